@@ -1,0 +1,3 @@
+"""The engine of napari-medssl: pre-training and few-slice fine-tuning for 3D medical scans."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,110 @@
+"""What a job says while it runs: one JSON object a line, from the engine up to whoever started it.
+
+The same events drive the viewer (read from the child's standard output), the command line (drawn by
+rich) and `events.jsonl` in the run's folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from medssl.errors import UserError
+
+
+@dataclass(frozen=True)
+class Started:
+    """The job has its scans and its plan and begins. `plan` is config.Plan as JSON, `reasons` says why."""
+
+    run: str
+    plan: dict[str, Any] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`fraction` of the phase done (0..1), with the seconds left as far as they are known."""
+
+    phase: str
+    fraction: float
+    step: int = 0
+    eta_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Numbers of one step, for curves: {"loss": 0.7, "dice": 0.8}."""
+
+    step: int
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A scan's prediction (or similar) that is ready to be looked at while the job goes on."""
+
+    scan: str
+    path: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """From here the job can be resumed."""
+
+    step: int
+    path: str
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One sentence the user should read: a decision, a warning."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """The job ended by itself or (stopped=True) on request; `result` depends on the job."""
+
+    stopped: bool = False
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The job could not go on; `text` is one sentence for the user, `code` one word for programs."""
+
+    code: str
+    text: str
+
+
+Event = Started | Progress | Metric | Preview | Checkpoint | Notice | Done | Failed
+Emit = Callable[[Event], None]
+
+_KINDS: dict[str, type] = {
+    kind.__name__.lower(): kind
+    for kind in (Started, Progress, Metric, Preview, Checkpoint, Notice, Done, Failed)
+}
+
+
+def to_line(event: Event) -> str:
+    """The event as one line of JSON, without the newline."""
+    return json.dumps({"event": type(event).__name__.lower(), **asdict(event)}, separators=(",", ":"))
+
+
+def from_line(line: str) -> Event:
+    """The event of one line.
+
+    Raises UserError ("bad-event") for anything that is not an event of this version.
+    """
+    try:
+        value = json.loads(line)
+        return _KINDS[value.pop("event")](**value)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(
+            f"The engine said something unknown ({line[:80]!r}); check that plugin and engine "
+            "are of one version.",
+            code="bad-event",
+        ) from error
