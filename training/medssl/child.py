@@ -1,0 +1,117 @@
+"""The engine as a child process: `python -u -m medssl run job.json`.
+
+Up, on standard output: one event line each (medssl.events), first `started`, last `done` or `failed`.
+Down, on standard input: a line "stop", or its end, ends the job after the running step with a checkpoint,
+so that no orphan keeps the GPU. Standard error is a log for people. Exit code 0 after `done`, 1 after
+`failed`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from pathlib import Path
+from typing import TextIO
+
+from medssl import events
+from medssl.errors import UserError
+
+
+def run(job_path: Path) -> int:
+    """Run a job file under the protocol above and return the exit code."""
+    channel = take_standard_output()
+    stop = threading.Event()
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    threading.Thread(target=_listen, args=(stop,), daemon=True).start()
+    reporter = Reporter(channel, stop)
+    try:
+        from medssl import config, engine
+
+        job = config.read_job(job_path)
+        reporter.project = Path(job.project)
+        result = engine.run(job, reporter.emit, stop.is_set)
+        reporter.finish(events.Done(stopped=stop.is_set(), result=result))
+        return 0
+    except UserError as error:
+        reporter.finish(events.Failed(code=error.code, text=str(error)))
+    except BaseException as error:
+        reporter.finish(events.Failed(code="defect", text=reporter.describe(error)))
+    return 1
+
+
+def take_standard_output() -> TextIO:
+    """Keep file descriptor 1 for the events and point everybody else's at standard error.
+
+    Called before anything heavy is imported: a library that prints, from Python or from C, then reaches
+    the log and cannot break the stream of events.
+    """
+    sys.stdout.flush()
+    own = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    return os.fdopen(own, "w", encoding="utf-8", newline="\n", buffering=1)
+
+
+class Reporter:
+    """Writes events up the channel, and knows what to say when the job breaks down."""
+
+    def __init__(self, channel: TextIO, stop: threading.Event) -> None:
+        self._channel = channel
+        self._stop = stop
+        self._ended = False
+        self.project: Path | None = None
+        self.run_id: str | None = None
+
+    def emit(self, event: events.Event) -> None:
+        """Send one event. If nobody listens any more the job is asked to stop, not broken off."""
+        if isinstance(event, events.Started):
+            self.run_id = event.run
+        self._ended = self._ended or isinstance(event, events.Done | events.Failed)
+        try:
+            self._channel.write(events.to_line(event) + "\n")
+            self._channel.flush()
+        except OSError:
+            self._stop.set()
+
+    def finish(self, event: events.Done | events.Failed) -> None:
+        """Send the last event, unless the job has already sent one."""
+        if not self._ended:
+            self.emit(event)
+
+    def describe(self, error: BaseException) -> str:
+        """One sentence for a defect of ours; the traceback goes to standard error and the run's log."""
+        details = "".join(traceback.format_exception(error))
+        sys.stderr.write(details)
+        where = "the engine's error output"
+        if self.project is not None and self.run_id is not None:
+            log = self.project / "runs" / self.run_id / "run.log"
+            try:
+                with log.open("a", encoding="utf-8") as file:
+                    file.write(details)
+                where = str(log)
+            except OSError:
+                pass  # the disk may be the reason; standard error has it
+        return (
+            f"The engine stopped because of a defect of its own ({type(error).__name__}); "
+            f"please report it with what {where} says."
+        )
+
+
+def _listen(stop: threading.Event) -> None:
+    """Set `stop` at a line "stop" or at the end of standard input.
+
+    Reads the descriptor itself: a thread that is blocked inside sys.stdin's buffer cannot be left alone
+    at the interpreter's end.
+    """
+    waiting = b""
+    while not stop.is_set():
+        try:
+            received = os.read(0, 4096)
+        except OSError:
+            received = b""
+        *lines, waiting = (waiting + received).split(b"\n")
+        if not received or any(line.strip() == b"stop" for line in lines):
+            stop.set()
