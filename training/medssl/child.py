@@ -82,21 +82,14 @@ class Reporter:
             self.emit(event)
 
     def describe(self, error: BaseException) -> str:
-        """One sentence for a defect of ours; the traceback goes to standard error and the run's log."""
-        details = "".join(traceback.format_exception(error))
-        sys.stderr.write(details)
-        where = "the engine's error output"
+        """One sentence for a defect of ours; its traceback goes to standard error."""
+        traceback.print_exception(error)
+        where = "its error output"
         if self.project is not None and self.run_id is not None:
-            log = self.project / "runs" / self.run_id / "run.log"
-            try:
-                with log.open("a", encoding="utf-8") as file:
-                    file.write(details)
-                where = str(log)
-            except OSError:
-                pass  # the disk may be the reason; standard error has it
+            where += f" (the viewer keeps it in {self.project / 'runs' / self.run_id / 'run.log'})"
         return (
             f"The engine stopped because of a defect of its own ({type(error).__name__}); "
-            f"please report it with what {where} says."
+            f"please report it with the end of {where}."
         )
 
 
