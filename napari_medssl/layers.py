@@ -1,0 +1,263 @@
+"""napari layers and what the engine works with: the only place that turns the one into the other.
+
+All our layers hold canonical (z, y, x) arrays with increasing index towards Superior, Anterior and
+Right, `scale` in mm, no rotation. What a layer cannot hold (source affine, path, which scan of the
+project) travels in `layer.metadata["medssl"]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from medssl.errors import UserError
+from medssl.files import write_whole
+from medssl.geometry import Geometry
+from medssl.project import LabelClass
+from napari.layers import Image, Labels, Layer
+from napari.utils import DirectLabelColormap
+
+KEY = "medssl"
+SCAN, ANNOTATION, PREDICTION, SIMILARITY = "scan", "annotation", "prediction", "similarity"
+SURE_BACKGROUND = 255
+SURE_BACKGROUND_COLOR = "#8f9aa8"
+RADIOLOGICAL = ("away", "up", "left")
+"""Camera orientation that puts anterior (or superior) up and the patient's right on the left."""
+
+
+# --- what a layer says about itself -----------------------------------------------------------------
+
+
+def placement(geometry: Geometry) -> dict[str, Any]:
+    """Layer arguments that put a canonical array of `geometry` where it belongs."""
+    return {"scale": geometry.spacing_mm, "axis_labels": ("z", "y", "x"), "units": ("mm",) * 3}
+
+
+def metadata(
+    role: str, geometry: Geometry, path: Path | None = None, scan: str | None = None
+) -> dict[str, Any]:
+    """What goes into `layer.metadata`; plain JSON values, so that any writer may keep it."""
+    entry = {"role": role, "geometry": geometry.to_json(), "path": str(path or ""), "scan": scan or ""}
+    return {KEY: entry}
+
+
+def entry_of(layer: Layer) -> dict[str, Any]:
+    """Our part of the layer's metadata; empty for a layer that is not ours."""
+    entry = layer.metadata.get(KEY)
+    return entry if isinstance(entry, dict) else {}
+
+
+def find(layers: Iterable[Layer], role: str) -> Any:
+    """The layer with this role, or None."""
+    return next((layer for layer in layers if entry_of(layer).get("role") == role), None)
+
+
+def canonical(data: Any, attributes: dict[str, Any]) -> tuple[np.ndarray, Geometry]:
+    """A layer's data as canonical (z, y, x) array and the geometry of its source.
+
+    A layer of ours is canonical and knows its source's grid. Any other is taken as most programs keep
+    arrays in memory: slices towards Superior, rows towards Posterior, columns towards Left, with the
+    layer's own scale and translate in mm.
+
+    Raises UserError ("not-3d", "wrong-shape") for data that fits no scan or not its own.
+    """
+    array, name = np.asarray(data), attributes.get("name", "")
+    entry = attributes.get("metadata", {}).get(KEY)
+    if isinstance(entry, dict) and entry.get("geometry"):
+        geometry = Geometry.from_json(entry["geometry"])
+        if array.shape != tuple(geometry.shape_zyx):
+            raise UserError(
+                f"Layer {name!r} has {times(array.shape)} voxels, its scan has "
+                f"{times(geometry.shape_zyx)}; use a layer that belongs to the scan.",
+                code="wrong-shape",
+            )
+        return array, geometry
+    if array.ndim != 3:
+        raise UserError(f"Layer {name!r} has {array.ndim} dimensions; choose one with three.", code="not-3d")
+    towards_ras = np.array([-1.0, -1.0, 1.0])
+    affine = np.eye(4)
+    affine[:3, :3] = np.diag(towards_ras * np.abs(attributes.get("scale", (1, 1, 1)))[::-1])
+    affine[:3, 3] = towards_ras * np.asarray(attributes.get("translate", (0, 0, 0)), dtype=float)[::-1]
+    source = array.transpose(2, 1, 0)
+    geometry = Geometry(affine=affine, shape=source.shape)
+    return geometry.to_canonical(source), geometry
+
+
+def file_of(layer: Layer) -> Path | None:
+    """The file that an image layer was read from, if it was read from one."""
+    path = entry_of(layer).get("path") or layer.source.path
+    return Path(path) if path else None
+
+
+def remember_file(layer: Layer, path: Path) -> None:
+    """Note in a layer of ours where its file is now."""
+    if entry_of(layer):
+        layer.metadata = {**layer.metadata, KEY: {**entry_of(layer), "path": str(path)}}
+
+
+def save_image(layer: Image, folder: Path) -> Path:
+    """Write an image layer that has no file (sample data, a result) as NIfTI, so that it can be a scan.
+
+    Raises UserError for layers that are no 3D scalar volumes.
+    """
+    import nibabel
+
+    if layer.multiscale or layer.rgb:
+        raise UserError(
+            f"Layer {layer.name!r} is multi-scale or colour; a scan has one plain channel.", code="not-scalar"
+        )
+    attributes = {name: getattr(layer, name) for name in ("name", "metadata", "scale", "translate")}
+    array, geometry = canonical(np.asarray(layer.data, dtype=np.float32), attributes)
+    image = nibabel.Nifti1Image(geometry.to_source(array), np.asarray(geometry.affine))
+    path = folder / f"{_file_name(layer.name)}.nii"
+    write_whole(path, lambda file: file.write(image.to_bytes()))
+    return path
+
+
+# --- making layers ----------------------------------------------------------------------------------
+
+
+def scan_data(
+    array: np.ndarray, geometry: Geometry, name: str, path: Path | None = None, scan: str | None = None
+) -> tuple[np.ndarray, dict[str, Any], str]:
+    """A scan as napari's layer-data tuple."""
+    kwargs = {"name": name, "metadata": metadata(SCAN, geometry, path, scan), **placement(geometry)}
+    return (array, {**kwargs, "colormap": "gray", "contrast_limits": contrast(array)}, "image")
+
+
+def labels_data(
+    labels: np.ndarray, geometry: Geometry, name: str, path: Path | None = None
+) -> tuple[np.ndarray, dict[str, Any], str]:
+    """A label volume as napari's layer-data tuple."""
+    return (
+        labels,
+        {"name": name, "metadata": metadata("labels", geometry, path), **placement(geometry)},
+        "labels",
+    )
+
+
+def contrast(array: np.ndarray) -> tuple[float, float]:
+    """Display limits from a thin sample of the voxels: CT soft tissue to bone, else percentiles."""
+    step = max(1, round((array.size / 300_000) ** (1 / 3)))
+    sample = np.asarray(array[::step, ::step, ::step], dtype=np.float32)
+    if sample.min() < -500:  # Hounsfield units: nothing else has air there
+        return (-160.0, 260.0)
+    low, high = np.percentile(sample, (1, 99.5))
+    return (float(low), float(high)) if high > low else (float(low), float(low) + 1)
+
+
+def annotation_layer(
+    labels: np.ndarray, geometry: Geometry, scan: str, classes: Sequence[LabelClass]
+) -> Labels:
+    """The layer that is painted on; edits one slice at a time."""
+    layer = Labels(
+        labels,
+        name="annotation",
+        metadata=metadata(ANNOTATION, geometry, scan=scan),
+        opacity=0.75,
+        colormap=colormap(classes),
+        **placement(geometry),
+    )
+    layer.n_edit_dimensions = 2
+    layer.brush_size = 6
+    return layer
+
+
+def prediction_layer(
+    labels: np.ndarray, geometry: Geometry, scan: str, classes: Sequence[LabelClass]
+) -> Labels:
+    """The network's answer: can be neither painted on nor deleted by accident."""
+    layer = Labels(
+        labels,
+        name="prediction",
+        metadata=metadata(PREDICTION, geometry, scan=scan),
+        opacity=0.4,
+        colormap=colormap(classes),
+        **placement(geometry),
+    )
+    layer.editable = False
+    layer.locked = True
+    return layer
+
+
+def similarity_layer(
+    values: np.ndarray, geometry: Geometry, step_vox: Sequence[float], origin_vox: Sequence[float], scan: str
+) -> Image:
+    """Similarity at the features' own resolution; `origin_vox` is the centre of the first cell."""
+    return Image(
+        values,
+        name="similarity",
+        metadata=metadata(SIMILARITY, geometry, scan=scan),
+        colormap="inferno",
+        blending="additive",
+        opacity=0.7,
+        contrast_limits=(0, 1),
+        interpolation2d="linear",
+        **cells(geometry, step_vox, origin_vox),
+    )
+
+
+def cells(geometry: Geometry, step_vox: Sequence[float], origin_vox: Sequence[float]) -> dict[str, Any]:
+    """Layer arguments for a grid of cells of `step_vox` voxels whose first centre is at `origin_vox`."""
+    spacing = np.asarray(geometry.spacing_mm)
+    place = placement(geometry)
+    return {
+        **place,
+        "scale": tuple(spacing * np.asarray(step_vox)),
+        "translate": tuple(spacing * np.asarray(origin_vox)),
+    }
+
+
+def colormap(classes: Sequence[LabelClass]) -> DirectLabelColormap:
+    """The classes' colours, grey for "background, I am sure", nothing for what is not annotated."""
+    colors: dict[int | None, Any] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0)}
+    colors |= {item.id: item.color for item in classes}
+    colors[SURE_BACKGROUND] = SURE_BACKGROUND_COLOR
+    return DirectLabelColormap(color_dict=colors)
+
+
+# --- where the viewer is ----------------------------------------------------------------------------
+
+
+def current_slice(dims: Any, layer: Layer) -> tuple[int, int]:
+    """(canonical axis, voxel index) of the slice on the screen, in any of the three orientations.
+
+    Raises UserError ("not-2d", "outside").
+    """
+    if dims.ndisplay != 2:
+        raise UserError("A slice can only be marked in the 2D view; press Ctrl+Y to go there.", code="not-2d")
+    extra = dims.ndim - layer.ndim
+    axis = next(axis - extra for axis in dims.not_displayed if axis >= extra)
+    index = round(layer.world_to_data(dims.point)[axis])
+    if not 0 <= index < layer.data.shape[axis]:
+        raise UserError("This slice is outside of the scan; move the slider back into it.", code="outside")
+    return int(axis), int(index)
+
+
+def show_slice(dims: Any, layer: Layer, axis: int, index: int) -> None:
+    """Turn the viewer to a slice (canonical axis, voxel index)."""
+    extra = dims.ndim - layer.ndim
+    rest = [other for other in range(layer.ndim) if other != axis]
+    dims.ndisplay = 2
+    dims.order = (*range(extra), axis + extra, *(other + extra for other in rest))
+    dims.set_point(axis + extra, index * layer.scale[axis] + layer.translate[axis])
+
+
+def voxel_at(layer: Layer, position: Sequence[float]) -> tuple[int, int, int] | None:
+    """The voxel (z, y, x) under a world position, or None outside of the layer."""
+    voxel = np.round(layer.world_to_data(position)).astype(int)
+    if np.any(voxel < 0) or np.any(voxel >= layer.data.shape):
+        return None
+    z, y, x = (int(value) for value in voxel)
+    return z, y, x
+
+
+def times(shape: Iterable[int]) -> str:
+    """Sizes as people write them: "64 × 112 × 112"."""
+    return " × ".join(str(int(n)) for n in shape)
+
+
+def _file_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name).strip("-") or "layer"

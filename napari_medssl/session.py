@@ -1,0 +1,309 @@
+"""What is going on: the open project, the scan on the screen, the running job. No Qt, no napari.
+
+Every panel of the dock reads from here and listens to the signals; none talks to another panel.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from medssl import config, events
+from medssl.errors import UserError
+from medssl.palette import class_color
+from medssl.project import Annotation, LabelClass, Project, Run, Scan
+from psygnal import EmitLoopError, Signal
+
+PROJECT_NAME = "medssl-project"
+FIRST_CLASS = LabelClass(id=1, name="Structure", color=class_color(1))
+MOST_CLASSES = 254
+
+
+@dataclass(frozen=True)
+class JobState:
+    """The running job, or the last one. `phase` and `text` are words for the user."""
+
+    kind: str = ""
+    running: bool = False
+    stopping: bool = False
+    run: str | None = None
+    phase: str = ""
+    fraction: float = 0.0
+    step: int = 0
+    eta_s: float | None = None
+    text: str = ""
+
+
+class Session:
+    """State of one viewer's project.
+
+    Methods that touch files raise UserError; nothing is changed then.
+    """
+
+    project_changed = Signal()
+    scans_changed = Signal()
+    scan_leaving = Signal()
+    """Before another scan or project takes the place of this one: the last moment to save strokes."""
+    scan_changed = Signal()
+    classes_changed = Signal()
+    annotation_changed = Signal()
+    runs_changed = Signal()
+    job_changed = Signal()
+    metric = Signal(object)
+    predicted = Signal(str, str)
+    """(scan, run): a prediction has been saved."""
+    view_changed = Signal()
+    """Another slice is on the screen, or a layer came or went."""
+    said = Signal(str, str)
+    """("info" | "warning" | "error", one sentence)."""
+
+    def __init__(self) -> None:
+        self.project: Project | None = None
+        self.scan: str | None = None
+        self.complete: tuple[tuple[int, int], ...] = ()
+        self.saved = ""
+        """How the current annotation stands on the disk, in words."""
+        self.job = JobState()
+
+    def tell(self, severity: str, text: str) -> None:
+        """Show the user one sentence ("info", "warning", "error")."""
+        self.said.emit(severity, text)
+
+    def disconnect_all(self) -> None:
+        """Nobody listens any more: the dock is gone."""
+        for name, signal in vars(type(self)).items():
+            if isinstance(signal, Signal):
+                getattr(self, name).disconnect()
+
+    # --- the project ---------------------------------------------------------------------------------
+
+    def open(self, folder: Path) -> None:
+        """Open the project in `folder`, or the one inside it, or make one there."""
+        folder = Path(folder)
+        inside = folder / PROJECT_NAME
+        if Project.is_project(folder):
+            project = Project.open(folder)
+        elif Project.is_project(inside):
+            project = Project.open(inside)
+        else:
+            empty = not folder.exists() or not any(folder.iterdir())
+            project = Project.create(folder if empty else inside, classes=(FIRST_CLASS,))
+        self.scan_leaving.emit()
+        self.project, self.scan, self.complete, self.saved = project, None, (), ""
+        self.job = JobState()
+        for signal in (self.project_changed, self.classes_changed, self.scans_changed, self.runs_changed):
+            signal.emit()
+        self.job_changed.emit()
+        last = project.view_state.get("scan")
+        if project.scans:
+            self.select(last if last in project.scans else next(iter(project.scans)))
+
+    def need_project(self) -> Project:
+        """The open project. Raises UserError ("no-project")."""
+        if self.project is None:
+            raise UserError("No project is open yet; open a scan in step 1.", code="no-project")
+        return self.project
+
+    def need_scan(self) -> Scan:
+        """The scan on the screen. Raises UserError ("no-scan")."""
+        project = self.need_project()
+        if self.scan is None:
+            raise UserError("No scan is open yet; open one in step 1.", code="no-scan")
+        return project.scans[self.scan]
+
+    def select(self, scan: str) -> None:
+        """Make `scan` the current one and load its annotation's complete slices."""
+        project = self.need_project()
+        annotation = project.annotation(scan)
+        self.scan_leaving.emit()
+        self.scan = scan
+        self.complete = annotation.complete if annotation else ()
+        self.saved = "saved" if annotation else ""
+        self.scan_changed.emit()
+        self.annotation_changed.emit()
+
+    def remember(self, **view: Any) -> None:
+        """Keep where the user is (scan, step, slice), for the next time."""
+        if self.project is not None:
+            state = {**self.project.view_state, "scan": self.scan, **view}
+            if state != self.project.view_state:
+                self.project.save_view_state(state)
+
+    # --- classes and annotation ----------------------------------------------------------------------
+
+    def set_class(self, item: LabelClass) -> None:
+        """Change the class with this id, or add it."""
+        project = self.need_project()
+        known = {other.id: other for other in project.classes}
+        project.set_classes(tuple({**known, item.id: item}.values()))
+        self.classes_changed.emit()
+
+    def add_class(self) -> LabelClass:
+        """Add a class with the next free id and a colour of its own."""
+        taken = {item.id for item in self.need_project().classes}
+        if len(taken) >= MOST_CLASSES:
+            raise UserError(f"A project has at most {MOST_CLASSES} classes.", code="too-many")
+        number = next(n for n in range(1, MOST_CLASSES + 1) if n not in taken)
+        item = LabelClass(id=number, name=f"Structure {number}", color=class_color(number))
+        self.set_class(item)
+        return item
+
+    def mark(self, axis: int, index: int, complete: bool) -> None:
+        """Mark a slice complete (what is not painted in it is background), or take that back."""
+        others = [place for place in self.complete if place != (axis, index)]
+        self.complete = tuple(sorted([*others, (axis, index)] if complete else others))
+        self.annotation_changed.emit()
+
+    def save_annotation(self, labels: np.ndarray) -> None:
+        """Write the current scan's annotation; the file on disk is the old or the new one, never half."""
+        project, scan = self.need_project(), self.need_scan()
+        try:
+            project.save_annotation(scan.id, Annotation(labels=labels, complete=self.complete))
+        except UserError:
+            self.saved = "NOT SAVED"
+            self.annotation_changed.emit()
+            raise
+        self.saved = "saved"
+        self.annotation_changed.emit()
+
+    # --- runs ----------------------------------------------------------------------------------------
+
+    def runs(self, kind: str) -> list[Run]:
+        """Runs of a kind that have weights, newest first."""
+        if self.project is None:
+            return []
+        return [run for run in reversed(self.project.runs(kind)) if run.checkpoint.exists()]
+
+    def resumable(self, kind: str) -> Run | None:
+        """The newest run of a kind, if it has a checkpoint and did not come to its end."""
+        newest = next(iter(self.runs(kind)), None)
+        if newest is None or (self.job.running and self.job.run == newest.id):
+            return None
+        last = [event for event in history(newest.folder) if isinstance(event, events.Done)][-1:]
+        return newest if not last or last[0].stopped else None
+
+    def predictions(self) -> list[Run]:
+        """Runs that have predicted the current scan, newest first."""
+        if self.project is None or self.scan is None:
+            return []
+        return [
+            run
+            for run in reversed(self.project.runs())
+            if (run.folder / "predictions" / f"{self.scan}.npz").exists()
+        ]
+
+    def pretrain_job(self, method: str, minutes: float) -> config.PretrainJob:
+        """Pre-train from the beginning."""
+        project = self.need_project()
+        self.need_scan()
+        return config.PretrainJob(project=str(project.root), method=method, minutes=minutes)
+
+    def resume_job(self, run: Run) -> config.Job:
+        """Go on with a run from its last checkpoint."""
+        kind = config.PretrainJob if run.job.get("job") == "pretrain" else config.FinetuneJob
+        return kind(project=str(self.need_project().root), resume=run.id)
+
+    def finetune_job(self, weights: str | None, minutes: float) -> config.FinetuneJob:
+        """Fine-tune on all annotations and predict the current scan; `weights` None is random."""
+        project, scan = self.need_project(), self.need_scan()
+        if not project.annotated():
+            raise UserError(
+                "Nothing is annotated yet; paint a few slices in step 2 and mark them complete.",
+                code="no-annotation",
+            )
+        return config.FinetuneJob(
+            project=str(project.root), weights=weights, minutes=minutes, predict_scans=(scan.id,)
+        )
+
+    def features_job(self, weights: str | None) -> config.FeaturesJob:
+        """Compute the current scan's dense features."""
+        project, scan = self.need_project(), self.need_scan()
+        if weights is None:
+            raise UserError(
+                "There are no weights yet to compute features with; pre-train first.", code="no-weights"
+            )
+        return config.FeaturesJob(project=str(project.root), weights=weights, scans=(scan.id,))
+
+    # --- the job -------------------------------------------------------------------------------------
+
+    def begin(self, kind: str) -> None:
+        """A job was started; its child has still to say so."""
+        self._job(kind=kind, running=True, phase="Starting the engine", text="", fresh=True)
+
+    def hear(self, event: events.Event) -> None:
+        """Take in what the job says."""
+        match event:
+            case events.Started():
+                self._job(run=event.run, phase="Started", text=" ".join(event.reasons))
+            case events.Progress():
+                self._job(
+                    phase=event.phase, fraction=event.fraction, step=event.step or self.job.step,
+                    eta_s=event.eta_s,
+                )  # fmt: skip
+            case events.Metric():
+                self.metric.emit(event)
+            case events.Preview() if self.job.run:
+                self.predicted.emit(event.scan, self.job.run)
+            case events.Notice():
+                self._job(text=event.text)
+            case events.Checkpoint():
+                self.runs_changed.emit()
+
+    def stopping(self) -> None:
+        """The user asked the job to stop."""
+        self._job(stopping=True, phase="Stopping after this step")
+
+    def end(self, outcome: str, text: str) -> None:
+        """The job's child is gone: "done", "stopped" or "failed" with a sentence."""
+        words = {"done": "Finished", "stopped": "Stopped", "failed": "Failed"}
+        fraction = 1.0 if outcome == "done" else self.job.fraction
+        self._job(running=False, stopping=False, phase=words[outcome], eta_s=None, fraction=fraction)
+        self.runs_changed.emit()
+        if outcome == "failed":
+            self.tell("error", text)
+
+    def _job(self, fresh: bool = False, **changes: Any) -> None:
+        self.job = replace(JobState() if fresh else self.job, **changes)
+        self.job_changed.emit()
+
+
+def history(folder: Path) -> list[events.Event]:
+    """What a run has said so far; lines that a crash cut off are left out."""
+    try:
+        lines = (Path(folder) / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    return [event for event in map(_event, lines) if event is not None]
+
+
+def _event(line: str) -> events.Event | None:
+    try:
+        return events.from_line(line)
+    except UserError:
+        return None
+
+
+def guarded(session: Session, action: Callable[[], Any]) -> Any:
+    """Run what a button does; an error becomes one sentence, never a traceback.
+
+    Returns None after an error.
+    """
+    try:
+        return action()
+    except Exception as error:
+        if isinstance(error, EmitLoopError) and error.__cause__ is not None:
+            error = error.__cause__  # psygnal wraps what a listener raises
+        if isinstance(error, UserError):
+            session.tell("error", str(error))
+            return None
+        logging.getLogger("napari_medssl").error("defect", exc_info=error)
+        session.tell(
+            "error",
+            f"Something in napari-medssl went wrong ({type(error).__name__}: {error}); your strokes are "
+            "kept, please report it with the log.",
+        )
+    return None

@@ -1,0 +1,136 @@
+"""Step 2: paint a few slices and say which of them are complete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from qtpy.QtWidgets import QButtonGroup, QLabel, QPushButton, QWidget
+
+from napari_medssl.layers import SURE_BACKGROUND
+from napari_medssl.session import Session, guarded
+from napari_medssl.widgets.classes import ClassTable
+from napari_medssl.widgets.parts import button, column, hint, row
+from napari_medssl.widgets.style import LINE
+from napari_medssl.workspace import Workspace
+
+PLANES = ("axial", "coronal", "sagittal")
+STATES = {
+    "saved": "All strokes are saved.",
+    "saving": "Saving…",
+    "NOT SAVED": "The last strokes are NOT SAVED yet; this is tried again with the next stroke.",
+}
+
+
+class Annotate(QWidget):
+    """Classes, brushes, and complete slices."""
+
+    title = "Annotate"
+
+    def __init__(self, session: Session, workspace: Workspace) -> None:
+        super().__init__()
+        self.session, self.workspace = session, workspace
+        self.new = button(
+            "New annotation", self.new_annotation, "Make a layer to paint on, on the scan's own grid", True
+        )
+        self.classes = ClassTable(session)
+        self.classes.picked.connect(self.use)
+        self.add = button("Add class", self.add_class, "One more structure to segment")
+        self.brush = self._tool("Paint", lambda: self.classes.current(), "Paint the chosen class (P)")
+        self.sure = self._tool(
+            "Sure background", lambda: SURE_BACKGROUND, "Paint what is certainly none of the classes (Q)"
+        )
+        self.eraser = self._tool("Erase", lambda: 0, "Take strokes back (E)")
+        self.tools = QButtonGroup(self)
+        for tool in (self.brush, self.sure, self.eraser):
+            self.tools.addButton(tool)
+        self.complete = button(
+            "", self.toggle_complete, "All that is not painted in a complete slice is background (K)"
+        )
+        self.complete.setCheckable(True)
+        self.list = QLabel()
+        self.list.setWordWrap(True)
+        self.list.setToolTip("Click a number to go to that slice")
+        self.list.linkActivated.connect(self._on_link)
+        self.state = hint()
+        column(
+            self, self.new, self.classes, self.add, row(self.brush, self.sure, self.eraser),
+            self.complete, self.list, self.state,
+        )  # fmt: skip
+        for signal in (session.classes_changed, session.scan_changed, session.annotation_changed):
+            signal.connect(self.refresh)
+        session.view_changed.connect(self.refresh)
+        self.refresh()
+
+    def summary(self) -> str:
+        """For the step's header."""
+        number = len(self.session.complete)
+        return f"{number} slices complete" if number > 1 else "1 slice complete" if number else ""
+
+    # --- what the buttons do -------------------------------------------------------------------------
+
+    def new_annotation(self) -> None:
+        """Make the annotation layer and take the brush."""
+        guarded(self.session, self.workspace.new_annotation)
+        self.use(self.classes.current())
+
+    def add_class(self) -> None:
+        """Add a class and take its brush."""
+        item = guarded(self.session, self.session.add_class)
+        if item is not None:
+            self.classes.choose(item.id)
+
+    def use(self, label: int) -> None:
+        """Take the brush for a class id, for sure background (255), or the eraser (0)."""
+        {SURE_BACKGROUND: self.sure, 0: self.eraser}.get(label, self.brush).setChecked(True)
+        guarded(self.session, lambda: self.workspace.paint(label))
+
+    def toggle_complete(self) -> None:
+        """Mark the slice on the screen complete or take that back."""
+        guarded(self.session, self.workspace.toggle_complete)
+        self.refresh()
+
+    def _tool(self, text: str, label: Callable[[], int], tip: str) -> QPushButton:
+        made = button(text, lambda: self.use(label()), tip)
+        made.setCheckable(True)
+        return made
+
+    def _on_link(self, link: str) -> None:
+        axis, index = (int(part) for part in link.split(":"))
+        self.workspace.go_to(axis, index)
+
+    # --- what it shows -------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Show the slice on the screen and which ones are complete."""
+        painting = self.workspace.annotation_layer is not None
+        place = self.workspace.slice_on_screen()
+        done = place in self.session.complete
+        self.new.setVisible(not painting)
+        self.new.setEnabled(self.session.scan is not None)
+        for widget in (self.classes, self.add, self.brush, self.sure, self.eraser, self.complete):
+            widget.setVisible(painting)
+        self.complete.setEnabled(place is not None)
+        self.complete.setChecked(done)
+        words = f"{PLANES[place[0]]} slice {place[1]}" if place else "slice"
+        self.complete.setText(f"✓  {words} is complete" if done else f"Mark {words} complete")
+        self.list.setText(_links(self.session.complete, place))
+        self.list.setVisible(bool(self.session.complete))
+        self.state.setText(STATES.get(self.session.saved, ""))
+        self.state.setVisible(painting and bool(self.state.text()))
+
+
+def _links(complete: tuple[tuple[int, int], ...], here: tuple[int, int] | None) -> str:
+    """The complete slices by plane, each a link that goes there."""
+    lines = []
+    for axis, plane in enumerate(PLANES):
+        numbers = [index for other, index in complete if other == axis]
+        links = "&nbsp;&nbsp; ".join(_link(axis, index, (axis, index) == here) for index in numbers)
+        if numbers:
+            lines.append(f"Complete {plane}:&nbsp; {links}")
+    return "<br>".join(lines)
+
+
+def _link(axis: int, index: int, here: bool) -> str:
+    if here:
+        return f"<b>{index}</b>"
+    return f'<a href="{axis}:{index}" style="color:{LINE}; text-decoration:none">{index}</a>'

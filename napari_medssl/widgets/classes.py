@@ -1,0 +1,109 @@
+"""The table of classes: a colour and a name each."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from medssl.project import LabelClass
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtGui import QColor
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QColorDialog,
+    QHBoxLayout,
+    QHeaderView,
+    QPushButton,
+    QTableWidget,
+    QTableWidgetItem,
+    QWidget,
+)
+
+from napari_medssl.session import Session, guarded
+
+ROW = 30
+MOST_ROWS = 6
+ID = Qt.ItemDataRole.UserRole
+
+
+class ClassTable(QTableWidget):
+    """Click a class to paint it, double-click its name to rename it, click its colour to change it."""
+
+    picked = Signal(int)
+    """Id of the class that the user chose."""
+
+    def __init__(self, session: Session) -> None:
+        super().__init__(0, 2)
+        self.session = session
+        self.setToolTip("Click a class to paint it, double-click its name to rename it")
+        self.verticalHeader().hide()
+        self.verticalHeader().setDefaultSectionSize(ROW)
+        self.setShowGrid(False)
+        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
+        header = self.horizontalHeader()
+        header.hide()
+        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Fixed)
+        header.setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
+        self.setColumnWidth(0, 36)
+        self.itemChanged.connect(self._on_renamed)
+        self.cellClicked.connect(lambda row, column: self.picked.emit(self.current()))
+        session.classes_changed.connect(self.refresh)
+        self.refresh()
+
+    def current(self) -> int:
+        """Id of the chosen class."""
+        name = self.item(max(self.currentRow(), 0), 1)
+        return int(name.data(ID)) if name is not None else 1
+
+    def choose(self, class_id: int) -> None:
+        """Choose a class as if it had been clicked."""
+        for number in range(self.rowCount()):
+            if self.item(number, 1).data(ID) == class_id:
+                self.selectRow(number)
+                self.picked.emit(class_id)
+
+    def refresh(self) -> None:
+        """Show the project's classes."""
+        classes = self.session.project.classes if self.session.project else ()
+        chosen = max(self.currentRow(), 0)
+        self.blockSignals(True)
+        self.setRowCount(len(classes))
+        for number, item in enumerate(classes):
+            self.setCellWidget(number, 0, self._swatch(item))
+            name = QTableWidgetItem(item.name)
+            name.setData(ID, item.id)
+            self.setItem(number, 1, name)
+        if classes:
+            self.selectRow(min(chosen, len(classes) - 1))
+        self.blockSignals(False)
+        self.setFixedHeight(ROW * min(max(len(classes), 1), MOST_ROWS) + 6)
+
+    def _swatch(self, item: LabelClass) -> QWidget:
+        button = QPushButton()
+        button.setProperty("swatch", True)
+        button.setStyleSheet(f"background-color: {item.color};")
+        button.setToolTip("Choose another colour")
+        button.clicked.connect(partial(self._pick_color, item))
+        holder = QWidget()
+        holder.setStyleSheet("background: transparent;")
+        layout = QHBoxLayout(holder)
+        layout.setContentsMargins(8, 0, 0, 0)
+        layout.addWidget(button)
+        return holder
+
+    def _on_renamed(self, cell: QTableWidgetItem) -> None:
+        item, name = self._class_with(cell.data(ID)), cell.text().strip()
+        if item is not None and name and name != item.name:
+            changed = LabelClass(id=item.id, name=name, color=item.color)
+            guarded(self.session, lambda: self.session.set_class(changed))
+
+    def _pick_color(self, item: LabelClass, checked: bool = False) -> None:
+        color = QColorDialog.getColor(QColor(item.color), self, f"Colour of {item.name}")
+        if color.isValid():
+            changed = LabelClass(id=item.id, name=item.name, color=color.name())
+            guarded(self.session, lambda: self.session.set_class(changed))
+
+    def _class_with(self, class_id: int | None) -> LabelClass | None:
+        classes = self.session.project.classes if self.session.project else ()
+        return next((item for item in classes if item.id == class_id), None)

@@ -1,0 +1,140 @@
+"""The dock: five steps from a scan file to an exported segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari.utils.notifications import show_error, show_info, show_warning
+from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
+
+from napari_medssl.jobs import COMMAND, Jobs
+from napari_medssl.layers import SURE_BACKGROUND
+from napari_medssl.session import Session, guarded
+from napari_medssl.widgets import style
+from napari_medssl.widgets.annotate import Annotate
+from napari_medssl.widgets.features import Features
+from napari_medssl.widgets.finetune import Finetune
+from napari_medssl.widgets.parts import Step, hint
+from napari_medssl.widgets.pretrain import Pretrain
+from napari_medssl.widgets.scans import Scans
+from napari_medssl.workspace import Workspace
+
+if TYPE_CHECKING:
+    import napari
+
+SHOW = {"info": show_info, "warning": show_warning, "error": show_error}
+WIDTH = 330
+
+
+class Dock(QWidget):
+    """Five steps, one open at a time; they share one session."""
+
+    def __init__(self, viewer: napari.viewer.Viewer, command: Sequence[str] = COMMAND) -> None:
+        super().__init__()
+        self.viewer = viewer
+        self.session = Session()
+        self.workspace = Workspace(viewer, self.session)
+        self.jobs = Jobs(self.session, command)
+        shared = (self.session, self.workspace)
+        self.scans = Scans(*shared)
+        self.annotate = Annotate(*shared)
+        self.pretrain = Pretrain(*shared, self.jobs)
+        self.finetune = Finetune(*shared, self.jobs)
+        self.features = Features(*shared, self.jobs)
+        contents = (self.scans, self.annotate, self.pretrain, self.finetune, self.features)
+        self.steps = [Step(number, content.title, content) for number, content in enumerate(contents, 1)]
+        self._lay_out()
+        self._connect()
+        self._keys()
+        self._restyle()
+        self.steps[0].expand()
+
+    def open(self, folder: str | Path) -> None:
+        """Open a project folder, where it was left."""
+        guarded(self.session, lambda: self.session.open(Path(folder)))
+
+    def _lay_out(self) -> None:
+        inside = QWidget()
+        layout = QVBoxLayout(inside)
+        layout.setContentsMargins(6, 6, 6, 6)
+        layout.setSpacing(6)
+        for step in self.steps:
+            layout.addWidget(step)
+        layout.addStretch()
+        scroll = QScrollArea()
+        scroll.setWidgetResizable(True)
+        scroll.setFrameShape(QFrame.Shape.NoFrame)
+        scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        scroll.setWidget(inside)
+        foot = hint("Not a medical device. Your data stay on this machine.")
+        foot.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        outside = QVBoxLayout(self)
+        outside.setContentsMargins(0, 0, 0, 4)
+        outside.addWidget(scroll)
+        outside.addWidget(foot)
+        self.setMinimumWidth(WIDTH)
+
+    def _connect(self) -> None:
+        session = self.session
+        session.said.connect(lambda severity, text: SHOW[severity](text))
+        for step in self.steps:
+            step.toggled.connect(lambda opened, step=step: self._on_toggled(step, opened))
+        for signal in (session.project_changed, session.scans_changed, session.annotation_changed,
+                       session.runs_changed, session.job_changed, session.scan_changed):  # fmt: skip
+            signal.connect(self._summarise)
+        session.predicted.connect(lambda scan, run: self._summarise())
+        self.viewer.events.theme.connect(self._restyle)
+        self.destroyed.connect(_farewell(self.session, self.workspace, self.jobs))
+
+    def _on_toggled(self, opened: Step, is_open: bool) -> None:
+        for step in self.steps:
+            if is_open and step is not opened and step.isExpanded():
+                step.collapse()
+
+    def _summarise(self) -> None:
+        for step in self.steps:
+            step.set_summary(step.content().summary())
+
+    def _restyle(self, event: object = None) -> None:
+        self.setStyleSheet(style.sheet(self.viewer.theme))
+
+    def _keys(self) -> None:
+        """Keys that napari leaves free for Labels and Image layers."""
+        actions = {
+            "Q": lambda: self.annotate.use(SURE_BACKGROUND),
+            "K": self.annotate.toggle_complete,
+            "H": self.workspace.toggle_prediction,
+        }
+        for key, action in actions.items():
+            self.viewer.bind_key(key, lambda viewer, action=action: action(), overwrite=True)
+
+    # --- leaving -------------------------------------------------------------------------------------
+
+    def showEvent(self, event: QEvent) -> None:
+        """Watch the window that the dock sits in, to save before it closes."""
+        super().showEvent(event)
+        self.window().installEventFilter(self)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Strokes reach the disk before the window may close."""
+        if event.type() == QEvent.Type.Close:
+            guarded(self.session, self._save_all)
+        return False
+
+    def _save_all(self) -> None:
+        self.workspace.flush()
+        self.workspace.remember()
+
+
+def _farewell(session: Session, workspace: Workspace, jobs: Jobs) -> Callable[[], None]:
+    """What happens when the dock is gone: nobody listens any more, the engine is told to stop."""
+
+    def leave() -> None:
+        session.disconnect_all()
+        workspace.close()
+        jobs.stop()
+
+    return leave

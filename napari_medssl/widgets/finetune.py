@@ -1,0 +1,132 @@
+"""Step 4: train on the painted slices, look at the prediction, correct, repeat, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from medssl import config
+from medssl.project import Run
+from qtpy.QtWidgets import QComboBox, QFileDialog, QFormLayout, QWidget
+
+from napari_medssl.jobs import Jobs
+from napari_medssl.session import Session, guarded
+from napari_medssl.widgets.parts import JobPanel, button, column, minutes_box, row
+from napari_medssl.workspace import Workspace
+
+EXPORTS = "NIfTI (*.nii.gz);;NRRD (*.nrrd);;MetaImage (*.mha)"
+RANDOM = "Random weights"
+
+
+class Finetune(QWidget):
+    """Starting weights, time, one button; the predictions so far; export."""
+
+    title = "Fine-tune"
+    kind = "finetune"
+
+    def __init__(self, session: Session, workspace: Workspace, jobs: Jobs) -> None:
+        super().__init__()
+        self.session, self.workspace, self.jobs = session, workspace, jobs
+        self.weights = QComboBox()
+        self.weights.setToolTip("Every round starts from these weights and uses all annotations")
+        self.minutes = minutes_box(3)
+        form = QFormLayout()
+        form.addRow("Start from", self.weights)
+        form.addRow("Time", self.minutes)
+        self.start = button(
+            "Fine-tune and predict",
+            self.fine_tune,
+            "Train on the painted slices of all scans, then segment the scan on the screen",
+            True,
+        )
+        self.panel = JobPanel(session, self.kind, jobs.stop)
+        self.predictions = QComboBox()
+        self.predictions.setToolTip("Earlier predictions are kept; choose one to look at it")
+        self.predictions.activated.connect(self._on_chosen)
+        self.result = QFormLayout()
+        self.result.addRow("Prediction", self.predictions)
+        self.hide_it = button(
+            "Show / hide", workspace.toggle_prediction, "Look at the scan without the prediction (H)"
+        )
+        self.export = button(
+            "Export…",
+            self.save,
+            "Write the segmentation on the grid of the scan's file: your strokes where you painted, the "
+            "prediction elsewhere",
+        )
+        column(self, form, self.start, self.panel, self.result, row(self.hide_it, self.export))
+        signals = (session.project_changed, session.scan_changed, session.runs_changed, session.job_changed)
+        for signal in signals:
+            signal.connect(self.refresh)
+        session.predicted.connect(lambda scan, run: self.refresh())
+        self.refresh()
+
+    def summary(self) -> str:
+        """For the step's header."""
+        if self.session.job.running and self.session.job.kind == self.kind:
+            return f"{self.session.job.fraction:.0%}"
+        number = len(self.session.predictions())
+        return f"{number} predictions" if number > 1 else "1 prediction" if number else ""
+
+    def fine_tune(self) -> None:
+        """Train on the annotation and predict the scan on the screen."""
+        guarded(self.session, self._run)
+
+    def _run(self) -> None:
+        self.workspace.flush()
+        self.jobs.start(self.session.finetune_job(self.weights.currentData(), self.minutes.value()))
+
+    def save(self) -> None:
+        """Ask for a file and export."""
+        scan = guarded(self.session, self.session.need_scan)
+        if scan is None:
+            return
+        start = Path(scan.source).parent / f"{scan.id}-segmentation.nii.gz"
+        path, _ = QFileDialog.getSaveFileName(self, "Export the segmentation", str(start), EXPORTS)
+        if path:
+            guarded(self.session, lambda: self._export(Path(path)))
+
+    def _export(self, path: Path) -> None:
+        self.workspace.export(path)
+        self.session.tell("info", f"{path.name} is written on the grid of the scan's file.")
+
+    def refresh(self) -> None:
+        """Show weights and predictions that there are."""
+        idle = not self.session.job.running
+        self._fill_weights()
+        self._fill_predictions()
+        self.start.setEnabled(idle and self.session.scan is not None)
+        for widget in (self.weights, self.minutes):
+            widget.setEnabled(idle)
+        some = self.predictions.count() > 0
+        self.result.setRowVisible(0, some)
+        for widget in (self.hide_it, self.export):
+            widget.setVisible(some)
+
+    def _fill_weights(self) -> None:
+        runs = self.session.runs("pretrain")
+        texts = [*(f"{describe(run)}" for run in runs), RANDOM]
+        if texts == [self.weights.itemText(n) for n in range(self.weights.count())]:
+            return
+        self.weights.clear()
+        for text, run in zip(texts, [*runs, None], strict=True):
+            self.weights.addItem(text, run.id if run else None)
+
+    def _fill_predictions(self) -> None:
+        self.predictions.clear()
+        for number, run in enumerate(self.session.predictions()):
+            self.predictions.addItem(describe(run), run.id)
+            if run.id == self.workspace.shown_run:
+                self.predictions.setCurrentIndex(number)
+
+    def _on_chosen(self, number: int) -> None:
+        run = self.predictions.itemData(number)
+        guarded(self.session, lambda: self.workspace.show_prediction(run))
+
+
+def describe(run: Run) -> str:
+    """A run in a few words: number, method, start."""
+    number = run.id.split("-")[0].lstrip("0")
+    job: dict = run.job
+    if job.get("job") == config.kind_of(config.PretrainJob(project="")):
+        return f"{job.get('method', '').upper()} pre-training (run {number})"
+    return f"Run {number}, from {'pre-training' if job.get('weights') else 'random weights'}"

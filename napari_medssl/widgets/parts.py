@@ -1,0 +1,262 @@
+"""Small widgets that several steps use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from medssl import events
+from qtpy.QtCore import QPointF, QSize, Qt
+from qtpy.QtGui import QColor, QPainter, QPaintEvent, QPalette, QPen, QPolygonF
+from qtpy.QtWidgets import (
+    QDoubleSpinBox,
+    QHBoxLayout,
+    QLabel,
+    QLayout,
+    QProgressBar,
+    QPushButton,
+    QVBoxLayout,
+    QWidget,
+)
+from superqt import QCollapsible
+
+from napari_medssl.session import Session
+from napari_medssl.widgets.style import LINE
+
+NO_LIMIT = 16_777_215
+"""Qt's own maximum of a widget's height."""
+
+
+def button(text: str, action: Callable[[], object], tip: str, primary: bool = False) -> QPushButton:
+    """A push button that calls `action` without arguments."""
+    made = QPushButton(text)
+    made.setToolTip(tip)
+    made.setProperty("primary", primary)
+    made.clicked.connect(lambda: action())
+    return made
+
+
+def hint(text: str = "") -> QLabel:
+    """A line or two in second-rank colour."""
+    label = QLabel(text)
+    label.setWordWrap(True)
+    label.setProperty("hint", True)
+    return label
+
+
+def row(*items: QWidget, stretch: int | None = None) -> QHBoxLayout:
+    """Widgets side by side; the one at `stretch` takes the room that is left."""
+    layout = QHBoxLayout()
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.setSpacing(6)
+    for position, item in enumerate(items):
+        layout.addWidget(item, 1 if stretch in (None, position) else 0)
+    return layout
+
+
+def column(widget: QWidget, *items: QWidget | QLayout) -> QVBoxLayout:
+    """Lay a step's rows out below each other."""
+    layout = QVBoxLayout(widget)
+    layout.setContentsMargins(4, 8, 4, 10)
+    layout.setSpacing(8)
+    for item in items:
+        if isinstance(item, QLayout):
+            layout.addLayout(item)
+        else:
+            layout.addWidget(item)
+    return layout
+
+
+def minutes_box(value: float) -> QDoubleSpinBox:
+    """How long to train, in minutes."""
+    box = QDoubleSpinBox()
+    box.setRange(0.1, 6000)
+    box.setDecimals(1)
+    box.setSuffix(" min")
+    box.setValue(value)
+    box.setToolTip("How long to train; more scans and harder tasks want more")
+    return box
+
+
+class Step(QCollapsible):
+    """One of the dock's steps: a header with a number, a title and a summary, and its content."""
+
+    def __init__(self, number: int, title: str, content: QWidget) -> None:
+        super().__init__(f"{number}   {title}", expandedIcon="▾", collapsedIcon="▸")
+        header = self.toggleButton()
+        header.setStyleSheet("")
+        header.setProperty("header", True)
+        header.setCursor(Qt.CursorShape.PointingHandCursor)
+        self._summary = QLabel()
+        self._summary.setProperty("summary", True)
+        self._summary.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+        inside = QHBoxLayout(header)
+        inside.setContentsMargins(0, 0, 12, 0)
+        inside.addStretch()
+        inside.addWidget(self._summary)
+        layout = self.layout()
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(0)
+        self.content().setParent(None)
+        content.setMaximumHeight(0)
+        self.setContent(content)
+        self.setDuration(0)
+        self.toggled.connect(self._grow)
+
+    def set_summary(self, text: str) -> None:
+        """What the header says on its right: how far this step is."""
+        self._summary.setText(text)
+
+    def _grow(self, expanded: bool) -> None:
+        """Let the content be as high as it wants: wrapped text changes its height with the width."""
+        self.content().setMaximumHeight(NO_LIMIT if expanded else 0)
+
+
+class Curve(QWidget):
+    """A live line of one number over steps, smoothed, with the raw values faint behind it."""
+
+    MOST = 600
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._points: list[tuple[float, float]] = []
+        self.setMinimumHeight(84)
+        self.setToolTip("Training loss over steps: it should fall and then flatten.")
+
+    def sizeHint(self) -> QSize:
+        """Wide and low."""
+        return QSize(240, 84)
+
+    def set_points(self, points: list[tuple[float, float]]) -> None:
+        """Replace the whole curve."""
+        self._points = points[-20 * self.MOST :]
+        self.update()
+
+    def add(self, step: float, value: float) -> None:
+        """Append one point."""
+        self._points.append((step, value))
+        self.update()
+
+    def paintEvent(self, event: QPaintEvent) -> None:
+        """Draw grid, raw values, smoothed line and the newest value."""
+        painter = QPainter(self)
+        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
+        text = self.palette().color(QPalette.ColorRole.WindowText)
+        ground = self.rect().adjusted(0, 0, -1, -1)
+        painter.setPen(Qt.PenStyle.NoPen)
+        painter.setBrush(_faint(text, 14))
+        painter.drawRoundedRect(ground, 4, 4)
+        area = ground.adjusted(8, 18, -8, -8)
+        painter.setPen(QPen(_faint(text, 26), 1))
+        for part in range(3):
+            y = area.top() + area.height() * part // 2
+            painter.drawLine(area.left(), y, area.right(), y)
+        points = self._points[:: max(1, len(self._points) // self.MOST)]
+        smooth = _smoothed([value for _, value in points])
+        if len(points) > 1:
+            low, high = min(smooth), max(smooth)
+            margin = (high - low) * 0.08 or 1e-6
+            limits = (points[0][0], points[-1][0], low - margin, high + margin)
+            raw = [(step, min(max(value, low - margin), high + margin)) for step, value in points]
+            painter.setPen(QPen(_faint(QColor(LINE), 60), 1))
+            painter.drawPolyline(_polygon(raw, limits, area))
+            line = [(step, value) for (step, _), value in zip(points, smooth, strict=True)]
+            painter.setPen(QPen(QColor(LINE), 1.8))
+            painter.drawPolyline(_polygon(line, limits, area))
+        font = painter.font()
+        font.setPointSizeF(max(6.5, font.pointSizeF() - 1))
+        painter.setFont(font)
+        painter.setPen(_faint(text, 170))
+        words = f"loss {smooth[-1]:.3f}" if points else "loss"
+        painter.drawText(ground.adjusted(8, 3, -8, 0), Qt.AlignmentFlag.AlignLeft, words)
+        if points:
+            painter.drawText(
+                ground.adjusted(8, 3, -8, 0), Qt.AlignmentFlag.AlignRight, f"step {points[-1][0]:.0f}"
+            )
+        painter.end()
+
+
+class JobPanel(QWidget):
+    """Progress of the session's job while it is of this step's kind: phase, time left, curve, stop."""
+
+    def __init__(self, session: Session, kind: str, stop: Callable[[], object], curve: bool = True) -> None:
+        super().__init__()
+        self._session, self._kind = session, kind
+        self._phase, self._left = QLabel(), hint()
+        self._left.setWordWrap(False)
+        self._left.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        self._bar = QProgressBar()
+        self._bar.setRange(0, 1000)
+        self._bar.setTextVisible(False)
+        self._text = hint()
+        self.curve = Curve() if curve else None
+        self.stop_button = button("Stop", stop, "End after the running step; the weights so far are kept")
+        layout = column(self, row(self._phase, self._left), self._bar)
+        layout.setContentsMargins(0, 0, 0, 0)
+        if self.curve is not None:
+            layout.addWidget(self.curve)
+        layout.addWidget(self._text)
+        layout.addWidget(self.stop_button)
+        session.job_changed.connect(self._refresh)
+        session.metric.connect(self._on_metric)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        job = self._session.job
+        mine = job.kind == self._kind
+        self.setVisible(mine or bool(self.curve and self.curve._points))
+        self.stop_button.setVisible(mine and job.running)
+        self.stop_button.setEnabled(not job.stopping)
+        self._text.setVisible(mine and bool(job.text))
+        if not mine:
+            return
+        if job.running and job.run is None and self.curve is not None:
+            self.curve.set_points([])
+        self._phase.setText(job.phase.capitalize() if job.phase.islower() else job.phase)
+        self._left.setText(time_left(job.eta_s) if job.running and not job.stopping else "")
+        busy = job.running and job.fraction <= 0
+        self._bar.setRange(0, 0 if busy else 1000)
+        self._bar.setValue(round(job.fraction * 1000))
+        self._text.setText(job.text)
+
+    def _on_metric(self, metric: events.Metric) -> None:
+        if self.curve is not None and self._session.job.kind == self._kind and "loss" in metric.values:
+            self.curve.add(metric.step, metric.values["loss"])
+
+
+def time_left(seconds: float | None) -> str:
+    """Seconds in words: "40 s left", "3 min left"; nothing while they are not known."""
+    if seconds is None:
+        return ""
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s left"
+    if seconds < 5400:
+        return f"{round(seconds / 60)} min left"
+    return f"{seconds / 3600:.1f} h left"
+
+
+def _faint(color: QColor, alpha: int) -> QColor:
+    return QColor(color.red(), color.green(), color.blue(), alpha)
+
+
+def _smoothed(values: list[float], weight: float = 0.9) -> list[float]:
+    """Exponential moving average, corrected for its start."""
+    smooth, sum_, scale = [], 0.0, 0.0
+    for value in values:
+        sum_ = weight * sum_ + (1 - weight) * value
+        scale = weight * scale + (1 - weight)
+        smooth.append(sum_ / scale)
+    return smooth
+
+
+def _polygon(points, limits, area) -> QPolygonF:
+    first, last, low, high = limits
+    width, height = max(last - first, 1e-9), max(high - low, 1e-9)
+    return QPolygonF(
+        [
+            QPointF(
+                area.left() + (step - first) / width * area.width(),
+                area.bottom() - (value - low) / height * area.height(),
+            )
+            for step, value in points
+        ]
+    )

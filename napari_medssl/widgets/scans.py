@@ -1,0 +1,213 @@
+"""Step 1: which scans the project has, and which one is on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from medssl.errors import UserError
+from medssl.project import Scan
+from medssl.volume import READABLE, find_scans
+from napari.layers import Image
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QFileDialog, QListWidget, QListWidgetItem, QWidget
+from superqt import QElidingLabel
+from superqt.utils import create_worker
+
+from napari_medssl import layers
+from napari_medssl.session import PROJECT_NAME, Session, guarded
+from napari_medssl.widgets.parts import button, column, hint, row
+from napari_medssl.workspace import Workspace
+
+
+class Scans(QWidget):
+    """Open files, folders and layers; choose the project folder; pick a scan."""
+
+    title = "Scans"
+
+    def __init__(self, session: Session, workspace: Workspace) -> None:
+        super().__init__()
+        self.session, self.workspace = session, workspace
+        self._worker = None
+        self.folder = QElidingLabel()
+        self.folder.setElideMode(Qt.TextElideMode.ElideMiddle)
+        self.choose = button(
+            "Project…", self.choose_project, "Open another project folder, or make one where you choose"
+        )
+        self.files = button("Open files…", self.open_files, "NIfTI, NRRD, MHA, MGZ or DICOM files", True)
+        self.dicom = button("Open folder…", self.open_folder, "A DICOM series, or a folder full of scans")
+        self.adopt = button("Use open layers", self.use_layers, "Take the image layers that are open already")
+        self.list = QListWidget()
+        self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        self.list.currentItemChanged.connect(self._on_picked)
+        self.busy = hint()
+        self.sides = hint("The patient's right is on the left of the screen.")
+        self.sides.setToolTip("Radiological convention: as if you looked from the patient's feet.")
+        column(
+            self, row(self.folder, self.choose, stretch=0), row(self.files, self.dicom), self.adopt,
+            self.list, self.busy, self.sides,
+        )  # fmt: skip
+        session.project_changed.connect(self._refresh)
+        session.scans_changed.connect(self._refresh)
+        session.scan_changed.connect(self._refresh)
+        session.annotation_changed.connect(self._refresh_texts)
+        session.view_changed.connect(self._refresh_adopt)
+        self._refresh()
+
+    def summary(self) -> str:
+        """For the step's header."""
+        project = self.session.project
+        return "" if project is None else _count(len(project.scans), "scan")
+
+    # --- what the buttons do -------------------------------------------------------------------------
+
+    def open_files(self) -> None:
+        """Ask for scan files and add them."""
+        patterns = " ".join(f"*{suffix}" for suffix in (*READABLE, ".dcm"))
+        paths, _ = QFileDialog.getOpenFileNames(
+            self, "Open scans", self._start_folder(), f"Scans ({patterns});;All files (*)"
+        )
+        self.add([Path(path) for path in paths])
+
+    def open_folder(self) -> None:
+        """Ask for a folder (a DICOM series, or many files) and add what is in it."""
+        folder = QFileDialog.getExistingDirectory(self, "Open a folder of scans", self._start_folder())
+        if folder:
+            self.add([Path(folder)])
+
+    def choose_project(self) -> None:
+        """Ask for the project's folder; open the project there or make one."""
+        folder = QFileDialog.getExistingDirectory(self, "Choose a project folder", self._start_folder())
+        if folder:
+            guarded(self.session, lambda: self.session.open(Path(folder)))
+
+    def use_layers(self) -> None:
+        """Add the image layers that are open; one without a file is first saved into the project."""
+        guarded(self.session, lambda: self.add(self._files_of_layers()))
+
+    def add(self, paths: list[Path]) -> None:
+        """Add scans in the background, one after the other, and show the first new one.
+
+        Without a project yet, one is made (or opened again) beside the first scan.
+        """
+        if paths and self._worker is None:
+            guarded(self.session, lambda: self._add(paths))
+
+    def _add(self, paths: list[Path]) -> None:
+        scans = find_scans(paths)
+        if self.session.project is None:
+            self.session.open(scans[0].parent / PROJECT_NAME)
+        self._set_busy(f"Reading {_count(len(scans), 'scan')}…")
+        self._worker = create_worker(
+            self._read_all,
+            scans,
+            _start_thread=False,
+            _connect={"yielded": self._on_read, "finished": self._on_all_read},
+        )
+        self._shown: str | None = None
+        self._worker.start()
+
+    def _read_all(self, scans: list[Path]) -> Iterator[tuple[Path, Scan | UserError]]:
+        """In a thread: touches the project folder only, neither session nor viewer."""
+        project = self.session.need_project()
+        for path in scans:
+            try:
+                yield path, project.add_scan(path)
+            except UserError as error:
+                yield path, error
+
+    def _on_read(self, result: tuple[Path, Scan | UserError]) -> None:
+        path, scan = result
+        if isinstance(scan, UserError):
+            self.session.tell("error", str(scan))
+            return
+        self._set_busy(f"{path.name} is in.")
+        if self._shown is None:
+            self._shown = scan.id
+            guarded(self.session, lambda: self.session.select(scan.id))
+        self.session.scans_changed.emit()
+
+    def _on_all_read(self) -> None:
+        self._worker = None
+        self._set_busy("")
+        self.session.scans_changed.emit()
+
+    # --- what it shows -------------------------------------------------------------------------------
+
+    def _on_picked(self, item: QListWidgetItem | None) -> None:
+        scan = item.data(Qt.ItemDataRole.UserRole) if item is not None else None
+        if scan is not None and scan != self.session.scan:
+            guarded(self.session, lambda: self.session.select(scan))
+
+    def _refresh(self) -> None:
+        project = self.session.project
+        self.folder.setText(str(project.root) if project else "No project yet")
+        self.folder.setToolTip("Everything is kept here: scans, annotations, weights, predictions")
+        scans = list(project.scans.values()) if project else []
+        self.list.blockSignals(True)
+        self.list.clear()
+        for scan in scans:
+            item = QListWidgetItem()
+            item.setData(Qt.ItemDataRole.UserRole, scan.id)
+            self.list.addItem(item)
+            if scan.id == self.session.scan:
+                self.list.setCurrentItem(item)
+        self.list.blockSignals(False)
+        self._refresh_texts()
+        self.list.setVisible(bool(scans))
+        self.sides.setVisible(bool(scans))
+        self.list.setFixedHeight(min(max(len(scans), 1), 5) * 46 + 10)
+        self._refresh_adopt()
+
+    def _refresh_texts(self) -> None:
+        project = self.session.project
+        for number in range(self.list.count() if project else 0):
+            item = self.list.item(number)
+            scan = project.scans[item.data(Qt.ItemDataRole.UserRole)]
+            spacing = " × ".join(f"{value:.3g}" for value in scan.geometry.spacing_mm)
+            size = layers.times(scan.geometry.shape_zyx)
+            painted = "  ·  painted" if scan.id in project.annotated() else ""
+            item.setText(f"{scan.id}{painted}\n{size} voxels  ·  {spacing} mm  ·  {scan.modality.upper()}")
+            item.setToolTip(str(scan.source))
+
+    def _refresh_adopt(self) -> None:
+        found = len(self._foreign_layers())
+        self.adopt.setVisible(bool(found))
+        self.adopt.setText(f"Use {_count(found, 'open layer')}")
+        self.adopt.setProperty("primary", True)
+
+    def _foreign_layers(self) -> list[Image]:
+        return [
+            layer
+            for layer in self.workspace.viewer.layers
+            if isinstance(layer, Image)
+            and layer.ndim == 3
+            and layers.entry_of(layer).get("role", layers.SCAN) == layers.SCAN
+            and not layers.entry_of(layer).get("scan")
+        ]
+
+    def _files_of_layers(self) -> list[Path]:
+        paths = []
+        for layer in self._foreign_layers():
+            path = layers.file_of(layer)
+            if path is None or not path.exists():
+                if self.session.project is None:
+                    self.session.open(Path.home() / PROJECT_NAME)
+                path = layers.save_image(layer, self.session.need_project().root / "from layers")
+                layers.remember_file(layer, path)
+            paths.append(path)
+        return paths
+
+    def _set_busy(self, text: str) -> None:
+        self.busy.setText(text)
+        self.busy.setVisible(bool(text))
+        for widget in (self.files, self.dicom, self.adopt, self.choose):
+            widget.setEnabled(self._worker is None or not text)
+
+    def _start_folder(self) -> str:
+        project = self.session.project
+        return str(project.root.parent if project else Path.home())
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"

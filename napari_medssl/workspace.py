@@ -1,0 +1,297 @@
+"""Keeps the viewer's layers and the session in step, and the annotation on the disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from medssl.errors import UserError
+from medssl.volume import Volume, read_scan
+from napari.components import ViewerModel
+from napari.layers import Image, Labels, Layer
+from superqt.utils import qdebounced
+
+from napari_medssl import layers
+from napari_medssl.session import Session, guarded
+
+AUTOSAVE_MS = 800
+"""How long after the last stroke the annotation is written."""
+
+
+class Workspace:
+    """The four layers of the scan on the screen: scan, prediction, annotation, similarity.
+
+    The layers are found by what their metadata says, so that a user may rename, hide or delete them.
+    """
+
+    def __init__(self, viewer: ViewerModel, session: Session) -> None:
+        self.viewer = viewer
+        self.session = session
+        self._dirty: Labels | None = None
+        self._seen: Any = None
+        self._autosave = qdebounced(self._save_quietly, timeout=AUTOSAVE_MS)
+        self.shown_run = ""
+        session.scan_leaving.connect(self.flush)
+        session.scan_changed.connect(self.show_scan)
+        session.classes_changed.connect(self._recolor)
+        session.predicted.connect(self._on_predicted)
+        viewer.layers.events.removing.connect(self._on_removing)
+        self._emitters = (viewer.dims.events, viewer.layers.events.inserted, viewer.layers.events.removed)
+        for emitter in self._emitters:
+            emitter.connect(self._on_view)
+
+    def close(self) -> None:
+        """Let the viewer go."""
+        self._autosave.cancel()
+        for emitter in self._emitters:
+            emitter.disconnect(self._on_view)
+        self.viewer.layers.events.removing.disconnect(self._on_removing)
+
+    # --- layers --------------------------------------------------------------------------------------
+
+    @property
+    def scan_layer(self) -> Image | None:
+        """The scan on the screen."""
+        return layers.find(self.viewer.layers, layers.SCAN) if self.session.scan else None
+
+    @property
+    def annotation_layer(self) -> Labels | None:
+        """The layer that is painted on."""
+        return layers.find(self.viewer.layers, layers.ANNOTATION)
+
+    @property
+    def prediction_layer(self) -> Labels | None:
+        """The network's answer."""
+        return layers.find(self.viewer.layers, layers.PREDICTION)
+
+    def need_annotation(self) -> Labels:
+        """The annotation layer. Raises UserError ("no-annotation")."""
+        layer = self.annotation_layer
+        if layer is None:
+            raise UserError('There is no annotation yet; press "New annotation".', code="no-annotation")
+        return layer
+
+    # --- the scan on the screen ----------------------------------------------------------------------
+
+    def show_scan(self) -> None:
+        """Show the session's scan with its annotation and its newest prediction."""
+        scan = self.session.need_scan()
+        self._remove(self.annotation_layer)
+        self._remove(layers.find(self.viewer.layers, layers.SIMILARITY))
+        first = self.scan_layer is None
+        if not self._shows(scan.id, scan.source):
+            self._show_volume(self._volume(scan.id))
+        self.viewer.camera.orientation = layers.RADIOLOGICAL
+        annotation = self.session.need_project().annotation(scan.id)
+        if annotation is not None:
+            self._add_annotation(annotation.labels)
+        newest = next(iter(self.session.predictions()), None)
+        self.show_prediction(newest.id if newest else "")
+        self._go_where_it_was_left(first)
+        self.session.remember()
+
+    def _volume(self, scan_id: str) -> Volume:
+        """The scan as its file has it; where that file is gone, the project's own copy."""
+        project = self.session.need_project()
+        scan = project.scans[scan_id]
+        try:
+            volume = read_scan(Path(scan.source))
+            if volume.geometry == scan.geometry:
+                return volume
+            reason = f"{scan.source} has changed since it was added"
+        except UserError:
+            reason = f"{scan.source} is not where it was"
+        self.session.tell("warning", f"{reason}; the project's own copy is shown.")
+        return Volume(project.image(scan_id), scan.geometry, Path(scan.source))
+
+    def _shows(self, scan_id: str, source: Any) -> bool:
+        """Whether a layer with this scan is there already; it then becomes the scan layer."""
+        mine = layers.find(self.viewer.layers, layers.SCAN)
+        wanted = Path(source)
+        for layer in self.viewer.layers:
+            entry = layers.entry_of(layer)
+            ours = isinstance(layer, Image) and entry.get("role") == layers.SCAN and entry.get("path")
+            if ours and Path(entry["path"]) == wanted and mine in (None, layer):
+                entry["scan"] = scan_id
+                return True
+        return False
+
+    def _show_volume(self, volume: Volume) -> None:
+        scan = self.session.need_scan()
+        data, kwargs, _ = layers.scan_data(
+            volume.array, volume.geometry, f"scan {scan.id}", Path(scan.source), scan.id
+        )
+        layer = self.scan_layer
+        if layer is None:
+            self.viewer.layers.insert(0, Image(data, **kwargs))
+            return
+        layer.data = data
+        for name in ("scale", "metadata", "name", "contrast_limits"):
+            setattr(layer, name, kwargs[name])
+        layer.visible = True
+
+    def _go_where_it_was_left(self, first: bool) -> None:
+        layer = self.scan_layer
+        if layer is None:
+            return
+        view = self.session.need_project().view_state
+        if first and view.get("scan") == self.session.scan and isinstance(view.get("slice"), list):
+            axis, index = view["slice"]
+        else:
+            axis, index = 0, layer.data.shape[0] // 2
+        layers.show_slice(self.viewer.dims, layer, axis, min(index, layer.data.shape[axis] - 1))
+        self.viewer.reset_view()
+
+    # --- annotation ----------------------------------------------------------------------------------
+
+    def new_annotation(self) -> None:
+        """Make the layer to paint on (or go to it), with the brush in hand."""
+        scan = self.session.need_scan()
+        layer = self.annotation_layer
+        if layer is None:
+            layer = self._add_annotation(np.zeros(scan.geometry.shape_zyx, dtype=np.uint8))
+        self.paint(layer.selected_label or 1)
+
+    def paint(self, label: int) -> None:
+        """Take the brush for a class id, for sure background (255), or the eraser (0)."""
+        layer = self.need_annotation()
+        self.viewer.layers.selection.active = layer
+        layer.visible = True
+        if label:
+            layer.selected_label = label
+        layer.mode = "paint" if label else "erase"
+
+    def _add_annotation(self, labels: np.ndarray) -> Labels:
+        scan, project = self.session.need_scan(), self.session.need_project()
+        layer = layers.annotation_layer(labels, scan.geometry, scan.id, project.classes)
+        self.viewer.add_layer(layer)
+        layer.selected_label = project.classes[0].id
+        self._seen = self._view_of(layer)
+        for name in ("paint", "labels_update", "data"):
+            getattr(layer.events, name).connect(self._on_painted)
+        layer.events.set_data.connect(self._on_refreshed)
+        return layer
+
+    def toggle_complete(self) -> None:
+        """Mark the slice on the screen complete, or take that back."""
+        axis, index = layers.current_slice(self.viewer.dims, self.need_annotation())
+        self.session.mark(axis, index, (axis, index) not in self.session.complete)
+        self._on_painted()
+
+    def go_to(self, axis: int, index: int) -> None:
+        """Show a slice of the scan."""
+        layer = self.annotation_layer or self.scan_layer
+        if layer is not None:
+            layers.show_slice(self.viewer.dims, layer, axis, index)
+
+    def slice_on_screen(self) -> tuple[int, int] | None:
+        """(axis, index) of the slice on the screen, None in 3D or outside of the scan."""
+        layer = self.annotation_layer or self.scan_layer
+        try:
+            return layers.current_slice(self.viewer.dims, layer) if layer is not None else None
+        except UserError:
+            return None
+
+    def _on_painted(self, event: Any = None) -> None:
+        self._dirty = self.annotation_layer
+        self.session.saved = "saving"
+        self._autosave()
+
+    def _on_refreshed(self, event: Any = None) -> None:
+        """Undo and redo tell nobody; they redraw the layer without moving the view."""
+        layer = self.annotation_layer
+        if layer is not None and self._view_of(layer) == self._seen:
+            self._on_painted()
+        self._seen = self._view_of(layer)
+
+    def _view_of(self, layer: Layer | None) -> Any:
+        dims = self.viewer.dims
+        return (dims.point, dims.order, dims.ndisplay, layer is None or layer.visible)
+
+    def flush(self) -> None:
+        """Write the annotation now if it changed. Raises UserError (the disk's reasons)."""
+        self._autosave.cancel()
+        layer, self._dirty = self._dirty, None
+        if layer is None or self.session.scan is None:
+            return
+        try:
+            self.session.save_annotation(np.asarray(layer.data))
+        except UserError:
+            self._dirty = layer
+            raise
+
+    def _save_quietly(self) -> None:
+        guarded(self.session, self.flush)
+
+    def _on_removing(self, event: Any) -> None:
+        """A layer is about to go, by whomever: its strokes are saved first."""
+        if self.viewer.layers[event.index] is self._dirty:
+            self._save_quietly()
+
+    # --- prediction ----------------------------------------------------------------------------------
+
+    def show_prediction(self, run: str) -> None:
+        """Show what a run predicted for the scan; "" hides the layer."""
+        scan, layer = self.session.need_scan(), self.prediction_layer
+        labels = self.session.need_project().prediction(run, scan.id) if run else None
+        self.shown_run = run if labels is not None else ""
+        if labels is None:
+            if layer is not None:
+                layer.data = np.zeros(scan.geometry.shape_zyx, np.uint8)
+                layer.visible = False
+            return
+        if layer is None:
+            layer = layers.prediction_layer(
+                labels, scan.geometry, scan.id, self.session.need_project().classes
+            )
+            below = self.annotation_layer
+            place = self.viewer.layers.index(below) if below is not None else len(self.viewer.layers)
+            active = self.viewer.layers.selection.active
+            self.viewer.layers.insert(place, layer)
+            self.viewer.layers.selection.active = active
+        layer.data = labels
+        layer.scale = scan.geometry.spacing_mm
+        layer.metadata = layers.metadata(layers.PREDICTION, scan.geometry, scan=scan.id)
+        layer.visible = True
+
+    def _on_predicted(self, scan: str, run: str) -> None:
+        if scan == self.session.scan:
+            guarded(self.session, lambda: self.show_prediction(run))
+
+    def toggle_prediction(self) -> None:
+        """Hide or show the prediction, to look at the scan below."""
+        if self.prediction_layer is not None:
+            self.prediction_layer.visible = not self.prediction_layer.visible
+
+    def export(self, path: Path) -> None:
+        """Write annotation over prediction on the source's grid. Raises UserError."""
+        scan = self.session.need_scan()
+        self.flush()
+        if not self.shown_run:
+            raise UserError(
+                "There is no prediction of this scan to export yet; fine-tune first (step 4).",
+                code="no-prediction",
+            )
+        self.session.need_project().export(scan.id, self.shown_run, path)
+
+    def _on_view(self, event: Any = None) -> None:
+        self.session.view_changed.emit()
+
+    # --- helpers -------------------------------------------------------------------------------------
+
+    def _recolor(self) -> None:
+        project = self.session.project
+        for layer in (self.annotation_layer, self.prediction_layer):
+            if layer is not None and project is not None:
+                layer.colormap = layers.colormap(project.classes)
+
+    def _remove(self, layer: Layer | None) -> None:
+        if layer is not None:
+            layer.locked = False
+            self.viewer.layers.remove(layer)
+
+    def remember(self) -> None:
+        """Keep scan and slice for the next time."""
+        place = self.slice_on_screen()
+        self.session.remember(**({"slice": list(place)} if place else {}))
