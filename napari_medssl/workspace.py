@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from medssl.errors import UserError
+from medssl.project import Scan
 from medssl.volume import Volume, read_scan
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
@@ -31,8 +32,10 @@ class Workspace:
         self._dirty: Labels | None = None
         self._seen: Any = None
         self._autosave = qdebounced(self._save_quietly, timeout=AUTOSAVE_MS)
+        self._own: Image | None = None
         self.shown_run = ""
-        session.scan_leaving.connect(self.flush)
+        """The run whose prediction is on the screen."""
+        session.scan_leaving.connect(self.leave)
         session.scan_changed.connect(self.show_scan)
         session.classes_changed.connect(self._recolor)
         session.predicted.connect(self._on_predicted)
@@ -53,7 +56,8 @@ class Workspace:
     @property
     def scan_layer(self) -> Image | None:
         """The scan on the screen."""
-        return layers.find(self.viewer.layers, layers.SCAN) if self.session.scan else None
+        scan = self.session.scan
+        return next((x for x in self._scan_layers() if scan and layers.entry_of(x)["scan"] == scan), None)
 
     @property
     def annotation_layer(self) -> Labels | None:
@@ -74,27 +78,30 @@ class Workspace:
 
     # --- the scan on the screen ----------------------------------------------------------------------
 
+    def leave(self) -> None:
+        """Before another scan comes, or the window goes: strokes and view reach the disk."""
+        self.flush()
+        self.remember()
+
     def show_scan(self) -> None:
         """Show the session's scan with its annotation and its newest prediction."""
         scan = self.session.need_scan()
         self._remove(self.annotation_layer)
         self._remove(layers.find(self.viewer.layers, layers.SIMILARITY))
-        first = self.scan_layer is None
-        if not self._shows(scan.id, scan.source):
-            self._show_volume(self._volume(scan.id))
+        layer = self._layer_with(scan) or self._show_volume(scan, self._volume(scan))
+        layers.entry_of(layer)["scan"] = scan.id
+        for other in self._scan_layers():
+            other.visible = other is layer
         self.viewer.camera.orientation = layers.RADIOLOGICAL
         annotation = self.session.need_project().annotation(scan.id)
         if annotation is not None:
             self._add_annotation(annotation.labels)
         newest = next(iter(self.session.predictions()), None)
         self.show_prediction(newest.id if newest else "")
-        self._go_where_it_was_left(first)
-        self.session.remember()
+        self._go_where_it_was_left(layer)
 
-    def _volume(self, scan_id: str) -> Volume:
+    def _volume(self, scan: Scan) -> Volume:
         """The scan as its file has it; where that file is gone, the project's own copy."""
-        project = self.session.need_project()
-        scan = project.scans[scan_id]
         try:
             volume = read_scan(Path(scan.source))
             if volume.geometry == scan.geometry:
@@ -103,43 +110,36 @@ class Workspace:
         except UserError:
             reason = f"{scan.source} is not where it was"
         self.session.tell("warning", f"{reason}; the project's own copy is shown.")
-        return Volume(project.image(scan_id), scan.geometry, Path(scan.source))
+        return Volume(self.session.need_project().image(scan.id), scan.geometry, Path(scan.source))
 
-    def _shows(self, scan_id: str, source: Any) -> bool:
-        """Whether a layer with this scan is there already; it then becomes the scan layer."""
-        mine = layers.find(self.viewer.layers, layers.SCAN)
-        wanted = Path(source)
-        for layer in self.viewer.layers:
+    def _layer_with(self, scan: Scan) -> Image | None:
+        """The layer that shows this scan already: ours, or one that the user opened from its file."""
+        for layer in self._scan_layers():
             entry = layers.entry_of(layer)
-            ours = isinstance(layer, Image) and entry.get("role") == layers.SCAN and entry.get("path")
-            if ours and Path(entry["path"]) == wanted and mine in (None, layer):
-                entry["scan"] = scan_id
-                return True
-        return False
+            if entry["scan"] == scan.id or (entry["path"] and Path(entry["path"]) == Path(scan.source)):
+                return layer
+        return None
 
-    def _show_volume(self, volume: Volume) -> None:
-        scan = self.session.need_scan()
-        data, kwargs, _ = layers.scan_data(
-            volume.array, volume.geometry, f"scan {scan.id}", Path(scan.source), scan.id
-        )
-        layer = self.scan_layer
+    def _scan_layers(self) -> list[Image]:
+        return [layer for layer in self.viewer.layers if layers.entry_of(layer).get("role") == layers.SCAN]
+
+    def _show_volume(self, scan: Scan, volume: Volume) -> Image:
+        """Put the scan into the layer that we made for an earlier one, or into a new one."""
+        data, kwargs, _ = layers.scan_data(volume.array, volume.geometry, scan.id, scan.source, scan.id)
+        layer = next((layer for layer in self._scan_layers() if layer is self._own), None)
         if layer is None:
-            self.viewer.layers.insert(0, Image(data, **kwargs))
-            return
+            self._own = layer = Image(data, **kwargs)
+            self.viewer.layers.insert(0, layer)
+            return layer
         layer.data = data
         for name in ("scale", "metadata", "name", "contrast_limits"):
             setattr(layer, name, kwargs[name])
-        layer.visible = True
+        return layer
 
-    def _go_where_it_was_left(self, first: bool) -> None:
-        layer = self.scan_layer
-        if layer is None:
-            return
+    def _go_where_it_was_left(self, layer: Image) -> None:
         view = self.session.need_project().view_state
-        if first and view.get("scan") == self.session.scan and isinstance(view.get("slice"), list):
-            axis, index = view["slice"]
-        else:
-            axis, index = 0, layer.data.shape[0] // 2
+        place = view.get("slices", {}).get(self.session.scan)
+        axis, index = place or (0, layer.data.shape[0] // 2)
         layers.show_slice(self.viewer.dims, layer, axis, min(index, layer.data.shape[axis] - 1))
         self.viewer.reset_view()
 
@@ -293,5 +293,7 @@ class Workspace:
 
     def remember(self) -> None:
         """Keep scan and slice for the next time."""
-        place = self.slice_on_screen()
-        self.session.remember(**({"slice": list(place)} if place else {}))
+        place, project = self.slice_on_screen(), self.session.project
+        if place and project:
+            slices = project.view_state.get("slices", {})
+            self.session.remember(slices={**slices, self.session.scan: list(place)})

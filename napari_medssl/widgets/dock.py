@@ -69,7 +69,7 @@ class Dock(QWidget):
         scroll.setFrameShape(QFrame.Shape.NoFrame)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         scroll.setWidget(inside)
-        foot = hint("Not a medical device. Your data stay on this machine.")
+        foot = hint("Not a medical device. Data stay on this machine.")
         foot.setAlignment(Qt.AlignmentFlag.AlignCenter)
         outside = QVBoxLayout(self)
         outside.setContentsMargins(0, 0, 0, 4)
@@ -100,6 +100,8 @@ class Dock(QWidget):
 
     def _restyle(self, event: object = None) -> None:
         self.setStyleSheet(style.sheet(self.viewer.theme))
+        for step in self.steps:
+            step.redraw_icons()
 
     def _keys(self) -> None:
         """Keys that napari leaves free for Labels and Image layers."""
@@ -121,12 +123,8 @@ class Dock(QWidget):
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         """Strokes reach the disk before the window may close."""
         if event.type() == QEvent.Type.Close:
-            guarded(self.session, self._save_all)
+            guarded(self.session, self.workspace.leave)
         return False
-
-    def _save_all(self) -> None:
-        self.workspace.flush()
-        self.workspace.remember()
 
 
 def _farewell(session: Session, workspace: Workspace, jobs: Jobs) -> Callable[[], None]:

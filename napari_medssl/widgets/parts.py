@@ -81,7 +81,7 @@ class Step(QCollapsible):
     """One of the dock's steps: a header with a number, a title and a summary, and its content."""
 
     def __init__(self, number: int, title: str, content: QWidget) -> None:
-        super().__init__(f"{number}   {title}", expandedIcon="▾", collapsedIcon="▸")
+        super().__init__(f"{number}   {title}")
         header = self.toggleButton()
         header.setStyleSheet("")
         header.setProperty("header", True)
@@ -105,6 +105,12 @@ class Step(QCollapsible):
     def set_summary(self, text: str) -> None:
         """What the header says on its right: how far this step is."""
         self._summary.setText(text)
+
+    def redraw_icons(self) -> None:
+        """Draw the header's arrow in the colour that the theme gives its text."""
+        self.toggleButton().ensurePolished()
+        self.setExpandedIcon("▾")
+        self.setCollapsedIcon("▸")
 
     def _grow(self, expanded: bool) -> None:
         """Let the content be as high as it wants: wrapped text changes its height with the width."""

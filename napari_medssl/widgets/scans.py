@@ -52,6 +52,7 @@ class Scans(QWidget):
         session.scan_changed.connect(self._refresh)
         session.annotation_changed.connect(self._refresh_texts)
         session.view_changed.connect(self._refresh_adopt)
+        self._set_busy("")
         self._refresh()
 
     def summary(self) -> str:

@@ -4,47 +4,44 @@ from __future__ import annotations
 
 from napari.utils.theme import get_theme
 
-ACCENT = "#2f9e86"
+ACCENT = "#2a9680"
 """The house's mint, darkened until white text on it is easy to read."""
 LINE = "#5fe3c0"
+NAMES = ("background", "foreground", "primary", "secondary", "highlight", "text")
 
 
 def sheet(theme_id: str) -> str:
     """The dock's style sheet for one of napari's themes."""
     theme = get_theme(theme_id)
-    colors = {
-        name: getattr(theme, name).as_hex() for name in ("background", "foreground", "primary", "secondary")
-    }
-    colors |= {name: getattr(theme, name).as_hex() for name in ("highlight", "text")}
-    text = _SHEET
-    for name, value in colors.items():
-        text = text.replace(f"@{name}", value)
-    return text.replace("@accent", ACCENT)
-
-
-def muted(theme_id: str) -> str:
-    """Colour of second-rank text."""
-    return get_theme(theme_id).icon.as_hex()
+    colors = {name: getattr(theme, name).as_rgb_tuple(alpha=False) for name in NAMES}
+    colors["muted"] = tuple(
+        round(0.62 * text + 0.38 * ground)
+        for text, ground in zip(colors["text"], colors["background"], strict=True)
+    )
+    sheet = _SHEET.replace("@accent", ACCENT)
+    for name, color in colors.items():
+        sheet = sheet.replace(f"@{name}", f"rgb{color}")
+    return sheet
 
 
 _SHEET = """
 QPushButton { padding: 6px 10px; border-radius: 4px; }
 QPushButton:checked { background-color: @accent; color: white; }
+QPushButton:disabled { background-color: @foreground; color: @secondary; border: none; }
 QPushButton[primary="true"] { background-color: @accent; color: white; font-weight: 600; }
-QPushButton[primary="true"]:hover { background-color: #37b398; }
-QPushButton[primary="true"]:disabled { background-color: @primary; color: @secondary; border: none; }
-QPushButton[link="true"] { background: transparent; padding: 2px 4px; color: @highlight; }
+QPushButton[primary="true"]:hover { background-color: #33b095; }
+QPushButton[primary="true"]:disabled { background-color: @foreground; color: @secondary; border: none; }
 QPushButton[swatch="true"] { padding: 0px; border-radius: 3px; min-width: 18px; max-width: 18px;
   min-height: 18px; max-height: 18px; }
-QPushButton[header="true"] { background-color: @foreground; text-align: left; border-radius: 4px;
-  padding: 8px 10px; font-weight: 600; border: none; }
+QPushButton[header="true"] { background-color: @foreground; color: @text; text-align: left;
+  border-radius: 4px; padding: 8px 10px; font-weight: 600; border: none; }
 QPushButton[header="true"]:hover { background-color: @primary; }
 QPushButton[header="true"]:checked { background-color: @primary; color: @text; }
-QLabel[hint="true"] { color: @highlight; }
-QLabel[summary="true"] { color: @highlight; background: transparent; font-weight: 400; }
-QListWidget { background-color: @foreground; border-radius: 4px; padding: 3px; outline: none; }
-QListWidget::item { padding: 5px 6px; border-radius: 3px; }
-QListWidget::item:selected { background-color: @accent; color: white; }
+QLabel[hint="true"], QLabel[summary="true"] { color: @muted; }
+QLabel[summary="true"] { background: transparent; font-weight: 400; }
+QListWidget, QTableWidget { background-color: @foreground; border-radius: 4px; padding: 3px; outline: none; }
+QListWidget::item, QTableWidget::item { padding: 5px 6px; border-radius: 3px; }
+QListWidget::item:selected, QTableWidget::item:selected { background-color: @accent; color: white; }
 QProgressBar { border: none; border-radius: 3px; background-color: @foreground; max-height: 6px;
   min-height: 6px; }
 QProgressBar::chunk { background-color: @accent; border-radius: 3px; }
