@@ -1,0 +1,49 @@
+"""Which device to compute on, and what it is good for."""
+
+from __future__ import annotations
+
+import torch
+
+from medssl.errors import UserError
+
+
+def choose(name: str) -> torch.device:
+    """The device of that name; "auto" takes CUDA, then Apple's MPS, then the CPU.
+
+    Raises UserError ("no-device") for a device this machine lacks.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"There is no device {name!r} here; `medssl doctor` lists those there are.", code="no-device"
+        ) from error
+    return device
+
+
+def fast_bf16(device: torch.device) -> bool:
+    """Whether the hardware has instructions for bf16.
+
+    Without them a CPU emulates it a hundred times slower, so it must not even be tried.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
+    # torch has no public question for this; where a version lacks these, the answer is no.
+    asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
+    return any(question() for question in asked if question)
+
+
+def describe(device: torch.device) -> str:
+    """The device in words: its name and memory."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        name = torch.cuda.get_device_name(device)
+        return f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
+    return f"CPU with {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)

@@ -1,0 +1,113 @@
+"""The engine's one door: run a job, whatever it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from medssl import config
+from medssl.config import FeaturesJob, FinetuneJob, Job, PredictJob, PretrainJob, TrainingJob
+from medssl.errors import UserError
+from medssl.events import Done, Emit, Event, Notice, to_line
+from medssl.project import Project, Run
+
+
+def run(job: Job, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]:
+    """Carry out a job; returns the result that its Done event carries too.
+
+    emit: gets every event, Started first and Done last; they are also kept in the run's events.jsonl.
+    should_stop: asked after every step.
+
+    Raises UserError for whatever the user can put right; the caller makes a Failed event of it.
+    """
+    project = Project.open(Path(job.project))
+    if isinstance(job, TrainingJob):
+        return _train(project, job, emit, should_stop)
+    from medssl.features import features
+    from medssl.predict import predict
+
+    if not isinstance(job, PredictJob | FeaturesJob):
+        raise UserError(f"{job!r} is no job of this engine; see `medssl run --help`.", code="bad-job")
+    chosen = project.run(job.weights)
+    _known_scans(project, job.scans)
+    if isinstance(job, PredictJob):
+        result = predict(project, chosen, job, emit, should_stop)
+    else:
+        result = features(project, chosen, job, emit, should_stop)
+    emit(Done(bool(result["stopped"]), result))
+    return result
+
+
+def _train(project: Project, job: TrainingJob, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]:
+    """Pre-train or fine-tune in a run folder of its own, or go on with the run that `job.resume` names."""
+    # Imported here, after the project proved to be in order: torch takes seconds.
+    from medssl import checkpoint
+    from medssl.finetune import check_annotations, finetune
+    from medssl.predict import predict_scans
+    from medssl.pretrain import pretrain
+
+    if isinstance(job, FinetuneJob):
+        check_annotations(project)
+        _known_scans(project, job.predict_scans)
+    if job.steps is None and job.minutes is None and job.resume is None:
+        job = replace(job, minutes=5.0)
+    stored = None
+    if job.resume:
+        chosen = project.run(job.resume)
+        job = _resumed(chosen, job)
+        if chosen.checkpoint.exists():
+            stored = checkpoint.load(chosen.checkpoint)
+    else:
+        name = job.method if isinstance(job, PretrainJob) else "from-" + _origin(project, job)
+        chosen = project.new_run(config.kind_of(job), config.to_json(job), name)
+    with (chosen.folder / "events.jsonl").open("a", encoding="utf-8") as log:
+
+        def say(event: Event) -> None:
+            log.write(to_line(event) + "\n")
+            log.flush()
+            emit(event)
+
+        if job.resume:
+            step = stored[1]["step"] if stored else 0
+            say(Notice(f"Going on with {chosen.id} from step {step}."))
+        if isinstance(job, PretrainJob):
+            result = pretrain(project, chosen, job, say, should_stop, stored)
+        else:
+            assert isinstance(job, FinetuneJob)
+            result = finetune(project, chosen, job, say, should_stop, stored)
+            # A stopped training predicts too: whoever stops wants to see what there is.
+            predict_scans(project, chosen, job.predict_scans, job.device, say, lambda: False)
+        say(Done(bool(result["stopped"]), result))
+    return result
+
+
+def _origin(project: Project, job: TrainingJob) -> str:
+    weights = getattr(job, "weights", None)
+    if not weights:
+        return "random"
+    return str(project.run(weights).job.get("method", "finetuned"))
+
+
+def _resumed(chosen: Run, job: TrainingJob) -> TrainingJob:
+    """The run's own job, with a new budget and device where they are given."""
+    fields = {name: value for name, value in chosen.job.items() if name != "job"}
+    before = config.from_json(type(job), fields, str(chosen.folder / "job.json"))
+    return replace(
+        before,
+        project=job.project,
+        resume=job.resume,
+        device=job.device,
+        minutes=before.minutes if job.minutes is None else job.minutes,
+        steps=before.steps if job.steps is None else job.steps,
+    )
+
+
+def _known_scans(project: Project, scans: tuple[str, ...]) -> None:
+    for scan in scans:
+        if scan not in project.scans:
+            raise UserError(
+                f"{project.root} has no scan {scan!r}; it has {', '.join(project.scans) or 'none yet'}.",
+                code="no-scan",
+            )

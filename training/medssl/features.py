@@ -1,0 +1,164 @@
+"""Dense features of scans, cached on disk for similarity: float16 unit vectors on a regular grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from medssl import devices
+from medssl.config import FeaturesJob, Plan
+from medssl.errors import UserError
+from medssl.events import Emit, Preview, Progress, Started
+from medssl.files import read_array, write_array
+from medssl.loop import autocast
+from medssl.networks import Network, load_network
+from medssl.predict import neighbouring_slices, working_size
+from medssl.project import Project, Run
+from medssl.similarity import write_features
+
+WIDTH = 32
+"""Numbers a voxel: what is left of all encoder levels after a projection common to all scans of a run."""
+CELLS = 2_000_000
+"""Most cells a scan: keeps a similarity map of a whole scan under a second."""
+STEPS = ((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 4, 4), (4, 4, 4), (4, 8, 8), (8, 8, 8))
+
+
+def features(
+    project: Project, run: Run, job: FeaturesJob, emit: Emit, should_stop: Callable[[], bool]
+) -> dict[str, object]:
+    """Compute and cache the features of scans with the run's weights; those already there stay."""
+    scans = job.scans or tuple(project.scans)
+    emit(Started(run.id))
+    device = devices.choose(job.device)
+    network, plan, _ = load_network(run.checkpoint)
+    network.to(device)
+    mean, basis = _basis(project, run, network, plan, device, scans)
+    done = []
+    for number, scan in enumerate(scans):
+        if should_stop():
+            break
+        image = project.image(scan)
+        step = grid_step(image.shape)
+        slabs = (
+            _project(slab, mean, basis) for slab in raw_features(project, scan, network, plan, step, device)
+        )
+        path = write_features(project, scan, run.id, _joined(slabs, image.shape, step, plan), step)
+        emit(Preview(scan, str(path)))
+        emit(Progress("features", (number + 1) / len(scans), number + 1))
+        done.append(scan)
+    return {"run": run.id, "scans": done, "stopped": len(done) < len(scans)}
+
+
+def grid_step(shape_zyx: Sequence[int]) -> tuple[int, int, int]:
+    """The finest grid (canonical voxels a cell) whose cells stay below CELLS."""
+    for step in STEPS:
+        if np.prod([-(-length // each) for length, each in zip(shape_zyx, step, strict=True)]) <= CELLS:
+            return step
+    raise UserError(
+        f"A scan of {' x '.join(map(str, shape_zyx))} voxels is too large for a feature map; crop it.",
+        code="too-large",
+    )
+
+
+@torch.inference_mode()
+def raw_features(
+    project: Project, scan: str, network: Network, plan: Plan, step: Sequence[int], device: torch.device
+) -> Iterator[Tensor]:
+    """All encoder levels, each of unit length, side by side on the grid: slabs (cells, rows, columns, F).
+
+    Slabs follow the plan's slice axis; the last two axes are the plan's rows and columns.
+    """
+    work = np.transpose(project.image(scan), plan.work_axes)
+    spacing = [project.scans[scan].geometry.spacing_mm[axis] for axis in plan.work_axes]
+    stride = [step[axis] for axis in plan.work_axes]
+    cells = [-(-length // each) for length, each in zip(work.shape, stride, strict=True)]
+    if plan.dims == 2:
+        for cell in range(cells[0]):
+            middle = min(cell * stride[0] + stride[0] // 2, len(work) - 1)
+            image = neighbouring_slices(work, middle, middle + 1, plan.patch_vox[0]).to(device)
+            yield _levels(network, plan, image, spacing[1:], stride[1:], cells[1:])[0].movedim(0, -1)[None]
+        return
+    thick = max(1, plan.patch_vox[0] // stride[0])
+    for first in range(0, cells[0], thick):
+        last = min(first + thick, cells[0])
+        low, high = first * stride[0], min(last * stride[0], len(work))
+        slab = torch.from_numpy(np.ascontiguousarray(work[low:high], dtype=np.float32))[None, None].to(device)
+        yield _levels(network, plan, slab, spacing, stride, [last - first, *cells[1:]])[0].movedim(0, -1)
+
+
+def _levels(
+    network: Network,
+    plan: Plan,
+    image: Tensor,
+    spacing: Sequence[float],
+    stride: Sequence[int],
+    cells: Sequence[int],
+) -> Tensor:
+    """(B, F, *cells) features of one image, sampled at the grid's cell centres."""
+    shape = image.shape[2:]
+    size = working_size(shape, spacing, plan.spacing_mm[3 - plan.dims :])
+    if size != tuple(shape):
+        image = F.interpolate(image, size, mode="bilinear" if plan.dims == 2 else "trilinear")
+    padded, _ = network.pad(image)
+    with autocast(image.device, plan.precision):
+        levels = network.encode(padded)
+    axes = []
+    for length, each, count, small, big in zip(shape, stride, cells, size, padded.shape[2:], strict=True):
+        centre = (torch.arange(count, device=image.device) + 0.5) * each  # edge coordinates of the scan
+        axes.append(2 * centre.clamp(max=length) * (small / length) / big - 1)
+    grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flip(-1)
+    grid = grid.expand(len(image), *grid.shape)
+    return torch.cat(
+        [
+            F.normalize(
+                F.grid_sample(level.float(), grid, padding_mode="border", align_corners=False),
+                dim=1,
+                eps=1e-6,
+            )
+            for level in levels
+        ],
+        dim=1,
+    )
+
+
+def _basis(
+    project: Project, run: Run, network: Network, plan: Plan, device: torch.device, scans: Sequence[str]
+) -> tuple[Tensor, Tensor]:
+    """Mean and principal directions of the run's features, found once on up to eight scans and kept.
+
+    One basis for all scans of a run: only then can a voxel of one scan be looked for in another.
+    """
+    path = run.folder / "feature-basis.npy"
+    if not path.exists():
+        chosen = list(scans)[:: max(1, len(scans) // 8)][:8]
+        generator = torch.Generator().manual_seed(0)
+        rows = []
+        for scan in chosen:
+            step = grid_step(project.image(scan).shape)
+            for slab in raw_features(project, scan, network, plan, step, device):
+                flat = slab.reshape(-1, slab.shape[-1]).cpu()
+                rows.append(flat[torch.randint(len(flat), (200,), generator=generator)])
+        sample = torch.cat(rows)
+        mean = sample.mean(0)
+        _, _, directions = torch.linalg.svd(sample - mean, full_matrices=False)
+        write_array(path, torch.cat([mean[None], directions[:WIDTH]]).numpy())
+    stored = torch.from_numpy(read_array(path)).to(device)
+    return stored[0], stored[1:]
+
+
+def _project(slab: Tensor, mean: Tensor, basis: Tensor) -> np.ndarray:
+    # Without the mean, two arbitrary voxels are no longer "similar" just for being tissue.
+    return F.normalize((slab - mean) @ basis.T, dim=-1, eps=1e-6).half().cpu().numpy()
+
+
+def _joined(
+    slabs: Iterator[np.ndarray], shape_zyx: Sequence[int], step: Sequence[int], plan: Plan
+) -> np.ndarray:
+    """(Z', Y', X', F) float16 in canonical axes from slabs along the plan's slice axis."""
+    joined = np.concatenate(list(slabs))
+    back = [*np.argsort(plan.work_axes).tolist(), 3]
+    return np.ascontiguousarray(np.transpose(joined, back))

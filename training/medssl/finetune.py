@@ -1,0 +1,213 @@
+"""Fine-tuning: segmentation from annotated voxels, starting from pre-trained or random weights."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from medssl import checkpoint, config, devices, planner, recipes
+from medssl.augment import STRONG, change_intensity, draw_bend
+from medssl.config import FinetuneJob, Plan
+from medssl.errors import UserError
+from medssl.events import Emit, Notice, Started
+from medssl.loop import Budget, LoopSettings, train
+from medssl.methods.pgl import follow
+from medssl.networks import Network, build, load_matching
+from medssl.partial import AnnotatedVoxels, partial_loss, sample_annotated
+from medssl.pool import Pool, load_pool
+from medssl.project import Project, Run
+from medssl.views import cut, cut_targets, shown
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How patches are drawn and changed, and how weights move."""
+
+    foreground: float = 0.67
+    """Share of patches around a voxel of a painted class (classes drawn evenly)."""
+    zoom: tuple[float, float] = (0.8, 1.25)
+    turn: float = 0.35
+    """Largest angle of the patch, radians."""
+    bend: float = 3.0
+    """Typical largest displacement of the elastic deformation, working voxels."""
+    reach: float = 0.8
+    """How far from the patch's middle the annotated voxel may lie, as a share of the patch."""
+    average: float = 0.99
+    """Momentum of the moving average of the weights; the average is what predicts."""
+    pretrained_rate: float = 1.0
+    """Factor of the learning rate for layers that start from pre-trained weights."""
+
+
+class Finetuning:
+    """Partial-label segmentation as a Task of the loop."""
+
+    def __init__(
+        self, network: Network, plan: Plan, settings: Settings, pool: Pool, filled: set[str]
+    ) -> None:
+        self.plan, self.settings, self.pool = plan, settings, pool
+        self.voxels = AnnotatedVoxels.of(pool)
+        self.filled = filled
+        average = copy.deepcopy(network).requires_grad_(False)
+        self.modules = nn.ModuleDict({"network": network, "average": average})
+        self.steps = 0
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        named = list(self.modules["network"].named_parameters())
+        groups = [
+            {
+                "params": [each for name, each in named if name in self.filled],
+                "rate": self.settings.pretrained_rate,
+            },
+            {"params": [each for name, each in named if name not in self.filled], "rate": 1.0},
+        ]
+        return [group for group in groups if group["params"]]
+
+    def loss(self, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy and Dice on the annotated voxels of a new batch of changed patches."""
+        settings, plan = self.settings, self.plan
+        views = sample_annotated(
+            self.pool,
+            plan,
+            self.voxels,
+            generator,
+            foreground=settings.foreground,
+            zoom=settings.zoom,
+            turn=settings.turn,
+            reach=settings.reach,
+        )
+        bend = None
+        if settings.bend:
+            size = plan.patch_vox[3 - plan.dims :]
+            bend = draw_bend(plan.batch, size, generator, strength_vox=settings.bend).to(self.pool.device)
+        image = change_intensity(shown(cut(self.pool, views, plan, bend)), STRONG, generator)
+        target = cut_targets(self.pool, views, plan, bend)
+        return partial_loss(self.modules["network"](image), target), {}
+
+    def after_step(self, fraction: float) -> None:
+        """Move the average; at the start it follows closely, or it would remember the random weights."""
+        self.steps += 1
+        keep = min(self.settings.average, (1 + self.steps) / (10 + self.steps))
+        follow(list(self.modules["average"].parameters()), list(self.modules["network"].parameters()), keep)
+
+    def shrink(self) -> str | None:
+        if self.plan.batch < 2:
+            return None
+        self.plan = replace(self.plan, batch=self.plan.batch // 2)
+        return f"Memory was short: the batch is now {self.plan.batch}, and the training goes on."
+
+
+def finetune(
+    project: Project,
+    run: Run,
+    job: FinetuneJob,
+    emit: Emit,
+    should_stop: Callable[[], bool],
+    resume: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Train on the project's annotations; the checkpoint in the run's folder is the result.
+
+    Raises UserError ("no-annotation", "no-classes", "one-class", ...) before the first step.
+    """
+    scans = check_annotations(project)
+    classes = [label.id for label in project.classes]
+    device = devices.choose(job.device)
+    start = checkpoint.load(project.run(job.weights).checkpoint) if job.weights else None
+    plan, reasons = _plan(project, run, scans, device, job, start, resume)
+    torch.set_num_threads(plan.threads)
+    emit(Started(run.id, config.to_json(plan), reasons))
+    pool = load_pool(project, scans, plan, device, class_ids=classes)
+    recipe = recipes.read(f"finetune-{job.recipe}")
+    own = {name: value for name, value in job.settings.items() if name not in planner.SETTINGS}
+    recipe = recipes.override(recipe, own, {each.name for each in fields(LoopSettings)})
+    loop_settings = config.from_json(
+        LoopSettings, {**recipe.loop, "precision": plan.precision}, "the settings"
+    )
+    settings = config.from_json(Settings, recipe.method, "the settings")
+    network = build(plan, len(classes) + 1, job.seed)
+    filled = _fill(network, start, classes, emit) if start else set()
+    task = Finetuning(network, plan, settings, pool, filled)
+    task.modules.to(device)
+    card = {
+        "kind": "finetune",
+        "plan": config.to_json(plan),
+        "job": config.to_json(job),
+        "classes": [{"id": each.id, "name": each.name} for each in project.classes],
+        "scans": scans,
+        "weights": job.weights,
+    }
+    tensors = None
+    if resume:
+        tensors, card = resume[0], {**resume[1], **card}
+        task.steps = card["step"]
+    position, stopped = train(
+        task,
+        loop_settings,
+        Budget(job.steps, job.minutes),
+        Generator().manual_seed(job.seed),
+        run.checkpoint,
+        card,
+        emit,
+        should_stop,
+        "fine-tuning",
+        tensors,
+    )
+    return {"run": run.id, "step": position.step, "seconds": position.elapsed_s, "stopped": stopped}
+
+
+def check_annotations(project: Project) -> list[str]:
+    """The annotated scans.
+
+    Raises UserError ("no-classes", "no-annotation") where there is nothing to learn.
+    """
+    if not project.classes:
+        raise UserError(f"{project.root} has no class; add the structure to segment.", code="no-classes")
+    scans = list(project.annotated())
+    if not scans:
+        raise UserError(
+            f"{project.root} has no annotation; paint some slices of a scan and mark them complete.",
+            code="no-annotation",
+        )
+    return scans
+
+
+def _plan(
+    project: Project,
+    run: Run,
+    scans: list[str],
+    device: torch.device,
+    job: FinetuneJob,
+    start: tuple[dict[str, Tensor], dict[str, Any]] | None,
+    resume: tuple[dict[str, Tensor], dict[str, Any]] | None,
+) -> tuple[Plan, list[str]]:
+    """Weights bring their plan along: a network only fits the shape of problem it was trained for."""
+    before = resume or start
+    if before is None:
+        return planner.choose(project, scans, device, job.settings)
+    plan = config.from_json(Plan, before[1]["plan"], str(run.checkpoint))
+    return planner.adapt(plan, device, job.settings), ["as the weights it starts from were trained"]
+
+
+def _fill(
+    network: Network, start: tuple[dict[str, Tensor], dict[str, Any]], classes: list[int], emit: Emit
+) -> set[str]:
+    """Copy weights; a head is kept only if it was trained for the same classes. Returns filled names."""
+    tensors, card = start
+    same = [each["id"] for each in card.get("classes", [])] == classes
+    name = "average" if card["kind"] == "finetune" else "network"
+    state = checkpoint.unpack(f"modules.{name}", tensors)
+    if card["kind"] == "pretrain" and card["method"] == "pgl":
+        # The decoder took no part in PGL and is random in the checkpoint; a fresh one is as good.
+        state = {key: tensor for key, tensor in state.items() if key.startswith("encoder.")}
+    filled = load_matching(network, state, skip=() if same else ("head.",))
+    own = len(network.state_dict())
+    emit(
+        Notice(
+            f"Starting from {len(filled)} of {own} tensors of {card['job'].get('method', 'the run before')}."
+        )
+    )
+    return filled

@@ -1,0 +1,118 @@
+"""Training from partial labels: a loss that looks at annotated voxels only, and where to sample them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from medssl.config import Plan
+from medssl.errors import UserError
+from medssl.pool import Pool
+from medssl.project import IGNORE
+from medssl.views import Views, view_step
+
+
+def partial_loss(scores: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy plus soft Dice over the annotated voxels of a batch (Dice over the whole batch).
+
+    scores: (B, K+1, ...) before softmax; target: (B, ...) long with 0 background, 1..K, 255 not annotated.
+    Unannotated voxels give neither value nor gradient; a batch without any annotated voxel gives 0.
+    The Dice term counts classes that occur in the batch's annotated voxels; background is left to the
+    cross-entropy.
+    """
+    known = target != IGNORE
+    if not known.any():
+        return scores.sum() * 0
+    entropy = F.cross_entropy(scores.float(), target, ignore_index=IGNORE)
+    classes = scores.shape[1]
+    probability = scores.float().softmax(1).movedim(1, -1)[known]  # (N, K+1)
+    truth = F.one_hot(target[known], classes).to(probability.dtype)
+    both = (probability * truth).sum(0)[1:]
+    size = (probability.sum(0) + truth.sum(0))[1:]
+    present = truth.sum(0)[1:] > 0
+    if not present.any():
+        return entropy
+    dice = (2 * both + 1) / (size + 1)
+    return entropy + (1 - dice[present]).mean()
+
+
+@dataclass(frozen=True)
+class AnnotatedVoxels:
+    """Positions of annotated voxels by class, found once: drawing a patch is then a table look-up."""
+
+    by_class: tuple[Tensor, ...]
+    """For every class that was painted, and first for background: (N, 4) of scan, slice, row, column."""
+
+    @classmethod
+    def of(cls, pool: Pool) -> AnnotatedVoxels:
+        """Look at all targets of the pool.
+
+        Raises UserError ("one-class") where only background or only one class was annotated.
+        """
+        found: dict[int, list[Tensor]] = {}
+        for scan, target in enumerate(pool.targets):
+            target = target.cpu()
+            for label in torch.unique(target).tolist():
+                if label == IGNORE:
+                    continue
+                at = (target == label).nonzero()
+                found.setdefault(label, []).append(torch.cat([torch.full((len(at), 1), scan), at], dim=1))
+        if set(found) <= {0}:
+            raise UserError(
+                "Only background is annotated; paint the structure itself on some slices.", code="one-class"
+            )
+        if 0 not in found:
+            raise UserError(
+                "Nothing is annotated as background; mark a painted slice complete or paint some sure background.",
+                code="one-class",
+            )
+        return cls(tuple(torch.cat(found[label]) for label in sorted(found)))
+
+    def draw(self, count: int, generator: Generator, foreground: float) -> Tensor:
+        """(count, 4) positions: with probability `foreground` of a class drawn evenly, else background."""
+        chosen = torch.rand(count, generator=generator) < foreground
+        label = torch.randint(1, len(self.by_class), (count,), generator=generator)
+        label = torch.where(chosen, label, 0)
+        where = torch.rand(count, generator=generator)
+        rows = [
+            self.by_class[one][int(share * len(self.by_class[one]))]
+            for one, share in zip(label.tolist(), where.tolist(), strict=True)
+        ]
+        return torch.stack(rows)
+
+
+def sample_annotated(
+    pool: Pool,
+    plan: Plan,
+    voxels: AnnotatedVoxels,
+    generator: Generator,
+    *,
+    foreground: float = 0.67,
+    zoom: tuple[float, float] = (0.8, 1.25),
+    turn: float = 0.35,
+    reach: float = 0.8,
+) -> Views:
+    """Patches that hold an annotated voxel at any place of the patch, beyond the scan's border too.
+
+    In 3D the annotated plane thus visits every depth of the patch; a network that always saw it in the
+    middle learns the position instead of the tissue. `turn` is the largest angle in radians, `zoom` the
+    range of sizes; patches are mirrored along the patient's left-right axis only.
+    """
+    batch = plan.batch
+    drawn = voxels.draw(batch, generator, foreground)
+    scan = drawn[:, 0]
+    scale = torch.empty(batch, 1).uniform_(*zoom, generator=generator)
+    step = view_step(pool, plan, scan)
+    step = step * (torch.cat([torch.ones(batch, 1), scale, scale], 1) if plan.dims == 2 else scale)
+    size = torch.tensor(plan.patch_vox)
+    away = (torch.rand(batch, 3, generator=generator) - 0.5) * reach * size * step
+    if plan.dims == 2:
+        away[:, 0] = 0
+    flip = torch.zeros(batch, 3, dtype=torch.bool)
+    if plan.left_right_axis is not None:
+        flip[:, plan.left_right_axis] = torch.rand(batch, generator=generator) < 0.5
+    angle = torch.empty(batch).uniform_(-turn, turn, generator=generator)
+    return Views(plan.patch_vox, scan, drawn[:, 1:].float() + away, step, flip, angle)

@@ -1,0 +1,175 @@
+"""Decides how the network looks at these scans, and says what it chose and why.
+
+2.5D or 3D, patch, batch, precision follow from spacing, from how the annotation lies, and from a short
+measurement. The evidence behind the rules stands in ARCHITECTURE.md ("Why 2.5D first").
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from medssl import devices
+from medssl.config import Plan
+from medssl.errors import UserError
+from medssl.networks import Network
+from medssl.project import Project
+
+SETTINGS = ("dims", "slice_axis", "batch", "precision", "threads", "patch", "context")
+"""Names in a job's settings that override what is chosen here."""
+
+AXIS_NAMES = ("axial", "coronal", "sagittal")
+
+
+def choose(
+    project: Project, scans: Sequence[str], device: torch.device, settings: dict[str, Any]
+) -> tuple[Plan, list[str]]:
+    """A plan for these scans on this device, with one sentence a decision.
+
+    Raises UserError ("bad-job") for an override that makes no sense.
+    """
+    reasons: list[str] = []
+    geometries = [project.scans[scan].geometry for scan in scans]
+    spacing = np.median([geometry.spacing_mm for geometry in geometries], axis=0)
+    shape = np.median([geometry.shape_zyx for geometry in geometries], axis=0)
+    slice_axis = settings.get("slice_axis", _slice_axis(project, spacing, reasons))
+    dims = settings.get("dims", _dims(project, device, reasons))
+    if dims not in (2, 3) or slice_axis not in (0, 1, 2):
+        raise UserError("dims must be 2 or 3 and slice_axis 0, 1 or 2; correct the settings.", code="bad-job")
+    if dims == 3:
+        slice_axis = 0
+    gpu = device.type != "cpu"
+    channels = (32, 64, 128, 256) if gpu else (16, 32, 64, 128)
+    order = (slice_axis, *(axis for axis in range(3) if axis != slice_axis))
+    spacing, shape = spacing[list(order)], shape[list(order)]
+    if dims == 2:
+        strides: tuple[tuple[int, ...], ...] = ((1, 1), *((2, 2),) * (len(channels) - 1))
+        context = int(settings.get("context", 3))
+        longest = 192 if gpu else 96
+        patch = (context, *(_side(length, 8, longest) for length in shape[1:]))
+        grid = (0.0, float(spacing[1]), float(spacing[2]))
+    else:
+        strides = _strides_3d(spacing, len(channels))
+        total = np.prod(strides, axis=0)
+        longest = 128 if gpu else 48
+        patch = tuple(_side(length, int(step), longest) for length, step in zip(shape, total, strict=True))
+        grid = (float(spacing[0]), float(spacing[1]), float(spacing[2]))
+    if "patch" in settings:
+        patch = tuple(int(length) for length in settings["patch"])
+    batch = (32 if dims == 2 else 4) if gpu else (12 if dims == 2 else 2)
+    plan = Plan(dims, slice_axis, grid, patch, batch, channels, strides, threads=torch.get_num_threads())  # type: ignore[arg-type]
+    reasons.append(f"patch {' x '.join(map(str, patch))} covers a typical scan of {_shape_text(shape)}")
+    plan = _measured(plan, device, settings, reasons)
+    return adapt(plan, device, settings), reasons
+
+
+def adapt(plan: Plan, device: torch.device, settings: dict[str, Any]) -> Plan:
+    """The plan with a job's overrides, and without bf16 where this device has none."""
+    precision = settings.get("precision", plan.precision)
+    if precision not in ("fp32", "bf16"):
+        raise UserError(f"precision {precision!r} is unknown; write fp32 or bf16.", code="bad-job")
+    if precision == "bf16" and not devices.fast_bf16(device):
+        precision = "fp32"
+    batch, threads = int(settings.get("batch", plan.batch)), int(settings.get("threads", plan.threads))
+    return replace(plan, precision=precision, batch=max(1, batch), threads=max(1, threads))
+
+
+def _slice_axis(project: Project, spacing: np.ndarray, reasons: list[str]) -> int:
+    votes: Counter[int] = Counter()
+    for scan in project.annotated():
+        annotation = project.annotation(scan)
+        votes.update(axis for axis, _ in (annotation.complete if annotation else ()))
+    if votes:
+        axis = votes.most_common(1)[0][0]
+        reasons.append(
+            f"{AXIS_NAMES[axis]} slices, because {votes[axis]} complete slices are painted that way"
+        )
+        return axis
+    axis = int(np.argmax(spacing)) if spacing.max() > 1.3 * spacing.min() else 0
+    why = (
+        "the scan is coarsest across them"
+        if spacing[axis] > 1.3 * spacing.min()
+        else "nothing speaks against them"
+    )
+    reasons.append(f"{AXIS_NAMES[axis]} slices, because {why}")
+    return axis
+
+
+def _dims(project: Project, device: torch.device, reasons: list[str]) -> int:
+    painted = total = 0
+    for scan in project.annotated():
+        annotation = project.annotation(scan)
+        if annotation is not None:
+            known = annotation.target() != 255
+            painted += int(known.any(axis=(1, 2)).sum())
+            total += len(known)
+    if device.type != "cpu" and total and painted > 0.5 * total:
+        reasons.append(f"3D, because {painted} of {total} slices of the annotated scans are painted")
+        return 3
+    if total:
+        reasons.append(
+            f"2.5D, because only {painted} of {total} slices of the annotated scans are painted: from isolated "
+            "slices a 3D network learns where slices lie, not what they show"
+        )
+    else:
+        reasons.append(
+            "2.5D, because few slices will be painted and neighbouring slices are seen as channels"
+        )
+    return 2
+
+
+def _side(length: float, stride: int, longest: int) -> int:
+    """A multiple of the stride that covers the scan where it is short, at least two cells."""
+    return int(min(max(2 * stride, -(-int(length) // stride) * stride), longest // stride * stride))
+
+
+def _strides_3d(spacing: np.ndarray, levels: int) -> tuple[tuple[int, ...], ...]:
+    """Axes are halved from level to level only once the others have become as coarse (nnU-Net's rule)."""
+    strides: list[tuple[int, ...]] = [(1, 1, 1)]
+    reached = spacing.astype(float).copy()
+    for _ in range(levels - 1):
+        step = np.where(reached < 2 * reached.min(), 2, 1)
+        strides.append(tuple(int(each) for each in step))
+        reached = reached * step
+    return tuple(strides)
+
+
+def _shape_text(shape: np.ndarray) -> str:
+    return " x ".join(str(int(length)) for length in shape)
+
+
+def _measured(plan: Plan, device: torch.device, settings: dict[str, Any], reasons: list[str]) -> Plan:
+    """Time a step in each precision the hardware is made for, and take the faster."""
+    if "precision" in settings or not devices.fast_bf16(device):
+        reasons.append(
+            "fp32, as asked" if "precision" in settings else "fp32, because bf16 would be emulated here"
+        )
+        return plan
+    plain, half = (seconds_per_step(replace(plan, precision=each), device) for each in ("fp32", "bf16"))
+    faster = "bf16" if half < 0.87 * plain else "fp32"
+    reasons.append(f"{faster}: a step took {plain * 1e3:.0f} ms in fp32 and {half * 1e3:.0f} ms in bf16")
+    return replace(plan, precision=faster)  # type: ignore[arg-type]
+
+
+def seconds_per_step(plan: Plan, device: torch.device, repeats: int = 3) -> float:
+    """The fastest of a few training steps on ready tensors, after one to warm up."""
+    network = Network(plan, 2).to(device)
+    channels = (plan.patch_vox[0],) if plan.dims == 2 else (1, plan.patch_vox[0])
+    image = torch.zeros(plan.batch, *channels, *plan.patch_vox[1:], device=device)
+    best = float("inf")
+    for attempt in range(1 + repeats):
+        begin = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
+            loss = network(image).float().square().mean()
+        loss.backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        if attempt:
+            best = min(best, time.perf_counter() - begin)
+    return best

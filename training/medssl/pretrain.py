@@ -1,0 +1,109 @@
+"""Pre-training: a method's loss on all scans that are not held out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from medssl import config, devices, planner, recipes
+from medssl.config import Plan, PretrainJob
+from medssl.errors import UserError
+from medssl.events import Emit, Started
+from medssl.loop import Budget, LoopSettings, train
+from medssl.methods import METHODS
+from medssl.networks import build
+from medssl.pool import Pool, load_pool
+from medssl.project import Project, Run
+
+
+class Pretraining:
+    """A method as a Task of the loop."""
+
+    def __init__(self, method: Any, pool: Pool) -> None:
+        self.method, self.pool = method, pool
+        self.modules: nn.ModuleDict = method.modules
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": [each for each in self.modules.parameters() if each.requires_grad]}]
+
+    def loss(self, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.method.loss(self.pool, generator, fraction)
+
+    def after_step(self, fraction: float) -> None:
+        self.method.after_step(fraction)
+
+    def shrink(self) -> str | None:
+        plan: Plan = self.method.plan
+        if plan.batch < 2:
+            return None
+        self.method.plan = replace(plan, batch=plan.batch // 2)
+        return f"Memory was short: the batch is now {self.method.plan.batch}, and the training goes on."
+
+
+def pretrain(
+    project: Project,
+    run: Run,
+    job: PretrainJob,
+    emit: Emit,
+    should_stop: Callable[[], bool],
+    resume: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Train `job.method` on the project's scans; the checkpoint in the run's folder is the result.
+
+    `resume` are tensors and card of the same run's checkpoint. Returns {"run", "step", "stopped"}.
+    """
+    if job.method not in METHODS:
+        raise UserError(
+            f"There is no method {job.method!r}; choose one of {', '.join(METHODS)}.", code="no-method"
+        )
+    device = devices.choose(job.device)
+    scans = [scan.id for scan in project.scans.values() if not scan.held_out]
+    if resume:
+        plan, reasons = (
+            config.from_json(Plan, resume[1]["plan"], str(run.checkpoint)),
+            ["as in the run before"],
+        )
+    else:
+        plan, reasons = planner.choose(project, scans, device, job.settings)
+    torch.set_num_threads(plan.threads)
+    emit(Started(run.id, config.to_json(plan), reasons))
+    pool = load_pool(project, scans, plan, device)
+    kind = METHODS[job.method]
+    recipe = recipes.read(f"{job.method}-{job.recipe}")
+    own = {name: value for name, value in job.settings.items() if name not in planner.SETTINGS}
+    recipe = recipes.override(recipe, own, {each.name for each in fields(LoopSettings)})
+    loop_settings = config.from_json(
+        LoopSettings, {**recipe.loop, "precision": plan.precision}, "the settings"
+    )
+    settings = config.from_json(kind.Settings, recipe.method, "the settings")
+    outputs = plan.patch_vox[0] if plan.dims == 2 else 1
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(job.seed)  # layers draw from the global generator when they are made
+        method = kind(build(plan, outputs, job.seed), plan, settings)  # type: ignore[arg-type]
+    method.modules.to(device)
+    card = {
+        "kind": "pretrain",
+        "method": job.method,
+        "plan": config.to_json(plan),
+        "job": config.to_json(job),
+        "scans": scans,
+    }
+    tensors, card = (resume[0], {**resume[1], **card}) if resume else (None, card)
+    budget = Budget(job.steps, job.minutes)
+    position, stopped = train(
+        Pretraining(method, pool),
+        loop_settings,
+        budget,
+        Generator().manual_seed(job.seed),
+        run.checkpoint,
+        card,
+        emit,
+        should_stop,
+        "pre-training",
+        tensors,
+    )
+    return {"run": run.id, "step": position.step, "seconds": position.elapsed_s, "stopped": stopped}
