@@ -1,0 +1,215 @@
+"""The command line's own logic: choosing, drawing, stopping, errors in one sentence."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from medssl import events
+from medssl.commands import app
+from medssl.commands.choose import choose_run, split_scans
+from medssl.commands.options import settings_from
+from medssl.commands.outside import segmentation_path
+from medssl.commands.terminal import Drawing, duration, stop_on_interrupt
+from medssl.errors import UserError
+from medssl.project import Project
+from rich.console import Console
+from typer.testing import CliRunner
+
+COMMANDS = (
+    "demo", "init", "pretrain", "finetune", "predict", "features", "similarity", "evaluate", "run", "doctor",
+)  # fmt: skip
+
+
+def write_scan(path: Path, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(seed).normal(100, 20, (12, 10, 8)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([1.0, 1.0, 3.0, 1.0])), path)
+    return path
+
+
+def medssl(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "medssl", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A project of two scans with a pre-training run and two fine-tuning runs, the last without weights."""
+    made = Project.create(tmp_path / "project")
+    for index in range(2):
+        made.add_scan(write_scan(tmp_path / f"scan{index}.nii.gz", seed=index))
+    for kind in ("pretrain", "finetune", "finetune"):
+        made.new_run(kind, {"job": kind}, kind)
+    for run in made.runs()[:2]:
+        run.checkpoint.touch()
+    return made
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_help(command: str) -> None:
+    result = CliRunner().invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert "Usage" in result.output
+
+
+def test_the_commands_import_nothing_heavy() -> None:
+    program = "import sys, medssl.commands; print({'torch', 'monai', 'numpy', 'nibabel'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("pretrain", "nowhere", "--resume", "last"),
+        ("finetune", "nowhere"),
+        ("predict", "nowhere"),
+        ("features", "nowhere"),
+        ("similarity", "nowhere", "scan", "1", "2", "3"),
+        ("evaluate", "nowhere", "--labels", "labels"),
+        ("demo", "--data", "nowhere", "--out", "{tmp}"),
+    ],
+)
+def test_an_error_is_one_sentence_that_names_the_place(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    result = medssl(*(argument.format(tmp=tmp_path / "out") for argument in arguments))
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    assert "nowhere" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_init_adds_scans_holds_some_out_and_names_classes(tmp_path: Path) -> None:
+    for name in ("a.nii.gz", "test_b.nii.gz"):
+        write_scan(tmp_path / "scans" / name, seed=len(name))
+    folder = tmp_path / "project"
+    result = CliRunner().invoke(
+        app,
+        ["init", str(folder), str(tmp_path / "scans"), "--classes", "liver, spleen", "--hold-out", "test_*"],
+    )
+    assert result.exit_code == 0, result.output
+    made = Project.open(folder)
+    assert [each.name for each in made.classes] == ["liver", "spleen"]
+    assert {Path(scan.source).name: scan.held_out for scan in made.scans.values()} == {
+        "a.nii.gz": False,
+        "test_b.nii.gz": True,
+    }
+
+
+def test_init_twice_adds_to_the_project(tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    for index in range(2):
+        scan = write_scan(tmp_path / f"{index}.nii.gz", seed=index)
+        CliRunner().invoke(app, ["init", str(folder), str(scan)])
+    assert len(Project.open(folder).scans) == 2
+
+
+def test_init_names_a_file_it_cannot_use_keeps_the_others_and_exits_with_1(tmp_path: Path) -> None:
+    write_scan(tmp_path / "scans" / "good.nii.gz")
+    (tmp_path / "scans" / "bad.nii.gz").write_bytes(b"nothing")
+    result = medssl("init", tmp_path / "project", tmp_path / "scans")
+    assert result.returncode == 1
+    assert "bad.nii.gz" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(Project.open(tmp_path / "project").scans) == 1
+
+
+def test_last_is_the_newest_run_of_its_kind_with_a_checkpoint(project: Project) -> None:
+    assert choose_run(project, "last", ("finetune",)).id == project.runs("finetune")[0].id
+
+
+def test_a_run_is_found_by_its_number(project: Project) -> None:
+    assert choose_run(project, "1", ("pretrain",)).id == project.runs("pretrain")[0].id
+
+
+def test_a_run_of_the_wrong_kind_is_refused(project: Project) -> None:
+    with pytest.raises(UserError, match="is a pretrain run"):
+        choose_run(project, project.runs("pretrain")[0].id, ("finetune",))
+
+
+def test_no_run_yet_says_which_command_makes_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="medssl finetune"):
+        choose_run(Project.create(tmp_path / "empty"), "last", ("finetune",))
+
+
+def test_arguments_are_scans_of_the_project_or_files(project: Project, tmp_path: Path) -> None:
+    scan_id = next(iter(project.scans))
+    path = write_scan(tmp_path / "other.nii.gz")
+    assert split_scans(project, [scan_id, str(path)]) == ((scan_id,), (path,))
+
+
+def test_an_argument_that_is_neither_is_refused(project: Project) -> None:
+    with pytest.raises(UserError, match="is neither a scan"):
+        split_scans(project, ["nothing.nii"])
+
+
+def test_a_segmentation_never_lands_on_its_scan_or_on_another_segmentation(tmp_path: Path) -> None:
+    scans = [tmp_path / folder / "scan.nii.gz" for folder in ("a", "b", "b")]
+    written: list[Path] = []
+    for scan in scans:
+        written.append(segmentation_path(scan, tmp_path / "a", written))
+    assert len(set(written)) == 3
+    assert not set(written) & set(scans)
+
+
+def test_a_segmentation_lies_next_to_its_scan() -> None:
+    path = segmentation_path(Path("study/patient.1/scan.nrrd"), None, [])
+    assert path == Path("study/patient.1/scan_segmentation.nii.gz")
+
+
+def test_settings_are_read_as_numbers_where_they_are_numbers() -> None:
+    assert settings_from(["learning_rate=1e-3", "mode=fast"]) == {"learning_rate": 1e-3, "mode": "fast"}
+
+
+def test_a_setting_without_a_value_is_refused() -> None:
+    with pytest.raises(UserError, match="--set learning_rate has no value"):
+        settings_from(["learning_rate"])
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(7, "0:07"), (750, "12:30"), (3723, "1:02:03"), (-1, "0:00")])
+def test_durations_read_like_a_clock(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_without_a_terminal_a_line_comes_with_every_tenth() -> None:
+    paper = io.StringIO()
+    with Drawing(Console(file=paper)) as drawing:
+        for step in range(101):
+            drawing.emit(events.Progress("training", step / 100, eta_s=100.0 - step))
+    lines = paper.getvalue().splitlines()
+    assert 10 <= len(lines) <= 12
+    assert lines[0] == "training   0%  1:40 left"
+    assert lines[-1].startswith("training 100%")
+
+
+def test_in_a_terminal_the_bar_shows_phase_loss_and_time_left() -> None:
+    paper = io.StringIO()
+    with Drawing(Console(file=paper, force_terminal=True, width=120)) as drawing:
+        drawing.emit(events.Metric(step=3, values={"loss": 0.25}))
+        drawing.emit(events.Progress("training", 0.5, eta_s=61))
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", paper.getvalue())
+    assert all(part in text for part in ("training", "50%", "1:01 left", "loss 0.25"))
+
+
+def test_the_first_interrupt_asks_and_the_second_ends() -> None:
+    with stop_on_interrupt(Console(file=io.StringIO())) as asked:
+        assert not asked()
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_interrupts_are_as_before_afterwards() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with stop_on_interrupt(Console(file=io.StringIO())):
+        pass
+    assert signal.getsignal(signal.SIGINT) is before

@@ -1,0 +1,167 @@
+"""medssl predict, features, similarity and evaluate: what trained weights are used for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medssl.commands.options import LAST, DeviceOption, ProjectArgument, SeedOption, WeightsOption
+
+if TYPE_CHECKING:
+    from medssl.config import Job
+    from medssl.project import Project
+
+ScansArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="SCAN", show_default=False, help="Scans of the project; none means all."),
+]
+
+
+def predict(
+    project: ProjectArgument,
+    scans: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SCAN",
+            show_default=False,
+            help="Scans of the project, or files and folders anywhere; none means all scans of the project.",
+        ),
+    ] = None,
+    weights: WeightsOption = LAST,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            show_default=False,
+            help="Folder for the segmentations as NIfTI. Without it those of files outside the project are "
+            "written next to them, and those of the project's scans stay in the project.",
+        ),
+    ] = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Segment scans with a fine-tuned network.
+
+    Segmentations lie exactly on the grid of the scan's file: same shape, spacing, position, orientation.
+    """
+    from medssl.commands.choose import choose_run, split_scans
+    from medssl.commands.outside import predict_outside, segmentation_path
+    from medssl.config import PredictJob
+    from medssl.project import Project
+
+    opened = Project.open(project)
+    run = choose_run(opened, weights, ("finetune",))
+    inside, outside = split_scans(opened, scans or [])
+    written: list[Path] = []
+    if inside or not outside:
+        job = PredictJob(project=str(project), seed=seed, device=device, weights=run.id, scans=inside)
+        _work(job)
+        for scan_id in (inside or tuple(opened.scans)) if out is not None else ():
+            path = segmentation_path(Path(scan_id), out, written)
+            opened.export(scan_id, run.id, path)
+            written.append(path)
+    if outside:
+        written += predict_outside(opened, run, outside, out, seed, device, _work)
+    for path in written:
+        typer.echo(path)
+
+
+def features(
+    project: ProjectArgument,
+    scans: ScansArgument = None,
+    weights: WeightsOption = LAST,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Compute dense features of scans and keep them, for similarity here and in the viewer."""
+    from medssl.commands.choose import choose_run, scan_in
+    from medssl.config import FeaturesJob
+    from medssl.project import Project
+
+    opened = Project.open(project)
+    run = choose_run(opened, weights, ("pretrain", "finetune"))
+    wanted = tuple(scan_in(opened, scan) for scan in scans or [])
+    _work(FeaturesJob(project=str(project), seed=seed, device=device, weights=run.id, scans=wanted))
+
+
+def similarity(
+    project: ProjectArgument,
+    scan: Annotated[str, typer.Argument(metavar="SCAN", show_default=False, help="Scan of the project.")],
+    z: Annotated[int, typer.Argument(metavar="Z", show_default=False, help="Slice, counted from below.")],
+    y: Annotated[int, typer.Argument(metavar="Y", show_default=False, help="Row, counted from behind.")],
+    x: Annotated[
+        int, typer.Argument(metavar="X", show_default=False, help="Column, counted from the patient's left.")
+    ],
+    weights: WeightsOption = LAST,
+    out: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Where to: a volume (.nii, .nii.gz) or a picture (.png)."),
+    ] = Path("similarity.nii.gz"),
+    device: DeviceOption = "auto",
+) -> None:
+    """Show which tissue looks like the tissue at one voxel, to the network's eye.
+
+    Features are computed first where the scan has none of these weights yet.
+    """
+    from medssl.commands.choose import choose_run, scan_in
+    from medssl.commands.similar import write_similarity
+    from medssl.project import Project
+
+    opened = Project.open(project)
+    run = choose_run(opened, weights, ("pretrain", "finetune"))
+    write_similarity(opened, scan_in(opened, scan), run, (z, y, x), out, device, _work)
+    typer.echo(out)
+
+
+def evaluate(
+    project: ProjectArgument,
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Fine-tuning run whose predictions count.")
+    ] = LAST,
+    labels: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR", show_default=False, help="Folder of reference labels, named like the scans' files."
+        ),
+    ] = ...,  # type: ignore[assignment]  # typer's way to say: required
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", show_default=False, help="Write the numbers here, too.")
+    ] = None,
+) -> None:
+    """Compare a run's predictions with reference labels: a table of Dice per scan and class."""
+    from rich.console import Console
+
+    from medssl.commands.choose import choose_run
+    from medssl.commands.tables import scores_json, scores_table
+    from medssl.evaluate import evaluate as compare
+    from medssl.evaluate import match_labels
+    from medssl.files import write_json
+    from medssl.project import Project
+
+    opened = Project.open(project)
+    chosen = choose_run(opened, run, ("finetune",))
+    references = match_labels(opened, labels)
+    predicted = {scan: path for scan, path in references.items() if _has_prediction(opened, chosen.id, scan)}
+    scores = compare(opened, chosen.id, predicted or references)
+    Console().print(scores_table(scores, title=f"Dice of {chosen.id}"))
+    if json is not None:
+        write_json(json, scores_json(scores))
+
+
+def _has_prediction(project: Project, run_id: str, scan_id: str) -> bool:
+    return project.prediction(run_id, scan_id) is not None
+
+
+def _work(job: Job) -> dict[str, Any]:
+    """Run a job to its end; Ctrl-C ends the command, what is finished stays."""
+    from medssl.commands.terminal import INTERRUPTED, console, run_job, stop_on_interrupt
+
+    screen = console()
+    with stop_on_interrupt(screen) as should_stop:
+        result = run_job(job, screen, should_stop)
+        if result["stopped"]:
+            screen.print("Stopped; the scans that were finished are kept.")
+            raise typer.Exit(INTERRUPTED)
+    return result

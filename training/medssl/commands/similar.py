@@ -1,0 +1,79 @@
+"""A similarity map as a volume or as a picture."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+
+from medssl.config import FeaturesJob, Job
+from medssl.errors import UserError
+from medssl.files import write_whole
+from medssl.project import Project, Run
+from medssl.similarity import FeatureCache, query_at, similarity
+
+PICTURES = (".png",)
+VOLUMES = (".nii", ".nii.gz")
+
+
+def write_similarity(
+    project: Project,
+    scan_id: str,
+    run: Run,
+    voxel_zyx: tuple[int, int, int],
+    out: Path,
+    device: str,
+    work: Callable[[Job], dict[str, Any]],
+) -> None:
+    """Write how similar every place of the scan is to one voxel, computing features where there are none.
+
+    Raises UserError ("outside", "unsupported").
+    """
+    shape = project.scans[scan_id].geometry.shape_zyx
+    if not all(0 <= index < length for index, length in zip(voxel_zyx, shape, strict=True)):
+        raise UserError(
+            f"Voxel {voxel_zyx} lies outside scan {scan_id}, which has {shape} voxels (z, y, x); "
+            "give one inside.",
+            code="outside",
+        )
+    if not out.name.lower().endswith(PICTURES + VOLUMES):
+        raise UserError(
+            f"{out} has an unknown ending; use .nii.gz for a volume, .png for a picture.", code="unsupported"
+        )
+    cache = features_of(project, scan_id, run, device, work)
+    values = similarity(cache.array, query_at(cache, voxel_zyx))
+    if out.name.lower().endswith(PICTURES):
+        from medssl import pictures
+
+        pictures.similarity(out, project.image(scan_id), cache, values, voxel_zyx)
+    else:
+        _write_volume(out, values, project.scans[scan_id].geometry.canonical_affine, cache)
+
+
+def features_of(
+    project: Project, scan_id: str, run: Run, device: str, work: Callable[[Job], dict[str, Any]]
+) -> FeatureCache:
+    """The features of a scan under a run's weights, computed first if they are not there yet."""
+    path = project.root / "features" / f"{scan_id}-{run.id}.npy"
+    if not path.exists():
+        work(FeaturesJob(project=str(project.root), device=device, weights=run.id, scans=(scan_id,)))
+    return FeatureCache.open(path)
+
+
+def _write_volume(
+    path: Path, values_zyx: np.ndarray, canonical_affine: np.ndarray, cache: FeatureCache
+) -> None:
+    """NIfTI on the grid of the features; its affine lays it over the scan."""
+    cells_to_voxels = np.diag([*cache.step_vox, 1.0])
+    cells_to_voxels[:3, 3] = cache.origin_vox
+    affine = (np.asarray(canonical_affine) @ cells_to_voxels)[:, [2, 1, 0, 3]]
+    image = nibabel.Nifti1Image(values_zyx.transpose(2, 1, 0).astype(np.float32), affine)
+    image.header.set_xyzt_units("mm")
+    content = image.to_bytes()
+    if path.name.lower().endswith(".gz"):
+        content = gzip.compress(content, compresslevel=4, mtime=0)
+    write_whole(path, lambda file: file.write(content))

@@ -1,0 +1,131 @@
+"""medssl pretrain and medssl finetune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medssl.commands.options import (
+    DeviceOption,
+    MinutesOption,
+    ProjectArgument,
+    RecipeOption,
+    ResumeOption,
+    SeedOption,
+    SetOption,
+    StepsOption,
+    settings_from,
+)
+
+if TYPE_CHECKING:
+    from medssl.config import TrainingJob
+
+
+def pretrain(
+    project: ProjectArgument,
+    method: Annotated[str, typer.Option(help="Self-supervised method: pgl, or mae as a baseline.")] = "pgl",
+    minutes: MinutesOption = None,
+    steps: StepsOption = None,
+    recipe: RecipeOption = "quick",
+    setting: SetOption = None,
+    resume: ResumeOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Learn from the project's scans without any labels (held-out scans are left out).
+
+    Ctrl-C stops after the running step with a checkpoint; go on with --resume last.
+    """
+    from medssl.config import PretrainJob
+
+    _train(
+        PretrainJob(
+            project=str(project),
+            seed=seed,
+            device=device,
+            minutes=minutes,
+            steps=steps,
+            resume=_resumed(project, resume, "pretrain"),
+            settings=settings_from(setting),
+            method=method,
+            recipe=recipe,
+        )
+    )
+
+
+def finetune(
+    project: ProjectArgument,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN",
+            show_default=False,
+            help='Run to start from: "last" is the newest pre-training, or give a run, a fine-tuning run '
+            "to go on from it. Without this option: random weights.",
+        ),
+    ] = None,
+    predict: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="SCAN",
+            show_default=False,
+            help='Scan to segment at the end; may be repeated; "all" for every scan of the project.',
+        ),
+    ] = None,
+    minutes: MinutesOption = None,
+    steps: StepsOption = None,
+    recipe: RecipeOption = "quick",
+    setting: SetOption = None,
+    resume: ResumeOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Learn to segment from the annotated slices, usually from pre-trained weights.
+
+    Ctrl-C stops after the running step with a checkpoint; go on with --resume last.
+    """
+    from medssl.commands.choose import choose_run, scan_in
+    from medssl.config import FinetuneJob
+    from medssl.project import Project
+
+    opened = Project.open(project)
+    scans = list(opened.scans) if predict == ["all"] else [scan_in(opened, scan) for scan in predict or []]
+    kinds = ("pretrain",) if weights == "last" else ("pretrain", "finetune")
+    _train(
+        FinetuneJob(
+            project=str(project),
+            seed=seed,
+            device=device,
+            minutes=minutes,
+            steps=steps,
+            resume=_resumed(project, resume, "finetune"),
+            settings=settings_from(setting),
+            weights=None if weights is None else choose_run(opened, weights, kinds).id,
+            recipe=recipe,
+            predict_scans=tuple(scans),
+        )
+    )
+
+
+def _resumed(project: Path, resume: str | None, kind: str) -> str | None:
+    from medssl.commands.choose import choose_run
+    from medssl.project import Project
+
+    return None if resume is None else choose_run(Project.open(project), resume, (kind,)).id
+
+
+def _train(job: TrainingJob) -> None:
+    """Run a training job and say where its weights are and how to go on."""
+    from medssl.commands.terminal import INTERRUPTED, console, run_job, stop_on_interrupt
+    from medssl.config import kind_of
+
+    screen = console()
+    with stop_on_interrupt(screen) as should_stop:
+        result = run_job(job, screen, should_stop)
+    if result["stopped"]:
+        command = f"medssl {kind_of(job)} {job.project} --resume {result['run']}"
+        screen.print(f"Stopped. Go on with: {command}", markup=False, soft_wrap=True)
+        raise typer.Exit(INTERRUPTED)
+    typer.echo(result["run"])

@@ -1,0 +1,119 @@
+"""The demo: the whole loop without a person, on made-up CT scans or on a data set of your own.
+
+A simulated annotator completes ten slices on two scans; the network is fine-tuned on them from random and
+from pre-trained weights (medssl.study has the protocol), predicts the test scans and is compared with the
+reference. Everything that comes of it lies in one folder:
+
+    phantoms/         the made-up scans and their labels (without a data set of your own)
+    project/          the project folder, which the viewer opens
+    cells.jsonl       one line for each initialisation and seed that is finished
+    predictions/      the segmentations as NIfTI
+    dice.md dice.json overlay.png similarity.png curves.png
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from medssl import study
+from medssl.dataset import read_dataset
+from medssl.errors import UserError
+from medssl.events import Emit, Progress
+from medssl.files import read_json, write_json
+from medssl.project import Project, is_project
+from medssl.report import title
+from medssl.study import Cell, Material, Work
+
+PHANTOMS = 8
+"""Scans that the demo makes: two for testing, two to annotate, four only to pre-train on."""
+
+Say = Callable[[str], None]
+"""Shows one line of text."""
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What is asked for."""
+
+    out: Path
+    data: Path | None
+    """Folder in MSD layout; None makes phantoms."""
+    initialisations: tuple[str, ...]
+    """study.RANDOM or names of pre-training methods."""
+    seeds: tuple[int, ...]
+    settings: study.Settings
+
+    @property
+    def wanted(self) -> list[tuple[str, int]]:
+        """All cells, seed by seed, so that a study that is stopped can be compared as far as it went."""
+        return [(initialisation, seed) for seed in self.seeds for initialisation in self.initialisations]
+
+
+def prepare(demo: Demo, say: Say, emit: Emit) -> Material:
+    """Make the phantoms if they are wanted, and a project of all scans; what is there already is kept.
+
+    Raises UserError ("other-demo") where the folder holds a demo on other scans.
+    """
+    identity = {
+        "data": None if demo.data is None else str(demo.data.resolve()),
+        "phantoms": None if demo.data else [demo.seeds[0] * PHANTOMS + index for index in range(PHANTOMS)],
+    }
+    note = demo.out / "demo.json"
+    if note.exists() and read_json(note) != identity:
+        raise UserError(
+            f"{demo.out} holds a demo on other scans; choose another folder with --out or delete it.",
+            code="other-demo",
+        )
+    write_json(note, identity)
+    if demo.data is None:
+        folder = demo.out / "phantoms"
+        if not (folder / "dataset.json").exists():
+            from medssl.phantom import write_dataset
+
+            say(f"Making {PHANTOMS} CT scans of people who do not exist")
+            write_dataset(folder, identity["phantoms"])
+    else:
+        folder = demo.data
+    dataset = read_dataset(folder)
+    root = demo.out / "project"
+    project = Project.open(root) if is_project(root) else Project.create(root, dataset.classes)
+    return study.gather(project, dataset, lambda done: emit(Progress("reading scans", done)))
+
+
+def run(demo: Demo, material: Material, work: Work, say: Say) -> list[Cell]:
+    """Run all cells that are not finished yet; returns the finished ones.
+
+    A cell that is stopped (study.Stopped) ends the demo; running it again begins with that cell.
+    """
+    path = demo.out / "cells.jsonl"
+    cells = study.read_cells(path)
+    wanted = demo.wanted
+    done: list[Cell] = []
+    for position, (initialisation, seed) in enumerate(wanted, 1):
+        name = f"{position} of {len(wanted)}: {title(initialisation)}, seed {seed}"
+        cell = study.finished(cells, initialisation, seed, demo.settings)
+        if cell is not None:
+            say(f"{name} (finished before)")
+        else:
+            say(name)
+            try:
+                cell = study.run_cell(material, initialisation, seed, demo.settings, work)
+            except study.Stopped:
+                break
+            cells.append(cell)
+            study.write_cells(path, cells)
+            say(f"Dice {cell.dice:.3f}")
+        done.append(cell)
+    return done
+
+
+def export(demo: Demo, material: Material, cells: Sequence[Cell]) -> None:
+    """Write the cells' predictions of the test scans as NIfTI, each on its scan's grid."""
+    for cell in cells:
+        folder = demo.out / "predictions" / f"{cell.initialisation}-seed{cell.seed}"
+        for scan_id in material.references:
+            path = folder / f"{scan_id}.nii.gz"
+            if not path.exists():
+                material.project.export(scan_id, cell.finetune_run, path)
