@@ -66,7 +66,7 @@ sys.stdout.write("\\n"); say("done")
 
 
 def test_a_last_line_without_newline_is_heard(qtbot, child):
-    _, heard, ended = child("""sys.stdout.write('{"event":"done","stopped":true}')""")
+    _, _, ended = child("""sys.stdout.write('{"event":"done","stopped":true}')""")
     assert wait_for(qtbot, ended)[0] == "stopped"
 
 

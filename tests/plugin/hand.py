@@ -1,0 +1,170 @@
+"""A hand on mouse and keyboard: Qt events on the widgets of a real window, nothing else."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from qtpy.QtCore import QElapsedTimer, QPoint, Qt, QTimer
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QApplication, QDoubleSpinBox, QFileDialog, QLineEdit, QWidget
+
+LEFT = Qt.MouseButton.LeftButton
+
+
+class Hand:
+    """Clicks, drags and types; looks at the model only to know where on the screen a voxel is."""
+
+    def __init__(self, viewer, dock: QWidget) -> None:
+        self.viewer, self.dock = viewer, dock
+        self.window = dock.window()
+        self.canvas = next(
+            widget for widget in self.window.findChildren(QWidget) if "CanvasBackend" in type(widget).__name__
+        )
+
+    # --- widgets -------------------------------------------------------------------------------------
+
+    def click(self, widget: QWidget) -> None:
+        """Click in the middle of a widget that can be seen and clicked."""
+        assert widget.isVisible() and widget.isEnabled(), f"{widget.objectName() or widget} cannot be clicked"
+        self._scroll_to(widget)
+        QTest.mouseClick(widget, LEFT, pos=widget.rect().center())
+        QTest.qWait(30)
+
+    def open_step(self, number: int) -> None:
+        """Open one of the dock's steps by its header, unless it is open."""
+        step = self.dock.steps[number - 1]
+        if not step.isExpanded():
+            self.click(step.toggleButton())
+        QTest.qWait(50)
+
+    def set_minutes(self, box: QDoubleSpinBox, minutes: float) -> None:
+        """Type a duration."""
+        QTest.mouseClick(box, LEFT)
+        QTest.keyClick(box, Qt.Key.Key_A, Qt.KeyboardModifier.ControlModifier)
+        QTest.keyClicks(box, f"{minutes}")
+        QTest.keyClick(box, Qt.Key.Key_Return)
+        assert box.value() == minutes
+
+    def choose_file(self, press: QWidget, path: Path) -> None:
+        """Press a button that opens a file dialog, and type a path into it."""
+        typed: list[Path] = []
+
+        def type_it() -> None:
+            dialog = QApplication.activeModalWidget()
+            assert isinstance(dialog, QFileDialog), f"no file dialog but {dialog}"
+            edit = dialog.findChild(QLineEdit)
+            QTest.keyClick(edit, Qt.Key.Key_A, Qt.KeyboardModifier.ControlModifier)
+            QTest.keyClicks(edit, str(path))
+            typed.append(path)
+            QTest.keyClick(edit, Qt.Key.Key_Return)
+
+        QTimer.singleShot(600, type_it)
+        self.click(press)
+        assert typed
+
+    def _scroll_to(self, widget: QWidget) -> None:
+        area = self.dock.scroll
+        if area.widget().isAncestorOf(widget):
+            area.ensureWidgetVisible(widget)
+
+    # --- canvas --------------------------------------------------------------------------------------
+
+    def key(self, key: Qt.Key) -> None:
+        """Press a key while the canvas has the focus."""
+        self.canvas.setFocus()
+        QTest.keyClick(self.canvas, key)
+        QTest.qWait(10)
+
+    def go_to_slice(self, index: int) -> None:
+        """Step through the slices with the arrow keys."""
+        for _ in range(500):
+            _, here = self.dock.workspace.slice_on_screen()
+            if here == index:
+                return
+            self.key(Qt.Key.Key_Right if here < index else Qt.Key.Key_Left)
+        raise AssertionError(f"slice {index} was not reached")
+
+    def point_of(self, layer, voxel: Sequence[float]) -> QPoint:
+        """Where on the canvas a voxel (z, y, x) of a layer is drawn."""
+        camera, dims = self.viewer.camera, self.viewer.dims
+        world = np.asarray(layer.data_to_world(voxel))[list(dims.displayed)]
+        centre = np.asarray(camera.center)[-2:]
+        down, right = (world - centre) * camera.zoom
+        _, vertical, horizontal = camera.orientation
+        down = -down if vertical == "up" else down
+        right = -right if horizontal == "left" else right
+        return QPoint(
+            round(self.canvas.width() / 2 + float(right)), round(self.canvas.height() / 2 + float(down))
+        )
+
+    def drag(self, layer, start: Sequence[float], end: Sequence[float]) -> None:
+        """Press at one voxel, move to another, let go."""
+        first, last = self.point_of(layer, start), self.point_of(layer, end)
+        QTest.mouseMove(self.canvas, first)
+        QTest.mousePress(self.canvas, LEFT, pos=first)
+        QTest.mouseMove(self.canvas, (first + last) / 2)
+        QTest.mouseMove(self.canvas, last)
+        QTest.mouseRelease(self.canvas, LEFT, pos=last)
+
+    def click_voxel(self, layer, voxel: Sequence[float]) -> None:
+        """A click on the canvas, without moving."""
+        point = self.point_of(layer, voxel)
+        QTest.mouseMove(self.canvas, point)
+        QTest.mouseClick(self.canvas, LEFT, pos=point)
+        QTest.qWait(30)
+
+    def paint_rows(self, layer, slice_index: int, mask: np.ndarray) -> None:
+        """Paint a mask (Y, X) of the axial slice on the screen, a stroke for each run in a row."""
+        for y in np.flatnonzero(mask.any(1)):
+            edges = np.flatnonzero(np.diff(np.pad(mask[y].astype(int), 1)))
+            for first, last in zip(edges[::2], edges[1::2] - 1, strict=True):
+                self.drag(layer, (slice_index, y, first), (slice_index, y, last))
+        QTest.qWait(20)
+
+
+class Lag:
+    """How late a 10 ms timer fires, in ms."""
+
+    def __init__(self) -> None:
+        self.late: list[float] = []
+        self._clock = QElapsedTimer()
+        self._timer = QTimer(interval=10)
+        self._timer.setTimerType(Qt.TimerType.PreciseTimer)
+        self._timer.timeout.connect(self._tick)
+
+    def start(self) -> None:
+        """Begin to measure."""
+        self._clock.start()
+        self._timer.start()
+
+    def stop(self) -> None:
+        """Measure no more."""
+        self._timer.stop()
+
+    def _tick(self) -> None:
+        self.late.append(max(0.0, self._clock.nsecsElapsed() / 1e6 - 10))
+        self._clock.restart()
+
+    def percentile(self, q: float) -> float:
+        """The q-th percentile of the lateness in ms."""
+        return float(np.percentile(self.late, q))
+
+
+def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
+    """Let the window live until `condition` holds."""
+    clock = QElapsedTimer()
+    clock.start()
+    while not condition():
+        assert clock.elapsed() < seconds * 1000, f"{what} took longer than {seconds} s"
+        QTest.qWait(20)
+
+
+def hippocampus() -> tuple[Path, Path] | None:
+    """A real scan and its labels, where the data lie beside the checkout."""
+    data = Path(os.environ.get("MEDSSL_DATA") or Path(__file__).parents[3] / "shared" / "data")
+    folder = data / "Task04_Hippocampus"
+    found = sorted((folder / "imagesTr").glob("*.nii.gz"))[1:2]
+    return (found[0], folder / "labelsTr" / found[0].name) if found else None

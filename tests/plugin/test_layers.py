@@ -1,0 +1,132 @@
+"""Layers: where they lie, what they carry, what comes back from them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from medssl.errors import UserError
+from medssl.geometry import Geometry
+from medssl.project import LabelClass
+from medssl.volume import read_scan
+from napari.components import ViewerModel
+from napari.layers import Image
+
+from napari_medssl import layers
+
+SHAPE = (6, 8, 10)
+LPS = Geometry(affine=np.diag([-2.0, -3.0, 5.0, 1.0]), shape=SHAPE[::-1])
+CLASSES = (LabelClass(id=1, name="A", color="#ff0000"), LabelClass(id=2, name="B", color="#00ff00"))
+
+
+@pytest.fixture
+def array() -> np.ndarray:
+    return np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+
+
+def test_a_scan_layer_is_in_mm_and_never_rotated(array):
+    data, kwargs, kind = layers.scan_data(array, LPS, "scan")
+    layer = Image(data, **kwargs)
+    assert kind == "image" and tuple(layer.scale) == (5, 3, 2)
+    assert tuple(map(str, layer.units)) == ("millimeter",) * 3 and tuple(layer.axis_labels) == ("z", "y", "x")
+    assert np.array_equal(layer.rotate, np.eye(3))
+
+
+def test_a_layer_gives_its_geometry_back(array):
+    data, kwargs, _ = layers.scan_data(array, LPS, "scan")
+    assert layers.canonical(data, kwargs)[1] == LPS
+
+
+def test_data_of_another_shape_is_refused(array):
+    _, kwargs, _ = layers.scan_data(array, LPS, "scan")
+    with pytest.raises(UserError, match=r"'scan' has 3 × 8 × 10"):
+        layers.canonical(array[:3], kwargs)
+
+
+def test_a_flat_layer_is_refused():
+    with pytest.raises(UserError, match="2 dimensions"):
+        layers.canonical(np.zeros((4, 4)), {"name": "flat"})
+
+
+def test_a_plain_layer_has_the_patients_left_on_its_right(array):
+    flipped, geometry = layers.canonical(array, {"scale": (5, 3, 2)})
+    assert np.array_equal(flipped, array[:, ::-1, ::-1])
+    assert geometry.spacing_mm == (5, 3, 2)
+
+
+def test_a_layer_without_a_file_becomes_one_that_reads_the_same(array, tmp_path):
+    data, kwargs, _ = layers.scan_data(array, LPS, "made here")
+    volume = read_scan(layers.save_image(Image(data, **kwargs), tmp_path))
+    assert np.array_equal(volume.array, array) and volume.geometry == LPS
+
+
+def test_colour_layers_are_no_scans(tmp_path):
+    with pytest.raises(UserError, match="colour"):
+        layers.save_image(Image(np.zeros((5, 5, 3), np.uint8), rgb=True), tmp_path)
+
+
+def test_the_annotation_layer_has_room_for_sure_background():
+    layer = layers.annotation_layer(np.zeros(SHAPE, np.uint8), LPS, "s", CLASSES)
+    layer.selected_label = 255
+    assert layer.data.dtype == np.uint8 and layer.n_edit_dimensions == 2
+
+
+def test_classes_have_their_colours_and_what_is_not_annotated_none():
+    colors = layers.colormap(CLASSES)
+    assert np.allclose(colors.map(np.array([1]))[0], (1, 0, 0, 1))
+    assert colors.map(np.array([0]))[0][3] == 0 and colors.map(np.array([77]))[0][3] == 0
+
+
+def test_the_prediction_can_be_neither_painted_on_nor_deleted():
+    viewer = ViewerModel()
+    layer = viewer.add_layer(layers.prediction_layer(np.zeros(SHAPE, np.uint8), LPS, "s", CLASSES))
+    viewer.layers.selection.active = layer
+    viewer.layers.remove_selected()
+    assert not layer.editable and layer in viewer.layers
+
+
+def test_similarity_cells_lie_over_the_voxels_they_describe():
+    layer = layers.similarity_layer(np.zeros((3, 4, 5), np.float32), LPS, (2, 2, 2), (0.5, 0.5, 0.5), "s")
+    assert np.allclose(layer.data_to_world((0, 0, 0)), (2.5, 1.5, 1.0))
+    low, high = layer.extent.world
+    scan = Image(np.zeros(SHAPE), **layers.placement(LPS)).extent.world
+    assert np.allclose((low, high), scan)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_slice_is_found_again_in_every_orientation(axis, array):
+    viewer = ViewerModel()
+    data, kwargs, _ = layers.scan_data(array, LPS, "scan")
+    layer = viewer.add_image(data, **kwargs)
+    layers.show_slice(viewer.dims, layer, axis, 4)
+    assert layers.current_slice(viewer.dims, layer) == (axis, 4)
+    assert viewer.dims.not_displayed == (axis,)
+
+
+def test_a_slice_is_found_beside_a_finer_layer_that_reaches_further(array):
+    viewer = ViewerModel()
+    data, kwargs, _ = layers.scan_data(array, LPS, "scan")
+    layer = viewer.add_image(data, **kwargs)
+    viewer.add_image(np.zeros((40, 40, 40)), scale=(2, 2, 2), translate=(-20, -20, -20), units=("mm",) * 3)
+    layers.show_slice(viewer.dims, layer, 0, 3)
+    assert layers.current_slice(viewer.dims, layer) == (0, 3)
+
+
+def test_there_is_no_slice_in_3d(array):
+    viewer = ViewerModel()
+    data, kwargs, _ = layers.scan_data(array, LPS, "scan")
+    layer = viewer.add_image(data, **kwargs)
+    viewer.dims.ndisplay = 3
+    with pytest.raises(UserError, match="2D"):
+        layers.current_slice(viewer.dims, layer)
+
+
+def test_voxels_under_the_pointer(array):
+    layer = Image(array, **layers.placement(LPS))
+    assert layers.voxel_at(layer, (10.2, 3.1, 17.9)) == (2, 1, 9)
+    assert layers.voxel_at(layer, (10.2, 3.1, 60)) is None
+
+
+def test_ct_gets_a_soft_tissue_window_and_mr_its_percentiles(array):
+    assert layers.contrast(array * 300 - 600) == (-160.0, 260.0)
+    low, high = layers.contrast(array)
+    assert low < high

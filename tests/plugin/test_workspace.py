@@ -1,0 +1,241 @@
+"""The session and the viewer's layers together: open, paint, save, restore, predict, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from medssl.errors import UserError
+from medssl.project import Annotation, Project
+from napari.components import ViewerModel
+
+from napari_medssl import layers
+from napari_medssl.session import Session, guarded
+from napari_medssl.workspace import Workspace
+
+AFFINE = np.diag([-1.5, -1.5, 4, 1.0])
+SHAPE = (12, 10, 8)
+
+
+def write_scan(path: Path, seed: int = 0) -> Path:
+    values = np.random.default_rng(seed).normal(size=SHAPE).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(values, AFFINE), path)
+    return path
+
+
+@pytest.fixture
+def desk(qtbot, tmp_path) -> Workspace:
+    """A viewer without a window, with one scan of a new project on the screen."""
+    session = Session()
+    desk = Workspace(ViewerModel(), session)
+    desk.said = []
+    session.said.connect(lambda severity, text: desk.said.append(text))
+    session.open(tmp_path / "project")
+    session.select(session.project.add_scan(write_scan(tmp_path / "a.nii.gz")).id)
+    yield desk
+    desk.close()
+
+
+def other_desk(session_root: Path) -> Workspace:
+    """The same project, opened again as after a restart."""
+    session = Session()
+    desk = Workspace(ViewerModel(), session)
+    session.open(session_root)
+    return desk
+
+
+def predict(desk: Workspace, value: int = 1) -> str:
+    """A run with a prediction, as the engine leaves it."""
+    project, scan = desk.session.project, desk.session.need_scan()
+    run = project.new_run("finetune", {"job": "finetune"}, "finetune")
+    project.save_prediction(run.id, scan.id, np.full(scan.geometry.shape_zyx, value, np.uint8))
+    return run.id
+
+
+# --- scans -------------------------------------------------------------------------------------------
+
+
+def test_a_scan_is_shown_as_its_file_has_it(desk):
+    assert desk.scan_layer.data.shape == SHAPE[::-1] and tuple(desk.scan_layer.scale) == (4, 1.5, 1.5)
+    assert desk.viewer.camera.orientation == ("away", "up", "left")
+
+
+def test_two_scans_share_one_layer(desk, tmp_path):
+    first = desk.scan_layer
+    desk.session.select(desk.session.project.add_scan(write_scan(tmp_path / "b.nii.gz", 1)).id)
+    assert desk.scan_layer is first and len(desk.viewer.layers) == 1
+
+
+def test_a_layer_that_the_user_opened_is_used_and_never_overwritten(desk, tmp_path):
+    from napari_medssl._reader import read_one
+
+    data, kwargs, _ = read_one(write_scan(tmp_path / "b.nii.gz", 1))
+    opened = desk.viewer.add_image(data, **kwargs)
+    first = desk.session.scan
+    desk.session.select(desk.session.project.add_scan(tmp_path / "b.nii.gz").id)
+    assert desk.scan_layer is opened and len(desk.viewer.layers) == 2
+    desk.session.select(first)
+    assert desk.scan_layer is not opened and np.array_equal(opened.data, data) and not opened.visible
+
+
+def test_a_scan_whose_file_is_gone_is_shown_from_the_project(desk, tmp_path):
+    (tmp_path / "a.nii.gz").unlink()
+    desk.viewer.layers.clear()
+    desk.session.select(desk.session.scan)
+    assert desk.scan_layer.data.shape == SHAPE[::-1]
+    assert "a.nii.gz" in desk.said[-1]
+
+
+# --- annotation --------------------------------------------------------------------------------------
+
+
+def test_a_new_annotation_has_the_brush_in_hand(desk):
+    desk.new_annotation()
+    layer = desk.annotation_layer
+    assert layer.mode == "paint" and desk.viewer.layers.selection.active is layer
+    assert layers.entry_of(layer)["scan"] == desk.session.scan
+
+
+def test_strokes_are_saved_by_themselves(desk, qtbot):
+    desk.new_annotation()
+    desk.annotation_layer.paint((4, 5, 6), 1)
+    assert desk.session.project.annotation(desk.session.scan) is None
+    qtbot.waitUntil(lambda: desk.session.project.annotation(desk.session.scan) is not None)
+    assert desk.session.project.annotation(desk.session.scan).labels[4, 5, 6] == 1
+
+
+def test_an_undone_stroke_is_saved_as_undone(desk, qtbot):
+    desk.new_annotation()
+    desk.annotation_layer.paint((4, 5, 6), 1)
+    desk.flush()
+    desk.annotation_layer.undo()
+    qtbot.waitUntil(lambda: not desk.session.project.annotation(desk.session.scan).labels.any())
+
+
+def test_looking_at_other_slices_saves_nothing(desk, qtbot, monkeypatch):
+    desk.new_annotation()
+    desk.annotation_layer.paint((4, 5, 6), 1)
+    desk.flush()
+    saves = []
+    monkeypatch.setattr(desk.session, "save_annotation", saves.append)
+    for index in range(8):
+        desk.go_to(0, index)
+    desk.flush()
+    assert not saves
+
+
+def test_strokes_survive_a_change_of_scan(desk, tmp_path):
+    first = desk.session.scan
+    desk.new_annotation()
+    desk.annotation_layer.paint((4, 5, 6), 1)
+    desk.session.select(desk.session.project.add_scan(write_scan(tmp_path / "b.nii.gz", 1)).id)
+    assert desk.annotation_layer is None
+    desk.session.select(first)
+    assert desk.annotation_layer.data[4, 5, 6] == 1
+
+
+def test_strokes_of_a_deleted_layer_are_on_the_disk(desk):
+    desk.new_annotation()
+    desk.annotation_layer.paint((4, 5, 6), 1)
+    desk.viewer.layers.remove(desk.annotation_layer)
+    assert desk.session.project.annotation(desk.session.scan).labels[4, 5, 6] == 1
+
+
+def test_a_project_opens_where_it_was_left(desk):
+    desk.new_annotation()
+    desk.go_to(1, 3)
+    desk.annotation_layer.paint((4, 3, 6), 1)
+    desk.toggle_complete()
+    desk.leave()
+    again = other_desk(desk.session.project.root)
+    assert again.annotation_layer.data[4, 3, 6] == 1
+    assert again.session.complete == ((1, 3),) and again.slice_on_screen() == (1, 3)
+    again.close()
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_complete_slices_in_every_orientation(desk, axis):
+    desk.new_annotation()
+    desk.go_to(axis, 2)
+    desk.toggle_complete()
+    desk.flush()
+    assert desk.session.project.annotation(desk.session.scan).complete == ((axis, 2),)
+    desk.toggle_complete()
+    assert desk.session.complete == ()
+
+
+def test_a_disk_that_refuses_is_told_and_the_stroke_is_tried_again(desk, monkeypatch):
+    desk.new_annotation()
+    desk.annotation_layer.paint((4, 5, 6), 1)
+
+    def refuse(self, scan, annotation):
+        raise UserError("The disk is full; free some space.", code="disk-full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Project, "save_annotation", refuse)
+        guarded(desk.session, desk.flush)
+        assert desk.said == ["The disk is full; free some space."] and desk.session.saved == "NOT SAVED"
+        guarded(desk.session, lambda: desk.session.select(desk.session.scan))
+        assert desk.annotation_layer.data[4, 5, 6] == 1, "the layer must not go while its strokes are unsaved"
+    desk.flush()
+    assert desk.session.project.annotation(desk.session.scan).labels[4, 5, 6] == 1
+
+
+def test_restoring_keeps_sure_background(desk):
+    labels = np.zeros(SHAPE[::-1], np.uint8)
+    labels[2, 2, 2], labels[3, 3, 3] = 255, 1
+    desk.session.project.save_annotation(desk.session.scan, Annotation(labels, ()))
+    desk.session.select(desk.session.scan)
+    assert np.array_equal(desk.annotation_layer.data, labels)
+
+
+# --- prediction and export ---------------------------------------------------------------------------
+
+
+def test_a_prediction_has_its_own_layer_below_the_strokes(desk):
+    desk.new_annotation()
+    desk.show_prediction(predict(desk))
+    names = [layer.name for layer in desk.viewer.layers]
+    assert names.index("prediction") < names.index("annotation")
+    assert (
+        not desk.annotation_layer.data.any() and desk.viewer.layers.selection.active is desk.annotation_layer
+    )
+
+
+def test_a_new_prediction_goes_into_the_same_layer_and_the_old_one_stays_in_the_project(desk):
+    old = predict(desk, 1)
+    desk.show_prediction(old)
+    layer = desk.prediction_layer
+    desk.show_prediction(predict(desk, 2))
+    assert desk.prediction_layer is layer and np.all(layer.data == 2)
+    desk.show_prediction(old)
+    assert np.all(layer.data == 1)
+
+
+def test_strokes_win_over_the_prediction_in_the_exported_file(desk, tmp_path):
+    desk.show_prediction(predict(desk, 1))
+    desk.new_annotation()
+    desk.annotation_layer.data[0, 0, :3] = 255
+    desk.annotation_layer.paint((4, 5, 6), 2)
+    desk.export(tmp_path / "out.nii.gz")
+    written, source = nibabel.load(tmp_path / "out.nii.gz"), nibabel.load(tmp_path / "a.nii.gz")
+    assert written.shape == source.shape and np.array_equal(written.affine, source.affine)
+    values = np.asarray(written.dataobj)
+    assert set(np.unique(values)) == {0, 1, 2}
+
+
+def test_there_is_nothing_to_export_before_a_prediction(desk, tmp_path):
+    with pytest.raises(UserError, match="fine-tune first"):
+        desk.export(tmp_path / "out.nii.gz")
+
+
+def test_fine_tuning_without_annotation_is_refused_in_words(desk):
+    with pytest.raises(UserError, match="Nothing is annotated"):
+        desk.session.finetune_job(None, 1)
+
+
+def test_painting_without_an_annotation_is_refused_in_words(desk):
+    with pytest.raises(UserError, match="New annotation"):
+        desk.paint(1)
