@@ -1,0 +1,128 @@
+"""Where a scan's voxels lie in the patient, and the one way between the file's order and ours.
+
+Arrays in memory are canonical: (Z, Y, X), C order, indices growing towards superior, anterior and right.
+Only axes are swapped and mirrored to get there; nothing is ever resampled, so the way back is exact. An
+oblique or sheared affine stays as it is and travels along.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from medssl.errors import UserError
+
+Affine = tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Grid of a scan as its file has it.
+
+    affine: 4 x 4, from file voxel indices (i, j, k) to patient millimetres (right, anterior, superior).
+    shape: number of voxels along i, j, k.
+    """
+
+    affine: Affine
+    shape: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, affine: np.ndarray, shape: tuple[int, ...]) -> Geometry:
+        """The geometry of an array of `shape` with that affine.
+
+        Raises UserError ("bad-geometry") for an affine that is not finite or squeezes an axis to nothing.
+        """
+        matrix = np.asarray(affine, dtype=np.float64)
+        if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
+            raise UserError(
+                "The affine is not a finite 4 x 4 matrix; repair the header.", code="bad-geometry"
+            )
+        lengths = np.linalg.norm(matrix[:3, :3], axis=0)
+        if lengths.min() <= 0 or abs(np.linalg.det(matrix[:3, :3] / lengths)) < 1e-4:
+            raise UserError(
+                "The affine gives an axis no length of its own; repair the header.", code="bad-geometry"
+            )
+        rows = tuple(tuple(float(value) for value in row) for row in matrix)
+        return cls(rows, (int(shape[0]), int(shape[1]), int(shape[2])))
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """The affine as a 4 x 4 float64 array."""
+        return np.array(self.affine)
+
+    @property
+    def axis_codes(self) -> str:
+        """Directions in which i, j, k grow, to the nearest axis: "RAS", "LPI", ..."""
+        return "".join(nib.orientations.ornt2axcodes(self._orientation))
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Distance of neighbouring voxels along canonical (z, y, x)."""
+        lengths = np.linalg.norm(self.matrix[:3, :3], axis=0)
+        z, y, x = (float(lengths[axis]) for axis in self._source_axes)
+        return (z, y, x)
+
+    @property
+    def shape_zyx(self) -> tuple[int, int, int]:
+        """Shape of the canonical array."""
+        z, y, x = (self.shape[axis] for axis in self._source_axes)
+        return (z, y, x)
+
+    @property
+    def canonical_affine(self) -> np.ndarray:
+        """4 x 4 from canonical indices (z, y, x) to patient millimetres (right, anterior, superior)."""
+        to_source = np.zeros((4, 4))
+        to_source[3, 3] = 1
+        for canonical, (source, mirrored) in enumerate(zip(self._source_axes, self._mirrored, strict=True)):
+            to_source[source, canonical] = -1 if mirrored else 1
+            to_source[source, 3] = self.shape[source] - 1 if mirrored else 0
+        return self.matrix @ to_source
+
+    def to_canonical(self, array: np.ndarray) -> np.ndarray:
+        """(Z, Y, X) C-contiguous array from one in the file's order."""
+        turned = np.transpose(array, self._source_axes)
+        return np.ascontiguousarray(turned[self._mirror])
+
+    def to_source(self, array_zyx: np.ndarray) -> np.ndarray:
+        """The exact inverse of `to_canonical`: an array in the file's order."""
+        return np.ascontiguousarray(np.transpose(array_zyx[self._mirror], np.argsort(self._source_axes)))
+
+    def same_grid(self, other: Geometry, tolerance_mm: float = 1e-2) -> bool:
+        """Whether both have the same shape and no corner lies further apart than the tolerance."""
+        if self.shape != other.shape:
+            return False
+        corners = np.stack(np.meshgrid(*[[0, n - 1] for n in self.shape], [1], indexing="ij"), -1).reshape(
+            -1, 4
+        )
+        apart = corners @ (self.matrix - other.matrix).T
+        return bool(np.abs(apart[:, :3]).max() <= tolerance_mm)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        return {"affine": [list(row) for row in self.affine], "shape": list(self.shape)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Geometry:
+        """The inverse of `to_json`."""
+        return cls.of(np.array(value["affine"]), tuple(value["shape"]))
+
+    @property
+    def _orientation(self) -> np.ndarray:
+        return nib.orientations.io_orientation(self.matrix)
+
+    @property
+    def _source_axes(self) -> tuple[int, int, int]:
+        """Axes of the file in canonical order (superior, anterior, right)."""
+        patient_axis = self._orientation[:, 0].astype(int).tolist()
+        return (patient_axis.index(2), patient_axis.index(1), patient_axis.index(0))
+
+    @property
+    def _mirrored(self) -> tuple[bool, ...]:
+        return tuple(bool(self._orientation[axis, 1] < 0) for axis in self._source_axes)
+
+    @property
+    def _mirror(self) -> tuple[slice, ...]:
+        return tuple(slice(None, None, -1) if mirrored else slice(None) for mirrored in self._mirrored)

@@ -1,0 +1,129 @@
+"""Where else the learned features say "the same": numpy on features that features.py cached.
+
+A cache is an array (Z', Y', X', F) of float16 unit vectors in canonical axes, read as a memory map, and a
+small JSON file that says which scan, which run and which grid. Cell c of an axis is centred at voxel
+(c + 0.5) * step - 0.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medssl.errors import UserError
+from medssl.files import read_array, read_json, write_array, write_json
+from medssl.project import Project
+
+CELLS_AT_ONCE = 1 << 17
+"""Cells turned to float32 at a time: large enough for BLAS, small enough to stay in the CPU's cache."""
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """Features of one scan under one run's weights.
+
+    array: (Z', Y', X', F) float16; step_vox: canonical voxels a cell; shape_zyx: the scan's voxels.
+    """
+
+    scan: str
+    run: str
+    array: np.ndarray
+    step_vox: tuple[int, int, int]
+    shape_zyx: tuple[int, int, int]
+
+    def cell_of(self, voxel_zyx: Sequence[int]) -> tuple[int, int, int]:
+        """The cell that holds a voxel.
+
+        Raises UserError ("outside") for a voxel outside the scan.
+        """
+        if not all(0 <= at < length for at, length in zip(voxel_zyx, self.shape_zyx, strict=True)):
+            raise UserError(
+                f"Voxel {tuple(voxel_zyx)} lies outside {self.scan} with {self.shape_zyx} voxels; choose one inside.",
+                code="outside",
+            )
+        z, y, x = (int(at) // step for at, step in zip(voxel_zyx, self.step_vox, strict=True))
+        return (z, y, x)
+
+    def voxel_of(self, cell: Sequence[int]) -> tuple[int, int, int]:
+        """The voxel nearest to a cell's centre."""
+        z, y, x = (
+            min(int(at) * step + step // 2, length - 1)
+            for at, step, length in zip(cell, self.step_vox, self.shape_zyx, strict=True)
+        )
+        return (z, y, x)
+
+
+def _paths(project: Project, scan: str, run: str) -> tuple[Path, Path]:
+    base = project.root / "features"
+    return base / f"{scan}-{run}.npy", base / f"{scan}-{run}.json"
+
+
+def write_features(
+    project: Project, scan: str, run: str, array: np.ndarray, step_vox: tuple[int, int, int]
+) -> Path:
+    """Keep a scan's features; returns the array's file. The JSON comes last: it says the array is whole."""
+    path, about = _paths(project, scan, run)
+    about.unlink(missing_ok=True)
+    write_array(path, array)
+    write_json(
+        about, {"scan": scan, "run": run, "step_vox": list(step_vox), "image": project.scans[scan].sha256}
+    )
+    return path
+
+
+def open_features(project: Project, scan: str, run: str) -> FeatureCache:
+    """The cached features of a scan.
+
+    Raises UserError ("no-features") where they were never computed or belong to another image.
+    """
+    path, about = _paths(project, scan, run)
+    geometry = project.scans[scan].geometry
+    known = read_json(about) if about.exists() else {}
+    if known.get("image") != project.scans[scan].sha256:
+        raise UserError(f"{scan} has no features of {run} yet; compute them first.", code="no-features")
+    array = read_array(path, memory_map=True)
+    step = (int(known["step_vox"][0]), int(known["step_vox"][1]), int(known["step_vox"][2]))
+    cells = tuple(-(-length // each) for length, each in zip(geometry.shape_zyx, step, strict=True))
+    if array.ndim != 4 or array.shape[:3] != cells:
+        raise UserError(f"{path} does not fit its scan; compute the features again.", code="no-features")
+    return FeatureCache(scan, run, array, step, geometry.shape_zyx)
+
+
+def query_at(cache: FeatureCache, voxel_zyx: Sequence[int]) -> np.ndarray:
+    """The feature vector (F,) float32 of the cell under a voxel, of unit length."""
+    return _unit(np.asarray(cache.array[cache.cell_of(voxel_zyx)], dtype=np.float32))
+
+
+def similarity(cache: FeatureCache, query: np.ndarray) -> np.ndarray:
+    """Cosine of every cell with `query`: float32 (Z', Y', X') in -1..1."""
+    return _cosines(cache.array, query)
+
+
+def similarity_slice(cache: FeatureCache, query: np.ndarray, axis: int, voxel_index: int) -> np.ndarray:
+    """The same for the one plane of cells that holds voxel `voxel_index` of canonical `axis`."""
+    cell = min(voxel_index // cache.step_vox[axis], cache.array.shape[axis] - 1)
+    return _cosines(np.take(cache.array, cell, axis=axis), query)
+
+
+def best_match(cache: FeatureCache, query: np.ndarray) -> tuple[tuple[int, int, int], float]:
+    """The voxel at the centre of the most similar cell, and its cosine."""
+    cosines = similarity(cache, query)
+    cell = np.unravel_index(int(cosines.argmax()), cosines.shape)
+    return cache.voxel_of([int(at) for at in cell]), float(cosines.max())
+
+
+def _cosines(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
+    flat = vectors.reshape(-1, vectors.shape[-1])
+    query = _unit(np.asarray(query, dtype=np.float32))
+    result = np.empty(len(flat), np.float32)
+    for first in range(0, len(flat), CELLS_AT_ONCE):
+        part = slice(first, first + CELLS_AT_ONCE)
+        result[part] = flat[part].astype(np.float32) @ query
+    return result.reshape(vectors.shape[:-1])
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / max(float(np.linalg.norm(vector)), 1e-6)
