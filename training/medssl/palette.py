@@ -1,0 +1,30 @@
+"""The colours of the house: one list for classes, one set for pictures. No dependencies."""
+
+from __future__ import annotations
+
+# Told apart on grey scans, on the dark page, and by most colour-blind eyes: neighbours differ in
+# lightness as well as in hue.
+CLASS_COLORS = (
+    "#ff9e64",  # apricot
+    "#7aa2ff",  # cornflower
+    "#f7d75e",  # straw
+    "#5fe3c0",  # mint
+    "#d692ff",  # orchid
+    "#ff6f91",  # coral
+    "#a4d65e",  # leaf
+    "#4cc9f0",  # sky
+    "#c9a27a",  # sand
+    "#f2b5d4",  # rose
+)
+
+PAGE = "#11151c"
+PANEL = "#000000"
+INK = "#e8ecf2"
+MUTED = "#8b95a5"
+FAINT = "#2a313d"
+ACCENT = "#5fe3c0"
+
+
+def class_color(class_id: int) -> str:
+    """Colour of class 1, 2, ... ("#rrggbb"); starts again after the last."""
+    return CLASS_COLORS[(class_id - 1) % len(CLASS_COLORS)]
