@@ -10,7 +10,7 @@ from typing import Any
 from medssl import config
 from medssl.config import FeaturesJob, FinetuneJob, Job, PredictJob, PretrainJob, TrainingJob
 from medssl.errors import UserError
-from medssl.events import Done, Emit, Event, Notice, to_line
+from medssl.events import Done, Emit, Event, to_line
 from medssl.project import Project, Run
 
 
@@ -69,9 +69,6 @@ def _train(project: Project, job: TrainingJob, emit: Emit, should_stop: Callable
             log.flush()
             emit(event)
 
-        if job.resume:
-            step = stored[1]["step"] if stored else 0
-            say(Notice(f"Going on with {chosen.id} from step {step}."))
         if isinstance(job, PretrainJob):
             result = pretrain(project, chosen, job, say, should_stop, stored)
         else:
@@ -92,6 +89,12 @@ def _origin(project: Project, job: TrainingJob) -> str:
 
 def _resumed(chosen: Run, job: TrainingJob) -> TrainingJob:
     """The run's own job, with a new budget and device where they are given."""
+    if chosen.kind != config.kind_of(job):
+        raise UserError(
+            f"{chosen.id} is a {chosen.kind} run and cannot be gone on with as {config.kind_of(job)}; choose "
+            f"another run or use {chosen.kind}.",
+            code="wrong-run",
+        )
     fields = {name: value for name, value in chosen.job.items() if name != "job"}
     before = config.from_json(type(job), fields, str(chosen.folder / "job.json"))
     return replace(

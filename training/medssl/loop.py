@@ -106,6 +106,7 @@ def train(
         task.modules.load_state_dict(checkpoint.unpack("modules", resume))
         checkpoint.restore_optimizer(optimizer, checkpoint.unpack("optimizer", resume))
         generator.set_state(resume["generator"])
+        emit(Notice(f"Going on from step {position.step}, {position.elapsed_s:.0f} s into the training."))
 
     def save() -> None:
         tensors = {

@@ -12,7 +12,7 @@ from medssl.config import Plan
 from medssl.errors import UserError
 from medssl.pool import Pool
 from medssl.project import IGNORE
-from medssl.views import Views, view_step
+from medssl.views import Views, scan_shapes, view_step
 
 
 def partial_loss(scores: Tensor, target: Tensor) -> Tensor:
@@ -94,6 +94,7 @@ def sample_annotated(
     zoom: tuple[float, float] = (0.8, 1.25),
     turn: float = 0.35,
     reach: float = 0.8,
+    overshoot: float = 0.1,
 ) -> Views:
     """Patches that hold an annotated voxel at any place of the patch, beyond the scan's border too.
 
@@ -109,10 +110,22 @@ def sample_annotated(
     step = step * (torch.cat([torch.ones(batch, 1), scale, scale], 1) if plan.dims == 2 else scale)
     size = torch.tensor(plan.patch_vox)
     away = (torch.rand(batch, 3, generator=generator) - 0.5) * reach * size * step
+    centre = drawn[:, 1:].float() + away
     if plan.dims == 2:
-        away[:, 0] = 0
+        centre = _kept_inside(centre, scan_shapes(pool, scan), size * step, overshoot)
+        centre[:, 0] = drawn[:, 1]
     flip = torch.zeros(batch, 3, dtype=torch.bool)
     if plan.left_right_axis is not None:
         flip[:, plan.left_right_axis] = torch.rand(batch, generator=generator) < 0.5
     angle = torch.empty(batch).uniform_(-turn, turn, generator=generator)
-    return Views(plan.patch_vox, scan, drawn[:, 1:].float() + away, step, flip, angle)
+    return Views(plan.patch_vox, scan, centre, step, flip, angle)
+
+
+def _kept_inside(centre: Tensor, shape: Tensor, extent: Tensor, overshoot: float) -> Tensor:
+    """Centres moved so that a patch of `extent` leaves the scan by at most that share of itself.
+
+    Where the scan is smaller than the patch, the patch stays around the scan's middle by as much.
+    """
+    low, high = extent / 2 - 0.5, shape - extent / 2 - 0.5
+    low, high = torch.minimum(low, high), torch.maximum(low, high)
+    return torch.maximum(torch.minimum(centre, high + overshoot * extent), low - overshoot * extent)
