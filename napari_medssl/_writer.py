@@ -14,12 +14,13 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     Raises UserError where shape or disk do not allow it.
     """
     import numpy as np
+    from medssl.project import SURE_BACKGROUND
     from medssl.volume import write_labels as write
 
     from napari_medssl import layers
 
     labels, geometry = layers.canonical(data, attributes)
     if attributes.get("metadata", {}).get(layers.KEY, {}).get("role") == layers.ANNOTATION:
-        labels = np.where(labels == layers.SURE_BACKGROUND, 0, labels).astype(labels.dtype)
+        labels = np.where(labels == SURE_BACKGROUND, 0, labels).astype(labels.dtype)
     write(Path(path), labels, geometry)
     return [path]

@@ -15,13 +15,12 @@ import numpy as np
 from medssl.errors import UserError
 from medssl.files import write_whole
 from medssl.geometry import Geometry
-from medssl.project import LabelClass
+from medssl.project import SURE_BACKGROUND, LabelClass
 from napari.layers import Image, Labels, Layer
 from napari.utils import DirectLabelColormap
 
 KEY = "medssl"
 SCAN, ANNOTATION, PREDICTION, SIMILARITY = "scan", "annotation", "prediction", "similarity"
-SURE_BACKGROUND = 255
 SURE_BACKGROUND_COLOR = "#8f9aa8"
 RADIOLOGICAL = ("away", "up", "left")
 """Camera orientation that puts anterior (or superior) up and the patient's right on the left."""
@@ -36,7 +35,7 @@ def placement(geometry: Geometry) -> dict[str, Any]:
 
 
 def metadata(
-    role: str, geometry: Geometry, path: Path | None = None, scan: str | None = None
+    role: str, geometry: Geometry, path: Path | str | None = None, scan: str | None = None
 ) -> dict[str, Any]:
     """What goes into `layer.metadata`; plain JSON values, so that any writer may keep it."""
     entry = {"role": role, "geometry": geometry.to_json(), "path": str(path or ""), "scan": scan or ""}
@@ -81,7 +80,7 @@ def canonical(data: Any, attributes: dict[str, Any]) -> tuple[np.ndarray, Geomet
     affine[:3, :3] = np.diag(towards_ras * np.abs(attributes.get("scale", (1, 1, 1)))[::-1])
     affine[:3, 3] = towards_ras * np.asarray(attributes.get("translate", (0, 0, 0)), dtype=float)[::-1]
     source = array.transpose(2, 1, 0)
-    geometry = Geometry(affine=affine, shape=source.shape)
+    geometry = Geometry.of(affine, source.shape)
     return geometry.to_canonical(source), geometry
 
 
@@ -110,7 +109,7 @@ def save_image(layer: Image, folder: Path) -> Path:
         )
     attributes = {name: getattr(layer, name) for name in ("name", "metadata", "scale", "translate")}
     array, geometry = canonical(np.asarray(layer.data, dtype=np.float32), attributes)
-    image = nibabel.Nifti1Image(geometry.to_source(array), np.asarray(geometry.affine))
+    image = nibabel.Nifti1Image(geometry.to_source(array), geometry.matrix)
     path = folder / f"{_file_name(layer.name)}.nii"
     write_whole(path, lambda file: file.write(image.to_bytes()))
     return path
@@ -120,7 +119,7 @@ def save_image(layer: Image, folder: Path) -> Path:
 
 
 def scan_data(
-    array: np.ndarray, geometry: Geometry, name: str, path: Path | None = None, scan: str | None = None
+    array: np.ndarray, geometry: Geometry, name: str, path: Path | str | None = None, scan: str | None = None
 ) -> tuple[np.ndarray, dict[str, Any], str]:
     """A scan as napari's layer-data tuple."""
     kwargs = {"name": name, "metadata": metadata(SCAN, geometry, path, scan), **placement(geometry)}
@@ -128,7 +127,7 @@ def scan_data(
 
 
 def labels_data(
-    labels: np.ndarray, geometry: Geometry, name: str, path: Path | None = None
+    labels: np.ndarray, geometry: Geometry, name: str, path: Path | str | None = None
 ) -> tuple[np.ndarray, dict[str, Any], str]:
     """A label volume as napari's layer-data tuple."""
     return (
@@ -182,10 +181,14 @@ def prediction_layer(
     return layer
 
 
-def similarity_layer(
-    values: np.ndarray, geometry: Geometry, step_vox: Sequence[float], origin_vox: Sequence[float], scan: str
-) -> Image:
-    """Similarity at the features' own resolution; `origin_vox` is the centre of the first cell."""
+def similarity_layer(values: np.ndarray, geometry: Geometry, step_vox: Sequence[int], scan: str) -> Image:
+    """Similarity at the features' own resolution: cells of `step_vox` voxels, the first from voxel 0 on."""
+    spacing, step = np.asarray(geometry.spacing_mm), np.asarray(step_vox)
+    place = {
+        **placement(geometry),
+        "scale": tuple(spacing * step),
+        "translate": tuple(spacing * (step - 1) / 2),
+    }
     return Image(
         values,
         name="similarity",
@@ -195,19 +198,8 @@ def similarity_layer(
         opacity=0.7,
         contrast_limits=(0, 1),
         interpolation2d="linear",
-        **cells(geometry, step_vox, origin_vox),
-    )
-
-
-def cells(geometry: Geometry, step_vox: Sequence[float], origin_vox: Sequence[float]) -> dict[str, Any]:
-    """Layer arguments for a grid of cells of `step_vox` voxels whose first centre is at `origin_vox`."""
-    spacing = np.asarray(geometry.spacing_mm)
-    place = placement(geometry)
-    return {
         **place,
-        "scale": tuple(spacing * np.asarray(step_vox)),
-        "translate": tuple(spacing * np.asarray(origin_vox)),
-    }
+    )
 
 
 def colormap(classes: Sequence[LabelClass]) -> DirectLabelColormap:

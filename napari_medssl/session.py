@@ -15,7 +15,7 @@ import numpy as np
 from medssl import config, events
 from medssl.errors import UserError
 from medssl.palette import class_color
-from medssl.project import Annotation, LabelClass, Project, Run, Scan
+from medssl.project import Annotation, LabelClass, Project, Run, Scan, is_project
 from psygnal import EmitLoopError, Signal
 
 PROJECT_NAME = "medssl-project"
@@ -68,6 +68,9 @@ class Session:
         self.saved = ""
         """How the current annotation stands on the disk, in words."""
         self.job = JobState()
+        self.annotated: set[str] = set()
+        """Scans that have strokes or complete slices."""
+        self._runs: list[Run] = []
 
     def tell(self, severity: str, text: str) -> None:
         """Show the user one sentence ("info", "warning", "error")."""
@@ -85,17 +88,18 @@ class Session:
         """Open the project in `folder`, or the one inside it, or make one there."""
         folder = Path(folder)
         inside = folder / PROJECT_NAME
-        if Project.is_project(folder):
+        if is_project(folder):
             project = Project.open(folder)
-        elif Project.is_project(inside):
+        elif is_project(inside):
             project = Project.open(inside)
         else:
             empty = not folder.exists() or not any(folder.iterdir())
             project = Project.create(folder if empty else inside, classes=(FIRST_CLASS,))
         self.scan_leaving.emit()
         self.project, self.scan, self.complete, self.saved = project, None, (), ""
-        self.job = JobState()
-        for signal in (self.project_changed, self.classes_changed, self.scans_changed, self.runs_changed):
+        self.job, self.annotated = JobState(), set(project.annotated())
+        self._look_for_runs()
+        for signal in (self.project_changed, self.classes_changed, self.scans_changed):
             signal.emit()
         self.job_changed.emit()
         last = project.view_state.get("scan")
@@ -168,15 +172,15 @@ class Session:
             self.annotation_changed.emit()
             raise
         self.saved = "saved"
+        some = bool(self.complete) or bool(labels.any())
+        self.annotated = self.annotated | {scan.id} if some else self.annotated - {scan.id}
         self.annotation_changed.emit()
 
     # --- runs ----------------------------------------------------------------------------------------
 
     def runs(self, kind: str) -> list[Run]:
         """Runs of a kind that have weights, newest first."""
-        if self.project is None:
-            return []
-        return [run for run in reversed(self.project.runs(kind)) if run.checkpoint.exists()]
+        return [run for run in reversed(self._runs) if run.kind == kind and run.checkpoint.exists()]
 
     def resumable(self, kind: str) -> Run | None:
         """The newest run of a kind, if it has a checkpoint and did not come to its end."""
@@ -191,10 +195,19 @@ class Session:
         if self.project is None or self.scan is None:
             return []
         return [
-            run
-            for run in reversed(self.project.runs())
-            if (run.folder / "predictions" / f"{self.scan}.npz").exists()
+            run for run in reversed(self._runs) if (run.folder / "predictions" / f"{self.scan}.npz").exists()
         ]
+
+    def run_with_features(self) -> str | None:
+        """The newest run that has computed features of the current scan."""
+        folder = self.need_project().root / "features" if self.project else Path()
+        runs = (run.id for run in reversed(self._runs) if (folder / f"{self.scan}-{run.id}.json").exists())
+        return next(runs, None) if self.project else None
+
+    def _look_for_runs(self) -> None:
+        """Read the run folders' job files; not at every event of a job."""
+        self._runs = self.project.runs() if self.project else []
+        self.runs_changed.emit()
 
     def pretrain_job(self, method: str, minutes: float) -> config.PretrainJob:
         """Pre-train from the beginning."""
@@ -210,7 +223,7 @@ class Session:
     def finetune_job(self, weights: str | None, minutes: float) -> config.FinetuneJob:
         """Fine-tune on all annotations and predict the current scan; `weights` None is random."""
         project, scan = self.need_project(), self.need_scan()
-        if not project.annotated():
+        if not self.annotated:
             raise UserError(
                 "Nothing is annotated yet; paint a few slices in step 2 and mark them complete.",
                 code="no-annotation",
@@ -232,7 +245,8 @@ class Session:
 
     def begin(self, kind: str) -> None:
         """A job was started; its child has still to say so."""
-        self._job(kind=kind, running=True, phase="Starting the engine", text="", fresh=True)
+        self._job(kind=kind, running=True, phase="Starting the engine", fresh=True)
+        self.runs_changed.emit()
 
     def hear(self, event: events.Event) -> None:
         """Take in what the job says."""
@@ -246,12 +260,13 @@ class Session:
                 )  # fmt: skip
             case events.Metric():
                 self.metric.emit(event)
-            case events.Preview() if self.job.run:
-                self.predicted.emit(event.scan, self.job.run)
+            case events.Preview():
+                self._look_for_runs()
+                self.predicted.emit(event.scan, self.job.run or "")
             case events.Notice():
                 self._job(text=event.text)
             case events.Checkpoint():
-                self.runs_changed.emit()
+                self._look_for_runs()
 
     def stopping(self) -> None:
         """The user asked the job to stop."""
@@ -262,7 +277,7 @@ class Session:
         words = {"done": "Finished", "stopped": "Stopped", "failed": "Failed"}
         fraction = 1.0 if outcome == "done" else self.job.fraction
         self._job(running=False, stopping=False, phase=words[outcome], eta_s=None, fraction=fraction)
-        self.runs_changed.emit()
+        self._look_for_runs()
         if outcome == "failed":
             self.tell("error", text)
 

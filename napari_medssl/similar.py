@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 from medssl.errors import UserError
-from medssl.similarity import FeatureCache, query_at, similarity
+from medssl.similarity import FeatureCache, open_features, query_at, similarity
 
 from napari_medssl import layers
 from napari_medssl.session import guarded
@@ -21,15 +19,10 @@ class Similar:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace, self.session = workspace, workspace.session
         self._cache: FeatureCache | None = None
-        self._opened = Path()
 
-    def newest(self) -> Path | None:
-        """The newest features of the scan on the screen."""
-        project, scan = self.session.project, self.session.scan
-        if project is None or scan is None:
-            return None
-        found = sorted((project.root / "features").glob(f"{scan}-*.npy"), key=lambda p: p.stat().st_mtime)
-        return found[-1] if found else None
+    def ready(self) -> str | None:
+        """The newest run that has features of the scan on the screen."""
+        return self.session.run_with_features()
 
     def follow(self, on: bool) -> None:
         """Listen to clicks in the canvas, or stop listening."""
@@ -46,29 +39,27 @@ class Similar:
         Raises UserError ("no-features").
         """
         cache = self._open()
-        values = similarity(cache.array, query_at(cache, voxel))
-        self._layer(values, cache).data = values
+        values = similarity(cache, query_at(cache, voxel))
+        viewer, scan = self.workspace.viewer, self.session.need_scan()
+        layer = layers.find(viewer.layers, layers.SIMILARITY)
+        if layer is not None and layer.data.shape == values.shape:
+            layer.data = values
+            return
+        layer = layers.similarity_layer(values, scan.geometry, cache.step_vox, scan.id)
+        above = self.workspace.scan_layer
+        active = viewer.layers.selection.active
+        viewer.layers.insert(viewer.layers.index(above) + 1 if above is not None else 0, layer)
+        viewer.layers.selection.active = active
 
     def _open(self) -> FeatureCache:
-        newest = self.newest()
-        if newest is None:
+        run, scan = self.ready(), self.session.scan
+        if run is None or scan is None:
             raise UserError(
                 'This scan has no features yet; press "Compute features" first.', code="no-features"
             )
-        if self._cache is None or newest != self._opened:
-            self._cache, self._opened = FeatureCache.open(newest), newest
+        if self._cache is None or (self._cache.run, self._cache.scan) != (run, scan):
+            self._cache = open_features(self.session.need_project(), scan, run)
         return self._cache
-
-    def _layer(self, values: np.ndarray, cache: FeatureCache) -> Any:
-        viewer, scan = self.workspace.viewer, self.session.need_scan()
-        layer = layers.find(viewer.layers, layers.SIMILARITY)
-        if layer is None:
-            layer = layers.similarity_layer(values, scan.geometry, cache.step_vox, cache.origin_vox, scan.id)
-            above = self.workspace.scan_layer
-            active = viewer.layers.selection.active
-            viewer.layers.insert(viewer.layers.index(above) + 1 if above is not None else 0, layer)
-            viewer.layers.selection.active = active
-        return layer
 
     def _on_mouse(self, viewer: Any, event: Any) -> Iterator[None]:
         """A click without dragging; a drag still pans the view."""

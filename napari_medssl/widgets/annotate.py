@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from medssl.project import SURE_BACKGROUND
 from qtpy.QtWidgets import QButtonGroup, QLabel, QPushButton, QWidget
 
-from napari_medssl.layers import SURE_BACKGROUND
 from napari_medssl.session import Session, guarded
 from napari_medssl.widgets.classes import ClassTable
 from napari_medssl.widgets.parts import button, column, hint, row

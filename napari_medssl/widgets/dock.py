@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medssl.project import SURE_BACKGROUND
 from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 
 from napari_medssl.jobs import COMMAND, Jobs
-from napari_medssl.layers import SURE_BACKGROUND
 from napari_medssl.session import Session, guarded
 from napari_medssl.widgets import style
 from napari_medssl.widgets.annotate import Annotate

@@ -36,14 +36,14 @@ class Features(QWidget):
         self.follow.setCheckable(True)
         self.words = hint()
         column(self, form, self.compute, self.panel, self.follow, self.words)
-        signals = (session.project_changed, session.scan_changed, session.runs_changed, session.job_changed)
+        signals = (session.project_changed, session.scan_changed, session.runs_changed)
         for signal in signals:
             signal.connect(self.refresh)
         self.refresh()
 
     def summary(self) -> str:
         """For the step's header."""
-        return "ready" if self.similar.newest() else ""
+        return "ready" if self.similar.ready() else ""
 
     def start(self) -> None:
         """Compute the features of the scan on the screen."""
@@ -60,7 +60,7 @@ class Features(QWidget):
 
     def refresh(self) -> None:
         """Show which weights there are, and whether clicks can be followed."""
-        idle, ready = not self.session.job.running, self.similar.newest() is not None
+        idle, ready = not self.session.job.running, self.similar.ready() is not None
         runs = [*self.session.runs("pretrain"), *self.session.runs("finetune")]
         if [run.id for run in runs] != [self.weights.itemData(n) for n in range(self.weights.count())]:
             self.weights.clear()

@@ -54,7 +54,7 @@ class Finetune(QWidget):
             "prediction elsewhere",
         )
         column(self, form, self.start, self.panel, self.result, row(self.hide_it, self.export))
-        signals = (session.project_changed, session.scan_changed, session.runs_changed, session.job_changed)
+        signals = (session.project_changed, session.scan_changed, session.runs_changed)
         for signal in signals:
             signal.connect(self.refresh)
         session.predicted.connect(lambda scan, run: self.refresh())

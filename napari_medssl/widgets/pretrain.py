@@ -40,7 +40,7 @@ class Pretrain(QWidget):
         )
         self.panel = JobPanel(session, self.kind, jobs.stop)
         column(self, form, row(self.start, self.resume), self.panel)
-        for signal in (session.project_changed, session.runs_changed, session.job_changed):
+        for signal in (session.project_changed, session.scan_changed, session.runs_changed):
             signal.connect(self.refresh)
         session.project_changed.connect(self._show_last_curve)
         self.refresh()

@@ -167,7 +167,7 @@ class Scans(QWidget):
             scan = project.scans[item.data(Qt.ItemDataRole.UserRole)]
             spacing = " × ".join(f"{value:.3g}" for value in scan.geometry.spacing_mm)
             size = layers.times(scan.geometry.shape_zyx)
-            painted = "  ·  painted" if scan.id in project.annotated() else ""
+            painted = "  ·  painted" if scan.id in self.session.annotated else ""
             item.setText(f"{scan.id}{painted}\n{size} voxels  ·  {spacing} mm  ·  {scan.modality.upper()}")
             item.setToolTip(str(scan.source))
 

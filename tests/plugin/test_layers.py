@@ -14,7 +14,7 @@ from napari.layers import Image
 from napari_medssl import layers
 
 SHAPE = (6, 8, 10)
-LPS = Geometry(affine=np.diag([-2.0, -3.0, 5.0, 1.0]), shape=SHAPE[::-1])
+LPS = Geometry.of(np.diag([-2.0, -3.0, 5.0, 1.0]), SHAPE[::-1])
 CLASSES = (LabelClass(id=1, name="A", color="#ff0000"), LabelClass(id=2, name="B", color="#00ff00"))
 
 
@@ -85,11 +85,16 @@ def test_the_prediction_can_be_neither_painted_on_nor_deleted():
 
 
 def test_similarity_cells_lie_over_the_voxels_they_describe():
-    layer = layers.similarity_layer(np.zeros((3, 4, 5), np.float32), LPS, (2, 2, 2), (0.5, 0.5, 0.5), "s")
+    layer = layers.similarity_layer(np.zeros((3, 4, 5), np.float32), LPS, (2, 2, 2), "s")
     assert np.allclose(layer.data_to_world((0, 0, 0)), (2.5, 1.5, 1.0))
+    scan = Image(np.zeros(SHAPE), **layers.placement(LPS))
+    assert np.allclose(_edges(layer), _edges(scan))
+
+
+def _edges(layer: Image) -> np.ndarray:
+    """Outer edges (not voxel centres) in mm."""
     low, high = layer.extent.world
-    scan = Image(np.zeros(SHAPE), **layers.placement(LPS)).extent.world
-    assert np.allclose((low, high), scan)
+    return np.array([low - layer.scale / 2, high + layer.scale / 2])
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -199,9 +199,8 @@ def test_a_prediction_has_its_own_layer_below_the_strokes(desk):
     desk.show_prediction(predict(desk))
     names = [layer.name for layer in desk.viewer.layers]
     assert names.index("prediction") < names.index("annotation")
-    assert (
-        not desk.annotation_layer.data.any() and desk.viewer.layers.selection.active is desk.annotation_layer
-    )
+    assert not desk.annotation_layer.data.any()
+    assert desk.viewer.layers.selection.active is desk.annotation_layer
 
 
 def test_a_new_prediction_goes_into_the_same_layer_and_the_old_one_stays_in_the_project(desk):
