@@ -50,8 +50,8 @@ def make_phantom(
     affine = np.diag([spacing_mm[2], spacing_mm[1], spacing_mm[0], 1.0])
     affine[:3, 3] = [float(axis[0]) for axis in canvas.axes_mm[::-1]]
     hu = scan(canvas.hu, inside, scanner)
-    shape_xyz = (shape_zyx[2], shape_zyx[1], shape_zyx[0])
-    return hu, canvas.labels, Geometry(affine=affine, shape=shape_xyz)
+    shape_xyz = shape_zyx[::-1]
+    return hu, canvas.labels, Geometry.of(affine, shape_xyz)
 
 
 def _blank(
@@ -127,7 +127,7 @@ def write_dataset(folder: Path, seeds: Iterable[int]) -> Path:
         hu, labels, geometry = make_phantom(seed)
         name = f"phantom_{seed:03d}.nii.gz"
         for part, array in (("imagesTr", hu), ("labelsTr", labels)):
-            _write_nifti(folder / part / name, geometry.to_source(array), np.array(geometry.affine))
+            _write_nifti(folder / part / name, geometry.to_source(array), geometry.matrix)
         pairs.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
     write_json(
         folder / "dataset.json",

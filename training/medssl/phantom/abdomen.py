@@ -21,8 +21,6 @@ from medssl.phantom.canvas import (
 from medssl.phantom.person import Person
 from medssl.phantom.trunk import FAT
 
-WHOLE: Box = (slice(None), slice(None), slice(None))
-
 
 def draw_liver(
     canvas: Canvas,
@@ -73,7 +71,7 @@ def _liver_vessels(
         ((36.0, 8.0, -4.0), places[:70], portal),
         ((25.0, 0.0, top), places[70:120], hepatic),
     ):
-        paint_tree(canvas, grow_tree(root, fed, 0.95, 6.8), hu, inside)
+        paint_tree(canvas, grow_tree(root, fed, 1.25, 7.5), hu, inside)
 
 
 def draw_spleen(
@@ -85,7 +83,7 @@ def draw_spleen(
     rng: np.random.Generator,
 ) -> None:
     """The spleen under the left dome against the ribs, hollowed by stomach and kidney."""
-    size = float(rng.uniform(0.95, 1.3))
+    size = float(rng.uniform(1.0, 1.35))
     middle: Point = (
         -92 + rng.normal(0, 3),
         -34 + rng.normal(0, 4),
@@ -119,7 +117,7 @@ def draw_kidneys(canvas: Canvas, person: Person, label: int, rng: np.random.Gene
         own_axes = (turn_about("z", side * -32) @ tilt @ turn_about("x", 10)).T
         _kidney(canvas, person, middle, size, side, own_axes, label, rng)
         inward = own_axes.T @ np.array([-side * 16.0, 0.0, 0.0])
-        door: Point = tuple(np.array(middle) + inward)  # type: ignore[assignment]
+        door = np.array(middle) + inward
         vein: list[Point] = [door, (side * 32, -8, height + 4), (20 if side > 0 else 0, -4, height + 7)]
         for points, radii, hu in (
             (vein, (4.2, 4.8, 5.2), person.hu(40, 145)),
@@ -144,9 +142,9 @@ def _kidney(
     box, outer = ellipsoid(canvas, middle, capsule, own_axes)
     rough = canvas.field(rng, 24, box)
     offset = own_axes.T @ np.array([-side * 27.0 * size, 0.0, 0.0])
-    notch_middle: Point = tuple(np.array(middle) + offset)  # type: ignore[assignment]
+    notch_middle = np.array(middle) + offset
     notch = ellipsoid_at(canvas, box, notch_middle, (15 * size, 13 * size, 17 * size), own_axes)
-    sinus_middle: Point = tuple(np.array(middle) + 0.42 * offset)  # type: ignore[assignment]
+    sinus_middle = np.array(middle) + 0.42 * offset
     sinus = ellipsoid_at(canvas, box, sinus_middle, (11.5 * size, 8 * size, 24 * size), own_axes)
     shape = ellipsoid_at(canvas, box, middle, radii, own_axes) + 1.5 * rough
     fat_rim = shape - 2.5 - 5 * person.visceral_fat

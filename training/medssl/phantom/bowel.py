@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from medssl.phantom.canvas import Canvas, Point, smooth_max, smooth_min, tube
+from medssl.phantom.canvas import Canvas, Point, smooth_max, tube
 from medssl.phantom.person import Person
-from medssl.phantom.trunk import AIR, FAT
+from medssl.phantom.trunk import AIR
 
 
 def draw_stomach(
@@ -16,13 +18,13 @@ def draw_stomach(
     fill = float(rng.uniform(0.78, 1.12))
     lift = 0.5 * person.breath_mm
     line: list[Point] = [
-        (-60, -16, 22 + lift),
+        (-62, -14, 28 + lift),
         (-66, 14, 2 + lift),
         (-54, 40, -28),
         (-22, 52, -46),
         (10, 46, -46),
+        (30, 34, -38),
     ]
-    line.append((30, 34, -38))
     box, outer = tube(canvas, line, tuple(fill * radius for radius in (30, 30, 25, 19, 13, 9)))
     rough = canvas.field(rng, 32, box)
     outer = smooth_max(outer + 2.5 * rough, 7.0 - inner[box], 6)
@@ -59,7 +61,7 @@ def draw_pancreas(canvas: Canvas, person: Person, rng: np.random.Generator) -> N
         ([(10, 12, -110), (12, 14, -60), (11, 10, -20), (36, 8, -4)], (4.5, 5.2, 6.4, 6.6)),
         ([(-2, -6, -20), (-2, 10, -40), (0, 16, -105)], (3.6, 3.4, 2.8)),
     ):
-        box, distance = tube(canvas, points, radii)  # type: ignore[arg-type]
+        box, distance = tube(canvas, points, radii)
         canvas.paint(np.where(canvas.labels[box] > 0, 9, distance), vein, box=box)
 
 
@@ -68,7 +70,7 @@ def draw_bowel(canvas: Canvas, person: Person, inner: np.ndarray, rng: np.random
     for _ in range(26):
         start = np.array([rng.uniform(-8, 14), rng.uniform(0, 24), rng.uniform(-120, -50)])
         end = start + np.array([rng.normal(0, 45), rng.uniform(10, 45), rng.normal(-20, 25)])
-        box, distance = tube(canvas, [tuple(start), tuple((start + end) / 2), tuple(end)], (2.2, 1.7, 1.0))
+        box, distance = tube(canvas, [start, (start + end) / 2, end], (2.2, 1.7, 1.0))
         if distance.size:
             canvas.paint(distance, person.hu(35, 120), box=box)
     loops = int(rng.integers(24, 30))
@@ -77,7 +79,7 @@ def draw_bowel(canvas: Canvas, person: Person, inner: np.ndarray, rng: np.random
             canvas,
             person,
             _loop(rng, -88 + 176 * (number * 0.618 % 1)),
-            tuple(rng.uniform(8.5, 13, 12)),
+            rng.uniform(8.5, 13, 12),
             rng,
             gas=rng.random() < 0.25,
             wall=inner,
@@ -89,7 +91,7 @@ def _loop(rng: np.random.Generator, start_x: float) -> list[Point]:
     """A wandering line in the lower belly, turned back where it would leave it."""
     place = np.array([start_x, rng.uniform(0, 62), rng.uniform(-175, -62)])
     heading = rng.standard_normal(3)
-    points = []
+    points: list[Point] = []
     for _ in range(12):
         heading = 0.72 * heading + 0.75 * rng.standard_normal(3)
         heading /= np.linalg.norm(heading)
@@ -97,7 +99,7 @@ def _loop(rng: np.random.Generator, start_x: float) -> list[Point]:
         low, high = np.array([-92, -8, -190]), np.array([92, 68, -60])
         heading = np.where(place < low, np.abs(heading), np.where(place > high, -np.abs(heading), heading))
         place = np.clip(place, low, high)
-        points.append((float(place[0]), float(place[1]), float(place[2])))
+        points.append(place)
     return points
 
 
@@ -105,7 +107,7 @@ def _bowel_tube(
     canvas: Canvas,
     person: Person,
     line: list[Point],
-    radii: tuple[float, ...],
+    radii: Sequence[float] | np.ndarray,
     rng: np.random.Generator,
     gas: bool,
     wall: np.ndarray | None = None,
@@ -151,17 +153,13 @@ def _colon(canvas: Canvas, person: Person, inner: np.ndarray, rng: np.random.Gen
     canvas.paint(lumen, stool, 0, box)
     bubbles = canvas.field(rng, 9, box)
     canvas.paint(np.maximum(lumen + 2, (1.0 - bubbles) * 5), -600.0, 0, box)
-    height = canvas.field(rng, 120, box) * 10
-    behind = 3 * np.clip((60 - np.abs(canvas.x[box])) / 20, -3, 1)
-    floating = (
-        66 - 6 * behind + height - 52 * np.clip((np.abs(canvas.x[box]) - 58) / 30, 0, 1) - canvas.y[box]
-    )
-    canvas.paint(np.maximum(lumen + 0.8, floating), AIR + 25, 0, box)
+    # Gas lies in front in each part: high in the transverse colon, lower in the parts at the flanks.
+    flank = np.clip((np.abs(canvas.x[box]) - 58) / 30, 0, 1)
+    level = 56 - 48 * flank + 10 * canvas.field(rng, 120, box)
+    canvas.paint(np.maximum(lumen + 0.8, level - canvas.y[box]), AIR + 25, 0, box)
 
 
-def _haustra(
-    line: np.ndarray, radii: np.ndarray, rng: np.random.Generator
-) -> tuple[list[Point], tuple[float, ...]]:
+def _haustra(line: np.ndarray, radii: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Points every 9 mm with the colon's bulges: the radius swings along the way."""
     steps = np.linalg.norm(np.diff(line, axis=0), axis=1)
     along = np.concatenate([[0], np.cumsum(steps)])
@@ -169,7 +167,4 @@ def _haustra(
     points = np.stack([np.interp(places, along, line[:, axis]) for axis in range(3)], 1)
     swing = 1 + 0.13 * np.sin(places / 5.2 + rng.uniform(0, 6)) + 0.05 * rng.standard_normal(len(places))
     width = np.interp(places, along, radii) * swing
-    return [(float(x), float(y), float(z)) for x, y, z in points], tuple(width)
-
-
-__all__ = ["draw_bowel", "draw_pancreas", "draw_stomach", "smooth_min", "FAT"]
+    return points, width

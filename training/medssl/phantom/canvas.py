@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 Box = tuple[slice, slice, slice]
-Point = tuple[float, float, float]
+WHOLE: Box = (slice(None), slice(None), slice(None))
+Point = Sequence[float] | np.ndarray  # x, y, z in mm
 FAR_MM = 1e3
 
 
@@ -77,13 +78,12 @@ class Canvas:
     origin: np.ndarray
     slack_mm: float
 
-    def box(self, low: Sequence[float], high: Sequence[float]) -> Box:
+    def box(self, low: Point, high: Point) -> Box:
         """Voxels that may lie between two opposite corners given in the patient's frame."""
-        pairs = [(low[axis], high[axis]) for axis in range(3)]
-        corners = np.array([(x, y, z) for x in pairs[0] for y in pairs[1] for z in pairs[2]])
-        scanner = corners @ self.turn.T + self.origin
-        margin = self.slack_mm + self.edge_mm
-        bounds = zip(scanner.min(0)[::-1] - margin, scanner.max(0)[::-1] + margin, strict=True)
+        low, high = np.asarray(low), np.asarray(high)
+        middle = self.turn @ (low + high) / 2 + self.origin
+        reach = np.abs(self.turn) @ (high - low) / 2 + self.slack_mm + self.edge_mm
+        bounds = zip((middle - reach)[::-1], (middle + reach)[::-1], strict=True)
         z, y, x = (
             slice(*np.searchsorted(axis, bound)) for axis, bound in zip(self.axes_mm, bounds, strict=True)
         )
@@ -93,7 +93,7 @@ class Canvas:
         self,
         rng: np.random.Generator,
         wavelength_mm: float,
-        box: Box = (slice(None),) * 3,  # type: ignore[assignment]
+        box: Box = WHOLE,
     ) -> np.ndarray:
         """A smooth random field on the voxels of a box."""
         axes = [axis[part] for axis, part in zip(self.axes_mm, box, strict=True)]
@@ -104,7 +104,7 @@ class Canvas:
         distance: np.ndarray,
         hu: float | np.ndarray,
         label: int | None = None,
-        box: Box = (slice(None),) * 3,  # type: ignore[assignment]
+        box: Box = WHOLE,
     ) -> None:
         """Put a shape over what is there. label None leaves the labels as they are."""
         part = self.hu[box]
@@ -140,7 +140,7 @@ def ellipsoid_at(
     return root * (root - 1) / np.maximum(np.sqrt(steep), 1e-4)
 
 
-def tube(canvas: Canvas, points: Sequence[Point], radii_mm: Sequence[float]) -> tuple[Box, np.ndarray]:
+def tube(XX) -> tuple[Box, np.ndarray]:
     """Box and distance of a tube along a line of points, its radius changing from point to point."""
     line = np.array(points, float)
     reach = max(radii_mm) + 8
@@ -158,7 +158,9 @@ def tube(canvas: Canvas, points: Sequence[Point], radii_mm: Sequence[float]) -> 
     return box, distance
 
 
-def _segment(canvas: Canvas, box: Box, ends: np.ndarray, radii_mm: Sequence[float]) -> np.ndarray:
+def _segment(
+    canvas: Canvas, box: Box, ends: np.ndarray, radii_mm: Sequence[float] | np.ndarray
+) -> np.ndarray:
     along = ends[1] - ends[0]
     length = float(along @ along) or 1e-6
     x, y, z = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from medssl.phantom.canvas import (
+    Box,
     Canvas,
     Point,
     ellipsoid,
@@ -18,6 +19,14 @@ from medssl.phantom.canvas import (
 )
 from medssl.phantom.person import Person
 from medssl.phantom.trunk import AIR, FAT, MUSCLE
+
+# Middle and radii, mm, along the heart's own axes; the long axis points from the tip to the base.
+CHAMBERS = (
+    ((-20, -9, 5), (31, 16, 17)),  # left ventricle, thick wall
+    ((-8, 24, -10), (34, 13, 20)),  # right ventricle
+    ((30, 19, 0), (20, 19, 22)),  # right atrium
+    ((28, -18, 12), (20, 19, 19)),  # left atrium
+)
 
 
 def diaphragm_height(canvas: Canvas, person: Person, rng: np.random.Generator) -> np.ndarray:
@@ -89,13 +98,14 @@ def draw_heart(canvas: Canvas, person: Person, diaphragm: np.ndarray, rng: np.ra
     own_axes = (turn_about("z", -38 + rng.normal(0, 4)) @ turn_about("y", 32 + rng.normal(0, 3))).T
     size = float(rng.uniform(0.98, 1.14))
 
-    def part(offset: Point, radii: Point, rough: float) -> tuple[tuple[slice, slice, slice], np.ndarray]:
+    def part(offset: Point, radii: Point, rough: float) -> tuple[Box, np.ndarray]:
         place = middle + own_axes.T @ np.array(offset) * size
-        box, distance = ellipsoid(canvas, tuple(place), tuple(size * r for r in radii), own_axes)  # type: ignore[arg-type]
+        box, distance = ellipsoid(canvas, place, size * np.array(radii), own_axes)
         return box, distance + rough * bumps[box]
 
     bumps = canvas.field(rng, 30)
-    box, heart = part((0, 0, 0), (60, 44, 43), 1.8)
+    outline = (60, 44, 43)
+    box, heart = part((0, 0, 0), outline, 1.8)
     floor = (diaphragm[box] + 3 - canvas.z[box]) / 1.2
     sack = smooth_max(heart - 3.5 - 2.5 * person.visceral_fat, floor - 2, 6)
     canvas.paint(sack - 1.6, 20.0, 0, box)
@@ -103,21 +113,13 @@ def draw_heart(canvas: Canvas, person: Person, diaphragm: np.ndarray, rng: np.ra
     heart = smooth_max(heart, floor, 6)
     wall, blood = person.hu(46, 108), person.hu(40, 152)
     canvas.paint(heart, wall, 0, box)
-    chambers: tuple[tuple[Point, Point], ...] = (
-        ((-20, -9, 5), (31, 16, 17)),  # left ventricle, thick wall
-        ((-8, 24, -10), (34, 13, 20)),  # right ventricle
-        ((30, 19, 0), (20, 19, 22)),  # right atrium
-        ((28, -18, 12), (20, 19, 19)),  # left atrium
-    )
-    for offset, radii in chambers:
+    for offset, radii in CHAMBERS:
         inner_box, chamber = part(offset, radii, 1.4)
-        within = ellipsoid_at(
-            canvas, inner_box, tuple(middle), tuple(size * r for r in (60, 44, 43)), own_axes
-        )  # type: ignore[arg-type]
+        within = ellipsoid_at(canvas, inner_box, middle, size * np.array(outline), own_axes)
         canvas.paint(np.maximum(chamber, within + 2.5), blood + rng.normal(0, 4), box=inner_box)
     for angle in (0.35, -0.5):
         groove = own_axes.T @ np.array([10.0, 44 * np.cos(angle), 44 * np.sin(angle)]) * size + middle
-        box, fat = ellipsoid(canvas, tuple(groove), (9, 7, 16))
+        box, fat = ellipsoid(canvas, groove, (9, 7, 16))
         canvas.paint(fat, FAT + 25, box=box)
 
 

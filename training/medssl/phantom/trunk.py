@@ -133,10 +133,10 @@ def draw_spine(canvas: Canvas, person: Person, label: int, rng: np.random.Genera
     body = smooth_max(body, from_end, 3)
     canal = np.sqrt(x**2 + ((y + 24 + 4 * lumbar) * 1.15) ** 2) - 9.0
     arch = _arch(x, y, offset, canal, lumbar)
-    inside = np.clip(-np.minimum(body, arch * 1.3) / 4.0, 0, 1)
+    inside = np.clip(-np.minimum(body, arch * 1.2) / 2.6, 0, 1)
     spongy = person.bone_hu + 22 * canvas.field(rng, 14, box)
     canvas.paint(disc, 88.0, label, box)
-    bone = CORTEX * 0.92 * (1 - inside) + spongy * inside
+    bone = CORTEX * 0.85 * (1 - inside) + spongy * inside
     canvas.paint(smooth_min(body, arch, 2.5), bone, label, box)
     canvas.paint(canal, 8.0, 0, box)
     canvas.paint(canal + 3.2, 32.0, 0, box)
@@ -182,11 +182,16 @@ def draw_pelvis(canvas: Canvas, person: Person) -> None:
         if canvas.x[box].size == 0:
             continue
         flat = np.full(canvas.x[box].shape, 1e3, np.float32)
+        flared = canvas.x[box] - side * 0.45 * (canvas.z[box] + 122)
         for start, end in pairwise(rim):
             along = np.array(end) - np.array(start)
-            x, y = canvas.x[box] - start[0], canvas.y[box] - start[1]
+            x, y = flared - start[0], canvas.y[box] - start[1]
             where = np.clip((x * along[0] + y * along[1]) / (along[0] ** 2 + along[1] ** 2), 0, 1)
-            gap = np.sqrt((x - where * along[0]) ** 2 + (y - where * along[1]) ** 2) - 5
+            gap = (
+                np.sqrt((x - where * along[0]) ** 2 + (y - where * along[1]) ** 2)
+                - 3.6
+                - 2.2 * np.clip((canvas.z[box] + 150) / 25, 0, 1)
+            )
             top = canvas.z[box] - (start[2] + where * along[2])
             np.minimum(flat, smooth_max(gap, top, 4), out=flat)
         marrow = np.clip(-flat / 3, 0, 1)
