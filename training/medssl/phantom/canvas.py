@@ -140,7 +140,9 @@ def ellipsoid_at(
     return root * (root - 1) / np.maximum(np.sqrt(steep), 1e-4)
 
 
-def tube(XX) -> tuple[Box, np.ndarray]:
+def tube(
+    canvas: Canvas, points: Sequence[Point] | np.ndarray, radii_mm: Sequence[float] | np.ndarray
+) -> tuple[Box, np.ndarray]:
     """Box and distance of a tube along a line of points, its radius changing from point to point."""
     line = np.array(points, float)
     reach = max(radii_mm) + 8
