@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 from medssl.errors import UserError
@@ -9,6 +10,9 @@ from medssl.errors import UserError
 
 def main() -> None:
     """Run the command line; what the user can put right ends in one sentence and exit code 1."""
+    # Waiting threads sleep: beside a busy neighbour two spinning threads are slower than one. Has to be said
+    # before torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from medssl.commands import app
 
     try:

@@ -19,24 +19,24 @@ def number(value: float) -> str:
 
 def title(initialisation: str) -> str:
     """What an initialisation is called in tables and pictures."""
-    return "random weights" if initialisation == study.RANDOM else f"{initialisation.upper()} weights"
+    return initialisation if initialisation == study.RANDOM else initialisation.upper()
 
 
 def study_lines(cells: Sequence[Cell]) -> list[list[str]]:
     """The study as a table of words: a heading, then one line for each initialisation."""
     summary = study.rows(cells)
     classes = list(summary[0].dice_of_class)
-    lines = [["weights", *classes, "mean", "spread over seeds", "seeds", "pre-training", "fine-tuning"]]
+    lines = [["weights", *classes, "mean", "seeds", "minutes"]]
     for row in summary:
+        spread = "" if row.spread is None else f" ± {row.spread:.3f}"
+        times = [row.seconds[phase] / 60 for phase in ("pretrain", "finetune") if phase in row.seconds]
         lines.append(
             [
                 title(row.initialisation),
                 *(number(row.dice_of_class[name]) for name in classes),
-                number(row.dice),
-                "–" if row.spread is None else f"{row.spread:.3f}",
+                number(row.dice) + spread,
                 ", ".join(map(str, row.seeds)),
-                _minutes(row.seconds.get("pretrain")),
-                _minutes(row.seconds.get("finetune")),
+                " + ".join(f"{minutes:.1f}" for minutes in times),
             ]
         )
     return lines
@@ -53,8 +53,8 @@ def write_tables(out: Path, material: Material, cells: Sequence[Cell]) -> None:
         f"{material.dataset.name}: {len(material.references)} test scans, never trained on. "
         f"{slices} complete axial slices on {len(first.annotated)} scans, drawn anew for each seed. "
         f"{first.settings['minutes']:g} minutes of training for each line and seed, pre-training included. "
-        "The mean is over classes and scans, the spread is the standard deviation over seeds. "
-        "Times are wall times with starting, planning and predicting.",
+        "The mean is over classes and scans, ± is the standard deviation over seeds. "
+        "The minutes are those of training, pre-training + fine-tuning.",
         "",
         "| " + " | ".join(heading) + " |",
         "| --- |" + " ---: |" * (len(heading) - 1),
@@ -84,10 +84,6 @@ def contents(out: Path) -> list[str]:
         "project": "the project; open it in napari or with medssl demo --view",
     }
     return [f"{out / name}  {what}" for name, what in parts.items() if (out / name).exists()]
-
-
-def _minutes(seconds: float | None) -> str:
-    return "–" if seconds is None else f"{seconds / 60:.1f} min"
 
 
 def _without_nan(value: object) -> object:

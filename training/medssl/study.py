@@ -65,7 +65,7 @@ class Cell:
     pretrain_run: str | None
     finetune_run: str
     seconds: dict[str, float]
-    """Wall time of "pretrain" and "finetune", starting, planning and predicting included."""
+    """Training time of "pretrain" and "finetune", and the "wall" time of all, planning and predicting too."""
     dice: float
     dice_of_class: dict[str, float]
 
@@ -137,13 +137,15 @@ def run_cell(material: Material, initialisation: str, seed: int, settings: Setti
     seconds: dict[str, float] = {}
     weights = None
     minutes = settings.minutes
+    begin = time.monotonic()
     if initialisation != RANDOM:
         pretraining = settings.minutes * settings.pretrain_share
         minutes -= pretraining
-        job: Job = PretrainJob(**common, method=initialisation, minutes=pretraining)
-        weights, seconds["pretrain"] = _timed(job, work)
-    job = FinetuneJob(**common, weights=weights, minutes=minutes, predict_scans=tuple(references))
-    run_id, seconds["finetune"] = _timed(job, work)
+        result = work(PretrainJob(**common, method=initialisation, minutes=pretraining))
+        weights, seconds["pretrain"] = result["run"], result["seconds"]
+    result = work(FinetuneJob(**common, weights=weights, minutes=minutes, predict_scans=tuple(references)))
+    run_id, seconds["finetune"] = result["run"], result["seconds"]
+    seconds["wall"] = time.monotonic() - begin
     scores = evaluate(project, run_id, references)
     return Cell(
         initialisation=initialisation,
@@ -152,16 +154,10 @@ def run_cell(material: Material, initialisation: str, seed: int, settings: Setti
         annotated=annotated,
         pretrain_run=weights,
         finetune_run=run_id,
-        seconds=seconds,
+        seconds={phase: round(value, 1) for phase, value in seconds.items()},
         dice=scores.mean,
         dice_of_class={each.name: scores.of_class(each.id) for each in scores.classes},
     )
-
-
-def _timed(job: Job, work: Work) -> tuple[str, float]:
-    start = time.monotonic()
-    result = work(job)
-    return str(result["run"]), round(time.monotonic() - start, 1)
 
 
 def read_cells(path: Path) -> list[Cell]:

@@ -14,7 +14,7 @@ from medssl.config import FeaturesJob, Job
 from medssl.errors import UserError
 from medssl.files import write_whole
 from medssl.project import Project, Run
-from medssl.similarity import FeatureCache, query_at, similarity
+from medssl.similarity import FeatureCache, open_features, query_at, similarity
 
 PICTURES = (".png",)
 VOLUMES = (".nii", ".nii.gz")
@@ -33,19 +33,12 @@ def write_similarity(
 
     Raises UserError ("outside", "unsupported").
     """
-    shape = project.scans[scan_id].geometry.shape_zyx
-    if not all(0 <= index < length for index, length in zip(voxel_zyx, shape, strict=True)):
-        raise UserError(
-            f"Voxel {voxel_zyx} lies outside scan {scan_id}, which has {shape} voxels (z, y, x); "
-            "give one inside.",
-            code="outside",
-        )
     if not out.name.lower().endswith(PICTURES + VOLUMES):
         raise UserError(
             f"{out} has an unknown ending; use .nii.gz for a volume, .png for a picture.", code="unsupported"
         )
     cache = features_of(project, scan_id, run, device, work)
-    values = similarity(cache.array, query_at(cache, voxel_zyx))
+    values = similarity(cache, query_at(cache, voxel_zyx))
     if out.name.lower().endswith(PICTURES):
         from medssl import pictures
 
@@ -58,10 +51,13 @@ def features_of(
     project: Project, scan_id: str, run: Run, device: str, work: Callable[[Job], dict[str, Any]]
 ) -> FeatureCache:
     """The features of a scan under a run's weights, computed first if they are not there yet."""
-    path = project.root / "features" / f"{scan_id}-{run.id}.npy"
-    if not path.exists():
-        work(FeaturesJob(project=str(project.root), device=device, weights=run.id, scans=(scan_id,)))
-    return FeatureCache.open(path)
+    try:
+        return open_features(project, scan_id, run.id)
+    except UserError as error:
+        if error.code != "no-features":
+            raise
+    work(FeaturesJob(project=str(project.root), device=device, weights=run.id, scans=(scan_id,)))
+    return open_features(project, scan_id, run.id)
 
 
 def _write_volume(
@@ -69,7 +65,7 @@ def _write_volume(
 ) -> None:
     """NIfTI on the grid of the features; its affine lays it over the scan."""
     cells_to_voxels = np.diag([*cache.step_vox, 1.0])
-    cells_to_voxels[:3, 3] = cache.origin_vox
+    cells_to_voxels[:3, 3] = (np.array(cache.step_vox) - 1) / 2  # of the first cell's centre
     affine = (np.asarray(canonical_affine) @ cells_to_voxels)[:, [2, 1, 0, 3]]
     image = nibabel.Nifti1Image(values_zyx.transpose(2, 1, 0).astype(np.float32), affine)
     image.header.set_xyzt_units("mm")

@@ -11,7 +11,9 @@ from typing import Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
 from medssl import config, events
 
@@ -98,7 +100,7 @@ class Drawing:
             case events.Started():
                 self._screen.print(f"Run [bold]{escape(event.run)}[/]")
                 for reason in event.reasons:
-                    self._screen.print(f"[dim]  {escape(reason)}")
+                    self._screen.print(Padding(Text(reason, style="dim"), (0, 0, 0, 2)))
             case events.Progress():
                 self._progress(event)
             case events.Metric():

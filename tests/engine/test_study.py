@@ -1,0 +1,214 @@
+"""The few-slice protocol and the demo around it, with a stand-in for the engine."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from medssl import demo, report, study
+from medssl.config import FinetuneJob, Job, PretrainJob, kind_of, to_json
+from medssl.dataset import read_dataset
+from medssl.errors import UserError
+from medssl.project import Project
+from medssl.study import Cell, Material, Settings
+
+CASES = 7
+SETTINGS = Settings(slices=5, minutes=10.0)
+
+
+def write_dataset(folder: Path) -> Path:
+    """Scans (6, 5, 20) with a structure in the slices 6..13."""
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part).mkdir(parents=True)
+    for index in range(CASES):
+        rng = np.random.default_rng(index)
+        labels = np.zeros((6, 5, 20), dtype=np.uint8)
+        labels[1:4, 1:4, 6:14] = 1
+        images = {"imagesTr": rng.normal(size=labels.shape).astype(np.float32), "labelsTr": labels}
+        for part, values in images.items():
+            nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), folder / part / f"case{index}.nii.gz")
+    (folder / "dataset.json").write_text(json.dumps({"name": "Made", "labels": {"1": "structure"}}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dataset_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("dataset"))
+
+
+@pytest.fixture
+def material(dataset_folder: Path, tmp_path: Path) -> Material:
+    dataset = read_dataset(dataset_folder)
+    return study.gather(Project.create(tmp_path / "project", dataset.classes), dataset, lambda done: None)
+
+
+class Engine:
+    """Does what the engine does to a project, and remembers the jobs; predicts the structure's lower half."""
+
+    def __init__(self) -> None:
+        self.jobs: list[Any] = []
+
+    def __call__(self, job: Job) -> dict[str, Any]:
+        self.jobs.append(job)
+        project = Project.open(Path(job.project))
+        run = project.new_run(kind_of(job), to_json(job), "made")
+        for scan in getattr(job, "predict_scans", ()):
+            labels = np.zeros(project.scans[scan].geometry.shape_zyx, dtype=np.uint8)
+            labels[6:10, 1:4, 1:4] = 1
+            project.save_prediction(run.id, scan, labels)
+        return {"run": run.id, "seconds": 60.0, "stopped": False}
+
+
+def test_test_cases_and_only_they_are_held_out(material: Material) -> None:
+    held_out = {scan.id for scan in material.project.scans.values() if scan.held_out}
+    assert held_out == {"case0", "case5"} == set(material.references)
+
+
+def test_scans_that_are_there_are_not_read_again(material: Material, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Project, "add_scan", None)
+    again = study.gather(material.project, material.dataset, lambda done: None)
+    assert again.scan_ids == material.scan_ids
+
+
+def test_a_seed_always_draws_the_same_two_scans_and_never_a_test_scan(material: Material) -> None:
+    drawn = [study.annotate_for(material, seed, 5) for seed in (3, 4, 3)]
+    assert drawn[0] == drawn[2] != drawn[1]
+    assert all(len(each) == 2 and not set(each) & set(material.references) for each in drawn)
+
+
+def test_the_slices_are_spread_over_both_scans(material: Material) -> None:
+    counts = sorted(len(chosen) for chosen in study.annotate_for(material, 0, 5).values())
+    assert counts == [2, 3]
+
+
+def test_annotations_of_another_seed_are_gone(material: Material) -> None:
+    study.annotate_for(material, 3, 10)
+    latest = study.annotate_for(material, 4, 10)
+    assert set(material.project.annotated()) == set(latest)
+
+
+def test_too_few_labelled_scans_are_refused(material: Material) -> None:
+    small = replace(material.dataset, pairs=material.dataset.pairs[:2])
+    with pytest.raises(UserError, match="at least 2 are needed"):
+        study.annotate_for(replace(material, dataset=small), 0, 5)
+
+
+def test_random_weights_have_all_the_time_for_fine_tuning(material: Material) -> None:
+    engine = Engine()
+    study.run_cell(material, study.RANDOM, 0, SETTINGS, engine)
+    assert [type(job) for job in engine.jobs] == [FinetuneJob]
+    assert engine.jobs[0].minutes == 10.0
+    assert engine.jobs[0].weights is None
+
+
+def test_pretrained_weights_share_the_same_time(material: Material) -> None:
+    engine = Engine()
+    cell = study.run_cell(material, "pgl", 0, SETTINGS, engine)
+    first, second = engine.jobs
+    assert isinstance(first, PretrainJob)
+    assert first.minutes + second.minutes == pytest.approx(10.0)
+    assert first.minutes == pytest.approx(10.0 * study.PRETRAIN_SHARE)
+    assert second.weights == cell.pretrain_run
+
+
+def test_a_cell_has_the_dice_of_the_test_scans(material: Material) -> None:
+    engine = Engine()
+    cell = study.run_cell(material, "pgl", 0, SETTINGS, engine)
+    assert set(engine.jobs[-1].predict_scans) == {"case0", "case5"}
+    assert cell.dice == pytest.approx(2 / 3)  # half of the structure is found
+    assert cell.dice_of_class == {"structure": pytest.approx(2 / 3)}
+
+
+def cell(initialisation: str, seed: int, dice: float, settings: Settings = SETTINGS) -> Cell:
+    return Cell(
+        initialisation=initialisation,
+        seed=seed,
+        settings=vars(settings),
+        annotated={"case1": [4, 8]},
+        pretrain_run=None,
+        finetune_run="0001-finetune-made",
+        seconds={"finetune": 90.0, "wall": 100.0},
+        dice=dice,
+        dice_of_class={"structure": dice},
+    )
+
+
+def test_cells_are_read_as_they_were_written(tmp_path: Path) -> None:
+    cells = [cell("random", 0, 0.5), cell("pgl", 0, 0.6)]
+    study.write_cells(tmp_path / "cells.jsonl", cells)
+    assert study.read_cells(tmp_path / "cells.jsonl") == cells
+
+
+def test_damaged_cells_are_refused_with_the_file_named(tmp_path: Path) -> None:
+    (tmp_path / "cells.jsonl").write_text('{"initialisation": "ran')
+    with pytest.raises(UserError, match=r"cells\.jsonl is damaged"):
+        study.read_cells(tmp_path / "cells.jsonl")
+
+
+def test_a_cell_under_other_settings_is_not_finished() -> None:
+    cells = [cell("random", 0, 0.5)]
+    assert study.finished(cells, "random", 0, SETTINGS) == cells[0]
+    assert study.finished(cells, "random", 1, SETTINGS) is None
+    assert study.finished(cells, "random", 0, replace(SETTINGS, minutes=1.0)) is None
+
+
+def test_rows_have_mean_and_spread_over_seeds() -> None:
+    row, single = study.rows([cell("random", 0, 0.5), cell("pgl", 0, 0.8), cell("random", 1, 0.7)])
+    assert (row.initialisation, row.seeds) == ("random", (0, 1))
+    assert row.dice == pytest.approx(0.6)
+    assert row.spread == pytest.approx(0.02**0.5)
+    assert single.spread is None
+
+
+def test_the_table_shows_mean_spread_seeds_and_minutes() -> None:
+    heading, line = report.study_lines([cell("pgl", 0, 0.5), cell("pgl", 1, 0.7)])
+    assert heading == ["weights", "structure", "mean", "seeds", "minutes"]
+    assert line == ["PGL", "0.600", "0.600 ± 0.141", "0, 1", "1.5"]
+
+
+def wanted(out: Path, dataset_folder: Path, seeds: tuple[int, ...] = (0, 1)) -> demo.Demo:
+    return demo.Demo(
+        out=out, data=dataset_folder, initialisations=("random", "pgl"), seeds=seeds, settings=SETTINGS
+    )
+
+
+def quiet(*_: object) -> None:
+    pass
+
+
+def test_a_demo_that_was_stopped_goes_on_with_what_is_missing(dataset_folder: Path, tmp_path: Path) -> None:
+    asked = wanted(tmp_path, dataset_folder)
+    material = demo.prepare(asked, quiet, quiet)
+    first = Engine()
+
+    def stopped_in_the_third(job: Job) -> dict[str, Any]:
+        if len(first.jobs) == 3:
+            raise study.Stopped
+        return first(job)
+
+    assert len(demo.run(asked, material, stopped_in_the_third, quiet)) == 2
+    second = Engine()
+    cells = demo.run(asked, material, second, quiet)
+    assert [(each.initialisation, each.seed) for each in cells] == asked.wanted
+    assert len(second.jobs) == 3  # random and PGL of seed 1
+
+
+def test_predictions_are_exported_for_the_test_scans(dataset_folder: Path, tmp_path: Path) -> None:
+    asked = wanted(tmp_path, dataset_folder, seeds=(0,))
+    material = demo.prepare(asked, quiet, quiet)
+    demo.export(asked, material, demo.run(asked, material, Engine(), quiet))
+    image = nibabel.load(tmp_path / "predictions" / "pgl-seed0" / "case5.nii.gz")
+    assert image.shape == (6, 5, 20)
+    assert {path.parent.name for path in tmp_path.glob("predictions/*/*")} == {"random-seed0", "pgl-seed0"}
+
+
+def test_a_folder_with_a_demo_on_other_scans_is_refused(dataset_folder: Path, tmp_path: Path) -> None:
+    demo.prepare(wanted(tmp_path / "out", dataset_folder), quiet, quiet)
+    other = write_dataset(tmp_path / "other")
+    with pytest.raises(UserError, match="choose another folder with --out"):
+        demo.prepare(wanted(tmp_path / "out", other), quiet, quiet)
