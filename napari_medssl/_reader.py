@@ -36,7 +36,7 @@ def read(path: str | Sequence[str]) -> list[LayerData]:
         if len(scans) > MANY:
             raise UserError(
                 f"{path} holds {len(scans)} scans, too many for one layer list; "
-                'add the folder in the dock "Pre-train, paint, segment".',
+                'add the folder in the dock "Train on few slices".',
                 code="too-many",
             )
     except UserError as error:

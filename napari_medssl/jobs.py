@@ -45,7 +45,7 @@ class Child(QObject):
         self._line = b""
         self._errors = b""
         self._last: events.Done | events.Failed | None = None
-        self._asked_to_stop = False
+        self._asked_to_stop, self._patient = False, True
         self._over = False
         self._process = QProcess(self)
         self._process.readyReadStandardOutput.connect(self._read_events)
@@ -61,9 +61,16 @@ class Child(QObject):
         QApplication.instance().aboutToQuit.connect(self.shutdown)
         self._process.start(command[0], [*command[1:], str(job)])
 
-    def stop(self) -> None:
-        """Ask for an end after the running step; terminate after 5 s, kill after 8 s."""
-        self._asked_to_stop = True
+    def stop(self, patient: bool = True) -> None:
+        """Ask for an end after the running step; terminate after 5 s without a sign, kill after 8 s.
+
+        patient: events count as signs, so that a prediction that a stopped training still makes is not
+        cut off. Asked a second time, the engine is ended at once.
+        """
+        if self._asked_to_stop and patient:
+            self._process.kill()
+            return
+        self._asked_to_stop, self._patient = True, patient
         self._process.write(b"stop\n")
         self._terminate.start()
         self._kill.start()
@@ -72,7 +79,7 @@ class Child(QObject):
         """End the process now, waiting for it: for the moment when the viewer closes."""
         if self._over:
             return
-        self.stop()
+        self.stop(patient=False)
         self._process.closeWriteChannel()
         ways_out = (lambda: None, self._process.terminate, self._process.kill)
         for way_out, patience in zip(ways_out, SHUTDOWN_MS, strict=True):
@@ -105,6 +112,9 @@ class Child(QObject):
             self._append(self._log, self._errors)
         if isinstance(event, events.Done | events.Failed):
             self._last = event
+        if self._asked_to_stop and self._patient:
+            self._terminate.start()
+            self._kill.start()
         self.heard.emit(event)
 
     def _read_errors(self) -> None:
@@ -193,10 +203,15 @@ class Jobs:
         self._child.start(path, self._command)
 
     def stop(self) -> None:
-        """Ask the running job to end with a checkpoint."""
+        """Ask the running job to end with a checkpoint; asked again, end it at once."""
         if self._child is not None:
             self._session.stopping()
             self._child.stop()
+
+    def leave(self) -> None:
+        """The window is gone: the job ends within 8 s, whatever it says."""
+        if self._child is not None:
+            self._child.stop(patient=False)
 
     def process_id(self) -> int:
         """The running engine's process id, 0 without one."""

@@ -123,7 +123,8 @@ def scan_data(
 ) -> tuple[np.ndarray, dict[str, Any], str]:
     """A scan as napari's layer-data tuple."""
     kwargs = {"name": name, "metadata": metadata(SCAN, geometry, path, scan), **placement(geometry)}
-    return (array, {**kwargs, "colormap": "gray", "contrast_limits": contrast(array)}, "image")
+    looks = {"colormap": "gray", "contrast_limits": contrast(array), "interpolation2d": "linear"}
+    return (array, {**kwargs, **looks}, "image")
 
 
 def labels_data(

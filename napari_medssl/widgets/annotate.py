@@ -13,7 +13,7 @@ from napari_medssl.widgets.parts import button, column, hint, row
 from napari_medssl.widgets.style import LINE
 from napari_medssl.workspace import Workspace
 
-PLANES = ("axial", "coronal", "sagittal")
+PLANES = ("Axial", "Coronal", "Sagittal")
 STATES = {
     "saved": "All strokes are saved.",
     "saving": "Saving…",
@@ -111,8 +111,8 @@ class Annotate(QWidget):
             widget.setVisible(painting)
         self.complete.setEnabled(place is not None)
         self.complete.setChecked(done)
-        words = f"{PLANES[place[0]]} slice {place[1]}" if place else "slice"
-        self.complete.setText(f"✓  {words} is complete" if done else f"Mark {words} complete")
+        words = f"{PLANES[place[0]]} slice {place[1]}" if place else "Slice"
+        self.complete.setText(f"✓  {words} is complete" if done else f"Mark {words.lower()} complete")
         self.list.setText(_links(self.session.complete, place))
         self.list.setVisible(bool(self.session.complete))
         self.state.setText(STATES.get(self.session.saved, ""))
@@ -126,7 +126,7 @@ def _links(complete: tuple[tuple[int, int], ...], here: tuple[int, int] | None) 
         numbers = [index for other, index in complete if other == axis]
         links = "&nbsp;&nbsp; ".join(_link(axis, index, (axis, index) == here) for index in numbers)
         if numbers:
-            lines.append(f"Complete {plane}:&nbsp; {links}")
+            lines.append(f"Complete {plane.lower()}:&nbsp; {links}")
     return "<br>".join(lines)
 
 

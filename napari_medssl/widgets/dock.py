@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import napari
 
 SHOW = {"info": show_info, "warning": show_warning, "error": show_error}
-WIDTH = 330
+WIDTH = 345
 
 
 class Dock(QWidget):
@@ -133,6 +133,6 @@ def _farewell(session: Session, workspace: Workspace, jobs: Jobs) -> Callable[[]
     def leave() -> None:
         session.disconnect_all()
         workspace.close()
-        jobs.stop()
+        jobs.leave()
 
     return leave

@@ -22,6 +22,7 @@ from superqt import QCollapsible
 from napari_medssl.session import Session
 from napari_medssl.widgets.style import LINE
 
+STOP_TIP = "End after the running step and keep the weights so far; a second press ends at once"
 NO_LIMIT = 16_777_215
 """Qt's own maximum of a widget's height."""
 
@@ -72,6 +73,7 @@ def minutes_box(value: float) -> QDoubleSpinBox:
     box.setRange(0.1, 6000)
     box.setDecimals(1)
     box.setSuffix(" min")
+    box.setAlignment(Qt.AlignmentFlag.AlignCenter)
     box.setValue(value)
     box.setToolTip("How long to train; more scans and harder tasks want more")
     return box
@@ -195,7 +197,11 @@ class JobPanel(QWidget):
         self._bar.setTextVisible(False)
         self._text = hint()
         self.curve = Curve() if curve else None
-        self.stop_button = button("Stop", stop, "End after the running step; the weights so far are kept")
+        self.stop_button = button(
+            "Stop",
+            stop,
+            STOP_TIP,
+        )
         layout = column(self, row(self._phase, self._left), self._bar)
         layout.setContentsMargins(0, 0, 0, 0)
         if self.curve is not None:
@@ -211,7 +217,7 @@ class JobPanel(QWidget):
         mine = job.kind == self._kind
         self.setVisible(mine or bool(self.curve and self.curve._points))
         self.stop_button.setVisible(mine and job.running)
-        self.stop_button.setEnabled(not job.stopping)
+        self.stop_button.setText("Stop now" if job.stopping else "Stop")
         self._text.setVisible(mine and bool(job.text))
         if not mine:
             return

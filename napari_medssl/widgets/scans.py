@@ -142,8 +142,9 @@ class Scans(QWidget):
 
     def _refresh(self) -> None:
         project = self.session.project
-        self.folder.setText(str(project.root) if project else "No project yet")
-        self.folder.setToolTip("Everything is kept here: scans, annotations, weights, predictions")
+        root = project.root.resolve() if project else None
+        self.folder.setText(f"{root.parent.name}/{root.name}" if root else "No project yet")
+        self.folder.setToolTip(f"Scans, annotations, weights, predictions are kept in {root or 'a folder'}")
         scans = list(project.scans.values()) if project else []
         self.list.blockSignals(True)
         self.list.clear()

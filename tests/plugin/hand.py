@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from qtpy.QtCore import QElapsedTimer, QPoint, Qt, QTimer
+from qtpy.QtCore import QElapsedTimer, QEvent, QPoint, QPointF, Qt, QTimer
+from qtpy.QtGui import QMouseEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QDoubleSpinBox, QFileDialog, QLineEdit, QWidget
 
@@ -105,9 +106,15 @@ class Hand:
         first, last = self.point_of(layer, start), self.point_of(layer, end)
         QTest.mouseMove(self.canvas, first)
         QTest.mousePress(self.canvas, LEFT, pos=first)
-        QTest.mouseMove(self.canvas, (first + last) / 2)
-        QTest.mouseMove(self.canvas, last)
+        QTest.qWait(15)  # vispy takes one move in 10 ms
+        self._move_pressed(last)
         QTest.mouseRelease(self.canvas, LEFT, pos=last)
+
+    def _move_pressed(self, point: QPoint) -> None:
+        """QTest.mouseMove forgets which button is down."""
+        place = (QPointF(point), QPointF(self.canvas.mapToGlobal(point)))
+        event = QMouseEvent(QEvent.Type.MouseMove, *place, LEFT, LEFT, Qt.KeyboardModifier.NoModifier)
+        QApplication.sendEvent(self.canvas, event)
 
     def click_voxel(self, layer, voxel: Sequence[float]) -> None:
         """A click on the canvas, without moving."""

@@ -152,6 +152,33 @@ def test_who_does_not_listen_is_killed(qtbot, child, monkeypatch):
     assert wait_for(qtbot, ended, seconds=5)[0] == "stopped"
 
 
+LIVELY = """
+say("started", run="0001")
+sys.stdin.readline()
+for n in range(8):
+    time.sleep(0.1); say("progress", phase="predict", fraction=n / 8)
+say("done", stopped=True)
+"""
+
+
+def test_who_still_says_something_is_given_time(qtbot, child, monkeypatch):
+    monkeypatch.setattr(jobs, "TERMINATE_MS", 400)
+    monkeypatch.setattr(jobs, "KILL_MS", 500)
+    process, heard, ended = child(LIVELY)
+    qtbot.waitUntil(lambda: bool(heard))
+    process.stop()
+    wait_for(qtbot, ended)
+    assert heard[-1] == Done(stopped=True)
+
+
+def test_a_second_stop_ends_at_once(qtbot, child):
+    process, heard, ended = child(DEAF)
+    qtbot.waitUntil(lambda: bool(heard))
+    process.stop()
+    process.stop()
+    assert wait_for(qtbot, ended, seconds=2)[0] == "stopped"
+
+
 def test_a_closing_viewer_leaves_no_child(qtbot, child, monkeypatch):
     monkeypatch.setattr(jobs, "SHUTDOWN_MS", (300, 300, 2000))
     process, heard, _ = child(DEAF)

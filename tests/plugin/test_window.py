@@ -39,9 +39,11 @@ def shoot(tmp_path_factory):
 @pytest.fixture
 def source(tmp_path) -> tuple[Path, np.ndarray]:
     """A scan file and its true labels (Z, Y, X), from which the hand knows what to paint."""
-    path = tmp_path / "scan.nii.gz"
+    path = tmp_path / "scans" / "scan.nii.gz"
+    path.parent.mkdir()
     real = hippocampus()
     if real is not None:
+        path = path.with_name(real[0].name)
         path.write_bytes(real[0].read_bytes())
         return path, read_labels(real[1]).array
     from medssl.phantom import make_phantom
@@ -170,7 +172,9 @@ def test_from_a_file_to_an_exported_segmentation(window, source, shoot, tmp_path
     hand.click(dock.finetune.start)
     job_ends(dock)
     assert not said and len(dock.session.predictions()) == 2
-    assert np.array_equal(dock.session.project.prediction(dock.session.predictions()[1].id, "scan"), first)
+    assert np.array_equal(
+        dock.session.project.prediction(dock.session.predictions()[1].id, dock.session.scan), first
+    )
 
     # export
     out = tmp_path / "segmentation.nii.gz"
