@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from medssl import study
 from medssl.dataset import read_dataset
@@ -56,10 +57,9 @@ def prepare(demo: Demo, say: Say, emit: Emit) -> Material:
 
     Raises UserError ("other-demo") where the folder holds a demo on other scans.
     """
-    identity = {
-        "data": None if demo.data is None else str(demo.data.resolve()),
-        "phantoms": None if demo.data else [demo.seeds[0] * PHANTOMS + index for index in range(PHANTOMS)],
-    }
+    made = [demo.seeds[0] * PHANTOMS + index for index in range(PHANTOMS)]
+    # Which scans this folder's demo is about.
+    identity: dict[str, Any] = {"phantoms": made} if demo.data is None else {"data": str(demo.data.resolve())}
     note = demo.out / "demo.json"
     if note.exists() and read_json(note) != identity:
         raise UserError(
@@ -73,7 +73,7 @@ def prepare(demo: Demo, say: Say, emit: Emit) -> Material:
             from medssl.phantom import write_dataset
 
             say(f"Making {PHANTOMS} CT scans of people who do not exist")
-            write_dataset(folder, identity["phantoms"])
+            write_dataset(folder, made)
     else:
         folder = demo.data
     dataset = read_dataset(folder)
