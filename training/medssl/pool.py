@@ -68,8 +68,20 @@ def load_pool(
     return Pool(tuple(scans), tuple(images), tuple(spacings), tuple(targets))  # type: ignore[arg-type]
 
 
+def join(annotated: Pool, others: Pool) -> Pool:
+    """One pool of both, sharing their tensors; the others' targets are empty (nothing annotated)."""
+    nothing = tuple(torch.full(image.shape, IGNORE, dtype=torch.uint8) for image in others.images)
+    return Pool(
+        annotated.ids + others.ids,
+        annotated.images + others.images,
+        annotated.spacing_mm + others.spacing_mm,
+        annotated.targets + tuple(each.to(others.device) for each in nothing),
+    )
+
+
 def _to_work_order(array: np.ndarray, plan: Plan) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(np.transpose(array, plan.work_axes)))
+    # A copy of its own in any case: torch must not hold pages of a file that is mapped for reading.
+    return torch.from_numpy(np.array(np.transpose(array, plan.work_axes), order="C"))
 
 
 def _target(project: Project, scan: str, class_ids: Sequence[int]) -> np.ndarray:
@@ -82,8 +94,8 @@ def _target(project: Project, scan: str, class_ids: Sequence[int]) -> np.ndarray
     unknown = set(np.unique(target).tolist()) - {0, IGNORE, *class_ids}
     if unknown:
         raise UserError(
-            f"The annotation of {scan} holds {sorted(unknown)}, which is no class of the project; add the class "
-            "or repaint those voxels.",
+            f"The annotation of {scan} holds {sorted(unknown)}, which is no class of the project; add the "
+            "class or repaint those voxels.",
             code="unknown-class",
         )
     number = np.full(256, IGNORE, np.uint8)

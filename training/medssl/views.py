@@ -102,64 +102,75 @@ def sample_pairs(
     batch = plan.batch
     scan = torch.randint(len(pool), (batch,), generator=generator)
     shape, step = scan_shapes(pool, scan), view_step(pool, plan, scan)
-    sizes = torch.tensor(size, dtype=torch.float32)
 
     def draw_step() -> Tensor:
         scale = torch.empty(batch, 1).uniform_(*zoom, generator=generator)
         return step * torch.cat([torch.ones(batch, 1), scale, scale], dim=1)
 
-    def draw_centre(box_step: Tensor) -> Tensor:
-        half = box_step * sizes / 2
-        low, high = half - 0.5, shape - half - 0.5
-        middle = (shape - 1) / 2
-        inside = low + torch.rand(batch, 3, generator=generator) * (high - low)
-        # Too small a scan: the frame grows around its middle just enough to hold both boxes.
-        return torch.where(high > low, inside, middle.expand_as(inside))
-
     first_step, second_step = draw_step(), draw_step()
-    first, second = draw_centre(first_step), draw_centre(second_step)
+    box, other_box = first_step * torch.tensor(size), second_step * torch.tensor(size)
+    low, high = _centres_inside(shape, box)
     if plan.dims == 2:
-        first[:, 0] = (torch.rand(batch, generator=generator) * shape[:, 0]).floor()
-        second[:, 0] = first[:, 0]
+        low[:, 0] = high[:, 0] = (torch.rand(batch, generator=generator) * shape[:, 0]).floor()
+    first = _between(low, high, generator)
+    low, high = _centres_inside(shape, other_box)
+    if plan.dims == 2:
+        low[:, 0] = high[:, 0] = first[:, 0]
+    # As close to concentric as the scan allows: what stays where no try shares enough.
+    second = torch.maximum(torch.minimum(first, high), low)
+    cells = step * torch.tensor(min_cells)
+    # Tries go where enough can be shared at all; in a large scan they would hardly ever hit otherwise.
+    reach = (box + other_box) / 2 - torch.maximum(cells, _least_shared(box, other_box, min_overlap))
+    low, high = torch.maximum(low, first - reach), torch.minimum(high, first + reach)
+    open_ = (high >= low).all(1)
     for _ in range(tries):
-        bad = ~_overlap_enough(first, first_step, second, second_step, sizes, step, min_overlap, min_cells)
-        if not bad.any():
+        if not open_.any():
             break
-        again = draw_centre(second_step)
-        if plan.dims == 2:
-            again[:, 0] = first[:, 0]
-        second = torch.where(bad[:, None], again, second)
-    else:
-        bad = ~_overlap_enough(first, first_step, second, second_step, sizes, step, min_overlap, min_cells)
-        second = torch.where(bad[:, None], first, second)
+        drawn = _between(low, high, generator)
+        found = open_ & _share_enough(first, box, drawn, other_box, min_overlap, cells)
+        second = torch.where(found[:, None], drawn, second)
+        open_ &= ~found
 
     def views(centre: Tensor, box_step: Tensor) -> Views:
-        flip = torch.zeros(batch, 3, dtype=torch.bool)
-        for axis in flip_axes:
-            flip[:, axis] = torch.rand(batch, generator=generator) < 0.5
+        flip = _draw_flips(batch, flip_axes, generator)
         return Views(size, scan, centre, box_step, flip, torch.zeros(batch))
 
     return views(first, first_step), views(second, second_step)
 
 
-def _overlap_enough(
-    first: Tensor,
-    first_step: Tensor,
-    second: Tensor,
-    second_step: Tensor,
-    sizes: Tensor,
-    step: Tensor,
-    min_overlap: float,
-    min_cells: Sequence[int],
+def _centres_inside(shape: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
+    """Lowest and highest centres (B, 3) of boxes inside scans; the scan's middle where a box is too large."""
+    low, high, middle = (box - 1) / 2, shape - (box + 1) / 2, (shape - 1) / 2
+    return torch.where(high > low, low, middle), torch.where(high > low, high, middle)
+
+
+def _between(low: Tensor, high: Tensor, generator: Generator) -> Tensor:
+    return low + torch.rand(low.shape, generator=generator) * (high - low)
+
+
+def _draw_flips(batch: int, axes: Sequence[int], generator: Generator) -> Tensor:
+    flip = torch.zeros(batch, 3, dtype=torch.bool)
+    for axis in axes:
+        flip[:, axis] = torch.rand(batch, generator=generator) < 0.5
+    return flip
+
+
+def _least_shared(box: Tensor, other: Tensor, min_overlap: float) -> Tensor:
+    """What two boxes must share along each axis (B, 3) if along the other axes they shared all they can."""
+    smaller = torch.minimum(box, other)
+    volume = (box.prod(1) + other.prod(1)) * min_overlap / (1 + min_overlap)
+    return smaller * (volume / smaller.prod(1))[:, None]
+
+
+def _share_enough(
+    first: Tensor, box: Tensor, second: Tensor, other: Tensor, min_overlap: float, cells: Tensor
 ) -> Tensor:
-    one, two = first_step * sizes, second_step * sizes
-    shared = torch.minimum(first + one / 2, second + two / 2) - torch.maximum(
-        first - one / 2, second - two / 2
+    shared = torch.minimum(first + box / 2, second + other / 2) - torch.maximum(
+        first - box / 2, second - other / 2
     )
     common = shared.clamp(min=0).prod(1)
-    union = one.prod(1) + two.prod(1) - common
-    wide_enough = (shared >= step * torch.tensor(min_cells)).all(1)
-    return (common >= min_overlap * union) & wide_enough
+    union = box.prod(1) + other.prod(1) - common
+    return (common >= min_overlap * union) & (shared >= cells).all(1)
 
 
 def sample_anywhere(
@@ -168,15 +179,10 @@ def sample_anywhere(
     """Boxes of the patch's own size, uniformly inside random scans (MAE, prediction consistency)."""
     scan = torch.randint(len(pool), (plan.batch,), generator=generator)
     shape, step = scan_shapes(pool, scan), view_step(pool, plan, scan)
-    half = step * torch.tensor(size) / 2
-    low, high = half - 0.5, shape - half - 0.5
-    inside = low + torch.rand(plan.batch, 3, generator=generator) * (high - low)
-    centre = torch.where(high > low, inside, (shape - 1) / 2)
+    centre = _between(*_centres_inside(shape, step * torch.tensor(size)), generator)
     if plan.dims == 2:
         centre[:, 0] = (torch.rand(plan.batch, generator=generator) * shape[:, 0]).floor()
-    flip = torch.zeros(plan.batch, 3, dtype=torch.bool)
-    for axis in flip_axes:
-        flip[:, axis] = torch.rand(plan.batch, generator=generator) < 0.5
+    flip = _draw_flips(plan.batch, flip_axes, generator)
     return Views(size, scan, centre, step, flip, torch.zeros(plan.batch))
 
 
@@ -187,23 +193,30 @@ def cut(pool: Pool, views: Views, plan: Plan, bend: Tensor | None = None) -> Vie
     `bend` (B, n, ...) displaces each view voxel by so many view voxels (n = 2 in 2.5D, 3 in 3D).
     """
     grid = _grid(views, plan, pool.device, bend)
+    boxes = _touched(grid)
     parts = []
     for index, scan in enumerate(views.scan.tolist()):
-        image = pool.images[scan]
+        # Only what the view touches: whole scans would be copied, and on accelerators turned to float32.
+        box = tuple(
+            slice(min(max(low, 0), length - 1), max(min(high, length), 1))
+            for (low, high), length in zip(boxes[index], pool.images[scan].shape[-plan.dims :], strict=True)
+        )
+        image = pool.images[scan][(..., *box)]
         if plan.dims == 2:
             chosen = image[_slices(views, index, len(image), pool.device)][None]
         else:
             chosen = image[None, None]
-        shape = chosen.shape[2:]
-        parts.append(
-            F.grid_sample(
-                chosen.float(),
-                _normalised(grid[index], shape)[None],
-                padding_mode="border",
-                align_corners=False,
-            )
-        )
+        corner = torch.tensor([each.start for each in reversed(box)], device=grid.device)
+        points = _normalised(grid[index] - corner, chosen.shape[2:])[None]
+        parts.append(F.grid_sample(chosen.float(), points, padding_mode="border", align_corners=False))
     return replace(views, image=torch.cat(parts))
+
+
+def _touched(grid: Tensor) -> list[list[list[int]]]:
+    """First and past-last voxel that linear interpolation at each view's points needs, [B][n][2]."""
+    flat = grid.flatten(1, -2).flip(-1)
+    bounds = torch.stack([flat.amin(1).floor(), flat.amax(1).floor() + 2], dim=2)
+    return bounds.long().tolist()
 
 
 def cut_targets(

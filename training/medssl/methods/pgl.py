@@ -31,7 +31,7 @@ from medssl.config import Plan
 from medssl.correspondence import align
 from medssl.networks import Network
 from medssl.pool import Pool
-from medssl.views import Views, cut, sample_pairs, shown
+from medssl.views import Views, cut, sample_pairs, scan_shapes, shown, view_step
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class PGL:
         """A batch of pairs, cut and with the published grey-value changes, each view by itself."""
         size = view_size(pool, self.plan, self.settings.zoom[1])
         stride = _cell(self.plan, self.settings.level)
-        least = tuple(int(math.ceil(step * self.settings.zoom[1])) for step in stride)
+        least = tuple(math.ceil(step * self.settings.zoom[1]) for step in stride)
         pair = sample_pairs(
             pool,
             self.plan,
@@ -175,8 +175,8 @@ def view_size(pool: Pool, plan: Plan, zoom: float) -> tuple[int, int, int]:
 
     Rows and columns stay multiples of the network's stride, and at least two cells.
     """
-    shapes = torch.tensor([tuple(image.shape) for image in pool.images]).float()
-    fits = shapes.median(0).values / zoom
+    every = torch.arange(len(pool))
+    fits = (scan_shapes(pool, every) / view_step(pool, plan, every)).median(0).values / zoom
     total = [math.prod(step[axis] for step in plan.strides) for axis in range(plan.dims)]
     size = list(plan.patch_vox)
     for axis in (1, 2):

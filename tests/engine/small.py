@@ -1,0 +1,177 @@
+"""Small scans, plans, networks and projects for the engine's tests: everything in fractions of a second."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import torch
+from medssl.config import Plan
+from medssl.events import Event
+from medssl.pool import Pool
+from medssl.project import Annotation, LabelClass, Project
+from medssl.views import Views
+from torch import Tensor
+
+CPU = torch.device("cpu")
+SETTINGS: dict[str, Any] = {
+    "precision": "fp32",
+    "threads": 1,
+    "batch": 2,
+    "hidden": 16,
+    "dimension": 8,
+}
+"""What makes a pre-training with PGL small and repeatable."""
+FINETUNE: dict[str, Any] = {"precision": "fp32", "threads": 1, "batch": 2}
+
+Shape = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def plan(dims: int = 2, **changes: Any) -> Plan:
+    """Two levels, a stride of 4 in the plane, 1 mm."""
+    patch: Shape = (3, 16, 16) if dims == 2 else (8, 16, 16)
+    small = Plan(
+        dims=dims,
+        slice_axis=0,
+        spacing_mm=(0.0 if dims == 2 else 1.0, 1.0, 1.0),
+        patch_vox=patch,
+        batch=4,
+        channels=(4, 8, 8),
+        strides=((1, 1), (2, 2), (2, 2)) if dims == 2 else ((1, 1, 1), (1, 2, 2), (2, 2, 2)),
+        threads=1,
+    )
+    return replace(small, **changes)
+
+
+def pool(*images: Tensor, spacing_mm: Spacing = (1.0, 1.0, 1.0), targets: Sequence[Tensor] = ()) -> Pool:
+    """A pool of these images, all of one spacing."""
+    names = tuple(f"scan-{number}" for number in range(len(images)))
+    return Pool(names, tuple(images), (spacing_mm,) * len(images), tuple(targets))
+
+
+def noise(shape: Shape, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=seeded(seed))
+
+
+def ramps(shape: Shape, spacing_mm: Spacing = (1.0, 1.0, 1.0)) -> tuple[Pool, Pool, Pool]:
+    """Three pools whose one image is its own slice, row and column index."""
+    grids = torch.meshgrid(*(torch.arange(float(length)) for length in shape), indexing="ij")
+    first, second, third = (pool(grid.contiguous(), spacing_mm=spacing_mm) for grid in grids)
+    return first, second, third
+
+
+def box(
+    centre: Sequence[float],
+    size: Shape,
+    step: Sequence[float] = (1, 1, 1),
+    flip: Sequence[bool] = (False, False, False),
+    angle: float = 0.0,
+) -> Views:
+    """One view of scan 0."""
+    return Views(
+        size,
+        torch.tensor([0]),
+        torch.tensor([centre], dtype=torch.float32),
+        torch.tensor([step], dtype=torch.float32),
+        torch.tensor([flip]),
+        torch.tensor([angle]),
+    )
+
+
+def stacked(views: Sequence[Views]) -> Views:
+    """Several views as one batch."""
+    parts = ("scan", "centre", "step", "flip", "angle")
+    return Views(views[0].size, *(torch.cat([getattr(each, part) for each in views]) for part in parts))
+
+
+def voxel_positions(views: Views) -> Tensor:
+    """(B, D, H, W, 3): where `to_scan` says that every voxel of the views lies."""
+    axes = [torch.arange(float(length)) for length in views.size]
+    index = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
+    affine = views.to_scan()
+    scan = index @ affine[:, :, :3].transpose(1, 2) + affine[:, None, :, 3]
+    return scan.reshape(len(views), *views.size, 3)
+
+
+def block_phantom(seed: int, shape: Shape = (12, 32, 32)) -> tuple[np.ndarray, np.ndarray]:
+    """A bright box at a random place in noise: image (Z, Y, X) float32 and labels uint8 with class 1."""
+    random = np.random.default_rng(seed)
+    side = [max(3, length // 3) for length in shape]
+    low = [int(random.integers(2, length - each - 1)) for length, each in zip(shape, side, strict=True)]
+    labels = np.zeros(shape, np.uint8)
+    labels[tuple(slice(at, at + each) for at, each in zip(low, side, strict=True))] = 1
+    image = random.normal(0, 0.15, shape) + 2.0 * labels
+    return image.astype(np.float32), labels
+
+
+def write_nifti(path: Path, array_zyx: np.ndarray, spacing_zyx: Spacing = (1.0, 1.0, 1.0)) -> Path:
+    """The array as a NIfTI file in canonical directions (x, y, z towards right, anterior, superior)."""
+    affine = np.diag([*reversed(spacing_zyx), 1.0])
+    nib.save(nib.Nifti1Image(np.ascontiguousarray(array_zyx.T), affine), path)
+    return path
+
+
+def make_project(
+    folder: Path,
+    seeds: Sequence[int] = (0, 1),
+    *,
+    shape: Shape = (12, 32, 32),
+    spacing_zyx: Spacing = (1.0, 1.0, 1.0),
+    slices: int = 5,
+    axis: int = 0,
+    annotated: int = 1,
+) -> Project:
+    """A project of block phantoms; the first `annotated` scans have `slices` complete slices along `axis`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    project = Project.create(folder / "project", (LabelClass(1, "block", "#ff0000"),))
+    for number, seed in enumerate(seeds):
+        image, labels = block_phantom(seed, shape)
+        scan = project.add_scan(write_nifti(folder / f"block-{seed}.nii", image, spacing_zyx))
+        if number < annotated:
+            project.save_annotation(scan.id, complete_slices(labels, slices, axis))
+    return project
+
+
+def complete_slices(labels: np.ndarray, count: int, axis: int = 0) -> Annotation:
+    """Every so manieth slice complete, the structure's middle among them."""
+    occupied = np.flatnonzero(labels.any(axis=tuple(other for other in range(3) if other != axis)))
+    last = labels.shape[axis] - 1
+    places = {
+        0,
+        last,
+        math.floor(occupied.mean()),
+        *np.linspace(0, last, max(count - 1, 2)).astype(int).tolist(),
+    }
+    chosen = sorted(places)[: max(count, 3)]
+    shown = np.zeros_like(labels)
+    where = tuple(chosen if position == axis else slice(None) for position in range(3))
+    shown[where] = labels[where]
+    return Annotation(shown, tuple((axis, index) for index in chosen))
+
+
+def dice(one: np.ndarray, two: np.ndarray) -> float:
+    return float(2 * np.logical_and(one, two).sum() / max(1, one.astype(bool).sum() + two.astype(bool).sum()))
+
+
+def never() -> bool:
+    return False
+
+
+class Events(list[Event]):
+    """Collects what a job says: `Events()` is an Emit."""
+
+    def __call__(self, event: Event) -> None:
+        self.append(event)
+
+    def of(self, kind: type) -> list[Any]:
+        return [event for event in self if isinstance(event, kind)]

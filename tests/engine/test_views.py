@@ -1,0 +1,208 @@
+"""A view shows exactly the scan positions that its affine says; boxes lie and overlap as asked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from medssl.augment import draw_bend
+from medssl.pool import Pool
+from medssl.views import (
+    Views,
+    cut,
+    cut_targets,
+    sample_anywhere,
+    sample_pairs,
+    scan_shapes,
+    shown,
+    view_step,
+)
+from small import box, noise, plan, pool, ramps, seeded, stacked, voxel_positions
+
+SCAN = (20, 40, 30)
+
+
+def varied_views(dims: int, size: tuple[int, int, int]) -> Views:
+    """All mirrorings, with rotation, zoom and anisotropic steps, over the scan's border too."""
+    made = []
+    for number in range(8):
+        flip = [bool(number >> axis & 1) for axis in range(3)]
+        step = (1.0 if dims == 2 else 0.7, 1.3 - 0.1 * number, 0.5 + 0.2 * number)
+        centre = (2.0 + 2 * number, 18.0 - 2.5 * number, 14.0 + 2 * number)
+        made.append(box(centre, size, step, flip, angle=0.3 * number - 1))
+    return stacked(made)
+
+
+def seen_positions(views: Views, dims: int, bend: torch.Tensor | None = None) -> torch.Tensor:
+    """(B, D, H, W, 3) scan positions that the views show, read off images of coordinates."""
+    images = [shown(cut(ramp, views, plan(dims), bend)) for ramp in ramps(SCAN)]
+    seen = torch.stack(images, dim=-1)
+    return seen if dims == 2 else seen[:, 0]
+
+
+def inside(positions: torch.Tensor) -> torch.Tensor:
+    """Positions pulled to the scan's border, whose last voxel is repeated."""
+    return positions.clamp(min=torch.zeros(3), max=torch.tensor(SCAN) - 1)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_view_shows_the_positions_its_affine_says(dims: int) -> None:
+    views = varied_views(dims, (3, 14, 12) if dims == 2 else (6, 10, 12))
+    assert torch.allclose(seen_positions(views, dims), inside(voxel_positions(views)), atol=1e-3)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_bend_displaces_in_view_voxels(dims: int) -> None:
+    size = (3, 14, 12) if dims == 2 else (6, 10, 12)
+    views = varied_views(dims, size)
+    bend = draw_bend(len(views), size[3 - dims :], seeded(), probability=1)
+    affine = views.to_scan()[:, 3 - dims :, 3 - dims : 3]
+    moved = torch.einsum("bij,bj...->b...i", affine, bend)
+    expected = voxel_positions(views)
+    expected[..., 3 - dims :] += moved[:, None] if dims == 2 else moved
+    assert torch.allclose(seen_positions(views, dims, bend), inside(expected), atol=1e-3)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_labels_are_those_of_the_nearest_voxel_that_the_image_shows(dims: int) -> None:
+    size = (3, 14, 12) if dims == 2 else (6, 10, 12)
+    views = varied_views(dims, size)
+    middle = voxel_positions(views)[:, 1] if dims == 2 else voxel_positions(views)
+    for axis, ramp in enumerate(ramps(SCAN)):
+        labelled = replace(ramp, targets=(ramp.images[0].to(torch.uint8),))
+        labels = cut_targets(labelled, views, plan(dims))
+        known = labels != 255
+        assert known.any()
+        image = shown(cut(ramp, views, plan(dims)))[:, 1 if dims == 2 else 0]
+        assert ((labels - image).abs()[known] <= 0.5 + 1e-3).all()
+        # Unknown is what lies outside, and nothing else.
+        held = ((middle > -0.499) & (middle < torch.tensor(SCAN) - 0.501)).all(-1)
+        beyond = ((middle < -0.501) | (middle > torch.tensor(SCAN) - 0.499))[..., 3 - dims :].any(-1)
+        assert known[held].all(), axis
+        assert not known[beyond].any(), axis
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_half_precision_scans_show_the_same(dims: int) -> None:
+    image = noise(SCAN).half()
+    views = varied_views(dims, (3, 14, 12) if dims == 2 else (6, 10, 12))
+    half, full = (shown(cut(pool(each), views, plan(dims))) for each in (image, image.float()))
+    assert half.dtype == torch.float32
+    assert torch.equal(half, full)
+
+
+def test_beyond_the_border_the_last_voxel_is_repeated() -> None:
+    image = noise(SCAN)
+    views = box((10, -100, 14.5), (1, 4, 30))
+    assert torch.allclose(
+        shown(cut(pool(image), views, plan(3)))[0, 0, 0], image[10, :1].expand(4, 30), atol=1e-5
+    )
+
+
+def test_a_slice_at_the_end_is_its_own_neighbour() -> None:
+    first, _, _ = ramps(SCAN)
+    seen = shown(cut(first, box((0, 20, 15), (3, 4, 4)), plan(2)))
+    assert seen[0, :, 0, 0].tolist() == [0, 0, 1]
+
+
+def test_the_step_is_the_plans_spacing_over_the_scans() -> None:
+    scans = Pool(("a", "b"), (noise(SCAN), noise(SCAN)), ((4.0, 0.5, 0.5), (1.0, 1.0, 2.0)))
+    step = view_step(scans, plan(2, spacing_mm=(0.0, 1.0, 1.0)), torch.tensor([0, 1]))
+    assert step.tolist() == [[1, 2, 2], [1, 1, 0.5]]
+
+
+def test_views_that_were_not_cut_show_nothing() -> None:
+    with pytest.raises(ValueError, match="not been cut"):
+        shown(box((0, 0, 0), (3, 4, 4)))
+
+
+def overlap_over_union(first: Views, second: Views, axes: slice) -> torch.Tensor:
+    (low, high), (other_low, other_high) = first.extent(), second.extent()
+    shared = (torch.minimum(high, other_high) - torch.maximum(low, other_low))[:, axes].clamp(min=0).prod(1)
+    return shared / ((high - low)[:, axes].prod(1) + (other_high - other_low)[:, axes].prod(1) - shared)
+
+
+@pytest.mark.parametrize(
+    ("dims", "shape"), [(2, (9, 60, 44)), (2, (5, 512, 512)), (3, (30, 44, 60)), (3, (200, 300, 300))]
+)
+def test_ten_thousand_pairs_overlap_enough_and_stay_inside(dims: int, shape: tuple[int, int, int]) -> None:
+    scans = pool(noise((1, 1, 1)).expand(shape))
+    size = (3, 24, 24) if dims == 2 else (8, 24, 24)
+    many = plan(dims, batch=10_000)
+    first, second = sample_pairs(scans, many, size, seeded(), min_cells=(0, 4, 4))
+    axes = slice(3 - dims, 3)
+    assert overlap_over_union(first, second, axes).min() >= 0.1 - 1e-5
+    for views in (first, second):
+        low, high = views.extent()
+        assert (low[:, axes] >= -0.5 - 1e-3).all()
+        assert (high[:, axes] <= torch.tensor(shape)[axes] - 0.5 + 1e-3).all()
+    apart = ((first.centre - second.centre) / first.step).abs()[:, axes]
+    # Not stuck at the same place: the mean shift is a good part of the patch, in a large scan too.
+    assert (apart.mean(0) > 3 * torch.tensor(size)[axes] / 24).all()
+
+
+def test_pairs_share_at_least_the_cells_that_were_asked_for() -> None:
+    first, second = sample_pairs(
+        pool(noise(SCAN)), plan(3, batch=2000), (8, 16, 16), seeded(), min_cells=(5, 11, 3)
+    )
+    (low, high), (other_low, other_high) = first.extent(), second.extent()
+    shared = torch.minimum(high, other_high) - torch.maximum(low, other_low)
+    assert (shared >= torch.tensor([5, 11, 3]) - 1e-4).all()
+
+
+def test_both_boxes_of_a_pair_lie_on_one_slice_in_2_5d() -> None:
+    first, second = sample_pairs(pool(noise(SCAN)), plan(2, batch=500), (3, 16, 16), seeded())
+    assert torch.equal(first.centre[:, 0], second.centre[:, 0])
+    assert set(first.centre[:, 0].tolist()) == set(range(SCAN[0]))
+
+
+def test_boxes_are_zoomed_in_the_plane_and_not_across_slices() -> None:
+    first, second = sample_pairs(
+        pool(noise(SCAN)), plan(3, batch=500), (8, 16, 16), seeded(), zoom=(1.1, 1.4)
+    )
+    for views in (first, second):
+        assert (views.step[:, 0] == 1).all()
+        assert torch.equal(views.step[:, 1], views.step[:, 2])
+        assert views.step[:, 1].min() >= 1.1
+        assert views.step[:, 1].max() <= 1.4
+    assert not torch.equal(first.step, second.step)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_scan_smaller_than_the_patch_is_framed_around_its_middle(dims: int) -> None:
+    small = noise((2, 9, 7))
+    size = (3, 16, 16) if dims == 2 else (8, 16, 16)
+    first, second = sample_pairs(pool(small), plan(dims), size, seeded())
+    for views in (first, second):
+        low, high = views.extent()
+        assert (low[:, 1:] < 0).all()
+        assert (high[:, 1:] > torch.tensor([8, 6])).all()
+        assert torch.isfinite(shown(cut(pool(small), views, plan(dims)))).all()
+    assert (overlap_over_union(first, second, slice(3 - dims, 3)) >= 0.1).all()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_boxes_anywhere_stay_inside_and_reach_every_end(dims: int) -> None:
+    size = (3, 16, 16) if dims == 2 else (8, 16, 16)
+    views = sample_anywhere(pool(noise(SCAN)), plan(dims, batch=5000), size, seeded(), flip_axes=(2,))
+    low, high = views.extent()
+    axes = slice(3 - dims, 3)
+    assert (low[:, axes] >= -0.5 - 1e-4).all()
+    assert (high[:, axes] <= torch.tensor(SCAN)[axes] - 0.5 + 1e-4).all()
+    assert (low[:, axes].amin(0) < 0).all()
+    assert (high[:, axes].amax(0) > torch.tensor(SCAN)[axes] - 1).all()
+    assert math.isclose(views.flip[:, 2].float().mean(), 0.5, abs_tol=0.05)
+    assert not views.flip[:, :2].any()
+
+
+def test_the_same_generator_gives_the_same_pairs() -> None:
+    pairs = [sample_pairs(pool(noise(SCAN)), plan(3), (8, 16, 16), seeded(5))[1] for _ in range(2)]
+    assert torch.equal(pairs[0].centre, pairs[1].centre)
+    assert torch.equal(pairs[0].flip, pairs[1].flip)
+
+
+def test_shapes_of_scans_are_those_of_the_chosen_ones() -> None:
+    scans = pool(noise((2, 3, 4)), noise((5, 6, 7)))
+    assert scan_shapes(scans, torch.tensor([1, 0])).tolist() == [[5, 6, 7], [2, 3, 4]]
