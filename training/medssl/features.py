@@ -16,7 +16,7 @@ from medssl.events import Emit, Preview, Progress, Started
 from medssl.files import read_array, write_array
 from medssl.loop import autocast
 from medssl.networks import Network, load_network
-from medssl.predict import neighbouring_slices, working_size
+from medssl.predict import neighbouring_slices, slab_of, working_size
 from medssl.project import Project, Run
 from medssl.similarity import write_features
 
@@ -79,14 +79,14 @@ def raw_features(
     if plan.dims == 2:
         for cell in range(cells[0]):
             middle = min(cell * stride[0] + stride[0] // 2, len(work) - 1)
-            image = neighbouring_slices(work, middle, middle + 1, plan.patch_vox[0]).to(device)
+            image = neighbouring_slices(work, middle, middle + 1, plan.patch_vox[0], device)
             yield _levels(network, plan, image, spacing[1:], stride[1:], cells[1:])[0].movedim(0, -1)[None]
         return
     thick = max(1, plan.patch_vox[0] // stride[0])
     for first in range(0, cells[0], thick):
         last = min(first + thick, cells[0])
         low, high = first * stride[0], min(last * stride[0], len(work))
-        slab = torch.from_numpy(np.ascontiguousarray(work[low:high], dtype=np.float32))[None, None].to(device)
+        slab = slab_of(work, low, high, device)[None, None]
         yield _levels(network, plan, slab, spacing, stride, [last - first, *cells[1:]])[0].movedim(0, -1)
 
 

@@ -1,4 +1,8 @@
-"""Fine-tuning: segmentation from annotated voxels, starting from pre-trained or random weights."""
+"""Fine-tuning: segmentation from annotated voxels, starting from pre-trained or random weights.
+
+After a third of the training the network labels what nobody painted, in this and in all other scans, and
+learns from its own guesses too, in rounds (self_training.py).
+"""
 
 from __future__ import annotations
 
@@ -19,8 +23,9 @@ from medssl.loop import Budget, LoopSettings, train
 from medssl.methods.pgl import follow
 from medssl.networks import Network, build, load_matching
 from medssl.partial import AnnotatedVoxels, partial_loss, sample_annotated
-from medssl.pool import Pool, load_pool
+from medssl.pool import Pool, join, load_pool
 from medssl.project import Project, Run
+from medssl.self_training import Guesses
 from medssl.views import cut, cut_targets, shown
 
 
@@ -41,20 +46,31 @@ class Settings:
     """Momentum of the moving average of the weights; the average is what predicts."""
     pretrained_rate: float = 1.0
     """Factor of the learning rate for layers that start from pre-trained weights."""
+    rounds: tuple[float, ...] = (0.35, 0.5, 0.65, 0.8)
+    """When (share of the training) the network labels the unpainted voxels anew; () for never."""
+    guess_weight: float = 1.0
+    """Weight of the loss on those guesses; the loss on true labels has 1."""
 
 
 class Finetuning:
     """Partial-label segmentation as a Task of the loop."""
 
     def __init__(
-        self, network: Network, plan: Plan, settings: Settings, pool: Pool, filled: set[str]
+        self,
+        network: Network,
+        plan: Plan,
+        settings: Settings,
+        pool: Pool,
+        filled: set[str],
+        guesses: Guesses | None = None,
     ) -> None:
-        self.plan, self.settings, self.pool = plan, settings, pool
+        self.plan, self.settings, self.pool, self.guesses = plan, settings, pool, guesses
         self.voxels = AnnotatedVoxels.of(pool)
         self.filled = filled
         average = copy.deepcopy(network).requires_grad_(False)
         self.modules = nn.ModuleDict({"network": network, "average": average})
         self.steps = 0
+        self.round = 0
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         named = list(self.modules["network"].named_parameters())
@@ -69,11 +85,33 @@ class Finetuning:
 
     def loss(self, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy and Dice on the annotated voxels of a new batch of changed patches."""
+        image, target = self._patches(self.pool, self.voxels, generator)
+        guesses = self._guesses(generator, fraction)
+        if guesses is None or guesses.voxels is None:
+            return partial_loss(self.modules["network"](image), target), {}
+        more, guessed = self._patches(guesses.pool, guesses.voxels, generator)
+        true_scores, guess_scores = self.modules["network"](torch.cat([image, more])).chunk(2)
+        true_loss = partial_loss(true_scores, target)
+        guess_loss = partial_loss(guess_scores, guessed)
+        return true_loss + self.settings.guess_weight * guess_loss, {"true": true_loss.detach()}
+
+    def _guesses(self, generator: Generator, fraction: float) -> Guesses | None:
+        """The current pseudo-labels, made anew where a round is due; None before the first."""
+        due = sum(fraction >= start for start in self.settings.rounds)
+        if self.guesses is None or due == 0:
+            return None
+        if due > self.round:
+            self.round = due
+            self.guesses.refresh(self.modules["average"], self.plan, generator)
+        return self.guesses
+
+    def _patches(self, pool: Pool, voxels: AnnotatedVoxels, generator: Generator) -> tuple[Tensor, Tensor]:
+        """A batch of changed patches (B, ...) and their targets."""
         settings, plan = self.settings, self.plan
         views = sample_annotated(
-            self.pool,
+            pool,
             plan,
-            self.voxels,
+            voxels,
             generator,
             foreground=settings.foreground,
             zoom=settings.zoom,
@@ -83,10 +121,9 @@ class Finetuning:
         bend = None
         if settings.bend:
             size = plan.patch_vox[3 - plan.dims :]
-            bend = draw_bend(plan.batch, size, generator, strength_vox=settings.bend).to(self.pool.device)
-        image = change_intensity(shown(cut(self.pool, views, plan, bend)), STRONG, generator)
-        target = cut_targets(self.pool, views, plan, bend)
-        return partial_loss(self.modules["network"](image), target), {}
+            bend = draw_bend(plan.batch, size, generator, strength_vox=settings.bend).to(pool.device)
+        image = change_intensity(shown(cut(pool, views, plan, bend)), STRONG, generator)
+        return image, cut_targets(pool, views, plan, bend)
 
     def after_step(self, fraction: float) -> None:
         """Move the average; at the start it follows closely, or it would remember the random weights."""
@@ -120,7 +157,6 @@ def finetune(
     plan, reasons = _plan(project, run, scans, device, job, start, resume)
     torch.set_num_threads(plan.threads)
     emit(Started(run.id, config.to_json(plan), reasons))
-    pool = load_pool(project, scans, plan, device, class_ids=classes)
     recipe = recipes.read(f"finetune-{job.recipe}")
     own = {name: value for name, value in job.settings.items() if name not in planner.SETTINGS}
     recipe = recipes.override(recipe, own, {each.name for each in fields(LoopSettings)})
@@ -128,9 +164,15 @@ def finetune(
         LoopSettings, {**recipe.loop, "precision": plan.precision}, "the settings"
     )
     settings = config.from_json(Settings, recipe.method, "the settings")
+    pool = load_pool(project, scans, plan, device, class_ids=classes)
+    guesses = None
+    if settings.rounds:
+        # Annotated scans too: most of their voxels are unpainted, and what is painted stays as it is.
+        others = [scan.id for scan in project.scans.values() if not scan.held_out and scan.id not in scans]
+        guesses = Guesses(join(pool, load_pool(project, others, plan, device)) if others else pool, emit)
     network = build(plan, len(classes) + 1, job.seed)
     filled = _fill(network, start, classes, emit) if start else set()
-    task = Finetuning(network, plan, settings, pool, filled)
+    task = Finetuning(network, plan, settings, pool, filled, guesses)
     task.modules.to(device)
     card = {
         "kind": "finetune",

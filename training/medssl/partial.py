@@ -39,6 +39,10 @@ def partial_loss(scores: Tensor, target: Tensor) -> Tensor:
     return entropy + (1 - dice[present]).mean()
 
 
+MOST_A_SCAN = 20_000
+"""Positions of a class remembered in one scan; evenly thinned beyond that."""
+
+
 @dataclass(frozen=True)
 class AnnotatedVoxels:
     """Positions of annotated voxels by class, found once: drawing a patch is then a table look-up."""
@@ -59,14 +63,17 @@ class AnnotatedVoxels:
                 if label == IGNORE:
                     continue
                 at = (target == label).nonzero()
-                found.setdefault(label, []).append(torch.cat([torch.full((len(at), 1), scan), at], dim=1))
+                at = at[:: max(1, len(at) // MOST_A_SCAN)].int()
+                found.setdefault(label, []).append(
+                    torch.cat([torch.full((len(at), 1), scan, dtype=torch.int32), at], dim=1)
+                )
         if set(found) <= {0}:
             raise UserError(
                 "Only background is annotated; paint the structure itself on some slices.", code="one-class"
             )
         if 0 not in found:
             raise UserError(
-                "Nothing is annotated as background; mark a painted slice complete or paint some sure background.",
+                "Nothing is annotated as background; mark a painted slice complete or paint sure background.",
                 code="one-class",
             )
         return cls(tuple(torch.cat(found[label]) for label in sorted(found)))
@@ -81,7 +88,7 @@ class AnnotatedVoxels:
             self.by_class[one][int(share * len(self.by_class[one]))]
             for one, share in zip(label.tolist(), where.tolist(), strict=True)
         ]
-        return torch.stack(rows)
+        return torch.stack(rows).long()
 
 
 def sample_annotated(
