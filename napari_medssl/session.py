@@ -262,7 +262,8 @@ class Session:
                 self.metric.emit(event)
             case events.Preview():
                 self._look_for_runs()
-                self.predicted.emit(event.scan, self.job.run or "")
+                if self.job.kind != "features":
+                    self.predicted.emit(event.scan, self.job.run or "")
             case events.Notice():
                 self._job(text=event.text)
             case events.Checkpoint():

@@ -7,6 +7,7 @@ from typing import Any
 
 from medssl.errors import UserError
 from medssl.similarity import FeatureCache, open_features, query_at, similarity
+from napari.layers import Layer
 
 from napari_medssl import layers
 from napari_medssl.session import guarded
@@ -19,19 +20,27 @@ class Similar:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace, self.session = workspace, workspace.session
         self._cache: FeatureCache | None = None
+        self._hidden: list[Layer] = []
 
     def ready(self) -> str | None:
         """The newest run that has features of the scan on the screen."""
         return self.session.run_with_features()
 
     def follow(self, on: bool) -> None:
-        """Listen to clicks in the canvas, or stop listening."""
-        callbacks = self.workspace.viewer.mouse_drag_callbacks
-        if on and self._on_mouse not in callbacks:
-            self.workspace.viewer.layers.selection.active = self.workspace.scan_layer
-            callbacks.append(self._on_mouse)
-        if not on and self._on_mouse in callbacks:
-            callbacks.remove(self._on_mouse)
+        """Listen to clicks in the canvas, with a free view of the scan, or stop listening."""
+        viewer = self.workspace.viewer
+        if on and self._on_mouse not in viewer.mouse_drag_callbacks:
+            covers = (self.workspace.annotation_layer, self.workspace.prediction_layer)
+            self._hidden = [layer for layer in covers if layer is not None and layer.visible]
+            viewer.layers.selection.active = self.workspace.scan_layer
+            viewer.mouse_drag_callbacks.append(self._on_mouse)
+        if not on and self._on_mouse in viewer.mouse_drag_callbacks:
+            viewer.mouse_drag_callbacks.remove(self._on_mouse)
+        for layer in self._hidden:
+            layer.visible = not on
+        similar = layers.find(viewer.layers, layers.SIMILARITY)
+        if similar is not None:
+            similar.visible = on
 
     def show(self, voxel: tuple[int, int, int]) -> None:
         """Show the similarity of the whole scan to one voxel (z, y, x).

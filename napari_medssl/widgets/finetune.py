@@ -87,7 +87,7 @@ class Finetune(QWidget):
 
     def _export(self, path: Path) -> None:
         self.workspace.export(path)
-        self.session.tell("info", f"{path.name} is written on the grid of the scan's file.")
+        self.session.tell("info", f"Saved {path.name}.")
 
     def refresh(self) -> None:
         """Show weights and predictions that there are."""
