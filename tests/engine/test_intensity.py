@@ -1,0 +1,149 @@
+"""Grey values as the network sees them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from medssl.intensity import modality_of, normalise
+from medssl.volume import read_scan
+
+HEAD_NECK = "HeadNeckCT_OpenKBP/imagesTr"
+REAL = {
+    HEAD_NECK: "ct",
+    "HeadNeckCT_OpenKBP/imagesUn": "ct",
+    "CT_demo/totalseg_abdomen/imagesTr": "ct",
+    "CT_demo/torso_cervical/imagesTr": "ct",
+    "CT_demo/msd_spleen_crop/imagesTr": "ct",
+    "CT_demo/totalseg_mr_abdomen/imagesTr": "mr",
+    "Task04_Hippocampus/imagesTr": "mr",
+    "ProstateMR_DeepReg/imagesTr": "mr",
+    "LungMRI_Tustison/imagesTr": "mr",
+    "Unlabelled": "mr",
+    "Unlabelled/stroke_FLAIR_T1_T2": "mr",
+}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("folder, modality", REAL.items())
+def test_real_scans_are_told_apart(data: Path, folder: str, modality: str) -> None:
+    every = sorted((data / folder).glob("*.nii.gz"))
+    chosen = every[:: max(1, len(every) // 10)]
+    guesses = {path.name: modality_of(read_scan(path).array) for path in chosen}
+    assert guesses == dict.fromkeys(guesses, modality)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    "name, modality",
+    [
+        ("ct_30slices_3mm.nii.gz", "ct"),
+        ("nifti_gantry_tilt_shear.nii.gz", "ct"),
+        ("FLAIR.nrrd", "mr"),
+        ("freesurfer_brainmask.mgz", "mr"),
+        ("dicom_series_flair_oblique_thick", "mr"),
+    ],
+)
+def test_odd_files_are_told_apart(data: Path, name: str, modality: str) -> None:
+    assert modality_of(read_scan(data / "robustness" / name).array) == modality
+
+
+def test_a_few_dark_voxels_do_not_make_a_ct() -> None:
+    scan = np.random.default_rng(0).uniform(0, 3000, (20, 20, 20)).astype(np.float32)
+    scan[0, 0, :3] = -400  # ringing of an interpolation
+    assert modality_of(scan) == "mr"
+
+
+def test_metal_and_padding_do_not_make_an_mr(hounsfield: np.ndarray) -> None:
+    scan = hounsfield.copy()
+    scan[0, 0, :3] = 26000
+    scan[:2] = -3024
+    assert modality_of(scan) == "ct"
+
+
+@pytest.fixture
+def hounsfield() -> np.ndarray:
+    """Air around soft tissue with some bone, in HU."""
+    generator = np.random.default_rng(0)
+    scan = np.full((20, 24, 24), -1000.0)
+    scan[:, 6:18, 6:18] = generator.normal(40, 20, (20, 12, 12))
+    scan[:, 10:12, 10:12] = 900
+    return scan.astype(np.float32)
+
+
+@pytest.fixture
+def weighted() -> np.ndarray:
+    """Tissue of two kinds on a noisy background, in a scanner's own unit."""
+    generator = np.random.default_rng(0)
+    scan = np.abs(generator.normal(0, 3, (20, 24, 24)))
+    scan[:, 4:20, 4:12] = generator.normal(300, 20, (20, 16, 8))
+    scan[:, 4:20, 12:20] = generator.normal(700, 20, (20, 16, 8))
+    return scan.astype(np.float32)
+
+
+LARGEST = float(np.finfo(np.float32).max)
+VALUES = st.lists(st.floats(-LARGEST, LARGEST, width=32), min_size=8, max_size=60).filter(
+    lambda values: len(set(values)) > 1
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(VALUES, st.sampled_from(["ct", "mr"]))
+def test_any_scan_stays_finite_in_float16_and_in_order(values: list[float], modality: str) -> None:
+    scan = np.sort(np.array(values, np.float32)).reshape(-1, 1, 1)
+    with np.errstate(all="raise", under="ignore"):
+        normal = normalise(scan, modality)
+    assert np.isfinite(normal.astype(np.float16)).all()
+    assert (np.diff(normal.ravel()) >= 0).all()
+
+
+def test_ct_is_the_same_map_for_every_scan(hounsfield: np.ndarray) -> None:
+    assert np.array_equal(normalise(hounsfield, "ct")[:5], normalise(hounsfield[:5], "ct"))
+
+
+def test_ct_keeps_soft_tissues_air_and_bone_apart() -> None:
+    fat, liver, blood, bone, air = normalise(np.array([-100, 55, 40, 1000, -1000], np.float32), "ct")
+    assert liver - blood > 0.1
+    assert air < fat - 0.5 < blood - 1 < bone - 2
+
+
+def test_mr_has_about_zero_mean_and_unit_range(weighted: np.ndarray) -> None:
+    normal = normalise(weighted, "mr")
+    assert abs(normal.mean()) < 1e-3
+    assert normal.std() == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("factor", [1e-9, 1e-3, 1e6])
+def test_the_unit_of_an_mr_does_not_matter(weighted: np.ndarray, factor: float) -> None:
+    changed = normalise(weighted * np.float32(factor), "mr")
+    assert changed == pytest.approx(normalise(weighted, "mr"), abs=1e-3)
+
+
+def test_an_mr_hardly_changes_for_a_few_wild_voxels(weighted: np.ndarray) -> None:
+    wild = weighted.copy()
+    wild[0, 0, :5] = [1e7, -1e7, 3e7, 1e6, 1e5]
+    change = np.abs(normalise(wild, "mr") - normalise(weighted, "mr"))
+    assert np.delete(change.ravel(), range(5)).max() < 0.1
+
+
+def test_a_large_empty_background_does_not_flatten_the_tissue(weighted: np.ndarray) -> None:
+    around = np.pad(weighted, 20)
+    normal = normalise(around, "mr")
+    dark, bright = (normal[around > 150][around[around > 150] < 500], normal[around > 500])
+    assert bright.mean() - dark.mean() > 0.5
+
+
+@pytest.mark.parametrize("inside, outside", [(1, 0), (0, 1)], ids=["bright", "dark"])
+def test_a_sparse_mask_is_not_wiped_out(inside: int, outside: int) -> None:
+    mask = np.full((20, 20, 20), outside, np.float32)
+    mask[5, 5, 5:8] = inside
+    normal = normalise(mask, "mr")
+    assert (normal[5, 5, 5] - normal[0, 0, 0]) * (inside - outside) > 1
+
+
+def test_float32_in_the_same_shape_comes_out(weighted: np.ndarray) -> None:
+    assert normalise(weighted.astype(np.int16), "mr").dtype == np.float32
+    assert normalise(weighted, "mr").shape == weighted.shape
