@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,25 +32,31 @@ class Annotation:
 
     def target(self) -> np.ndarray:
         """What to learn, uint8 (Z, Y, X): 0 background, 1..254 class ids, IGNORE where nobody said."""
-        known = self.labels != 0
+        # Turns the two special values around: 0 "nobody said" to 255, 255 "background" to 0.
+        swap = np.arange(256, dtype=np.uint8)
+        swap[[0, SURE_BACKGROUND]] = IGNORE, 0
+        target = swap[self.labels]
         for axis, index in self.complete:
-            known[(slice(None),) * axis + (index,)] = True
-        target = np.where(self.labels == SURE_BACKGROUND, np.uint8(0), self.labels)
-        return np.where(known, target, np.uint8(IGNORE))
+            plane = target[(slice(None),) * axis + (index,)]
+            plane[plane == IGNORE] = 0
+        return target
 
 
 def write_annotation(path: Path, annotation: Annotation, shape_zyx: tuple[int, ...]) -> None:
     """Write labels and complete slices as one file, whole or not at all.
 
-    Raises UserError ("wrong-shape") where they do not belong to a scan of `shape_zyx`.
+    Raises UserError ("wrong-shape") where they do not belong to a scan of `shape_zyx`, "not-labels" for
+    values that uint8 cannot hold.
     """
     labels = np.asarray(annotation.labels)
-    if labels.shape != tuple(shape_zyx) or labels.dtype != np.uint8:
+    if labels.shape != tuple(shape_zyx):
         raise UserError(
-            f"The labels for {path.stem} are {labels.dtype} of {labels.shape} voxels, but the scan has "
-            f"{tuple(shape_zyx)}; choose the labels that belong to this scan.",
+            f"The labels for {path.stem} have {labels.shape} voxels, but the scan has {tuple(shape_zyx)}; "
+            "choose the labels that belong to this scan.",
             code="wrong-shape",
         )
+    if labels.dtype != np.uint8:
+        labels = _as_uint8(path, labels)
     complete = np.array(sorted(set(annotation.complete)), dtype=np.int64).reshape(-1, 2)
     for axis, index in complete.tolist():
         if not (0 <= axis < 3 and 0 <= index < shape_zyx[axis]):
@@ -55,7 +64,20 @@ def write_annotation(path: Path, annotation: Annotation, shape_zyx: tuple[int, .
                 f"Slice {index} along axis {axis} is none of {path.stem}; mark slices of this scan complete.",
                 code="wrong-shape",
             )
-    write_whole(path, lambda file: np.savez_compressed(file, labels=labels, complete=complete))
+    painted = np.array(labels.any())  # stands by itself, so that asking needs no unpacking of the labels
+    write_whole(
+        path, lambda file: np.savez_compressed(file, labels=labels, complete=complete, painted=painted)
+    )
+
+
+def _as_uint8(path: Path, labels: np.ndarray) -> np.ndarray:
+    if labels.dtype.kind not in "iub" or labels.min() < 0 or labels.max() > 255:
+        raise UserError(
+            f"The labels for {path.stem} are {labels.dtype} from {labels.min()} to {labels.max()}; "
+            "labels are whole numbers from 0 to 255.",
+            code="not-labels",
+        )
+    return labels.astype(np.uint8)
 
 
 def read_annotation(path: Path, shape_zyx: tuple[int, ...]) -> Annotation:
@@ -63,16 +85,36 @@ def read_annotation(path: Path, shape_zyx: tuple[int, ...]) -> Annotation:
 
     Raises UserError ("unreadable", "wrong-shape").
     """
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            labels, complete = stored["labels"], stored["complete"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{path} is damaged ({error}); restore it from a backup or delete it.", code="unreadable"
-        ) from error
+    with _stored(path) as stored:
+        labels, complete = stored["labels"], stored["complete"]
+        if labels.dtype != np.uint8 or complete.dtype != np.int64 or complete.shape[1:] != (2,):
+            raise ValueError("it holds other arrays than those of an annotation")
     if labels.shape != tuple(shape_zyx):
         raise UserError(
-            f"{path} has {labels.shape} voxels, but its scan has {tuple(shape_zyx)}; it belongs to another scan.",
+            f"{path} has {labels.shape} voxels, but its scan has {tuple(shape_zyx)}; "
+            "it belongs to another scan, delete it or put the right one there.",
             code="wrong-shape",
         )
     return Annotation(labels, tuple((int(axis), int(index)) for axis, index in complete))
+
+
+def is_empty(path: Path) -> bool:
+    """Whether a file of `write_annotation` says nothing: no voxel painted, no slice complete.
+
+    Raises UserError ("unreadable").
+    """
+    with _stored(path) as stored:
+        return not bool(stored["painted"]) and len(stored["complete"]) == 0
+
+
+@contextmanager
+def _stored(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            if not isinstance(stored, Mapping):
+                raise ValueError("it is a single array")
+            yield stored
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise UserError(
+            f"{path} is damaged ({error}); restore it from a backup or delete it.", code="unreadable"
+        ) from error

@@ -36,13 +36,14 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         temporary.chmod(0o644)  # mkstemp makes private files; a project may be shared
         temporary.replace(path)
     except OSError as error:
-        raise _cannot_write(path, error) from error
+        raise cannot_write(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
-def _cannot_write(path: Path, error: OSError) -> UserError:
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """What to tell the user when the disk or the folder refused ("disk-full", "not-writable")."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
             f"{path} was not written because the disk is full; free some space and save again "
@@ -68,7 +69,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check the path.", code="missing") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read as JSON ({error}); restore it from a backup or make it anew.",
             code="unreadable",
@@ -87,10 +88,13 @@ def read_array(path: Path, memory_map: bool = False) -> np.ndarray:
     """
     path = Path(path)
     try:
-        return np.load(path, mmap_mode="r" if memory_map else None, allow_pickle=False)
+        array = np.load(path, mmap_mode="r" if memory_map else None, allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("several arrays")
+        return array
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check the path.", code="missing") from None
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged header makes numpy raise just about anything
         raise UserError(
             f"{path} is damaged or not an array file ({error}); delete it and make it anew.",
             code="unreadable",

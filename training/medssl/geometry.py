@@ -7,7 +7,8 @@ oblique or sheared affine stays as it is and travels along.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, field
 from typing import Any
 
 import nibabel as nib
@@ -16,6 +17,8 @@ import numpy as np
 from medssl.errors import UserError
 
 Affine = tuple[tuple[float, ...], ...]
+FLAT = 1e-4
+"""Volume of a voxel, its edges scaled to length one, below which the axes no longer span space."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +27,16 @@ class Geometry:
 
     affine: 4 x 4, from file voxel indices (i, j, k) to patient millimetres (right, anterior, superior).
     shape: number of voxels along i, j, k.
+    nifti: of a NIfTI source the header fields that say where it lies (volume.py copies them into label
+        files, so that every program lays these over the scan in whichever way it reads them); else empty.
     """
 
     affine: Affine
     shape: tuple[int, int, int]
+    nifti: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @classmethod
-    def of(cls, affine: np.ndarray, shape: tuple[int, ...]) -> Geometry:
+    def of(cls, affine: np.ndarray, shape: tuple[int, ...], nifti: dict[str, Any] | None = None) -> Geometry:
         """The geometry of an array of `shape` with that affine.
 
         Raises UserError ("bad-geometry") for an affine that is not finite or squeezes an axis to nothing.
@@ -41,12 +47,12 @@ class Geometry:
                 "The affine is not a finite 4 x 4 matrix; repair the header.", code="bad-geometry"
             )
         lengths = np.linalg.norm(matrix[:3, :3], axis=0)
-        if lengths.min() <= 0 or abs(np.linalg.det(matrix[:3, :3] / lengths)) < 1e-4:
+        if lengths.min() <= 0 or abs(np.linalg.det(matrix[:3, :3] / lengths)) < FLAT:
             raise UserError(
                 "The affine gives an axis no length of its own; repair the header.", code="bad-geometry"
             )
         rows = tuple(tuple(float(value) for value in row) for row in matrix)
-        return cls(rows, (int(shape[0]), int(shape[1]), int(shape[2])))
+        return cls(rows, (int(shape[0]), int(shape[1]), int(shape[2])), nifti or {})
 
     @property
     def matrix(self) -> np.ndarray:
@@ -82,7 +88,7 @@ class Geometry:
         return self.matrix @ to_source
 
     def to_canonical(self, array: np.ndarray) -> np.ndarray:
-        """(Z, Y, X) C-contiguous array from one in the file's order."""
+        """(Z, Y, X) C-contiguous array from one in the file's order; a view where nothing has to move."""
         turned = np.transpose(array, self._source_axes)
         return np.ascontiguousarray(turned[self._mirror])
 
@@ -90,24 +96,30 @@ class Geometry:
         """The exact inverse of `to_canonical`: an array in the file's order."""
         return np.ascontiguousarray(np.transpose(array_zyx[self._mirror], np.argsort(self._source_axes)))
 
-    def same_grid(self, other: Geometry, tolerance_mm: float = 1e-2) -> bool:
-        """Whether both have the same shape and no corner lies further apart than the tolerance."""
-        if self.shape != other.shape:
+    def same_grid(self, other: Geometry, tolerance: float = 0.05) -> bool:
+        """Whether canonical arrays of both lie on each other voxel by voxel.
+
+        The files' own axis order does not matter. Corners may be apart by `tolerance` of the smallest
+        spacing: programs round affines.
+        """
+        if self.shape_zyx != other.shape_zyx:
             return False
-        corners = np.stack(np.meshgrid(*[[0, n - 1] for n in self.shape], [1], indexing="ij"), -1).reshape(
-            -1, 4
-        )
-        apart = corners @ (self.matrix - other.matrix).T
-        return bool(np.abs(apart[:, :3]).max() <= tolerance_mm)
+        corners = np.array(list(itertools.product(*[(0, length - 1) for length in self.shape_zyx], (1,))))
+        apart = corners @ (self.canonical_affine - other.canonical_affine).T
+        return bool(np.linalg.norm(apart[:, :3], axis=1).max() <= tolerance * min(self.spacing_mm))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for a JSON file."""
-        return {"affine": [list(row) for row in self.affine], "shape": list(self.shape)}
+        return {
+            "affine": [list(row) for row in self.affine],
+            "shape": list(self.shape),
+            "nifti": self.nifti,
+        }
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Geometry:
         """The inverse of `to_json`."""
-        return cls.of(np.array(value["affine"]), tuple(value["shape"]))
+        return cls.of(np.array(value["affine"]), tuple(value["shape"]), value.get("nifti"))
 
     @property
     def _orientation(self) -> np.ndarray:

@@ -10,23 +10,34 @@ features/             cached dense features
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medssl.annotation import IGNORE, SURE_BACKGROUND, Annotation, read_annotation, write_annotation
+from medssl.annotation import (
+    IGNORE,
+    SURE_BACKGROUND,
+    Annotation,
+    is_empty,
+    read_annotation,
+    write_annotation,
+)
 from medssl.errors import UserError
 from medssl.files import read_array, read_json, write_array, write_json
 from medssl.geometry import Geometry
 from medssl.intensity import modality_of, normalise
-from medssl.volume import read_scan, write_labels
+from medssl.runs import Run, find_run, list_runs, make_run
+from medssl.volume import READABLE, Volume, read_scan, write_labels
 
 __all__ = ["IGNORE", "SURE_BACKGROUND", "Annotation", "LabelClass", "Project", "Run", "Scan", "is_project"]
 
 FORMAT_VERSION = 1
+LONGEST_NAME = 80
 
 
 @dataclass(frozen=True)
@@ -52,34 +63,17 @@ class Scan:
     """Never trained on, with or without labels: kept to test on."""
 
 
-@dataclass(frozen=True)
-class Run:
-    """A training and what it left; ids sort in the order of their start."""
-
-    id: str
-    kind: str
-    folder: Path
-    job: dict[str, Any]
-
-    @property
-    def checkpoint(self) -> Path:
-        """Where the weights are, or will be."""
-        return self.folder / "checkpoint.safetensors"
-
-    @property
-    def card(self) -> dict[str, Any]:
-        """What is known of the weights; empty before the first checkpoint."""
-        path = self.folder / "card.json"
-        return read_json(path) if path.exists() else {}
-
-
 def is_project(path: Path) -> bool:
     """Whether the folder holds a project."""
     return (Path(path) / "project.json").is_file()
 
 
 class Project:
-    """An open project folder. What it says is on disk at the latest when a method returns."""
+    """An open project folder. What it says is on disk at the latest when a method returns.
+
+    Several processes may have it open (viewer, engine, command line): every change is made to what is on
+    disk at that moment.
+    """
 
     def __init__(
         self,
@@ -92,9 +86,9 @@ class Project:
 
     @classmethod
     def create(cls, root: Path, classes: tuple[LabelClass, ...] = ()) -> Project:
-        """Make a project in an empty or new folder.
+        """Make a project in a folder, which is made, too.
 
-        Raises UserError ("exists") where there is one already.
+        Raises UserError ("exists") where there is one already, "bad-classes", "not-writable".
         """
         if is_project(root):
             raise UserError(
@@ -126,29 +120,30 @@ class Project:
         try:
             if version != FORMAT_VERSION:
                 raise ValueError(f"version {version!r}")
-            classes = tuple(LabelClass(**each) for each in value["classes"])
-            scans = {
-                each["id"]: Scan(**{**each, "geometry": Geometry.from_json(each["geometry"])})
-                for each in value["scans"]
-            }
+            classes = _checked(tuple(LabelClass(**each) for each in value["classes"]))
+            scans = {each["id"]: _scan_from_json(each) for each in value["scans"]}
             return cls(Path(root), classes, scans, dict(value["view_state"]))
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, UserError) as error:
             raise UserError(
-                f"{path} is damaged ({error}); restore it from a backup, annotations and runs beside it are intact.",
+                f"{path} is damaged ({error}); restore it from a backup, the annotations and runs beside it "
+                "are intact.",
                 code="unreadable",
             ) from error
 
     def _save(self) -> None:
         scans = [{**asdict(scan), "geometry": scan.geometry.to_json()} for scan in self.scans.values()]
-        write_json(
-            self.root / "project.json",
-            {
-                "version": FORMAT_VERSION,
-                "classes": [asdict(each) for each in self.classes],
-                "scans": scans,
-                "view_state": self.view_state,
-            },
-        )
+        value = {
+            "version": FORMAT_VERSION,
+            "classes": [asdict(each) for each in self.classes],
+            "scans": scans,
+            "view_state": self.view_state,
+        }
+        write_json(self.root / "project.json", value)
+
+    def _refresh(self) -> None:
+        """Take in what other processes have changed since."""
+        now = Project.open(self.root)
+        self.classes, self.scans, self.view_state = now.classes, now.scans, now.view_state
 
     # ---- scans and classes
 
@@ -159,10 +154,11 @@ class Project:
         """
         path = Path(path).resolve()
         volume = read_scan(path)
-        digest = hashlib.sha256(volume.array.tobytes() + repr(volume.geometry).encode()).hexdigest()
-        for scan in self.scans.values():
-            if scan.sha256 == digest:
-                return scan
+        digest = _digest(volume)
+        self._refresh()
+        for known in self.scans.values():
+            if known.sha256 == digest:
+                return known
         modality = modality_of(volume.array)
         scan = Scan(self._free_id(path), str(path), digest, volume.geometry, modality, held_out)
         image = normalise(volume.array, modality).astype(np.float16)
@@ -172,33 +168,49 @@ class Project:
         return scan
 
     def _free_id(self, path: Path) -> str:
-        name = re.sub(r"\.(nii|gz|nrrd|nhdr|mha|mhd|mgz|mgh|hdr|img|dcm)(?=\.|$)", "", path.name, flags=re.I)
-        base = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-") or "scan"
-        number, candidate = 1, base
-        while candidate in self.scans:
-            number += 1
-            candidate = f"{base}-{number}"
-        return candidate
+        """An id that is also a good file name on every system, and not taken in upper or lower case."""
+        name, lower = path.name, path.name.lower()
+        suffix = max((each for each in READABLE if lower.endswith(each)), key=len, default="")
+        stem = name[: len(name) - len(suffix)]
+        base = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:LONGEST_NAME] or "scan"
+        taken = {each.lower() for each in self.scans}
+        candidates = itertools.chain([base], (f"{base}-{number}" for number in itertools.count(2)))
+        return next(each for each in candidates if each.lower() not in taken)
 
     def image(self, scan_id: str) -> np.ndarray:
-        """The normalised scan, float16 (Z, Y, X), memory-mapped."""
-        return read_array(self.root / "scans" / f"{self._scan(scan_id).id}.npy", memory_map=True)
+        """The normalised scan, float16 (Z, Y, X), memory-mapped.
+
+        Raises UserError ("no-scan", "missing", "unreadable").
+        """
+        scan = self._scan(scan_id)
+        path = self.root / "scans" / f"{scan.id}.npy"
+        image = read_array(path, memory_map=True)
+        if image.shape != scan.geometry.shape_zyx or image.dtype != np.float16:
+            raise UserError(
+                f"{path} is not the image of its scan; delete the project and add its scans again.",
+                code="unreadable",
+            )
+        return image
 
     def hold_out(self, scan_id: str, held_out: bool = True) -> None:
         """Keep a scan away from all training, or let it take part again."""
+        self._refresh()
         self.scans = {**self.scans, scan_id: replace(self._scan(scan_id), held_out=held_out)}
         self._save()
 
-    def set_classes(self, classes: tuple[LabelClass, ...]) -> None:
+    def set_classes(self, classes: Sequence[LabelClass]) -> None:
         """Replace the list of classes.
 
-        Raises UserError ("bad-classes") for ids twice or outside 1..254.
+        Raises UserError ("bad-classes") for ids twice or outside 1..254, and for colours that are none.
         """
-        self.classes = _checked(classes)
+        checked = _checked(tuple(classes))
+        self._refresh()
+        self.classes = checked
         self._save()
 
     def save_view_state(self, state: dict[str, Any]) -> None:
         """Remember where the viewer was left; plain JSON values."""
+        self._refresh()
         self.view_state = dict(state)
         self._save()
 
@@ -214,54 +226,41 @@ class Project:
 
     def annotation(self, scan_id: str) -> Annotation | None:
         """What was painted on a scan, or None."""
-        path = self.root / "annotations" / f"{self._scan(scan_id).id}.npz"
+        path = self._annotation_file(scan_id)
         return read_annotation(path, self.scans[scan_id].geometry.shape_zyx) if path.exists() else None
 
     def save_annotation(self, scan_id: str, annotation: Annotation) -> None:
         """Keep what was painted; whole or not at all.
 
-        Raises UserError ("wrong-shape") for an annotation of another scan.
+        Raises UserError ("wrong-shape") for an annotation of another scan, "disk-full", "not-writable".
         """
-        shape = self._scan(scan_id).geometry.shape_zyx
-        write_annotation(self.root / "annotations" / f"{scan_id}.npz", annotation, shape)
+        path = self._annotation_file(scan_id)
+        write_annotation(path, annotation, self.scans[scan_id].geometry.shape_zyx)
 
     def annotated(self) -> tuple[str, ...]:
         """Scans with any annotated voxel or complete slice, held-out ones left out."""
-        found = []
-        for scan in self.scans.values():
-            annotation = None if scan.held_out else self.annotation(scan.id)
-            if annotation is not None and (annotation.complete or annotation.labels.any()):
-                found.append(scan.id)
-        return tuple(found)
+        files = {scan.id: self._annotation_file(scan.id) for scan in self.scans.values() if not scan.held_out}
+        return tuple(scan_id for scan_id, path in files.items() if path.exists() and not is_empty(path))
+
+    def _annotation_file(self, scan_id: str) -> Path:
+        return self.root / "annotations" / f"{self._scan(scan_id).id}.npz"
 
     # ---- runs and predictions
 
     def new_run(self, kind: str, job: dict[str, Any], name: str) -> Run:
         """A new run folder, numbered after the last one, with its job file."""
-        taken = [int(run.id[:4]) for run in self.runs()]
-        run_id = f"{max(taken, default=0) + 1:04d}-{kind}-{name}"
-        folder = self.root / "runs" / run_id
-        write_json(folder / "job.json", job)
-        return Run(run_id, kind, folder, job)
+        return make_run(self.root / "runs", kind, job, name)
 
     def runs(self, kind: str | None = None) -> list[Run]:
-        """All runs, oldest first."""
-        folders = sorted((self.root / "runs").glob("[0-9][0-9][0-9][0-9]-*/job.json"))
-        found = [self.run(path.parent.name) for path in folders]
-        return [run for run in found if kind in (None, run.kind)]
+        """All runs (of a kind), oldest first."""
+        return [run for run in list_runs(self.root / "runs") if kind in (None, run.kind)]
 
     def run(self, run_id: str) -> Run:
         """The run of that id.
 
         Raises UserError ("no-run").
         """
-        folder = self.root / "runs" / run_id
-        if not run_id or not (folder / "job.json").is_file():
-            known = ", ".join(sorted(path.name for path in (self.root / "runs").glob("*") if path.is_dir()))
-            raise UserError(
-                f"{self.root} has no run {run_id!r}; it has {known or 'none yet'}.", code="no-run"
-            )
-        return Run(run_id, run_id.split("-")[1], folder, read_json(folder / "job.json"))
+        return find_run(self.root / "runs", run_id)
 
     def prediction(self, run_id: str, scan_id: str) -> np.ndarray | None:
         """A run's segmentation of a scan, uint8 (Z, Y, X) with class ids, or None."""
@@ -272,38 +271,61 @@ class Project:
 
     def save_prediction(self, run_id: str, scan_id: str, labels: np.ndarray) -> Path:
         """Keep a segmentation; returns the file."""
-        path = self.run(run_id).folder / "predictions" / f"{scan_id}.npz"
-        write_annotation(path, Annotation(labels), self._scan(scan_id).geometry.shape_zyx)
+        path = self.run(run_id).folder / "predictions" / f"{self._scan(scan_id).id}.npz"
+        write_annotation(path, Annotation(labels), self.scans[scan_id].geometry.shape_zyx)
         return path
 
     def segmentation(self, scan_id: str, run_id: str | None = None) -> np.ndarray:
         """The annotation where there is one, elsewhere the run's prediction (0 without a run).
 
-        Raises UserError ("nothing-yet") where there is neither.
+        Raises UserError ("nothing-yet") where the run has not predicted the scan, or, without a run,
+        nothing was painted.
         """
         annotation = self.annotation(scan_id)
         predicted = self.prediction(run_id, scan_id) if run_id else None
-        if annotation is None and predicted is None:
-            raise UserError(
-                f"{scan_id} has neither annotation nor prediction; paint or predict it first.",
-                code="nothing-yet",
-            )
-        shape = self._scan(scan_id).geometry.shape_zyx
-        result = np.zeros(shape, np.uint8) if predicted is None else predicted.copy()
-        if annotation is not None:
-            target = annotation.target()
-            result = np.where(target != IGNORE, target, result)
-        return result
+        if predicted is None and (run_id or annotation is None):
+            wanted = f"prediction of {run_id}" if run_id else "annotation"
+            raise UserError(f"{scan_id} has no {wanted} yet; paint or predict it first.", code="nothing-yet")
+        result = (
+            predicted if predicted is not None else np.zeros(self.scans[scan_id].geometry.shape_zyx, np.uint8)
+        )
+        if annotation is None:
+            return result
+        target = annotation.target()
+        return np.where(target != IGNORE, target, result)
 
     def export(self, scan_id: str, run_id: str | None, path: Path) -> None:
-        """Write the segmentation on the source's own grid."""
+        """Write the segmentation on the source's own grid.
+
+        Raises UserError ("nothing-yet", "unsupported", "disk-full", "not-writable").
+        """
         write_labels(Path(path), self.segmentation(scan_id, run_id), self._scan(scan_id).geometry)
+
+
+def _digest(volume: Volume) -> str:
+    """Fingerprint of voxels and grid: the same scan in another file, format or folder is found again."""
+    digest = hashlib.sha256(volume.array.data)
+    digest.update(repr(volume.geometry).encode())
+    return digest.hexdigest()
+
+
+def _scan_from_json(value: dict[str, Any]) -> Scan:
+    scan = Scan(**{**value, "geometry": Geometry.from_json(value["geometry"])})
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", scan.id):  # ids become file names
+        raise ValueError(f"scan id {scan.id!r}")
+    return scan
 
 
 def _checked(classes: tuple[LabelClass, ...]) -> tuple[LabelClass, ...]:
     ids = [each.id for each in classes]
-    if len(set(ids)) < len(ids) or not all(1 <= each <= 254 for each in ids):
+    if len(set(ids)) < len(ids) or not all(isinstance(each, int) and 1 <= each <= 254 for each in ids):
         raise UserError(
             f"Class ids {ids} do not work; give each class its own number from 1 to 254.", code="bad-classes"
         )
-    return tuple(classes)
+    for each in classes:
+        if not re.fullmatch(r"#[0-9A-Fa-f]{6}", each.color):
+            raise UserError(
+                f'Class {each.name!r} has the colour {each.color!r}; write it as "#rrggbb".',
+                code="bad-classes",
+            )
+    return classes

@@ -41,7 +41,8 @@ class FeatureCache:
         """
         if not all(0 <= at < length for at, length in zip(voxel_zyx, self.shape_zyx, strict=True)):
             raise UserError(
-                f"Voxel {tuple(voxel_zyx)} lies outside {self.scan} with {self.shape_zyx} voxels; choose one inside.",
+                f"Voxel {tuple(voxel_zyx)} lies outside {self.scan} with {self.shape_zyx} voxels; "
+                "choose one inside.",
                 code="outside",
             )
         z, y, x = (int(at) // step for at, step in zip(voxel_zyx, self.step_vox, strict=True))

@@ -1,31 +1,27 @@
 """Scans and label volumes, from files and back onto the source's own grid.
 
-nibabel reads NIfTI, Analyze pairs and MGZ; SimpleITK reads NRRD, MetaImage and DICOM.
+nibabel reads NIfTI and MGH (nifti.py), SimpleITK NRRD and MetaImage (itk.py) and, with pydicom, DICOM
+(dicom.py). Whatever cannot be read right is refused in one sentence.
 """
 
 from __future__ import annotations
 
-import gzip
-import os
-import tempfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-import SimpleITK as sitk
 
 from medssl.dicom import is_dicom, read_series, series_in
 from medssl.errors import UserError
 from medssl.files import write_whole
 from medssl.geometry import Geometry
-from medssl.itk import from_itk, three_axes
+from medssl.itk import mha_bytes, nrrd_bytes, read_itk
+from medssl.nifti import nifti_bytes, read_nifti
 
-NIBABEL = (".nii", ".nii.gz", ".hdr", ".img", ".mgz", ".mgh", ".mnc")
+NIFTI = (".nii", ".nii.gz", ".hdr", ".img", ".mgz", ".mgh")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
-READABLE = (*NIBABEL, *ITK, ".dcm")
+READABLE = (*NIFTI, *ITK, ".dcm")
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
 
 
@@ -40,27 +36,28 @@ class Volume:
 
 def suffix_of(path: Path) -> str:
     """The file's ending in lower case, ".nii.gz" in one piece."""
-    name = path.name.lower()
-    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
+    return ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
 
 
 def read_scan(path: Path) -> Volume:
-    """One 3D scan, float32.
+    """One 3D scan, float32, from a file, a folder with one DICOM series, or one file of a series.
 
     Raises UserError ("missing", "unsupported", "unreadable", "not-3d", "not-scalar", "not-finite",
-    "constant", "bad-geometry") that names the file.
+    "constant", "bad-geometry"; of DICOM "several-series", "uneven-slices", too) that names the file.
     """
     path = Path(path)
     array, geometry = _read(path)
-    values = array.astype(np.float32)
-    if not np.isfinite(values).all():
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused
+        values = array.astype(np.float32)
+    low, high = values.min(), values.max()
+    if not np.isfinite(low + high):  # a not-a-number anywhere makes both not-a-number
         raise UserError(
-            f"{path} holds voxels that are no numbers (NaN or infinite); replace them, by the value of air say.",
+            f"{path} holds voxels that are no numbers (NaN or infinite); replace them by the value of air.",
             code="not-finite",
         )
-    if values.min() == values.max():
+    if low == high:
         raise UserError(
-            f"{path} has the same value everywhere; choose a scan that shows something.", "constant"
+            f"{path} has the same value everywhere; choose a scan that shows something.", code="constant"
         )
     return Volume(geometry.to_canonical(values), geometry, path)
 
@@ -68,15 +65,16 @@ def read_scan(path: Path) -> Volume:
 def read_labels(path: Path) -> Volume:
     """A label volume, uint8 (uint16 where ids exceed 255). Floats are taken where all are whole numbers.
 
-    Raises UserError as `read_scan`, and "not-labels".
+    Raises UserError as `read_scan`, except that it may be empty, and "not-labels".
     """
     path = Path(path)
     array, geometry = _read(path)
-    low, high = (float(array.min()), float(array.max())) if array.size else (0.0, 0.0)
-    whole = array.dtype.kind in "iub" or bool(np.isfinite(array).all() and (array == np.round(array)).all())
-    if not whole or low < 0 or high > 65535:
+    low, high = float(array.min()), float(array.max())
+    whole = array.dtype.kind in "iub" or bool((array == np.round(array)).all())  # NaN equals nothing
+    if not whole or not 0 <= low <= high <= 65535:
         raise UserError(
-            f"{path} is no label volume (values from {low:g} to {high:g}); choose one with whole numbers from 0 on.",
+            f"{path} is no label volume (its values go from {low:g} to {high:g}); "
+            "choose one with whole numbers from 0 on.",
             code="not-labels",
         )
     kind = np.uint8 if high <= 255 else np.uint16
@@ -90,74 +88,39 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     ending = suffix_of(path)
     try:
         if path.is_dir() or ending == ".dcm" or (ending not in READABLE and is_dicom(path)):
-            array, affine = read_series(path)
-        elif ending in NIBABEL:
-            array, affine = _read_nibabel(path)
-        elif ending in ITK:
-            array, affine = _read_itk(path)
-        else:
-            raise UserError(
-                f"{path} is no kind of file that is read here; convert it to NIfTI ({', '.join(READABLE)} and DICOM "
-                "folders are read).",
-                code="unsupported",
-            )
-        return array, Geometry.of(affine, array.shape)
+            return read_series(path)
+        if ending in NIFTI:
+            return read_nifti(path)
+        if ending in ITK:
+            return read_itk(path)
     except UserError as error:
         if str(path) in str(error):
             raise
-        raise UserError(f"{path}: {error}", code=error.code) from error
-
-
-def _read_nibabel(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        image = nib.load(path)
-        if image.get_data_dtype().kind not in "iufb":
-            raise UserError(
-                f"{path} holds {_kind_in_words(image.get_data_dtype())}, not one grey value a voxel; export it as a "
-                "plain scalar volume.",
-                code="not-scalar",
-            )
-        array = np.asanyarray(image.dataobj)
-    except UserError:
-        raise
-    except (OSError, EOFError, ValueError, zlib.error, gzip.BadGzipFile, *_NIBABEL_ERRORS) as error:
-        raise _unreadable(path, error) from error
-    return three_axes(array, path), np.asarray(image.affine, dtype=np.float64)
-
-
-_NIBABEL_ERRORS = (
-    nib.filebasedimages.ImageFileError,
-    nib.spatialimages.HeaderDataError,
-    nib.wrapstruct.WrapStructError,
-)
-
-
-def _kind_in_words(dtype: np.dtype) -> str:
-    return (
-        "complex numbers" if dtype.kind == "c" else "colours" if dtype.fields else f"values of kind {dtype}"
+        raise UserError(f"{path} cannot be used: {error}", code=error.code) from error
+    except Exception as error:  # damaged bytes make the libraries raise just about anything
+        raise UserError(
+            f"{path} cannot be read because it is damaged or not what its name says ({_reason(error)}); "
+            "get the file anew.",
+            code="unreadable",
+        ) from error
+    raise UserError(
+        f"{path} is no kind of file that is read here; convert it to NIfTI "
+        f"({', '.join(READABLE)} and DICOM folders are read).",
+        code="unsupported",
     )
 
 
-def _read_itk(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
-        raise _unreadable(path, error) from error
-    return from_itk(image, path)
-
-
-def _unreadable(path: Path, error: BaseException) -> UserError:
-    reason = str(error).strip().splitlines()[-1][:120] if str(error).strip() else type(error).__name__
-    return UserError(
-        f"{path} cannot be read, it is damaged or not what its name says ({reason}); get the file anew.",
-        code="unreadable",
-    )
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].removeprefix("sitk::ERROR: ")[:120] if lines else type(error).__name__
 
 
 def write_labels(path: Path, labels_zyx: np.ndarray, geometry: Geometry) -> None:
     """Write canonical labels onto the source's grid, whole or not at all: same shape, same affine.
 
-    Raises UserError ("unsupported", "wrong-shape", "disk-full", ...).
+    Ids above 255 make it uint16.
+
+    Raises UserError ("unsupported", "wrong-shape", "not-labels", "disk-full", "not-writable").
     """
     path = Path(path)
     ending = suffix_of(path)
@@ -168,83 +131,87 @@ def write_labels(path: Path, labels_zyx: np.ndarray, geometry: Geometry) -> None
         )
     if labels_zyx.shape != geometry.shape_zyx:
         raise UserError(
-            f"The labels for {path} have {labels_zyx.shape} voxels, but the scan has {geometry.shape_zyx}; choose "
-            "the labels that belong to this scan.",
+            f"The labels for {path} have {labels_zyx.shape} voxels, but the scan has {geometry.shape_zyx}; "
+            "choose the labels that belong to this scan.",
             code="wrong-shape",
         )
-    array = geometry.to_source(labels_zyx)
-    if ending in (".nii", ".nii.gz"):
-        body = _nifti_bytes(array, geometry)
-        write_whole(path, lambda file: file.write(gzip.compress(body) if ending == ".nii.gz" else body))
-    else:
-        write_whole(path, lambda file: file.write(_itk_bytes(array, geometry, ending)))
+    array = geometry.to_source(_narrow(path, labels_zyx))
+    match ending:
+        case ".nrrd":
+            content = nrrd_bytes(array, geometry)
+        case ".mha":
+            content = mha_bytes(array, geometry)
+        case _:
+            content = nifti_bytes(array, geometry, compress=ending == ".nii.gz")
+    write_whole(path, lambda file: file.write(content))
 
 
-def _nifti_bytes(array: np.ndarray, geometry: Geometry) -> bytes:
-    image = nib.Nifti1Image(array, geometry.matrix)
-    image.header.set_xyzt_units("mm")
-    image.set_sform(geometry.matrix, code=1)
-    # A quaternion cannot say shear; code 0 tells readers to look at the exact matrix above.
-    image.set_qform(geometry.matrix, code=1 if _is_rigid(geometry) else 0, strip_shears=True)
-    return image.to_bytes()
-
-
-def _is_rigid(geometry: Geometry) -> bool:
-    columns = geometry.matrix[:3, :3] / np.linalg.norm(geometry.matrix[:3, :3], axis=0)
-    return bool(np.allclose(columns.T @ columns, np.eye(3), atol=1e-4))
-
-
-def _itk_bytes(array: np.ndarray, geometry: Geometry, ending: str) -> bytes:
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0]) @ geometry.matrix
-    spacing = np.linalg.norm(affine[:3, :3], axis=0)
-    image = sitk.GetImageFromArray(array.T)
-    try:
-        image.SetDirection((affine[:3, :3] / spacing).ravel().tolist())
-    except RuntimeError as error:
+def _narrow(path: Path, labels: np.ndarray) -> np.ndarray:
+    """The labels as uint8 or, where ids need it, uint16."""
+    low, high = int(labels.min()), int(labels.max())
+    if labels.dtype.kind not in "iub" or low < 0 or high > 65535:
         raise UserError(
-            f"The scan's axes are not at right angles, which {ending} files cannot hold; write .nii.gz.",
-            code="unsupported",
-        ) from error
-    image.SetSpacing(spacing.tolist())
-    image.SetOrigin(affine[:3, 3].tolist())
-    # SimpleITK writes to names only: a private folder, then the bytes.
-    with tempfile.TemporaryDirectory() as folder:
-        name = os.path.join(folder, "labels" + ending)  # noqa: PTH118 - SimpleITK wants a string
-        sitk.WriteImage(image, name, useCompression=True)
-        return Path(name).read_bytes()
+            f"The labels for {path} are {labels.dtype} from {low} to {high}; "
+            "labels are whole numbers from 0 to 65535.",
+            code="not-labels",
+        )
+    return labels.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
 
 
 def find_scans(paths: Iterable[Path]) -> list[Path]:
-    """Scans under files and folders, sorted: a folder with DICOM files is one scan (a series), other
-    readable files one each. Hidden files are left out.
+    """Scans under files and folders, sorted.
 
-    Raises UserError ("missing", "no-scans") where nothing is found.
+    In a folder (and below it) each readable file is a scan; DICOM files count by series: alone in its
+    folder the series is the folder, else its first file. Files that are given themselves are taken as
+    they are, one for each DICOM series. Hidden files are left out.
+
+    Raises UserError ("missing", "no-scans") where a path does not exist or nothing is found.
     """
     found: set[Path] = set()
     wanted = [Path(path) for path in paths]
     for path in wanted:
         if not path.exists():
             raise UserError(f"{path} does not exist; check the path.", code="missing")
-        if path.is_file():
+        if path.is_dir():
+            for folder in [path, *(each for each in path.rglob("*") if each.is_dir())]:
+                found |= _scans_in(folder)
+        else:
             found.add(path)
-            continue
-        for folder in [path, *(each for each in path.rglob("*") if each.is_dir())]:
-            found |= _scans_in(folder)
     if not found:
         raise UserError(
-            f"No scan was found in {', '.join(map(str, wanted))}; give NIfTI, NRRD, MHA or DICOM.",
+            f"No scan was found in {', '.join(map(str, wanted)) or 'nothing'}; "
+            "give NIfTI, NRRD or MHA files or DICOM folders.",
             code="no-scans",
         )
-    return sorted(found)
+    return sorted(_one_of_each_series(found))
 
 
 def _scans_in(folder: Path) -> set[Path]:
     files = [each for each in folder.iterdir() if each.is_file() and not each.name.startswith(".")]
-    # Of an Analyze pair the header stands for both.
+    # Of a pair the header stands for both.
     plain = {
         each
         for each in files
-        if suffix_of(each) in (*NIBABEL, *ITK)
+        if suffix_of(each) in (*NIFTI, *ITK)
         and not (suffix_of(each) == ".img" and each.with_suffix(".hdr").exists())
     }
-    return plain | ({folder} if not plain and series_in(folder) else set())
+    try:
+        series = series_in(folder)
+    except UserError:
+        return plain | {folder}  # reading it will say which file is damaged
+    alone = len(series) == 1 and not plain
+    return plain | {folder if alone else each[0] for each in series}
+
+
+def _one_of_each_series(paths: set[Path]) -> set[Path]:
+    """Without further files of a DICOM series, as when somebody drops all its slices at once."""
+    dicom = {path for path in paths if path.is_file() and suffix_of(path) not in (*NIFTI, *ITK)}
+    kept = paths - dicom
+    for folder in {path.parent for path in dicom}:
+        here = {path for path in dicom if path.parent == folder}
+        for series in series_in(folder):
+            of_it = sorted(here.intersection(series))
+            kept.update(of_it[:1])
+            here.difference_update(of_it)
+        kept |= here  # no DICOM at all, or no image: reading it will say so
+    return kept

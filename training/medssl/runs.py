@@ -1,0 +1,85 @@
+"""Runs: the numbered folders that trainings leave in a project."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medssl.errors import UserError
+from medssl.files import cannot_write, read_json, write_json
+
+_NAME = re.compile(r"(\d{4,})-([A-Za-z0-9_]+)(-.*)?")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training and what it left; ids begin with the number of their start."""
+
+    id: str
+    kind: str
+    folder: Path
+    job: dict[str, Any]
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where the weights are, or will be."""
+        return self.folder / "checkpoint.safetensors"
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """What is known of the weights; empty before the first checkpoint."""
+        path = self.folder / "card.json"
+        return read_json(path) if path.exists() else {}
+
+
+def make_run(folder: Path, kind: str, job: dict[str, Any], name: str) -> Run:
+    """A new run under `folder`, numbered after the last one, with its job file.
+
+    Two processes at once get different runs. Raises UserError ("disk-full", "not-writable").
+    """
+    number = max((_number(each.name) for each in folder.glob("*")), default=0) + 1
+    while True:
+        run_id = f"{number:04d}-{kind}-{name}"
+        try:
+            (folder / run_id).mkdir(parents=True)
+            break
+        except FileExistsError:
+            number += 1
+        except OSError as error:
+            raise cannot_write(folder / run_id, error) from error
+    write_json(folder / run_id / "job.json", job)
+    return Run(run_id, kind, folder / run_id, job)
+
+
+def list_runs(folder: Path) -> list[Run]:
+    """All runs under `folder`, oldest first; folders whose job file is missing or damaged are left out."""
+    found = []
+    for path in sorted(folder.glob("*/job.json"), key=lambda path: (_number(path.parent.name), path)):
+        try:
+            found.append(find_run(folder, path.parent.name))
+        except UserError:
+            continue  # a run that was cut off at its very start, or no run at all
+    return found
+
+
+def find_run(folder: Path, run_id: str) -> Run:
+    """The run of that id under `folder`.
+
+    Raises UserError ("no-run", "unreadable").
+    """
+    named = _NAME.fullmatch(run_id)
+    path = folder / run_id / "job.json"
+    if named is None or path.parent.parent != folder or not path.is_file():
+        known = ", ".join(sorted(each.name for each in folder.glob("*") if _number(each.name)))
+        raise UserError(f"{folder} has no run {run_id!r}; it has {known or 'none yet'}.", code="no-run")
+    job = read_json(path)
+    if not isinstance(job, dict):
+        raise UserError(f"{path} is no job file; restore it or delete the run.", code="unreadable")
+    return Run(run_id, named[2], path.parent, job)
+
+
+def _number(name: str) -> int:
+    named = _NAME.fullmatch(name)
+    return int(named[1]) if named else 0
