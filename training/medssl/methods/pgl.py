@@ -85,7 +85,10 @@ class PGL:
 
     def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The symmetric local loss of a new batch of pairs; "spread" near 1 is healthy, near 0 collapsed."""
-        first, second = self.views(pool, generator)
+        return self.compare(*self.views(pool, generator))
+
+    def compare(self, first: Views, second: Views) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of pairs that have been cut; all that follows from them."""
         # Both views in one batch: half the calls, and the batch norms of the heads see both.
         images = torch.cat([shown(first), shown(second)])
         predicted = self.modules["predictor"](self.modules["projector"](self._encode(images)))
@@ -100,22 +103,23 @@ class PGL:
 
     def views(self, pool: Pool, generator: Generator) -> tuple[Views, Views]:
         """A batch of pairs, cut and with the published grey-value changes, each view by itself."""
-        size = view_size(pool, self.plan, self.settings.zoom[1])
-        stride = _cell(self.plan, self.settings.level)
-        least = tuple(math.ceil(step * self.settings.zoom[1]) for step in stride)
-        pair = sample_pairs(
-            pool,
-            self.plan,
-            size,
-            generator,
-            zoom=self.settings.zoom,
-            min_overlap=self.settings.min_overlap,
-            min_cells=least,
-        )
-        first, second = (cut(pool, views, self.plan) for views in pair)
+        first, second = (cut(pool, views, self.plan) for views in self.pair(pool, generator))
         return (
             replace(first, image=change_intensity(shown(first), PUBLISHED, generator)),
             replace(second, image=change_intensity(shown(second), PUBLISHED, generator)),
+        )
+
+    def pair(self, pool: Pool, generator: Generator) -> tuple[Views, Views]:
+        """Where the next batch of pairs lies; what is shared spans a feature cell at least."""
+        cell = _cell(self.plan, self.settings.level)
+        return sample_pairs(
+            pool,
+            self.plan,
+            view_size(pool, self.plan, self.settings.zoom[1]),
+            generator,
+            zoom=self.settings.zoom,
+            min_overlap=self.settings.min_overlap,
+            min_cells=tuple(math.ceil(span * self.settings.zoom[1]) for span in cell),
         )
 
     def after_step(self, fraction: float) -> None:

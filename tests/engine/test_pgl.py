@@ -1,0 +1,332 @@
+"""The properties of PGL: its loss, its views, its teacher. Each test is named after the property."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+from medssl.methods.pgl import PGL, Settings, follow, local_consistency, momentum, spread, view_size
+from medssl.networks import build
+from medssl.pool import Pool
+from medssl.views import Views, cut
+from small import box, noise, plan, pool, seeded, stacked
+from torch import Tensor, nn
+
+SCAN = (16, 48, 40)
+SMALL = Settings(hidden=16, dimension=8)
+CELLS = (2, 3, 3)
+
+
+def method(dims: int, settings: Settings = SMALL, seed: int = 0) -> PGL:
+    torch.manual_seed(seed)
+    small = plan(dims)
+    return PGL(build(small, small.patch_vox[0] if dims == 2 else 1, seed), small, settings)
+
+
+def size(dims: int) -> tuple[int, int, int]:
+    return (3, 16, 16) if dims == 2 else (8, 16, 16)
+
+
+def overlapping(flip: bool = True) -> tuple[Views, Views]:
+    """Two pairs of 3D boxes with different shifts and flips."""
+    first = stacked([box((8, 20, 20), size(3)), box((8, 24, 18), size(3), step=(1, 1.2, 1.2))])
+    second = stacked(
+        [
+            box((9, 26, 17), size(3), flip=(flip, flip, False)),
+            box((7, 20, 20), size(3), flip=(False, flip, flip)),
+        ]
+    )
+    return first, second
+
+
+def maps(count: int = 2, channels: int = 8, seed: int = 0) -> Tensor:
+    return torch.randn(count, channels, 4, 4, 4, generator=seeded(seed))
+
+
+def stay_put(pgl: PGL, first: Views, second: Views, scans: Pool) -> None:
+    """Make the method see this pair, without any change of grey values."""
+    pair = cut(scans, first, pgl.plan), cut(scans, second, pgl.plan)
+    pgl.views = lambda pool, generator: pair  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_identity(dims: int) -> None:
+    """The same view twice, teacher equal to student and no predictor: nothing to learn."""
+    pgl, scans = method(dims), pool(noise(SCAN))
+    pgl.modules["predictor"] = nn.Identity()
+    views = stacked([box((8, 20, 20), size(dims)), box((5, 30, 15), size(dims))])
+    stay_put(pgl, views, views, scans)
+    loss, _ = pgl.loss(scans, seeded(), 0.0)
+    assert loss.item() == pytest.approx(0, abs=1e-5)
+
+
+def test_swap_symmetry() -> None:
+    pgl, scans = method(3), pool(noise(SCAN))
+    first, second = overlapping()
+    stay_put(pgl, first, second, scans)
+    one, _ = pgl.loss(scans, seeded(), 0.0)
+    stay_put(pgl, second, first, scans)
+    two, _ = pgl.loss(scans, seeded(), 0.0)
+    assert one.item() == pytest.approx(two.item(), rel=1e-5)
+    assert one.item() > 0.01
+
+
+@pytest.mark.parametrize("factor", [1e-3, 7.0, 1e4])
+def test_scale_invariance(factor: float) -> None:
+    first, second = overlapping()
+    predicted, wanted = maps(seed=1), maps(seed=2)
+    plain = local_consistency(predicted, first, wanted, second, CELLS)
+    assert torch.allclose(local_consistency(factor * predicted, first, wanted, second, CELLS), plain)
+    assert torch.allclose(local_consistency(predicted, first, factor * wanted, second, CELLS), plain)
+
+
+def test_turning_the_sign_gives_four_minus_the_loss() -> None:
+    first, second = overlapping()
+    predicted, wanted = maps(seed=1), maps(seed=2)
+    plain = local_consistency(predicted, first, wanted, second, CELLS)
+    assert torch.allclose(local_consistency(-predicted, first, wanted, second, CELLS), 4 - plain)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_bounds(seed: int) -> None:
+    first, second = overlapping()
+    value = local_consistency(maps(seed=seed), first, maps(seed=seed + 50), second, CELLS)
+    assert 0 <= value <= 4
+    opposite = torch.ones(2, 8, 4, 4, 4)
+    assert local_consistency(opposite, first, -opposite, second, CELLS).item() == pytest.approx(4)
+    assert local_consistency(opposite, first, opposite, second, CELLS).item() == pytest.approx(0)
+
+
+def test_random_features_of_many_dimensions_give_about_two() -> None:
+    first, second = overlapping()
+    value = local_consistency(maps(channels=4096, seed=1), first, maps(channels=4096, seed=2), second, CELLS)
+    assert value.item() == pytest.approx(2, abs=0.05)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_no_gradient_reaches_the_teacher(dims: int) -> None:
+    pgl, scans = method(dims), pool(noise(SCAN), noise(SCAN, 1))
+    loss, _ = pgl.loss(scans, seeded(), 0.0)
+    loss.backward()
+    assert all(each.grad is None and not each.requires_grad for each in pgl.modules["teacher"].parameters())
+    trained = [*pgl.modules["network"].encoder.parameters(), *pgl.modules["projector"].parameters()]
+    trained += [*pgl.modules["predictor"].parameters()]
+    assert all(each.grad is not None and each.grad.isfinite().all() for each in trained)
+    assert pgl.modules["network"].encoder[0].conv1.conv.weight.grad.abs().sum() > 0
+
+
+def test_the_gradient_is_orthogonal_to_the_unnormalised_features() -> None:
+    # The common grid is the map's own, so that alignment leaves every vector as it is.
+    views = stacked([box((8, 20, 20), size(3)), box((8, 20, 20), size(3))])
+    predicted = maps(seed=1).requires_grad_()
+    local_consistency(predicted, views, maps(seed=2), views, (4, 4, 4)).backward()
+    assert predicted.grad is not None
+    along = (predicted.grad * predicted).sum(1)
+    assert predicted.grad.abs().max() > 1e-4
+    assert along.abs().max() < 1e-7
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_translation_on_a_periodic_image(dims: int) -> None:
+    """The image repeats itself every 8 x 16 x 16 voxels: both boxes moved by that see the same."""
+    scans = pool(noise((8, 16, 16)).repeat(4, 4, 4))
+    first = stacked([box((11, 22, 22), size(dims), (1, 1.1, 1.1)), box((10, 28, 20), size(dims))])
+    second = stacked(
+        [box((11, 27, 19), size(dims), flip=(False, True, False)), box((10, 22, 22), size(dims))]
+    )
+    offset = torch.tensor([8.0, 16, 16])
+    losses = []
+    for moved in (0, 1):
+        pgl = method(dims)
+        pair = (replace(each, centre=each.centre + moved * offset) for each in (first, second))
+        stay_put(pgl, *pair, scans)
+        losses.append(pgl.loss(scans, seeded(), 0.0)[0].item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0] > 0.01
+
+
+def test_forced_disjoint_boxes_give_no_loss_and_no_gradient() -> None:
+    predicted = maps(1).requires_grad_()
+    loss = local_consistency(
+        predicted, box((8, 8, 8), size(3)), maps(1, seed=1), box((8, 40, 8), size(3)), CELLS
+    )
+    loss.backward()
+    assert loss.item() == 0
+    assert predicted.grad is not None
+    assert (predicted.grad == 0).all()
+
+
+def test_a_disjoint_pair_does_not_dilute_the_others() -> None:
+    near = box((8, 8, 8), size(3)), box((9, 12, 10), size(3))
+    far = box((8, 8, 8), size(3)), box((8, 40, 8), size(3))
+    first, second = (stacked([near[which], far[which]]) for which in (0, 1))
+    predicted, wanted = maps(seed=1), maps(seed=2)
+    both = local_consistency(predicted, first, wanted, second, CELLS)
+    alone = local_consistency(predicted[:1], near[0], wanted[:1], near[1], CELLS)
+    assert torch.allclose(both, alone)
+
+
+def test_an_overlap_of_one_cell_gives_a_loss_and_a_gradient() -> None:
+    predicted = maps(1).requires_grad_()
+    first, second = box((8, 8, 8), size(3)), box((14, 20, 20), size(3))
+    loss = local_consistency(predicted, first, maps(1, seed=1), second, CELLS)
+    loss.backward()
+    assert 0 < loss.item() <= 4
+    assert predicted.grad is not None
+    assert predicted.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_constant_image_gives_a_finite_loss_and_finite_gradients(dims: int) -> None:
+    scans = pool(torch.full(SCAN, 0.7))
+    pgl = method(dims)
+    for seed in range(3):
+        loss, numbers = pgl.loss(scans, seeded(seed), 0.0)
+        loss.backward()
+        assert loss.isfinite()
+        assert numbers["spread"].isfinite()
+    grads = [each.grad for each in pgl.modules.parameters() if each.grad is not None]
+    assert grads
+    assert all(grad.isfinite().all() for grad in grads)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_scan_smaller_than_the_patch_gives_a_finite_loss(dims: int) -> None:
+    loss, _ = method(dims).loss(pool(noise((3, 9, 7))), seeded(), 0.0)
+    assert loss.isfinite()
+
+
+@pytest.mark.parametrize(("dims", "scan"), [(2, (9, 60, 44)), (3, (30, 60, 44)), (3, (60, 200, 200))])
+def test_overlap_statistics(dims: int, scan: tuple[int, int, int]) -> None:
+    """10 000 pairs as the method draws them: IoU at least 0.1, a whole cell shared, inside the scan."""
+    seen: list[tuple[Views, Views]] = []
+    scans = pool(torch.zeros(1, 1, 1).expand(scan))
+    pgl = method(dims)
+    pgl.plan = plan(dims, batch=1000)
+    for seed in range(10):
+        seen.append(pgl.pair(scans, seeded(seed)))
+    first, second = (stacked([pair[which] for pair in seen]) for which in (0, 1))
+    (low, high), (other_low, other_high) = first.extent(), second.extent()
+    axes = slice(3 - dims, 3)
+    shared = (torch.minimum(high, other_high) - torch.maximum(low, other_low))[:, axes]
+    both = shared.clamp(min=0).prod(1)
+    union = (high - low)[:, axes].prod(1) + (other_high - other_low)[:, axes].prod(1) - both
+    assert len(both) == 10_000
+    assert (both / union).min() >= 0.1 - 1e-5
+    assert (shared[:, -2:] >= 4 * 1.4 - 1e-3).all()
+    for edge in (low, other_low):
+        assert (edge[:, axes] >= -0.5 - 1e-3).all()
+    for edge in (high, other_high):
+        assert (edge[:, axes] <= torch.tensor(scan)[axes] - 0.5 + 1e-3).all()
+
+
+def test_the_teacher_starts_as_an_exact_copy_and_not_as_the_same_tensors() -> None:
+    pgl = method(2)
+    teacher = pgl.modules["teacher"].state_dict()
+    student = {
+        **{f"encoder.{name}": each for name, each in pgl.modules["network"].encoder.state_dict().items()},
+        **{f"projector.{name}": each for name, each in pgl.modules["projector"].state_dict().items()},
+    }
+    assert teacher.keys() == student.keys()
+    for name, tensor in teacher.items():
+        assert torch.equal(tensor, student[name])
+        assert tensor.data_ptr() != student[name].data_ptr()
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.4])
+def test_the_teacher_follows_by_its_momentum_exactly(fraction: float) -> None:
+    pgl, scans = method(2), pool(noise(SCAN))
+    teacher = pgl.modules["teacher"]["projector"][0].weight
+    student = pgl.modules["projector"][0].weight
+    before = teacher.detach().clone()
+    optimizer = torch.optim.SGD([student], lr=1.0)
+    pgl.loss(scans, seeded(), fraction)[0].backward()
+    optimizer.step()
+    pgl.after_step(fraction)
+    keep = momentum(0.99, fraction)
+    assert not torch.equal(student, before)
+    assert torch.allclose(teacher, keep * before + (1 - keep) * student.detach(), rtol=0, atol=1e-7)
+
+
+def test_following_is_linear_interpolation() -> None:
+    teacher, student = nn.Parameter(torch.tensor([0.0, 8.0])), nn.Parameter(torch.tensor([4.0, 0.0]))
+    follow([teacher], [student], 0.75)
+    assert teacher.tolist() == [1.0, 6.0]
+    assert student.tolist() == [4.0, 0.0]
+
+
+def test_the_momentum_rises_from_its_start_to_one() -> None:
+    values = [momentum(0.99, step / 100) for step in range(101)]
+    assert values[0] == pytest.approx(0.99)
+    assert values[-1] == 1
+    assert all(later >= earlier for earlier, later in pairwise(values))
+
+
+def test_the_teacher_keeps_running_statistics_of_its_own() -> None:
+    pgl, scans = method(2), pool(noise(SCAN))
+    teacher, student = pgl.modules["teacher"]["projector"][1], pgl.modules["projector"][1]
+    before = teacher.running_mean.clone()
+    pgl.loss(scans, seeded(), 0.0)
+    assert not torch.equal(teacher.running_mean, before)
+    follow(list(pgl.modules["teacher"].parameters()), list(pgl.modules["teacher"].parameters()), 0.5)
+    assert teacher.running_mean.data_ptr() != student.running_mean.data_ptr()
+
+
+def test_the_collapse_monitor_is_one_for_spread_and_zero_for_collapsed_features() -> None:
+    assert spread(torch.randn(4, 64, 8, 8, generator=seeded())).item() == pytest.approx(1, abs=0.05)
+    same = torch.randn(1, 64, 1, 1, generator=seeded()).expand(4, 64, 8, 8)
+    assert spread(same).item() == pytest.approx(0, abs=1e-4)
+    assert spread(3 * same).item() == pytest.approx(0, abs=1e-4)
+
+
+def test_the_collapse_monitor_is_reported() -> None:
+    _, numbers = method(2).loss(pool(noise(SCAN)), seeded(), 0.0)
+    assert 0 < numbers["spread"] < 1.5
+
+
+@pytest.mark.parametrize("level", [-1, -2])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_either_of_the_two_deepest_levels_can_be_aligned(dims: int, level: int) -> None:
+    settings = replace(SMALL, level=level)  # type: ignore[arg-type]
+    loss, _ = method(dims, settings).loss(pool(noise(SCAN)), seeded(), 0.0)
+    assert 0 < loss < 8
+
+
+def test_views_are_made_smaller_where_a_zoomed_patch_does_not_fit() -> None:
+    small = plan(2, patch_vox=(3, 32, 32))
+    assert view_size(pool(noise((9, 60, 60))), small, 1.4) == (3, 32, 32)
+    assert view_size(pool(noise((9, 60, 35))), small, 1.4) == (3, 32, 24)
+    assert view_size(pool(noise((9, 5, 60))), small, 1.4) == (3, 8, 32)
+
+
+def test_views_are_sized_in_working_voxels() -> None:
+    """60 voxels of half a millimetre are 30 working voxels."""
+    fine = pool(noise((9, 60, 60)), spacing_mm=(3.0, 0.5, 0.5))
+    assert view_size(fine, plan(2, patch_vox=(3, 32, 32)), 1.4) == (3, 20, 20)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_step_is_repeatable_and_differs_between_seeds(dims: int) -> None:
+    scans = pool(noise(SCAN))
+    losses = [method(dims).loss(scans, seeded(seed), 0.0)[0].item() for seed in (1, 1, 2)]
+    assert losses[0] == losses[1] != losses[2]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_training_brings_the_loss_down(dims: int) -> None:
+    pgl, scans = method(dims), pool(noise(SCAN))
+    generator = seeded()
+    trained = [each for each in pgl.modules.parameters() if each.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=3e-3)
+    losses = []
+    for _ in range(25):
+        loss, _ = pgl.loss(scans, generator, 0.0)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        pgl.after_step(0.0)
+        losses.append(loss.item())
+    assert math.fsum(losses[-5:]) < 0.8 * math.fsum(losses[:5])
