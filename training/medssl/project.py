@@ -10,10 +10,8 @@ features/             cached dense features
 from __future__ import annotations
 
 import hashlib
-import itertools
-import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,40 +25,26 @@ from medssl.annotation import (
     read_annotation,
     write_annotation,
 )
+from medssl.contents import (
+    FORMAT_VERSION,
+    Contents,
+    LabelClass,
+    Scan,
+    check_classes,
+    free_id,
+    read_contents,
+    write_contents,
+)
 from medssl.errors import UserError
-from medssl.files import read_array, read_json, write_array, write_json
-from medssl.geometry import Geometry
+from medssl.files import read_array, write_array
 from medssl.intensity import modality_of, normalise
 from medssl.runs import Run, find_run, list_runs, make_run
-from medssl.volume import READABLE, Volume, read_scan, write_labels
+from medssl.volume import Volume, read_scan, write_labels
 
-__all__ = ["IGNORE", "SURE_BACKGROUND", "Annotation", "LabelClass", "Project", "Run", "Scan", "is_project"]
-
-FORMAT_VERSION = 1
-LONGEST_NAME = 80
-
-
-@dataclass(frozen=True)
-class LabelClass:
-    """A structure to segment; `id` (1..254) is also its value in exported files."""
-
-    id: int
-    name: str
-    color: str
-    """ "#rrggbb"."""
-
-
-@dataclass(frozen=True)
-class Scan:
-    """A scan of the project. `source` is the file or DICOM folder it came from."""
-
-    id: str
-    source: str
-    sha256: str
-    geometry: Geometry
-    modality: str
-    held_out: bool = False
-    """Never trained on, with or without labels: kept to test on."""
+__all__ = [
+    "FORMAT_VERSION", "IGNORE", "SURE_BACKGROUND", "Annotation", "LabelClass", "Project", "Run", "Scan",
+    "is_project",
+]  # fmt: skip
 
 
 def is_project(path: Path) -> bool:
@@ -75,17 +59,20 @@ class Project:
     disk at that moment.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        classes: tuple[LabelClass, ...],
-        scans: dict[str, Scan],
-        view_state: dict[str, Any],
-    ) -> None:
-        self.root, self.classes, self.scans, self.view_state = Path(root), classes, scans, view_state
+    root: Path
+    classes: tuple[LabelClass, ...]
+    scans: dict[str, Scan]
+    """By id, in the order in which they were added."""
+    view_state: dict[str, Any]
+    """Where the viewer was left; see `save_view_state`."""
+
+    def __init__(self, root: Path) -> None:
+        """Use `open` or `create`."""
+        self.root = Path(root)
+        self._refresh()
 
     @classmethod
-    def create(cls, root: Path, classes: tuple[LabelClass, ...] = ()) -> Project:
+    def create(cls, root: Path, classes: Sequence[LabelClass] = ()) -> Project:
         """Make a project in a folder, which is made, too.
 
         Raises UserError ("exists") where there is one already, "bad-classes", "not-writable".
@@ -94,9 +81,8 @@ class Project:
             raise UserError(
                 f"{root} already holds a project; open it or choose another folder.", code="exists"
             )
-        project = cls(Path(root), _checked(classes), {}, {})
-        project._save()
-        return project
+        write_contents(Path(root) / "project.json", Contents(classes=check_classes(classes)))
+        return cls(root)
 
     @classmethod
     def open(cls, root: Path) -> Project:
@@ -104,46 +90,22 @@ class Project:
 
         Raises UserError ("not-a-project", "newer-version", "unreadable").
         """
-        path = Path(root) / "project.json"
-        if not path.is_file():
-            raise UserError(
-                f"{root} holds no project; make one with `medssl init` or by adding scans in the viewer.",
-                code="not-a-project",
-            )
-        value = read_json(path)
-        version = value.get("version") if isinstance(value, dict) else None
-        if isinstance(version, int) and version > FORMAT_VERSION:
-            raise UserError(
-                f"{path} was written by a newer version of medssl; update this one to open it.",
-                code="newer-version",
-            )
-        try:
-            if version != FORMAT_VERSION:
-                raise ValueError(f"version {version!r}")
-            classes = _checked(tuple(LabelClass(**each) for each in value["classes"]))
-            scans = {each["id"]: _scan_from_json(each) for each in value["scans"]}
-            return cls(Path(root), classes, scans, dict(value["view_state"]))
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, UserError) as error:
-            raise UserError(
-                f"{path} is damaged ({error}); restore it from a backup, the annotations and runs beside it "
-                "are intact.",
-                code="unreadable",
-            ) from error
+        return cls(root)
 
-    def _save(self) -> None:
-        scans = [{**asdict(scan), "geometry": scan.geometry.to_json()} for scan in self.scans.values()]
-        value = {
-            "version": FORMAT_VERSION,
-            "classes": [asdict(each) for each in self.classes],
-            "scans": scans,
-            "view_state": self.view_state,
-        }
-        write_json(self.root / "project.json", value)
+    def _refresh(self) -> Contents:
+        """Take in what stands on disk now; other processes may have changed it."""
+        return self._take(read_contents(self.root / "project.json"))
 
-    def _refresh(self) -> None:
-        """Take in what other processes have changed since."""
-        now = Project.open(self.root)
-        self.classes, self.scans, self.view_state = now.classes, now.scans, now.view_state
+    def _change(self, **fields: Any) -> None:
+        """Replace fields of project.json, and only these."""
+        contents = replace(self._refresh(), **fields)
+        write_contents(self.root / "project.json", contents)
+        self._take(contents)
+
+    def _take(self, contents: Contents) -> Contents:
+        self.classes, self.view_state = contents.classes, contents.view_state
+        self.scans = {scan.id: scan for scan in contents.scans}
+        return contents
 
     # ---- scans and classes
 
@@ -160,22 +122,12 @@ class Project:
             if known.sha256 == digest:
                 return known
         modality = modality_of(volume.array)
-        scan = Scan(self._free_id(path), str(path), digest, volume.geometry, modality, held_out)
+        scan = Scan(free_id(path, self.scans), str(path), digest, volume.geometry, modality, held_out)
         image = normalise(volume.array, modality).astype(np.float16)
         write_array(self.root / "scans" / f"{scan.id}.npy", image)
-        self.scans = {**self.scans, scan.id: scan}
-        self._save()
+        self._refresh()
+        self._change(scans=(*self.scans.values(), scan))
         return scan
-
-    def _free_id(self, path: Path) -> str:
-        """An id that is also a good file name on every system, and not taken in upper or lower case."""
-        name, lower = path.name, path.name.lower()
-        suffix = max((each for each in READABLE if lower.endswith(each)), key=len, default="")
-        stem = name[: len(name) - len(suffix)]
-        base = re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")[:LONGEST_NAME] or "scan"
-        taken = {each.lower() for each in self.scans}
-        candidates = itertools.chain([base], (f"{base}-{number}" for number in itertools.count(2)))
-        return next(each for each in candidates if each.lower() not in taken)
 
     def image(self, scan_id: str) -> np.ndarray:
         """The normalised scan, float16 (Z, Y, X), memory-mapped.
@@ -195,24 +147,19 @@ class Project:
     def hold_out(self, scan_id: str, held_out: bool = True) -> None:
         """Keep a scan away from all training, or let it take part again."""
         self._refresh()
-        self.scans = {**self.scans, scan_id: replace(self._scan(scan_id), held_out=held_out)}
-        self._save()
+        changed = {**self.scans, scan_id: replace(self._scan(scan_id), held_out=held_out)}
+        self._change(scans=tuple(changed.values()))
 
     def set_classes(self, classes: Sequence[LabelClass]) -> None:
         """Replace the list of classes.
 
         Raises UserError ("bad-classes") for ids twice or outside 1..254, and for colours that are none.
         """
-        checked = _checked(tuple(classes))
-        self._refresh()
-        self.classes = checked
-        self._save()
+        self._change(classes=check_classes(classes))
 
     def save_view_state(self, state: dict[str, Any]) -> None:
         """Remember where the viewer was left; plain JSON values."""
-        self._refresh()
-        self.view_state = dict(state)
-        self._save()
+        self._change(view_state=dict(state))
 
     def _scan(self, scan_id: str) -> Scan:
         if scan_id not in self.scans:
@@ -307,25 +254,3 @@ def _digest(volume: Volume) -> str:
     digest = hashlib.sha256(volume.array.data)
     digest.update(repr(volume.geometry).encode())
     return digest.hexdigest()
-
-
-def _scan_from_json(value: dict[str, Any]) -> Scan:
-    scan = Scan(**{**value, "geometry": Geometry.from_json(value["geometry"])})
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", scan.id):  # ids become file names
-        raise ValueError(f"scan id {scan.id!r}")
-    return scan
-
-
-def _checked(classes: tuple[LabelClass, ...]) -> tuple[LabelClass, ...]:
-    ids = [each.id for each in classes]
-    if len(set(ids)) < len(ids) or not all(isinstance(each, int) and 1 <= each <= 254 for each in ids):
-        raise UserError(
-            f"Class ids {ids} do not work; give each class its own number from 1 to 254.", code="bad-classes"
-        )
-    for each in classes:
-        if not re.fullmatch(r"#[0-9A-Fa-f]{6}", each.color):
-            raise UserError(
-                f'Class {each.name!r} has the colour {each.color!r}; write it as "#rrggbb".',
-                code="bad-classes",
-            )
-    return classes
