@@ -39,6 +39,9 @@ STRONG = Intensity(
     shift=(0.5, -0.4, 0.4),
 )
 
+KNOT_VOX = 16
+"""Distance between the knots of a bend."""
+
 
 def change_intensity(image: Tensor, strength: Intensity, generator: Generator) -> Tensor:
     """Noise, blur, contrast, gamma, shift in this order on a batch (B, ...), each view by itself."""
@@ -111,12 +114,14 @@ def draw_bend(
 ) -> Tensor:
     """Smooth random displacements (B, n, *size) in view voxels: a coarse grid, interpolated.
 
-    n = len(size). Coarse knots lie about 16 voxels apart, each moved by up to `strength_vox` (one sigma
-    at half of it); views not chosen are not bent.
+    n = len(size). Knots lie KNOT_VOX voxels apart, each moved by up to `strength_vox` (one sigma at half
+    of it); views not chosen are not bent.
     """
-    knots = [max(3, round(length / 16) + 1) for length in size]
-    coarse = torch.randn(batch, len(size), *knots, generator=generator) * (strength_vox / 2)
+    # Always that far apart, also along a thin patch: closer knots would fold the tissue over.
+    gaps = [max(1, -(-(length - 1) // KNOT_VOX)) for length in size]
+    coarse = torch.randn(batch, len(size), *(gap + 1 for gap in gaps), generator=generator)
     bent = torch.rand(batch, generator=generator) < probability
-    coarse = coarse * _spread(bent.float(), coarse)
+    coarse = coarse * _spread(bent.float(), coarse) * (strength_vox / 2)
     mode = "bilinear" if len(size) == 2 else "trilinear"
-    return F.interpolate(coarse, size=size, mode=mode, align_corners=True)
+    whole = F.interpolate(coarse, [gap * KNOT_VOX + 1 for gap in gaps], mode=mode, align_corners=True)
+    return whole[(..., *(slice(0, length) for length in size))]
