@@ -44,7 +44,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             card = json.loads((file.metadata() or {})["medssl"])
             _check_format(path, card)
             return {name: file.get_tensor(name) for name in file.keys()}, card  # noqa: SIM118 - not a dict
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise UserError(
             f"{path} is not a checkpoint of this program ({error}); choose a run that medssl made.",
             code="foreign-checkpoint",

@@ -40,6 +40,18 @@ def fast_bf16(device: torch.device) -> bool:
     return any(question() for question in asked if question)
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it says that memory is short.
+
+    Only CUDA has an exception of its own for that; on the CPU and on MPS it is a RuntimeError like any other.
+    """
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    said = str(error)
+    short = ("can't allocate memory", "out of memory", "bad_alloc")
+    return isinstance(error, RuntimeError) and any(each in said for each in short)
+
+
 def describe(device: torch.device) -> str:
     """The device in words: its name and memory."""
     if device.type == "cuda":

@@ -16,12 +16,11 @@ from typing import Any, Protocol
 import torch
 from torch import Generator, Tensor, nn
 
-from medssl import checkpoint
+from medssl import checkpoint, devices
 from medssl.errors import UserError
 from medssl.events import Checkpoint, Emit, Metric, Notice, Progress
 
 REPORT_EVERY_S = 0.5
-CHECKPOINT_EVERY_S = 20.0
 
 
 class Task(Protocol):
@@ -54,6 +53,8 @@ class LoopSettings:
     clip: float = 12.0
     """Largest norm of the gradient."""
     precision: str = "fp32"
+    checkpoint_every_s: float = 20.0
+    """Seconds of work that a crash may cost."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +66,13 @@ class Budget:
 
     def fraction(self, step: int, elapsed_s: float) -> float:
         """How much of the training is over, 0 .. 1."""
-        by_steps = step / self.steps if self.steps else 0.0
-        by_time = elapsed_s / (60 * self.minutes) if self.minutes else 0.0
-        return min(1.0, max(by_steps, by_time))
+        by_time = 0.0 if self.minutes is None else _share(elapsed_s, 60 * self.minutes)
+        by_steps = 0.0 if self.steps is None else _share(step, self.steps)
+        return max(by_steps, by_time)
+
+
+def _share(done: float, total: float) -> float:
+    return min(1.0, done / total) if total > 0 else 1.0
 
 
 @dataclass
@@ -101,8 +106,9 @@ def train(
     optimizer = torch.optim.AdamW(
         task.parameter_groups(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
-    position = Position(card.get("step", 0), card.get("elapsed_s", 0.0)) if resume else Position()
+    position = Position()
     if resume:
+        position = Position(card["step"], card["elapsed_s"])
         task.modules.load_state_dict(checkpoint.unpack("modules", resume))
         checkpoint.restore_optimizer(optimizer, checkpoint.unpack("optimizer", resume))
         generator.set_state(resume["generator"])
@@ -114,7 +120,6 @@ def train(
             **checkpoint.pack("optimizer", checkpoint.optimizer_tensors(optimizer)),
             "generator": generator.get_state(),
         }
-        # Shared storage (a teacher's alias, say) would be refused by safetensors; nothing here shares any.
         checkpoint.save(path, tensors, {**card, "step": position.step, "elapsed_s": position.elapsed_s})
         emit(Checkpoint(position.step, str(path)))
 
@@ -124,24 +129,50 @@ def train(
     saved_at = time.monotonic()
     stopped = False
     while (fraction := budget.fraction(position.step, position.elapsed_s)) < 1:
-        if should_stop():
-            stopped = True
+        if stopped := should_stop():
             break
-        try:
-            loss, numbers = _step(task, optimizer, settings, generator, fraction)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            optimizer.zero_grad(set_to_none=True)
-            _shrink(task, emit, error)
+        done = _step_or_shrink(task, optimizer, settings, generator, fraction, emit)
+        if done is None:
             continue
         position.step += 1
         position.elapsed_s = time.monotonic() - begin
-        report.add(loss, numbers)
-        if time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
+        report.add(*done)
+        if time.monotonic() - saved_at > settings.checkpoint_every_s:
+            report.flush()  # which refuses numbers that are none: they must not replace good weights
             save()
             saved_at = time.monotonic()
     report.flush()
     save()
     return position, stopped
+
+
+def _step_or_shrink(
+    task: Task,
+    optimizer: torch.optim.Optimizer,
+    settings: LoopSettings,
+    generator: Generator,
+    fraction: float,
+    emit: Emit,
+) -> tuple[Tensor, dict[str, Tensor]] | None:
+    """A step's loss and numbers; None where memory was short, and from now on a step needs less."""
+    try:
+        return _step(task, optimizer, settings, generator, fraction)
+    except (RuntimeError, MemoryError) as error:
+        if not devices.out_of_memory(error):
+            raise
+    # Out here the failed step's tensors are free, and can be given back.
+    optimizer.zero_grad(set_to_none=True)
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    how = task.shrink()
+    if how is None:
+        raise UserError(
+            "The device has too little memory even for the smallest step; close other programs or choose "
+            "--device cpu.",
+            code="memory",
+        )
+    emit(Notice(how))
+    return None
 
 
 def _step(
@@ -160,10 +191,11 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    nn.utils.clip_grad_norm_(parameters, settings.clip)
+    norm = nn.utils.clip_grad_norm_(parameters, settings.clip)
     optimizer.step()
     task.after_step(fraction)
-    return loss.detach(), numbers
+    # A gradient that is no number has spoilt the weights already: the loss must not hide it.
+    return loss.detach() + 0 * norm, numbers
 
 
 def schedule(fraction: float, warmup: float) -> float:
@@ -176,19 +208,6 @@ def schedule(fraction: float, warmup: float) -> float:
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """bf16 where the plan says so; never fp16, which would need loss scaling."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-
-
-def _shrink(task: Task, emit: Emit, error: BaseException) -> None:
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    how = task.shrink()
-    if how is None:
-        raise UserError(
-            "The device has too little memory even for the smallest step; close other programs or choose "
-            "--device cpu.",
-            code="memory",
-        ) from error
-    emit(Notice(how))
 
 
 class _Report:
@@ -216,8 +235,8 @@ class _Report:
         self.sums, self.count, self.said_at = {}, 0, time.monotonic()
         if not math.isfinite(values["loss"]):
             raise UserError(
-                f"The training diverged at step {self.position.step} (its loss is no number any more); start it "
-                "again with a smaller learning rate.",
+                f"The training diverged before step {self.position.step} (its loss is no number any more); "
+                "start it again with a smaller learning rate.",
                 code="diverged",
             )
         self.emit(Metric(self.position.step, values))

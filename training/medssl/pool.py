@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medssl import devices
 from medssl.config import Plan
 from medssl.errors import UserError
 from medssl.project import IGNORE, Project
@@ -59,7 +60,9 @@ def load_pool(
             spacings.append(tuple(float(spacing[axis]) for axis in plan.work_axes))
             if class_ids is not None:
                 targets.append(_to_work_order(_target(project, scan, class_ids), plan).to(device))
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    except (RuntimeError, MemoryError) as error:
+        if not devices.out_of_memory(error):
+            raise
         raise UserError(
             f"The {len(scans)} scans do not fit into the memory of {device}; train on fewer scans or choose "
             "--device cpu.",
