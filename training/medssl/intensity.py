@@ -9,7 +9,7 @@ SAMPLE = 1_000_000
 
 
 def modality_of(array: np.ndarray) -> str:
-    """ "ct" for Hounsfield units (fat or air below zero, bone above, both within a scanner's range), else "mr".
+    """ "ct" for Hounsfield units (fat or air below zero, all within a scanner's range), else "mr".
 
     A guess from the bulk of the numbers, as files rarely say and a few stray voxels should not decide.
     PET and others are treated like MR, and so is CT without negative numbers.

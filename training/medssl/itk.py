@@ -26,9 +26,9 @@ def read_itk(path: Path) -> tuple[np.ndarray, Geometry]:
     """
     image = sitk.ReadImage(str(path))
     parts = image.GetNumberOfComponentsPerPixel()
-    if parts != 1:
+    if parts != 1 or "complex" in image.GetPixelIDTypeAsString():
         raise UserError(
-            f"{path} holds {parts} values a voxel (colours, vectors or complex numbers), not one grey value; "
+            f"{path} holds colours, vectors or complex numbers, not one grey value a voxel; "
             "export it as a plain scalar volume.",
             code="not-scalar",
         )
