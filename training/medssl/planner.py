@@ -6,6 +6,7 @@ measurement. The evidence behind the rules stands in ARCHITECTURE.md ("Why 2.5D 
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +24,9 @@ from medssl.project import Project
 
 SETTINGS = ("dims", "slice_axis", "batch", "precision", "threads", "patch", "context")
 """Names in a job's settings that override what is chosen here."""
+
+PIXELS_A_STEP_CPU, PIXELS_A_STEP_GPU = 40_000, 1_200_000
+"""What a batch holds: a step then takes about as long for small patches as for large ones."""
 
 AXIS_NAMES = ("axial", "coronal", "sagittal")
 
@@ -62,7 +66,10 @@ def choose(
         grid = (float(spacing[0]), float(spacing[1]), float(spacing[2]))
     if "patch" in settings:
         patch = tuple(int(length) for length in settings["patch"])
-    batch = (32 if dims == 2 else 4) if gpu else (12 if dims == 2 else 2)
+    pixels = math.prod(patch[3 - dims :])
+    batch = min(
+        max(round((PIXELS_A_STEP_GPU if gpu else PIXELS_A_STEP_CPU) / pixels), 2 if dims == 3 else 4), 32
+    )
     plan = Plan(dims, slice_axis, grid, patch, batch, channels, strides, threads=torch.get_num_threads())  # type: ignore[arg-type]
     reasons.append(f"patch {' x '.join(map(str, patch))} covers a typical scan of {_shape_text(shape)}")
     plan = _measured(plan, device, settings, reasons)
@@ -114,8 +121,8 @@ def _dims(project: Project, device: torch.device, reasons: list[str]) -> int:
         return 3
     if total:
         reasons.append(
-            f"2.5D, because only {painted} of {total} slices of the annotated scans are painted: from isolated "
-            "slices a 3D network learns where slices lie, not what they show"
+            f"2.5D, because only {painted} of {total} slices of the annotated scans are painted: from "
+            "isolated slices a 3D network learns where slices lie, not what they show"
         )
     else:
         reasons.append(

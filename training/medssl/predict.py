@@ -21,7 +21,7 @@ from medssl.project import Project, Run
 
 MARGIN = 8
 """Working voxels repeated around a slice, so that no tissue lies at the zero padding of the convolutions."""
-PIXELS_AT_ONCE = 1 << 20
+PIXELS_AT_ONCE = 1 << 19
 
 
 def predict(

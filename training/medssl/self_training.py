@@ -21,8 +21,10 @@ from medssl.pool import Pool
 from medssl.predict import segment_work
 from medssl.project import IGNORE
 
-VOXELS_A_ROUND = {"cpu": 2_500_000, "cuda": 200_000_000}
+VOXELS_A_ROUND = {"cpu": 1_200_000, "cuda": 200_000_000}
 """How much is labelled in a round: a few seconds' work on the device."""
+SLICES_A_SCAN = 16
+"""Of each scan only so many neighbouring slices are labelled in a round: more scans for the same time."""
 
 
 class Guesses:
@@ -35,33 +37,41 @@ class Guesses:
         """Where to cut patches; None before the first round, or where nothing was found."""
 
     def refresh(self, network: Network, plan: Plan, generator: Generator) -> None:
-        """Let `network` label scans, drawn by the generator until the round is full."""
+        """Let `network` label scans, drawn by the generator, until the round is full."""
         order = torch.randperm(len(self.scans), generator=generator).tolist()
-        limit = VOXELS_A_ROUND.get(self.scans.device.type, VOXELS_A_ROUND["cpu"])
-        chosen: list[int] = []
+        left = VOXELS_A_ROUND.get(self.scans.device.type, VOXELS_A_ROUND["cpu"])
+        chosen: list[tuple[int, int, int]] = []
         for index in order:
-            if chosen and limit < 0:
+            slices, rows, columns = self.scans.images[index].shape
+            count = min(slices, SLICES_A_SCAN)
+            if chosen and left < count * rows * columns:
                 break
-            chosen.append(index)
-            limit -= self.scans.images[index].numel()
+            left -= count * rows * columns
+            first = int(torch.randint(slices - count + 1, (1,), generator=generator))
+            chosen.append((index, first, first + count))
         network.eval()
-        targets = [self._labelled(network, plan, index) for index in chosen]
+        targets = [self._labelled(network, plan, *part) for part in chosen]
         self.pool = replace(
             self.scans,
-            ids=tuple(self.scans.ids[index] for index in chosen),
-            images=tuple(self.scans.images[index] for index in chosen),
-            spacing_mm=tuple(self.scans.spacing_mm[index] for index in chosen),
+            ids=tuple(self.scans.ids[index] for index, _, _ in chosen),
+            images=tuple(self.scans.images[index] for index, _, _ in chosen),
+            spacing_mm=tuple(self.scans.spacing_mm[index] for index, _, _ in chosen),
             targets=tuple(targets),
         )
         try:
             self.voxels = AnnotatedVoxels.of(self.pool)
-            self.emit(Notice(f"The network labelled {len(chosen)} scans itself and learns from that too."))
+            self.emit(
+                Notice(f"The network labelled slices of {len(chosen)} scans itself and learns from that too.")
+            )
         except UserError:
             # So far it sees background only; the painted slices alone go on teaching it.
             self.voxels = None
 
-    def _labelled(self, network: Network, plan: Plan, index: int) -> Tensor:
+    def _labelled(self, network: Network, plan: Plan, index: int, first: int, last: int) -> Tensor:
+        """The scan's targets with guesses on slices first..last - 1 where nothing is annotated."""
         scans = self.scans
-        guess = segment_work(network, plan, scans.images[index], scans.spacing_mm[index], scans.device)
-        truth = scans.targets[index]
-        return torch.where(truth == IGNORE, guess, truth)
+        part = scans.images[index][first:last]
+        targets = scans.targets[index].clone()
+        guess = segment_work(network, plan, part, scans.spacing_mm[index], scans.device)
+        targets[first:last] = torch.where(targets[first:last] == IGNORE, guess, targets[first:last])
+        return targets
