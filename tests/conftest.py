@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
+from medssl.project import LabelClass, Project
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +18,22 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real scans are not at {folder} (set MEDSSL_DATA)")
     return folder
+
+
+@pytest.fixture
+def scan_file(tmp_path: Path) -> Path:
+    """A small MR-like NIfTI file whose axes run differently from ours (left, superior, posterior)."""
+    values = np.random.default_rng(0).gamma(2, 100, (10, 6, 9)).astype(np.float32)
+    affine = np.array([[-1.5, 0, 0, 20], [0, 0, -2, 30], [0, 4, 0, -40], [0, 0, 0, 1.0]])
+    path = tmp_path / "scan.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(values, affine), path)
+    return path
+
+
+@pytest.fixture
+def small_project(tmp_path: Path, scan_file: Path) -> Project:
+    """A project with two classes and one scan, "scan", of (6, 9, 10) voxels."""
+    classes = (LabelClass(1, "one", "#e41a1c"), LabelClass(2, "two", "#377eb8"))
+    project = Project.create(tmp_path / "project", classes)
+    project.add_scan(scan_file)
+    return project

@@ -1,12 +1,13 @@
 """Where else the learned features say "the same": numpy on features that features.py cached.
 
 A cache is an array (Z', Y', X', F) of float16 unit vectors in canonical axes, read as a memory map, and a
-small JSON file that says which scan, which run and which grid. Cell c of an axis is centred at voxel
+small JSON file that says which scan, which weights and which grid. Cell c of an axis is centred at voxel
 (c + 0.5) * step - 0.5.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from medssl.errors import UserError
 from medssl.files import read_array, read_json, write_array, write_json
 from medssl.project import Project
 
-CELLS_AT_ONCE = 1 << 17
+CELLS_AT_ONCE = 1 << 14
 """Cells turned to float32 at a time: large enough for BLAS, small enough to stay in the CPU's cache."""
 
 
@@ -69,32 +70,54 @@ def write_features(
     path, about = _paths(project, scan, run)
     about.unlink(missing_ok=True)
     write_array(path, array)
-    write_json(
-        about, {"scan": scan, "run": run, "step_vox": list(step_vox), "image": project.scans[scan].sha256}
-    )
+    known = {"scan": scan, "run": run, "step_vox": list(step_vox), **_origin(project, scan, run)}
+    write_json(about, known)
     return path
+
+
+def _origin(project: Project, scan: str, run: str) -> dict[str, str]:
+    """What features are made from: fingerprints of the scan and of the run's weights as they are now."""
+    checkpoint = project.run(run).checkpoint
+    weights = ""
+    if checkpoint.exists():
+        with checkpoint.open("rb") as file:
+            weights = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"image": project.scans[scan].sha256, "weights": weights}
 
 
 def open_features(project: Project, scan: str, run: str) -> FeatureCache:
     """The cached features of a scan.
 
-    Raises UserError ("no-features") where they were never computed or belong to another image.
+    Raises UserError ("no-features") where they were never computed, are damaged, or were made from another
+    image or from earlier weights of the run.
     """
     path, about = _paths(project, scan, run)
-    geometry = project.scans[scan].geometry
-    known = read_json(about) if about.exists() else {}
-    if known.get("image") != project.scans[scan].sha256:
-        raise UserError(f"{scan} has no features of {run} yet; compute them first.", code="no-features")
-    array = read_array(path, memory_map=True)
-    step = (int(known["step_vox"][0]), int(known["step_vox"][1]), int(known["step_vox"][2]))
-    cells = tuple(-(-length // each) for length, each in zip(geometry.shape_zyx, step, strict=True))
-    if array.ndim != 4 or array.shape[:3] != cells:
-        raise UserError(f"{path} does not fit its scan; compute the features again.", code="no-features")
-    return FeatureCache(scan, run, array, step, geometry.shape_zyx)
+    shape = project.scans[scan].geometry.shape_zyx
+    try:
+        known = read_json(about)
+        step = (int(known["step_vox"][0]), int(known["step_vox"][1]), int(known["step_vox"][2]))
+        fitting = all(known[name] == now for name, now in _origin(project, scan, run).items())
+        array = read_array(path, memory_map=True)
+        cells = tuple(-(-length // each) for length, each in zip(shape, step, strict=True))
+        fitting = fitting and array.dtype == np.float16 and array.shape[:-1] == cells
+    except UserError as error:
+        raise _no_features(scan, run, "no" if error.code == "missing" else "only damaged") from error
+    except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+        raise _no_features(scan, run, "only damaged") from error
+    if not fitting:
+        raise _no_features(scan, run, "only outdated")
+    return FeatureCache(scan, run, array, step, shape)
+
+
+def _no_features(scan: str, run: str, which: str) -> UserError:
+    return UserError(f"{scan} has {which} features of {run}; compute them (again).", code="no-features")
 
 
 def query_at(cache: FeatureCache, voxel_zyx: Sequence[int]) -> np.ndarray:
-    """The feature vector (F,) float32 of the cell under a voxel, of unit length."""
+    """The feature vector (F,) float32 of the cell under a voxel, of unit length.
+
+    Raises UserError ("outside").
+    """
     return _unit(np.asarray(cache.array[cache.cell_of(voxel_zyx)], dtype=np.float32))
 
 
@@ -104,9 +127,12 @@ def similarity(cache: FeatureCache, query: np.ndarray) -> np.ndarray:
 
 
 def similarity_slice(cache: FeatureCache, query: np.ndarray, axis: int, voxel_index: int) -> np.ndarray:
-    """The same for the one plane of cells that holds voxel `voxel_index` of canonical `axis`."""
-    cell = min(voxel_index // cache.step_vox[axis], cache.array.shape[axis] - 1)
-    return _cosines(np.take(cache.array, cell, axis=axis), query)
+    """The same for the one plane of cells that holds voxel `voxel_index` of canonical `axis`.
+
+    Raises UserError ("outside").
+    """
+    cell = cache.cell_of([voxel_index if other == axis else 0 for other in range(3)])[axis]
+    return _cosines(cache.array[(slice(None),) * axis + (cell,)], query)
 
 
 def best_match(cache: FeatureCache, query: np.ndarray) -> tuple[tuple[int, int, int], float]:
