@@ -5,8 +5,6 @@ Every panel of the dock reads from here and listens to the signals; none talks t
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +14,9 @@ from medssl import config, events
 from medssl.errors import UserError
 from medssl.palette import class_color
 from medssl.project import Annotation, LabelClass, Project, Run, Scan, is_project
-from psygnal import EmitLoopError, Signal
+from psygnal import Signal
+
+from napari_medssl.history import came_to_its_end
 
 PROJECT_NAME = "medssl-project"
 FIRST_CLASS = LabelClass(id=1, name="Structure", color=class_color(1))
@@ -86,6 +86,8 @@ class Session:
 
     def open(self, folder: Path) -> None:
         """Open the project in `folder`, or the one inside it, or make one there."""
+        if self.job.running:
+            raise UserError("A job of this project is still running; stop it first.", code="busy")
         folder = Path(folder)
         inside = folder / PROJECT_NAME
         if is_project(folder):
@@ -187,8 +189,7 @@ class Session:
         newest = next(iter(self.runs(kind)), None)
         if newest is None or (self.job.running and self.job.run == newest.id):
             return None
-        last = [event for event in history(newest.folder) if isinstance(event, events.Done)][-1:]
-        return newest if not last or last[0].stopped else None
+        return None if came_to_its_end(newest.folder) else newest
 
     def predictions(self) -> list[Run]:
         """Runs that have predicted the current scan, newest first."""
@@ -198,11 +199,10 @@ class Session:
             run for run in reversed(self._runs) if (run.folder / "predictions" / f"{self.scan}.npz").exists()
         ]
 
-    def run_with_features(self) -> str | None:
-        """The newest run that has computed features of the current scan."""
-        folder = self.need_project().root / "features" if self.project else Path()
-        runs = (run.id for run in reversed(self._runs) if (folder / f"{self.scan}-{run.id}.json").exists())
-        return next(runs, None) if self.project else None
+    def has_features(self, run: str | None) -> bool:
+        """Whether a run has computed features of the current scan."""
+        project = self.project
+        return bool(project and run and (project.root / "features" / f"{self.scan}-{run}.json").exists())
 
     def _look_for_runs(self) -> None:
         """Read the run folders' job files; not at every event of a job."""
@@ -285,41 +285,3 @@ class Session:
     def _job(self, fresh: bool = False, **changes: Any) -> None:
         self.job = replace(JobState() if fresh else self.job, **changes)
         self.job_changed.emit()
-
-
-def history(folder: Path) -> list[events.Event]:
-    """What a run has said so far; lines that a crash cut off are left out."""
-    try:
-        lines = (Path(folder) / "events.jsonl").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    return [event for event in map(_event, lines) if event is not None]
-
-
-def _event(line: str) -> events.Event | None:
-    try:
-        return events.from_line(line)
-    except UserError:
-        return None
-
-
-def guarded(session: Session, action: Callable[[], Any]) -> Any:
-    """Run what a button does; an error becomes one sentence, never a traceback.
-
-    Returns None after an error.
-    """
-    try:
-        return action()
-    except Exception as error:
-        if isinstance(error, EmitLoopError) and error.__cause__ is not None:
-            error = error.__cause__  # psygnal wraps what a listener raises
-        if isinstance(error, UserError):
-            session.tell("error", str(error))
-            return None
-        logging.getLogger("napari_medssl").error("defect", exc_info=error)
-        session.tell(
-            "error",
-            f"Something in napari-medssl went wrong ({type(error).__name__}: {error}); your strokes are "
-            "kept, please report it with the log.",
-        )
-    return None

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from medssl.errors import UserError
 from medssl.similarity import FeatureCache, open_features, query_at, similarity
 from napari.layers import Layer
 
 from napari_medssl import layers
-from napari_medssl.session import guarded
+from napari_medssl.guard import guarded
 from napari_medssl.workspace import Workspace
+
+CLICK_PIXELS = 4
+"""How far a hand may tremble between press and release."""
 
 
 class Similar:
@@ -19,12 +23,15 @@ class Similar:
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace, self.session = workspace, workspace.session
+        self.run: str | None = None
+        """The run whose features are looked at."""
         self._cache: FeatureCache | None = None
         self._hidden: list[Layer] = []
+        self.session.runs_changed.connect(self._forget)
 
-    def ready(self) -> str | None:
-        """The newest run that has features of the scan on the screen."""
-        return self.session.run_with_features()
+    def _forget(self) -> None:
+        """Features may have been computed anew."""
+        self._cache = None
 
     def follow(self, on: bool) -> None:
         """Listen to clicks in the canvas, with a free view of the scan, or stop listening."""
@@ -61,7 +68,7 @@ class Similar:
         viewer.layers.selection.active = active
 
     def _open(self) -> FeatureCache:
-        run, scan = self.ready(), self.session.scan
+        run, scan = self.run, self.session.scan
         if run is None or scan is None:
             raise UserError(
                 'This scan has no features yet; press "Compute features" first.', code="no-features"
@@ -71,14 +78,15 @@ class Similar:
         return self._cache
 
     def _on_mouse(self, viewer: Any, event: Any) -> Iterator[None]:
-        """A click without dragging; a drag still pans the view."""
-        moved = False
+        """A click that stays where it is; a drag still moves the view."""
+        start = np.asarray(event.pos)
+        farthest = 0.0
         yield
         while event.type == "mouse_move":
-            moved = True
+            farthest = max(farthest, float(np.linalg.norm(np.asarray(event.pos) - start)))
             yield
         layer = self.workspace.scan_layer
-        if moved or layer is None:
+        if farthest > CLICK_PIXELS or layer is None or viewer.dims.ndisplay != 2:
             return
         voxel = layers.voxel_at(layer, event.position)
         if voxel is not None:

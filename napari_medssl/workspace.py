@@ -14,7 +14,8 @@ from napari.layers import Image, Labels, Layer
 from superqt.utils import qdebounced
 
 from napari_medssl import layers
-from napari_medssl.session import Session, guarded
+from napari_medssl.guard import guarded
+from napari_medssl.session import Session
 
 AUTOSAVE_MS = 800
 """How long after the last stroke the annotation is written."""
@@ -36,6 +37,7 @@ class Workspace:
         self.shown_run = ""
         """The run whose prediction is on the screen."""
         session.scan_leaving.connect(self.leave)
+        session.project_changed.connect(self._clear)
         session.scan_changed.connect(self.show_scan)
         session.classes_changed.connect(self._recolor)
         session.predicted.connect(self._on_predicted)
@@ -150,7 +152,9 @@ class Workspace:
         scan = self.session.need_scan()
         layer = self.annotation_layer
         if layer is None:
-            layer = self._add_annotation(np.zeros(scan.geometry.shape_zyx, dtype=np.uint8))
+            saved = self.session.need_project().annotation(scan.id)  # of a layer that was deleted
+            nothing = np.zeros(scan.geometry.shape_zyx, dtype=np.uint8)
+            layer = self._add_annotation(nothing if saved is None else saved.labels)
         self.paint(layer.selected_label or 1)
 
     def paint(self, label: int) -> None:
@@ -286,8 +290,16 @@ class Workspace:
             if layer is not None and project is not None:
                 layer.colormap = layers.colormap(project.classes)
 
+    def _clear(self) -> None:
+        """Another project: its layers come, those of the last one go; the user's own scans stay."""
+        for layer in (self.annotation_layer, self.prediction_layer, self._own):
+            self._remove(layer)
+        self._remove(layers.find(self.viewer.layers, layers.SIMILARITY))
+        for layer in self._scan_layers():
+            layers.entry_of(layer)["scan"] = ""
+
     def _remove(self, layer: Layer | None) -> None:
-        if layer is not None:
+        if layer is not None and layer in self.viewer.layers:
             layer.locked = False
             self.viewer.layers.remove(layer)
 

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from medssl.project import SURE_BACKGROUND
 from qtpy.QtWidgets import QButtonGroup, QLabel, QPushButton, QWidget
 
-from napari_medssl.session import Session, guarded
+from napari_medssl.guard import guarded
+from napari_medssl.session import Session
 from napari_medssl.widgets.classes import ClassTable
 from napari_medssl.widgets.parts import button, column, hint, row
 from napari_medssl.widgets.style import LINE

@@ -18,7 +18,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_medssl.session import Session, guarded
+from napari_medssl.guard import guarded
+from napari_medssl.session import Session
 
 ROW = 30
 MOST_ROWS = 6

@@ -11,8 +11,9 @@ from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 
+from napari_medssl.guard import guarded
 from napari_medssl.jobs import COMMAND, Jobs
-from napari_medssl.session import Session, guarded
+from napari_medssl.session import Session
 from napari_medssl.widgets import style
 from napari_medssl.widgets.annotate import Annotate
 from napari_medssl.widgets.features import Features

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from qtpy.QtWidgets import QComboBox, QFormLayout, QWidget
 
+from napari_medssl.guard import guarded
 from napari_medssl.jobs import Jobs
-from napari_medssl.session import Session, guarded
+from napari_medssl.session import Session
 from napari_medssl.similar import Similar
 from napari_medssl.widgets.finetune import describe
 from napari_medssl.widgets.parts import JobPanel, button, column, hint
@@ -24,6 +25,7 @@ class Features(QWidget):
         self.similar = Similar(workspace)
         self.weights = QComboBox()
         self.weights.setToolTip("The network whose features are computed")
+        self.weights.activated.connect(lambda number: self.refresh())
         form = QFormLayout()
         form.addRow("Weights", self.weights)
         self.compute = button(
@@ -43,7 +45,7 @@ class Features(QWidget):
 
     def summary(self) -> str:
         """For the step's header."""
-        return "ready" if self.similar.ready() else ""
+        return "ready" if self.session.has_features(self.similar.run) else ""
 
     def start(self) -> None:
         """Compute the features of the scan on the screen."""
@@ -60,13 +62,14 @@ class Features(QWidget):
 
     def refresh(self) -> None:
         """Show which weights there are, and whether clicks can be followed."""
-        idle, ready = not self.session.job.running, self.similar.ready() is not None
         runs = [*self.session.runs("pretrain"), *self.session.runs("finetune")]
         if [run.id for run in runs] != [self.weights.itemData(n) for n in range(self.weights.count())]:
             self.weights.clear()
             for run in runs:
                 self.weights.addItem(describe(run), run.id)
-        self.compute.setEnabled(idle and bool(runs))
+        self.similar.run = self.weights.currentData()
+        ready = self.session.has_features(self.similar.run)
+        self.compute.setEnabled(bool(runs) and not self.session.job.running)
         if not ready and self.follow.isChecked():
             self.follow.setChecked(False)
             self.similar.follow(False)

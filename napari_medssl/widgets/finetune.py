@@ -8,8 +8,9 @@ from medssl import config
 from medssl.project import Run
 from qtpy.QtWidgets import QComboBox, QFileDialog, QFormLayout, QWidget
 
+from napari_medssl.guard import guarded
 from napari_medssl.jobs import Jobs
-from napari_medssl.session import Session, guarded
+from napari_medssl.session import Session
 from napari_medssl.widgets.parts import JobPanel, button, column, minutes_box, row
 from napari_medssl.workspace import Workspace
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from medssl import events
-from qtpy.QtCore import QPointF, QSize, Qt
-from qtpy.QtGui import QColor, QPainter, QPaintEvent, QPalette, QPen, QPolygonF
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QDoubleSpinBox,
     QHBoxLayout,
     QLabel,
     QLayout,
-    QProgressBar,
     QPushButton,
     QVBoxLayout,
     QWidget,
@@ -20,7 +18,7 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible
 
 from napari_medssl.session import Session
-from napari_medssl.widgets.style import LINE
+from napari_medssl.widgets.drawing import Bar, Curve
 
 STOP_TIP = "End after the running step and keep the weights so far; a second press ends at once"
 NO_LIMIT = 16_777_215
@@ -119,70 +117,6 @@ class Step(QCollapsible):
         self.content().setMaximumHeight(NO_LIMIT if expanded else 0)
 
 
-class Curve(QWidget):
-    """A live line of one number over steps, smoothed, with the raw values faint behind it."""
-
-    MOST = 600
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._points: list[tuple[float, float]] = []
-        self.setMinimumHeight(84)
-        self.setToolTip("Training loss over steps: it should fall and then flatten.")
-
-    def sizeHint(self) -> QSize:
-        """Wide and low."""
-        return QSize(240, 84)
-
-    def set_points(self, points: list[tuple[float, float]]) -> None:
-        """Replace the whole curve."""
-        self._points = points[-20 * self.MOST :]
-        self.update()
-
-    def add(self, step: float, value: float) -> None:
-        """Append one point."""
-        self._points.append((step, value))
-        self.update()
-
-    def paintEvent(self, event: QPaintEvent) -> None:
-        """Draw grid, raw values, smoothed line and the newest value."""
-        painter = QPainter(self)
-        painter.setRenderHint(QPainter.RenderHint.Antialiasing)
-        text = self.palette().color(QPalette.ColorRole.WindowText)
-        ground = self.rect().adjusted(0, 0, -1, -1)
-        painter.setPen(Qt.PenStyle.NoPen)
-        painter.setBrush(_faint(text, 14))
-        painter.drawRoundedRect(ground, 4, 4)
-        area = ground.adjusted(8, 18, -8, -8)
-        painter.setPen(QPen(_faint(text, 26), 1))
-        for part in range(3):
-            y = area.top() + area.height() * part // 2
-            painter.drawLine(area.left(), y, area.right(), y)
-        points = self._points[:: max(1, len(self._points) // self.MOST)]
-        smooth = _smoothed([value for _, value in points])
-        if len(points) > 1:
-            low, high = min(smooth), max(smooth)
-            margin = (high - low) * 0.08 or 1e-6
-            limits = (points[0][0], points[-1][0], low - margin, high + margin)
-            raw = [(step, min(max(value, low - margin), high + margin)) for step, value in points]
-            painter.setPen(QPen(_faint(QColor(LINE), 60), 1))
-            painter.drawPolyline(_polygon(raw, limits, area))
-            line = [(step, value) for (step, _), value in zip(points, smooth, strict=True)]
-            painter.setPen(QPen(QColor(LINE), 1.8))
-            painter.drawPolyline(_polygon(line, limits, area))
-        font = painter.font()
-        font.setPointSizeF(max(6.5, font.pointSizeF() - 1))
-        painter.setFont(font)
-        painter.setPen(_faint(text, 170))
-        words = f"loss {smooth[-1]:.3f}" if points else "loss"
-        painter.drawText(ground.adjusted(8, 3, -8, 0), Qt.AlignmentFlag.AlignLeft, words)
-        if points:
-            painter.drawText(
-                ground.adjusted(8, 3, -8, 0), Qt.AlignmentFlag.AlignRight, f"step {points[-1][0]:.0f}"
-            )
-        painter.end()
-
-
 class JobPanel(QWidget):
     """Progress of the session's job while it is of this step's kind: phase, time left, curve, stop."""
 
@@ -192,9 +126,7 @@ class JobPanel(QWidget):
         self._phase, self._left = QLabel(), hint()
         self._left.setWordWrap(False)
         self._left.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-        self._bar = QProgressBar()
-        self._bar.setRange(0, 1000)
-        self._bar.setTextVisible(False)
+        self._bar = Bar()
         self._text = hint()
         self.curve = Curve() if curve else None
         self.stop_button = button(
@@ -215,7 +147,7 @@ class JobPanel(QWidget):
     def _refresh(self) -> None:
         job = self._session.job
         mine = job.kind == self._kind
-        self.setVisible(mine or bool(self.curve and self.curve._points))
+        self.setVisible(mine or bool(self.curve and self.curve.points))
         self.stop_button.setVisible(mine and job.running)
         self.stop_button.setText("Stop now" if job.stopping else "Stop")
         self._text.setVisible(mine and bool(job.text))
@@ -225,9 +157,7 @@ class JobPanel(QWidget):
             self.curve.set_points([])
         self._phase.setText(job.phase.capitalize() if job.phase.islower() else job.phase)
         self._left.setText(time_left(job.eta_s) if job.running and not job.stopping else "")
-        busy = job.running and job.fraction <= 0
-        self._bar.setRange(0, 0 if busy else 1000)
-        self._bar.setValue(round(job.fraction * 1000))
+        self._bar.set_fraction(job.fraction)
         self._text.setText(job.text)
 
     def _on_metric(self, metric: events.Metric) -> None:
@@ -244,31 +174,3 @@ def time_left(seconds: float | None) -> str:
     if seconds < 5400:
         return f"{round(seconds / 60)} min left"
     return f"{seconds / 3600:.1f} h left"
-
-
-def _faint(color: QColor, alpha: int) -> QColor:
-    return QColor(color.red(), color.green(), color.blue(), alpha)
-
-
-def _smoothed(values: list[float], weight: float = 0.9) -> list[float]:
-    """Exponential moving average, corrected for its start."""
-    smooth, sum_, scale = [], 0.0, 0.0
-    for value in values:
-        sum_ = weight * sum_ + (1 - weight) * value
-        scale = weight * scale + (1 - weight)
-        smooth.append(sum_ / scale)
-    return smooth
-
-
-def _polygon(points, limits, area) -> QPolygonF:
-    first, last, low, high = limits
-    width, height = max(last - first, 1e-9), max(high - low, 1e-9)
-    return QPolygonF(
-        [
-            QPointF(
-                area.left() + (step - first) / width * area.width(),
-                area.bottom() - (value - low) / height * area.height(),
-            )
-            for step, value in points
-        ]
-    )

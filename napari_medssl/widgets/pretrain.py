@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from medssl import config, events
+from medssl import config
 from qtpy.QtWidgets import QComboBox, QFormLayout, QWidget
 
+from napari_medssl.guard import guarded
+from napari_medssl.history import losses_of
 from napari_medssl.jobs import Jobs
-from napari_medssl.session import Session, guarded, history
+from napari_medssl.session import Session
 from napari_medssl.widgets.parts import JobPanel, button, column, minutes_box, row
 from napari_medssl.workspace import Workspace
 
@@ -79,11 +81,4 @@ class Pretrain(QWidget):
 
     def _show_last_curve(self) -> None:
         runs = self.session.runs(self.kind)
-        said = history(runs[0].folder) if runs else []
-        self.panel.curve.set_points(
-            [
-                (event.step, event.values["loss"])
-                for event in said
-                if isinstance(event, events.Metric) and "loss" in event.values
-            ]
-        )
+        self.panel.curve.set_points(losses_of(runs[0].folder) if runs else [])

@@ -15,7 +15,8 @@ from superqt import QElidingLabel
 from superqt.utils import create_worker
 
 from napari_medssl import layers
-from napari_medssl.session import PROJECT_NAME, Session, guarded
+from napari_medssl.guard import guarded
+from napari_medssl.session import PROJECT_NAME, Session
 from napari_medssl.widgets.parts import button, column, hint, row
 from napari_medssl.workspace import Workspace
 

@@ -42,9 +42,6 @@ QLabel[summary="true"] { background: transparent; font-weight: 400; }
 QListWidget, QTableWidget { background-color: @foreground; border-radius: 4px; padding: 3px; outline: none; }
 QListWidget::item, QTableWidget::item { padding: 5px 6px; border-radius: 3px; }
 QListWidget::item:selected, QTableWidget::item:selected { background-color: @accent; color: white; }
-QProgressBar { border: none; border-radius: 3px; background-color: @foreground; max-height: 6px;
-  min-height: 6px; }
-QProgressBar::chunk { background-color: @accent; border-radius: 3px; }
 QComboBox, QLineEdit, QAbstractSpinBox { min-height: 24px; border-radius: 4px; }
 QScrollArea { border: none; }
 """

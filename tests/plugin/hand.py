@@ -41,6 +41,23 @@ class Hand:
             self.click(step.toggleButton())
         QTest.qWait(50)
 
+    def pick_class(self, number: int) -> QPoint:
+        """Click a row of the class table."""
+        table = self.dock.annotate.classes
+        place = table.visualItemRect(table.item(number, 1)).center()
+        QTest.mouseClick(table.viewport(), LEFT, pos=place)
+        return place
+
+    def rename_class(self, number: int, name: str) -> None:
+        """Double-click a class's name and type another."""
+        place = self.pick_class(number)
+        QTest.mouseDClick(self.dock.annotate.classes.viewport(), LEFT, pos=place)
+        editor = self.dock.annotate.classes.findChild(QLineEdit)
+        QTest.keyClick(editor, Qt.Key.Key_A, Qt.KeyboardModifier.ControlModifier)
+        QTest.keyClicks(editor, name)
+        QTest.keyClick(editor, Qt.Key.Key_Return)
+        QTest.qWait(30)
+
     def set_minutes(self, box: QDoubleSpinBox, minutes: float) -> None:
         """Type a duration."""
         QTest.mouseClick(box, LEFT)

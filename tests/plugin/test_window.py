@@ -18,6 +18,8 @@ from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
+from napari_medssl import jobs
+
 pytestmark = pytest.mark.viewer
 MINUTES = float(os.environ.get("MEDSSL_MINUTES", "0.2"))
 PATIENCE = 240
@@ -30,6 +32,7 @@ def shoot(tmp_path_factory):
     folder.mkdir(parents=True, exist_ok=True)
 
     def shot(viewer, name: str) -> None:
+
         QTest.qWait(400)
         viewer.window.screenshot(str(folder / f"{name}.png"), canvas_only=False, flash=False)
 
@@ -82,9 +85,7 @@ def paint_slices(hand: Hand, truth: np.ndarray, indices: list[int]) -> None:
         for row, class_id in enumerate(sorted(set(np.unique(truth)) - {0})):
             mask = truth[index] == class_id
             if mask.any():
-                table = dock.annotate.classes
-                place = table.visualItemRect(table.item(row, 1)).center()
-                QTest.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=place)
+                hand.pick_class(row)
                 hand.paint_rows(layer, index, mask)
         hand.key(Qt.Key.Key_K)
 
@@ -114,6 +115,10 @@ def test_from_a_file_to_an_exported_segmentation(window, source, shoot, tmp_path
     hand.click(dock.annotate.new)
     for _ in range(int(truth.max()) - 1):
         hand.click(dock.annotate.add)
+    names = ("Anterior", "Posterior") if truth.max() == 2 else ("Liver",)
+    for row, name in enumerate(names):
+        hand.rename_class(row, name)
+    assert tuple(item.name for item in dock.session.project.classes) == names
     layer = dock.workspace.annotation_layer
     while layer.brush_size > 1:
         hand.key(Qt.Key.Key_BracketLeft)
@@ -203,12 +208,16 @@ def test_closing_the_window_while_training_leaves_no_engine(window, source):
     path, _ = source
     dock.scans.add([path])
     wait_until(lambda: dock.session.scan is not None and dock.scans._worker is None, 20, "opening")
+    dock.workspace.new_annotation()
+    dock.workspace.annotation_layer.paint((3, 3, 3), 1)
     hand = Hand(viewer, dock)
     hand.open_step(3)
     hand.click(dock.pretrain.start)
     training_begins(dock)
-    engine = psutil.Process(dock.jobs.process_id())
-    hand.window.close()
-    wait_until(
-        lambda: not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE, 10, "ending the engine"
-    )
+    engine, project = psutil.Process(dock.jobs.process_id()), dock.session.project
+    viewer.close()
+    wait_until(lambda: not engine.is_running(), 10, "ending the engine")
+    assert not jobs._alive
+    assert project.annotation(next(iter(project.scans))).labels[3, 3, 3]
+    (run,) = project.runs("pretrain")
+    assert run.checkpoint.exists()

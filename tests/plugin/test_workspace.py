@@ -12,7 +12,8 @@ from medssl.project import Annotation, Project
 from napari.components import ViewerModel
 
 from napari_medssl import layers
-from napari_medssl.session import Session, guarded
+from napari_medssl.guard import guarded
+from napari_medssl.session import Session
 from napari_medssl.workspace import Workspace
 
 AFFINE = np.diag([-1.5, -1.5, 4, 1.0])
@@ -141,6 +142,31 @@ def test_strokes_of_a_deleted_layer_are_on_the_disk(desk):
     desk.annotation_layer.paint((4, 5, 6), 1)
     desk.viewer.layers.remove(desk.annotation_layer)
     assert desk.session.project.annotation(desk.session.scan).labels[4, 5, 6] == 1
+
+
+def test_a_deleted_annotation_layer_comes_back_with_its_strokes(desk):
+    desk.new_annotation()
+    desk.annotation_layer.paint((4, 5, 6), 1)
+    desk.viewer.layers.remove(desk.annotation_layer)
+    desk.new_annotation()
+    assert desk.annotation_layer.data[4, 5, 6] == 1
+
+
+def test_another_project_takes_the_last_ones_layers_away(desk, tmp_path):
+    desk.new_annotation()
+    desk.annotation_layer.paint((4, 5, 6), 1)
+    desk.show_prediction(predict(desk))
+    first = desk.session.project.root
+    desk.session.open(tmp_path / "second")
+    assert len(desk.viewer.layers) == 0
+    desk.session.open(first)
+    assert desk.annotation_layer.data[4, 5, 6] == 1 and desk.prediction_layer.visible
+
+
+def test_no_other_project_while_a_job_runs(desk, tmp_path):
+    desk.session.begin("pretrain")
+    with pytest.raises(UserError, match="running"):
+        desk.session.open(tmp_path / "second")
 
 
 def test_a_project_opens_where_it_was_left(desk):

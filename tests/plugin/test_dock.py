@@ -1,0 +1,322 @@
+"""The dock without a window: what its buttons do, with a small script in the engine's place."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from medssl.errors import UserError
+from napari.components import ViewerModel
+from napari.utils.shortcuts import default_shortcuts
+
+from napari_medssl import _samples, layers
+from napari_medssl.widgets import Dock, dock, style
+
+ENGINE = """
+import json, sys, time
+from pathlib import Path
+from medssl import config, events
+from medssl.annotation import Annotation, write_annotation
+from medssl.project import Project
+import numpy as np
+
+job = config.read_job(Path(sys.argv[-1]))
+project = Project.open(Path(job.project))
+kind = config.kind_of(job)
+resume = getattr(job, "resume", None)
+run = project.run(resume) if resume else project.new_run(kind, config.to_json(job), "test")
+log = (run.folder / "events.jsonl").open("a")
+def say(event):
+    line = events.to_line(event)
+    log.write(line + "\\n"); log.flush()
+    print(line, flush=True)
+say(events.Started(run.id))
+for step in range(3):
+    say(events.Metric(step, {"loss": 1 / (step + 1)}))
+    say(events.Progress("Training", step / 3, step, 10.0))
+run.checkpoint.write_bytes(b"weights")
+say(events.Checkpoint(3, str(run.checkpoint)))
+"""
+ENDS = """
+if kind == "finetune":
+    (scan,) = job.predict_scans
+    labels = np.ones(project.scans[scan].geometry.shape_zyx, np.uint8)
+    say(events.Preview(scan, str(project.save_prediction(run.id, scan, labels))))
+say(events.Done())
+"""
+WAITS = """
+sys.stdin.readline()
+say(events.Done(stopped=True))
+"""
+FAILS = """
+say(events.Failed("memory", "There is too little memory; close other programs."))
+sys.exit(1)
+"""
+
+
+@pytest.fixture
+def said(monkeypatch) -> list[tuple[str, str]]:
+    """(severity, sentence) that napari was asked to show."""
+    shown: list[tuple[str, str]] = []
+    for severity in dock.SHOW:
+        monkeypatch.setitem(
+            dock.SHOW, severity, lambda text, severity=severity: shown.append((severity, text))
+        )
+    return shown
+
+
+@pytest.fixture
+def make(qtbot, said, tmp_path):
+    """Makes a dock whose engine is ENGINE plus some ending, with one scan open."""
+
+    def with_engine(ending: str = ENDS) -> Dock:
+        script = tmp_path / "engine.py"
+        script.write_text(ENGINE + ending)
+        made = Dock(ViewerModel(), command=(sys.executable, "-u", str(script)))
+        qtbot.addWidget(made)
+        made.show()
+        made.scans.add([write_scan(tmp_path / "a.nii.gz")])
+        qtbot.waitUntil(lambda: made.scans._worker is None, timeout=10_000)
+        return made
+
+    return with_engine
+
+
+def write_scan(path: Path, seed: int = 0) -> Path:
+    values = np.random.default_rng(seed).normal(size=(12, 10, 8)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([-1.5, -1.5, 4, 1])), path)
+    return path
+
+
+def painted(made: Dock) -> Dock:
+    made.annotate.new.click()
+    made.workspace.annotation_layer.paint((4, 5, 6), 1)
+    made.annotate.complete.click()
+    return made
+
+
+def wait_for_end(qtbot, made: Dock) -> None:
+    qtbot.waitUntil(lambda: not made.session.job.running, timeout=30_000)
+
+
+# --- scans -------------------------------------------------------------------------------------------
+
+
+def test_the_project_is_made_beside_the_first_scan(make, tmp_path):
+    made = make()
+    assert made.session.project.root == tmp_path / "medssl-project"
+    assert made.scans.list.count() == 1 and made.scans.summary() == "1 scan"
+
+
+def test_opening_the_same_scan_again_opens_the_same_project(make, tmp_path):
+    painted(make()).workspace.leave()
+    assert make().session.annotated == {"a"}
+
+
+def test_one_bad_file_of_two_is_told_and_the_other_is_in(make, qtbot, said, tmp_path):
+    made = make()
+    bad = tmp_path / "bad.nii.gz"
+    bad.write_bytes(b"no scan at all")
+    made.scans.add([bad, write_scan(tmp_path / "b.nii.gz", 1)])
+    qtbot.waitUntil(lambda: made.scans._worker is None, timeout=10_000)
+    assert set(made.session.project.scans) == {"a", "b"}
+    ((severity, text),) = said
+    assert severity == "error" and "bad.nii.gz" in text
+
+
+def test_a_click_in_the_list_shows_the_scan(make, qtbot, tmp_path):
+    made = make()
+    made.scans.add([write_scan(tmp_path / "b.nii.gz", 1)])
+    qtbot.waitUntil(lambda: made.scans._worker is None, timeout=10_000)
+    assert made.session.scan == "b"
+    made.scans.list.setCurrentRow(0)
+    assert made.session.scan == "a"
+
+
+def test_sample_data_without_a_file_can_be_a_scan(qtbot, said, tmp_path, monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    viewer = ViewerModel()
+    ((data, arguments, _),) = _samples.phantom()
+    phantom = viewer.add_image(data, **arguments)
+    made = Dock(viewer)
+    qtbot.addWidget(made)
+    assert made.scans.adopt.isVisibleTo(made.scans) and made.scans.adopt.text() == "Use 1 open layer"
+    made.scans.adopt.click()
+    qtbot.waitUntil(lambda: made.session.scan is not None and made.scans._worker is None, timeout=20_000)
+    assert made.workspace.scan_layer is phantom and len(viewer.layers) == 1
+    assert not made.scans.adopt.isVisibleTo(made.scans) and not said
+
+
+# --- annotate ----------------------------------------------------------------------------------------
+
+
+def test_new_annotation_takes_the_brush_for_the_first_class(make):
+    made = make()
+    made.annotate.new.click()
+    layer = made.workspace.annotation_layer
+    assert (layer.mode, layer.selected_label) == ("paint", 1) and made.annotate.brush.isChecked()
+
+
+def test_an_added_class_is_in_the_brush_and_in_the_project(make):
+    made = make()
+    made.annotate.new.click()
+    made.annotate.add.click()
+    assert made.workspace.annotation_layer.selected_label == 2
+    assert [item.id for item in made.session.project.classes] == [1, 2]
+
+
+def test_a_renamed_class_is_in_the_project(make):
+    made = make()
+    made.annotate.classes.item(0, 1).setText("Liver")
+    assert made.session.project.classes[0].name == "Liver"
+
+
+def test_sure_background_and_eraser(make):
+    made = make()
+    made.annotate.new.click()
+    made.annotate.sure.click()
+    assert made.workspace.annotation_layer.selected_label == 255
+    made.annotate.eraser.click()
+    assert made.workspace.annotation_layer.mode == "erase"
+
+
+def test_the_complete_button_speaks_of_the_slice_on_the_screen(make):
+    made = painted(make())
+    assert made.annotate.complete.text() == "✓  Axial slice 4 is complete"
+    made.workspace.go_to(2, 7)
+    assert made.annotate.complete.text() == "Mark sagittal slice 7 complete"
+    assert not made.annotate.complete.isChecked()
+
+
+def test_a_number_in_the_list_goes_to_its_slice(make):
+    made = painted(make())
+    made.workspace.go_to(2, 7)
+    made.annotate.list.linkActivated.emit("0:4")
+    assert made.workspace.slice_on_screen() == (0, 4)
+
+
+def test_our_keys_are_not_napari_s():
+    taken = {
+        str(key)
+        for name, keys in default_shortcuts.items()
+        if any(word in name for word in ("labels", "image", "dims", "view", "layers", "label", "brush"))
+        for key in keys
+    }
+    assert not {"Q", "K", "H"} & taken
+
+
+# --- train -------------------------------------------------------------------------------------------
+
+
+def test_pre_training_runs_and_its_weights_are_offered(make, qtbot, said):
+    made = make()
+    made.pretrain.start.click()
+    wait_for_end(qtbot, made)
+    assert made.session.job.phase == "Finished" and not said
+    assert made.pretrain.panel.curve.points == [(0, 1), (1, 0.5), (2, 1 / 3)]
+    assert made.finetune.weights.itemText(0) == "PGL pre-training (run 1)"
+    assert not made.pretrain.resume.isVisibleTo(made.pretrain)
+
+
+def test_a_stopped_pre_training_goes_on_in_the_same_run(make, qtbot):
+    made = make(WAITS)
+    made.pretrain.start.click()
+    qtbot.waitUntil(lambda: made.session.job.step == 2, timeout=20_000)
+    made.pretrain.panel.stop_button.click()
+    wait_for_end(qtbot, made)
+    assert made.session.job.phase == "Stopped"
+    made = make(ENDS)
+    assert made.pretrain.resume.isVisibleTo(made.pretrain)
+    made.pretrain.resume.click()
+    wait_for_end(qtbot, made)
+    assert made.session.job.phase == "Finished" and len(made.session.runs("pretrain")) == 1
+
+
+def test_fine_tuning_saves_the_strokes_first_and_shows_the_prediction(make, qtbot, said):
+    made = painted(make())
+    made.finetune.start.click()
+    assert made.session.project.annotation("a").labels[4, 5, 6] == 1
+    wait_for_end(qtbot, made)
+    assert made.workspace.prediction_layer.visible and np.all(made.workspace.prediction_layer.data == 1)
+    assert made.finetune.predictions.count() == 1 and not said
+
+
+def test_fine_tuning_without_strokes_is_one_sentence(make, said):
+    made = make()
+    made.finetune.start.click()
+    ((severity, text),) = said
+    assert severity == "error" and "Nothing is annotated yet" in text and not made.session.job.running
+
+
+def test_what_the_engine_could_not_do_is_one_sentence(make, qtbot, said):
+    made = make(FAILS)
+    made.pretrain.start.click()
+    wait_for_end(qtbot, made)
+    assert said == [("error", "There is too little memory; close other programs.")]
+    assert made.session.job.phase == "Failed" and made.pretrain.start.isEnabled()
+
+
+def test_one_job_at_a_time(make, qtbot):
+    made = make(WAITS)
+    made.pretrain.start.click()
+    assert not made.finetune.start.isEnabled() and not made.features.compute.isEnabled()
+    with pytest.raises(UserError, match="still running"):
+        made.jobs.start(made.session.pretrain_job("pgl", 1))
+    qtbot.waitUntil(lambda: made.session.job.step == 2, timeout=20_000)
+    made.jobs.stop()
+    wait_for_end(qtbot, made)
+
+
+def test_a_defect_is_a_sentence_and_no_traceback(make, said, monkeypatch):
+    made = make()
+    monkeypatch.setattr(made.workspace, "new_annotation", lambda: 1 / 0)
+    made.annotate.new.click()
+    assert said[0][0] == "error" and "ZeroDivisionError" in said[0][1]
+
+
+# --- the dock itself ---------------------------------------------------------------------------------
+
+
+def test_one_step_is_open_at_a_time(make):
+    made = make()
+    made.steps[3].toggleButton().click()
+    assert [step.isExpanded() for step in made.steps] == [False, False, False, True, False]
+
+
+def test_the_steps_say_how_far_they_are(make, qtbot):
+    made = painted(make())
+    made.finetune.start.click()
+    wait_for_end(qtbot, made)
+    texts = [step.content().summary() for step in made.steps]
+    assert texts == ["1 scan", "1 slice complete", "", "1 prediction", ""]
+
+
+def test_a_click_shows_what_looks_like_it(make, said):
+    from medssl.similarity import write_features
+
+    made = make()
+    project = made.session.project
+    run = project.new_run("pretrain", {"job": "pretrain", "method": "pgl"}, "pgl")
+    run.checkpoint.write_bytes(b"weights")
+    features = np.zeros((8, 5, 6, 2), np.float16)
+    features[..., 0] = 1
+    features[2:4, ...] = (0, 1)
+    write_features(project, "a", run.id, features, (1, 2, 2))
+    made.session.end("done", "")
+    made.features.follow.click()
+    made.features.similar.show((3, 1, 1))
+    layer = layers.find(made.viewer.layers, layers.SIMILARITY)
+    assert np.all(layer.data[2:4] == 1) and np.all(layer.data[:2] == 0)
+    made.features.similar.show((0, 1, 1))
+    assert layers.find(made.viewer.layers, layers.SIMILARITY) is layer and np.all(layer.data[:2] == 1)
+    made.features.follow.click()
+    assert made.features.similar._on_mouse not in made.viewer.mouse_drag_callbacks
+    assert not layer.visible and not said
+
+
+@pytest.mark.parametrize("theme", ["dark", "light"])
+def test_every_colour_of_the_sheet_is_filled_in(theme):
+    assert "@" not in style.sheet(theme)
