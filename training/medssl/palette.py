@@ -28,3 +28,7 @@ ACCENT = "#5fe3c0"
 def class_color(class_id: int) -> str:
     """Colour of class 1, 2, ... ("#rrggbb"); starts again after the last."""
     return CLASS_COLORS[(class_id - 1) % len(CLASS_COLORS)]
+
+
+# For lines and bars of runs: the first, a quiet grey, is for what the others are compared with.
+RUN_COLORS = ("#9aa5b8", "#5fe3c0", "#ff9e64", "#7aa2ff", "#d692ff", "#f7d75e", "#ff6f91")
