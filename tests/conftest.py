@@ -37,3 +37,13 @@ def small_project(tmp_path: Path, scan_file: Path) -> Project:
     project = Project.create(tmp_path / "project", classes)
     project.add_scan(scan_file)
     return project
+
+
+@pytest.fixture
+def second_file(tmp_path: Path) -> Path:
+    """A second scan, "other.nii", in a folder of its own."""
+    path = tmp_path / "elsewhere" / "other.nii"
+    path.parent.mkdir()
+    values = np.random.default_rng(1).normal(0, 300, (5, 6, 7)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([2.0, 2, 2, 1])), path)
+    return path

@@ -164,3 +164,19 @@ def test_ctrl_c_stops_with_a_checkpoint_and_says_how_to_go_on(trained: Path) -> 
     assert running.returncode == 130
     assert "--resume" in said
     assert "Traceback" not in said
+
+
+def test_the_demo_makes_everything_it_promises_and_a_second_call_trains_nothing(tmp_path: Path) -> None:
+    out = tmp_path / "demo"
+    arguments = ("demo", "--out", out, "--minutes", "0.02", "--device", "cpu")
+    result = medssl(*arguments)
+    assert all(word in result.stdout for word in ("liver", "random", "PGL"))
+    for name in ("dice.md", "dice.json", "dice.png", "overlay.png", "similarity.png", "curves.png"):
+        assert (out / name).stat().st_size > 500, name
+    assert len(list(out.glob("predictions/*/*.nii.gz"))) == 4
+    project = Project.open(out / "project")
+    assert sum(scan.held_out for scan in project.scans.values()) == 2
+    assert len(project.annotated()) == 2
+    runs = [run.id for run in project.runs()]
+    medssl(*arguments)
+    assert [run.id for run in project.runs()] == runs

@@ -60,9 +60,10 @@ def demo(
 ) -> None:
     """Show the whole loop on made-up CT scans, or measure it on your own labelled scans.
 
-    Pre-trains on all but the test scans, fine-tunes from random and from pre-trained weights on ten slices
-    that a simulated annotator completes, predicts, and compares with the reference. About five minutes on two
-    CPU cores. Ctrl-C stops; the same command goes on with what is not finished.
+    Pre-trains on all but the test scans, fine-tunes from random and from
+    pre-trained weights on ten slices that a simulated annotator completes,
+    predicts, and compares with the reference. About five minutes on two CPU
+    cores. Ctrl-C stops; the same command goes on with what is not finished.
     """
     from medssl.demo import Demo
     from medssl.study import Settings

@@ -44,7 +44,8 @@ def predict(
 ) -> None:
     """Segment scans with a fine-tuned network.
 
-    Segmentations lie exactly on the grid of the scan's file: same shape, spacing, position, orientation.
+    Segmentations lie exactly on the grid of the scan's file: same shape,
+    spacing, position and orientation.
     """
     from medssl.commands.choose import choose_run, split_scans
     from medssl.commands.outside import predict_outside, segmentation_path

@@ -90,8 +90,9 @@ def run(
 ) -> None:
     """Run a job file for another program: events as JSON lines on standard output.
 
-    A line "stop" on standard input, or its end, stops the job after the running step with a checkpoint.
-    This is how the viewer runs the engine; for people there are the other commands.
+    A line "stop" on standard input, or its end, stops the job after the
+    running step with a checkpoint. This is how the viewer runs the engine;
+    for people there are the other commands.
     """
     from medssl import child
 

@@ -42,7 +42,12 @@ def write_similarity(
     if out.name.lower().endswith(PICTURES):
         from medssl import pictures
 
-        pictures.similarity(out, project.image(scan_id), cache, values, voxel_zyx)
+        scan = project.scans[scan_id]
+        image = np.asarray(project.image(scan_id))
+        seen = pictures.Similar(
+            image, scan.geometry.spacing_mm, values, voxel_zyx, scan_id, cache.step_vox, scan.modality
+        )
+        pictures.similarity(out, seen)
     else:
         _write_volume(out, values, project.scans[scan_id].geometry.canonical_affine, cache)
 
