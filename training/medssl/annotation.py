@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -58,12 +56,7 @@ def write_annotation(path: Path, annotation: Annotation, shape_zyx: tuple[int, .
     if labels.dtype != np.uint8:
         labels = _as_uint8(path, labels)
     complete = np.array(sorted(set(annotation.complete)), dtype=np.int64).reshape(-1, 2)
-    for axis, index in complete.tolist():
-        if not (0 <= axis < 3 and 0 <= index < shape_zyx[axis]):
-            raise UserError(
-                f"Slice {index} along axis {axis} is none of {path.stem}; mark slices of this scan complete.",
-                code="wrong-shape",
-            )
+    _check_slices(path, complete, shape_zyx)
     painted = np.array(labels.any())  # stands by itself, so that asking needs no unpacking of the labels
     write_whole(
         path, lambda file: np.savez_compressed(file, labels=labels, complete=complete, painted=painted)
@@ -95,7 +88,18 @@ def read_annotation(path: Path, shape_zyx: tuple[int, ...]) -> Annotation:
             "it belongs to another scan, delete it or put the right one there.",
             code="wrong-shape",
         )
+    _check_slices(path, complete, shape_zyx)
     return Annotation(labels, tuple((int(axis), int(index)) for axis, index in complete))
+
+
+def _check_slices(path: Path, complete: np.ndarray, shape_zyx: tuple[int, ...]) -> None:
+    for axis, index in complete.tolist():
+        if not (0 <= axis < 3 and 0 <= index < shape_zyx[axis]):
+            raise UserError(
+                f"{path} calls slice {index} along axis {axis} complete, but the scan has "
+                f"{tuple(shape_zyx)} voxels; name slices of this scan.",
+                code="wrong-shape",
+            )
 
 
 def is_empty(path: Path) -> bool:
@@ -110,11 +114,12 @@ def is_empty(path: Path) -> bool:
 @contextmanager
 def _stored(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            if not isinstance(stored, Mapping):
-                raise ValueError("it is a single array")
+        stored = np.load(path, allow_pickle=False)
+        if not isinstance(stored, np.lib.npyio.NpzFile):
+            raise ValueError("it is a single array")
+        with stored:
             yield stored
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # damaged bytes make zipfile, zlib and numpy raise just about anything
         raise UserError(
             f"{path} is damaged ({error}); restore it from a backup or delete it.", code="unreadable"
         ) from error
