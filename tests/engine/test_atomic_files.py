@@ -1,0 +1,201 @@
+"""Files are whole or not there: on a full disk, after a kill, and when somebody damaged them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from medssl.errors import UserError
+from medssl.files import read_array, read_json, write_array, write_json, write_whole
+from medssl.project import Annotation, Project
+
+
+def refusal(error: pytest.ExceptionInfo[UserError], path: Path) -> str:
+    """The error's code; its text names the file."""
+    assert str(path) in str(error.value)
+    return error.value.code
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk takes bytes, but has no room for them in the end."""
+
+    def no_room(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", no_room)
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    path = tmp_path / "kept.json"
+    write_json(path, {"version": 1})
+    request.getfixturevalue("full_disk")
+    with pytest.raises(UserError) as error:
+        write_json(path, {"version": 2})
+    assert refusal(error, path) == "disk-full"
+    assert read_json(path) == {"version": 1}
+    assert [each.name for each in tmp_path.iterdir()] == ["kept.json"]
+
+
+def test_a_full_disk_loses_no_annotation(small_project: Project, request: pytest.FixtureRequest) -> None:
+    (scan,) = small_project.scans
+    ones = np.ones(small_project.scans[scan].geometry.shape_zyx, np.uint8)
+    small_project.save_annotation(scan, Annotation(ones))
+    request.getfixturevalue("full_disk")
+    with pytest.raises(UserError) as error:
+        small_project.save_annotation(scan, Annotation(2 * ones))
+    assert error.value.code == "disk-full"
+    kept = small_project.annotation(scan)
+    assert kept is not None and np.array_equal(kept.labels, ones)
+    assert [each.suffix for each in (small_project.root / "annotations").iterdir()] == [".npz"]
+
+
+def test_a_full_disk_leaves_the_project_as_it_was(
+    small_project: Project, request: pytest.FixtureRequest
+) -> None:
+    before = Project.open(small_project.root)
+    request.getfixturevalue("full_disk")
+    for change in (
+        lambda: small_project.set_classes(()),
+        lambda: small_project.hold_out("scan"),
+        lambda: small_project.save_view_state({"scan": "other"}),
+    ):
+        with pytest.raises(UserError):
+            change()
+    for project in (small_project, Project.open(small_project.root)):
+        assert project.classes == before.classes
+        assert project.scans == before.scans
+        assert project.view_state == before.view_state
+
+
+def test_a_failure_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "kept"
+    path.write_bytes(b"old")
+
+    def fail(file: object) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_whole(path, fail)
+    assert path.read_bytes() == b"old"
+    assert [each.name for each in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_folder_that_cannot_be_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError) as error:
+        write_json(tmp_path / "file" / "below.json", {})
+    assert refusal(error, tmp_path / "file" / "below.json") == "not-writable"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no permission bits")
+def test_others_may_read_what_is_written(tmp_path: Path) -> None:
+    write_json(tmp_path / "shared.json", {})
+    assert (tmp_path / "shared.json").stat().st_mode & 0o777 == 0o644
+
+
+def test_json_without_numbers_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "nan.json", {"loss": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"null garbage"],
+    ids=["empty", "cut off", "no text", "deep", "more behind"],
+)
+def test_damaged_json_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "damaged.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read_json(path)
+    assert refusal(error, path) == "unreadable"
+
+
+def test_arrays_come_back_and_can_stay_on_disk(tmp_path: Path) -> None:
+    array = np.arange(24, dtype=np.float16).reshape(2, 3, 4)
+    write_array(tmp_path / "image.npy", array)
+    assert np.array_equal(read_array(tmp_path / "image.npy"), array)
+    mapped = read_array(tmp_path / "image.npy", memory_map=True)
+    assert isinstance(mapped, np.memmap) and not mapped.flags.writeable
+
+
+def test_arrays_of_objects_are_neither_written_nor_read(tmp_path: Path) -> None:
+    objects = np.array([{}], dtype=object)
+    with pytest.raises(ValueError):
+        write_array(tmp_path / "objects.npy", objects)
+    np.save(tmp_path / "objects.npy", objects, allow_pickle=True)
+    with pytest.raises(UserError) as error:
+        read_array(tmp_path / "objects.npy")
+    assert refusal(error, tmp_path / "objects.npy") == "unreadable"
+
+
+@pytest.mark.parametrize("memory_map", [False, True])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no array", b"\x93NUMPY\x01\x00\xff\xff{", b"PK\x03\x04", None],
+    ids=["empty", "text", "header", "archive", "cut off"],
+)
+def test_damaged_arrays_are_refused(tmp_path: Path, content: bytes | None, memory_map: bool) -> None:
+    path = tmp_path / "damaged.npy"
+    if content is None:
+        write_array(path, np.arange(1000))
+        content = path.read_bytes()[:-100]
+    path.write_bytes(content)
+    with pytest.raises(UserError) as error:
+        read_array(path, memory_map)
+    assert refusal(error, path) == "unreadable"
+
+
+@pytest.mark.parametrize("read", [read_json, read_array])
+def test_a_missing_file_is_said(tmp_path: Path, read: object) -> None:
+    with pytest.raises(UserError) as error:
+        read(tmp_path / "nothing")  # type: ignore[operator]
+    assert refusal(error, tmp_path / "nothing") == "missing"
+
+
+SAVE_IN_A_LOOP = """
+import itertools, sys
+import numpy as np
+from medssl.project import Annotation, Project
+project = Project.open(sys.argv[1])
+(scan,) = project.scans
+shape = project.scans[scan].geometry.shape_zyx
+for number in itertools.count(int(sys.argv[2])):
+    value = 1 + number % 254
+    slices = tuple((0, index) for index in range(value % shape[0]))
+    project.save_annotation(scan, Annotation(np.full(shape, value, np.uint8), slices))
+    print("saved", flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_kill_at_any_moment_leaves_a_whole_annotation(small_project: Project) -> None:
+    chance = random.Random(0)
+    (scan,) = small_project.scans
+    for start in range(4):
+        process = subprocess.Popen(
+            [sys.executable, "-c", SAVE_IN_A_LOOP, str(small_project.root), str(start)],
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        with process, process.stdout:
+            assert process.stdout.readline() == b"saved\n"
+            time.sleep(chance.uniform(0, 0.05))
+            process.send_signal(signal.SIGKILL)
+        annotation = small_project.annotation(scan)
+        assert annotation is not None
+        (value,) = np.unique(annotation.labels)
+        assert len(annotation.complete) == value % annotation.labels.shape[0]
+        assert small_project.annotated() == (scan,)
