@@ -1,0 +1,145 @@
+"""Checkpoints come back exactly; what is none is said in one sentence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from medssl import checkpoint
+from medssl.errors import UserError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoint.safetensors"
+
+
+def tensors() -> dict[str, Tensor]:
+    return {
+        "modules.weight": torch.randn(3, 4),
+        "modules.half": torch.randn(5).bfloat16(),
+        "modules.count": torch.tensor(7),
+        "modules.nothing": torch.zeros(0, 2),
+        "generator": torch.Generator().manual_seed(3).get_state(),
+    }
+
+
+def test_tensors_and_card_come_back_exactly(path: Path) -> None:
+    before = tensors()
+    checkpoint.save(path, before, {"kind": "pretrain", "plan": {"dims": 2}, "Zürich": None})
+    after, card = checkpoint.load(path)
+    assert after.keys() == before.keys()
+    for name, tensor in before.items():
+        assert after[name].dtype == tensor.dtype
+        assert torch.equal(after[name], tensor)
+    assert {name: card[name] for name in ("kind", "plan", "Zürich")} == {
+        "kind": "pretrain",
+        "plan": {"dims": 2},
+        "Zürich": None,
+    }
+
+
+def test_the_card_lies_beside_as_json(path: Path) -> None:
+    checkpoint.save(path, tensors(), {"kind": "pretrain", "step": 5})
+    assert json.loads((path.parent / "card.json").read_text())["step"] == 5
+
+
+def test_tensors_that_are_strided_or_train_come_back_exactly(path: Path) -> None:
+    before = {
+        "turned": torch.randn(4, 6).T,
+        "thinned": torch.randn(9)[::2],
+        "trained": nn.Linear(2, 3).weight,
+    }
+    checkpoint.save(path, before, {})
+    after, _ = checkpoint.load(path)
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+
+
+def step(network: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> None:
+    loss = network(torch.randn(8, 4, generator=generator)).square().mean()
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+
+
+def test_optimizer_and_generator_come_back_exactly(path: Path) -> None:
+    """One of the layers never gets a gradient, so the optimizer holds nothing for it."""
+    networks, optimizers, generators = [], [], []
+    for _ in range(2):
+        network = nn.ModuleDict({"used": nn.Linear(4, 2), "unused": nn.Linear(4, 2)})
+        networks.append(network)
+        optimizers.append(torch.optim.AdamW(network.parameters(), lr=0.1))
+        generators.append(torch.Generator().manual_seed(len(networks)))
+    for _ in range(3):
+        step(networks[0]["used"], optimizers[0], generators[0])
+    kept = {
+        **checkpoint.pack("modules", networks[0].state_dict()),
+        **checkpoint.pack("optimizer", checkpoint.optimizer_tensors(optimizers[0])),
+        "generator": generators[0].get_state(),
+    }
+    checkpoint.save(path, kept, {})
+    stored, _ = checkpoint.load(path)
+    networks[1].load_state_dict(checkpoint.unpack("modules", stored))
+    checkpoint.restore_optimizer(optimizers[1], checkpoint.unpack("optimizer", stored))
+    generators[1].set_state(stored["generator"])
+    for _ in range(3):
+        for network, optimizer, generator in zip(networks, optimizers, generators, strict=True):
+            step(network["used"], optimizer, generator)
+    for one, two in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def test_unpack_is_the_inverse_of_pack_among_others() -> None:
+    packed = {**checkpoint.pack("a", {"x.y": torch.ones(1)}), **checkpoint.pack("ab", {"z": torch.zeros(1)})}
+    assert list(checkpoint.unpack("a", packed)) == ["x.y"]
+    assert list(checkpoint.unpack("ab", packed)) == ["z"]
+
+
+def assert_refused(path: Path, code: str) -> None:
+    with pytest.raises(UserError) as caught:
+        checkpoint.load(path)
+    assert caught.value.code == code
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_checkpoint(path: Path) -> None:
+    assert_refused(path, "no-checkpoint")
+
+
+def test_a_folder_in_its_place(path: Path) -> None:
+    path.mkdir()
+    assert_refused(path, "no-checkpoint")
+
+
+@pytest.mark.parametrize("kept", [0, 4, 100, 0.5, -1])
+def test_a_truncated_checkpoint(path: Path, kept: float) -> None:
+    checkpoint.save(path, tensors(), {"kind": "pretrain"})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(kept * len(whole)) if 0 < kept < 1 else int(kept)])
+    assert_refused(path, "foreign-checkpoint")
+
+
+def test_a_foreign_safetensors_file(path: Path) -> None:
+    save_file({"weight": torch.zeros(3)}, path)
+    assert_refused(path, "foreign-checkpoint")
+
+
+@pytest.mark.parametrize("card", ["[1, 2]", "null", '{"format": "one"}', "{}", "no json"])
+def test_a_safetensors_file_with_a_card_that_is_none(path: Path, card: str) -> None:
+    save_file({"weight": torch.zeros(3)}, path, metadata={"medssl": card})
+    assert_refused(path, "foreign-checkpoint")
+
+
+def test_a_pickle(path: Path) -> None:
+    torch.save({"weight": torch.zeros(3)}, path)
+    assert_refused(path, "foreign-checkpoint")
+
+
+def test_a_checkpoint_of_a_newer_version(path: Path) -> None:
+    save_file({"weight": torch.zeros(3)}, path, metadata={"medssl": json.dumps({"format": 99})})
+    assert_refused(path, "newer-version")
