@@ -11,7 +11,6 @@ from medssl.commands.options import LAST, DeviceOption, ProjectArgument, SeedOpt
 
 if TYPE_CHECKING:
     from medssl.config import Job
-    from medssl.project import Project
 
 ScansArgument = Annotated[
     list[str] | None,
@@ -144,15 +143,16 @@ def evaluate(
     opened = Project.open(project)
     chosen = choose_run(opened, run, ("finetune",))
     references = match_labels(opened, labels)
-    predicted = {scan: path for scan, path in references.items() if _has_prediction(opened, chosen.id, scan)}
+    predicted = {
+        scan: path for scan, path in references.items() if opened.prediction(chosen.id, scan) is not None
+    }
     scores = compare(opened, chosen.id, predicted or references)
+    if len(predicted) < len(references):
+        missing = len(references) - len(predicted)
+        typer.echo(f"{missing} scans with labels are left out: {chosen.id} has not predicted them.", err=True)
     Console().print(scores_table(scores, title=f"Dice of {chosen.id}"))
     if json is not None:
         write_json(json, scores_json(scores))
-
-
-def _has_prediction(project: Project, run_id: str, scan_id: str) -> bool:
-    return project.prediction(run_id, scan_id) is not None
 
 
 def _work(job: Job) -> dict[str, Any]:
