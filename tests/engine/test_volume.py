@@ -401,6 +401,17 @@ def test_labels_that_do_not_fit_are_not_written(tmp_path: Path, labels: np.ndarr
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("damage", [{"srow_x": [1, 2]}, {"srow_x": [0, 0, 9.0, 0]}, {"pixdim": None}, {}])
+def test_header_fields_that_contradict_the_affine_do_not_move_labels(
+    tmp_path: Path, nifti: Path, damage: dict[str, object]
+) -> None:
+    source = read_scan(nifti).geometry
+    fields = {**source.nifti, **damage} if damage else {}
+    geometry = Geometry.of(source.matrix, source.shape, fields)
+    write_labels(tmp_path / "labels.nii", np.zeros(geometry.shape_zyx, np.uint8), geometry)
+    assert np.array_equal(nibabel.load(tmp_path / "labels.nii").affine, source.matrix)
+
+
 def test_an_ending_that_is_not_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         write_labels(tmp_path / "labels.png", np.zeros((2, 3, 4), np.uint8), small())

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from medssl.config import from_json
 from medssl.errors import UserError
 from medssl.files import read_json, write_json
 from medssl.geometry import Geometry
@@ -71,7 +72,7 @@ def read_contents(path: Path) -> Contents:
     try:
         if version != FORMAT_VERSION:
             raise ValueError(f"version {version!r}")
-        classes = check_classes(LabelClass(**each) for each in value["classes"])
+        classes = check_classes(from_json(LabelClass, each, "a class") for each in value["classes"])
         return Contents(classes, tuple(map(_scan, value["scans"])), dict(value["view_state"]))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, UserError) as error:
         raise UserError(
@@ -125,7 +126,7 @@ def free_id(path: Path, taken: Iterable[str]) -> str:
 
 
 def _scan(value: dict[str, Any]) -> Scan:
-    scan = Scan(**{**value, "geometry": Geometry.from_json(value["geometry"])})
+    scan = from_json(Scan, {**value, "geometry": Geometry.from_json(value["geometry"])}, "a scan")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", scan.id):  # ids become file names
         raise ValueError(f"scan id {scan.id!r}")
     return scan

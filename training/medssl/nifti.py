@@ -72,11 +72,7 @@ def nifti_bytes(array: np.ndarray, geometry: Geometry, compress: bool) -> bytes:
     header = nib.Nifti1Header()
     header.set_data_dtype(array.dtype)
     header.set_data_shape(array.shape)
-    if geometry.nifti:
-        for name in PLACE_FIELDS:
-            header[name] = geometry.nifti[name]
-        header["pixdim"][:4] = geometry.nifti["pixdim"]
-    else:
+    if not _placed_as_source(header, geometry):
         header.set_xyzt_units("mm")
         header.set_sform(geometry.matrix, code=1)
         # A quaternion cannot say shear; code 0 tells readers to look at the exact matrix.
@@ -84,6 +80,19 @@ def nifti_bytes(array: np.ndarray, geometry: Geometry, compress: bool) -> bytes:
     # With the header's own affine nibabel leaves all of these fields as they are.
     body = nib.Nifti1Image(array, header.get_best_affine(), header).to_bytes()
     return gzip.compress(body, compresslevel=4, mtime=0) if compress else body
+
+
+def _placed_as_source(header: Any, geometry: Geometry) -> bool:
+    """Copies the source's own fields; False where there are none or they contradict the affine."""
+    try:
+        for name in PLACE_FIELDS:
+            header[name] = geometry.nifti[name]
+        header["pixdim"][:4] = geometry.nifti["pixdim"]
+        affine = np.array(header.get_best_affine())
+    except (KeyError, TypeError, ValueError, nib.spatialimages.HeaderDataError):
+        return False
+    affine[:3] *= UNIT_MM.get(int(header["xyzt_units"]) & 7, 1.0)
+    return bool(np.allclose(affine, geometry.matrix))
 
 
 def _right_angles(geometry: Geometry) -> bool:

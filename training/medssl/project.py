@@ -110,7 +110,8 @@ class Project:
     # ---- scans and classes
 
     def add_scan(self, path: Path, held_out: bool = False) -> Scan:
-        """Read, check and normalise a scan; the same content twice gives the scan that is already there.
+        """Read, check and normalise a scan; the same content twice gives the scan that is already there,
+        which `held_out` then holds out, too.
 
         Raises UserError for anything that is not one finite 3D scalar scan.
         """
@@ -120,7 +121,9 @@ class Project:
         self._refresh()
         for known in self.scans.values():
             if known.sha256 == digest:
-                return known
+                if held_out and not known.held_out:
+                    self.hold_out(known.id)
+                return self.scans[known.id]
         modality = modality_of(volume.array)
         scan = Scan(free_id(path, self.scans), str(path), digest, volume.geometry, modality, held_out)
         image = normalise(volume.array, modality).astype(np.float16)
