@@ -8,7 +8,7 @@ import numpy as np
 
 from medssl.phantom.canvas import Canvas, Point, smooth_max, tube
 from medssl.phantom.person import Person
-from medssl.phantom.trunk import AIR
+from medssl.phantom.trunk import AIR, FAT
 
 
 def draw_stomach(
@@ -53,7 +53,9 @@ def draw_pancreas(canvas: Canvas, person: Person, rng: np.random.Generator) -> N
     box, distance = tube(canvas, line, (12, 12, 8.5, 8.5, 8.5, 6))
     lobes = 2.2 * canvas.field(rng, 11, box)
     canvas.paint(distance + lobes, person.hu(38, 92) - 8 * np.clip(lobes, 0, 3), 0, box)
-    duodenum: list[Point] = [(30, 34, -38), (48, 20, -46), (50, 4, -76), (26, 2, -92), (-14, 6, -88)]
+    duodenum: list[Point] = [(30, 34, -38), (42, 20, -46), (43, 4, -76), (26, 2, -92), (-14, 6, -88)]
+    box, distance = tube(canvas, duodenum, (10, 11, 11.5, 11, 10))
+    canvas.paint(np.where(canvas.labels[box] > 0, distance - 5, 9), FAT + 20, 0, box)  # not in the liver
     _bowel_tube(canvas, person, duodenum, (10, 11, 11.5, 11, 10), rng, gas=False)
     vein = person.hu(40, 158)
     for points, radii in (
