@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +10,11 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from medssl.annotator import annotate, choose_slices
 from medssl.config import Plan
 from medssl.events import Event
 from medssl.pool import Pool
-from medssl.project import Annotation, LabelClass, Project
+from medssl.project import LabelClass, Project
 from medssl.views import Views
 from torch import Tensor
 
@@ -138,25 +138,8 @@ def make_project(
         image, labels = block_phantom(seed, shape)
         scan = project.add_scan(write_nifti(folder / f"block-{seed}.nii", image, spacing_zyx))
         if number < annotated:
-            project.save_annotation(scan.id, complete_slices(labels, slices, axis))
+            project.save_annotation(scan.id, annotate(labels, choose_slices(labels, slices, axis), axis))
     return project
-
-
-def complete_slices(labels: np.ndarray, count: int, axis: int = 0) -> Annotation:
-    """Every so manieth slice complete, the structure's middle among them."""
-    occupied = np.flatnonzero(labels.any(axis=tuple(other for other in range(3) if other != axis)))
-    last = labels.shape[axis] - 1
-    places = {
-        0,
-        last,
-        math.floor(occupied.mean()),
-        *np.linspace(0, last, max(count - 1, 2)).astype(int).tolist(),
-    }
-    chosen = sorted(places)[: max(count, 3)]
-    shown = np.zeros_like(labels)
-    where = tuple(chosen if position == axis else slice(None) for position in range(3))
-    shown[where] = labels[where]
-    return Annotation(shown, tuple((axis, index) for index in chosen))
 
 
 def dice(one: np.ndarray, two: np.ndarray) -> float:

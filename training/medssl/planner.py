@@ -19,7 +19,7 @@ import torch
 from medssl import devices
 from medssl.config import Plan
 from medssl.errors import UserError
-from medssl.networks import Network
+from medssl.networks import build
 from medssl.project import Project
 
 SETTINGS = ("dims", "slice_axis", "batch", "precision", "threads", "patch", "context")
@@ -36,27 +36,25 @@ def choose(
 ) -> tuple[Plan, list[str]]:
     """A plan for these scans on this device, with one sentence a decision.
 
-    Raises UserError ("bad-job") for an override that makes no sense.
+    Raises UserError ("bad-job") for an override that makes no sense, ("no-scans") without a scan.
     """
+    if not scans:
+        raise UserError(
+            f"{project.root} has no scan to train on; add scans, or hold fewer of them out.", code="no-scans"
+        )
     reasons: list[str] = []
     geometries = [project.scans[scan].geometry for scan in scans]
     spacing = np.median([geometry.spacing_mm for geometry in geometries], axis=0)
     shape = np.median([geometry.shape_zyx for geometry in geometries], axis=0)
-    slice_axis = settings.get("slice_axis", _slice_axis(project, spacing, reasons))
-    dims = settings.get("dims", _dims(project, device, reasons))
-    if dims not in (2, 3) or slice_axis not in (0, 1, 2):
-        raise UserError("dims must be 2 or 3 and slice_axis 0, 1 or 2; correct the settings.", code="bad-job")
-    if dims == 3:
-        slice_axis = 0
+    dims, slice_axis = _look(project, spacing, device, settings, reasons)
     gpu = device.type != "cpu"
     channels = (32, 64, 128, 256) if gpu else (16, 32, 64, 128)
     order = (slice_axis, *(axis for axis in range(3) if axis != slice_axis))
     spacing, shape = spacing[list(order)], shape[list(order)]
     if dims == 2:
         strides: tuple[tuple[int, ...], ...] = ((1, 1), *((2, 2),) * (len(channels) - 1))
-        context = int(settings.get("context", 3))
         longest = 192 if gpu else 96
-        patch = (context, *(_side(length, 8, longest) for length in shape[1:]))
+        patch = (_whole(settings, "context", 3), *(_side(length, 8, longest) for length in shape[1:]))
         grid = (0.0, float(spacing[1]), float(spacing[2]))
     else:
         strides = _strides_3d(spacing, len(channels))
@@ -64,14 +62,13 @@ def choose(
         longest = 128 if gpu else 48
         patch = tuple(_side(length, int(step), longest) for length, step in zip(shape, total, strict=True))
         grid = (float(spacing[0]), float(spacing[1]), float(spacing[2]))
-    if "patch" in settings:
-        patch = tuple(int(length) for length in settings["patch"])
+    patch = _asked_patch(settings, patch, strides)
     pixels = math.prod(patch[3 - dims :])
     batch = min(
         max(round((PIXELS_A_STEP_GPU if gpu else PIXELS_A_STEP_CPU) / pixels), 2 if dims == 3 else 4), 32
     )
     plan = Plan(dims, slice_axis, grid, patch, batch, channels, strides, threads=torch.get_num_threads())  # type: ignore[arg-type]
-    reasons.append(f"patch {' x '.join(map(str, patch))} covers a typical scan of {_shape_text(shape)}")
+    reasons.append(f"patches of {_shape_text(patch)} from scans of typically {_shape_text(shape.tolist())}")
     plan = _measured(plan, device, settings, reasons)
     return adapt(plan, device, settings), reasons
 
@@ -83,8 +80,58 @@ def adapt(plan: Plan, device: torch.device, settings: dict[str, Any]) -> Plan:
         raise UserError(f"precision {precision!r} is unknown; write fp32 or bf16.", code="bad-job")
     if precision == "bf16" and not devices.fast_bf16(device):
         precision = "fp32"
-    batch, threads = int(settings.get("batch", plan.batch)), int(settings.get("threads", plan.threads))
-    return replace(plan, precision=precision, batch=max(1, batch), threads=max(1, threads))
+    batch, threads = _whole(settings, "batch", plan.batch), _whole(settings, "threads", plan.threads)
+    return replace(plan, precision=precision, batch=batch, threads=threads)
+
+
+def _whole(settings: dict[str, Any], name: str, default: int) -> int:
+    """A setting that counts something."""
+    value = settings.get(name, default)
+    if not isinstance(value, int) or value < 1:
+        raise UserError(f"{name} is {value!r}; write a whole number of at least 1.", code="bad-job")
+    return value
+
+
+def _look(
+    project: Project, spacing: np.ndarray, device: torch.device, settings: dict[str, Any], reasons: list[str]
+) -> tuple[int, int]:
+    """2.5D or 3D, and across which canonical axis."""
+    dims, axis = settings.get("dims"), settings.get("slice_axis")
+    if dims not in (None, 2, 3) or axis not in (None, 0, 1, 2):
+        raise UserError("dims must be 2 or 3 and slice_axis 0, 1 or 2; correct the settings.", code="bad-job")
+    if dims is None:
+        dims = _dims(project, device, reasons)
+    else:
+        reasons.append(f"{'2.5D' if dims == 2 else '3D'}, as asked")
+    if dims == 3:
+        return 3, 0
+    if axis is None:
+        return 2, _slice_axis(project, spacing, reasons)
+    reasons.append(f"{AXIS_NAMES[axis]} slices, as asked")
+    return 2, axis
+
+
+def _asked_patch(
+    settings: dict[str, Any], patch: tuple[int, ...], strides: tuple[tuple[int, ...], ...]
+) -> tuple[int, ...]:
+    """The patch, or the one that was asked for, in whole cells of the network.
+
+    In 2.5D the first number is how many slices are seen; it must be odd, or none would be in the middle.
+    """
+    asked = settings.get("patch", patch)
+    if not (isinstance(asked, list | tuple) and len(asked) == 3 and all(isinstance(n, int) for n in asked)):
+        raise UserError(f"patch is {asked!r}; write three whole numbers.", code="bad-job")
+    total = [int(step) for step in np.prod(strides, axis=0)]
+    if len(total) == 3:
+        return tuple(
+            _side(length, step, length + 2 * step) for length, step in zip(asked, total, strict=True)
+        )
+    if asked[0] < 1 or asked[0] % 2 == 0:
+        raise UserError(f"{asked[0]} slices have no middle; write an odd number of them.", code="bad-job")
+    return (
+        asked[0],
+        *(_side(length, step, length + 2 * step) for length, step in zip(asked[1:], total, strict=True)),
+    )
 
 
 def _slice_axis(project: Project, spacing: np.ndarray, reasons: list[str]) -> int:
@@ -147,7 +194,7 @@ def _strides_3d(spacing: np.ndarray, levels: int) -> tuple[tuple[int, ...], ...]
     return tuple(strides)
 
 
-def _shape_text(shape: np.ndarray) -> str:
+def _shape_text(shape: Sequence[float]) -> str:
     return " x ".join(str(int(length)) for length in shape)
 
 
@@ -166,7 +213,7 @@ def _measured(plan: Plan, device: torch.device, settings: dict[str, Any], reason
 
 def seconds_per_step(plan: Plan, device: torch.device, repeats: int = 3) -> float:
     """The fastest of a few training steps on ready tensors, after one to warm up."""
-    network = Network(plan, 2).to(device)
+    network = build(plan, 2, seed=0).to(device)
     channels = (plan.patch_vox[0],) if plan.dims == 2 else (1, plan.patch_vox[0])
     image = torch.zeros(plan.batch, *channels, *plan.patch_vox[1:], device=device)
     best = float("inf")
