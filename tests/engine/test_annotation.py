@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as st_numpy
+from medssl.annotation import read_annotation, write_annotation
 from medssl.errors import UserError
-from medssl.project import IGNORE, Annotation, Project
+from medssl.project import IGNORE, SURE_BACKGROUND, Annotation, Project
 from project_parts import SHAPE, code_of, painted
+
+SMALL = (3, 4, 5)
+SLICES = st.integers(0, 2).flatmap(lambda axis: st.tuples(st.just(axis), st.integers(0, SMALL[axis] - 1)))
 
 
 def test_an_annotation_comes_back(small_project: Project) -> None:
@@ -121,3 +130,72 @@ def test_a_damaged_annotation_is_said(small_project: Project, content: str) -> N
     with pytest.raises(UserError) as error:
         small_project.annotation("scan")
     assert code_of(error) == ("wrong-shape" if content == "other scan" else "unreadable")
+
+
+@settings(max_examples=60, deadline=None)
+@given(st_numpy.arrays(np.uint8, SMALL), st.lists(SLICES, max_size=4))
+def test_every_voxel_gets_what_the_rules_say(labels: np.ndarray, complete: list[tuple[int, int]]) -> None:
+    target = Annotation(labels, tuple(complete)).target()
+    for place, value in np.ndenumerate(labels):
+        inside = any(place[axis] == index for axis, index in complete)
+        background = value == SURE_BACKGROUND or (value == 0 and inside)
+        assert target[place] == (0 if background else IGNORE if value == 0 else value)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st_numpy.arrays(np.uint8, SMALL), st.lists(SLICES, max_size=4, unique=True))
+def test_any_annotation_comes_back(
+    tmp_path_factory: pytest.TempPathFactory, labels: np.ndarray, complete: list[tuple[int, int]]
+) -> None:
+    path = tmp_path_factory.mktemp("annotation") / "scan.npz"
+    write_annotation(path, Annotation(labels, tuple(complete)), SMALL)
+    back = read_annotation(path, SMALL)
+    assert np.array_equal(back.labels, labels)
+    assert back.complete == tuple(sorted(complete))
+
+
+def test_bytes_damaged_anywhere_give_a_sentence_or_an_annotation(tmp_path: Path) -> None:
+    path, generator = tmp_path / "scan.npz", np.random.default_rng(1)
+    labels = generator.integers(0, 256, SMALL, np.uint8)
+    write_annotation(path, Annotation(labels, ((0, 1),)), SMALL)
+    whole = path.read_bytes()
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for at in generator.integers(len(whole), size=2):
+            damaged[at] = generator.integers(256)
+        path.write_bytes(damaged)
+        try:
+            read_annotation(path, SMALL).target()
+        except UserError as error:
+            assert str(path) in str(error)
+
+
+class Trap:
+    """Leaves a mark if somebody unpickles it."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return (Path.touch, (self.mark,))
+
+
+def test_nothing_in_the_file_is_unpickled(small_project: Project, tmp_path: Path) -> None:
+    trap = np.array([Trap(tmp_path / "sprung")], dtype=object)
+    folder = small_project.root / "annotations"
+    folder.mkdir()
+    np.savez(folder / "scan.npz", labels=trap, complete=trap, painted=trap)
+    for read in (lambda: small_project.annotation("scan"), small_project.annotated):
+        with pytest.raises(UserError) as error:
+            read()
+        assert code_of(error) == "unreadable"
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("slices", [[[0, 3]], [[7, 0]], [[0, -1]]])
+def test_a_file_with_slices_outside_the_scan_is_refused(tmp_path: Path, slices: list[list[int]]) -> None:
+    path = tmp_path / "scan.npz"
+    np.savez(path, labels=np.zeros(SMALL, np.uint8), complete=np.array(slices), painted=np.array(False))
+    with pytest.raises(UserError) as error:
+        read_annotation(path, SMALL)
+    assert code_of(error) == "wrong-shape"

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from medssl.errors import UserError
 from medssl.files import read_array, read_json, write_array, write_json, write_whole
-from medssl.project import Annotation, Project
+from medssl.project import Project
 
 
 def refusal(error: pytest.ExceptionInfo[UserError], path: Path) -> str:
@@ -45,37 +45,6 @@ def test_a_full_disk_leaves_the_old_file_and_nothing_else(
     assert refusal(error, path) == "disk-full"
     assert read_json(path) == {"version": 1}
     assert [each.name for each in tmp_path.iterdir()] == ["kept.json"]
-
-
-def test_a_full_disk_loses_no_annotation(small_project: Project, request: pytest.FixtureRequest) -> None:
-    (scan,) = small_project.scans
-    ones = np.ones(small_project.scans[scan].geometry.shape_zyx, np.uint8)
-    small_project.save_annotation(scan, Annotation(ones))
-    request.getfixturevalue("full_disk")
-    with pytest.raises(UserError) as error:
-        small_project.save_annotation(scan, Annotation(2 * ones))
-    assert error.value.code == "disk-full"
-    kept = small_project.annotation(scan)
-    assert kept is not None and np.array_equal(kept.labels, ones)
-    assert [each.suffix for each in (small_project.root / "annotations").iterdir()] == [".npz"]
-
-
-def test_a_full_disk_leaves_the_project_as_it_was(
-    small_project: Project, request: pytest.FixtureRequest
-) -> None:
-    before = Project.open(small_project.root)
-    request.getfixturevalue("full_disk")
-    for change in (
-        lambda: small_project.set_classes(()),
-        lambda: small_project.hold_out("scan"),
-        lambda: small_project.save_view_state({"scan": "other"}),
-    ):
-        with pytest.raises(UserError):
-            change()
-    for project in (small_project, Project.open(small_project.root)):
-        assert project.classes == before.classes
-        assert project.scans == before.scans
-        assert project.view_state == before.view_state
 
 
 def test_a_failure_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
