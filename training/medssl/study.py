@@ -27,7 +27,7 @@ from medssl.evaluate import evaluate, reference_labels
 from medssl.files import write_whole
 from medssl.project import Annotation, Project
 
-PRETRAIN_SHARE = 0.6
+PRETRAIN_SHARE = 0.4
 """Of a pre-trained cell's time, the part for pre-training; fine-tuning has the rest."""
 
 ANNOTATED_SCANS = 2
