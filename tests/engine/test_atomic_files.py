@@ -81,8 +81,8 @@ def test_json_without_numbers_is_not_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"null garbage"],
-    ids=["empty", "cut off", "no text", "deep", "more behind"],
+    [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"null garbage", b"[NaN]", b"[-Infinity]"],
+    ids=["empty", "cut off", "no text", "deep", "more behind", "not a number", "infinite"],
 )
 def test_damaged_json_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "damaged.json"

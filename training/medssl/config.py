@@ -143,7 +143,7 @@ def read_job(path: Path) -> Job:
     Raises UserError ("bad-job") naming the first thing that is wrong with it.
     """
     value = read_json(path)
-    if not isinstance(value, dict) or value.get("job") not in JOBS:
+    if not isinstance(value, dict) or value.get("job") not in list(JOBS):
         raise UserError(
             f'{path} is not a job file; it needs a field "job" with one of {", ".join(JOBS)}.', code="bad-job"
         )
@@ -156,6 +156,8 @@ def from_json(kind: type[T], fields: dict[str, Any], where: str) -> T:
 
     Raises UserError ("bad-job") that names `where` and the offending field.
     """
+    if not isinstance(fields, dict):
+        raise UserError(f"{where} has {fields!r} instead of fields with names; write these.", code="bad-job")
     hints = typing.get_type_hints(kind)
     for name, value in fields.items():
         if name not in hints:
@@ -167,10 +169,16 @@ def from_json(kind: type[T], fields: dict[str, Any], where: str) -> T:
                 f"{where} has {value!r} for {name!r}, which does not fit; write a {_plain(hints[name])}.",
                 code="bad-job",
             )
-    try:
-        return kind(**{name: _tuples(value, hints[name]) for name, value in fields.items()})
-    except TypeError as error:
-        raise UserError(f"{where} lacks a field ({error}); add it.", code="bad-job") from error
+    for name in _required(kind):
+        if name not in fields:
+            raise UserError(f"{where} lacks the field {name!r}; add it.", code="bad-job")
+    return kind(**{name: _tuples(value, hints[name]) for name, value in fields.items()})
+
+
+def _required(kind: Any) -> list[str]:
+    nothing = dataclasses.MISSING
+    every = dataclasses.fields(kind)
+    return [each.name for each in every if each.default is nothing and each.default_factory is nothing]
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -185,8 +193,10 @@ def _fits(value: Any, hint: Any) -> bool:
         if len(parts) == 2 and parts[1] is Ellipsis:
             return all(_fits(item, parts[0]) for item in value)
         return len(value) == len(parts) and all(map(_fits, value, parts))
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, parts[0]) for item in value)
     if origin is dict:
-        return isinstance(value, dict)
+        return isinstance(value, dict) and all(_fits(item, parts[1]) for item in value.values())
     if hint is Any:
         return True
     if hint is float:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from medssl.config import from_json
 from medssl.errors import UserError
 
 
@@ -101,8 +102,8 @@ def from_line(line: str) -> Event:
     """
     try:
         value = json.loads(line)
-        return _KINDS[value.pop("event")](**value)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        return from_json(_KINDS[value.pop("event")], value, "The event")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, UserError) as error:
         raise UserError(
             f"The engine said something unknown ({line[:80]!r}); check that plugin and engine "
             "are of one version.",

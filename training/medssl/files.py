@@ -66,7 +66,7 @@ def read_json(path: Path) -> Any:
     """Read JSON. Raises UserError ("missing", "unreadable")."""
     path = Path(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check the path.", code="missing") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -74,6 +74,10 @@ def read_json(path: Path) -> Any:
             f"{path} cannot be read as JSON ({error}); restore it from a backup or make it anew.",
             code="unreadable",
         ) from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
