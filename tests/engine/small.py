@@ -103,10 +103,11 @@ def voxel_positions(views: Views) -> Tensor:
     return scan.reshape(len(views), *views.size, 3)
 
 
-def block_phantom(seed: int, shape: Shape = (12, 32, 32)) -> tuple[np.ndarray, np.ndarray]:
-    """A bright box at a random place in noise: image (Z, Y, X) float32 and labels uint8 with class 1."""
+def block_phantom(seed: int, shape: Shape = (24, 32, 32)) -> tuple[np.ndarray, np.ndarray]:
+    """A bright box at a random place in noise, two thirds of the scan high and a third wide: image
+    (Z, Y, X) float32 and labels uint8 with class 1."""
     random = np.random.default_rng(seed)
-    side = [max(3, length // 3) for length in shape]
+    side = [2 * shape[0] // 3, shape[1] // 3, shape[2] // 3]
     low = [int(random.integers(2, length - each - 1)) for length, each in zip(shape, side, strict=True)]
     labels = np.zeros(shape, np.uint8)
     labels[tuple(slice(at, at + each) for at, each in zip(low, side, strict=True))] = 1
@@ -125,7 +126,7 @@ def make_project(
     folder: Path,
     seeds: Sequence[int] = (0, 1),
     *,
-    shape: Shape = (12, 32, 32),
+    shape: Shape = (24, 32, 32),
     spacing_zyx: Spacing = (1.0, 1.0, 1.0),
     slices: int = 5,
     axis: int = 0,

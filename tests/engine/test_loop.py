@@ -215,6 +215,17 @@ def test_numbers_are_means_since_the_last_report(tmp_path: Path) -> None:
     assert events.of(Progress)[-1].eta_s == pytest.approx(0)
 
 
+def test_a_number_that_only_some_steps_have_is_the_mean_over_those(tmp_path: Path) -> None:
+    task, events = Fitting(), Events()
+    plain = task.loss
+    task.loss = lambda generator, fraction: (  # type: ignore[method-assign]
+        plain(generator, fraction)[0],
+        {"late": torch.tensor(3.0)} if fraction > 0.7 else {},
+    )
+    fit(tmp_path, task, Budget(steps=10), events)
+    assert [each.values["late"] for each in events.of(Metric) if "late" in each.values] == [3.0]
+
+
 @pytest.mark.parametrize(
     "error",
     [

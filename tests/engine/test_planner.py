@@ -40,7 +40,7 @@ def test_the_choice_is_2_5d_on_isolated_slices_and_says_why(tmp_path: Path) -> N
     plan, reasons = chosen(make_project(tmp_path))
     assert plan.dims == 2
     assert plan.patch_vox[0] == 3
-    assert "2.5D, because only 5 of 12 slices" in reasons
+    assert "2.5D, because only 5 of 24 slices" in reasons
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

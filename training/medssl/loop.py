@@ -215,24 +215,24 @@ class _Report:
 
     def __init__(self, emit: Emit, phase: str, budget: Budget, position: Position) -> None:
         self.emit, self.phase, self.budget, self.position = emit, phase, budget, position
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
+        self.sums: dict[str, tuple[Tensor, int]] = {}
+        """Of every number: its sum, and over how many steps; some steps do not have all of them."""
         self.said_at = 0.0
         self.resumed_at = position.elapsed_s
         self.resumed_fraction = budget.fraction(position.step, position.elapsed_s)
 
     def add(self, loss: Tensor, numbers: dict[str, Tensor]) -> None:
         for name, value in {"loss": loss, **numbers}.items():
-            self.sums[name] = self.sums.get(name, 0) + value.detach()
-        self.count += 1
+            total, count = self.sums.get(name, (0, 0))
+            self.sums[name] = total + value.detach(), count + 1
         if time.monotonic() - self.said_at > REPORT_EVERY_S:
             self.flush()
 
     def flush(self) -> None:
-        if not self.count:
+        if not self.sums:
             return
-        values = {name: float(total) / self.count for name, total in self.sums.items()}
-        self.sums, self.count, self.said_at = {}, 0, time.monotonic()
+        values = {name: float(total) / count for name, (total, count) in self.sums.items()}
+        self.sums, self.said_at = {}, time.monotonic()
         if not math.isfinite(values["loss"]):
             raise UserError(
                 f"The training diverged before step {self.position.step} (its loss is no number any more); "
