@@ -29,6 +29,16 @@ def test_slices_are_distinct_where_the_structure_is_thin() -> None:
     assert choose_slices(block(10, 10), 9) == (8, 9, 10, 11, 12)
 
 
+def test_a_structure_that_runs_out_of_the_scan_does_not_draw_slices_away_from_the_others() -> None:
+    labels = block(10, 26)
+    labels[:, 6, :] = 2  # like a spine
+    assert choose_slices(labels, 5) == choose_slices(block(10, 26), 5)
+
+
+def test_a_structure_that_fills_the_scan_is_annotated_from_end_to_end() -> None:
+    assert choose_slices(block(0, 39), 3) == (0, 20, 39)
+
+
 @pytest.mark.parametrize("count", [1, 2])
 def test_one_or_two_slices_lie_inside_the_structure(count: int) -> None:
     chosen = choose_slices(block(10, 26), count)
@@ -40,6 +50,15 @@ def test_one_or_two_slices_lie_inside_the_structure(count: int) -> None:
 def test_slices_follow_the_axis(axis: int) -> None:
     labels = np.moveaxis(block(10, 26), 0, axis)
     assert choose_slices(labels, 5, axis) == (8, 13, 18, 23, 28)
+
+
+@pytest.mark.data
+def test_hippocampus_lies_inside_its_scans_so_the_whole_structure_counts(data: Path) -> None:
+    from medssl.volume import read_labels
+
+    for path in sorted((data / "Task04_Hippocampus" / "labelsTr").iterdir())[::20]:
+        labels = read_labels(path).array
+        assert choose_slices(labels, 5) == choose_slices((labels > 0).astype(np.uint8), 5)
 
 
 def test_labels_without_a_structure_are_refused() -> None:

@@ -20,7 +20,9 @@ MARGIN_SLICES = 2
 def choose_slices(labels_zyx: np.ndarray, count: int, axis: int = 0) -> tuple[int, ...]:
     """Slices to complete, evenly from two before the structure's first to two after its last.
 
-    One or two slices could show nothing but the ends, so they are spread inside the structure.
+    Of several structures those count that both begin and end inside the scan: one that runs out of it, as a
+    spine does, has no end to be shown and would draw the slices away from the others. One or two slices could
+    show nothing but the ends, so they are spread inside the structure.
 
     Args:
         labels_zyx: reference labels (Z, Y, X), 0 is background.
@@ -33,13 +35,7 @@ def choose_slices(labels_zyx: np.ndarray, count: int, axis: int = 0) -> tuple[in
     Raises:
         UserError: "no-structure" where the labels are all background.
     """
-    others = tuple(other for other in range(3) if other != axis)
-    occupied = np.flatnonzero(labels_zyx.any(axis=others))
-    if occupied.size == 0:
-        raise UserError(
-            "The reference labels hold no structure to annotate; choose another scan.", code="no-structure"
-        )
-    first, last = int(occupied[0]), int(occupied[-1])
+    first, last = _extent(labels_zyx, axis)
     if count <= 2:
         places = np.linspace(first, last, count + 2)[1:-1]
     else:
@@ -47,6 +43,23 @@ def choose_slices(labels_zyx: np.ndarray, count: int, axis: int = 0) -> tuple[in
             max(first - MARGIN_SLICES, 0), min(last + MARGIN_SLICES, labels_zyx.shape[axis] - 1), count
         )
     return tuple(int(index) for index in np.unique(np.round(places).astype(int)))
+
+
+def _extent(labels_zyx: np.ndarray, axis: int) -> tuple[int, int]:
+    """First and last slice of the structures that end inside the scan, or of all where none does."""
+    others = tuple(other for other in range(3) if other != axis)
+    places = [
+        np.flatnonzero((labels_zyx == class_id).any(axis=others))
+        for class_id in np.unique(labels_zyx)
+        if class_id != 0
+    ]
+    if not places:
+        raise UserError(
+            "The reference labels hold no structure to annotate; choose another scan.", code="no-structure"
+        )
+    end = labels_zyx.shape[axis] - 1
+    inside = [place for place in places if place[0] > 0 and place[-1] < end] or places
+    return int(min(place[0] for place in inside)), int(max(place[-1] for place in inside))
 
 
 def annotate(labels_zyx: np.ndarray, slices: Sequence[int], axis: int = 0) -> Annotation:
