@@ -26,6 +26,14 @@ def test_an_annotation_comes_back(small_project: Project) -> None:
     assert annotation.complete == ((0, 1), (2, 3))
 
 
+@pytest.mark.parametrize("place", [(0, 0, 0), (5, 8, 9), (2, 0, 9)])
+def test_a_single_voxel_comes_back_where_it_was(small_project: Project, place: tuple[int, int, int]) -> None:
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[place] = 200
+    small_project.save_annotation("scan", Annotation(labels))
+    assert np.array_equal(small_project.annotation("scan").labels, labels)  # type: ignore[union-attr]
+
+
 def test_there_is_no_annotation_before_the_first(small_project: Project) -> None:
     assert small_project.annotation("scan") is None
 
@@ -104,7 +112,7 @@ def test_scans_held_out_do_not_count_as_annotated(small_project: Project) -> Non
 
 
 @pytest.mark.parametrize(
-    "content", ["cut", "text", "array", "pickle", "other arrays", "floats", "other scan"]
+    "content", ["cut", "text", "array", "pickle", "other arrays", "floats", "outside", "other scan"]
 )
 def test_a_damaged_annotation_is_said(small_project: Project, content: str) -> None:
     small_project.save_annotation("scan", Annotation(painted()))
@@ -124,9 +132,12 @@ def test_a_damaged_annotation_is_said(small_project: Project, content: str) -> N
             case "other arrays":
                 np.savez(file, something=painted())
             case "floats":
-                np.savez(file, labels=painted().astype(float), complete=none_complete)
+                floats = painted().astype(float)
+                np.savez(file, labels=floats, corner=[0] * 3, shape=SHAPE, complete=none_complete)
+            case "outside":
+                np.savez(file, labels=painted(), corner=[0, 0, 1], shape=SHAPE, complete=none_complete)
             case "other scan":
-                np.savez(file, labels=np.zeros((2, 2, 2), np.uint8), complete=none_complete)
+                np.savez(file, labels=painted(), corner=[0] * 3, shape=[99] * 3, complete=none_complete)
     with pytest.raises(UserError) as error:
         small_project.annotation("scan")
     assert code_of(error) == ("wrong-shape" if content == "other scan" else "unreadable")
@@ -184,7 +195,7 @@ def test_nothing_in_the_file_is_unpickled(small_project: Project, tmp_path: Path
     trap = np.array([Trap(tmp_path / "sprung")], dtype=object)
     folder = small_project.root / "annotations"
     folder.mkdir()
-    np.savez(folder / "scan.npz", labels=trap, complete=trap, painted=trap)
+    np.savez(folder / "scan.npz", labels=trap, corner=trap, shape=trap, complete=trap)
     for read in (lambda: small_project.annotation("scan"), small_project.annotated):
         with pytest.raises(UserError) as error:
             read()
@@ -195,7 +206,7 @@ def test_nothing_in_the_file_is_unpickled(small_project: Project, tmp_path: Path
 @pytest.mark.parametrize("slices", [[[0, 3]], [[7, 0]], [[0, -1]]])
 def test_a_file_with_slices_outside_the_scan_is_refused(tmp_path: Path, slices: list[list[int]]) -> None:
     path = tmp_path / "scan.npz"
-    np.savez(path, labels=np.zeros(SMALL, np.uint8), complete=np.array(slices), painted=np.array(False))
+    np.savez(path, labels=np.zeros(SMALL, np.uint8), corner=[0] * 3, shape=SMALL, complete=slices)
     with pytest.raises(UserError) as error:
         read_annotation(path, SMALL)
     assert code_of(error) == "wrong-shape"

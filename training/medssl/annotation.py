@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -57,10 +58,22 @@ def write_annotation(path: Path, annotation: Annotation, shape_zyx: tuple[int, .
         labels = _as_uint8(path, labels)
     complete = np.array(sorted(set(annotation.complete)), dtype=np.int64).reshape(-1, 2)
     _check_slices(path, complete, shape_zyx)
-    painted = np.array(labels.any())  # stands by itself, so that asking needs no unpacking of the labels
-    write_whole(
-        path, lambda file: np.savez_compressed(file, labels=labels, complete=complete, painted=painted)
-    )
+    box = _painted_box(labels)
+    corner, shape = np.array([span.start for span in box]), np.array(labels.shape)
+
+    def write(file: BinaryIO) -> None:
+        np.savez_compressed(file, labels=labels[box], corner=corner, shape=shape, complete=complete)
+
+    write_whole(path, write)
+
+
+def _painted_box(labels: np.ndarray) -> tuple[slice, ...]:
+    """The smallest box around everything painted: packing a large scan's zeros takes most of the time."""
+    spans = []
+    for axis in range(3):
+        painted = np.flatnonzero(labels.any(axis=tuple(other for other in range(3) if other != axis)))
+        spans.append(slice(int(painted[0]), int(painted[-1]) + 1) if painted.size else slice(0, 0))
+    return tuple(spans)
 
 
 def _as_uint8(path: Path, labels: np.ndarray) -> np.ndarray:
@@ -79,15 +92,19 @@ def read_annotation(path: Path, shape_zyx: tuple[int, ...]) -> Annotation:
     Raises UserError ("unreadable", "wrong-shape").
     """
     with _stored(path) as stored:
-        labels, complete = stored["labels"], stored["complete"]
-        if labels.dtype != np.uint8 or complete.dtype != np.int64 or complete.shape[1:] != (2,):
+        box, corner, shape, complete = (stored[name] for name in ("labels", "corner", "shape", "complete"))
+        if box.dtype != np.uint8 or complete.dtype.kind != "i" or complete.shape[1:] != (2,):
             raise ValueError("it holds other arrays than those of an annotation")
-    if labels.shape != tuple(shape_zyx):
+        if corner.shape != (3,) or (corner < 0).any() or (corner + box.shape > shape).any():
+            raise ValueError("its labels reach out of its scan")
+    if tuple(shape) != tuple(shape_zyx):
         raise UserError(
-            f"{path} has {labels.shape} voxels, but its scan has {tuple(shape_zyx)}; "
+            f"{path} has {tuple(shape.tolist())} voxels, but its scan has {tuple(shape_zyx)}; "
             "it belongs to another scan, delete it or put the right one there.",
             code="wrong-shape",
         )
+    labels = np.zeros(shape_zyx, np.uint8)
+    labels[tuple(slice(at, at + length) for at, length in zip(corner, box.shape, strict=True))] = box
     _check_slices(path, complete, shape_zyx)
     return Annotation(labels, tuple((int(axis), int(index)) for axis, index in complete))
 
@@ -108,7 +125,7 @@ def is_empty(path: Path) -> bool:
     Raises UserError ("unreadable").
     """
     with _stored(path) as stored:
-        return not bool(stored["painted"]) and len(stored["complete"]) == 0
+        return stored["labels"].size == 0 and len(stored["complete"]) == 0
 
 
 @contextmanager
