@@ -92,10 +92,10 @@ def read_array(path: Path, memory_map: bool = False) -> np.ndarray:
     """
     path = Path(path)
     try:
-        array = np.load(path, mmap_mode="r" if memory_map else None, allow_pickle=False)
-        if not isinstance(array, np.ndarray):
-            raise ValueError("several arrays")
-        return array
+        if memory_map:
+            return np.lib.format.open_memmap(path, mode="r")
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; check the path.", code="missing") from None
     except Exception as error:  # a damaged header makes numpy raise just about anything
