@@ -131,11 +131,12 @@ def is_empty(path: Path) -> bool:
 @contextmanager
 def _stored(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
     try:
-        stored = np.load(path, allow_pickle=False)
-        if not isinstance(stored, np.lib.npyio.NpzFile):
-            raise ValueError("it is a single array")
-        with stored:
-            yield stored
+        with path.open("rb") as file:  # numpy would leave a damaged one open, and Windows then locks it
+            stored = np.load(file, allow_pickle=False)
+            if not isinstance(stored, np.lib.npyio.NpzFile):
+                raise ValueError("it is a single array")
+            with stored:
+                yield stored
     except Exception as error:  # damaged bytes make zipfile, zlib and numpy raise just about anything
         raise UserError(
             f"{path} is damaged ({error}); restore it from a backup or delete it.", code="unreadable"
