@@ -104,10 +104,10 @@ def voxel_positions(views: Views) -> Tensor:
 
 
 def block_phantom(seed: int, shape: Shape = (24, 32, 32)) -> tuple[np.ndarray, np.ndarray]:
-    """A bright box at a random place in noise, two thirds of the scan high and a third wide: image
-    (Z, Y, X) float32 and labels uint8 with class 1."""
+    """A bright box at a random place in noise, two thirds of the shortest side and a third of the others:
+    image (Z, Y, X) float32 and labels uint8 with class 1."""
     random = np.random.default_rng(seed)
-    side = [2 * shape[0] // 3, shape[1] // 3, shape[2] // 3]
+    side = [length // 3 * (2 if axis == np.argmin(shape) else 1) for axis, length in enumerate(shape)]
     low = [int(random.integers(2, length - each - 1)) for length, each in zip(shape, side, strict=True)]
     labels = np.zeros(shape, np.uint8)
     labels[tuple(slice(at, at + each) for at, each in zip(low, side, strict=True))] = 1
