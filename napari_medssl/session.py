@@ -25,7 +25,7 @@ MOST_CLASSES = 254
 
 @dataclass(frozen=True)
 class JobState:
-    """The running job, or the last one. `phase` and `text` are words for the user."""
+    """The running job, or the last one. `phase` and `said` (sentences, the newest last) are for the user."""
 
     kind: str = ""
     running: bool = False
@@ -35,7 +35,7 @@ class JobState:
     fraction: float = 0.0
     step: int = 0
     eta_s: float | None = None
-    text: str = ""
+    said: tuple[str, ...] = ()
 
 
 class Session:
@@ -252,7 +252,9 @@ class Session:
         """Take in what the job says."""
         match event:
             case events.Started():
-                self._job(run=event.run, phase="Started", text=" ".join(event.reasons))
+                plan = "; ".join(event.reasons)
+                said = (f"{plan[0].upper()}{plan[1:]}.",) if plan else ()
+                self._job(run=event.run, phase="Started", said=said)
             case events.Progress():
                 self._job(
                     phase=event.phase, fraction=event.fraction, step=event.step or self.job.step,
@@ -265,7 +267,7 @@ class Session:
                 if self.job.kind != "features":
                     self.predicted.emit(event.scan, self.job.run or "")
             case events.Notice():
-                self._job(text=event.text)
+                self._job(said=(*self.job.said, event.text))
             case events.Checkpoint():
                 self._look_for_runs()
 

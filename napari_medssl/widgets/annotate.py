@@ -11,7 +11,7 @@ from napari_medssl.guard import guarded
 from napari_medssl.session import Session
 from napari_medssl.widgets.classes import ClassTable
 from napari_medssl.widgets.parts import button, column, hint, row
-from napari_medssl.widgets.style import LINE
+from napari_medssl.widgets.style import LINK
 from napari_medssl.workspace import Workspace
 
 PLANES = ("Axial", "Coronal", "Sagittal")
@@ -134,4 +134,4 @@ def _links(complete: tuple[tuple[int, int], ...], here: tuple[int, int] | None) 
 def _link(axis: int, index: int, here: bool) -> str:
     if here:
         return f"<b>{index}</b>"
-    return f'<a href="{axis}:{index}" style="color:{LINE}; text-decoration:none">{index}</a>'
+    return f'<a href="{axis}:{index}" style="color:{LINK}; text-decoration:none">{index}</a>'

@@ -46,7 +46,7 @@ class ClassTable(QTableWidget):
         header.hide()
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Fixed)
         header.setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
-        self.setColumnWidth(0, 36)
+        self.setColumnWidth(0, 42)
         self.itemChanged.connect(self._on_renamed)
         self.cellClicked.connect(lambda row, column: self.picked.emit(self.current()))
         session.classes_changed.connect(self.refresh)
@@ -89,7 +89,7 @@ class ClassTable(QTableWidget):
         holder = QWidget()
         holder.setStyleSheet("background: transparent;")
         layout = QHBoxLayout(holder)
-        layout.setContentsMargins(8, 0, 0, 0)
+        layout.setContentsMargins(6, 0, 8, 0)
         layout.addWidget(button)
         return holder
 

@@ -9,7 +9,7 @@ from napari_medssl.jobs import Jobs
 from napari_medssl.session import Session
 from napari_medssl.similar import Similar
 from napari_medssl.widgets.finetune import describe
-from napari_medssl.widgets.parts import JobPanel, button, column, hint
+from napari_medssl.widgets.parts import JobPanel, button, column, hint, set_primary
 from napari_medssl.workspace import Workspace
 
 
@@ -74,6 +74,7 @@ class Features(QWidget):
             self.follow.setChecked(False)
             self.similar.follow(False)
         self.follow.setEnabled(ready)
+        set_primary(self.compute, not ready)
         if self.follow.isChecked():
             self.words.setText("Click a place in the scan: bright is what looks like it.")
         else:

@@ -34,6 +34,13 @@ def button(text: str, action: Callable[[], object], tip: str, primary: bool = Fa
     return made
 
 
+def set_primary(button: QPushButton, primary: bool) -> None:
+    """Make a button the one to press next, or one among others."""
+    button.setProperty("primary", primary)
+    button.style().unpolish(button)
+    button.style().polish(button)
+
+
 def hint(text: str = "") -> QLabel:
     """A line or two in second-rank colour."""
     label = QLabel(text)
@@ -73,6 +80,7 @@ def minutes_box(value: float) -> QDoubleSpinBox:
     box.setSuffix(" min")
     box.setAlignment(Qt.AlignmentFlag.AlignCenter)
     box.setValue(value)
+    box.editingFinished.connect(box.lineEdit().deselect)
     box.setToolTip("How long to train; more scans and harder tasks want more")
     return box
 
@@ -150,7 +158,7 @@ class JobPanel(QWidget):
         self.setVisible(mine or bool(self.curve and self.curve.points))
         self.stop_button.setVisible(mine and job.running)
         self.stop_button.setText("Stop now" if job.stopping else "Stop")
-        self._text.setVisible(mine and bool(job.text))
+        self._text.setVisible(mine and bool(job.said))
         if not mine:
             return
         if job.running and job.run is None and self.curve is not None:
@@ -158,7 +166,8 @@ class JobPanel(QWidget):
         self._phase.setText(job.phase.capitalize() if job.phase.islower() else job.phase)
         self._left.setText(time_left(job.eta_s) if job.running and not job.stopping else "")
         self._bar.set_fraction(job.fraction)
-        self._text.setText(job.text)
+        self._text.setText(job.said[-1] if job.said else "")
+        self._text.setToolTip("\n".join(job.said))
 
     def _on_metric(self, metric: events.Metric) -> None:
         if self.curve is not None and self._session.job.kind == self._kind and "loss" in metric.values:

@@ -6,7 +6,9 @@ from napari.utils.theme import get_theme
 
 ACCENT = "#2a9680"
 """The house's mint, darkened until white text on it is easy to read."""
-LINE = "#5fe3c0"
+LINK = "#2fa58b"
+LINE = "#45c7a8"
+"""For curves and links: told from both the dark and the light background."""
 NAMES = ("background", "foreground", "primary", "secondary", "highlight", "text")
 
 

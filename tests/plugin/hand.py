@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -184,11 +183,3 @@ def wait_until(condition: Callable[[], object], seconds: float, what: str) -> No
     while not condition():
         assert clock.elapsed() < seconds * 1000, f"{what} took longer than {seconds} s"
         QTest.qWait(20)
-
-
-def hippocampus() -> tuple[Path, Path] | None:
-    """A real scan and its labels, where the data lie beside the checkout."""
-    data = Path(os.environ.get("MEDSSL_DATA") or Path(__file__).parents[3] / "shared" / "data")
-    folder = data / "Task04_Hippocampus"
-    found = sorted((folder / "imagesTr").glob("*.nii.gz"))[1:2]
-    return (found[0], folder / "labelsTr" / found[0].name) if found else None

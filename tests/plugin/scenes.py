@@ -1,0 +1,59 @@
+"""Scans for the window tests, with the labels that the hand paints."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+from medssl.volume import read_labels
+
+DATA = Path(os.environ.get("MEDSSL_DATA") or Path(__file__).parents[3] / "shared" / "data")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """path: the scan; truth: uint8 (Z, Y, X); names: classes 1, 2, ..."""
+
+    path: Path
+    truth: np.ndarray
+    names: tuple[str, ...]
+
+
+def hippocampus(folder: Path) -> Scene | None:
+    """A small real scan, where the data lie beside the checkout."""
+    found = sorted((DATA / "Task04_Hippocampus" / "imagesTr").glob("*.nii.gz"))[1:2]
+    if not found:
+        return None
+    path = folder / found[0].name
+    path.write_bytes(found[0].read_bytes())
+    labels = read_labels(found[0].parents[1] / "labelsTr" / found[0].name)
+    return Scene(path, labels.array, ("Anterior", "Posterior"))
+
+
+def torso(folder: Path) -> Scene | None:
+    """The upper half of a real CT (CC BY 4.0, doi:10.7937/ERZ5-QZ59), for the pictures of the docs."""
+    data = DATA / "CT_demo" / "torso_cervical"
+    if not data.is_dir():
+        return None
+    box = (slice(30, 210), slice(55, 200), slice(150, 280))  # i, j, k: most of the air around it left out
+    path = folder / "torso_ct.nii.gz"
+    image = nibabel.load(data / "imagesTr" / "torso_ct.nii.gz").slicer[box]
+    nibabel.save(image, path)
+    nibabel.save(nibabel.load(data / "labelsTr" / "torso_ct.nii.gz").slicer[box], folder / ".labels.nii.gz")
+    labels = read_labels(folder / ".labels.nii.gz").array
+    return Scene(
+        path, np.where(labels <= 3, labels, 0).astype(np.uint8), ("Liver", "Left lung", "Right lung")
+    )
+
+
+def phantom(folder: Path) -> Scene:
+    """A synthetic CT, for where there are no data: its liver."""
+    from medssl.phantom import make_phantom
+
+    scan, labels, geometry = make_phantom(0)
+    path = folder / "phantom.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(geometry.to_source(scan), geometry.matrix), path)
+    return Scene(path, np.where(labels == 1, 1, 0).astype(np.uint8), ("Liver",))
