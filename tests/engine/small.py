@@ -108,7 +108,7 @@ def block_phantom(seed: int, shape: Shape = (24, 32, 32)) -> tuple[np.ndarray, n
     image (Z, Y, X) float32 and labels uint8 with class 1."""
     random = np.random.default_rng(seed)
     side = [length // 3 * (2 if axis == np.argmin(shape) else 1) for axis, length in enumerate(shape)]
-    low = [int(random.integers(2, length - each - 1)) for length, each in zip(shape, side, strict=True)]
+    low = [int(random.integers(1, length - each)) for length, each in zip(shape, side, strict=True)]
     labels = np.zeros(shape, np.uint8)
     labels[tuple(slice(at, at + each) for at, each in zip(low, side, strict=True))] = 1
     image = random.normal(0, 0.15, shape) + 2.0 * labels

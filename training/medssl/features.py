@@ -30,13 +30,13 @@ STEPS = ((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 4, 4), (4, 4, 4), (4, 8, 8), (8, 8
 def features(
     project: Project, run: Run, job: FeaturesJob, emit: Emit, should_stop: Callable[[], bool]
 ) -> dict[str, object]:
-    """Compute and cache the features of scans with the run's weights; those already there stay."""
+    """Compute and cache the features of scans with the run's weights, in place of those already there."""
     scans = job.scans or tuple(project.scans)
     emit(Started(run.id))
     device = devices.choose(job.device)
-    network, plan, _ = load_network(run.checkpoint)
+    network, plan, card = load_network(run.checkpoint)
     network.to(device)
-    mean, basis = _basis(project, run, network, plan, device, scans)
+    mean, basis = _basis(project, run, network, plan, device, scans, step=card["step"])
     done = []
     for number, scan in enumerate(scans):
         if should_stop():
@@ -126,20 +126,29 @@ def _levels(
 
 
 def _basis(
-    project: Project, run: Run, network: Network, plan: Plan, device: torch.device, scans: Sequence[str]
+    project: Project,
+    run: Run,
+    network: Network,
+    plan: Plan,
+    device: torch.device,
+    scans: Sequence[str],
+    step: int,
 ) -> tuple[Tensor, Tensor]:
     """Mean and principal directions of the run's features, found once on up to eight scans and kept.
 
-    One basis for all scans of a run: only then can a voxel of one scan be looked for in another.
+    One basis for all scans of a run: only then can a voxel of one scan be looked for in another. A run that
+    went on since gets a new one, and the features under its older weights are removed.
     """
-    path = run.folder / "feature-basis.npy"
+    path = run.folder / f"feature-basis-{step}.npy"
     if not path.exists():
+        for old in (project.root / "features").glob(f"*-{run.id}.json"):
+            old.unlink()
         chosen = list(scans)[:: max(1, len(scans) // 8)][:8]
         generator = torch.Generator().manual_seed(0)
         rows = []
         for scan in chosen:
-            step = grid_step(project.image(scan).shape)
-            for slab in raw_features(project, scan, network, plan, step, device):
+            grid = grid_step(project.image(scan).shape)
+            for slab in raw_features(project, scan, network, plan, grid, device):
                 flat = slab.reshape(-1, slab.shape[-1]).cpu()
                 rows.append(flat[torch.randint(len(flat), (200,), generator=generator)])
         sample = torch.cat(rows)

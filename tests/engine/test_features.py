@@ -1,0 +1,165 @@
+"""Dense features: where they are taken, one basis for all scans of a run, and finding tissue again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from medssl import engine
+from medssl.config import FeaturesJob, PretrainJob
+from medssl.errors import UserError
+from medssl.events import Preview
+from medssl.features import WIDTH, grid_step, raw_features
+from medssl.networks import build
+from medssl.project import Project
+from medssl.similarity import best_match, open_features, query_at
+from small import CPU, SETTINGS, Events, Shape, Spacing, make_project, never, plan
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class Coordinates:
+    """An encoder that tells what it sees: its levels are the image, and its means over cells of 4 voxels."""
+
+    def pad(self, image: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        return build(plan(image.ndim - 2), 2, 0).pad(image)
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        seen = image[:, image.shape[1] // 2, None]
+        pooled = F.avg_pool2d(seen, 4) if seen.ndim == 4 else F.avg_pool3d(seen, (2, 4, 4))
+        return [torch.cat([level, torch.full_like(level, 10.0)], 1) for level in (seen, pooled)]
+
+
+def scan_of(image: np.ndarray, spacing: Spacing) -> Project:
+    geometry = SimpleNamespace(spacing_mm=spacing)
+    only: Any = SimpleNamespace(image=lambda scan: image, scans={"only": SimpleNamespace(geometry=geometry)})
+    return only
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 0.5, 0.8)])
+@pytest.mark.parametrize("step", [(1, 2, 2), (2, 2, 2), (4, 4, 4)])
+@pytest.mark.parametrize(("dims", "slice_axis"), [(2, 0), (2, 2), (3, 0)])
+def test_cells_are_read_at_their_centres(dims: int, slice_axis: int, step: Shape, spacing: Spacing) -> None:
+    """On an image of a coordinate, a cell's feature says where its centre lies."""
+    shape = (12, 24, 32)
+    turned = plan(dims, slice_axis=slice_axis)
+    coordinates = np.meshgrid(*(np.arange(length, dtype=np.float32) for length in shape), indexing="ij")
+    for axis, image in enumerate(coordinates):
+        slabs = raw_features(scan_of(image, spacing), "only", Coordinates(), turned, step, CPU)  # type: ignore[arg-type]
+        features = torch.cat(list(slabs)).permute(*np.argsort(turned.work_axes).tolist(), 3)
+        cells = [length // each for length, each in zip(shape, step, strict=True)]
+        assert list(features.shape) == [*cells, 4]
+        fine, coarse = (10 * features[..., at] / features[..., at + 1] for at in (0, 2))
+        centre = (torch.arange(cells[axis]) + 0.5) * step[axis] - 0.5
+        # A slice has no neighbours to blend with, and beyond the outermost cells there is nothing.
+        nearest_slice = 0.5 if dims == 2 and axis == slice_axis else 0.0
+        assert ((fine.movedim(axis, -1) - centre).abs() <= 0.51 + nearest_slice).all(), axis
+        if axis != slice_axis:
+            inner = (centre >= 2) & (centre <= shape[axis] - 3)
+            assert ((coarse.movedim(axis, -1) - centre)[..., inner].abs() <= 0.6).all(), axis
+
+
+def test_levels_have_unit_length_side_by_side() -> None:
+    small = plan(2)
+    network = build(small, 2, 0).eval()
+    image = np.random.default_rng(0).normal(size=(4, 16, 16)).astype(np.float32)
+    raw = torch.cat(
+        list(raw_features(scan_of(image, (1.0, 1.0, 1.0)), "only", network, small, (1, 2, 2), CPU))
+    )
+    assert raw.shape == (4, 8, 8, sum(small.channels))
+    for level in raw.split(list(small.channels), dim=-1):
+        assert torch.allclose(level.norm(dim=-1), torch.ones(4, 8, 8), atol=1e-4)
+
+
+def test_the_grid_is_the_finest_that_keeps_a_map_small() -> None:
+    assert grid_step((40, 50, 30)) == (1, 1, 1)
+    assert grid_step((100, 512, 512)) == (2, 4, 4)
+    with pytest.raises(UserError) as caught:
+        grid_step((5000, 5000, 5000))
+    assert caught.value.code == "too-large"
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> tuple[Project, str]:
+    """A project of three scans and a pre-training of a few steps."""
+    project = make_project(tmp_path, seeds=(0, 1, 2), shape=(8, 24, 24))
+    job = PretrainJob(project=str(project.root), steps=3, settings=SETTINGS)
+    return project, engine.run(job, Events(), never)["run"]
+
+
+def compute(project: Project, run: str, *scans: str) -> Events:
+    events = Events()
+    engine.run(FeaturesJob(project=str(project.root), weights=run, scans=scans), events, never)
+    return events
+
+
+def test_features_of_all_scans_are_kept_as_unit_vectors_of_one_width(trained: tuple[Project, str]) -> None:
+    project, run = trained
+    events = compute(project, run)
+    assert [event.scan for event in events.of(Preview)] == list(project.scans)
+    for scan in project.scans:
+        array = open_features(project, scan, run).array
+        assert array.dtype == np.float16
+        assert array.shape == (8, 24, 24, WIDTH)
+        assert np.allclose(np.linalg.norm(array.astype(np.float32), axis=-1), 1, atol=0.01)
+
+
+def test_a_voxel_is_found_again_where_it_is(trained: tuple[Project, str]) -> None:
+    project, run = trained
+    scan = next(iter(project.scans))
+    compute(project, run, scan)
+    cache = open_features(project, scan, run)
+    voxel, cosine = best_match(cache, query_at(cache, (3, 10, 13)))
+    assert voxel == (3, 10, 13)
+    assert cosine > 0.99
+
+
+def test_scans_share_one_basis_however_they_are_asked_for(trained: tuple[Project, str]) -> None:
+    project, run = trained
+    first, second, _ = project.scans
+    compute(project, run, first)
+    alone = np.array(open_features(project, first, run).array)
+    compute(project, run, second, first)
+    assert np.array_equal(open_features(project, first, run).array, alone)
+
+
+def test_a_run_that_went_on_makes_its_older_features_void(trained: tuple[Project, str]) -> None:
+    """They lie in another basis, and comparing them with the new ones would be wrong in silence."""
+    project, run = trained
+    first, second, _ = project.scans
+    compute(project, run)
+    before = np.array(open_features(project, first, run).array)
+    engine.run(PretrainJob(project=str(project.root), resume=run, steps=6), Events(), never)
+    compute(project, run, first)
+    assert not np.array_equal(open_features(project, first, run).array, before)
+    with pytest.raises(UserError, match="has no features"):
+        open_features(project, second, run)
+
+
+def test_a_stop_ends_after_the_running_scan(trained: tuple[Project, str]) -> None:
+    project, run = trained
+    events = Events()
+    result = engine.run(
+        FeaturesJob(project=str(project.root), weights=run), events, lambda: bool(events.of(Preview))
+    )
+    assert result["stopped"]
+    assert result["scans"] == list(project.scans)[:1]
+
+
+@pytest.mark.parametrize(("dims", "slice_axis"), [(2, 1), (3, 0)])
+def test_features_lie_on_the_scans_own_axes(tmp_path: Path, dims: int, slice_axis: int) -> None:
+    project = make_project(tmp_path, seeds=(0,), shape=(9, 16, 20), spacing_zyx=(2.0, 1.0, 0.7))
+    settings = {
+        **SETTINGS,
+        "dims": dims,
+        "slice_axis": slice_axis,
+        "patch": [3, 16, 16] if dims == 2 else [8, 16, 16],
+    }
+    job = PretrainJob(project=str(project.root), steps=1, settings=settings)
+    run = engine.run(job, Events(), never)["run"]
+    compute(project, run)
+    assert open_features(project, next(iter(project.scans)), run).array.shape == (9, 16, 20, WIDTH)
