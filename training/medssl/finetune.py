@@ -52,6 +52,10 @@ class Settings:
     """Weight of the loss on those guesses; the loss on true labels has 1."""
 
 
+TRUSTED_LOSS = 0.5
+"""A network whose loss on the true labels is above this would teach itself its own mistakes."""
+
+
 class Finetuning:
     """Partial-label segmentation as a Task of the loop."""
 
@@ -71,6 +75,7 @@ class Finetuning:
         self.modules = nn.ModuleDict({"network": network, "average": average})
         self.steps = 0
         self.round = 0
+        self.recent_loss: Tensor | None = None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         named = list(self.modules["network"].named_parameters())
@@ -88,21 +93,33 @@ class Finetuning:
         image, target = self._patches(self.pool, self.voxels, generator)
         guesses = self._guesses(generator, fraction)
         if guesses is None or guesses.voxels is None:
-            return partial_loss(self.modules["network"](image), target), {}
+            loss = partial_loss(self.modules["network"](image), target)
+            self._remember(loss)
+            return loss, {}
         more, guessed = self._patches(guesses.pool, guesses.voxels, generator)
         true_scores, guess_scores = self.modules["network"](torch.cat([image, more])).chunk(2)
-        true_loss = partial_loss(true_scores, target)
+        loss = partial_loss(true_scores, target)
+        self._remember(loss)
         guess_loss = partial_loss(guess_scores, guessed)
-        return true_loss + self.settings.guess_weight * guess_loss, {"true": true_loss.detach()}
+        return loss + self.settings.guess_weight * guess_loss, {"true": loss.detach()}
+
+    def _remember(self, loss: Tensor) -> None:
+        """A moving average over some twenty steps of the loss on true labels, left on the device."""
+        recent = self.recent_loss
+        self.recent_loss = loss.detach() if recent is None else recent.lerp(loss.detach(), 0.05)
 
     def _guesses(self, generator: Generator, fraction: float) -> Guesses | None:
-        """The current pseudo-labels, made anew where a round is due; None before the first."""
+        """The current pseudo-labels, made anew where a round is due; None before the first.
+
+        A round is left out while the network does not even fit the true labels.
+        """
         due = sum(fraction >= start for start in self.settings.rounds)
         if self.guesses is None or due == 0:
             return None
         if due > self.round:
             self.round = due
-            self.guesses.refresh(self.modules["average"], self.plan, generator)
+            if self.recent_loss is not None and float(self.recent_loss) < TRUSTED_LOSS:
+                self.guesses.refresh(self.modules["average"], self.plan, generator)
         return self.guesses
 
     def _patches(self, pool: Pool, voxels: AnnotatedVoxels, generator: Generator) -> tuple[Tensor, Tensor]:
