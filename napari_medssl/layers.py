@@ -38,8 +38,8 @@ def metadata(
     role: str, geometry: Geometry, path: Path | str | None = None, scan: str | None = None
 ) -> dict[str, Any]:
     """What goes into `layer.metadata`; plain JSON values, so that any writer may keep it."""
-    entry = {"role": role, "geometry": geometry.to_json(), "path": str(path or ""), "scan": scan or ""}
-    return {KEY: entry}
+    place = str(Path(path).resolve()) if path else ""
+    return {KEY: {"role": role, "geometry": geometry.to_json(), "path": place, "scan": scan or ""}}
 
 
 def entry_of(layer: Layer) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def file_of(layer: Layer) -> Path | None:
 def remember_file(layer: Layer, path: Path) -> None:
     """Note in a layer of ours where its file is now."""
     if entry_of(layer):
-        layer.metadata = {**layer.metadata, KEY: {**entry_of(layer), "path": str(path)}}
+        layer.metadata = {**layer.metadata, KEY: {**entry_of(layer), "path": str(path.resolve())}}
 
 
 def save_image(layer: Image, folder: Path) -> Path:

@@ -148,6 +148,11 @@ class Session:
         project.set_classes(tuple({**known, item.id: item}.values()))
         self.classes_changed.emit()
 
+    def need_class(self) -> None:
+        """A project made on the command line may have no class yet; painting needs one."""
+        if not self.need_project().classes:
+            self.set_class(FIRST_CLASS)
+
     def add_class(self) -> LabelClass:
         """Add a class with the next free id and a colour of its own."""
         taken = {item.id for item in self.need_project().classes}
@@ -163,6 +168,12 @@ class Session:
         others = [place for place in self.complete if place != (axis, index)]
         self.complete = tuple(sorted([*others, (axis, index)] if complete else others))
         self.annotation_changed.emit()
+
+    def touch(self) -> None:
+        """There are strokes that the disk does not have yet."""
+        if self.saved != "saving":
+            self.saved = "saving"
+            self.annotation_changed.emit()
 
     def save_annotation(self, labels: np.ndarray) -> None:
         """Write the current scan's annotation; the file on disk is the old or the new one, never half."""

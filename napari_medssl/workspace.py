@@ -1,4 +1,4 @@
-"""Keeps the viewer's layers and the session in step, and the annotation on the disk."""
+"""What the session means for the viewer: which layers there are and what they show."""
 
 from __future__ import annotations
 
@@ -11,14 +11,11 @@ from medssl.project import Scan
 from medssl.volume import Volume, read_scan
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
-from superqt.utils import qdebounced
 
 from napari_medssl import layers
+from napari_medssl.autosave import Autosave
 from napari_medssl.guard import guarded
 from napari_medssl.session import Session
-
-AUTOSAVE_MS = 800
-"""How long after the last stroke the annotation is written."""
 
 
 class Workspace:
@@ -30,9 +27,7 @@ class Workspace:
     def __init__(self, viewer: ViewerModel, session: Session) -> None:
         self.viewer = viewer
         self.session = session
-        self._dirty: Labels | None = None
-        self._seen: Any = None
-        self._autosave = qdebounced(self._save_quietly, timeout=AUTOSAVE_MS)
+        self.autosave = Autosave(viewer, session)
         self._own: Image | None = None
         self.shown_run = ""
         """The run whose prediction is on the screen."""
@@ -41,17 +36,15 @@ class Workspace:
         session.scan_changed.connect(self.show_scan)
         session.classes_changed.connect(self._recolor)
         session.predicted.connect(self._on_predicted)
-        viewer.layers.events.removing.connect(self._on_removing)
         self._emitters = (viewer.dims.events, viewer.layers.events.inserted, viewer.layers.events.removed)
         for emitter in self._emitters:
             emitter.connect(self._on_view)
 
     def close(self) -> None:
         """Let the viewer go."""
-        self._autosave.cancel()
+        self.autosave.close()
         for emitter in self._emitters:
             emitter.disconnect(self._on_view)
-        self.viewer.layers.events.removing.disconnect(self._on_removing)
 
     # --- layers --------------------------------------------------------------------------------------
 
@@ -82,7 +75,7 @@ class Workspace:
 
     def leave(self) -> None:
         """Before another scan comes, or the window goes: strokes and view reach the disk."""
-        self.flush()
+        self.autosave.flush()
         self.remember()
 
     def show_scan(self) -> None:
@@ -149,8 +142,10 @@ class Workspace:
 
     def new_annotation(self) -> None:
         """Make the layer to paint on (or go to it), with the brush in hand."""
-        scan = self.session.need_scan()
-        layer = self.annotation_layer
+        scan, layer, unsaved = self.session.need_scan(), self.annotation_layer, self.autosave.unsaved
+        if layer is None and unsaved is not None:
+            layer = unsaved
+            self.viewer.add_layer(layer)
         if layer is None:
             saved = self.session.need_project().annotation(scan.id)  # of a layer that was deleted
             nothing = np.zeros(scan.geometry.shape_zyx, dtype=np.uint8)
@@ -167,21 +162,19 @@ class Workspace:
         layer.mode = "paint" if label else "erase"
 
     def _add_annotation(self, labels: np.ndarray) -> Labels:
+        self.session.need_class()
         scan, project = self.session.need_scan(), self.session.need_project()
         layer = layers.annotation_layer(labels, scan.geometry, scan.id, project.classes)
         self.viewer.add_layer(layer)
         layer.selected_label = project.classes[0].id
-        self._seen = self._view_of(layer)
-        for name in ("paint", "labels_update", "data"):
-            getattr(layer.events, name).connect(self._on_painted)
-        layer.events.set_data.connect(self._on_refreshed)
+        self.autosave.watch(layer)
         return layer
 
     def toggle_complete(self) -> None:
         """Mark the slice on the screen complete, or take that back."""
         axis, index = layers.current_slice(self.viewer.dims, self.need_annotation())
         self.session.mark(axis, index, (axis, index) not in self.session.complete)
-        self._on_painted()
+        self.autosave.touch()
 
     def go_to(self, axis: int, index: int) -> None:
         """Show a slice of the scan."""
@@ -196,42 +189,6 @@ class Workspace:
             return layers.current_slice(self.viewer.dims, layer) if layer is not None else None
         except UserError:
             return None
-
-    def _on_painted(self, event: Any = None) -> None:
-        self._dirty = self.annotation_layer
-        self.session.saved = "saving"
-        self._autosave()
-
-    def _on_refreshed(self, event: Any = None) -> None:
-        """Undo and redo tell nobody; they redraw the layer without moving the view."""
-        layer = self.annotation_layer
-        if layer is not None and self._view_of(layer) == self._seen:
-            self._on_painted()
-        self._seen = self._view_of(layer)
-
-    def _view_of(self, layer: Layer | None) -> Any:
-        dims = self.viewer.dims
-        return (dims.point, dims.order, dims.ndisplay, layer is None or layer.visible)
-
-    def flush(self) -> None:
-        """Write the annotation now if it changed. Raises UserError (the disk's reasons)."""
-        self._autosave.cancel()
-        layer, self._dirty = self._dirty, None
-        if layer is None or self.session.scan is None:
-            return
-        try:
-            self.session.save_annotation(np.asarray(layer.data))
-        except UserError:
-            self._dirty = layer
-            raise
-
-    def _save_quietly(self) -> None:
-        guarded(self.session, self.flush)
-
-    def _on_removing(self, event: Any) -> None:
-        """A layer is about to go, by whomever: its strokes are saved first."""
-        if self.viewer.layers[event.index] is self._dirty:
-            self._save_quietly()
 
     # --- prediction ----------------------------------------------------------------------------------
 
@@ -271,7 +228,7 @@ class Workspace:
     def export(self, path: Path) -> None:
         """Write annotation over prediction on the source's grid. Raises UserError."""
         scan = self.session.need_scan()
-        self.flush()
+        self.autosave.flush()
         if not self.shown_run:
             raise UserError(
                 "There is no prediction of this scan to export yet; fine-tune first (step 4).",

@@ -36,7 +36,7 @@ dock.session.select(scan.id)
 dock.workspace.new_annotation()
 dock.workspace.annotation_layer.paint((30, 50, 50), 1)
 dock.workspace.toggle_complete()
-dock.workspace.flush()
+dock.workspace.autosave.flush()
 assert dock.session.project.annotated() == (scan.id,)
 dock.session.finetune_job(None, 1.0)
 """

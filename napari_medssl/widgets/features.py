@@ -52,7 +52,7 @@ class Features(QWidget):
         guarded(self.session, self._run)
 
     def _run(self) -> None:
-        self.workspace.flush()
+        self.workspace.autosave.flush()
         self.jobs.start(self.session.features_job(self.weights.currentData()))
 
     def toggle(self) -> None:

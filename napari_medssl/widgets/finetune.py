@@ -73,7 +73,7 @@ class Finetune(QWidget):
         guarded(self.session, self._run)
 
     def _run(self) -> None:
-        self.workspace.flush()
+        self.workspace.autosave.flush()
         self.jobs.start(self.session.finetune_job(self.weights.currentData(), self.minutes.value()))
 
     def save(self) -> None:

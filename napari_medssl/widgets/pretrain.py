@@ -68,7 +68,7 @@ class Pretrain(QWidget):
         return self.session.pretrain_job(METHODS[self.method.currentText()], self.minutes.value())
 
     def _run(self, job: config.Job) -> None:
-        self.workspace.flush()
+        self.workspace.autosave.flush()
         self.jobs.start(job)
 
     def refresh(self) -> None:

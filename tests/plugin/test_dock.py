@@ -12,7 +12,7 @@ from medssl.errors import UserError
 from napari.components import ViewerModel
 from napari.utils.shortcuts import default_shortcuts
 
-from napari_medssl import _samples, layers
+from napari_medssl import _reader, _samples, layers
 from napari_medssl.widgets import Dock, dock, style
 
 ENGINE = """
@@ -148,6 +148,19 @@ def test_sample_data_without_a_file_can_be_a_scan(qtbot, said, tmp_path, monkeyp
     qtbot.waitUntil(lambda: made.session.scan is not None and made.scans._worker is None, timeout=20_000)
     assert made.workspace.scan_layer is phantom and len(viewer.layers) == 1
     assert not made.scans.adopt.isVisibleTo(made.scans) and not said
+
+
+def test_a_layer_opened_by_a_relative_name_is_known_again(qtbot, said, tmp_path, monkeypatch):
+    write_scan(tmp_path / "a.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    viewer = ViewerModel()
+    data, arguments, _ = _reader.read_one(Path("a.nii.gz"))
+    opened = viewer.add_image(data, **arguments)
+    made = Dock(viewer)
+    qtbot.addWidget(made)
+    made.scans.adopt.click()
+    qtbot.waitUntil(lambda: made.session.scan is not None and made.scans._worker is None, timeout=20_000)
+    assert made.workspace.scan_layer is opened and len(viewer.layers) == 1 and not said
 
 
 # --- annotate ----------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from qtpy.QtWidgets import QApplication
 from napari_medssl import jobs
 
 pytestmark = pytest.mark.viewer
-MINUTES = float(os.environ.get("MEDSSL_MINUTES", "0.2"))
+MINUTES = float(os.environ.get("MEDSSL_MINUTES", "0.1"))
 PATIENCE = 240
 
 

@@ -55,6 +55,11 @@ def predict(desk: Workspace, value: int = 1) -> str:
     return run.id
 
 
+def refuse(self, scan, annotation) -> None:
+    """Project.save_annotation on a full disk."""
+    raise UserError("The disk is full; free some space.", code="disk-full")
+
+
 # --- scans -------------------------------------------------------------------------------------------
 
 
@@ -110,7 +115,7 @@ def test_strokes_are_saved_by_themselves(desk, qtbot):
 def test_an_undone_stroke_is_saved_as_undone(desk, qtbot):
     desk.new_annotation()
     desk.annotation_layer.paint((4, 5, 6), 1)
-    desk.flush()
+    desk.autosave.flush()
     desk.annotation_layer.undo()
     qtbot.waitUntil(lambda: not desk.session.project.annotation(desk.session.scan).labels.any())
 
@@ -118,12 +123,12 @@ def test_an_undone_stroke_is_saved_as_undone(desk, qtbot):
 def test_looking_at_other_slices_saves_nothing(desk, qtbot, monkeypatch):
     desk.new_annotation()
     desk.annotation_layer.paint((4, 5, 6), 1)
-    desk.flush()
+    desk.autosave.flush()
     saves = []
     monkeypatch.setattr(desk.session, "save_annotation", saves.append)
     for index in range(8):
         desk.go_to(0, index)
-    desk.flush()
+    desk.autosave.flush()
     assert not saves
 
 
@@ -150,6 +155,24 @@ def test_a_deleted_annotation_layer_comes_back_with_its_strokes(desk):
     desk.viewer.layers.remove(desk.annotation_layer)
     desk.new_annotation()
     assert desk.annotation_layer.data[4, 5, 6] == 1
+
+
+def test_a_layer_deleted_while_the_disk_refuses_can_be_had_again(desk, monkeypatch):
+    desk.new_annotation()
+    desk.annotation_layer.paint((4, 5, 6), 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Project, "save_annotation", refuse)
+        desk.viewer.layers.remove(desk.annotation_layer)
+    desk.new_annotation()
+    assert desk.annotation_layer.data[4, 5, 6] == 1
+    desk.autosave.flush()
+    assert desk.session.project.annotation(desk.session.scan).labels[4, 5, 6] == 1
+
+
+def test_a_project_without_classes_gets_one_to_paint(desk):
+    desk.session.project.set_classes(())
+    desk.new_annotation()
+    assert len(desk.session.project.classes) == 1 and desk.annotation_layer.selected_label == 1
 
 
 def test_another_project_takes_the_last_ones_layers_away(desk, tmp_path):
@@ -186,7 +209,7 @@ def test_complete_slices_in_every_orientation(desk, axis):
     desk.new_annotation()
     desk.go_to(axis, 2)
     desk.toggle_complete()
-    desk.flush()
+    desk.autosave.flush()
     assert desk.session.project.annotation(desk.session.scan).complete == ((axis, 2),)
     desk.toggle_complete()
     assert desk.session.complete == ()
@@ -196,16 +219,13 @@ def test_a_disk_that_refuses_is_told_and_the_stroke_is_tried_again(desk, monkeyp
     desk.new_annotation()
     desk.annotation_layer.paint((4, 5, 6), 1)
 
-    def refuse(self, scan, annotation):
-        raise UserError("The disk is full; free some space.", code="disk-full")
-
     with monkeypatch.context() as patch:
         patch.setattr(Project, "save_annotation", refuse)
-        guarded(desk.session, desk.flush)
+        guarded(desk.session, desk.autosave.flush)
         assert desk.said == ["The disk is full; free some space."] and desk.session.saved == "NOT SAVED"
         guarded(desk.session, lambda: desk.session.select(desk.session.scan))
         assert desk.annotation_layer.data[4, 5, 6] == 1, "the layer must not go while its strokes are unsaved"
-    desk.flush()
+    desk.autosave.flush()
     assert desk.session.project.annotation(desk.session.scan).labels[4, 5, 6] == 1
 
 
