@@ -205,6 +205,14 @@ def test_in_a_terminal_the_bar_shows_phase_loss_and_time_left() -> None:
     assert all(part in text for part in ("training", "50%", "1:01 left", "loss 0.25"))
 
 
+def test_a_notice_that_comes_again_is_shown_once() -> None:
+    paper = io.StringIO()
+    with Drawing(Console(file=paper)) as drawing:
+        for text in ("Memory was short.", "Memory was short.", "Slices were labelled."):
+            drawing.emit(events.Notice(text))
+    assert paper.getvalue().splitlines() == ["Memory was short.", "Slices were labelled."]
+
+
 def test_the_first_interrupt_asks_and_the_second_ends() -> None:
     with stop_on_interrupt(Console(file=io.StringIO())) as asked:
         assert not asked()

@@ -20,42 +20,48 @@ DEMO_MINUTES, DATA_MINUTES = 2.0, 10.0
 """Training time of one initialisation: on the phantoms, and on a data set (the protocol's)."""
 
 
-def demo(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for everything that comes of it.")] = Path(
-        "medssl-demo"
+OutOption = Annotated[Path, typer.Option(metavar="DIR", help="Folder for everything that comes of it.")]
+ViewOption = Annotated[bool, typer.Option("--view", help="Open the project in napari at the end.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="First seed; it also decides which phantoms are made.")]
+MinutesOption = Annotated[
+    float | None,
+    typer.Option(
+        min=0.01,
+        show_default=False,
+        help="Training time for each initialisation and seed, pre-training and fine-tuning together "
+        f"({DEMO_MINUTES:g}, with --data {DATA_MINUTES:g}).",
     ),
-    view: Annotated[bool, typer.Option("--view", help="Open the project in napari at the end.")] = False,
-    seed: Annotated[
-        int, typer.Option(min=0, help="First seed; it also decides which phantoms are made.")
-    ] = 0,
-    minutes: Annotated[
-        float | None,
-        typer.Option(
-            min=0.01,
-            show_default=False,
-            help="Training time for each initialisation and seed, pre-training and fine-tuning together "
-            f"({DEMO_MINUTES:g}, with --data {DATA_MINUTES:g}).",
-        ),
-    ] = None,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            show_default=False,
-            help="Folder in MSD layout (imagesTr, labelsTr, dataset.json) instead of made-up scans.",
-        ),
-    ] = None,
-    slices: Annotated[int, typer.Option(min=2, help="Annotated slices in all, on two scans.")] = 10,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds; each draws two other scans.")] = 1,
-    methods: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAMES",
-            show_default=False,
-            help="Initialisations to compare: random or pre-training methods (random,pgl; "
-            "with --data random,mae,pgl).",
-        ),
-    ] = None,
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        show_default=False,
+        help="Folder in MSD layout (imagesTr, labelsTr, dataset.json) instead of made-up scans.",
+    ),
+]
+SlicesOption = Annotated[int, typer.Option(min=2, help="Annotated slices in all, on two scans.")]
+SeedsOption = Annotated[int, typer.Option(min=1, help="How many seeds; each draws two other scans.")]
+MethodsOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        show_default=False,
+        help="Initialisations to compare: random or pre-training methods (random,pgl; with --data "
+        "random,mae,pgl).",
+    ),
+]
+
+
+def demo(
+    out: OutOption = Path("medssl-demo"),
+    view: ViewOption = False,
+    seed: SeedOption = 0,
+    minutes: MinutesOption = None,
+    data: DataOption = None,
+    slices: SlicesOption = 10,
+    seeds: SeedsOption = 1,
+    methods: MethodsOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Show the whole loop on made-up CT scans, or measure it on your own labelled scans.

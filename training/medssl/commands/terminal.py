@@ -86,6 +86,7 @@ class Drawing:
         self._tasks: dict[str, TaskID] = {}
         self._printed: dict[str, float] = {}
         self._numbers = ""
+        self._noticed = ""
 
     def __enter__(self) -> Drawing:
         self._bars.start()
@@ -100,13 +101,15 @@ class Drawing:
             case events.Started():
                 self._screen.print(f"Run [bold]{escape(event.run)}[/]")
                 for reason in event.reasons:
-                    self._screen.print(Padding(Text(reason, style="dim"), (0, 0, 0, 2)))
+                    self._screen.print(Padding(Text(reason, style="dim"), (0, 0, 0, 2), expand=False))
             case events.Progress():
                 self._progress(event)
             case events.Metric():
                 self._numbers = "  ".join(f"{name} {value:.3g}" for name, value in event.values.items())
             case events.Notice():
-                self._screen.print(f"[yellow]{escape(event.text)}")
+                if event.text != self._noticed:
+                    self._screen.print(f"[yellow]{escape(event.text)}")
+                self._noticed = event.text
             case _:
                 pass  # previews, checkpoints and the end need no line of their own
 

@@ -22,6 +22,25 @@ from medssl.commands.options import (
 if TYPE_CHECKING:
     from medssl.config import TrainingJob
 
+StartOption = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="RUN",
+        show_default=False,
+        help='Run to start from, a pre-training or a fine-tuning; "last" is the newest pre-training. '
+        "Without this option: random weights.",
+    ),
+]
+PredictOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SCAN",
+        show_default=False,
+        help='Scan to segment at the end; may be repeated; "all" for every scan of the project.',
+    ),
+]
+
 
 def pretrain(
     project: ProjectArgument,
@@ -57,23 +76,8 @@ def pretrain(
 
 def finetune(
     project: ProjectArgument,
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            metavar="RUN",
-            show_default=False,
-            help='Run to start from: "last" is the newest pre-training, or give a run, a fine-tuning run '
-            "to go on from it. Without this option: random weights.",
-        ),
-    ] = None,
-    predict: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="SCAN",
-            show_default=False,
-            help='Scan to segment at the end; may be repeated; "all" for every scan of the project.',
-        ),
-    ] = None,
+    weights: StartOption = None,
+    predict: PredictOption = None,
     minutes: MinutesOption = None,
     steps: StepsOption = None,
     recipe: RecipeOption = "quick",
