@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,22 +63,28 @@ def _train(project: Project, job: TrainingJob, emit: Emit, should_stop: Callable
     else:
         name = job.method if isinstance(job, PretrainJob) else "from-" + _origin(project, job)
         chosen = project.new_run(config.kind_of(job), config.to_json(job), name)
-    with (chosen.folder / "events.jsonl").open("a", encoding="utf-8") as log:
-
-        def say(event: Event) -> None:
-            log.write(to_line(event) + "\n")
-            log.flush()
-            emit(event)
-
-        if isinstance(job, PretrainJob):
-            result = pretrain(project, chosen, job, say, should_stop, stored)
-        else:
-            assert isinstance(job, FinetuneJob)
-            result = finetune(project, chosen, job, say, should_stop, stored)
-            # A stopped training predicts too: whoever stops wants to see what there is.
-            predict_scans(project, chosen, job.predict_scans, job.device, say, lambda: False)
-        say(Done(bool(result["stopped"]), result))
+    say = _kept(emit, chosen.folder / "events.jsonl")
+    if isinstance(job, PretrainJob):
+        result = pretrain(project, chosen, job, say, should_stop, stored)
+    else:
+        assert isinstance(job, FinetuneJob)
+        result = finetune(project, chosen, job, say, should_stop, stored)
+        # A stopped training predicts too: whoever stops wants to see what there is.
+        predict_scans(project, chosen, job.predict_scans, job.device, say, lambda: False)
+    say(Done(bool(result["stopped"]), result))
     return result
+
+
+def _kept(emit: Emit, path: Path) -> Emit:
+    """An Emit that also adds each event to the file at `path`."""
+
+    def say(event: Event) -> None:
+        # A log that a full disk cut short is no reason to end a training; its checkpoints will say so.
+        with suppress(OSError), path.open("a", encoding="utf-8") as log:
+            log.write(to_line(event) + "\n")
+        emit(event)
+
+    return say
 
 
 def _origin(project: Project, job: TrainingJob) -> str:

@@ -73,8 +73,11 @@ class Finetuning:
         self.filled = filled
         average = copy.deepcopy(network).requires_grad_(False)
         self.modules = nn.ModuleDict({"network": network, "average": average})
+        # What made the current guesses, and in which round: a resumed training makes the same ones again.
+        self.modules["guesser"] = copy.deepcopy(average)
+        self.modules.register_buffer("round", torch.tensor(0))
+        self.round: int | None = None
         self.steps = 0
-        self.round = 0
         self.recent_loss: Tensor | None = None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -109,18 +112,25 @@ class Finetuning:
         self.recent_loss = loss.detach() if recent is None else recent.lerp(loss.detach(), 0.05)
 
     def _guesses(self, generator: Generator, fraction: float) -> Guesses | None:
-        """The current pseudo-labels, made anew where a round is due; None before the first.
-
-        A round is left out while the network does not even fit the true labels.
-        """
-        due = sum(fraction >= start for start in self.settings.rounds)
-        if self.guesses is None or due == 0:
+        """The current pseudo-labels, made anew where a round is due; None before the first."""
+        if self.guesses is None:
             return None
+        if self.round is None:
+            self.round = int(self.modules.round)
+            if self.round:
+                self._guess(self.guesses, generator)
+        due = sum(fraction >= start for start in self.settings.rounds)
         if due > self.round:
             self.round = due
-            if self.recent_loss is not None and float(self.recent_loss) < TRUSTED_LOSS:
-                self.guesses.refresh(self.modules["average"], self.plan, generator)
-        return self.guesses
+            self.modules.round.fill_(due)
+            self.modules["guesser"].load_state_dict(self.modules["average"].state_dict())
+            self._guess(self.guesses, generator)
+        return self.guesses if self.round else None
+
+    def _guess(self, guesses: Guesses, generator: Generator) -> None:
+        """Make the guesses of this round, drawn by the training's seed and the round alone."""
+        own = Generator().manual_seed(generator.initial_seed() + (self.round or 0))
+        guesses.refresh(self.modules["guesser"], self.plan, own)
 
     def _patches(self, pool: Pool, voxels: AnnotatedVoxels, generator: Generator) -> tuple[Tensor, Tensor]:
         """A batch of changed patches (B, ...) and their targets."""
@@ -201,6 +211,7 @@ def finetune(
     }
     tensors = None
     if resume:
+        _check_classes(run, resume[1], classes)
         tensors, card = resume[0], {**resume[1], **card}
         task.steps = card["step"]
     position, stopped = train(
@@ -232,6 +243,15 @@ def check_annotations(project: Project) -> list[str]:
             code="no-annotation",
         )
     return scans
+
+
+def _check_classes(run: Run, card: dict[str, Any], classes: list[int]) -> None:
+    if [each["id"] for each in card["classes"]] != classes:
+        raise UserError(
+            f"The classes have changed since {run.id}, which cannot go on with others; start a new "
+            "fine-tuning from its weights.",
+            code="wrong-run",
+        )
 
 
 def _plan(
