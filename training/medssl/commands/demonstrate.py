@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from medssl.config import Job
     from medssl.demo import Demo
 
-DEMO_MINUTES, DATA_MINUTES = 2.0, 10.0
-"""Training time of one initialisation: on the phantoms, and on a data set (the protocol's)."""
+DEMO_MINUTES, DATA_MINUTES = 2.0, 4.0
+"""Training time of one initialisation and seed: on the phantoms, and on a data set (the protocol allows 10)."""
 
 
 OutOption = Annotated[Path, typer.Option(metavar="DIR", help="Folder for everything that comes of it.")]
