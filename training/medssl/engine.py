@@ -12,6 +12,7 @@ from medssl import config
 from medssl.config import FeaturesJob, FinetuneJob, Job, PredictJob, PretrainJob, TrainingJob
 from medssl.errors import UserError
 from medssl.events import Done, Emit, Event, to_line
+from medssl.files import remove_unfinished
 from medssl.project import Project, Run
 
 
@@ -58,6 +59,7 @@ def _train(project: Project, job: TrainingJob, emit: Emit, should_stop: Callable
     if job.resume:
         chosen = project.run(job.resume)
         job = _resumed(chosen, job)
+        remove_unfinished(chosen.folder)
         if chosen.checkpoint.exists():
             stored = checkpoint.load(chosen.checkpoint)
     else:

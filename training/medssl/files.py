@@ -42,6 +42,12 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Delete what writers that were killed left in a folder; only where nobody else is writing now."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def cannot_write(path: Path, error: OSError) -> UserError:
     """What to tell the user when the disk or the folder refused ("disk-full", "not-writable")."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
