@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
+from made_dataset import write_dataset
 from medssl import demo, report, study
 from medssl.config import FinetuneJob, Job, PretrainJob, kind_of, to_json
 from medssl.dataset import read_dataset
@@ -17,23 +17,7 @@ from medssl.errors import UserError
 from medssl.project import Project
 from medssl.study import Cell, Material, Settings
 
-CASES = 7
 SETTINGS = Settings(slices=5, minutes=10.0)
-
-
-def write_dataset(folder: Path) -> Path:
-    """Scans (6, 5, 20) with a structure in the slices 6..13."""
-    for part in ("imagesTr", "labelsTr"):
-        (folder / part).mkdir(parents=True)
-    for index in range(CASES):
-        rng = np.random.default_rng(index)
-        labels = np.zeros((6, 5, 20), dtype=np.uint8)
-        labels[1:4, 1:4, 6:14] = 1
-        images = {"imagesTr": rng.normal(size=labels.shape).astype(np.float32), "labelsTr": labels}
-        for part, values in images.items():
-            nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), folder / part / f"case{index}.nii.gz")
-    (folder / "dataset.json").write_text(json.dumps({"name": "Made", "labels": {"1": "structure"}}))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +189,16 @@ def test_predictions_are_exported_for_the_test_scans(dataset_folder: Path, tmp_p
     image = nibabel.load(tmp_path / "predictions" / "pgl-seed0" / "case5.nii.gz")
     assert image.shape == (6, 5, 20)
     assert {path.parent.name for path in tmp_path.glob("predictions/*/*")} == {"random-seed0", "pgl-seed0"}
+
+
+def test_without_a_data_set_phantoms_of_the_seed_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demo, "PHANTOMS", 3)
+    asked = replace(wanted(tmp_path, tmp_path, seeds=(1,)), data=None)
+    project = demo.prepare(asked, quiet, quiet).project
+    assert list(project.scans) == ["phantom_003", "phantom_004", "phantom_005"]
+    assert [each.name for each in project.classes] == ["liver", "spleen", "kidneys", "spine", "lungs"]
 
 
 def test_a_folder_with_a_demo_on_other_scans_is_refused(dataset_folder: Path, tmp_path: Path) -> None:
