@@ -211,7 +211,7 @@ def _measured(plan: Plan, device: torch.device, settings: dict[str, Any], reason
     return replace(plan, precision=faster)  # type: ignore[arg-type]
 
 
-def seconds_per_step(plan: Plan, device: torch.device, repeats: int = 3) -> float:
+def seconds_per_step(plan: Plan, device: torch.device, repeats: int = 5) -> float:
     """The fastest of a few training steps on ready tensors, after one to warm up."""
     network = build(plan, 2, seed=0).to(device)
     channels = (plan.patch_vox[0],) if plan.dims == 2 else (1, plan.patch_vox[0])

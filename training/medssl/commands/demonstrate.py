@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from medssl.demo import Demo
 
 DEMO_MINUTES, DATA_MINUTES = 2.0, 4.0
-"""Training time of an initialisation and seed: on the phantoms, and on a data set (the protocol allows 10)."""
+"""Training time of an initialisation and seed: on phantoms, and on a data set (the protocol allows 10)."""
 
 
 OutOption = Annotated[Path, typer.Option(metavar="DIR", help="Folder for everything that comes of it.")]
