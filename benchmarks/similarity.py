@@ -16,13 +16,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
-
 from medssl import checkpoint
 from medssl.features import WIDTH, grid_step
 from medssl.project import Project
 from medssl.similarity import open_features, query_at, similarity, similarity_slice, write_features
+from rich.console import Console
+from rich.table import Table
 
 SHAPE_XYZ = (256, 256, 128)
 
