@@ -82,6 +82,13 @@ class Hand:
         self.click(press)
         assert typed
 
+    def dismiss_notifications(self) -> None:
+        """Close what napari shows in the corner of the canvas."""
+        for widget in self.window.findChildren(QWidget):
+            if type(widget).__name__ == "NapariQtNotification" and widget.isVisible():
+                QTest.mouseClick(widget.close_button, LEFT)
+        QTest.qWait(300)
+
     def _scroll_to(self, widget: QWidget) -> None:
         area = self.dock.scroll
         if area.widget().isAncestorOf(widget):

@@ -44,9 +44,8 @@ def torso(folder: Path) -> Scene | None:
     nibabel.save(image, path)
     nibabel.save(nibabel.load(data / "labelsTr" / "torso_ct.nii.gz").slicer[box], folder / ".labels.nii.gz")
     labels = read_labels(folder / ".labels.nii.gz").array
-    return Scene(
-        path, np.where(labels <= 3, labels, 0).astype(np.uint8), ("Liver", "Left lung", "Right lung")
-    )
+    truth = np.select([labels == 1, (labels == 2) | (labels == 3)], [1, 2]).astype(np.uint8)
+    return Scene(path, truth, ("Liver", "Lungs"))
 
 
 def phantom(folder: Path) -> Scene:
