@@ -20,7 +20,7 @@ from small import FINETUNE, SETTINGS, Events, make_project, never
 from torch import Tensor
 
 SHAPE = (12, 24, 24)
-ROUNDS = {"rounds": [0.3, 0.7]}
+ROUNDS = {"rounds": [0.3, 0.7], "trusted_loss": 100.0}
 KINDS = ["pgl", "mae", "finetune", "finetune-3d"]
 
 

@@ -48,12 +48,10 @@ class Settings:
     """Factor of the learning rate for layers that start from pre-trained weights."""
     rounds: tuple[float, ...] = (0.35, 0.5, 0.65, 0.8)
     """When (share of the training) the network labels the unpainted voxels anew; () for never."""
+    trusted_loss: float = 0.5
+    """Loss on the true labels below which the guesses are learned from."""
     guess_weight: float = 1.0
     """Weight of the loss on those guesses; the loss on true labels has 1."""
-
-
-TRUSTED_LOSS = 0.5
-"""A network whose loss on the true labels is above this would teach itself its own mistakes."""
 
 
 class Finetuning:
@@ -77,8 +75,8 @@ class Finetuning:
         self.modules["guesser"] = copy.deepcopy(average)
         self.modules.register_buffer("round", torch.tensor(0))
         self.round: int | None = None
+        self.modules.register_buffer("recent_loss", torch.tensor(torch.inf))
         self.steps = 0
-        self.recent_loss: Tensor | None = None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         named = list(self.modules["network"].named_parameters())
@@ -108,11 +106,14 @@ class Finetuning:
 
     def _remember(self, loss: Tensor) -> None:
         """A moving average over some twenty steps of the loss on true labels, left on the device."""
-        recent = self.recent_loss
-        self.recent_loss = loss.detach() if recent is None else recent.lerp(loss.detach(), 0.05)
+        recent, new = self.modules.recent_loss, loss.detach().float()
+        recent.copy_(torch.where(recent.isinf(), new, recent.lerp(new, 0.05)))
 
     def _guesses(self, generator: Generator, fraction: float) -> Guesses | None:
-        """The current pseudo-labels, made anew where a round is due; None before the first."""
+        """The current pseudo-labels, made anew where a round is due; None before the first.
+
+        A round waits until the network fits the true labels: before, it would teach itself its mistakes.
+        """
         if self.guesses is None:
             return None
         if self.round is None:
@@ -120,7 +121,7 @@ class Finetuning:
             if self.round:
                 self._guess(self.guesses, generator)
         due = sum(fraction >= start for start in self.settings.rounds)
-        if due > self.round:
+        if due > self.round and float(self.modules.recent_loss) < self.settings.trusted_loss:
             self.round = due
             self.modules.round.fill_(due)
             self.modules["guesser"].load_state_dict(self.modules["average"].state_dict())
