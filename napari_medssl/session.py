@@ -62,6 +62,7 @@ class Session:
     """("info" | "warning" | "error", one sentence)."""
 
     def __init__(self) -> None:
+        self.closed = False
         self.project: Project | None = None
         self.scan: str | None = None
         self.complete: tuple[tuple[int, int], ...] = ()
@@ -76,8 +77,9 @@ class Session:
         """Show the user one sentence ("info", "warning", "error")."""
         self.said.emit(severity, text)
 
-    def disconnect_all(self) -> None:
+    def close(self) -> None:
         """Nobody listens any more: the dock is gone."""
+        self.closed = True
         for name, signal in vars(type(self)).items():
             if isinstance(signal, Signal):
                 getattr(self, name).disconnect()

@@ -49,6 +49,11 @@ class Similar:
         if similar is not None:
             similar.visible = on
 
+    def close(self) -> None:
+        """Let the viewer go."""
+        if self._on_mouse in self.workspace.viewer.mouse_drag_callbacks:
+            self.workspace.viewer.mouse_drag_callbacks.remove(self._on_mouse)
+
     def show(self, voxel: tuple[int, int, int]) -> None:
         """Show the similarity of the whole scan to one voxel (z, y, x).
 

@@ -36,12 +36,15 @@ class Workspace:
         session.scan_changed.connect(self.show_scan)
         session.classes_changed.connect(self._recolor)
         session.predicted.connect(self._on_predicted)
-        self._emitters = (viewer.dims.events, viewer.layers.events.inserted, viewer.layers.events.removed)
+        dims, stack = viewer.dims.events, viewer.layers.events
+        self._emitters = (dims.point, dims.order, dims.ndisplay, stack.inserted, stack.removed)
         for emitter in self._emitters:
             emitter.connect(self._on_view)
 
     def close(self) -> None:
-        """Let the viewer go."""
+        """Let the viewer go. What would not be saved any more cannot be painted any more."""
+        if self.annotation_layer is not None:
+            self.annotation_layer.editable = False
         self.autosave.close()
         for emitter in self._emitters:
             emitter.disconnect(self._on_view)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import napari
 
 SHOW = {"info": show_info, "warning": show_warning, "error": show_error}
+SURE_KEY, COMPLETE_KEY, PREDICTION_KEY = "Q", "K", "H"
 WIDTH = 345
 
 
@@ -88,7 +89,8 @@ class Dock(QWidget):
             signal.connect(self._summarise)
         session.predicted.connect(lambda scan, run: self._summarise())
         self.viewer.events.theme.connect(self._restyle)
-        self.destroyed.connect(_farewell(self.session, self.workspace, self.jobs))
+        self._leave = self._farewell()
+        self.destroyed.connect(self._leave)
 
     def _on_toggled(self, opened: Step, is_open: bool) -> None:
         for step in self.steps:
@@ -107,9 +109,9 @@ class Dock(QWidget):
     def _keys(self) -> None:
         """Keys that napari leaves free for Labels and Image layers."""
         actions = {
-            "Q": lambda: self.annotate.use(SURE_BACKGROUND),
-            "K": self.annotate.toggle_complete,
-            "H": self.workspace.toggle_prediction,
+            SURE_KEY: lambda: self.annotate.use(SURE_BACKGROUND),
+            COMPLETE_KEY: self.annotate.toggle_complete,
+            PREDICTION_KEY: self.workspace.toggle_prediction,
         }
         for key, action in actions.items():
             self.viewer.bind_key(key, lambda viewer, action=action: action(), overwrite=True)
@@ -123,17 +125,35 @@ class Dock(QWidget):
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:
         """Strokes reach the disk before the window may close."""
-        if event.type() == QEvent.Type.Close:
+        if event.type() == QEvent.Type.Close and watched is self.window():
             guarded(self.session, self.workspace.leave)
         return False
 
+    def changeEvent(self, event: QEvent) -> None:
+        """Napari takes a closed dock's content out of the window without deleting it: that ends it here."""
+        super().changeEvent(event)
+        if event.type() == QEvent.Type.ParentChange and self.parent() is None and self.isHidden():
+            self._leave()
+            self.deleteLater()
 
-def _farewell(session: Session, workspace: Workspace, jobs: Jobs) -> Callable[[], None]:
-    """What happens when the dock is gone: nobody listens any more, the engine is told to stop."""
+    def _farewell(self) -> Callable[[], None]:
+        """When the dock goes, once: strokes are saved, nobody listens any more, the engine is told to stop.
 
-    def leave() -> None:
-        session.disconnect_all()
-        workspace.close()
-        jobs.leave()
+        It may run while this widget is half gone, so it knows the parts but not the widget.
+        """
+        session, workspace, jobs, similar = self.session, self.workspace, self.jobs, self.features.similar
+        viewer, restyle = self.viewer, self._restyle
 
-    return leave
+        def leave() -> None:
+            if session.closed:
+                return
+            guarded(session, workspace.leave)
+            session.close()
+            similar.close()
+            workspace.close()
+            viewer.events.theme.disconnect(restyle)
+            for key in (SURE_KEY, COMPLETE_KEY, PREDICTION_KEY):
+                viewer.bind_key(key, None)
+            jobs.leave()
+
+        return leave

@@ -137,11 +137,7 @@ class JobPanel(QWidget):
         self._bar = Bar()
         self._text = hint()
         self.curve = Curve() if curve else None
-        self.stop_button = button(
-            "Stop",
-            stop,
-            STOP_TIP,
-        )
+        self.stop_button = button("Stop", stop, STOP_TIP)
         layout = column(self, row(self._phase, self._left), self._bar)
         layout.setContentsMargins(0, 0, 0, 0)
         if self.curve is not None:

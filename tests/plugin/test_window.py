@@ -216,6 +216,22 @@ def test_closing_the_window_while_training_leaves_no_engine(window, scene):
     assert run.checkpoint.exists()
 
 
+def test_closing_the_dock_alone_saves_and_lets_go(window, scene):
+    viewer, dock = window
+    dock.scans.add([scene.path])
+    wait_until(lambda: dock.session.scan is not None and dock.scans._worker is None, 20, "opening")
+    dock.workspace.new_annotation()
+    layer, project = dock.workspace.annotation_layer, dock.session.project
+    layer.paint((3, 3, 3), 1)
+    viewer.window.remove_dock_widget(dock)
+    assert project.annotation(next(iter(project.scans))).labels[3, 3, 3]
+    assert dock.session.closed and not layer.editable
+    _, again = viewer.window.add_plugin_dock_widget("napari-medssl")
+    assert again is not dock
+    again.open(project.root)
+    assert again.workspace.annotation_layer.editable and again.workspace.annotation_layer.data[3, 3, 3]
+
+
 def test_a_project_is_opened_in_a_viewer_of_its_own(scene, qapp):
     from medssl.project import Project
 
