@@ -125,3 +125,15 @@ def test_alignment_hands_gradients_to_both_maps() -> None:
     for each in maps:
         assert each.grad is not None
         assert each.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_mixed_precision_around_it_changes_nothing(dims: int) -> None:
+    size = (3, 16, 16) if dims == 2 else (8, 16, 16)
+    first, second = box((300, 310, 325), size), box((300, 313, 328), size, (1, 1.1, 1.1))
+    maps = [torch.randn(1, 2, *(4,) * dims, generator=seeded(seed)) for seed in (0, 1)]
+    cells = (1, 3, 3) if dims == 2 else (3, 3, 3)
+    plain = align(maps[0], first, maps[1], second, cells)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = align(maps[0], first, maps[1], second, cells)
+    assert all(torch.equal(one, two) for one, two in zip(plain, mixed, strict=True))

@@ -19,7 +19,7 @@ from medssl.events import Checkpoint, Done, Event, Notice, Started, from_line
 from medssl.project import Project
 from small import FINETUNE, Events, make_project, never
 
-KILLS = int(os.environ.get("MEDSSL_KILLS", "6"))
+KILLS = int(os.environ.get("MEDSSL_KILLS", "4"))
 LONGEST_S = 0.6
 """After its start a training is killed within so many seconds; they add up to less than it takes."""
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from medssl.augment import draw_bend
+from medssl.augment import STRONG, change_intensity, draw_bend
 from medssl.pool import Pool
 from medssl.views import (
     Views,
@@ -206,3 +206,23 @@ def test_the_same_generator_gives_the_same_pairs() -> None:
 def test_shapes_of_scans_are_those_of_the_chosen_ones() -> None:
     scans = pool(noise((2, 3, 4)), noise((5, 6, 7)))
     assert scan_shapes(scans, torch.tensor([1, 0])).tolist() == [[5, 6, 7], [2, 3, 4]]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_mixed_precision_around_it_changes_nothing(dims: int) -> None:
+    """In bf16 a coordinate near 300 would be off by a voxel."""
+    scans = pool(noise((400, 40, 30)))
+    labelled = replace(scans, targets=(scans.images[0].gt(0).to(torch.uint8),))
+    size = (3, 14, 12) if dims == 2 else (6, 10, 12)
+    views = stacked([box((301.3, 20, 15), size, (1, 1.3, 0.9), angle=0.2), box((17, 19, 8), size)])
+    bend = draw_bend(2, size[3 - dims :], seeded(), probability=1)
+
+    def made() -> list[torch.Tensor]:
+        image = shown(cut(labelled, views, plan(dims), bend))
+        changed = change_intensity(image, STRONG, seeded())
+        return [views.to_scan(), image, changed, cut_targets(labelled, views, plan(dims), bend)]
+
+    plain = made()
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = made()
+    assert all(torch.equal(one, two) for one, two in zip(plain, mixed, strict=True))

@@ -13,6 +13,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from medssl.devices import full_precision
+
 
 @dataclass(frozen=True)
 class Intensity:
@@ -43,6 +45,7 @@ KNOT_VOX = 16
 """Distance between the knots of a bend."""
 
 
+@full_precision
 def change_intensity(image: Tensor, strength: Intensity, generator: Generator) -> Tensor:
     """Noise, blur, contrast, gamma, shift in this order on a batch (B, ...), each view by itself."""
     for change, (probability, low, high) in (
@@ -104,6 +107,7 @@ def _shift(image: Tensor, offset: Tensor, generator: Generator) -> Tensor:
     return image + _spread(offset, image)
 
 
+@full_precision
 def draw_bend(
     batch: int,
     size: tuple[int, ...],

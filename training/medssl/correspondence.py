@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medssl.devices import full_precision
 from medssl.views import Views
 
 
@@ -30,6 +31,7 @@ def common_points(low: Tensor, high: Tensor, cells: tuple[int, ...]) -> Tensor:
     return low[spread] + unit * (high - low)[spread]
 
 
+@full_precision
 def features_at(features: Tensor, views: Views, points: Tensor) -> Tensor:
     """Features of the views at scan positions, by linear interpolation between cell centres.
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
 import torch
 
 from medssl.errors import UserError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def choose(name: str) -> torch.device:
@@ -38,6 +45,20 @@ def fast_bf16(device: torch.device) -> bool:
     # torch has no public question for this; where a version lacks these, the answer is no.
     asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
     return any(question() for question in asked if question)
+
+
+def full_precision(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, out of reach of a mixed-precision block around it.
+
+    For geometry and grey values: in bf16 a coordinate near 300 is off by a voxel.
+    """
+
+    @wraps(function)
+    def exact(*args: P.args, **kwargs: P.kwargs) -> R:
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            return function(*args, **kwargs)
+
+    return exact
 
 
 def out_of_memory(error: BaseException) -> bool:

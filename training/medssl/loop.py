@@ -156,7 +156,7 @@ def _step_or_shrink(
 ) -> tuple[Tensor, dict[str, Tensor]] | None:
     """A step's loss and numbers; None where memory was short, and from now on a step needs less."""
     try:
-        return _step(task, optimizer, settings, generator, fraction)
+        return step(task, optimizer, settings, generator, fraction)
     except (RuntimeError, MemoryError) as error:
         if not devices.out_of_memory(error):
             raise
@@ -175,7 +175,7 @@ def _step_or_shrink(
     return None
 
 
-def _step(
+def step(
     task: Task,
     optimizer: torch.optim.Optimizer,
     settings: LoopSettings,

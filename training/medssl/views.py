@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from medssl.config import Plan
+from medssl.devices import full_precision
 from medssl.pool import Pool
 
 
@@ -41,6 +42,7 @@ class Views:
     def __len__(self) -> int:
         return len(self.scan)
 
+    @full_precision
     def to_scan(self) -> Tensor:
         """(B, 3, 4) affines from view voxel indices to scan voxel indices."""
         signed = self.step * torch.where(self.flip, -1.0, 1.0)
@@ -186,6 +188,7 @@ def sample_anywhere(
     return Views(size, scan, centre, step, flip, torch.zeros(plan.batch))
 
 
+@full_precision
 def cut(pool: Pool, views: Views, plan: Plan, bend: Tensor | None = None) -> Views:
     """The views with their images, (B, S, H, W) in 2.5D and (B, 1, D, H, W) in 3D, float32.
 
@@ -219,6 +222,7 @@ def _touched(grid: Tensor) -> list[list[list[int]]]:
     return bounds.long().tolist()
 
 
+@full_precision
 def cut_targets(
     pool: Pool, views: Views, plan: Plan, bend: Tensor | None = None, outside: int = 255
 ) -> Tensor:
