@@ -168,6 +168,16 @@ def test_bf16_is_taken_where_it_is_clearly_faster(
     assert any(each.startswith(taken) for each in reasons)
 
 
+def test_one_thread_is_taken_where_more_are_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "fast_bf16", lambda device: False)
+    monkeypatch.setattr(devices, "THREADS", 2)
+    monkeypatch.setattr(planner, "seconds_per_step", lambda plan, device: 1.0 * plan.threads)
+    project = make_project(tmp_path)
+    plan, reasons = planner.choose(project, list(project.scans), CPU, {})
+    assert plan.threads == 1
+    assert any("with 1 thread" in each for each in reasons)
+
+
 def test_timing_a_step_gives_seconds_and_leaves_the_generators_alone() -> None:
     torch.manual_seed(4)
     expected = torch.rand(3)

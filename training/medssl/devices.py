@@ -10,6 +10,9 @@ import torch
 
 from medssl.errors import UserError
 
+THREADS = torch.get_num_threads()
+"""What torch would use on this machine, before a plan says otherwise."""
+
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -269,7 +269,12 @@ def _plan(
     if before is None:
         return planner.choose(project, scans, device, job.settings)
     plan = config.from_json(Plan, before[1]["plan"], str(run.checkpoint))
-    return planner.adapt(plan, device, job.settings), ["as the weights it starts from were trained"]
+    if resume:
+        return planner.adapt(plan, device, job.settings), ["as the run before"]
+    # Precision and threads are no part of what the weights learned, but of this machine at this moment.
+    reasons = ["slices and patches as the weights it starts from were trained"]
+    plan = planner.adapt(replace(plan, threads=devices.THREADS), device, job.settings)
+    return planner.measured(plan, device, job.settings, reasons), reasons
 
 
 def _fill(
