@@ -6,6 +6,7 @@ indices in work order (slice, row, column); a voxel's centre is its index.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -195,31 +196,66 @@ def cut(pool: Pool, views: Views, plan: Plan, bend: Tensor | None = None) -> Vie
     Beyond a scan's border its last voxel is repeated: zeros there would tell the network where it is.
     `bend` (B, n, ...) displaces each view voxel by so many view voxels (n = 2 in 2.5D, 3 in 3D).
     """
+    if bend is None and not views.angle.any():
+        return replace(views, image=_straight(pool, views, plan))
     grid = _grid(views, plan, pool.device, bend)
-    boxes = _touched(grid)
+    flat = grid.flatten(1, -2).flip(-1)
+    lows, highs = flat.amin(1).tolist(), flat.amax(1).tolist()
     parts = []
-    for index, scan in enumerate(views.scan.tolist()):
-        # Only what the view touches: whole scans would be copied, and on accelerators turned to float32.
-        box = tuple(
-            slice(min(max(low, 0), length - 1), max(min(high, length), 1))
-            for (low, high), length in zip(boxes[index], pool.images[scan].shape[-plan.dims :], strict=True)
-        )
-        image = pool.images[scan][(..., *box)]
-        if plan.dims == 2:
-            chosen = image[_slices(views, index, len(image), pool.device)][None]
-        else:
-            chosen = image[None, None]
-        corner = torch.tensor([each.start for each in reversed(box)], device=grid.device)
-        points = _normalised(grid[index] - corner, chosen.shape[2:])[None]
-        parts.append(F.grid_sample(chosen.float(), points, padding_mode="border", align_corners=False))
+    for index in range(len(views)):
+        image, corner = _touched(pool, views, plan, index, lows[index], highs[index])
+        points = grid[index] - torch.tensor(corner[::-1], device=grid.device)
+        points = _normalised(points, image.shape[1:])[None]
+        parts.append(F.grid_sample(image[None], points, padding_mode="border", align_corners=False))
     return replace(views, image=torch.cat(parts))
 
 
-def _touched(grid: Tensor) -> list[list[list[int]]]:
-    """First and past-last voxel that linear interpolation at each view's points needs, [B][n][2]."""
-    flat = grid.flatten(1, -2).flip(-1)
-    bounds = torch.stack([flat.amin(1).floor(), flat.amax(1).floor() + 2], dim=2)
-    return bounds.long().tolist()
+def _straight(pool: Pool, views: Views, plan: Plan) -> Tensor:
+    """The images of views that are neither turned nor bent: axis after axis, several times as fast."""
+    middle = (torch.tensor(views.size) - 1) / 2
+    signed = torch.where(views.flip, -views.step, views.step)
+    positions = [
+        views.centre[:, axis, None] + signed[:, axis, None] * (torch.arange(views.size[axis]) - middle[axis])
+        for axis in range(3 - plan.dims, 3)
+    ]
+    lows, highs = (
+        torch.stack([end(at, 1) for at in positions], 1).tolist() for end in (torch.amin, torch.amax)
+    )
+    parts = []
+    for index, (low, high) in enumerate(zip(lows, highs, strict=True)):
+        image, corner = _touched(pool, views, plan, index, low, high)
+        for axis, (at, start) in enumerate(zip(positions, corner, strict=True), start=1):
+            image = _resampled(image, axis, (at[index] - start).to(image.device))
+        parts.append(image)
+    return torch.stack(parts)
+
+
+def _resampled(image: Tensor, axis: int, at: Tensor) -> Tensor:
+    """The image at positions along one axis (voxels), by linear interpolation; its border is repeated."""
+    last = image.shape[axis] - 1
+    at = at.clamp(0, last)
+    below = at.long()
+    shares = (at - below).reshape(-1, *[1] * (image.ndim - 1 - axis))
+    above = (below + 1).clamp(max=last)
+    return torch.lerp(image.index_select(axis, below), image.index_select(axis, above), shares)
+
+
+def _touched(
+    pool: Pool, views: Views, plan: Plan, index: int, low: Sequence[float], high: Sequence[float]
+) -> tuple[Tensor, list[int]]:
+    """The part of a view's scan around the positions from `low` to `high`, float32 with channels first,
+    and its corner in the scan.
+
+    Whole scans would be copied for each view, and on accelerators turned to float32.
+    """
+    scan = pool.images[int(views.scan[index])]
+    box = []
+    for near, far, length in zip(low, high, scan.shape[3 - plan.dims :], strict=True):
+        start = min(max(math.floor(near), 0), length - 1)
+        box.append(slice(start, min(max(math.floor(far) + 2, start + 1), length)))
+    part = scan[(..., *box)]  # type: ignore[index]
+    part = part[_slices(views, index, len(scan), scan.device)] if plan.dims == 2 else part[None]
+    return part.float(), [each.start for each in box]
 
 
 @full_precision
