@@ -6,7 +6,6 @@ indices in work order (slice, row, column); a voxel's centre is its index.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -200,10 +199,14 @@ def cut(pool: Pool, views: Views, plan: Plan, bend: Tensor | None = None) -> Vie
         return replace(views, image=_straight(pool, views, plan))
     grid = _grid(views, plan, pool.device, bend)
     flat = grid.flatten(1, -2).flip(-1)
-    lows, highs = flat.amin(1).tolist(), flat.amax(1).tolist()
+    last = (scan_shapes(pool, views.scan)[:, None, 3 - plan.dims :] - 1).to(flat.device)
+    # Only what the views touch: whole scans would be copied, and on accelerators turned to float32.
+    corners = flat.amin(1, keepdim=True).floor().clamp(min=0).minimum(last)[:, 0].long().tolist()
+    ends = (flat.amax(1, keepdim=True).floor() + 1).clamp(min=0).minimum(last)[:, 0].long().tolist()
+    slices = _slices(pool, views)
     parts = []
-    for index in range(len(views)):
-        image, corner = _touched(pool, views, plan, index, lows[index], highs[index])
+    for index, (corner, end) in enumerate(zip(corners, ends, strict=True)):
+        image = _part(pool.images[int(views.scan[index])], plan, corner, end, slices[index])
         points = grid[index] - torch.tensor(corner[::-1], device=grid.device)
         points = _normalised(points, image.shape[1:])[None]
         parts.append(F.grid_sample(image[None], points, padding_mode="border", align_corners=False))
@@ -214,48 +217,36 @@ def _straight(pool: Pool, views: Views, plan: Plan) -> Tensor:
     """The images of views that are neither turned nor bent: axis after axis, several times as fast."""
     middle = (torch.tensor(views.size) - 1) / 2
     signed = torch.where(views.flip, -views.step, views.step)
-    positions = [
-        views.centre[:, axis, None] + signed[:, axis, None] * (torch.arange(views.size[axis]) - middle[axis])
-        for axis in range(3 - plan.dims, 3)
-    ]
-    lows, highs = (
-        torch.stack([end(at, 1) for at in positions], 1).tolist() for end in (torch.amin, torch.amax)
-    )
+    last = scan_shapes(pool, views.scan) - 1
+    below, above, shares = [], [], []
+    for axis in range(3 - plan.dims, 3):
+        steps = torch.arange(views.size[axis]) - middle[axis]
+        at = views.centre[:, axis, None] + signed[:, axis, None] * steps
+        at = at.clamp(min=0).minimum(last[:, axis, None])  # beyond the border its last voxel is repeated
+        below.append(at.long())
+        above.append((below[-1] + 1).minimum(last[:, axis, None]))
+        shares.append((at - below[-1]).to(pool.device))
+    corners = torch.stack([each.amin(1) for each in below], 1)
+    ends = torch.stack([each.amax(1) for each in above], 1).tolist()
+    below = [(each - corners[:, axis, None]).to(pool.device) for axis, each in enumerate(below)]
+    above = [(each - corners[:, axis, None]).to(pool.device) for axis, each in enumerate(above)]
+    slices = _slices(pool, views)
     parts = []
-    for index, (low, high) in enumerate(zip(lows, highs, strict=True)):
-        image, corner = _touched(pool, views, plan, index, low, high)
-        for axis, (at, start) in enumerate(zip(positions, corner, strict=True), start=1):
-            image = _resampled(image, axis, (at[index] - start).to(image.device))
+    for index, (corner, end) in enumerate(zip(corners.tolist(), ends, strict=True)):
+        image = _part(pool.images[int(views.scan[index])], plan, corner, end, slices[index])
+        for axis in range(plan.dims):
+            share = shares[axis][index].reshape(-1, *[1] * (plan.dims - 1 - axis))
+            one = image.index_select(axis + 1, below[axis][index])
+            image = torch.lerp(one, image.index_select(axis + 1, above[axis][index]), share)
         parts.append(image)
     return torch.stack(parts)
 
 
-def _resampled(image: Tensor, axis: int, at: Tensor) -> Tensor:
-    """The image at positions along one axis (voxels), by linear interpolation; its border is repeated."""
-    last = image.shape[axis] - 1
-    at = at.clamp(0, last)
-    below = at.long()
-    shares = (at - below).reshape(-1, *[1] * (image.ndim - 1 - axis))
-    above = (below + 1).clamp(max=last)
-    return torch.lerp(image.index_select(axis, below), image.index_select(axis, above), shares)
-
-
-def _touched(
-    pool: Pool, views: Views, plan: Plan, index: int, low: Sequence[float], high: Sequence[float]
-) -> tuple[Tensor, list[int]]:
-    """The part of a view's scan around the positions from `low` to `high`, float32 with channels first,
-    and its corner in the scan.
-
-    Whole scans would be copied for each view, and on accelerators turned to float32.
-    """
-    scan = pool.images[int(views.scan[index])]
-    box = []
-    for near, far, length in zip(low, high, scan.shape[3 - plan.dims :], strict=True):
-        start = min(max(math.floor(near), 0), length - 1)
-        box.append(slice(start, min(max(math.floor(far) + 2, start + 1), length)))
+def _part(scan: Tensor, plan: Plan, corner: list[int], end: list[int], slices: Tensor) -> Tensor:
+    """The box from voxel `corner` to voxel `end` of a scan as float32, channels first: in 2.5D `slices`."""
+    box = tuple(slice(first, last + 1) for first, last in zip(corner, end, strict=True))
     part = scan[(..., *box)]  # type: ignore[index]
-    part = part[_slices(views, index, len(scan), scan.device)] if plan.dims == 2 else part[None]
-    return part.float(), [each.start for each in box]
+    return (part.index_select(0, slices) if plan.dims == 2 else part[None]).float()
 
 
 @full_precision
@@ -279,13 +270,12 @@ def cut_targets(
     return torch.stack(parts)
 
 
-def _slices(views: Views, index: int, length: int, device: torch.device) -> Tensor:
-    """Indices of the neighbouring slices that a 2.5D view sees; at the scan's ends the last one repeats."""
+def _slices(pool: Pool, views: Views) -> Tensor:
+    """(B, S) neighbouring slices that 2.5D views see; at the scan's ends the last one repeats."""
     count = views.size[0]
-    offsets = torch.arange(count) - count // 2
-    if bool(views.flip[index, 0]):
-        offsets = -offsets
-    return (views.centre[index, 0].round().long() + offsets).clamp(0, length - 1).to(device)
+    offsets = (torch.arange(count) - count // 2) * torch.where(views.flip[:, :1], -1, 1)
+    last = scan_shapes(pool, views.scan)[:, :1] - 1
+    return (views.centre[:, :1].round().long() + offsets).clamp(min=0).minimum(last).to(pool.device)
 
 
 def _grid(views: Views, plan: Plan, device: torch.device, bend: Tensor | None) -> Tensor:

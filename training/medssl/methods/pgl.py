@@ -104,10 +104,8 @@ class PGL:
     def views(self, pool: Pool, generator: Generator) -> tuple[Views, Views]:
         """A batch of pairs, cut and with the published grey-value changes, each view by itself."""
         first, second = (cut(pool, views, self.plan) for views in self.pair(pool, generator))
-        return (
-            replace(first, image=change_intensity(shown(first), PUBLISHED, generator)),
-            replace(second, image=change_intensity(shown(second), PUBLISHED, generator)),
-        )
+        images = change_intensity(torch.cat([shown(first), shown(second)]), PUBLISHED, generator)
+        return replace(first, image=images[: len(first)]), replace(second, image=images[len(first) :])
 
     def pair(self, pool: Pool, generator: Generator) -> tuple[Views, Views]:
         """Where the next batch of pairs lies; what is shared spans a feature cell at least."""
