@@ -88,6 +88,7 @@ def evenly(truth: np.ndarray, count: int) -> list[int]:
     return [int(index) for index in np.round(np.linspace(low, high, count))]
 
 
+@pytest.mark.timeout(900)
 def test_from_a_file_to_an_exported_segmentation(window, scene, shoot, tmp_path):
     viewer, dock = window
     path, truth = scene.path, scene.truth
