@@ -1,0 +1,259 @@
+"""What cutting views costs a pre-training step: python benchmarks/step.py
+
+The same PGL step (network, teacher, loss, optimizer) is fed in four ways, in turns within one run:
+from tensors that are ready, from this program's views, and from MONAI's CacheDataset and DataLoader with
+the same crops, zooms, flips and grey-value changes, without and with two workers. MONAI's images do not
+even say where they were cut, which PGL needs; it is lent the places of ready views.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import platform
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import monai
+import torch
+from medssl import planner, recipes
+from medssl.dataset import read_dataset
+from medssl.loop import LoopSettings, step
+from medssl.methods.pgl import PGL, view_size
+from medssl.networks import build
+from medssl.phantom import write_dataset
+from medssl.pool import Pool, load_pool
+from medssl.pretrain import Pretraining
+from medssl.project import Project
+from medssl.views import Views
+from monai import transforms
+from monai.data import CacheDataset, DataLoader, set_track_meta
+from rich.console import Console
+from rich.markdown import Markdown
+from torch import Tensor
+
+CPU = torch.device("cpu")
+Pairs = Iterator[tuple[Views, Views]]
+
+
+class Fed(Pretraining):
+    """PGL whose pairs of views come from somewhere else."""
+
+    def __init__(self, method: PGL, pool: Pool) -> None:
+        super().__init__(method, pool)
+        self.pairs: Pairs = iter(())
+
+    def loss(self, generator: torch.Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.autocast("cpu", enabled=False):  # nobody cuts images in half precision
+            first, second = next(self.pairs)
+        return self.method.compare(first, second)
+
+
+def own(method: PGL, pool: Pool) -> Pairs:
+    """Pairs as a pre-training makes them."""
+    generator = torch.Generator().manual_seed(1)
+    while True:
+        yield method.views(pool, generator)
+
+
+class TwoViews:
+    """The same random transforms twice, each time with other draws."""
+
+    def __init__(self, one: Callable[[Tensor], Tensor]) -> None:
+        self.one = one
+
+    def __call__(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        return self.one(image), self.one(image)
+
+
+def transforms_of(method: PGL, pool: Pool) -> TwoViews:
+    """PGL's views in MONAI's words: crop the largest box, zoom within it, flip, change grey values."""
+    plan, zoom = method.plan, method.settings.zoom
+    size = view_size(pool, plan, zoom[1])
+    in_plane = size[3 - plan.dims :]
+    box = (size[0], *(round(length * zoom[1]) for length in size[1:]))
+    least = zoom[0] / zoom[1] - 1  # affine scales are relative to the box that was cut
+    scales = [(least, 0.0), (least, 0.0)] if plan.dims == 2 else [(0.0, 0.0), (least, 0.0), (least, 0.0)]
+    steps: list[Any] = [transforms.RandSpatialCrop(box, random_size=False)]
+    if plan.dims == 2:
+        steps.append(transforms.SqueezeDim(dim=0))
+    steps += [
+        transforms.RandAffine(
+            prob=1.0, scale_range=scales, spatial_size=in_plane, mode="bilinear", padding_mode="border"
+        ),
+        *(transforms.RandFlip(prob=0.5, spatial_axis=axis) for axis in range(plan.dims)),
+        transforms.RandGaussianNoise(prob=0.1, std=0.3),
+        transforms.RandGaussianSmooth(prob=0.2, sigma_x=(0.5, 1), sigma_y=(0.5, 1), sigma_z=(0.5, 1)),
+        transforms.RandScaleIntensity(factors=0.25, prob=0.5),
+        transforms.RandAdjustContrast(prob=0.5, gamma=(0.7, 1.5)),
+    ]
+    return TwoViews(transforms.Compose(steps))
+
+
+def lent(method: PGL, pool: Pool, ready: list[tuple[Views, Views]], workers: int) -> Pairs:
+    """Endless pairs from MONAI's loader, on the places of ready views."""
+    batch = method.plan.batch
+    images = [image[None] for image in pool.images] * (1 + 4 * batch // len(pool))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nothing to cache before the first random transform
+        dataset = CacheDataset(images, transforms_of(method, pool), progress=False)
+    loader = DataLoader(
+        dataset,
+        batch_size=batch,
+        shuffle=True,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+    places = itertools.cycle(ready)
+    while True:
+        for one, two in loader:
+            first, second = next(places)
+            yield replace(first, image=one), replace(second, image=two)
+
+
+class Stopwatch:
+    """Takes steps on pairs and keeps how many milliseconds each took."""
+
+    def __init__(self, task: Fed, precision: str) -> None:
+        self.task, self.settings = task, LoopSettings(precision=precision)
+        self.optimizer = torch.optim.AdamW(task.parameter_groups())
+        self.generator = torch.Generator()
+        self.turns: list[dict[str, list[float]]] = []
+
+    def step(self, name: str, pairs: Pairs, warm_up: bool = False) -> None:
+        self.task.pairs = pairs
+        begin = time.perf_counter()
+        step(self.task, self.optimizer, self.settings, self.generator, 0.5)
+        if not warm_up:
+            self.turns[-1].setdefault(name, []).append(1e3 * (time.perf_counter() - begin))
+
+
+GOALS = (
+    "Goals: views cost at most 15 % of a step over ready tensors, and no way of feeding by MONAI is faster. "
+    "MONAI gets plain tensors (no tracked metadata) cut from cached scans, and works without saying where."
+)
+READY, OWN, NO_WORKERS, WORKERS = (
+    "tensors that are ready",
+    "this program's views",
+    "MONAI, no workers",
+    "MONAI, 2 workers",
+)
+
+
+def measure(project: Project, dims: int, repeats: int, steps: int) -> list[str]:
+    """Lines of a Markdown table for one kind of plan."""
+    plan, _ = planner.choose(project, list(project.scans), CPU, {"dims": dims})
+    torch.set_num_threads(plan.threads)
+    pool = load_pool(project, list(project.scans), plan, CPU)
+    settings = PGL.Settings(**recipes.read("pgl-quick").method)
+    torch.manual_seed(0)
+    method = PGL(build(plan, plan.patch_vox[0] if dims == 2 else 1, 0), plan, settings)
+    watch = Stopwatch(Fed(method, pool), plan.precision)
+    ready = list(itertools.islice(own(method, pool), 8))
+    feeds = {
+        READY: itertools.cycle(ready),
+        OWN: own(method, pool),
+        NO_WORKERS: lent(method, pool, ready, 0),
+    }
+    for name, pairs in feeds.items():
+        watch.step(name, pairs, warm_up=True)
+    for _ in range(repeats):
+        watch.turns.append({})
+        for _ in range(steps):  # one step of each in turn: what else the machine does hits all alike
+            for name, pairs in feeds.items():
+                watch.step(name, pairs)
+        # Workers fill their queue while others compute, so these steps go together.
+        fed_by_workers = lent(method, pool, ready, 2)
+        for number in range(2 + steps):
+            watch.step(WORKERS, fed_by_workers, warm_up=number < 2)
+        del fed_by_workers
+    size = " x ".join(map(str, view_size(pool, plan, settings.zoom[1])))
+    return table(
+        f"{'2.5D' if dims == 2 else '3D'}, {plan.batch} pairs of {size}, {plan.precision}", watch.turns
+    )
+
+
+def table(title: str, turns: list[dict[str, list[float]]]) -> list[str]:
+    """Markdown: medians over all steps, and the median over turns of what is compared within a turn."""
+
+    def ratio(one: str, other: str) -> float:
+        return statistics.median(
+            statistics.median(turn[one]) / statistics.median(turn[other]) for turn in turns
+        )
+
+    times = {name: [each for turn in turns for each in turn[name]] for name in turns[0]}
+    return [
+        f"| {title} | median ms | least ms | over ready tensors | our step over it |",
+        "| --- | ---: | ---: | ---: | ---: |",
+        *(
+            f"| {name} | {statistics.median(each):.0f} | {min(each):.0f} | {ratio(name, READY):.2f} "
+            f"| {ratio(OWN, name):.2f} |"
+            for name, each in times.items()
+        ),
+        "",
+    ]
+
+
+def make_project(folder: Path, data: Path | None, scans: int) -> tuple[Project, str]:
+    """A project of the hippocampus scans, or of phantoms where there are none, and what they are."""
+    if data is not None and data.is_dir():
+        dataset, name = read_dataset(data), f"{scans} scans of {data.name}"
+    else:
+        dataset, name = read_dataset(write_dataset(folder / "phantoms", range(8))), "8 phantoms"
+    project = Project.create(folder / "project")
+    for image, _ in dataset.pairs[:scans]:
+        project.add_scan(image)
+    return project, name
+
+
+def cpu_name() -> str:
+    """The processor as the system calls it."""
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    named = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
+    return named or platform.processor() or platform.machine()
+
+
+def main() -> None:
+    """Measure and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    hippocampus = Path(os.environ.get("MEDSSL_DATA") or beside) / "Task04_Hippocampus"
+    parser.add_argument("--data", type=Path, default=hippocampus, help="MSD folder; else phantoms are used")
+    parser.add_argument("--scans", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=7, help="turns of all feeds")
+    parser.add_argument("--steps", type=int, default=10, help="steps of a feed in each turn")
+    parser.add_argument("--out", type=Path, help="write the Markdown here, too")
+    options = parser.parse_args()
+    set_track_meta(False)  # plain tensors: MONAI at its fastest
+    with tempfile.TemporaryDirectory() as folder:
+        project, name = make_project(Path(folder), options.data, options.scans)
+        tables = [measure(project, dims, options.repeats, options.steps) for dims in (2, 3)]
+    text = "\n".join(
+        [
+            "# A pre-training step and what feeds it",
+            "",
+            f"`python benchmarks/step.py`, {time.strftime('%d %B %Y')}; {cpu_name()}, "
+            f"{os.cpu_count()} cores, {torch.get_num_threads()} threads; torch {torch.__version__}, "
+            f"MONAI {monai.__version__}; {name}; {options.repeats} turns of {options.steps} steps each.",
+            "",
+            GOALS,
+            "",
+            *itertools.chain(*tables),
+        ]
+    )
+    Console(width=110).print(Markdown(text))
+    if options.out:
+        options.out.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
