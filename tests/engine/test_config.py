@@ -67,11 +67,6 @@ def test_work_axes_begin_with_the_slices(axis: int, expected: tuple[int, int, in
     assert from_json(Plan, {**to_json(PLAN), "slice_axis": axis}, "here").work_axes == expected
 
 
-@pytest.mark.parametrize("axis, expected", [(0, 2), (1, 2), (2, None)])
-def test_mirroring_left_and_right_is_never_across_slices(axis: int, expected: int | None) -> None:
-    assert from_json(Plan, {**to_json(PLAN), "slice_axis": axis}, "here").left_right_axis == expected
-
-
 def refusal(path: Path, value: Any) -> str:
     """What reading a job file says that holds this value."""
     path.write_text(json.dumps(value))

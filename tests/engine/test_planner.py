@@ -184,7 +184,3 @@ def test_timing_a_step_gives_seconds_and_leaves_the_generators_alone() -> None:
     torch.manual_seed(4)
     assert 0 < planner.seconds_per_step(plan(), CPU, repeats=1) < 60
     assert torch.equal(torch.rand(3), expected)
-
-
-def test_mirroring_is_along_left_and_right() -> None:
-    assert [plan(slice_axis=axis).left_right_axis for axis in range(3)] == [2, 2, None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -186,15 +185,14 @@ def test_a_scan_smaller_than_the_patch_is_framed_around_its_middle(dims: int) ->
 @pytest.mark.parametrize("dims", [2, 3])
 def test_boxes_anywhere_stay_inside_and_reach_every_end(dims: int) -> None:
     size = (3, 16, 16) if dims == 2 else (8, 16, 16)
-    views = sample_anywhere(pool(noise(SCAN)), plan(dims, batch=5000), size, seeded(), flip_axes=(2,))
+    views = sample_anywhere(pool(noise(SCAN)), plan(dims, batch=5000), size, seeded())
     low, high = views.extent()
     axes = slice(3 - dims, 3)
     assert (low[:, axes] >= -0.5 - 1e-4).all()
     assert (high[:, axes] <= torch.tensor(SCAN)[axes] - 0.5 + 1e-4).all()
     assert (low[:, axes].amin(0) < 0).all()
     assert (high[:, axes].amax(0) > torch.tensor(SCAN)[axes] - 1).all()
-    assert math.isclose(views.flip[:, 2].float().mean(), 0.5, abs_tol=0.05)
-    assert not views.flip[:, :2].any()
+    assert not views.flip.any()
 
 
 def test_the_same_generator_gives_the_same_pairs() -> None:

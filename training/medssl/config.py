@@ -46,15 +46,6 @@ class Plan:
         rest = [axis for axis in range(3) if axis != self.slice_axis]
         return (self.slice_axis, rest[0], rest[1])
 
-    @property
-    def left_right_axis(self) -> int | None:
-        """Work axis along which a mirror image is still plausible anatomy (patient's left-right).
-
-        None where that is the slice axis.
-        """
-        position = self.work_axes.index(2)
-        return position if position > 0 else None
-
 
 @dataclass(frozen=True)
 class Job:

@@ -107,7 +107,7 @@ def sample_annotated(
 
     In 3D the annotated plane thus visits every depth of the patch; a network that always saw it in the
     middle learns the position instead of the tissue. `turn` is the largest angle in radians, `zoom` the
-    range of sizes; patches are mirrored along the patient's left-right axis only.
+    range of sizes. Patches are not mirrored: a network must be able to tell left from right.
     """
     batch = plan.batch
     drawn = voxels.draw(batch, generator, foreground)
@@ -122,8 +122,6 @@ def sample_annotated(
         centre = _kept_inside(centre, scan_shapes(pool, scan), size * step, overshoot)
         centre[:, 0] = drawn[:, 1]
     flip = torch.zeros(batch, 3, dtype=torch.bool)
-    if plan.left_right_axis is not None:
-        flip[:, plan.left_right_axis] = torch.rand(batch, generator=generator) < 0.5
     angle = torch.empty(batch).uniform_(-turn, turn, generator=generator)
     return Views(plan.patch_vox, scan, centre, step, flip, angle)
 

@@ -71,7 +71,7 @@ def segment(
     """Class numbers 0..K of every voxel, uint8 (Z, Y, X).
 
     image: normalised (Z, Y, X), may be a memory map. Works slab by slab; scores of one slab at a time are
-    in memory. The image is seen once more mirrored left to right where that is plausible anatomy.
+    in memory.
     """
     work = np.transpose(image, plan.work_axes)
     spacing = [spacing_mm[axis] for axis in plan.work_axes]
@@ -93,14 +93,10 @@ def segment_work(
 
 
 def _scores(network: Network, plan: Plan, image: Tensor) -> Tensor:
-    """Softmax scores, averaged over the image and its mirror image."""
+    """Softmax scores in full precision."""
     with autocast(image.device, plan.precision):
-        scores = network(image).float().softmax(1)
-        axis = plan.left_right_axis
-        if axis is not None:
-            mirrored = network(image.flip(axis - 3)).float().softmax(1).flip(axis - 3)
-            scores = (scores + mirrored) / 2
-    return scores
+        scores = network(image)
+    return scores.float().softmax(1)
 
 
 def slab_of(work: np.ndarray | Tensor, low: int, high: int, device: torch.device) -> Tensor:

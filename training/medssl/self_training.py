@@ -61,7 +61,9 @@ class Guesses:
         try:
             self.voxels = AnnotatedVoxels.of(self.pool)
             self.emit(
-                Notice(f"The network labelled slices of {len(chosen)} scans itself and learns from that too.")
+                Notice(
+                    f"The network labelled slices of {len(chosen)} of {len(self.scans)} scans to learn from."
+                )
             )
         except UserError:
             # So far it sees background only; the painted slices alone go on teaching it.

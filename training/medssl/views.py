@@ -175,16 +175,14 @@ def _share_enough(
     return (common >= min_overlap * union) & (shared >= cells).all(1)
 
 
-def sample_anywhere(
-    pool: Pool, plan: Plan, size: tuple[int, int, int], generator: Generator, flip_axes: Sequence[int] = ()
-) -> Views:
-    """Boxes of the patch's own size, uniformly inside random scans (MAE, prediction consistency)."""
+def sample_anywhere(pool: Pool, plan: Plan, size: tuple[int, int, int], generator: Generator) -> Views:
+    """Boxes of the patch's own size, uniformly inside random scans."""
     scan = torch.randint(len(pool), (plan.batch,), generator=generator)
     shape, step = scan_shapes(pool, scan), view_step(pool, plan, scan)
     centre = _between(*_centres_inside(shape, step * torch.tensor(size)), generator)
     if plan.dims == 2:
         centre[:, 0] = (torch.rand(plan.batch, generator=generator) * shape[:, 0]).floor()
-    flip = _draw_flips(plan.batch, flip_axes, generator)
+    flip = torch.zeros(plan.batch, 3, dtype=torch.bool)
     return Views(size, scan, centre, step, flip, torch.zeros(plan.batch))
 
 

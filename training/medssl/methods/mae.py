@@ -42,8 +42,7 @@ class MAE:
 
     def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction error on the masked blocks of a new batch of patches."""
-        mirror = () if self.plan.left_right_axis is None else (self.plan.left_right_axis,)
-        views = sample_anywhere(pool, self.plan, self.plan.patch_vox, generator, flip_axes=mirror)
+        views = sample_anywhere(pool, self.plan, self.plan.patch_vox, generator)
         image = change_intensity(shown(cut(pool, views, self.plan)), PUBLISHED, generator)
         size = tuple(image.shape[2:])
         visible = draw_mask(len(image), size, self.settings.block, self.settings.ratio, generator)
