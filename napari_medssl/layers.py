@@ -23,7 +23,6 @@ KEY = "medssl"
 SCAN, ANNOTATION, PREDICTION, SIMILARITY = "scan", "annotation", "prediction", "similarity"
 SURE_BACKGROUND_COLOR = "#8f9aa8"
 RADIOLOGICAL = ("away", "up", "left")
-"""Camera orientation that puts anterior (or superior) up and the patient's right on the left."""
 
 
 # --- what a layer says about itself -----------------------------------------------------------------
@@ -211,6 +210,16 @@ def colormap(classes: Sequence[LabelClass]) -> DirectLabelColormap:
 
 
 # --- where the viewer is ----------------------------------------------------------------------------
+
+
+def camera_of(viewer: Any) -> Any:
+    """The viewer's camera; it moved from the viewer to its scene in napari 0.9."""
+    return getattr(viewer, "scene", viewer).camera
+
+
+def show_radiologically(viewer: Any) -> None:
+    """Anterior (or superior) up, the patient's right on the left, as if one looked from the feet."""
+    camera_of(viewer).orientation = RADIOLOGICAL
 
 
 def current_slice(dims: Any, layer: Layer) -> tuple[int, int]:

@@ -90,7 +90,7 @@ class Workspace:
         layers.entry_of(layer)["scan"] = scan.id
         for other in self._scan_layers():
             other.visible = other is layer
-        self.viewer.camera.orientation = layers.RADIOLOGICAL
+        layers.show_radiologically(self.viewer)
         annotation = self.session.need_project().annotation(scan.id)
         if annotation is not None:
             self._add_annotation(annotation.labels)

@@ -11,6 +11,8 @@ from qtpy.QtGui import QMouseEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QDoubleSpinBox, QFileDialog, QLineEdit, QWidget
 
+from napari_medssl.layers import camera_of
+
 LEFT = Qt.MouseButton.LeftButton
 
 
@@ -113,7 +115,7 @@ class Hand:
 
     def point_of(self, layer, voxel: Sequence[float]) -> QPoint:
         """Where on the canvas a voxel (z, y, x) of a layer is drawn."""
-        camera, dims = self.viewer.camera, self.viewer.dims
+        camera, dims = camera_of(self.viewer), self.viewer.dims
         world = np.asarray(layer.data_to_world(voxel))[list(dims.displayed)]
         centre = np.asarray(camera.center)[-2:]
         down, right = (world - centre) * camera.zoom

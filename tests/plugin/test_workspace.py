@@ -65,7 +65,7 @@ def refuse(self, scan, annotation) -> None:
 
 def test_a_scan_is_shown_as_its_file_has_it(desk):
     assert desk.scan_layer.data.shape == SHAPE[::-1] and tuple(desk.scan_layer.scale) == (4, 1.5, 1.5)
-    assert desk.viewer.camera.orientation == ("away", "up", "left")
+    assert layers.camera_of(desk.viewer).orientation == ("away", "up", "left")
 
 
 def test_two_scans_share_one_layer(desk, tmp_path):
