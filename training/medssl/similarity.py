@@ -148,7 +148,8 @@ def _cosines(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
     result = np.empty(len(flat), np.float32)
     for first in range(0, len(flat), CELLS_AT_ONCE):
         part = slice(first, first + CELLS_AT_ONCE)
-        result[part] = flat[part].astype(np.float32) @ query
+        # einsum, because BLAS splits so narrow a product badly over threads: seven times slower here.
+        result[part] = np.einsum("nf,f->n", flat[part].astype(np.float32), query)
     return result.reshape(vectors.shape[:-1])
 
 
