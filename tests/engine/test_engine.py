@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from medssl import checkpoint, engine, finetune, pretrain
+from medssl import checkpoint, engine, finetune, predict, pretrain
 from medssl.config import FeaturesJob, FinetuneJob, PredictJob, PretrainJob, TrainingJob
 from medssl.errors import UserError
 from medssl.events import Done, Notice, Preview, Started, to_line
@@ -278,6 +278,19 @@ def test_short_memory_halves_the_batch_and_goes_on(
     said = [notice.text for notice in events.of(Notice) if "Memory was short" in notice.text]
     assert [text.split("now ")[1][0] for text in said] == ["2", "1"]
     assert result["step"] == 3
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_memory_that_is_short_for_predicting_is_one_sentence(
+    project: Project, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    first = run(job_of("finetune", project, steps=1))["run"]
+
+    def short(*given: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(predict, "segment", short)
+    assert_refused(PredictJob(project=str(project.root), weights=first), "memory", "memory")
 
 
 def test_a_full_disk_while_logging_does_not_end_a_training(

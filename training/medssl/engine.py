@@ -25,8 +25,24 @@ def run(job: Job, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]
     Raises UserError for whatever the user can put right; the caller makes a Failed event of it.
     """
     project = Project.open(Path(job.project))
-    if isinstance(job, TrainingJob):
-        return _train(project, job, emit, should_stop)
+    # Imported here and below, after the project proved to be in order: torch takes seconds.
+    from medssl import devices
+
+    try:
+        if isinstance(job, TrainingJob):
+            return _train(project, job, emit, should_stop)
+        return _use(project, job, emit, should_stop)
+    except (RuntimeError, MemoryError) as error:
+        if not devices.out_of_memory(error):
+            raise
+        raise UserError(
+            "The device has too little memory for these scans; close other programs or choose --device cpu.",
+            code="memory",
+        ) from error
+
+
+def _use(project: Project, job: Job, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]:
+    """Predict or compute features with the weights of a run."""
     from medssl.features import features
     from medssl.predict import predict
 
@@ -44,7 +60,6 @@ def run(job: Job, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]
 
 def _train(project: Project, job: TrainingJob, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]:
     """Pre-train or fine-tune in a run folder of its own, or go on with the run that `job.resume` names."""
-    # Imported here, after the project proved to be in order: torch takes seconds.
     from medssl import checkpoint
     from medssl.finetune import check_annotations, finetune
     from medssl.predict import predict_scans
