@@ -269,7 +269,10 @@ def test_other_errors_of_torch_are_not_taken_for_short_memory(tmp_path: Path) ->
         fit(tmp_path, task, Budget(steps=4))
 
 
-def test_a_loss_that_is_no_number_is_one_sentence_and_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_is_one_sentence_and_leaves_the_last_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "REPORT_EVERY_S", 1e9)
     first = Fitting()
     fit(tmp_path, first, Budget(steps=3))
     stored, before = (checkpoint.load(tmp_path / "checkpoint.safetensors") for _ in range(2))
@@ -282,7 +285,10 @@ def test_a_loss_that_is_no_number_is_one_sentence_and_leaves_the_last_checkpoint
     assert all(torch.equal(after[name], tensor) for name, tensor in before[0].items())
 
 
-def test_a_gradient_that_is_no_number_is_noticed_before_the_weights_are_kept(tmp_path: Path) -> None:
+def test_a_gradient_that_is_no_number_is_noticed_before_the_weights_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "REPORT_EVERY_S", 1e9)
     task = Fitting()
     task.modules["network"].weight.register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(UserError, match="diverged"):

@@ -23,14 +23,14 @@ from small import box, noise, plan, pool, ramps, seeded, stacked, voxel_position
 SCAN = (20, 40, 30)
 
 
-def varied_views(dims: int, size: tuple[int, int, int]) -> Views:
+def varied_views(dims: int, size: tuple[int, int, int], turned: bool = True) -> Views:
     """All mirrorings, with rotation, zoom and anisotropic steps, over the scan's border too."""
     made = []
     for number in range(8):
         flip = [bool(number >> axis & 1) for axis in range(3)]
         step = (1.0 if dims == 2 else 0.7, 1.3 - 0.1 * number, 0.5 + 0.2 * number)
         centre = (2.0 + 2 * number, 18.0 - 2.5 * number, 14.0 + 2 * number)
-        made.append(box(centre, size, step, flip, angle=0.3 * number - 1))
+        made.append(box(centre, size, step, flip, angle=turned * (0.3 * number - 1)))
     return stacked(made)
 
 
@@ -46,9 +46,10 @@ def inside(positions: torch.Tensor) -> torch.Tensor:
     return positions.clamp(min=torch.zeros(3), max=torch.tensor(SCAN) - 1)
 
 
+@pytest.mark.parametrize("turned", [True, False])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_a_view_shows_the_positions_its_affine_says(dims: int) -> None:
-    views = varied_views(dims, (3, 14, 12) if dims == 2 else (6, 10, 12))
+def test_a_view_shows_the_positions_its_affine_says(dims: int, turned: bool) -> None:
+    views = varied_views(dims, (3, 14, 12) if dims == 2 else (6, 10, 12), turned)
     assert torch.allclose(seen_positions(views, dims), inside(voxel_positions(views)), atol=1e-3)
 
 
@@ -90,6 +91,16 @@ def test_half_precision_scans_show_the_same(dims: int) -> None:
     half, full = (shown(cut(pool(each), views, plan(dims))) for each in (image, image.float()))
     assert half.dtype == torch.float32
     assert torch.equal(half, full)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_straight_views_show_what_any_others_show(dims: int) -> None:
+    """They are cut axis after axis; a bend of nothing sends them the way of all others."""
+    size = (3, 14, 12) if dims == 2 else (6, 10, 12)
+    scans, views = pool(noise(SCAN)), varied_views(dims, size, turned=False)
+    nothing = torch.zeros(len(views), dims, *size[3 - dims :])
+    one, two = (shown(cut(scans, views, plan(dims), bend)) for bend in (None, nothing))
+    assert torch.allclose(one, two, atol=1e-4)
 
 
 def test_beyond_the_border_the_last_voxel_is_repeated() -> None:
