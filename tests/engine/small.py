@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
+from medssl import engine
 from medssl.annotator import annotate, choose_slices
-from medssl.config import Plan
+from medssl.config import FinetuneJob, Plan, PretrainJob, TrainingJob
 from medssl.events import Event
 from medssl.pool import Pool
 from medssl.project import LabelClass, Project
@@ -159,3 +160,29 @@ class Events(list[Event]):
 
     def of(self, kind: type) -> list[Any]:
         return [event for event in self if isinstance(event, kind)]
+
+
+SHAPE: Shape = (12, 24, 24)
+ROUNDS = {"rounds": [0.3, 0.7], "trusted_loss": 100.0}
+"""Fine-tuning learns from its own guesses that early, whatever they are worth."""
+
+
+def job_of(kind: str, project: Project, **changes: Any) -> TrainingJob:
+    """A training of ten small steps; those that fine-tune learn from their own guesses after 3 and 7."""
+    root = str(project.root)
+    if kind == "pgl":
+        return PretrainJob(**{"project": root, "steps": 10, "settings": SETTINGS, **changes})
+    if kind == "mae":
+        return PretrainJob(**{"project": root, "steps": 10, "method": "mae", "settings": FINETUNE, **changes})
+    shape = {"dims": 3, "patch": [8, 16, 16]} if kind == "finetune-3d" else {}
+    settings = {**FINETUNE, **ROUNDS, **shape}
+    return FinetuneJob(**{"project": root, "steps": 10, "settings": settings, **changes})
+
+
+def run(job: Any, events: Events | None = None, should_stop: Callable[[], bool] = never) -> dict[str, Any]:
+    return engine.run(job, events if events is not None else Events(), should_stop)
+
+
+def stop_after(steps: int) -> Callable[[], bool]:
+    asked = iter(range(10_000))
+    return lambda: next(asked) >= steps

@@ -3,42 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from medssl import checkpoint, engine, finetune, predict, pretrain
-from medssl.config import FeaturesJob, FinetuneJob, PredictJob, PretrainJob, TrainingJob
-from medssl.errors import UserError
+from medssl import checkpoint
+from medssl.annotator import annotate, choose_slices
+from medssl.config import FeaturesJob, FinetuneJob, PretrainJob
 from medssl.events import Done, Notice, Preview, Started, to_line
-from medssl.project import Annotation, LabelClass, Project
-from small import FINETUNE, SETTINGS, Events, make_project, never
+from medssl.project import LabelClass, Project
+from medssl.similarity import open_features
+from medssl.volume import read_labels
+from small import FINETUNE, SHAPE, Events, job_of, make_project, run, stop_after
 from torch import Tensor
 
-SHAPE = (12, 24, 24)
-ROUNDS = {"rounds": [0.3, 0.7], "trusted_loss": 100.0}
 KINDS = ["pgl", "mae", "finetune", "finetune-3d"]
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return make_project(tmp_path, seeds=(0, 1), shape=SHAPE)
-
-
-def job_of(kind: str, project: Project, **changes: Any) -> TrainingJob:
-    """A training of ten small steps; those that fine-tune learn from their own guesses after 3 and 7."""
-    root = str(project.root)
-    if kind == "pgl":
-        return PretrainJob(**{"project": root, "steps": 10, "settings": SETTINGS, **changes})
-    if kind == "mae":
-        return PretrainJob(**{"project": root, "steps": 10, "method": "mae", "settings": FINETUNE, **changes})
-    shape = {"dims": 3, "patch": [8, 16, 16]} if kind == "finetune-3d" else {}
-    settings = {**FINETUNE, **ROUNDS, **shape}
-    return FinetuneJob(**{"project": root, "steps": 10, "settings": settings, **changes})
 
 
 def weights(project: Project, run: str) -> dict[str, Tensor]:
@@ -50,15 +36,6 @@ def assert_equal(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
     assert one.keys() == two.keys()
     differ = [name for name in one if not torch.equal(one[name], two[name])]
     assert not differ
-
-
-def run(job: Any, events: Events | None = None, should_stop: Callable[[], bool] = never) -> dict[str, Any]:
-    return engine.run(job, events if events is not None else Events(), should_stop)
-
-
-def stop_after(steps: int) -> Callable[[], bool]:
-    asked = iter(range(10_000))
-    return lambda: next(asked) >= steps
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -186,129 +163,35 @@ def test_fine_tuning_can_go_on_from_a_fine_tuning_with_its_head(project: Project
     assert_equal(average, checkpoint.unpack("modules.network", weights(project, second)))
 
 
-def assert_refused(job: Any, code: str, *words: str) -> None:
-    events = Events()
-    with pytest.raises(UserError) as caught:
-        run(job, events)
-    assert caught.value.code == code, caught.value
-    assert all(word in str(caught.value) for word in words), caught.value
-    assert "\n" not in str(caught.value)
-
-
-def test_what_is_missing_is_one_sentence(tmp_path: Path, project: Project) -> None:
-    root = str(project.root)
-    empty = str(Project.create(tmp_path / "empty").root)
-    assert_refused(PretrainJob(project=str(tmp_path / "nowhere")), "not-a-project", "nowhere")
-    assert_refused(PretrainJob(project=empty, steps=1), "no-scans", "empty")
-    assert_refused(FinetuneJob(project=empty, steps=1), "no-classes", "empty")
-    assert_refused(PretrainJob(project=root, resume="0009-pretrain-pgl"), "no-run", "0009")
-    assert_refused(PretrainJob(project=root, method="dino", steps=1), "no-method", "dino", "pgl")
-    assert_refused(PretrainJob(project=root, recipe="slow", steps=1), "no-recipe", "pgl-slow")
-    assert_refused(FinetuneJob(project=root, weights="0009-x", steps=1), "no-run", "0009-x")
-    assert_refused(FinetuneJob(project=root, predict_scans=("who",), steps=1), "no-scan", "who")
-    assert_refused(PredictJob(project=root, weights="0009-x"), "no-run", "0009-x")
-    assert_refused(FeaturesJob(project=root, weights=""), "no-run")
-    assert_refused(PretrainJob(project=root, steps=1, device="tpu7"), "no-device", "tpu7")
-
-
-def test_a_setting_that_nobody_knows_is_named(project: Project) -> None:
-    assert_refused(job_of("pgl", project, settings={"colour": 1}), "bad-job", "colour")
-    assert_refused(
-        job_of("finetune", project, settings={"learning_rate": "high"}), "bad-job", "learning_rate"
-    )
-
-
-def test_a_project_without_annotation_cannot_be_fine_tuned(project: Project) -> None:
-    for scan in project.annotated():
-        project.save_annotation(scan, Annotation(np.zeros(SHAPE, np.uint8)))
-    assert_refused(job_of("finetune", project), "no-annotation")
-
-
-def test_background_alone_cannot_be_fine_tuned(project: Project) -> None:
-    for scan in project.annotated():
-        project.save_annotation(scan, Annotation(np.zeros(SHAPE, np.uint8), ((0, 3),)))
-    assert_refused(job_of("finetune", project), "one-class")
-
-
-def test_an_annotation_with_an_unknown_class_is_named(project: Project) -> None:
-    labels = np.zeros(SHAPE, np.uint8)
-    labels[3, 4, 4] = 7
-    scan = project.annotated()[0]
-    project.save_annotation(scan, Annotation(labels, ((0, 3),)))
-    assert_refused(job_of("finetune", project), "unknown-class", scan, "7")
-
-
-def test_a_run_of_another_kind_cannot_be_resumed(project: Project) -> None:
-    pretraining = run(job_of("pgl", project, steps=1))["run"]
-    assert_refused(FinetuneJob(project=str(project.root), resume=pretraining), "wrong-run", pretraining)
-
-
-def test_a_run_whose_classes_have_changed_cannot_be_resumed(project: Project) -> None:
-    first = run(job_of("finetune", project, steps=1))["run"]
-    project.set_classes((*project.classes, LabelClass(2, "other", "#00ff00")))
-    resumed = FinetuneJob(project=str(project.root), resume=first, steps=2)
-    assert_refused(resumed, "wrong-run", "classes")
-
-
-def test_a_damaged_checkpoint_is_named(project: Project) -> None:
-    first = run(job_of("pgl", project, steps=1))["run"]
-    path = project.run(first).checkpoint
-    path.write_bytes(path.read_bytes()[:1000])
-    assert_refused(PretrainJob(project=str(project.root), resume=first), "foreign-checkpoint", str(path))
-
-
-@pytest.mark.parametrize("kind", ["pgl", "mae", "finetune"])
-def test_short_memory_halves_the_batch_and_goes_on(
-    project: Project, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    task = finetune.Finetuning if kind == "finetune" else pretrain.Pretraining
-    plain = task.loss
-    left = [2]
-
-    def loss(self: Any, generator: torch.Generator, fraction: float) -> Any:
-        if left[0]:
-            left[0] -= 1
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return plain(self, generator, fraction)
-
-    monkeypatch.setattr(task, "loss", loss)
-    job = job_of(kind, project, steps=3)
-    events = Events()
-    result = run(replace(job, settings={**job.settings, "batch": 4}), events)
-    said = [notice.text for notice in events.of(Notice) if "Memory was short" in notice.text]
-    assert [text.split("now ")[1][0] for text in said] == ["2", "1"]
-    assert result["step"] == 3
-
-
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
-def test_memory_that_is_short_for_predicting_is_one_sentence(
-    project: Project, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    first = run(job_of("finetune", project, steps=1))["run"]
-
-    def short(*given: Any) -> None:
-        raise error
-
-    monkeypatch.setattr(predict, "segment", short)
-    assert_refused(PredictJob(project=str(project.root), weights=first), "memory", "memory")
-
-
-def test_a_full_disk_while_logging_does_not_end_a_training(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain = Path.open
-
-    def full(self: Path, *given: Any, **named: Any) -> Any:
-        if self.name == "events.jsonl":
-            raise OSError(28, "No space left on device")
-        return plain(self, *given, **named)
-
-    monkeypatch.setattr(Path, "open", full)
-    assert run(job_of("pgl", project, steps=1))["step"] == 1
-
-
 def test_annotations_are_only_read(project: Project) -> None:
     folder = project.root / "annotations"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     run(job_of("finetune", project, steps=2, predict_scans=tuple(project.scans)))
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("method", ["pgl", "mae"])
+def test_real_scans_of_different_sizes_go_all_the_way(tmp_path: Path, data: Path, method: str) -> None:
+    folder = data / "Task04_Hippocampus"
+    images = sorted((folder / "imagesTr").glob("*.nii.gz"))[:3]
+    project = Project.create(tmp_path / "project", (LabelClass(1, "anterior", "#ff0000"),))
+    project.set_classes((*project.classes, LabelClass(2, "posterior", "#00ff00")))
+    scans = [project.add_scan(path).id for path in images]
+    labels = read_labels(folder / "labelsTr" / images[0].name).array
+    project.save_annotation(scans[0], annotate(labels, choose_slices(labels, 5)))
+    before = run(job_of(method, project, steps=2))["run"]
+    settings = {**FINETUNE, "rounds": [0.5], "trusted_loss": 100.0}
+    job = FinetuneJob(
+        project=str(project.root), steps=4, settings=settings, weights=before, predict_scans=tuple(scans)
+    )
+    after = run(job)["run"]
+    run(FeaturesJob(project=str(project.root), weights=after, scans=(scans[1],)))
+    for scan in scans:
+        predicted = project.prediction(after, scan)
+        assert predicted is not None
+        assert predicted.shape == project.scans[scan].geometry.shape_zyx
+        assert predicted.max() <= 2
+    assert (
+        open_features(project, scans[1], after).array.shape[:3] == project.scans[scans[1]].geometry.shape_zyx
+    )

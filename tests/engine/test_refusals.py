@@ -1,0 +1,143 @@
+"""What cannot be done, or goes wrong on the way, is one sentence, and costs no more than it must."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from medssl import finetune, predict, pretrain
+from medssl.config import FeaturesJob, FinetuneJob, PredictJob, PretrainJob
+from medssl.errors import UserError
+from medssl.events import Notice
+from medssl.project import Annotation, LabelClass, Project
+from small import SHAPE, Events, job_of, make_project, run
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return make_project(tmp_path, seeds=(0, 1), shape=SHAPE)
+
+
+def assert_refused(job: Any, code: str, *words: str) -> None:
+    events = Events()
+    with pytest.raises(UserError) as caught:
+        run(job, events)
+    assert caught.value.code == code, caught.value
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_missing_is_one_sentence(tmp_path: Path, project: Project) -> None:
+    root = str(project.root)
+    empty = str(Project.create(tmp_path / "empty").root)
+    assert_refused(PretrainJob(project=str(tmp_path / "nowhere")), "not-a-project", "nowhere")
+    assert_refused(PretrainJob(project=empty, steps=1), "no-scans", "empty")
+    assert_refused(FinetuneJob(project=empty, steps=1), "no-classes", "empty")
+    assert_refused(PretrainJob(project=root, resume="0009-pretrain-pgl"), "no-run", "0009")
+    assert_refused(PretrainJob(project=root, method="dino", steps=1), "no-method", "dino", "pgl")
+    assert_refused(PretrainJob(project=root, recipe="slow", steps=1), "no-recipe", "pgl-slow")
+    assert_refused(FinetuneJob(project=root, weights="0009-x", steps=1), "no-run", "0009-x")
+    assert_refused(FinetuneJob(project=root, predict_scans=("who",), steps=1), "no-scan", "who")
+    assert_refused(PredictJob(project=root, weights="0009-x"), "no-run", "0009-x")
+    assert_refused(FeaturesJob(project=root, weights=""), "no-run")
+    assert_refused(PretrainJob(project=root, steps=1, device="tpu7"), "no-device", "tpu7")
+
+
+def test_a_setting_that_nobody_knows_is_named(project: Project) -> None:
+    assert_refused(job_of("pgl", project, settings={"colour": 1}), "bad-job", "colour")
+    assert_refused(
+        job_of("finetune", project, settings={"learning_rate": "high"}), "bad-job", "learning_rate"
+    )
+
+
+def test_a_project_without_annotation_cannot_be_fine_tuned(project: Project) -> None:
+    for scan in project.annotated():
+        project.save_annotation(scan, Annotation(np.zeros(SHAPE, np.uint8)))
+    assert_refused(job_of("finetune", project), "no-annotation")
+
+
+def test_background_alone_cannot_be_fine_tuned(project: Project) -> None:
+    for scan in project.annotated():
+        project.save_annotation(scan, Annotation(np.zeros(SHAPE, np.uint8), ((0, 3),)))
+    assert_refused(job_of("finetune", project), "one-class")
+
+
+def test_an_annotation_with_an_unknown_class_is_named(project: Project) -> None:
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[3, 4, 4] = 7
+    scan = project.annotated()[0]
+    project.save_annotation(scan, Annotation(labels, ((0, 3),)))
+    assert_refused(job_of("finetune", project), "unknown-class", scan, "7")
+
+
+def test_a_run_of_another_kind_cannot_be_resumed(project: Project) -> None:
+    pretraining = run(job_of("pgl", project, steps=1))["run"]
+    assert_refused(FinetuneJob(project=str(project.root), resume=pretraining), "wrong-run", pretraining)
+
+
+def test_a_run_whose_classes_have_changed_cannot_be_resumed(project: Project) -> None:
+    first = run(job_of("finetune", project, steps=1))["run"]
+    project.set_classes((*project.classes, LabelClass(2, "other", "#00ff00")))
+    resumed = FinetuneJob(project=str(project.root), resume=first, steps=2)
+    assert_refused(resumed, "wrong-run", "classes")
+
+
+def test_a_damaged_checkpoint_is_named(project: Project) -> None:
+    first = run(job_of("pgl", project, steps=1))["run"]
+    path = project.run(first).checkpoint
+    path.write_bytes(path.read_bytes()[:1000])
+    assert_refused(PretrainJob(project=str(project.root), resume=first), "foreign-checkpoint", str(path))
+
+
+@pytest.mark.parametrize("kind", ["pgl", "mae", "finetune"])
+def test_short_memory_halves_the_batch_and_goes_on(
+    project: Project, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = finetune.Finetuning if kind == "finetune" else pretrain.Pretraining
+    plain = task.loss
+    left = [2]
+
+    def loss(self: Any, generator: torch.Generator, fraction: float) -> Any:
+        if left[0]:
+            left[0] -= 1
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(self, generator, fraction)
+
+    monkeypatch.setattr(task, "loss", loss)
+    job = job_of(kind, project, steps=3)
+    events = Events()
+    result = run(replace(job, settings={**job.settings, "batch": 4}), events)
+    said = [notice.text for notice in events.of(Notice) if "Memory was short" in notice.text]
+    assert [text.split("now ")[1][0] for text in said] == ["2", "1"]
+    assert result["step"] == 3
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
+def test_memory_that_is_short_for_predicting_is_one_sentence(
+    project: Project, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    first = run(job_of("finetune", project, steps=1))["run"]
+
+    def short(*given: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(predict, "segment", short)
+    assert_refused(PredictJob(project=str(project.root), weights=first), "memory", "memory")
+
+
+def test_a_full_disk_while_logging_does_not_end_a_training(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Path.open
+
+    def full(self: Path, *given: Any, **named: Any) -> Any:
+        if self.name == "events.jsonl":
+            raise OSError(28, "No space left on device")
+        return plain(self, *given, **named)
+
+    monkeypatch.setattr(Path, "open", full)
+    assert run(job_of("pgl", project, steps=1))["step"] == 1
