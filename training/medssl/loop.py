@@ -33,7 +33,10 @@ class Task(Protocol):
         """Groups for the optimizer; "rate" scales the learning rate of a group."""
 
     def loss(self, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of one step, and numbers worth a curve; `fraction` of the training is over."""
+        """The loss of one step, and numbers worth a curve ("loss" if it is to be another one there).
+
+        `fraction` of the training is over.
+        """
 
     def after_step(self, fraction: float) -> None:
         """What follows an optimizer step (moving averages)."""
