@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
-from medssl import checkpoint, config, devices, planner, recipes
+from medssl import checkpoint, config, devices, planner
 from medssl.augment import STRONG, change_intensity, draw_bend
 from medssl.config import FinetuneJob, Plan
 from medssl.errors import UserError
 from medssl.events import Emit, Notice, Started
-from medssl.loop import Budget, LoopSettings, train
+from medssl.loop import Budget, settings_for, train
 from medssl.methods.pgl import follow
 from medssl.networks import Network, build, load_matching
 from medssl.partial import AnnotatedVoxels, partial_loss, sample_annotated
@@ -187,13 +187,7 @@ def finetune(
     plan, reasons = _plan(project, run, scans, device, job, start, resume)
     torch.set_num_threads(plan.threads)
     emit(Started(run.id, config.to_json(plan), reasons))
-    recipe = recipes.read(f"finetune-{job.recipe}")
-    own = {name: value for name, value in job.settings.items() if name not in planner.SETTINGS}
-    recipe = recipes.override(recipe, own, {each.name for each in fields(LoopSettings)})
-    loop_settings = config.from_json(
-        LoopSettings, {**recipe.loop, "precision": plan.precision}, "the settings"
-    )
-    settings = config.from_json(Settings, recipe.method, "the settings")
+    loop_settings, settings = settings_for(f"finetune-{job.recipe}", job.settings, Settings, plan)
     pool = load_pool(project, scans, plan, device, class_ids=classes)
     guesses = None
     if settings.rounds:

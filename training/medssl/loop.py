@@ -9,16 +9,19 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Generator, Tensor, nn
 
-from medssl import checkpoint, devices
+from medssl import checkpoint, config, devices, planner, recipes
+from medssl.config import Plan
 from medssl.errors import UserError
 from medssl.events import Checkpoint, Emit, Metric, Notice, Progress
+
+T = TypeVar("T")
 
 REPORT_EVERY_S = 0.5
 
@@ -58,6 +61,17 @@ class LoopSettings:
     precision: str = "fp32"
     checkpoint_every_s: float = 20.0
     """Seconds of work that a crash may cost."""
+
+
+def settings_for(name: str, own: dict[str, Any], kind: type[T], plan: Plan) -> tuple[LoopSettings, T]:
+    """The loop's settings and the task's (a `kind`) from the recipe `name`, overridden by a job's `own`.
+
+    Raises UserError ("no-recipe", "bad-job") for what neither of them knows.
+    """
+    rest = {key: value for key, value in own.items() if key not in planner.SETTINGS}
+    recipe = recipes.override(recipes.read(name), rest, {each.name for each in fields(LoopSettings)})
+    loop = config.from_json(LoopSettings, {**recipe.loop, "precision": plan.precision}, "the settings")
+    return loop, config.from_json(kind, recipe.method, "the settings")
 
 
 @dataclass(frozen=True)

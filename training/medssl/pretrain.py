@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
-from medssl import config, devices, planner, recipes
+from medssl import config, devices, planner
 from medssl.config import Plan, PretrainJob
 from medssl.errors import UserError
 from medssl.events import Emit, Started
-from medssl.loop import Budget, LoopSettings, train
+from medssl.loop import Budget, settings_for, train
 from medssl.methods import METHODS
 from medssl.networks import build
 from medssl.pool import Pool, load_pool
@@ -73,13 +73,7 @@ def pretrain(
     emit(Started(run.id, config.to_json(plan), reasons))
     pool = load_pool(project, scans, plan, device)
     kind = METHODS[job.method]
-    recipe = recipes.read(f"{job.method}-{job.recipe}")
-    own = {name: value for name, value in job.settings.items() if name not in planner.SETTINGS}
-    recipe = recipes.override(recipe, own, {each.name for each in fields(LoopSettings)})
-    loop_settings = config.from_json(
-        LoopSettings, {**recipe.loop, "precision": plan.precision}, "the settings"
-    )
-    settings = config.from_json(kind.Settings, recipe.method, "the settings")
+    loop_settings, settings = settings_for(f"{job.method}-{job.recipe}", job.settings, kind.Settings, plan)
     outputs = plan.patch_vox[0] if plan.dims == 2 else 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)  # layers draw from the global generator when they are made

@@ -90,7 +90,6 @@ def sample_pairs(
     zoom: tuple[float, float] = (1.1, 1.4),
     min_overlap: float = 0.1,
     min_cells: Sequence[int] = (1, 1, 1),
-    flip_axes: Sequence[int] = (0, 1, 2),
     tries: int = 30,
 ) -> tuple[Views, Views]:
     """Pairs of overlapping boxes in the same scans (PGL, arXiv 2011.12640, section "views").
@@ -134,7 +133,7 @@ def sample_pairs(
         open_ &= ~found
 
     def views(centre: Tensor, box_step: Tensor) -> Views:
-        flip = _draw_flips(batch, flip_axes, generator)
+        flip = torch.rand(batch, 3, generator=generator) < 0.5
         return Views(size, scan, centre, box_step, flip, torch.zeros(batch))
 
     return views(first, first_step), views(second, second_step)
@@ -148,13 +147,6 @@ def _centres_inside(shape: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
 
 def _between(low: Tensor, high: Tensor, generator: Generator) -> Tensor:
     return low + torch.rand(low.shape, generator=generator) * (high - low)
-
-
-def _draw_flips(batch: int, axes: Sequence[int], generator: Generator) -> Tensor:
-    flip = torch.zeros(batch, 3, dtype=torch.bool)
-    for axis in axes:
-        flip[:, axis] = torch.rand(batch, generator=generator) < 0.5
-    return flip
 
 
 def _least_shared(box: Tensor, other: Tensor, min_overlap: float) -> Tensor:
