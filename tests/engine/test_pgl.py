@@ -8,7 +8,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from medssl.methods.pgl import PGL, Settings, follow, local_consistency, momentum, spread, view_size
+from medssl.methods.parts import follow, momentum, spread
+from medssl.methods.pgl import PGL, Settings, local_consistency, view_size
 from medssl.networks import build
 from medssl.pool import Pool
 from medssl.views import Views, cut

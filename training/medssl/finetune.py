@@ -20,7 +20,8 @@ from medssl.config import FinetuneJob, Plan
 from medssl.errors import UserError
 from medssl.events import Emit, Notice, Started
 from medssl.loop import Budget, settings_for, train
-from medssl.methods.pgl import follow
+from medssl.methods import find
+from medssl.methods.parts import follow
 from medssl.networks import Network, build, load_matching
 from medssl.partial import AnnotatedVoxels, partial_loss, sample_annotated
 from medssl.pool import Pool, join, load_pool
@@ -281,9 +282,8 @@ def _fill(
     same = [each["id"] for each in card.get("classes", [])] == classes
     name = "average" if card["kind"] == "finetune" else "network"
     state = checkpoint.unpack(f"modules.{name}", tensors)
-    if card["kind"] == "pretrain" and card["method"] == "pgl":
-        # The decoder took no part in PGL and is random in the checkpoint; a fresh one is as good.
-        state = {key: tensor for key, tensor in state.items() if key.startswith("encoder.")}
+    if card["kind"] == "pretrain":
+        state = {key: each for key, each in state.items() if key.startswith(find(card["method"]).TRANSFERS)}
     filled = load_matching(network, state, skip=() if same else ("head.",))
     own = len(network.state_dict())
     emit(

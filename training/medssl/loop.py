@@ -111,11 +111,13 @@ def train(
     should_stop: Callable[[], bool],
     phase: str,
     resume: dict[str, Tensor] | None = None,
+    spent_s: float = 0.0,
 ) -> tuple[Position, bool]:
     """Run steps until the budget is spent or somebody asks to stop; leave a checkpoint at `path`.
 
     `card` goes into each checkpoint together with step and time. `resume` are the tensors of a
-    checkpoint of the same training; `card` then says at which step it was.
+    checkpoint of the same training; `card` then says at which step it was. `spent_s` of the budget went
+    into preparation.
 
     Returns where the training stands and whether it was stopped. Raises UserError ("diverged",
     "memory", "disk-full").
@@ -123,7 +125,7 @@ def train(
     optimizer = torch.optim.AdamW(
         task.parameter_groups(), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
-    position = Position()
+    position = Position(elapsed_s=spent_s)
     if resume:
         position = Position(card["step"], card["elapsed_s"])
         task.modules.load_state_dict(checkpoint.unpack("modules", resume))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,10 +12,9 @@ from torch import Generator, Tensor, nn
 
 from medssl import config, devices, planner
 from medssl.config import Plan, PretrainJob
-from medssl.errors import UserError
 from medssl.events import Emit, Started
 from medssl.loop import Budget, settings_for, train
-from medssl.methods import METHODS
+from medssl.methods import Method, find
 from medssl.networks import build
 from medssl.pool import Pool, load_pool
 from medssl.project import Project, Run
@@ -23,7 +23,7 @@ from medssl.project import Project, Run
 class Pretraining:
     """A method as a Task of the loop."""
 
-    def __init__(self, method: Any, pool: Pool) -> None:
+    def __init__(self, method: Method, pool: Pool) -> None:
         self.method, self.pool = method, pool
         self.modules: nn.ModuleDict = method.modules
 
@@ -56,10 +56,7 @@ def pretrain(
 
     `resume` are tensors and card of the same run's checkpoint. Returns {"run", "step", "stopped"}.
     """
-    if job.method not in METHODS:
-        raise UserError(
-            f"There is no method {job.method!r}; choose one of {', '.join(METHODS)}.", code="no-method"
-        )
+    kind = find(job.method)
     device = devices.choose(job.device)
     scans = [scan.id for scan in project.scans.values() if not scan.held_out]
     if resume:
@@ -72,13 +69,14 @@ def pretrain(
     torch.set_num_threads(plan.threads)
     emit(Started(run.id, config.to_json(plan), reasons))
     pool = load_pool(project, scans, plan, device)
-    kind = METHODS[job.method]
     loop_settings, settings = settings_for(f"{job.method}-{job.recipe}", job.settings, kind.Settings, plan)
     outputs = plan.patch_vox[0] if plan.dims == 2 else 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)  # layers draw from the global generator when they are made
-        method = kind(build(plan, outputs, job.seed), plan, settings)  # type: ignore[arg-type]
+        method = kind(build(plan, outputs, job.seed), plan, settings)
     method.modules.to(device)
+    begin = time.monotonic()
+    method.prepare(pool, emit)
     card = {
         "kind": "pretrain",
         "method": job.method,
@@ -99,5 +97,6 @@ def pretrain(
         should_stop,
         "pre-training",
         tensors,
+        spent_s=time.monotonic() - begin,
     )
     return {"run": run.id, "step": position.step, "seconds": position.elapsed_s, "stopped": stopped}

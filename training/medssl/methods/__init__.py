@@ -1,15 +1,57 @@
-"""One file per published method; `METHODS` names them.
-
-A method is a class built as `Method(network, plan, settings)` with
-    modules              an nn.ModuleDict of everything to train or keep; "network" is what fine-tuning takes
-    loss(pool, generator, fraction) -> (loss, numbers worth a curve)
-    after_step(fraction) what follows an optimizer step
-and `Settings`, a frozen dataclass of its numbers. Nothing else of the engine knows a method.
-"""
+"""One file per published method, named in `METHODS`. Importing this loads no torch, so that lists are cheap."""
 
 from __future__ import annotations
 
-from medssl.methods.mae import MAE
-from medssl.methods.pgl import PGL
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-METHODS: dict[str, type[PGL] | type[MAE]] = {"pgl": PGL, "mae": MAE}
+from medssl.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor, nn
+
+    from medssl.config import Plan
+    from medssl.events import Emit
+    from medssl.networks import Network
+    from medssl.pool import Pool
+
+METHODS = {"pgl": "pgl.PGL", "mae": "mae.MAE"}
+"""Name on the command line, in job files and recipes: module and class."""
+
+
+class Method(Protocol):
+    """What the engine asks of a method; nothing else of it is known outside its file."""
+
+    Settings: ClassVar[Any]
+    """A frozen dataclass of the method's numbers; recipes and jobs fill it."""
+    TRANSFERS: ClassVar[tuple[str, ...]]
+    """Beginnings of the names of the network's tensors that it trains, and fine-tuning starts from."""
+    plan: Plan
+    modules: nn.ModuleDict
+    """Everything to train or keep; "network" is what fine-tuning takes."""
+
+    def __init__(self, network: Network, plan: Plan, settings: Any) -> None: ...
+
+    def prepare(self, pool: Pool, emit: Emit) -> None:
+        """Make ready what steps need; the time counts as training.
+
+        Raises UserError where these scans do not allow the method, in one sentence with what to do instead.
+        """
+
+    def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a new batch, and numbers worth a curve; `fraction` of the training is over."""
+
+    def after_step(self, fraction: float) -> None:
+        """What follows an optimizer step."""
+
+
+def find(name: str) -> type[Method]:
+    """The class of a method.
+
+    Raises UserError ("no-method") that lists those there are.
+    """
+    if name not in METHODS:
+        raise UserError(f"There is no method {name!r}; choose one of {', '.join(METHODS)}.", code="no-method")
+    module, kind = METHODS[name].split(".")
+    found: type[Method] = getattr(import_module(f"medssl.methods.{module}"), kind)
+    return found

@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 
 from medssl.augment import PUBLISHED, change_intensity
 from medssl.config import Plan
+from medssl.events import Emit
 from medssl.networks import Network
 from medssl.pool import Pool
 from medssl.views import cut, sample_anywhere, shown
@@ -35,10 +36,14 @@ class MAE:
     """Network with a reconstruction head, and what a step makes of a batch of patches."""
 
     Settings = Settings
+    TRANSFERS = ("encoder.", "decoder.")
 
     def __init__(self, network: Network, plan: Plan, settings: Settings) -> None:
         self.plan, self.settings = plan, settings
         self.modules = nn.ModuleDict({"network": network})
+
+    def prepare(self, pool: Pool, emit: Emit) -> None:
+        """Nothing to prepare: blocks can be masked in any scan."""
 
     def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction error on the masked blocks of a new batch of patches."""

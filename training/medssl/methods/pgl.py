@@ -29,6 +29,8 @@ from torch.nn import functional as F
 from medssl.augment import PUBLISHED, change_intensity
 from medssl.config import Plan
 from medssl.correspondence import align
+from medssl.events import Emit
+from medssl.methods.parts import Head, follow, momentum, spread
 from medssl.networks import Network
 from medssl.pool import Pool
 from medssl.views import Views, cut, sample_pairs, scan_shapes, shown, view_step
@@ -50,24 +52,11 @@ class Settings:
     """The teacher's at the start; rises to 1 as a cosine (BYOL)."""
 
 
-class Head(nn.Sequential):
-    """Projector or predictor: 1x1 convolution, batch norm, ReLU, 1x1 convolution, on every cell."""
-
-    def __init__(self, dims: int, inside: int, hidden: int, outside: int) -> None:
-        convolution = nn.Conv2d if dims == 2 else nn.Conv3d
-        norm = nn.BatchNorm2d if dims == 2 else nn.BatchNorm3d
-        super().__init__(
-            convolution(inside, hidden, 1, bias=False),
-            norm(hidden),
-            nn.ReLU(inplace=True),
-            convolution(hidden, outside, 1),
-        )
-
-
 class PGL:
     """Student, teacher and what a step makes of a pair of views."""
 
     Settings = Settings
+    TRANSFERS = ("encoder.",)  # the decoder takes no part, and stays random
 
     def __init__(self, network: Network, plan: Plan, settings: Settings) -> None:
         self.plan, self.settings = plan, settings
@@ -82,6 +71,9 @@ class PGL:
         self.modules = nn.ModuleDict(
             {"network": network, "projector": projector, "predictor": predictor, "teacher": teacher}
         )
+
+    def prepare(self, pool: Pool, emit: Emit) -> None:
+        """Nothing to prepare: pairs can be cut from any scan."""
 
     def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The symmetric local loss of a new batch of pairs; "spread" near 1 is healthy, near 0 collapsed."""
@@ -153,23 +145,6 @@ def local_consistency(
     one, two = F.normalize(one, dim=1, eps=1e-6), F.normalize(two, dim=1, eps=1e-6)
     distance = (one - two).square().sum(1).flatten(1).mean(1)
     return torch.where(valid, distance, 0.0).sum() / valid.sum().clamp(min=1)
-
-
-def momentum(start: float, fraction: float) -> float:
-    """The teacher's momentum: from `start` to 1 as a cosine (BYOL, arXiv 2006.07733)."""
-    return 1 - (1 - start) * (math.cos(math.pi * fraction) + 1) / 2
-
-
-@torch.no_grad()
-def follow(teacher: list[nn.Parameter], student: list[nn.Parameter], keep: float) -> None:
-    """teacher <- keep * teacher + (1 - keep) * student."""
-    torch._foreach_lerp_(teacher, student, 1 - keep)
-
-
-def spread(features: Tensor) -> Tensor:
-    """Mean standard deviation of the unit vectors' channels times sqrt(C): 1 when they fill the sphere."""
-    unit = F.normalize(features.detach().float(), dim=1).movedim(1, -1).flatten(0, -2)
-    return unit.std(0).mean() * math.sqrt(unit.shape[1])
 
 
 def view_size(pool: Pool, plan: Plan, zoom: float) -> tuple[int, int, int]:
