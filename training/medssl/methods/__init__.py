@@ -1,4 +1,4 @@
-"""One file per published method, named in `METHODS`. Importing this loads no torch, so that lists are cheap."""
+"""One file per published method, named in `METHODS`. Importing this loads no torch: lists are cheap."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What several methods share: heads on feature maps, the moving average of a teacher, a measure of collapse."""
+"""What several methods share: heads on feature maps, the teacher's moving average, a measure of collapse."""
 
 from __future__ import annotations
 
