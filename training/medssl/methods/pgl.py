@@ -83,7 +83,16 @@ class PGL:
         """The loss of pairs that have been cut; all that follows from them."""
         # Both views in one batch: half the calls, and the batch norms of the heads see both.
         images = torch.cat([shown(first), shown(second)])
-        predicted = self.modules["predictor"](self.modules["projector"](self._encode(images)))
+        return self.agreement(self._encode(images), images, first, second)
+
+    def agreement(
+        self, features: Tensor, images: Tensor, first: Views, second: Views
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss between the student's features of both views and what the teacher sees in `images`.
+
+        features: (2B, C, ...) of the settings' level, images: (2B, ...), the first views before the second.
+        """
+        predicted = self.modules["predictor"](self.modules["projector"](features))
         with torch.no_grad():
             wanted = self.modules["teacher"]["projector"](self._teach(images))
         predicted_one, predicted_two = predicted.float().chunk(2)
