@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import torch
-from medssl import engine
+from medssl import engine, planner
 from medssl.annotator import annotate, choose_slices
 from medssl.config import FinetuneJob, Plan, PretrainJob, TrainingJob
 from medssl.events import Event
+from medssl.methods import METHODS, find
 from medssl.pool import Pool
 from medssl.project import LabelClass, Project
 from medssl.views import Views
@@ -27,7 +28,7 @@ SETTINGS: dict[str, Any] = {
     "hidden": 16,
     "dimension": 8,
 }
-"""What makes a pre-training with PGL small and repeatable."""
+"""What makes a pre-training small and repeatable; a method takes those that it knows."""
 FINETUNE: dict[str, Any] = {"precision": "fp32", "threads": 1, "batch": 2}
 
 Shape = tuple[int, int, int]
@@ -170,10 +171,10 @@ ROUNDS = {"rounds": [0.3, 0.7], "trusted_loss": 100.0}
 def job_of(kind: str, project: Project, **changes: Any) -> TrainingJob:
     """A training of ten small steps; those that fine-tune learn from their own guesses after 3 and 7."""
     root = str(project.root)
-    if kind == "pgl":
-        return PretrainJob(**{"project": root, "steps": 10, "settings": SETTINGS, **changes})
-    if kind == "mae":
-        return PretrainJob(**{"project": root, "steps": 10, "method": "mae", "settings": FINETUNE, **changes})
+    if kind in METHODS:
+        known = {*planner.SETTINGS, *(field.name for field in fields(find(kind).Settings))}
+        settings = {name: value for name, value in SETTINGS.items() if name in known}
+        return PretrainJob(**{"project": root, "steps": 10, "method": kind, "settings": settings, **changes})
     shape = {"dims": 3, "patch": [8, 16, 16]} if kind == "finetune-3d" else {}
     settings = {**FINETUNE, **ROUNDS, **shape}
     return FinetuneJob(**{"project": root, "steps": 10, "settings": settings, **changes})

@@ -13,13 +13,14 @@ from medssl import checkpoint
 from medssl.annotator import annotate, choose_slices
 from medssl.config import FeaturesJob, FinetuneJob, PretrainJob
 from medssl.events import Done, Notice, Preview, Started, to_line
+from medssl.methods import METHODS
 from medssl.project import LabelClass, Project
 from medssl.similarity import open_features
 from medssl.volume import read_labels
 from small import FINETUNE, SHAPE, Events, job_of, make_project, run, stop_after
 from torch import Tensor
 
-KINDS = ["pgl", "mae", "finetune", "finetune-3d"]
+KINDS = [*METHODS, "finetune", "finetune-3d"]
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_the_same_job_gives_bit_identical_weights(project: Project, kind: str) -
     assert_equal(weights(project, first["run"]), weights(project, second["run"]))
 
 
-@pytest.mark.parametrize("kind", ["pgl", "mae", "finetune"])
+@pytest.mark.parametrize("kind", [*METHODS, "finetune"])
 def test_another_seed_gives_other_weights(project: Project, kind: str) -> None:
     runs = [run(job_of(kind, project, steps=2, seed=seed))["run"] for seed in (0, 1)]
     one, two = (weights(project, each)["modules.network.encoder.0.conv1.conv.weight"] for each in runs)
@@ -57,7 +58,8 @@ def test_another_seed_gives_other_weights(project: Project, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "stopped_at"), [("pgl", 4), ("mae", 4), ("finetune", 2), ("finetune", 5), ("finetune-3d", 5)]
+    ("kind", "stopped_at"),
+    [*((method, 4) for method in METHODS), ("finetune", 2), ("finetune", 5), ("finetune-3d", 5)],
 )
 def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(
     project: Project, kind: str, stopped_at: int
@@ -66,7 +68,7 @@ def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(
     whole = run(job_of(kind, project))
     part = run(job_of(kind, project), should_stop=stop_after(stopped_at))
     assert (part["stopped"], part["step"]) == (True, stopped_at)
-    kind_of_job = PretrainJob if kind in ("pgl", "mae") else FinetuneJob
+    kind_of_job = PretrainJob if kind in METHODS else FinetuneJob
     events = Events()
     resumed = run(kind_of_job(project=str(project.root), resume=part["run"]), events)
     assert resumed == {**resumed, "run": part["run"], "step": 10, "stopped": False}

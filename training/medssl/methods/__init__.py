@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from medssl.networks import Network
     from medssl.pool import Pool
 
-METHODS = {"pgl": "pgl.PGL", "mae": "mae.MAE"}
+METHODS = {"pgl": "pgl.PGL", "mae": "mae.MAE", "mae+pgl": "mae_pgl.MAEPGL"}
 """Name on the command line, in job files and recipes: module and class."""
 
 
