@@ -206,6 +206,23 @@ def test_boxes_anywhere_stay_inside_and_reach_every_end(dims: int) -> None:
     assert not views.flip.any()
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_boxes_in_given_scans_of_drawn_sizes_stay_inside(dims: int) -> None:
+    size = (3, 16, 16) if dims == 2 else (8, 16, 16)
+    scan = torch.tensor([1, 0, 1]).repeat(500)
+    scans = pool(noise((20, 30, 30)), noise(SCAN))
+    views = sample_anywhere(scans, plan(dims), size, seeded(), scan=scan, zoom=(0.8, 1.2))
+    low, high = views.extent()
+    axes = slice(3 - dims, 3)
+    assert torch.equal(views.scan, scan)
+    assert (low[:, axes] >= -0.5 - 1e-4).all()
+    assert (high[:, axes] <= scan_shapes(scans, scan)[:, axes] - 0.5 + 1e-4).all()
+    assert (views.step[:, 0] == 1).all()
+    assert torch.equal(views.step[:, 1], views.step[:, 2])
+    assert views.step[:, 1].amin() < 0.82
+    assert views.step[:, 1].amax() > 1.18
+
+
 def test_the_same_generator_gives_the_same_pairs() -> None:
     pairs = [sample_pairs(pool(noise(SCAN)), plan(3), (8, 16, 16), seeded(5))[1] for _ in range(2)]
     assert torch.equal(pairs[0].centre, pairs[1].centre)

@@ -167,15 +167,30 @@ def _share_enough(
     return (common >= min_overlap * union) & (shared >= cells).all(1)
 
 
-def sample_anywhere(pool: Pool, plan: Plan, size: tuple[int, int, int], generator: Generator) -> Views:
-    """Boxes of the patch's own size, uniformly inside random scans."""
-    scan = torch.randint(len(pool), (plan.batch,), generator=generator)
+def sample_anywhere(
+    pool: Pool,
+    plan: Plan,
+    size: tuple[int, int, int],
+    generator: Generator,
+    *,
+    scan: Tensor | None = None,
+    zoom: tuple[float, float] | None = None,
+) -> Views:
+    """Boxes of the patch's own size, uniformly inside random scans, or inside those given as `scan` (B,).
+
+    With `zoom` each box has that many times the patch's side along rows and columns, drawn for each.
+    """
+    if scan is None:
+        scan = torch.randint(len(pool), (plan.batch,), generator=generator)
     shape, step = scan_shapes(pool, scan), view_step(pool, plan, scan)
+    if zoom is not None:
+        scale = torch.empty(len(scan), 1).uniform_(*zoom, generator=generator)
+        step = step * torch.cat([torch.ones(len(scan), 1), scale, scale], dim=1)
     centre = _between(*_centres_inside(shape, step * torch.tensor(size)), generator)
     if plan.dims == 2:
-        centre[:, 0] = (torch.rand(plan.batch, generator=generator) * shape[:, 0]).floor()
-    flip = torch.zeros(plan.batch, 3, dtype=torch.bool)
-    return Views(size, scan, centre, step, flip, torch.zeros(plan.batch))
+        centre[:, 0] = (torch.rand(len(scan), generator=generator) * shape[:, 0]).floor()
+    flip = torch.zeros(len(scan), 3, dtype=torch.bool)
+    return Views(size, scan, centre, step, flip, torch.zeros(len(scan)))
 
 
 @full_precision
