@@ -8,8 +8,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from medssl.methods.parts import follow, momentum, spread
-from medssl.methods.pgl import PGL, Settings, local_consistency, view_size
+from medssl.methods.parts import follow, momentum, spread, view_size
+from medssl.methods.pgl import PGL, Settings, local_consistency
 from medssl.networks import build
 from medssl.pool import Pool
 from medssl.views import Views, cut

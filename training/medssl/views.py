@@ -89,7 +89,8 @@ def sample_pairs(
     *,
     zoom: tuple[float, float] = (1.1, 1.4),
     min_overlap: float = 0.1,
-    min_cells: Sequence[int] = (1, 1, 1),
+    min_cells: Sequence[float] = (1, 1, 1),
+    scan: Tensor | None = None,
     tries: int = 30,
 ) -> tuple[Views, Views]:
     """Pairs of overlapping boxes in the same scans (PGL, arXiv 2011.12640, section "views").
@@ -98,10 +99,10 @@ def sample_pairs(
     across slices it is not scaled. Boxes lie inside the scan, or where the scan is smaller inside the
     smallest frame around it that holds them. Pairs whose intersection over union is below
     `min_overlap`, or that share fewer than `min_cells` working voxels along an axis, are drawn again.
-    In 2.5D both boxes lie on the same slice.
+    In 2.5D both boxes lie on the same slice. Scans are drawn one by one unless `scan` (B,) names them.
     """
     batch = plan.batch
-    scan = torch.randint(len(pool), (batch,), generator=generator)
+    scan = torch.randint(len(pool), (batch,), generator=generator) if scan is None else scan
     shape, step = scan_shapes(pool, scan), view_step(pool, plan, scan)
 
     def draw_step() -> Tensor:

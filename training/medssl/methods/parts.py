@@ -1,12 +1,82 @@
-"""What several methods share: heads on feature maps, the teacher's moving average, a measure of collapse."""
+"""What several methods share: pairs of views, heads, the teacher, a measure of collapse."""
 
 from __future__ import annotations
 
+import copy
 import math
+from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
+
+from medssl.augment import PUBLISHED, change_intensity
+from medssl.config import Plan
+from medssl.errors import UserError
+from medssl.networks import Network
+from medssl.pool import Pool
+from medssl.views import Views, cut, scan_shapes, shown, view_step
+
+
+def view_size(pool: Pool, plan: Plan, zoom: float) -> tuple[int, int, int]:
+    """The plan's patch, made smaller where `zoom` patches would not fit into a typical scan.
+
+    Rows and columns stay multiples of the network's stride, and at least two cells.
+    """
+    every = torch.arange(len(pool))
+    fits = (scan_shapes(pool, every) / view_step(pool, plan, every)).median(0).values / zoom
+    total = [math.prod(step[axis] for step in plan.strides) for axis in range(plan.dims)]
+    size = list(plan.patch_vox)
+    for axis in (1, 2):
+        stride = total[axis - 3]
+        size[axis] = min(size[axis], max(2 * stride, int(fits[axis]) // stride * stride))
+    return (size[0], size[1], size[2])
+
+
+def cell(plan: Plan, level: int) -> tuple[float, float, float]:
+    """Working voxels that one feature cell of that level spans, in work order; 0 across 2.5D's slices."""
+    reached = plan.strides[: len(plan.strides) + 1 + level]
+    spans = [math.prod(step[axis] for step in reached) for axis in range(plan.dims)]
+    return (0.0, *spans) if plan.dims == 2 else tuple(spans)  # type: ignore[return-value]
+
+
+def cut_pair(pool: Pool, plan: Plan, pair: tuple[Views, Views], generator: Generator) -> tuple[Views, Views]:
+    """Both views with their images, each with the published grey-value changes, drawn by itself."""
+    first, second = (cut(pool, views, plan) for views in pair)
+    images = change_intensity(torch.cat([shown(first), shown(second)]), PUBLISHED, generator)
+    return replace(first, image=images[: len(first)]), replace(second, image=images[len(first) :])
+
+
+def draw_scans(count: int, batch: int, generator: Generator) -> Tensor:
+    """(batch,) numbers below `count`, none a second time before all have been drawn."""
+    rounds = -(-batch // count)
+    return torch.cat([torch.randperm(count, generator=generator) for _ in range(rounds)])[:batch]
+
+
+def pooled(features: Tensor) -> Tensor:
+    """Global average: (B, C, ...) feature maps to (B, C) in fp32."""
+    return features.float().flatten(2).mean(2)
+
+
+def mlp(inside: int, hidden: int, outside: int, *, norm: bool) -> nn.Sequential:
+    """Projector or predictor of pooled features: linear, batch norm where asked for, ReLU, linear."""
+    between = [nn.BatchNorm1d(hidden)] if norm else []
+    return nn.Sequential(
+        nn.Linear(inside, hidden, bias=not norm),
+        *between,
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden, outside),
+    )
+
+
+def need_pairs(batch: int, method: str, reason: str, instead: str) -> None:
+    """Raises UserError ("small-batch") where a batch is a single pair, from the start or by short memory."""
+    if batch < 2:
+        raise UserError(
+            f"{method} cannot learn from a batch of one pair of views, because {reason}; ask for a batch of "
+            f"2 or more (with a smaller patch where memory is short) or choose {instead}.",
+            code="small-batch",
+        )
 
 
 class Head(nn.Sequential):
@@ -21,6 +91,30 @@ class Head(nn.Sequential):
             nn.ReLU(inplace=True),
             convolution(hidden, outside, 1),
         )
+
+
+def teacher_of(network: Network, projector: nn.Module) -> nn.ModuleDict:
+    """Encoder and projector once more, an exact copy: teacher and student start as one network."""
+    teacher = nn.ModuleDict(
+        {"encoder": copy.deepcopy(network.encoder), "projector": copy.deepcopy(projector)}
+    )
+    return teacher.requires_grad_(False)
+
+
+def teach(teacher: nn.ModuleDict, images: Tensor) -> list[Tensor]:
+    """The teacher's feature maps of all levels, finest first."""
+    features, levels = images, []
+    for block in teacher["encoder"]:
+        features = block(features)
+        levels.append(features)
+    return levels
+
+
+def move_teacher(modules: nn.ModuleDict, keep: float) -> None:
+    """The teacher's parameters a little towards the student's; norms' running statistics are its own."""
+    student = [*modules["network"].encoder.parameters(), *modules["projector"].parameters()]
+    teacher = modules["teacher"]
+    follow([*teacher["encoder"].parameters(), *teacher["projector"].parameters()], student, keep)
 
 
 def momentum(start: float, fraction: float) -> float:

@@ -17,23 +17,31 @@ Where we depart from the paper, and why:
 
 from __future__ import annotations
 
-import copy
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from medssl.augment import PUBLISHED, change_intensity
 from medssl.config import Plan
 from medssl.correspondence import align
 from medssl.events import Emit
-from medssl.methods.parts import Head, follow, momentum, spread
+from medssl.methods.parts import (
+    Head,
+    cell,
+    cut_pair,
+    momentum,
+    move_teacher,
+    spread,
+    teach,
+    teacher_of,
+    view_size,
+)
 from medssl.networks import Network
 from medssl.pool import Pool
-from medssl.views import Views, cut, sample_pairs, scan_shapes, shown, view_step
+from medssl.views import Views, sample_pairs, shown
 
 
 @dataclass(frozen=True)
@@ -63,13 +71,13 @@ class PGL:
         width = plan.channels[settings.level]
         projector = Head(plan.dims, width, settings.hidden, settings.dimension)
         predictor = Head(plan.dims, settings.dimension, settings.hidden, settings.dimension)
-        # An exact copy: teacher and student start as one network.
-        teacher = nn.ModuleDict(
-            {"encoder": copy.deepcopy(network.encoder), "projector": copy.deepcopy(projector)}
-        )
-        teacher.requires_grad_(False)
         self.modules = nn.ModuleDict(
-            {"network": network, "projector": projector, "predictor": predictor, "teacher": teacher}
+            {
+                "network": network,
+                "projector": projector,
+                "predictor": predictor,
+                "teacher": teacher_of(network, projector),
+            }
         )
 
     def prepare(self, pool: Pool, emit: Emit) -> None:
@@ -93,8 +101,9 @@ class PGL:
         features: (2B, C, ...) of the settings' level, images: (2B, ...), the first views before the second.
         """
         predicted = self.modules["predictor"](self.modules["projector"](features))
+        teacher = self.modules["teacher"]
         with torch.no_grad():
-            wanted = self.modules["teacher"]["projector"](self._teach(images))
+            wanted = teacher["projector"](teach(teacher, images)[self.settings.level])
         predicted_one, predicted_two = predicted.float().chunk(2)
         wanted_one, wanted_two = wanted.float().chunk(2)
         cells = tuple(predicted.shape[2:]) if self.plan.dims == 3 else (1, *predicted.shape[2:])
@@ -104,13 +113,11 @@ class PGL:
 
     def views(self, pool: Pool, generator: Generator) -> tuple[Views, Views]:
         """A batch of pairs, cut and with the published grey-value changes, each view by itself."""
-        first, second = (cut(pool, views, self.plan) for views in self.pair(pool, generator))
-        images = change_intensity(torch.cat([shown(first), shown(second)]), PUBLISHED, generator)
-        return replace(first, image=images[: len(first)]), replace(second, image=images[len(first) :])
+        return cut_pair(pool, self.plan, self.pair(pool, generator), generator)
 
     def pair(self, pool: Pool, generator: Generator) -> tuple[Views, Views]:
         """Where the next batch of pairs lies; what is shared spans a feature cell at least."""
-        cell = _cell(self.plan, self.settings.level)
+        spans = cell(self.plan, self.settings.level)
         return sample_pairs(
             pool,
             self.plan,
@@ -118,27 +125,15 @@ class PGL:
             generator,
             zoom=self.settings.zoom,
             min_overlap=self.settings.min_overlap,
-            min_cells=tuple(math.ceil(span * self.settings.zoom[1]) for span in cell),
+            min_cells=tuple(math.ceil(span * self.settings.zoom[1]) for span in spans),
         )
 
     def after_step(self, fraction: float) -> None:
         """Move the teacher a little towards the student."""
-        student = [*self.modules["network"].encoder.parameters(), *self.modules["projector"].parameters()]
-        teacher = [
-            *self.modules["teacher"]["encoder"].parameters(),
-            *self.modules["teacher"]["projector"].parameters(),
-        ]
-        follow(teacher, student, momentum(self.settings.momentum, fraction))
+        move_teacher(self.modules, momentum(self.settings.momentum, fraction))
 
     def _encode(self, images: Tensor) -> Tensor:
         return self.modules["network"].encode(images)[self.settings.level]
-
-    def _teach(self, images: Tensor) -> Tensor:
-        features, levels = images, []
-        for block in self.modules["teacher"]["encoder"]:
-            features = block(features)
-            levels.append(features)
-        return levels[self.settings.level]
 
 
 def local_consistency(
@@ -154,25 +149,3 @@ def local_consistency(
     one, two = F.normalize(one, dim=1, eps=1e-6), F.normalize(two, dim=1, eps=1e-6)
     distance = (one - two).square().sum(1).flatten(1).mean(1)
     return torch.where(valid, distance, 0.0).sum() / valid.sum().clamp(min=1)
-
-
-def view_size(pool: Pool, plan: Plan, zoom: float) -> tuple[int, int, int]:
-    """The plan's patch, made smaller where `zoom` patches would not fit into a typical scan.
-
-    Rows and columns stay multiples of the network's stride, and at least two cells.
-    """
-    every = torch.arange(len(pool))
-    fits = (scan_shapes(pool, every) / view_step(pool, plan, every)).median(0).values / zoom
-    total = [math.prod(step[axis] for step in plan.strides) for axis in range(plan.dims)]
-    size = list(plan.patch_vox)
-    for axis in (1, 2):
-        stride = total[axis - 3]
-        size[axis] = min(size[axis], max(2 * stride, int(fits[axis]) // stride * stride))
-    return (size[0], size[1], size[2])
-
-
-def _cell(plan: Plan, level: int) -> tuple[float, float, float]:
-    """Working voxels that one feature cell of that level spans, in work order."""
-    reached = plan.strides[: len(plan.strides) + 1 + level]
-    spans = [math.prod(step[axis] for step in reached) for axis in range(plan.dims)]
-    return (0.0, *spans) if plan.dims == 2 else tuple(spans)  # type: ignore[return-value]
