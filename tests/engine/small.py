@@ -27,6 +27,7 @@ SETTINGS: dict[str, Any] = {
     "batch": 2,
     "hidden": 16,
     "dimension": 8,
+    "queue": 5,
 }
 """What makes a pre-training small and repeatable; a method takes those that it knows."""
 FINETUNE: dict[str, Any] = {"precision": "fp32", "threads": 1, "batch": 2}

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from medssl.networks import Network
     from medssl.pool import Pool
 
-METHODS = {"pgl": "pgl.PGL", "mae": "mae.MAE", "mae+pgl": "mae_pgl.MAEPGL"}
+METHODS = {
+    "pgl": "pgl.PGL",
+    "mae": "mae.MAE",
+    "mae+pgl": "mae_pgl.MAEPGL",
+    "byol": "byol.BYOL",
+    "simclr": "simclr.SimCLR",
+    "moco": "moco.MoCo",
+}
 """Name on the command line, in job files and recipes: module and class."""
 
 

@@ -15,7 +15,7 @@ from medssl.config import Plan
 from medssl.errors import UserError
 from medssl.networks import Network
 from medssl.pool import Pool
-from medssl.views import Views, cut, scan_shapes, shown, view_step
+from medssl.views import Views, cut, sample_pairs, scan_shapes, shown, view_step
 
 
 def view_size(pool: Pool, plan: Plan, zoom: float) -> tuple[int, int, int]:
@@ -33,11 +33,38 @@ def view_size(pool: Pool, plan: Plan, zoom: float) -> tuple[int, int, int]:
     return (size[0], size[1], size[2])
 
 
-def cell(plan: Plan, level: int) -> tuple[float, float, float]:
+def place_pairs(
+    pool: Pool,
+    plan: Plan,
+    generator: Generator,
+    *,
+    zoom: tuple[float, float],
+    min_overlap: float = 0.0,
+    shared: float = 0.0,
+    level: int = -1,
+    apart: bool = False,
+) -> tuple[Views, Views]:
+    """Where the next batch of pairs lies: boxes of `zoom` patches, two of one scan that overlap.
+
+    They share `min_overlap` of their union, and along every axis `shared` of a side and a feature cell of
+    `level` at least. With `apart` no scan gives a second pair before every scan has given one.
+    """
+    size = view_size(pool, plan, zoom[1])
+    # A cell grows with its box; in 2.5D both boxes lie on one slice, and there is nothing to ask across.
+    least = [math.ceil(span * zoom[1]) for span in cell(plan, level)]
+    for axis in range(3 - plan.dims, 3):
+        least[axis] = max(least[axis], math.ceil(shared * size[axis] * (zoom[1] if axis else 1)))
+    scan = draw_scans(len(pool), plan.batch, generator) if apart else None
+    return sample_pairs(
+        pool, plan, size, generator, zoom=zoom, min_overlap=min_overlap, min_cells=least, scan=scan
+    )
+
+
+def cell(plan: Plan, level: int) -> tuple[float, ...]:
     """Working voxels that one feature cell of that level spans, in work order; 0 across 2.5D's slices."""
     reached = plan.strides[: len(plan.strides) + 1 + level]
     spans = [math.prod(step[axis] for step in reached) for axis in range(plan.dims)]
-    return (0.0, *spans) if plan.dims == 2 else tuple(spans)  # type: ignore[return-value]
+    return (0.0, *spans) if plan.dims == 2 else tuple(spans)
 
 
 def cut_pair(pool: Pool, plan: Plan, pair: tuple[Views, Views], generator: Generator) -> tuple[Views, Views]:
@@ -51,6 +78,23 @@ def draw_scans(count: int, batch: int, generator: Generator) -> Tensor:
     """(batch,) numbers below `count`, none a second time before all have been drawn."""
     rounds = -(-batch // count)
     return torch.cat([torch.randperm(count, generator=generator) for _ in range(rounds)])[:batch]
+
+
+def need_places(pool: Pool, plan: Plan, zoom: float, method: str) -> None:
+    """Raises UserError ("one-place") where no two boxes can show different tissue.
+
+    In 2.5D slices are places of their own, in 3D boxes that do not touch.
+    """
+    every = torch.arange(len(pool))
+    size = torch.tensor(view_size(pool, plan, zoom))
+    boxes = (scan_shapes(pool, every) / (view_step(pool, plan, every) * size)).floor().clamp(min=1)
+    places = scan_shapes(pool, every)[:, 0] if plan.dims == 2 else boxes.prod(1)
+    if places.sum() < 2:
+        raise UserError(
+            f"{method} tells places from each other, and {pool.ids[0]} has room for one only; add scans or "
+            "choose mae.",
+            code="one-place",
+        )
 
 
 def pooled(features: Tensor) -> Tensor:

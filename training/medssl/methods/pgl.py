@@ -17,7 +17,6 @@ Where we depart from the paper, and why:
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,18 +29,17 @@ from medssl.correspondence import align
 from medssl.events import Emit
 from medssl.methods.parts import (
     Head,
-    cell,
     cut_pair,
     momentum,
     move_teacher,
+    place_pairs,
     spread,
     teach,
     teacher_of,
-    view_size,
 )
 from medssl.networks import Network
 from medssl.pool import Pool
-from medssl.views import Views, sample_pairs, shown
+from medssl.views import Views, shown
 
 
 @dataclass(frozen=True)
@@ -117,15 +115,14 @@ class PGL:
 
     def pair(self, pool: Pool, generator: Generator) -> tuple[Views, Views]:
         """Where the next batch of pairs lies; what is shared spans a feature cell at least."""
-        spans = cell(self.plan, self.settings.level)
-        return sample_pairs(
+        settings = self.settings
+        return place_pairs(
             pool,
             self.plan,
-            view_size(pool, self.plan, self.settings.zoom[1]),
             generator,
-            zoom=self.settings.zoom,
-            min_overlap=self.settings.min_overlap,
-            min_cells=tuple(math.ceil(span * self.settings.zoom[1]) for span in spans),
+            zoom=settings.zoom,
+            min_overlap=settings.min_overlap,
+            level=settings.level,
         )
 
     def after_step(self, fraction: float) -> None:
