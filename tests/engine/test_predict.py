@@ -14,7 +14,7 @@ from medssl.config import FinetuneJob, Plan, PredictJob
 from medssl.errors import UserError
 from medssl.events import Preview
 from medssl.networks import build
-from medssl.predict import segment
+from medssl.predict import segment, segment_work
 from medssl.project import LabelClass, Project
 from small import CPU, FINETUNE, Events, block_phantom, dice, make_project, never, plan
 from torch import Tensor, nn
@@ -114,6 +114,17 @@ def test_scores_of_the_whole_scan_are_never_in_memory(dims: int, spacing: tuple[
         needed.append(largest.numbers)
     assert needed[0] < 4 * 128**3 / 2
     assert needed[1] == needed[0], "twice the slices need more memory"
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_voxels_that_are_not_sure_enough_get_no_class(dims: int) -> None:
+    image = torch.from_numpy(signs((7, 33, 18)))
+    image[3] = 0
+    whole = segment_work(Threshold(), plan(dims), image, (5.0, 1.0, 1.0), CPU)  # type: ignore[arg-type]
+    sure = segment_work(Threshold(), plan(dims), image, (5.0, 1.0, 1.0), CPU, sure=0.9)  # type: ignore[arg-type]
+    assert set(whole.unique().tolist()) == {0, 1}
+    assert torch.equal(sure == 255, (image == 0).expand_as(sure))
+    assert torch.equal(sure[image != 0], whole[image != 0])
 
 
 def predictor(project: Project, small: Plan, kind: str = "finetune") -> str:

@@ -63,11 +63,16 @@ class Network(nn.Module):
             features = block(features, skip)
         return features
 
+    def finest(self, image: Tensor) -> Tensor:
+        """The finest decoder map (B, plan.channels[0], ...) at the input's resolution; what `head` reads."""
+        padded, size = self.pad(image)
+        features = self.decode(self.encode(padded))
+        return features[(..., *(slice(0, length) for length in size))]
+
     def forward(self, image: Tensor) -> Tensor:
         """Class scores (B, out_channels, ...) at the input's resolution, before softmax."""
-        padded, size = self.pad(image)
-        scores = self.head(self.decode(self.encode(padded)))
-        return scores[(..., *(slice(0, length) for length in size))]
+        scores: Tensor = self.head(self.finest(image))
+        return scores
 
     def pad(self, image: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """The image grown at its far ends to what the strides divide, and its size before."""

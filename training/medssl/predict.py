@@ -17,7 +17,7 @@ from medssl.errors import UserError
 from medssl.events import Emit, Preview, Progress, Started
 from medssl.loop import autocast
 from medssl.networks import Network, load_network
-from medssl.project import Project, Run
+from medssl.project import IGNORE, Project, Run
 
 MARGIN = 8
 """Working voxels repeated around a slice, so that no tissue lies at the zero padding of the convolutions."""
@@ -86,10 +86,22 @@ def segment_work(
     work: np.ndarray | Tensor,
     spacing: Sequence[float],
     device: torch.device,
+    sure: float = 0.0,
 ) -> Tensor:
-    """`segment` in work order: uint8 (slices, rows, columns) on the device, from an array or a tensor."""
+    """`segment` in work order: uint8 (slices, rows, columns) on the device, from an array or a tensor.
+
+    Voxels whose best class has a probability below `sure` are IGNORE.
+    """
     slabs = _slices_2d if plan.dims == 2 else _slabs_3d
-    return torch.cat(list(slabs(network, plan, work, spacing, device)))
+    return torch.cat([_decided(scores, sure) for scores in slabs(network, plan, work, spacing, device)])
+
+
+def _decided(scores: Tensor, sure: float) -> Tensor:
+    """The best class of every voxel of (n, K, ...) softmax scores, uint8."""
+    label = scores.argmax(1)
+    if sure > 0:
+        label = torch.where(scores.amax(1) < sure, IGNORE, label)
+    return label.to(torch.uint8)
 
 
 def _scores(network: Network, plan: Plan, image: Tensor) -> Tensor:
@@ -144,6 +156,7 @@ def _slices_2d(
     spacing: Sequence[float],
     device: torch.device,
 ) -> Iterator[Tensor]:
+    """Softmax scores (n, K, rows, columns) of a few slices at a time."""
     rows, columns = work.shape[1:]
     size = working_size((rows, columns), spacing[1:], plan.spacing_mm[1:])
     at_once = max(4, PIXELS_AT_ONCE // (size[0] * size[1]))
@@ -157,7 +170,7 @@ def _slices_2d(
         scores = _smoothed(scores[..., MARGIN:-MARGIN, MARGIN:-MARGIN], spacing)[first - low : last - low]
         if size != (rows, columns):
             scores = F.interpolate(scores, (rows, columns), mode="bilinear", align_corners=False)
-        yield scores.argmax(1).to(torch.uint8)
+        yield scores
 
 
 def _slabs_3d(
@@ -167,7 +180,7 @@ def _slabs_3d(
     spacing: Sequence[float],
     device: torch.device,
 ) -> Iterator[Tensor]:
-    """Slabs of slices with half a patch more on both sides, which is cut off again."""
+    """Scores (n, K, rows, columns) of slabs, seen with half a patch more on both sides."""
     ratio = spacing[0] / plan.spacing_mm[0]
     thick = max(1, round(plan.patch_vox[0] / ratio))
     halo = max(1, thick // 2)
@@ -189,4 +202,4 @@ def _slabs_3d(
         assert isinstance(scores, Tensor)
         if size != slab.shape[2:]:
             scores = F.interpolate(scores, slab.shape[2:], mode="trilinear")
-        yield scores[0, :, first - low : last - low].argmax(0).to(torch.uint8)
+        yield scores[0, :, first - low : last - low].movedim(1, 0)
