@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-import platform
 import statistics
 import tempfile
 import time
@@ -26,6 +25,7 @@ import torch
 from medssl import planner, recipes
 from medssl.dataset import read_dataset
 from medssl.loop import LoopSettings, step
+from medssl.machine import processor
 from medssl.methods.pgl import PGL, view_size
 from medssl.networks import build
 from medssl.phantom import write_dataset
@@ -214,14 +214,6 @@ def make_project(folder: Path, data: Path | None, scans: int) -> tuple[Project, 
     return project, name
 
 
-def cpu_name() -> str:
-    """The processor as the system calls it."""
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
-    named = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "")
-    return named or platform.processor() or platform.machine()
-
-
 def main() -> None:
     """Measure and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -241,7 +233,7 @@ def main() -> None:
         [
             "# A pre-training step and what feeds it",
             "",
-            f"`python benchmarks/step.py`, {time.strftime('%d %B %Y')}; {cpu_name()}, "
+            f"`python benchmarks/step.py`, {time.strftime('%d %B %Y')}; {processor()}, "
             f"{os.cpu_count()} cores, {torch.get_num_threads()} threads; torch {torch.__version__}, "
             f"MONAI {monai.__version__}; {name}; {options.repeats} turns of {options.steps} steps each.",
             "",

@@ -9,7 +9,8 @@ import nibabel
 import numpy as np
 import pytest
 from medssl.errors import UserError
-from medssl.evaluate import Scores, dice, evaluate, match_labels
+from medssl.evaluate import Scores, evaluate, match_labels
+from medssl.measures import dice
 from medssl.project import LabelClass, Project
 
 CLASSES = (LabelClass(1, "liver", "#ff0000"), LabelClass(2, "spleen", "#00ff00"))

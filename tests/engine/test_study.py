@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,13 @@ import nibabel
 import numpy as np
 import pytest
 from made_dataset import write_dataset
-from medssl import demo, report, study
+from medssl import cells, demo, report, study, trial
+from medssl.cells import Cell
 from medssl.config import FinetuneJob, Job, PretrainJob, kind_of, to_json
 from medssl.dataset import read_dataset
 from medssl.errors import UserError
 from medssl.project import Project
-from medssl.study import Cell, Material, Settings
+from medssl.study import Material, Settings
 
 SETTINGS = Settings(slices=5, minutes=10.0)
 
@@ -84,7 +85,7 @@ def test_too_few_labelled_scans_are_refused(material: Material) -> None:
 
 def test_random_weights_have_all_the_time_for_fine_tuning(material: Material) -> None:
     engine = Engine()
-    study.run_cell(material, study.RANDOM, 0, SETTINGS, engine)
+    trial.run_cell(material, study.RANDOM, 0, SETTINGS, engine)
     assert [type(job) for job in engine.jobs] == [FinetuneJob]
     assert engine.jobs[0].minutes == 10.0
     assert engine.jobs[0].weights is None
@@ -92,58 +93,70 @@ def test_random_weights_have_all_the_time_for_fine_tuning(material: Material) ->
 
 def test_pretrained_weights_share_the_same_time(material: Material) -> None:
     engine = Engine()
-    cell = study.run_cell(material, "pgl", 0, SETTINGS, engine)
+    cell = trial.run_cell(material, "pgl", 0, SETTINGS, engine)
     first, second = engine.jobs
     assert isinstance(first, PretrainJob)
     assert first.minutes + second.minutes == pytest.approx(10.0)
     assert first.minutes == pytest.approx(10.0 * study.PRETRAIN_SHARE)
-    assert second.weights == cell.pretrain_run
+    assert second.weights == cell.runs["pretrain"]
 
 
 def test_a_cell_has_the_dice_of_the_test_scans(material: Material) -> None:
     engine = Engine()
-    cell = study.run_cell(material, "pgl", 0, SETTINGS, engine)
-    assert set(engine.jobs[-1].predict_scans) == {"case0", "case5"}
-    assert cell.dice == pytest.approx(2 / 3)  # half of the structure is found
-    assert cell.dice_of_class == {"structure": pytest.approx(2 / 3)}
+    cell = trial.run_cell(material, "pgl", 0, SETTINGS, engine)
+    assert set(engine.jobs[-1].predict_scans) == {"case0", "case5", *cell.annotated}
+    assert cell.dice == pytest.approx(2 / 3, abs=1e-4)  # half of the structure is found
+    assert cell.dice_of_class == {"structure": cell.dice}
+    assert set(cell.dice_of_scan) == {"case0", "case5"}
+    assert cell.volume_error == 0.5
+    assert cell.hausdorff95_mm == 4.0  # the missing four slices of 1 mm
 
 
-def cell(initialisation: str, seed: int, dice: float, settings: Settings = SETTINGS) -> Cell:
+def cell(method: str, seed: int, dice: float, settings: Settings = SETTINGS) -> Cell:
     return Cell(
-        initialisation=initialisation,
+        dataset="Made",
+        method=method,
         seed=seed,
-        settings=vars(settings),
+        settings=asdict(settings),
+        judged_on="test",
         annotated={"case1": [4, 8]},
-        pretrain_run=None,
-        finetune_run="0001-finetune-made",
         seconds={"finetune": 90.0, "wall": 100.0},
         dice=dice,
         dice_of_class={"structure": dice},
+        dice_of_scan={"case0": dice},
+        hausdorff95_mm=2.0,
+        hausdorff95_mm_of_class={"structure": 2.0},
+        volume_error=0.1,
+        volume_error_of_class={"structure": None},
+        dice_on_painted_scans=dice,
+        runs={"finetune": "0001-finetune-made"},
     )
 
 
 def test_cells_are_read_as_they_were_written(tmp_path: Path) -> None:
-    cells = [cell("random", 0, 0.5), cell("pgl", 0, 0.6)]
-    study.write_cells(tmp_path / "cells.jsonl", cells)
-    assert study.read_cells(tmp_path / "cells.jsonl") == cells
+    written = [cell("random", 0, 0.5), cell("pgl", 0, 0.6)]
+    for each in written:
+        cells.append(tmp_path / "cells.jsonl", each)
+    assert cells.read_cells(tmp_path / "cells.jsonl") == written
 
 
 def test_damaged_cells_are_refused_with_the_file_named(tmp_path: Path) -> None:
-    (tmp_path / "cells.jsonl").write_text('{"initialisation": "ran')
+    (tmp_path / "cells.jsonl").write_text('{"method": "ran')
     with pytest.raises(UserError, match=r"cells\.jsonl is damaged"):
-        study.read_cells(tmp_path / "cells.jsonl")
+        cells.read_cells(tmp_path / "cells.jsonl")
 
 
 def test_a_cell_under_other_settings_is_not_finished() -> None:
-    cells = [cell("random", 0, 0.5)]
-    assert study.finished(cells, "random", 0, SETTINGS) == cells[0]
-    assert study.finished(cells, "random", 1, SETTINGS) is None
-    assert study.finished(cells, "random", 0, replace(SETTINGS, minutes=1.0)) is None
+    known = [cell("random", 0, 0.5)]
+    assert cells.finished(known, "Made", "random", 0, SETTINGS) == known[0]
+    assert cells.finished(known, "Made", "random", 1, SETTINGS) is None
+    assert cells.finished(known, "Other", "random", 0, SETTINGS) is None
+    assert cells.finished(known, "Made", "random", 0, replace(SETTINGS, minutes=1.0)) is None
 
 
 def test_rows_have_mean_and_spread_over_seeds() -> None:
-    row, single = study.rows([cell("random", 0, 0.5), cell("pgl", 0, 0.8), cell("random", 1, 0.7)])
-    assert (row.initialisation, row.seeds) == ("random", (0, 1))
+    row, single = cells.rows([cell("random", 0, 0.5), cell("pgl", 0, 0.8), cell("random", 1, 0.7)])
+    assert (row.method, row.seeds) == ("random", (0, 1))
     assert row.dice == pytest.approx(0.6)
     assert row.spread == pytest.approx(0.02**0.5)
     assert single.spread is None
@@ -156,9 +169,7 @@ def test_the_table_shows_mean_spread_seeds_and_minutes() -> None:
 
 
 def wanted(out: Path, dataset_folder: Path, seeds: tuple[int, ...] = (0, 1)) -> demo.Demo:
-    return demo.Demo(
-        out=out, data=dataset_folder, initialisations=("random", "pgl"), seeds=seeds, settings=SETTINGS
-    )
+    return demo.Demo(out=out, data=dataset_folder, methods=("random", "pgl"), seeds=seeds, settings=SETTINGS)
 
 
 def quiet(*_: object) -> None:
@@ -172,13 +183,13 @@ def test_a_demo_that_was_stopped_goes_on_with_what_is_missing(dataset_folder: Pa
 
     def stopped_in_the_third(job: Job) -> dict[str, Any]:
         if len(first.jobs) == 3:
-            raise study.Stopped
+            raise trial.Stopped
         return first(job)
 
     assert len(demo.run(asked, material, stopped_in_the_third, quiet)) == 2
     second = Engine()
-    cells = demo.run(asked, material, second, quiet)
-    assert [(each.initialisation, each.seed) for each in cells] == asked.wanted
+    done = demo.run(asked, material, second, quiet)
+    assert [(each.method, each.seed) for each in done] == asked.wanted
     assert len(second.jobs) == 3  # random and PGL of seed 1
 
 

@@ -21,7 +21,7 @@ from medssl.palette import class_color
 from medssl.project import LabelClass
 
 TEST_EVERY = 5
-"""Every fifth of the sorted cases is a test case."""
+"""Every fifth of the sorted cases is a test case, unless said otherwise."""
 
 T = TypeVar("T")
 
@@ -73,10 +73,10 @@ def read_dataset(folder: Path) -> Dataset:
     )
 
 
-def split(cases: Sequence[T]) -> tuple[tuple[T, ...], tuple[T, ...]]:
-    """The sorted cases as (test, rest): every fifth, beginning with the first, is a test case."""
-    test = tuple(cases[::TEST_EVERY])
-    rest = tuple(case for position, case in enumerate(cases) if position % TEST_EVERY)
+def split(cases: Sequence[T], every: int = TEST_EVERY) -> tuple[tuple[T, ...], tuple[T, ...]]:
+    """The sorted cases as (test, rest): every so many, beginning with the first, is a test case."""
+    test = tuple(cases[::every])
+    rest = tuple(case for position, case in enumerate(cases) if position % every)
     return test, rest
 
 

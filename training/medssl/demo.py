@@ -6,7 +6,7 @@ reference. Everything that comes of it lies in one folder:
 
     phantoms/         the made-up scans and their labels (without a data set of your own)
     project/          the project folder, which the viewer opens
-    cells.jsonl       one line for each initialisation and seed that is finished
+    cells.jsonl       one line for each method and seed that is finished
     predictions/      the segmentations as NIfTI
     dice.md dice.json overlay.png similarity.png curves.png
 """
@@ -18,14 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medssl import study
+from medssl import cells, study, trial
+from medssl.cells import Cell
 from medssl.dataset import read_dataset
 from medssl.errors import UserError
 from medssl.events import Emit, Progress
 from medssl.files import read_json, write_json
 from medssl.project import Project, is_project
 from medssl.report import title
-from medssl.study import Cell, Material, Work
+from medssl.study import Material
+from medssl.trial import Work
 
 PHANTOMS = 8
 """Scans that the demo makes: two for testing, two to annotate, four only to pre-train on."""
@@ -41,15 +43,15 @@ class Demo:
     out: Path
     data: Path | None
     """Folder in MSD layout; None makes phantoms."""
-    initialisations: tuple[str, ...]
-    """study.RANDOM or names of pre-training methods."""
+    methods: tuple[str, ...]
+    """As medssl.study names them: "random", "pgl", "pgl:none"."""
     seeds: tuple[int, ...]
     settings: study.Settings
 
     @property
     def wanted(self) -> list[tuple[str, int]]:
         """All cells, seed by seed, so that a study that is stopped can be compared as far as it went."""
-        return [(initialisation, seed) for seed in self.seeds for initialisation in self.initialisations]
+        return [(method, seed) for seed in self.seeds for method in self.methods]
 
 
 def prepare(demo: Demo, say: Say, emit: Emit) -> Material:
@@ -85,35 +87,35 @@ def prepare(demo: Demo, say: Say, emit: Emit) -> Material:
 def run(demo: Demo, material: Material, work: Work, say: Say) -> list[Cell]:
     """Run all cells that are not finished yet; returns the finished ones.
 
-    A cell that is stopped (study.Stopped) ends the demo; running it again begins with that cell.
+    A cell that is stopped (trial.Stopped) ends the demo; running it again begins with that cell.
     """
     path = demo.out / "cells.jsonl"
-    cells = study.read_cells(path)
+    known = cells.read_cells(path)
     wanted = demo.wanted
     done: list[Cell] = []
-    for position, (initialisation, seed) in enumerate(wanted, 1):
-        name = f"{position} of {len(wanted)}: {title(initialisation)}, seed {seed}"
-        cell = study.finished(cells, initialisation, seed, demo.settings)
+    for position, (method, seed) in enumerate(wanted, 1):
+        name = f"{position} of {len(wanted)}: {title(method)}, seed {seed}"
+        settings = demo.settings.concerning(method)
+        cell = cells.finished(known, material.dataset.name, method, seed, settings)
         if cell is not None:
             say(f"{name} (finished before)")
         else:
             say(name)
             try:
-                cell = study.run_cell(material, initialisation, seed, demo.settings, work)
-            except study.Stopped:
+                cell = trial.run_cell(material, method, seed, demo.settings, work)
+            except trial.Stopped:
                 break
-            cells.append(cell)
-            study.write_cells(path, cells)
+            cells.append(path, cell)
             say(f"Dice {cell.dice:.3f}")
         done.append(cell)
     return done
 
 
-def export(demo: Demo, material: Material, cells: Sequence[Cell]) -> None:
+def export(demo: Demo, material: Material, finished: Sequence[Cell]) -> None:
     """Write the cells' predictions of the test scans as NIfTI, each on its scan's grid."""
-    for cell in cells:
-        folder = demo.out / "predictions" / f"{cell.initialisation}-seed{cell.seed}"
+    for cell in finished:
+        folder = demo.out / "predictions" / f"{cell.method.replace(':', '-')}-seed{cell.seed}"
         for scan_id in material.references:
             path = folder / f"{scan_id}.nii.gz"
             if not path.exists():
-                material.project.export(scan_id, cell.finetune_run, path)
+                material.project.export(scan_id, cell.runs["finetune"], path)

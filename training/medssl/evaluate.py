@@ -1,7 +1,4 @@
-"""How well predictions agree with reference labels: Dice per class, per scan and over scans.
-
-Dice (1945): twice the common volume over the sum of both volumes, 1 is perfect, 0 is nothing in common.
-"""
+"""How well predictions agree with reference labels: a measure per class, per scan and over scans."""
 
 from __future__ import annotations
 
@@ -13,58 +10,36 @@ from pathlib import Path
 import numpy as np
 
 from medssl.errors import UserError
+from medssl.measures import dice
 from medssl.project import LabelClass, Project, Scan
 from medssl.volume import read_labels
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Dice of one run on some scans; NaN where a class is in neither prediction nor reference."""
+    """One measure of one run on some scans; NaN where it is not defined, as Dice of a class that is neither
+    predicted nor there."""
 
     classes: tuple[LabelClass, ...]
-    dice: dict[str, dict[int, float]]
-    """{scan id: {class id: Dice}}."""
+    values: dict[str, dict[int, float]]
+    """{scan id: {class id: value}}."""
 
     def of_class(self, class_id: int) -> float:
         """Mean over the scans that have the class."""
-        return _mean([of_scan[class_id] for of_scan in self.dice.values()])
+        return _mean([of_scan[class_id] for of_scan in self.values.values()])
 
     def of_scan(self, scan_id: str) -> float:
         """Mean over the classes that the scan has."""
-        return _mean(list(self.dice[scan_id].values()))
+        return _mean(list(self.values[scan_id].values()))
 
     @property
     def mean(self) -> float:
         """Mean over scans of the mean over classes: the one number of the protocol."""
-        return _mean([self.of_scan(scan_id) for scan_id in self.dice])
-
-
-def dice(prediction: np.ndarray, reference: np.ndarray, class_ids: Sequence[int]) -> dict[int, float]:
-    """Dice of each class, NaN where it is in neither.
-
-    Args:
-        prediction, reference: labels of one shape.
-
-    Raises:
-        UserError: "wrong-shape".
-    """
-    if prediction.shape != reference.shape:
-        raise UserError(
-            f"A prediction of shape {prediction.shape} cannot be compared with reference labels of shape "
-            f"{reference.shape}; give the reference of the same scan.",
-            code="wrong-shape",
-        )
-    result = {}
-    for class_id in class_ids:
-        predicted, true = prediction == class_id, reference == class_id
-        both = int(predicted.sum()) + int(true.sum())
-        common = int(np.count_nonzero(predicted & true))
-        result[class_id] = 2.0 * common / both if both else math.nan
-    return result
+        return _mean([self.of_scan(scan_id) for scan_id in self.values])
 
 
 def evaluate(project: Project, run_id: str, references: Mapping[str, Path]) -> Scores:
-    """Compare the saved predictions of a run with reference label files.
+    """Dice of the saved predictions of a run against reference label files.
 
     Args:
         references: {scan id: label file on the scan's grid}.
@@ -84,7 +59,7 @@ def evaluate(project: Project, run_id: str, references: Mapping[str, Path]) -> S
                 code="no-prediction",
             )
         result[scan_id] = dice(prediction, reference_labels(project.scans[scan_id], path), class_ids)
-    return Scores(classes=project.classes, dice=result)
+    return Scores(classes=project.classes, values=result)
 
 
 def reference_labels(scan: Scan, path: Path) -> np.ndarray:

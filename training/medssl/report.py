@@ -11,30 +11,35 @@ import numpy as np
 from scipy.ndimage import distance_transform_edt
 
 from medssl import pictures, study
+from medssl.cells import Cell, rows
 from medssl.config import FeaturesJob
-from medssl.evaluate import Scores, dice, reference_labels
+from medssl.evaluate import Scores, reference_labels
 from medssl.files import write_json, write_whole
+from medssl.measures import dice
 from medssl.project import Project
 from medssl.similarity import best_match, open_features, query_at, similarity
-from medssl.study import Cell, Material, Work
+from medssl.study import Material
+from medssl.trial import Work
 
 PICTURED_SCANS = 2
 """So many test scans are drawn."""
 
 
-def number(value: float) -> str:
+def number(value: float | None) -> str:
     """0.812, or a dash where there is nothing to compare."""
-    return "–" if math.isnan(value) else f"{value:.3f}"
+    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
-def title(initialisation: str) -> str:
-    """What an initialisation is called in tables and pictures."""
-    return initialisation if initialisation == study.RANDOM else initialisation.upper()
+def title(method: str) -> str:
+    """What a method of a study is called in tables and pictures: "PGL", "MAE+PGL, self-training"."""
+    parts = study.Combination.of(method)
+    weights = parts.weights if parts.weights == study.RANDOM else parts.weights.upper()
+    return f"{weights}, {parts.semi.replace('_', '-')}" if parts.semi else weights
 
 
 def study_lines(cells: Sequence[Cell]) -> list[list[str]]:
-    """The study as a table of words: a heading, then one line for each initialisation."""
-    summary = study.rows(cells)
+    """The study as a table of words: a heading, then one line for each method."""
+    summary = rows(cells)
     classes = list(summary[0].dice_of_class)
     lines = [["weights", *classes, "mean", "seeds", "minutes"]]
     for row in summary:
@@ -42,7 +47,7 @@ def study_lines(cells: Sequence[Cell]) -> list[list[str]]:
         times = [row.seconds[phase] / 60 for phase in ("pretrain", "finetune") if phase in row.seconds]
         lines.append(
             [
-                title(row.initialisation),
+                title(row.method),
                 *(number(row.dice_of_class[name]) for name in classes),
                 number(row.dice) + spread,
                 ", ".join(map(str, row.seeds)),
@@ -77,8 +82,8 @@ def write_tables(out: Path, material: Material, cells: Sequence[Cell]) -> None:
         {
             "dataset": material.dataset.name,
             "test_scans": list(material.references),
-            "rows": [_without_nan(asdict(row)) for row in study.rows(cells)],
-            "cells": [_without_nan(asdict(cell)) for cell in cells],
+            "rows": [asdict(row) for row in rows(cells)],
+            "cells": [asdict(cell) for cell in cells],
         },
     )
 
@@ -95,9 +100,9 @@ def write_pictures(out: Path, material: Material, cells: Sequence[Cell], work: W
 def _draw_dice(path: Path, material: Material, cells: Sequence[Cell]) -> None:
     scores: dict[str, dict[str, list[float]]] = {}
     for cell in cells:
-        of_class = scores.setdefault(title(cell.initialisation), {})
+        of_class = scores.setdefault(title(cell.method), {})
         for name, value in {**cell.dice_of_class, "mean": cell.dice}.items():
-            of_class.setdefault(name, []).append(value)
+            of_class.setdefault(name, []).append(math.nan if value is None else value)
     colors = {each.name: each.color for each in material.project.classes}
     pictures.dice_table(path, scores, f"{material.dataset.name}: Dice on test scans", colors)
 
@@ -110,10 +115,10 @@ def _draw_overlay(path: Path, material: Material, cells: Sequence[Cell]) -> None
         reference = reference_labels(scan, labels)
         predictions = {}
         for cell in cells:
-            predicted = project.prediction(cell.finetune_run, scan_id)
+            predicted = project.prediction(cell.runs["finetune"], scan_id)
             if predicted is not None:
                 scores = Scores(project.classes, {scan_id: dice(predicted, reference, _ids(project))})
-                words = f"{title(cell.initialisation)} weights\nDice {number(scores.mean)}"
+                words = f"{title(cell.method)} weights\nDice {number(scores.mean)}"
                 predictions[words] = predicted
         image = np.asarray(project.image(scan_id))
         drawn.append(
@@ -127,9 +132,9 @@ def _draw_overlay(path: Path, material: Material, cells: Sequence[Cell]) -> None
 
 
 def _draw_curves(out: Path, material: Material, cells: Sequence[Cell]) -> None:
-    runs = [(title(cell.initialisation), cell.finetune_run) for cell in cells]
+    runs = [(title(cell.method), cell.runs["finetune"]) for cell in cells]
     _draw_curve(out / "curves.png", material, runs, "fine-tuning")
-    runs = [(title(cell.initialisation), cell.pretrain_run) for cell in cells if cell.pretrain_run]
+    runs = [(title(cell.method), cell.runs["pretrain"]) for cell in cells if "pretrain" in cell.runs]
     for name, run_id in runs:  # a picture each: losses of different methods are not of one kind
         _draw_curve(out / f"curves-{name.lower()}.png", material, [(name, run_id)], f"pre-training, {name}")
 
@@ -145,7 +150,8 @@ def _draw_curve(path: Path, material: Material, runs: Sequence[tuple[str, str]],
 def _draw_similarity(path: Path, material: Material, cells: Sequence[Cell], work: Work) -> None:
     """One voxel of the first class in one test scan, and what is most like it in the next."""
     project = material.project
-    run_id = next((cell.pretrain_run for cell in reversed(cells) if cell.pretrain_run), cells[0].finetune_run)
+    pretrained = [cell.runs["pretrain"] for cell in cells if "pretrain" in cell.runs]
+    run_id = pretrained[-1] if pretrained else cells[0].runs["finetune"]
     scan_ids = list(material.references)[:PICTURED_SCANS]
     device = cells[0].settings["device"]
     work(FeaturesJob(project=str(project.root), device=device, weights=run_id, scans=tuple(scan_ids)))
@@ -200,12 +206,3 @@ def contents(out: Path) -> list[str]:
         "project": "the project; open it in napari or with medssl demo --view",
     }
     return [f"{out / name}  {what}" for name, what in parts.items() if (out / name).exists()]
-
-
-def _without_nan(value: object) -> object:
-    """JSON has no NaN: null stands for a class that is in neither prediction nor reference."""
-    if isinstance(value, dict):
-        return {key: _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,30 +1,31 @@
-"""Comparing initialisations on a data set with few annotated slices: random weights against pre-trained ones.
+"""Comparing methods on a data set with few annotated slices.
 
-The protocol: every fifth of the sorted cases is a test case, never pre-trained on and never annotated. The
-seed draws two scans from the rest, on which the simulated annotator completes axial slices. Every
-initialisation gets the same time, pre-training and fine-tuning together; random weights may fine-tune for all
-of it. One *cell* is one initialisation under one seed. Finished cells are kept in `cells.jsonl`, so that a
-study that was stopped goes on where it was.
+The protocol: every fifth of the sorted cases (of some data sets every third) is a test case, never
+pre-trained on and never annotated. The seed draws two scans from the rest, on which the simulated annotator
+completes axial slices. Every method gets the same time, pre-training and fine-tuning together; random weights
+may fine-tune for all of it. One *cell* is one method under one seed (trial.py runs it).
+
+A method is named `weights` or `weights:semi`: "random" or a pre-training method, and what fine-tuning does
+with what nobody painted ("random:none", "mae+pgl:self_training"; without it, what fine-tuning does anyway).
+
+Settings are never tuned on test cases: `Settings.judge` "validation" judges on labelled scans that are
+neither test cases nor annotated, and holds them out as if they were.
 """
 
 from __future__ import annotations
 
-import json
-import statistics
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from medssl.annotator import annotate, choose_slices
-from medssl.config import FinetuneJob, Job, PretrainJob
-from medssl.dataset import Dataset, split
+from medssl.dataset import TEST_EVERY, Dataset, split
 from medssl.errors import UserError
-from medssl.evaluate import evaluate, reference_labels
-from medssl.files import write_whole
+from medssl.evaluate import reference_labels
 from medssl.project import Annotation, Project
 
 PRETRAIN_SHARE = 0.4
@@ -32,13 +33,8 @@ PRETRAIN_SHARE = 0.4
 
 ANNOTATED_SCANS = 2
 RANDOM = "random"
-
-Work = Callable[[Job], dict[str, Any]]
-"""Runs a job to its end and returns its result; raises Stopped where it was stopped."""
-
-
-class Stopped(Exception):
-    """The user stopped the running job; what is finished is kept."""
+VALIDATION_SCANS = 30
+"""At most so many validation scans, and at most a third of those that are no test cases."""
 
 
 @dataclass(frozen=True)
@@ -50,24 +46,33 @@ class Settings:
     minutes: float
     """Training time of a cell."""
     device: str = "auto"
+    judge: Literal["test", "validation"] = "test"
     pretrain_share: float = PRETRAIN_SHARE
+    pretrain_recipe: str = "quick"
+    finetune_recipe: str = "quick"
+    pretrain: dict[str, Any] = field(default_factory=dict)
+    """Overrides of the pre-training's recipe."""
+    finetune: dict[str, Any] = field(default_factory=dict)
+
+    def concerning(self, method: str) -> Settings:
+        """Without what a method that does not pre-train has nothing to do with: its cells stay the same."""
+        if Combination.of(method).weights != RANDOM:
+            return self
+        return replace(self, pretrain_share=0.0, pretrain_recipe="", pretrain={})
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One initialisation under one seed, finished."""
+class Combination:
+    """A method's name taken apart."""
 
-    initialisation: str
-    seed: int
-    settings: dict[str, Any]
-    annotated: dict[str, list[int]]
-    """{scan id: completed axial slices}."""
-    pretrain_run: str | None
-    finetune_run: str
-    seconds: dict[str, float]
-    """Training time of "pretrain" and "finetune", and the "wall" time of all, planning and predicting too."""
-    dice: float
-    dice_of_class: dict[str, float]
+    weights: str
+    semi: str | None
+
+    @classmethod
+    def of(cls, method: str) -> Combination:
+        """Read "weights" or "weights:semi"."""
+        weights, _, semi = method.partition(":")
+        return cls(weights, semi or None)
 
 
 @dataclass(frozen=True)
@@ -78,28 +83,87 @@ class Material:
     dataset: Dataset
     scan_ids: dict[Path, str]
     """{image file: scan id}."""
+    test_every: int = TEST_EVERY
 
     @property
     def references(self) -> dict[str, Path]:
         """{scan id: label file} of the test cases."""
-        return {self.scan_ids[image]: labels for image, labels in split(self.dataset.pairs)[0]}
+        return self._labels(split(self.dataset.pairs, self.test_every)[0])
+
+    @property
+    def rest(self) -> dict[str, Path]:
+        """{scan id: label file} of the labelled cases that are no test cases."""
+        return self._labels(split(self.dataset.pairs, self.test_every)[1])
+
+    def _labels(self, pairs: tuple[tuple[Path, Path], ...]) -> dict[str, Path]:
+        return {self.scan_ids[image]: labels for image, labels in pairs}
 
 
-def gather(project: Project, dataset: Dataset, tell: Callable[[float], None]) -> Material:
+@dataclass(frozen=True)
+class Assignment:
+    """What a method is to do: learn from the project's annotations, segment the judged scans."""
+
+    material: Material
+    method: str
+    seed: int
+    settings: Settings
+    annotated: dict[str, list[int]]
+    """{scan id: completed axial slices}."""
+    judged: dict[str, Path]
+    """{scan id: label file}; held out of all training."""
+
+    @property
+    def scans(self) -> tuple[str, ...]:
+        """What to segment: the judged scans, and the annotated ones."""
+        return (*self.judged, *self.annotated)
+
+
+def gather(
+    project: Project, dataset: Dataset, tell: Callable[[float], None], test_every: int = TEST_EVERY
+) -> Material:
     """Add the data set's scans to the project, test cases held out; scans already there are not read again.
 
     Args:
         tell: is told the fraction done.
     """
     known = {scan.source: scan.id for scan in project.scans.values()}
-    test = {image for image, _ in split(dataset.pairs)[0]}
+    test = {image for image, _ in split(dataset.pairs, test_every)[0]}
     images = [image for image, _ in dataset.pairs] + list(dataset.unlabelled)
     scan_ids = {}
     for position, image in enumerate(images):
         path = image.resolve()
         scan_ids[image] = known.get(str(path)) or project.add_scan(path, held_out=image in test).id
         tell((position + 1) / len(images))
-    return Material(project, dataset, scan_ids)
+    return Material(project, dataset, scan_ids, test_every)
+
+
+def assign(material: Material, method: str, seed: int, settings: Settings) -> Assignment:
+    """Annotate for the seed, hold out what is judged, let everything else take part."""
+    annotated = annotate_for(material, seed, settings.slices)
+    judged = material.references
+    if settings.judge == "validation":
+        judged = validation_scans(material, annotated)
+    held_out = {*material.references, *judged}
+    for scan in list(material.project.scans.values()):
+        if scan.held_out != (scan.id in held_out):
+            material.project.hold_out(scan.id, scan.id in held_out)
+    return Assignment(material, method, seed, settings.concerning(method), annotated, judged)
+
+
+def validation_scans(material: Material, annotated: Mapping[str, object]) -> dict[str, Path]:
+    """{scan id: label file} of scans to judge settings on, evenly from those that are no test cases.
+
+    Raises UserError ("too-small").
+    """
+    rest = list(material.rest.items())
+    step = max(3, math.ceil(len(rest) / VALIDATION_SCANS))
+    chosen = {scan_id: labels for scan_id, labels in rest[::step] if scan_id not in annotated}
+    if not chosen:
+        raise UserError(
+            f"{material.dataset.name} has too few labelled scans to judge on any but the test scans.",
+            code="too-small",
+        )
+    return chosen
 
 
 def annotate_for(material: Material, seed: int, slices: int) -> dict[str, list[int]]:
@@ -107,7 +171,7 @@ def annotate_for(material: Material, seed: int, slices: int) -> dict[str, list[i
 
     Returns {scan id: completed axial slices}. Raises UserError ("too-small").
     """
-    project, rest = material.project, split(material.dataset.pairs)[1]
+    project, rest = material.project, list(material.rest.items())
     if len(rest) < ANNOTATED_SCANS:
         raise UserError(
             f"{material.dataset.name} has {len(rest)} labelled scans besides the test scans; "
@@ -120,112 +184,9 @@ def annotate_for(material: Material, seed: int, slices: int) -> dict[str, list[i
     drawn = np.random.default_rng(seed).choice(len(rest), size=ANNOTATED_SCANS, replace=False)
     completed = {}
     for part, index in enumerate(sorted(int(index) for index in drawn)):
-        image, labels_path = rest[index]
-        scan_id = material.scan_ids[image]
+        scan_id, labels_path = rest[index]
         labels = reference_labels(project.scans[scan_id], labels_path)
         chosen = choose_slices(labels, slices // ANNOTATED_SCANS + (part < slices % ANNOTATED_SCANS))
         project.save_annotation(scan_id, annotate(labels, chosen))
         completed[scan_id] = list(chosen)
     return completed
-
-
-def run_cell(material: Material, initialisation: str, seed: int, settings: Settings, work: Work) -> Cell:
-    """Annotate, pre-train unless the weights are random, fine-tune, predict the test scans, evaluate."""
-    project, references = material.project, material.references
-    annotated = annotate_for(material, seed, settings.slices)
-    common: dict[str, Any] = {"project": str(project.root), "seed": seed, "device": settings.device}
-    seconds: dict[str, float] = {}
-    weights = None
-    minutes = settings.minutes
-    begin = time.monotonic()
-    if initialisation != RANDOM:
-        pretraining = settings.minutes * settings.pretrain_share
-        minutes -= pretraining
-        result = work(PretrainJob(**common, method=initialisation, minutes=pretraining))
-        weights, seconds["pretrain"] = result["run"], result["seconds"]
-    result = work(FinetuneJob(**common, weights=weights, minutes=minutes, predict_scans=tuple(references)))
-    run_id, seconds["finetune"] = result["run"], result["seconds"]
-    seconds["wall"] = time.monotonic() - begin
-    scores = evaluate(project, run_id, references)
-    return Cell(
-        initialisation=initialisation,
-        seed=seed,
-        settings=asdict(settings),
-        annotated=annotated,
-        pretrain_run=weights,
-        finetune_run=run_id,
-        seconds={phase: round(value, 1) for phase, value in seconds.items()},
-        dice=scores.mean,
-        dice_of_class={each.name: scores.of_class(each.id) for each in scores.classes},
-    )
-
-
-def read_cells(path: Path) -> list[Cell]:
-    """The finished cells of a study, oldest first; none where the file is not there yet.
-
-    Raises UserError ("unreadable").
-    """
-    if not path.exists():
-        return []
-    try:
-        return [Cell(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged or from another version ({error}); delete it to run its cells again.",
-            code="unreadable",
-        ) from error
-
-
-def write_cells(path: Path, cells: Sequence[Cell]) -> None:
-    """Keep the finished cells, one JSON object a line."""
-    text = "".join(json.dumps(asdict(cell)) + "\n" for cell in cells)
-    write_whole(path, lambda file: file.write(text.encode("utf-8")))
-
-
-def finished(cells: Sequence[Cell], initialisation: str, seed: int, settings: Settings) -> Cell | None:
-    """The newest finished cell of this initialisation, seed and settings."""
-    fitting = [
-        cell
-        for cell in cells
-        if (cell.initialisation, cell.seed, cell.settings) == (initialisation, seed, asdict(settings))
-    ]
-    return fitting[-1] if fitting else None
-
-
-@dataclass(frozen=True)
-class Row:
-    """One initialisation over its seeds."""
-
-    initialisation: str
-    seeds: tuple[int, ...]
-    dice: float
-    spread: float | None
-    """Sample standard deviation over seeds; None for one seed."""
-    dice_of_class: dict[str, float]
-    seconds: dict[str, float]
-    """Mean over seeds."""
-
-
-def rows(cells: Sequence[Cell]) -> list[Row]:
-    """The cells summed up over seeds, initialisations in the order in which they first occur."""
-    result = []
-    for initialisation in dict.fromkeys(cell.initialisation for cell in cells):
-        of_it = [cell for cell in cells if cell.initialisation == initialisation]
-        scores = [cell.dice for cell in of_it]
-        result.append(
-            Row(
-                initialisation=initialisation,
-                seeds=tuple(cell.seed for cell in of_it),
-                dice=statistics.fmean(scores),
-                spread=statistics.stdev(scores) if len(scores) > 1 else None,
-                dice_of_class={
-                    name: statistics.fmean(cell.dice_of_class[name] for cell in of_it)
-                    for name in of_it[0].dice_of_class
-                },
-                seconds={
-                    phase: statistics.fmean(cell.seconds[phase] for cell in of_it)
-                    for phase in of_it[0].seconds
-                },
-            )
-        )
-    return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
@@ -13,11 +13,10 @@ from rich.markup import escape
 from medssl.commands.options import DeviceOption
 
 if TYPE_CHECKING:
-    from medssl.config import Job
     from medssl.demo import Demo
 
 DEMO_MINUTES, DATA_MINUTES = 2.0, 4.0
-"""Training time of an initialisation and seed: on phantoms, and on a data set (the protocol allows 10)."""
+"""Training time of a method and seed: on phantoms, and on a data set (the protocol allows 10)."""
 
 
 OutOption = Annotated[Path, typer.Option(metavar="DIR", help="Folder for everything that comes of it.")]
@@ -28,7 +27,7 @@ MinutesOption = Annotated[
     typer.Option(
         min=0.01,
         show_default=False,
-        help="Training time for each initialisation and seed, pre-training and fine-tuning together "
+        help="Training time for each method and seed, pre-training and fine-tuning together "
         f"({DEMO_MINUTES:g}, with --data {DATA_MINUTES:g}).",
     ),
 ]
@@ -47,8 +46,8 @@ MethodsOption = Annotated[
     typer.Option(
         metavar="NAMES",
         show_default=False,
-        help="Initialisations to compare: random or pre-training methods (random,pgl; with --data "
-        "random,mae,pgl).",
+        help="What to compare: random or pre-training methods (random,pgl; with --data random,mae,pgl); "
+        "pgl:none and the like say how fine-tuning uses what nobody painted.",
     ),
 ]
 
@@ -81,7 +80,7 @@ def demo(
         Demo(
             out=out,
             data=data,
-            initialisations=tuple(dict.fromkeys(names)),
+            methods=tuple(dict.fromkeys(names)),
             seeds=tuple(range(seed, seed + seeds)),
             settings=Settings(slices=slices, minutes=minutes or default_minutes, device=device),
         )
@@ -96,8 +95,7 @@ def _demonstrate(wanted: Demo) -> None:
 
     from medssl import demo, report
     from medssl.commands.tables import study_table
-    from medssl.commands.terminal import INTERRUPTED, Drawing, console, run_job, stop_on_interrupt
-    from medssl.study import Stopped
+    from medssl.commands.terminal import INTERRUPTED, Drawing, console, stop_on_interrupt, worker
 
     screen = console()
 
@@ -105,15 +103,7 @@ def _demonstrate(wanted: Demo) -> None:
         screen.print(f"\n[bold]{escape(text)}")
 
     with stop_on_interrupt(screen) as should_stop:
-
-        def work(job: Job) -> dict[str, Any]:
-            if should_stop():
-                raise Stopped
-            result = run_job(job, screen, should_stop)
-            if result["stopped"]:
-                raise Stopped
-            return result
-
+        work = worker(screen, should_stop)
         with Drawing(screen) as drawing:
             material = demo.prepare(wanted, say, drawing.emit)
         cells = demo.run(wanted, material, work, say)

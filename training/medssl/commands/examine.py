@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from medssl import __version__
+from medssl.machine import processor
 
 PACKAGES = ("torch", "monai", "napari", "numpy", "scipy", "nibabel", "SimpleITK", "pydicom", "safetensors")
 GIB = 2**30
@@ -24,7 +25,7 @@ def report(console: Console, project: Path | None) -> None:
     facts.add_row("medssl", __version__)
     facts.add_row("Python", f"{platform.python_version()} on {platform.platform()}")
     facts.add_row("packages", ", ".join(f"{name} {_version(name)}" for name in PACKAGES))
-    facts.add_row("processor", f"{_processor()}, {_cores()} cores for us")
+    facts.add_row("processor", f"{processor()}, {_cores()} cores for us")
     facts.add_row("memory", _memory())
     free = shutil.disk_usage(Path.cwd()).free
     facts.add_row("disk", f"{free / GIB:.0f} GiB free in {Path.cwd()}")
@@ -82,17 +83,6 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "missing"
-
-
-def _processor() -> str:
-    """The processor's name, as far as the system tells."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _cores() -> int:

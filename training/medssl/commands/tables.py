@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.table import Table
 
+from medssl.cells import Cell
 from medssl.evaluate import Scores
 from medssl.report import number, study_lines
-from medssl.study import Cell
 
 
 def scores_table(scores: Scores, title: str) -> Table:
@@ -20,7 +20,7 @@ def scores_table(scores: Scores, title: str) -> Table:
     for label_class in scores.classes:
         table.add_column(label_class.name, justify="right")
     table.add_column("mean", justify="right", style="bold")
-    for scan_id, of_scan in scores.dice.items():
+    for scan_id, of_scan in scores.values.items():
         cells = [number(of_scan[label_class.id]) for label_class in scores.classes]
         table.add_row(scan_id, *cells, number(scores.of_scan(scan_id)))
     table.add_section()
@@ -30,7 +30,7 @@ def scores_table(scores: Scores, title: str) -> Table:
 
 
 def study_table(cells: Sequence[Cell]) -> Table:
-    """One line an initialisation: Dice per class, mean and spread over seeds, and times."""
+    """One line a method: Dice per class, mean and spread over seeds, and times."""
     heading, *lines = study_lines(cells)
     table = Table(title="Dice on the test scans", title_justify="left")
     table.add_column(heading[0])
@@ -48,7 +48,7 @@ def scores_json(scores: Scores) -> dict[str, Any]:
         "classes": {each.name: _or_null(scores.of_class(each.id)) for each in scores.classes},
         "scans": {
             scan_id: {each.name: _or_null(of_scan[each.id]) for each in scores.classes}
-            for scan_id, of_scan in scores.dice.items()
+            for scan_id, of_scan in scores.values.items()
         },
     }
 

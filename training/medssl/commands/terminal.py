@@ -68,6 +68,21 @@ def run_job(job: config.Job, screen: Console, should_stop: Callable[[], bool]) -
         raise typer.Exit(INTERRUPTED) from None
 
 
+def worker(screen: Console, should_stop: Callable[[], bool]) -> Callable[[config.Job], dict[str, Any]]:
+    """Runs jobs one after the other, drawn as they go, for a study; raises trial.Stopped after Ctrl-C."""
+    from medssl.trial import Stopped
+
+    def work(job: config.Job) -> dict[str, Any]:
+        if should_stop():
+            raise Stopped
+        result = run_job(job, screen, should_stop)
+        if result["stopped"]:
+            raise Stopped
+        return result
+
+    return work
+
+
 class Drawing:
     """Draws events as they come; a context manager, because the bars have to be taken down again."""
 

@@ -1,0 +1,242 @@
+"""How good segmentations from a few painted slices are, method by method: python benchmarks/few_slices.py
+
+    run    runs the cells (data set x method x slices x seed) that have no line yet, and adds a line for each
+    draw   makes the table and the curves of all lines
+
+The protocol is that of medssl.study: test scans take part in nothing, the seed draws two of the others, a
+simulated annotator completes axial slices on them, and every method gets the same minutes of training.
+
+Stopped with Ctrl-C, the same command goes on with what is missing. Two runners at once are fine with a --work
+folder each; what each is to run is up to their --seeds, --datasets or --methods.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from medssl import cells, trial
+from medssl.cells import Cell, Failure
+from medssl.commands.options import settings_from
+from medssl.commands.terminal import Drawing, console, stop_on_interrupt, worker
+from medssl.dataset import TEST_EVERY, read_dataset
+from medssl.errors import UserError
+from medssl.events import Emit, Progress
+from medssl.project import Project, is_project
+from medssl.study import PRETRAIN_SHARE, Material, Settings, assign, gather
+from medssl.trial import Stopped, Work
+
+LINES = Path(__file__).parents[1] / "docs" / "benchmarks" / "few_slices.jsonl"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A data set of the grid."""
+
+    folder: str
+    """Under --data, in MSD layout."""
+    test_every: int = TEST_EVERY
+    """Every so many of the sorted labelled scans is a test scan."""
+
+
+DATASETS = {
+    "hippocampus": Source("Task04_Hippocampus"),
+    "ct": Source("HeadNeckCT_OpenKBP", test_every=3),
+    "prostate": Source("ProstateMR_DeepReg"),
+}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The cells that are wanted, data set by data set, and seed by seed within: a grid that is stopped can be
+    compared as far as it went."""
+
+    data: Path
+    datasets: tuple[str, ...]
+    methods: tuple[str, ...]
+    slices: tuple[int, ...]
+    seeds: tuple[int, ...]
+    settings: Settings
+    out: Path
+    work: Path
+    keep: bool
+
+    def cells(self, dataset: str) -> Iterator[tuple[str, int, Settings]]:
+        """(method, seed, settings) of a data set's cells."""
+        for slices, seed, method in itertools.product(self.slices, self.seeds, self.methods):
+            yield method, seed, replace(self.settings, slices=slices).concerning(method)
+
+
+def run(grid: Grid) -> None:
+    """Run what has no line yet. A cell that fails gets a line that says why, and the grid goes on."""
+    screen = console()
+    with stop_on_interrupt(screen) as should_stop:
+        work = worker(screen, should_stop)
+        for name in grid.datasets:
+            missing = [each for each in grid.cells(name) if not _finished(grid, name, *each)]
+            screen.print(f"[bold]{name}: {len(missing)} cells to run")
+            if not missing:
+                continue
+            with Drawing(screen) as drawing:
+                material = open_dataset(grid.data, name, grid.work, drawing.emit)
+            for method, seed, settings in missing:
+                if _finished(grid, name, method, seed, settings):  # by another runner, meanwhile
+                    continue
+                screen.print(f"\n[bold]{name}, {method}, {settings.slices} slices, seed {seed}")
+                try:
+                    line = run_cell(material, method, seed, settings, work)
+                except Stopped:
+                    screen.print("Stopped. The same command goes on with what is not finished.")
+                    return
+                cells.append(grid.out, line)
+                screen.print(line.failed if isinstance(line, Failure) else f"Dice {line.dice:.3f}")
+                if not grid.keep:
+                    forget_weights(material.project, line)
+
+
+def run_cell(material: Material, method: str, seed: int, settings: Settings, work: Work) -> Cell | Failure:
+    """One cell: its result, or why there is none."""
+    try:
+        assignment = assign(material, method, seed, settings)
+        return trial.judge(assignment, trial.train(assignment, work))
+    except (Stopped, KeyboardInterrupt):
+        raise
+    except Exception as error:  # one method's defect must not cost the others' night
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return Failure(
+        dataset=material.dataset.name,
+        method=method,
+        seed=seed,
+        settings=asdict(settings),
+        failed=reason,
+        date=datetime.now().astimezone().isoformat(timespec="seconds"),
+    )
+
+
+def open_dataset(data: Path, name: str, work: Path, emit: Emit) -> Material:
+    """The data set's project in the work folder, made where it is missing.
+
+    Raises UserError ("missing", ...) where the scans are not there.
+    """
+    source = DATASETS[name]
+    dataset = replace(read_dataset(data / source.folder), name=name)
+    root = work / name
+    project = Project.open(root) if is_project(root) else Project.create(root, dataset.classes)
+    return gather(project, dataset, lambda done: emit(Progress("reading scans", done)), source.test_every)
+
+
+def forget_weights(project: Project, line: Cell | Failure) -> None:
+    """Delete the checkpoints of a finished cell: hundreds of cells would fill the disk."""
+    for run_id in line.runs.values() if isinstance(line, Cell) else ():
+        (project.root / "runs" / run_id / "checkpoint.safetensors").unlink(missing_ok=True)
+
+
+def _finished(grid: Grid, dataset: str, method: str, seed: int, settings: Settings) -> bool:
+    known = cells.read_cells(grid.out)
+    return cells.finished(known, dataset, method, seed, settings) is not None
+
+
+def arguments() -> argparse.ArgumentParser:
+    """What the command line takes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    runner = commands.add_parser("run", help="run the cells that have no line yet")
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    add = runner.add_argument
+    add(
+        "--data", type=Path, default=Path(os.environ.get("MEDSSL_DATA") or beside), help="folder of data sets"
+    )
+    add("--datasets", default="hippocampus", help=f"of {', '.join(DATASETS)}")
+    add("--methods", default="random,mae,pgl,mae+pgl", help="weights or weights:semi, e.g. pgl:none")
+    add("--slices", default="10", help="annotated slices in all, on two scans")
+    add("--seeds", default="0,1,2")
+    add("--minutes", type=float, default=10.0, help="training time of a cell, pre-training included")
+    add("--pretrain-share", type=float, default=PRETRAIN_SHARE, help="of a cell's time, for pre-training")
+    add("--pretrain-recipe", default="quick")
+    add("--finetune-recipe", default="quick")
+    example = "finetune.learning_rate=0.001 or pretrain.ratio=0.75; repeatable"
+    add("--set", action="append", metavar="PHASE.NAME=VALUE", dest="overrides", help=example)
+    others = "validation: on scans that are neither test scans nor annotated, to choose settings"
+    add("--judge", choices=("test", "validation"), default="test", help=others)
+    add("--device", default="auto")
+    add("--out", type=Path, default=LINES, help="file of JSON lines")
+    add("--work", type=Path, required=True, help="scratch folder for projects, one for each runner")
+    add("--keep", action="store_true", help="keep the weights of finished cells")
+    return parser
+
+
+def grid_of(options: argparse.Namespace) -> Grid:
+    """The grid that the command line asks for.
+
+    Raises UserError ("no-dataset", "bad-setting", "no-device").
+    """
+    from medssl import devices
+
+    datasets = _names(options.datasets)
+    for name in datasets:
+        if name not in DATASETS:
+            raise UserError(
+                f"There is no data set {name!r} here; choose of {', '.join(DATASETS)}.", code="no-dataset"
+            )
+    overrides = overrides_of(options.overrides)
+    return Grid(
+        data=options.data,
+        datasets=datasets,
+        methods=_names(options.methods),
+        slices=tuple(map(int, _names(options.slices))),
+        seeds=tuple(map(int, _names(options.seeds))),
+        settings=Settings(
+            slices=0,  # each cell has its own
+            minutes=options.minutes,
+            device=devices.choose(options.device).type,
+            judge=options.judge,
+            pretrain_share=options.pretrain_share,
+            pretrain_recipe=options.pretrain_recipe,
+            finetune_recipe=options.finetune_recipe,
+            **overrides,
+        ),
+        out=options.out,
+        work=options.work,
+        keep=options.keep,
+    )
+
+
+def overrides_of(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
+    """{"pretrain": settings, "finetune": settings} from PHASE.NAME=VALUE.
+
+    Raises UserError ("bad-setting").
+    """
+    phases: dict[str, dict[str, Any]] = {"pretrain": {}, "finetune": {}}
+    for name, value in settings_from(pairs).items():
+        phase, _, setting = name.partition(".")
+        if phase not in phases or not setting:
+            raise UserError(
+                f"--set {name} does not say of what; begin it with pretrain. or finetune.", code="bad-setting"
+            )
+        phases[phase][setting] = value
+    return phases
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(each.strip() for each in text.split(",") if each.strip()))
+
+
+def main() -> None:
+    """Run or draw."""
+    options = arguments().parse_args()
+    try:
+        run(grid_of(options))
+    except UserError as error:
+        raise SystemExit(f"Error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()
