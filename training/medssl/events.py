@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from medssl.config import from_json
@@ -109,3 +111,16 @@ def from_line(line: str) -> Event:
             "are of one version.",
             code="bad-event",
         ) from error
+
+
+def read_log(path: Path) -> list[Event]:
+    """What a run has said so far, from its events.jsonl; lines that a crash cut off are left out."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        with suppress(UserError):
+            found.append(from_line(line))
+    return found

@@ -112,6 +112,11 @@ def _levels(
         axes.append(2 * centre.clamp(max=length) * (small / length) / big - 1)
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flip(-1)
     grid = grid.expand(len(image), *grid.shape)
+    return unit_levels(levels, grid)
+
+
+def unit_levels(levels: Sequence[Tensor], grid: Tensor) -> Tensor:
+    """(B, F, ...) all encoder levels at the points of `grid` (grid_sample's), each of unit length."""
     return torch.cat(
         [
             F.normalize(

@@ -112,12 +112,13 @@ def train(
     phase: str,
     resume: dict[str, Tensor] | None = None,
     spent_s: float = 0.0,
+    close: Callable[[int], dict[str, Any]] | None = None,
 ) -> tuple[Position, bool]:
     """Run steps until the budget is spent or somebody asks to stop; leave a checkpoint at `path`.
 
     `card` goes into each checkpoint together with step and time. `resume` are the tensors of a
     checkpoint of the same training; `card` then says at which step it was. `spent_s` of the budget went
-    into preparation.
+    into preparation. `close(step)` is asked at the end, stopped or not, what else the last card says.
 
     Returns where the training stands and whether it was stopped. Raises UserError ("diverged",
     "memory", "disk-full").
@@ -161,6 +162,8 @@ def train(
             save()
             saved_at = time.monotonic()
     report.flush()
+    if close is not None:
+        card = {**card, **close(position.step)}
     save()
     return position, stopped
 

@@ -12,7 +12,8 @@ from torch import Generator, Tensor, nn
 
 from medssl import config, devices, planner
 from medssl.config import Plan, PretrainJob
-from medssl.events import Emit, Started
+from medssl.events import Emit, Started, read_log
+from medssl.health import Health
 from medssl.loop import Budget, settings_for, train
 from medssl.methods import Method, find
 from medssl.networks import build
@@ -21,17 +22,22 @@ from medssl.project import Project, Run
 
 
 class Pretraining:
-    """A method as a Task of the loop."""
+    """A method as a Task of the loop, watched by `health` where there is one."""
 
-    def __init__(self, method: Method, pool: Pool) -> None:
-        self.method, self.pool = method, pool
+    def __init__(self, method: Method, pool: Pool, health: Health | None = None) -> None:
+        self.method, self.pool, self.health = method, pool, health
         self.modules: nn.ModuleDict = method.modules
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": [each for each in self.modules.parameters() if each.requires_grad]}]
 
     def loss(self, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.method.loss(self.pool, generator, fraction)
+        if self.health is None:
+            return self.method.loss(self.pool, generator, fraction)
+        seen = self.health.look_when_due(fraction)
+        loss, numbers = self.method.loss(self.pool, generator, fraction)
+        self.health.remember(numbers)
+        return loss, {**numbers, **seen}
 
     def after_step(self, fraction: float) -> None:
         self.method.after_step(fraction)
@@ -77,6 +83,8 @@ def pretrain(
     method.modules.to(device)
     begin = time.monotonic()
     method.prepare(pool, emit)
+    health = Health(project, method, build(plan, outputs, job.seed), pool, job.seed, emit)
+    log = run.folder / "events.jsonl"
     card = {
         "kind": "pretrain",
         "method": job.method,
@@ -87,7 +95,7 @@ def pretrain(
     tensors, card = (resume[0], {**resume[1], **card}) if resume else (None, card)
     budget = Budget(job.steps, job.minutes)
     position, stopped = train(
-        Pretraining(method, pool),
+        Pretraining(method, pool, health),
         loop_settings,
         budget,
         Generator().manual_seed(job.seed),
@@ -98,5 +106,6 @@ def pretrain(
         "pre-training",
         tensors,
         spent_s=time.monotonic() - begin,
+        close=lambda step: {"health": health.verdict(step, read_log(log))},
     )
     return {"run": run.id, "step": position.step, "seconds": position.elapsed_s, "stopped": stopped}
