@@ -13,6 +13,7 @@ from medssl.errors import UserError
 from medssl.files import read_json, write_json
 
 Precision = Literal["fp32", "bf16"]
+Semi = Literal["self_training", "pseudo_contrast", "both", "none"]
 T = TypeVar("T")
 
 
@@ -85,6 +86,8 @@ class FinetuneJob(TrainingJob):
     weights: str | None = None
     """Pre-training run (or, to continue, fine-tuning run) to start from; None is random weights."""
     recipe: str = "quick"
+    semi: Semi = "self_training"
+    """What is made of voxels that nobody annotated (see finetune.SEMI)."""
     predict_scans: tuple[str, ...] = ()
 
 

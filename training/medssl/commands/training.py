@@ -18,6 +18,7 @@ from medssl.commands.options import (
     StepsOption,
     settings_from,
 )
+from medssl.config import Semi
 
 if TYPE_CHECKING:
     from medssl.config import TrainingJob
@@ -38,6 +39,13 @@ PredictOption = Annotated[
         metavar="SCAN",
         show_default=False,
         help='Scan to segment at the end; may be repeated; "all" for every scan of the project.',
+    ),
+]
+SemiOption = Annotated[
+    Semi,
+    typer.Option(
+        help="What is made of voxels that nobody painted: learn from the network's own labels of them "
+        "(self_training), tell classes apart with their help (pseudo_contrast), both, or none."
     ),
 ]
 
@@ -78,6 +86,7 @@ def finetune(
     project: ProjectArgument,
     weights: StartOption = None,
     predict: PredictOption = None,
+    semi: SemiOption = "self_training",
     minutes: MinutesOption = None,
     steps: StepsOption = None,
     recipe: RecipeOption = "quick",
@@ -108,6 +117,7 @@ def finetune(
             settings=settings_from(setting),
             weights=None if weights is None else choose_run(opened, weights, kinds).id,
             recipe=recipe,
+            semi=semi,
             predict_scans=tuple(scans),
         )
     )
