@@ -14,6 +14,7 @@ from medssl.errors import UserError
 from medssl.events import Done, Emit, Event, to_line
 from medssl.files import remove_unfinished
 from medssl.project import Project, Run
+from medssl.runs import refuse_collapsed
 
 
 def run(job: Job, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]:
@@ -68,6 +69,8 @@ def _train(project: Project, job: TrainingJob, emit: Emit, should_stop: Callable
     if isinstance(job, FinetuneJob):
         check_annotations(project)
         _known_scans(project, job.predict_scans)
+        if job.weights:
+            refuse_collapsed(project.run(job.weights))
     if job.steps is None and job.minutes is None and job.resume is None:
         job = replace(job, minutes=5.0)
     stored = None

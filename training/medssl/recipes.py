@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from medssl.errors import UserError
+from medssl.methods import METHODS
+
+TIMES = {"quick": "10 minutes on two CPU cores", "paper": "hours on a GPU"}
+"""What the last part of a recipe's name promises."""
 
 
 @dataclass(frozen=True)
@@ -20,11 +24,32 @@ class Recipe:
     loop: dict[str, Any]
     method: dict[str, Any]
 
+    @property
+    def time(self) -> str:
+        """How long it wants, in words."""
+        return TIMES.get(self.name.rpartition("-")[2], "")
+
 
 def resources() -> Path:
     """The folder of recipes and icons: in the installed package, or in the checkout."""
     installed = Path(str(files("medssl"))) / "resources"
     return installed if installed.is_dir() else Path(__file__).resolve().parents[2] / "resources"
+
+
+def names() -> list[str]:
+    """All recipes there are: "<what>-<which>", in alphabetical order."""
+    return sorted(each.stem for each in (resources() / "recipes").glob("*.toml"))
+
+
+def pretrainings() -> list[tuple[str, str, Recipe]]:
+    """Method and recipe as a PretrainJob names them, and what it is: methods in order, quick ones first."""
+    known = names()
+    return [
+        (method, which, read(f"{method}-{which}"))
+        for method in METHODS
+        for which in sorted({name.rpartition("-")[2] for name in known}, reverse=True)
+        if f"{method}-{which}" in known
+    ]
 
 
 def read(name: str) -> Recipe:
@@ -36,7 +61,7 @@ def read(name: str) -> Recipe:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        known = ", ".join(sorted(each.stem for each in path.parent.glob("*.toml")))
+        known = ", ".join(names())
         raise UserError(f"There is no recipe {name!r}; choose one of {known}.", code="no-recipe") from None
     return Recipe(name, table["purpose"], table.get("loop", {}), table.get("method", {}))
 

@@ -33,6 +33,15 @@ class Run:
         path = self.folder / "card.json"
         return read_json(path) if path.exists() else {}
 
+    @property
+    def collapsed(self) -> bool:
+        """Whether it is a pre-training that ended with features that say the same everywhere (health.py)."""
+        try:
+            health = self.card.get("health")
+        except (UserError, AttributeError):
+            return False  # a damaged card says nothing; whoever needs the weights will be told
+        return isinstance(health, dict) and health.get("collapsed") is True
+
 
 def make_run(folder: Path, kind: str, job: dict[str, Any], name: str) -> Run:
     """A new run under `folder`, numbered after the last one, with its job file.
@@ -78,6 +87,16 @@ def find_run(folder: Path, run_id: str) -> Run:
     if not isinstance(job, dict):
         raise UserError(f"{path} is no job file; restore it or delete the run.", code="unreadable")
     return Run(run_id, named[2], path.parent, job)
+
+
+def refuse_collapsed(run: Run) -> None:
+    """Raises UserError ("collapsed") for weights that are worse to start from than random ones."""
+    if run.collapsed:
+        raise UserError(
+            f"{run.id} has collapsed, nearly all places look the same to it; pre-train again with a smaller "
+            "learning rate or another method (mae), or start from random weights.",
+            code="collapsed",
+        )
 
 
 def _number(name: str) -> int:

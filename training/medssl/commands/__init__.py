@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from medssl import __version__
-from medssl.commands import demonstrate, looking, setup, training
+from medssl.commands import demonstrate, looking, methods, setup, training
 
 app = typer.Typer(
     name="medssl",
@@ -25,8 +25,9 @@ START, TRAIN, USE, PROGRAMS = "Start", "Train", "Use trained weights", "For prog
 
 app.command(rich_help_panel=START)(demonstrate.demo)
 app.command(rich_help_panel=START)(setup.init)
-app.command(rich_help_panel=TRAIN)(training.pretrain)
+app.command(rich_help_panel=TRAIN, cls=methods.WithRecipes)(training.pretrain)
 app.command(rich_help_panel=TRAIN)(training.finetune)
+app.command(rich_help_panel=TRAIN)(methods.methods)
 app.command(rich_help_panel=USE)(looking.predict)
 app.command(rich_help_panel=USE)(looking.features)
 app.command(rich_help_panel=USE)(looking.similarity)

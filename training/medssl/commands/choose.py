@@ -8,18 +8,22 @@ from pathlib import Path
 from medssl.commands.options import LAST
 from medssl.errors import UserError
 from medssl.project import Project, Run
+from medssl.runs import refuse_collapsed
 
 
-def choose_run(project: Project, wanted: str, kinds: Sequence[str]) -> Run:
+def choose_run(project: Project, wanted: str, kinds: Sequence[str], *, to_start_from: bool = False) -> Run:
     """The run of an id ("0002-finetune"), of a number ("2") or, for "last", the newest of these kinds.
 
-    Only runs with a checkpoint count as "last".
+    Only runs with a checkpoint count as "last", and `to_start_from` only those that have not collapsed.
 
-    Raises UserError ("no-run", or what Project.run refuses).
+    Raises UserError ("no-run", "collapsed" where all have, or what Project.run refuses).
     """
     runs = [run for run in project.runs() if run.kind in kinds]
     if wanted == LAST:
-        usable = [run for run in runs if run.checkpoint.exists()]
+        saved = [run for run in runs if run.checkpoint.exists()]
+        usable = [run for run in saved if not (to_start_from and run.collapsed)]
+        if saved and not usable:
+            refuse_collapsed(saved[-1])
         if not usable:
             raise UserError(
                 f"{project.root} has no {' or '.join(kinds)} run with a checkpoint yet; "

@@ -19,6 +19,7 @@ from medssl.commands.options import (
     settings_from,
 )
 from medssl.config import Semi
+from medssl.methods import METHODS
 
 if TYPE_CHECKING:
     from medssl.config import TrainingJob
@@ -50,9 +51,14 @@ SemiOption = Annotated[
 ]
 
 
+MethodOption = Annotated[
+    str, typer.Option(metavar="METHOD", help=f"Self-supervised method: {', '.join(METHODS)}.")
+]
+
+
 def pretrain(
     project: ProjectArgument,
-    method: Annotated[str, typer.Option(help="Self-supervised method: pgl, or mae as a baseline.")] = "pgl",
+    method: MethodOption = "pgl",
     minutes: MinutesOption = None,
     steps: StepsOption = None,
     recipe: RecipeOption = "quick",
@@ -115,7 +121,7 @@ def finetune(
             steps=steps,
             resume=_resumed(project, resume, "finetune"),
             settings=settings_from(setting),
-            weights=None if weights is None else choose_run(opened, weights, kinds).id,
+            weights=None if weights is None else choose_run(opened, weights, kinds, to_start_from=True).id,
             recipe=recipe,
             semi=semi,
             predict_scans=tuple(scans),
