@@ -28,6 +28,8 @@ SETTINGS: dict[str, Any] = {
     "hidden": 16,
     "dimension": 8,
     "queue": 5,
+    "slices": 4,
+    "side": 48,
 }
 """What makes a pre-training small and repeatable; a method takes those that it knows."""
 FINETUNE: dict[str, Any] = {"precision": "fp32", "threads": 1, "batch": 2}

@@ -20,7 +20,7 @@ from scipy.ndimage import binary_fill_holes
 from skimage.measure import label
 from skimage.segmentation import felzenszwalb
 from skimage.transform import resize
-from torch import Tensor
+from torch import Generator, Tensor
 
 from medssl.pool import Pool
 
@@ -189,6 +189,31 @@ def grey_range(scan: Tensor) -> tuple[float, float]:
 def to_unit(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Grey values in [0, 1], clipped; all 0 where the range is none."""
     return np.clip((values - low) / (high - low), 0, 1) if high > low else np.zeros_like(values)
+
+
+def draw_pixels(
+    labels: Tensor, most: int, regions: int, samples: int, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    """Places (B, N, K) of `samples` pixels in each of `regions` regions, in flattened label maps (B, H, W).
+
+    Each region of a map is as likely as any other, however large. Pixels repeat only where a region has fewer
+    than K. Labels are below `most`, and N = min(regions, most); the second result (B, N) bool says which of
+    the regions there are, as some maps have fewer. IGNORE is never drawn.
+    """
+    flat = labels.flatten(1).long()
+    lots = torch.randint(2**24, flat.shape, generator=generator).to(flat.device)
+    # Region by region, in random order within each; what is ignored comes first.
+    order = (((flat + 1) << 24) + lots).argsort(1)
+    counts = torch.zeros(len(flat), most + 1, dtype=torch.long, device=flat.device)
+    counts = counts.scatter_add(1, flat + 1, torch.ones_like(flat))
+    starts = counts.cumsum(1) - counts
+    counts, starts = counts[:, 1:], starts[:, 1:]
+    lots = torch.rand(counts.shape, generator=generator).to(flat.device)
+    lots, chosen = torch.where(counts > 0, lots, -1.0).topk(min(regions, most), dim=1)
+    sizes = counts.gather(1, chosen).clamp(min=1)[..., None]
+    nth = starts.gather(1, chosen)[..., None] + torch.arange(samples, device=flat.device) % sizes
+    places = order.gather(1, nth.flatten(1).clamp(max=flat.shape[1] - 1))
+    return places.reshape(nth.shape), lots >= 0
 
 
 def spread_evenly(count: int, wanted: int) -> list[int]:

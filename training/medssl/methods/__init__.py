@@ -22,6 +22,7 @@ METHODS = {
     "byol": "byol.BYOL",
     "simclr": "simclr.SimCLR",
     "moco": "moco.MoCo",
+    "lrc": "lrc.LRC",
 }
 """Name on the command line, in job files and recipes: module and class."""
 
@@ -46,7 +47,11 @@ class Method(Protocol):
         """
 
     def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a new batch, and numbers worth a curve; `fraction` of the training is over."""
+        """The loss of a new batch, and numbers worth a curve; `fraction` of the training is over.
+
+        "spread" among them is the parts.spread of the vectors that the loss compares, where it compares
+        some: by it a collapse is recognised (health.py).
+        """
 
     def after_step(self, fraction: float) -> None:
         """What follows an optimizer step."""
