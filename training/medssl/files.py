@@ -8,11 +8,12 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from medssl.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -88,6 +89,8 @@ def _refuse_constant(name: str) -> None:
 
 def write_array(path: Path, array: np.ndarray) -> None:
     """Write one array as .npy, whole or not at all."""
+    import numpy as np  # here and below: the command line starts without it
+
     write_whole(path, lambda file: np.save(file, array, allow_pickle=False))
 
 
@@ -96,6 +99,8 @@ def read_array(path: Path, memory_map: bool = False) -> np.ndarray:
 
     Raises UserError ("missing", "unreadable"); never unpickles.
     """
+    import numpy as np
+
     path = Path(path)
     try:
         if memory_map:
