@@ -23,6 +23,7 @@ METHODS = {
     "simclr": "simclr.SimCLR",
     "moco": "moco.MoCo",
     "lrc": "lrc.LRC",
+    "sal": "sal.SAL",
 }
 """Name on the command line, in job files and recipes: module and class."""
 
