@@ -197,6 +197,10 @@ class Session:
         """Runs of a kind that have weights, newest first."""
         return [run for run in reversed(self._runs) if run.kind == kind and run.checkpoint.exists()]
 
+    def starts(self) -> list[Run]:
+        """Pre-trainings to fine-tune from, newest first: what has collapsed is worse than random weights."""
+        return [run for run in self.runs("pretrain") if not run.collapsed]
+
     def resumable(self, kind: str) -> Run | None:
         """The newest run of a kind, if it has a checkpoint and did not come to its end."""
         newest = next(iter(self.runs(kind)), None)
@@ -222,11 +226,11 @@ class Session:
         self._runs = self.project.runs() if self.project else []
         self.runs_changed.emit()
 
-    def pretrain_job(self, method: str, minutes: float) -> config.PretrainJob:
+    def pretrain_job(self, method: str, recipe: str, minutes: float) -> config.PretrainJob:
         """Pre-train from the beginning."""
         project = self.need_project()
         self.need_scan()
-        return config.PretrainJob(project=str(project.root), method=method, minutes=minutes)
+        return config.PretrainJob(project=str(project.root), method=method, recipe=recipe, minutes=minutes)
 
     def resume_job(self, run: Run) -> config.Job:
         """Go on with a run from its last checkpoint."""

@@ -104,7 +104,7 @@ class Finetune(QWidget):
             widget.setVisible(some)
 
     def _fill_weights(self) -> None:
-        runs = self.session.runs("pretrain")
+        runs = self.session.starts()
         texts = [*(f"{describe(run)}" for run in runs), RANDOM]
         if texts == [self.weights.itemText(n) for n in range(self.weights.count())]:
             return

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from medssl import config
+from medssl import config, recipes
+from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QComboBox, QFormLayout, QWidget
 
 from napari_medssl.guard import guarded
 from napari_medssl.history import losses_of
 from napari_medssl.jobs import Jobs
 from napari_medssl.session import Session
-from napari_medssl.widgets.parts import JobPanel, button, column, minutes_box, row
+from napari_medssl.widgets.parts import JobPanel, button, column, hint, minutes_box, row
 from napari_medssl.workspace import Workspace
-
-METHODS = {"PGL: local consistency": "pgl", "MAE: fill in what is hidden": "mae"}
 
 
 class Pretrain(QWidget):
@@ -24,15 +23,16 @@ class Pretrain(QWidget):
     def __init__(self, session: Session, workspace: Workspace, jobs: Jobs) -> None:
         super().__init__()
         self.session, self.workspace, self.jobs = session, workspace, jobs
-        self.method = QComboBox()
-        self.method.addItems(list(METHODS))
-        self.method.setToolTip(
-            "PGL learns features that agree where two views show the same tissue; MAE learns to repaint "
-            "hidden parts"
-        )
+        self.method, self.purpose = QComboBox(), hint()
+        for number, (method, which, recipe) in enumerate(recipes.pretrainings()):
+            self.method.addItem(f"{method.upper()}, {which}", (method, which))
+            about = f"{recipe.purpose} Wants {recipe.time}."
+            self.method.setItemData(number, about, Qt.ItemDataRole.ToolTipRole)
+        self.method.currentIndexChanged.connect(self._explain)
         self.minutes = minutes_box(5)
         form = QFormLayout()
         form.addRow("Method", self.method)
+        form.addRow(self.purpose)
         form.addRow("Time", self.minutes)
         self.start = button(
             "Pre-train", self.start_anew, "Train on all scans of the project; no annotation is needed", True
@@ -41,10 +41,12 @@ class Pretrain(QWidget):
             "Continue", self.go_on, "Go on from the last checkpoint of the pre-training that was stopped"
         )
         self.panel = JobPanel(session, self.kind, jobs.stop)
-        column(self, form, row(self.start, self.resume), self.panel)
+        self.verdict = hint()
+        column(self, form, row(self.start, self.resume), self.panel, self.verdict)
         for signal in (session.project_changed, session.scan_changed, session.runs_changed):
             signal.connect(self.refresh)
         session.project_changed.connect(self._show_last_curve)
+        self._explain()
         self.refresh()
 
     def summary(self) -> str:
@@ -52,7 +54,9 @@ class Pretrain(QWidget):
         if self.session.job.running and self.session.job.kind == self.kind:
             return f"{self.session.job.fraction:.0%}"
         done = self.session.runs(self.kind)
-        return f"{done[0].job.get('method', '').upper()} ready" if done else ""
+        if not done:
+            return ""
+        return f"{done[0].job.get('method', '').upper()} {'collapsed' if done[0].collapsed else 'ready'}"
 
     def start_anew(self) -> None:
         """Pre-train from random weights."""
@@ -65,7 +69,8 @@ class Pretrain(QWidget):
             guarded(self.session, lambda: self._run(self.session.resume_job(run)))
 
     def _new_job(self) -> config.Job:
-        return self.session.pretrain_job(METHODS[self.method.currentText()], self.minutes.value())
+        method, recipe = self.method.currentData()
+        return self.session.pretrain_job(method, recipe, self.minutes.value())
 
     def _run(self, job: config.Job) -> None:
         self.workspace.autosave.flush()
@@ -78,6 +83,16 @@ class Pretrain(QWidget):
         self.resume.setVisible(idle and self.session.resumable(self.kind) is not None)
         for widget in (self.method, self.minutes):
             widget.setEnabled(idle)
+        # What the newest run came to, where no job of this viewer says so already.
+        done = self.session.runs(self.kind)
+        self.verdict.setText(done[0].health.get("words", "") if done else "")
+        self.verdict.setVisible(bool(self.verdict.text()) and self.session.job.kind != self.kind)
+
+    def _explain(self) -> None:
+        """The second line of the choice: what it is for."""
+        about = self.method.currentData(Qt.ItemDataRole.ToolTipRole)
+        self.purpose.setText(about)
+        self.method.setToolTip(about)
 
     def _show_last_curve(self) -> None:
         runs = self.session.runs(self.kind)

@@ -8,12 +8,15 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from medssl import recipes
 from medssl.errors import UserError
 from napari.components import ViewerModel
 from napari.utils.shortcuts import default_shortcuts
+from qtpy.QtCore import Qt
 
 from napari_medssl import _reader, _samples, layers
 from napari_medssl.widgets import Dock, dock, style
+from napari_medssl.widgets.finetune import RANDOM
 
 ENGINE = """
 import json, sys, time
@@ -45,6 +48,13 @@ if kind == "finetune":
     (scan,) = job.predict_scans
     labels = np.ones(project.scans[scan].geometry.shape_zyx, np.uint8)
     say(events.Preview(scan, str(project.save_prediction(run.id, scan, labels))))
+say(events.Done())
+"""
+COLLAPSES = """
+words = "This pre-training has collapsed."
+say(events.Notice(words))
+card = {"kind": kind, "health": {"collapsed": True, "words": words}}
+(run.folder / "card.json").write_text(json.dumps(card))
 say(events.Done())
 """
 WAITS = """
@@ -234,6 +244,48 @@ def test_pre_training_runs_and_its_weights_are_offered(make, qtbot, said):
     assert not made.pretrain.resume.isVisibleTo(made.pretrain)
 
 
+def test_every_method_and_recipe_is_listed_with_what_it_is_for(make):
+    made = make()
+    box, offered = made.pretrain.method, recipes.pretrainings()
+    assert [box.itemData(n) for n in range(box.count())] == [each[:2] for each in offered]
+    assert box.itemData(0) == ("pgl", "quick")
+    for number, (_, _, recipe) in enumerate(offered):
+        assert recipe.purpose in box.itemData(number, Qt.ItemDataRole.ToolTipRole)
+        box.setCurrentIndex(number)
+        assert recipe.purpose in made.pretrain.purpose.text() and recipe.time in made.pretrain.purpose.text()
+
+
+def test_the_chosen_method_and_recipe_are_the_job_s(make, qtbot):
+    made = make()
+    made.pretrain.method.setCurrentText("MAE, paper")
+    made.pretrain.start.click()
+    wait_for_end(qtbot, made)
+    (run,) = made.session.runs("pretrain")
+    assert (run.job["method"], run.job["recipe"]) == ("mae", "paper")
+
+
+def test_a_collapsed_pre_training_says_so_and_is_not_offered(make, qtbot, said):
+    made = make(COLLAPSES)
+    made.pretrain.start.click()
+    wait_for_end(qtbot, made)
+    assert [made.finetune.weights.itemText(n) for n in range(made.finetune.weights.count())] == [RANDOM]
+    assert "collapsed" in made.pretrain.panel._text.text()
+    assert made.pretrain.summary() == "PGL collapsed" and not said
+    again = make()
+    assert again.pretrain.verdict.text() == "This pre-training has collapsed."
+    assert again.pretrain.verdict.isVisibleTo(again.pretrain)
+
+
+def test_a_pre_training_before_a_collapsed_one_is_still_offered(make, qtbot):
+    for ending in (ENDS, COLLAPSES):
+        made = make(ending)
+        made.pretrain.start.click()
+        wait_for_end(qtbot, made)
+    assert len(made.session.runs("pretrain")) == 2
+    texts = [made.finetune.weights.itemText(n) for n in range(made.finetune.weights.count())]
+    assert texts == ["PGL pre-training (run 1)", RANDOM]
+
+
 def test_a_stopped_pre_training_goes_on_in_the_same_run(make, qtbot):
     made = make(WAITS)
     made.pretrain.start.click()
@@ -277,7 +329,7 @@ def test_one_job_at_a_time(make, qtbot):
     made.pretrain.start.click()
     assert not made.finetune.start.isEnabled() and not made.features.compute.isEnabled()
     with pytest.raises(UserError, match="still running"):
-        made.jobs.start(made.session.pretrain_job("pgl", 1))
+        made.jobs.start(made.session.pretrain_job("pgl", "quick", 1))
     qtbot.waitUntil(lambda: made.session.job.step == 2, timeout=20_000)
     made.jobs.stop()
     wait_for_end(qtbot, made)

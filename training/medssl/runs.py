@@ -34,13 +34,18 @@ class Run:
         return read_json(path) if path.exists() else {}
 
     @property
-    def collapsed(self) -> bool:
-        """Whether it is a pre-training that ended with features that say the same everywhere (health.py)."""
+    def health(self) -> dict[str, Any]:
+        """How the pre-training went (health.py); empty before its end."""
         try:
             health = self.card.get("health")
         except (UserError, AttributeError):
-            return False  # a damaged card says nothing; whoever needs the weights will be told
-        return isinstance(health, dict) and health.get("collapsed") is True
+            return {}  # a damaged card says nothing; whoever needs the weights will be told
+        return health if isinstance(health, dict) else {}
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether it is a pre-training to whose network nearly all places look the same."""
+        return self.health.get("collapsed") is True
 
 
 def make_run(folder: Path, kind: str, job: dict[str, Any], name: str) -> Run:
