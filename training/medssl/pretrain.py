@@ -12,11 +12,11 @@ from torch import Generator, Tensor, nn
 
 from medssl import config, devices, planner
 from medssl.config import Plan, PretrainJob
-from medssl.events import Emit, Started, read_log
-from medssl.health import Health
+from medssl.events import Emit, Metric, Started, read_log
+from medssl.health import Health, numbers_of
 from medssl.loop import Budget, settings_for, train
 from medssl.methods import Method, find
-from medssl.networks import build
+from medssl.networks import Network, build
 from medssl.pool import Pool, load_pool
 from medssl.project import Project, Run
 
@@ -66,25 +66,23 @@ def pretrain(
     device = devices.choose(job.device)
     scans = [scan.id for scan in project.scans.values() if not scan.held_out]
     if resume:
-        plan, reasons = (
-            config.from_json(Plan, resume[1]["plan"], str(run.checkpoint)),
-            ["as in the run before"],
-        )
+        plan = config.from_json(Plan, resume[1]["plan"], str(run.checkpoint))
+        reasons = ["as in the run before"]
     else:
         plan, reasons = planner.choose(project, scans, device, job.settings)
     torch.set_num_threads(plan.threads)
     emit(Started(run.id, config.to_json(plan), reasons))
     pool = load_pool(project, scans, plan, device)
     loop_settings, settings = settings_for(f"{job.method}-{job.recipe}", job.settings, kind.Settings, plan)
-    outputs = plan.patch_vox[0] if plan.dims == 2 else 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)  # layers draw from the global generator when they are made
-        method = kind(build(plan, outputs, job.seed), plan, settings)
+        method = kind(_random_network(plan, job.seed), plan, settings)
     method.modules.to(device)
     begin = time.monotonic()
     method.prepare(pool, emit)
-    health = Health(project, method, build(plan, outputs, job.seed), pool, job.seed, emit)
-    log = run.folder / "events.jsonl"
+    health = Health(project, method, _random_network(plan, job.seed), pool, job.seed, emit)
+    if not resume:
+        emit(Metric(0, numbers_of(health.start)))
     card = {
         "kind": "pretrain",
         "method": job.method,
@@ -93,11 +91,11 @@ def pretrain(
         "scans": scans,
     }
     tensors, card = (resume[0], {**resume[1], **card}) if resume else (None, card)
-    budget = Budget(job.steps, job.minutes)
+    log = run.folder / "events.jsonl"
     position, stopped = train(
         Pretraining(method, pool, health),
         loop_settings,
-        budget,
+        Budget(job.steps, job.minutes),
         Generator().manual_seed(job.seed),
         run.checkpoint,
         card,
@@ -109,3 +107,8 @@ def pretrain(
         close=lambda step: {"health": health.verdict(step, read_log(log))},
     )
     return {"run": run.id, "step": position.step, "seconds": position.elapsed_s, "stopped": stopped}
+
+
+def _random_network(plan: Plan, seed: int) -> Network:
+    """What a method starts from; it can repaint what it sees."""
+    return build(plan, plan.patch_vox[0] if plan.dims == 2 else 1, seed)
