@@ -13,7 +13,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl import events
+from medssl import events, recipes
 from medssl.__main__ import main
 from medssl.commands import app
 from medssl.commands.choose import choose_run, split_scans
@@ -26,7 +26,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 COMMANDS = (
-    "demo", "init", "pretrain", "finetune", "predict", "features", "similarity", "evaluate", "run", "doctor",
+    "demo", "init", "pretrain", "finetune", "methods", "predict", "features", "similarity", "evaluate", "run",
+    "doctor",
 )  # fmt: skip
 
 
@@ -60,6 +61,18 @@ def test_every_command_has_a_help(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
     assert "Usage" in result.output
+
+
+@pytest.mark.parametrize("arguments", [["methods"], ["pretrain", "--help"]])
+def test_every_method_and_recipe_is_listed_with_what_it_is_for(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setenv("TERMINAL_WIDTH", "300")
+    lines = CliRunner().invoke(app, arguments).output.splitlines()
+    for method, which, recipe in recipes.pretrainings():
+        (line,) = [line for line in lines if recipe.purpose in line]
+        assert re.search(rf"\b{re.escape(method)}\b.*\b{which}\b", line) and recipe.time in line
 
 
 def test_the_commands_import_nothing_heavy() -> None:
