@@ -20,7 +20,7 @@ from medssl.volume import read_labels
 from small import FINETUNE, SHAPE, Events, job_of, make_project, run, stop_after
 from torch import Tensor
 
-KINDS = [*METHODS, "finetune", "finetune-3d"]
+KINDS = [*METHODS, "finetune", "finetune-3d", "finetune-pseudo_contrast"]
 
 
 @pytest.fixture
@@ -59,7 +59,16 @@ def test_another_seed_gives_other_weights(project: Project, kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "stopped_at"),
-    [*((method, 4) for method in METHODS), ("finetune", 2), ("finetune", 5), ("finetune-3d", 5)],
+    [
+        *((method, 4) for method in METHODS),
+        ("finetune", 2),
+        ("finetune", 5),
+        ("finetune-3d", 5),
+        ("finetune-none", 5),
+        ("finetune-pseudo_contrast", 2),
+        ("finetune-pseudo_contrast", 5),
+        ("finetune-3d-both", 5),
+    ],
 )
 def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(
     project: Project, kind: str, stopped_at: int

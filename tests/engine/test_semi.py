@@ -1,0 +1,231 @@
+"""What fine-tuning makes of unannotated voxels: choices, rounds, guesses, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from medssl import checkpoint, recipes, semi
+from medssl.config import FinetuneJob, read_job, to_json, write_job
+from medssl.errors import UserError
+from medssl.events import Metric, Notice
+from medssl.files import write_json
+from medssl.partial import AnnotatedVoxels
+from medssl.project import Annotation, Project
+from medssl.self_training import largest_parts
+from small import SHAPE, Events, job_of, make_project, plan, run, seeded
+from tuning import IGNORE, half_painted, tuning
+
+CONTRAST = ("pseudo_contrast", "both")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return make_project(tmp_path, seeds=(0, 1), shape=SHAPE)
+
+
+# --- choices ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("choice", "curves"),
+    [
+        ("none", {"loss"}),
+        ("self_training", {"loss", "guesses"}),
+        ("pseudo_contrast", {"loss", "contrast"}),
+        ("both", {"loss", "guesses", "contrast"}),
+    ],
+)
+def test_every_choice_says_the_terms_it_adds(project: Project, choice: str, curves: set[str]) -> None:
+    events = Events()
+    run(job_of(f"finetune-{choice}", project), events)
+    said = [set(metric.values) for metric in events.of(Metric)]
+    assert said[0] == {"loss"}
+    assert set().union(*said) == curves
+    labelled = [notice for notice in events.of(Notice) if "labelled slices" in notice.text]
+    assert len(labelled) == (0 if choice == "none" else 2)
+
+
+def test_both_is_the_sum_of_self_training_and_contrast() -> None:
+    parts = {choice: tuning(choice).loss(seeded(), 0.5) for choice in ("none", "self_training", *CONTRAST)}
+    loss, numbers = parts["both"]
+    alone = parts["none"][0]
+    added = [parts[choice][0] - alone for choice in ("self_training", "pseudo_contrast")]
+    assert loss.item() == pytest.approx((alone + added[0] + added[1]).item(), rel=1e-5)
+    assert numbers["loss"].item() == pytest.approx(alone.item(), rel=1e-5)
+
+
+def test_a_job_without_the_choice_is_self_training(tmp_path: Path, project: Project) -> None:
+    path = tmp_path / "job.json"
+    for choice in semi.CHOICES:
+        job = FinetuneJob(str(project.root), semi=choice)  # type: ignore[arg-type]
+        write_job(path, job)
+        assert read_job(path) == job
+    before = {name: value for name, value in to_json(FinetuneJob("project")).items() if name != "semi"}
+    write_json(path, before)
+    job = read_job(path)
+    assert isinstance(job, FinetuneJob)
+    assert job.semi == "self_training"
+
+
+def test_a_run_from_before_there_was_a_choice_can_be_resumed(project: Project) -> None:
+    made = run(job_of("finetune", project, steps=2))["run"]
+    path = project.run(made).folder / "job.json"
+    write_json(path, {name: value for name, value in project.run(made).job.items() if name != "semi"})
+    assert run(FinetuneJob(str(project.root), resume=made, steps=4))["step"] == 4
+
+
+@pytest.mark.parametrize("choice", semi.CHOICES)
+def test_every_choice_has_a_quick_recipe_and_its_settings(choice: str) -> None:
+    name, kind = semi.find(choice)
+    for recipe in ("quick", "paper") if choice in CONTRAST else ("quick",):
+        read = recipes.read(f"{name}-{recipe}")
+        kind(**read.method)
+        assert len(read.purpose) <= 100
+
+
+def test_the_card_records_how_guesses_were_made(project: Project) -> None:
+    job = job_of("finetune-pseudo_contrast", project, steps=1)
+    made = run(replace(job, settings={**job.settings, "clean_up": "largest", "sure": 0.5}))["run"]
+    card = project.run(made).card
+    assert card["job"]["semi"] == "pseudo_contrast"
+    assert (card["settings"]["clean_up"], card["settings"]["sure"]) == ("largest", 0.5)
+
+
+# --- rounds and guesses ----------------------------------------------------------------------------------
+
+
+def test_true_labels_always_win_over_guesses() -> None:
+    scans = half_painted()
+    task = tuning("self_training", scans)
+    task.loss(seeded(), 0.5)
+    assert task.rounds is not None
+    made = task.rounds.guesses.pool
+    for name, target in zip(made.ids, made.targets, strict=True):
+        true = scans.targets[scans.ids.index(name)]
+        assert torch.equal(target[true != IGNORE], true[true != IGNORE])
+        assert (target != IGNORE).all()
+
+
+def test_targets_of_the_training_are_not_written_to() -> None:
+    scans = half_painted()
+    before = [each.clone() for each in scans.targets]
+    tuning("both", scans).loss(seeded(), 0.5)
+    assert all(torch.equal(one, two) for one, two in zip(before, scans.targets, strict=True))
+
+
+def test_a_network_that_does_not_fit_the_true_labels_is_not_trusted() -> None:
+    task = tuning("self_training", trusted_loss=0.35)
+    assert task.rounds is not None
+    task.rounds.remember(torch.tensor(100.0))
+    assert task.loss(seeded(), 0.9)[1] == {}
+    for _ in range(200):
+        task.rounds.remember(torch.tensor(0.1))
+    assert "guesses" in task.loss(seeded(), 0.9)[1]
+
+
+def test_guesses_are_those_of_the_average_and_not_of_the_network() -> None:
+    events = Events()
+    task = tuning("self_training", events=events)
+    with torch.no_grad():
+        task.network.head.conv.conv.bias.copy_(torch.tensor([0.0, 0.0, 1e3]))
+        task.modules["average"].head.conv.conv.bias.copy_(torch.tensor([0.0, 1e3, 0.0]))
+    task.loss(seeded(), 0.5)
+    assert "second nowhere" in events[0].text
+
+
+def test_guesses_that_are_not_sure_enough_stay_unlabelled() -> None:
+    task = tuning("self_training", sure=0.4)
+    task.loss(seeded(), 0.5)
+    assert task.rounds is not None
+    unknown = [(target == IGNORE).float().mean() for target in task.rounds.guesses.pool.targets]
+    assert all(0 < share < 1 for share in unknown)
+
+
+def test_the_largest_part_is_found_in_three_dimensions_and_for_every_class_by_itself() -> None:
+    labels = torch.zeros(8, 10, 10, dtype=torch.uint8)
+    labels[0:6, 4, 4] = 1
+    labels[0, 0:3, 0:3] = 2
+    labels[7, 8:10, 8:10] = 1
+    labels[7, 0, 9] = 2
+    cleaned = largest_parts(labels)
+    assert (cleaned[0:6, 4, 4] == 1).all()
+    assert (cleaned[0, 0:3, 0:3] == 2).all()
+    assert (cleaned == IGNORE).sum() == 5
+    assert (cleaned == 0).sum() == (labels == 0).sum()
+    assert torch.equal(largest_parts(cleaned), cleaned)
+
+
+def test_a_labelled_volume_without_any_class_stays_as_it_is() -> None:
+    empty = torch.zeros(3, 4, 5, dtype=torch.uint8)
+    assert torch.equal(largest_parts(empty), empty)
+
+
+def test_the_contrast_head_is_trained_and_saved(project: Project) -> None:
+    job = job_of("finetune-pseudo_contrast", project)
+    before, after = (
+        checkpoint.load(project.run(run(replace(job, steps=steps))["run"]).checkpoint)[0] for steps in (1, 10)
+    )
+    name = "modules.terms.contrast.head.0.weight"
+    assert before.keys() <= after.keys()
+    assert not torch.equal(before[name], after[name])
+
+
+# --- what is refused -------------------------------------------------------------------------------------
+
+
+def assert_refused(job: Any, code: str, *words: str) -> None:
+    events = Events()
+    with pytest.raises(UserError) as caught:
+        run(job, events)
+    assert caught.value.code == code, caught.value
+    assert all(word in str(caught.value) for word in words), caught.value
+    assert not events.of(Metric)
+
+
+@pytest.mark.parametrize("choice", CONTRAST)
+def test_a_contrast_without_any_annotation_is_refused(project: Project, choice: str) -> None:
+    for scan in project.annotated():
+        project.save_annotation(scan, Annotation(np.zeros(SHAPE, np.uint8)))
+    assert_refused(job_of(f"finetune-{choice}", project), "no-annotation")
+
+
+@pytest.mark.parametrize("choice", CONTRAST)
+def test_a_contrast_of_background_alone_is_refused(project: Project, choice: str) -> None:
+    for scan in project.annotated():
+        project.save_annotation(scan, Annotation(np.zeros(SHAPE, np.uint8), ((0, 3),)))
+    assert_refused(job_of(f"finetune-{choice}", project), "one-class")
+
+
+def test_one_class_without_the_background_is_refused_before_the_first_step(project: Project) -> None:
+    job = job_of("finetune-pseudo_contrast", project)
+    alone = replace(job, settings={**job.settings, "background": False})
+    assert_refused(alone, "one-class", "Only one class is painted", "background")
+
+
+def test_a_contrast_without_rounds_is_refused(project: Project) -> None:
+    job = job_of("finetune-pseudo_contrast", project)
+    assert_refused(replace(job, settings={**job.settings, "rounds": []}), "bad-job", "rounds")
+
+
+def test_a_choice_that_nobody_knows_is_named(project: Project) -> None:
+    assert_refused(job_of("finetune", project, semi="mean_teacher"), "bad-job", "mean_teacher", "both")
+
+
+def test_a_setting_of_another_choice_is_named(project: Project) -> None:
+    job = job_of("finetune-none", project)
+    assert_refused(replace(job, settings={**job.settings, "guess_weight": 2.0}), "bad-job", "guess_weight")
+    job = job_of("finetune", project)
+    assert_refused(replace(job, settings={**job.settings, "temperature": 0.2}), "bad-job", "temperature")
+
+
+def test_classes_that_nobody_painted_do_not_count(project: Project) -> None:
+    """Two classes in the project, one on the scans: the background takes part."""
+    voxels = AnnotatedVoxels.of(half_painted(1))
+    settings = semi.find("pseudo_contrast")[1]()
+    terms = semi.terms(FinetuneJob("nowhere", semi="pseudo_contrast"), plan(), settings, voxels, 3)
+    assert terms["contrast"].background

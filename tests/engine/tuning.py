@@ -1,0 +1,54 @@
+"""A small fine-tuning without project, files or loop, for the tests of what its steps do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from medssl import semi
+from medssl.config import FinetuneJob, Plan
+from medssl.networks import build
+from medssl.partial import AnnotatedVoxels
+from medssl.pool import Pool
+from medssl.self_training import Guesses, Rounds
+from medssl.supervised import Finetuning
+from small import Events, noise, plan, pool
+
+IGNORE = 255
+SCAN = (10, 24, 20)
+CLASSES = ("first", "second")
+
+
+def half_painted(classes: int = 2) -> Pool:
+    """Two scans of noise; in the first, slices 2 and 6 are complete and show every class as a block."""
+    target = torch.full(SCAN, IGNORE, dtype=torch.uint8)
+    for index in (2, 6):
+        target[index] = 0
+        for label in range(1, classes + 1):
+            target[index, 8 * label - 4 : 8 * label + 3, 4:14] = label
+    images = [noise(SCAN), noise(SCAN, 1)]
+    shown = target.where(target != IGNORE, torch.zeros_like(target))
+    return pool(images[0] + 3 * shown, images[1], targets=[target, torch.full_like(target, IGNORE)])
+
+
+def tuning(
+    choice: str,
+    scans: Pool | None = None,
+    small: Plan | None = None,
+    events: Events | None = None,
+    **own: Any,
+) -> Finetuning:
+    """The task of a choice; guesses are made in the first step, unless `own` says otherwise."""
+    scans, small = scans or half_painted(), small or plan()
+    early = {} if choice == "none" else {"rounds": (0.0,), "trusted_loss": 100.0}
+    settings = semi.find(choice)[1](**{**early, **own})
+    voxels = AnnotatedVoxels.of(scans)
+    network = build(small, len(CLASSES) + 1, 0)
+    job = FinetuneJob("nowhere", semi=choice)  # type: ignore[arg-type]
+    terms = semi.terms(job, small, settings, voxels, len(CLASSES) + 1)
+    rounds = None
+    if choice != "none":
+        guesses = Guesses(scans, settings, CLASSES, events if events is not None else Events())  # type: ignore[arg-type]
+        rounds = Rounds(network, guesses, settings)  # type: ignore[arg-type]
+        rounds.remember(torch.tensor(0.0))  # as if it had learned already
+    return Finetuning(network, small, settings, scans, voxels, set(), rounds, terms)
