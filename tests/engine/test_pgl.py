@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
+from medssl.correspondence import align
 from medssl.methods.parts import follow, momentum, spread, view_size
 from medssl.methods.pgl import PGL, Settings, local_consistency
 from medssl.networks import build
 from medssl.pool import Pool
-from medssl.views import Views, cut
-from small import box, noise, plan, pool, seeded, stacked
+from medssl.views import Views, cut, shown
+from small import box, noise, plan, pool, ramps, seeded, stacked
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 SCAN = (16, 48, 40)
 SMALL = Settings(hidden=16, dimension=8)
@@ -200,16 +203,20 @@ def test_a_scan_smaller_than_the_patch_gives_a_finite_loss(dims: int) -> None:
     assert loss.isfinite()
 
 
+def pairs(
+    dims: int, scan: tuple[int, int, int], settings: Settings = SMALL, count: int = 10_000, **changes: Any
+) -> tuple[Views, Views]:
+    """So many pairs as the method draws them in a scan of that shape."""
+    pgl = method(dims, settings)
+    pgl.plan = plan(dims, batch=count, **changes)
+    return pgl.pair(pool(torch.zeros(1, 1, 1).expand(scan)), seeded())
+
+
+@pytest.mark.parametrize("level", [-1, -2])
 @pytest.mark.parametrize(("dims", "scan"), [(2, (9, 60, 44)), (3, (30, 60, 44)), (3, (60, 200, 200))])
-def test_overlap_statistics(dims: int, scan: tuple[int, int, int]) -> None:
+def test_overlap_statistics(dims: int, scan: tuple[int, int, int], level: int) -> None:
     """10 000 pairs as the method draws them: IoU at least 0.1, a whole cell shared, inside the scan."""
-    seen: list[tuple[Views, Views]] = []
-    scans = pool(torch.zeros(1, 1, 1).expand(scan))
-    pgl = method(dims)
-    pgl.plan = plan(dims, batch=1000)
-    for seed in range(10):
-        seen.append(pgl.pair(scans, seeded(seed)))
-    first, second = (stacked([pair[which] for pair in seen]) for which in (0, 1))
+    first, second = pairs(dims, scan, replace(SMALL, level=level))  # type: ignore[arg-type]
     (low, high), (other_low, other_high) = first.extent(), second.extent()
     axes = slice(3 - dims, 3)
     shared = (torch.minimum(high, other_high) - torch.maximum(low, other_low))[:, axes]
@@ -217,11 +224,72 @@ def test_overlap_statistics(dims: int, scan: tuple[int, int, int]) -> None:
     union = (high - low)[:, axes].prod(1) + (other_high - other_low)[:, axes].prod(1) - both
     assert len(both) == 10_000
     assert (both / union).min() >= 0.1 - 1e-5
-    assert (shared[:, -2:] >= 4 * 1.4 - 1e-3).all()
+    cell = torch.tensor({-1: [2.0, 4, 4], -2: [1.0, 2, 2]}[level]) * 1.4
+    assert (shared >= cell[axes] - 1e-3).all()
     for edge in (low, other_low):
         assert (edge[:, axes] >= -0.5 - 1e-3).all()
     for edge in (high, other_high):
         assert (edge[:, axes] <= torch.tensor(scan)[axes] - 0.5 + 1e-3).all()
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_boxes_of_a_volume_smaller_than_the_patch_stay_inside_the_padded_frame(dims: int) -> None:
+    """The frame is as large as the larger of two boxes, and around the scan's middle."""
+    scan = (3, 9, 7)
+    for views in pairs(dims, scan, count=200):
+        low, high = views.extent()
+        half = torch.tensor([4.0, 5.6, 5.6])
+        middle = (torch.tensor(scan) - 1) / 2
+        assert (low >= middle - half - 1e-3)[:, 3 - dims :].all()
+        assert (high <= middle + half + 1e-3)[:, 3 - dims :].all()
+
+
+def test_boxes_differ_across_slices_wherever_the_volume_is_deeper_than_the_patch() -> None:
+    """The z offset, with the same overlap rule; thick slices, thin volumes and 2.5D keep z common."""
+    first, second = pairs(3, (30, 60, 44), count=500)
+    away = (first.centre - second.centre)[:, 0].abs()
+    assert away.median() > 0.5
+    assert away.max() <= 8 - 3, "boxes of eight slices share a cell, which two slices and a half are"
+    for alike in (
+        pairs(3, (8, 60, 44), count=500),
+        pairs(3, (30, 60, 44), count=500, spacing_mm=(4.0, 1.0, 1.0)),
+        pairs(2, (30, 60, 44), count=500),
+    ):
+        assert torch.allclose(alike[0].centre[:, 0], alike[1].centre[:, 0])
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_each_view_is_flipped_along_each_axis_half_of_the_time_by_itself(dims: int) -> None:
+    first, second = pairs(dims, (30, 60, 44))
+    flips = torch.cat([first.flip, second.flip], dim=1).float()
+    assert (flips.mean(0) - 0.5).abs().max() < 0.03
+    assert (flips.T.corrcoef() - torch.eye(6)).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("level", [-1, -2])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_flip_equivariance_of_alignment(dims: int, level: int) -> None:
+    """Features that say where in the scan their cell lies agree in both views to within half a cell."""
+    scan = (16, 64, 56)
+    settings = replace(SMALL, level=level)  # type: ignore[arg-type]
+    pgl = method(dims, settings)
+    pgl.plan = plan(dims, batch=64)
+    cells, stride = ((4, 4, 4), (2, 4, 4)) if level == -1 else ((8, 8, 8), (1, 2, 2))
+    first, second = pgl.pair(pool(noise(scan)), seeded())
+    assert len({tuple(flip) for flip in first.flip.tolist()}) == 8
+    maps = []
+    for views in (first, second):
+        images = [shown(cut(ramp, views, pgl.plan)) for ramp in ramps(scan)]
+        if dims == 2:
+            maps.append(torch.cat([F.avg_pool2d(image[:, 1:2], stride[1:]) for image in images], dim=1))
+        else:
+            maps.append(torch.cat([F.avg_pool3d(image, stride) for image in images], dim=1))
+    one, two, valid = align(maps[0], first, maps[1], second, (1, *cells[1:]) if dims == 2 else cells)
+    assert valid.all()
+    half_cell = 1.4 * torch.tensor(stride) / 2
+    apart = (one - two).abs().flatten(2).amax(2).amax(0)
+    assert (apart[3 - dims :] <= 2 * half_cell[3 - dims :]).all(), "each to within half a cell of the truth"
+    assert ((one - two).flatten(2).abs().mean((0, 2))[3 - dims :] < half_cell[3 - dims :] / 4).all()
 
 
 def test_the_teacher_starts_as_an_exact_copy_and_not_as_the_same_tensors() -> None:

@@ -17,6 +17,9 @@ from medssl.config import Plan
 from medssl.devices import full_precision
 from medssl.pool import Pool
 
+THICK = 3
+"""Slices so many times as far apart as pixels are thick: a box moved across them shows other tissue."""
+
 
 @dataclass(frozen=True)
 class Views:
@@ -99,7 +102,8 @@ def sample_pairs(
     across slices it is not scaled. Boxes lie inside the scan, or where the scan is smaller inside the
     smallest frame around it that holds them. Pairs whose intersection over union is below
     `min_overlap`, or that share fewer than `min_cells` working voxels along an axis, are drawn again.
-    In 2.5D both boxes lie on the same slice. Scans are drawn one by one unless `scan` (B,) names them.
+    In 2.5D both boxes lie on the same slice, in 3D as close as they can along axes of THICK slices. Scans are
+    drawn one by one unless `scan` (B,) names them.
     """
     batch = plan.batch
     scan = torch.randint(len(pool), (batch,), generator=generator) if scan is None else scan
@@ -120,6 +124,9 @@ def sample_pairs(
         low[:, 0] = high[:, 0] = first[:, 0]
     # As close to concentric as the scan allows: what stays where no try shares enough.
     second = torch.maximum(torch.minimum(first, high), low)
+    if plan.dims == 3:
+        thick = torch.tensor(plan.spacing_mm) > THICK * min(plan.spacing_mm)
+        low, high = (torch.where(thick, second, edge) for edge in (low, high))
     cells = step * torch.tensor(min_cells)
     # Tries go where enough can be shared at all; in a large scan they would hardly ever hit otherwise.
     reach = (box + other_box) / 2 - torch.maximum(cells, _least_shared(box, other_box, min_overlap))

@@ -10,7 +10,8 @@ Where we depart from the paper, and why:
 - AdamW instead of LARS, and a smaller projector in the quick recipe: batches of 8-16 instead of 128.
 - Alignment samples at cell centres (RoIAlign) where the paper cuts whole cells: with six cells along an
   axis that would be off by up to 16 voxels.
-- 2.5D: boxes lie on the same slice and are flipped in the plane and across slices.
+- 2.5D: boxes lie on the same slice and are flipped in the plane and across slices. In 3D they may differ
+  across slices, too, wherever the scan is deeper than the patch, except across thick slices.
 - Boxes are sized to the scans: where 1.4 patches do not fit into a scan, the patch is made smaller.
 - No augmentation where the paper has none: no turning, no bending.
 """
