@@ -67,9 +67,7 @@ def test_a_job_without_the_choice_is_self_training(tmp_path: Path, project: Proj
         assert read_job(path) == job
     before = {name: value for name, value in to_json(FinetuneJob("project")).items() if name != "semi"}
     write_json(path, before)
-    job = read_job(path)
-    assert isinstance(job, FinetuneJob)
-    assert job.semi == "self_training"
+    assert read_job(path) == FinetuneJob("project", semi="self_training")
 
 
 def test_a_run_from_before_there_was_a_choice_can_be_resumed(project: Project) -> None:
