@@ -15,12 +15,14 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from few_slices_page import draw
 from medssl import cells, trial
 from medssl.cells import Cell, Failure
 from medssl.commands.options import settings_from
@@ -28,9 +30,11 @@ from medssl.commands.terminal import Drawing, console, stop_on_interrupt, worker
 from medssl.dataset import TEST_EVERY, read_dataset
 from medssl.errors import UserError
 from medssl.events import Emit, Progress
+from medssl.methods import METHODS
 from medssl.project import Project, is_project
-from medssl.study import PRETRAIN_SHARE, Material, Settings, assign, gather
+from medssl.study import PRETRAIN_SHARE, RANDOM, Combination, Material, Settings, assign, gather
 from medssl.trial import Stopped, Work
+from peers import PEERS, Bench
 
 LINES = Path(__file__).parents[1] / "docs" / "benchmarks" / "few_slices.jsonl"
 
@@ -65,12 +69,24 @@ class Grid:
     settings: Settings
     out: Path
     work: Path
+    nnunet_env: Path
     keep: bool
 
     def cells(self, dataset: str) -> Iterator[tuple[str, int, Settings]]:
         """(method, seed, settings) of a data set's cells."""
         for slices, seed, method in itertools.product(self.slices, self.seeds, self.methods):
-            yield method, seed, replace(self.settings, slices=slices).concerning(method)
+            yield method, seed, settings_for(method, replace(self.settings, slices=slices))
+
+    def peers_folder(self, dataset: str, method: str, seed: int, slices: int) -> Path:
+        """Where a peer works on a cell; no other cell does."""
+        return self.work / "peers" / f"{dataset}-{method}-{slices}-{seed}"
+
+
+def settings_for(method: str, settings: Settings) -> Settings:
+    """The settings that concern the method: to peers our recipes are nothing."""
+    if method not in PEERS:
+        return settings.concerning(method)
+    return Settings(settings.slices, settings.minutes, settings.device, settings.judge, 0.0, "", "")
 
 
 def run(grid: Grid) -> None:
@@ -90,7 +106,9 @@ def run(grid: Grid) -> None:
                     continue
                 screen.print(f"\n[bold]{name}, {method}, {settings.slices} slices, seed {seed}")
                 try:
-                    line = run_cell(material, method, seed, settings, work)
+                    folder = grid.peers_folder(name, method, seed, settings.slices)
+                    bench = Bench(folder, grid.nnunet_env, should_stop)
+                    line = run_cell(material, method, seed, settings, work, bench)
                 except Stopped:
                     screen.print("Stopped. The same command goes on with what is not finished.")
                     return
@@ -98,13 +116,17 @@ def run(grid: Grid) -> None:
                 screen.print(line.failed if isinstance(line, Failure) else f"Dice {line.dice:.3f}")
                 if not grid.keep:
                     forget_weights(material.project, line)
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
-def run_cell(material: Material, method: str, seed: int, settings: Settings, work: Work) -> Cell | Failure:
+def run_cell(
+    material: Material, method: str, seed: int, settings: Settings, work: Work, bench: Bench
+) -> Cell | Failure:
     """One cell: its result, or why there is none."""
     try:
         assignment = assign(material, method, seed, settings)
-        return trial.judge(assignment, trial.train(assignment, work))
+        peer = PEERS.get(method)
+        return trial.judge(assignment, peer(assignment, bench) if peer else trial.train(assignment, work))
     except (Stopped, KeyboardInterrupt):
         raise
     except Exception as error:  # one method's defect must not cost the others' night
@@ -149,13 +171,15 @@ def arguments() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     runner = commands.add_parser("run", help="run the cells that have no line yet")
+    methods = f"weights or weights:semi (pgl, pgl:none, ...), or a peer: {', '.join(PEERS)}"
     beside = Path(__file__).parents[2] / "shared" / "data"
     add = runner.add_argument
     add(
         "--data", type=Path, default=Path(os.environ.get("MEDSSL_DATA") or beside), help="folder of data sets"
     )
     add("--datasets", default="hippocampus", help=f"of {', '.join(DATASETS)}")
-    add("--methods", default="random,mae,pgl,mae+pgl", help="weights or weights:semi, e.g. pgl:none")
+    add("--methods", default="random,mae,pgl,mae+pgl", help=methods)
+    add("--nnunet-env", type=Path, help="nnU-Net's environment (made in --work where there is none)")
     add("--slices", default="10", help="annotated slices in all, on two scans")
     add("--seeds", default="0,1,2")
     add("--minutes", type=float, default=10.0, help="training time of a cell, pre-training included")
@@ -170,13 +194,17 @@ def arguments() -> argparse.ArgumentParser:
     add("--out", type=Path, default=LINES, help="file of JSON lines")
     add("--work", type=Path, required=True, help="scratch folder for projects, one for each runner")
     add("--keep", action="store_true", help="keep the weights of finished cells")
+    drawer = commands.add_parser("draw", help="make the table and the curves")
+    several = "file of JSON lines; may be given several times"
+    drawer.add_argument("--out", type=Path, action="append", help=several)
+    drawer.add_argument("--page", type=Path, default=LINES.with_suffix(".md"), help="where the table goes")
     return parser
 
 
 def grid_of(options: argparse.Namespace) -> Grid:
     """The grid that the command line asks for.
 
-    Raises UserError ("no-dataset", "bad-setting", "no-device").
+    Raises UserError ("no-dataset", "no-method", "bad-setting", "no-device").
     """
     from medssl import devices
 
@@ -186,11 +214,13 @@ def grid_of(options: argparse.Namespace) -> Grid:
             raise UserError(
                 f"There is no data set {name!r} here; choose of {', '.join(DATASETS)}.", code="no-dataset"
             )
-    overrides = overrides_of(options.overrides)
+    methods = _names(options.methods)
+    for method in methods:
+        check_method(method)
     return Grid(
         data=options.data,
         datasets=datasets,
-        methods=_names(options.methods),
+        methods=methods,
         slices=tuple(map(int, _names(options.slices))),
         seeds=tuple(map(int, _names(options.seeds))),
         settings=Settings(
@@ -201,12 +231,23 @@ def grid_of(options: argparse.Namespace) -> Grid:
             pretrain_share=options.pretrain_share,
             pretrain_recipe=options.pretrain_recipe,
             finetune_recipe=options.finetune_recipe,
-            **overrides,
+            **overrides_of(options.overrides),
         ),
         out=options.out,
         work=options.work,
+        nnunet_env=options.nnunet_env or options.work / "nnunet-env",
         keep=options.keep,
     )
+
+
+def check_method(method: str) -> None:
+    """Raises UserError ("no-method") before hours are spent on others."""
+    if method in PEERS:
+        return
+    weights = Combination.of(method).weights
+    if weights not in (RANDOM, *METHODS):
+        known = ", ".join([RANDOM, *METHODS, *PEERS])
+        raise UserError(f"There is no method {weights!r}; choose of {known}.", code="no-method")
 
 
 def overrides_of(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
@@ -233,7 +274,11 @@ def main() -> None:
     """Run or draw."""
     options = arguments().parse_args()
     try:
-        run(grid_of(options))
+        if options.command == "draw":
+            for path in draw(options.out or [LINES], options.page, DATASETS):
+                print(path)
+        else:
+            run(grid_of(options))
     except UserError as error:
         raise SystemExit(f"Error: {error}") from None
 

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import nibabel
-import numpy as np
 import pytest
 from made_dataset import write_dataset
 from medssl import cells, demo, report, study, trial
 from medssl.cells import Cell
-from medssl.config import FinetuneJob, Job, PretrainJob, kind_of, to_json
+from medssl.config import FinetuneJob, Job, PretrainJob
 from medssl.dataset import read_dataset
 from medssl.errors import UserError
 from medssl.project import Project
 from medssl.study import Material, Settings
+from stand_in import Engine
 
 SETTINGS = Settings(slices=5, minutes=10.0)
 
@@ -30,23 +30,6 @@ def dataset_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def material(dataset_folder: Path, tmp_path: Path) -> Material:
     dataset = read_dataset(dataset_folder)
     return study.gather(Project.create(tmp_path / "project", dataset.classes), dataset, lambda done: None)
-
-
-class Engine:
-    """Does what the engine does to a project, and remembers the jobs; predicts the structure's lower half."""
-
-    def __init__(self) -> None:
-        self.jobs: list[Any] = []
-
-    def __call__(self, job: Job) -> dict[str, Any]:
-        self.jobs.append(job)
-        project = Project.open(Path(job.project))
-        run = project.new_run(kind_of(job), to_json(job), "made")
-        for scan in getattr(job, "predict_scans", ()):
-            labels = np.zeros(project.scans[scan].geometry.shape_zyx, dtype=np.uint8)
-            labels[6:10, 1:4, 1:4] = 1
-            project.save_prediction(run.id, scan, labels)
-        return {"run": run.id, "seconds": 60.0, "stopped": False}
 
 
 def test_test_cases_and_only_they_are_held_out(material: Material) -> None:

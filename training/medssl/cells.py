@@ -30,6 +30,11 @@ class Failure:
     """The reason, a sentence."""
     date: str
 
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """What makes it the same cell as another line's."""
+        return (self.dataset, self.method, self.seed, _plain(self.settings))
+
 
 @dataclass(frozen=True)
 class Cell:

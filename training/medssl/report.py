@@ -34,7 +34,9 @@ def title(method: str) -> str:
     """What a method of a study is called in tables and pictures: "PGL", "MAE+PGL, self-training"."""
     parts = study.Combination.of(method)
     weights = parts.weights if parts.weights == study.RANDOM else parts.weights.upper()
-    return f"{weights}, {parts.semi.replace('_', '-')}" if parts.semi else weights
+    if not parts.semi:
+        return weights
+    return f"{weights}, " + ("labels only" if parts.semi == "none" else parts.semi.replace("_", "-"))
 
 
 def study_lines(cells: Sequence[Cell]) -> list[list[str]]:

@@ -18,11 +18,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from medssl.annotator import annotate, choose_slices
+from medssl.config import Semi
 from medssl.dataset import TEST_EVERY, Dataset, split
 from medssl.errors import UserError
 from medssl.evaluate import reference_labels
@@ -34,7 +35,7 @@ PRETRAIN_SHARE = 0.4
 ANNOTATED_SCANS = 2
 RANDOM = "random"
 VALIDATION_SCANS = 30
-"""At most so many validation scans, and at most a third of those that are no test cases."""
+"""At most so many validation scans, and no more than a third of what could be."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,21 @@ class Combination:
     """A method's name taken apart."""
 
     weights: str
-    semi: str | None
+    semi: Semi | None
 
     @classmethod
     def of(cls, method: str) -> Combination:
-        """Read "weights" or "weights:semi"."""
+        """Read "weights" or "weights:semi".
+
+        Raises UserError ("no-method") for a `semi` that is unknown.
+        """
         weights, _, semi = method.partition(":")
-        return cls(weights, semi or None)
+        if semi and semi not in get_args(Semi):
+            raise UserError(
+                f"{method!r} ends in none of {', '.join(get_args(Semi))}; write one of them after the colon.",
+                code="no-method",
+            )
+        return cls(weights, semi or None)  # type: ignore[arg-type]  # it is one of them
 
 
 @dataclass(frozen=True)
@@ -155,9 +164,8 @@ def validation_scans(material: Material, annotated: Mapping[str, object]) -> dic
 
     Raises UserError ("too-small").
     """
-    rest = list(material.rest.items())
-    step = max(3, math.ceil(len(rest) / VALIDATION_SCANS))
-    chosen = {scan_id: labels for scan_id, labels in rest[::step] if scan_id not in annotated}
+    free = [(scan_id, labels) for scan_id, labels in material.rest.items() if scan_id not in annotated]
+    chosen = dict(free[:: max(3, math.ceil(len(free) / VALIDATION_SCANS))])
     if not chosen:
         raise UserError(
             f"{material.dataset.name} has too few labelled scans to judge on any but the test scans.",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -78,11 +78,10 @@ def train(assignment: Assignment, work: Work) -> Outcome:
         minutes=minutes,
         recipe=settings.finetune_recipe,
         settings=settings.finetune,
+        semi=combination.semi or FinetuneJob.semi,
         predict_scans=assignment.scans,
     )
-    # Only if asked for: what fine-tuning does by itself is its own affair.
-    asked: dict[str, Any] = {"semi": combination.semi} if combination.semi else {}
-    results["finetune"] = work(replace(job, **asked))
+    results["finetune"] = work(job)
     run_id = results["finetune"]["run"]
     plan = project.run(run_id).card.get("plan", {})
     return Outcome(
@@ -93,6 +92,7 @@ def train(assignment: Assignment, work: Work) -> Outcome:
         },
         runs={phase: result["run"] for phase, result in results.items()},
         steps={phase: result["step"] for phase, result in results.items() if "step" in result},
+        notes={"semi": job.semi},
         plan={name: plan.get(name) for name in ("dims", "patch_vox", "batch", "precision", "threads")},
     )
 

@@ -4,14 +4,17 @@ Everything is drawn from arrays in canonical order (Z, Y, X) and a spacing in mm
 torch or a display. Slices are shown as radiologists expect them: the patient's right on the left.
 """
 
+from medssl.pictures.amounts import Amounts, amounts
 from medssl.pictures.charts import Curve, curves, dice_table, read_curve
 from medssl.pictures.overlay import Segmented, overlay
 from medssl.pictures.similar import Similar, similarity
 
 __all__ = [
+    "Amounts",
     "Curve",
     "Segmented",
     "Similar",
+    "amounts",
     "curves",
     "dice_table",
     "overlay",

@@ -68,7 +68,7 @@ def curves(path: Path, runs: Sequence[Curve], title: str = "", along: str = "ste
     for words, name in parts:
         page.write(figure, left - 0.3, top + 0.02, words, size=9, weight="bold")
         plot = page.axes(figure, left, top + 0.34, chart_width - 0.3, CHART_HEIGHT_IN)
-        _chart(plot, along)
+        plain_axes(plot, along)
         ends = []
         for number, run in enumerate(runs):
             values = getattr(run, name)
@@ -77,12 +77,13 @@ def curves(path: Path, runs: Sequence[Curve], title: str = "", along: str = "ste
                 ends.append((_line(plot, values, color), run.title, color))
         if name == "dice":
             plot.set_ylim(0, 1)
-        _names(plot, ends)
+        name_ends(plot, ends)
         left += chart_width + names + 0.3
     return page.save(path, figure)
 
 
-def _chart(plot: Axes, along: str) -> None:
+def plain_axes(plot: Axes, along: str) -> None:
+    """Quiet axes with a name below; nothing is drawn yet."""
     plot.set_facecolor(palette.PAGE)
     plot.spines["bottom"].set(visible=True, color=palette.FAINT)
     plot.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
@@ -116,7 +117,7 @@ def running_mean(values: np.ndarray, reach: int) -> np.ndarray:
     return (total[last] - total[first]) / (last - first)
 
 
-def _names(plot: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
+def name_ends(plot: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     """Write each run's name beside the end of its line, moved apart where they would touch."""
     low, high = plot.get_ylim()
     spread = 0.062 * (high - low)
@@ -154,7 +155,7 @@ def dice_table(
     _key(figure, list(scores), top)
     left = page.MARGIN_IN + 0.14 + 0.075 * max(len(name) for name in names) + 0.2
     plot = page.axes(figure, left, top + 0.34, width - left - page.MARGIN_IN - 0.5, chart_height)
-    _chart(plot, "Dice on scans the network never saw; bar: mean, dots: seeds")
+    plain_axes(plot, "Dice on scans the network never saw; bar: mean, dots: seeds")
     plot.grid(visible=False, axis="y")
     plot.grid(axis="x", color=palette.FAINT, lw=0.6)
     plot.set_yticks([])

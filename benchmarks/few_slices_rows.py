@@ -1,0 +1,118 @@
+"""The lines of benchmarks/few_slices.py put in order: settings that may be compared, and rows of a table."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any
+
+from medssl.cells import Cell, Failure
+from medssl.methods import METHODS
+from medssl.report import title
+from medssl.study import RANDOM, Settings
+from peers import PEERS
+
+SLICES, SEEDS = (5, 10, 20), (0, 1, 2)
+WANTED = (RANDOM, f"{RANDOM}:none", f"{RANDOM}:pseudo_contrast", *METHODS, *PEERS)
+"""The grid: what has no line in it is shown as not run."""
+
+NAMES = {
+    "forest": "random forest",
+    "forest+position": "random forest with position",
+    "interpolation": "shape-based interpolation",
+    "nnunet_2d": "nnU-Net 2d",
+    "nnunet_3d_fullres": "nnU-Net 3d_fullres",
+}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What tables are kept apart by: lines of different settings are no comparison."""
+
+    dataset: str
+    judge: str
+    minutes: float
+    device: str
+
+    @classmethod
+    def of(cls, line: Cell | Failure) -> Setting:
+        """Under which setting a line was made."""
+        settings = line.settings
+        return cls(line.dataset, settings["judge"], settings["minutes"], settings["device"])
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method and number of slices."""
+
+    name: str
+    slices: int
+    cells: dict[int, Cell]
+    """By seed."""
+    failures: dict[int, Failure]
+
+
+def newest(lines: Iterable[Cell | Failure]) -> tuple[list[Cell], list[Failure]]:
+    """The newest line of each cell; failures that nothing later made good."""
+    cells: dict[Any, Cell] = {}
+    failures: dict[Any, Failure] = {}
+    for line in sorted(lines, key=lambda line: datetime.fromisoformat(line.date)):
+        if isinstance(line, Cell):
+            cells[line.key] = line
+            failures.pop(line.key, None)
+        elif line.key not in cells:
+            failures[line.key] = line
+    return list(cells.values()), list(failures.values())
+
+
+def rows_of(setting: Setting, cells: Sequence[Cell], failures: Sequence[Failure]) -> list[Row]:
+    """All rows of a table: the grid's methods first, those with other settings after their own."""
+    here = [cell for cell in cells if Setting.of(cell) == setting]
+    failed = [failure for failure in failures if Setting.of(failure) == setting]
+    known = dict.fromkeys([*WANTED, *(line.method for line in (*here, *failed))])
+    asked = [plain_name(method) for method in WANTED]
+    names: list[str] = []
+    for method in known:
+        names += [plain_name(method), *(name_of(line) for line in (*here, *failed) if line.method == method)]
+    rows = []
+    for name, slices in itertools.product(dict.fromkeys(names), _slices(here)):
+        place = (name, slices)
+        row = Row(
+            name,
+            slices,
+            {cell.seed: cell for cell in here if (name_of(cell), cell.settings["slices"]) == place},
+            {each.seed: each for each in failed if (name_of(each), each.settings["slices"]) == place},
+        )
+        # Variants are no part of the grid: what nobody asked for is not missing.
+        if name in asked or row.cells or row.failures:
+            rows.append(row)
+    return rows
+
+
+def _slices(cells: Sequence[Cell]) -> list[int]:
+    return sorted({*SLICES, *(cell.settings["slices"] for cell in cells)})
+
+
+def plain_name(method: str) -> str:
+    """The method in words, under its usual settings."""
+    return NAMES.get(method, title(method))
+
+
+def name_of(line: Cell | Failure) -> str:
+    """The method in words, with whatever differs from the usual settings."""
+    name = plain_name(line.method)
+    if line.method in PEERS:
+        return name
+    usual = Settings(0, 0).concerning(line.method)
+    changed = []
+    for each in fields(Settings):
+        value = line.settings.get(each.name, getattr(usual, each.name))
+        if each.name in ("slices", "minutes", "device", "judge") or value == getattr(usual, each.name):
+            continue
+        if isinstance(value, dict):
+            changed += [f"{each.name}.{setting}={item}" for setting, item in value.items()]
+        else:
+            changed.append(f"{each.name}={value}")
+    return ", ".join([name, *changed])

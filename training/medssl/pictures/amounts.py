@@ -1,0 +1,101 @@
+"""Dice over the amount of annotation, method by method, with every seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MultipleLocator, NullLocator
+
+from medssl import palette
+from medssl.pictures import page
+from medssl.pictures.charts import name_ends, plain_axes
+
+WIDTH_IN, HEIGHT_IN = 5.0, 3.5
+NAMES_IN = 1.75
+APART = 0.055
+"""Dots of different methods lie side by side: so far apart, of a doubling of the slices."""
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """A method: {annotated slices: Dice of each seed}.
+
+    dashed: another program. quiet: drawn faintly, without a name.
+    """
+
+    title: str
+    values: Mapping[int, Sequence[float]]
+    dashed: bool = False
+    quiet: bool = False
+
+
+def amounts(path: Path, methods: Sequence[Amounts], title: str, words: str = "") -> Path:
+    """Draw the mean over seeds as a line, their standard deviation as a band, each seed as a dot.
+
+    The first method is the grey one. `words` stand small under the title.
+    Raises UserError ("unsupported", "not-writable", "disk-full").
+    """
+    width = 2 * page.MARGIN_IN + WIDTH_IN + NAMES_IN
+    height = page.heading_height(title) + HEIGHT_IN + 1.1
+    figure = page.page(width, height)
+    top = page.heading(figure, title)
+    page.write(figure, page.MARGIN_IN, top + 0.02, words, size=7.5, color=palette.MUTED)
+    plot = page.axes(figure, page.MARGIN_IN + 0.3, top + 0.38, WIDTH_IN - 0.3, HEIGHT_IN)
+    counts = sorted({count for method in methods for count in method.values})
+    _scale(plot, counts, methods)
+    loud = [method for method in methods if not method.quiet]
+    for method in methods:
+        if method.quiet:
+            _line(plot, method, palette.FAINT, None)
+    ends = []
+    for number, method in enumerate(loud):
+        color = palette.RUN_COLORS[number % len(palette.RUN_COLORS)]
+        aside = APART * (number - (len(loud) - 1) / 2)
+        ends.append((_line(plot, method, color, aside), method.title, color))
+    name_ends(plot, ends)
+    return page.save(path, figure)
+
+
+def _scale(plot: Axes, counts: Sequence[int], methods: Sequence[Amounts]) -> None:
+    """Doublings of the slices are equally wide; Dice from below the lowest dot, never above 1."""
+    plain_axes(plot, "painted slices, on two scans")
+    places = np.log2(counts)
+    plot.set_xlim(places[0] - 0.35, places[-1] + 0.35)
+    plot.set_xticks(places, [str(count) for count in counts])
+    plot.xaxis.set_minor_locator(NullLocator())
+    lowest = min(value for method in methods for values in method.values.values() for value in values)
+    highest = max(value for method in methods for values in method.values.values() for value in values)
+    span = max(highest - lowest, 0.1)
+    plot.set_ylim(max(0.0, lowest - 0.08 * span), min(1.0, highest + 0.1 * span))
+    plot.yaxis.set_major_locator(MultipleLocator(0.1 if span > 0.3 else 0.05))
+
+
+def _line(plot: Axes, method: Amounts, color: str, aside: float | None) -> float:
+    """Draw one method, its dots moved `aside`, or without dots; returns the height of its end."""
+    counts = sorted(method.values)
+    places = np.log2(counts)
+    means = np.array([np.mean(method.values[count]) for count in counts])
+    style = (0, (4, 2)) if method.dashed else "solid"
+    if aside is None:
+        plot.plot(places, means, color=color, lw=1.2, ls=style, marker="o", markersize=2.5)
+        return float(means[-1])
+    spread = np.array(
+        [np.std(method.values[count], ddof=1) if len(method.values[count]) > 1 else 0.0 for count in counts]
+    )
+    if len(counts) > 1:
+        plot.fill_between(places, means - spread, means + spread, color=color, alpha=0.09, lw=0)
+        plot.plot(places, means, color=color, lw=1.8, ls=style, solid_capstyle="round", zorder=3)
+    else:
+        plot.vlines(places + aside, means - spread, means + spread, color=color, lw=1.4, alpha=0.6)
+        plot.plot(places + aside, means, color=color, marker="_", markersize=11, mew=1.8)
+    for place, count in zip(places, counts, strict=True):
+        seeds = method.values[count]
+        plot.scatter(
+            [place + aside] * len(seeds), seeds, s=10, color=color, edgecolors=palette.PAGE,
+            linewidths=0.5, zorder=4,
+        )  # fmt: skip
+    return float(means[-1])
