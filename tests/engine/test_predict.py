@@ -35,6 +35,14 @@ class Threshold(nn.Module):
         return torch.cat([-middle, middle, *[middle - 1000] * (self.classes - 2)], dim=1)
 
 
+class Twice(nn.Module):
+    """Background everywhere, twice as likely as the one class."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        ones = torch.ones_like(image[:, :1])
+        return torch.cat([2 * ones, ones], 1).log()
+
+
 def signs(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     """+50 or -50 at every voxel: no smoothing can change what it says."""
     return np.random.default_rng(seed).choice([-50, 50], shape).astype(np.float16)
@@ -125,6 +133,24 @@ def test_voxels_that_are_not_sure_enough_get_no_class(dims: int) -> None:
     assert set(whole.unique().tolist()) == {0, 1}
     assert torch.equal(sure == 255, (image == 0).expand_as(sure))
     assert torch.equal(sure[image != 0], whole[image != 0])
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_smaller_weight_of_the_background_makes_structures_larger(dims: int) -> None:
+    """Where the background is twice as likely as the class, a weight below a half turns the voxel over."""
+    image = torch.zeros(9, 24, 24)
+    scores = segment_work(Twice(), plan(dims), image, (5.0, 1.0, 1.0), CPU)  # type: ignore[arg-type]
+    assert (scores == 0).all()
+    for weight, label in ((0.51, 0), (0.49, 1)):
+        found = segment_work(
+            Twice(),
+            plan(dims),
+            image,
+            (5.0, 1.0, 1.0),
+            CPU,
+            background_weight=weight,  # type: ignore[arg-type]
+        )
+        assert (found == label).all()
 
 
 def predictor(project: Project, small: Plan, kind: str = "finetune") -> str:

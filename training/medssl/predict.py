@@ -52,12 +52,13 @@ def predict_scans(
         )
     network.to(device)
     ids = np.array([0, *(each["id"] for each in card["classes"])], np.uint8)
+    weight = float(card.get("settings", {}).get("background_weight", 1.0))
     done = []
     for number, scan in enumerate(scans):
         if should_stop():
             break
         geometry = project.scans[scan].geometry
-        labels = segment(network, plan, project.image(scan), geometry.spacing_mm, device)
+        labels = segment(network, plan, project.image(scan), geometry.spacing_mm, device, weight)
         path = project.save_prediction(run.id, scan, ids[labels])
         emit(Preview(scan, str(path)))
         emit(Progress("prediction", (number + 1) / len(scans), number + 1))
@@ -66,7 +67,12 @@ def predict_scans(
 
 
 def segment(
-    network: Network, plan: Plan, image: np.ndarray, spacing_mm: Sequence[float], device: torch.device
+    network: Network,
+    plan: Plan,
+    image: np.ndarray,
+    spacing_mm: Sequence[float],
+    device: torch.device,
+    background_weight: float = 1.0,
 ) -> np.ndarray:
     """Class numbers 0..K of every voxel, uint8 (Z, Y, X).
 
@@ -75,7 +81,8 @@ def segment(
     """
     work = np.transpose(image, plan.work_axes)
     spacing = [spacing_mm[axis] for axis in plan.work_axes]
-    labels = segment_work(network, plan, work, spacing, device).cpu().numpy()
+    decided = segment_work(network, plan, work, spacing, device, background_weight=background_weight)
+    labels = decided.cpu().numpy()
     return np.ascontiguousarray(np.transpose(labels, np.argsort(plan.work_axes)))
 
 
@@ -87,17 +94,23 @@ def segment_work(
     spacing: Sequence[float],
     device: torch.device,
     sure: float = 0.0,
+    background_weight: float = 1.0,
 ) -> Tensor:
     """`segment` in work order: uint8 (slices, rows, columns) on the device, from an array or a tensor.
 
-    Voxels whose best class has a probability below `sure` are IGNORE.
+    The background's probability counts `background_weight` times; voxels whose best class has a
+    probability below `sure` then are IGNORE.
     """
     slabs = _slices_2d if plan.dims == 2 else _slabs_3d
-    return torch.cat([_decided(scores, sure) for scores in slabs(network, plan, work, spacing, device)])
+    parts = slabs(network, plan, work, spacing, device)
+    return torch.cat([_decided(scores, sure, background_weight) for scores in parts])
 
 
-def _decided(scores: Tensor, sure: float) -> Tensor:
+def _decided(scores: Tensor, sure: float, background_weight: float) -> Tensor:
     """The best class of every voxel of (n, K, ...) softmax scores, uint8."""
+    if background_weight != 1:
+        scores = torch.cat([background_weight * scores[:, :1], scores[:, 1:]], 1)
+        scores = scores / scores.sum(1, keepdim=True)
     label = scores.argmax(1)
     if sure > 0:
         label = torch.where(scores.amax(1) < sure, IGNORE, label)

@@ -43,7 +43,7 @@ class Settings(supervised.Settings):
     """When (share of the training) the network labels the unpainted voxels anew; () for never."""
     trusted_loss: float = 0.35
     """Loss on the true labels below which the guesses are learned from."""
-    sure: float = 0.0
+    sure: float = 0.7
     """Least probability of a guess; what is less sure stays unlabelled."""
     clean_up: Literal["none", "largest"] = "none"
     """"largest" keeps only the largest connected part of every class in a labelled slab."""
@@ -106,8 +106,11 @@ class Guesses:
         scans = self.scans
         part, spacing = scans.images[index][first:last], scans.spacing_mm[index]
         targets = scans.targets[index].clone()
-        guess = segment_work(network, plan, part, spacing, scans.device, self.settings.sure)
-        if self.settings.clean_up == "largest":
+        settings = self.settings
+        guess = segment_work(
+            network, plan, part, spacing, scans.device, settings.sure, settings.background_weight
+        )
+        if settings.clean_up == "largest":
             guess = largest_parts(guess)
         open_ = targets[first:last] == IGNORE
         found += torch.bincount(guess[open_].long(), minlength=256).cpu()
