@@ -26,13 +26,13 @@ from torch.nn import functional as F
 
 from medssl.config import Plan
 from medssl.devices import full_precision
-from medssl.errors import UserError
 from medssl.events import Emit
 from medssl.methods.parts import (
     cut_pair,
     mlp,
     move_teacher,
     need_places,
+    need_positive,
     place_pairs,
     pooled,
     spread,
@@ -68,6 +68,7 @@ class MoCo:
     TRANSFERS = ("encoder.",)  # the decoder takes no part, and stays random
 
     def __init__(self, network: Network, plan: Plan, settings: Settings) -> None:
+        need_positive(settings, "temperature", "queue")
         self.plan, self.settings = plan, settings
         projector = mlp(plan.channels[-1], settings.hidden, settings.dimension, norm=False)
         self.modules = nn.ModuleDict(
@@ -84,14 +85,8 @@ class MoCo:
     def prepare(self, pool: Pool, emit: Emit) -> None:
         """Nothing to prepare.
 
-        Raises UserError where there is nothing to tell views from: "one-place", and "bad-job" for no queue.
+        Raises UserError ("one-place") where there is nothing to tell views from.
         """
-        if self.settings.queue < 1:
-            raise UserError(
-                f"queue is {self.settings.queue}, and MoCo tells keys from those in its queue; write a whole "
-                "number of at least 1.",
-                code="bad-job",
-            )
         need_places(pool, self.plan, self.settings.zoom[1], "MoCo")
 
     def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -100,7 +95,8 @@ class MoCo:
 
     def views(self, pool: Pool, generator: Generator) -> tuple[Views, Views]:
         """A batch of pairs, cut and with the published grey-value changes, each view by itself."""
-        pair = place_pairs(pool, self.plan, generator, zoom=self.settings.zoom, shared=self.settings.shared)
+        settings = self.settings
+        pair = place_pairs(pool, self.plan, generator, zoom=settings.zoom, shared=settings.shared, apart=True)
         return cut_pair(pool, self.plan, pair, generator)
 
     def compare(self, first: Views, second: Views) -> tuple[Tensor, dict[str, Tensor]]:

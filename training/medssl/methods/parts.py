@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -78,6 +79,14 @@ def draw_scans(count: int, batch: int, generator: Generator) -> Tensor:
     """(batch,) numbers below `count`, none a second time before all have been drawn."""
     rounds = -(-batch // count)
     return torch.cat([torch.randperm(count, generator=generator) for _ in range(rounds)])[:batch]
+
+
+def need_positive(settings: Any, *names: str) -> None:
+    """Raises UserError ("bad-job") where one of these settings is 0 or less."""
+    for name in names:
+        value = getattr(settings, name)
+        if value <= 0:
+            raise UserError(f"{name} is {value}; write a number above 0.", code="bad-job")
 
 
 def need_places(pool: Pool, plan: Plan, zoom: float, method: str) -> None:

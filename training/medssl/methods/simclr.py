@@ -27,7 +27,16 @@ from torch.nn import functional as F
 from medssl.config import Plan
 from medssl.devices import full_precision
 from medssl.events import Emit
-from medssl.methods.parts import cut_pair, mlp, need_pairs, need_places, place_pairs, pooled, spread
+from medssl.methods.parts import (
+    cut_pair,
+    mlp,
+    need_pairs,
+    need_places,
+    need_positive,
+    place_pairs,
+    pooled,
+    spread,
+)
 from medssl.networks import Network
 from medssl.pool import Pool
 from medssl.views import Views, shown
@@ -53,6 +62,7 @@ class SimCLR:
     TRANSFERS = ("encoder.",)  # the decoder takes no part, and stays random
 
     def __init__(self, network: Network, plan: Plan, settings: Settings) -> None:
+        need_positive(settings, "temperature")
         self.plan, self.settings = plan, settings
         projector = mlp(plan.channels[-1], settings.hidden, settings.dimension, norm=False)
         self.modules = nn.ModuleDict({"network": network, "projector": projector})
@@ -71,7 +81,8 @@ class SimCLR:
 
     def views(self, pool: Pool, generator: Generator) -> tuple[Views, Views]:
         """A batch of pairs, cut and with the published grey-value changes, each view by itself."""
-        pair = place_pairs(pool, self.plan, generator, zoom=self.settings.zoom, shared=self.settings.shared)
+        settings = self.settings
+        pair = place_pairs(pool, self.plan, generator, zoom=settings.zoom, shared=settings.shared, apart=True)
         return cut_pair(pool, self.plan, pair, generator)
 
     def compare(self, first: Views, second: Views) -> tuple[Tensor, dict[str, Tensor]]:
