@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
@@ -32,7 +32,7 @@ from medssl.methods import Method
 from medssl.methods.parts import spread
 from medssl.networks import Network
 from medssl.pool import Pool
-from medssl.probe import draw_painted, probe, voxel_features
+from medssl.probe import draw_painted, probe, surely, voxel_features
 from medssl.project import Project
 from medssl.views import cut, sample_anywhere, shown
 
@@ -43,16 +43,18 @@ LOOKS = (0.25, 0.5, 0.75)
 SHARE = 0.03
 """Of the time of a training; a look that would cost more is left out."""
 
+ENOUGH_STEPS = 500
+"""Before that a training that fell still had not enough steps to show that more would be of no use."""
 NOTICED = 0.01
 """A change of the probe that counts: one painted voxel in a hundred."""
 
-# Collapsed is what falls below one of these: of rank and spread a share of what random weights have, of the
-# method's own spread a number. Seen on hippocampus scans and on phantoms, 60 to 1500 steps on a CPU:
+# Collapsed is what falls below one of these: of rank and spread a share of what random weights have; of the
+# method's own spread a number, and half of what it was at first (pooled features are alike before they are
+# trained: 0.15 for simclr). Seen on hippocampus scans and on phantoms, 60 to 1500 steps on a CPU:
 #                                                                    rank       spread     its own
 #   healthy: pgl, mae, mae+pgl, byol, simclr, sal, whole trainings   0.31-0.92  0.97-1.02  0.78-0.96
-#   pgl without predictor, teacher equal to student (to 0.08 in 60 steps, then further down)
-#                                                                    0.49-0.62  0.98       0.06-0.08
-#   sal without what keeps the cells of a slice apart                0.44-0.46  0.98       0.15-0.20
+#   pgl without predictor, teacher equal to student                  0.49-0.62  0.98       0.8 to 0.06
+#   sal without what keeps the cells of a slice apart                0.44-0.46  0.98       0.8 to 0.15
 #   encoder drawn towards one constant vector for 60 to 240 steps    0.04-0.10  0.37-0.57  -
 LOW_RANK, LOW_SPREAD, LOW_OUTPUT = 0.15, 0.6, 0.25
 
@@ -63,21 +65,39 @@ class Look:
 
     spread: float
     rank: float
-    probe: float | None = None
+    slices: Tensor | None = None
+    """What each painted slice adds to the probe."""
+
+    @property
+    def probe(self) -> float | None:
+        return None if self.slices is None else float(self.slices.sum())
+
+    def numbers(self) -> dict[str, float]:
+        """For curves; "spread" alone would be the method's own."""
+        numbers = {"encoder_spread": self.spread, "rank": self.rank}
+        return numbers if self.probe is None else {**numbers, "probe": self.probe}
 
 
 class Health:
     """Watches one pre-training."""
 
     def __init__(
-        self, project: Project, method: Method, start: Network, pool: Pool, seed: int, emit: Emit
+        self,
+        project: Project,
+        method: Method,
+        start: Network,
+        pool: Pool,
+        seed: int,
+        emit: Emit,
+        heard: Callable[[], list[Event]],
     ) -> None:
-        """Draw the patches and look at `start`, the network as it is before the first step."""
-        self.method, self.emit = method, emit
-        self.began, self.spent_s = time.monotonic(), 0.0
+        """Draw the patches and look at `start`, the network as it is before the first step.
+
+        `heard()` is all that the run has said so far, resumed parts included.
+        """
+        self.method, self.emit, self.heard = method, emit, heard
+        self.began, self.spent_s, self.longest_s = time.monotonic(), 0.0, 0.0
         self.due = list(LOOKS)
-        self.output: Tensor | None = None
-        """Moving average of the method's own spread, left on the device; None where it says none."""
         self.warned = False
         generator = Generator().manual_seed(seed)
         views = sample_anywhere(pool, replace(method.plan, batch=PATCHES), method.plan.patch_vox, generator)
@@ -91,12 +111,13 @@ class Health:
         begin = time.monotonic()
         batch = self.method.plan.batch  # read anew: it is halved where memory is short
         deepest = torch.cat([_deepest(network, images) for images in self.patches.split(batch)])
-        worth = None
+        slices = None
         if self.painted is not None:
             vectors = voxel_features(network, self.painted, batch)
-            worth = probe(vectors, self.painted.label, self.painted.place)
-        found = Look(float(spread(deepest)), effective_rank(deepest), worth)
-        self.spent_s += time.monotonic() - begin
+            slices = probe(vectors, self.painted.label, self.painted.place)
+        found = Look(float(spread(deepest)), effective_rank(deepest), slices)
+        took = time.monotonic() - begin
+        self.spent_s, self.longest_s = self.spent_s + took, max(self.longest_s, took)
         return found
 
     def look_when_due(self, fraction: float) -> dict[str, Tensor]:
@@ -104,38 +125,22 @@ class Health:
         if not self.due or fraction < self.due[0]:
             return {}
         self.due = [each for each in self.due if each > fraction]
-        if self.spent_s > SHARE * (time.monotonic() - self.began):
+        if self.spent_s + self.longest_s > SHARE * (time.monotonic() - self.began):
             return {}
         found = self.look(self.method.modules["network"])
-        if self.collapsed(found) and not self.warned:
+        if not self.warned and has_collapsed(self.start, found, curve_of(self.heard(), "spread")):
             self.warned = True
             self.emit(
                 Notice("The features are collapsing: nearly all places look the same to the network by now.")
             )
-        return {name: torch.tensor(value) for name, value in numbers_of(found).items()}
+        return {name: torch.tensor(value) for name, value in found.numbers().items()}
 
-    def remember(self, numbers: dict[str, Tensor]) -> None:
-        """Take in what the method says of a step."""
-        if "spread" in numbers:
-            new = numbers["spread"].detach().float()
-            self.output = new if self.output is None else self.output.lerp(new, 0.1)
-
-    def collapsed(self, found: Look) -> bool:
-        """Whether these numbers are those of features that say the same everywhere."""
-        return (
-            found.rank < LOW_RANK * self.start.rank
-            or found.spread < LOW_SPREAD * self.start.spread
-            or (self.output is not None and float(self.output) < LOW_OUTPUT)
-        )
-
-    def verdict(self, step: int, heard: Sequence[Event]) -> dict[str, Any]:
-        """Look for the last time, say in a sentence what that means, and return both for the card.
-
-        `heard` is what the run has said so far, resumed parts included.
-        """
+    def verdict(self, step: int) -> dict[str, Any]:
+        """Look for the last time, say in a few sentences what that means, and return both for the card."""
         found = self.look(self.method.modules["network"])
-        self.emit(Metric(step, numbers_of(found)))
-        collapsed = self.collapsed(found)
+        self.emit(Metric(step, found.numbers()))
+        heard = self.heard()
+        collapsed = has_collapsed(self.start, found, curve_of(heard, "spread"))
         losses, probes = curve_of(heard, "loss"), curve_of(heard, "probe")
         if found.probe is not None:
             probes[step] = found.probe
@@ -152,17 +157,24 @@ class Health:
         }
 
 
+def has_collapsed(start: Look, found: Look, output: dict[int, float]) -> bool:
+    """Whether these numbers are those of features that say the same everywhere.
+
+    output: by step, the spread of what the method's loss compares; empty where it says none.
+    """
+    if found.rank < LOW_RANK * start.rank or found.spread < LOW_SPREAD * start.spread:
+        return True
+    if not output:
+        return False
+    first, last = output[min(output)], output[max(output)]
+    return last < min(LOW_OUTPUT, first / 2)
+
+
 def curve_of(heard: Sequence[Event], name: str) -> dict[int, float]:
     """A number by step; a run that was killed and resumed says some steps twice, and the later counts."""
     said = [each for each in heard if isinstance(each, Metric) and name in each.values]
     curve = {each.step: each.values[name] for each in said}
     return dict(sorted(curve.items()))
-
-
-def numbers_of(found: Look) -> dict[str, float]:
-    """For curves; "spread" alone would be the method's own."""
-    numbers = {"encoder_spread": found.spread, "rank": found.rank}
-    return numbers if found.probe is None else {**numbers, "probe": found.probe}
 
 
 @torch.no_grad()
@@ -186,40 +198,43 @@ def effective_rank(features: Tensor) -> float:
 
 
 def settled(losses: Sequence[float]) -> bool | None:
-    """Whether from the middle third to the last the loss fell by no more than its noise; None if too few.
+    """Whether from the middle third to the last the loss fell by no more than its noise or a hundredth.
 
     Noise is twice the standard error of the two means; how far one number strays comes from the differences
-    of neighbours, which a slow trend leaves alone (von Neumann, 1941).
+    of neighbours, which a slow trend leaves alone (von Neumann, 1941). A hundredth is one of what the loss
+    fell in all. None where noise is more than two of these, or where too little was said.
     """
     if len(losses) < 24:
         return None
     third = len(losses) // 3
-    middle, last = losses[-2 * third : -third], losses[-third:]
+    first, middle, last = losses[: third // 4], losses[-2 * third : -third], losses[-third:]
     squares = [(two - one) ** 2 for one, two in pairwise((*middle, *last))]
     noise = 2 * math.sqrt(statistics.fmean(squares) / third)
-    return statistics.fmean(middle) - statistics.fmean(last) <= noise
+    hundredth = (statistics.fmean(first) - statistics.fmean(last)) / 100
+    if statistics.fmean(middle) - statistics.fmean(last) > max(noise, hundredth):
+        return False
+    return True if noise <= 2 * hundredth else None
 
 
 def outlook(losses: dict[int, float], probes: dict[int, float]) -> str:
     """Whether more steps would help, as a sentence; nothing where it cannot be told. Both curves by step.
 
     Where slices are painted they decide: losses that compare two networks rise and fall for reasons of their
-    own.
+    own. As the learning rate falls towards the end, every curve becomes flat there; so few steps never are
+    enough.
     """
-    end = max(probes, default=0)
+    end = max((*losses, *probes), default=0)
     before = [worth for step, worth in probes.items() if 0 < step <= end * 2 / 3]
-    if before:
-        if probes[end] < max(before) + NOTICED:
-            return "This got no better over the last third: more steps would hardly help."
-        return "This was still getting better: more steps may help."
-    enough = settled(list(losses.values()))
-    if enough is None:
-        return ""
-    return (
-        "The loss has stopped falling: more steps would hardly help."
-        if enough
-        else ("The loss was still falling: more steps may help.")
-    )
+    if before and end in probes:
+        what = "This got no better over the last third"
+        better = "This was still getting better"
+        enough: bool | None = probes[end] < max(before) + NOTICED
+    else:
+        what, better = "The loss has stopped falling", "The loss was still falling"
+        enough = settled(list(losses.values()))
+    if enough is False:
+        return f"{better}: more steps may help."
+    return f"{what}: more steps would hardly help." if enough and end >= ENOUGH_STEPS else ""
 
 
 def in_words(start: Look, end: Look, collapsed: bool, outlook: str) -> str:
@@ -230,9 +245,9 @@ def in_words(start: Look, end: Look, collapsed: bool, outlook: str) -> str:
             "offered for fine-tuning; train again with a smaller learning rate, or with MAE."
         )
     said = ["No collapse: the features differ from place to place."]
-    if end.probe is not None and start.probe is not None:
-        found, random = round(100 * end.probe), round(100 * start.probe)
-        than = "better than" if found > random + 1 else "worse than" if found < random - 1 else "as well as"
+    if end.slices is not None and start.slices is not None:
+        than = {1: "better than", 0: "about as well as", -1: "worse than"}[surely(end.slices, start.slices)]
+        found, random = (round(100 * float(each.sum())) for each in (end.slices, start.slices))
         said.append(
             f"On painted slices they tell the classes apart in {found} of 100 voxels, {than} random weights "
             f"({random})."

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from medssl import config, devices, planner
 from medssl.config import Plan, PretrainJob
 from medssl.events import Emit, Metric, Started, read_log
-from medssl.health import Health, numbers_of
+from medssl.health import Health
 from medssl.loop import Budget, settings_for, train
 from medssl.methods import Method, find
 from medssl.networks import Network, build
@@ -36,7 +36,6 @@ class Pretraining:
             return self.method.loss(self.pool, generator, fraction)
         seen = self.health.look_when_due(fraction)
         loss, numbers = self.method.loss(self.pool, generator, fraction)
-        self.health.remember(numbers)
         return loss, {**numbers, **seen}
 
     def after_step(self, fraction: float) -> None:
@@ -80,9 +79,11 @@ def pretrain(
     method.modules.to(device)
     begin = time.monotonic()
     method.prepare(pool, emit)
-    health = Health(project, method, _random_network(plan, job.seed), pool, job.seed, emit)
+    log = run.folder / "events.jsonl"
+    start = _random_network(plan, job.seed)
+    health = Health(project, method, start, pool, job.seed, emit, lambda: read_log(log))
     if not resume:
-        emit(Metric(0, numbers_of(health.start)))
+        emit(Metric(0, health.start.numbers()))
     card = {
         "kind": "pretrain",
         "method": job.method,
@@ -91,7 +92,6 @@ def pretrain(
         "scans": scans,
     }
     tensors, card = (resume[0], {**resume[1], **card}) if resume else (None, card)
-    log = run.folder / "events.jsonl"
     position, stopped = train(
         Pretraining(method, pool, health),
         loop_settings,
@@ -104,7 +104,7 @@ def pretrain(
         "pre-training",
         tensors,
         spent_s=time.monotonic() - begin,
-        close=lambda step: {"health": health.verdict(step, read_log(log))},
+        close=lambda step: {"health": health.verdict(step)},
     )
     return {"run": run.id, "step": position.step, "seconds": position.elapsed_s, "stopped": stopped}
 

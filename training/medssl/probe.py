@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -94,14 +95,14 @@ def voxel_features(network: Network, painted: PaintedVoxels, batch: int) -> Tens
     return torch.cat(found)
 
 
-def probe(vectors: Tensor, label: Tensor, place: Tensor) -> float | None:
-    """Balanced accuracy, 0 .. 1, of a linear classifier on features (N, F) with classes `label` (N,).
+def probe(vectors: Tensor, label: Tensor, place: Tensor) -> Tensor | None:
+    """Balanced accuracy, 0 .. 1, of a linear classifier on features (N, F), as what each slice adds to it.
 
-    Ridge regression on one number a class, classes weighted evenly, in closed form. Slices (`place`, (N,))
-    are left out in five groups in turn. Classes painted in one group only cannot be asked for and are
-    dropped; None where fewer than two classes are left.
+    Ridge regression on one number a class `label` (N,), classes weighted evenly, in closed form. Slices
+    (`place`, (N,)) are left out in five groups in turn. Classes painted in one group only cannot be asked for
+    and are dropped; None where fewer than two classes are left. Returns (slices,); the sum is the accuracy.
     """
-    _, number = place.unique(return_inverse=True)
+    slices, number = place.unique(return_inverse=True)
     fold = number % FOLDS
     asked = [each for each in label.unique().tolist() if len(fold[label == each].unique()) > 1]
     if len(asked) < 2:
@@ -111,7 +112,8 @@ def probe(vectors: Tensor, label: Tensor, place: Tensor) -> float | None:
     vectors = vectors.cpu()[known].double()
     vectors = torch.cat([vectors - vectors.mean(0), torch.ones(len(vectors), 1)], dim=1)
     wanted = F.one_hot(label).double()
-    weighted = vectors * (1 / wanted.sum(0))[label][:, None]
+    weight = (1 / wanted.sum(0) / len(asked))[label]
+    weighted = vectors * weight[:, None]
     parts = [fold == each for each in range(FOLDS)]
     squares = [weighted[part].T @ vectors[part] for part in parts]
     products = [weighted[part].T @ wanted[part] for part in parts]
@@ -121,4 +123,14 @@ def probe(vectors: Tensor, label: Tensor, place: Tensor) -> float | None:
     for part, own_square, own_product in zip(parts, squares, products, strict=True):
         weights = torch.linalg.solve(square - own_square + ridge, product - own_product)
         right[part] = (vectors[part] @ weights).argmax(1) == label[part]
-    return float(torch.stack([right[label == each].double().mean() for each in range(len(asked))]).mean())
+    return torch.zeros(len(slices), dtype=weight.dtype).index_add_(0, number[known], weight * right)
+
+
+def surely(one: Tensor, two: Tensor) -> int:
+    """1 where `one` (slices,) is worth more than `two`, -1 where less, 0 where that may be chance.
+
+    It is not where the difference exceeds twice its standard error, by how slices disagree about it.
+    """
+    apart = one - two
+    error = math.sqrt(len(apart)) * float(apart.std())
+    return 0 if abs(float(apart.sum())) <= 2 * error else 1 if apart.sum() > 0 else -1
