@@ -225,5 +225,7 @@ def test_classes_that_nobody_painted_do_not_count(project: Project) -> None:
     """Two classes in the project, one on the scans: the background takes part."""
     voxels = AnnotatedVoxels.of(half_painted(1))
     settings = semi.find("pseudo_contrast")[1]()
-    terms = semi.terms(FinetuneJob("nowhere", semi="pseudo_contrast"), plan(), settings, voxels, 3)
+    events = Events()
+    terms = semi.terms(FinetuneJob("nowhere", semi="pseudo_contrast"), plan(), settings, voxels, 3, events)
     assert terms["contrast"].background
+    assert "One class is painted" in events[0].text

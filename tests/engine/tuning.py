@@ -45,10 +45,11 @@ def tuning(
     voxels = AnnotatedVoxels.of(scans)
     network = build(small, len(CLASSES) + 1, 0)
     job = FinetuneJob("nowhere", semi=choice)  # type: ignore[arg-type]
-    terms = semi.terms(job, small, settings, voxels, len(CLASSES) + 1)
+    emit = events if events is not None else Events()
+    terms = semi.terms(job, small, settings, voxels, len(CLASSES) + 1, emit)
     rounds = None
     if choice != "none":
-        guesses = Guesses(scans, settings, CLASSES, events if events is not None else Events())  # type: ignore[arg-type]
+        guesses = Guesses(scans, settings, CLASSES, emit)  # type: ignore[arg-type]
         rounds = Rounds(network, guesses, settings)  # type: ignore[arg-type]
         rounds.remember(torch.tensor(0.0))  # as if it had learned already
     return Finetuning(network, small, settings, scans, voxels, set(), rounds, terms)

@@ -8,7 +8,7 @@ from torch import nn
 from medssl import self_training, supervised
 from medssl.config import FinetuneJob, Plan
 from medssl.errors import UserError
-from medssl.events import Emit
+from medssl.events import Emit, Notice
 from medssl.methods import pseudo_contrast
 from medssl.networks import Network
 from medssl.partial import AnnotatedVoxels
@@ -36,7 +36,12 @@ def find(name: str) -> tuple[str, type[supervised.Settings]]:
 
 
 def terms(
-    job: FinetuneJob, plan: Plan, settings: supervised.Settings, voxels: AnnotatedVoxels, classes: int
+    job: FinetuneJob,
+    plan: Plan,
+    settings: supervised.Settings,
+    voxels: AnnotatedVoxels,
+    classes: int,
+    emit: Emit,
 ) -> dict[str, nn.Module]:
     """What the job wants made of guesses, by the names of the curves; `classes` counts the background too.
 
@@ -56,6 +61,8 @@ def terms(
             torch.manual_seed(job.seed)  # layers draw from the global generator when they are made
             painted = len(voxels.by_class) - 1
             made["contrast"] = pseudo_contrast.PseudoContrast(plan, settings, classes, painted)
+        if painted == 1:
+            emit(Notice("One class is painted, so the contrast is that between it and the background."))
     return made
 
 

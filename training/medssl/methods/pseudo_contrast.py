@@ -26,8 +26,8 @@ Where we depart from the paper, and why:
   there are none. Pairs that share no class count nothing.
 - Background is left out as in the released code, except where one class was painted: the contrast would be
   constant (and the released loop would skip every step).
-- No CRF; `clean_up = "largest"` keeps the largest part of every class instead. The prediction that guesses
-  are made of is already blended across slices.
+- No CRF. The prediction that guesses are made of is blended across slices; guesses of little probability can
+  be left out (`sure`), and islands with `clean_up = "largest"`. What is left out is unknown, not background.
 - One training instead of four: the moving average labels in rounds, and weights go on from where they are.
   There is no validation scan to choose a best checkpoint by, and the segmentation head is not made anew.
 - AdamW. Cross-entropy beside Dice, as in all our fine-tuning. Any number of dimensions.
