@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from few_slices_rows import NAMES, SEEDS, SLICES, Row, Setting, newest, rows_of
+from few_slices_rows import NAMES, SEEDS, Row, Setting, newest, rows_of
 from medssl import pictures
 from medssl.cells import Cell, mean, read_lines
 from medssl.files import write_whole
@@ -29,16 +29,20 @@ Each line is a method and a number of painted slices. Dice, the 95 % Hausdorff d
 relative volume error are means over the judged scans of the mean over classes; then over seeds, with the
 sample standard deviation. A class that is missed, or predicted where there is none, counts with the scan's
 diagonal as its distance. The seed draws the two annotated scans, so seeds differ by scans, and one seed means
-the same slices for every method. *Minutes* are those of training, pre-training + fine-tuning; planning,
-preprocessing and prediction come on top for everyone. The raw lines stand beside this page, one for each
-cell, with Dice of every scan and class, all settings, versions and the commit."""
+the same slices for every method: *over random* is the difference to random weights seed by seed. *Painted
+scans* is Dice on the two annotated scans with the painted slices as painted; interpolation knows no others.
+*Minutes* are those of training, pre-training + fine-tuning; planning, preprocessing and prediction come on
+top for everyone. The raw lines stand beside this page, one for each cell, with Dice of every scan and class,
+all settings, versions and the commit."""
 
 
 def draw(lines: Sequence[Path], page: Path, datasets: Iterable[str]) -> list[Path]:
     """Write the page and, beside it, a picture for each data set; returns all files."""
     cells, failures = newest(itertools.chain.from_iterable(read_lines(path) for path in lines))
+    order = list(datasets)
     settings = sorted(
-        {Setting.of(cell) for cell in cells}, key=lambda each: (each.judge, each.dataset, each.minutes)
+        {Setting.of(cell) for cell in cells},
+        key=lambda each: (each.judge, order.index(each.dataset), -each.minutes, each.device),
     )
     text, made = [ABOUT, ""], [page]
     drawn: set[str] = set()
@@ -52,7 +56,7 @@ def draw(lines: Sequence[Path], page: Path, datasets: Iterable[str]) -> list[Pat
             _picture(picture, setting, rows)
             text += [f"![Dice over painted slices, {setting.dataset}]({picture.name})", ""]
             made.append(picture)
-    for dataset in datasets:
+    for dataset in order:
         if dataset not in drawn:
             text += [f"## {dataset}", "", f"All cells: {NOT_RUN}.", ""]
     above = _above(page)
@@ -69,71 +73,90 @@ def _above(page: Path) -> str:
 
 
 def _section(setting: Setting, rows: Sequence[Row]) -> list[str]:
-    """Heading, table, and what it was measured with."""
+    """Heading, what it was measured with, the table."""
     judged = "" if setting.judge == "test" else ", judged on validation scans"
     cells = [cell for row in rows for cell in row.cells.values()]
     seeds = sorted({*SEEDS, *(cell.seed for cell in cells)})
-    table = [row for row in rows if row.name != NAMES["interpolation"]]  # it has a place further down
-    heading = ["method", "slices", "Dice", "seeds " + " / ".join(map(str, seeds)), "HD95 mm"]
-    heading += ["volume error", "minutes"]
+    heading = ["method", "slices", "Dice", "over random", "seeds " + " / ".join(map(str, seeds)), "HD95 mm"]
+    heading += ["volume error", "painted scans", "minutes"]
+    baselines = {row.slices: row for row in rows if row.name == RANDOM}
     return [
         f"## {setting.dataset}, {setting.minutes:g} minutes, {setting.device.upper()}{judged}",
         "",
         *_measured(cells),
         "",
         "| " + " | ".join(heading) + " |",
-        "| --- | ---: | ---: | --- | ---: | ---: | ---: |",
-        *(_line(row, seeds) for row in _folded(table)),
+        "| --- |" + " ---: |" * 3 + " --- |" + " ---: |" * 4,
+        *itertools.chain.from_iterable(
+            _lines(list(group), seeds, baselines)
+            for _, group in itertools.groupby(rows, key=lambda row: row.name)
+        ),
         "",
         *_failures(rows),
-        *_painted(rows),
     ]
 
 
-def _folded(rows: Sequence[Row]) -> list[Row]:
-    """Methods without any line have one row for all numbers of slices (0 stands for these)."""
-    result = []
-    for name, group in itertools.groupby(rows, key=lambda row: row.name):
-        of_it = list(group)
-        nothing = not any(row.cells or row.failures for row in of_it)
-        result += [Row(name, 0, {}, {})] if nothing else of_it
-    return result
+def _lines(rows: Sequence[Row], seeds: Sequence[int], baselines: Mapping[int, Row]) -> list[str]:
+    """The lines of a method; what was not run at all is one of them."""
+    run = [row for row in rows if row.cells or row.failures]
+    lines = [_line(row, seeds, baselines.get(row.slices)) for row in run]
+    missing = [str(row.slices) for row in rows if row not in run]
+    if missing:
+        lines.append([rows[0].name, ", ".join(missing), NOT_RUN, *[""] * 6])
+    return ["| " + " | ".join(line) + " |" for line in lines]
 
 
-def _line(row: Row, seeds: Sequence[int]) -> str:
-    slices = str(row.slices) if row.slices else ", ".join(map(str, SLICES))
+def _line(row: Row, seeds: Sequence[int], baseline: Row | None) -> list[str]:
     cells = list(row.cells.values())
-    each = " / ".join(
-        number(row.cells[seed].dice) if seed in row.cells else "failed" if seed in row.failures else NOT_RUN
+    judged = {seed: cell for seed, cell in row.cells.items() if cell.judged_on != "painted"}
+    each = [
+        number(judged[seed].dice)
+        if seed in judged
+        else "failed"
+        if seed in row.failures
+        else "–"
+        if seed in row.cells
+        else NOT_RUN
         for seed in seeds
-    )
-    if not cells:
-        words = f"failed | {each}" if row.failures else f"{NOT_RUN} | "
-        return f"| {row.name} | {slices} | {words} | | | |"
-    spread = [
-        _spread([cell.dice for cell in cells], 3, bold=True),
-        each,
-        _spread([cell.hausdorff95_mm for cell in cells], 1),
-        _spread([cell.volume_error for cell in cells], 2),
+    ]
+    return [
+        row.name,
+        str(row.slices),
+        _spread([cell.dice for cell in judged.values()], 3, mark="**") if judged or cells else "failed",
+        _over(row, baseline),
+        " / ".join(each),
+        _spread([cell.hausdorff95_mm for cell in judged.values()], 1),
+        _spread([cell.volume_error for cell in judged.values()], 2),
+        _spread([cell.dice_on_painted_scans for cell in cells], 3),
         _minutes(cells),
     ]
-    return f"| {row.name} | {slices} | " + " | ".join(spread) + " |"
 
 
-def _spread(values: Sequence[float | None], digits: int, bold: bool = False) -> str:
+def _over(row: Row, baseline: Row | None) -> str:
+    """The difference to random weights, seed by seed: the same slices on the same scans."""
+    if baseline is None or row.name == baseline.name:
+        return ""
+    both = [
+        cell.dice - baseline.cells[seed].dice
+        for seed, cell in row.cells.items()
+        if seed in baseline.cells and cell.judged_on != "painted"
+    ]
+    return _spread(both, 3, sign="+") if both else ""
+
+
+def _spread(values: Sequence[float | None], digits: int, mark: str = "", sign: str = "") -> str:
+    """Mean and sample standard deviation of those that are defined."""
     known = [value for value in values if value is not None]
     if not known:
         return "–"
-    middle = f"{statistics.fmean(known):.{digits}f}"
-    middle = f"**{middle}**" if bold else middle
+    middle = f"{mark}{statistics.fmean(known):{sign}.{digits}f}{mark}"
     return middle + (f" ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else "")
 
 
 def _minutes(cells: Sequence[Cell]) -> str:
-    phases = [phase for phase in ("pretrain", "finetune") if phase in cells[0].seconds]
-    return " + ".join(
-        f"{(mean([cell.seconds.get(phase) for cell in cells]) or 0) / 60:.1f}" for phase in phases
-    )
+    phases = [phase for phase in ("pretrain", "finetune") if cells and phase in cells[0].seconds]
+    means = [mean([cell.seconds.get(phase) for cell in cells]) for phase in phases]
+    return " + ".join(f"{(seconds or 0) / 60:.1f}" for seconds in means)
 
 
 def _measured(cells: Sequence[Cell]) -> list[str]:
@@ -174,27 +197,6 @@ def _failures(rows: Sequence[Row]) -> list[str]:
     return [*(f"- failed: {reason}" for reason in reasons), ""] if reasons else []
 
 
-def _painted(rows: Sequence[Row]) -> list[str]:
-    """Dice on the annotated scans, where interpolation is at home."""
-    lines = []
-    for row in rows:
-        values = [cell.dice_on_painted_scans for cell in row.cells.values()]
-        if values:
-            lines.append(f"| {row.name} | {row.slices} | {_spread(values, 3)} |")
-        elif row.name == NAMES["interpolation"]:
-            lines.append(f"| {row.name} | {row.slices} | {NOT_RUN} |")
-    if not lines:
-        return []
-    return [
-        "On the two painted scans of each seed, painted slices as painted:",
-        "",
-        "| method | slices | Dice |",
-        "| --- | ---: | ---: |",
-        *lines,
-        "",
-    ]
-
-
 def _picture(path: Path, setting: Setting, rows: Sequence[Row]) -> None:
     """Random weights, the best of ours and the peers in colour, the rest faintly."""
     values: dict[str, dict[int, list[float]]] = {}
@@ -211,10 +213,12 @@ def _picture(path: Path, setting: Setting, rows: Sequence[Row]) -> None:
 
     best = sorted(ours, key=worth, reverse=True)[:BEST_DRAWN]
     order = [*(name for name in (RANDOM,) if name in values), *best, *peers]
-    drawn = [Amounts(name, values[name], dashed=name in peers) for name in order]
+    drawn = [Amounts(name, values[name], peer=name in peers) for name in order]
     drawn += [Amounts(name, values[name], quiet=True) for name in ours if name not in best]
+    several = any(len(each) > 1 for each in values.values())
     words = (
-        f"{setting.minutes:g} minutes of training; line: mean, band: standard deviation, dots: seeds"
+        f"{setting.minutes:g} minutes of training; line: mean, {'band' if several else 'bar'}: standard "
+        + "deviation, dots: seeds"
         + ("; dashed: other programs" if peers else "")
         + ("; faint: our other methods" if len(ours) > len(best) else "")
     )

@@ -71,7 +71,7 @@ def rows_of(setting: Setting, cells: Sequence[Cell], failures: Sequence[Failure]
     """All rows of a table: the grid's methods first, those with other settings after their own."""
     here = [cell for cell in cells if Setting.of(cell) == setting]
     failed = [failure for failure in failures if Setting.of(failure) == setting]
-    known = dict.fromkeys([*WANTED, *(line.method for line in (*here, *failed))])
+    known = sorted(dict.fromkeys([*WANTED, *(line.method for line in (*here, *failed))]), key=_place)
     asked = [plain_name(method) for method in WANTED]
     names: list[str] = []
     for method in known:
@@ -89,6 +89,13 @@ def rows_of(setting: Setting, cells: Sequence[Cell], failures: Sequence[Failure]
         if name in asked or row.cells or row.failures:
             rows.append(row)
     return rows
+
+
+def _place(method: str) -> int:
+    """A method's place in the table: all with the same weights side by side."""
+    weights = method.partition(":")[0]
+    order = [RANDOM, *METHODS, *PEERS]
+    return order.index(weights) if weights in order else len(order)
 
 
 def _slices(cells: Sequence[Cell]) -> list[int]:

@@ -250,11 +250,11 @@ def test_the_page_shows_what_was_run_and_what_was_not(
     text = page.read_text()
     assert text.startswith("# Ours\n\nWhat it says.\n")
     assert "old" not in text
-    assert "| random | 10 | **0.667** ± 0.000 | 0.667 / 0.667 / not run |" in text
-    assert "| PGL | 10 | **0.667** ± 0.000 | 0.667 / 0.667 / 0.667 |" in text
-    assert "| PGL | 20 | not run |" in text
+    assert "| random | 10 | **0.667** ± 0.000 |  | 0.667 / 0.667 / not run |" in text
+    assert "| PGL | 10 | **0.667** ± 0.000 | +0.000 ± 0.000 | 0.667 / 0.667 / 0.667 |" in text
+    assert "| PGL | 5, 20 | not run |" in text
     assert "| nnU-Net 2d | 5, 10, 20 | not run |" in text
-    assert "| shape-based interpolation | 10 | 0.875 ± 0.000 |" in text
+    assert "| shape-based interpolation | 10 | – |  | – / – / – | – | – | 0.875 ± 0.000 |" in text
     assert "## prostate\n\nAll cells: not run." in text
     assert made == [page, tmp_path / "page-hippocampus.png"]
     assert made[1].stat().st_size > 10_000

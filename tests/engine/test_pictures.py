@@ -12,7 +12,8 @@ from medssl import palette, pictures
 from medssl.errors import UserError
 from medssl.events import Metric, Started, to_line
 from medssl.intensity import normalise
-from medssl.pictures.charts import running_mean
+from medssl.pictures.amounts import Amounts, amounts
+from medssl.pictures.charts import apart, running_mean
 from medssl.pictures.overlay import telling_slice
 from medssl.pictures.page import DOTS_PER_INCH
 from medssl.pictures.slices import AXIAL, CORONAL, greys, view
@@ -226,3 +227,16 @@ def test_neighbouring_class_colours_differ():
     colors = np.array([to_rgb(color) for color in palette.CLASS_COLORS])
     apart = np.linalg.norm(colors[:, None] - colors[None], axis=-1)
     assert apart[~np.eye(len(colors), dtype=bool)].min() > 0.2
+
+
+def test_names_that_would_touch_are_moved_apart_around_their_places() -> None:
+    assert apart([0.0, 1.0], 0.5) == [0.0, 1.0]
+    assert apart([0.0, 0.0, 5.0], 1.0) == [-0.5, 0.5, 5.0]
+    assert apart([0.0, 0.2, 1.0], 1.0) == pytest.approx([-0.6, 0.4, 1.4])
+
+
+def test_amounts_draws_single_numbers_of_slices_and_several(tmp_path: Path) -> None:
+    one = [Amounts("random", {10: [0.5, 0.6]}), Amounts("nnU-Net", {10: [0.4]}, peer=True)]
+    more = [Amounts("random", {5: [0.5, 0.6], 20: [0.7]}), Amounts("MAE", {5: [0.4], 20: [0.5]}, quiet=True)]
+    for name, methods in (("one.png", one), ("more.png", more)):
+        assert amounts(tmp_path / name, methods, "Dice", "words").stat().st_size > 5_000

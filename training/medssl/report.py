@@ -33,7 +33,8 @@ def number(value: float | None) -> str:
 def title(method: str) -> str:
     """What a method of a study is called in tables and pictures: "PGL", "MAE+PGL, self-training"."""
     parts = study.Combination.of(method)
-    weights = parts.weights if parts.weights == study.RANDOM else parts.weights.upper()
+    spelt = {"random": "random", "simclr": "SimCLR", "moco": "MoCo", "alice": "Alice"}
+    weights = spelt.get(parts.weights, parts.weights.upper())
     if not parts.semi:
         return weights
     return f"{weights}, " + ("labels only" if parts.semi == "none" else parts.semi.replace("_", "-"))

@@ -14,22 +14,22 @@ from medssl import palette
 from medssl.pictures import page
 from medssl.pictures.charts import name_ends, plain_axes
 
-WIDTH_IN, HEIGHT_IN = 5.0, 3.5
+WIDTH_IN, HEIGHT_IN = 5.0, 4.2
 NAMES_IN = 1.75
-APART = 0.055
-"""Dots of different methods lie side by side: so far apart, of a doubling of the slices."""
+APART = 0.03
+"""Methods stand side by side, or their dots would hide each other: so far, of a doubling of the slices."""
 
 
 @dataclass(frozen=True)
 class Amounts:
     """A method: {annotated slices: Dice of each seed}.
 
-    dashed: another program. quiet: drawn faintly, without a name.
+    peer: another program, grey and dashed. quiet: drawn faintly, without a name.
     """
 
     title: str
     values: Mapping[int, Sequence[float]]
-    dashed: bool = False
+    peer: bool = False
     quiet: bool = False
 
 
@@ -43,19 +43,20 @@ def amounts(path: Path, methods: Sequence[Amounts], title: str, words: str = "")
     height = page.heading_height(title) + HEIGHT_IN + 1.1
     figure = page.page(width, height)
     top = page.heading(figure, title)
-    page.write(figure, page.MARGIN_IN, top + 0.02, words, size=7.5, color=palette.MUTED)
-    plot = page.axes(figure, page.MARGIN_IN + 0.3, top + 0.38, WIDTH_IN - 0.3, HEIGHT_IN)
+    page.write(figure, page.MARGIN_IN, top - 0.05, words, size=7.5, color=palette.MUTED)
+    plot = page.axes(figure, page.MARGIN_IN + 0.3, top + 0.3, WIDTH_IN - 0.3, HEIGHT_IN)
     counts = sorted({count for method in methods for count in method.values})
     _scale(plot, counts, methods)
-    loud = [method for method in methods if not method.quiet]
     for method in methods:
         if method.quiet:
-            _line(plot, method, palette.FAINT, None)
+            _means(plot, method, palette.FAINT)
     ends = []
+    loud = [method for method in methods if not method.quiet]
+    colors = iter(palette.RUN_COLORS * len(loud))
     for number, method in enumerate(loud):
-        color = palette.RUN_COLORS[number % len(palette.RUN_COLORS)]
-        aside = APART * (number - (len(loud) - 1) / 2)
-        ends.append((_line(plot, method, color, aside), method.title, color))
+        color = palette.MUTED if method.peer else next(colors)
+        aside = (APART if len(counts) > 1 else 2 * APART) * (number - (len(loud) - 1) / 2)
+        ends.append((_seeds(plot, method, color, aside), method.title, color))
     name_ends(plot, ends)
     return page.save(path, figure)
 
@@ -74,28 +75,30 @@ def _scale(plot: Axes, counts: Sequence[int], methods: Sequence[Amounts]) -> Non
     plot.yaxis.set_major_locator(MultipleLocator(0.1 if span > 0.3 else 0.05))
 
 
-def _line(plot: Axes, method: Amounts, color: str, aside: float | None) -> float:
-    """Draw one method, its dots moved `aside`, or without dots; returns the height of its end."""
+def _means(plot: Axes, method: Amounts, color: str, aside: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the line through the means; returns its places and heights."""
     counts = sorted(method.values)
-    places = np.log2(counts)
+    places = np.log2(counts) + aside
     means = np.array([np.mean(method.values[count]) for count in counts])
-    style = (0, (4, 2)) if method.dashed else "solid"
-    if aside is None:
-        plot.plot(places, means, color=color, lw=1.2, ls=style, marker="o", markersize=2.5)
-        return float(means[-1])
-    spread = np.array(
-        [np.std(method.values[count], ddof=1) if len(method.values[count]) > 1 else 0.0 for count in counts]
-    )
-    if len(counts) > 1:
-        plot.fill_between(places, means - spread, means + spread, color=color, alpha=0.09, lw=0)
-        plot.plot(places, means, color=color, lw=1.8, ls=style, solid_capstyle="round", zorder=3)
-    else:
-        plot.vlines(places + aside, means - spread, means + spread, color=color, lw=1.4, alpha=0.6)
-        plot.plot(places + aside, means, color=color, marker="_", markersize=11, mew=1.8)
-    for place, count in zip(places, counts, strict=True):
-        seeds = method.values[count]
+    style = (0, (4, 2)) if method.peer else "solid"
+    width = 1.0 if method.quiet or method.peer else 1.8
+    marker = "o" if method.quiet else ""
+    plot.plot(places, means, color=color, lw=width, ls=style, marker=marker, markersize=2.2, zorder=3)
+    return places, means
+
+
+def _seeds(plot: Axes, method: Amounts, color: str, aside: float) -> float:
+    """Draw one method with the spread over its seeds and each of them; returns the height of its end."""
+    places, means = _means(plot, method, color, aside)
+    values = [method.values[count] for count in sorted(method.values)]
+    spread = np.array([np.std(seeds, ddof=1) if len(seeds) > 1 else 0.0 for seeds in values])
+    if len(places) == 1:
+        plot.vlines(places, means - spread, means + spread, color=color, lw=1.4, alpha=0.6)
+        plot.plot(places, means, color=color, marker="_", markersize=11, mew=1.8)
+    elif not method.peer:
+        plot.fill_between(places, means - spread, means + spread, color=color, alpha=0.1, lw=0)
+    for place, seeds in zip(places, values, strict=True):
         plot.scatter(
-            [place + aside] * len(seeds), seeds, s=10, color=color, edgecolors=palette.PAGE,
-            linewidths=0.5, zorder=4,
-        )  # fmt: skip
+            [place] * len(seeds), seeds, s=9, color=color, edgecolors=palette.PAGE, linewidths=0.5, zorder=4
+        )
     return float(means[-1])

@@ -120,17 +120,28 @@ def running_mean(values: np.ndarray, reach: int) -> np.ndarray:
 def name_ends(plot: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     """Write each run's name beside the end of its line, moved apart where they would touch."""
     low, high = plot.get_ylim()
-    spread = 0.062 * (high - low)
-    heights: list[float] = []
-    for end, _, _ in sorted(ends):
-        heights.append(max(end, heights[-1] + spread) if heights else end)
-    pushed = np.mean([height - end for height, (end, _, _) in zip(heights, sorted(ends), strict=True)])
-    for height, (_, words, color) in zip(heights, sorted(ends), strict=True):
-        y = height - pushed
+    inches = plot.figure.get_size_inches()[1] * plot.get_position().height
+    ends = sorted(ends)
+    heights = apart([end for end, _, _ in ends], 0.16 * (high - low) / inches)
+    for height, (_, words, color) in zip(heights, ends, strict=True):
         plot.annotate(
-            words, (1.02, y), xycoords=("axes fraction", "data"), size=7.5, color=color, va="center",
+            words, (1.02, height), xycoords=("axes fraction", "data"), size=7.5, color=color, va="center",
             family=page.FONT, annotation_clip=False,
         )  # fmt: skip
+
+
+def apart(wanted: Sequence[float], least: float) -> list[float]:
+    """Heights at least `least` apart and as near as can be (least squares) to the wanted ones, which rise.
+
+    Names that would touch form a group around the mean of their places; groups that would touch are joined.
+    """
+    groups: list[list[float]] = []
+    for number, height in enumerate(wanted):
+        groups.append([height - number * least])  # in these places "apart" is merely "not falling"
+        while len(groups) > 1 and np.mean(groups[-2]) > np.mean(groups[-1]):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    flat = [float(np.mean(group)) for group in groups for _ in group]
+    return [place + number * least for number, place in enumerate(flat)]
 
 
 def dice_table(
