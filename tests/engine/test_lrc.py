@@ -306,7 +306,7 @@ def test_3d_is_refused() -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("regions", 1), ("samples", 1), ("slices", 0), ("side", 1), ("scale", 0.0), ("temperature", 0)],
+    [("regions", 1), ("samples", 1), ("slices", 0), ("side", 0), ("scale", 0.0), ("temperature", 0)],
 )
 def test_settings_that_leave_nothing_to_contrast_are_refused(name: str, value: float) -> None:
     with pytest.raises(UserError) as error:

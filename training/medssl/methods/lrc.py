@@ -42,14 +42,11 @@ from medssl.devices import full_precision
 from medssl.errors import UserError
 from medssl.events import Emit, Notice, Progress
 from medssl.methods import find
-from medssl.methods.parts import view_size
+from medssl.methods.parts import need_positive, view_size
 from medssl.networks import Network
 from medssl.pool import Pool
 from medssl.superpixels import IGNORE, Grain, SuperPixels, cut_pool, draw_pixels
 from medssl.views import cut, cut_targets, sample_anywhere, shown
-
-LEAST = {"regions": 2, "samples": 2, "slices": 1, "side": 16, "scale": 0.01, "temperature": 0.001}
-"""Settings below these leave nothing to contrast, or nothing to compute with."""
 
 NOTHING = -1e30
 """Stands for the similarity to what does not count; unlike minus infinity it has a gradient, 0."""
@@ -94,6 +91,7 @@ class LRC:
     TRANSFERS = ("encoder.", "decoder.")
 
     def __init__(self, network: Network, plan: Plan, settings: Settings) -> None:
+        need_positive(settings, "temperature", "slices", "side", "scale", "min_size")
         self.settings = settings
         kind = find(settings.base)
         numbers = {
@@ -131,8 +129,8 @@ class LRC:
         found = cut_pool(pool, self.settings.grain(), self.settings.slices, _said(emit))
         if found is None:
             raise UserError(
-                f"{pool.ids[0]} and all other scans are of one grey in every slice that was looked at, which "
-                "leaves LRC no regions to tell apart; take scans that show something, or choose mae.",
+                f"{pool.ids[0]} and all other scans are empty or of one grey in every slice that was looked "
+                "at, and LRC needs regions to tell apart; take scans that show something, or choose mae.",
                 code="no-regions",
             )
         self.superpixels = found
@@ -242,10 +240,13 @@ def _check(plan: Plan, settings: Settings) -> None:
             f"{settings.base}.",
             code="not-2d",
         )
-    for name, least in LEAST.items():
+    for name in ("regions", "samples"):
         value = getattr(settings, name)
-        if value < least:
-            raise UserError(f"{name} is {value}; write a number of at least {least}.", code="bad-job")
+        if value < 2:
+            raise UserError(
+                f"{name} is {value}, which leaves LRC nothing to contrast; write a number of at least 2.",
+                code="bad-job",
+            )
 
 
 def _said(emit: Emit) -> Callable[[float], None]:
