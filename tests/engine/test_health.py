@@ -221,8 +221,9 @@ OUTPUT = {1: 0.8, 50: 0.7, 100: 0.75}
         (Look(spread=0.3, rank=60), OUTPUT),
         (Look(spread=0.3, rank=60), {}),
         (Look(spread=0.8, rank=60), {1: 0.8, 50: 0.3, 100: 0.1}),
+        (Look(spread=0.8, rank=60), {1: 0.15, 50: 0.6, 100: 0.15}),
     ],
-    ids=["rank", "spread", "spread, and nothing of its own", "its own"],
+    ids=["rank", "spread", "spread, and nothing of its own", "its own", "its own, which had risen"],
 )
 def test_any_of_three_numbers_shows_a_collapse(found: Look, output: dict[int, float]) -> None:
     assert has_collapsed(GOOD, found, output)
