@@ -49,7 +49,7 @@ NOTICED = 0.01
 """A change of the probe that counts: one painted voxel in a hundred."""
 
 # Collapsed is what falls below one of these: of rank and spread a share of what random weights have; of the
-# method's own spread a number, and half of the most it was (pooled features are alike before they are trained:
+# method's own spread a number, and half of the most it was (pooled features are alike before any training:
 # 0.15 at first with simclr, moco and lrc). Seen on 20 to 180 scans, 60 to 1500 steps on a CPU:
 #                                                                    rank       spread     its own
 #   healthy: pgl, mae, mae+pgl, byol, simclr, moco, lrc, sal, alice  0.31-0.94  0.97-1.02  0.38-0.96
