@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -146,6 +147,13 @@ def make_project(
         if number < annotated:
             project.save_annotation(scan.id, annotate(labels, choose_slices(labels, slices, axis), axis))
     return project
+
+
+def scan_of(image: np.ndarray, spacing: Spacing) -> Project:
+    """A project whose one scan, "only", is this image; there is nothing else in it."""
+    geometry = SimpleNamespace(spacing_mm=spacing)
+    only: Any = SimpleNamespace(image=lambda scan: image, scans={"only": SimpleNamespace(geometry=geometry)})
+    return only
 
 
 def dice(one: np.ndarray, two: np.ndarray) -> float:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from medssl.features import WIDTH, grid_step, raw_features
 from medssl.networks import build
 from medssl.project import Project
 from medssl.similarity import best_match, open_features, query_at
-from small import CPU, SETTINGS, Events, Shape, Spacing, make_project, never, plan
+from small import CPU, Events, Shape, Spacing, job_of, make_project, never, plan, scan_of
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -32,12 +31,6 @@ class Coordinates:
         seen = image[:, image.shape[1] // 2, None]
         pooled = F.avg_pool2d(seen, 4) if seen.ndim == 4 else F.avg_pool3d(seen, (2, 4, 4))
         return [torch.cat([level, torch.full_like(level, 10.0)], 1) for level in (seen, pooled)]
-
-
-def scan_of(image: np.ndarray, spacing: Spacing) -> Project:
-    geometry = SimpleNamespace(spacing_mm=spacing)
-    only: Any = SimpleNamespace(image=lambda scan: image, scans={"only": SimpleNamespace(geometry=geometry)})
-    return only
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 0.5, 0.8)])
@@ -87,8 +80,7 @@ def test_the_grid_is_the_finest_that_keeps_a_map_small() -> None:
 def trained(tmp_path: Path) -> tuple[Project, str]:
     """A project of three scans and a pre-training of a few steps."""
     project = make_project(tmp_path, seeds=(0, 1, 2), shape=(8, 24, 24))
-    job = PretrainJob(project=str(project.root), steps=3, settings=SETTINGS)
-    return project, engine.run(job, Events(), never)["run"]
+    return project, engine.run(job_of("pgl", project, steps=3), Events(), never)["run"]
 
 
 def compute(project: Project, run: str, *scans: str) -> Events:
@@ -153,13 +145,9 @@ def test_a_stop_ends_after_the_running_scan(trained: tuple[Project, str]) -> Non
 @pytest.mark.parametrize(("dims", "slice_axis"), [(2, 1), (3, 0)])
 def test_features_lie_on_the_scans_own_axes(tmp_path: Path, dims: int, slice_axis: int) -> None:
     project = make_project(tmp_path, seeds=(0,), shape=(9, 16, 20), spacing_zyx=(2.0, 1.0, 0.7))
-    settings = {
-        **SETTINGS,
-        "dims": dims,
-        "slice_axis": slice_axis,
-        "patch": [3, 16, 16] if dims == 2 else [8, 16, 16],
-    }
-    job = PretrainJob(project=str(project.root), steps=1, settings=settings)
+    job = job_of("pgl", project, steps=1)
+    patch = [3, 16, 16] if dims == 2 else [8, 16, 16]
+    job = replace(job, settings={**job.settings, "dims": dims, "slice_axis": slice_axis, "patch": patch})
     run = engine.run(job, Events(), never)["run"]
     compute(project, run)
     assert open_features(project, next(iter(project.scans)), run).array.shape == (9, 16, 20, WIDTH)

@@ -15,6 +15,7 @@ from medssl.errors import UserError
 from medssl.events import Emit, Preview, Progress, Started
 from medssl.files import read_array, write_array
 from medssl.loop import autocast
+from medssl.matcher import FINE, Matcher, load_matcher, on_grid, side_by_side
 from medssl.networks import Network, load_network
 from medssl.predict import neighbouring_slices, slab_of, working_size
 from medssl.project import Project, Run
@@ -36,16 +37,22 @@ def features(
     device = devices.choose(job.device)
     network, plan, card = load_network(run.checkpoint)
     network.to(device)
-    mean, basis = _basis(project, run, network, plan, device, scans, step=card["step"])
+    matcher = load_matcher(run.checkpoint)
+    if matcher is None:
+        mean, basis = _basis(project, run, network, plan, device, scans, step=card["step"])
+    else:
+        matcher.to(device)
     done = []
     for number, scan in enumerate(scans):
         if should_stop():
             break
         image = project.image(scan)
         step = grid_step(image.shape)
-        slabs = (
-            _project(slab, mean, basis) for slab in raw_features(project, scan, network, plan, step, device)
-        )
+        if matcher is None:
+            raw = raw_features(project, scan, network, plan, step, device)
+            slabs = (_project(slab, mean, basis) for slab in raw)
+        else:  # trained to find places in other scans: features for nothing else would do that worse
+            slabs = matched_features(project, scan, matcher, plan, step, device)
         path = write_features(project, scan, run.id, _joined(slabs, image.shape, step, plan), step)
         emit(Preview(scan, str(path)))
         emit(Progress("features", (number + 1) / len(scans), number + 1))
@@ -88,6 +95,31 @@ def raw_features(
         low, high = first * stride[0], min(last * stride[0], len(work))
         slab = slab_of(work, low, high, device)[None, None]
         yield _levels(network, plan, slab, spacing, stride, [last - first, *cells[1:]])[0].movedim(0, -1)
+
+
+@torch.inference_mode()
+def matched_features(
+    project: Project, scan: str, matcher: Matcher, plan: Plan, step: Sequence[int], device: torch.device
+) -> Iterator[np.ndarray]:
+    """A matcher's embedding on the grid: float16 slabs (1, rows, columns, 2C) of unit vectors.
+
+    Slabs follow the plan's slice axis. Fine and coarse vectors lie side by side: products of two such vectors
+    are the mean of both cosines.
+    """
+    work = np.transpose(project.image(scan), plan.work_axes)
+    spacing = [project.scans[scan].geometry.spacing_mm[axis] for axis in plan.work_axes]
+    volume = on_grid(torch.from_numpy(np.array(work)).to(device), spacing, float(matcher.cell_mm))
+    both = matcher.embed(volume)[None]
+    axes = []
+    for axis, length in enumerate(work.shape):
+        stride = step[plan.work_axes[axis]]
+        centre = (torch.arange(-(-length // stride), device=device) + 0.5) * stride  # edges of the scan
+        cells = centre.clamp(max=length) / length * volume.shape[axis] / FINE
+        axes.append(2 * cells / both.shape[2 + axis] - 1)
+    for slab in axes[0]:
+        grid = torch.stack(torch.meshgrid(slab[None], *axes[1:], indexing="ij"), dim=-1).flip(-1)
+        found = F.grid_sample(both, grid[None], padding_mode="border", align_corners=False)
+        yield side_by_side(found)[0].movedim(0, -1).half().cpu().numpy()
 
 
 def _levels(

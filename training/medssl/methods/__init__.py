@@ -24,6 +24,7 @@ METHODS = {
     "moco": "moco.MoCo",
     "lrc": "lrc.LRC",
     "sal": "sal.SAL",
+    "alice": "alice.Alice",
 }
 """Name on the command line, in job files and recipes: module and class."""
 
