@@ -61,6 +61,7 @@ def test_another_seed_gives_other_weights(project: Project, kind: str) -> None:
     ("kind", "stopped_at"),
     [
         *((method, 4) for method in METHODS),
+        ("alice", 1),
         ("finetune", 2),
         ("finetune", 5),
         ("finetune-3d", 5),
@@ -73,7 +74,8 @@ def test_another_seed_gives_other_weights(project: Project, kind: str) -> None:
 def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(
     project: Project, kind: str, stopped_at: int
 ) -> None:
-    """For fine-tuning before and after the network has begun to learn from its own guesses."""
+    """For fine-tuning before and after the network has begun to learn from its own guesses, for Alice before
+    and after the matcher is trained."""
     whole = run(job_of(kind, project))
     part = run(job_of(kind, project), should_stop=stop_after(stopped_at))
     assert (part["stopped"], part["step"]) == (True, stopped_at)

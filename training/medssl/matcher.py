@@ -174,10 +174,11 @@ class Embedded:
     """Numbers of the cells that show body, or of all where nothing stands out; on the CPU."""
 
     def voxel(self, number: Tensor, within: Tensor) -> Tensor:
-        """(..., 3) scan voxels of cells, `within` (..., 3) fine cells away from their centres."""
+        """(..., 3) voxels of the scan at cells, `within` (..., 3) fine cells away from their centres."""
         cell = torch.stack(torch.unravel_index(number, self.cells), -1)
         scan, volume = torch.tensor(self.scan_shape), torch.tensor(self.volume_shape)
-        return (cell + 0.5 + within) * FINE * scan / volume - 0.5
+        voxel = (cell + 0.5 + within) * FINE * scan / volume - 0.5
+        return voxel.clamp(min=0).minimum(scan - 1.0)  # the last cell may be half outside
 
     def number(self, voxel: Tensor) -> Tensor:
         """(...,) numbers of the cells that hold scan voxels (..., 3)."""
