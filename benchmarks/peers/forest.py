@@ -1,7 +1,10 @@
 """A random forest on multi-scale features, slice by slice: what users of ilastik and APOC do.
 
 scikit-image's trainable segmentation as it comes: intensity, edges and texture at sigmas from 0.5 to 16
-pixels, and scikit-learn's forest of 100 trees with its defaults. It takes seconds, whatever time it has.
+pixels, and scikit-learn's forest of 100 trees. Classes weigh alike and leaves hold five pixels: to the
+defaults a painted slice is mostly background, and on hippocampus scans that are no test scans this was twice
+as good (Dice 0.45 for 0.23 with position, 0.23 for 0.13 without; seed 0). It takes seconds, whatever time it
+has.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from medssl.trial import Outcome
 from skimage.feature import multiscale_basic_features
 from skimage.future import fit_segmenter, predict_segmenter
 
-TREES = 100
+FOREST: dict[str, Any] = {"n_estimators": 100, "class_weight": "balanced", "min_samples_leaf": 5}
 
 
 def random_forest(assignment: Assignment, position: bool = False) -> Outcome:
@@ -38,7 +41,7 @@ def random_forest(assignment: Assignment, position: bool = False) -> Outcome:
             known = target[index] != IGNORE
             features.append(features_of(image, index, position)[known])
             targets.append(target[index][known])
-    classifier = RandomForestClassifier(TREES, n_jobs=devices.THREADS, random_state=assignment.seed)
+    classifier = RandomForestClassifier(**FOREST, n_jobs=devices.THREADS, random_state=assignment.seed)
     # To scikit-image 0 is "not labelled".
     fit_segmenter(np.concatenate(targets).astype(int) + 1, np.concatenate(features), classifier)
     seconds = time.monotonic() - begin
@@ -46,7 +49,7 @@ def random_forest(assignment: Assignment, position: bool = False) -> Outcome:
         prediction=partial(_predict, classifier, assignment, position),
         seconds={"finetune": seconds, "wall": seconds},
         plan={"dims": 2, "threads": devices.THREADS},
-        notes={"scikit-image": skimage.__version__, "scikit-learn": sklearn.__version__, "trees": TREES},
+        notes={"scikit-image": skimage.__version__, "scikit-learn": sklearn.__version__, **FOREST},
     )
 
 

@@ -229,13 +229,17 @@ def test_nnunet_is_given_the_painted_slices_and_an_ignore_label_elsewhere(
 
 
 @pytest.mark.skipif("MEDSSL_NNUNET_ENV" not in os.environ, reason="needs nnU-Net's environment")
-def test_nnunet_trains_for_its_minutes_and_predicts(assignment: Assignment, tmp_path: Path) -> None:
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
+def test_nnunet_trains_for_its_minutes_and_predicts(tmp_path: Path, configuration: str) -> None:
+    write_dataset(tmp_path / few_slices.DATASETS["hippocampus"].folder, contrast=6.0, scale=6)
+    settings = study.Settings(slices=10, minutes=0.3, device="cpu")
+    given = study.assign(opened(tmp_path, tmp_path), "nnunet", 0, settings)
     bench = Bench(tmp_path / "nnunet", Path(os.environ["MEDSSL_NNUNET_ENV"]), lambda: False)
-    settings = replace(assignment.settings, minutes=0.1)
-    outcome = nnunet.run_nnunet(replace(assignment, settings=settings), bench, "2d")
-    assert 6 <= outcome.seconds["finetune"] < 12
+    outcome = nnunet.run_nnunet(given, bench, configuration)
+    assert outcome.seconds["finetune"] >= 18
     assert outcome.steps["finetune"] > 0
-    assert outcome.prediction("case0").shape == (20, 5, 6)
+    assert outcome.prediction("case0").shape == (20, 30, 36)
 
 
 def test_the_page_shows_what_was_run_and_what_was_not(
