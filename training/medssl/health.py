@@ -202,7 +202,8 @@ def settled(losses: Sequence[float]) -> bool | None:
 
     Noise is twice the standard error of the two means; how far one number strays comes from the differences
     of neighbours, which a slow trend leaves alone (von Neumann, 1941). A hundredth is one of what the loss
-    fell in all. None where noise is more than two of these, or where too little was said.
+    fell in all. None where noise is more than two of these, where too little was said, or where the loss
+    rose in all (it compares with more and more as the queue of moco and lrc fills).
     """
     if len(losses) < 24:
         return None
@@ -211,6 +212,8 @@ def settled(losses: Sequence[float]) -> bool | None:
     squares = [(two - one) ** 2 for one, two in pairwise((*middle, *last))]
     noise = 2 * math.sqrt(statistics.fmean(squares) / third)
     hundredth = (statistics.fmean(first) - statistics.fmean(last)) / 100
+    if hundredth < 0:
+        return None
     if statistics.fmean(middle) - statistics.fmean(last) > max(noise, hundredth):
         return False
     return True if noise <= 2 * hundredth else None
