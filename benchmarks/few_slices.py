@@ -70,6 +70,7 @@ class Grid:
     out: Path
     work: Path
     nnunet_env: Path
+    mirroring: bool
     keep: bool
 
     def cells(self, dataset: str) -> Iterator[tuple[str, int, Settings]]:
@@ -107,7 +108,7 @@ def run(grid: Grid) -> None:
                 screen.print(f"\n[bold]{name}, {method}, {settings.slices} slices, seed {seed}")
                 try:
                     folder = grid.peers_folder(name, method, seed, settings.slices)
-                    bench = Bench(folder, grid.nnunet_env, should_stop)
+                    bench = Bench(folder, grid.nnunet_env, should_stop, grid.mirroring)
                     line = run_cell(material, method, seed, settings, work, bench)
                 except Stopped:
                     screen.print("Stopped. The same command goes on with what is not finished.")
@@ -180,6 +181,8 @@ def arguments() -> argparse.ArgumentParser:
     add("--datasets", default="hippocampus", help=f"of {', '.join(DATASETS)}")
     add("--methods", default="random,mae,pgl,mae+pgl", help=methods)
     add("--nnunet-env", type=Path, help="nnU-Net's environment (made in --work where there is none)")
+    mirrored = "nnU-Net predicts without mirrored copies: a little worse, in 3D eight times faster"
+    add("--no-mirroring", action="store_true", help=mirrored)
     add("--slices", default="10", help="annotated slices in all, on two scans")
     add("--seeds", default="0,1,2")
     add("--minutes", type=float, default=10.0, help="training time of a cell, pre-training included")
@@ -236,6 +239,7 @@ def grid_of(options: argparse.Namespace) -> Grid:
         out=options.out,
         work=options.work,
         nnunet_env=options.nnunet_env or options.work / "nnunet-env",
+        mirroring=not options.no_mirroring,
         keep=options.keep,
     )
 

@@ -33,7 +33,11 @@ the same slices for every method: *over random* is the difference to random weig
 scans* is Dice on the two annotated scans with the painted slices as painted; interpolation knows no others.
 *Minutes* are those of training, pre-training + fine-tuning; planning, preprocessing and prediction come on
 top for everyone. The raw lines stand beside this page, one for each cell, with Dice of every scan and class,
-all settings, versions and the commit."""
+all settings, versions and the commit.
+
+nnU-Net gets the painted slices with its ignore label on all else, the same minutes for its training steps, as
+many threads, and one process. Its learning rate falls over these minutes, and its validation batches are left
+out; everything else is as it comes. The forest sees axial slices one by one and takes the time it takes."""
 
 
 def draw(lines: Sequence[Path], page: Path, datasets: Iterable[str]) -> list[Path]:

@@ -24,6 +24,8 @@ class Bench:
     nnunet_env: Path
     """Where nnU-Net's environment is, or is to be made."""
     should_stop: Callable[[], bool]
+    mirroring: bool = True
+    """Whether nnU-Net predicts mirrored copies too, as it does by default."""
 
 
 Peer = Callable[[Assignment, Bench], Outcome]

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import time
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import skimage
 from medssl import devices
 from medssl.project import IGNORE
 from medssl.study import Assignment
@@ -27,7 +27,6 @@ FOREST: dict[str, Any] = {"n_estimators": 100, "class_weight": "balanced", "min_
 
 def random_forest(assignment: Assignment, position: bool = False) -> Outcome:
     """Learn from the painted pixels; `position` adds where in the scan a pixel lies, three more features."""
-    import sklearn
     from sklearn.ensemble import RandomForestClassifier
 
     project = assignment.material.project
@@ -49,7 +48,7 @@ def random_forest(assignment: Assignment, position: bool = False) -> Outcome:
         prediction=partial(_predict, classifier, assignment, position),
         seconds={"finetune": seconds, "wall": seconds},
         plan={"dims": 2, "threads": devices.THREADS},
-        notes={"scikit-image": skimage.__version__, "scikit-learn": sklearn.__version__, **FOREST},
+        notes={**{name: version(name) for name in ("scikit-image", "scikit-learn")}, **FOREST},
     )
 
 

@@ -61,7 +61,7 @@ def run_nnunet(assignment: Assignment, bench: Bench, configuration: str) -> Outc
     _call(
         bench, "nnUNetv2_predict", "-i", str(bench.work / "wanted"), "-o", str(predicted), "-d", one,
         "-c", configuration, "-f", "all", "-npp", one, "-nps", one, "-device", settings.device,
-        "--disable_progress_bar",
+        "--disable_progress_bar", *([] if bench.mirroring else ["--disable_tta"]),
     )  # fmt: skip
     training = json.loads(told.read_text())
     labels = {scan_id: read(assignment, predicted, scan_id) for scan_id in assignment.scans}
@@ -76,7 +76,7 @@ def run_nnunet(assignment: Assignment, bench: Bench, configuration: str) -> Outc
             "precision": "fp16" if on_gpu else "fp32",
             "threads": training["threads"],
         },
-        notes=dict(package.split("==") for package in PACKAGES),
+        notes={**dict(package.split("==") for package in PACKAGES), "mirroring": bench.mirroring},
     )
 
 

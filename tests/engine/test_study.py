@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,13 @@ def test_cells_are_read_as_they_were_written(tmp_path: Path) -> None:
     for each in written:
         cells.append(tmp_path / "cells.jsonl", each)
     assert cells.read_cells(tmp_path / "cells.jsonl") == written
+
+
+def test_lines_of_several_runners_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "cells.jsonl"
+    with ThreadPoolExecutor(4) as runners:
+        list(runners.map(lambda seed: cells.append(path, cell("random", seed, 0.5)), range(60)))
+    assert sorted(each.seed for each in cells.read_cells(path)) == list(range(60))
 
 
 def test_damaged_cells_are_refused_with_the_file_named(tmp_path: Path) -> None:

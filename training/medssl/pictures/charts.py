@@ -120,7 +120,7 @@ def running_mean(values: np.ndarray, reach: int) -> np.ndarray:
 def name_ends(plot: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
     """Write each run's name beside the end of its line, moved apart where they would touch."""
     low, high = plot.get_ylim()
-    inches = plot.figure.get_size_inches()[1] * plot.get_position().height
+    inches = plot.get_window_extent().height / plot.figure.dpi
     ends = sorted(ends)
     heights = apart([end for end, _, _ in ends], 0.16 * (high - low) / inches)
     for height, (_, words, color) in zip(heights, ends, strict=True):
