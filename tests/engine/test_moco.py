@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from medssl.errors import UserError
-from medssl.methods.moco import MoCo, Queue, Settings, info_nce
+from medssl.methods.moco import MoCo, Queue, Settings, found, info_nce
 from medssl.networks import build
 from medssl.pool import Pool
 from project_parts import code_of
@@ -55,48 +55,48 @@ def test_the_loss_is_that_of_the_equation() -> None:
         own = math.exp(float(F.cosine_similarity(query, key, dim=0)) / 0.2)
         others = [math.exp(float(F.cosine_similarity(query, each, dim=0)) / 0.2) for each in negatives]
         total -= math.log(own / (own + sum(others)))
-    loss, _ = info_nce(queries, keys, negatives, every(6), 0.2)
+    loss = info_nce(queries, keys, negatives, every(6), 0.2)
     assert loss.item() == pytest.approx(total / 4, rel=1e-5)
 
 
 @pytest.mark.parametrize("length", [1, 9])
 def test_all_equal_features_give_the_logarithm_of_queue_and_key(length: int) -> None:
     same = torch.ones(4, 8)
-    loss, _ = info_nce(same, same, torch.ones(length, 8), every(length), 0.2)
+    loss = info_nce(same, same, torch.ones(length, 8), every(length), 0.2)
     assert loss.item() == pytest.approx(math.log(1 + length), abs=1e-6)
 
 
 def test_equal_keys_orthogonal_to_the_queue_give_nothing_to_learn_as_temperature_falls() -> None:
     unit = torch.eye(8)
-    losses = [info_nce(unit[:4], unit[:4], unit[4:], every(4), each)[0].item() for each in (1.0, 0.2, 0.03)]
+    losses = [info_nce(unit[:4], unit[:4], unit[4:], every(4), each).item() for each in (1.0, 0.2, 0.03)]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] == pytest.approx(0, abs=1e-6)
 
 
 def test_scale_invariance() -> None:
-    plain, _ = info_nce(vectors(), vectors(seed=1), vectors(6, seed=2), every(6), 0.2)
-    scaled, _ = info_nce(9 * vectors(), 0.01 * vectors(seed=1), 5 * vectors(6, seed=2), every(6), 0.2)
+    plain = info_nce(vectors(), vectors(seed=1), vectors(6, seed=2), every(6), 0.2)
+    scaled = info_nce(9 * vectors(), 0.01 * vectors(seed=1), 5 * vectors(6, seed=2), every(6), 0.2)
     assert torch.allclose(plain, scaled)
 
 
 def test_the_order_of_pairs_and_of_the_queue_does_not_matter() -> None:
     queries, keys, negatives = vectors(), vectors(seed=1), vectors(6, seed=2)
-    plain, _ = info_nce(queries, keys, negatives, every(6), 0.2)
-    other, _ = info_nce(queries.flip(0), keys.flip(0), negatives.roll(2, 0), every(6), 0.2)
+    plain = info_nce(queries, keys, negatives, every(6), 0.2)
+    other = info_nce(queries.flip(0), keys.flip(0), negatives.roll(2, 0), every(6), 0.2)
     assert torch.allclose(plain, other)
 
 
 def test_empty_places_of_the_queue_do_not_count() -> None:
     queries, keys, negatives = vectors(), vectors(seed=1), vectors(6, seed=2)
-    part, _ = info_nce(queries, keys, negatives, torch.arange(6) < 4, 0.2)
-    assert torch.equal(part, info_nce(queries, keys, negatives[:4], every(4), 0.2)[0])
+    part = info_nce(queries, keys, negatives, torch.arange(6) < 4, 0.2)
+    assert torch.equal(part, info_nce(queries, keys, negatives[:4], every(4), 0.2))
 
 
 def test_an_empty_queue_gives_no_loss_and_no_gradient() -> None:
     queries = vectors().requires_grad_()
-    loss, found = info_nce(queries, vectors(seed=1), torch.zeros(6, 8), ~every(6), 0.2)
+    loss = info_nce(queries, vectors(seed=1), torch.zeros(6, 8), ~every(6), 0.2)
     loss.backward()
-    assert (loss, found) == (0, 1)
+    assert loss == 0
     assert queries.grad is not None
     assert (queries.grad == 0).all()
 
@@ -105,7 +105,7 @@ def test_the_key_is_pulled_as_hard_as_the_whole_queue_is_pushed() -> None:
     """The gradient to the cosines: negative for the key, positive for each negative, of sum 0."""
     query = F.normalize(vectors(1))
     key, negatives = (F.normalize(vectors(n, seed=n)).requires_grad_() for n in (1, 6))
-    info_nce(query, key, negatives, every(6), 0.2)[0].backward()
+    info_nce(query, key, negatives, every(6), 0.2).backward()
     assert key.grad is not None
     assert negatives.grad is not None
     # Along the query a unit vector's cosine grows by 1 - cos^2.
@@ -117,30 +117,31 @@ def test_the_key_is_pulled_as_hard_as_the_whole_queue_is_pushed() -> None:
 
 def test_the_gradient_is_orthogonal_to_the_unnormalised_queries() -> None:
     queries = vectors().requires_grad_()
-    info_nce(queries, vectors(seed=1), vectors(6, seed=2), every(6), 0.2)[0].backward()
+    info_nce(queries, vectors(seed=1), vectors(6, seed=2), every(6), 0.2).backward()
     assert queries.grad is not None
     assert queries.grad.abs().max() > 1e-3
     assert (queries.grad * queries).sum(1).abs().max() < 1e-6
 
 
-def test_found_is_the_share_of_queries_nearer_to_their_key_than_to_the_queue() -> None:
+def test_found_is_the_share_of_queries_nearer_to_their_key_than_to_others_of_the_batch() -> None:
     unit = torch.eye(4)
-    queries = torch.stack([unit[0], unit[1], unit[2], unit[3]])
-    keys = torch.stack([unit[0], unit[1], unit[2], unit[0]])
-    assert info_nce(queries, keys, unit[3:], every(1), 0.2)[1] == 0.75
+    assert found(unit, unit) == 1
+    assert found(unit, unit.roll(1, 0)) == 0
+    assert found(unit, torch.stack([unit[0], unit[1], unit[2], unit[0] + unit[1]])) == 0.75
+    assert found(3 * unit, 0.1 * unit) == 1
 
 
 def test_similarities_are_fp32_in_mixed_precision() -> None:
     """In bf16 all of these cosines would be 1."""
     near = [torch.ones(4, 8) + 1e-3 * vectors(seed=seed) for seed in range(3)]
     with torch.autocast("cpu", torch.bfloat16):
-        loss, _ = info_nce(*near, every(4), 1e-5)
+        loss = info_nce(*near, every(4), 1e-5)
         moco = method()
         moco.loss(scans(), seeded(), 0.0)
         moco.after_step(0.0)
         whole, _ = moco.loss(scans(), seeded(1), 0.0)
     assert loss.dtype == whole.dtype == moco.modules["queue"].keys.dtype == torch.float32
-    assert torch.equal(loss, info_nce(*near, every(4), 1e-5)[0])
+    assert torch.equal(loss, info_nce(*near, every(4), 1e-5))
     assert loss.item() != pytest.approx(math.log(5), abs=1e-3)
     assert whole.isfinite()
 
@@ -217,9 +218,9 @@ def test_a_step_that_failed_leaves_no_keys() -> None:
     assert torch.equal(queue.keys[:2], keys)
 
 
-def test_a_halved_batch_goes_on_with_the_same_queue_down_to_one_pair() -> None:
+def test_a_halved_batch_goes_on_with_the_same_queue() -> None:
     moco, pairs, come = method(settings=replace(SMALL, queue=7)), seeded(), 0
-    for batch in (4, 4, 2, 1, 1):
+    for batch in (4, 4, 2, 2, 3):
         moco.plan = replace(moco.plan, batch=batch)
         loss, numbers = moco.loss(scans(), pairs, 0.0)
         loss.backward()
@@ -228,6 +229,32 @@ def test_a_halved_batch_goes_on_with_the_same_queue_down_to_one_pair() -> None:
         assert loss.isfinite()
         assert numbers["spread"].isfinite()
         assert moco.modules["queue"].waiting().sum() == min(7, come)
+
+
+def test_a_batch_of_one_pair_is_refused_before_the_start_and_when_memory_gets_short() -> None:
+    moco = method()
+    moco.prepare(scans(), Events())
+    moco.plan = replace(moco.plan, batch=1)
+    with pytest.raises(UserError) as error:
+        moco.loss(scans(), seeded(), 0.0)
+    assert code_of(error) == "small-batch"
+    with pytest.raises(UserError) as error:
+        moco.prepare(scans(), Events())
+    assert code_of(error) == "small-batch"
+
+
+def test_what_all_keys_have_in_common_does_not_reach_the_queue() -> None:
+    """Nor does it drift: keys could be told from older ones by it."""
+    moco = method()
+    with torch.no_grad():
+        moco.modules["teacher"]["projector"][0][-1].bias.add_(100)
+    moco.loss(scans(), seeded(), 0.0)
+    unmoved = method()
+    unmoved.loss(scans(), seeded(), 0.0)
+    assert moco.keys is not None
+    assert unmoved.keys is not None
+    assert (moco.keys * unmoved.keys).sum(1).min() > 0.9
+    assert (unmoved.keys @ unmoved.keys.T).fill_diagonal_(-1).max() < 0.9
 
 
 def test_the_queue_is_saved_and_restored_with_the_weights() -> None:

@@ -12,7 +12,13 @@ Where we depart from the paper, and why:
   of them many times pushes apart what is the same. Keys of the batch itself are never in it, as published.
 - The queue starts empty and grows; the published one starts full of random vectors. Those are told from any
   key even if all keys agree, so a training of minutes would spend its first part learning to collapse.
-- Batches are not shuffled between devices: neither encoder nor projector has a batch norm to leak through.
+- The projector ends in a batch norm without parameters, as MoCo v3's does (arXiv 2104.02057). Pooled features
+  of an untrained network hardly differ (its instance norms even out what pooling looks at), and neither do
+  keys: queries told theirs from the queue's by age alone, "found" stayed at chance for hundreds of steps, and
+  with a quick teacher the keys collapsed. The norm leaves of keys what differs; it also makes "spread" 1 at
+  all times, so look at "found".
+- Batches are not shuffled between devices. What the norm could betray is the batch that a key is of, and
+  "found", which compares within a batch, would stay at chance.
 - Views are those of our SimCLR, for tables in which rows differ in what is learned.
 """
 
@@ -31,6 +37,7 @@ from medssl.methods.parts import (
     cut_pair,
     mlp,
     move_teacher,
+    need_pairs,
     need_places,
     need_positive,
     place_pairs,
@@ -70,7 +77,10 @@ class MoCo:
     def __init__(self, network: Network, plan: Plan, settings: Settings) -> None:
         need_positive(settings, "temperature", "queue")
         self.plan, self.settings = plan, settings
-        projector = mlp(plan.channels[-1], settings.hidden, settings.dimension, norm=False)
+        projector = nn.Sequential(
+            mlp(plan.channels[-1], settings.hidden, settings.dimension, norm=False),
+            nn.BatchNorm1d(settings.dimension, affine=False),
+        )
         self.modules = nn.ModuleDict(
             {
                 "network": network,
@@ -85,12 +95,13 @@ class MoCo:
     def prepare(self, pool: Pool, emit: Emit) -> None:
         """Nothing to prepare.
 
-        Raises UserError ("one-place") where there is nothing to tell views from.
+        Raises UserError where there is nothing to tell views from: "small-batch", "one-place".
         """
+        self._need_pairs(self.plan.batch)
         need_places(pool, self.plan, self.settings.zoom[1], "MoCo")
 
     def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """InfoNCE of a new batch of pairs; "found" is the share of queries whose key is the most alike."""
+        """InfoNCE of a new batch of pairs; "found" says for how many queries the own key is nearest."""
         return self.compare(*self.views(pool, generator))
 
     def views(self, pool: Pool, generator: Generator) -> tuple[Views, Views]:
@@ -100,14 +111,18 @@ class MoCo:
         return cut_pair(pool, self.plan, pair, generator)
 
     def compare(self, first: Views, second: Views) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of pairs that have been cut; the second views' keys queue up in `after_step`."""
+        """The loss of pairs that have been cut; the second views' keys queue up in `after_step`.
+
+        Raises UserError ("small-batch") where short memory has left one pair.
+        """
+        self._need_pairs(len(first))
         network, teacher, queue = (self.modules[name] for name in ("network", "teacher", "queue"))
         queries = self.modules["projector"](pooled(network.encode(shown(first))[-1]))
         with torch.no_grad():
             keys = teacher["projector"](pooled(teach(teacher, shown(second))[-1]))
         self.keys = F.normalize(keys.float(), dim=1, eps=1e-6)
-        loss, found = info_nce(queries, self.keys, queue.keys, queue.waiting(), self.settings.temperature)
-        return loss, {"spread": spread(torch.cat([queries, keys])), "found": found}
+        loss = info_nce(queries, self.keys, queue.keys, queue.waiting(), self.settings.temperature)
+        return loss, {"spread": spread(torch.cat([queries, keys])), "found": found(queries, self.keys)}
 
     def after_step(self, fraction: float) -> None:
         """Move the teacher a little towards the student, and let the step's keys queue up.
@@ -118,6 +133,10 @@ class MoCo:
         if self.keys is not None:
             self.modules["queue"].put(self.keys)
             self.keys = None
+
+    @staticmethod
+    def _need_pairs(batch: int) -> None:
+        need_pairs(batch, "MoCo", "its projector normalises over the pairs of a batch", "pgl")
 
 
 class Queue(nn.Module):
@@ -146,10 +165,8 @@ class Queue(nn.Module):
 
 
 @full_precision
-def info_nce(
-    queries: Tensor, keys: Tensor, negatives: Tensor, usable: Tensor, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """InfoNCE, and the share of queries (B, C) that are nearer to their key (B, C) than to any negative.
+def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, usable: Tensor, temperature: float) -> Tensor:
+    """InfoNCE of queries (B, C) and their keys (B, C).
 
     negatives: (N, C), of which those that are not `usable` (N,) do not count; without any the loss is 0.
     """
@@ -157,5 +174,17 @@ def info_nce(
     own = (query * key).sum(1, keepdim=True)
     others = (query @ negative.T).masked_fill(~usable, -torch.inf)
     scores = torch.cat([own, others], dim=1) / temperature
-    wanted = torch.zeros(len(query), dtype=torch.long, device=query.device)
-    return F.cross_entropy(scores, wanted), (scores.argmax(1) == 0).float().mean()
+    return F.cross_entropy(scores, torch.zeros(len(query), dtype=torch.long, device=query.device))
+
+
+@torch.no_grad()
+@full_precision
+def found(queries: Tensor, keys: Tensor) -> Tensor:
+    """The share of queries (B, C) that are nearer to their key (B, C) than to any other of the batch.
+
+    Not than to those of the queue, which differ by their age: a teacher that moves too fast, and collapses,
+    finds every key among them.
+    """
+    query, key = (F.normalize(each.float(), dim=1, eps=1e-6) for each in (queries, keys))
+    nearest = (query @ key.T).argmax(1)
+    return (nearest == torch.arange(len(query), device=query.device)).float().mean()
