@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from medssl.correspondence import align, common_points, features_at, overlap
-from medssl.views import Views, cut, sample_pairs, shown
+from medssl.placement import sample_pairs
+from medssl.views import Views, cut, shown
 from small import box, plan, ramps, seeded, stacked
 from torch import Tensor
 from torch.nn import functional as F

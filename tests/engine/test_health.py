@@ -77,7 +77,7 @@ def test_the_card_and_the_last_notice_say_how_it_went(project: Project) -> None:
     found = card(project, run(job_of("pgl", project), events))
     assert not found["collapsed"]
     assert found["rank"] > 0.5 * found["rank_at_start"] > 1
-    assert 0 < found["spread"] < 1.2
+    assert 0 < found["spread"] < 1.2 and 0.25 < found["output_spread"] < 1.2
     assert 0 <= found["probe"] <= 1 and 0 <= found["probe_of_random"] <= 1
     assert events.of(Notice)[-1].text == found["words"]
     assert found["words"].startswith(PLAIN)

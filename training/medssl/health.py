@@ -31,10 +31,11 @@ from medssl.events import Emit, Event, Metric, Notice
 from medssl.methods import Method
 from medssl.methods.parts import spread
 from medssl.networks import Network
+from medssl.placement import sample_anywhere
 from medssl.pool import Pool
 from medssl.probe import draw_painted, probe, surely, voxel_features
 from medssl.project import Project
-from medssl.views import cut, sample_anywhere, shown
+from medssl.views import cut, shown
 
 PATCHES = 24
 """Patches for spread and rank; with those of the probe about as much work as a training step."""
@@ -52,7 +53,7 @@ NOTICED = 0.01
 # method's own spread a number, and half of the most it was (pooled features are alike before any training:
 # 0.15 at first with simclr, moco and lrc). Seen on 20 to 180 scans, 60 to 1500 steps on a CPU:
 #                                                                    rank       spread     its own
-#   healthy: pgl, mae, mae+pgl, byol, simclr, moco, lrc, sal, alice  0.31-0.94  0.97-1.02  0.38-0.96
+#   healthy: pgl, mae, mae+pgl, byol, simclr, moco, lrc, sal, alice  0.29-0.94  0.97-1.02  0.38-0.96
 #   pgl without predictor, teacher equal to student                  0.49-0.62  0.98       0.80 to 0.06
 #   sal without what keeps the cells of a slice apart                0.44-0.46  0.98       0.80 to 0.15
 #   lrc on a moco that came to its chance level                      0.61       1.00       0.53 to 0.15
@@ -141,7 +142,8 @@ class Health:
         found = self.look(self.method.modules["network"])
         self.emit(Metric(step, found.numbers()))
         heard = self.heard()
-        collapsed = has_collapsed(self.start, found, curve_of(heard, "spread"))
+        output = curve_of(heard, "spread")
+        collapsed = has_collapsed(self.start, found, output)
         losses, probes = curve_of(heard, "loss"), curve_of(heard, "probe")
         if found.probe is not None:
             probes[step] = found.probe
@@ -150,6 +152,7 @@ class Health:
         return {
             "collapsed": collapsed,
             "spread": found.spread,
+            "output_spread": output[max(output)] if output else None,
             "rank": found.rank,
             "rank_at_start": self.start.rank,
             "probe": found.probe,

@@ -44,9 +44,10 @@ from medssl.events import Emit, Notice, Progress
 from medssl.methods import find
 from medssl.methods.parts import need_positive, view_size
 from medssl.networks import Network
+from medssl.placement import sample_anywhere
 from medssl.pool import Pool
 from medssl.superpixels import IGNORE, Grain, SuperPixels, cut_pool, draw_pixels
-from medssl.views import cut, cut_targets, sample_anywhere, shown
+from medssl.views import cut, cut_targets, shown
 
 NOTHING = -1e30
 """Stands for the similarity to what does not count; unlike minus infinity it has a gradient, 0."""

@@ -18,8 +18,9 @@ from medssl.augment import PUBLISHED, change_intensity
 from medssl.config import Plan
 from medssl.events import Emit
 from medssl.networks import Network
+from medssl.placement import sample_anywhere
 from medssl.pool import Pool
-from medssl.views import cut, sample_anywhere, shown
+from medssl.views import cut, shown
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from medssl.augment import PUBLISHED, change_intensity
 from medssl.config import Plan
 from medssl.errors import UserError
 from medssl.networks import Network
+from medssl.placement import sample_pairs
 from medssl.pool import Pool
-from medssl.views import Views, cut, sample_pairs, scan_shapes, shown, view_step
+from medssl.views import Views, cut, scan_shapes, shown, view_step
 
 
 def view_size(pool: Pool, plan: Plan, zoom: float) -> tuple[int, int, int]:

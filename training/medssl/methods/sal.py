@@ -43,8 +43,9 @@ from medssl.errors import UserError
 from medssl.events import Emit, Notice
 from medssl.methods.parts import mlp, need_pairs, pooled, spread
 from medssl.networks import Network
+from medssl.placement import sample_anywhere
 from medssl.pool import Pool
-from medssl.views import Views, cut, sample_anywhere, scan_shapes, shown
+from medssl.views import Views, cut, scan_shapes, shown
 
 GREY_VALUES = replace(PUBLISHED, blur=(0.0, 0.5, 1.0), shift=(0.5, -0.2, 0.2))
 """Noise, contrast, gamma and brightness, of each slice by itself."""
