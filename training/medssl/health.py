@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor
@@ -98,6 +98,7 @@ class Health:
         `heard()` is all that the run has said so far, resumed parts included.
         """
         self.method, self.emit, self.heard = method, emit, heard
+        self.network = cast(Network, method.modules["network"])
         self.began, self.spent_s, self.longest_s = time.monotonic(), 0.0, 0.0
         self.due = list(LOOKS)
         self.warned = False
@@ -129,7 +130,7 @@ class Health:
         self.due = [each for each in self.due if each > fraction]
         if self.spent_s + self.longest_s > SHARE * (time.monotonic() - self.began):
             return {}
-        found = self.look(self.method.modules["network"])
+        found = self.look(self.network)
         if not self.warned and has_collapsed(self.start, found, curve_of(self.heard(), "spread")):
             self.warned = True
             self.emit(
@@ -139,7 +140,7 @@ class Health:
 
     def verdict(self, step: int) -> dict[str, Any]:
         """Look for the last time, say in a few sentences what that means, and return both for the card."""
-        found = self.look(self.method.modules["network"])
+        found = self.look(self.network)
         self.emit(Metric(step, found.numbers()))
         heard = self.heard()
         output = curve_of(heard, "spread")

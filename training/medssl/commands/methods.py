@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
-from click import Context, HelpFormatter
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -32,7 +33,8 @@ def methods() -> None:
 class WithRecipes(TyperCommand):
     """A command whose help ends with the methods; read when help is asked for, not at every start."""
 
-    def format_help(self, ctx: Context, formatter: HelpFormatter) -> None:
+    # Newer typers carry a click of their own, so its types have no name that holds everywhere.
+    def format_help(self, ctx: Any, formatter: Any) -> None:
         lines = [
             f"[bold]--method {method} --recipe {which}[/]  {escape(recipe.purpose)} ({recipe.time})"
             for method, which, recipe in recipes.pretrainings()
