@@ -164,7 +164,7 @@ def test_a_batch_of_one_pair_is_refused_before_the_start_and_when_memory_gets_sh
     with pytest.raises(UserError) as error:
         simclr.prepare(scans, Events())
     assert code_of(error) == "small-batch"
-    assert "SimCLR" in str(error.value)
+    assert "moco" in str(error.value)
 
 
 def test_a_single_slice_is_refused_before_the_start() -> None:

@@ -12,13 +12,12 @@ Where we depart from the paper, and why:
   of them many times pushes apart what is the same. Keys of the batch itself are never in it, as published.
 - The queue starts empty and grows; the published one starts full of random vectors. Those are told from any
   key even if all keys agree, so a training of minutes would spend its first part learning to collapse.
-- The projector ends in a batch norm without parameters, as MoCo v3's does (arXiv 2104.02057). Pooled features
-  of an untrained network hardly differ (its instance norms even out what pooling looks at), and neither do
-  keys: queries told theirs from the queue's by age alone, "found" stayed at chance for hundreds of steps, and
-  with a quick teacher the keys collapsed. The norm leaves of keys what differs; it also makes "spread" 1 at
-  all times, so look at "found".
-- Batches are not shuffled between devices. What the norm could betray is the batch that a key is of, and
-  "found", which compares within a batch, would stay at chance.
+- What the latest projections have in common is taken off before they are compared (DINO's centring, arXiv
+  2104.14294, for both networks). Pooled features of an untrained network hardly differ, since its instance
+  norms even out what pooling looks at, and neither do keys: queries told theirs from the queue's by age
+  alone, "found" stayed at chance for hundreds of steps, and with a quick teacher the keys collapsed. MoCo v3
+  ends its projector in a batch norm for that, which leaves of the two pairs of a 3D batch nothing but signs.
+- Batches are not shuffled between devices: no batch norm could betray which keys came together.
 - Views are those of our SimCLR, for tables in which rows differ in what is learned.
 """
 
@@ -37,7 +36,6 @@ from medssl.methods.parts import (
     cut_pair,
     mlp,
     move_teacher,
-    need_pairs,
     need_places,
     need_positive,
     place_pairs,
@@ -79,7 +77,7 @@ class MoCo:
         self.plan, self.settings = plan, settings
         projector = nn.Sequential(
             mlp(plan.channels[-1], settings.hidden, settings.dimension, norm=False),
-            nn.BatchNorm1d(settings.dimension, affine=False),
+            Centre(settings.dimension),
         )
         self.modules = nn.ModuleDict(
             {
@@ -95,9 +93,8 @@ class MoCo:
     def prepare(self, pool: Pool, emit: Emit) -> None:
         """Nothing to prepare.
 
-        Raises UserError where there is nothing to tell views from: "small-batch", "one-place".
+        Raises UserError ("one-place") where there is nothing to tell views from.
         """
-        self._need_pairs(self.plan.batch)
         need_places(pool, self.plan, self.settings.zoom[1], "MoCo")
 
     def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -111,11 +108,7 @@ class MoCo:
         return cut_pair(pool, self.plan, pair, generator)
 
     def compare(self, first: Views, second: Views) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of pairs that have been cut; the second views' keys queue up in `after_step`.
-
-        Raises UserError ("small-batch") where short memory has left one pair.
-        """
-        self._need_pairs(len(first))
+        """The loss of pairs that have been cut; the second views' keys queue up in `after_step`."""
         network, teacher, queue = (self.modules[name] for name in ("network", "teacher", "queue"))
         queries = self.modules["projector"](pooled(network.encode(shown(first))[-1]))
         with torch.no_grad():
@@ -134,9 +127,27 @@ class MoCo:
             self.modules["queue"].put(self.keys)
             self.keys = None
 
-    @staticmethod
-    def _need_pairs(batch: int) -> None:
-        need_pairs(batch, "MoCo", "its projector normalises over the pairs of a batch", "pgl")
+
+class Centre(nn.Module):
+    """Takes off the mean of the latest projections (B, C), in fp32; no gradient goes through it."""
+
+    KEEP = 0.9
+    """Of the mean, at each batch; the mean of all batches while there are fewer than ten."""
+    mean: Tensor
+    batches: Tensor
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(dimension))
+        self.register_buffer("batches", torch.zeros(()))
+
+    def forward(self, projected: Tensor) -> Tensor:
+        projected = projected.float()
+        with torch.no_grad():
+            self.batches += 1
+            share = (1 / self.batches).clamp(min=1 - self.KEEP)
+            self.mean.lerp_(projected.mean(0), share)
+        return projected - self.mean
 
 
 class Queue(nn.Module):

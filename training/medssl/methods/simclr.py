@@ -101,7 +101,7 @@ class SimCLR:
 
     @staticmethod
     def _need_pairs(batch: int) -> None:
-        need_pairs(batch, "SimCLR", "it tells each pair from the others", "pgl")
+        need_pairs(batch, "SimCLR", "it tells each pair from the others", "moco")
 
 
 @full_precision
