@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +154,17 @@ def test_a_look_takes_no_more_patches_at_once_than_a_step(project: Project, monk
     run(job_of("mae", project, steps=1))
     assert max(sizes) == 2
     assert sum(sizes) == 2 * health.PATCHES
+
+
+def test_the_first_look_takes_nothing_of_the_training_s_time(project: Project, monkeypatch: Any) -> None:
+    plain = health.Health.look
+
+    def slow(self: health.Health, network: Any) -> Look:
+        time.sleep(1)
+        return plain(self, network)
+
+    monkeypatch.setattr(health.Health, "look", slow)
+    assert run(job_of("mae", project, steps=None, minutes=0.5 / 60))["step"] > 0
 
 
 # --- collapse ----------------------------------------------------------------------------------------

@@ -77,13 +77,13 @@ def pretrain(
         torch.manual_seed(job.seed)  # layers draw from the global generator when they are made
         method = kind(_random_network(plan, job.seed), plan, settings)
     method.modules.to(device)
-    begin = time.monotonic()
-    method.prepare(pool, emit)
     log = run.folder / "events.jsonl"
     start = _random_network(plan, job.seed)
     health = Health(project, method, start, pool, job.seed, emit, lambda: read_log(log))
     if not resume:
         emit(Metric(0, health.start.numbers()))
+    begin = time.monotonic()  # looking at random weights takes nothing of the training's time
+    method.prepare(pool, emit)
     card = {
         "kind": "pretrain",
         "method": job.method,
