@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from medssl import checkpoint, health
+from medssl import checkpoint, health, loop
 from medssl.commands.choose import choose_run
 from medssl.config import PretrainJob
 from medssl.errors import UserError
@@ -31,8 +31,9 @@ def project(tmp_path: Path) -> Project:
 
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every look is taken, whatever it costs."""
+    """Every look is taken, whatever it costs, and every step's numbers are heard, however fast they come."""
     monkeypatch.setattr(health, "SHARE", math.inf)
+    monkeypatch.setattr(loop, "REPORT_EVERY_S", -1.0)
 
 
 def looks(events: Events) -> list[tuple[int, dict[str, float]]]:
