@@ -110,25 +110,27 @@ def matching_loss(atlas: Atlas, generator: Generator) -> Tensor:
     volumes, floors = zip(*(atlas.volume(scan) for scan in scans), strict=True)
     first, second = draw_crops(volumes, atlas.side, generator)
     images = change_intensity(torch.cat([first.image, second.image]), STRONG, generator)
+    device = images.device
     fine, coarse = atlas.matcher(images)
     cells = second.positions(FINE)
     anchor = torch.randint(cells.shape[1], (len(scans), settings.anchors), generator=generator)
     place = cells.gather(1, anchor[..., None].expand(-1, -1, 3))
     inside = _inside(place, volumes) & _within(first.voxels(place), first.side)
-    grey = F.avg_pool3d(second.image, FINE).flatten(1).gather(1, anchor.to(images.device))
-    counts = inside.to(images.device) & (grey > torch.stack(floors)[:, None])
+    grey = F.avg_pool3d(second.image, FINE).flatten(1).gather(1, anchor.to(device))
+    counts = inside.to(device) & (grey > torch.stack(floors)[:, None])
     fine_side = (first.side // FINE).tolist()
     own = torch.stack(torch.unravel_index(anchor, fine_side), -1) * FINE + (FINE - 1) / 2
     loss = images.new_zeros(())
     for maps, stride in ((fine, FINE), (coarse, COARSE)):
         one, two = maps.chunk(2)
         others = torch.cat([first.positions(stride), second.positions(stride)], dim=1)
-        allowed = (torch.cdist(place, others) > atlas.far_cells) & _inside(others, volumes)[:, None]
+        there = _inside(others, volumes).to(device)[:, None]
+        allowed = (torch.cdist(place.to(device), others.to(device)) > atlas.far_cells) & there
         each = contrast(
             _vectors_at(two, own, second.side),
             _vectors_at(one, first.voxels(place), first.side),
             torch.cat([one.flatten(2), two.flatten(2)], dim=2),
-            allowed.to(images.device),
+            allowed,
             settings,
         )
         loss = loss + (each * counts).sum() / counts.sum().clamp(min=1)
