@@ -40,6 +40,8 @@ class Plan:
     """Downsampling on entering each level (first level 1)."""
     precision: Precision = "fp32"
     threads: int = 2
+    sides: int = 1
+    """From how many sides a 2.5D network knows how to look at a scan: 1, or 3 (sides.py)."""
 
     @property
     def work_axes(self) -> tuple[int, int, int]:

@@ -51,7 +51,7 @@ def finetune(
     network = build(plan, len(classes) + 1, job.seed)
     filled = _fill(network, start, classes, emit) if start else set()
     terms = semi.terms(job, plan, settings, voxels, len(classes) + 1, emit)
-    rounds = semi.rounds(project, pool, plan, settings, network, emit)
+    rounds = semi.rounds(job.semi, project, pool, plan, settings, network, emit)
     task = Finetuning(network, plan, settings, pool, voxels, filled, rounds, terms)
     task.modules.to(device)
     card: dict[str, Any] = {

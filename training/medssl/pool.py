@@ -35,6 +35,15 @@ class Pool:
     def __len__(self) -> int:
         return len(self.images)
 
+    def part(self, scans: Sequence[int]) -> Pool:
+        """Those scans alone, sharing their tensors."""
+        return Pool(
+            tuple(self.ids[scan] for scan in scans),
+            tuple(self.images[scan] for scan in scans),
+            tuple(self.spacing_mm[scan] for scan in scans),
+            tuple(self.targets[scan] for scan in scans) if self.targets else (),
+        )
+
 
 def load_pool(
     project: Project,

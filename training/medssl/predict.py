@@ -18,10 +18,15 @@ from medssl.events import Emit, Preview, Progress, Started
 from medssl.loop import autocast
 from medssl.networks import Network, load_network
 from medssl.project import IGNORE, Project, Run
+from medssl.sides import sides
 
 MARGIN = 8
 """Working voxels repeated around a slice, so that no tissue lies at the zero padding of the convolutions."""
 PIXELS_AT_ONCE = 1 << 19
+VOXELS_AT_ONCE = 1 << 21
+"""Of a scan that is seen from several sides."""
+HALO = 16
+"""Slices more on both sides of such a slab: from the other sides its cut is a border."""
 
 
 def predict(
@@ -101,9 +106,38 @@ def segment_work(
     The background's probability counts `background_weight` times; voxels whose best class has a
     probability below `sure` then are IGNORE.
     """
-    slabs = _slices_2d if plan.dims == 2 else _slabs_3d
-    parts = slabs(network, plan, work, spacing, device)
+    parts = _scores_of_slabs(network, plan, work, spacing, device)
     return torch.cat([_decided(scores, sure, background_weight) for scores in parts])
+
+
+def _scores_of_slabs(
+    network: Network,
+    plan: Plan,
+    work: np.ndarray | Tensor,
+    spacing: Sequence[float],
+    device: torch.device,
+) -> Iterator[Tensor]:
+    """Softmax scores (n, K, rows, columns) of slab after slab, in the mean of all sides."""
+    look = _slices_2d if plan.dims == 2 else _slabs_3d
+    orders = sides(plan, spacing)
+    if len(orders) == 1:
+        yield from look(network, plan, work, spacing, device)
+        return
+    slices, rows, columns = work.shape
+    thick = max(MARGIN, VOXELS_AT_ONCE // (rows * columns))
+    for first in range(0, slices, thick):
+        last = min(first + thick, slices)
+        low, high = max(0, first - HALO), min(slices, last + HALO)
+        slab = slab_of(work, low, high, device)
+        total: Tensor | None = None
+        for order in orders:
+            turned = slab.permute(order)
+            parts = look(network, plan, turned, [spacing[axis] for axis in order], device)
+            scores = torch.cat(list(parts)).movedim(1, -1)
+            back = scores.permute(*(order.index(axis) for axis in range(3)), 3)[first - low : last - low]
+            total = back.clone() if total is None else total.add_(back)
+        assert total is not None
+        yield (total / len(orders)).movedim(-1, 1)
 
 
 def _decided(scores: Tensor, sure: float, background_weight: float) -> Tensor:

@@ -8,7 +8,8 @@ what makes guesses worth more than they cost. True labels always win over guesse
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -25,12 +26,13 @@ from medssl.partial import AnnotatedVoxels, partial_loss
 from medssl.pool import Pool
 from medssl.predict import segment_work
 from medssl.project import IGNORE
+from medssl.sides import ALL, sides, turned
 from medssl.supervised import Seen
 
 VOXELS_A_ROUND = {"cpu": 1_200_000, "cuda": 200_000_000}
 """How much is labelled in a round: a few seconds' work on the device."""
-SLICES_A_SCAN = 16
-"""Of each scan only so many neighbouring slices are labelled in a round: more scans for the same time."""
+SCANS_A_ROUND, SLICES_A_SCAN = 16, 16
+"""Of a scan larger than its share of a round only some neighbouring slices are labelled."""
 NAMED = 8
 """So many classes are counted by name in what a round says."""
 
@@ -47,6 +49,8 @@ class Settings(supervised.Settings):
     """Least probability of a guess; what is less sure stays unlabelled."""
     clean_up: Literal["none", "largest"] = "none"
     """"largest" keeps only the largest connected part of every class in a labelled slab."""
+    sides: Literal[1, 3] = 3
+    """From how many sides guesses are learned, and scans with nearly cubic voxels segmented (sides.py)."""
     guess_weight: float = 1.0
     """Weight of the loss on guesses, where it is part of the choice; the loss on true labels has 1."""
 
@@ -57,17 +61,21 @@ class Guesses:
     def __init__(self, scans: Pool, settings: Settings, classes: Sequence[str], emit: Emit) -> None:
         self.scans, self.settings, self.classes, self.emit = scans, settings, classes, emit
         self.pool = scans
-        self.voxels: AnnotatedVoxels | None = None
-        """Where to cut patches; None before the first round, or where nothing was found."""
+        self.seen: list[tuple[Pool, AnnotatedVoxels]] = []
+        """What to cut patches from, for every side; empty before the first round, or if nothing was found."""
 
     def refresh(self, network: Network, plan: Plan, generator: Generator) -> None:
-        """Let `network` label scans, drawn by the generator, until the round is full."""
+        """Let `network` label scans, drawn by the generator, until the round is full.
+
+        It looks from as many sides as `plan` says, at scans that are labelled as a whole.
+        """
         order = torch.randperm(len(self.scans), generator=generator).tolist()
         left = VOXELS_A_ROUND.get(self.scans.device.type, VOXELS_A_ROUND["cpu"])
+        whole = left // SCANS_A_ROUND
         chosen: list[tuple[int, int, int]] = []
         for index in order:
             slices, rows, columns = self.scans.images[index].shape
-            count = min(slices, SLICES_A_SCAN)
+            count = min(slices, max(SLICES_A_SCAN, whole // (rows * columns)))
             if chosen and left < count * rows * columns:
                 break
             left -= count * rows * columns
@@ -76,25 +84,29 @@ class Guesses:
         network.eval()
         found = torch.zeros(256, dtype=torch.long)
         targets = [self._labelled(network, plan, found, *part) for part in chosen]
-        self.pool = replace(
-            self.scans,
-            ids=tuple(self.scans.ids[index] for index, _, _ in chosen),
-            images=tuple(self.scans.images[index] for index, _, _ in chosen),
-            spacing_mm=tuple(self.scans.spacing_mm[index] for index, _, _ in chosen),
-            targets=tuple(targets),
-        )
-        try:
-            self.voxels = AnnotatedVoxels.of(self.pool)
-        except UserError:
-            # So far it sees background only; the painted slices alone go on teaching it.
-            self.voxels = None
-            return
+        self.pool = replace(self.scans.part([index for index, _, _ in chosen]), targets=tuple(targets))
+        self.seen = list(self._seen(replace(plan, sides=self.settings.sides)))
+        if not self.seen:
+            return  # So far it sees background only; the painted slices alone go on teaching it.
         self.emit(
             Notice(
                 f"The network labelled slices of {len(chosen)} of {len(self.scans)} scans to learn from: "
                 f"{_counted(self.classes, found.tolist()[1:])}."
             )
         )
+
+    def _seen(self, plan: Plan) -> Iterator[tuple[Pool, AnnotatedVoxels]]:
+        """The labelled scans from every side that the plan and their voxels allow."""
+        for order in ALL:
+            scans = [n for n, spacing in enumerate(self.pool.spacing_mm) if order in sides(plan, spacing)]
+            if scans:
+                pool = turned(self.pool.part(scans), order)
+                with suppress(UserError):  # only background was found
+                    yield pool, AnnotatedVoxels.of(pool)
+
+    def side(self, generator: Generator) -> tuple[Pool, AnnotatedVoxels]:
+        """One of `seen`, drawn."""
+        return self.seen[int(torch.randint(len(self.seen), (1,), generator=generator))]
 
     def _labelled(
         self, network: Network, plan: Plan, found: Tensor, index: int, first: int, last: int
@@ -105,6 +117,8 @@ class Guesses:
         """
         scans = self.scans
         part, spacing = scans.images[index][first:last], scans.spacing_mm[index]
+        if last - first < len(scans.images[index]):
+            plan = replace(plan, sides=1)  # a slab is too thin to be looked at from its edges
         targets = scans.targets[index].clone()
         settings = self.settings
         guess = segment_work(
@@ -153,8 +167,12 @@ class Rounds(nn.Module):
         self.guesser = copy.deepcopy(network).requires_grad_(False)
         self.recent_loss: Tensor
         self.round: Tensor
+        self.sides: Tensor
+        self.guess_sides: Tensor
         self.register_buffer("recent_loss", torch.tensor(torch.inf))
         self.register_buffer("round", torch.tensor(0))
+        self.register_buffer("sides", torch.tensor(1))  # from so many the network has learned to look,
+        self.register_buffer("guess_sides", torch.tensor(1))  # and from so many the guesses were made
         self.made: int | None = None
         """The round whose guesses are there; None as long as this may be a resumed training."""
 
@@ -178,6 +196,7 @@ class Rounds(nn.Module):
         if due > self.made and float(self.recent_loss) < self.settings.trusted_loss:
             self.made = due
             self.round.fill_(due)
+            self.guess_sides.copy_(self.sides)
             self.guesser.load_state_dict(average.state_dict())
             self._guess(plan, generator)
         return self.guesses if self.made else None
@@ -185,7 +204,8 @@ class Rounds(nn.Module):
     def _guess(self, plan: Plan, generator: Generator) -> None:
         """Make the guesses of this round, drawn by the training's seed and the round alone."""
         own = Generator().manual_seed(generator.initial_seed() + (self.made or 0))
-        self.guesses.refresh(self.guesser, plan, own)
+        self.guesses.refresh(self.guesser, replace(plan, sides=int(self.guess_sides)), own)
+        self.sides.clamp_(min=len(self.guesses.seen))
 
 
 class GuessLoss(nn.Module):

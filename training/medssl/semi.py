@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
 from medssl import self_training, supervised
-from medssl.config import FinetuneJob, Plan
+from medssl.config import FinetuneJob, Plan, Semi
 from medssl.errors import UserError
 from medssl.events import Emit, Notice
 from medssl.methods import pseudo_contrast
@@ -67,7 +69,13 @@ def terms(
 
 
 def rounds(
-    project: Project, pool: Pool, plan: Plan, settings: supervised.Settings, network: Network, emit: Emit
+    choice: Semi,
+    project: Project,
+    pool: Pool,
+    plan: Plan,
+    settings: supervised.Settings,
+    network: Network,
+    emit: Emit,
 ) -> Rounds | None:
     """Rounds of guessing over all scans that are not held out; None where the choice has none.
 
@@ -75,6 +83,8 @@ def rounds(
     """
     if not isinstance(settings, self_training.Settings) or not settings.rounds:
         return None
+    if choice == "pseudo_contrast":
+        settings = replace(settings, sides=1)  # only scores that are learned from guesses know other sides
     # Annotated scans too: most of their voxels are unpainted, and what is painted stays as it is.
     others = [scan.id for scan in project.scans.values() if not scan.held_out and scan.id not in pool.ids]
     scans = join(pool, load_pool(project, others, plan, pool.device)) if others else pool

@@ -108,11 +108,11 @@ class Finetuning:
         guesses = None
         if self.rounds is not None:
             guesses = self.rounds.guesses_at(fraction, self.modules["average"], self.plan, generator)
-        if guesses is None or guesses.voxels is None:
+        if guesses is None or not guesses.seen:
             loss = partial_loss(self.network(image), target)
             self._remember(loss)
             return loss, {}
-        more, guessed = self.patches(guesses.pool, guesses.voxels, generator)
+        more, guessed = self.patches(*guesses.side(generator), generator)
         features = self.network.finest(torch.cat([image, more]))
         loss = partial_loss(self.network.head(features[: len(image)]), target)
         self._remember(loss)

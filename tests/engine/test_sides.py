@@ -1,0 +1,156 @@
+"""One 2.5D network looks at scans of nearly cubic voxels from three sides, once it has learned to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from medssl import predict
+from medssl.networks import build, load_network
+from medssl.predict import segment_work
+from medssl.sides import ALL, OWN, sides, turned
+from small import CPU, job_of, make_project, noise, plan, pool, run, seeded
+from test_predict import MM, Largest, Threshold, signs
+from torch import Tensor
+from tuning import IGNORE, half_painted, tuning
+
+CUBES, THICK = MM, (5.0, 1.0, 1.0)
+
+
+def scores_from(order: tuple[int, ...], network: torch.nn.Module, image: Tensor) -> Tensor:
+    """Scores (Z, Y, X, K) of the side alone: the image turned by hand, and back."""
+    seen = image.permute(*order)
+    parts = predict._slices_2d(network, plan(2), seen, MM, CPU)  # type: ignore[arg-type]
+    scores = torch.cat(list(parts)).movedim(1, -1)
+    return scores.permute(*np.argsort(order).tolist(), 3)
+
+
+@pytest.mark.parametrize(
+    ("dims", "known", "spacing", "looks"),
+    [
+        (2, 3, CUBES, ALL),
+        (2, 3, (1.9, 1.0, 1.2), ALL),
+        (2, 3, THICK, (OWN,)),
+        (2, 1, CUBES, (OWN,)),
+        (3, 3, CUBES, (OWN,)),
+    ],
+)
+def test_other_sides_are_looked_at_where_they_were_learned_and_voxels_are_nearly_cubes(
+    dims: int, known: int, spacing: tuple[float, ...], looks: tuple[tuple[int, ...], ...]
+) -> None:
+    assert sides(plan(dims, sides=known), spacing) == looks
+
+
+def test_a_turned_pool_shares_its_voxels_and_turns_its_spacing() -> None:
+    scans = pool(noise((3, 4, 5)), spacing_mm=(3.0, 1.0, 2.0), targets=[torch.zeros(3, 4, 5).byte()])
+    for order in ALL:
+        seen = turned(scans, order)
+        assert seen.images[0].shape == seen.targets[0].shape == tuple((3, 4, 5)[axis] for axis in order)
+        assert seen.spacing_mm[0] == tuple((3.0, 1.0, 2.0)[axis] for axis in order)
+        assert seen.images[0].data_ptr() == scans.images[0].data_ptr()
+
+
+@pytest.mark.parametrize("shape", [(7, 33, 18), (1, 5, 9), (29, 4, 3)])
+def test_every_voxel_gets_its_own_label_from_three_sides(
+    shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict, "VOXELS_AT_ONCE", 1)  # slabs of eight slices
+    image = torch.from_numpy(signs(shape)).float()
+    labels = segment_work(Threshold(), plan(2, sides=3), image, MM, CPU)  # type: ignore[arg-type]
+    assert torch.equal(labels, (image > 0).byte())
+
+
+def test_a_label_is_that_of_the_mean_of_three_sides() -> None:
+    network, image = build(plan(2), 3, 0).eval(), noise((12, 20, 16))
+    with torch.inference_mode():
+        by_side = [scores_from(order, network, image) for order in ALL]
+    best = torch.stack(by_side).mean(0).argmax(-1)
+    found = segment_work(network, plan(2, sides=3), image, MM, CPU)
+    assert (found == best).float().mean() > 0.999, "sums may round differently, nothing else"
+    assert (found != by_side[0].argmax(-1)).any(), "the sides agree anyway, so this shows nothing"
+
+
+def test_scans_of_thick_slices_are_segmented_from_their_own_side() -> None:
+    network, image = build(plan(2), 3, 0).eval(), noise((12, 20, 16))
+    one, three = (segment_work(network, plan(2, sides=each), image, THICK, CPU) for each in (1, 3))
+    assert torch.equal(one, three)
+
+
+def test_scores_of_the_whole_scan_are_never_in_memory_from_three_sides(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(predict, "VOXELS_AT_ONCE", 32 * 64 * 64)
+    wide, needed = plan(2, patch_vox=(3, 64, 64), sides=3), []
+    for slices in (128, 256):
+        with Largest() as largest:
+            segment_work(Threshold(4), wide, torch.ones(slices, 64, 64), MM, CPU)  # type: ignore[arg-type]
+        needed.append(largest.numbers)
+    assert needed[0] == needed[1], "twice the slices need more memory"
+
+
+def test_guesses_are_learned_from_three_sides_and_labels_turn_with_their_scans() -> None:
+    task = tuning("self_training")
+    task.loss(seeded(), 0.5)
+    assert task.rounds is not None
+    guesses = task.rounds.guesses
+    assert len(guesses.seen) == 3
+    for order, (seen, _) in zip(ALL, guesses.seen, strict=True):
+        for one, own in zip(seen.targets, guesses.pool.targets, strict=True):
+            assert torch.equal(one, own.permute(order))
+    generator = seeded()
+    drawn = {guesses.side(generator)[0].images[0].shape for _ in range(40)}
+    assert len(drawn) == 3
+
+
+def test_scans_of_thick_slices_are_learned_from_their_own_side_alone() -> None:
+    scans = replace(half_painted(), spacing_mm=(CUBES, THICK))
+    task = tuning("self_training", scans)
+    task.loss(seeded(), 0.5)
+    assert task.rounds is not None
+    own, *others = (set(seen.ids) for seen, _ in task.rounds.guesses.seen)
+    assert own == {"scan-0", "scan-1"}
+    assert others == [{"scan-0"}] * 2
+
+
+@pytest.mark.parametrize(("choice", "known"), [("self_training", 3), ("both", 3), ("pseudo_contrast", 1)])
+def test_a_network_says_from_how_many_sides_it_knows_to_look(tmp_path: Path, choice: str, known: int) -> None:
+    """The contrast alone shows guesses to the features, not to the scores."""
+    project = make_project(tmp_path, shape=(16, 24, 24))
+    job = job_of(f"finetune-{choice}", project)
+    for steps, expected in ((1, 1), (10, known)):
+        _, learned, _ = load_network(project.run(run(replace(job, steps=steps))["run"]).checkpoint)
+        assert learned.sides == expected
+
+
+def test_the_first_guesses_are_made_from_the_painted_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = tuning("self_training", rounds=(0.0, 0.5))
+    looked: list[int] = []
+    plain = predict._scores_of_slabs
+
+    def watched(network: object, given: object, *rest: object) -> object:
+        looked.append(given.sides)  # type: ignore[attr-defined]
+        return plain(network, given, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(predict, "_scores_of_slabs", watched)
+    generator = seeded()
+    for fraction in (0.1, 0.6):
+        task.loss(generator, fraction)
+    assert looked == [1, 1, 3, 3]
+
+
+def test_a_slab_of_a_large_scan_is_guessed_from_its_own_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medssl.self_training.VOXELS_A_ROUND", {"cpu": 1})
+    large = noise((40, 12, 12))
+    painted = torch.full(large.shape, IGNORE, dtype=torch.uint8)
+    painted[20], painted[20, 2:8, 2:8] = 0, 1
+    task = tuning("self_training", pool(large, targets=[painted]), rounds=(0.0, 0.5))
+    generator = seeded()
+    for fraction in (0.1, 0.6):
+        task.loss(generator, fraction)
+    assert task.rounds is not None
+    assert int(task.rounds.guess_sides) == 3
+    labelled = (task.rounds.guesses.pool.targets[0] != IGNORE).any(dim=(1, 2)).sum()
+    assert labelled in (16, 17), "16 slices, and perhaps the painted one"
