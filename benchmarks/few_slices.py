@@ -16,6 +16,8 @@ import argparse
 import itertools
 import os
 import shutil
+import signal
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -27,6 +29,7 @@ from medssl import cells, trial
 from medssl.cells import Cell, Failure
 from medssl.commands.options import settings_from
 from medssl.commands.terminal import Drawing, console, stop_on_interrupt, worker
+from medssl.config import FinetuneJob
 from medssl.dataset import TEST_EVERY, read_dataset
 from medssl.errors import UserError
 from medssl.events import Emit, Progress
@@ -217,9 +220,7 @@ def grid_of(options: argparse.Namespace) -> Grid:
             raise UserError(
                 f"There is no data set {name!r} here; choose of {', '.join(DATASETS)}.", code="no-dataset"
             )
-    methods = _names(options.methods)
-    for method in methods:
-        check_method(method)
+    methods = tuple(dict.fromkeys(canonical(method) for method in _names(options.methods)))
     return Grid(
         data=options.data,
         datasets=datasets,
@@ -244,14 +245,18 @@ def grid_of(options: argparse.Namespace) -> Grid:
     )
 
 
-def check_method(method: str) -> None:
-    """Raises UserError ("no-method") before hours are spent on others."""
+def canonical(method: str) -> str:
+    """The method's one name: what fine-tuning does anyway is not said ("random:self_training" is "random").
+
+    Raises UserError ("no-method") before hours are spent on others.
+    """
     if method in PEERS:
-        return
-    weights = Combination.of(method).weights
-    if weights not in (RANDOM, *METHODS):
-        known = ", ".join([RANDOM, *METHODS, *PEERS])
-        raise UserError(f"There is no method {weights!r}; choose of {known}.", code="no-method")
+        return method
+    known = Combination.of(method)
+    if known.weights not in (RANDOM, *METHODS):
+        names = ", ".join([RANDOM, *METHODS, *PEERS])
+        raise UserError(f"There is no method {known.weights!r}; choose of {names}.", code="no-method")
+    return known.weights if known.semi in (None, FinetuneJob.semi) else f"{known.weights}:{known.semi}"
 
 
 def overrides_of(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
@@ -276,6 +281,8 @@ def _names(text: str) -> tuple[str, ...]:
 
 def main() -> None:
     """Run or draw."""
+    # As an exception, so that a peer's own process ends with this one.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     options = arguments().parse_args()
     try:
         if options.command == "draw":

@@ -164,6 +164,11 @@ def test_what_is_misspelt_is_refused_before_anything_runs(
         grid(data, tmp_path, *words)
 
 
+def test_a_method_has_one_name_however_it_is_written(data: Path, tmp_path: Path) -> None:
+    written = "random:self_training,random,mae:none,mae:self_training,forest"
+    assert grid(data, tmp_path, "--methods", written).methods == ("random", "mae:none", "mae", "forest")
+
+
 def test_a_forest_finds_a_structure_that_its_grey_values_tell(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     write_dataset(tmp_path / few_slices.DATASETS["hippocampus"].folder, contrast=6.0)
