@@ -13,6 +13,7 @@ from medssl.errors import UserError
 from medssl.files import read_json, write_json
 
 Precision = Literal["fp32", "bf16"]
+Sides = Literal["own", "all"]
 Semi = Literal["self_training", "pseudo_contrast", "both", "none"]
 T = TypeVar("T")
 
@@ -40,8 +41,8 @@ class Plan:
     """Downsampling on entering each level (first level 1)."""
     precision: Precision = "fp32"
     threads: int = 2
-    sides: int = 1
-    """From how many sides a 2.5D network knows how to look at a scan: 1, or 3 (sides.py)."""
+    sides: Sides = "own"
+    """From where a 2.5D network knows how to look at a scan: across `slice_axis`, or from other sides too."""
 
     @property
     def work_axes(self) -> tuple[int, int, int]:

@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from medssl import checkpoint, config
 from medssl.config import Plan
 
-SIDES = "modules.rounds.sides"
-"""In a checkpoint: from how many sides the network has learned to look so far."""
+SIDES = "modules.rounds.all_sides"
+"""In a checkpoint: whether the network has learned to look from other sides than the painted one."""
 
 
 class Network(nn.Module):
@@ -121,7 +121,7 @@ def load_network(path: Path) -> tuple[Network, Plan, dict[str, Any]]:
     tensors, card = checkpoint.load(path)
     plan = config.from_json(Plan, card["plan"], str(path))
     if SIDES in tensors:
-        plan = replace(plan, sides=int(tensors[SIDES]))
+        plan = replace(plan, sides="all" if tensors[SIDES] else "own")
     name = "average" if any(key.startswith("modules.average.") for key in tensors) else "network"
     state = checkpoint.unpack(f"modules.{name}", tensors)
     head = next(tensor for key, tensor in state.items() if key.endswith("head.conv.conv.weight"))

@@ -18,7 +18,7 @@ from scipy import ndimage
 from torch import Generator, Tensor, nn
 
 from medssl import supervised
-from medssl.config import Plan
+from medssl.config import Plan, Sides
 from medssl.errors import UserError
 from medssl.events import Emit, Notice
 from medssl.networks import Network
@@ -26,7 +26,7 @@ from medssl.partial import AnnotatedVoxels, partial_loss
 from medssl.pool import Pool
 from medssl.predict import segment_work
 from medssl.project import IGNORE
-from medssl.sides import ALL, sides, turned
+from medssl.sides import ORDERS, sides, turned
 from medssl.supervised import Seen
 
 VOXELS_A_ROUND = {"cpu": 1_200_000, "cuda": 200_000_000}
@@ -49,8 +49,8 @@ class Settings(supervised.Settings):
     """Least probability of a guess; what is less sure stays unlabelled."""
     clean_up: Literal["none", "largest"] = "none"
     """"largest" keeps only the largest connected part of every class in a labelled slab."""
-    sides: Literal[1, 3] = 3
-    """From how many sides guesses are learned, and scans with nearly cubic voxels segmented (sides.py)."""
+    sides: Sides = "all"
+    """From where guesses are learned, and scans of nearly cubic voxels segmented (sides.py)."""
     guess_weight: float = 1.0
     """Weight of the loss on guesses, where it is part of the choice; the loss on true labels has 1."""
 
@@ -67,7 +67,7 @@ class Guesses:
     def refresh(self, network: Network, plan: Plan, generator: Generator) -> None:
         """Let `network` label scans, drawn by the generator, until the round is full.
 
-        It looks from as many sides as `plan` says, at scans that are labelled as a whole.
+        It looks from the sides that `plan` says, at scans that are labelled as a whole.
         """
         order = torch.randperm(len(self.scans), generator=generator).tolist()
         left = VOXELS_A_ROUND.get(self.scans.device.type, VOXELS_A_ROUND["cpu"])
@@ -97,7 +97,7 @@ class Guesses:
 
     def _seen(self, plan: Plan) -> Iterator[tuple[Pool, AnnotatedVoxels]]:
         """The labelled scans from every side that the plan and their voxels allow."""
-        for order in ALL:
+        for order in ORDERS:
             scans = [n for n, spacing in enumerate(self.pool.spacing_mm) if order in sides(plan, spacing)]
             if scans:
                 pool = turned(self.pool.part(scans), order)
@@ -118,7 +118,7 @@ class Guesses:
         scans = self.scans
         part, spacing = scans.images[index][first:last], scans.spacing_mm[index]
         if last - first < len(scans.images[index]):
-            plan = replace(plan, sides=1)  # a slab is too thin to be looked at from its edges
+            plan = replace(plan, sides="own")  # a slab is too thin to be looked at from its edges
         targets = scans.targets[index].clone()
         settings = self.settings
         guess = segment_work(
@@ -167,12 +167,13 @@ class Rounds(nn.Module):
         self.guesser = copy.deepcopy(network).requires_grad_(False)
         self.recent_loss: Tensor
         self.round: Tensor
-        self.sides: Tensor
-        self.guess_sides: Tensor
+        self.all_sides: Tensor
+        self.guess_all_sides: Tensor
         self.register_buffer("recent_loss", torch.tensor(torch.inf))
         self.register_buffer("round", torch.tensor(0))
-        self.register_buffer("sides", torch.tensor(1))  # from so many the network has learned to look,
-        self.register_buffer("guess_sides", torch.tensor(1))  # and from so many the guesses were made
+        # Whether the network has learned to look from all sides, and whether the guesses were made so.
+        self.register_buffer("all_sides", torch.tensor(False))
+        self.register_buffer("guess_all_sides", torch.tensor(False))
         self.made: int | None = None
         """The round whose guesses are there; None as long as this may be a resumed training."""
 
@@ -196,7 +197,7 @@ class Rounds(nn.Module):
         if due > self.made and float(self.recent_loss) < self.settings.trusted_loss:
             self.made = due
             self.round.fill_(due)
-            self.guess_sides.copy_(self.sides)
+            self.guess_all_sides.copy_(self.all_sides)
             self.guesser.load_state_dict(average.state_dict())
             self._guess(plan, generator)
         return self.guesses if self.made else None
@@ -204,8 +205,8 @@ class Rounds(nn.Module):
     def _guess(self, plan: Plan, generator: Generator) -> None:
         """Make the guesses of this round, drawn by the training's seed and the round alone."""
         own = Generator().manual_seed(generator.initial_seed() + (self.made or 0))
-        self.guesses.refresh(self.guesser, replace(plan, sides=int(self.guess_sides)), own)
-        self.sides.clamp_(min=len(self.guesses.seen))
+        self.guesses.refresh(self.guesser, replace(plan, sides="all" if self.guess_all_sides else "own"), own)
+        self.all_sides.logical_or_(torch.tensor(len(self.guesses.seen) > 1))
 
 
 class GuessLoss(nn.Module):

@@ -1,9 +1,9 @@
-"""Looking at a scan from three sides with one 2.5D network (multi-planar, Perslev et al., MICCAI 2019).
+"""Looking at a scan from several sides with one 2.5D network (multi-planar, Perslev et al., MICCAI 2019).
 
 People paint slices across one axis, so only that side can be learned from what they paint. Once guesses
-label whole scans, the other two sides can be learned from these; what cannot be seen from the painted side,
-such as a border that lies in its plane, is seen from another. This needs voxels that are nearly cubes: of
-thick slices the other sides show stripes.
+label whole scans, other sides can be learned from these; what can hardly be seen from the painted side, such
+as a border that lies in its plane, is seen from another. This needs voxels that are nearly cubes: of thick
+slices the other sides show stripes.
 """
 
 from __future__ import annotations
@@ -18,16 +18,18 @@ Order = tuple[int, int, int]
 """Axes of the work order with those across slices first: how a side sees slices, rows and columns."""
 
 OWN: Order = (0, 1, 2)
-ALL: tuple[Order, ...] = (OWN, (1, 0, 2), (2, 0, 1))
-NEARLY_CUBES = 2.0
+ORDERS: tuple[Order, ...] = (OWN, (1, 0, 2), (2, 0, 1))
+LEFT_RIGHT = 2
+"""Canonical axis. Sagittal slices, in which both look the same, are left out unless people paint them."""
+NEARLY_CUBES = 1.5
 """Longest over shortest edge of a voxel, up to which other sides are looked at."""
 
 
 def sides(plan: Plan, spacing_mm: Sequence[float]) -> tuple[Order, ...]:
-    """From where the plan's network looks at a scan of this spacing (work order)."""
-    if plan.dims == 2 and plan.sides > 1 and max(spacing_mm) <= NEARLY_CUBES * min(spacing_mm):
-        return ALL
-    return (OWN,)
+    """From where the plan's network looks at a scan of this spacing (work order), the painted side first."""
+    if plan.dims == 3 or plan.sides == "own" or max(spacing_mm) > NEARLY_CUBES * min(spacing_mm):
+        return (OWN,)
+    return tuple(order for order in ORDERS if order == OWN or plan.work_axes[order[0]] != LEFT_RIGHT)
 
 
 def turned(pool: Pool, order: Order) -> Pool:
