@@ -17,12 +17,11 @@ from medssl.methods.sal import (
     Settings,
     background_level,
     draw_slices,
-    local_alignment,
     positions,
     sample_slice_pairs,
     share_above,
-    within_slice,
 )
+from medssl.methods.sal_losses import local_alignment, within_slice
 from medssl.networks import build
 from medssl.pool import Pool
 from small import Events, noise, plan, pool, seeded

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from medssl.methods.parts import spread
-from medssl.methods.sal import (
+from medssl.methods.sal_losses import (
     alike,
     best_match,
     contrast,
