@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from medssl import checkpoint, recipes
+from medssl import checkpoint, engine, recipes
 from medssl.config import PretrainJob
 from medssl.errors import UserError
 from medssl.events import Notice, Progress
@@ -22,7 +22,7 @@ from medssl.superpixels import IGNORE, SuperPixels, cut_pool, draw_pixels
 from medssl.views import Views, cut_targets
 from project_parts import code_of
 from scipy.ndimage import gaussian_filter
-from small import Events, box, make_project, noise, plan, pool, run, seeded
+from small import Events, box, job_of, make_project, noise, plan, pool, run, seeded
 from torch import Tensor
 
 TINY = {"hidden": 16, "dimension": 8}
@@ -278,6 +278,15 @@ def test_preparing_says_how_many_slices_were_cut_and_how_far_it_is() -> None:
     assert events.of(Notice)[0].text.startswith("8 of 12 slices were cut into super-pixels")
     assert events.of(Progress)[-1].phase == "super-pixels"
     assert events.of(Progress)[-1].fraction == 1
+
+
+def test_stopped_while_slices_are_cut_it_leaves_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+    project, events = make_project(tmp_path, seeds=(0, 1, 2)), Events()
+    job = job_of("lrc", project)
+    stopped = engine.run(job, events, lambda: bool(events.of(Progress)))
+    assert (stopped["stopped"], stopped["step"]) == (True, 0)
+    assert not any("cut into super-pixels" in notice.text for notice in events.of(Notice))
+    assert run(replace(job, resume=stopped["run"]))["step"] == job.steps
 
 
 def test_without_weight_nothing_is_prepared() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from medssl import config, devices, planner
 from medssl.config import Plan, PretrainJob
-from medssl.events import Emit, Metric, Started, read_log
+from medssl.events import Emit, Event, Metric, Started, read_log
 from medssl.health import Health
 from medssl.loop import Budget, settings_for, train
 from medssl.methods import Method, find
@@ -83,7 +84,8 @@ def pretrain(
     if not resume:
         emit(Metric(0, health.start.numbers()))
     begin = time.monotonic()  # looking at random weights takes nothing of the training's time
-    method.prepare(pool, emit)
+    with suppress(_Stopped):  # the loop then stops before its first step, and leaves a checkpoint as ever
+        method.prepare(pool, _heard(emit, should_stop))
     card = {
         "kind": "pretrain",
         "method": job.method,
@@ -107,6 +109,21 @@ def pretrain(
         close=lambda step: {"health": health.verdict(step)},
     )
     return {"run": run.id, "step": position.step, "seconds": position.elapsed_s, "stopped": stopped}
+
+
+class _Stopped(Exception):
+    """The user stopped the preparation."""
+
+
+def _heard(emit: Emit, should_stop: Callable[[], bool]) -> Emit:
+    """An Emit that ends what goes on as soon as it says something after the user asked to stop."""
+
+    def say(event: Event) -> None:
+        emit(event)
+        if should_stop():
+            raise _Stopped
+
+    return say
 
 
 def _random_network(plan: Plan, seed: int) -> Network:
