@@ -9,7 +9,7 @@ import numpy as np
 from qtpy.QtCore import QElapsedTimer, QEvent, QPoint, QPointF, Qt, QTimer
 from qtpy.QtGui import QMouseEvent
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication, QDoubleSpinBox, QFileDialog, QLineEdit, QWidget
+from qtpy.QtWidgets import QApplication, QComboBox, QDoubleSpinBox, QFileDialog, QLineEdit, QWidget
 
 from napari_medssl.layers import camera_of
 
@@ -66,6 +66,17 @@ class Hand:
         QTest.keyClicks(box, f"{minutes}")
         QTest.keyClick(box, Qt.Key.Key_Return)
         assert box.value() == minutes
+
+    def choose(self, box: QComboBox, text: str) -> None:
+        """Go through a list by keys to an entry of this name."""
+        self._scroll_to(box)
+        box.setFocus()
+        QTest.keyClick(box, Qt.Key.Key_Home)
+        for _ in range(box.count()):
+            if box.currentText() == text:
+                return
+            QTest.keyClick(box, Qt.Key.Key_Down)
+        raise AssertionError(f"{text} is not in the list")
 
     def choose_file(self, press: QWidget, path: Path) -> None:
         """Press a button that opens a file dialog, and type a path into it."""

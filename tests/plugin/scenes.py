@@ -8,6 +8,9 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+from medssl.annotator import annotate, choose_slices
+from medssl.phantom import make_phantom
+from medssl.project import LabelClass, Project
 from medssl.volume import read_labels
 
 DATA = Path(os.environ.get("MEDSSL_DATA") or Path(__file__).parents[3] / "shared" / "data")
@@ -33,6 +36,26 @@ def hippocampus(folder: Path) -> Scene | None:
     return Scene(path, labels.array, ("Anterior", "Posterior"))
 
 
+def several(folder: Path) -> Path:
+    """A project of a few scans, real ones where there are any, with some slices of two painted."""
+    classes = [LabelClass(1, "First", "#ff6f61"), LabelClass(2, "Second", "#4fb3bf")]
+    project = Project.create(folder / "project", classes)
+    found = sorted((DATA / "Task04_Hippocampus" / "imagesTr").glob("*.nii.gz"))[:8]
+    pairs = [(path, read_labels(path.parents[1] / "labelsTr" / path.name).array) for path in found]
+    for path, truth in pairs or [_coarse_phantom(folder, seed) for seed in range(4)]:
+        scan = project.add_scan(path)
+        if len(project.annotated()) < 2:
+            project.save_annotation(scan.id, annotate(np.minimum(truth, 2), choose_slices(truth, 5)))
+    return project.root
+
+
+def _coarse_phantom(folder: Path, seed: int) -> tuple[Path, np.ndarray]:
+    scan, labels, geometry = make_phantom(seed, (32, 56, 56), (10.0, 6.4, 6.4))
+    path = folder / f"phantom_{seed}.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(geometry.to_source(scan), geometry.matrix), path)
+    return path, labels
+
+
 def torso(folder: Path) -> Scene | None:
     """The upper half of a real CT (CC BY 4.0, doi:10.7937/ERZ5-QZ59), for the pictures of the docs."""
     data = DATA / "CT_demo" / "torso_cervical"
@@ -50,8 +73,6 @@ def torso(folder: Path) -> Scene | None:
 
 def phantom(folder: Path) -> Scene:
     """A synthetic CT, for where there are no data: its liver."""
-    from medssl.phantom import make_phantom
-
     scan, labels, geometry = make_phantom(0)
     path = folder / "phantom.nii.gz"
     nibabel.save(nibabel.Nifti1Image(geometry.to_source(scan), geometry.matrix), path)

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import scenes
 from hand import Hand, Lag, wait_until
+from medssl.methods import METHODS
 from medssl.volume import read_labels
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
@@ -195,6 +196,29 @@ def test_from_a_file_to_an_exported_segmentation(window, scene, shoot, tmp_path)
     assert similarity.data.max() > 0.9
     shoot(viewer, "6-features")
     assert lag.percentile(95) < 100, "the goal is 100 ms for the 99th; this leaves room for a busy machine"
+
+
+@pytest.mark.timeout(1800)
+def test_every_method_of_the_list_trains_and_none_collapses(window, tmp_path):
+    """On a few scans; MEDSSL_PROJECT=folder takes those of a project, to which runs are then added."""
+    viewer, dock = window
+    dock.open(Path(os.environ.get("MEDSSL_PROJECT") or scenes.several(tmp_path)))
+    hand = Hand(viewer, dock)
+    said: list[str] = []
+    dock.session.said.connect(lambda severity, text: said.append(text) if severity == "error" else None)
+    hand.open_step(3)
+    hand.set_minutes(dock.pretrain.minutes, MINUTES)
+    for method in METHODS:
+        hand.choose(dock.pretrain.method, f"{method.upper()}, quick")
+        hand.click(dock.pretrain.start)
+        job_ends(dock)
+        run = dock.session.runs("pretrain")[0]
+        assert (run.job["method"], run.job["recipe"], dock.session.job.phase) == (method, "quick", "Finished")
+        losses = [loss for step, loss in dock.pretrain.panel.curve.points if step]
+        assert len(set(losses)) > 1 and np.isfinite(losses).all() and not said
+        assert not run.collapsed, run.health
+        moved = f"loss {losses[0]:.3f} to {losses[-1]:.3f} in {dock.session.job.step} steps"
+        print(f"\n{method}: {moved}; {dock.pretrain.verdict.text()}")
 
 
 def test_closing_the_window_while_training_leaves_no_engine(window, scene):
