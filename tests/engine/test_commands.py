@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 
 COMMANDS = (
     "demo", "init", "pretrain", "finetune", "methods", "predict", "features", "similarity", "evaluate", "run",
-    "doctor",
+    "suggest", "doctor",
 )  # fmt: skip
 
 
@@ -90,6 +90,7 @@ def test_the_commands_import_nothing_heavy() -> None:
         ("features", "nowhere"),
         ("similarity", "nowhere", "scan", "1", "2", "3"),
         ("evaluate", "nowhere", "--labels", "labels"),
+        ("suggest", "nowhere"),
         ("demo", "--data", "nowhere"),
     ],
 )

@@ -110,11 +110,21 @@ class FeaturesJob(Job):
     scans: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class SuggestJob(Job):
+    """Which slices are worth painting next, of all scans that are not held out."""
+
+    count: int = 10
+    weights: str | None = None
+    """Run that looks at them; None is the newest fine-tuning, else pre-training, else none at all."""
+
+
 JOBS: dict[str, type[Job]] = {
     "pretrain": PretrainJob,
     "finetune": FinetuneJob,
     "predict": PredictJob,
     "features": FeaturesJob,
+    "suggest": SuggestJob,
 }
 
 

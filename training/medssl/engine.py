@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl import config
-from medssl.config import FeaturesJob, FinetuneJob, Job, PredictJob, PretrainJob, TrainingJob
+from medssl.config import FeaturesJob, FinetuneJob, Job, PredictJob, PretrainJob, SuggestJob, TrainingJob
 from medssl.errors import UserError
 from medssl.events import Done, Emit, Event, to_line
 from medssl.files import remove_unfinished
@@ -32,6 +32,8 @@ def run(job: Job, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]
     try:
         if isinstance(job, TrainingJob):
             return _train(project, job, emit, should_stop)
+        if isinstance(job, SuggestJob):
+            return _suggest(project, job, emit, should_stop)
         return _use(project, job, emit, should_stop)
     except (RuntimeError, MemoryError) as error:
         if not devices.out_of_memory(error):
@@ -55,6 +57,17 @@ def _use(project: Project, job: Job, emit: Emit, should_stop: Callable[[], bool]
         result = predict(project, chosen, job, emit, should_stop)
     else:
         result = features(project, chosen, job, emit, should_stop)
+    emit(Done(bool(result["stopped"]), result))
+    return result
+
+
+def _suggest(
+    project: Project, job: SuggestJob, emit: Emit, should_stop: Callable[[], bool]
+) -> dict[str, Any]:
+    """Rank slices by what painting them would teach."""
+    from medssl.suggest import suggest
+
+    result = suggest(project, job, emit, should_stop)
     emit(Done(bool(result["stopped"]), result))
     return result
 

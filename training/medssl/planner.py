@@ -106,7 +106,7 @@ def _look(
     if dims == 3:
         return 3, 0
     if axis is None:
-        return 2, _slice_axis(project, spacing, reasons)
+        return 2, slice_axis(project, spacing, reasons)
     reasons.append(f"{AXIS_NAMES[axis]} slices, as asked")
     return 2, axis
 
@@ -134,7 +134,8 @@ def _asked_patch(
     )
 
 
-def _slice_axis(project: Project, spacing: np.ndarray, reasons: list[str]) -> int:
+def slice_axis(project: Project, spacing: np.ndarray, reasons: list[str]) -> int:
+    """Canonical axis across the slices that people paint, or will; one sentence of `reasons` says why."""
     votes: Counter[int] = Counter()
     for scan in project.annotated():
         annotation = project.annotation(scan)

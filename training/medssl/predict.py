@@ -140,6 +140,15 @@ def _scores_of_slabs(
         yield (total / len(orders)).movedim(-1, 1)
 
 
+@torch.inference_mode()
+def scores_of(
+    network: Network, plan: Plan, work: np.ndarray | Tensor, spacing: Sequence[float], device: torch.device
+) -> Tensor:
+    """Softmax scores (n, K, rows, columns) of n slices from their own side; all of them are in memory."""
+    look = _slices_2d if plan.dims == 2 else _slabs_3d
+    return torch.cat(list(look(network, plan, work, spacing, device)))
+
+
 def _decided(scores: Tensor, sure: float, background_weight: float) -> Tensor:
     """The best class of every voxel of (n, K, ...) softmax scores, uint8."""
     if background_weight != 1:

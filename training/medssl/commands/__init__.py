@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from medssl import __version__
-from medssl.commands import demonstrate, looking, methods, setup, training
+from medssl.commands import demonstrate, looking, methods, setup, suggesting, training
 
 app = typer.Typer(
     name="medssl",
@@ -32,6 +32,7 @@ app.command(rich_help_panel=USE)(looking.predict)
 app.command(rich_help_panel=USE)(looking.features)
 app.command(rich_help_panel=USE)(looking.similarity)
 app.command(rich_help_panel=USE)(looking.evaluate)
+app.command(rich_help_panel=USE)(suggesting.suggest)
 app.command(rich_help_panel=PROGRAMS)(setup.run)
 app.command(rich_help_panel=PROGRAMS)(setup.doctor)
 

@@ -1,0 +1,329 @@
+"""Which slice to paint next: the doubtful one, one unlike the others, and never a finished one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from medssl import slices, suggest
+from medssl.annotator import annotate
+from medssl.commands import app
+from medssl.config import SuggestJob
+from medssl.coverage import alike, choose
+from medssl.doubts import doubts, together, turn
+from medssl.errors import UserError
+from medssl.events import Started
+from medssl.project import Annotation, LabelClass, Project
+from medssl.slices import Seen
+from medssl.suggest import newest_weights, rank, why
+from small import (
+    CPU,
+    Events,
+    block_phantom,
+    job_of,
+    make_project,
+    never,
+    plan,
+    run,
+    stop_after,
+    write_nifti,
+)
+from typer.testing import CliRunner
+
+NAMES = {1: "Anterior", 2: "Posterior"}
+
+
+def seen(scan: str, vectors: Any, **changes: Any) -> Seen:
+    """Slices 0, 1, ... of a scan, 10 mm apart, of which nothing is painted and nothing doubted."""
+    vectors = np.asarray(vectors, np.float32).reshape(len(vectors), -1)
+    number = len(vectors)
+    fields: dict[str, Any] = {
+        "scan": scan,
+        "indices": np.arange(number),
+        "place_mm": 10.0 * np.arange(number),
+        "reach_mm": 1.0,
+        "vectors": vectors,
+        "doubt_mm2": None,
+        "between": np.zeros((number, 2), int),
+        **{name: np.zeros(number, bool) for name in ("empty", "painted", "complete")},
+    }
+    return Seen(**{**fields, **{name: np.asarray(value) for name, value in changes.items()}})
+
+
+def places(found: Sequence[Any]) -> list[tuple[str, int]]:
+    return [(each.scan, each.index) for each in found]
+
+
+def suggested(project: Project, **changes: Any) -> list[tuple[str, int, int]]:
+    job = SuggestJob(**{"project": str(project.root), "device": "cpu", "count": 5, **changes})
+    return [(each["scan"], each["axis"], each["index"]) for each in run(job)["suggestions"]]
+
+
+# --- ranking -----------------------------------------------------------------------------------------
+
+
+def test_a_slice_where_the_model_is_unsure_outranks_one_where_it_is_sure() -> None:
+    other = np.eye(4)
+    found = rank([seen("a", other, doubt_mm2=[1.0, 9, 3, 1])], 0, NAMES, 4)
+    assert [each.index for each in found][:2] == [1, 2]
+    assert found[0].doubt_mm2 == 9
+
+
+def test_near_duplicates_of_painted_slices_rank_low() -> None:
+    vectors = [[0, 0], [0.01, 0], [5, 0], [0, 5], [5, 5]]
+    part = seen("a", vectors, doubt_mm2=[0, 5.0, 5, 5, 5], painted=[1, 0, 0, 0, 0], complete=[1, 0, 0, 0, 0])
+    part = Seen(**{**vars(part), "painted": part.painted == 1, "complete": part.complete == 1})
+    assert places(rank([part], 0, NAMES, 4))[-1] == ("a", 1)
+
+
+def test_the_neighbour_of_a_painted_slice_ranks_low_whatever_it_looks_like() -> None:
+    painted = np.arange(20) == 10
+    part = seen(
+        "a", np.eye(20), doubt_mm2=np.ones(20), painted=painted, complete=painted, reach_mm=np.float64(20)
+    )
+    assert {9, 11}.isdisjoint(each.index for each in rank([part], 0, NAMES, 5))
+
+
+def test_ten_suggestions_are_no_ten_neighbours() -> None:
+    """All doubt lies in ten neighbouring slices of one scan; five scans look alike slice by slice."""
+    looks = np.arange(40)[:, None] / 4.0
+    doubt = np.where(np.arange(40) // 10 == 1, 10.0, 8.0)
+    parts = [seen(name, looks, doubt_mm2=doubt, reach_mm=np.float64(15)) for name in "abcde"]
+    found = places(rank(parts, 0, NAMES, 10))
+    depths = sorted({index // 5 for _, index in found})
+    assert len(depths) >= 6, found
+    gaps = [abs(i - j) for s, i in found for t, j in found if (s, i) < (t, j) and s == t]
+    assert min(gaps, default=9) > 2
+
+
+def test_an_odd_slice_teaches_less_than_one_of_many() -> None:
+    vectors = [[9.0, 9.0], *([0.1 * n, 0.0] for n in range(8))]
+    assert rank([seen("a", vectors)], 0, {}, 1)[0].index != 0
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_complete_and_empty_slices_are_never_suggested(asked: bool) -> None:
+    closed = np.array([True, False, True, False])
+    doubt = [9.0, 1, 9, 1] if asked else None
+    for name in ("complete", "empty"):
+        part = seen("a", np.eye(4), doubt_mm2=doubt, **{name: closed}) if asked else seen(
+            "a", np.eye(4), **{name: closed}
+        )  # fmt: skip
+        assert {each.index for each in rank([part], 0, NAMES, 4)} == {1, 3}
+
+
+def test_a_slice_with_strokes_may_be_finished_but_is_not_new() -> None:
+    strokes = np.arange(4) == 0
+    found = rank([seen("a", np.eye(4), painted=strokes)], 0, {}, 4)
+    assert places(found)[-1] == ("a", 0) and found[-1].novelty == 0
+
+
+def test_taking_the_best_one_each_time_covers_most_of_what_the_best_set_would() -> None:
+    vectors, doubt = np.random.default_rng(0).normal(size=(9, 2)), np.ones(9)
+    table = alike(vectors, ["a"] * 9, 100.0 * np.arange(9), np.ones(9))
+
+    def value(chosen: Sequence[int]) -> float:
+        return float(doubt @ table[:, list(chosen)].max(1))
+
+    greedy = [each.number for each in choose(table, doubt, np.zeros(9, bool), np.ones(9, bool), 3)]
+    best = max(value(three) for three in [(i, j, k) for i in range(9) for j in range(i) for k in range(j)])
+    assert value(greedy) >= (1 - 1 / np.e) * best
+
+
+# --- sentences ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("doubt", "novelty", "between", "anything", "said"),
+    [
+        (1.0, 0.2, ["Left", "Right"], True, "Here the model is least sure between Left and Right."),
+        (0.7, 0.2, ["", "Posterior"], True, "Here the model is not sure at the border of Posterior."),
+        (0.1, 0.2, ["", "Liver"], True, "Here the model is a little unsure at the border of Liver."),
+        (
+            1.0, 0.9, ["", "Liver"], True,
+            "Here the model is least sure at the border of Liver, and nothing like this is painted yet.",
+        ),
+        (0.1, 0.9, ["", "Liver"], True, "Nothing like this is painted yet."),
+        (0.0, 0.9, [], True, "Nothing like this is painted yet."),
+        (0.0, 0.9, [], False, "Many slices look like this one: a good one to begin with."),
+        (0.0, 0.1, [], True, "This differs from the painted slices more than the others do."),
+    ],
+)  # fmt: skip
+def test_why_is_one_plain_sentence(
+    doubt: float, novelty: float, between: list[str], anything: bool, said: str
+) -> None:
+    assert why(doubt, novelty, between, anything) == said
+
+
+# --- what is looked at -------------------------------------------------------------------------------
+
+
+def test_strokes_of_another_side_paint_no_slice() -> None:
+    labels = np.zeros((6, 7, 8), np.uint8)
+    labels[:, 3] = 1
+    labels[2, 5, 5] = 1
+    annotation = Annotation(labels, ((1, 3), (0, 4)))
+    assert np.flatnonzero(slices.painted_slices(annotation, 0)).tolist() == [2, 4]
+    assert labels[0, 3].all(), "the annotation itself has changed"
+
+
+def test_few_slices_are_all_looked_at_and_of_many_some_of_each_scan(tmp_path: Path) -> None:
+    project = make_project(tmp_path, seeds=range(3), shape=(40, 8, 8), annotated=1)
+    few = dict(slices.sample(project, list(project.scans), 0, 10**6, np.random.default_rng(0)))
+    assert [len(few[scan]) for scan in project.scans] == [40] * 3
+    many = dict(slices.sample(project, list(project.scans), 0, 64, np.random.default_rng(0)))
+    assert len(many) >= 2 and max(map(len, many.values())) < 30
+    painted = {index for _, index in project.annotation("block-0").complete}  # type: ignore[union-attr]
+    assert painted <= set(many["block-0"].tolist())
+
+
+@pytest.mark.parametrize("length", [1, 5, 12, 40])
+def test_a_thumbnail_keeps_means(length: int) -> None:
+    line = np.arange(length, dtype=np.float32)
+    assert (slices.averaging(length, 12) @ line).mean() == pytest.approx(line.mean(), abs=1e-4)
+
+
+def test_neighbours_are_looked_at_together() -> None:
+    assert list(together([1, 2, 3, 7, 9, 10])) == [[1, 2, 3], [7], [9, 10]]
+    assert [len(group) for group in together(range(40))] == [16, 16, 8]
+
+
+def test_turning_back_and_forth_changes_little_in_the_middle() -> None:
+    rows, columns = torch.meshgrid(torch.arange(40.0), torch.arange(24.0), indexing="ij")
+    image = (torch.sin(rows / 4) + torch.cos(columns / 5))[None, None]
+    back = turn(turn(image, 0.2), -0.2)
+    middle = (..., slice(10, 30), slice(8, 16))
+    assert (back - image)[middle].abs().max() < 0.1
+    assert (turn(image, 0.2) - image)[middle].abs().max() > 0.3
+
+
+class Edge(torch.nn.Module):
+    """Is sure of bright and of dark, and doubts what lies between."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        middle = image[:, image.shape[1] // 2]
+        return torch.stack([torch.full_like(middle, -99), -8 * middle, 8 * middle], 1)
+
+
+def test_the_doubt_is_the_expected_wrong_area_and_names_the_classes() -> None:
+    work = np.zeros((9, 16, 16), np.float32)
+    work[:] = -1
+    work[4, :8], work[4, 8:] = 1, 0
+    spacing = (1.0, 2.0, 2.0)
+    small = plan(2, spacing_mm=(0.0, 2.0, 2.0))
+    sure, unsure = doubts(Edge(), small, work, spacing, [1, 4], CPU)  # type: ignore[arg-type]
+    assert sure.area_mm2 < 0.01
+    assert unsure.area_mm2 == pytest.approx(0.5 * 128 * 4, rel=0.35)  # smoothed along slices and turned
+    assert unsure.between == (1, 2)
+
+
+# --- the job -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """Three scans, one painted, one held out, with a fine-tuning."""
+    made = make_project(tmp_path_factory.mktemp("made"), seeds=(0, 1, 2), shape=(16, 24, 24))
+    made.hold_out("block-2")
+    run(job_of("finetune-none", made, steps=6))
+    return made
+
+
+def test_the_newest_fine_tuning_is_asked_and_said(project: Project) -> None:
+    events = Events()
+    result = run(SuggestJob(str(project.root), device="cpu", count=3), events)
+    newest = project.runs("finetune")[-1].id
+    assert result["run"] == events.of(Started)[0].run == newest
+    assert len(result["suggestions"]) == 3
+    for each in result["suggestions"]:
+        assert each["doubt_mm2"] > 0 and ("the model" in each["reason"] or each["novelty"] >= 0.5)
+
+
+def test_held_out_scans_and_complete_slices_are_not_suggested(project: Project) -> None:
+    complete = {("block-0", *place) for place in project.annotation("block-0").complete}  # type: ignore[union-attr]
+    every = suggested(project, count=1000)
+    assert {scan for scan, _, _ in every} == {"block-0", "block-1"}
+    assert complete.isdisjoint(every) and len(every) == 2 * 16 - len(complete)
+
+
+def test_the_same_project_and_seed_give_the_same_list(project: Project) -> None:
+    assert suggested(project) == suggested(project)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_before_any_training_grey_values_are_compared(tmp_path: Path, count: int) -> None:
+    fresh = make_project(tmp_path, shape=(16, 24, 24), annotated=0)
+    events = Events()
+    result = run(SuggestJob(str(fresh.root), count=count), events)
+    assert result["run"] is None and events.of(Started)[0].run == ""
+    assert len(result["suggestions"]) == count
+    assert "good one to begin with" in result["suggestions"][0]["reason"]
+
+
+def test_slices_are_suggested_along_the_side_that_is_painted(tmp_path: Path) -> None:
+    coronal = make_project(tmp_path, shape=(24, 16, 24), axis=1)
+    assert {axis for _, axis, _ in suggested(coronal)} == {1}
+
+
+def test_slices_of_air_are_left_out(tmp_path: Path) -> None:
+    image, _ = block_phantom(0, (16, 24, 24))
+    image[:6] = 0
+    air = Project.create(tmp_path / "air", (LabelClass(1, "block", "#ff0000"),))
+    air.add_scan(write_nifti(tmp_path / "air.nii", image))
+    assert {index for _, _, index in suggested(air, count=99)} == set(range(6, 16))
+
+
+def test_a_run_that_learned_nothing_yet_is_not_asked(tmp_path: Path) -> None:
+    fresh = make_project(tmp_path, shape=(12, 24, 24))
+    run(job_of("finetune-none", fresh, steps=3), should_stop=stop_after(0))
+    assert newest_weights(fresh) is None
+
+
+def test_stopped_it_ranks_what_it_has_seen(project: Project) -> None:
+    result = suggest.suggest(project, SuggestJob(str(project.root)), Events(), stop_after(1))
+    assert result["stopped"] is True
+    assert {each["scan"] for each in result["suggestions"]} == {"block-0"}  # type: ignore[attr-defined]
+
+
+def test_the_command_prints_a_table_and_writes_json(project: Project, tmp_path: Path) -> None:
+    path = tmp_path / "next.json"
+    words = ["suggest", str(project.root), "--count", "2", "--device", "cpu", "--json", str(path)]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    first, _ = json.loads(path.read_text())
+    assert first["scan"] in result.output and f"axial {first['index']}" in result.output
+
+
+# --- what cannot be ----------------------------------------------------------------------------------
+
+
+def refused(project: Project, **changes: Any) -> UserError:
+    with pytest.raises(UserError) as error:
+        suggest.suggest(project, SuggestJob(str(project.root), **changes), Events(), never)
+    assert str(error.value).endswith(".") and "\n" not in str(error.value)
+    return error.value
+
+
+def test_no_scan_to_suggest_from_is_said(tmp_path: Path) -> None:
+    assert refused(Project.create(tmp_path / "none")).code == "no-scans"
+    held = make_project(tmp_path / "held", seeds=(0,), shape=(12, 24, 24), annotated=0)
+    held.hold_out("block-0")
+    error = refused(held)
+    assert error.code == "no-scans" and "hold fewer of them out" in str(error)
+
+
+def test_that_all_is_painted_is_said(tmp_path: Path) -> None:
+    done = make_project(tmp_path, seeds=(0,), shape=(12, 24, 24), annotated=0)
+    done.save_annotation("block-0", annotate(block_phantom(0, (12, 24, 24))[1], range(12)))
+    error = refused(done)
+    assert error.code == "nothing-left" and "fine-tune" in str(error)
+
+
+def test_a_number_that_is_none_and_a_run_that_is_none_are_refused(project: Project) -> None:
+    assert refused(project, count=0).code == "bad-job"
+    assert refused(project, weights="0099-finetune-gone").code == "no-run"
