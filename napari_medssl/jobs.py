@@ -108,7 +108,8 @@ class Child(QObject):
             self._write_log(line + b"\n")  # something printed: it belongs to the log
             return
         if isinstance(event, events.Started):
-            self._log = self._project / "runs" / event.run / "run.log"
+            # A job without weights, as a suggestion before any training, has no run to keep a log in.
+            self._log = self._project / ("runs" if event.run else "") / event.run / "run.log"
             self._append(self._log, self._errors)
         if isinstance(event, events.Done | events.Failed):
             self._last = event

@@ -56,6 +56,8 @@ class Session:
     metric = Signal(object)
     predicted = Signal(str, str)
     """(scan, run): a prediction has been saved."""
+    suggested = Signal(object)
+    """What the engine says is worth painting next (medssl.suggest)."""
     view_changed = Signal()
     """Another slice is on the screen, or a layer came or went."""
     said = Signal(str, str)
@@ -287,6 +289,8 @@ class Session:
                 self._job(said=(*self.job.said, event.text))
             case events.Checkpoint():
                 self._look_for_runs()
+            case events.Done() if self.job.kind == "suggest":
+                self.suggested.emit(event.result)
 
     def stopping(self) -> None:
         """The user asked the job to stop."""

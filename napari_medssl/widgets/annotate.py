@@ -8,8 +8,10 @@ from medssl.project import SURE_BACKGROUND
 from qtpy.QtWidgets import QButtonGroup, QLabel, QPushButton, QWidget
 
 from napari_medssl.guard import guarded
+from napari_medssl.jobs import Jobs
 from napari_medssl.session import Session
 from napari_medssl.widgets.classes import ClassTable
+from napari_medssl.widgets.next_slice import NextSlice
 from napari_medssl.widgets.parts import button, column, hint, row
 from napari_medssl.widgets.style import LINK
 from napari_medssl.workspace import Workspace
@@ -27,7 +29,7 @@ class Annotate(QWidget):
 
     title = "Annotate"
 
-    def __init__(self, session: Session, workspace: Workspace) -> None:
+    def __init__(self, session: Session, workspace: Workspace, jobs: Jobs) -> None:
         super().__init__()
         self.session, self.workspace = session, workspace
         self.new = button(
@@ -53,9 +55,10 @@ class Annotate(QWidget):
         self.list.setToolTip("Click a number to go to that slice")
         self.list.linkActivated.connect(self._on_link)
         self.state = hint()
+        self.next = NextSlice(session, workspace, jobs, self.new_annotation)
         column(
             self, self.new, self.classes, self.add, row(self.brush, self.sure, self.eraser),
-            self.complete, self.list, self.state,
+            self.complete, self.list, self.next, self.state,
         )  # fmt: skip
         for signal in (session.classes_changed, session.scan_changed, session.annotation_changed):
             signal.connect(self.refresh)

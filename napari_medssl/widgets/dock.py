@@ -42,7 +42,7 @@ class Dock(QWidget):
         self.jobs = Jobs(self.session, command)
         shared = (self.session, self.workspace)
         self.scans = Scans(*shared)
-        self.annotate = Annotate(*shared)
+        self.annotate = Annotate(*shared, self.jobs)
         self.pretrain = Pretrain(*shared, self.jobs)
         self.finetune = Finetune(*shared, self.jobs)
         self.features = Features(*shared, self.jobs)

@@ -85,7 +85,7 @@ class Reporter:
         """One sentence for a defect of ours; its traceback goes to standard error."""
         traceback.print_exception(error)
         where = "its error output"
-        if self.project is not None and self.run_id is not None:
+        if self.project is not None and self.run_id:
             where += f" (the viewer keeps it in {self.project / 'runs' / self.run_id / 'run.log'})"
         return (
             f"The engine stopped because of a defect of its own ({type(error).__name__}); "

@@ -22,8 +22,8 @@ from medssl.project import Project, Run
 from medssl.runs import refuse_collapsed
 from medssl.slices import Seen
 
-PIXELS_CPU, PIXELS_GPU = 4_000_000, 200_000_000
-"""How much of the scans is looked at: some ten seconds' work."""
+PIXELS_CPU, PIXELS_GPU = 2_500_000, 200_000_000
+"""How much of the scans is looked at: ten seconds or two of work."""
 REACH, REACH_SLICES = 0.05, 1.5
 """How far a slice says what its neighbours look like: of the scan's length, and at least in slices."""
 NEW = 0.5
