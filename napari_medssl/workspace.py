@@ -228,8 +228,11 @@ class Workspace:
         if self.prediction_layer is not None:
             self.prediction_layer.visible = not self.prediction_layer.visible
 
-    def export(self, path: Path) -> None:
-        """Write annotation over prediction on the source's grid. Raises UserError."""
+    def to_export(self) -> tuple[str, str]:
+        """(scan, run) that an export writes now: strokes are saved, the run is the one on the screen.
+
+        Raises UserError ("no-scan", "no-prediction").
+        """
         scan = self.session.need_scan()
         self.autosave.flush()
         if not self.shown_run:
@@ -237,7 +240,7 @@ class Workspace:
                 "There is no prediction of this scan to export yet; fine-tune first (step 4).",
                 code="no-prediction",
             )
-        self.session.need_project().export(scan.id, self.shown_run, path)
+        return scan.id, self.shown_run
 
     def _on_view(self, event: Any = None) -> None:
         self.session.view_changed.emit()

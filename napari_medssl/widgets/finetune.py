@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from medssl import config
 from medssl.project import Run
-from qtpy.QtWidgets import QComboBox, QFileDialog, QFormLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QFormLayout, QWidget
 
 from napari_medssl.guard import guarded
 from napari_medssl.jobs import Jobs
 from napari_medssl.session import Session
+from napari_medssl.widgets.export import Export
 from napari_medssl.widgets.parts import JobPanel, button, column, minutes_box, row
 from napari_medssl.workspace import Workspace
 
-EXPORTS = "NIfTI (*.nii.gz);;NRRD (*.nrrd);;MetaImage (*.mha)"
 RANDOM = "Random weights"
 
 
@@ -48,13 +46,16 @@ class Finetune(QWidget):
         self.hide_it = button(
             "Show / hide", workspace.toggle_prediction, "Look at the scan without the prediction (H)"
         )
-        self.export = button(
-            "Export…",
-            self.save,
-            "Write the segmentation on the grid of the scan's file: your strokes where you painted, the "
-            "prediction elsewhere",
+        self.out = Export(session, workspace, jobs)
+        column(
+            self,
+            form,
+            self.start,
+            self.panel,
+            self.result,
+            row(self.hide_it, self.out, stretch=1),
+            self.out.panel,
         )
-        column(self, form, self.start, self.panel, self.result, row(self.hide_it, self.export))
         signals = (session.project_changed, session.scan_changed, session.runs_changed)
         for signal in signals:
             signal.connect(self.refresh)
@@ -76,20 +77,6 @@ class Finetune(QWidget):
         self.workspace.autosave.flush()
         self.jobs.start(self.session.finetune_job(self.weights.currentData(), self.minutes.value()))
 
-    def save(self) -> None:
-        """Ask for a file and export."""
-        scan = guarded(self.session, self.session.need_scan)
-        if scan is None:
-            return
-        start = Path(scan.source).parent / f"{scan.id}-segmentation.nii.gz"
-        path, _ = QFileDialog.getSaveFileName(self, "Export the segmentation", str(start), EXPORTS)
-        if path:
-            guarded(self.session, lambda: self._export(Path(path)))
-
-    def _export(self, path: Path) -> None:
-        self.workspace.export(path)
-        self.session.tell("info", f"Saved {path.name}.")
-
     def refresh(self) -> None:
         """Show weights and predictions that there are."""
         idle = not self.session.job.running
@@ -100,7 +87,7 @@ class Finetune(QWidget):
             widget.setEnabled(idle)
         some = self.predictions.count() > 0
         self.result.setRowVisible(0, some)
-        for widget in (self.hide_it, self.export):
+        for widget in (self.hide_it, self.out):
             widget.setVisible(some)
 
     def _fill_weights(self) -> None:

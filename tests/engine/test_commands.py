@@ -26,8 +26,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 COMMANDS = (
-    "demo", "init", "pretrain", "finetune", "methods", "predict", "features", "similarity", "evaluate", "run",
-    "suggest", "doctor",
+    "demo", "init", "pretrain", "finetune", "methods", "predict", "export", "features", "similarity",
+    "evaluate", "suggest", "run", "doctor",
 )  # fmt: skip
 
 
@@ -87,6 +87,7 @@ def test_the_commands_import_nothing_heavy() -> None:
         ("pretrain", "nowhere", "--resume", "last"),
         ("finetune", "nowhere"),
         ("predict", "nowhere"),
+        ("export", "nowhere", "--out", "out"),
         ("features", "nowhere"),
         ("similarity", "nowhere", "scan", "1", "2", "3"),
         ("evaluate", "nowhere", "--labels", "labels"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from medssl.config import (
+    ExportJob,
     FeaturesJob,
     FinetuneJob,
     Job,
@@ -38,6 +39,7 @@ JOBS = [
     FinetuneJob("project", steps=10, weights="0001-pretrain-pgl", predict_scans=("a", "b")),
     PredictJob("project", weights="0002-finetune-quick", scans=("a",)),
     FeaturesJob("project", device="cuda:1"),
+    ExportJob("project", folder="out", ending=".dcm", scans=("a",)),
 ]
 
 

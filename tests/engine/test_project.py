@@ -12,6 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 from medssl.errors import UserError
+from medssl.export import export_scan
 from medssl.project import Annotation, LabelClass, Project, is_project
 from medssl.volume import read_scan
 from project_parts import SHAPE, code_of, painted
@@ -295,7 +296,7 @@ def test_a_source_that_went_missing_later_is_not_needed(
     scan_file.unlink()
     project = Project.open(small_project.root)
     project.save_annotation("scan", Annotation(painted()))
-    project.export("scan", None, tmp_path / "labels.nii.gz")
+    export_scan(project, "scan", None, tmp_path / "labels.nii.gz")
     assert np.array_equal(nibabel.load(tmp_path / "labels.nii.gz").affine, affine)
 
 

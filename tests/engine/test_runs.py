@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from medssl.errors import UserError
+from medssl.export import export_scan
 from medssl.project import Annotation, Project
 from medssl.volume import read_labels, read_scan
 from project_parts import SHAPE, code_of, painted
@@ -114,7 +115,7 @@ def test_an_export_lies_on_the_scans_own_grid(
     small_project: Project, scan_file: Path, tmp_path: Path, run: str, name: str
 ) -> None:
     small_project.save_annotation("scan", Annotation(painted(1)))
-    small_project.export("scan", run, tmp_path / name)
+    export_scan(small_project, "scan", run, tmp_path / name)
     labels = read_labels(tmp_path / name)
     assert labels.geometry.shape == read_scan(scan_file).geometry.shape
     assert np.allclose(labels.geometry.matrix, read_scan(scan_file).geometry.matrix, rtol=0, atol=1e-12)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from medssl.errors import UserError
+from medssl.export import export_scan
 from medssl.project import Annotation, Project
 from project_parts import code_of, painted
 
@@ -35,7 +36,7 @@ def test_a_disk_that_refuses_leaves_everything_as_it_was(
             lambda: small_project.save_view_state({"step": 3}),
             lambda: small_project.set_classes(()),
             lambda: small_project.add_scan(second_file),
-            lambda: small_project.export("scan", None, small_project.root / "out.nii.gz"),
+            lambda: export_scan(small_project, "scan", None, small_project.root / "out.nii.gz"),
         ):
             with pytest.raises(UserError) as error:
                 action()

@@ -176,7 +176,8 @@ def test_from_a_file_to_an_exported_segmentation(window, scene, shoot, tmp_path)
 
     # export
     out = tmp_path / "segmentation.nii.gz"
-    hand.choose_file(dock.finetune.export, out)
+    hand.choose_file(dock.finetune.out.one, out)
+    wait_until(lambda: dock.finetune.out.one.isEnabled(), 20, "the export")
     written, scan = nibabel.load(out), nibabel.load(path)
     assert written.shape == scan.shape and np.array_equal(written.affine, scan.affine)
     exported = read_labels(out).array

@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 from medssl.errors import UserError
+from medssl.export import export_scan
 from medssl.project import Annotation, Project
 from napari.components import ViewerModel
 
@@ -264,16 +265,16 @@ def test_strokes_win_over_the_prediction_in_the_exported_file(desk, tmp_path):
     desk.new_annotation()
     desk.annotation_layer.data[0, 0, :3] = 255
     desk.annotation_layer.paint((4, 5, 6), 2)
-    desk.export(tmp_path / "out.nii.gz")
+    export_scan(desk.session.project, *desk.to_export(), tmp_path / "out.nii.gz")
     written, source = nibabel.load(tmp_path / "out.nii.gz"), nibabel.load(tmp_path / "a.nii.gz")
     assert written.shape == source.shape and np.array_equal(written.affine, source.affine)
     values = np.asarray(written.dataobj)
     assert set(np.unique(values)) == {0, 1, 2}
 
 
-def test_there_is_nothing_to_export_before_a_prediction(desk, tmp_path):
+def test_there_is_nothing_to_export_before_a_prediction(desk):
     with pytest.raises(UserError, match="fine-tune first"):
-        desk.export(tmp_path / "out.nii.gz")
+        desk.to_export()
 
 
 def test_fine_tuning_without_annotation_is_refused_in_words(desk):

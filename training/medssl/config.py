@@ -111,6 +111,17 @@ class FeaturesJob(Job):
 
 
 @dataclass(frozen=True)
+class ExportJob(Job):
+    """Write segmentations into a folder, on the scans' own grids; empty `scans` means all of the project."""
+
+    folder: str = ""
+    ending: str = ".nii.gz"
+    weights: str | None = None
+    """Fine-tuning run that says what nobody painted; None exports what is painted alone."""
+    scans: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class SuggestJob(Job):
     """Which slices are worth painting next, of all scans that are not held out."""
 
@@ -125,6 +136,7 @@ JOBS: dict[str, type[Job]] = {
     "predict": PredictJob,
     "features": FeaturesJob,
     "suggest": SuggestJob,
+    "export": ExportJob,
 }
 
 

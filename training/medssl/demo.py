@@ -23,6 +23,7 @@ from medssl.cells import Cell
 from medssl.dataset import read_dataset
 from medssl.errors import UserError
 from medssl.events import Emit, Progress
+from medssl.export import export_scan
 from medssl.files import read_json, write_json
 from medssl.project import Project, is_project
 from medssl.report import title
@@ -118,4 +119,4 @@ def export(demo: Demo, material: Material, finished: Sequence[Cell]) -> None:
         for scan_id in material.references:
             path = folder / f"{scan_id}.nii.gz"
             if not path.exists():
-                material.project.export(scan_id, cell.runs["finetune"], path)
+                export_scan(material.project, scan_id, cell.runs["finetune"], path)

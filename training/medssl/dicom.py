@@ -28,6 +28,24 @@ UNEVEN = 0.1
 
 
 @dataclass(frozen=True)
+class Stack:
+    """A series without its pixels: the slices' order, and where they lie."""
+
+    files: list[Path]
+    headers: list[pydicom.Dataset]
+    """One for each file."""
+    order: np.ndarray
+    """(slices,) along the stack, which file is the slice; which frame of a multi-frame file's."""
+    affine: np.ndarray
+    """4 x 4 from (column, row, slice along the stack) to patient millimetres (right, anterior, superior)."""
+
+    @property
+    def multi_frame(self) -> bool:
+        """Whether the slices are the frames of one file."""
+        return _frames(self.headers[0]) > 1
+
+
+@dataclass(frozen=True)
 class Slice:
     """Where one slice lies, in DICOM's own (left, posterior, superior) millimetres."""
 
@@ -78,19 +96,31 @@ def read_series(path: Path) -> tuple[np.ndarray, Geometry]:
     Raises UserError ("unreadable", "unsupported", "several-series", "not-scalar", "not-3d",
     "uneven-slices").
     """
+    stack = read_stack(path)
+    if stack.multi_frame:
+        pixels = _pixels(path, stack.files)[stack.order]
+    else:
+        pixels = _pixels(path, [stack.files[number] for number in stack.order])
+    array = pixels.T
+    return array, Geometry.of(stack.affine, array.shape)
+
+
+def read_stack(path: Path) -> Stack:
+    """The headers of the series in a folder, or of the one a file belongs to, and the slices' order.
+
+    Raises UserError as `read_series`.
+    """
     files = _files_of(path)
     headers = [_header(each) for each in files]
     _check_scalar(path, headers)
     if _frames(headers[0]) > 1:
-        order, affine = _grid(path, _slices_of_frames(path, headers[0]))
-        stack = _pixels(path, files)[order]
+        slices = _slices_of_frames(path, headers[0])
     else:
         if len({(header.Rows, header.Columns) for header in headers}) > 1:
             raise _not_parallel(path)
-        order, affine = _grid(path, [_slice(path, header, header) for header in headers])
-        stack = _pixels(path, [files[number] for number in order])
-    array = stack.T
-    return array, Geometry.of(RAS_TO_LPS @ affine, array.shape)
+        slices = [_slice(path, header, header) for header in headers]
+    order, affine = _grid(path, slices)
+    return Stack(files, headers, order, RAS_TO_LPS @ affine)
 
 
 def _files_of(path: Path) -> list[Path]:

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from medssl import config
-from medssl.config import FeaturesJob, FinetuneJob, Job, PredictJob, PretrainJob, SuggestJob, TrainingJob
+from medssl.config import (
+    ExportJob,
+    FeaturesJob,
+    FinetuneJob,
+    Job,
+    PredictJob,
+    PretrainJob,
+    SuggestJob,
+    TrainingJob,
+)
 from medssl.errors import UserError
 from medssl.events import Done, Emit, Event, to_line
 from medssl.files import remove_unfinished
@@ -45,18 +54,20 @@ def run(job: Job, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]
 
 
 def _use(project: Project, job: Job, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]:
-    """Predict or compute features with the weights of a run."""
+    """Predict, compute features or export with the weights of a run."""
+    from medssl.export import export_scans
     from medssl.features import features
     from medssl.predict import predict
 
-    if not isinstance(job, PredictJob | FeaturesJob):
+    if not isinstance(job, PredictJob | FeaturesJob | ExportJob):
         raise UserError(f"{job!r} is no job of this engine; see `medssl run --help`.", code="bad-job")
-    chosen = project.run(job.weights)
     _known_scans(project, job.scans)
     if isinstance(job, PredictJob):
-        result = predict(project, chosen, job, emit, should_stop)
+        result = predict(project, project.run(job.weights), job, emit, should_stop)
+    elif isinstance(job, FeaturesJob):
+        result = features(project, project.run(job.weights), job, emit, should_stop)
     else:
-        result = features(project, chosen, job, emit, should_stop)
+        result = export_scans(project, job, emit, should_stop)
     emit(Done(bool(result["stopped"]), result))
     return result
 

@@ -39,7 +39,7 @@ from medssl.errors import UserError
 from medssl.files import read_array, write_array
 from medssl.intensity import modality_of, normalise
 from medssl.runs import Run, find_run, list_runs, make_run
-from medssl.volume import Volume, read_scan, write_labels
+from medssl.volume import Volume, read_scan
 
 __all__ = [
     "FORMAT_VERSION", "IGNORE", "SURE_BACKGROUND", "Annotation", "LabelClass", "Project", "Run", "Scan",
@@ -117,7 +117,7 @@ class Project:
         """
         path = Path(path).resolve()
         volume = read_scan(path)
-        digest = _digest(volume)
+        digest = fingerprint(volume)
         self._refresh()
         for known in self.scans.values():
             if known.sha256 == digest:
@@ -187,9 +187,10 @@ class Project:
         path = self._annotation_file(scan_id)
         write_annotation(path, annotation, self.scans[scan_id].geometry.shape_zyx)
 
-    def annotated(self) -> tuple[str, ...]:
-        """Scans with any annotated voxel or complete slice, held-out ones left out."""
-        files = {scan.id: self._annotation_file(scan.id) for scan in self.scans.values() if not scan.held_out}
+    def annotated(self, held_out: bool = False) -> tuple[str, ...]:
+        """Scans with any annotated voxel or complete slice; those held out only if they are asked for."""
+        scans = [scan for scan in self.scans.values() if held_out or not scan.held_out]
+        files = {scan.id: self._annotation_file(scan.id) for scan in scans}
         return tuple(scan_id for scan_id, path in files.items() if path.exists() and not is_empty(path))
 
     def _annotation_file(self, scan_id: str) -> Path:
@@ -214,10 +215,17 @@ class Project:
 
     def prediction(self, run_id: str, scan_id: str) -> np.ndarray | None:
         """A run's segmentation of a scan, uint8 (Z, Y, X) with class ids, or None."""
-        path = self.root / "runs" / run_id / "predictions" / f"{self._scan(scan_id).id}.npz"
-        if not path.exists():
+        if not self.has_prediction(run_id, scan_id):
             return None
+        path = self._prediction_file(run_id, scan_id)
         return read_annotation(path, self.scans[scan_id].geometry.shape_zyx).labels
+
+    def has_prediction(self, run_id: str, scan_id: str) -> bool:
+        """Whether a run has segmented a scan."""
+        return self._prediction_file(run_id, scan_id).exists()
+
+    def _prediction_file(self, run_id: str, scan_id: str) -> Path:
+        return self.root / "runs" / run_id / "predictions" / f"{self._scan(scan_id).id}.npz"
 
     def save_prediction(self, run_id: str, scan_id: str, labels: np.ndarray) -> Path:
         """Keep a segmentation; returns the file."""
@@ -244,15 +252,8 @@ class Project:
         target = annotation.target()
         return np.where(target != IGNORE, target, result)
 
-    def export(self, scan_id: str, run_id: str | None, path: Path) -> None:
-        """Write the segmentation on the source's own grid.
 
-        Raises UserError ("nothing-yet", "unsupported", "disk-full", "not-writable").
-        """
-        write_labels(Path(path), self.segmentation(scan_id, run_id), self._scan(scan_id).geometry)
-
-
-def _digest(volume: Volume) -> str:
+def fingerprint(volume: Volume) -> str:
     """Fingerprint of voxels and grid: the same scan in another file, format or folder is found again."""
     digest = hashlib.sha256(volume.array.data)
     digest.update(repr(volume.geometry).encode())

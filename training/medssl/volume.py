@@ -39,6 +39,13 @@ def suffix_of(path: Path) -> str:
     return ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
 
 
+def is_series(path: Path) -> bool:
+    """Whether a path is read as DICOM: a folder, or a file of a series; also where it is gone by now."""
+    if path.is_dir() or suffix_of(path) == ".dcm":
+        return True
+    return suffix_of(path) not in READABLE and (is_dicom(path) or not path.exists())
+
+
 def read_scan(path: Path) -> Volume:
     """One 3D scan, float32, from a file, a folder with one DICOM series, or one file of a series.
 
@@ -87,7 +94,7 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
         raise UserError(f"{path} does not exist; check the path.", code="missing")
     ending = suffix_of(path)
     try:
-        if path.is_dir() or ending == ".dcm" or (ending not in READABLE and is_dicom(path)):
+        if is_series(path):
             return read_series(path)
         if ending in NIFTI:
             return read_nifti(path)

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from medssl import __version__
-from medssl.commands import demonstrate, looking, methods, setup, suggesting, training
+from medssl.commands import demonstrate, exporting, looking, methods, setup, suggesting, training
 
 app = typer.Typer(
     name="medssl",
@@ -29,6 +29,7 @@ app.command(rich_help_panel=TRAIN, cls=methods.WithRecipes)(training.pretrain)
 app.command(rich_help_panel=TRAIN)(training.finetune)
 app.command(rich_help_panel=TRAIN)(methods.methods)
 app.command(rich_help_panel=USE)(looking.predict)
+app.command(rich_help_panel=USE)(exporting.export)
 app.command(rich_help_panel=USE)(looking.features)
 app.command(rich_help_panel=USE)(looking.similarity)
 app.command(rich_help_panel=USE)(looking.evaluate)

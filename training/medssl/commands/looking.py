@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from medssl.commands.options import LAST, DeviceOption, ProjectArgument, SeedOption, WeightsOption
-
-if TYPE_CHECKING:
-    from medssl.config import Job
+from medssl.commands.exporting import work
+from medssl.commands.options import (
+    LAST,
+    DeviceOption,
+    FormatOption,
+    ProjectArgument,
+    SeedOption,
+    WeightsOption,
+)
 
 ScansArgument = Annotated[
     list[str] | None,
@@ -34,38 +39,40 @@ def predict(
         typer.Option(
             metavar="DIR",
             show_default=False,
-            help="Folder for the segmentations as NIfTI. Without it those of files outside the project are "
-            "written next to them, and those of the project's scans stay in the project.",
+            help="Folder for the segmentations and a table of volumes. Without it segmentations of files "
+            "outside the project are written next to them, those of the project's scans stay in the project.",
         ),
     ] = None,
+    ending: FormatOption = "nii.gz",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
 ) -> None:
     """Segment scans with a fine-tuned network.
 
     Segmentations lie exactly on the grid of the scan's file: same shape,
-    spacing, position and orientation.
+    spacing, position and orientation. Beside each lies a record of what made
+    it. A file that cannot be used is named and left out.
     """
     from medssl.commands.choose import choose_run, split_scans
-    from medssl.commands.outside import predict_outside, segmentation_path
+    from medssl.commands.exporting import Refusals, write_scans
+    from medssl.commands.outside import predict_outside, scans_outside
     from medssl.config import PredictJob
+    from medssl.export import check_ending
     from medssl.project import Project
 
-    opened = Project.open(project)
+    opened, ending = Project.open(project), check_ending(ending)
     run = choose_run(opened, weights, ("finetune",))
     inside, outside = split_scans(opened, scans or [])
-    written: list[Path] = []
+    files = scans_outside(outside) if outside else []
+    refusals = Refusals()
+    job = PredictJob(project=str(project), seed=seed, device=device, weights=run.id, scans=inside)
     if inside or not outside:
-        job = PredictJob(project=str(project), seed=seed, device=device, weights=run.id, scans=inside)
-        _work(job)
-        for scan_id in (inside or tuple(opened.scans)) if out is not None else ():
-            path = segmentation_path(Path(scan_id), out, written)
-            opened.export(scan_id, run.id, path)
-            written.append(path)
-    if outside:
-        written += predict_outside(opened, run, outside, out, seed, device, _work)
-    for path in written:
+        work(job)
+        if out is not None:
+            refusals.count += write_scans(project, run.id, inside, out, ending, device)
+    for path in predict_outside(opened, run, files, out, ending, job, work, refusals):
         typer.echo(path)
+    refusals.end()
 
 
 def features(
@@ -83,7 +90,7 @@ def features(
     opened = Project.open(project)
     run = choose_run(opened, weights, ("pretrain", "finetune"))
     wanted = tuple(scan_in(opened, scan) for scan in scans or [])
-    _work(FeaturesJob(project=str(project), seed=seed, device=device, weights=run.id, scans=wanted))
+    work(FeaturesJob(project=str(project), seed=seed, device=device, weights=run.id, scans=wanted))
 
 
 def similarity(
@@ -111,7 +118,7 @@ def similarity(
 
     opened = Project.open(project)
     run = choose_run(opened, weights, ("pretrain", "finetune"))
-    write_similarity(opened, scan_in(opened, scan), run, (z, y, x), out, device, _work)
+    write_similarity(opened, scan_in(opened, scan), run, (z, y, x), out, device, work)
     typer.echo(out)
 
 
@@ -153,16 +160,3 @@ def evaluate(
     Console().print(scores_table(scores, title=f"Dice of {chosen.id}"))
     if json is not None:
         write_json(json, scores_json(scores))
-
-
-def _work(job: Job) -> dict[str, Any]:
-    """Run a job to its end; Ctrl-C ends the command, what is finished stays."""
-    from medssl.commands.terminal import INTERRUPTED, console, run_job, stop_on_interrupt
-
-    screen = console()
-    with stop_on_interrupt(screen) as should_stop:
-        result = run_job(job, screen, should_stop)
-        if result["stopped"]:
-            screen.print("Stopped; the scans that were finished are kept.")
-            raise typer.Exit(INTERRUPTED)
-    return result

@@ -52,6 +52,15 @@ WeightsOption = Annotated[
     str,
     typer.Option(metavar="RUN", help='Run whose weights are used, e.g. 0001-finetune; "last" is the newest.'),
 ]
+FormatOption = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        metavar="ENDING",
+        help="nii.gz, nii, nrrd, mha, or dcm for DICOM-SEG, which refers to the images of the scan's own "
+        "DICOM series.",
+    ),
+]
 
 
 def settings_from(pairs: list[str] | None) -> dict[str, Any]:

@@ -1,0 +1,212 @@
+"""Segmentations leave the project: on their grids, with records, with a table, bad ones left out."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import highdicom
+import nibabel
+import numpy as np
+import pytest
+from dicom_files import SHAPE, write_series
+from medssl.config import ExportJob
+from medssl.errors import UserError
+from medssl.events import Notice, Progress
+from medssl.export import export_scan, export_scans, may_write
+from medssl.project import Annotation, LabelClass, Project
+from medssl.provenance import hash_of
+from project_parts import code_of, painted
+
+
+@pytest.fixture
+def dicom_project(small_project: Project, tmp_path: Path) -> Project:
+    """The small project with a DICOM series, "series", painted in part, and a run that predicts class 1."""
+    write_series(tmp_path / "series")
+    small_project.add_scan(tmp_path / "series")
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[3:, 2:5] = 2
+    small_project.save_annotation("series", Annotation(labels, ((0, 4), (2, 7))))
+    run = small_project.new_run("finetune", {"job": "finetune"}, "from-random")
+    run.checkpoint.write_bytes(b"weights")
+    for scan in small_project.scans.values():
+        small_project.save_prediction(run.id, scan.id, np.ones(scan.geometry.shape_zyx, np.uint8))
+    return small_project
+
+
+RUN = "0001-finetune-from-random"
+
+
+def job(project: Project, folder: Path, **changes: object) -> ExportJob:
+    return ExportJob(**{"project": str(project.root), "folder": str(folder), "weights": RUN, **changes})
+
+
+def run_job(project: Project, wanted: ExportJob) -> tuple[dict, list]:
+    said: list = []
+    return export_scans(project, wanted, said.append, lambda: False), said
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+# --- one scan ---------------------------------------------------------------------------------------
+
+
+def test_dicom_in_dicom_seg_out(dicom_project: Project, tmp_path: Path) -> None:
+    export_scan(dicom_project, "series", RUN, tmp_path / "out.dcm")
+    volume = highdicom.seg.segread(tmp_path / "out.dcm").get_volume(combine_segments=True)
+    geometry = dicom_project.scans["series"].geometry
+    # highdicom gives the slices from the last one down, (slice, row, column).
+    ours = geometry.to_source(dicom_project.segmentation("series", RUN)).T[::-1]
+    assert np.array_equal(volume.array, ours)
+
+
+def test_dicom_in_nifti_out_on_the_same_grid(dicom_project: Project, tmp_path: Path) -> None:
+    export_scan(dicom_project, "series", RUN, tmp_path / "out.nii.gz")
+    written, geometry = nibabel.load(tmp_path / "out.nii.gz"), dicom_project.scans["series"].geometry
+    assert np.allclose(written.affine, geometry.matrix)
+    segmentation = dicom_project.segmentation("series", RUN)
+    assert np.array_equal(geometry.to_canonical(np.asarray(written.dataobj)), segmentation)
+
+
+def test_a_scan_that_is_no_dicom_is_not_written_as_dicom_seg(dicom_project: Project, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"scan\.nii\.gz.*choose \.nii\.gz or \.nrrd") as error:
+        export_scan(dicom_project, "scan", RUN, tmp_path / "out.dcm")
+    assert code_of(error) == "not-dicom"
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_series_that_is_gone_is_said(dicom_project: Project, tmp_path: Path) -> None:
+    (tmp_path / "series").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="is not where it was; put it back") as error:
+        export_scan(dicom_project, "series", RUN, tmp_path / "out.dcm")
+    assert code_of(error) == "missing"
+    export_scan(dicom_project, "series", RUN, tmp_path / "out.nrrd")
+
+
+def test_another_series_on_the_same_grid_is_not_referred_to(dicom_project: Project, tmp_path: Path) -> None:
+    write_series(tmp_path / "series", np.ones(SHAPE, np.int16).cumsum(0).astype(np.int16))
+    with pytest.raises(UserError, match="has changed since it was added") as error:
+        export_scan(dicom_project, "series", RUN, tmp_path / "out.dcm")
+    assert code_of(error) == "changed"
+
+
+@pytest.mark.parametrize("name", ["out.png", "out", "out.nii.zip"])
+def test_an_ending_that_is_not_written_is_refused(dicom_project: Project, tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="choose one of") as error:
+        export_scan(dicom_project, "series", RUN, tmp_path / name)
+    assert code_of(error) == "unsupported"
+
+
+def test_the_record_says_what_made_the_file(dicom_project: Project, tmp_path: Path) -> None:
+    export_scan(dicom_project, "series", RUN, tmp_path / "out.nrrd")
+    record = json.loads((tmp_path / "out.nrrd.json").read_text())
+    assert record["file"] == {"name": "out.nrrd", "sha256": hash_of(tmp_path / "out.nrrd")}
+    assert record["scan"]["sha256"] == dicom_project.scans["series"].sha256
+    assert record["annotation"]["complete_slices"] == {"axial": [4], "coronal": [], "sagittal": [7]}
+    assert record["prediction"]["run"] == RUN
+    assert record["prediction"]["weights_sha256"] == hash_of(dicom_project.run(RUN).checkpoint)
+    assert {"medssl", "torch", "highdicom"} <= set(record["versions"])
+    assert str(tmp_path) not in json.dumps(record)
+
+
+def test_what_is_only_painted_has_a_record_without_weights(small_project: Project, tmp_path: Path) -> None:
+    small_project.save_annotation("scan", Annotation(painted()))
+    export_scan(small_project, "scan", None, tmp_path / "out.nii.gz")
+    record = json.loads((tmp_path / "out.nii.gz.json").read_text())
+    assert record["prediction"] is None
+    assert record["annotation"]["painted_voxels"] == np.count_nonzero(painted())
+
+
+def test_volumes_are_voxels_times_their_size(dicom_project: Project, tmp_path: Path) -> None:
+    one, two = export_scan(dicom_project, "series", RUN, tmp_path / "out.nii.gz")
+    values = dicom_project.segmentation("series", RUN)
+    assert (one.voxels, two.voxels) == (np.sum(values == 1), np.sum(values == 2))
+    assert two.ml == pytest.approx(np.sum(values == 2) * 3 * 2 * 1.5 / 1000, abs=1e-6)
+
+
+def test_a_tilted_grid_has_the_volume_of_its_parallelepipeds(small_project: Project, tmp_path: Path) -> None:
+    write_series(tmp_path / "tilted", step=(0.0, 1.2, 3.0))
+    small_project.add_scan(tmp_path / "tilted")
+    small_project.save_annotation("tilted", Annotation(np.ones(SHAPE, np.uint8)))
+    one, _ = export_scan(small_project, "tilted", None, tmp_path / "out.nii.gz")
+    assert one.ml == pytest.approx(np.prod(SHAPE) * 3 * 2 * 1.5 / 1000, abs=1e-6)
+
+
+def test_a_class_that_the_project_has_dropped_is_still_exported(
+    dicom_project: Project, tmp_path: Path
+) -> None:
+    dicom_project.set_classes((LabelClass(1, "one", "#000000"),))
+    export_scan(dicom_project, "series", RUN, tmp_path / "out.dcm")
+    segments = highdicom.seg.segread(tmp_path / "out.dcm").SegmentSequence
+    assert [each.SegmentLabel for each in segments] == ["one", "Class 2"]
+
+
+# --- all scans --------------------------------------------------------------------------------------
+
+
+def test_all_scans_get_a_file_a_record_and_rows_in_one_table(dicom_project: Project, tmp_path: Path) -> None:
+    result, said = run_job(dicom_project, job(dicom_project, tmp_path / "out"))
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    files = {"scan_segmentation.nii.gz", "series_segmentation.nii.gz"}
+    assert names == {*files, *(f"{name}.json" for name in files), "volumes.csv"}
+    rows = rows_of(tmp_path / "out" / "volumes.csv")
+    assert [(row["scan"], row["class"]) for row in rows] == [
+        ("scan", "one"), ("scan", "two"), ("series", "one"), ("series", "two")
+    ]  # fmt: skip
+    assert int(rows[0]["voxels"]) == np.prod(dicom_project.scans["scan"].geometry.shape_zyx)
+    assert [event.fraction for event in said if isinstance(event, Progress)] == [0.5, 1.0]
+    assert not result["stopped"] and len(result["written"]) == 2
+
+
+def test_one_scan_that_cannot_be_written_is_named_and_the_others_go_on(
+    dicom_project: Project, tmp_path: Path
+) -> None:
+    result, said = run_job(dicom_project, job(dicom_project, tmp_path / "out", ending="dcm"))
+    assert [Path(path).name for path in result["written"]] == ["series_segmentation.dcm"]
+    assert set(result["refused"]) == {"scan"}
+    first = next(event.text for event in said if isinstance(event, Notice))
+    assert first.startswith("scan did not come from DICOM")
+    assert {row["scan"] for row in rows_of(tmp_path / "out" / "volumes.csv")} == {"series"}
+
+
+def test_a_file_of_somebody_else_is_not_written_over(dicom_project: Project, tmp_path: Path) -> None:
+    theirs = tmp_path / "out" / "scan_segmentation.nii.gz"
+    theirs.parent.mkdir()
+    theirs.write_bytes(b"drawn by hand")
+    for _ in range(2):  # the second time our own file is there, which may be replaced
+        result, _ = run_job(dicom_project, job(dicom_project, tmp_path / "out"))
+        assert set(result["refused"]) == {"scan"} and len(result["written"]) == 1
+    assert theirs.read_bytes() == b"drawn by hand"
+    assert may_write(tmp_path / "out" / "series_segmentation.nii.gz")
+
+
+def test_without_a_run_only_what_is_painted_is_exported(dicom_project: Project, tmp_path: Path) -> None:
+    result, _ = run_job(dicom_project, job(dicom_project, tmp_path / "out", weights=None))
+    assert [Path(path).name for path in result["written"]] == ["series_segmentation.nii.gz"]
+    values = np.asarray(nibabel.load(result["written"][0]).dataobj)
+    assert set(np.unique(values)) == {0, 2}
+
+
+def test_a_stopped_export_leaves_whole_files_and_their_table(dicom_project: Project, tmp_path: Path) -> None:
+    said: list = []
+    result = export_scans(dicom_project, job(dicom_project, tmp_path), said.append, lambda: len(said) > 1)
+    assert result["stopped"] and len(result["written"]) == 1
+    assert {row["scan"] for row in rows_of(tmp_path / "volumes.csv")} == {"scan"}
+
+
+def test_where_nothing_can_be_written_the_export_fails_in_one_sentence(
+    dicom_project: Project, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="did not come from DICOM"):
+        run_job(dicom_project, job(dicom_project, tmp_path, scans=("scan",), ending=".dcm"))
+    assert not (tmp_path / "volumes.csv").exists()
+
+
+def test_a_name_with_a_comma_stays_one_cell(dicom_project: Project, tmp_path: Path) -> None:
+    dicom_project.set_classes((LabelClass(1, 'left, "upper"', "#000000"), LabelClass(2, "Gefäß", "#000000")))
+    run_job(dicom_project, job(dicom_project, tmp_path, scans=("series",)))
+    assert [row["class"] for row in rows_of(tmp_path / "volumes.csv")] == ['left, "upper"', "Gefäß"]

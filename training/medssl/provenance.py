@@ -1,0 +1,93 @@
+"""What made an exported file: a record beside it (JSON): which scan, which paint, which weights."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medssl import __version__
+from medssl.annotation import Annotation
+from medssl.contents import Scan
+from medssl.files import write_json
+from medssl.machine import commit
+from medssl.project import Run
+
+AXES = ("axial", "coronal", "sagittal")
+LIBRARIES = ("numpy", "torch", "monai", "nibabel", "SimpleITK", "pydicom", "highdicom")
+
+
+def record_path(exported: Path) -> Path:
+    """Where the record of an exported file lies.
+
+    The whole name stays in it: "scan.json" beside "scan.nii.gz" is what converters from DICOM call theirs.
+    """
+    return exported.with_name(exported.name + ".json")
+
+
+def write_record(
+    exported: Path, scan: Scan, annotation: Annotation | None, run: Run | None, volumes: list[dict[str, Any]]
+) -> None:
+    """Write the record of a file that was just exported, whole or not at all.
+
+    volumes: of each class, plain values. The record holds the hash of the file's bytes, so that it is seen
+    when it belongs to an earlier one.
+    """
+    write_json(
+        record_path(exported),
+        {
+            "file": {"name": exported.name, "sha256": hash_of(exported)},
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "scan": {
+                "id": scan.id,
+                "name": Path(scan.source).name,
+                "sha256": scan.sha256,
+                "shape_zyx": list(scan.geometry.shape_zyx),
+                "spacing_mm": list(scan.geometry.spacing_mm),
+            },
+            "annotation": _annotation(annotation),
+            "prediction": None if run is None else _prediction(run),
+            "volumes": volumes,
+            "versions": {
+                "medssl": __version__,
+                "commit": commit(),
+                "python": platform.python_version(),
+                **{name: version(name) for name in LIBRARIES},
+            },
+        },
+    )
+
+
+def hash_of(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _annotation(annotation: Annotation | None) -> dict[str, Any] | None:
+    """Which slices are complete, and how many voxels are painted in or outside of them."""
+    if annotation is None:
+        return None
+    complete = {
+        name: sorted(index for axis, index in annotation.complete if axis == number)
+        for number, name in enumerate(AXES)
+    }
+    return {"complete_slices": complete, "painted_voxels": int(np.count_nonzero(annotation.labels))}
+
+
+def _prediction(run: Run) -> dict[str, Any]:
+    """Which weights, and what they were trained on."""
+    card = run.card
+    return {
+        "run": run.id,
+        "weights_sha256": hash_of(run.checkpoint) if run.checkpoint.exists() else None,
+        "step": card.get("step"),
+        "started_from": card.get("weights"),
+        "trained_on": card.get("scans"),
+        "job": {name: value for name, value in run.job.items() if name != "project"},
+    }
