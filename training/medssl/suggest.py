@@ -9,6 +9,7 @@ Scans that are held out are never suggested, nor are complete slices or slices t
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -69,11 +70,13 @@ def suggest(
     eye = _eye(project, run, scans, job.device)
     chosen = list(slices.sample(project, scans, eye.axis, eye.pixels, np.random.default_rng(job.seed)))
     seen: list[Seen] = []
-    for number, (scan, indices) in enumerate(chosen):
+    begin = time.monotonic()
+    for number, (scan, indices) in enumerate(chosen, 1):
         if should_stop():
             break
         seen.append(eye.look(scan, indices))
-        emit(Progress("looking at slices", (number + 1) / len(chosen), number + 1))
+        left = (time.monotonic() - begin) * (len(chosen) / number - 1)
+        emit(Progress("looking at slices", number / len(chosen), number, left))
     found = rank(seen, eye.axis, eye.names, job.count) if seen else []
     stopped = len(seen) < len(chosen)
     if not found and not stopped:

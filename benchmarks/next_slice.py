@@ -1,0 +1,320 @@
+"""What suggested slices are worth: python benchmarks/next_slice.py
+
+    run    runs the cells (arm x seed) that have no line yet, and adds a line for each
+    draw   makes the table of all lines
+
+A simulated annotator paints ten slices, three ways; every way has the same minutes of training in all, and
+test scans take part in nothing (medssl.study):
+
+    suggested   a few evenly spaced ones on the seed's two scans to begin with; then, round by round, a short
+                fine-tuning, and the slices that it suggests in all scans (medssl.suggest)
+    spread      evenly spaced through the structure, over as many scans as the suggestions used: what more
+                scans are worth by themselves
+    even        evenly spaced on the seed's two scans: the usual protocol
+
+Stopped with Ctrl-C, the same command goes on with what is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from few_slices import DATASETS, forget_weights, open_dataset
+from medssl import cells, trial
+from medssl.annotator import annotate, choose_slices
+from medssl.cells import Cell, Failure
+from medssl.commands.terminal import Drawing, console, stop_on_interrupt, worker
+from medssl.config import FinetuneJob, SuggestJob
+from medssl.errors import UserError
+from medssl.evaluate import reference_labels
+from medssl.files import write_whole
+from medssl.study import RANDOM, Assignment, Material, Settings, assign
+from medssl.trial import Stopped, Work
+
+LINES = Path(__file__).parents[1] / "docs" / "benchmarks" / "next_slice.jsonl"
+ARMS = {
+    "suggested": "suggested, round by round",
+    "spread": "evenly spaced, on as many scans",
+    "even": "evenly spaced, on two scans",
+}
+"""In the order of running: how many scans `spread` gets is known once `suggested` is done."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What all cells of a table share."""
+
+    slices: int = 10
+    start: int = 4
+    """Evenly spaced slices before the first suggestion."""
+    rounds: int = 2
+    """How often slices are suggested; they share what is left of `slices`."""
+    round_share: float = 0.15
+    """Of the training time, for the fine-tuning of one round; the last one, on all slices, has the rest."""
+    minutes: float = 8.0
+    device: str = "auto"
+    judge: str = "test"
+
+    @property
+    def settings(self) -> Settings:
+        """As the study knows them."""
+        return Settings(self.slices, self.minutes, self.device, self.judge)  # type: ignore[arg-type]
+
+    def portions(self) -> list[int]:
+        """How many slices each round suggests."""
+        left = self.slices - self.start
+        return [left // self.rounds + (number < left % self.rounds) for number in range(self.rounds)]
+
+
+def run_cell(material: Material, arm: str, seed: int, protocol: Protocol, scans: int, work: Work) -> Cell:
+    """One arm under one seed. scans: on how many `spread` paints."""
+    given = protocol.settings
+    if arm == "suggested":
+        return _suggested(material, seed, protocol, work)
+    assignment = assign(material, RANDOM, seed, given)
+    if arm == "spread":
+        free = [scan for scan in material.rest if scan not in assignment.judged]
+        drawn = np.random.default_rng(seed).permutation(len(free))[:scans]
+        painted = spread(material, [free[number] for number in drawn], protocol.slices)
+        assignment = _painted(assignment, painted)
+    return _line(arm, protocol, trial.judge(assignment, trial.train(assignment, work)), {})
+
+
+def spread(material: Material, scans: Sequence[str], slices: int) -> dict[str, list[int]]:
+    """{scan: slices}: each scan in turn gets the next depth, evenly through its own structure."""
+    chosen: dict[str, list[int]] = {scan: [] for scan in scans}
+    for number in range(slices):
+        scan = scans[number % len(scans)]
+        depths = choose_slices(_labels(material, scan), slices)
+        chosen[scan].append(depths[min(number, len(depths) - 1)])
+    return {scan: sorted(set(indices)) for scan, indices in chosen.items()}
+
+
+def _suggested(material: Material, seed: int, protocol: Protocol, work: Work) -> Cell:
+    """Paint a few slices, then those that short fine-tunings suggest; train anew on all at the end."""
+    assignment = assign(material, RANDOM, seed, replace(protocol.settings, slices=protocol.start))
+    common: dict[str, Any] = {"project": str(material.project.root), "seed": seed, "device": protocol.device}
+    seconds: dict[str, float] = {}
+    runs: dict[str, str] = {}
+    reasons: list[str] = []
+    for number, count in enumerate(protocol.portions(), 1):
+        trained = work(FinetuneJob(**common, minutes=protocol.minutes * protocol.round_share))
+        runs[f"round {number}"] = trained["run"]
+        seconds[f"round {number}"] = trained["seconds"]
+        begin = time.monotonic()
+        found = work(SuggestJob(**common, count=count, weights=trained["run"]))["suggestions"]
+        seconds["suggesting"] = seconds.get("suggesting", 0.0) + time.monotonic() - begin
+        assignment = _painted(assignment, _with(assignment.annotated, found))
+        reasons += [each["reason"] for each in found]
+    rest = protocol.minutes * (1 - protocol.rounds * protocol.round_share)
+    last = replace(assignment, settings=replace(protocol.settings, minutes=rest))
+    outcome = trial.train(last, work)
+    outcome = replace(outcome, runs={**runs, **outcome.runs}, seconds={**seconds, **outcome.seconds})
+    return _line("suggested", protocol, trial.judge(last, outcome), {"reasons": reasons})
+
+
+def _with(painted: dict[str, list[int]], found: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
+    """The painted slices and the suggested ones.
+
+    Raises UserError ("wrong-axis") for a slice that the protocol's annotator does not paint.
+    """
+    result = {scan: list(indices) for scan, indices in painted.items()}
+    for each in found:
+        if each["axis"] != 0:
+            raise UserError("Only axial slices are painted here, another was suggested.", code="wrong-axis")
+        result.setdefault(each["scan"], []).append(each["index"])
+    return {scan: sorted(set(indices)) for scan, indices in result.items()}
+
+
+def _painted(assignment: Assignment, painted: dict[str, list[int]]) -> Assignment:
+    """The assignment with these slices, and no others, painted in the project."""
+    material = assignment.material
+    for scan in {*assignment.annotated, *painted}:
+        annotation = annotate(_labels(material, scan), painted.get(scan, []))
+        material.project.save_annotation(scan, annotation)
+    return replace(assignment, annotated=painted)
+
+
+def _labels(material: Material, scan: str) -> np.ndarray:
+    if scan not in material.rest:
+        raise UserError(f"{scan} has no reference labels to paint from; use labelled scans.", code="missing")
+    return reference_labels(material.project.scans[scan], material.rest[scan])
+
+
+def _line(arm: str, protocol: Protocol, cell: Cell, notes: dict[str, Any]) -> Cell:
+    return replace(cell, method=arm, settings=asdict(protocol), notes={**cell.notes, **notes})
+
+
+# --- the grid ----------------------------------------------------------------------------------------
+
+
+def run(options: argparse.Namespace) -> None:
+    """Run what has no line yet. A cell that fails gets a line that says why, and the others go on."""
+    protocol = protocol_of(options)
+    screen = console()
+    wanted = [(arm, seed) for seed in map(int, options.seeds.split(",")) for arm in ARMS]
+    with stop_on_interrupt(screen) as should_stop:
+        work = worker(screen, should_stop)
+        with Drawing(screen) as drawing:
+            material = open_dataset(options.data, options.dataset, options.work, drawing.emit)
+        for arm, seed in wanted:
+            if _finished(options, arm, seed, protocol) is not None:
+                continue
+            screen.print(f"\n[bold]{options.dataset}, {ARMS[arm]}, seed {seed}")
+            try:
+                line = attempt(material, arm, seed, protocol, options, work)
+            except Stopped:
+                screen.print("Stopped. The same command goes on with what is not finished.")
+                return
+            cells.append(options.out, line)
+            screen.print(line.failed if isinstance(line, Failure) else f"Dice {line.dice:.3f}")
+            forget_weights(material.project, line)
+
+
+def attempt(
+    material: Material, arm: str, seed: int, protocol: Protocol, options: argparse.Namespace, work: Work
+) -> Cell | Failure:
+    """One cell: its result, or why there is none."""
+    try:
+        suggested = _finished(options, "suggested", seed, protocol)
+        if arm == "spread" and suggested is None:
+            raise UserError("The suggestions of this seed are not finished; run them again.", code="order")
+        scans = len(suggested.annotated) if suggested is not None else 0
+        return run_cell(material, arm, seed, protocol, scans, work)
+    except (Stopped, KeyboardInterrupt):
+        raise
+    except Exception as error:  # one cell's defect must not cost the others' night
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    now = datetime.now().astimezone().isoformat(timespec="seconds")
+    return Failure(material.dataset.name, arm, seed, asdict(protocol), reason, now)
+
+
+def _finished(options: argparse.Namespace, arm: str, seed: int, protocol: Protocol) -> Cell | None:
+    return cells.finished(cells.read_cells(options.out), options.dataset, arm, seed, protocol)
+
+
+def draw(lines: Path, page: Path) -> str:
+    """Write the table of all finished cells, one table for each protocol; returns the page."""
+    known = cells.read_cells(lines)
+    parts = ["# Suggested slices against evenly spaced ones\n", (__doc__ or "").split("\n\n", 2)[2].strip()]
+    settings: list[tuple[str, dict[str, Any]]] = []
+    for cell in known:
+        if (cell.dataset, cell.settings) not in settings:
+            settings.append((cell.dataset, cell.settings))
+    for dataset, given in settings:
+        here = [cell for cell in known if (cell.dataset, cell.settings) == (dataset, given)]
+        parts.append(_table(dataset, given, here))
+    text = "\n\n".join(parts) + "\n"
+    write_whole(page, lambda file: file.write(text.encode()))
+    return text
+
+
+def _table(dataset: str, given: dict[str, Any], here: Sequence[Cell]) -> str:
+    """Newest cell of each arm and seed."""
+    newest = list({(cell.method, cell.seed): cell for cell in here}.values())
+    newest.sort(key=lambda cell: (list(ARMS).index(cell.method), cell.seed))
+    classes = list(newest[0].dice_of_class)
+    lines = [
+        f"## {dataset}, {given['slices']} slices, {given['minutes']:g} minutes of training, "
+        f"{given['device']}, judged on {given['judge']} scans\n",
+        f"Suggestions begin with {given['start']} slices and come in {given['rounds']} rounds, each after "
+        f"{given['round_share'] * given['minutes'] * 60:.0f} s of fine-tuning, which is part of the time.\n",
+        "| slices | seeds | scans painted | Dice | spread over seeds | "
+        + " | ".join(classes)
+        + " | s to suggest |",
+        "| --- | --- | --- | --- | --- | " + " | ".join("---" for _ in classes) + " | --- |",
+    ]
+    for row in cells.rows(newest):
+        of_it = [cell for cell in newest if cell.method == row.method]
+        scans = sum(len(cell.annotated) for cell in of_it) / len(of_it)
+        of_class = " | ".join(_number(row.dice_of_class[name]) for name in classes)
+        seconds = sum(cell.seconds.get("suggesting", 0.0) for cell in of_it) / len(of_it)
+        lines.append(
+            f"| {ARMS[row.method]} | {', '.join(map(str, row.seeds))} | {scans:.1f} | {row.dice:.3f} | "
+            f"{_number(row.spread)} | {of_class} | {seconds:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
+
+
+def protocol_of(options: argparse.Namespace) -> Protocol:
+    """What the command line asks for.
+
+    Raises UserError ("bad-setting", "no-dataset", "no-device").
+    """
+    from medssl import devices
+
+    if options.dataset not in DATASETS:
+        raise UserError(
+            f"There is no data set {options.dataset!r} here; choose of {', '.join(DATASETS)}.",
+            code="no-dataset",
+        )
+    if not 0 < options.start < options.slices or not 1 <= options.rounds <= options.slices - options.start:
+        raise UserError(
+            f"{options.start} slices to begin with and {options.rounds} rounds do not make {options.slices}; "
+            "leave every round a slice.",
+            code="bad-setting",
+        )
+    if options.rounds * options.round_share >= 1:
+        raise UserError("The rounds take all of the time; make --round-share smaller.", code="bad-setting")
+    return Protocol(
+        options.slices, options.start, options.rounds, options.round_share, options.minutes,
+        devices.choose(options.device).type, options.judge,
+    )  # fmt: skip
+
+
+def arguments() -> argparse.ArgumentParser:
+    """What the command line takes."""
+    usual = Protocol()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    runner = commands.add_parser("run", help="run the cells that have no line yet")
+    add = runner.add_argument
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    data = Path(os.environ.get("MEDSSL_DATA") or beside)
+    add("--data", type=Path, default=data, help="folder of data sets")
+    add("--dataset", default="hippocampus", help=f"of {', '.join(DATASETS)}")
+    add("--seeds", default="0,1,2")
+    add("--slices", type=int, default=usual.slices, help="painted slices in all")
+    add("--start", type=int, default=usual.start, help="of these, before the first suggestion")
+    add("--rounds", type=int, default=usual.rounds, help="how often slices are suggested")
+    add("--round-share", type=float, default=usual.round_share, help="of the time, for one round")
+    add("--minutes", type=float, default=usual.minutes, help="training time of a cell, rounds included")
+    others = "validation: on scans that are neither test scans nor annotated, to choose settings"
+    add("--judge", choices=("test", "validation"), default=usual.judge, help=others)
+    add("--device", default=usual.device)
+    add("--out", type=Path, default=LINES, help="file of JSON lines")
+    add("--work", type=Path, required=True, help="scratch folder for the project")
+    drawer = commands.add_parser("draw", help="make the table")
+    drawer.add_argument("--out", type=Path, default=LINES, help="file of JSON lines")
+    drawer.add_argument("--page", type=Path, default=LINES.with_suffix(".md"), help="where the table goes")
+    return parser
+
+
+def main() -> None:
+    """Run or draw."""
+    options = arguments().parse_args()
+    try:
+        if options.command == "draw":
+            print(draw(options.out, options.page))
+        else:
+            run(options)
+    except UserError as error:
+        raise SystemExit(f"Error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()
