@@ -21,6 +21,7 @@ from napari.utils import DirectLabelColormap
 
 KEY = "medssl"
 SCAN, ANNOTATION, PREDICTION, SIMILARITY = "scan", "annotation", "prediction", "similarity"
+PREVIEW = "preview"
 SURE_BACKGROUND_COLOR = "#8f9aa8"
 RADIOLOGICAL = ("away", "up", "left")
 

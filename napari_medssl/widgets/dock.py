@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 
 from napari_medssl.guard import guarded
 from napari_medssl.jobs import COMMAND, Jobs
+from napari_medssl.preview import InstantPreview
 from napari_medssl.session import Session
 from napari_medssl.widgets import style
 from napari_medssl.widgets.annotate import Annotate
@@ -20,6 +21,7 @@ from napari_medssl.widgets.features import Features
 from napari_medssl.widgets.finetune import Finetune
 from napari_medssl.widgets.parts import Step, hint
 from napari_medssl.widgets.pretrain import Pretrain
+from napari_medssl.widgets.preview import PreviewBox
 from napari_medssl.widgets.scans import Scans
 from napari_medssl.workspace import Workspace
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     import napari
 
 SHOW = {"info": show_info, "warning": show_warning, "error": show_error}
-SURE_KEY, COMPLETE_KEY, PREDICTION_KEY = "Q", "K", "H"
+SURE_KEY, COMPLETE_KEY, PREDICTION_KEY, PREVIEW_KEY = "Q", "K", "H", "W"
 WIDTH = 345
 
 
@@ -46,6 +48,8 @@ class Dock(QWidget):
         self.pretrain = Pretrain(*shared, self.jobs)
         self.finetune = Finetune(*shared, self.jobs)
         self.features = Features(*shared, self.jobs)
+        self.preview = PreviewBox(InstantPreview(self.workspace, self.features.similar))
+        self.annotate.layout().addWidget(self.preview)
         contents = (self.scans, self.annotate, self.pretrain, self.finetune, self.features)
         self.steps = [Step(number, content.title, content) for number, content in enumerate(contents, 1)]
         self._lay_out()
@@ -112,6 +116,7 @@ class Dock(QWidget):
             SURE_KEY: lambda: self.annotate.use(SURE_BACKGROUND),
             COMPLETE_KEY: self.annotate.toggle_complete,
             PREDICTION_KEY: self.workspace.toggle_prediction,
+            PREVIEW_KEY: self.preview.toggle,
         }
         for key, action in actions.items():
             self.viewer.bind_key(key, lambda viewer, action=action: action(), overwrite=True)
@@ -142,17 +147,19 @@ class Dock(QWidget):
         It may run while this widget is half gone, so it knows the parts but not the widget.
         """
         session, workspace, jobs, similar = self.session, self.workspace, self.jobs, self.features.similar
+        preview = self.preview.preview
         viewer, restyle = self.viewer, self._restyle
 
         def leave() -> None:
             if session.closed:
                 return
             guarded(session, workspace.leave)
+            preview.close()
             session.close()
             similar.close()
             workspace.close()
             viewer.events.theme.disconnect(restyle)
-            for key in (SURE_KEY, COMPLETE_KEY, PREDICTION_KEY):
+            for key in (SURE_KEY, COMPLETE_KEY, PREDICTION_KEY, PREVIEW_KEY):
                 viewer.bind_key(key, None)
             jobs.leave()
 

@@ -64,9 +64,11 @@ class Features(QWidget):
         """Show which weights there are, and whether clicks can be followed."""
         runs = [*self.session.runs("pretrain"), *self.session.runs("finetune")]
         if [run.id for run in runs] != [self.weights.itemData(n) for n in range(self.weights.count())]:
+            chosen = self.weights.currentData()
             self.weights.clear()
             for run in runs:
                 self.weights.addItem(describe(run), run.id)
+            self.weights.setCurrentIndex(max(0, self.weights.findData(chosen)))
         self.similar.run = self.weights.currentData()
         ready = self.session.has_features(self.similar.run)
         self.compute.setEnabled(bool(runs) and not self.session.job.running)

@@ -1,0 +1,259 @@
+"""The instant preview in the viewer: where its outlines are, when they go, and that nothing keeps them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from medssl.project import LabelClass, Project
+from medssl.similarity import write_features
+from napari.components import ViewerModel
+from napari.utils.shortcuts import default_shortcuts
+
+from napari_medssl import layers
+from napari_medssl.preview import InstantPreview
+from napari_medssl.session import Session
+from napari_medssl.similar import Similar
+from napari_medssl.widgets.dock import PREVIEW_KEY
+from napari_medssl.widgets.preview import PreviewBox
+from napari_medssl.workspace import Workspace
+
+SHAPE = (12, 20, 16)
+SPACING = (4.0, 1.5, 1.0)
+ORGAN = (slice(3, 9), slice(6, 14), slice(4, 12))
+PATIENCE = 20_000
+
+
+@pytest.fixture
+def truth() -> np.ndarray:
+    truth = np.zeros(SHAPE, np.uint8)
+    truth[ORGAN] = 1
+    return truth
+
+
+@pytest.fixture
+def project(tmp_path, truth) -> Project:
+    """Two scans with features that tell an organ from what is around it."""
+    project = Project.create(tmp_path / "project", [LabelClass(1, "One", "#ff0000")])
+    run = new_run(project)
+    for number, name in enumerate("ab"):
+        values = np.random.default_rng(number).normal(size=SHAPE[::-1]).astype(np.float32)
+        path = tmp_path / f"{name}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(values, np.diag([*SPACING[::-1], 1])), path)
+        cells = truth[:, ::2, ::2] == 1
+        vectors = np.where(cells[..., None], (1, 0), (0, 1)).astype(np.float16)
+        write_features(project, project.add_scan(path).id, run, vectors, (1, 2, 2))
+    return project
+
+
+def new_run(project: Project) -> str:
+    run = project.new_run("pretrain", {"job": "pretrain", "method": "pgl"}, "pgl")
+    run.checkpoint.write_bytes(b"weights")
+    return run.id
+
+
+@pytest.fixture
+def desk(qtbot, project):
+    """A viewer without a window, one scan on the screen, the preview switched on."""
+    session = Session()
+    desk = Workspace(ViewerModel(), session)
+    desk.said = []
+    session.said.connect(lambda severity, text: desk.said.append(text))
+    similar = Similar(desk)
+    desk.preview = InstantPreview(desk, similar)
+    session.open(project.root)
+    session.select("a")
+    similar.run = session.runs("pretrain")[0].id
+    desk.new_annotation()
+    desk.go_to(0, 5)
+    desk.preview.switch(True)
+    yield desk
+    qtbot.waitUntil(lambda: desk.preview._worker is None, timeout=PATIENCE)
+    desk.preview.close()
+    desk.close()
+
+
+def rest(qtbot, desk: Workspace) -> None:
+    """Wait until nothing is being computed or waited for."""
+    quiet = lambda: desk.preview._worker is None and not desk.preview._soon._timer.isActive()  # noqa: E731
+    qtbot.wait(60)
+    qtbot.waitUntil(quiet, timeout=PATIENCE)
+
+
+def paint(desk: Workspace, voxels: tuple, label: int) -> None:
+    """A stroke, told as napari tells it."""
+    layer = desk.annotation_layer
+    layer.data_setitem(voxels, label)
+
+
+def strokes(qtbot, desk: Workspace) -> None:
+    """One in the organ, one outside of it, in axial slice 5."""
+    columns = np.arange(5, 11)
+    paint(desk, (np.full(6, 5), np.full(6, 10), columns), 1)
+    paint(desk, (np.full(16, 5), np.full(16, 2), np.arange(16)), 255)
+    qtbot.waitUntil(lambda: shown(desk) is not None, timeout=PATIENCE)
+    rest(qtbot, desk)
+
+
+def shown(desk: Workspace) -> np.ndarray | None:
+    """What the screen shows of the outlines: ends of vectors in mm of the scan, (N, 2, 3), or None."""
+    layer = desk.preview.layer
+    if layer is None or not layer.visible or not len(layer.data):
+        return None
+    inside = layer.data[layer._view_indices].astype(float)
+    ends = np.stack([inside[:, 0], inside.sum(1)], 1) * layer.scale
+    return ends if len(ends) else None
+
+
+def spans(ends: np.ndarray) -> list[tuple[float, float]]:
+    """Lowest and highest voxel of the outlines along each axis."""
+    return [(float(x.min()), float(x.max())) for x in np.moveaxis(ends / SPACING, -1, 0)]
+
+
+def assert_round_the_organ(found: list[tuple[float, float]], axis: int, index: int) -> None:
+    for other, (low, high) in enumerate(found):
+        if other == axis:
+            assert (low, high) == (index, index)
+        else:
+            edges = (ORGAN[other].start - 0.5, ORGAN[other].stop - 0.5)
+            assert (low, high) == pytest.approx(edges, abs=1.5)
+
+
+def test_strokes_become_outlines_in_the_colour_of_their_class(qtbot, desk):
+    strokes(qtbot, desk)
+    assert_round_the_organ(spans(shown(desk)), 0, 5)
+    assert np.all(desk.preview.layer.edge_color == (1, 0, 0, 1)) and not desk.said
+    assert desk.viewer.layers.selection.active is desk.annotation_layer, "the brush stays in hand"
+
+
+@pytest.mark.parametrize(("axis", "index"), [(0, 7), (1, 9), (2, 8)])
+def test_they_follow_the_slice_in_every_orientation(qtbot, desk, axis, index):
+    strokes(qtbot, desk)
+    desk.go_to(axis, index)
+    assert shown(desk) is None or spans(shown(desk))[axis] == (index, index), "never those of another slice"
+    qtbot.waitUntil(lambda: shown(desk) is not None, timeout=PATIENCE)
+    assert_round_the_organ(spans(shown(desk)), axis, index)
+
+
+def test_the_sliders_keep_their_steps(qtbot, desk):
+    before = tuple(desk.viewer.dims.range)
+    strokes(qtbot, desk)
+    for axis in (1, 2, 0):
+        desk.go_to(axis, 8)
+        rest(qtbot, desk)
+        assert tuple(desk.viewer.dims.range) == before
+
+
+def test_taking_a_stroke_back_takes_it_out_of_the_outlines(qtbot, desk):
+    strokes(qtbot, desk)
+    before = desk.preview.layer.data.copy()
+    paint(desk, (np.full(4, 5), np.full(4, 17), np.arange(4)), 1)
+    rest(qtbot, desk)
+    assert spans(shown(desk))[1][1] > 16, "a stroke wins even where features speak against it"
+    desk.annotation_layer.undo()
+    rest(qtbot, desk)
+    assert desk.preview.layer.data.shape == before.shape
+    assert desk.preview.layer.data == pytest.approx(before, abs=1e-3)
+
+
+def test_strokes_on_other_scans_count(qtbot, desk):
+    strokes(qtbot, desk)
+    desk.autosave.flush()
+    desk.session.select("b")
+    desk.go_to(0, 6)
+    qtbot.waitUntil(lambda: shown(desk) is not None, timeout=PATIENCE)
+    assert_round_the_organ(spans(shown(desk)), 0, 6)
+
+
+def test_off_leaves_nothing(qtbot, desk):
+    strokes(qtbot, desk)
+    layer = desk.annotation_layer
+    desk.preview.switch(False)
+    assert desk.preview.layer is None and desk.preview.missing == ""
+    paint(desk, (np.full(4, 5), np.full(4, 17), np.arange(4)), 1)
+    rest(qtbot, desk)
+    assert desk.preview.layer is None and desk.annotation_layer is layer
+
+
+def test_switching_off_while_it_computes_leaves_nothing(qtbot, desk):
+    paint(desk, (np.full(6, 5), np.full(6, 10), np.arange(5, 11)), 1)
+    paint(desk, (np.full(6, 5), np.full(6, 2), np.arange(5, 11)), 255)
+    assert desk.preview._worker is not None
+    desk.preview.switch(False)
+    rest(qtbot, desk)
+    assert desk.preview.layer is None
+
+
+def test_it_is_never_saved(qtbot, desk):
+    strokes(qtbot, desk)
+    desk.leave()
+    root = desk.session.project.root
+    labels = desk.session.project.annotation("a").labels
+    assert set(np.unique(labels)) == {0, 1, 255} and (labels != 0).sum() == 22, "the strokes alone"
+    files = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
+    kept = {name for name in files if Path(name).parts[0] not in ("scans", "features", "runs")}
+    assert {name for name in kept if not name.startswith(".")} == {"project.json", "annotations/a.npz"}
+    assert "preview" not in (root / "project.json").read_text()
+    assert not desk.session.predictions()
+
+
+def test_the_three_dimensional_view_shows_none(qtbot, desk):
+    strokes(qtbot, desk)
+    desk.viewer.dims.ndisplay = 3
+    rest(qtbot, desk)
+    assert shown(desk) is None and "Ctrl+Y" in desk.preview.missing
+    desk.viewer.dims.ndisplay = 2
+    qtbot.waitUntil(lambda: shown(desk) is not None, timeout=PATIENCE)
+    assert desk.preview.missing == ""
+
+
+def test_one_class_alone_is_one_sentence(qtbot, desk):
+    paint(desk, (np.full(6, 5), np.full(6, 10), np.arange(5, 11)), 1)
+    qtbot.waitUntil(lambda: "two classes" in desk.preview.missing, timeout=PATIENCE)
+    assert shown(desk) is None and not desk.said
+
+
+def test_features_of_other_weights_are_one_sentence(qtbot, desk, project):
+    strokes(qtbot, desk)
+    desk.preview._similar.run = new_run(project)
+    desk.preview.ask()
+    assert "other weights" in desk.preview.missing and shown(desk) is None
+
+
+def test_no_features_are_one_sentence(qtbot, desk, project):
+    for path in (project.root / "features").glob("a-*.json"):
+        path.unlink()
+    desk.preview.ask()
+    assert "no features of this scan" in desk.preview.missing
+
+
+def test_outdated_features_are_one_sentence(qtbot, desk, project):
+    strokes(qtbot, desk)
+    desk.session.runs("pretrain")[0].checkpoint.write_bytes(b"trained further")
+    desk.preview.ask()
+    qtbot.waitUntil(lambda: "outdated" in desk.preview.missing, timeout=PATIENCE)
+    assert shown(desk) is None and not desk.said
+
+
+def test_the_box_says_what_is_missing(qtbot, desk):
+    box = PreviewBox(desk.preview)
+    qtbot.addWidget(box)
+    assert box.box.isChecked()
+    qtbot.waitUntil(lambda: "two classes" in box.words.text(), timeout=PATIENCE)
+    box.toggle()
+    assert not desk.preview.on and not box.words.isVisibleTo(box)
+
+
+def test_its_key_is_not_napari_s():
+    taken = {str(key) for keys in default_shortcuts.values() for key in keys}
+    assert PREVIEW_KEY not in taken
+
+
+def test_outlines_of_a_scan_go_with_it(qtbot, desk):
+    strokes(qtbot, desk)
+    desk.preview._similar.run = None
+    desk.session.select("b")
+    assert shown(desk) is None
+    assert len([x for x in desk.viewer.layers if layers.entry_of(x).get("role") == layers.PREVIEW]) == 1
