@@ -199,7 +199,7 @@ def test_turning_back_and_forth_changes_little_in_the_middle() -> None:
     back = turn(turn(image, 0.2), -0.2)
     middle = (..., slice(10, 30), slice(8, 16))
     assert (back - image)[middle].abs().max() < 0.1
-    assert (turn(image, 0.2) - image)[middle].abs().max() > 0.3
+    assert (turn(image, 0.2) - image)[middle].abs().max() > 0.2
 
 
 class Edge(torch.nn.Module):

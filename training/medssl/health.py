@@ -253,10 +253,12 @@ def in_words(start: Look, end: Look, collapsed: bool, outlook: str) -> str:
         )
     said = ["No collapse: the features differ from place to place."]
     if end.slices is not None and start.slices is not None:
-        than = {1: "better than", 0: "about as well as", -1: "worse than"}[surely(end.slices, start.slices)]
+        than = {1: "more than", 0: "which may be chance beside", -1: "less than"}[
+            surely(end.slices, start.slices)
+        ]
         found, random = (round(100 * float(each.sum())) for each in (end.slices, start.slices))
         said.append(
-            f"On painted slices they tell the classes apart in {found} of 100 voxels, {than} random weights "
-            f"({random})."
+            f"On painted slices they tell the classes apart in {found} of 100 voxels, {than} the {random} of "
+            "random weights."
         )
     return " ".join([*said, *([outlook] if outlook else [])])
