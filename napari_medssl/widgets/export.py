@@ -75,17 +75,17 @@ class Export(QWidget):
         self._worker.start()
         self.refresh()
 
-    def _on_saved(self, result: Path | Exception) -> None:
+    def _on_saved(self, result: tuple[Path, Exception | None]) -> None:
         if self.session.closed:
             return
         self._worker = None
         self.refresh()
-        guarded(self.session, lambda: self._tell(result))
+        guarded(self.session, lambda: self._tell(*result))
 
-    def _tell(self, result: Path | Exception) -> None:
-        if isinstance(result, Exception):
-            raise result
-        self.session.tell("info", f"Saved {result.name}.")
+    def _tell(self, path: Path, error: Exception | None) -> None:
+        if error is not None:
+            raise error
+        self.session.tell("info", f"Saved {path.name}.")
 
     def save_all(self, ending: str) -> None:
         """Ask for a folder and let the engine write all scans there."""
@@ -110,10 +110,10 @@ class Export(QWidget):
         return str(project.root.parent if project else Path.home())
 
 
-def _written(project: Project, scan: str, run: str, path: Path) -> Path | Exception:
+def _written(project: Project, scan: str, run: str, path: Path) -> tuple[Path, Exception | None]:
     """In a thread: reads the project folder and writes the file; errors are told in the viewer's own."""
     try:
         export_scan(project, scan, run, path)
     except Exception as error:
-        return error
-    return path
+        return path, error
+    return path, None

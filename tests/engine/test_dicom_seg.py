@@ -114,6 +114,16 @@ def test_on_real_series_too(data: Path, tmp_path: Path, name: str) -> None:
     assert_itk_finds_each_voxel(labels, series, path)
 
 
+def test_a_single_class_comes_back_to_itk_on_the_series_own_grid(tmp_path: Path) -> None:
+    write_series(tmp_path / "series", **DIRECTIONS["oblique"])
+    labels = written(tmp_path / "series", tmp_path / "out.dcm", CLASSES[1:])
+    image = sitk.ReadImage(str(tmp_path / "out.dcm"))
+    geometry = read_scan(tmp_path / "series").geometry
+    assert image.GetSize() == geometry.shape
+    assert np.array_equal(geometry.to_canonical(sitk.GetArrayFromImage(image).T) > 0, labels == 7)
+    assert image.GetOrigin() == pytest.approx(LPS * geometry.matrix[:3, 3])
+
+
 def test_under_a_tilted_gantry_every_frame_lies_on_its_image(tmp_path: Path) -> None:
     write_series(tmp_path / "series", step=(0.0, 1.2, 3.0))
     labels = written(tmp_path / "series", tmp_path / "out.dcm")

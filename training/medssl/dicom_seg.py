@@ -188,7 +188,10 @@ def _ascending(segmentation: Any) -> None:
     frames = list(segmentation.PerFrameFunctionalGroupsSequence)
     plane = segmentation.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0]
     normal = np.cross(*np.array(plane.ImageOrientationPatient, float).reshape(2, 3))
-    segment = [frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber for frame in frames]
+    if len(segmentation.SegmentSequence) == 1:  # said once for all frames
+        segment = [1] * count
+    else:
+        segment = [frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber for frame in frames]
     places = np.array([frame.PlanePositionSequence[0].ImagePositionPatient for frame in frames], float)
     order = np.lexsort((places @ normal, segment))
     segmentation.PerFrameFunctionalGroupsSequence = [frames[number] for number in order]

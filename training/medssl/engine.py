@@ -55,18 +55,20 @@ def run(job: Job, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]
 
 def _use(project: Project, job: Job, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]:
     """Predict, compute features or export with the weights of a run."""
-    from medssl.export import export_scans
-    from medssl.features import features
-    from medssl.predict import predict
-
     if not isinstance(job, PredictJob | FeaturesJob | ExportJob):
         raise UserError(f"{job!r} is no job of this engine; see `medssl run --help`.", code="bad-job")
     _known_scans(project, job.scans)
     if isinstance(job, PredictJob):
+        from medssl.predict import predict
+
         result = predict(project, project.run(job.weights), job, emit, should_stop)
     elif isinstance(job, FeaturesJob):
+        from medssl.features import features
+
         result = features(project, project.run(job.weights), job, emit, should_stop)
     else:
+        from medssl.export import export_scans
+
         result = export_scans(project, job, emit, should_stop)
     emit(Done(bool(result["stopped"]), result))
     return result

@@ -1,0 +1,85 @@
+"""The export buttons, with the real engine: one scan while the window lives on, all scans by a job."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from medssl.project import LabelClass, Project
+from napari.components import ViewerModel
+from qtpy.QtWidgets import QFileDialog
+
+from napari_medssl.widgets import Dock, dock
+
+PATIENCE = 120_000
+
+
+@pytest.fixture
+def said(monkeypatch) -> list[tuple[str, str]]:
+    """(severity, sentence) that napari was asked to show."""
+    shown: list[tuple[str, str]] = []
+    for severity in dock.SHOW:
+        monkeypatch.setitem(
+            dock.SHOW, severity, lambda text, severity=severity: shown.append((severity, text))
+        )
+    return shown
+
+
+@pytest.fixture
+def made(qtbot, said, tmp_path) -> Dock:
+    """A dock on two scans that a run has predicted."""
+    project = Project.create(tmp_path / "project", [LabelClass(1, "Liver", "#ff9e64")])
+    for number, name in enumerate("ab"):
+        values = np.random.default_rng(number).normal(size=(12, 10, 8)).astype(np.float32)
+        path = tmp_path / f"{name}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(values, np.diag([-1.5, -1.5, 4, 1])), path)
+        project.add_scan(path)
+    run = project.new_run("finetune", {"job": "finetune"}, "from-random")
+    run.checkpoint.write_bytes(b"weights")
+    for scan in project.scans.values():
+        project.save_prediction(run.id, scan.id, np.ones(scan.geometry.shape_zyx, np.uint8))
+    opened = Dock(ViewerModel())
+    qtbot.addWidget(opened)
+    opened.open(project.root)
+    return opened
+
+
+def save_as(made: Dock, qtbot, monkeypatch, path: Path) -> None:
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(path), ""))
+    made.finetune.out.one.click()
+    assert not made.finetune.out.one.isEnabled()
+    qtbot.waitUntil(made.finetune.out.one.isEnabled, timeout=PATIENCE)
+
+
+def test_the_ending_of_the_name_says_how_it_is_written(made, qtbot, said, monkeypatch, tmp_path):
+    save_as(made, qtbot, monkeypatch, tmp_path / "out.nrrd")
+    assert (tmp_path / "out.nrrd").read_bytes().startswith(b"NRRD")
+    assert (tmp_path / "out.nrrd.json").exists()
+    assert said == [("info", "Saved out.nrrd.")]
+
+
+def test_what_cannot_be_written_is_one_sentence(made, qtbot, said, monkeypatch, tmp_path):
+    save_as(made, qtbot, monkeypatch, tmp_path / "out.dcm")
+    ((severity, text),) = said
+    assert severity == "error" and "did not come from DICOM" in text
+
+
+def test_all_scans_go_into_a_folder(made, qtbot, said, monkeypatch, tmp_path):
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path / "out"))
+    made.finetune.out.menu.actions()[0].trigger()
+    assert not made.finetune.out.every.isEnabled()
+    qtbot.waitUntil(lambda: not made.session.job.running, timeout=PATIENCE)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"a_segmentation.nii.gz", "b_segmentation.nii.gz", "volumes.csv"} <= names
+    assert not said and made.session.job.said[-1].startswith("2 scans and volumes.csv are in")
+    assert made.finetune.out.panel.isVisibleTo(made.finetune)
+
+
+def test_opening_the_dock_does_not_load_what_writes_dicom_seg():
+    program = "import sys, napari_medssl.widgets; print('highdicom' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240)
+    assert result.stdout.strip() == "False", result.stderr
