@@ -193,7 +193,7 @@ def _ascending(segmentation: Any) -> None:
     else:
         segment = [frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber for frame in frames]
     places = np.array([frame.PlanePositionSequence[0].ImagePositionPatient for frame in frames], float)
-    order = np.lexsort((places @ normal, segment))
+    order = np.lexsort((places @ normal, np.array(segment)))
     segmentation.PerFrameFunctionalGroupsSequence = [frames[number] for number in order]
     packed = np.frombuffer(segmentation.PixelData, np.uint8)
     if size % 8 == 0:
