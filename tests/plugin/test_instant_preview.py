@@ -257,3 +257,24 @@ def test_outlines_of_a_scan_go_with_it(qtbot, desk):
     desk.session.select("b")
     assert shown(desk) is None
     assert len([x for x in desk.viewer.layers if layers.entry_of(x).get("role") == layers.PREVIEW]) == 1
+
+
+def test_strokes_while_it_computes_do_no_harm(desk, truth, monkeypatch):
+    """numpy refuses arrays that change under its hands, so the thread works on a copy."""
+    from medssl.annotation import Annotation
+
+    from napari_medssl import sketch
+
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[5, 10, 5:11], labels[5, 2] = 1, 255
+    fit = sketch.fit
+
+    def paint_meanwhile(*moments):
+        labels[:] = 1
+        return fit(*moments)
+
+    monkeypatch.setattr(sketch, "fit", paint_meanwhile)
+    run = desk.session.runs("pretrain")[0].id
+    request = sketch.Request(desk.session.project, "a", run, Annotation(labels), 0, 5)
+    found = sketch.Sketcher().sketch(request).outlines[1]
+    assert found[..., 0].max() < 16, "the slice as it was when the thread began"
