@@ -197,12 +197,13 @@ class InstantPreview:
         if tuple(layer.scale) != scale:
             layer.data = np.empty((0, 2, 3))
             layer.scale = scale
-        zoom = layers.camera_of(self.workspace.viewer).zoom
+        width = LINE_PIXELS / layers.camera_of(self.workspace.viewer).zoom / max(scale)
         layer.visible = True
+        if abs(layer.edge_width - width) > width / 20:  # napari makes all of the layer anew
+            layer.edge_width = width
         with layer.events.set_data.blocker():  # or the mesh is made twice, first in the old colours
             layer.data = vectors
         layer.edge_color = colors
-        layer.edge_width = LINE_PIXELS / zoom / max(scale)
 
     def _clear(self) -> None:
         """Show no outlines; while switched on the layer stays, for napari never lets go of all of one."""
@@ -267,6 +268,7 @@ def preview_layer(geometry: Geometry, scan: str, scale: tuple[float, float, floa
         opacity=1,
         **{**layers.placement(geometry), "scale": scale},
     )
+    layer._max_vectors_thumbnail = 1  # napari draws thumbnails in Python: 15 ms of a stroke's 150
     layer.editable = False
     layer.locked = True
     return layer

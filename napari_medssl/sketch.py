@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from medssl.annotation import Annotation
@@ -17,7 +17,7 @@ MOST_OTHERS = 8
 
 @dataclass(frozen=True)
 class Request:
-    """A slice (canonical axis, voxel index) of a scan, and all that is painted on the scan."""
+    """A slice (canonical axis, voxel index) of a scan, and all that is painted on the scan (it is copied)."""
 
     project: Project
     scan: str
@@ -61,6 +61,8 @@ class Sketcher:
             return Sketch(request, missing=str(error), more=bool(self._unread))
 
     def _sketch(self, request: Request) -> Sketch | None:
+        labels = request.annotation.labels.copy()  # the hand may paint on meanwhile
+        request = replace(request, annotation=replace(request.annotation, labels=labels))
         learner = self._turn_to(request)
         changed = learner.look(request.annotation)
         if self._unread and self._probe is not None:  # the scan's own strokes come first

@@ -36,6 +36,8 @@ PRIOR = 0.5
 scribbles do not."""
 MOST = 4096
 """Voxels a class that are learned from; of background, as many from strokes and from complete slices."""
+SPECK = 1.5
+"""Voxels: what is smaller is not drawn."""
 
 Moments = Mapping[int, np.ndarray]
 """By class id (0 background): (D, D) sums of products of what describes cells; the last row: sums, number."""
@@ -221,6 +223,7 @@ def outlines(scores: np.ndarray, probe: Probe, painted: np.ndarray) -> dict[int,
         box = _box(lead > 0)
         if label and box is not None:
             lines = find_contours(np.ascontiguousarray(lead[box]), 0)
+            lines = [line for line in lines if np.ptp(line, axis=0).max() >= SPECK]
             corner = [span.start for span in box]
             pairs = [np.stack([line[:-1], line[1:]], 1) + corner for line in lines]
             found[label] = np.concatenate(pairs) if pairs else np.empty((0, 2, 2))

@@ -1,0 +1,155 @@
+"""How long from the end of a stroke to its outlines on the screen: python benchmarks/preview.py
+
+Opens a real window (under Xvfb: xvfb-run -a -s "-screen 0 1400x1000x24" python benchmarks/preview.py) on a
+made-up scan of 256 x 256 x 128 voxels with features on the grid and of the width that the engine would use,
+and paints strokes with mouse events. The clock runs from the release of the button to the first frame that
+shows outlines which know of the stroke. --train does the same while the engine pre-trains on the scan.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import napari
+import nibabel
+import numpy as np
+from medssl.project import LabelClass, Project
+from medssl.similarity import write_features
+from qtpy.QtCore import Qt
+from qtpy.QtTest import QTest
+from rich.console import Console
+from rich.table import Table
+
+from napari_medssl.preview import InstantPreview
+
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "plugin"))
+from hand import Hand, wait_until
+
+SHAPE = (128, 256, 256)
+STEP, WIDTH = (2, 2, 2), 32  # features.grid_step and features.WIDTH, which need torch
+BALL = (60, 120, 120, 45)
+
+
+def make_project(folder: Path) -> Project:
+    """A noisy ball in a noisy box, and features that tell them apart, as noisily."""
+    random = np.random.default_rng(0)
+    place = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij", sparse=False), -1).astype(np.float32)
+    inside = np.linalg.norm(place - BALL[:3], axis=-1) < BALL[3]
+    image = (inside * 100 + random.normal(0, 40, SHAPE)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(image.transpose(2, 1, 0), np.eye(4)), folder / "scan.nii.gz")
+    project = Project.create(folder / "project", [LabelClass(1, "One", "#ff6f61")])
+    scan = project.add_scan(folder / "scan.nii.gz")
+    run = project.new_run("pretrain", {"job": "pretrain", "method": "pgl"}, "pgl")
+    run.checkpoint.write_bytes(bytes(10_000_000))
+    cells = inside[tuple(slice(each // 2, None, each) for each in STEP)]
+    kinds = random.normal(size=(2, WIDTH)).astype(np.float32)
+    vectors = kinds[cells.astype(int)] + random.normal(0, 0.7, (*cells.shape, WIDTH)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
+    write_features(project, scan.id, run.id, vectors.astype(np.float16), STEP)
+    return project
+
+
+class Clock:
+    """Notes when a frame was shown that has the newest outlines."""
+
+    def __init__(self, hand: Hand) -> None:
+        self.released = self.known = self.shown = 0.0
+        hand.dock.preview.preview.drawn.connect(self._on_drawn)
+        hand.canvas.frameSwapped.connect(self._on_frame)
+
+    def start(self) -> None:
+        """The button was released just now."""
+        self.released, self.known, self.shown = time.perf_counter(), 0.0, 0.0
+
+    def _on_drawn(self) -> None:
+        self.known = self.known or time.perf_counter()
+
+    def _on_frame(self) -> None:
+        if self.known and not self.shown:
+            self.shown = time.perf_counter()
+
+
+def stroke_times(hand: Hand, strokes: int) -> np.ndarray:
+    """Milliseconds (strokes, 2) to the answer and to its frame, in three orientations."""
+    desk, preview, clock = hand.dock.workspace, hand.dock.preview.preview, Clock(hand)
+    random, times = np.random.default_rng(1), []
+    for number in range(strokes):
+        axis = number * 3 // strokes
+        if number % 3 == 0:
+            desk.go_to(axis, int(random.integers(BALL[axis] - 25, BALL[axis] + 25)))
+            settle(preview)
+        label = 255 if number % 2 else 1
+        desk.paint(label)
+        start = np.array(BALL[:3]) + random.integers(-20, 20, 3) + (48 if label == 255 else 0)
+        start = np.minimum(start, np.array(SHAPE) - 20)
+        start[axis] = desk.slice_on_screen()[1]
+        end = start + 12
+        end[axis] = start[axis]
+        hand.drag(desk.annotation_layer, start, end)
+        clock.start()
+        wait_until(lambda: clock.shown, 60, f"the outlines ({preview.missing})")
+        times.append((clock.known - clock.released, clock.shown - clock.released))
+        settle(preview)
+    return 1e3 * np.array(times)
+
+
+def settle(preview: InstantPreview) -> None:
+    """Wait until nothing more is computed, as a person does who looks before painting on."""
+    QTest.qWait(120)
+    wait_until(lambda: preview._worker is None, 60, "the thread")
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--strokes", type=int, default=60)
+    parser.add_argument("--train", action="store_true", help="while the engine pre-trains")
+    parser.add_argument("--shot", help="keep a picture of the window at the end")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        project = make_project(Path(folder))
+        viewer = napari.Viewer(show=True)
+        viewer.window.resize(1400, 1000)
+        _, dock = viewer.window.add_plugin_dock_widget("napari-medssl")
+        dock.open(project.root)
+        QTest.qWait(1000)
+        hand = Hand(viewer, dock)
+        hand.open_step(2)
+        dock.workspace.new_annotation()
+        QTest.qWait(500)
+        hand.key(Qt.Key.Key_W)
+        assert dock.preview.preview.on
+        columns = np.arange(30)
+        for label, row in ((1, 120), (255, 20)):
+            places = (np.full(30, BALL[0]), np.full(30, row), columns + 100)
+            dock.workspace.annotation_layer.data_setitem(places, label)
+        settle(dock.preview.preview)
+        session = dock.session
+        if options.train:
+            dock.jobs.start(session.pretrain_job("pgl", "quick", 30))
+            wait_until(lambda: session.job.step > 2 or not session.job.running, 300, "the first steps")
+        stroke_times(hand, 3)  # the first ones load what later ones have
+        times = stroke_times(hand, options.strokes)
+        assert not options.train or session.job.running, "the training ended too early"
+        if options.shot:
+            viewer.window.screenshot(options.shot, canvas_only=False, flash=False)
+        if options.train:
+            dock.jobs.stop()
+            wait_until(lambda: not session.job.running, 120, "the end of the training")
+        viewer.close()
+    what = "while the engine trains" if options.train else "alone"
+    table = Table(title=f"From the end of a stroke, {options.strokes} strokes, {what}, milliseconds")
+    for name in ("", "median", "95th percentile", "slowest", "goal for the 95th"):
+        table.add_column(name, justify="right")
+    for name, column in (("outlines known", times[:, 0]), ("on the screen", times[:, 1])):
+        numbers = [f"{value:.0f}" for value in (np.median(column), np.percentile(column, 95), column.max())]
+        table.add_row(name, *numbers, "300" if options.train else "150")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
