@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from medssl import semi
 from medssl.config import FinetuneJob, Plan
+from medssl.finetune import Finetuning
 from medssl.networks import build
 from medssl.partial import AnnotatedVoxels
 from medssl.pool import Pool
 from medssl.self_training import Guesses, Rounds
-from medssl.supervised import Finetuning
 from small import Events, noise, plan, pool
 
 IGNORE = 255

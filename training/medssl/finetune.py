@@ -1,28 +1,132 @@
 """Fine-tuning: segmentation from annotated voxels, starting from pre-trained or random weights.
 
-What a step does with painted voxels stands in supervised.py, what is made of all the others in semi.py.
+A moving average of the weights is what predicts. What nobody painted comes in through `rounds`
+(self_training.py): from its first round on a step sees as many patches again whose labels are guesses, and
+the terms that were chosen (semi.py) make something of these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from medssl import checkpoint, config, devices, planner, semi
+from medssl.augment import STRONG, change_intensity, draw_bend
 from medssl.config import FinetuneJob, Plan
 from medssl.errors import UserError
 from medssl.events import Emit, Notice, Started
 from medssl.loop import Budget, settings_for, train
 from medssl.methods import find
+from medssl.methods.parts import follow
 from medssl.networks import Network, build, load_matching
-from medssl.partial import AnnotatedVoxels
-from medssl.pool import load_pool
+from medssl.partial import AnnotatedVoxels, Seen, Settings, partial_loss, sample_annotated
+from medssl.pool import Pool, load_pool
 from medssl.project import Project, Run
-from medssl.supervised import Finetuning
+from medssl.self_training import Rounds
+from medssl.views import cut, cut_targets, shown
+
+
+class Finetuning:
+    """Partial-label segmentation as a Task of the loop.
+
+    `terms` are losses by name, modules that take (Seen, Generator) and have a `weight`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        plan: Plan,
+        settings: Settings,
+        pool: Pool,
+        voxels: AnnotatedVoxels,
+        filled: set[str],
+        rounds: Rounds | None = None,
+        terms: Mapping[str, nn.Module] | None = None,
+    ) -> None:
+        self.network, self.plan, self.settings, self.filled = network, plan, settings, filled
+        self.pool, self.voxels = pool, voxels
+        self.rounds, self.terms = rounds, nn.ModuleDict(terms)
+        average = copy.deepcopy(network).requires_grad_(False)
+        self.modules = nn.ModuleDict({"network": network, "average": average, "terms": self.terms})
+        if rounds is not None:
+            self.modules["rounds"] = rounds
+        self.steps = 0
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        named = list(self.network.named_parameters())
+        fresh = [each for name, each in named if name not in self.filled]
+        groups = [
+            {
+                "params": [each for name, each in named if name in self.filled],
+                "rate": self.settings.pretrained_rate,
+            },
+            {"params": [*fresh, *self.terms.parameters()], "rate": 1.0},
+        ]
+        return [group for group in groups if group["params"]]
+
+    def loss(self, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy and Dice on annotated voxels of new patches; with guesses, the terms too."""
+        image, target = self.patches(self.pool, self.voxels, generator)
+        guesses = None
+        if self.rounds is not None:
+            guesses = self.rounds.guesses_at(fraction, self.modules["average"], self.plan, generator)
+        if guesses is None or not guesses.seen:
+            loss = partial_loss(self.network(image), target)
+            self._remember(loss)
+            return loss, {}
+        more, guessed = self.patches(*guesses.side(generator), generator)
+        features = self.network.finest(torch.cat([image, more]))
+        loss = partial_loss(self.network.head(features[: len(image)]), target)
+        self._remember(loss)
+        # The curve goes on with the loss on true labels: with the terms added it would seem to jump.
+        numbers = {"loss": loss.detach()}
+        seen = Seen(self.network, features, torch.cat([target, guessed]), len(image))
+        for name, term in self.terms.items():
+            value = term(seen, generator)
+            numbers[name] = value.detach()
+            loss = loss + term.weight * value
+        return loss, numbers
+
+    def _remember(self, loss: Tensor) -> None:
+        if self.rounds is not None:
+            self.rounds.remember(loss)
+
+    def patches(self, pool: Pool, voxels: AnnotatedVoxels, generator: Generator) -> tuple[Tensor, Tensor]:
+        """A batch of changed patches (B, ...) and their targets: the targets lie as the patches do."""
+        settings, plan = self.settings, self.plan
+        views = sample_annotated(
+            pool,
+            plan,
+            voxels,
+            generator,
+            foreground=settings.foreground,
+            zoom=settings.zoom,
+            turn=settings.turn,
+            reach=settings.reach,
+        )
+        bend = None
+        if settings.bend:
+            size = plan.patch_vox[3 - plan.dims :]
+            bend = draw_bend(plan.batch, size, generator, strength_vox=settings.bend).to(pool.device)
+        image = change_intensity(shown(cut(pool, views, plan, bend)), STRONG, generator)
+        return image, cut_targets(pool, views, plan, bend)
+
+    def after_step(self, fraction: float) -> None:
+        """Move the average; at the start it follows closely, or it would remember the random weights."""
+        self.steps += 1
+        keep = min(self.settings.average, (1 + self.steps) / (10 + self.steps))
+        follow(list(self.modules["average"].parameters()), list(self.network.parameters()), keep)
+
+    def shrink(self) -> str | None:
+        if self.plan.batch < 2:
+            return None
+        self.plan = replace(self.plan, batch=self.plan.batch // 2)
+        return f"Memory was short: the batch is now {self.plan.batch}, and the training goes on."
 
 
 def finetune(

@@ -1,4 +1,4 @@
-"""Training from partial labels: a loss that looks at annotated voxels only, and where to sample them."""
+"""Training from partial labels: where to sample annotated voxels, and a loss that looks at them only."""
 
 from __future__ import annotations
 
@@ -10,9 +10,48 @@ from torch.nn import functional as F
 
 from medssl.config import Plan
 from medssl.errors import UserError
+from medssl.networks import Network
 from medssl.pool import Pool
 from medssl.project import IGNORE
 from medssl.views import Views, scan_shapes, view_step
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How patches are drawn and changed, and how weights move."""
+
+    foreground: float = 0.67
+    """Share of patches around a voxel of a painted class (classes drawn evenly)."""
+    zoom: tuple[float, float] = (0.8, 1.25)
+    turn: float = 0.35
+    """Largest angle of the patch, radians."""
+    bend: float = 3.0
+    """Typical largest displacement of the elastic deformation, working voxels."""
+    reach: float = 0.8
+    """How far from the patch's middle the annotated voxel may lie, as a share of the patch."""
+    average: float = 0.99
+    """Momentum of the moving average of the weights; the average is what predicts."""
+    background_weight: float = 0.75
+    """Factor on the background's probability where a voxel is given its class, in guesses and predictions.
+
+    Below 1 makes structures larger. Unsure voxels lie mostly around them, and the best decision for Dice lies
+    below a probability of a half (Lipton et al., ECML 2014).
+    """
+    pretrained_rate: float = 1.0
+    """Factor of the learning rate for layers that start from pre-trained weights."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A step's patches as the network sees them: those around painted voxels, then those around guesses."""
+
+    network: Network
+    features: Tensor
+    """(N, C, ...) finest decoder map; the network's head makes scores of it."""
+    target: Tensor
+    """(N, ...) long: 0 background, 1..K, 255 unknown."""
+    painted: int
+    """So many of them are the first."""
 
 
 def partial_loss(scores: Tensor, target: Tensor) -> Tensor:

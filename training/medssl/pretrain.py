@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -84,8 +84,8 @@ def pretrain(
     if not resume:
         emit(Metric(0, health.start.numbers()))
     begin = time.monotonic()  # looking at random weights takes nothing of the training's time
-    with suppress(_Stopped):  # the loop then stops before its first step, and leaves a checkpoint as ever
-        method.prepare(pool, _heard(emit, should_stop))
+    with _until_stopped(emit, should_stop) as heard:
+        method.prepare(pool, heard)  # where it is stopped the loop stops, too, and leaves a checkpoint
     card = {
         "kind": "pretrain",
         "method": job.method,
@@ -115,15 +115,22 @@ class _Stopped(Exception):
     """The user stopped the preparation."""
 
 
-def _heard(emit: Emit, should_stop: Callable[[], bool]) -> Emit:
-    """An Emit that ends what goes on as soon as it says something after the user asked to stop."""
+@contextmanager
+def _until_stopped(emit: Emit, should_stop: Callable[[], bool]) -> Iterator[Emit]:
+    """An Emit with which a preparation ends as soon as it says something after the user asked to stop.
+
+    A method may keep it: later on it is a plain one.
+    """
+    preparing = True
 
     def say(event: Event) -> None:
         emit(event)
-        if should_stop():
+        if preparing and should_stop():
             raise _Stopped
 
-    return say
+    with suppress(_Stopped):
+        yield say
+    preparing = False
 
 
 def _random_network(plan: Plan, seed: int) -> Network:

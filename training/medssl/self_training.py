@@ -17,17 +17,16 @@ import torch
 from scipy import ndimage
 from torch import Generator, Tensor, nn
 
-from medssl import supervised
+from medssl import partial
 from medssl.config import Plan, Sides
 from medssl.errors import UserError
 from medssl.events import Emit, Notice
 from medssl.networks import Network
-from medssl.partial import AnnotatedVoxels, partial_loss
+from medssl.partial import AnnotatedVoxels, Seen, partial_loss
 from medssl.pool import Pool
 from medssl.predict import segment_work
 from medssl.project import IGNORE
 from medssl.sides import ORDERS, sides, turned
-from medssl.supervised import Seen
 
 VOXELS_A_ROUND = {"cpu": 1_200_000, "cuda": 200_000_000}
 """How much is labelled in a round: a few seconds' work on the device."""
@@ -38,7 +37,7 @@ NAMED = 8
 
 
 @dataclass(frozen=True)
-class Settings(supervised.Settings):
+class Settings(partial.Settings):
     """When guesses are made, which are kept, and what they weigh."""
 
     rounds: tuple[float, ...] = (0.35, 0.5, 0.65, 0.8)

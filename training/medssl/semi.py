@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from medssl import self_training, supervised
+from medssl import partial, self_training
 from medssl.config import FinetuneJob, Plan, Semi
 from medssl.errors import UserError
 from medssl.events import Emit, Notice
@@ -18,16 +18,16 @@ from medssl.pool import Pool, join, load_pool
 from medssl.project import Project
 from medssl.self_training import Guesses, GuessLoss, Rounds
 
-CHOICES: dict[str, tuple[str, type[supervised.Settings]]] = {
+CHOICES: dict[str, tuple[str, type[partial.Settings]]] = {
     "self_training": ("finetune", self_training.Settings),
     "pseudo_contrast": ("pseudo_contrast", pseudo_contrast.Settings),
     "both": ("pseudo_contrast", pseudo_contrast.Settings),
-    "none": ("finetune", supervised.Settings),
+    "none": ("finetune", partial.Settings),
 }
 """Of every choice the name of its recipes (before "-quick", "-paper"), and its settings."""
 
 
-def find(name: str) -> tuple[str, type[supervised.Settings]]:
+def find(name: str) -> tuple[str, type[partial.Settings]]:
     """Recipe and settings of a choice.
 
     Raises UserError ("bad-job") that lists those there are.
@@ -40,7 +40,7 @@ def find(name: str) -> tuple[str, type[supervised.Settings]]:
 def terms(
     job: FinetuneJob,
     plan: Plan,
-    settings: supervised.Settings,
+    settings: partial.Settings,
     voxels: AnnotatedVoxels,
     classes: int,
     emit: Emit,
@@ -73,7 +73,7 @@ def rounds(
     project: Project,
     pool: Pool,
     plan: Plan,
-    settings: supervised.Settings,
+    settings: partial.Settings,
     network: Network,
     emit: Emit,
 ) -> Rounds | None:

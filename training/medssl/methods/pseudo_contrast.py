@@ -46,7 +46,7 @@ from medssl import self_training
 from medssl.config import Plan
 from medssl.devices import full_precision
 from medssl.errors import UserError
-from medssl.supervised import Seen
+from medssl.partial import Seen
 
 
 @dataclass(frozen=True)
