@@ -20,7 +20,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -134,15 +133,7 @@ def run_cell(
     except (Stopped, KeyboardInterrupt):
         raise
     except Exception as error:  # one method's defect must not cost the others' night
-        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    return Failure(
-        dataset=material.dataset.name,
-        method=method,
-        seed=seed,
-        settings=asdict(settings),
-        failed=reason,
-        date=datetime.now().astimezone().isoformat(timespec="seconds"),
-    )
+        return Failure.of(material.dataset.name, method, seed, asdict(settings), error)
 
 
 def open_dataset(data: Path, name: str, work: Path, emit: Emit) -> Material:

@@ -22,7 +22,6 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -192,9 +191,7 @@ def attempt(
     except (Stopped, KeyboardInterrupt):
         raise
     except Exception as error:  # one cell's defect must not cost the others' night
-        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-    now = datetime.now().astimezone().isoformat(timespec="seconds")
-    return Failure(material.dataset.name, arm, seed, asdict(protocol), reason, now)
+        return Failure.of(material.dataset.name, arm, seed, asdict(protocol), error)
 
 
 def _finished(options: argparse.Namespace, arm: str, seed: int, protocol: Protocol) -> Cell | None:

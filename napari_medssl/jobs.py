@@ -109,7 +109,8 @@ class Child(QObject):
             return
         if isinstance(event, events.Started):
             # A job without weights, as a suggestion before any training, has no run to keep a log in.
-            self._log = self._project / ("runs" if event.run else "") / event.run / "run.log"
+            folder = self._project / "runs" / event.run if event.run else self._project
+            self._log = folder / "run.log"
             self._append(self._log, self._errors)
         if isinstance(event, events.Done | events.Failed):
             self._last = event

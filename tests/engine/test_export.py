@@ -15,8 +15,8 @@ from medssl.config import ExportJob
 from medssl.errors import UserError
 from medssl.events import Notice, Progress
 from medssl.export import export_scan, export_scans, may_write
+from medssl.files import sha256_of
 from medssl.project import Annotation, LabelClass, Project
-from medssl.provenance import hash_of
 from project_parts import code_of, painted
 
 
@@ -104,11 +104,11 @@ def test_an_ending_that_is_not_written_is_refused(dicom_project: Project, tmp_pa
 def test_the_record_says_what_made_the_file(dicom_project: Project, tmp_path: Path) -> None:
     export_scan(dicom_project, "series", RUN, tmp_path / "out.nrrd")
     record = json.loads((tmp_path / "out.nrrd.json").read_text())
-    assert record["file"] == {"name": "out.nrrd", "sha256": hash_of(tmp_path / "out.nrrd")}
+    assert record["file"] == {"name": "out.nrrd", "sha256": sha256_of(tmp_path / "out.nrrd")}
     assert record["scan"]["sha256"] == dicom_project.scans["series"].sha256
     assert record["annotation"]["complete_slices"] == {"axial": [4], "coronal": [], "sagittal": [7]}
     assert record["prediction"]["run"] == RUN
-    assert record["prediction"]["weights_sha256"] == hash_of(dicom_project.run(RUN).checkpoint)
+    assert record["prediction"]["weights_sha256"] == sha256_of(dicom_project.run(RUN).checkpoint)
     assert {"medssl", "torch", "highdicom"} <= set(record["versions"])
     assert str(tmp_path) not in json.dumps(record)
 

@@ -1,4 +1,4 @@
-"""Which screen the tests draw on."""
+"""Which screen the tests draw on, and what is said on it."""
 
 from __future__ import annotations
 
@@ -19,3 +19,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("viewer"):
             item.add_marker(skip)
+
+
+@pytest.fixture
+def said(monkeypatch) -> list[tuple[str, str]]:
+    """(severity, sentence) that napari was asked to show."""
+    from napari_medssl.widgets import dock  # Qt, which the platform above is for
+
+    shown: list[tuple[str, str]] = []
+    for severity in dock.SHOW:
+        monkeypatch.setitem(
+            dock.SHOW, severity, lambda text, severity=severity: shown.append((severity, text))
+        )
+    return shown

@@ -15,7 +15,7 @@ from napari.utils.shortcuts import default_shortcuts
 from qtpy.QtCore import Qt
 
 from napari_medssl import _reader, _samples, layers
-from napari_medssl.widgets import Dock, dock, style
+from napari_medssl.widgets import Dock, style
 from napari_medssl.widgets.finetune import RANDOM
 
 ENGINE = """
@@ -65,17 +65,6 @@ FAILS = """
 say(events.Failed("memory", "There is too little memory; close other programs."))
 sys.exit(1)
 """
-
-
-@pytest.fixture
-def said(monkeypatch) -> list[tuple[str, str]]:
-    """(severity, sentence) that napari was asked to show."""
-    shown: list[tuple[str, str]] = []
-    for severity in dock.SHOW:
-        monkeypatch.setitem(
-            dock.SHOW, severity, lambda text, severity=severity: shown.append((severity, text))
-        )
-    return shown
 
 
 @pytest.fixture

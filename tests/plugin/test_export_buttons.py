@@ -13,20 +13,9 @@ from medssl.project import LabelClass, Project
 from napari.components import ViewerModel
 from qtpy.QtWidgets import QFileDialog
 
-from napari_medssl.widgets import Dock, dock
+from napari_medssl.widgets import Dock
 
 PATIENCE = 120_000
-
-
-@pytest.fixture
-def said(monkeypatch) -> list[tuple[str, str]]:
-    """(severity, sentence) that napari was asked to show."""
-    shown: list[tuple[str, str]] = []
-    for severity in dock.SHOW:
-        monkeypatch.setitem(
-            dock.SHOW, severity, lambda text, severity=severity: shown.append((severity, text))
-        )
-    return shown
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,13 @@ class Failure:
     failed: str
     """The reason, a sentence."""
     date: str
+
+    @classmethod
+    def of(cls, dataset: str, method: str, seed: int, settings: dict[str, Any], error: Exception) -> Failure:
+        """What to say of a cell that has just ended in this error."""
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        return cls(dataset, method, seed, settings, reason, now)
 
     @property
     def key(self) -> tuple[Any, ...]:

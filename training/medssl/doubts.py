@@ -25,9 +25,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medssl.config import Plan
-from medssl.loop import autocast
+from medssl.features import encoded
 from medssl.networks import Network
-from medssl.predict import scores_of, slab_of, working_size
+from medssl.predict import neighbouring_slices, scores_of, slab_of, weighted
 
 ANGLES = (0.0, 0.2, -0.2)
 """Radians by which the committee turns a slice: within what fine-tuning does."""
@@ -63,8 +63,7 @@ def doubts(
     for group in together(indices):
         low, high = _margin(plan, spacing, group[0], group[-1], len(work))
         scores = _committee(network, plan, slab_of(work, low, high, device), spacing, device)
-        scores[:, 0] *= background_weight
-        scores = scores / scores.sum(1, keepdim=True)
+        scores = weighted(scores, background_weight)
         result += [_doubt(scores[index - low], spacing[1] * spacing[2]) for index in group]
     return result
 
@@ -129,17 +128,11 @@ def vector(
 ) -> np.ndarray:
     """What one slice looks like to the network: (F,) float32, the mean over its places of all encoder levels,
     each of unit length there."""
-    low, high = _margin(plan, spacing, index, index, len(work))
     if plan.dims == 2:
-        offsets = np.arange(plan.patch_vox[0]) - plan.patch_vox[0] // 2
-        chosen = (index + offsets).clip(0, len(work) - 1) - low
-        image = slab_of(work, low, high, device)[torch.from_numpy(chosen).to(device)][None]
+        image = neighbouring_slices(work, index, index + 1, plan.patch_vox[0], device)
     else:
+        low, high = _margin(plan, spacing, index, index, len(work))
         image = slab_of(work, low, high, device)[None, None]
-    size = working_size(image.shape[2:], spacing[3 - plan.dims :], plan.spacing_mm[3 - plan.dims :])
-    if size != tuple(image.shape[2:]):
-        image = F.interpolate(image, size, mode="bilinear" if plan.dims == 2 else "trilinear")
-    with autocast(device, plan.precision):
-        levels = network.encode(network.pad(image)[0])
+    levels, _, _ = encoded(network, plan, image, spacing[3 - plan.dims :])
     means = [F.normalize(level.float(), dim=1, eps=1e-6).flatten(2).mean(2)[0] for level in levels]
     return torch.cat(means).cpu().numpy()

@@ -41,8 +41,6 @@ def run(job: Job, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]
     try:
         if isinstance(job, TrainingJob):
             return _train(project, job, emit, should_stop)
-        if isinstance(job, SuggestJob):
-            return _suggest(project, job, emit, should_stop)
         return _use(project, job, emit, should_stop)
     except (RuntimeError, MemoryError) as error:
         if not devices.out_of_memory(error):
@@ -54,10 +52,9 @@ def run(job: Job, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]
 
 
 def _use(project: Project, job: Job, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]:
-    """Predict, compute features or export with the weights of a run."""
-    if not isinstance(job, PredictJob | FeaturesJob | ExportJob):
-        raise UserError(f"{job!r} is no job of this engine; see `medssl run --help`.", code="bad-job")
-    _known_scans(project, job.scans)
+    """Everything that does not train: predict, compute features, export, suggest slices."""
+    if isinstance(job, PredictJob | FeaturesJob | ExportJob):
+        _known_scans(project, job.scans)
     if isinstance(job, PredictJob):
         from medssl.predict import predict
 
@@ -66,21 +63,16 @@ def _use(project: Project, job: Job, emit: Emit, should_stop: Callable[[], bool]
         from medssl.features import features
 
         result = features(project, project.run(job.weights), job, emit, should_stop)
-    else:
+    elif isinstance(job, ExportJob):
         from medssl.export import export_scans
 
         result = export_scans(project, job, emit, should_stop)
-    emit(Done(bool(result["stopped"]), result))
-    return result
+    elif isinstance(job, SuggestJob):
+        from medssl.suggest import suggest
 
-
-def _suggest(
-    project: Project, job: SuggestJob, emit: Emit, should_stop: Callable[[], bool]
-) -> dict[str, Any]:
-    """Rank slices by what painting them would teach."""
-    from medssl.suggest import suggest
-
-    result = suggest(project, job, emit, should_stop)
+        result = suggest(project, job, emit, should_stop)
+    else:
+        raise UserError(f"{job!r} is no job of this engine; see `medssl run --help`.", code="bad-job")
     emit(Done(bool(result["stopped"]), result))
     return result
 

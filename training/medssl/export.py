@@ -194,8 +194,8 @@ def export_scans(
         except UserError as error:
             refuse(scan_id, error)
     left = [scan_id for scan_id in scans if scan_id not in refused]
+    emit(Started(run.id if run else ""))
     if run is not None:
-        emit(Started(run.id))
         _predict_missing(project, run, left, job, emit, should_stop)
     for number, scan_id in enumerate(left):
         if should_stop():

@@ -131,20 +131,26 @@ def _levels(
     cells: Sequence[int],
 ) -> Tensor:
     """(B, F, *cells) features of one image, sampled at the grid's cell centres."""
-    shape = image.shape[2:]
-    size = working_size(shape, spacing, plan.spacing_mm[3 - plan.dims :])
-    if size != tuple(shape):
-        image = F.interpolate(image, size, mode="bilinear" if plan.dims == 2 else "trilinear")
-    padded, _ = network.pad(image)
-    with autocast(image.device, plan.precision):
-        levels = network.encode(padded)
+    levels, size, padded = encoded(network, plan, image, spacing)
     axes = []
-    for length, each, count, small, big in zip(shape, stride, cells, size, padded.shape[2:], strict=True):
+    for length, each, count, small, big in zip(image.shape[2:], stride, cells, size, padded, strict=True):
         centre = (torch.arange(count, device=image.device) + 0.5) * each  # edge coordinates of the scan
         axes.append(2 * centre.clamp(max=length) * (small / length) / big - 1)
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flip(-1)
     grid = grid.expand(len(image), *grid.shape)
     return unit_levels(levels, grid)
+
+
+def encoded(
+    network: Network, plan: Plan, image: Tensor, spacing: Sequence[float]
+) -> tuple[list[Tensor], tuple[int, ...], tuple[int, ...]]:
+    """All encoder levels of an image at the plan's spacing; its size there, without and with padding."""
+    size = working_size(image.shape[2:], spacing, plan.spacing_mm[3 - plan.dims :])
+    if size != tuple(image.shape[2:]):
+        image = F.interpolate(image, size, mode="bilinear" if plan.dims == 2 else "trilinear")
+    padded, _ = network.pad(image)
+    with autocast(image.device, plan.precision):
+        return network.encode(padded), size, tuple(padded.shape[2:])
 
 
 def unit_levels(levels: Sequence[Tensor], grid: Tensor) -> Tensor:

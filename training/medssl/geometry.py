@@ -17,6 +17,8 @@ import numpy as np
 from medssl.errors import UserError
 
 Affine = tuple[tuple[float, ...], ...]
+AXIS_NAMES = ("axial", "coronal", "sagittal")
+"""What slices across the canonical axes are called."""
 FLAT = 1e-4
 """Volume of a voxel, its edges scaled to length one, below which the axes no longer span space."""
 

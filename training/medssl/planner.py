@@ -20,6 +20,7 @@ import torch
 from medssl import devices
 from medssl.config import Plan
 from medssl.errors import UserError
+from medssl.geometry import AXIS_NAMES
 from medssl.networks import build
 from medssl.project import Project
 
@@ -28,8 +29,6 @@ SETTINGS = ("dims", "slice_axis", "batch", "precision", "threads", "patch", "con
 
 PIXELS_A_STEP_CPU, PIXELS_A_STEP_GPU = 40_000, 1_200_000
 """What a batch holds: a step then takes about as long for small patches as for large ones."""
-
-AXIS_NAMES = ("axial", "coronal", "sagittal")
 
 
 def choose(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -145,19 +146,24 @@ def scores_of(
     network: Network, plan: Plan, work: np.ndarray | Tensor, spacing: Sequence[float], device: torch.device
 ) -> Tensor:
     """Softmax scores (n, K, rows, columns) of n slices from their own side; all of them are in memory."""
-    look = _slices_2d if plan.dims == 2 else _slabs_3d
-    return torch.cat(list(look(network, plan, work, spacing, device)))
+    return torch.cat(list(_scores_of_slabs(network, replace(plan, sides="own"), work, spacing, device)))
 
 
 def _decided(scores: Tensor, sure: float, background_weight: float) -> Tensor:
     """The best class of every voxel of (n, K, ...) softmax scores, uint8."""
-    if background_weight != 1:
-        scores = torch.cat([background_weight * scores[:, :1], scores[:, 1:]], 1)
-        scores = scores / scores.sum(1, keepdim=True)
+    scores = weighted(scores, background_weight)
     label = scores.argmax(1)
     if sure > 0:
         label = torch.where(scores.amax(1) < sure, IGNORE, label)
     return label.to(torch.uint8)
+
+
+def weighted(scores: Tensor, background_weight: float) -> Tensor:
+    """Scores (n, K, ...) in which the background's probability counts so many times."""
+    if background_weight == 1:
+        return scores
+    scores = torch.cat([background_weight * scores[:, :1], scores[:, 1:]], 1)
+    return scores / scores.sum(1, keepdim=True)
 
 
 def _scores(network: Network, plan: Plan, image: Tensor) -> Tensor:

@@ -229,7 +229,7 @@ class Project:
 
     def save_prediction(self, run_id: str, scan_id: str, labels: np.ndarray) -> Path:
         """Keep a segmentation; returns the file."""
-        path = self.run(run_id).folder / "predictions" / f"{self._scan(scan_id).id}.npz"
+        path = self._prediction_file(self.run(run_id).id, scan_id)
         write_annotation(path, Annotation(labels), self.scans[scan_id].geometry.shape_zyx)
         return path
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -14,11 +13,11 @@ import numpy as np
 from medssl import __version__
 from medssl.annotation import Annotation
 from medssl.contents import Scan
-from medssl.files import write_json
+from medssl.files import sha256_of, write_json
+from medssl.geometry import AXIS_NAMES
 from medssl.machine import commit
 from medssl.project import Run
 
-AXES = ("axial", "coronal", "sagittal")
 LIBRARIES = ("numpy", "torch", "monai", "nibabel", "SimpleITK", "pydicom", "highdicom")
 
 
@@ -41,7 +40,7 @@ def write_record(
     write_json(
         record_path(exported),
         {
-            "file": {"name": exported.name, "sha256": hash_of(exported)},
+            "file": {"name": exported.name, "sha256": sha256_of(exported)},
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             "scan": {
                 "id": scan.id,
@@ -63,19 +62,13 @@ def write_record(
     )
 
 
-def hash_of(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _annotation(annotation: Annotation | None) -> dict[str, Any] | None:
     """Which slices are complete, and how many voxels are painted in or outside of them."""
     if annotation is None:
         return None
     complete = {
         name: sorted(index for axis, index in annotation.complete if axis == number)
-        for number, name in enumerate(AXES)
+        for number, name in enumerate(AXIS_NAMES)
     }
     return {"complete_slices": complete, "painted_voxels": int(np.count_nonzero(annotation.labels))}
 
@@ -85,7 +78,7 @@ def _prediction(run: Run) -> dict[str, Any]:
     card = run.card
     return {
         "run": run.id,
-        "weights_sha256": hash_of(run.checkpoint) if run.checkpoint.exists() else None,
+        "weights_sha256": sha256_of(run.checkpoint) if run.checkpoint.exists() else None,
         "step": card.get("step"),
         "started_from": card.get("weights"),
         "trained_on": card.get("scans"),

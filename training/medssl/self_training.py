@@ -205,7 +205,8 @@ class Rounds(nn.Module):
         """Make the guesses of this round, drawn by the training's seed and the round alone."""
         own = Generator().manual_seed(generator.initial_seed() + (self.made or 0))
         self.guesses.refresh(self.guesser, replace(plan, sides="all" if self.guess_all_sides else "own"), own)
-        self.all_sides.logical_or_(torch.tensor(len(self.guesses.seen) > 1))
+        if len(self.guesses.seen) > 1:
+            self.all_sides.fill_(True)
 
 
 class GuessLoss(nn.Module):

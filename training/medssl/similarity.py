@@ -7,7 +7,6 @@ small JSON file that says which scan, which weights and which grid. Cell c of an
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from medssl.errors import UserError
-from medssl.files import read_array, read_json, write_array, write_json
+from medssl.files import read_array, read_json, sha256_of, write_array, write_json
 from medssl.project import Project
 
 CELLS_AT_ONCE = 1 << 14
@@ -78,10 +77,7 @@ def write_features(
 def _origin(project: Project, scan: str, run: str) -> dict[str, str]:
     """What features are made from: fingerprints of the scan and of the run's weights as they are now."""
     checkpoint = project.run(run).checkpoint
-    weights = ""
-    if checkpoint.exists():
-        with checkpoint.open("rb") as file:
-            weights = hashlib.file_digest(file, "sha256").hexdigest()
+    weights = sha256_of(checkpoint) if checkpoint.exists() else ""
     return {"image": project.scans[scan].sha256, "weights": weights}
 
 

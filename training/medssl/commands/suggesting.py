@@ -9,8 +9,6 @@ import typer
 
 from medssl.commands.options import DeviceOption, ProjectArgument, SeedOption
 
-PLANES = ("axial", "coronal", "sagittal")
-
 
 def suggest(
     project: ProjectArgument,
@@ -41,6 +39,7 @@ def suggest(
     from medssl.commands.terminal import console, run_job, stop_on_interrupt
     from medssl.config import SuggestJob
     from medssl.files import write_json
+    from medssl.geometry import AXIS_NAMES
     from medssl.project import Project
 
     run = choose_run(Project.open(project), weights, ("finetune", "pretrain")).id if weights else None
@@ -54,5 +53,5 @@ def suggest(
         write_json(json, result["suggestions"])
     table = Table("scan", "slice", "why")
     for each in result["suggestions"]:
-        table.add_row(each["scan"], f"{PLANES[each['axis']]} {each['index']}", each["reason"])
+        table.add_row(each["scan"], f"{AXIS_NAMES[each['axis']]} {each['index']}", each["reason"])
     Console().print(table)
