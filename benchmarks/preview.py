@@ -25,6 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from napari_medssl.preview import InstantPreview
+from napari_medssl.tasks import pretrain_job
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "plugin"))
 from hand import Hand, wait_until
@@ -130,7 +131,7 @@ def main() -> None:
         settle(dock.preview.preview)
         session = dock.session
         if options.train:
-            dock.jobs.start(session.pretrain_job("pgl", "quick", 30))
+            dock.jobs.start(pretrain_job(session, "pgl", "quick", 30))
             wait_until(lambda: session.job.step > 2 or not session.job.running, 300, "the first steps")
         stroke_times(hand, 3)  # the first ones load what later ones have
         times = stroke_times(hand, options.strokes)

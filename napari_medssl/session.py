@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from medssl import config, events
+from medssl import events
 from medssl.errors import UserError
 from medssl.palette import class_color
 from medssl.project import Annotation, LabelClass, Project, Run, Scan, is_project
@@ -227,38 +227,6 @@ class Session:
         """Read the run folders' job files; not at every event of a job."""
         self._runs = self.project.runs() if self.project else []
         self.runs_changed.emit()
-
-    def pretrain_job(self, method: str, recipe: str, minutes: float) -> config.PretrainJob:
-        """Pre-train from the beginning."""
-        project = self.need_project()
-        self.need_scan()
-        return config.PretrainJob(project=str(project.root), method=method, recipe=recipe, minutes=minutes)
-
-    def resume_job(self, run: Run) -> config.Job:
-        """Go on with a run from its last checkpoint."""
-        kind = config.PretrainJob if run.job.get("job") == "pretrain" else config.FinetuneJob
-        return kind(project=str(self.need_project().root), resume=run.id)
-
-    def finetune_job(self, weights: str | None, minutes: float) -> config.FinetuneJob:
-        """Fine-tune on all annotations and predict the current scan; `weights` None is random."""
-        project, scan = self.need_project(), self.need_scan()
-        if not self.annotated:
-            raise UserError(
-                "Nothing is annotated yet; paint a few slices in step 2 and mark them complete.",
-                code="no-annotation",
-            )
-        return config.FinetuneJob(
-            project=str(project.root), weights=weights, minutes=minutes, predict_scans=(scan.id,)
-        )
-
-    def features_job(self, weights: str | None) -> config.FeaturesJob:
-        """Compute the current scan's dense features."""
-        project, scan = self.need_project(), self.need_scan()
-        if weights is None:
-            raise UserError(
-                "There are no weights yet to compute features with; pre-train first.", code="no-weights"
-            )
-        return config.FeaturesJob(project=str(project.root), weights=weights, scans=(scan.id,))
 
     # --- the job -------------------------------------------------------------------------------------
 

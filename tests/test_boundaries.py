@@ -22,6 +22,7 @@ application = QApplication([])
 from napari.components import ViewerModel
 from napari_medssl._samples import phantom
 from napari_medssl.layers import save_image
+from napari_medssl.tasks import finetune_job
 from napari_medssl.widgets import Dock
 from napari.layers import Image
 import numpy as np
@@ -38,7 +39,7 @@ dock.workspace.annotation_layer.paint((30, 50, 50), 1)
 dock.workspace.toggle_complete()
 dock.workspace.autosave.flush()
 assert dock.session.project.annotated() == (scan.id,)
-dock.session.finetune_job(None, 1.0)
+finetune_job(dock.session, None, 1.0)
 """
 
 

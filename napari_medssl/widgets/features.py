@@ -8,6 +8,7 @@ from napari_medssl.guard import guarded
 from napari_medssl.jobs import Jobs
 from napari_medssl.session import Session
 from napari_medssl.similar import Similar
+from napari_medssl.tasks import features_job
 from napari_medssl.widgets.finetune import describe
 from napari_medssl.widgets.parts import JobPanel, button, column, hint, set_primary
 from napari_medssl.workspace import Workspace
@@ -53,7 +54,7 @@ class Features(QWidget):
 
     def _run(self) -> None:
         self.workspace.autosave.flush()
-        self.jobs.start(self.session.features_job(self.weights.currentData()))
+        self.jobs.start(features_job(self.session, self.weights.currentData()))
 
     def toggle(self) -> None:
         """Follow clicks, or stop."""

@@ -9,6 +9,7 @@ from qtpy.QtWidgets import QComboBox, QFormLayout, QWidget
 from napari_medssl.guard import guarded
 from napari_medssl.jobs import Jobs
 from napari_medssl.session import Session
+from napari_medssl.tasks import finetune_job
 from napari_medssl.widgets.export import Export
 from napari_medssl.widgets.parts import JobPanel, button, column, minutes_box, row
 from napari_medssl.workspace import Workspace
@@ -75,7 +76,7 @@ class Finetune(QWidget):
 
     def _run(self) -> None:
         self.workspace.autosave.flush()
-        self.jobs.start(self.session.finetune_job(self.weights.currentData(), self.minutes.value()))
+        self.jobs.start(finetune_job(self.session, self.weights.currentData(), self.minutes.value()))
 
     def refresh(self) -> None:
         """Show weights and predictions that there are."""

@@ -10,6 +10,7 @@ from napari_medssl.guard import guarded
 from napari_medssl.history import losses_of
 from napari_medssl.jobs import Jobs
 from napari_medssl.session import Session
+from napari_medssl.tasks import pretrain_job, resume_job
 from napari_medssl.widgets.parts import JobPanel, button, column, hint, minutes_box, row
 from napari_medssl.workspace import Workspace
 
@@ -66,11 +67,11 @@ class Pretrain(QWidget):
         """Continue the newest pre-training that did not come to its end."""
         run = self.session.resumable(self.kind)
         if run is not None:
-            guarded(self.session, lambda: self._run(self.session.resume_job(run)))
+            guarded(self.session, lambda: self._run(resume_job(self.session, run)))
 
     def _new_job(self) -> config.Job:
         method, recipe = self.method.currentData()
-        return self.session.pretrain_job(method, recipe, self.minutes.value())
+        return pretrain_job(self.session, method, recipe, self.minutes.value())
 
     def _run(self, job: config.Job) -> None:
         self.workspace.autosave.flush()

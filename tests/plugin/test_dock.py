@@ -15,6 +15,7 @@ from napari.utils.shortcuts import default_shortcuts
 from qtpy.QtCore import Qt
 
 from napari_medssl import _reader, _samples, layers
+from napari_medssl.tasks import pretrain_job
 from napari_medssl.widgets import Dock, style
 from napari_medssl.widgets.finetune import RANDOM
 
@@ -318,7 +319,7 @@ def test_one_job_at_a_time(make, qtbot):
     made.pretrain.start.click()
     assert not made.finetune.start.isEnabled() and not made.features.compute.isEnabled()
     with pytest.raises(UserError, match="still running"):
-        made.jobs.start(made.session.pretrain_job("pgl", "quick", 1))
+        made.jobs.start(pretrain_job(made.session, "pgl", "quick", 1))
     qtbot.waitUntil(lambda: made.session.job.step == 2, timeout=20_000)
     made.jobs.stop()
     wait_for_end(qtbot, made)

@@ -15,6 +15,7 @@ from napari.components import ViewerModel
 from napari_medssl import layers
 from napari_medssl.guard import guarded
 from napari_medssl.session import Session
+from napari_medssl.tasks import finetune_job
 from napari_medssl.workspace import Workspace
 
 AFFINE = np.diag([-1.5, -1.5, 4, 1.0])
@@ -279,7 +280,7 @@ def test_there_is_nothing_to_export_before_a_prediction(desk):
 
 def test_fine_tuning_without_annotation_is_refused_in_words(desk):
     with pytest.raises(UserError, match="Nothing is annotated"):
-        desk.session.finetune_job(None, 1)
+        finetune_job(desk.session, None, 1)
 
 
 def test_painting_without_an_annotation_is_refused_in_words(desk):

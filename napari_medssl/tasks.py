@@ -1,0 +1,48 @@
+"""The jobs that a user can ask for, made from what the session knows: files for the engine, still unwritten."""
+
+from __future__ import annotations
+
+from medssl import config
+from medssl.errors import UserError
+from medssl.project import Run
+
+from napari_medssl.session import Session
+
+
+def pretrain_job(session: Session, method: str, recipe: str, minutes: float) -> config.PretrainJob:
+    """Pre-train from the beginning. Raises UserError ("no-project", "no-scan")."""
+    project = session.need_project()
+    session.need_scan()
+    return config.PretrainJob(project=str(project.root), method=method, recipe=recipe, minutes=minutes)
+
+
+def resume_job(session: Session, run: Run) -> config.Job:
+    """Go on with a run from its last checkpoint. Raises UserError ("no-project")."""
+    kind = config.PretrainJob if run.job.get("job") == "pretrain" else config.FinetuneJob
+    return kind(project=str(session.need_project().root), resume=run.id)
+
+
+def finetune_job(session: Session, weights: str | None, minutes: float) -> config.FinetuneJob:
+    """Fine-tune on all annotations and predict the current scan; `weights` None is random.
+
+    Raises UserError ("no-project", "no-scan", "no-annotation").
+    """
+    project, scan = session.need_project(), session.need_scan()
+    if not session.annotated:
+        raise UserError(
+            "Nothing is annotated yet; paint a few slices in step 2 and mark them complete.",
+            code="no-annotation",
+        )
+    return config.FinetuneJob(
+        project=str(project.root), weights=weights, minutes=minutes, predict_scans=(scan.id,)
+    )
+
+
+def features_job(session: Session, weights: str | None) -> config.FeaturesJob:
+    """Compute the current scan's dense features. Raises UserError ("no-project", "no-scan", "no-weights")."""
+    project, scan = session.need_project(), session.need_scan()
+    if weights is None:
+        raise UserError(
+            "There are no weights yet to compute features with; pre-train first.", code="no-weights"
+        )
+    return config.FeaturesJob(project=str(project.root), weights=weights, scans=(scan.id,))
