@@ -1,4 +1,4 @@
-"""The jobs that a user can ask for, made from what the session knows: files for the engine, still unwritten."""
+"""The jobs that a user can ask for, made from what the session knows; nothing is written or started here."""
 
 from __future__ import annotations
 
