@@ -41,6 +41,8 @@ class Scan:
     modality: str
     held_out: bool = False
     """Never trained on, with or without labels: kept to test on."""
+    reference: str = ""
+    """A file of labels that predictions are compared with; never trained on either."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,9 @@ def read_contents(path: Path) -> Contents:
 def write_contents(path: Path, contents: Contents) -> None:
     """Write project.json, whole or not at all."""
     scans = [{**asdict(scan), "geometry": scan.geometry.to_json()} for scan in contents.scans]
+    for scan in scans:
+        if not scan["reference"]:
+            del scan["reference"]  # versions that know of none can read the project, too
     value = {
         "version": FORMAT_VERSION,
         "classes": [asdict(each) for each in contents.classes],

@@ -65,10 +65,12 @@ class Project:
     """By id, in the order in which they were added."""
     view_state: dict[str, Any]
     """Where the viewer was left; see `save_view_state`."""
+    read_only: str
+    """Why this process may not change the project, a sentence; empty where it may."""
 
     def __init__(self, root: Path) -> None:
         """Use `open` or `create`."""
-        self.root = Path(root)
+        self.root, self.read_only = Path(root), ""
         self._refresh()
 
     @classmethod
@@ -96,8 +98,14 @@ class Project:
         """Take in what stands on disk now; other processes may have changed it."""
         return self._take(read_contents(self.root / "project.json"))
 
+    def need_writable(self) -> None:
+        """Raises UserError ("read-only") where this process may only look; all that writes asks first."""
+        if self.read_only:
+            raise UserError(self.read_only, code="read-only")
+
     def _change(self, **fields: Any) -> None:
         """Replace fields of project.json, and only these."""
+        self.need_writable()
         contents = replace(self._refresh(), **fields)
         write_contents(self.root / "project.json", contents)
         self._take(contents)
@@ -115,6 +123,7 @@ class Project:
 
         Raises UserError for anything that is not one finite 3D scalar scan.
         """
+        self.need_writable()
         path = Path(path).resolve()
         volume = read_scan(path)
         digest = fingerprint(volume)
@@ -149,8 +158,15 @@ class Project:
 
     def hold_out(self, scan_id: str, held_out: bool = True) -> None:
         """Keep a scan away from all training, or let it take part again."""
+        self._change_scan(scan_id, held_out=held_out)
+
+    def set_reference(self, scan_id: str, labels: Path | None) -> None:
+        """Say which label file a scan's predictions are compared with, or that there is none."""
+        self._change_scan(scan_id, reference=str(Path(labels).resolve()) if labels else "")
+
+    def _change_scan(self, scan_id: str, **fields: Any) -> None:
         self._refresh()
-        changed = {**self.scans, scan_id: replace(self._scan(scan_id), held_out=held_out)}
+        changed = {**self.scans, scan_id: replace(self._scan(scan_id), **fields)}
         self._change(scans=tuple(changed.values()))
 
     def set_classes(self, classes: Sequence[LabelClass]) -> None:
@@ -184,6 +200,7 @@ class Project:
 
         Raises UserError ("wrong-shape") for an annotation of another scan, "disk-full", "not-writable".
         """
+        self.need_writable()
         path = self._annotation_file(scan_id)
         write_annotation(path, annotation, self.scans[scan_id].geometry.shape_zyx)
 
@@ -200,6 +217,7 @@ class Project:
 
     def new_run(self, kind: str, job: dict[str, Any], name: str) -> Run:
         """A new run folder, numbered after the last one, with its job file."""
+        self.need_writable()
         return make_run(self.root / "runs", kind, job, name)
 
     def runs(self, kind: str | None = None) -> list[Run]:
@@ -229,6 +247,7 @@ class Project:
 
     def save_prediction(self, run_id: str, scan_id: str, labels: np.ndarray) -> Path:
         """Keep a segmentation; returns the file."""
+        self.need_writable()
         path = self._prediction_file(self.run(run_id).id, scan_id)
         write_annotation(path, Annotation(labels), self.scans[scan_id].geometry.shape_zyx)
         return path
