@@ -29,10 +29,10 @@ from napari_medssl.workspace import Workspace
 PAUSE_MS = 30
 """What tells nobody that it is finished (undo, a slider) is waited for so long."""
 LINE_PIXELS = 2.2
-NO_WEIGHTS = "A preview needs features: pre-train first (step 3), then compute them (step 5)."
-NO_FEATURES = "There are no features of this scan yet; compute them in step 5."
+NO_WEIGHTS = "A preview needs features: pre-train first (step 3), then compute them (step 6)."
+NO_FEATURES = "There are no features of this scan yet; compute them in step 6."
 OTHER_WEIGHTS = (
-    "This scan has features of other weights than those chosen in step 5; choose these or compute features."
+    "This scan has features of other weights than those chosen in step 6; choose these or compute features."
 )
 NOT_2D = "The preview is drawn on slices; press Ctrl+Y to leave the 3D view."
 

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 from medssl.errors import UserError
 from medssl.project import Scan
-from medssl.volume import Volume, read_scan
+from medssl.volume import Volume
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 
 from napari_medssl import layers
 from napari_medssl.autosave import Autosave
-from napari_medssl.guard import guarded
+from napari_medssl.opening import Opening
+from napari_medssl.predictions import Predictions
 from napari_medssl.session import Session
 
 
@@ -28,14 +29,13 @@ class Workspace:
         self.viewer = viewer
         self.session = session
         self.autosave = Autosave(viewer, session)
+        self.opening = Opening(session, lambda scan: self._layer_with(scan) is not None)
         self._own: Image | None = None
-        self.shown_run = ""
-        """The run whose prediction is on the screen."""
+        self.predictions = Predictions(self)
         session.scan_leaving.connect(self.leave)
         session.project_changed.connect(self._clear)
         session.scan_changed.connect(self.show_scan)
         session.classes_changed.connect(self._recolor)
-        session.predicted.connect(self._on_predicted)
         dims, stack = viewer.dims.events, viewer.layers.events
         self._emitters = (dims.point, dims.order, dims.ndisplay, stack.inserted, stack.removed)
         for emitter in self._emitters:
@@ -65,7 +65,7 @@ class Workspace:
     @property
     def prediction_layer(self) -> Labels | None:
         """The network's answer."""
-        return layers.find(self.viewer.layers, layers.PREDICTION)
+        return self.predictions.layer
 
     def need_annotation(self) -> Labels:
         """The annotation layer. Raises UserError ("no-annotation")."""
@@ -86,7 +86,7 @@ class Workspace:
         scan = self.session.need_scan()
         self._remove(self.annotation_layer)
         self._remove(layers.find(self.viewer.layers, layers.SIMILARITY))
-        layer = self._layer_with(scan) or self._show_volume(scan, self._volume(scan))
+        layer = self._layer_with(scan) or self._show_volume(scan, self.opening.volume(scan))
         layers.entry_of(layer)["scan"] = scan.id
         for other in self._scan_layers():
             other.visible = other is layer
@@ -94,21 +94,8 @@ class Workspace:
         annotation = self.session.need_project().annotation(scan.id)
         if annotation is not None:
             self._add_annotation(annotation.labels)
-        newest = next(iter(self.session.predictions()), None)
-        self.show_prediction(newest.id if newest else "")
+        self.predictions.show_newest()
         self._go_where_it_was_left(layer)
-
-    def _volume(self, scan: Scan) -> Volume:
-        """The scan as its file has it; where that file is gone, the project's own copy."""
-        try:
-            volume = read_scan(Path(scan.source))
-            if volume.geometry == scan.geometry:
-                return volume
-            reason = f"{scan.source} has changed since it was added"
-        except UserError:
-            reason = f"{scan.source} is not where it was"
-        self.session.tell("warning", f"{reason}; the project's own copy is shown.")
-        return Volume(self.session.need_project().image(scan.id), scan.geometry, Path(scan.source))
 
     def _layer_with(self, scan: Scan) -> Image | None:
         """The layer that shows this scan already: ours, or one that the user opened from its file."""
@@ -192,55 +179,6 @@ class Workspace:
             return layers.current_slice(self.viewer.dims, layer) if layer is not None else None
         except UserError:
             return None
-
-    # --- prediction ----------------------------------------------------------------------------------
-
-    def show_prediction(self, run: str) -> None:
-        """Show what a run predicted for the scan; "" hides the layer."""
-        scan, layer = self.session.need_scan(), self.prediction_layer
-        labels = self.session.need_project().prediction(run, scan.id) if run else None
-        self.shown_run = run if labels is not None else ""
-        if labels is None:
-            if layer is not None:
-                layer.data = np.zeros(scan.geometry.shape_zyx, np.uint8)
-                layer.visible = False
-            return
-        if layer is None:
-            layer = layers.prediction_layer(
-                labels, scan.geometry, scan.id, self.session.need_project().classes
-            )
-            below = self.annotation_layer
-            place = self.viewer.layers.index(below) if below is not None else len(self.viewer.layers)
-            active = self.viewer.layers.selection.active
-            self.viewer.layers.insert(place, layer)
-            self.viewer.layers.selection.active = active
-        layer.data = labels
-        layer.scale = scan.geometry.spacing_mm
-        layer.metadata = layers.metadata(layers.PREDICTION, scan.geometry, scan=scan.id)
-        layer.visible = True
-
-    def _on_predicted(self, scan: str, run: str) -> None:
-        if scan == self.session.scan:
-            guarded(self.session, lambda: self.show_prediction(run))
-
-    def toggle_prediction(self) -> None:
-        """Hide or show the prediction, to look at the scan below."""
-        if self.prediction_layer is not None:
-            self.prediction_layer.visible = not self.prediction_layer.visible
-
-    def to_export(self) -> tuple[str, str]:
-        """(scan, run) that an export writes now: strokes are saved, the run is the one on the screen.
-
-        Raises UserError ("no-scan", "no-prediction").
-        """
-        scan = self.session.need_scan()
-        self.autosave.flush()
-        if not self.shown_run:
-            raise UserError(
-                "There is no prediction of this scan to export yet; fine-tune first (step 4).",
-                code="no-prediction",
-            )
-        return scan.id, self.shown_run
 
     def _on_view(self, event: Any = None) -> None:
         self.session.view_changed.emit()

@@ -1,4 +1,4 @@
-"""The dock: five steps from a scan file to an exported segmentation."""
+"""The dock: six steps from a scan file to an exported segmentation."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from napari_medssl.widgets.annotate import Annotate
 from napari_medssl.widgets.features import Features
 from napari_medssl.widgets.finetune import Finetune
 from napari_medssl.widgets.parts import Step, hint
+from napari_medssl.widgets.prediction import Prediction
 from napari_medssl.widgets.pretrain import Pretrain
 from napari_medssl.widgets.preview import PreviewBox
 from napari_medssl.widgets.scans import Scans
@@ -34,7 +35,7 @@ WIDTH = 345
 
 
 class Dock(QWidget):
-    """Five steps, one open at a time; they share one session."""
+    """Six steps, one open at a time; they share one session."""
 
     def __init__(self, viewer: napari.viewer.Viewer, command: Sequence[str] = COMMAND) -> None:
         super().__init__()
@@ -47,10 +48,11 @@ class Dock(QWidget):
         self.annotate = Annotate(*shared, self.jobs)
         self.pretrain = Pretrain(*shared, self.jobs)
         self.finetune = Finetune(*shared, self.jobs)
+        self.prediction = Prediction(*shared, self.jobs)
         self.features = Features(*shared, self.jobs)
         self.preview = PreviewBox(InstantPreview(self.workspace, self.features.similar))
         self.annotate.layout().addWidget(self.preview)
-        contents = (self.scans, self.annotate, self.pretrain, self.finetune, self.features)
+        contents = (self.scans, self.annotate, self.pretrain, self.finetune, self.prediction, self.features)
         self.steps = [Step(number, content.title, content) for number, content in enumerate(contents, 1)]
         self._lay_out()
         self._connect()
@@ -115,7 +117,7 @@ class Dock(QWidget):
         actions = {
             SURE_KEY: lambda: self.annotate.use(SURE_BACKGROUND),
             COMPLETE_KEY: self.annotate.toggle_complete,
-            PREDICTION_KEY: self.workspace.toggle_prediction,
+            PREDICTION_KEY: self.workspace.predictions.toggle,
             PREVIEW_KEY: self.preview.toggle,
         }
         for key, action in actions.items():

@@ -62,7 +62,7 @@ class Export(QWidget):
             guarded(self.session, lambda: self._save(Path(path)))
 
     def _save(self, path: Path) -> None:
-        scan, run = self.workspace.to_export()
+        scan, run = self.workspace.predictions.to_export()
         self._worker = create_worker(
             _written,
             self.session.need_project(),
@@ -96,7 +96,7 @@ class Export(QWidget):
             guarded(self.session, lambda: self._save_all(Path(folder), ending))
 
     def _save_all(self, folder: Path, ending: str) -> None:
-        _, run = self.workspace.to_export()
+        _, run = self.workspace.predictions.to_export()
         project = str(self.session.need_project().root)
         self.jobs.start(ExportJob(project=project, folder=str(folder), ending=ending, weights=run))
 

@@ -1,4 +1,4 @@
-"""Step 5: what the network has learned: click a voxel, see what looks like it."""
+"""Step 6: what the network has learned: click a voxel, see what looks like it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Step 4: train on the painted slices, look at the prediction, correct, repeat, export."""
+"""Step 4: train on the painted slices."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from napari_medssl.guard import guarded
 from napari_medssl.jobs import Jobs
 from napari_medssl.session import Session
 from napari_medssl.tasks import finetune_job
-from napari_medssl.widgets.export import Export
-from napari_medssl.widgets.parts import JobPanel, button, column, minutes_box, row
+from napari_medssl.widgets.parts import JobPanel, button, column, minutes_box
 from napari_medssl.workspace import Workspace
 
 RANDOM = "Random weights"
 
 
 class Finetune(QWidget):
-    """Starting weights, time, one button; the predictions so far; export."""
+    """Starting weights, time, one button."""
 
     title = "Fine-tune"
     kind = "finetune"
@@ -39,36 +38,16 @@ class Finetune(QWidget):
             True,
         )
         self.panel = JobPanel(session, self.kind, jobs.stop)
-        self.predictions = QComboBox()
-        self.predictions.setToolTip("Earlier predictions are kept; choose one to look at it")
-        self.predictions.activated.connect(self._on_chosen)
-        self.result = QFormLayout()
-        self.result.addRow("Prediction", self.predictions)
-        self.hide_it = button(
-            "Show / hide", workspace.toggle_prediction, "Look at the scan without the prediction (H)"
-        )
-        self.out = Export(session, workspace, jobs)
-        column(
-            self,
-            form,
-            self.start,
-            self.panel,
-            self.result,
-            row(self.hide_it, self.out, stretch=1),
-            self.out.panel,
-        )
+        column(self, form, self.start, self.panel)
         signals = (session.project_changed, session.scan_changed, session.runs_changed)
         for signal in signals:
             signal.connect(self.refresh)
-        session.predicted.connect(lambda scan, run: self.refresh())
         self.refresh()
 
     def summary(self) -> str:
         """For the step's header."""
-        if self.session.job.running and self.session.job.kind == self.kind:
-            return f"{self.session.job.fraction:.0%}"
-        number = len(self.session.predictions())
-        return f"{number} predictions" if number > 1 else "1 prediction" if number else ""
+        job = self.session.job
+        return f"{job.fraction:.0%}" if job.running and job.kind == self.kind else ""
 
     def fine_tune(self) -> None:
         """Train on the annotation and predict the scan on the screen."""
@@ -79,17 +58,12 @@ class Finetune(QWidget):
         self.jobs.start(finetune_job(self.session, self.weights.currentData(), self.minutes.value()))
 
     def refresh(self) -> None:
-        """Show weights and predictions that there are."""
+        """Show the weights that there are."""
         idle = not self.session.job.running
         self._fill_weights()
-        self._fill_predictions()
         self.start.setEnabled(idle and self.session.scan is not None)
         for widget in (self.weights, self.minutes):
             widget.setEnabled(idle)
-        some = self.predictions.count() > 0
-        self.result.setRowVisible(0, some)
-        for widget in (self.hide_it, self.out):
-            widget.setVisible(some)
 
     def _fill_weights(self) -> None:
         runs = self.session.starts()
@@ -99,17 +73,6 @@ class Finetune(QWidget):
         self.weights.clear()
         for text, run in zip(texts, [*runs, None], strict=True):
             self.weights.addItem(text, run.id if run else None)
-
-    def _fill_predictions(self) -> None:
-        self.predictions.clear()
-        for number, run in enumerate(self.session.predictions()):
-            self.predictions.addItem(describe(run), run.id)
-            if run.id == self.workspace.shown_run:
-                self.predictions.setCurrentIndex(number)
-
-    def _on_chosen(self, number: int) -> None:
-        run = self.predictions.itemData(number)
-        guarded(self.session, lambda: self.workspace.show_prediction(run))
 
 
 def describe(run: Run) -> str:

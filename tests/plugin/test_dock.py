@@ -296,7 +296,7 @@ def test_fine_tuning_saves_the_strokes_first_and_shows_the_prediction(make, qtbo
     assert made.session.project.annotation("a").labels[4, 5, 6] == 1
     wait_for_end(qtbot, made)
     assert made.workspace.prediction_layer.visible and np.all(made.workspace.prediction_layer.data == 1)
-    assert made.finetune.predictions.count() == 1 and not said
+    assert made.prediction.choice.count() == 1 and not said
 
 
 def test_fine_tuning_without_strokes_is_one_sentence(make, said):
@@ -338,7 +338,7 @@ def test_a_defect_is_a_sentence_and_no_traceback(make, said, monkeypatch):
 def test_one_step_is_open_at_a_time(make):
     made = make()
     made.steps[3].toggleButton().click()
-    assert [step.isExpanded() for step in made.steps] == [False, False, False, True, False]
+    assert [step.isExpanded() for step in made.steps] == [step is made.steps[3] for step in made.steps]
 
 
 def test_the_steps_say_how_far_they_are(make, qtbot):
@@ -346,7 +346,7 @@ def test_the_steps_say_how_far_they_are(make, qtbot):
     made.finetune.start.click()
     wait_for_end(qtbot, made)
     texts = [step.content().summary() for step in made.steps]
-    assert texts == ["1 scan", "1 slice complete", "", "1 prediction", ""]
+    assert texts == ["1 scan", "1 slice complete", "", "", "1 prediction", ""]
 
 
 def test_a_click_shows_what_looks_like_it(make, said):

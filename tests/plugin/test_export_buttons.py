@@ -39,9 +39,9 @@ def made(qtbot, said, tmp_path) -> Dock:
 
 def save_as(made: Dock, qtbot, monkeypatch, path: Path) -> None:
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(path), ""))
-    made.finetune.out.one.click()
-    assert not made.finetune.out.one.isEnabled()
-    qtbot.waitUntil(made.finetune.out.one.isEnabled, timeout=PATIENCE)
+    made.prediction.out.one.click()
+    assert not made.prediction.out.one.isEnabled()
+    qtbot.waitUntil(made.prediction.out.one.isEnabled, timeout=PATIENCE)
 
 
 def test_the_ending_of_the_name_says_how_it_is_written(made, qtbot, said, monkeypatch, tmp_path):
@@ -59,13 +59,13 @@ def test_what_cannot_be_written_is_one_sentence(made, qtbot, said, monkeypatch, 
 
 def test_all_scans_go_into_a_folder(made, qtbot, said, monkeypatch, tmp_path):
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path / "out"))
-    made.finetune.out.menu.actions()[0].trigger()
-    assert not made.finetune.out.every.isEnabled()
+    made.prediction.out.menu.actions()[0].trigger()
+    assert not made.prediction.out.every.isEnabled()
     qtbot.waitUntil(lambda: not made.session.job.running, timeout=PATIENCE)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"a_segmentation.nii.gz", "b_segmentation.nii.gz", "volumes.csv"} <= names
     assert not said and made.session.job.said[-1].startswith("2 scans and volumes.csv are in")
-    assert made.finetune.out.panel.isVisibleTo(made.finetune)
+    assert made.prediction.out.panel.isVisibleTo(made.prediction)
 
 
 def test_opening_the_dock_does_not_load_what_writes_dicom_seg():

@@ -175,9 +175,10 @@ def test_from_a_file_to_an_exported_segmentation(window, scene, shoot, tmp_path)
     )
 
     # export
+    hand.open_step(5)
     out = tmp_path / "segmentation.nii.gz"
-    hand.choose_file(dock.finetune.out.one, out)
-    wait_until(lambda: dock.finetune.out.one.isEnabled(), 20, "the export")
+    hand.choose_file(dock.prediction.out.one, out)
+    wait_until(lambda: dock.prediction.out.one.isEnabled(), 20, "the export")
     written, scan = nibabel.load(out), nibabel.load(path)
     assert written.shape == scan.shape and np.array_equal(written.affine, scan.affine)
     exported = read_labels(out).array
@@ -186,7 +187,7 @@ def test_from_a_file_to_an_exported_segmentation(window, scene, shoot, tmp_path)
 
     # features
     hand.dismiss_notifications()
-    hand.open_step(5)
+    hand.open_step(6)
     hand.click(dock.features.compute)
     job_ends(dock)
     hand.click(dock.features.follow)

@@ -127,7 +127,7 @@ def test_looking_at_other_slices_saves_nothing(desk, qtbot, monkeypatch):
     desk.annotation_layer.paint((4, 5, 6), 1)
     desk.autosave.flush()
     saves = []
-    monkeypatch.setattr(desk.session, "save_annotation", saves.append)
+    monkeypatch.setattr(Project, "save_annotation", lambda *of: saves.append(of))
     for index in range(8):
         desk.go_to(0, index)
     desk.autosave.flush()
@@ -180,7 +180,7 @@ def test_a_project_without_classes_gets_one_to_paint(desk):
 def test_another_project_takes_the_last_ones_layers_away(desk, tmp_path):
     desk.new_annotation()
     desk.annotation_layer.paint((4, 5, 6), 1)
-    desk.show_prediction(predict(desk))
+    desk.predictions.show(predict(desk))
     first = desk.session.project.root
     desk.session.open(tmp_path / "second")
     assert len(desk.viewer.layers) == 0
@@ -244,7 +244,7 @@ def test_restoring_keeps_sure_background(desk):
 
 def test_a_prediction_has_its_own_layer_below_the_strokes(desk):
     desk.new_annotation()
-    desk.show_prediction(predict(desk))
+    desk.predictions.show(predict(desk))
     names = [layer.name for layer in desk.viewer.layers]
     assert names.index("prediction") < names.index("annotation")
     assert not desk.annotation_layer.data.any()
@@ -253,20 +253,20 @@ def test_a_prediction_has_its_own_layer_below_the_strokes(desk):
 
 def test_a_new_prediction_goes_into_the_same_layer_and_the_old_one_stays_in_the_project(desk):
     old = predict(desk, 1)
-    desk.show_prediction(old)
+    desk.predictions.show(old)
     layer = desk.prediction_layer
-    desk.show_prediction(predict(desk, 2))
+    desk.predictions.show(predict(desk, 2))
     assert desk.prediction_layer is layer and np.all(layer.data == 2)
-    desk.show_prediction(old)
+    desk.predictions.show(old)
     assert np.all(layer.data == 1)
 
 
 def test_strokes_win_over_the_prediction_in_the_exported_file(desk, tmp_path):
-    desk.show_prediction(predict(desk, 1))
+    desk.predictions.show(predict(desk, 1))
     desk.new_annotation()
     desk.annotation_layer.data[0, 0, :3] = 255
     desk.annotation_layer.paint((4, 5, 6), 2)
-    export_scan(desk.session.project, *desk.to_export(), tmp_path / "out.nii.gz")
+    export_scan(desk.session.project, *desk.predictions.to_export(), tmp_path / "out.nii.gz")
     written, source = nibabel.load(tmp_path / "out.nii.gz"), nibabel.load(tmp_path / "a.nii.gz")
     assert written.shape == source.shape and np.array_equal(written.affine, source.affine)
     values = np.asarray(written.dataobj)
@@ -275,7 +275,7 @@ def test_strokes_win_over_the_prediction_in_the_exported_file(desk, tmp_path):
 
 def test_there_is_nothing_to_export_before_a_prediction(desk):
     with pytest.raises(UserError, match="fine-tune first"):
-        desk.to_export()
+        desk.predictions.to_export()
 
 
 def test_fine_tuning_without_annotation_is_refused_in_words(desk):
