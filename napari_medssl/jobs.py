@@ -196,6 +196,7 @@ class Jobs:
         if self._session.job.running:
             raise UserError("A job is still running; stop it first.", code="busy")
         project = self._session.need_project()
+        project.need_writable()
         path = project.root / "job.json"
         config.write_job(path, job)
         self._child = Child(project.root)

@@ -45,6 +45,8 @@ class Session:
     """
 
     project_changed = Signal()
+    project_held = Signal()
+    """It has become known whether this window may write into the project."""
     scans_changed = Signal()
     scan_leaving = Signal()
     """Before another scan or project takes the place of this one: the last moment to save strokes."""
@@ -118,6 +120,16 @@ class Session:
             raise UserError("No project is open yet; open a scan in step 1.", code="no-project")
         return self.project
 
+    @property
+    def read_only(self) -> str:
+        """Why the project may only be looked at, a sentence; empty where it may be worked on."""
+        return self.project.read_only if self.project is not None else ""
+
+    @property
+    def idle(self) -> bool:
+        """Whether a job may be started."""
+        return not self.job.running and not self.read_only
+
     def need_scan(self) -> Scan:
         """The scan on the screen. Raises UserError ("no-scan")."""
         project = self.need_project()
@@ -138,7 +150,7 @@ class Session:
 
     def remember(self, **view: Any) -> None:
         """Keep where the user is (scan, step, slice), for the next time."""
-        if self.project is not None:
+        if self.project is not None and not self.read_only:
             state = {**self.project.view_state, "scan": self.scan, **view}
             if state != self.project.view_state:
                 self.project.save_view_state(state)
@@ -169,6 +181,7 @@ class Session:
 
     def mark(self, axis: int, index: int, complete: bool) -> None:
         """Mark a slice complete (what is not painted in it is background), or take that back."""
+        self.need_project().need_writable()
         others = [place for place in self.complete if place != (axis, index)]
         self.complete = tuple(sorted([*others, (axis, index)] if complete else others))
         self.annotation_changed.emit()

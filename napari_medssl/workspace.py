@@ -132,6 +132,7 @@ class Workspace:
 
     def new_annotation(self) -> None:
         """Make the layer to paint on (or go to it), with the brush in hand."""
+        self.session.need_project().need_writable()
         scan, layer, unsaved = self.session.need_scan(), self.annotation_layer, self.autosave.unsaved
         if layer is None and unsaved is not None:
             layer = unsaved
@@ -145,6 +146,7 @@ class Workspace:
     def paint(self, label: int) -> None:
         """Take the brush for a class id, for sure background (255), or the eraser (0)."""
         layer = self.need_annotation()
+        self.session.need_project().need_writable()
         self.viewer.layers.selection.active = layer
         layer.visible = True
         if label:
@@ -158,6 +160,7 @@ class Workspace:
         self.viewer.add_layer(layer)
         layer.selected_label = project.classes[0].id
         self.autosave.watch(layer)
+        layer.editable = not self.session.read_only
         return layer
 
     def toggle_complete(self) -> None:

@@ -12,6 +12,7 @@ from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 
 from napari_medssl.guard import guarded
+from napari_medssl.holding import Holding
 from napari_medssl.jobs import COMMAND, Jobs
 from napari_medssl.preview import InstantPreview
 from napari_medssl.session import Session
@@ -41,6 +42,7 @@ class Dock(QWidget):
         super().__init__()
         self.viewer = viewer
         self.session = Session()
+        self.holding = Holding(self.session)
         self.workspace = Workspace(viewer, self.session)
         self.jobs = Jobs(self.session, command)
         shared = (self.session, self.workspace)
@@ -149,7 +151,7 @@ class Dock(QWidget):
         It may run while this widget is half gone, so it knows the parts but not the widget.
         """
         session, workspace, jobs, similar = self.session, self.workspace, self.jobs, self.features.similar
-        preview = self.preview.preview
+        preview, holding = self.preview.preview, self.holding
         viewer, restyle = self.viewer, self._restyle
 
         def leave() -> None:
@@ -164,5 +166,6 @@ class Dock(QWidget):
             for key in (SURE_KEY, COMPLETE_KEY, PREDICTION_KEY, PREVIEW_KEY):
                 viewer.bind_key(key, None)
             jobs.leave()
+            holding.release()
 
         return leave

@@ -103,7 +103,7 @@ class Export(QWidget):
     def refresh(self) -> None:
         """A button is free while nothing of its own runs."""
         self.one.setEnabled(self._worker is None)
-        self.every.setEnabled(not self.session.job.running)
+        self.every.setEnabled(self.session.idle)
 
     def _start_folder(self) -> str:
         project = self.session.project

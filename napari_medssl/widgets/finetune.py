@@ -59,7 +59,7 @@ class Finetune(QWidget):
 
     def refresh(self) -> None:
         """Show the weights that there are."""
-        idle = not self.session.job.running
+        idle = self.session.idle
         self._fill_weights()
         self.start.setEnabled(idle and self.session.scan is not None)
         for widget in (self.weights, self.minutes):

@@ -79,7 +79,7 @@ class Pretrain(QWidget):
 
     def refresh(self) -> None:
         """Buttons that can do nothing are grey."""
-        idle = not self.session.job.running
+        idle = self.session.idle
         self.start.setEnabled(idle and self.session.scan is not None)
         self.resume.setVisible(idle and self.session.resumable(self.kind) is not None)
         for widget in (self.method, self.minutes):

@@ -41,14 +41,14 @@ class Scans(QWidget):
         self.list = QListWidget()
         self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.list.currentItemChanged.connect(self._on_picked)
-        self.busy = hint()
+        self.busy, self.held = hint(), hint()
         self.sides = hint("The patient's right is on the left of the screen.")
         self.sides.setToolTip("Radiological convention: as if you looked from the patient's feet.")
         column(
-            self, row(self.folder, self.choose, stretch=0), row(self.files, self.dicom), self.adopt,
-            self.list, self.busy, self.sides,
+            self, row(self.folder, self.choose, stretch=0), self.held, row(self.files, self.dicom),
+            self.adopt, self.list, self.busy, self.sides,
         )  # fmt: skip
-        session.project_changed.connect(self._refresh)
+        session.project_held.connect(self._refresh)
         session.scans_changed.connect(self._refresh)
         session.scan_changed.connect(self._refresh)
         session.annotation_changed.connect(self._refresh_texts)
@@ -146,6 +146,9 @@ class Scans(QWidget):
         root = project.root.resolve() if project else None
         self.folder.setText(f"{root.parent.name}/{root.name}" if root else "No project yet")
         self.folder.setToolTip(f"Scans, annotations, weights, predictions are kept in {root or 'a folder'}")
+        self.held.setText(self.session.read_only)
+        self.held.setVisible(bool(self.session.read_only))
+        self._set_busy(self.busy.text())
         scans = list(project.scans.values()) if project else []
         self.list.blockSignals(True)
         self.list.clear()
@@ -204,8 +207,10 @@ class Scans(QWidget):
     def _set_busy(self, text: str) -> None:
         self.busy.setText(text)
         self.busy.setVisible(bool(text))
-        for widget in (self.files, self.dicom, self.adopt, self.choose):
-            widget.setEnabled(self._worker is None or not text)
+        free = self._worker is None or not text
+        self.choose.setEnabled(free)
+        for widget in (self.files, self.dicom, self.adopt):
+            widget.setEnabled(free and not self.session.read_only)
 
     def _start_folder(self) -> str:
         project = self.session.project
