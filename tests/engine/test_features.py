@@ -15,7 +15,8 @@ from medssl.events import Preview
 from medssl.features import WIDTH, grid_step, raw_features
 from medssl.networks import build
 from medssl.project import Project
-from medssl.similarity import best_match, open_features, query_at
+from medssl.search import Point, best_match, query_of
+from medssl.similarity import open_features
 from small import CPU, Events, Shape, Spacing, job_of, make_project, never, plan, scan_of
 from torch import Tensor
 from torch.nn import functional as F
@@ -105,9 +106,9 @@ def test_a_voxel_is_found_again_where_it_is(trained: tuple[Project, str]) -> Non
     scan = next(iter(project.scans))
     compute(project, run, scan)
     cache = open_features(project, scan, run)
-    voxel, cosine = best_match(cache, query_at(cache, (3, 10, 13)))
-    assert voxel == (3, 10, 13)
-    assert cosine > 0.99
+    match = best_match(cache, query_of(project, run, [Point(scan, (3, 10, 13))]))
+    assert match.voxel_zyx == (3, 10, 13)
+    assert match.score > 0.99
 
 
 def test_scans_share_one_basis_however_they_are_asked_for(trained: tuple[Project, str]) -> None:

@@ -11,7 +11,7 @@ from medssl.files import write_array, write_json
 from medssl.project import Project
 from medssl.similarity import (
     FeatureCache,
-    best_match,
+    combine,
     open_features,
     query_at,
     similarity,
@@ -39,9 +39,35 @@ def unit_vectors(project: Project, numbers: int = 8) -> np.ndarray:
 
 
 def test_a_voxel_is_most_like_itself(cache: FeatureCache) -> None:
-    voxel, cosine = best_match(cache, query_at(cache, (3, 5, 6)))
-    assert cache.cell_of(voxel) == cache.cell_of((3, 5, 6))
-    assert cosine == pytest.approx(1, abs=1e-3)
+    cosines = similarity(cache, query_at(cache, (3, 5, 6)))
+    assert np.unravel_index(cosines.argmax(), cosines.shape) == cache.cell_of((3, 5, 6))
+    assert cosines.max() == pytest.approx(1, abs=1e-3)
+
+
+def test_several_places_that_are_meant_count_alike() -> None:
+    one, other = np.eye(3)[:2]
+    assert combine([one, other]) == pytest.approx(np.array([1, 1, 0]) / np.sqrt(2), abs=1e-6)
+
+
+def test_what_is_not_meant_has_nothing_left_of_it() -> None:
+    like, unlike = np.array([0.8, 0.6, 0]), np.array([[0.6, 0.8, 0], [0.6, 0, 0.8]])
+    query = combine([like], list(unlike))
+    assert unlike @ query == pytest.approx([0, 0], abs=1e-6)
+    assert like @ query > 0 and np.linalg.norm(query) == pytest.approx(1, abs=1e-6)
+
+
+def test_what_is_unlike_anyway_changes_nothing() -> None:
+    like = np.array([1.0, 0, 0])
+    assert combine([like], [np.array([-0.6, 0.8, 0])]) == pytest.approx(like, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("like", "unlike", "code"), [([], [(1, 0)], "no-points"), ([(1, 0)], [(1, 0)], "same")]
+)
+def test_clicks_that_cancel_out_are_one_sentence(like: list, unlike: list, code: str) -> None:
+    with pytest.raises(UserError) as error:
+        combine([np.array(each, float) for each in like], [np.array(each, float) for each in unlike])
+    assert error.value.code == code
 
 
 def test_cosines_are_those_of_float64(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,8 @@ from medssl.evaluate import Scores, reference_labels
 from medssl.files import write_json, write_whole
 from medssl.measures import dice
 from medssl.project import Project
-from medssl.similarity import best_match, open_features, query_at, similarity
+from medssl.search import Query, best_match, star_at
+from medssl.similarity import open_features, similarity
 from medssl.study import Material
 from medssl.trial import Work
 
@@ -165,17 +166,17 @@ def _draw_similarity(path: Path, material: Material, cells: Sequence[Cell], work
         cache = open_features(project, scan_id, run_id)
         if query is None:
             voxel = innermost(labels)
-            query = query_at(cache, voxel)
+            query = Query(star_at(cache, voxel))
             words = "the marked voxel lies in: "
         else:
-            voxel, _ = best_match(cache, query)
-            words = "the most similar voxel lies in: "
+            voxel = best_match(cache, query).voxel_zyx
+            words = "the best match lies in: "
         names = {each.id: each.name for each in project.classes}
         drawn.append(
             pictures.Similar(
                 np.asarray(project.image(scan_id)),
                 scan.geometry.spacing_mm,
-                similarity(cache, query),
+                similarity(cache, query.centre),
                 voxel,
                 f"{scan_id}\n{words}{names.get(int(labels[voxel]), 'something else')}",
                 cache.step_vox,

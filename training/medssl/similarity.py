@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,15 @@ CELLS_AT_ONCE = 1 << 14
 """Cells turned to float32 at a time: large enough for BLAS, small enough to stay in the CPU's cache."""
 
 
+LEFT_OVER = 0.05
+"""Shorter than this, what is left of a query is chance."""
+
+
 @dataclass(frozen=True)
 class FeatureCache:
     """Features of one scan under one run's weights.
 
-    array: (Z', Y', X', F) float16; step_vox: canonical voxels a cell; shape_zyx: the scan's voxels.
+    array: (Z', Y', X', F) float16; step_vox: canonical voxels a cell; shape_zyx and spacing_mm: the scan's.
     """
 
     scan: str
@@ -33,6 +38,7 @@ class FeatureCache:
     array: np.ndarray
     step_vox: tuple[int, int, int]
     shape_zyx: tuple[int, int, int]
+    spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     def cell_of(self, voxel_zyx: Sequence[int]) -> tuple[int, int, int]:
         """The cell that holds a voxel.
@@ -76,9 +82,27 @@ def write_features(
 
 def _origin(project: Project, scan: str, run: str) -> dict[str, str]:
     """What features are made from: fingerprints of the scan and of the run's weights as they are now."""
+    return {"image": project.scans[scan].sha256, "weights": weights_of(project, run)}
+
+
+def weights_of(project: Project, run: str) -> str:
+    """Fingerprint of a run's weights as they are now; "" where there are none."""
     checkpoint = project.run(run).checkpoint
-    weights = sha256_of(checkpoint) if checkpoint.exists() else ""
-    return {"image": project.scans[scan].sha256, "weights": weights}
+    if not checkpoint.exists():
+        return ""
+    file = checkpoint.stat()
+    return _fingerprint(checkpoint, file.st_mtime_ns, file.st_size)
+
+
+@lru_cache(maxsize=16)
+def _fingerprint(path: Path, changed_ns: int, size: int) -> str:
+    """Weights are read once, not for each of a hundred scans."""
+    return sha256_of(path)
+
+
+def has_features(project: Project, scan: str, run: str) -> bool:
+    """Whether features of a scan were ever computed; `open_features` says whether they still hold."""
+    return _paths(project, scan, run)[1].exists()
 
 
 def open_features(project: Project, scan: str, run: str) -> FeatureCache:
@@ -88,7 +112,8 @@ def open_features(project: Project, scan: str, run: str) -> FeatureCache:
     image or from earlier weights of the run.
     """
     path, about = _paths(project, scan, run)
-    shape = project.scans[scan].geometry.shape_zyx
+    geometry = project.scans[scan].geometry
+    shape = geometry.shape_zyx
     try:
         known = read_json(about)
         step = (int(known["step_vox"][0]), int(known["step_vox"][1]), int(known["step_vox"][2]))
@@ -102,7 +127,7 @@ def open_features(project: Project, scan: str, run: str) -> FeatureCache:
         raise _no_features(scan, run, "only damaged") from error
     if not fitting:
         raise _no_features(scan, run, "only outdated")
-    return FeatureCache(scan, run, array, step, shape)
+    return FeatureCache(scan, run, array, step, shape, geometry.spacing_mm)
 
 
 def _no_features(scan: str, run: str, which: str) -> UserError:
@@ -117,6 +142,32 @@ def query_at(cache: FeatureCache, voxel_zyx: Sequence[int]) -> np.ndarray:
     return _unit(np.asarray(cache.array[cache.cell_of(voxel_zyx)], dtype=np.float32))
 
 
+def combine(like: Sequence[np.ndarray], unlike: Sequence[np.ndarray] = ()) -> np.ndarray:
+    """One query (F,) float32 of unit length from unit vectors (F,) of places like it and unlike it.
+
+    The mean of the former (Rocchio's relevance feedback; Salton, "The SMART Retrieval System", 1971), less
+    what lies in the span of the latter: Widdows' negation ("Orthogonal negation in vector spaces", ACL
+    2003). It has no weight to choose: what is not meant has a cosine of 0 from then on. Vectors that point
+    away from the mean are left alone: it would only come closer to them.
+
+    Raises UserError ("no-points", "same").
+    """
+    if not like:
+        raise UserError("Click a place that is meant before one that is not.", code="no-points")
+    query = _unit(np.mean(np.asarray(like, dtype=np.float32), axis=0))
+    near = [vector for vector in unlike if float(vector @ query) > 0]
+    if near:
+        span, sizes, _ = np.linalg.svd(np.stack(near, axis=1).astype(np.float32), full_matrices=False)
+        span = span[:, sizes > 1e-3 * sizes[0]]  # two clicks beside each other give one direction
+        query = query - span @ (span.T @ query)
+        if np.linalg.norm(query) < LEFT_OVER:
+            raise UserError(
+                "The places that are not meant look just like those that are; begin anew with a plain click.",
+                code="same",
+            )
+    return _unit(query)
+
+
 def similarity(cache: FeatureCache, query: np.ndarray) -> np.ndarray:
     """Cosine of every cell with `query`: float32 (Z', Y', X') in -1..1."""
     return _cosines(cache.array, query)
@@ -129,13 +180,6 @@ def similarity_slice(cache: FeatureCache, query: np.ndarray, axis: int, voxel_in
     """
     cell = cache.cell_of([voxel_index if other == axis else 0 for other in range(3)])[axis]
     return _cosines(cache.array[(slice(None),) * axis + (cell,)], query)
-
-
-def best_match(cache: FeatureCache, query: np.ndarray) -> tuple[tuple[int, int, int], float]:
-    """The voxel at the centre of the most similar cell, and its cosine."""
-    cosines = similarity(cache, query)
-    cell = np.unravel_index(int(cosines.argmax()), cosines.shape)
-    return cache.voxel_of([int(at) for at in cell]), float(cosines.max())
 
 
 def _cosines(vectors: np.ndarray, query: np.ndarray) -> np.ndarray:
