@@ -56,7 +56,7 @@ class Opening:
         if kept is not None:
             self._kept.move_to_end(_key(project, scan))
             return kept
-        return self._keep(project, scan, read(project, scan))
+        return self.keep(project, scan, read(project, scan))
 
     def _on_read(self, result: tuple[Project, Scan, Read | Exception]) -> None:
         project, scan, found = result
@@ -67,7 +67,7 @@ class Opening:
             self._wait_for(None if wanted else self.waiting)
             guarded(self._session, lambda: _raise(found))
             return
-        self._keep(project, scan, found)
+        self.keep(project, scan, found)
         if self.waiting == scan.id:
             self._wait_for(None)
             self._select(scan.id, self._then)
@@ -80,7 +80,8 @@ class Opening:
 
         guarded(self._session, select)
 
-    def _keep(self, project: Project, scan: Scan, found: Read) -> Volume:
+    def keep(self, project: Project, scan: Scan, found: Read) -> Volume:
+        """Take in a scan that somebody has read already."""
         volume, warning = found
         if warning:
             self._session.tell("warning", warning)

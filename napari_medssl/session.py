@@ -90,8 +90,11 @@ class Session:
 
     # --- the project ---------------------------------------------------------------------------------
 
-    def open(self, folder: Path) -> None:
-        """Open the project in `folder`, or the one inside it, or make one there."""
+    def open(self, folder: Path, show: bool = True) -> str | None:
+        """Open the project in `folder`, or the one inside it, or make one there.
+
+        show: select the scan that was on the screen last; its name is returned.
+        """
         if self.job.running:
             raise UserError("A job of this project is still running; stop it first.", code="busy")
         folder = Path(folder)
@@ -105,14 +108,21 @@ class Session:
             project = Project.create(folder if empty else inside, classes=(FIRST_CLASS,))
         self.scan_leaving.emit()
         self.project, self.scan, self.complete, self.saved = project, None, (), ""
-        self.job, self.annotated = JobState(), set(project.annotated())
+        self.job = JobState()
+        self.count_annotated()
         self._look_for_runs()
         for signal in (self.project_changed, self.classes_changed, self.scans_changed):
             signal.emit()
         self.job_changed.emit()
         last = project.view_state.get("scan")
-        if project.scans:
-            self.select(last if last in project.scans else next(iter(project.scans)))
+        scan = last if last in project.scans else next(iter(project.scans), None)
+        if scan is not None and show:
+            self.select(scan)
+        return scan
+
+    def count_annotated(self) -> None:
+        """Look anew which scans can be learned from."""
+        self.annotated = set(self.need_project().annotated())
 
     def need_project(self) -> Project:
         """The open project. Raises UserError ("no-project")."""

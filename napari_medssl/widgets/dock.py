@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 SHOW = {"info": show_info, "warning": show_warning, "error": show_error}
 SURE_KEY, COMPLETE_KEY, PREDICTION_KEY, PREVIEW_KEY = "Q", "K", "H", "W"
+NEXT_SCAN_KEY, LAST_SCAN_KEY = "PageDown", "PageUp"
+KEYS = (SURE_KEY, COMPLETE_KEY, PREDICTION_KEY, PREVIEW_KEY, NEXT_SCAN_KEY, LAST_SCAN_KEY)
 WIDTH = 345
 
 
@@ -96,6 +98,7 @@ class Dock(QWidget):
                        session.runs_changed, session.job_changed, session.scan_changed):  # fmt: skip
             signal.connect(self._summarise)
         session.predicted.connect(lambda scan, run: self._summarise())
+        self.scans.ready.connect(self.steps[1].expand)
         self.viewer.events.theme.connect(self._restyle)
         self._leave = self._farewell()
         self.destroyed.connect(self._leave)
@@ -121,6 +124,8 @@ class Dock(QWidget):
             COMPLETE_KEY: self.annotate.toggle_complete,
             PREDICTION_KEY: self.workspace.predictions.toggle,
             PREVIEW_KEY: self.preview.toggle,
+            NEXT_SCAN_KEY: lambda: self.scans.table.step(1),
+            LAST_SCAN_KEY: lambda: self.scans.table.step(-1),
         }
         for key, action in actions.items():
             self.viewer.bind_key(key, lambda viewer, action=action: action(), overwrite=True)
@@ -163,7 +168,7 @@ class Dock(QWidget):
             similar.close()
             workspace.close()
             viewer.events.theme.disconnect(restyle)
-            for key in (SURE_KEY, COMPLETE_KEY, PREDICTION_KEY, PREVIEW_KEY):
+            for key in KEYS:
                 viewer.bind_key(key, None)
             jobs.leave()
             holding.release()

@@ -9,22 +9,29 @@ from medssl.errors import UserError
 from medssl.project import Scan
 from medssl.volume import READABLE, find_scans
 from napari.layers import Image
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QFileDialog, QListWidget, QListWidgetItem, QWidget
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QFileDialog, QWidget
 from superqt import QElidingLabel
 from superqt.utils import create_worker
 
 from napari_medssl import layers
 from napari_medssl.guard import guarded
+from napari_medssl.opening import Read, read
 from napari_medssl.session import PROJECT_NAME, Session
 from napari_medssl.widgets.parts import button, column, hint, row
+from napari_medssl.widgets.scan_table import ScanTable
 from napari_medssl.workspace import Workspace
+
+Added = tuple[Path, Scan | UserError, Read | None]
+"""A file, the scan that it became, and, where that is shown next, what it looks like."""
 
 
 class Scans(QWidget):
     """Open files, folders and layers; choose the project folder; pick a scan."""
 
     title = "Scans"
+    ready = Signal()
+    """The scan that was open already is in the project: on to painting."""
 
     def __init__(self, session: Session, workspace: Workspace) -> None:
         super().__init__()
@@ -38,20 +45,17 @@ class Scans(QWidget):
         self.files = button("Open files…", self.open_files, "NIfTI, NRRD, MHA, MGZ or DICOM files", True)
         self.dicom = button("Open folder…", self.open_folder, "A DICOM series, or a folder full of scans")
         self.adopt = button("Use open layers", self.use_layers, "Take the image layers that are open already")
-        self.list = QListWidget()
-        self.list.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.list.currentItemChanged.connect(self._on_picked)
+        self.table = ScanTable(workspace)
         self.busy, self.held = hint(), hint()
         self.sides = hint("The patient's right is on the left of the screen.")
         self.sides.setToolTip("Radiological convention: as if you looked from the patient's feet.")
         column(
             self, row(self.folder, self.choose, stretch=0), self.held, row(self.files, self.dicom),
-            self.adopt, self.list, self.busy, self.sides,
+            self.adopt, self.table, self.busy, self.sides,
         )  # fmt: skip
         session.project_held.connect(self._refresh)
         session.scans_changed.connect(self._refresh)
         session.scan_changed.connect(self._refresh)
-        session.annotation_changed.connect(self._refresh_texts)
         session.view_changed.connect(self._refresh_adopt)
         self._set_busy("")
         self._refresh()
@@ -81,65 +85,80 @@ class Scans(QWidget):
         """Ask for the project's folder; open the project there or make one."""
         folder = QFileDialog.getExistingDirectory(self, "Choose a project folder", self._start_folder())
         if folder:
-            guarded(self.session, lambda: self.session.open(Path(folder)))
+            guarded(self.session, lambda: self._open_project(Path(folder)))
+
+    def _open_project(self, folder: Path) -> None:
+        scan = self.session.open(folder, show=False)
+        if scan is not None:
+            self.workspace.opening.open(scan)
 
     def use_layers(self) -> None:
         """Add the image layers that are open; one without a file is first saved into the project."""
-        guarded(self.session, lambda: self.add(self._files_of_layers()))
+        guarded(self.session, lambda: self.add(self._files_of_layers(), on_screen=True))
 
-    def add(self, paths: list[Path]) -> None:
+    def add(self, paths: list[Path], on_screen: bool = False) -> None:
         """Add scans in the background, one after the other, and show the first new one.
 
         Without a project yet, one is made (or opened again) beside the first scan.
+        on_screen: layers show them already, so that the next thing to do is to paint.
         """
         if paths and self._worker is None:
-            guarded(self.session, lambda: self._add(paths))
+            guarded(self.session, lambda: self._add(paths, on_screen))
 
-    def _add(self, paths: list[Path]) -> None:
+    def _add(self, paths: list[Path], on_screen: bool) -> None:
         scans = find_scans(paths)
+        self._before: str | None = None
         if self.session.project is None:
-            self.session.open(scans[0].parent / PROJECT_NAME)
+            self._before = self.session.open(scans[0].parent / PROJECT_NAME, show=False)
         self._set_busy(f"Reading {_count(len(scans), 'scan')}…")
         self._worker = create_worker(
             self._read_all,
             scans,
+            on_screen,
             _start_thread=False,
-            _connect={"yielded": self._on_read, "finished": self._on_all_read},
+            _connect={"yielded": self._on_read, "finished": lambda: self._on_all_read(on_screen)},
         )
         self._shown: str | None = None
         self._worker.start()
 
-    def _read_all(self, scans: list[Path]) -> Iterator[tuple[Path, Scan | UserError]]:
+    def _read_all(self, scans: list[Path], on_screen: bool) -> Iterator[Added]:
         """In a thread: touches the project folder only, neither session nor viewer."""
-        project = self.session.need_project()
+        project, first = self.session.need_project(), not on_screen
         for path in scans:
             try:
-                yield path, project.add_scan(path)
+                scan = project.add_scan(path)
+                yield path, scan, read(project, scan) if first else None
+                first = False
             except UserError as error:
-                yield path, error
+                yield path, error, None
 
-    def _on_read(self, result: tuple[Path, Scan | UserError]) -> None:
-        path, scan = result
+    def _on_read(self, result: Added) -> None:
+        path, scan, found = result
+        if self.session.closed:
+            return
         if isinstance(scan, UserError):
             self.session.tell("error", str(scan))
             return
         self._set_busy(f"{path.name} is in.")
         if self._shown is None:
             self._shown = scan.id
-            guarded(self.session, lambda: self.session.select(scan.id))
+            if found is not None:
+                self.workspace.opening.keep(self.session.need_project(), scan, found)
+            guarded(self.session, lambda: self.workspace.opening.open(scan.id))
         self.session.scans_changed.emit()
 
-    def _on_all_read(self) -> None:
+    def _on_all_read(self, on_screen: bool) -> None:
+        if self.session.closed:
+            return
         self._worker = None
         self._set_busy("")
         self.session.scans_changed.emit()
+        if self._shown is None and self._before is not None:
+            guarded(self.session, lambda: self.workspace.opening.open(self._before))
+        elif self._shown is not None and on_screen:
+            self.ready.emit()
 
     # --- what it shows -------------------------------------------------------------------------------
-
-    def _on_picked(self, item: QListWidgetItem | None) -> None:
-        scan = item.data(Qt.ItemDataRole.UserRole) if item is not None else None
-        if scan is not None and scan != self.session.scan:
-            guarded(self.session, lambda: self.session.select(scan))
 
     def _refresh(self) -> None:
         project = self.session.project
@@ -149,32 +168,10 @@ class Scans(QWidget):
         self.held.setText(self.session.read_only)
         self.held.setVisible(bool(self.session.read_only))
         self._set_busy(self.busy.text())
-        scans = list(project.scans.values()) if project else []
-        self.list.blockSignals(True)
-        self.list.clear()
-        for scan in scans:
-            item = QListWidgetItem()
-            item.setData(Qt.ItemDataRole.UserRole, scan.id)
-            self.list.addItem(item)
-            if scan.id == self.session.scan:
-                self.list.setCurrentItem(item)
-        self.list.blockSignals(False)
-        self._refresh_texts()
-        self.list.setVisible(bool(scans))
+        scans = project.scans if project else {}
+        self.table.setVisible(bool(scans))
         self.sides.setVisible(bool(scans))
-        self.list.setFixedHeight(min(max(len(scans), 1), 5) * 46 + 10)
         self._refresh_adopt()
-
-    def _refresh_texts(self) -> None:
-        project = self.session.project
-        for number in range(self.list.count() if project else 0):
-            item = self.list.item(number)
-            scan = project.scans[item.data(Qt.ItemDataRole.UserRole)]
-            spacing = " × ".join(f"{value:.3g}" for value in scan.geometry.spacing_mm)
-            size = layers.times(scan.geometry.shape_zyx)
-            painted = "  ·  painted" if scan.id in self.session.annotated else ""
-            item.setText(f"{scan.id}{painted}\n{size} voxels  ·  {spacing} mm  ·  {scan.modality.upper()}")
-            item.setToolTip(str(scan.source))
 
     def _refresh_adopt(self) -> None:
         found = len(self._foreign_layers())

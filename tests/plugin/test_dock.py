@@ -16,7 +16,7 @@ from qtpy.QtCore import Qt
 
 from napari_medssl import _reader, _samples, layers
 from napari_medssl.tasks import pretrain_job
-from napari_medssl.widgets import Dock, style
+from napari_medssl.widgets import Dock, dock, style
 from napari_medssl.widgets.finetune import RANDOM
 
 ENGINE = """
@@ -70,12 +70,16 @@ sys.exit(1)
 
 @pytest.fixture
 def make(qtbot, said, tmp_path):
-    """Makes a dock whose engine is ENGINE plus some ending, with one scan open."""
+    """Makes a dock whose engine is ENGINE plus some ending, with one scan open; the one before is closed."""
+    last: list[Dock] = []
 
     def with_engine(ending: str = ENDS) -> Dock:
+        for each in last:
+            each._leave()
         script = tmp_path / "engine.py"
         script.write_text(ENGINE + ending)
         made = Dock(ViewerModel(), command=(sys.executable, "-u", str(script)))
+        last[:] = [made]
         qtbot.addWidget(made)
         made.show()
         made.scans.add([write_scan(tmp_path / "a.nii.gz")])
@@ -108,7 +112,7 @@ def wait_for_end(qtbot, made: Dock) -> None:
 def test_the_project_is_made_beside_the_first_scan(make, tmp_path):
     made = make()
     assert made.session.project.root == tmp_path / "medssl-project"
-    assert made.scans.list.count() == 1 and made.scans.summary() == "1 scan"
+    assert made.scans.table.rowCount() == 1 and made.scans.summary() == "1 scan"
 
 
 def test_opening_the_same_scan_again_opens_the_same_project(make, tmp_path):
@@ -127,12 +131,12 @@ def test_one_bad_file_of_two_is_told_and_the_other_is_in(make, qtbot, said, tmp_
     assert severity == "error" and "bad.nii.gz" in text
 
 
-def test_a_click_in_the_list_shows_the_scan(make, qtbot, tmp_path):
+def test_a_click_in_the_table_shows_the_scan(make, qtbot, tmp_path):
     made = make()
     made.scans.add([write_scan(tmp_path / "b.nii.gz", 1)])
     qtbot.waitUntil(lambda: made.scans._worker is None, timeout=10_000)
     assert made.session.scan == "b"
-    made.scans.list.setCurrentRow(0)
+    made.scans.table.selectRow(0)
     assert made.session.scan == "a"
 
 
@@ -218,7 +222,7 @@ def test_our_keys_are_not_napari_s():
         if any(word in name for word in ("labels", "image", "dims", "view", "layers", "label", "brush"))
         for key in keys
     }
-    assert not {"Q", "K", "H"} & taken
+    assert not set(dock.KEYS) & taken
 
 
 # --- train -------------------------------------------------------------------------------------------
