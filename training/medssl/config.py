@@ -16,6 +16,8 @@ Precision = Literal["fp32", "bf16"]
 Sides = Literal["own", "all"]
 Semi = Literal["self_training", "pseudo_contrast", "both", "none"]
 T = TypeVar("T")
+MINUTES = 5.0
+"""How long a training takes whose job says neither minutes nor steps."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ class PredictJob(Job):
 
     weights: str = ""
     scans: tuple[str, ...] = ()
+    probabilities: bool = False
+    """Keep how probable each class is and where the network is unsure, too (probabilities.py)."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,10 @@ class ExportJob(Job):
     weights: str | None = None
     """Fine-tuning run that says what nobody painted; None exports what is painted alone."""
     scans: tuple[str, ...] = ()
+    largest: bool = False
+    drop_ml: float = 0.0
+    fill_holes: bool = False
+    """What is done to predictions first, see cleaning.Cleaning."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +138,14 @@ class SuggestJob(Job):
     """Run that looks at them; None is the newest fine-tuning, else pre-training, else none at all."""
 
 
+@dataclass(frozen=True)
+class EstimateJob(Job):
+    """Take a few steps of a training that is not started yet, and say what all of it will come to."""
+
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """The training's job, as `to_json` makes it."""
+
+
 JOBS: dict[str, type[Job]] = {
     "pretrain": PretrainJob,
     "finetune": FinetuneJob,
@@ -137,6 +153,7 @@ JOBS: dict[str, type[Job]] = {
     "features": FeaturesJob,
     "suggest": SuggestJob,
     "export": ExportJob,
+    "estimate": EstimateJob,
 }
 
 
@@ -161,13 +178,21 @@ def read_job(path: Path) -> Job:
 
     Raises UserError ("bad-job") naming the first thing that is wrong with it.
     """
-    value = read_json(path)
+    return job_of(read_json(path), where=str(path))
+
+
+def job_of(value: Any, where: str) -> Job:
+    """A job from what `to_json` made of it.
+
+    Raises UserError ("bad-job") naming `where` and the first thing that is wrong with it.
+    """
     if not isinstance(value, dict) or value.get("job") not in list(JOBS):
         raise UserError(
-            f'{path} is not a job file; it needs a field "job" with one of {", ".join(JOBS)}.', code="bad-job"
+            f'{where} is not a job file; it needs a field "job" with one of {", ".join(JOBS)}.',
+            code="bad-job",
         )
     fields = {name: item for name, item in value.items() if name != "job"}
-    return from_json(JOBS[value["job"]], fields, where=str(path))
+    return from_json(JOBS[value["job"]], fields, where)
 
 
 def from_json(kind: type[T], fields: dict[str, Any], where: str) -> T:

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from medssl.cleaning import Cleaning, cleaned
 from medssl.config import ExportJob
 from medssl.contents import LabelClass, Scan
 from medssl.dicom_seg import How, changed, write_dicom_seg
@@ -63,17 +64,21 @@ def check_ending(ending: str) -> str:
     return wanted
 
 
-def export_scan(project: Project, scan_id: str, run_id: str | None, path: Path) -> list[ClassVolume]:
+def export_scan(
+    project: Project, scan_id: str, run_id: str | None, path: Path, cleaning: Cleaning | None = None
+) -> list[ClassVolume]:
     """Write a scan's segmentation on its source's own grid, and the record beside it.
 
     The ending of `path` says how: NIfTI, NRRD, MetaImage, or DICOM-SEG for a scan that came from DICOM.
+    cleaning: what is done to the prediction, never to the paint.
 
     Raises UserError ("nothing-yet", "unsupported", "not-dicom", "missing", "changed", "not-referable",
     "disk-full", "not-writable").
     """
     path = Path(path)
     ending = check_ending(suffix_of(path) or path.name)
-    labels = project.segmentation(scan_id, run_id)
+    predicted = cleaned(project, run_id, scan_id, cleaning) if run_id and cleaning else None
+    labels = project.segmentation(scan_id, run_id, predicted)
     scan, run = project.scans[scan_id], project.run(run_id) if run_id else None
     annotation = project.annotation(scan_id)
     voxels = _counts(labels)
@@ -90,7 +95,7 @@ def export_scan(project: Project, scan_id: str, run_id: str | None, path: Path) 
         {"id": item.id, **{name: value for name, value in asdict(each).items() if name != "scan"}}
         for item, each in zip(classes, volumes, strict=True)
     ]
-    write_record(path, scan, annotation, run, described)
+    write_record(path, scan, annotation, run, cleaning, described)
     return volumes
 
 
@@ -146,10 +151,9 @@ def _classes(project: Project, voxels: np.ndarray) -> list[LabelClass]:
 
 
 def _volumes(scan: Scan, voxels: np.ndarray, classes: Sequence[LabelClass]) -> list[ClassVolume]:
-    voxel_ml = abs(float(np.linalg.det(scan.geometry.matrix[:3, :3]))) / 1000  # sheared grids, too
+    count, ml = voxels.tolist(), scan.geometry.voxel_ml
     return [
-        ClassVolume(scan.id, item.name, int(voxels[item.id]), round(int(voxels[item.id]) * voxel_ml, 6))
-        for item in classes
+        ClassVolume(scan.id, item.name, count[item.id], round(count[item.id] * ml, 6)) for item in classes
     ]
 
 
@@ -176,6 +180,7 @@ def export_scans(
     """
     ending, folder = check_ending(job.ending), Path(job.folder)
     run = project.run(job.weights) if job.weights else None
+    cleaning = Cleaning(job.largest, job.drop_ml, job.fill_holes)
     scans = job.scans or _with_something(project, run)
     refused: dict[str, str] = {}
     volumes: list[ClassVolume] = []
@@ -201,7 +206,7 @@ def export_scans(
         if should_stop():
             break
         try:
-            volumes += export_scan(project, scan_id, run.id if run else None, targets[scan_id])
+            volumes += export_scan(project, scan_id, run.id if run else None, targets[scan_id], cleaning)
             written.append(str(targets[scan_id]))
         except UserError as error:
             refuse(scan_id, error)

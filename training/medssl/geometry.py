@@ -74,6 +74,11 @@ class Geometry:
         return (z, y, x)
 
     @property
+    def voxel_ml(self) -> float:
+        """Volume of a voxel; of sheared grids, too."""
+        return abs(float(np.linalg.det(self.matrix[:3, :3]))) / 1000
+
+    @property
     def shape_zyx(self) -> tuple[int, int, int]:
         """Shape of the canonical array."""
         z, y, x = (self.shape[axis] for axis in self._source_axes)

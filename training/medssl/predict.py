@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from medssl.errors import UserError
 from medssl.events import Emit, Preview, Progress, Started
 from medssl.loop import autocast
 from medssl.networks import Network, load_network
+from medssl.probabilities import keep_probabilities
 from medssl.project import IGNORE, Project, Run
 from medssl.sides import sides
 
@@ -36,7 +38,7 @@ def predict(
     """Segment scans with the run's weights; each prediction is saved in the run's folder as it is done."""
     scans = job.scans or tuple(project.scans)
     emit(Started(run.id))
-    done = predict_scans(project, run, scans, job.device, emit, should_stop)
+    done = predict_scans(project, run, scans, job.device, emit, should_stop, job.probabilities)
     return {"run": run.id, "scans": done, "stopped": len(done) < len(scans)}
 
 
@@ -47,8 +49,12 @@ def predict_scans(
     device_name: str,
     emit: Emit,
     should_stop: Callable[[], bool],
+    probabilities: bool = False,
 ) -> list[str]:
-    """Segment `scans` one after the other until asked to stop; returns those that are done."""
+    """Segment `scans` one after the other until asked to stop; returns those that are done.
+
+    probabilities: keep these, too, from the same pass.
+    """
     device = devices.choose(device_name)
     network, plan, card = load_network(run.checkpoint)
     if card["kind"] != "finetune":
@@ -63,8 +69,10 @@ def predict_scans(
     for number, scan in enumerate(scans):
         if should_stop():
             break
-        geometry = project.scans[scan].geometry
-        labels = segment(network, plan, project.image(scan), geometry.spacing_mm, device, weight)
+        spacing = project.scans[scan].geometry.spacing_mm
+        look = partial(segment, network, plan, project.image(scan), spacing, device, weight)
+        kept = partial(keep_probabilities, project, run, scan, ids[1:].tolist(), plan.work_axes, look, emit)
+        labels = kept() if probabilities else look()
         path = project.save_prediction(run.id, scan, ids[labels])
         emit(Preview(scan, str(path)))
         emit(Progress("prediction", (number + 1) / len(scans), number + 1))
@@ -79,15 +87,18 @@ def segment(
     spacing_mm: Sequence[float],
     device: torch.device,
     background_weight: float = 1.0,
+    keep: Callable[[np.ndarray], None] | None = None,
 ) -> np.ndarray:
     """Class numbers 0..K of every voxel, uint8 (Z, Y, X).
 
     image: normalised (Z, Y, X), may be a memory map. Works slab by slab; scores of one slab at a time are
-    in memory.
+    in memory. keep: is shown them, (n, 1 + K, rows, columns) in work order, as they are decided by.
     """
     work = np.transpose(image, plan.work_axes)
     spacing = [spacing_mm[axis] for axis in plan.work_axes]
-    decided = segment_work(network, plan, work, spacing, device, background_weight=background_weight)
+    decided = segment_work(
+        network, plan, work, spacing, device, background_weight=background_weight, keep=keep
+    )
     labels = decided.cpu().numpy()
     return np.ascontiguousarray(np.transpose(labels, np.argsort(plan.work_axes)))
 
@@ -101,14 +112,20 @@ def segment_work(
     device: torch.device,
     sure: float = 0.0,
     background_weight: float = 1.0,
+    keep: Callable[[np.ndarray], None] | None = None,
 ) -> Tensor:
     """`segment` in work order: uint8 (slices, rows, columns) on the device, from an array or a tensor.
 
     The background's probability counts `background_weight` times; voxels whose best class has a
     probability below `sure` then are IGNORE.
     """
-    parts = _scores_of_slabs(network, plan, work, spacing, device)
-    return torch.cat([_decided(scores, sure, background_weight) for scores in parts])
+    labels = []
+    for scores in _scores_of_slabs(network, plan, work, spacing, device):
+        scores = weighted(scores, background_weight)
+        labels.append(_decided(scores, sure))
+        if keep is not None:
+            keep(scores.cpu().numpy())
+    return torch.cat(labels)
 
 
 def _scores_of_slabs(
@@ -149,9 +166,8 @@ def scores_of(
     return torch.cat(list(_scores_of_slabs(network, replace(plan, sides="own"), work, spacing, device)))
 
 
-def _decided(scores: Tensor, sure: float, background_weight: float) -> Tensor:
+def _decided(scores: Tensor, sure: float) -> Tensor:
     """The best class of every voxel of (n, K, ...) softmax scores, uint8."""
-    scores = weighted(scores, background_weight)
     label = scores.argmax(1)
     if sure > 0:
         label = torch.where(scores.amax(1) < sure, IGNORE, label)

@@ -252,14 +252,18 @@ class Project:
         write_annotation(path, Annotation(labels), self.scans[scan_id].geometry.shape_zyx)
         return path
 
-    def segmentation(self, scan_id: str, run_id: str | None = None) -> np.ndarray:
-        """The annotation where there is one, elsewhere the run's prediction (0 without a run).
+    def segmentation(
+        self, scan_id: str, run_id: str | None = None, predicted: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The annotation where there is one, elsewhere the run's prediction (0 without a run), or what is
+        given as such.
 
         Raises UserError ("nothing-yet") where the run has not predicted the scan, or, without a run,
         nothing was painted.
         """
         annotation = self.annotation(scan_id)
-        predicted = self.prediction(run_id, scan_id) if run_id else None
+        if predicted is None and run_id:
+            predicted = self.prediction(run_id, scan_id)
         if predicted is None and (run_id or annotation is None):
             wanted = f"prediction of {run_id}" if run_id else "annotation"
             raise UserError(f"{scan_id} has no {wanted} yet; paint or predict it first.", code="nothing-yet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from medssl import __version__
 from medssl.annotation import Annotation
+from medssl.cleaning import Cleaning
 from medssl.contents import Scan
 from medssl.files import sha256_of, write_json
 from medssl.geometry import AXIS_NAMES
@@ -30,7 +32,12 @@ def record_path(exported: Path) -> Path:
 
 
 def write_record(
-    exported: Path, scan: Scan, annotation: Annotation | None, run: Run | None, volumes: list[dict[str, Any]]
+    exported: Path,
+    scan: Scan,
+    annotation: Annotation | None,
+    run: Run | None,
+    cleaning: Cleaning | None,
+    volumes: list[dict[str, Any]],
 ) -> None:
     """Write the record of a file that was just exported, whole or not at all.
 
@@ -50,7 +57,7 @@ def write_record(
                 "spacing_mm": list(scan.geometry.spacing_mm),
             },
             "annotation": _annotation(annotation),
-            "prediction": None if run is None else _prediction(run),
+            "prediction": None if run is None else _prediction(run, cleaning),
             "volumes": volumes,
             "versions": {
                 "medssl": __version__,
@@ -73,8 +80,8 @@ def _annotation(annotation: Annotation | None) -> dict[str, Any] | None:
     return {"complete_slices": complete, "painted_voxels": int(np.count_nonzero(annotation.labels))}
 
 
-def _prediction(run: Run) -> dict[str, Any]:
-    """Which weights, and what they were trained on."""
+def _prediction(run: Run, cleaning: Cleaning | None) -> dict[str, Any]:
+    """Which weights, what they were trained on, and what was done to the prediction afterwards."""
     card = run.card
     return {
         "run": run.id,
@@ -82,5 +89,6 @@ def _prediction(run: Run) -> dict[str, Any]:
         "step": card.get("step"),
         "started_from": card.get("weights"),
         "trained_on": card.get("scans"),
+        "cleaned_up": asdict(cleaning) if cleaning else None,
         "job": {name: value for name, value in run.job.items() if name != "project"},
     }

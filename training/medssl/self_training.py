@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-from scipy import ndimage
 from torch import Generator, Tensor, nn
 
 from medssl import partial
+from medssl.cleaning import drop_parts
 from medssl.config import Plan, Sides
 from medssl.errors import UserError
 from medssl.events import Emit, Notice
@@ -137,14 +137,7 @@ def largest_parts(labels: Tensor) -> Tensor:
     Background stays. An island is called unknown instead of background: it may be the other kidney.
     """
     array = labels.cpu().numpy().copy()
-    boxes = ndimage.find_objects(array, max_label=IGNORE - 1)
-    for label, box in enumerate(boxes, start=1):
-        if box is None:
-            continue
-        parts, count = ndimage.label(array[box] == label)
-        if count > 1:
-            sizes = ndimage.sum_labels(parts > 0, parts, range(1, count + 1))
-            array[box][(parts > 0) & (parts != sizes.argmax() + 1)] = IGNORE
+    drop_parts(array, 0, largest=True, becomes=IGNORE)
     return torch.from_numpy(array).to(labels.device)
 
 

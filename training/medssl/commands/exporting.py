@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 from medssl.commands.options import LAST, DeviceOption, FormatOption, ProjectArgument
 
 if TYPE_CHECKING:
+    from medssl.cleaning import Cleaning
     from medssl.config import Job
     from medssl.errors import UserError
 
@@ -32,6 +34,15 @@ def export(
             "what is painted.",
         ),
     ] = LAST,
+    largest: Annotated[
+        bool, typer.Option("--largest", help="Keep only the largest connected part of each predicted class.")
+    ] = False,
+    drop_ml: Annotated[
+        float, typer.Option("--drop-ml", metavar="ML", min=0, help="Drop predicted parts smaller than this.")
+    ] = 0.0,
+    fill_holes: Annotated[
+        bool, typer.Option("--fill-holes", help="Fill holes that a predicted class encloses.")
+    ] = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Write segmentations: your paint where you painted, the prediction elsewhere.
@@ -40,6 +51,7 @@ def export(
     made it beside it; volumes.csv has the volume of each class in each scan.
     Scans that the run has not segmented yet are segmented first.
     """
+    from medssl.cleaning import Cleaning
     from medssl.commands.choose import choose_run, scan_in
     from medssl.export import check_ending
     from medssl.project import Project
@@ -47,20 +59,27 @@ def export(
     opened, ending = Project.open(project), check_ending(ending)
     run = None if weights == NO_RUN else choose_run(opened, weights, ("finetune",)).id
     refusals = Refusals()
-    refusals.count += write_scans(
-        project, run, tuple(scan_in(opened, scan) for scan in scans or []), out, ending, device
-    )
+    cleaning = Cleaning(largest, drop_ml, fill_holes)
+    chosen = tuple(scan_in(opened, scan) for scan in scans or [])
+    refusals.count += write_scans(project, run, chosen, out, ending, device, cleaning)
     refusals.end()
 
 
 def write_scans(
-    project: Path, run: str | None, scans: tuple[str, ...], out: Path, ending: str, device: str
+    project: Path,
+    run: str | None,
+    scans: tuple[str, ...],
+    out: Path,
+    ending: str,
+    device: str,
+    cleaning: Cleaning | None = None,
 ) -> int:
     """Export scans and print the files; returns how many could not be written, their reasons were shown."""
     from medssl.config import ExportJob
 
+    done = asdict(cleaning) if cleaning else {}
     job = ExportJob(
-        project=str(project), device=device, folder=str(out), ending=ending, weights=run, scans=scans
+        project=str(project), device=device, folder=str(out), ending=ending, weights=run, scans=scans, **done
     )
     result = work(job)
     for path in result["written"]:
