@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from medssl import events
 from medssl.errors import UserError
 from medssl.palette import class_color
-from medssl.project import Annotation, LabelClass, Project, Run, Scan, is_project
+from medssl.project import LabelClass, Project, Run, Scan, is_project
 from psygnal import Signal
 
 from napari_medssl.history import came_to_its_end
@@ -201,20 +200,6 @@ class Session:
         if self.saved != "saving":
             self.saved = "saving"
             self.annotation_changed.emit()
-
-    def save_annotation(self, labels: np.ndarray) -> None:
-        """Write the current scan's annotation; the file on disk is the old or the new one, never half."""
-        project, scan = self.need_project(), self.need_scan()
-        try:
-            project.save_annotation(scan.id, Annotation(labels=labels, complete=self.complete))
-        except UserError:
-            self.saved = "NOT SAVED"
-            self.annotation_changed.emit()
-            raise
-        self.saved = "saved"
-        some = bool(self.complete) or bool(labels.any())
-        self.annotated = self.annotated | {scan.id} if some else self.annotated - {scan.id}
-        self.annotation_changed.emit()
 
     # --- runs ----------------------------------------------------------------------------------------
 

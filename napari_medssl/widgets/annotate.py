@@ -7,8 +7,10 @@ from collections.abc import Callable
 from medssl.project import SURE_BACKGROUND
 from qtpy.QtWidgets import QButtonGroup, QLabel, QPushButton, QWidget
 
+from napari_medssl.edits import Edits
 from napari_medssl.guard import guarded
 from napari_medssl.jobs import Jobs
+from napari_medssl.restore import Restore
 from napari_medssl.session import Session
 from napari_medssl.widgets.classes import ClassTable
 from napari_medssl.widgets.next_slice import NextSlice
@@ -32,6 +34,8 @@ class Annotate(QWidget):
     def __init__(self, session: Session, workspace: Workspace, jobs: Jobs) -> None:
         super().__init__()
         self.session, self.workspace = session, workspace
+        self.edits = Edits(workspace)
+        self.restore = Restore(workspace, self.edits)
         self.new = button(
             "New annotation", self.new_annotation, "Make a layer to paint on, on the scan's own grid", True
         )

@@ -19,12 +19,13 @@ from medssl.cells import Failure
 from medssl.config import FinetuneJob, Job
 from medssl.errors import UserError
 from medssl.evaluate import reference_labels
+from medssl.fill import interpolate
 from medssl.project import Project
 from medssl.study import Assignment, Material
 from medssl.volume import read_labels
 from peers import Bench, nnunet
 from peers.forest import features_of, random_forest
-from peers.interpolation import interpolate, interpolated
+from peers.interpolation import interpolated
 from stand_in import Engine
 
 

@@ -1,0 +1,143 @@
+"""Strokes reach the disk at once, and nothing of it is felt while painting."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from medssl import journal
+from medssl.errors import UserError
+from medssl.project import Project
+from napari.components import ViewerModel
+from test_workspace import write_scan
+
+from napari_medssl.edits import Edits
+from napari_medssl.restore import Restore
+from napari_medssl.session import Session
+from napari_medssl.workspace import Workspace
+
+
+@pytest.fixture
+def desk(qtbot, tmp_path) -> Workspace:
+    """A viewer without a window, with one scan of a new project on the screen."""
+    made = open_desk(tmp_path / "project")
+    made.session.select(made.session.project.add_scan(write_scan(tmp_path / "a.nii.gz")).id)
+    yield made
+    made.close()
+
+
+def open_desk(folder: Path) -> Workspace:
+    """A viewer that shows what a project says at its start, as after a crash of the one before."""
+    session = Session()
+    made = Workspace(ViewerModel(), session)
+    made.edits = Edits(made)
+    made.restore = Restore(made, made.edits)
+    made.said = []
+    session.said.connect(lambda severity, text: made.said.append(text))
+    session.open(folder)
+    return made
+
+
+def journal_of(desk):
+    return journal.journal_file(desk.session.project.root, desk.session.scan)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_stroke_is_on_the_disk_when_the_hand_lets_go(desk, axis):
+    desk.new_annotation()
+    desk.go_to(axis, 3)
+    place = tuple(3 if other == axis else 5 for other in range(3))
+    desk.annotation_layer.paint(place, 1)
+    (stroke,) = journal.read(journal_of(desk))
+    painted = desk.annotation_layer.data
+    assert np.array_equal(np.sort(stroke.voxels), np.flatnonzero(painted)) and painted[place] == 1
+
+
+def test_a_killed_viewers_strokes_come_back_and_can_be_taken_out(desk):
+    desk.new_annotation()
+    desk.go_to(0, 4)
+    desk.annotation_layer.paint((4, 5, 6), 1)
+    desk.toggle_complete()
+    painted = desk.annotation_layer.data.copy()
+    again = open_desk(desk.session.project.root)
+    assert np.array_equal(again.annotation_layer.data, painted) and again.session.complete == ((0, 4),)
+    assert "Brought back on a: 1 stroke" in again.said[0]
+    again.annotation_layer.undo()
+    assert not again.annotation_layer.data.any() and again.session.complete == ()
+    again.annotation_layer.redo()
+    assert np.array_equal(again.annotation_layer.data, painted) and again.session.complete == ((0, 4),)
+    again.close()
+
+
+def test_nothing_is_said_where_everything_was_saved(desk):
+    desk.new_annotation()
+    desk.annotation_layer.paint((4, 5, 6), 1)
+    desk.autosave.flush()
+    assert not journal_of(desk).exists()
+    again = open_desk(desk.session.project.root)
+    assert not again.said and again.annotation_layer.data[4, 5, 6] == 1
+    again.close()
+
+
+def test_a_project_opens_with_the_scan_that_has_unsaved_strokes(desk, tmp_path):
+    lost = desk.session.scan
+    desk.new_annotation()
+    desk.annotation_layer.paint((4, 5, 6), 1)
+    other = desk.session.project.add_scan(write_scan(tmp_path / "b.nii.gz", 1)).id
+    desk.session.project.save_view_state({"scan": other})
+    again = open_desk(desk.session.project.root)
+    assert again.session.scan == lost
+    again.close()
+
+
+def test_an_undone_stroke_of_another_slice_does_not_come_back(desk, qtbot):
+    desk.new_annotation()
+    desk.go_to(0, 4)
+    desk.annotation_layer.paint((4, 5, 6), 1)
+    desk.go_to(0, 2)
+    desk.annotation_layer.undo()
+    qtbot.waitUntil(lambda: desk.session.saved == "saved")
+    assert not journal_of(desk).exists()
+    assert not desk.session.project.annotation(desk.session.scan).labels.any()
+
+
+def test_the_window_lives_while_the_annotation_is_written(desk, qtbot, monkeypatch):
+    real = Project.save_annotation
+
+    def slow(self, scan, annotation):
+        time.sleep(0.5)
+        real(self, scan, annotation)
+
+    monkeypatch.setattr(Project, "save_annotation", slow)
+    desk.new_annotation()
+    desk.go_to(0, 4)
+    desk.annotation_layer.paint((4, 5, 6), 1)
+    qtbot.waitUntil(lambda: desk.autosave._writing is not None)
+    desk.annotation_layer.paint((4, 2, 2), 1)  # while it is written
+    assert journal.read(journal_of(desk))
+    qtbot.waitUntil(lambda: desk.session.saved == "saved", timeout=5000)
+    saved = desk.session.project.annotation(desk.session.scan)
+    assert np.array_equal(saved.labels, desk.annotation_layer.data) and not journal_of(desk).exists()
+
+
+def test_a_disk_that_refuses_the_journal_is_told_and_the_strokes_stay(desk, qtbot, monkeypatch):
+    desk.new_annotation()
+
+    def full(path, stroke):
+        raise UserError("The disk is full; free some space.", code="disk-full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "append", full)
+        desk.annotation_layer.paint((4, 5, 6), 1)
+    assert desk.said == ["The disk is full; free some space."]
+    qtbot.waitUntil(lambda: desk.session.saved == "saved")
+    assert desk.session.project.annotation(desk.session.scan).labels[4, 5, 6] == 1
+
+
+def test_a_viewer_that_may_only_look_writes_no_journal(desk):
+    desk.new_annotation()
+    desk.session.project.read_only = "Another window has this project."
+    desk.annotation_layer.paint((4, 5, 6), 1)
+    assert not journal_of(desk).exists()
