@@ -235,8 +235,9 @@ def test_a_number_that_only_some_steps_have_is_the_mean_over_those(tmp_path: Pat
             "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"
         ),
         RuntimeError("MPS backend out of memory (MPS allocated: 8 GB)"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
     ],
-    ids=["cuda", "python", "cpu", "mps"],
+    ids=["cuda", "python", "cpu", "mps", "cublas"],
 )
 def test_short_memory_halves_the_batch_and_goes_on_with_a_notice(
     tmp_path: Path, error: BaseException

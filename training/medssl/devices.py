@@ -64,15 +64,24 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
     return exact
 
 
+def wait(device: torch.device) -> None:
+    """Until the device has done all that it was told: only then does a clock say anything."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Whether it says that memory is short.
 
-    Only CUDA has an exception of its own for that; on the CPU and on MPS it is a RuntimeError like any other.
+    Only CUDA has an exception of its own for that; on the CPU, on MPS and in CUDA's libraries (cuDNN, cuBLAS)
+    it is a RuntimeError like any other.
     """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     said = str(error)
-    short = ("can't allocate memory", "out of memory", "bad_alloc")
+    short = ("can't allocate memory", "out of memory", "bad_alloc", "_ALLOC_FAILED")
     return isinstance(error, RuntimeError) and any(each in said for each in short)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from medssl import config
 from medssl.config import (
+    EstimateJob,
     ExportJob,
     FeaturesJob,
     FinetuneJob,
@@ -52,7 +53,7 @@ def run(job: Job, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]
 
 
 def _use(project: Project, job: Job, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]:
-    """Everything that does not train: predict, compute features, export, suggest slices."""
+    """Everything that does not train: predict, features, export, suggest slices, estimate a training."""
     if isinstance(job, PredictJob | FeaturesJob | ExportJob):
         _known_scans(project, job.scans)
     if isinstance(job, PredictJob):
@@ -71,6 +72,10 @@ def _use(project: Project, job: Job, emit: Emit, should_stop: Callable[[], bool]
         from medssl.suggest import suggest
 
         result = suggest(project, job, emit, should_stop)
+    elif isinstance(job, EstimateJob):
+        from medssl.rehearsal import rehearse
+
+        result = rehearse(project, job, emit, should_stop)
     else:
         raise UserError(f"{job!r} is no job of this engine; see `medssl run --help`.", code="bad-job")
     emit(Done(bool(result["stopped"]), result))
@@ -90,7 +95,7 @@ def _train(project: Project, job: TrainingJob, emit: Emit, should_stop: Callable
         if job.weights:
             refuse_collapsed(project.run(job.weights))
     if job.steps is None and job.minutes is None and job.resume is None:
-        job = replace(job, minutes=5.0)
+        job = replace(job, minutes=config.MINUTES)
     stored = None
     if job.resume:
         chosen = project.run(job.resume)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -20,7 +20,8 @@ from medssl.augment import STRONG, change_intensity, draw_bend
 from medssl.config import FinetuneJob, Plan
 from medssl.errors import UserError
 from medssl.events import Emit, Notice, Started
-from medssl.loop import Budget, settings_for, train
+from medssl.held_slice import Watch, hold_back
+from medssl.loop import Budget, LoopSettings, settings_for, train
 from medssl.methods import find
 from medssl.methods.parts import follow
 from medssl.networks import Network, build, load_matching
@@ -29,6 +30,9 @@ from medssl.pool import Pool, load_pool
 from medssl.project import Project, Run
 from medssl.self_training import Rounds
 from medssl.views import cut, cut_targets, shown
+
+Stored = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors and card of a checkpoint."""
 
 
 class Finetuning:
@@ -47,7 +51,9 @@ class Finetuning:
         filled: set[str],
         rounds: Rounds | None = None,
         terms: Mapping[str, nn.Module] | None = None,
+        watch: Watch | None = None,
     ) -> None:
+        self.watch = watch
         self.network, self.plan, self.settings, self.filled = network, plan, settings, filled
         self.pool, self.voxels = pool, voxels
         self.rounds, self.terms = rounds, nn.ModuleDict(terms)
@@ -70,11 +76,24 @@ class Finetuning:
         return [group for group in groups if group["params"]]
 
     def loss(self, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy and Dice on annotated voxels of new patches; with guesses, the terms too."""
+        """Cross-entropy and Dice on annotated voxels of new patches; with guesses, the terms too.
+
+        Among the numbers is the Dice of the slice that is held back, now and then.
+        """
+        seen = self.watch.look_when_due(self.average, fraction) if self.watch else {}
+        loss, numbers = self._loss(generator, fraction)
+        return loss, {**numbers, **seen}
+
+    @property
+    def average(self) -> Network:
+        """The moving average of the weights."""
+        return cast(Network, self.modules["average"])
+
+    def _loss(self, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
         image, target = self.patches(self.pool, self.voxels, generator)
         guesses = None
         if self.rounds is not None:
-            guesses = self.rounds.guesses_at(fraction, self.modules["average"], self.plan, generator)
+            guesses = self.rounds.guesses_at(fraction, self.average, self.plan, generator)
         if guesses is None or not guesses.seen:
             loss = partial_loss(self.network(image), target)
             self._remember(loss)
@@ -120,13 +139,14 @@ class Finetuning:
         """Move the average; at the start it follows closely, or it would remember the random weights."""
         self.steps += 1
         keep = min(self.settings.average, (1 + self.steps) / (10 + self.steps))
-        follow(list(self.modules["average"].parameters()), list(self.network.parameters()), keep)
+        follow(list(self.average.parameters()), list(self.network.parameters()), keep)
 
     def shrink(self) -> str | None:
-        if self.plan.batch < 2:
+        plan = planner.smaller(self.plan)
+        if plan is None:
             return None
-        self.plan = replace(self.plan, batch=self.plan.batch // 2)
-        return f"Memory was short: the batch is now {self.plan.batch}, and the training goes on."
+        self.plan = plan
+        return planner.in_words(plan)
 
 
 def finetune(
@@ -135,7 +155,7 @@ def finetune(
     job: FinetuneJob,
     emit: Emit,
     should_stop: Callable[[], bool],
-    resume: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
+    resume: Stored | None = None,
 ) -> dict[str, Any]:
     """Train on the project's annotations; the checkpoint in the run's folder is the result.
 
@@ -145,27 +165,19 @@ def finetune(
     classes = [label.id for label in project.classes]
     device = devices.choose(job.device)
     start = checkpoint.load(project.run(job.weights).checkpoint) if job.weights else None
-    plan, reasons = _plan(project, run, scans, device, job, start, resume)
+    plan, reasons = make_plan(project, scans, device, job, start, resume)
     torch.set_num_threads(plan.threads)
     emit(Started(run.id, config.to_json(plan), reasons))
-    recipe, kind = semi.find(job.semi)
-    loop_settings, settings = settings_for(f"{recipe}-{job.recipe}", job.settings, kind, plan)
-    pool = load_pool(project, scans, plan, device, class_ids=classes)
-    voxels = AnnotatedVoxels.of(pool)
-    network = build(plan, len(classes) + 1, job.seed)
-    filled = _fill(network, start, classes, emit) if start else set()
-    terms = semi.terms(job, plan, settings, voxels, len(classes) + 1, emit)
-    rounds = semi.rounds(job.semi, project, pool, plan, settings, network, emit)
-    task = Finetuning(network, plan, settings, pool, voxels, filled, rounds, terms)
-    task.modules.to(device)
+    loop_settings, task = make_task(project, job, plan, device, emit, start, resume)
     card: dict[str, Any] = {
         "kind": "finetune",
         "plan": config.to_json(plan),
         "job": config.to_json(job),
-        "settings": config.to_json(settings),
+        "settings": config.to_json(task.settings),
         "classes": [{"id": each.id, "name": each.name} for each in project.classes],
         "scans": scans,
         "weights": job.weights,
+        **({"held_slice": task.watch.card} if task.watch else {}),
     }
     tensors, card = (resume[0], {**resume[1], **card}) if resume else (None, card)
     if resume:
@@ -183,8 +195,42 @@ def finetune(
         should_stop,
         "fine-tuning",
         tensors,
+        close=lambda step: task.watch.verdict(task.average, step) if task.watch else {},
     )
     return {"run": run.id, "step": position.step, "seconds": position.elapsed_s, "stopped": stopped}
+
+
+def make_task(
+    project: Project,
+    job: FinetuneJob,
+    plan: Plan,
+    device: torch.device,
+    emit: Emit,
+    start: Stored | None = None,
+    resume: Stored | None = None,
+) -> tuple[LoopSettings, Finetuning]:
+    """All that the first step needs, on the device.
+
+    Raises UserError ("one-class", "bad-job", "memory", ...).
+    """
+    classes = [label.id for label in project.classes]
+    recipe, kind = semi.find(job.semi)
+    loop_settings, settings = settings_for(f"{recipe}-{job.recipe}", job.settings, kind, plan)
+    pool = load_pool(project, project.annotated(), plan, device, class_ids=classes)
+    watch = None
+    if settings.hold_slice_back:
+        before = next((each[1] for each in (resume, start) if each and each[1]["kind"] == "finetune"), None)
+        pool, held = hold_back(pool, plan, before, emit)
+        names = [label.name for label in project.classes]
+        watch = Watch(held, plan, names, settings.background_weight, emit) if held else None
+    voxels = AnnotatedVoxels.of(pool)
+    network = build(plan, len(classes) + 1, job.seed)
+    filled = _fill(network, start, classes, emit) if start else set()
+    terms = semi.terms(job, plan, settings, voxels, len(classes) + 1, emit)
+    rounds = semi.rounds(job.semi, project, pool, plan, settings, network, emit)
+    task = Finetuning(network, plan, settings, pool, voxels, filled, rounds, terms, watch)
+    task.modules.to(device)
+    return loop_settings, task
 
 
 def check_annotations(project: Project) -> list[str]:
@@ -212,20 +258,19 @@ def _check_classes(run: Run, card: dict[str, Any], classes: list[int]) -> None:
         )
 
 
-def _plan(
+def make_plan(
     project: Project,
-    run: Run,
     scans: list[str],
     device: torch.device,
     job: FinetuneJob,
-    start: tuple[dict[str, Tensor], dict[str, Any]] | None,
-    resume: tuple[dict[str, Tensor], dict[str, Any]] | None,
+    start: Stored | None,
+    resume: Stored | None,
 ) -> tuple[Plan, list[str]]:
     """Weights bring their plan along: a network only fits the shape of problem it was trained for."""
     before = resume or start
     if before is None:
         return planner.choose(project, scans, device, job.settings)
-    plan = config.from_json(Plan, before[1]["plan"], str(run.checkpoint))
+    plan = config.from_json(Plan, before[1]["plan"], "the checkpoint's card")
     if resume:
         return planner.adapt(plan, device, job.settings), ["as the run before"]
     # Precision and threads are no part of what the weights learned, but of this machine at this moment.
@@ -234,9 +279,7 @@ def _plan(
     return planner.measured(plan, device, job.settings, reasons), reasons
 
 
-def _fill(
-    network: Network, start: tuple[dict[str, Tensor], dict[str, Any]], classes: list[int], emit: Emit
-) -> set[str]:
+def _fill(network: Network, start: Stored, classes: list[int], emit: Emit) -> set[str]:
     """Copy weights; a head is kept only if it was trained for the same classes. Returns filled names."""
     tensors, card = start
     same = [each["id"] for each in card.get("classes", [])] == classes

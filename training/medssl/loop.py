@@ -123,9 +123,7 @@ def train(
     Returns where the training stands and whether it was stopped. Raises UserError ("diverged",
     "memory", "disk-full").
     """
-    optimizer = torch.optim.AdamW(
-        task.parameter_groups(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    optimizer = make_optimizer(task, settings)
     position = Position(elapsed_s=spent_s)
     if resume:
         position = Position(card["step"], card["elapsed_s"])
@@ -151,7 +149,7 @@ def train(
     while (fraction := budget.fraction(position.step, position.elapsed_s)) < 1:
         if stopped := should_stop():
             break
-        done = _step_or_shrink(task, optimizer, settings, generator, fraction, emit)
+        done = step_or_shrink(task, optimizer, settings, generator, fraction, emit)
         if done is None:
             continue
         position.step += 1
@@ -168,7 +166,14 @@ def train(
     return position, stopped
 
 
-def _step_or_shrink(
+def make_optimizer(task: Task, settings: LoopSettings) -> torch.optim.Optimizer:
+    """AdamW on all that the task trains."""
+    return torch.optim.AdamW(
+        task.parameter_groups(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+
+
+def step_or_shrink(
     task: Task,
     optimizer: torch.optim.Optimizer,
     settings: LoopSettings,

@@ -1,9 +1,11 @@
-"""What a measurement was made on: processor, graphics card, versions, the commit of the program."""
+"""What a measurement was made on: processor, memory, graphics card, versions, the commit of the program."""
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
+import sys
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +23,24 @@ def processor() -> str:
     except OSError:
         pass
     return platform.processor() or platform.machine()
+
+
+def memory() -> int:
+    """Bytes of memory that this machine has; 0 where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return 0
+
+
+def peak_memory() -> int:
+    """Bytes of memory that this process has needed at most so far; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows has none
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
 
 
 def surroundings(device: str) -> dict[str, Any]:

@@ -83,6 +83,32 @@ def adapt(plan: Plan, device: torch.device, settings: dict[str, Any]) -> Plan:
     return replace(plan, precision=precision, batch=batch, threads=threads)
 
 
+def smaller(plan: Plan, least_batch: int = 1) -> Plan | None:
+    """The plan with half the batch, or, where that would be below `least_batch`, half the patch.
+
+    A patch keeps at least two cells of the network along each axis; None where it has no more.
+    """
+    if plan.batch // 2 >= least_batch:
+        return replace(plan, batch=plan.batch // 2)
+    first = 3 - plan.dims
+    total = [int(step) for step in np.prod(plan.strides, axis=0)]
+    sides = [
+        max(2 * step, length // 2 // step * step)
+        for length, step in zip(plan.patch_vox[first:], total, strict=True)
+    ]
+    patch = (*plan.patch_vox[:first], *sides)
+    return None if math.prod(patch) >= math.prod(plan.patch_vox) else replace(plan, patch_vox=patch)  # type: ignore[arg-type]
+
+
+def in_words(plan: Plan) -> str:
+    """What of a plan short memory can change, as a sentence."""
+    return f"Memory was short: the batch is now {_amount(plan)}, and the training goes on."
+
+
+def _amount(plan: Plan) -> str:
+    return f"{plan.batch} patches of {_shape_text(plan.patch_vox)}"
+
+
 def _whole(settings: dict[str, Any], name: str, default: int) -> int:
     """A setting that counts something."""
     value = settings.get(name, default)
@@ -213,20 +239,38 @@ def measured(plan: Plan, device: torch.device, settings: dict[str, Any], reasons
         precisions = ["fp32"]
         reasons.append("fp32, because bf16 would be emulated here")
     several = device.type == "cpu" and plan.threads > 1 and "threads" not in settings
-    candidates = [
-        replace(plan, precision=precision, threads=threads)
-        for precision in precisions
-        for threads in ([plan.threads, 1] if several else [plan.threads])
-    ]
-    if len(candidates) == 1:
-        return candidates[0]
-    seconds = {candidate: seconds_per_step(candidate, device) for candidate in candidates}
+    while True:
+        candidates = [
+            replace(plan, precision=precision, threads=threads)
+            for precision in precisions
+            for threads in ([plan.threads, 1] if several else [plan.threads])
+        ]
+        if len(candidates) == 1:
+            return candidates[0]
+        seconds = _timed(candidates, device)
+        if seconds is not None:
+            break
+        less = smaller(plan)
+        if less is None:
+            return candidates[0]  # the training will say that there is too little memory
+        plan = less
+        reasons.append(f"less at a time than usual, for memory is short: {_amount(plan)}")
     best = min(seconds, key=lambda each: seconds[each])
     # What is slower by less than noise stays: the usual choice repeats better.
     chosen = candidates[0] if seconds[candidates[0]] < 1.15 * seconds[best] else best
     times = ", ".join(f"{_mode(each, several)} {time_s * 1e3:.0f} ms" for each, time_s in seconds.items())
     reasons.append(f"{_mode(chosen, several)}, by the time of a step: {times}")
     return chosen
+
+
+def _timed(candidates: Sequence[Plan], device: torch.device) -> dict[Plan, float] | None:
+    """Seconds of a step by plan; None where memory is short for one of them."""
+    try:
+        return {candidate: seconds_per_step(candidate, device) for candidate in candidates}
+    except (RuntimeError, MemoryError) as error:
+        if not devices.out_of_memory(error):
+            raise
+    return None  # out here what the failed step held is free
 
 
 def _mode(plan: Plan, several: bool) -> str:
@@ -247,8 +291,7 @@ def seconds_per_step(plan: Plan, device: torch.device, repeats: int = 5) -> floa
         with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
             loss = network(image).float().square().mean()
         loss.backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        devices.wait(device)
         if attempt:
             times.append(time.perf_counter() - begin)
     return statistics.median(times)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from medssl import config, devices, planner
 from medssl.config import Plan, PretrainJob
 from medssl.events import Emit, Event, Metric, Started, read_log
 from medssl.health import Health
-from medssl.loop import Budget, settings_for, train
+from medssl.loop import Budget, LoopSettings, settings_for, train
 from medssl.methods import Method, find
 from medssl.networks import Network, build
 from medssl.pool import Pool, load_pool
@@ -43,11 +42,12 @@ class Pretraining:
         self.method.after_step(fraction)
 
     def shrink(self) -> str | None:
-        plan: Plan = self.method.plan
-        if plan.batch < 2:
+        # Most methods compare the views of a batch with each other: one alone would teach nothing.
+        plan = planner.smaller(self.method.plan, least_batch=2)
+        if plan is None:
             return None
-        self.method.plan = replace(plan, batch=plan.batch // 2)
-        return f"Memory was short: the batch is now {self.method.plan.batch}, and the training goes on."
+        self.method.plan = plan
+        return planner.in_words(plan)
 
 
 def pretrain(
@@ -62,7 +62,7 @@ def pretrain(
 
     `resume` are tensors and card of the same run's checkpoint. Returns {"run", "step", "stopped"}.
     """
-    kind = find(job.method)
+    find(job.method)  # before anything is loaded
     device = devices.choose(job.device)
     scans = [scan.id for scan in project.scans.values() if not scan.held_out]
     if resume:
@@ -72,15 +72,11 @@ def pretrain(
         plan, reasons = planner.choose(project, scans, device, job.settings)
     torch.set_num_threads(plan.threads)
     emit(Started(run.id, config.to_json(plan), reasons))
-    pool = load_pool(project, scans, plan, device)
-    loop_settings, settings = settings_for(f"{job.method}-{job.recipe}", job.settings, kind.Settings, plan)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(job.seed)  # layers draw from the global generator when they are made
-        method = kind(_random_network(plan, job.seed), plan, settings)
-    method.modules.to(device)
+    loop_settings, task = make_task(project, scans, job, plan, device)
+    method, pool = task.method, task.pool
     log = run.folder / "events.jsonl"
     start = _random_network(plan, job.seed)
-    health = Health(project, method, start, pool, job.seed, emit, lambda: read_log(log))
+    task.health = health = Health(project, method, start, pool, job.seed, emit, lambda: read_log(log))
     if not resume:
         emit(Metric(0, health.start.numbers()))
     begin = time.monotonic()  # looking at random weights takes nothing of the training's time
@@ -95,7 +91,7 @@ def pretrain(
     }
     tensors, card = (resume[0], {**resume[1], **card}) if resume else (None, card)
     position, stopped = train(
-        Pretraining(method, pool, health),
+        task,
         loop_settings,
         Budget(job.steps, job.minutes),
         Generator().manual_seed(job.seed),
@@ -109,6 +105,20 @@ def pretrain(
         close=lambda step: {"health": health.verdict(step)},
     )
     return {"run": run.id, "step": position.step, "seconds": position.elapsed_s, "stopped": stopped}
+
+
+def make_task(
+    project: Project, scans: list[str], job: PretrainJob, plan: Plan, device: torch.device
+) -> tuple[LoopSettings, Pretraining]:
+    """All that the method's `prepare`, and after it the first step, needs, on the device."""
+    kind = find(job.method)
+    pool = load_pool(project, scans, plan, device)
+    loop_settings, settings = settings_for(f"{job.method}-{job.recipe}", job.settings, kind.Settings, plan)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(job.seed)  # layers draw from the global generator when they are made
+        method = kind(_random_network(plan, job.seed), plan, settings)
+    method.modules.to(device)
+    return loop_settings, Pretraining(method, pool)
 
 
 class _Stopped(Exception):

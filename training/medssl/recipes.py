@@ -8,6 +8,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from medssl.config import Semi
 from medssl.errors import UserError
 from medssl.methods import METHODS
 
@@ -28,6 +29,37 @@ class Recipe:
     def time(self) -> str:
         """How long it wants, in words."""
         return TIMES.get(self.name.rpartition("-")[2], "")
+
+
+@dataclass(frozen=True)
+class Purpose:
+    """What somebody wants of a training, in the viewer's words: a recipe and a time."""
+
+    name: str
+    recipe: str
+    minutes: float
+    about: str
+    """What it is for, in one plain line."""
+    semi: Semi = "self_training"
+    """Of fine-tuning alone."""
+
+
+PRETRAINING = (
+    Purpose("Quick look", "quick", 5, "A first impression in minutes."),
+    Purpose("Overnight", "quick", 480, "The same settings for eight hours: for many scans."),
+    Purpose("As in the paper", "paper", 1440, "The published numbers: for a hundred scans and a GPU."),
+)
+FINETUNING = (
+    Purpose("Quick look", "quick", 3, "A segmentation in minutes, to see what to paint next."),
+    Purpose("Overnight", "quick", 480, "The same settings for eight hours: when many slices are painted."),
+    Purpose(
+        "As in the paper",
+        "paper",
+        480,
+        "Contrast between classes with its published numbers: 20,000 steps, so for a GPU.",
+        "pseudo_contrast",
+    ),
+)
 
 
 def resources() -> Path:

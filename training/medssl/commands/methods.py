@@ -27,6 +27,12 @@ def methods() -> None:
         what, _, which = recipe.name.rpartition("-")
         table.add_row(f"({what})", which, escape(recipe.purpose), recipe.time)
     Console().print(table)
+    typer.echo("\nWhat the viewer calls them:")
+    for kind, purposes in (("pretrain", recipes.PRETRAINING), ("finetune", recipes.FINETUNING)):
+        for each in purposes:
+            options = f"--recipe {each.recipe} --minutes {each.minutes:g}"
+            semi = "" if each.semi == recipes.Purpose.semi else f" --semi {each.semi}"
+            typer.echo(f"  medssl {kind} PROJECT {options}{semi}  {each.name}. {each.about}")
     typer.echo("\nUse: medssl pretrain PROJECT --method METHOD --recipe RECIPE")
 
 

@@ -18,10 +18,14 @@ from medssl.commands.options import (
     StepsOption,
     settings_from,
 )
-from medssl.config import Semi
+from medssl.config import MINUTES, Semi
 from medssl.methods import METHODS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
     from medssl.config import TrainingJob
 
 StartOption = Annotated[
@@ -143,9 +147,27 @@ def _train(job: TrainingJob) -> None:
 
     screen = console()
     with stop_on_interrupt(screen) as should_stop:
+        _foretell(job, screen, should_stop)
         result = run_job(job, screen, should_stop)
     if result["stopped"]:
         command = f"medssl {kind_of(job)} {job.project} --resume {result['run']}"
         screen.print(f"Stopped. Go on with: {command}", markup=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED)
     typer.echo(result["run"])
+
+
+def _foretell(job: TrainingJob, screen: Console, should_stop: Callable[[], bool]) -> None:
+    """Say what the training will come to. Not of one that goes on, nor of one that is over as soon."""
+    from medssl.commands.terminal import INTERRUPTED, run_job
+    from medssl.config import EstimateJob, from_json, to_json
+    from medssl.estimate import FEW_STEPS, Estimate, in_words
+
+    minutes = MINUTES if job.minutes is None and job.steps is None else job.minutes
+    short = (minutes is not None and minutes < 1) or (job.steps is not None and job.steps < FEW_STEPS)
+    if job.resume or short:
+        return
+    result = run_job(EstimateJob(job.project, training=to_json(job)), screen, should_stop)
+    if result["stopped"]:
+        raise typer.Exit(INTERRUPTED)
+    found = from_json(Estimate, result["estimate"], "the estimate")
+    screen.print(in_words(found, minutes, job.steps), markup=False, soft_wrap=True)
