@@ -34,6 +34,13 @@ def placement(geometry: Geometry) -> dict[str, Any]:
     return {"scale": geometry.spacing_mm, "axis_labels": ("z", "y", "x"), "units": ("mm",) * 3}
 
 
+def coarse_placement(geometry: Geometry, step_vox: Sequence[int]) -> dict[str, Any]:
+    """The same for cells of `step_vox` voxels, the first from voxel 0 on."""
+    spacing, step = np.asarray(geometry.spacing_mm), np.asarray(step_vox)
+    scale, translate = spacing * step, spacing * (step - 1) / 2
+    return {**placement(geometry), "scale": tuple(scale), "translate": tuple(translate)}
+
+
 def metadata(
     role: str, geometry: Geometry, path: Path | str | None = None, scan: str | None = None
 ) -> dict[str, Any]:
@@ -183,13 +190,7 @@ def prediction_layer(
 
 
 def similarity_layer(values: np.ndarray, geometry: Geometry, step_vox: Sequence[int], scan: str) -> Image:
-    """Similarity at the features' own resolution: cells of `step_vox` voxels, the first from voxel 0 on."""
-    spacing, step = np.asarray(geometry.spacing_mm), np.asarray(step_vox)
-    place = {
-        **placement(geometry),
-        "scale": tuple(spacing * step),
-        "translate": tuple(spacing * (step - 1) / 2),
-    }
+    """Similarity at the features' own resolution."""
     return Image(
         values,
         name="similarity",
@@ -198,7 +199,7 @@ def similarity_layer(values: np.ndarray, geometry: Geometry, step_vox: Sequence[
         opacity=0.6,
         contrast_limits=(0, 1),
         interpolation2d="linear",
-        **place,
+        **coarse_placement(geometry, step_vox),
     )
 
 

@@ -1,91 +1,180 @@
-"""Click a voxel: where else in the scan do the features look like this?"""
+"""Clicks that ask "where else?": in the scan on the screen as a map, in all other scans the best match."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from medssl.errors import UserError
-from medssl.similarity import FeatureCache, open_features, query_at, similarity
+from medssl.project import Project
+from medssl.search import Match, Point, best_match, query_of, search
+from medssl.similarity import open_features, similarity
 from napari.layers import Layer
+from psygnal import Signal
 
 from napari_medssl import layers
+from napari_medssl.background import Background
 from napari_medssl.guard import guarded
+from napari_medssl.places import MATCHES, Mark, hide_marks, show_marks
 from napari_medssl.workspace import Workspace
 
 CLICK_PIXELS = 4
 """How far a hand may tremble between press and release."""
+TOO, NOT = "Shift", "Control"
+"""Keys held during a click: this place too; not this place. napari takes Alt for zooming."""
+
+
+@dataclass(frozen=True)
+class Map:
+    """Similarity of one scan: float32 (Z', Y', X'), the voxels of a cell, and the best match."""
+
+    values: np.ndarray
+    step_vox: tuple[int, int, int]
+    best: Match
 
 
 class Similar:
-    """The similarity layer of the scan on the screen, which follows clicks while it is switched on."""
+    """The places that were clicked and what is like them, while it is switched on."""
+
+    changed = Signal()
+    """Other places were clicked, or a scan's best match came in."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace, self.session = workspace, workspace.session
         self.run: str | None = None
-        """The run whose features are looked at."""
-        self._cache: FeatureCache | None = None
+        """The run whose features are looked at; see `use`."""
+        self.on = False
+        self.points: tuple[Point, ...] = ()
+        self.matches: dict[str, Match] = {}
+        """By scan; they come in one after the other."""
+        self.background = Background(self.session)
         self._hidden: list[Layer] = []
-        self.session.runs_changed.connect(self._forget)
+        self.session.project_changed.connect(self.forget)
+        self.session.scan_changed.connect(self._look_here)
 
-    def _forget(self) -> None:
-        """Features may have been computed anew."""
-        self._cache = None
+    def use(self, run: str | None) -> None:
+        """Look at the features of another run; what was found with the last one is forgotten."""
+        if run != self.run:
+            self.run = run
+            self.forget()
+
+    def forget(self) -> None:
+        """Begin without any place."""
+        self.background.stop()
+        self.points, self.matches = (), {}
+        self._hide()
+        self.changed.emit()
 
     def follow(self, on: bool) -> None:
         """Listen to clicks in the canvas, with a free view of the scan, or stop listening."""
+        self.on = on
         viewer = self.workspace.viewer
         if on and self._on_mouse not in viewer.mouse_drag_callbacks:
             covers = (self.workspace.annotation_layer, self.workspace.prediction_layer)
             self._hidden = [layer for layer in covers if layer is not None and layer.visible]
             viewer.layers.selection.active = self.workspace.scan_layer
             viewer.mouse_drag_callbacks.append(self._on_mouse)
-        if not on and self._on_mouse in viewer.mouse_drag_callbacks:
-            viewer.mouse_drag_callbacks.remove(self._on_mouse)
+        if not on:
+            self.close()
         for layer in self._hidden:
             layer.visible = not on
-        similar = layers.find(viewer.layers, layers.SIMILARITY)
-        if similar is not None:
-            similar.visible = on
+        if on:
+            self._look_here()
+        else:
+            self._hide()
 
     def close(self) -> None:
         """Let the viewer go."""
+        self.background.stop()
         if self._on_mouse in self.workspace.viewer.mouse_drag_callbacks:
             self.workspace.viewer.mouse_drag_callbacks.remove(self._on_mouse)
 
-    def show(self, voxel: tuple[int, int, int]) -> None:
-        """Show the similarity of the whole scan to one voxel (z, y, x).
+    # --- asking --------------------------------------------------------------------------------------
 
-        Raises UserError ("no-features").
+    def click(self, voxel: tuple[int, int, int], keys: Sequence[str] = ()) -> None:
+        """Look for a voxel (z, y, x) of the scan on the screen; with TOO or NOT, for it beside the others.
+
+        Raises UserError ("no-scan", "no-features", "no-points").
         """
-        cache = self._open()
-        values = similarity(cache, query_at(cache, voxel))
-        viewer, scan = self.workspace.viewer, self.session.need_scan()
-        layer = layers.find(viewer.layers, layers.SIMILARITY)
-        if layer is not None and layer.data.shape == values.shape:
-            layer.data = values
-            return
-        layer = layers.similarity_layer(values, scan.geometry, cache.step_vox, scan.id)
-        above = self.workspace.scan_layer
-        active = viewer.layers.selection.active
-        viewer.layers.insert(viewer.layers.index(above) + 1 if above is not None else 0, layer)
-        viewer.layers.selection.active = active
+        point = Point(self.session.need_scan().id, voxel, like=NOT not in keys)
+        adds = TOO in keys or NOT in keys
+        points = (*self.points, point) if adds else (point,)
+        if not any(each.like for each in points):
+            raise UserError("Click a place that is meant before one that is not.", code="no-points")
+        self._need_features()
+        self.points, self.matches = points, {}
+        self.changed.emit()
+        self._look([scan for scan in self.session.need_project().scans if scan != point.scan])
 
-    def _open(self) -> FeatureCache:
-        run, scan = self.run, self.session.scan
-        if run is None or scan is None:
+    def _need_features(self) -> str:
+        if self.run is None or not self.session.has_features(self.run):
             raise UserError(
                 'This scan has no features yet; press "Compute features" first.', code="no-features"
             )
-        if self._cache is None or (self._cache.run, self._cache.scan) != (run, scan):
-            self._cache = open_features(self.session.need_project(), scan, run)
-        return self._cache
+        return self.run
+
+    def _look_here(self) -> None:
+        """Another scan is on the screen: its map for the same places."""
+        if self.on and self.points and self.session.has_features(self.run):
+            missing = [scan for scan in self.session.need_project().scans if scan not in self.matches]
+            self._look([scan for scan in missing if scan != self.session.scan])
+        else:
+            self._hide()
+
+    def _look(self, others: Sequence[str]) -> None:
+        project, scan, run = self.session.need_project(), self.session.need_scan().id, self._need_features()
+        points = self.points
+        self.background.ask(lambda: look(project, run, points, scan, others), self._take)
+
+    def _take(self, found: Map | Match) -> None:
+        match = found.best if isinstance(found, Map) else found
+        self.matches[match.scan] = match
+        if isinstance(found, Map) and match.scan == self.session.scan:
+            self._show(found)
+        self.changed.emit()
+
+    # --- showing -------------------------------------------------------------------------------------
+
+    def _show(self, found: Map) -> None:
+        viewer, scan = self.workspace.viewer, self.session.need_scan()
+        layer = layers.find(viewer.layers, layers.SIMILARITY)
+        if layer is not None and layer.data.shape == found.values.shape:
+            layer.data = found.values
+            layer.visible = True
+        else:
+            if layer is not None:
+                viewer.layers.remove(layer)
+            layer = layers.similarity_layer(found.values, scan.geometry, found.step_vox, scan.id)
+            above = self.workspace.scan_layer
+            active = viewer.layers.selection.active
+            viewer.layers.insert(viewer.layers.index(above) + 1 if above is not None else 0, layer)
+            viewer.layers.selection.active = active
+        clicked = [
+            Mark(each.voxel_zyx, "like" if each.like else "unlike")
+            for each in self.points
+            if each.scan == scan.id
+        ]
+        best = [] if clicked else [Mark(found.best.voxel_zyx, "match", f"{found.best.score:.2f}")]
+        show_marks(self.workspace, MATCHES, [*clicked, *best])
+
+    def _hide(self) -> None:
+        similar = layers.find(self.workspace.viewer.layers, layers.SIMILARITY)
+        if similar is not None:
+            similar.visible = False
+        hide_marks(self.workspace, MATCHES)
+
+    def go_to(self, scan: str) -> None:
+        """Show the best match of a scan, on the slice that holds it."""
+        match, place = self.matches[scan], self.workspace.slice_on_screen()
+        axis = place[0] if place else 0
+        self.workspace.opening.open(scan, lambda: self.workspace.go_to(axis, match.voxel_zyx[axis]))
 
     def _on_mouse(self, viewer: Any, event: Any) -> Iterator[None]:
         """A click that stays where it is; a drag still moves the view."""
         start = np.asarray(event.pos)
-        farthest = 0.0
+        farthest, keys = 0.0, tuple(event.modifiers)
         yield
         while event.type == "mouse_move":
             farthest = max(farthest, float(np.linalg.norm(np.asarray(event.pos) - start)))
@@ -95,4 +184,14 @@ class Similar:
             return
         voxel = layers.voxel_at(layer, event.position)
         if voxel is not None:
-            guarded(self.session, lambda: self.show(voxel))
+            guarded(self.session, lambda: self.click(voxel, keys))
+
+
+def look(
+    project: Project, run: str, points: Sequence[Point], scan: str, others: Sequence[str]
+) -> Iterator[Map | Match]:
+    """The map of `scan` first, then the best match of each of the others."""
+    query = query_of(project, run, points)
+    cache = open_features(project, scan, run)
+    yield Map(similarity(cache, query.centre), cache.step_vox, best_match(cache, query))
+    yield from search(project, run, query, others)

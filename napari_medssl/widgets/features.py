@@ -1,21 +1,34 @@
-"""Step 6: what the network has learned: click a voxel, see what looks like it."""
+"""Step 6: what the network has learned: click a voxel, see what looks like it, here and in other scans."""
 
 from __future__ import annotations
 
-from qtpy.QtWidgets import QComboBox, QFormLayout, QWidget
+from dataclasses import replace
 
+from qtpy.QtWidgets import QComboBox, QFormLayout, QWidget
+from superqt.utils import qthrottled
+
+from napari_medssl.feature_colors import FeatureColors
 from napari_medssl.guard import guarded
 from napari_medssl.jobs import Jobs
+from napari_medssl.marks import Marks
 from napari_medssl.session import Session
 from napari_medssl.similar import Similar
 from napari_medssl.tasks import features_job
 from napari_medssl.widgets.finetune import describe
-from napari_medssl.widgets.parts import JobPanel, button, column, hint, set_primary
+from napari_medssl.widgets.landmarks import LandmarkBox
+from napari_medssl.widgets.parts import JobPanel, button, column, hint, row, set_primary
+from napari_medssl.widgets.places import PlaceTable
 from napari_medssl.workspace import Workspace
+
+MOST_ROWS = 4
+REDRAW_MS = 150
+HOW = "Click a place in the scan. Shift-click adds a place that is meant, Ctrl-click one that is not."
+NONE_HERE = "This scan has no features of these weights yet; compute them."
+NO_WEIGHTS = "Pre-train first: features come from trained weights."
 
 
 class Features(QWidget):
-    """Weights, compute, follow clicks."""
+    """Weights, compute; clicks or colours; the best match of each scan; landmarks."""
 
     title = "Features"
     kind = "features"
@@ -24,24 +37,43 @@ class Features(QWidget):
         super().__init__()
         self.session, self.workspace, self.jobs = session, workspace, jobs
         self.similar = Similar(workspace)
+        self.marks = Marks(self.similar)
+        self.colors = FeatureColors(self.similar)
         self.weights = QComboBox()
         self.weights.setToolTip("The network whose features are computed")
         self.weights.activated.connect(lambda number: self.refresh())
-        form = QFormLayout()
-        form.addRow("Weights", self.weights)
+        self.form = QFormLayout()
+        self.form.addRow("Weights", self.weights)
         self.compute = button(
             "Compute features", self.start, "Describe every place of the scan; kept in the project", True
         )
+        self.compute_all = button(
+            "All scans", self.start_all, "Compute the features of all scans of the project that have none yet"
+        )
         self.panel = JobPanel(session, self.kind, jobs.stop, curve=False)
         self.follow = button(
-            "Follow clicks", self.toggle, "A click in the scan shows what looks like the place you clicked"
+            "Follow clicks", self.toggle, "A click shows what looks like the place, here and in other scans"
         )
-        self.follow.setCheckable(True)
+        self.show_colors = button(
+            "Colours",
+            self.toggle_colors,
+            "The same colour is what the network takes for the same, in all scans",
+        )
+        for each in (self.follow, self.show_colors):
+            each.setCheckable(True)
         self.words = hint()
-        column(self, form, self.compute, self.panel, self.follow, self.words)
-        signals = (session.project_changed, session.scan_changed, session.runs_changed)
-        for signal in signals:
+        self.table = PlaceTable(
+            self._go_to,
+            MOST_ROWS,
+            "The best match of each scan and its score, at most 1; click one to go there",
+        )
+        self.landmarks = LandmarkBox(self.marks)
+        column(self, self.form, row(self.compute, self.compute_all, stretch=0), self.panel,
+               row(self.follow, self.show_colors), self.words, self.table, self.landmarks)  # fmt: skip
+        for signal in (session.project_changed, session.scan_changed, session.runs_changed):
             signal.connect(self.refresh)
+        self._soon = qthrottled(self._show_matches, timeout=REDRAW_MS)
+        self.similar.changed.connect(lambda: self._soon())
         self.refresh()
 
     def summary(self) -> str:
@@ -50,16 +82,43 @@ class Features(QWidget):
 
     def start(self) -> None:
         """Compute the features of the scan on the screen."""
-        guarded(self.session, self._run)
+        guarded(self.session, lambda: self._run(False))
 
-    def _run(self) -> None:
+    def start_all(self) -> None:
+        """Compute the features of all scans that have none yet."""
+        guarded(self.session, lambda: self._run(True))
+
+    def _run(self, all_scans: bool) -> None:
         self.workspace.autosave.flush()
-        self.jobs.start(features_job(self.session, self.weights.currentData()))
+        job = features_job(self.session, self.weights.currentData())
+        self.jobs.start(replace(job, scans=()) if all_scans else job)
 
     def toggle(self) -> None:
         """Follow clicks, or stop."""
-        self.similar.follow(self.follow.isChecked())
+        if self.follow.isChecked():
+            self.show_colors.setChecked(False)
+            self.colors.switch(False)
+        guarded(self.session, lambda: self.similar.follow(self.follow.isChecked()))
         self.refresh()
+
+    def toggle_colors(self) -> None:
+        """Show the features as colours, or the scan alone."""
+        if self.show_colors.isChecked() and self.follow.isChecked():
+            self.follow.setChecked(False)
+            self.similar.follow(False)
+        guarded(self.session, lambda: self.colors.switch(self.show_colors.isChecked()))
+        self.refresh()
+
+    def _go_to(self, scan: str) -> None:
+        guarded(self.session, lambda: self.similar.go_to(scan))
+
+    def _show_matches(self) -> None:
+        if self.session.closed:
+            return
+        found, project = self.similar.matches, self.session.project
+        scans = [scan for scan in project.scans if scan in found] if project else []
+        rows = [(scan, f"{found[scan].score:.2f}") for scan in scans]
+        self.table.show_rows(rows if self.follow.isChecked() else [], self.session.scan or "")
 
     def refresh(self) -> None:
         """Show which weights there are, and whether clicks can be followed."""
@@ -70,16 +129,21 @@ class Features(QWidget):
             for run in runs:
                 self.weights.addItem(describe(run), run.id)
             self.weights.setCurrentIndex(max(0, self.weights.findData(chosen)))
-        self.similar.run = self.weights.currentData()
+        self.similar.use(self.weights.currentData())
         ready = self.session.has_features(self.similar.run)
-        self.compute.setEnabled(bool(runs) and not self.session.job.running)
-        if not ready and self.follow.isChecked():
-            self.follow.setChecked(False)
-            self.similar.follow(False)
-        self.follow.setEnabled(ready)
+        free = bool(runs) and self.session.idle
+        for each in (self.compute, self.compute_all):
+            each.setEnabled(free)
+        several = self.session.project is not None and len(self.session.project.scans) > 1
+        self.compute_all.setVisible(several)
+        for each in (self.follow, self.show_colors):
+            each.setEnabled(ready or each.isChecked())
         set_primary(self.compute, not ready)
-        if self.follow.isChecked():
-            self.words.setText("Click a place in the scan: bright is what looks like it.")
-        else:
-            self.words.setText("" if runs else "Pre-train first: features come from trained weights.")
+        watching = self.follow.isChecked() or self.show_colors.isChecked()
+        words = HOW if self.follow.isChecked() else "" if runs else NO_WEIGHTS
+        self.words.setText(NONE_HERE if watching and not ready else words)
         self.words.setVisible(bool(self.words.text()))
+        self.colors.refresh()
+        if not self.session.job.running:
+            self.marks.find()
+        self._show_matches()

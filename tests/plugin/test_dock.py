@@ -353,29 +353,6 @@ def test_the_steps_say_how_far_they_are(make, qtbot):
     assert texts == ["1 scan", "1 slice complete", "", "", "1 prediction", ""]
 
 
-def test_a_click_shows_what_looks_like_it(make, said):
-    from medssl.similarity import write_features
-
-    made = make()
-    project = made.session.project
-    run = project.new_run("pretrain", {"job": "pretrain", "method": "pgl"}, "pgl")
-    run.checkpoint.write_bytes(b"weights")
-    features = np.zeros((8, 5, 6, 2), np.float16)
-    features[..., 0] = 1
-    features[2:4, ...] = (0, 1)
-    write_features(project, "a", run.id, features, (1, 2, 2))
-    made.session.end("done", "")
-    made.features.follow.click()
-    made.features.similar.show((3, 1, 1))
-    layer = layers.find(made.viewer.layers, layers.SIMILARITY)
-    assert np.all(layer.data[2:4] == 1) and np.all(layer.data[:2] == 0)
-    made.features.similar.show((0, 1, 1))
-    assert layers.find(made.viewer.layers, layers.SIMILARITY) is layer and np.all(layer.data[:2] == 1)
-    made.features.follow.click()
-    assert made.features.similar._on_mouse not in made.viewer.mouse_drag_callbacks
-    assert not layer.visible and not said
-
-
 @pytest.mark.parametrize("theme", ["dark", "light"])
 def test_every_colour_of_the_sheet_is_filled_in(theme):
     assert "@" not in style.sheet(theme)
