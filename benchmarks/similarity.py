@@ -1,7 +1,8 @@
 """How long a click on cached features takes: python benchmarks/similarity.py
 
-Writes features of a scan of 256 x 256 x 128 voxels as `medssl features` would (grid and width are the
-engine's), then asks for the similarity of random voxels, on the slice shown and in the whole volume.
+Writes features of ten scans of 256 x 256 x 128 voxels as `medssl features` would (grid and width are the
+engine's), then clicks on random voxels: the map of the slice shown, of the whole scan, and what a click in
+the viewer does, which is a map of the scan on the screen and the best match in all ten.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -19,6 +21,7 @@ import torch
 from medssl import checkpoint
 from medssl.features import WIDTH, grid_step
 from medssl.project import Project
+from medssl.search import Point, query_of, search
 from medssl.similarity import open_features, query_at, similarity, similarity_slice, write_features
 from rich.console import Console
 from rich.table import Table
@@ -33,39 +36,64 @@ def milliseconds(work: Callable[[], object]) -> float:
     return 1e3 * (time.perf_counter() - begin)
 
 
-def main() -> None:
-    """Measure and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clicks", type=int, default=30)
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    random = np.random.default_rng(options.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "scan.nii.gz"
-        nib.save(nib.Nifti1Image(random.normal(size=SHAPE_XYZ).astype(np.float32), np.eye(4)), path)
-        project = Project.create(Path(folder) / "project")
+def make_project(folder: Path, scans: int) -> tuple[Project, str]:
+    """Scans that differ in their first voxel alone, with random features; the run that these are of."""
+    random = np.random.default_rng(0)
+    project = Project.create(folder / "project")
+    run = project.new_run("pretrain", {}, "pgl")
+    checkpoint.save(run.checkpoint, {"none": torch.zeros(2_500_000)}, {"kind": "pretrain"})
+    image = random.normal(size=SHAPE_XYZ).astype(np.float32)
+    for number in range(scans):
+        image[0, 0, 0] = number
+        path = folder / "scan.nii"
+        nib.save(nib.Nifti1Image(image, np.eye(4)), path)
         scan = project.add_scan(path)
         shape = scan.geometry.shape_zyx
         step = grid_step(shape)
         cells = [-(-length // each) for length, each in zip(shape, step, strict=True)]
         vectors = random.normal(size=(*cells, WIDTH)).astype(np.float32)
         vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
-        run = project.new_run("pretrain", {}, "pgl")
-        checkpoint.save(run.checkpoint, {"none": torch.zeros(1)}, {"kind": "pretrain"})
         write_features(project, scan.id, run.id, vectors.astype(np.float16), step)
+    return project, run.id
 
-        on_slice, in_volume = [], []
-        for _ in range(options.clicks):
-            voxel = tuple(int(random.integers(length)) for length in shape)
-            cache = open_features(project, scan.id, run.id)
-            query = query_at(cache, voxel)
-            axis = int(random.integers(3))
-            on_slice.append(milliseconds(lambda: similarity_slice(cache, query, axis, voxel[axis])))  # noqa: B023
-            in_volume.append(milliseconds(lambda: similarity(cache, query)))  # noqa: B023
-    table = Table(title=f"A click on {' x '.join(map(str, cells))} cells of {WIDTH} numbers, milliseconds")
+
+def click(project: Project, run: str, scan: str, voxel: tuple[int, int, int]) -> None:
+    """What the viewer's thread for clicks does."""
+    query = query_of(project, run, [Point(scan, voxel)])
+    similarity(open_features(project, scan, run), query.centre)
+    matches = list(search(project, run, query, project.scans))
+    assert len(matches) == len(project.scans)
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--clicks", type=int, default=30)
+    parser.add_argument("--scans", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    random = np.random.default_rng(options.seed)
+    on_slice, in_volume, in_all = [], [], []
+    with tempfile.TemporaryDirectory() as folder:
+        project, run = make_project(Path(folder), options.scans)
+        for number in range(options.clicks):
+            scan = list(project.scans)[number % options.scans]
+            cache = open_features(project, scan, run)
+            z, y, x = (int(random.integers(length)) for length in cache.shape_zyx)
+            query, axis = query_at(cache, (z, y, x)), int(random.integers(3))
+            on_slice.append(milliseconds(partial(similarity_slice, cache, query, axis, (z, y, x)[axis])))
+            in_volume.append(milliseconds(partial(similarity, cache, query)))
+            in_all.append(milliseconds(partial(click, project, run, scan, (z, y, x))))
+        cells = " x ".join(map(str, cache.array.shape[:3]))
+    table = Table(title=f"A click on {cells} cells of {WIDTH} numbers, milliseconds")
     for name in ("", "median", "slowest", "goal"):
         table.add_column(name, justify="right")
-    for name, times, goal in (("slice", on_slice, 200), ("volume", in_volume, 1000)):
+    rows = (
+        ("slice", on_slice, 200),
+        ("volume", in_volume, 1000),
+        (f"map and best match in all of {options.scans} scans", in_all, 1000),
+    )
+    for name, times, goal in rows:
         table.add_row(name, f"{statistics.median(times):.0f}", f"{max(times):.0f}", str(goal))
     Console().print(table)
 

@@ -101,6 +101,14 @@ def test_features_of_all_scans_are_kept_as_unit_vectors_of_one_width(trained: tu
         assert np.allclose(np.linalg.norm(array.astype(np.float32), axis=-1), 1, atol=0.01)
 
 
+def test_all_scans_means_those_that_have_none_yet(trained: tuple[Project, str]) -> None:
+    project, run = trained
+    first, *others = project.scans
+    compute(project, run, first)
+    assert [event.scan for event in compute(project, run).of(Preview)] == others
+    assert not compute(project, run).of(Preview)
+
+
 def test_a_voxel_is_found_again_where_it_is(trained: tuple[Project, str]) -> None:
     project, run = trained
     scan = next(iter(project.scans))

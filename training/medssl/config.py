@@ -108,7 +108,7 @@ class PredictJob(Job):
 
 @dataclass(frozen=True)
 class FeaturesJob(Job):
-    """Dense features of scans, cached for similarity; empty `scans` means all of the project."""
+    """Dense features of scans, cached for similarity; empty `scans` means all of the project without any."""
 
     weights: str = ""
     scans: tuple[str, ...] = ()

@@ -19,7 +19,7 @@ from medssl.matcher import FINE, Matcher, load_matcher, on_grid, side_by_side
 from medssl.networks import Network, load_network
 from medssl.predict import neighbouring_slices, slab_of, working_size
 from medssl.project import Project, Run
-from medssl.similarity import write_features
+from medssl.similarity import open_features, write_features
 
 WIDTH = 32
 """Numbers a voxel: what is left of all encoder levels after a projection common to all scans of a run."""
@@ -31,13 +31,18 @@ STEPS = ((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 4, 4), (4, 4, 4), (4, 8, 8), (8, 8
 def features(
     project: Project, run: Run, job: FeaturesJob, emit: Emit, should_stop: Callable[[], bool]
 ) -> dict[str, object]:
-    """Compute and cache the features of scans with the run's weights, in place of those already there."""
-    scans = job.scans or tuple(project.scans)
+    """Compute and cache the features of scans with the run's weights, in place of those already there.
+
+    Where no scans are named these are all of the project whose features are not there or do not hold any more.
+    """
+    scans = job.scans or tuple(scan for scan in project.scans if not _hold(project, scan, run.id))
     emit(Started(run.id))
     device = devices.choose(job.device)
     network, plan, card = load_network(run.checkpoint)
     network.to(device)
     matcher = load_matcher(run.checkpoint)
+    if not scans:
+        return {"run": run.id, "scans": [], "stopped": False}
     if matcher is None:
         mean, basis = _basis(project, run, network, plan, device, scans, step=card["step"])
     else:
@@ -58,6 +63,15 @@ def features(
         emit(Progress("features", (number + 1) / len(scans), number + 1))
         done.append(scan)
     return {"run": run.id, "scans": done, "stopped": len(done) < len(scans)}
+
+
+def _hold(project: Project, scan: str, run: str) -> bool:
+    """Whether a scan has features of these weights as they are now."""
+    try:
+        open_features(project, scan, run)
+    except UserError:
+        return False
+    return True
 
 
 def grid_step(shape_zyx: Sequence[int]) -> tuple[int, int, int]:

@@ -1,0 +1,325 @@
+"""How far from the right place the best match of a click lands: python benchmarks/landmarks.py
+
+    run    pre-trains what is missing, computes features, clicks, and adds a line for each kind of weights
+    draw   makes docs/benchmarks/landmarks.md of the lines
+
+The data are hippocampus scans; every fifth is a test scan and takes part in no training. A click is on the
+voxel of a class that is nearest to the class's centre; the right place in another scan is that voxel there.
+--dev clicks in every tenth of the other scans instead: on these the search was made what it is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from medssl import checkpoint, config, planner
+from medssl.commands.terminal import console, stop_on_interrupt, worker
+from medssl.config import FeaturesJob, PretrainJob
+from medssl.dataset import read_dataset
+from medssl.evaluate import reference_labels
+from medssl.files import write_whole
+from medssl.landmarks import HALF_MM, Found, way_back_mm
+from medssl.machine import surroundings
+from medssl.networks import build
+from medssl.project import Project, is_project
+from medssl.search import ARMS_MM, Query, best_match, star_at
+from medssl.similarity import open_features, similarity
+from medssl.study import Material, gather
+
+LINES = Path(__file__).parents[1] / "docs" / "benchmarks" / "landmarks.jsonl"
+PAGE = LINES.with_suffix(".md")
+POSITION, RANDOM = "same relative position", "random"
+METHODS = (POSITION, RANDOM, "pgl", "mae+pgl", "alice")
+NAMES = {
+    POSITION: POSITION,
+    RANDOM: "random weights",
+    "pgl": "PGL",
+    "mae+pgl": "MAE+PGL",
+    "alice": "Alice's matcher",
+}
+ALONE, STAR = "one cell", "with what is around it"
+NEAR_MM = 5.0
+SOURCES = 5
+"""Scans that are clicked in; each click is looked for in all other scans of the protocol."""
+
+Voxel = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One kind of weights and one way to match: errors_mm by class, confidences in the same order."""
+
+    weights: str
+    matching: str
+    scans: str
+    """"test" or "dev"."""
+    minutes: float
+    steps: int
+    seed: int
+    errors_mm: dict[str, list[float]]
+    confidences: dict[str, list[float]]
+    machine: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Clicks:
+    """The scans of a protocol with the places of their classes; the first ones are clicked in."""
+
+    project: Project
+    places: dict[str, dict[str, Voxel]]
+    """{scan: {class: voxel}}."""
+
+    @property
+    def pairs(self) -> list[tuple[str, str, str]]:
+        """(class, scan that is clicked in, scan that is searched)."""
+        scans = list(self.places)
+        sources = scans[:: max(1, len(scans) // SOURCES)][:SOURCES]
+        names = next(iter(self.places.values()))
+        return [(name, one, other) for name in names for one in sources for other in scans if one != other]
+
+    def error_mm(self, name: str, scan: str, voxel: Voxel) -> float:
+        """How far a voxel is from the class's place."""
+        apart = np.subtract(voxel, self.places[scan][name]) * self.project.scans[scan].geometry.spacing_mm
+        return round(float(np.linalg.norm(apart)), 2)
+
+
+def clicks_of(material: Material, dev: bool) -> Clicks:
+    """The places of all classes in the test scans, or in every tenth of the others."""
+    references = dict(list(material.rest.items())[::10]) if dev else material.references
+    places = {}
+    for scan_id, path in references.items():
+        scan = material.project.scans[scan_id]
+        labels = reference_labels(scan, path)
+        places[scan_id] = {
+            each.name: central(labels == each.id, scan.geometry.spacing_mm)
+            for each in material.dataset.classes
+        }
+    return Clicks(material.project, places)
+
+
+def central(inside: np.ndarray, spacing_mm: tuple[float, ...]) -> Voxel:
+    """The voxel of a structure that is nearest to its centre of mass."""
+    voxels = np.argwhere(inside)
+    apart = ((voxels - voxels.mean(0)) * spacing_mm) ** 2
+    z, y, x = voxels[int(apart.sum(1).argmin())].tolist()
+    return z, y, x
+
+
+# --- matching ---------------------------------------------------------------------------------------
+
+
+def by_position(clicks: Clicks) -> dict[str, list[float]]:
+    """The baseline that knows nothing: the click's place as a share of the scan's sides."""
+    errors: dict[str, list[float]] = {}
+    shapes = {scan: np.array(each.geometry.shape_zyx) for scan, each in clicks.project.scans.items()}
+    for name, here, there in clicks.pairs:
+        share = (np.array(clicks.places[here][name]) + 0.5) / shapes[here]
+        z, y, x = np.minimum((share * shapes[there]).astype(int), shapes[there] - 1).tolist()
+        errors.setdefault(name, []).append(clicks.error_mm(name, there, (z, y, x)))
+    return errors
+
+
+def by_features(
+    clicks: Clicks, run: str, matching: str
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Errors and confidences of the best match under a run's features."""
+    caches = {scan: open_features(clicks.project, scan, run) for scan in clicks.places}
+    errors: dict[str, list[float]] = {}
+    confidences: dict[str, list[float]] = {}
+    for name, here, there in clicks.pairs:
+        start = clicks.places[here][name]
+        query = Query(star_at(caches[here], start))
+        if matching == ALONE:
+            cosines = similarity(caches[there], query.centre)
+            voxel = caches[there].voxel_of(np.unravel_index(int(cosines.argmax()), cosines.shape))
+        else:
+            match = best_match(caches[there], query)
+            voxel = match.voxel_zyx
+            back = way_back_mm(caches[there], voxel, caches[here], start)
+            found = Found(name, there, voxel, match.score, back)
+            confidences.setdefault(name, []).append(round(found.confidence, 3))
+        errors.setdefault(name, []).append(clicks.error_mm(name, there, voxel))
+    return errors, confidences
+
+
+def random_run(project: Project, seed: int) -> str:
+    """A run of the seed's random weights: what every pre-training here starts from."""
+    scans = [scan.id for scan in project.scans.values() if not scan.held_out]
+    from medssl import devices
+
+    plan, _ = planner.choose(project, scans, devices.choose("cpu"), {})
+    run = project.new_run("pretrain", {"job": "pretrain", "method": RANDOM, "seed": seed}, RANDOM)
+    network = build(plan, plan.patch_vox[0] if plan.dims == 2 else 1, seed)
+    card = {"kind": "pretrain", "method": RANDOM, "plan": config.to_json(plan), "step": 0}
+    checkpoint.save(run.checkpoint, checkpoint.pack("modules.network", network.state_dict()), card)
+    return run.id
+
+
+# --- the commands -----------------------------------------------------------------------------------
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure what has no line yet."""
+    screen = console()
+    root = options.work / "project"
+    project = Project.open(root) if is_project(root) else Project.create(root)
+    material = gather(project, read_dataset(options.data), lambda fraction: None)
+    clicks = clicks_of(material, options.dev)
+    scans = "dev" if options.dev else "test"
+    known = {(line.weights, line.matching, line.scans, line.minutes) for line in read_lines(options.out)}
+    with stop_on_interrupt(screen) as should_stop:
+        work = worker(screen, should_stop)
+        for method in options.methods:
+            for matching in ("",) if method == POSITION else (ALONE, STAR):
+                minutes = 0.0 if method in (POSITION, RANDOM) else options.minutes
+                if (method, matching, scans, minutes) in known:
+                    continue
+                steps, confidences = 0, {}
+                if method == POSITION:
+                    errors = by_position(clicks)
+                else:
+                    chosen = weights_for(project, method, options, work)
+                    steps = int(project.run(chosen).card.get("step", 0))
+                    missing = tuple(scan for scan in clicks.places if not current(project, scan, chosen))
+                    if missing:
+                        work(FeaturesJob(project=str(root), device="cpu", weights=chosen, scans=missing))
+                    errors, confidences = by_features(clicks, chosen, matching)
+                line = Line(method, matching, scans, minutes, steps, options.seed, errors, confidences,
+                            surroundings("cpu"))  # fmt: skip
+                append(options.out, line)
+                screen.print(f"{method} {matching} {row_of(line)}")
+
+
+def current(project: Project, scan: str, run_id: str) -> bool:
+    """Whether a scan's features are there and in order."""
+    from medssl.errors import UserError
+
+    try:
+        open_features(project, scan, run_id)
+    except UserError:
+        return False
+    return True
+
+
+def weights_for(project: Project, method: str, options: argparse.Namespace, work: Any) -> str:
+    """The run of a method under these minutes and this seed, trained now where there is none."""
+    wanted = (method, options.seed, None if method == RANDOM else options.minutes)
+    for each in project.runs("pretrain"):
+        job = each.job
+        if (job.get("method"), job.get("seed"), job.get("minutes")) == wanted and each.checkpoint.exists():
+            return each.id
+    if method == RANDOM:
+        return random_run(project, options.seed)
+    job = PretrainJob(
+        project=str(project.root), seed=options.seed, device="cpu", minutes=options.minutes, method=method
+    )
+    return str(work(job)["run"])
+
+
+def append(path: Path, line: Line) -> None:
+    """Add a line to the file, which is written whole."""
+    before = path.read_bytes() if path.exists() else b""
+    write_whole(path, lambda file: file.write(before + (json.dumps(asdict(line)) + "\n").encode()))
+
+
+def read_lines(path: Path) -> list[Line]:
+    """All lines, oldest first."""
+    if not path.exists():
+        return []
+    return [Line(**json.loads(text)) for text in path.read_text(encoding="utf-8").splitlines()]
+
+
+def row_of(line: Line) -> list[str]:
+    """Median, share within 5 mm, and the share for each class."""
+    errors = np.concatenate([np.array(each) for each in line.errors_mm.values()])
+    shares = [np.mean(np.array(each) <= NEAR_MM) for each in line.errors_mm.values()]
+    return [
+        f"{np.median(errors):.1f}",
+        f"{np.mean(errors <= NEAR_MM):.0%}",
+        *(f"{each:.0%}" for each in shares),
+    ]
+
+
+def sorted_by_confidence(line: Line) -> tuple[str, str]:
+    """Share within 5 mm of the more and of the less confident half."""
+    errors = np.concatenate([np.array(each) for each in line.errors_mm.values()])
+    order = np.argsort(np.concatenate([np.array(each) for each in line.confidences.values()]))
+    less, more = np.array_split(errors[order] <= NEAR_MM, 2)
+    return f"{more.mean():.0%}", f"{less.mean():.0%}"
+
+
+def draw(options: argparse.Namespace) -> None:
+    """Write the page."""
+    lines = read_lines(options.out)
+    parts = [HEAD.format(sources=SOURCES, arms=" and ".join(f"{arm:g}" for arm in ARMS_MM), half=HALF_MM)]
+    for scans, heading in (("test", "Test scans"), ("dev", "Scans that the search was tuned on")):
+        chosen = {(line.weights, line.matching): line for line in lines if line.scans == scans}
+        if not chosen:
+            continue
+        names = list(next(iter(chosen.values())).errors_mm)
+        head = [
+            "weights",
+            "compared",
+            "steps",
+            "median mm",
+            "within 5 mm",
+            *names,
+            "surer half",
+            "other half",
+        ]
+        parts.append(f"## {heading}\n\n| {' | '.join(head)} |\n| --- | --- |{' ---: |' * (len(head) - 2)}\n")
+        for method in METHODS:
+            for matching in ("", ALONE, STAR):
+                line = chosen.get((method, matching))
+                if line is None:
+                    continue
+                halves = sorted_by_confidence(line) if line.confidences else ("", "")
+                cells = [NAMES[method], matching, str(line.steps or ""), *row_of(line), *halves]
+                parts[-1] += f"| {' | '.join(cells)} |\n"
+    machine = lines[-1].machine
+    minutes = max(line.minutes for line in lines)
+    parts.append(
+        f"Pre-trained {minutes:g} minutes each with the quick recipes, seed {lines[-1].seed}, on one core of "
+        f"{machine['cpu']} beside other work, torch {machine['torch']}, medssl {machine['commit']}.\n"
+    )
+    write_whole(PAGE, lambda file: file.write("\n".join(parts).encode()))
+
+
+HEAD = """# Landmarks
+
+`python benchmarks/landmarks.py run` and `draw`. A click on the centre of each class of {sources} hippocampus
+scans (MSD Task04), looked for in all other scans of the set; the error is the distance of the best match from
+that class's own centre there. The test scans were held out of all pre-training.
+
+"One cell" compares the clicked cell alone; "with what is around it" also the cells {arms} mm away along
+each axis, as the viewer does. "Surer half": the share within 5 mm among the half of the matches with the
+higher confidence (score, halved for each {half:g} mm by which the way back misses the click).
+
+These scans are crops that lie alike around the hippocampus, so the trivial answer, the same relative
+position, does well: that says what these scans can tell, not what to do with scans that show different parts
+of the body. What is looked at around a cell profits from it, too: beyond a scan's border its last cell goes on.
+"""
+
+
+def main() -> None:
+    """Run or draw."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("command", choices=("run", "draw"))
+    parser.add_argument("--data", type=Path, default=Path("../shared/data/Task04_Hippocampus"))
+    parser.add_argument("--work", type=Path, default=Path("landmarks-work"), help="folder of the project")
+    parser.add_argument("--out", type=Path, default=LINES, help="file of the lines")
+    parser.add_argument("--minutes", type=float, default=3.0, help="of each pre-training")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
+    parser.add_argument("--dev", action="store_true", help="click in every tenth of the training scans")
+    options = parser.parse_args()
+    {"run": run, "draw": draw}[options.command](options)
+
+
+if __name__ == "__main__":
+    main()
