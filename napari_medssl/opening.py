@@ -41,7 +41,11 @@ class Opening:
         """Select a scan once it is read, then call `then`; the last one that was asked for wins."""
         project = self._session.need_project()
         scan = project.scans[scan_id]
-        if self._on_screen(scan) or _key(project, scan) in self._kept:
+        if scan_id == self._session.scan and self._on_screen(scan):
+            self._wait_for(None)
+            if then is not None:
+                guarded(self._session, then)
+        elif self._on_screen(scan) or _key(project, scan) in self._kept:
             self._wait_for(None)
             self._select(scan_id, then)
         else:
@@ -109,11 +113,11 @@ def read(project: Project, scan: Scan) -> Read:
         volume = read_scan(source)
         if volume.geometry == scan.geometry:
             return volume, ""
-        reason = f"{source} has changed since it was added"
-    except UserError as error:
-        reason = str(error) if source.exists() else f"{source} is not where it was"
-    own = f"{reason.rstrip('.')}; the project's own copy is shown, and all steps work on it."
-    return Volume(project.image(scan.id), scan.geometry, source), own
+    except UserError:
+        pass  # gone, or no scan any more
+    reason = "has changed since it was added" if source.exists() else "is not where it was"
+    said = f"{source} {reason}; the project's own copy is shown, and all steps work on it."
+    return Volume(project.image(scan.id), scan.geometry, source), said
 
 
 def _read(project: Project, scan: Scan) -> tuple[Project, Scan, Read | Exception]:

@@ -1,0 +1,199 @@
+"""The table of scans: what it says, and how one goes from scan to scan."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from medssl.project import Annotation, Project
+from medssl.volume import read_scan, write_labels
+from napari.components import ViewerModel
+
+from napari_medssl import opening
+from napari_medssl.overview import count_slices, facts_of, picture
+from napari_medssl.widgets import Dock
+from napari_medssl.widgets.scan_table import DICE, NAME, PICTURE, PREDICTION, SLICES
+
+SHAPE = (6, 9, 10)
+
+
+@pytest.fixture
+def project(small_project: Project, second_file) -> Project:
+    """Two scans, "scan" of SHAPE and "other"."""
+    small_project.add_scan(second_file)
+    return small_project
+
+
+@pytest.fixture
+def dock(qtbot, said, project):
+    made = Dock(ViewerModel())
+    qtbot.addWidget(made)
+    made.show()
+    made.open(project.root)
+    yield made
+    made._leave()
+
+
+def cell(dock: Dock, row: int, column: int) -> str:
+    return dock.scans.table.item(row, column).text()
+
+
+def predict(project: Project, labels: np.ndarray) -> str:
+    run = project.new_run("finetune", {"job": "finetune"}, "finetune")
+    project.save_prediction(run.id, "scan", labels)
+    return run.id
+
+
+def truth_file(project: Project, folder: Path, labels: np.ndarray) -> Path:
+    write_labels(folder / "truth.nii.gz", labels, project.scans["scan"].geometry)
+    return folder / "truth.nii.gz"
+
+
+# --- what it says ------------------------------------------------------------------------------------
+
+
+def test_a_row_says_name_size_and_spacing(dock):
+    assert cell(dock, 0, NAME) == "scan\n6 × 9 × 10\n4 × 2 × 1.5 mm"
+    assert cell(dock, 1, NAME).startswith("other\n")
+
+
+def test_a_row_has_a_picture_and_counts_slices(dock, qtbot, project):
+    project.save_annotation("scan", Annotation(np.zeros(SHAPE, np.uint8), ((0, 1), (0, 4))))
+    dock.session.scans_changed.emit()
+    qtbot.waitUntil(lambda: cell(dock, 0, SLICES) == "2", timeout=20_000)
+    assert not dock.scans.table.item(0, PICTURE).data(1).isNull()
+    assert (project.root / "thumbnails" / "scan.npy").exists()
+
+
+def test_strokes_outside_of_complete_slices_count_by_axial_slice():
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[:, :, 3] = 1
+    labels[2, 5, 5] = labels[4, 5, 5] = 255
+    assert count_slices(Annotation(labels, ((2, 3),))) == 3
+    assert count_slices(Annotation(labels)) == 6
+
+
+def test_a_picture_is_seen_radiologically(tmp_path):
+    values = np.zeros((8, 8, 4), np.float32)
+    values[0, 0] = 1000  # left or right, front or back: by the affine, the patient's right and front
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([-1.0, -1, 1, 1])), tmp_path / "corner.nii.gz")
+    project = Project.create(tmp_path / "p")
+    scan = project.add_scan(tmp_path / "corner.nii.gz")
+    canonical = read_scan(tmp_path / "corner.nii.gz").array[2]
+    row, column = np.argwhere(canonical > 500)[0]
+    seen = picture(project, scan)
+    bright = np.argwhere(seen > 200).mean(0)
+    assert (bright[0] < 32) == (row > 4) and (bright[1] < 32) == (column > 4)
+
+
+def test_dice_of_the_newest_prediction_against_a_reference(project, tmp_path):
+    truth = np.zeros(SHAPE, np.uint8)
+    truth[:3], truth[3:] = 1, 2
+    half = truth.copy()
+    half[:, :, :5] = 0
+    predict(project, np.zeros(SHAPE, np.uint8))
+    run = predict(project, half)
+    project.set_reference("scan", truth_file(project, tmp_path, truth))
+    facts = dict(facts_of(project, {}))["scan"]
+    assert facts.run == run and set(facts.dice) == {"one", "two"}
+    assert facts.mean_dice == pytest.approx(2 / 3)
+
+
+def test_the_dice_column_comes_with_a_reference_and_goes_with_it(dock, qtbot, project, tmp_path):
+    table, truth = dock.scans.table, np.ones(SHAPE, np.uint8)
+    assert table.isColumnHidden(DICE)
+    predict(project, truth)
+    table.compare(project.scans["scan"], truth_file(project, tmp_path, truth))
+    qtbot.waitUntil(lambda: cell(dock, 0, DICE) == "1.00", timeout=20_000)
+    assert not table.isColumnHidden(DICE) and cell(dock, 0, PREDICTION) == "✓"
+    assert table.item(0, DICE).toolTip().splitlines() == ["one: 1.000", "two: in neither"]
+    menu = table.menu("scan")
+    next(action for action in menu.actions() if "Stop comparing" in action.text()).trigger()
+    assert table.isColumnHidden(DICE)
+
+
+def test_a_reference_on_another_grid_is_refused_in_words(dock, qtbot, said, project, second_file):
+    dock.scans.table.compare(project.scans["scan"], second_file)
+    qtbot.waitUntil(lambda: bool(said), timeout=20_000)
+    assert said[0][0] == "error" and "other.nii" in said[0][1]
+    assert not dock.session.project.scans["scan"].reference
+
+
+def test_a_scan_is_held_out_and_takes_part_again(dock, project):
+    for words, held in (("Hold out", True), ("take part", False)):
+        menu = dock.scans.table.menu("scan")
+        next(action for action in menu.actions() if words in action.text()).trigger()
+        assert Project.open(project.root).scans["scan"].held_out is held
+        assert ("Held out" in cell(dock, 0, NAME)) is held
+
+
+# --- from scan to scan -------------------------------------------------------------------------------
+
+
+def test_keys_go_from_scan_to_scan_and_stop_at_the_ends(dock, qtbot):
+    table = dock.scans.table
+    for by, expected in ((-1, "scan"), (1, "other"), (1, "other"), (-1, "scan")):
+        table.step(by)
+        qtbot.waitUntil(lambda: dock.workspace.opening.waiting is None, timeout=20_000)
+        assert dock.session.scan == expected
+        assert table.currentRow() == ["scan", "other"].index(expected)
+
+
+def test_while_a_scan_is_read_the_one_before_can_be_painted_on(dock, qtbot, project, monkeypatch):
+    slow, threads = threading.Event(), []
+
+    def read_slowly(path):
+        threads.append(threading.current_thread())
+        slow.wait(20)
+        return read_scan(path)
+
+    monkeypatch.setattr(opening, "read_scan", read_slowly)
+    dock.workspace.new_annotation()
+    dock.scans.table.selectRow(1)
+    assert cell(dock, 1, NAME).endswith("Opening…") and dock.session.scan == "scan"
+    dock.workspace.annotation_layer.paint((3, 4, 5), 2)
+    slow.set()
+    qtbot.waitUntil(lambda: dock.session.scan == "other", timeout=20_000)
+    assert threads[0] is not threading.main_thread()
+    assert project.annotation("scan").labels[3, 4, 5] == 2
+    assert "Opening" not in cell(dock, 1, NAME)
+
+
+def test_the_last_click_wins(dock, qtbot, monkeypatch):
+    slow = threading.Event()
+    monkeypatch.setattr(opening, "read_scan", lambda path: (slow.wait(20), read_scan(path))[1])
+    dock.scans.table.selectRow(1)
+    dock.scans.table.selectRow(0)
+    slow.set()
+    qtbot.wait(300)
+    assert dock.session.scan == "scan" and dock.workspace.opening.waiting is None
+
+
+def test_the_way_back_is_not_read_again(dock, qtbot, monkeypatch):
+    dock.session.select("other")
+    monkeypatch.setattr(opening, "read_scan", lambda path: 1 / 0)
+    dock.scans.table.selectRow(0)
+    assert dock.session.scan == "scan" and len(dock.viewer.layers) == 1
+
+
+# --- a scan that is not where it was -----------------------------------------------------------------
+
+
+def test_a_moved_scan_is_shown_from_the_project_in_one_sentence(dock, qtbot, said, second_file):
+    second_file.unlink()
+    dock.scans.table.selectRow(1)
+    qtbot.waitUntil(lambda: dock.session.scan == "other", timeout=20_000)
+    ((severity, text),) = said
+    assert severity == "warning" and "other.nii is not where it was" in text and "all steps work" in text
+    assert dock.workspace.scan_layer.data.shape == (7, 6, 5)
+
+
+def test_a_scan_that_has_become_another_one_is_not_shown(dock, qtbot, said, second_file):
+    nibabel.save(nibabel.Nifti1Image(np.zeros((3, 3, 3), np.float32), np.eye(4)), second_file)
+    dock.scans.table.selectRow(1)
+    qtbot.waitUntil(lambda: dock.session.scan == "other", timeout=20_000)
+    assert "has changed since it was added" in said[0][1]
+    assert dock.workspace.scan_layer.data.shape == (7, 6, 5)
