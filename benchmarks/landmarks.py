@@ -302,7 +302,7 @@ higher confidence (score, halved for each {half:g} mm by which the way back miss
 
 These scans are crops that lie alike around the hippocampus, so the trivial answer, the same relative
 position, does well: that says what these scans can tell, not what to do with scans that show different parts
-of the body. What is looked at around a cell profits from it, too: beyond a scan's border its last cell goes on.
+of the body. What is around a cell profits from it, too: beyond a scan's border its last cell goes on.
 """
 
 

@@ -33,7 +33,7 @@ def features(
 ) -> dict[str, object]:
     """Compute and cache the features of scans with the run's weights, in place of those already there.
 
-    Where no scans are named these are all of the project whose features are not there or do not hold any more.
+    Where no scans are named these are all whose features are not there or do not hold any more.
     """
     scans = job.scans or tuple(scan for scan in project.scans if not _hold(project, scan, run.id))
     emit(Started(run.id))
