@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from medssl import journal
-from medssl.annotation import Annotation
+from medssl.annotation import Annotation, read_guesses
 from medssl.errors import UserError
 from medssl.project import Project
 from napari.components import ViewerModel
@@ -59,6 +59,7 @@ class Autosave:
         self._bell.rang.connect(self._on_written, QtCore.Qt.ConnectionType.QueuedConnection)
         viewer.layers.events.removing.connect(self._on_removing)
         session.annotation_changed.connect(self._on_marked)
+        session.scan_changed.connect(self._read_guesses)
 
     def watch(self, layer: Labels) -> None:
         """Save this layer's strokes from now on."""
@@ -124,6 +125,7 @@ class Autosave:
         self._thread.shutdown(wait=False)
         self.viewer.layers.events.removing.disconnect(self._on_removing)
         self.session.annotation_changed.disconnect(self._on_marked, missing_ok=True)
+        self.session.scan_changed.disconnect(self._read_guesses, missing_ok=True)
 
     # --- writing -------------------------------------------------------------------------------------
 
@@ -131,6 +133,11 @@ class Autosave:
         """Write in the thread, unless it is writing: then again when it is done."""
         if self._writing is None and self._dirty and self._layer is not None:
             guarded(self.session, self._begin)
+
+    def _read_guesses(self) -> None:
+        project, scan = self.session.need_project(), self.session.need_scan()
+        path = project.root / "annotations" / f"{scan.id}.npz"
+        self.guesses = read_guesses(path, scan.geometry.shape_zyx)
 
     def _begin(self) -> None:
         # The thread reads what the hand may paint on meanwhile: all strokes from here on are in the journal.

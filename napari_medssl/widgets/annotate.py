@@ -8,17 +8,23 @@ from medssl.project import SURE_BACKGROUND
 from qtpy.QtWidgets import QButtonGroup, QLabel, QPushButton, QWidget
 
 from napari_medssl.edits import Edits
+from napari_medssl.fills import Fills
 from napari_medssl.guard import guarded
 from napari_medssl.jobs import Jobs
 from napari_medssl.restore import Restore
 from napari_medssl.session import Session
 from napari_medssl.widgets.classes import ClassTable
+from napari_medssl.widgets.masks import ImportMask
 from napari_medssl.widgets.next_slice import NextSlice
 from napari_medssl.widgets.parts import button, column, hint, row
 from napari_medssl.widgets.style import LINK
 from napari_medssl.workspace import Workspace
 
 PLANES = ("Axial", "Coronal", "Sagittal")
+FILL_TIP = (
+    "Guess what lies between the complete slices around this one. A guess is drawn as outlines, vanishes "
+    "where you paint, weighs less in training and is never exported"
+)
 STATES = {
     "saved": "All strokes are saved.",
     "saving": "Saving…",
@@ -36,12 +42,14 @@ class Annotate(QWidget):
         self.session, self.workspace = session, workspace
         self.edits = Edits(workspace)
         self.restore = Restore(workspace, self.edits)
+        self.fills = Fills(workspace, self.edits)
         self.new = button(
             "New annotation", self.new_annotation, "Make a layer to paint on, on the scan's own grid", True
         )
         self.classes = ClassTable(session)
         self.classes.picked.connect(self.use)
         self.add = button("Add class", self.add_class, "One more structure to segment")
+        self.masks = ImportMask(workspace, self.edits)
         self.brush = self._tool("Paint", lambda: self.classes.current(), "Paint the chosen class (P)")
         self.sure = self._tool(
             "Sure background", lambda: SURE_BACKGROUND, "Paint what is certainly none of the classes (Q)"
@@ -54,6 +62,8 @@ class Annotate(QWidget):
             "", self.toggle_complete, "All that is not painted in a complete slice is background (K)"
         )
         self.complete.setCheckable(True)
+        self.fill = button("Fill between", self.fill_between, FILL_TIP)
+        self.unfill = button("Remove fill", self.remove_fill, "Take all guesses of this scan away")
         self.list = QLabel()
         self.list.setWordWrap(True)
         self.list.setToolTip("Click a number to go to that slice")
@@ -61,12 +71,13 @@ class Annotate(QWidget):
         self.state = hint()
         self.next = NextSlice(session, workspace, jobs, self.new_annotation)
         column(
-            self, self.new, self.classes, self.add, row(self.brush, self.sure, self.eraser),
-            self.complete, self.list, self.next, self.state,
+            self, self.new, self.classes, row(self.add, self.masks), row(self.brush, self.sure, self.eraser),
+            self.complete, row(self.fill, self.unfill), self.list, self.next, self.state,
         )  # fmt: skip
         for signal in (session.classes_changed, session.scan_changed, session.annotation_changed):
             signal.connect(self.refresh)
         session.view_changed.connect(self.refresh)
+        self.fills.changed.connect(self.refresh)
         self.refresh()
 
     def summary(self) -> str:
@@ -93,9 +104,21 @@ class Annotate(QWidget):
         guarded(self.session, lambda: self.workspace.paint(label))
 
     def toggle_complete(self) -> None:
-        """Mark the slice on the screen complete or take that back."""
-        guarded(self.session, self.workspace.toggle_complete)
+        """Mark the slice on the screen complete, with what is guessed there, or take that back."""
+        place = self.workspace.slice_on_screen()
+        if place not in self.session.complete and self.fills.here(place):
+            guarded(self.session, lambda: self.fills.accept(*place))
+        else:
+            guarded(self.session, self.workspace.toggle_complete)
         self.refresh()
+
+    def fill_between(self) -> None:
+        """Guess what lies between the complete slices around the one on the screen."""
+        guarded(self.session, self.fills.fill)
+
+    def remove_fill(self) -> None:
+        """Take the guesses away."""
+        guarded(self.session, self.fills.remove)
 
     def _tool(self, text: str, label: Callable[[], int], tip: str) -> QPushButton:
         made = button(text, lambda: self.use(label()), tip)
@@ -115,12 +138,16 @@ class Annotate(QWidget):
         done = place in self.session.complete
         self.new.setVisible(not painting)
         self.new.setEnabled(self.session.scan is not None)
+        self.masks.setEnabled(self.session.scan is not None)
         for widget in (self.classes, self.add, self.brush, self.sure, self.eraser, self.complete):
             widget.setVisible(painting)
         self.complete.setEnabled(place is not None)
         self.complete.setChecked(done)
         words = f"{PLANES[place[0]]} slice {place[1]}" if place else "Slice"
-        self.complete.setText(f"✓  {words} is complete" if done else f"Mark {words.lower()} complete")
+        mark = "Accept fill, mark" if self.fills.here(place) else "Mark"
+        self.complete.setText(f"✓  {words} is complete" if done else f"{mark} {words.lower()} complete")
+        self.fill.setVisible(painting and self.fills.possible(place))
+        self.unfill.setVisible(painting and self.fills.some)
         self.list.setText(_links(self.session.complete, place))
         self.list.setVisible(bool(self.session.complete))
         self.state.setText(STATES.get(self.session.saved, ""))

@@ -136,6 +136,20 @@ def read_annotation(path: Path, shape_zyx: tuple[int, ...]) -> Annotation:
     return Annotation(labels, tuple((int(axis), int(index)) for axis, index in complete), guesses)
 
 
+def read_guesses(path: Path, shape_zyx: tuple[int, ...]) -> np.ndarray | None:
+    """Only the guesses of what `write_annotation` wrote; None where there is no file, or no guess in it.
+
+    Raises UserError ("unreadable", "newer-version").
+    """
+    if not path.exists():
+        return None
+    with _stored(path) as stored:
+        if "guesses" not in stored or tuple(stored["shape"]) != tuple(shape_zyx):
+            return None
+        box, corner = _boxed(stored, "guesses", "guesses_corner")
+        return _placed(box, corner, shape_zyx) if box.size else None
+
+
 def _boxed(stored: Mapping[str, np.ndarray], name: str, corner_name: str) -> tuple[np.ndarray, np.ndarray]:
     """A part of the labels and where it lies. Raises ValueError for what cannot be one."""
     box, corner = stored[name], stored[corner_name]

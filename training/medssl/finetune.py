@@ -20,6 +20,7 @@ from medssl.augment import STRONG, change_intensity, draw_bend
 from medssl.config import FinetuneJob, Plan
 from medssl.errors import UserError
 from medssl.events import Emit, Notice, Started
+from medssl.filled import FilledIn
 from medssl.held_slice import Watch, hold_back
 from medssl.loop import Budget, LoopSettings, settings_for, train
 from medssl.methods import find
@@ -52,8 +53,9 @@ class Finetuning:
         rounds: Rounds | None = None,
         terms: Mapping[str, nn.Module] | None = None,
         watch: Watch | None = None,
+        fill: FilledIn | None = None,
     ) -> None:
-        self.watch = watch
+        self.watch, self.fill = watch, fill
         self.network, self.plan, self.settings, self.filled = network, plan, settings, filled
         self.pool, self.voxels = pool, voxels
         self.rounds, self.terms = rounds, nn.ModuleDict(terms)
@@ -82,6 +84,10 @@ class Finetuning:
         """
         seen = self.watch.look_when_due(self.average, fraction) if self.watch else {}
         loss, numbers = self._loss(generator, fraction)
+        if self.fill is not None:
+            guessed = self.fill.loss(self, generator)
+            numbers = {"loss": loss.detach(), "fill": guessed.detach(), **numbers}
+            loss = loss + self.settings.fill_weight * guessed
         return loss, {**numbers, **seen}
 
     @property
@@ -115,9 +121,11 @@ class Finetuning:
         if self.rounds is not None:
             self.rounds.remember(loss)
 
-    def patches(self, pool: Pool, voxels: AnnotatedVoxels, generator: Generator) -> tuple[Tensor, Tensor]:
+    def patches(
+        self, pool: Pool, voxels: AnnotatedVoxels, generator: Generator, plan: Plan | None = None
+    ) -> tuple[Tensor, Tensor]:
         """A batch of changed patches (B, ...) and their targets: the targets lie as the patches do."""
-        settings, plan = self.settings, self.plan
+        settings, plan = self.settings, plan or self.plan
         views = sample_annotated(
             pool,
             plan,
@@ -223,12 +231,12 @@ def make_task(
         pool, held = hold_back(pool, plan, before, emit)
         names = [label.name for label in project.classes]
         watch = Watch(held, plan, names, settings.background_weight, emit) if held else None
-    voxels = AnnotatedVoxels.of(pool)
+    voxels, fill = AnnotatedVoxels.of(pool), FilledIn.of(project, pool, plan, classes)
     network = build(plan, len(classes) + 1, job.seed)
     filled = _fill(network, start, classes, emit) if start else set()
     terms = semi.terms(job, plan, settings, voxels, len(classes) + 1, emit)
     rounds = semi.rounds(job.semi, project, pool, plan, settings, network, emit)
-    task = Finetuning(network, plan, settings, pool, voxels, filled, rounds, terms, watch)
+    task = Finetuning(network, plan, settings, pool, voxels, filled, rounds, terms, watch, fill)
     task.modules.to(device)
     return loop_settings, task
 

@@ -39,6 +39,8 @@ class Settings:
     """
     pretrained_rate: float = 1.0
     """Factor of the learning rate for layers that start from pre-trained weights."""
+    fill_weight: float = 0.3
+    """Weight of the loss on what was filled in between complete slices; that on painted voxels has 1."""
     hold_slice_back: bool = False
     """Learn nothing from one complete slice, and say how well it is segmented (held_slice.py)."""
 

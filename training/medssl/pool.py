@@ -110,6 +110,11 @@ def _target(project: Project, scan: str, class_ids: Sequence[int]) -> np.ndarray
             "class or repaint those voxels.",
             code="unknown-class",
         )
+    return numbered(target, class_ids)
+
+
+def numbered(target: np.ndarray, class_ids: Sequence[int]) -> np.ndarray:
+    """A target with its classes numbered 1..K in that order; what is no class of them becomes IGNORE."""
     number = np.full(256, IGNORE, np.uint8)
     number[[0, *class_ids]] = np.arange(len(class_ids) + 1)
     return number[target]

@@ -1,0 +1,119 @@
+"""What is filled in between complete slices is a guess: kept apart, weighed less, never truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from medssl.annotation import FORMAT_VERSION, read_annotation, read_guesses, write_annotation
+from medssl.config import FinetuneJob
+from medssl.errors import UserError
+from medssl.fill import fill
+from medssl.finetune import make_task
+from medssl.planner import choose
+from medssl.project import IGNORE, SURE_BACKGROUND, Annotation, Project
+from small import FINETUNE, Events, make_project
+
+SHAPE = (9, 24, 20)
+
+
+def balls(axis: int = 0) -> Annotation:
+    """A square in slice 1, a smaller one in slice 7, both complete."""
+    labels = np.zeros(SHAPE, np.uint8)
+    rows = np.moveaxis(labels, axis, 0)
+    rows[1, 4:16, 4:16] = 3
+    rows[7, 7:13, 7:13] = 3
+    return Annotation(labels, ((axis, 1), (axis, 7)))
+
+
+@pytest.mark.parametrize("index", [1, 4, 7])
+def test_a_fill_goes_from_one_outline_to_the_other(index: int) -> None:
+    guesses = fill(balls(), 0, index, (1, 1, 1))
+    areas = [np.count_nonzero(plane == 3) for plane in guesses]
+    assert areas[1] == areas[7] == areas[0] == areas[8] == 0, "complete slices and those outside stay"
+    assert areas[2] > areas[4] > areas[6] > 0
+    assert set(np.unique(guesses[2:7])) == {3, SURE_BACKGROUND}
+
+
+def test_a_fill_in_another_orientation() -> None:
+    turned = Annotation(np.moveaxis(balls().labels, 0, 2).copy(), ((2, 1), (2, 7)))
+    assert np.array_equal(np.moveaxis(fill(turned, 2, 4, (1, 1, 1)), 2, 0), fill(balls(), 0, 4, (1, 1, 1)))
+
+
+def test_strokes_are_never_guessed_over() -> None:
+    annotation = balls()
+    annotation.labels[4, 9, 9], annotation.labels[4, 9, 10] = 5, SURE_BACKGROUND
+    guesses = fill(annotation, 0, 4, (1, 1, 1))
+    assert guesses[4, 9, 9] == guesses[4, 9, 10] == 0 and guesses[4, 9, 11] == 3
+
+
+@pytest.mark.parametrize("axis, index", [(0, 0), (0, 8), (1, 4)])
+def test_where_there_is_no_gap_it_is_said(axis: int, index: int) -> None:
+    with pytest.raises(UserError, match="between two complete"):
+        fill(balls(), axis, index, (1, 1, 1))
+
+
+def test_guesses_come_back_and_are_no_truth(small_project: Project) -> None:
+    shape = small_project.scans["scan"].geometry.shape_zyx
+    guesses = np.zeros(shape, np.uint8)
+    guesses[2, 3, 4] = 7
+    small_project.save_annotation("scan", Annotation(np.zeros(shape, np.uint8), (), guesses))
+    back = small_project.annotation("scan")
+    assert back is not None and np.array_equal(back.guesses, guesses) and not back.labels.any()
+    assert (back.target() == IGNORE).all()
+    assert small_project.annotated() == ()
+    assert not small_project.segmentation("scan").any()
+
+
+def test_a_person_s_word_takes_the_place_of_a_guess() -> None:
+    labels, guesses = np.zeros((3, 4, 5), np.uint8), np.full((3, 4, 5), 2, np.uint8)
+    labels[0, 0, 0] = 1
+    target = Annotation(labels, ((0, 2),), guesses).guess_target()
+    assert target is not None
+    assert target[0, 0, 0] == IGNORE and (target[2] == IGNORE).all() and (target[1] == 2).all()
+
+
+def test_an_annotation_of_the_first_version_still_opens(tmp_path: Path) -> None:
+    path = tmp_path / "scan.npz"
+    labels, complete = np.full((1, 1, 1), 4, np.uint8), np.array([[0, 1]])
+    np.savez_compressed(path, labels=labels, corner=[1, 2, 3], shape=[3, 4, 5], complete=complete)
+    annotation = read_annotation(path, (3, 4, 5))
+    assert annotation.labels[1, 2, 3] == 4 and annotation.complete == ((0, 1),)
+    assert annotation.guesses is None and read_guesses(path, (3, 4, 5)) is None
+
+
+def test_an_annotation_of_a_newer_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "scan.npz"
+    with monkeypatch.context() as patch:
+        patch.setattr("medssl.annotation.FORMAT_VERSION", FORMAT_VERSION + 1)
+        write_annotation(path, balls(), SHAPE)
+    with pytest.raises(UserError) as error:
+        read_annotation(path, SHAPE)
+    assert error.value.code == "newer-version"
+
+
+def loss_of(project: Project, weight: float) -> tuple[float, dict[str, torch.Tensor]]:
+    """Of a first step."""
+    job = FinetuneJob(project=str(project.root), steps=1, settings={**FINETUNE, "fill_weight": weight})
+    device = torch.device("cpu")
+    plan, _ = choose(project, list(project.annotated()), device, job.settings)
+    _, task = make_task(project, job, plan, device, Events())
+    loss, numbers = task.loss(torch.Generator().manual_seed(0), 0.0)
+    return float(loss), numbers
+
+
+def test_fine_tuning_learns_from_a_fill_with_a_lower_weight(tmp_path: Path) -> None:
+    project = make_project(tmp_path, shape=(12, 24, 24))
+    scan = project.annotated()[0]
+    plain, numbers = loss_of(project, 0.3)
+    assert "fill" not in numbers
+    annotation = project.annotation(scan)
+    assert annotation is not None
+    inside = [index for axis, index in annotation.complete if axis == 0]
+    guesses = fill(annotation, 0, inside[0], (1, 1, 1))
+    project.save_annotation(scan, Annotation(annotation.labels, annotation.complete, guesses))
+    loss, numbers = loss_of(project, 0.3)
+    assert float(numbers["loss"]) == pytest.approx(plain), "painted voxels count as before"
+    assert loss == pytest.approx(plain + 0.3 * float(numbers["fill"]), rel=1e-5)

@@ -1,0 +1,112 @@
+"""A mask made elsewhere becomes an annotation only where it lies on the scan, and never over strokes."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from medssl.annotation import Annotation
+from medssl.contents import LabelClass
+from medssl.errors import UserError
+from medssl.geometry import Geometry
+from medssl.masks import bring, need_same_grid
+from medssl.volume import read_labels
+
+SHAPE = (5, 6, 7)
+CLASSES = (LabelClass(1, "Liver", "#ff9e64"), LabelClass(4, "Spleen", "#7aa2ff"))
+AFFINE = np.array([[-1.5, 0, 0.2, 10], [0, -1.5, 0, 20], [0.1, 0, 3, -30], [0, 0, 0, 1.0]])
+
+
+def mask(**at: int) -> np.ndarray:
+    """Each number in one voxel of a slice of its own."""
+    values = np.zeros(SHAPE, np.uint16)
+    for index, number in enumerate(at.values()):
+        values[index, 2, 3] = number
+    return values
+
+
+def nothing() -> Annotation:
+    return Annotation(np.zeros(SHAPE, np.uint8))
+
+
+def test_known_numbers_are_those_classes_and_others_become_new_ones() -> None:
+    brought = bring("m.nii", mask(a=4, b=7, c=255, d=300), nothing(), CLASSES)
+    assert [(each.id, each.name) for each in brought.classes] == [
+        (7, "Label 7"),
+        (2, "Label 255"),
+        (3, "Label 300"),
+    ]
+    assert brought.labels.tolist() == [4, 7, 2, 3] and brought.complete == ()
+
+
+def test_strokes_win_over_the_mask() -> None:
+    annotation = nothing()
+    annotation.labels[0, 2, 3] = 255
+    brought = bring("m.nii", mask(a=4, b=4), annotation, CLASSES)
+    assert np.unravel_index(brought.voxels, SHAPE) == ([1], [2], [3])
+
+
+@pytest.mark.parametrize("axis, slices", [(0, [0, 1]), (1, [2]), (2, [3])])
+def test_slices_that_show_something_are_complete_if_that_is_wanted(axis: int, slices: list[int]) -> None:
+    brought = bring("m.nii", mask(a=1, b=4), nothing(), CLASSES, complete_axis=axis)
+    assert brought.complete == tuple((axis, index) for index in slices)
+
+
+def test_a_mask_of_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match="marks nothing"):
+        bring("m.nii", np.zeros(SHAPE, np.uint8), nothing(), CLASSES)
+
+
+def test_more_labels_than_classes_are_refused() -> None:
+    many = np.arange(1000, dtype=np.uint16).reshape(10, 10, 10)
+    with pytest.raises(UserError, match="at most 254"):
+        bring("m.nii", many, Annotation(np.zeros((10, 10, 10), np.uint8)), CLASSES)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_a_file_in_any_axis_order_lies_where_the_scan_lies(
+    tmp_path: Path, order: tuple[int, int, int]
+) -> None:
+    """The mask's file has other axes, two of them mirrored; its voxels come to the same places."""
+    values = np.random.default_rng(0).integers(0, 3, (7, 6, 5)).astype(np.uint8)
+    scan = Geometry.of(AFFINE, values.shape)
+    turned, affine = values.transpose(order), AFFINE.copy()
+    affine[:3, :3] = AFFINE[:3, :3][:, order]
+    for axis in (0, 2):
+        turned = np.flip(turned, axis)
+        affine[:3, 3] += affine[:3, axis] * (turned.shape[axis] - 1)
+        affine[:3, axis] *= -1
+    nib.save(nib.Nifti1Image(turned, affine), tmp_path / "mask.nii.gz")
+    volume = read_labels(tmp_path / "mask.nii.gz")
+    need_same_grid("mask.nii.gz", volume.geometry, scan)
+    assert np.array_equal(volume.array, scan.to_canonical(values))
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ("shape", "it has 5 × 6 × 8 voxels, the scan 5 × 6 × 7"),
+        ("spacing", "its voxels are"),
+        ("turn", "other directions"),
+        ("shift", "it lies 4.0 mm away"),
+    ],
+)
+def test_what_differs_is_said(change: str, words: str) -> None:
+    affine, shape = AFFINE.copy(), (7, 6, 5)
+    match change:
+        case "shape":
+            shape = (8, 6, 5)
+        case "spacing":
+            affine[:3, 2] *= 1.1
+        case "turn":
+            angle = 0.1
+            turn = [[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]]
+            affine[:3, :3] = turn @ affine[:3, :3]
+        case "shift":
+            affine[1, 3] += 4
+    with pytest.raises(UserError) as error:
+        need_same_grid("mask.nii", Geometry.of(affine, shape), Geometry.of(AFFINE, (7, 6, 5)))
+    assert words in str(error.value) and error.value.code == "other-grid"
