@@ -162,8 +162,9 @@ class Child(QObject):
     def _obituary(self, code: int, status: QProcess.ExitStatus) -> str:
         if code in KILLED:
             return (
-                "The engine was ended by the system, most likely because memory ran out; close other "
-                "programs and start again from the last checkpoint."
+                "The engine was ended by the system, most likely because memory ran out; what was painted "
+                "is saved. Close other programs and press Continue: a training goes on from its last "
+                "checkpoint."
             )
         log = self._log or self._project / "engine.log"
         if self._log is None:

@@ -11,6 +11,7 @@ from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 
+from napari_medssl.estimates import Estimates
 from napari_medssl.guard import guarded
 from napari_medssl.holding import Holding
 from napari_medssl.jobs import COMMAND, Jobs
@@ -47,11 +48,12 @@ class Dock(QWidget):
         self.holding = Holding(self.session)
         self.workspace = Workspace(viewer, self.session)
         self.jobs = Jobs(self.session, command)
+        self.estimates = Estimates(self.session, command)
         shared = (self.session, self.workspace)
         self.scans = Scans(*shared)
         self.annotate = Annotate(*shared, self.jobs)
-        self.pretrain = Pretrain(*shared, self.jobs)
-        self.finetune = Finetune(*shared, self.jobs)
+        self.pretrain = Pretrain(*shared, self.jobs, self.estimates)
+        self.finetune = Finetune(*shared, self.jobs, self.estimates)
         self.prediction = Prediction(*shared, self.jobs)
         self.features = Features(*shared, self.jobs)
         self.preview = PreviewBox(InstantPreview(self.workspace, self.features.similar))
@@ -94,6 +96,8 @@ class Dock(QWidget):
         session.said.connect(lambda severity, text: SHOW[severity](text))
         for step in self.steps:
             step.toggled.connect(lambda opened, step=step: self._on_toggled(step, opened))
+            if isinstance(step.content(), Pretrain | Finetune):
+                step.toggled.connect(step.content().forecast.opened)
         for signal in (session.project_changed, session.scans_changed, session.annotation_changed,
                        session.runs_changed, session.job_changed, session.scan_changed):  # fmt: skip
             signal.connect(self._summarise)
@@ -157,7 +161,7 @@ class Dock(QWidget):
         """
         session, workspace, jobs, similar = self.session, self.workspace, self.jobs, self.features.similar
         preview, holding = self.preview.preview, self.holding
-        viewer, restyle = self.viewer, self._restyle
+        viewer, restyle, estimates = self.viewer, self._restyle, self.estimates
 
         def leave() -> None:
             if session.closed:
@@ -170,6 +174,7 @@ class Dock(QWidget):
             viewer.events.theme.disconnect(restyle)
             for key in KEYS:
                 viewer.bind_key(key, None)
+            estimates.cancel()
             jobs.leave()
             holding.release()
 

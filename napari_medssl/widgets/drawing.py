@@ -6,11 +6,13 @@ tens of milliseconds where that is software.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from qtpy.QtCore import QPointF, QRect, QRectF, QSize, Qt
 from qtpy.QtGui import QColor, QPainter, QPaintEvent, QPalette, QPen, QPolygonF
 from qtpy.QtWidgets import QWidget
 
-from napari_medssl.widgets.style import ACCENT, LINE
+from napari_medssl.widgets.style import ACCENT, DICE_ON_DARK, DICE_ON_LIGHT, LINE
 
 
 class Bar(QWidget):
@@ -39,32 +41,43 @@ class Bar(QWidget):
 
 
 class Curve(QWidget):
-    """A live line of one number over steps, smoothed, with the raw values faint behind it."""
+    """The loss over steps, smoothed, with the raw values faint behind it; and the Dice, where there is one.
+
+    The loss fills the height between its own lowest and highest value; Dice has an axis of its own on the
+    right, always from 0 to 1.
+    """
 
     MOST = 600
 
     def __init__(self) -> None:
         super().__init__()
         self.points: list[tuple[float, float]] = []
+        self.dice: list[tuple[float, float]] = []
         self.setMinimumHeight(84)
-        self.setToolTip("Training loss over steps: it should fall and then flatten.")
+        self.setToolTip(
+            "Training loss over steps: it should fall and then flatten.\n"
+            "Dice, where a slice is held back: how well it is segmented, from 0 to 1."
+        )
 
     def sizeHint(self) -> QSize:
         """Wide and low."""
         return QSize(240, 84)
 
-    def set_points(self, points: list[tuple[float, float]]) -> None:
-        """Replace the whole curve."""
-        self.points = points[-20 * self.MOST :]
+    def set_points(self, points: list[tuple[float, float]], dice: Sequence[tuple[float, float]] = ()) -> None:
+        """Replace both curves."""
+        self.points, self.dice = points[-20 * self.MOST :], list(dice)
         self.update()
 
-    def add(self, step: float, value: float) -> None:
-        """Append one point."""
-        self.points.append((step, value))
+    def add(self, step: float, values: Mapping[str, float]) -> None:
+        """Append what there is of "loss" and "dice"."""
+        if "loss" in values:
+            self.points.append((step, values["loss"]))
+        if "dice" in values:
+            self.dice.append((step, values["dice"]))
         self.update()
 
     def paintEvent(self, event: QPaintEvent) -> None:
-        """Draw grid, raw values, smoothed line and the newest value."""
+        """Draw grid, both curves and their newest values."""
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         text = self.palette().color(QPalette.ColorRole.WindowText)
@@ -72,34 +85,67 @@ class Curve(QWidget):
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(_faint(text, 14))
         painter.drawRoundedRect(ground, 4, 4)
-        area = ground.adjusted(8, 18, -8, -8)
-        painter.setPen(QPen(_faint(text, 26), 1))
-        for part in range(3):
+        font = painter.font()
+        font.setPointSizeF(max(6.5, font.pointSizeF() - 1))
+        painter.setFont(font)
+        area = ground.adjusted(8, 18, -24 if self.dice else -8, -8)
+        for part, value in enumerate(("1", "", "0")):
             y = area.top() + area.height() * part // 2
+            painter.setPen(QPen(_faint(text, 26), 1))
             painter.drawLine(area.left(), y, area.right(), y)
+            if self.dice and value:
+                painter.setPen(_dice_color(text))
+                label = QRect(area.right() + 6, y - 8, 14, 16)
+                painter.drawText(label, Qt.AlignmentFlag.AlignVCenter, value)
+        loss = self._draw_loss(painter, area)
+        self._draw_dice(painter, area, _dice_color(text))
+        self._write(painter, ground.adjusted(8, 3, -8, 0), text, loss)
+        painter.end()
+
+    def _draw_loss(self, painter: QPainter, area: QRect) -> float | None:
+        """The newest smoothed value, or None."""
         points = self.points[:: max(1, len(self.points) // self.MOST)]
         smooth = _smoothed([value for _, value in points])
         if len(points) > 1:
             low, high = min(smooth), max(smooth)
             margin = (high - low) * 0.08 or 1e-6
-            limits = (points[0][0], points[-1][0], low - margin, high + margin)
+            limits = (*self._steps(), low - margin, high + margin)
             raw = [(step, min(max(value, low - margin), high + margin)) for step, value in points]
             painter.setPen(QPen(_faint(QColor(LINE), 60), 1))
             painter.drawPolyline(_polygon(raw, limits, area))
             line = [(step, value) for (step, _), value in zip(points, smooth, strict=True)]
             painter.setPen(QPen(QColor(LINE), 1.8))
             painter.drawPolyline(_polygon(line, limits, area))
-        font = painter.font()
-        font.setPointSizeF(max(6.5, font.pointSizeF() - 1))
-        painter.setFont(font)
+        return smooth[-1] if smooth else None
+
+    def _draw_dice(self, painter: QPainter, area: QRect, color: QColor) -> None:
+        if self.dice:
+            polygon = _polygon(self.dice, (*self._steps(), 0.0, 1.0), area)
+            painter.setPen(QPen(color, 1.8, Qt.PenStyle.DashLine))
+            painter.drawPolyline(polygon)
+            painter.setPen(Qt.PenStyle.NoPen)
+            painter.setBrush(color)
+            painter.drawEllipse(polygon.last(), 2.5, 2.5)
+
+    def _steps(self) -> tuple[float, float]:
+        steps = [step for step, _ in (*self.points[:1], *self.points[-1:], *self.dice[:1], *self.dice[-1:])]
+        return min(steps), max(steps)
+
+    def _write(self, painter: QPainter, line: QRect, text: QColor, loss: float | None) -> None:
+        """The newest values above the curves: loss left, Dice in the middle, step right."""
         painter.setPen(_faint(text, 170))
-        words = f"loss {smooth[-1]:.3f}" if points else "loss"
-        painter.drawText(ground.adjusted(8, 3, -8, 0), Qt.AlignmentFlag.AlignLeft, words)
-        if points:
-            painter.drawText(
-                ground.adjusted(8, 3, -8, 0), Qt.AlignmentFlag.AlignRight, f"step {points[-1][0]:.0f}"
-            )
-        painter.end()
+        words = "loss" if loss is None else f"loss {loss:.3f}"
+        painter.drawText(line, Qt.AlignmentFlag.AlignLeft, words)
+        if self.points:
+            painter.drawText(line, Qt.AlignmentFlag.AlignRight, f"step {self.points[-1][0]:.0f}")
+        if self.dice:
+            painter.setPen(_dice_color(text))
+            painter.drawText(line, Qt.AlignmentFlag.AlignHCenter, f"Dice {self.dice[-1][1]:.2f}")
+
+
+def _dice_color(text: QColor) -> QColor:
+    """The shade that is read on the ground that goes with this text: light text stands on a dark one."""
+    return QColor(DICE_ON_DARK if text.lightnessF() > 0.5 else DICE_ON_LIGHT)
 
 
 def _faint(color: QColor, alpha: int) -> QColor:

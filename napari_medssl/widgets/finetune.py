@@ -2,47 +2,79 @@
 
 from __future__ import annotations
 
-from medssl import config
-from medssl.project import Run
-from qtpy.QtWidgets import QComboBox, QFormLayout, QWidget
+from collections.abc import Callable
+from dataclasses import replace
 
+from medssl import config, recipes
+from medssl.project import Run
+from qtpy.QtWidgets import QCheckBox, QFormLayout, QWidget
+
+from napari_medssl.estimates import Estimates
 from napari_medssl.guard import guarded
+from napari_medssl.history import curves_of
 from napari_medssl.jobs import Jobs
 from napari_medssl.session import Session
-from napari_medssl.tasks import finetune_job
-from napari_medssl.widgets.parts import JobPanel, button, column, minutes_box
+from napari_medssl.tasks import finetune_job, resume_job
+from napari_medssl.widgets.forecast import Forecast
+from napari_medssl.widgets.parts import JobPanel, button, choice, column, hint, minutes_box, row
 from napari_medssl.workspace import Workspace
 
-RANDOM = "Random weights"
+RANDOM, CONTINUE = "Random weights", "Last fine-tuning"
+LEAST_TO_HOLD, ENOUGH_TO_HOLD = 4, 6
+"""Complete slices that holding one back takes (medssl.held_slice), and of this scan for it to be the usual
+choice: one of few is worth more to the training than its Dice to the eye."""
 
 
 class Finetune(QWidget):
-    """Starting weights, time, one button."""
+    """What for, starting weights, time; start, continue, stop."""
 
     title = "Fine-tune"
     kind = "finetune"
 
-    def __init__(self, session: Session, workspace: Workspace, jobs: Jobs) -> None:
+    def __init__(self, session: Session, workspace: Workspace, jobs: Jobs, estimates: Estimates) -> None:
         super().__init__()
         self.session, self.workspace, self.jobs = session, workspace, jobs
-        self.weights = QComboBox()
-        self.weights.setToolTip("Every round starts from these weights and uses all annotations")
-        self.minutes = minutes_box(3)
+        self.purpose, self.weights, self.about = choice(), choice(), hint()
+        for each in recipes.FINETUNING:
+            self.purpose.addItem(each.name, each)
+        self.minutes = minutes_box(recipes.FINETUNING[0].minutes)
+        self.hold = QCheckBox("Hold one slice back to see the Dice")
+        self.hold.setToolTip(
+            "Nothing is learned from one of the complete slices; how well it is segmented is drawn while the "
+            f"training runs.\nTakes {LEAST_TO_HOLD} complete slices that show the structures."
+        )
+        self._hold_chosen = False
         form = QFormLayout()
+        form.addRow(row(self.purpose, self.minutes, stretch=0))
         form.addRow("Start from", self.weights)
-        form.addRow("Time", self.minutes)
+        form.addRow(self.about)
+        self.forecast = Forecast(session, estimates, self._new_job)
         self.start = button(
             "Fine-tune and predict",
             self.fine_tune,
             "Train on the painted slices of all scans, then segment the scan on the screen",
             True,
         )
+        self.resume = button(
+            "Continue", self.go_on, "Go on from the last checkpoint of the fine-tuning that was stopped"
+        )
         self.panel = JobPanel(session, self.kind, jobs.stop)
-        column(self, form, self.start, self.panel)
-        signals = (session.project_changed, session.scan_changed, session.runs_changed)
-        for signal in signals:
-            signal.connect(self.refresh)
+        buttons = row(self.start, self.resume, stretch=0)
+        column(self, form, self.hold, self.forecast, buttons, self.panel)
+        self._connect()
         self.refresh()
+
+    def _connect(self) -> None:
+        session = self.session
+        for signal in (session.project_changed, session.scan_changed, session.runs_changed):
+            signal.connect(self.refresh)
+        for react in (self._suggest_to_hold, self.forecast.refresh):
+            session.annotation_changed.connect(react)
+        session.project_changed.connect(self._show_last_curves)
+        self.purpose.currentIndexChanged.connect(self._on_purpose)
+        self.weights.currentIndexChanged.connect(self._explain)
+        self.minutes.valueChanged.connect(self.forecast.refresh)
+        self.hold.clicked.connect(self._on_hold)
 
     def summary(self) -> str:
         """For the step's header."""
@@ -51,34 +83,90 @@ class Finetune(QWidget):
 
     def fine_tune(self) -> None:
         """Train on the annotation and predict the scan on the screen."""
-        guarded(self.session, self._run)
+        guarded(self.session, lambda: self._run(self._new_job))
 
-    def _run(self) -> None:
-        self.workspace.autosave.flush()
-        self.jobs.start(finetune_job(self.session, self.weights.currentData(), self.minutes.value()))
+    def go_on(self) -> None:
+        """Continue the newest fine-tuning that did not come to its end."""
+        run = self.session.resumable(self.kind)
+        if run is not None:
+            guarded(self.session, lambda: self._run(lambda: resume_job(self.session, run)))
+
+    def _new_job(self) -> config.FinetuneJob:
+        purpose = self.purpose.currentData()
+        job = finetune_job(self.session, self.weights.currentData(), self.minutes.value())
+        settings = {"hold_slice_back": True} if self.hold.isChecked() else {}
+        return replace(job, recipe=purpose.recipe, semi=purpose.semi, settings=settings)
+
+    def _run(self, job: Callable[[], config.Job]) -> None:
+        self.workspace.autosave.flush()  # only then is it known what is annotated
+        self.jobs.start(job())
 
     def refresh(self) -> None:
-        """Show the weights that there are."""
+        """Show the weights that there are; buttons that can do nothing are grey."""
         idle = self.session.idle
         self._fill_weights()
         self.start.setEnabled(idle and self.session.scan is not None)
-        for widget in (self.weights, self.minutes):
+        self.resume.setVisible(idle and self.session.resumable(self.kind) is not None)
+        for widget in (self.purpose, self.weights, self.minutes):
             widget.setEnabled(idle)
+        for widget in (self.about, self.hold):
+            widget.setVisible(idle)
+        self._explain()
 
     def _fill_weights(self) -> None:
-        runs = self.session.starts()
-        texts = [*(f"{describe(run)}" for run in runs), RANDOM]
-        if texts == [self.weights.itemText(n) for n in range(self.weights.count())]:
+        """Pre-trainings, newest first, random weights, and the last fine-tuning to continue from.
+
+        A choice stays until there is a newer pre-training.
+        """
+        before = [self.weights.itemText(n) for n in range(self.weights.count())]
+        runs, last = self.session.starts(), self.session.runs(self.kind)[:1]
+        texts = [*(describe(run) for run in runs), RANDOM, *(f"{CONTINUE} ({number(run)})" for run in last)]
+        if texts == before:
             return
+        chosen = self.weights.currentIndex() if texts[: len(runs) + 1] == before[: len(runs) + 1] else 0
         self.weights.clear()
-        for text, run in zip(texts, [*runs, None], strict=True):
+        for text, run in zip(texts, [*runs, None, *last], strict=True):
             self.weights.addItem(text, run.id if run else None)
+        self.weights.setCurrentIndex(max(0, chosen))
+
+    def _show_last_curves(self) -> None:
+        runs = self.session.runs(self.kind)
+        self.panel.curve.set_points(*curves_of(runs[0].folder, "loss", "dice") if runs else [[]])
+
+    def _on_purpose(self) -> None:
+        self.minutes.setValue(self.purpose.currentData().minutes)
+        self._explain()
+
+    def _suggest_to_hold(self) -> None:
+        if not self._hold_chosen:
+            self.hold.setChecked(len(self.session.complete) >= ENOUGH_TO_HOLD)
+
+    def _on_hold(self) -> None:
+        self._hold_chosen = True
+        self.forecast.refresh()
+
+    def _explain(self) -> None:
+        """What the choice is for, and what a round starts from."""
+        text = self.weights.currentText()
+        if text.startswith(CONTINUE):
+            start = "Continues from what that one has learned, with all annotations."
+        else:
+            which = "random weights" if text == RANDOM else "the pre-trained weights"
+            start = f"Starts anew from {which}, with all annotations."
+        self.about.setText(f"{self.purpose.currentData().about}\n{start}")
+        self.forecast.refresh()
 
 
 def describe(run: Run) -> str:
     """A run in a few words: number, method, start."""
-    number = run.id.split("-")[0].lstrip("0")
     job: dict = run.job
     if job.get("job") == config.kind_of(config.PretrainJob(project="")):
-        return f"{job.get('method', '').upper()} pre-training (run {number})"
-    return f"Run {number}, from {'pre-training' if job.get('weights') else 'random weights'}"
+        return f"{job.get('method', '').upper()} pre-training ({number(run)})"
+    weights = job.get("weights") or ""
+    start = "the one before" if "-finetune" in weights else "pre-training" if weights else "random weights"
+    return f"{number(run).capitalize()}, from {start}"
+
+
+def number(run: Run) -> str:
+    """ "run 3"."""
+    return f"run {run.id.split('-')[0].lstrip('0')}"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from medssl import events
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
+    QComboBox,
     QDoubleSpinBox,
     QHBoxLayout,
     QLabel,
@@ -70,6 +71,14 @@ def column(widget: QWidget, *items: QWidget | QLayout) -> QVBoxLayout:
         else:
             layout.addWidget(item)
     return layout
+
+
+def choice() -> QComboBox:
+    """A box to choose from that never widens the dock: long texts are cut off, and whole in the list."""
+    box = QComboBox()
+    box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
+    box.setMinimumContentsLength(10)
+    return box
 
 
 def minutes_box(value: float) -> QDoubleSpinBox:
@@ -166,8 +175,8 @@ class JobPanel(QWidget):
         self._text.setToolTip("\n".join(job.said))
 
     def _on_metric(self, metric: events.Metric) -> None:
-        if self.curve is not None and self._session.job.kind == self._kind and "loss" in metric.values:
-            self.curve.add(metric.step, metric.values["loss"])
+        if self.curve is not None and self._session.job.kind == self._kind:
+            self.curve.add(metric.step, metric.values)
 
 
 def time_left(seconds: float | None) -> str:

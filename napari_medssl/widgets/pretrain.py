@@ -3,38 +3,41 @@
 from __future__ import annotations
 
 from medssl import config, recipes
+from medssl.methods import METHODS
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QComboBox, QFormLayout, QWidget
+from qtpy.QtWidgets import QFormLayout, QWidget
 
+from napari_medssl.estimates import Estimates
 from napari_medssl.guard import guarded
-from napari_medssl.history import losses_of
+from napari_medssl.history import curves_of
 from napari_medssl.jobs import Jobs
 from napari_medssl.session import Session
 from napari_medssl.tasks import pretrain_job, resume_job
-from napari_medssl.widgets.parts import JobPanel, button, column, hint, minutes_box, row
+from napari_medssl.widgets.forecast import Forecast
+from napari_medssl.widgets.parts import JobPanel, button, choice, column, hint, minutes_box, row
 from napari_medssl.workspace import Workspace
 
 
 class Pretrain(QWidget):
-    """Method, time, start, continue, stop."""
+    """What for, method, time; start, continue, stop."""
 
     title = "Pre-train"
     kind = "pretrain"
 
-    def __init__(self, session: Session, workspace: Workspace, jobs: Jobs) -> None:
+    def __init__(self, session: Session, workspace: Workspace, jobs: Jobs, estimates: Estimates) -> None:
         super().__init__()
         self.session, self.workspace, self.jobs = session, workspace, jobs
-        self.method, self.purpose = QComboBox(), hint()
-        for number, (method, which, recipe) in enumerate(recipes.pretrainings()):
-            self.method.addItem(f"{method.upper()}, {which}", (method, which))
-            about = f"{recipe.purpose} Wants {recipe.time}."
-            self.method.setItemData(number, about, Qt.ItemDataRole.ToolTipRole)
-        self.method.currentIndexChanged.connect(self._explain)
-        self.minutes = minutes_box(5)
+        self.purpose, self.method, self.about = choice(), choice(), hint()
+        for each in recipes.PRETRAINING:
+            self.purpose.addItem(each.name, each)
+        for method in METHODS:
+            self.method.addItem(method.upper(), method)
+        self.minutes = minutes_box(recipes.PRETRAINING[0].minutes)
         form = QFormLayout()
+        form.addRow(row(self.purpose, self.minutes, stretch=0))
         form.addRow("Method", self.method)
-        form.addRow(self.purpose)
-        form.addRow("Time", self.minutes)
+        form.addRow(self.about)
+        self.forecast = Forecast(session, estimates, self._new_job)
         self.start = button(
             "Pre-train", self.start_anew, "Train on all scans of the project; no annotation is needed", True
         )
@@ -43,10 +46,13 @@ class Pretrain(QWidget):
         )
         self.panel = JobPanel(session, self.kind, jobs.stop)
         self.verdict = hint()
-        column(self, form, row(self.start, self.resume), self.panel, self.verdict)
+        column(self, form, self.forecast, row(self.start, self.resume), self.panel, self.verdict)
         for signal in (session.project_changed, session.scan_changed, session.runs_changed):
             signal.connect(self.refresh)
         session.project_changed.connect(self._show_last_curve)
+        self.purpose.currentIndexChanged.connect(self._on_purpose)
+        self.method.currentIndexChanged.connect(self._explain)
+        self.minutes.valueChanged.connect(self.forecast.refresh)
         self._explain()
         self.refresh()
 
@@ -69,9 +75,9 @@ class Pretrain(QWidget):
         if run is not None:
             guarded(self.session, lambda: self._run(resume_job(self.session, run)))
 
-    def _new_job(self) -> config.Job:
-        method, recipe = self.method.currentData()
-        return pretrain_job(self.session, method, recipe, self.minutes.value())
+    def _new_job(self) -> config.PretrainJob:
+        recipe = self.purpose.currentData().recipe
+        return pretrain_job(self.session, self.method.currentData(), recipe, self.minutes.value())
 
     def _run(self, job: config.Job) -> None:
         self.workspace.autosave.flush()
@@ -82,19 +88,29 @@ class Pretrain(QWidget):
         idle = self.session.idle
         self.start.setEnabled(idle and self.session.scan is not None)
         self.resume.setVisible(idle and self.session.resumable(self.kind) is not None)
-        for widget in (self.method, self.minutes):
+        for widget in (self.purpose, self.method, self.minutes):
             widget.setEnabled(idle)
+        self.about.setVisible(idle)
+        self.forecast.refresh()
         # What the newest run came to, where no job of this viewer says so already.
         done = self.session.runs(self.kind)
         self.verdict.setText(done[0].health.get("words", "") if done else "")
         self.verdict.setVisible(bool(self.verdict.text()) and self.session.job.kind != self.kind)
 
+    def _on_purpose(self) -> None:
+        self.minutes.setValue(self.purpose.currentData().minutes)
+        self._explain()
+
     def _explain(self) -> None:
-        """The second line of the choice: what it is for."""
-        about = self.method.currentData(Qt.ItemDataRole.ToolTipRole)
-        self.purpose.setText(about)
-        self.method.setToolTip(about)
+        """What the choice is for, in plain words."""
+        purpose = self.purpose.currentData()
+        for number in range(self.method.count()):
+            recipe = recipes.read(f"{self.method.itemData(number)}-{purpose.recipe}")
+            self.method.setItemData(number, recipe.purpose, Qt.ItemDataRole.ToolTipRole)
+        method = self.method.currentData(Qt.ItemDataRole.ToolTipRole)
+        self.about.setText(f"{purpose.about}\n{method}")
+        self.forecast.refresh()
 
     def _show_last_curve(self) -> None:
         runs = self.session.runs(self.kind)
-        self.panel.curve.set_points(losses_of(runs[0].folder) if runs else [])
+        self.panel.curve.set_points(*curves_of(runs[0].folder, "loss") if runs else [[]])

@@ -9,6 +9,8 @@ ACCENT = "#2a9680"
 LINK = "#2fa58b"
 LINE = "#45c7a8"
 """For curves and links: told from both the dark and the light background."""
+DICE_ON_DARK, DICE_ON_LIGHT = "#f2b45c", "#a85f00"
+"""For the second curve of a plot, on dark and on light ground."""
 NAMES = ("background", "foreground", "primary", "secondary", "highlight", "text")
 
 

@@ -8,13 +8,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl import recipes
 from medssl.errors import UserError
 from napari.components import ViewerModel
 from napari.utils.shortcuts import default_shortcuts
-from qtpy.QtCore import Qt
 
-from napari_medssl import _reader, _samples, layers
+from napari_medssl import _reader, _samples
 from napari_medssl.tasks import pretrain_job
 from napari_medssl.widgets import Dock, dock, style
 from napari_medssl.widgets.finetune import RANDOM
@@ -150,7 +148,8 @@ def test_sample_data_without_a_file_can_be_a_scan(qtbot, said, tmp_path, monkeyp
     assert made.scans.adopt.isVisibleTo(made.scans) and made.scans.adopt.text() == "Use 1 open layer"
     made.scans.adopt.click()
     qtbot.waitUntil(lambda: made.session.scan is not None and made.scans._worker is None, timeout=20_000)
-    assert made.workspace.scan_layer is phantom and len(viewer.layers) == 1
+    assert made.workspace.scan_layer is phantom
+    assert list(viewer.layers) == [phantom, made.workspace.annotation_layer] and made.steps[1].isExpanded()
     assert not made.scans.adopt.isVisibleTo(made.scans) and not said
 
 
@@ -164,7 +163,8 @@ def test_a_layer_opened_by_a_relative_name_is_known_again(qtbot, said, tmp_path,
     qtbot.addWidget(made)
     made.scans.adopt.click()
     qtbot.waitUntil(lambda: made.session.scan is not None and made.scans._worker is None, timeout=20_000)
-    assert made.workspace.scan_layer is opened and len(viewer.layers) == 1 and not said
+    assert made.workspace.scan_layer is opened and not said
+    assert list(viewer.layers) == [opened, made.workspace.annotation_layer]
 
 
 # --- annotate ----------------------------------------------------------------------------------------
@@ -236,26 +236,6 @@ def test_pre_training_runs_and_its_weights_are_offered(make, qtbot, said):
     assert made.pretrain.panel.curve.points == [(0, 1), (1, 0.5), (2, 1 / 3)]
     assert made.finetune.weights.itemText(0) == "PGL pre-training (run 1)"
     assert not made.pretrain.resume.isVisibleTo(made.pretrain)
-
-
-def test_every_method_and_recipe_is_listed_with_what_it_is_for(make):
-    made = make()
-    box, offered = made.pretrain.method, recipes.pretrainings()
-    assert [box.itemData(n) for n in range(box.count())] == [each[:2] for each in offered]
-    assert box.itemData(0) == ("pgl", "quick")
-    for number, (_, _, recipe) in enumerate(offered):
-        assert recipe.purpose in box.itemData(number, Qt.ItemDataRole.ToolTipRole)
-        box.setCurrentIndex(number)
-        assert recipe.purpose in made.pretrain.purpose.text() and recipe.time in made.pretrain.purpose.text()
-
-
-def test_the_chosen_method_and_recipe_are_the_job_s(make, qtbot):
-    made = make()
-    made.pretrain.method.setCurrentText("MAE, paper")
-    made.pretrain.start.click()
-    wait_for_end(qtbot, made)
-    (run,) = made.session.runs("pretrain")
-    assert (run.job["method"], run.job["recipe"]) == ("mae", "paper")
 
 
 def test_a_collapsed_pre_training_says_so_and_is_not_offered(make, qtbot, said):

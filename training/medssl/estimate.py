@@ -127,5 +127,6 @@ def key(project: Project, job: TrainingJob) -> str:
     fields = config.to_json(job)
     for name in ("project", "minutes", "steps", "seed", "resume", "predict_scans"):
         fields.pop(name, None)
+    fields["settings"].pop("hold_slice_back", None)
     scans = [scan.id for scan in project.scans.values() if not scan.held_out]
     return json.dumps([fields, scans, len(project.classes), machine.processor()], sort_keys=True)

@@ -50,7 +50,7 @@ PRETRAINING = (
     Purpose("As in the paper", "paper", 1440, "The published numbers: for a hundred scans and a GPU."),
 )
 FINETUNING = (
-    Purpose("Quick look", "quick", 3, "A segmentation in minutes, to see what to paint next."),
+    Purpose("Quick look", "quick", 3, "A segmentation in minutes."),
     Purpose("Overnight", "quick", 480, "The same settings for eight hours: when many slices are painted."),
     Purpose(
         "As in the paper",

@@ -1,0 +1,85 @@
+"""What a training will come to, measured by an engine of its own before the training is started.
+
+The viewer never waits for it: what was measured before is in the project, all else is told when it is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medssl import config, estimate
+from medssl.config import EstimateJob, TrainingJob
+from medssl.estimate import Estimate
+from psygnal import Signal
+from qtpy.QtCore import QTimer
+
+from napari_medssl.guard import guarded
+from napari_medssl.jobs import COMMAND, Child
+from napari_medssl.session import Session
+
+PATIENCE_MS = 600
+"""A choice that changes again within this is not measured."""
+
+
+class Estimates:
+    """Estimates trainings, one at a time; gives way to every job of the session."""
+
+    changed = Signal()
+    """There is the estimate that was asked for, or there will be none."""
+
+    def __init__(self, session: Session, command: Sequence[str] = COMMAND) -> None:
+        self._session, self._command = session, command
+        self._job: TrainingJob | None = None
+        self._wanted = ""
+        """The key of what is being measured, or will be in a moment."""
+        self._refused: set[str] = set()
+        self._child: Child | None = None
+        self._timer = QTimer(interval=PATIENCE_MS, singleShot=True)
+        self._timer.timeout.connect(lambda: guarded(session, self._measure))
+        session.job_changed.connect(self._give_way)
+        session.project_changed.connect(self.cancel)
+
+    def ask(self, job: TrainingJob) -> Estimate | None:
+        """The estimate, if it is known; else it is measured, and `changed` says when it is there."""
+        project = self._session.need_project()
+        key, found = estimate.key(project, job), estimate.known(project, job)
+        if found is not None or key != self._wanted:
+            self.cancel()
+        if found is None and not self._wanted and key not in self._refused and self._session.idle:
+            self._job, self._wanted = job, key
+            self._timer.start()
+        return found
+
+    @property
+    def measuring(self) -> bool:
+        """Whether `changed` is still to come."""
+        return bool(self._wanted)
+
+    def cancel(self) -> None:
+        """Nobody wants to know any more."""
+        self._wanted = ""
+        self._timer.stop()
+        if self._child is not None:
+            child, self._child = self._child, None
+            child.ended.disconnect()
+            child.stop()
+            child.stop()  # the second time ends it at once: there is nothing to save
+
+    def _measure(self) -> None:
+        project, job = self._session.need_project(), self._job
+        assert job is not None
+        path = project.root / "estimate.json"
+        config.write_job(path, EstimateJob(job.project, training=config.to_json(job)))
+        self._child = Child(project.root)
+        self._child.ended.connect(self._end)
+        self._child.start(path, self._command)
+
+    def _end(self, outcome: str, text: str) -> None:
+        job, key, self._child, self._wanted = self._job, self._wanted, None, ""
+        if job is None or estimate.known(self._session.need_project(), job) is None:
+            self._refused.add(key)  # once it is started, the training will say what is wrong
+        self.changed.emit()
+
+    def _give_way(self) -> None:
+        if self._session.job.running:
+            self.cancel()
