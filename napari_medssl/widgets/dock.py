@@ -102,7 +102,7 @@ class Dock(QWidget):
                        session.runs_changed, session.job_changed, session.scan_changed):  # fmt: skip
             signal.connect(self._summarise)
         session.predicted.connect(lambda scan, run: self._summarise())
-        self.scans.ready.connect(self.steps[1].expand)
+        self.scans.ready.connect(self._paint)
         self.viewer.events.theme.connect(self._restyle)
         self._leave = self._farewell()
         self.destroyed.connect(self._leave)
@@ -111,6 +111,11 @@ class Dock(QWidget):
         for step in self.steps:
             if is_open and step is not opened and step.isExpanded():
                 step.collapse()
+
+    def _paint(self) -> None:
+        """On to painting, with the brush in hand."""
+        self.steps[1].expand()
+        self.annotate.new_annotation()
 
     def _summarise(self) -> None:
         for step in self.steps:

@@ -81,8 +81,9 @@ class NextSlice(QWidget):
         return False
 
     def _show(self, place: Suggestion) -> None:
-        if place.scan != self.session.scan:
-            self.session.select(place.scan)
+        self.workspace.opening.open(place.scan, lambda: self._arrive_at(place))
+
+    def _arrive_at(self, place: Suggestion) -> None:
         self._arrive()
         self.workspace.go_to(place.axis, place.index)
         self._shown = place

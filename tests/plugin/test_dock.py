@@ -148,7 +148,8 @@ def test_sample_data_without_a_file_can_be_a_scan(qtbot, said, tmp_path, monkeyp
     assert made.scans.adopt.isVisibleTo(made.scans) and made.scans.adopt.text() == "Use 1 open layer"
     made.scans.adopt.click()
     qtbot.waitUntil(lambda: made.session.scan is not None and made.scans._worker is None, timeout=20_000)
-    assert made.workspace.scan_layer is phantom and len(viewer.layers) == 1
+    assert made.workspace.scan_layer is phantom
+    assert list(viewer.layers) == [phantom, made.workspace.annotation_layer] and made.steps[1].isExpanded()
     assert not made.scans.adopt.isVisibleTo(made.scans) and not said
 
 
@@ -162,7 +163,8 @@ def test_a_layer_opened_by_a_relative_name_is_known_again(qtbot, said, tmp_path,
     qtbot.addWidget(made)
     made.scans.adopt.click()
     qtbot.waitUntil(lambda: made.session.scan is not None and made.scans._worker is None, timeout=20_000)
-    assert made.workspace.scan_layer is opened and len(viewer.layers) == 1 and not said
+    assert made.workspace.scan_layer is opened and not said
+    assert list(viewer.layers) == [opened, made.workspace.annotation_layer]
 
 
 # --- annotate ----------------------------------------------------------------------------------------
