@@ -34,7 +34,10 @@ if TYPE_CHECKING:
 SHOW = {"info": show_info, "warning": show_warning, "error": show_error}
 SURE_KEY, COMPLETE_KEY, PREDICTION_KEY, PREVIEW_KEY = "Q", "K", "H", "W"
 NEXT_SCAN_KEY, LAST_SCAN_KEY = "PageDown", "PageUp"
-KEYS = (SURE_KEY, COMPLETE_KEY, PREDICTION_KEY, PREVIEW_KEY, NEXT_SCAN_KEY, LAST_SCAN_KEY)
+FLIP_KEY, ACCEPT_KEY = "J", "U"
+KEYS = (
+    SURE_KEY, COMPLETE_KEY, PREDICTION_KEY, PREVIEW_KEY, NEXT_SCAN_KEY, LAST_SCAN_KEY, FLIP_KEY, ACCEPT_KEY,
+)  # fmt: skip
 WIDTH = 345
 
 
@@ -54,7 +57,7 @@ class Dock(QWidget):
         self.annotate = Annotate(*shared, self.jobs)
         self.pretrain = Pretrain(*shared, self.jobs, self.estimates)
         self.finetune = Finetune(*shared, self.jobs, self.estimates)
-        self.prediction = Prediction(*shared, self.jobs)
+        self.prediction = Prediction(*shared, self.jobs, self.annotate.edits)
         self.features = Features(*shared, self.jobs)
         self.preview = PreviewBox(InstantPreview(self.workspace, self.features.similar))
         self.annotate.layout().addWidget(self.preview)
@@ -133,6 +136,8 @@ class Dock(QWidget):
             COMPLETE_KEY: self.annotate.toggle_complete,
             PREDICTION_KEY: self.workspace.predictions.toggle,
             PREVIEW_KEY: self.preview.toggle,
+            FLIP_KEY: self.prediction.go_back,
+            ACCEPT_KEY: self.prediction.accept_slice,
             NEXT_SCAN_KEY: lambda: self.scans.table.step(1),
             LAST_SCAN_KEY: lambda: self.scans.table.step(-1),
         }

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
+from medssl.cleaning import Cleaning
 from medssl.config import ExportJob
 from medssl.export import DICOM_SEG, export_scan, file_name
 from medssl.project import Project
@@ -62,13 +64,14 @@ class Export(QWidget):
             guarded(self.session, lambda: self._save(Path(path)))
 
     def _save(self, path: Path) -> None:
-        scan, run = self.workspace.predictions.to_export()
+        scan, run, cleaning = self.workspace.predictions.to_export()
         self._worker = create_worker(
             _written,
             self.session.need_project(),
             scan,
             run,
             path,
+            cleaning,
             _start_thread=False,
             _connect={"returned": self._on_saved},
         )
@@ -96,9 +99,9 @@ class Export(QWidget):
             guarded(self.session, lambda: self._save_all(Path(folder), ending))
 
     def _save_all(self, folder: Path, ending: str) -> None:
-        _, run = self.workspace.predictions.to_export()
-        project = str(self.session.need_project().root)
-        self.jobs.start(ExportJob(project=project, folder=str(folder), ending=ending, weights=run))
+        _, run, cleaning = self.workspace.predictions.to_export()
+        project, how = str(self.session.need_project().root), asdict(cleaning)
+        self.jobs.start(ExportJob(project=project, folder=str(folder), ending=ending, weights=run, **how))
 
     def refresh(self) -> None:
         """A button is free while nothing of its own runs."""
@@ -110,10 +113,12 @@ class Export(QWidget):
         return str(project.root.parent if project else Path.home())
 
 
-def _written(project: Project, scan: str, run: str, path: Path) -> tuple[Path, Exception | None]:
+def _written(
+    project: Project, scan: str, run: str, path: Path, cleaning: Cleaning
+) -> tuple[Path, Exception | None]:
     """In a thread: reads the project folder and writes the file; errors are told in the viewer's own."""
     try:
-        export_scan(project, scan, run, path)
+        export_scan(project, scan, run, path, cleaning)
     except Exception as error:
         return path, error
     return path, None

@@ -266,7 +266,8 @@ def test_strokes_win_over_the_prediction_in_the_exported_file(desk, tmp_path):
     desk.new_annotation()
     desk.annotation_layer.data[0, 0, :3] = 255
     desk.annotation_layer.paint((4, 5, 6), 2)
-    export_scan(desk.session.project, *desk.predictions.to_export(), tmp_path / "out.nii.gz")
+    scan, run, _ = desk.predictions.to_export()
+    export_scan(desk.session.project, scan, run, tmp_path / "out.nii.gz")
     written, source = nibabel.load(tmp_path / "out.nii.gz"), nibabel.load(tmp_path / "a.nii.gz")
     assert written.shape == source.shape and np.array_equal(written.affine, source.affine)
     values = np.asarray(written.dataobj)

@@ -109,6 +109,20 @@ def cleaning_of(project: Project, run_id: str, scan_id: str) -> Cleaning | None:
         return None
 
 
+def read_cleaned(project: Project, run_id: str, scan_id: str) -> np.ndarray:
+    """The cleaned prediction that was kept, uint8 (Z, Y, X).
+
+    Raises UserError ("no-cleaned") where none was kept, or it is of another prediction.
+    """
+    if cleaning_of(project, run_id, scan_id) is None:
+        raise UserError(
+            f"{scan_id} was predicted again by {run_id} since it was cleaned up; clean it up again.",
+            code="no-cleaned",
+        )
+    shape = project.scans[scan_id].geometry.shape_zyx
+    return read_annotation(_paths(project, run_id, scan_id)[1], shape).labels
+
+
 def cleaned(project: Project, run_id: str, scan_id: str, cleaning: Cleaning) -> np.ndarray:
     """A run's prediction of a scan, cleaned like this: the kept one where it was, computed otherwise.
 
@@ -116,7 +130,7 @@ def cleaned(project: Project, run_id: str, scan_id: str, cleaning: Cleaning) -> 
     """
     scan = project.scans[scan_id]
     if cleaning and cleaning_of(project, run_id, scan_id) == cleaning:
-        return read_annotation(_paths(project, run_id, scan_id)[1], scan.geometry.shape_zyx).labels
+        return read_cleaned(project, run_id, scan_id)
     labels = project.prediction(run_id, scan_id)
     if labels is None:
         raise UserError(f"{scan_id} has no prediction of {run_id} yet; predict it first.", code="nothing-yet")

@@ -1,0 +1,117 @@
+"""The step "Prediction": its buttons, boxes and lists, with the real engine behind what it computes."""
+
+from __future__ import annotations
+
+import nibabel
+import numpy as np
+import pytest
+from medssl import checkpoint, config
+from medssl.cleaning import Cleaning
+from medssl.config import Plan
+from medssl.project import LabelClass, Project
+from napari.components import ViewerModel
+
+from napari_medssl import layers
+from napari_medssl.certainty import ROLE, UNCERTAINTY, class_colors, uncertainty_colors
+from napari_medssl.predictions import Shown
+from napari_medssl.widgets import Dock
+
+PATIENCE = 120_000
+
+
+def run_with_weights(project: Project) -> str:
+    """A fine-tuning with random weights, and the prediction of its first scan."""
+    from medssl.networks import build
+
+    plan = Plan(2, 0, (0.0, 1.0, 1.0), (3, 16, 16), 4, (4, 8, 8), ((1, 1), (2, 2), (2, 2)), threads=1)
+    network = build(plan, len(project.classes) + 1, 0)
+    run = project.new_run("finetune", {"job": "finetune"}, "from-random")
+    classes = [{"id": item.id, "name": item.name} for item in project.classes]
+    card = {"kind": "finetune", "plan": config.to_json(plan), "classes": classes, "step": 0}
+    checkpoint.save(run.checkpoint, checkpoint.pack("modules.network", network.state_dict()), card)
+    scan = next(iter(project.scans.values()))
+    labels = np.zeros(scan.geometry.shape_zyx, np.uint8)
+    labels[2:6, 2:8, 2:8], labels[7, 9, 11] = 1, 1
+    project.save_prediction(run.id, scan.id, labels)
+    return run.id
+
+
+@pytest.fixture
+def made(qtbot, said, tmp_path) -> Dock:
+    """A dock on a scan that a run with random weights has predicted."""
+    project = Project.create(tmp_path / "project", [LabelClass(1, "Liver", "#ff9e64")])
+    values = np.random.default_rng(0).normal(size=(12, 10, 8)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([-1.5, -1.5, 4, 1])), tmp_path / "a.nii.gz")
+    project.add_scan(tmp_path / "a.nii.gz")
+    run_with_weights(project)
+    opened = Dock(ViewerModel())
+    qtbot.addWidget(opened)
+    opened.show()
+    opened.open(project.root)
+    qtbot.waitUntil(lambda: opened.workspace.predictions.shown is not None, timeout=10_000)
+    return opened
+
+
+def test_what_is_unsure_is_computed_when_it_is_asked_for_and_then_kept(made, qtbot, said):
+    step = made.prediction
+    step.what.activated.emit(step.what.findData(UNCERTAINTY))
+    assert made.session.job.running and step.panel.isVisibleTo(step)
+    qtbot.waitUntil(lambda: not made.session.job.running, timeout=PATIENCE)
+    layer = layers.find(made.viewer.layers, ROLE)
+    assert not said and layer.visible and layer.data.max() > 100 and layer.name == "uncertainty"
+    assert made.workspace.prediction_layer.contour == 1
+    step.what.activated.emit(step.what.findData(1))
+    assert layer.name == "probability of Liver" and not made.session.job.running
+    step.what.activated.emit(0)
+    assert not layer.visible and made.workspace.prediction_layer.contour == 0
+    assert step.what.currentText() == "Classes"
+
+
+def test_the_boxes_show_at_once_what_cleaning_makes_of_it(made, qtbot, said):
+    step, layer = made.prediction, made.workspace.prediction_layer
+    before = int(np.count_nonzero(layer.data))
+    step.largest.click()
+    qtbot.waitUntil(lambda: bool(made.workspace.predictions.changes), timeout=10_000)
+    assert np.count_nonzero(layer.data) < before
+    assert "not kept yet: Liver +0.00" in step.difference.text() and step.keep.isEnabled()
+    step.largest.click()
+    qtbot.waitUntil(lambda: np.count_nonzero(layer.data) == before, timeout=10_000)
+    assert not step.keep.isEnabled() and not said
+
+
+def test_apply_makes_a_prediction_of_its_own(made, qtbot, said):
+    step, predictions = made.prediction, made.workspace.predictions
+    step.drop.setValue(0.02)
+    qtbot.waitUntil(lambda: bool(predictions.changes), timeout=10_000)
+    step.keep.click()
+    qtbot.waitUntil(lambda: predictions.shown.cleaned, timeout=10_000)
+    assert predictions.cleaning == Cleaning(drop_ml=0.02) and not said
+    assert [step.choice.itemText(n) for n in range(2)] == [
+        "Run 1, from random weights, cleaned up", "Run 1, from random weights",
+    ]  # fmt: skip
+    assert step.drop.value() == 0 and step.summary() == "2 predictions"
+    step.flip.click()
+    assert predictions.shown == Shown(predictions.shown_run)
+
+
+def test_one_button_takes_the_slice_over(made, qtbot, said):
+    made.workspace.go_to(0, 3)
+    made.prediction.accept.click()
+    assert made.session.complete == ((0, 3),) and not said
+    assert np.array_equal(made.workspace.annotation_layer.data[3], made.workspace.prediction_layer.data[3])
+
+
+def test_nothing_is_in_the_step_before_there_is_a_prediction(made):
+    run = made.session.project.run(made.workspace.predictions.shown_run)
+    (run.folder / "predictions" / "a.npz").unlink()
+    made.session.select("a")
+    made.prediction.refresh()
+    assert not made.prediction.accept.isVisibleTo(made.prediction)
+    assert made.prediction.words.isVisibleTo(made.prediction)
+
+
+def test_colours_grow_from_nothing_to_the_class(qtbot):
+    colors = class_colors("#ff9e64").map(np.array([0.0, 1.0]))
+    assert colors[0, 3] == 0 and colors[1] == pytest.approx([1, 0x9E / 255, 0x64 / 255, 1], abs=0.01)
+    unsure = uncertainty_colors().map(np.array([0.0, 1.0]))
+    assert unsure[0, 3] == 0 and unsure[1, 3] == 1 and unsure[1, :3].sum() > 2
