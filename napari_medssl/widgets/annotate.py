@@ -13,10 +13,13 @@ from napari_medssl.guard import guarded
 from napari_medssl.jobs import Jobs
 from napari_medssl.restore import Restore
 from napari_medssl.session import Session
+from napari_medssl.volumes import Volumes
 from napari_medssl.widgets.classes import ClassTable
 from napari_medssl.widgets.masks import ImportMask
 from napari_medssl.widgets.next_slice import NextSlice
 from napari_medssl.widgets.parts import button, column, hint, row
+from napari_medssl.widgets.removal import Removal
+from napari_medssl.widgets.strip import SliceStrip
 from napari_medssl.widgets.style import LINK
 from napari_medssl.workspace import Workspace
 
@@ -46,8 +49,10 @@ class Annotate(QWidget):
         self.new = button(
             "New annotation", self.new_annotation, "Make a layer to paint on, on the scan's own grid", True
         )
-        self.classes = ClassTable(session)
+        self.classes = ClassTable(session, Volumes(workspace))
         self.classes.picked.connect(self.use)
+        self.removal = Removal(workspace, self)
+        self.classes.removing.connect(self.removal.remove)
         self.add = button("Add class", self.add_class, "One more structure to segment")
         self.masks = ImportMask(workspace, self.edits)
         self.brush = self._tool("Paint", lambda: self.classes.current(), "Paint the chosen class (P)")
@@ -64,6 +69,8 @@ class Annotate(QWidget):
         self.complete.setCheckable(True)
         self.fill = button("Fill between", self.fill_between, FILL_TIP)
         self.unfill = button("Remove fill", self.remove_fill, "Take all guesses of this scan away")
+        self.strip = SliceStrip()
+        self.strip.picked.connect(self._on_picked)
         self.list = QLabel()
         self.list.setWordWrap(True)
         self.list.setToolTip("Click a number to go to that slice")
@@ -72,7 +79,7 @@ class Annotate(QWidget):
         self.next = NextSlice(session, workspace, jobs, self.new_annotation)
         column(
             self, self.new, self.classes, row(self.add, self.masks), row(self.brush, self.sure, self.eraser),
-            self.complete, row(self.fill, self.unfill), self.list, self.next, self.state,
+            self.complete, self.strip, row(self.fill, self.unfill), self.list, self.next, self.state,
         )  # fmt: skip
         for signal in (session.classes_changed, session.scan_changed, session.annotation_changed):
             signal.connect(self.refresh)
@@ -125,6 +132,11 @@ class Annotate(QWidget):
         made.setCheckable(True)
         return made
 
+    def _on_picked(self, index: int) -> None:
+        place = self.workspace.slice_on_screen()
+        if place is not None:
+            self.workspace.go_to(place[0], index)
+
     def _on_link(self, link: str) -> None:
         axis, index = (int(part) for part in link.split(":"))
         self.workspace.go_to(axis, index)
@@ -148,6 +160,11 @@ class Annotate(QWidget):
         self.complete.setText(f"✓  {words} is complete" if done else f"{mark} {words.lower()} complete")
         self.fill.setVisible(painting and self.fills.possible(place))
         self.unfill.setVisible(painting and self.fills.some)
+        scan = self.workspace.scan_layer
+        self.strip.setVisible(painting and place is not None and bool(self.session.complete))
+        if place is not None and scan is not None:
+            marks = [index for axis, index in self.session.complete if axis == place[0]]
+            self.strip.show_slices(scan.data.shape[place[0]], place[1], marks, PLANES[place[0]].lower())
         self.list.setText(_links(self.session.complete, place))
         self.list.setVisible(bool(self.session.complete))
         self.state.setText(STATES.get(self.session.saved, ""))

@@ -1,4 +1,4 @@
-"""The table of classes: a colour and a name each."""
+"""The table of classes: colour, name, id and volume each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import partial
 
 from medssl.project import LabelClass
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QColor
+from qtpy.QtGui import QAction, QColor, QKeySequence
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QColorDialog,
@@ -20,6 +20,7 @@ from qtpy.QtWidgets import (
 
 from napari_medssl.guard import guarded
 from napari_medssl.session import Session
+from napari_medssl.volumes import Volumes
 
 ROW = 30
 MOST_ROWS = 6
@@ -31,10 +32,12 @@ class ClassTable(QTableWidget):
 
     picked = Signal(int)
     """Id of the class that the user chose."""
+    removing = Signal(int)
+    """Id of a class that the user wants deleted."""
 
-    def __init__(self, session: Session) -> None:
-        super().__init__(0, 2)
-        self.session = session
+    def __init__(self, session: Session, volumes: Volumes) -> None:
+        super().__init__(0, 4)
+        self.session, self.volumes = session, volumes
         self.setToolTip("Click a class to paint it, double-click its name to rename it")
         self.verticalHeader().hide()
         self.verticalHeader().setDefaultSectionSize(ROW)
@@ -47,9 +50,18 @@ class ClassTable(QTableWidget):
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Fixed)
         header.setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
         self.setColumnWidth(0, 42)
+        for narrow in (2, 3):
+            header.setSectionResizeMode(narrow, QHeaderView.ResizeMode.ResizeToContents)
+        self._delete = QAction("Delete class", self)
+        self._delete.setShortcut(QKeySequence(QKeySequence.StandardKey.Delete))
+        self._delete.setShortcutContext(Qt.ShortcutContext.WidgetShortcut)
+        self._delete.triggered.connect(lambda: self.removing.emit(self.current()))
+        self.addAction(self._delete)
+        self.setContextMenuPolicy(Qt.ContextMenuPolicy.ActionsContextMenu)
         self.itemChanged.connect(self._on_renamed)
         self.cellClicked.connect(lambda row, column: self.picked.emit(self.current()))
         session.classes_changed.connect(self.refresh)
+        volumes.changed.connect(self.show_volumes)
         self.refresh()
 
     def current(self) -> int:
@@ -75,10 +87,23 @@ class ClassTable(QTableWidget):
             name = QTableWidgetItem(item.name)
             name.setData(ID, item.id)
             self.setItem(number, 1, name)
+            self.setItem(number, 2, _fixed(str(item.id), "The number of this class in exported files"))
+            self.setItem(number, 3, _fixed("", ""))
         if classes:
             self.selectRow(min(chosen, len(classes) - 1))
         self.blockSignals(False)
         self.setFixedHeight(ROW * min(max(len(classes), 1), MOST_ROWS) + 6)
+        self.show_volumes()
+
+    def show_volumes(self) -> None:
+        """Show how large each class is."""
+        source = "the prediction on the screen" if self.volumes.predicted else "what is painted"
+        self.blockSignals(True)
+        for number in range(self.rowCount() if self.session.scan is not None else 0):
+            cell, volume = self.item(number, 3), self.volumes.ml(self.item(number, 1).data(ID))
+            cell.setText(f"{volume:.0f} ml" if volume >= 100 else f"{volume:.2g} ml" if volume else "")
+            cell.setToolTip(f"Volume of {source}")
+        self.blockSignals(False)
 
     def _swatch(self, item: LabelClass) -> QWidget:
         button = QPushButton()
@@ -108,3 +133,12 @@ class ClassTable(QTableWidget):
     def _class_with(self, class_id: int | None) -> LabelClass | None:
         classes = self.session.project.classes if self.session.project else ()
         return next((item for item in classes if item.id == class_id), None)
+
+
+def _fixed(text: str, tip: str) -> QTableWidgetItem:
+    """A cell that is only read."""
+    cell = QTableWidgetItem(text)
+    cell.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable)
+    cell.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+    cell.setToolTip(tip)
+    return cell

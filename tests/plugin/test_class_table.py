@@ -1,0 +1,106 @@
+"""The table of classes: volumes that follow strokes; no class goes with its strokes unasked."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from medssl.project import Annotation
+from napari.components import ViewerModel
+from qtpy.QtWidgets import QInputDialog
+from test_workspace import predict, write_scan
+
+from napari_medssl.session import Session
+from napari_medssl.volumes import Volumes
+from napari_medssl.widgets.classes import ClassTable
+from napari_medssl.widgets.removal import NOTHING, Removal
+from napari_medssl.widgets.strip import SliceStrip
+from napari_medssl.workspace import Workspace
+
+ML = 4 * 1.5 * 1.5 / 1000
+
+
+@pytest.fixture
+def desk(qtbot, tmp_path) -> Workspace:
+    """Ten voxels of class 1 in the complete axial slice 4, one of class 2 in slice 6."""
+    made = Workspace(ViewerModel(), Session())
+    made.said = []
+    made.session.said.connect(lambda severity, text: made.said.append(text))
+    made.volumes = Volumes(made)
+    made.table = ClassTable(made.session, made.volumes)
+    qtbot.addWidget(made.table)
+    made.removal = Removal(made, made.table)
+    made.session.open(tmp_path / "project")
+    made.session.add_class()
+    scan = made.session.project.add_scan(write_scan(tmp_path / "a.nii.gz")).id
+    labels = np.zeros((8, 10, 12), np.uint8)
+    labels[4, 5, :10], labels[6, 1, 1] = 1, 2
+    made.session.project.save_annotation(scan, Annotation(labels, ((0, 4), (0, 6))))
+    made.session.select(scan)
+    qtbot.waitUntil(lambda: made.volumes.ml(1) > 0, timeout=20000)
+    yield made
+    made.session.close()
+    made.close()
+
+
+def test_volumes_follow_strokes_without_a_new_count(desk, monkeypatch):
+    assert desk.volumes.ml(1) == pytest.approx(10 * ML) and desk.table.item(0, 3).text() == "0.09 ml"
+    monkeypatch.setattr(desk.volumes, "count", lambda: pytest.fail("a full count"))
+    desk.annotation_layer.brush_size = 1
+    desk.go_to(0, 4)
+    desk.annotation_layer.paint((4, 5, 3), 2)
+    assert desk.volumes.ml(1) == pytest.approx(9 * ML) and desk.volumes.ml(2) == pytest.approx(2 * ML)
+
+
+def test_volumes_are_those_of_the_prediction_while_it_is_shown(desk, qtbot):
+    desk.predictions.show(predict(desk, 2))
+    qtbot.waitUntil(lambda: desk.volumes.ml(2) > 900 * ML, timeout=20000)
+    assert desk.volumes.predicted and "prediction" in desk.table.item(0, 3).toolTip()
+    desk.predictions.toggle()
+    qtbot.waitUntil(lambda: desk.volumes.ml(1) == pytest.approx(10 * ML), timeout=20000)
+    assert not desk.volumes.predicted
+
+
+@pytest.mark.parametrize("choice, into", [("Structure 2 (2)", 2), (NOTHING, 0)])
+def test_strokes_of_a_deleted_class_become_what_was_chosen(desk, qtbot, monkeypatch, choice, into):
+    asked = []
+
+    def choose(parent, title, text, choices, *more):
+        asked.append((text, choices))
+        return choice, True
+
+    monkeypatch.setattr(QInputDialog, "getItem", choose)
+    desk.removal.remove(1)
+    qtbot.waitUntil(lambda: len(desk.session.project.classes) == 1, timeout=20000)
+    assert "painted in a (axial slice 4)" in asked[0][0] and asked[0][1] == ["Structure 2 (2)", NOTHING]
+    assert np.all(desk.annotation_layer.data[4, 5, :10] == into) and desk.annotation_layer.data[6, 1, 1] == 2
+    left = ((0, 4), (0, 6)) if into else ((0, 6),)
+    assert desk.session.complete == left, "an emptied slice must not become background"
+
+
+def test_nothing_changes_where_the_question_is_cancelled(desk, qtbot, monkeypatch):
+    asked = []
+
+    def cancel(*of):
+        asked.append(of)
+        return "", False
+
+    monkeypatch.setattr(QInputDialog, "getItem", cancel)
+    desk.removal.remove(1)
+    qtbot.waitUntil(lambda: bool(asked), timeout=20000)
+    assert len(desk.session.project.classes) == 2 and (desk.annotation_layer.data == 1).sum() == 10
+
+
+def test_the_last_class_stays(desk):
+    desk.session.project.set_classes(desk.session.project.classes[:1])
+    desk.removal.remove(1)
+    assert "rename" in desk.said[-1]
+
+
+def test_a_strip_goes_to_the_nearest_mark(qtbot):
+    strip = SliceStrip()
+    qtbot.addWidget(strip)
+    strip.resize(100, 14)
+    strip.show_slices(50, 3, [10, 40], "axial")
+    assert strip.nearest(30) == 10 and strip.nearest(70) == 40
+    strip.show_slices(50, 3, [], "axial")
+    assert strip.nearest(30) is None
