@@ -321,7 +321,7 @@ def test_steps_lower_the_contrast(dims: int, mode: str) -> None:
     scans = half_painted()
     every = scans.targets[0][2].expand_as(scans.targets[0]).clone()
     learnable = pool(scans.images[0].where(every == IGNORE, 3.0 * every + scans.images[1]), targets=[every])
-    task = tuning("pseudo_contrast", learnable, plan(dims), mode=mode, contrast_weight=1.0)
+    task = tuning("pseudo_contrast", learnable, plan(dims), mode=mode, contrast_weight=1.0, sides="own")
     parameters = [each for group in task.parameter_groups() for each in group["params"]]
     optimizer = torch.optim.AdamW(parameters, lr=1e-2)
     generator, values = seeded(), []

@@ -124,32 +124,31 @@ def test_scans_of_thick_slices_are_learned_from_their_own_side_alone() -> None:
     assert [set(seen.ids) for seen, _ in task.rounds.guesses.seen] == [{"scan-0", "scan-1"}, {"scan-0"}]
 
 
-@pytest.mark.parametrize(
-    ("choice", "known"), [("self_training", "all"), ("both", "all"), ("pseudo_contrast", "own")]
-)
+def test_a_painted_slice_is_a_line_from_another_side() -> None:
+    """Every third step or so sees what is painted from there; no voxel of it is another."""
+    task = tuning("none")
+    (own, _), (other, voxels) = task.painted
+    assert torch.equal(other.targets[0], own.targets[0].permute(1, 0, 2))
+    lines = {int(line) for _, _, line, _ in torch.cat(voxels.by_class)}
+    assert lines == {2, 6}
+    generator = seeded()
+    drawn = [task._side(generator)[0] is other for _ in range(300)]
+    assert 70 < sum(drawn) < 130
+
+
+@pytest.mark.parametrize("known", ["all", "own"])
+@pytest.mark.parametrize("choice", ["self_training", "none"])
 def test_a_network_says_from_where_it_knows_to_look(tmp_path: Path, choice: str, known: Sides) -> None:
-    """The contrast alone shows guesses to the features, not to the scores."""
     project = make_project(tmp_path, shape=(16, 24, 24))
     job = job_of(f"finetune-{choice}", project)
-    for steps, expected in ((1, "own"), (10, known)):
-        _, learned, _ = load_network(project.run(run(replace(job, steps=steps))["run"]).checkpoint)
-        assert learned.sides == expected
+    job = replace(job, steps=1, settings={**job.settings, "sides": known})
+    _, learned, _ = load_network(project.run(run(job)["run"]).checkpoint)
+    assert learned.sides == known
 
 
-def test_the_first_guesses_are_made_from_the_painted_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    task = tuning("self_training", rounds=(0.0, 0.5))
-    looked: list[Sides] = []
-    plain = predict._scores_of_slabs
-
-    def watched(network: object, given: object, *rest: object) -> object:
-        looked.append(given.sides)  # type: ignore[attr-defined]
-        return plain(network, given, *rest)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(predict, "_scores_of_slabs", watched)
-    generator = seeded()
-    for fraction in (0.1, 0.6):
-        task.loss(generator, fraction)
-    assert looked == ["own", "own", "all", "all"]
+def test_a_network_that_saw_thick_slices_only_looks_from_their_side() -> None:
+    scans = replace(half_painted(), spacing_mm=(THICK, CUBES))
+    assert tuning("self_training", scans).plan.sides == "own", "the painted scan is the one of thick slices"
 
 
 def test_a_slab_of_a_large_scan_is_guessed_from_its_own_side(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,6 +161,6 @@ def test_a_slab_of_a_large_scan_is_guessed_from_its_own_side(monkeypatch: pytest
     for fraction in (0.1, 0.6):
         task.loss(generator, fraction)
     assert task.rounds is not None
-    assert bool(task.rounds.guess_all_sides)
+    assert task.plan.sides == "all"
     labelled = (task.rounds.guesses.pool.targets[0] != IGNORE).any(dim=(1, 2)).sum()
     assert labelled in (16, 17), "16 slices, and perhaps the painted one"

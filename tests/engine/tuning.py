@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from medssl import semi
 from medssl.config import FinetuneJob, Plan
 from medssl.finetune import Finetuning
 from medssl.networks import build
-from medssl.partial import AnnotatedVoxels
+from medssl.partial import seen_from
 from medssl.pool import Pool
 from medssl.self_training import Guesses, Rounds
 from small import Events, noise, plan, pool
@@ -42,14 +43,15 @@ def tuning(
     scans, small = scans or half_painted(), small or plan()
     early = {} if choice == "none" else {"rounds": (0.0,), "trusted_loss": 100.0, "sure": 0.0}
     settings = semi.find(choice)[1](**{**early, **own})
-    voxels = AnnotatedVoxels.of(scans)
+    painted = list(seen_from(scans, replace(small, sides=settings.sides)))
+    small = replace(small, sides="all" if len(painted) > 1 else "own")
     network = build(small, len(CLASSES) + 1, 0)
     job = FinetuneJob("nowhere", semi=choice)  # type: ignore[arg-type]
     emit = events if events is not None else Events()
-    terms = semi.terms(job, small, settings, voxels, len(CLASSES) + 1, emit)
+    terms = semi.terms(job, small, settings, painted[0][1], len(CLASSES) + 1, emit)
     rounds = None
     if choice != "none":
         guesses = Guesses(scans, settings, CLASSES, emit)  # type: ignore[arg-type]
         rounds = Rounds(network, guesses, settings)  # type: ignore[arg-type]
         rounds.remember(torch.tensor(0.0))  # as if it had learned already
-    return Finetuning(network, small, settings, scans, voxels, set(), rounds, terms)
+    return Finetuning(network, small, settings, painted, set(), rounds, terms)

@@ -8,7 +8,7 @@ the terms that were chosen (semi.py) make something of these.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -26,7 +26,7 @@ from medssl.loop import Budget, LoopSettings, settings_for, train
 from medssl.methods import find
 from medssl.methods.parts import follow
 from medssl.networks import Network, build, load_matching
-from medssl.partial import AnnotatedVoxels, Seen, Settings, partial_loss, sample_annotated
+from medssl.partial import AnnotatedVoxels, Seen, Settings, partial_loss, sample_annotated, seen_from
 from medssl.pool import Pool, load_pool
 from medssl.project import Project, Run
 from medssl.self_training import Rounds
@@ -39,7 +39,8 @@ Stored = tuple[dict[str, Tensor], dict[str, Any]]
 class Finetuning:
     """Partial-label segmentation as a Task of the loop.
 
-    `terms` are losses by name, modules that take (Seen, Generator) and have a `weight`.
+    `painted` are the annotated scans from every side, the painted one first (partial.seen_from); `terms` are
+    losses by name, modules that take (Seen, Generator) and have a `weight`.
     """
 
     def __init__(
@@ -47,8 +48,7 @@ class Finetuning:
         network: Network,
         plan: Plan,
         settings: Settings,
-        pool: Pool,
-        voxels: AnnotatedVoxels,
+        painted: Sequence[tuple[Pool, AnnotatedVoxels]],
         filled: set[str],
         rounds: Rounds | None = None,
         terms: Mapping[str, nn.Module] | None = None,
@@ -57,7 +57,8 @@ class Finetuning:
     ) -> None:
         self.watch, self.fill = watch, fill
         self.network, self.plan, self.settings, self.filled = network, plan, settings, filled
-        self.pool, self.voxels = pool, voxels
+        self.painted = painted
+        self.pool, self.voxels = painted[0]
         self.rounds, self.terms = rounds, nn.ModuleDict(terms)
         average = copy.deepcopy(network).requires_grad_(False)
         self.modules = nn.ModuleDict({"network": network, "average": average, "terms": self.terms})
@@ -96,7 +97,7 @@ class Finetuning:
         return cast(Network, self.modules["average"])
 
     def _loss(self, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
-        image, target = self.patches(self.pool, self.voxels, generator)
+        image, target = self.patches(*self._side(generator), generator)
         guesses = None
         if self.rounds is not None:
             guesses = self.rounds.guesses_at(fraction, self.average, self.plan, generator)
@@ -116,6 +117,13 @@ class Finetuning:
             numbers[name] = value.detach()
             loss = loss + term.weight * value
         return loss, numbers
+
+    def _side(self, generator: Generator) -> tuple[Pool, AnnotatedVoxels]:
+        """From where this step sees what is painted."""
+        own, *others = self.painted
+        if others and float(torch.rand((), generator=generator)) < self.settings.other_sides:
+            return others[int(torch.randint(len(others), (), generator=generator))]
+        return own
 
     def _remember(self, loss: Tensor) -> None:
         if self.rounds is not None:
@@ -179,7 +187,7 @@ def finetune(
     loop_settings, task = make_task(project, job, plan, device, emit, start, resume)
     card: dict[str, Any] = {
         "kind": "finetune",
-        "plan": config.to_json(plan),
+        "plan": config.to_json(task.plan),
         "job": config.to_json(job),
         "settings": config.to_json(task.settings),
         "classes": [{"id": each.id, "name": each.name} for each in project.classes],
@@ -231,12 +239,14 @@ def make_task(
         pool, held = hold_back(pool, plan, before, emit)
         names = [label.name for label in project.classes]
         watch = Watch(held, plan, names, settings.background_weight, emit) if held else None
-    voxels, fill = AnnotatedVoxels.of(pool), FilledIn.of(project, pool, plan, classes)
+    painted = list(seen_from(pool, replace(plan, sides=settings.sides)))
+    plan = replace(plan, sides="all" if len(painted) > 1 else "own")
+    fill = FilledIn.of(project, pool, plan, classes)
     network = build(plan, len(classes) + 1, job.seed)
     filled = _fill(network, start, classes, emit) if start else set()
-    terms = semi.terms(job, plan, settings, voxels, len(classes) + 1, emit)
+    terms = semi.terms(job, plan, settings, painted[0][1], len(classes) + 1, emit)
     rounds = semi.rounds(job.semi, project, pool, plan, settings, network, emit)
-    task = Finetuning(network, plan, settings, pool, voxels, filled, rounds, terms, watch, fill)
+    task = Finetuning(network, plan, settings, painted, filled, rounds, terms, watch, fill)
     task.modules.to(device)
     return loop_settings, task
 

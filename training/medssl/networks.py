@@ -7,7 +7,6 @@ map of every resolution, `decode` goes back up, `head` turns the finest map into
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +17,6 @@ from torch.nn import functional as F
 
 from medssl import checkpoint, config
 from medssl.config import Plan
-
-SIDES = "modules.rounds.all_sides"
-"""In a checkpoint: whether the network has learned to look from other sides than the painted one."""
 
 
 class Network(nn.Module):
@@ -120,8 +116,6 @@ def load_network(path: Path) -> tuple[Network, Plan, dict[str, Any]]:
     """
     tensors, card = checkpoint.load(path)
     plan = config.from_json(Plan, card["plan"], str(path))
-    if SIDES in tensors:
-        plan = replace(plan, sides="all" if tensors[SIDES] else "own")
     name = "average" if any(key.startswith("modules.average.") for key in tensors) else "network"
     state = checkpoint.unpack(f"modules.{name}", tensors)
     head = next(tensor for key, tensor in state.items() if key.endswith("head.conv.conv.weight"))

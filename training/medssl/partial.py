@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from medssl.config import Plan
+from medssl.config import Plan, Sides
 from medssl.errors import UserError
 from medssl.networks import Network
 from medssl.pool import Pool
 from medssl.project import IGNORE
+from medssl.sides import ORDERS, sides, turned
 from medssl.views import Views, scan_shapes, view_step
 
 
@@ -37,6 +40,11 @@ class Settings:
     Below 1 makes structures larger. Unsure voxels lie mostly around them, and the best decision for Dice lies
     below a probability of a half (Lipton et al., ECML 2014).
     """
+    sides: Sides = "all"
+    """From where scans of nearly cubic voxels are learned and segmented (sides.py)."""
+    other_sides: float = 0.33
+    """Share of steps whose patches around painted voxels are cut from another side; there, a painted slice
+    is a line."""
     pretrained_rate: float = 1.0
     """Factor of the learning rate for layers that start from pre-trained weights."""
     fill_weight: float = 0.3
@@ -132,6 +140,22 @@ class AnnotatedVoxels:
             for one, share in zip(label.tolist(), where.tolist(), strict=True)
         ]
         return torch.stack(rows).long()
+
+
+def seen_from(pool: Pool, plan: Plan) -> Iterator[tuple[Pool, AnnotatedVoxels]]:
+    """The annotated scans from every side that the plan and their voxels allow, the painted side first.
+
+    Another side whose scans show nothing but background is left out.
+
+    Raises UserError ("one-class") where this holds for all scans.
+    """
+    yield pool, AnnotatedVoxels.of(pool)
+    for order in ORDERS[1:]:
+        scans = [n for n, spacing in enumerate(pool.spacing_mm) if order in sides(plan, spacing)]
+        if scans:
+            side = turned(pool.part(scans), order)
+            with suppress(UserError):
+                yield side, AnnotatedVoxels.of(side)
 
 
 def sample_annotated(

@@ -118,15 +118,15 @@ def _finetuning(project: Project, training: FinetuneJob, device: torch.device) -
         settings, task = finetune.make_task(project, training, plan, device, _unheard, start)
     if task.rounds is None or not isinstance(task.settings, Settings):
         return plan, settings, task, 0.0, 1.0
-    # The rounds of guesses: their voxels, each seen from the slices' own side at first, later from all.
+    # The rounds of guesses: their voxels, each seen from all sides that are learned.
     images, spacing = task.pool.images[0][:SLICES], task.pool.spacing_mm[0]
     begin = time.monotonic()
     segment_work(task.average, replace(plan, sides="own"), images, spacing, device).cpu()
     a_voxel = (time.monotonic() - begin) / images.numel()
     a_round = a_voxel * min(_voxels(project), VOXELS_A_ROUND.get(device.type, VOXELS_A_ROUND["cpu"]))
-    looks = len(sides(replace(plan, sides=task.settings.sides), spacing))
+    looks = len(sides(task.plan, spacing))
     rounds = task.settings.rounds
-    return plan, settings, task, a_round * (1 + looks * (len(rounds) - 1)), rounds[0]
+    return plan, settings, task, a_round * looks * len(rounds), rounds[0]
 
 
 def _unheard(event: Event) -> None:

@@ -8,7 +8,7 @@ what makes guesses worth more than they cost. True labels always win over guesse
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -18,15 +18,14 @@ from torch import Generator, Tensor, nn
 
 from medssl import partial
 from medssl.cleaning import drop_parts
-from medssl.config import Plan, Sides
+from medssl.config import Plan
 from medssl.errors import UserError
 from medssl.events import Emit, Notice
 from medssl.networks import Network
-from medssl.partial import AnnotatedVoxels, Seen, partial_loss
+from medssl.partial import AnnotatedVoxels, Seen, partial_loss, seen_from
 from medssl.pool import Pool
 from medssl.predict import segment_work
 from medssl.project import IGNORE
-from medssl.sides import ORDERS, sides, turned
 
 VOXELS_A_ROUND = {"cpu": 1_200_000, "cuda": 200_000_000}
 """How much is labelled in a round: a few seconds' work on the device."""
@@ -48,8 +47,6 @@ class Settings(partial.Settings):
     """Least probability of a guess; what is less sure stays unlabelled."""
     clean_up: Literal["none", "largest"] = "none"
     """"largest" keeps only the largest connected part of every class in a labelled slab."""
-    sides: Sides = "all"
-    """From where guesses are learned, and scans of nearly cubic voxels segmented (sides.py)."""
     guess_weight: float = 1.0
     """Weight of the loss on guesses, where it is part of the choice; the loss on true labels has 1."""
 
@@ -66,7 +63,7 @@ class Guesses:
     def refresh(self, network: Network, plan: Plan, generator: Generator) -> None:
         """Let `network` label scans, drawn by the generator, until the round is full.
 
-        It looks from the sides that `plan` says, at scans that are labelled as a whole.
+        It looks from the sides that `plan` says at scans that are labelled as a whole.
         """
         order = torch.randperm(len(self.scans), generator=generator).tolist()
         left = VOXELS_A_ROUND.get(self.scans.device.type, VOXELS_A_ROUND["cpu"])
@@ -84,7 +81,9 @@ class Guesses:
         found = torch.zeros(256, dtype=torch.long)
         targets = [self._labelled(network, plan, found, *part) for part in chosen]
         self.pool = replace(self.scans.part([index for index, _, _ in chosen]), targets=tuple(targets))
-        self.seen = list(self._seen(replace(plan, sides=self.settings.sides)))
+        self.seen = []
+        with suppress(UserError):
+            self.seen = list(seen_from(self.pool, plan))
         if not self.seen:
             return  # So far it sees background only; the painted slices alone go on teaching it.
         self.emit(
@@ -93,15 +92,6 @@ class Guesses:
                 f"{_counted(self.classes, found.tolist()[1:])}."
             )
         )
-
-    def _seen(self, plan: Plan) -> Iterator[tuple[Pool, AnnotatedVoxels]]:
-        """The labelled scans from every side that the plan and their voxels allow."""
-        for order in ORDERS:
-            scans = [n for n, spacing in enumerate(self.pool.spacing_mm) if order in sides(plan, spacing)]
-            if scans:
-                pool = turned(self.pool.part(scans), order)
-                with suppress(UserError):  # only background was found
-                    yield pool, AnnotatedVoxels.of(pool)
 
     def side(self, generator: Generator) -> tuple[Pool, AnnotatedVoxels]:
         """One of `seen`, drawn."""
@@ -159,13 +149,8 @@ class Rounds(nn.Module):
         self.guesser = copy.deepcopy(network).requires_grad_(False)
         self.recent_loss: Tensor
         self.round: Tensor
-        self.all_sides: Tensor
-        self.guess_all_sides: Tensor
         self.register_buffer("recent_loss", torch.tensor(torch.inf))
         self.register_buffer("round", torch.tensor(0))
-        # Whether the network has learned to look from all sides, and whether the guesses were made so.
-        self.register_buffer("all_sides", torch.tensor(False))
-        self.register_buffer("guess_all_sides", torch.tensor(False))
         self.made: int | None = None
         """The round whose guesses are there; None as long as this may be a resumed training."""
 
@@ -189,7 +174,6 @@ class Rounds(nn.Module):
         if due > self.made and float(self.recent_loss) < self.settings.trusted_loss:
             self.made = due
             self.round.fill_(due)
-            self.guess_all_sides.copy_(self.all_sides)
             self.guesser.load_state_dict(average.state_dict())
             self._guess(plan, generator)
         return self.guesses if self.made else None
@@ -197,9 +181,7 @@ class Rounds(nn.Module):
     def _guess(self, plan: Plan, generator: Generator) -> None:
         """Make the guesses of this round, drawn by the training's seed and the round alone."""
         own = Generator().manual_seed(generator.initial_seed() + (self.made or 0))
-        self.guesses.refresh(self.guesser, replace(plan, sides="all" if self.guess_all_sides else "own"), own)
-        if len(self.guesses.seen) > 1:
-            self.all_sides.fill_(True)
+        self.guesses.refresh(self.guesser, plan, own)
 
 
 class GuessLoss(nn.Module):

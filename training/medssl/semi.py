@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import nn
 
@@ -83,10 +81,6 @@ def rounds(
     """
     if not isinstance(settings, self_training.Settings) or not settings.rounds:
         return None
-    if choice == "pseudo_contrast":
-        settings = replace(
-            settings, sides="own"
-        )  # only scores that are learned from guesses know other sides
     # Annotated scans too: most of their voxels are unpainted, and what is painted stays as it is.
     others = [scan.id for scan in project.scans.values() if not scan.held_out and scan.id not in pool.ids]
     scans = join(pool, load_pool(project, others, plan, pool.device)) if others else pool

@@ -1,9 +1,9 @@
 """Looking at a scan from several sides with one 2.5D network (multi-planar, Perslev et al., MICCAI 2019).
 
-People paint slices across one axis, so only that side can be learned from what they paint. Once guesses
-label whole scans, other sides can be learned from these; what can hardly be seen from the painted side, such
-as a border that lies in its plane, is seen from another. This needs voxels that are nearly cubes: of thick
-slices the other sides show stripes.
+People paint slices across one axis. From another side a painted slice is a line, and the loss looks at
+annotated voxels only, so lines teach as slices do; what the painted side can hardly tell, such as a border
+that lies in its plane, or a slice that looks like none of those painted, another side sees. This needs
+voxels that are nearly cubes: of thick slices the other sides show stripes.
 """
 
 from __future__ import annotations
