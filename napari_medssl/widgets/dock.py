@@ -21,7 +21,7 @@ from napari_medssl.widgets import style
 from napari_medssl.widgets.annotate import Annotate
 from napari_medssl.widgets.features import Features
 from napari_medssl.widgets.finetune import Finetune
-from napari_medssl.widgets.parts import Step, hint
+from napari_medssl.widgets.parts import Step, button, hint
 from napari_medssl.widgets.prediction import Prediction
 from napari_medssl.widgets.pretrain import Pretrain
 from napari_medssl.widgets.preview import PreviewBox
@@ -61,6 +61,9 @@ class Dock(QWidget):
         self.features = Features(*shared, self.jobs)
         self.preview = PreviewBox(InstantPreview(self.workspace, self.features.similar))
         self.annotate.layout().addWidget(self.preview)
+        self.train = button("Fine-tune and predict", self._train, "Start step 4 as it is set there")
+        self.train.setEnabled(False)
+        self.annotate.layout().addWidget(self.train)
         contents = (self.scans, self.annotate, self.pretrain, self.finetune, self.prediction, self.features)
         self.steps = [Step(number, content.title, content) for number, content in enumerate(contents, 1)]
         self._lay_out()
@@ -120,7 +123,13 @@ class Dock(QWidget):
         self.steps[1].expand()
         self.annotate.new_annotation()
 
+    def _train(self) -> None:
+        """From painting to training with one press."""
+        self.steps[3].expand()
+        self.finetune.fine_tune()
+
     def _summarise(self) -> None:
+        self.train.setEnabled(self.session.idle and bool(self.session.annotated))
         for step in self.steps:
             step.set_summary(step.content().summary())
 
