@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from medssl import semi
 from medssl.config import FinetuneJob, Plan
-from medssl.finetune import Finetuning
+from medssl.finetune_step import Finetuning
 from medssl.networks import build
 from medssl.partial import seen_from
 from medssl.pool import Pool

@@ -18,7 +18,7 @@ from medssl.pool import Pool, numbered
 from medssl.project import IGNORE, Project
 
 if TYPE_CHECKING:
-    from medssl.finetune import Finetuning
+    from medssl.finetune_step import Finetuning
 
 SHARE = 4
 """Of so many patches around painted voxels one is drawn around a filled-in one, on top of these."""

@@ -21,7 +21,7 @@ from medssl.config import EstimateJob, FinetuneJob, Plan, PretrainJob, TrainingJ
 from medssl.errors import UserError
 from medssl.estimate import Estimate
 from medssl.events import Emit, Event
-from medssl.finetune import Finetuning
+from medssl.finetune_step import Finetuning
 from medssl.loop import LoopSettings, Task
 from medssl.methods import find
 from medssl.partial import AnnotatedVoxels
