@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from medssl import finetune, predict, pretrain
+from medssl import predict
 from medssl.config import FeaturesJob, FinetuneJob, PredictJob, PretrainJob
 from medssl.errors import UserError
-from medssl.events import Notice
 from medssl.project import Annotation, LabelClass, Project
 from small import SHAPE, Events, job_of, make_project, run
 
@@ -91,29 +89,6 @@ def test_a_damaged_checkpoint_is_named(project: Project) -> None:
     path = project.run(first).checkpoint
     path.write_bytes(path.read_bytes()[:1000])
     assert_refused(PretrainJob(project=str(project.root), resume=first), "foreign-checkpoint", str(path))
-
-
-@pytest.mark.parametrize("kind", ["pgl", "mae", "finetune"])
-def test_short_memory_halves_the_batch_and_goes_on(
-    project: Project, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    task = finetune.Finetuning if kind == "finetune" else pretrain.Pretraining
-    plain = task.loss
-    left = [2]
-
-    def loss(self: Any, generator: torch.Generator, fraction: float) -> Any:
-        if left[0]:
-            left[0] -= 1
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return plain(self, generator, fraction)
-
-    monkeypatch.setattr(task, "loss", loss)
-    job = job_of(kind, project, steps=3)
-    events = Events()
-    result = run(replace(job, settings={**job.settings, "batch": 4}), events)
-    said = [notice.text for notice in events.of(Notice) if "Memory was short" in notice.text]
-    assert [text.split("now ")[1][0] for text in said] == ["2", "1"]
-    assert result["step"] == 3
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
