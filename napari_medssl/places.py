@@ -14,6 +14,8 @@ from napari_medssl.workspace import Workspace
 
 MATCHES, LANDMARKS = "matches", "landmarks"
 """Roles of the layers, and what they are called."""
+ANCHORS = {MATCHES: "lower_left", LANDMARKS: "upper_left"}
+"""Where words stand: a match and a landmark may be the same place."""
 PIXELS = 15
 """Size on the screen, however far one zooms in."""
 LOOKS = {
@@ -57,7 +59,8 @@ def show_marks(workspace: Workspace, role: str, marks: Sequence[Mark]) -> None:
     layer.symbol = [symbol for symbol, _, _ in looks]
     layer.face_color = [inside for _, inside, _ in looks]
     layer.border_color = [border for _, _, border in looks]
-    layer.size = max(PIXELS / max(scan.geometry.spacing_mm), 1.0)
+    # Of this size now, so that borders, which napari clamps to nothing, are as thin as they should be.
+    layer.size = PIXELS / layers.camera_of(viewer).zoom / max(scan.geometry.spacing_mm)
     layer.refresh()
 
 
@@ -75,7 +78,7 @@ def _layer(role: str, scan: Scan) -> Points:
         ndim=3,
         metadata=layers.metadata(role, scan.geometry, scan=scan.id),
         features={"text": np.empty(0, object)},
-        text={"string": "{text}", "color": "white", "size": 10, "anchor": "upper_left"},
+        text={"string": "{text}", "color": "white", "size": 10, "anchor": ANCHORS[role]},
         canvas_size_limits=(PIXELS, PIXELS),
         border_width=0.12,
         **layers.placement(scan.geometry),

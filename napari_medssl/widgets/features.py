@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from qtpy.QtWidgets import QComboBox, QFormLayout, QWidget
-from superqt.utils import qthrottled
 
 from napari_medssl.feature_colors import FeatureColors
 from napari_medssl.guard import guarded
@@ -21,7 +20,6 @@ from napari_medssl.widgets.places import PlaceTable
 from napari_medssl.workspace import Workspace
 
 MOST_ROWS = 4
-REDRAW_MS = 150
 HOW = "Click a place in the scan. Shift-click adds a place that is meant, Ctrl-click one that is not."
 NONE_HERE = "This scan has no features of these weights yet; compute them."
 NO_WEIGHTS = "Pre-train first: features come from trained weights."
@@ -72,8 +70,7 @@ class Features(QWidget):
                row(self.follow, self.show_colors), self.words, self.table, self.landmarks)  # fmt: skip
         for signal in (session.project_changed, session.scan_changed, session.runs_changed):
             signal.connect(self.refresh)
-        self._soon = qthrottled(self._show_matches, timeout=REDRAW_MS)
-        self.similar.changed.connect(lambda: self._soon())
+        self.similar.changed.connect(self._show_matches)
         self.refresh()
 
     def summary(self) -> str:

@@ -30,7 +30,7 @@ STAR_MM = np.array(
     ]
 )
 """(13, 3) offsets along (z, y, x); the first is the place itself."""
-COARSE_CELLS = 200_000
+COARSE_CELLS = 100_000
 """Scans with more cells are searched on a thinned grid first, and at all cells only around the best of it."""
 CANDIDATES = 8
 """Places of the thinned grid that are looked at more closely."""
