@@ -27,7 +27,7 @@ HEADERS = {
     PREDICTION: ("Pred.", "Whether a network has predicted the scan"),
     DICE: ("Dice", "How the newest prediction agrees with the reference labels, from 0 (not at all) to 1"),
 }
-WIDTHS = {PICTURE: 54, SLICES: 46, PREDICTION: 42, DICE: 44}
+WIDTHS = {PICTURE: 54, SLICES: 43, PREDICTION: 38, DICE: 48}
 ROW, HEAD, ROWS = 58, 24, 5
 THUMBNAIL = 46
 ID = Qt.ItemDataRole.UserRole
@@ -67,6 +67,7 @@ class ScanTable(QTableWidget):
         self.verticalHeader().setDefaultSectionSize(ROW)
         self.setIconSize(QSize(THUMBNAIL, THUMBNAIL))
         self.setShowGrid(False)
+        self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
         self.setEditTriggers(self.EditTrigger.NoEditTriggers)
         self.setSelectionBehavior(self.SelectionBehavior.SelectRows)
         self.setSelectionMode(self.SelectionMode.SingleSelection)
@@ -122,7 +123,8 @@ class ScanTable(QTableWidget):
             scan = self.session.need_project().scans[item.data(ID)]
             spacing = " × ".join(f"{value:.3g}" for value in scan.geometry.spacing_mm) + " mm"
             size = layers.times(scan.geometry.shape_zyx)
-            last = "Opening…" if scan.id == waiting else "Held out" if scan.held_out else spacing
+            short = "×".join(f"{value:.2g}" for value in scan.geometry.spacing_mm) + " mm"
+            last = "Opening…" if scan.id == waiting else "Held out" if scan.held_out else short
             item.setText(f"{scan.id}\n{size}\n{last}")
             item.setToolTip(
                 f"{scan.id}\n{size} voxels of {spacing}, {scan.modality.upper()}\n{scan.source}\n"
