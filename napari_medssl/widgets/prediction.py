@@ -140,6 +140,8 @@ class Prediction(QWidget):
         self.words.setVisible(not entries)
         self._fill(entries)
         self._fill_what()
+        job = self.session.job
+        self.panel.setVisible(job.running and job.kind == "predict")
         self.flip.setEnabled(predictions.other is not None)
         self.what.setEnabled(self.session.idle)
         self.keep.setEnabled(bool(predictions.previewed) and not self.session.read_only)
@@ -191,7 +193,11 @@ class Prediction(QWidget):
     def _changes(self, changes: Changes) -> str:
         names = {item.id: item.name for item in self.session.need_project().classes}
         said = [
-            f"{names.get(each, f'class {each}')} +{came:.2f} −{went:.2f} ml"
+            f"{names.get(each, f'class {each}')} {_gain_and_loss(came, went)} ml"
             for each, (came, went) in changes.items()
         ]
         return ", ".join(said) or "nothing changed"
+
+
+def _gain_and_loss(came: float, went: float) -> str:
+    return " ".join(f"{sign}{ml:.2f}" for sign, ml in (("+", came), ("−", went)) if ml)

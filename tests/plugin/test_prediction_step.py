@@ -73,7 +73,7 @@ def test_the_boxes_show_at_once_what_cleaning_makes_of_it(made, qtbot, said):
     step.largest.click()
     qtbot.waitUntil(lambda: bool(made.workspace.predictions.changes), timeout=10_000)
     assert np.count_nonzero(layer.data) < before
-    assert "not kept yet: Liver +0.00" in step.difference.text() and step.keep.isEnabled()
+    assert "not kept yet: Liver −0.01 ml" in step.difference.text() and step.keep.isEnabled()
     step.largest.click()
     qtbot.waitUntil(lambda: np.count_nonzero(layer.data) == before, timeout=10_000)
     assert not step.keep.isEnabled() and not said
