@@ -7,6 +7,7 @@ meanwhile are in the journal. What a killed viewer leaves there the next one bri
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -121,7 +122,8 @@ class Autosave:
     def close(self) -> None:
         """Let the viewer go."""
         self._soon.cancel()
-        self._bell.rang.disconnect(self._on_written)
+        with suppress(RuntimeError):  # at the end of the program Qt may have taken it down already
+            self._bell.rang.disconnect(self._on_written)
         self._thread.shutdown(wait=False)
         self.viewer.layers.events.removing.disconnect(self._on_removing)
         self.session.annotation_changed.disconnect(self._on_marked, missing_ok=True)

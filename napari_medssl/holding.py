@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -57,7 +58,8 @@ class Holding:
 
     def release(self) -> None:
         """Let the project go."""
-        self._timer.stop()
+        with suppress(RuntimeError):  # at the end of the program Qt may have taken it down already
+            self._timer.stop()
         if self._lease is not None and self._lease.is_locked:
             if self._lease.compromise is None and self._folder is not None:
                 (self._folder / CARD).unlink(missing_ok=True)
