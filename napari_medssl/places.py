@@ -18,11 +18,13 @@ ANCHORS = {MATCHES: "lower_left", LANDMARKS: "upper_left"}
 """Where words stand: a match and a landmark may be the same place."""
 PIXELS = 15
 """Size on the screen, however far one zooms in."""
+BORDER = 0.06
+"""Of the size."""
 LOOKS = {
-    "like": ("cross", "#45c7a8", "white"),
-    "unlike": ("x", "#ff6f61", "white"),
+    "like": ("cross", "#45c7a8", "#45c7a8"),
+    "unlike": ("x", "#ff6f61", "#ff6f61"),
     "match": ("disc", "transparent", "#ffffff"),
-    "set": ("diamond", "#ffd166", "white"),
+    "set": ("diamond", "#ffd166", "#ffd166"),
     "found": ("diamond", "transparent", "#ffd166"),
 }
 """Symbol, inside and border of each kind of place."""
@@ -59,6 +61,7 @@ def show_marks(workspace: Workspace, role: str, marks: Sequence[Mark]) -> None:
     layer.symbol = [symbol for symbol, _, _ in looks]
     layer.face_color = [inside for _, inside, _ in looks]
     layer.border_color = [border for _, _, border in looks]
+    layer.border_width = BORDER  # napari gives points that come later its own width
     # Of this size now, so that borders, which napari clamps to nothing, are as thin as they should be.
     layer.size = PIXELS / layers.camera_of(viewer).zoom / max(scan.geometry.spacing_mm)
     layer.refresh()
@@ -80,7 +83,7 @@ def _layer(role: str, scan: Scan) -> Points:
         features={"text": np.empty(0, object)},
         text={"string": "{text}", "color": "white", "size": 10, "anchor": ANCHORS[role]},
         canvas_size_limits=(PIXELS, PIXELS),
-        border_width=0.12,
+        border_width=BORDER,
         **layers.placement(scan.geometry),
     )
     layer.editable = False
