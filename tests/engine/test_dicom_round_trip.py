@@ -74,7 +74,7 @@ def assert_read_back(series: Path, folder: Path) -> None:
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("name", ["dicom_series_hippocrop_mr", "dicom_series_torchio"])
+@pytest.mark.parametrize("name", ["dicom_series_flair_oblique_thick", "dicom_series_torchio"])
 def test_dicom_series_in_dicom_seg_out_on_the_same_grid_with_the_same_voxels(
     data: Path, tmp_path: Path, name: str
 ) -> None:
