@@ -167,6 +167,16 @@ class Hand:
                 self.drag(layer, (slice_index, y, first), (slice_index, y, last))
         QTest.qWait(20)
 
+    def complete_slice(self, truth: np.ndarray, index: int) -> None:
+        """Paint the true classes (Z, Y, X) of an axial slice row by row and mark it complete by key."""
+        self.go_to_slice(index)
+        for row, class_id in enumerate(sorted(set(np.unique(truth)) - {0})):
+            mask = truth[index] == class_id
+            if mask.any():
+                self.pick_class(row)
+                self.paint_rows(self.dock.workspace.annotation_layer, index, mask)
+        self.key(Qt.Key.Key_K)
+
 
 class Lag:
     """How late a 10 ms timer fires, in ms."""

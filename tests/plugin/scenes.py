@@ -71,6 +71,12 @@ def torso(folder: Path) -> Scene | None:
     return Scene(path, truth, ("Liver", "Lungs"))
 
 
+def beside_the_torso(folder: Path) -> None:
+    """A crop of another abdominal CT (MSD Task09 Spleen, CC BY-SA 4.0), so that there are two people."""
+    for path in (DATA / "CT_demo" / "msd_spleen_crop" / "imagesTr").glob("*.nii.gz"):
+        (folder / path.name).write_bytes(path.read_bytes())
+
+
 def phantom(folder: Path) -> Scene:
     """A synthetic CT, for where there are no data: its liver."""
     scan, labels, geometry = make_phantom(0)

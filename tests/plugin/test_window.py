@@ -1,6 +1,6 @@
 """The whole loop in a real window, by mouse and keyboard alone, with the real engine.
 
-MEDSSL_SHOTS=folder keeps a picture of each step; MEDSSL_MINUTES=1.5 trains long enough for fine ones.
+MEDSSL_MINUTES=1.5 trains for longer than it takes to see that it works.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import psutil
 import pytest
 import scenes
 from hand import Hand, Lag, wait_until
+from medssl.annotator import choose_slices
 from medssl.methods import METHODS
 from medssl.volume import read_labels
 from qtpy.QtCore import Qt
@@ -28,25 +29,11 @@ PATIENCE = 240
 
 
 @pytest.fixture
-def shoot(tmp_path_factory):
-    """Takes a picture of the window."""
-    folder = Path(os.environ.get("MEDSSL_SHOTS") or tmp_path_factory.mktemp("shots"))
-    folder.mkdir(parents=True, exist_ok=True)
-
-    def shot(viewer, name: str) -> None:
-        QTest.qWait(400)
-        viewer.window.screenshot(str(folder / f"{name}.png"), canvas_only=False, flash=False)
-
-    return shot
-
-
-@pytest.fixture
 def scene(tmp_path) -> scenes.Scene:
     """A scan file, and what there is to paint on it."""
     folder = tmp_path / "scans"
     folder.mkdir()
-    found = scenes.torso(folder) if os.environ.get("MEDSSL_SHOTS") else scenes.hippocampus(folder)
-    return found or scenes.phantom(folder)
+    return scenes.hippocampus(folder) or scenes.phantom(folder)
 
 
 @pytest.fixture
@@ -68,29 +55,8 @@ def training_begins(dock) -> None:
     wait_until(lambda: dock.session.job.step > 2 or not dock.session.job.running, PATIENCE, "the first steps")
 
 
-def paint_slices(hand: Hand, truth: np.ndarray, indices: list[int]) -> None:
-    """Paint the true classes of some axial slices row by row and mark each slice complete by key."""
-    dock = hand.dock
-    layer = dock.workspace.annotation_layer
-    for index in indices:
-        hand.go_to_slice(index)
-        for row, class_id in enumerate(sorted(set(np.unique(truth)) - {0})):
-            mask = truth[index] == class_id
-            if mask.any():
-                hand.pick_class(row)
-                hand.paint_rows(layer, index, mask)
-        hand.key(Qt.Key.Key_K)
-
-
-def evenly(truth: np.ndarray, count: int) -> list[int]:
-    """Slices from two before the structure to two after it."""
-    inside = np.flatnonzero(truth.any((1, 2)))
-    low, high = max(inside[0] - 2, 0), min(inside[-1] + 2, len(truth) - 1)
-    return [int(index) for index in np.round(np.linspace(low, high, count))]
-
-
 @pytest.mark.timeout(900)
-def test_from_a_file_to_an_exported_segmentation(window, scene, shoot, tmp_path):
+def test_from_a_file_to_an_exported_segmentation(window, scene, tmp_path):
     viewer, dock = window
     path, truth = scene.path, scene.truth
     hand = Hand(viewer, dock)
@@ -101,7 +67,6 @@ def test_from_a_file_to_an_exported_segmentation(window, scene, shoot, tmp_path)
     hand.choose_file(dock.scans.files, path)
     wait_until(lambda: dock.session.scan is not None, 20, "opening the scan")
     assert (path.parent / "medssl-project" / "project.json").exists()
-    shoot(viewer, "1-scans")
 
     # annotate five slices
     hand.open_step(2)
@@ -114,13 +79,13 @@ def test_from_a_file_to_an_exported_segmentation(window, scene, shoot, tmp_path)
     layer = dock.workspace.annotation_layer
     while layer.brush_size > 1:
         hand.key(Qt.Key.Key_BracketLeft)
-    slices = evenly(truth, 5)
-    paint_slices(hand, truth, slices)
+    slices = list(choose_slices(truth, 5))
+    for index in slices:
+        hand.complete_slice(truth, index)
     for index in slices:
         assert np.array_equal(layer.data[index], truth[index]), f"slice {index} was not painted as meant"
     assert dock.session.complete == tuple((0, index) for index in slices)
     hand.go_to_slice(slices[2])
-    shoot(viewer, "2-annotate")
 
     # pre-train, stop, go on from the checkpoint
     hand.open_step(3)
@@ -139,7 +104,6 @@ def test_from_a_file_to_an_exported_segmentation(window, scene, shoot, tmp_path)
         lambda: dock.session.job.fraction > 0.8 or not dock.session.job.running, PATIENCE, "pre-training"
     )
     lag.stop()
-    shoot(viewer, "3-pretrain")
     job_ends(dock)
     assert dock.session.job.phase == "Finished" and dock.session.job.step > stopped_at, said
     assert len(dock.session.project.runs("pretrain")) == 1, "it went on, it did not start anew"
@@ -159,13 +123,11 @@ def test_from_a_file_to_an_exported_segmentation(window, scene, shoot, tmp_path)
     first = prediction.data.copy()
     between = (slices[1] + slices[2]) // 2
     hand.go_to_slice(between)
-    shoot(viewer, "4-finetune")
 
     # correct a slice, fine-tune again
     hand.open_step(2)
-    paint_slices(hand, truth, [between])
+    hand.complete_slice(truth, between)
     wait_until(lambda: dock.session.saved == "saved", 10, "the autosave")
-    shoot(viewer, "5-correct")
     hand.open_step(4)
     hand.click(dock.finetune.start)
     job_ends(dock)
@@ -197,7 +159,6 @@ def test_from_a_file_to_an_exported_segmentation(window, scene, shoot, tmp_path)
     wait_until(lambda: "similarity" in viewer.layers, 20, "the map")
     similarity = viewer.layers["similarity"]
     assert similarity.data.max() > 0.9
-    shoot(viewer, "6-features")
     assert lag.percentile(95) < 100, "the goal is 100 ms for the 99th; this leaves room for a busy machine"
 
 

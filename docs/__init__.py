@@ -1,0 +1,6 @@
+"""The pictures of the documentation are made with the hand and the scans of the window tests."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "plugin"))
