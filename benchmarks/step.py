@@ -26,7 +26,8 @@ from medssl import planner, recipes
 from medssl.dataset import read_dataset
 from medssl.loop import LoopSettings, step
 from medssl.machine import processor
-from medssl.methods.pgl import PGL, view_size
+from medssl.methods.parts import view_size
+from medssl.methods.pgl import PGL
 from medssl.networks import build
 from medssl.phantom import write_dataset
 from medssl.pool import Pool, load_pool
