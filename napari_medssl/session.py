@@ -109,8 +109,9 @@ class Session:
         self.project, self.scan, self.complete, self.saved = project, None, (), ""
         self.job = JobState()
         self.count_annotated()
-        self._look_for_runs()
-        for signal in (self.project_changed, self.classes_changed, self.scans_changed):
+        self._runs = project.runs()
+        # First of all others: whether it may be written becomes known by it.
+        for signal in (self.project_changed, self.runs_changed, self.classes_changed, self.scans_changed):
             signal.emit()
         self.job_changed.emit()
         last = project.view_state.get("scan")
