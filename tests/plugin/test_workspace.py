@@ -91,7 +91,7 @@ def test_a_layer_that_the_user_opened_is_used_and_never_overwritten(desk, tmp_pa
 def test_a_scan_whose_file_is_gone_is_shown_from_the_project(desk, tmp_path):
     (tmp_path / "a.nii.gz").unlink()
     desk.viewer.layers.clear()
-    desk.session.select(desk.session.scan)
+    desk.session.open(desk.session.project.root)
     assert desk.scan_layer.data.shape == SHAPE[::-1]
     assert "a.nii.gz" in desk.said[-1]
 
