@@ -3,8 +3,9 @@
     run    runs the cells (data set x method x slices x seed) that have no line yet, and adds a line for each
     draw   makes the table and the curves of all lines
 
-The protocol is that of medssl.study: test scans take part in nothing, the seed draws two of the others, a
-simulated annotator completes axial slices on them, and every method gets the same minutes of training.
+The protocol is that of medssl.evidence.study: test scans take part in nothing, the seed draws two of the
+others, a simulated annotator completes axial slices on them, and every method gets the same minutes of
+training.
 
 Stopped with Ctrl-C, the same command goes on with what is missing. Two runners at once are fine with a --work
 folder each; what each is to run is up to their --seeds, --datasets or --methods.
@@ -24,18 +25,18 @@ from pathlib import Path
 from typing import Any
 
 from few_slices_page import draw
-from medssl import cells, trial
-from medssl.cells import Cell, Failure
 from medssl.commands.options import settings_from
 from medssl.commands.terminal import Drawing, console, stop_on_interrupt, worker
 from medssl.config import FinetuneJob
-from medssl.dataset import TEST_EVERY, read_dataset
 from medssl.errors import UserError
 from medssl.events import Emit, Progress
+from medssl.evidence import cells, trial
+from medssl.evidence.cells import Cell, Failure
+from medssl.evidence.dataset import TEST_EVERY, read_dataset
+from medssl.evidence.study import PRETRAIN_SHARE, RANDOM, Combination, Material, Settings, assign, gather
+from medssl.evidence.trial import Stopped, Work
 from medssl.methods import METHODS
-from medssl.project import Project, is_project
-from medssl.study import PRETRAIN_SHARE, RANDOM, Combination, Material, Settings, assign, gather
-from medssl.trial import Stopped, Work
+from medssl.projects.project import Project, is_project
 from peers import PEERS, Bench
 
 LINES = Path(__file__).parents[1] / "docs" / "benchmarks" / "few_slices.jsonl"
@@ -203,7 +204,7 @@ def grid_of(options: argparse.Namespace) -> Grid:
 
     Raises UserError ("no-dataset", "no-method", "bad-setting", "no-device").
     """
-    from medssl import devices
+    from medssl.training import devices
 
     datasets = _names(options.datasets)
     for name in datasets:

@@ -10,12 +10,12 @@ from datetime import datetime
 from pathlib import Path
 
 from few_slices_rows import NAMES, SEEDS, Row, Setting, newest, rows_of
-from medssl import pictures
-from medssl.cells import Cell, mean, read_lines
+from medssl.evidence import pictures
+from medssl.evidence.cells import Cell, mean, read_lines
+from medssl.evidence.pictures import Amounts
+from medssl.evidence.report import number
+from medssl.evidence.study import RANDOM
 from medssl.files import write_whole
-from medssl.pictures import Amounts
-from medssl.report import number
-from medssl.study import RANDOM
 
 MARK = "<!-- Everything below is written by: python benchmarks/few_slices.py draw -->"
 """What stands above it in the page is kept."""

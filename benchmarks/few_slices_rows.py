@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from medssl.cells import Cell, Failure
+from medssl.evidence.cells import Cell, Failure
+from medssl.evidence.report import title
+from medssl.evidence.study import RANDOM, Settings
 from medssl.methods import METHODS
-from medssl.report import title
-from medssl.study import RANDOM, Settings
 from peers import PEERS
 
 SLICES, SEEDS = (5, 10, 20), (0, 1, 2)

@@ -17,19 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from medssl import checkpoint, config, planner
+from medssl import config
 from medssl.commands.terminal import console, stop_on_interrupt, worker
 from medssl.config import FeaturesJob, PretrainJob
-from medssl.dataset import read_dataset
-from medssl.evaluate import reference_labels
+from medssl.evidence.dataset import read_dataset
+from medssl.evidence.evaluate import reference_labels
+from medssl.evidence.machine import surroundings
+from medssl.evidence.study import Material, gather
+from medssl.features.landmarks import HALF_MM, Found, way_back_mm
+from medssl.features.search import ARMS_MM, Query, best_match, star_at
+from medssl.features.similarity import open_features, similarity
 from medssl.files import write_whole
-from medssl.landmarks import HALF_MM, Found, way_back_mm
-from medssl.machine import surroundings
-from medssl.networks import build
-from medssl.project import Project, is_project
-from medssl.search import ARMS_MM, Query, best_match, star_at
-from medssl.similarity import open_features, similarity
-from medssl.study import Material, gather
+from medssl.projects.project import Project, is_project
+from medssl.training import checkpoint, planner
+from medssl.training.networks import build
 
 LINES = Path(__file__).parents[1] / "docs" / "benchmarks" / "landmarks.jsonl"
 PAGE = LINES.with_suffix(".md")
@@ -150,7 +151,7 @@ def by_features(
 def random_run(project: Project, seed: int) -> str:
     """A run of the seed's random weights: what every pre-training here starts from."""
     scans = [scan.id for scan in project.scans.values() if not scan.held_out]
-    from medssl import devices
+    from medssl.training import devices
 
     plan, _ = planner.choose(project, scans, devices.choose("cpu"), {})
     run = project.new_run("pretrain", {"job": "pretrain", "method": RANDOM, "seed": seed}, RANDOM)

@@ -4,10 +4,10 @@
     draw   makes the table of all lines
 
 A simulated annotator paints ten slices, three ways; every way has the same minutes of training in all, and
-test scans take part in nothing (medssl.study):
+test scans take part in nothing (medssl.evidence.study):
 
     suggested   a few evenly spaced ones on the seed's two scans to begin with; then, round by round, a short
-                fine-tuning, and the slices that it suggests in all scans (medssl.suggest)
+                fine-tuning, and the slices that it suggests in all scans (medssl.next_slice.suggest)
     spread      evenly spaced through the structure, over as many scans as the suggestions used: what more
                 scans are worth by themselves
     even        evenly spaced on the seed's two scans: the usual protocol
@@ -27,16 +27,16 @@ from typing import Any
 
 import numpy as np
 from few_slices import DATASETS, forget_weights, open_dataset
-from medssl import cells, trial
-from medssl.annotator import annotate, choose_slices
-from medssl.cells import Cell, Failure
+from medssl.annotations.annotator import annotate, choose_slices
 from medssl.commands.terminal import Drawing, console, stop_on_interrupt, worker
 from medssl.config import FinetuneJob, SuggestJob
 from medssl.errors import UserError
-from medssl.evaluate import reference_labels
+from medssl.evidence import cells, trial
+from medssl.evidence.cells import Cell, Failure
+from medssl.evidence.evaluate import reference_labels
+from medssl.evidence.study import RANDOM, Assignment, Material, Settings, assign
+from medssl.evidence.trial import Stopped, Work
 from medssl.files import write_whole
-from medssl.study import RANDOM, Assignment, Material, Settings, assign
-from medssl.trial import Stopped, Work
 
 LINES = Path(__file__).parents[1] / "docs" / "benchmarks" / "next_slice.jsonl"
 ARMS = {
@@ -250,7 +250,7 @@ def protocol_of(options: argparse.Namespace) -> Protocol:
 
     Raises UserError ("bad-setting", "no-dataset", "no-device").
     """
-    from medssl import devices
+    from medssl.training import devices
 
     if options.dataset not in DATASETS:
         raise UserError(

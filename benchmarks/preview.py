@@ -17,8 +17,8 @@ from pathlib import Path
 import napari
 import nibabel
 import numpy as np
-from medssl.project import LabelClass, Project
-from medssl.similarity import write_features
+from medssl.features.similarity import write_features
+from medssl.projects.project import LabelClass, Project
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from rich.console import Console

@@ -18,11 +18,11 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
-from medssl import checkpoint
-from medssl.features import WIDTH, grid_step
-from medssl.project import Project
-from medssl.search import Point, query_of, search
-from medssl.similarity import open_features, query_at, similarity, similarity_slice, write_features
+from medssl.features.features import WIDTH, grid_step
+from medssl.features.search import Point, query_of, search
+from medssl.features.similarity import open_features, query_at, similarity, similarity_slice, write_features
+from medssl.projects.project import Project
+from medssl.training import checkpoint
 from rich.console import Console
 from rich.table import Table
 

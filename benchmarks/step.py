@@ -22,18 +22,19 @@ from typing import Any
 
 import monai
 import torch
-from medssl import planner, recipes
-from medssl.dataset import read_dataset
-from medssl.loop import LoopSettings, step
-from medssl.machine import processor
+from medssl import recipes
+from medssl.evidence.dataset import read_dataset
+from medssl.evidence.machine import processor
 from medssl.methods.parts import view_size
 from medssl.methods.pgl import PGL
-from medssl.networks import build
-from medssl.phantom import write_dataset
-from medssl.pool import Pool, load_pool
-from medssl.pretrain import Pretraining
-from medssl.project import Project
-from medssl.views import Views
+from medssl.patches.pool import Pool, load_pool
+from medssl.patches.views import Views
+from medssl.pretraining.pretrain import Pretraining
+from medssl.projects.project import Project
+from medssl.scans.phantom import write_dataset
+from medssl.training import planner
+from medssl.training.loop import LoopSettings, step
+from medssl.training.networks import build
 from monai import transforms
 from monai.data import CacheDataset, DataLoader, set_track_meta
 from rich.console import Console

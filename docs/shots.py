@@ -21,7 +21,7 @@ import napari
 import numpy as np
 import scenes
 from hand import Hand, wait_until
-from medssl.annotator import choose_slices
+from medssl.annotations.annotator import choose_slices
 from PIL import Image
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtTest import QTest

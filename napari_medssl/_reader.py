@@ -18,7 +18,7 @@ MANY = 24
 
 def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[LayerData]] | None:
     """The reader for `path`, or None where it is not for us."""
-    from medssl.volume import READABLE
+    from medssl.scans.volume import READABLE
 
     paths = [Path(item) for item in _listed(path)]
     suffixes = (*READABLE, ".dcm")
@@ -27,7 +27,7 @@ def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], lis
 
 def read(path: str | Sequence[str]) -> list[LayerData]:
     """Read files and folders; what cannot be read is said in one sentence, the others are shown."""
-    from medssl.volume import find_scans
+    from medssl.scans.volume import find_scans
     from napari.utils.notifications import show_error
 
     layers: list[LayerData] = []
@@ -55,7 +55,7 @@ def read_one(path: Path) -> LayerData:
 
     Raises UserError for anything that is not one 3D scalar volume.
     """
-    from medssl.volume import read_scan
+    from medssl.scans.volume import read_scan
 
     from napari_medssl import layers
 

@@ -14,7 +14,7 @@ def phantom() -> list[tuple[Any, ...]]:
 
 def phantom_with_labels() -> list[tuple[Any, ...]]:
     """A phantom CT and its organs as an image layer and a labels layer."""
-    from medssl.phantom import CLASSES, make_phantom
+    from medssl.scans.phantom import CLASSES, make_phantom
 
     from napari_medssl import layers
 

@@ -14,8 +14,8 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     Raises UserError where shape or disk do not allow it.
     """
     import numpy as np
-    from medssl.project import SURE_BACKGROUND
-    from medssl.volume import write_labels as write
+    from medssl.projects.project import SURE_BACKGROUND
+    from medssl.scans.volume import write_labels as write
 
     from napari_medssl import layers
 

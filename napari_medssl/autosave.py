@@ -11,10 +11,10 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
-from medssl import journal
-from medssl.annotation import Annotation, read_guesses
+from medssl.annotations import journal
+from medssl.annotations.annotation import Annotation, read_guesses
 from medssl.errors import UserError
-from medssl.project import Project
+from medssl.projects.project import Project
 from napari.components import ViewerModel
 from napari.layers import Labels
 from psygnal import Signal

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from medssl.config import PredictJob
 from medssl.errors import UserError
-from medssl.geometry import Geometry
-from medssl.probabilities import ONE, open_probabilities
+from medssl.results.probabilities import ONE, open_probabilities
+from medssl.scans.geometry import Geometry
 from napari.layers import Image
 from napari.utils import Colormap
 from napari.utils.colormaps import ensure_colormap

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medssl import config, estimate
+from medssl import config
 from medssl.config import EstimateJob, TrainingJob
-from medssl.estimate import Estimate
+from medssl.training import estimate
+from medssl.training.estimate import Estimate
 from psygnal import Signal
 from qtpy.QtCore import QTimer
 

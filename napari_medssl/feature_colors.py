@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from medssl.colors import colors_of
-from medssl.project import Project
+from medssl.features.colors import colors_of
+from medssl.projects.project import Project
 from napari.layers import Image
 
 from napari_medssl import layers

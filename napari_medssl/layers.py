@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from medssl.errors import UserError
 from medssl.files import write_whole
-from medssl.geometry import Geometry
-from medssl.project import SURE_BACKGROUND, LabelClass
+from medssl.projects.project import SURE_BACKGROUND, LabelClass
+from medssl.scans.geometry import Geometry
 from napari.layers import Image, Labels, Layer
 from napari.utils import DirectLabelColormap
 

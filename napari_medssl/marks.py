@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.errors import UserError
-from medssl.landmarks import (
+from medssl.features.landmarks import (
     Found,
     Landmark,
     Landmarks,
@@ -17,8 +17,8 @@ from medssl.landmarks import (
     write_landmark_table,
     write_landmarks,
 )
-from medssl.project import Project
-from medssl.similarity import has_features, weights_of
+from medssl.features.similarity import has_features, weights_of
+from medssl.projects.project import Project
 from psygnal import Signal
 
 from napari_medssl.background import Background

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from medssl.errors import UserError
-from medssl.project import Project, Scan
-from medssl.volume import Volume, read_scan
+from medssl.projects.project import Project, Scan
+from medssl.scans.volume import Volume, read_scan
 from psygnal import Signal
 from superqt.utils import create_worker
 

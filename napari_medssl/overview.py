@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from medssl.annotation import Annotation
-from medssl.contents import LabelClass, Scan
+from medssl.annotations.annotation import Annotation
 from medssl.errors import UserError
-from medssl.evaluate import evaluate
+from medssl.evidence.evaluate import evaluate
 from medssl.files import read_array, write_array
-from medssl.project import Project, Run
+from medssl.projects.contents import LabelClass, Scan
+from medssl.projects.project import Project, Run
 from psygnal import Signal
 
 from napari_medssl.background import Background

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from medssl.project import Scan
+from medssl.projects.project import Scan
 from napari.layers import Points
 
 from napari_medssl import layers

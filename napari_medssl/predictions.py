@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from medssl.cleaning import Cleaning, clean, cleaning_of, read_cleaned, save_cleaned
 from medssl.errors import UserError
-from medssl.project import Project, Scan
+from medssl.projects.project import Project, Scan
+from medssl.results.cleaning import Cleaning, clean, cleaning_of, read_cleaned, save_cleaned
 from napari.layers import Labels
 from psygnal import Signal
 

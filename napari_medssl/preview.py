@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from medssl.annotation import Annotation
-from medssl.geometry import Geometry
-from medssl.project import LabelClass
+from medssl.annotations.annotation import Annotation
+from medssl.projects.project import LabelClass
+from medssl.scans.geometry import Geometry
 from napari.layers import Labels, Vectors
 from napari.utils.colormaps.standardize_color import transform_color
 from psygnal import Signal

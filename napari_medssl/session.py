@@ -12,7 +12,7 @@ from typing import Any
 from medssl import events
 from medssl.errors import UserError
 from medssl.palette import class_color
-from medssl.project import LabelClass, Project, Run, Scan, is_project
+from medssl.projects.project import LabelClass, Project, Run, Scan, is_project
 from psygnal import Signal
 
 from napari_medssl.history import came_to_its_end
@@ -58,7 +58,7 @@ class Session:
     predicted = Signal(str, str)
     """(scan, run): a prediction has been saved."""
     suggested = Signal(object)
-    """What the engine says is worth painting next (medssl.suggest)."""
+    """What the engine says is worth painting next (medssl.next_slice.suggest)."""
     view_changed = Signal()
     """Another slice is on the screen, or a layer came or went."""
     said = Signal(str, str)

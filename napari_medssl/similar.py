@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 from medssl.errors import UserError
-from medssl.project import Project
-from medssl.search import Match, Point, best_match, query_of, search
-from medssl.similarity import open_features, similarity
+from medssl.features.search import Match, Point, best_match, query_of, search
+from medssl.features.similarity import open_features, similarity
+from medssl.projects.project import Project
 from napari.layers import Layer
 from psygnal import Signal
 

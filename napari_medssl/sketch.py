@@ -5,11 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from medssl.annotation import Annotation
+from medssl.annotations.annotation import Annotation
 from medssl.errors import UserError
-from medssl.preview import Learner, Moments, Probe, fit, outlines, painted_plane, slice_scores, slice_waves
-from medssl.project import Project
-from medssl.similarity import open_features
+from medssl.features.preview import (
+    Learner,
+    Moments,
+    Probe,
+    fit,
+    outlines,
+    painted_plane,
+    slice_scores,
+    slice_waves,
+)
+from medssl.features.similarity import open_features
+from medssl.projects.project import Project
 
 MOST_OTHERS = 8
 """Other painted scans that the probe learns from: each costs a moment once."""

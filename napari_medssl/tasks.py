@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from medssl import config
 from medssl.errors import UserError
-from medssl.project import Run
+from medssl.projects.project import Run
 
 from napari_medssl.session import Session
 

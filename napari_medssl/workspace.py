@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 from medssl.errors import UserError
-from medssl.project import Scan
-from medssl.volume import Volume
+from medssl.projects.project import Scan
+from medssl.scans.volume import Volume
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 

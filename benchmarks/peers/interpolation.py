@@ -1,4 +1,4 @@
-"""Shape-based interpolation between painted slices (medssl.fill) as a peer: what a contouring program offers.
+"""Shape-based interpolation between painted slices as a peer: what a contouring program offers.
 
 It looks at no grey value, so it says nothing about scans in which nothing was painted.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import time
 
-from medssl.fill import interpolate
-from medssl.project import Annotation
-from medssl.study import Assignment
-from medssl.trial import Outcome
+from medssl.annotations.fill import interpolate
+from medssl.evidence.study import Assignment
+from medssl.evidence.trial import Outcome
+from medssl.projects.project import Annotation
 
 
 def interpolated(assignment: Assignment) -> Outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from medssl.project import SURE_BACKGROUND
+from medssl.projects.project import SURE_BACKGROUND
 from qtpy.QtWidgets import QButtonGroup, QLabel, QPushButton, QWidget
 
 from napari_medssl.edits import Edits

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from medssl.project import LabelClass
+from medssl.projects.project import LabelClass
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QAction, QColor, QKeySequence
 from qtpy.QtWidgets import (

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from medssl.cleaning import Cleaning
 from medssl.config import ExportJob
-from medssl.export import DICOM_SEG, export_scan, file_name
-from medssl.project import Project
+from medssl.projects.project import Project
+from medssl.results.cleaning import Cleaning
+from medssl.results.export import DICOM_SEG, export_scan, file_name
 from qtpy.QtWidgets import QFileDialog, QMenu, QWidget
 from superqt.utils import create_worker
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from medssl import config, recipes
-from medssl.project import Run
+from medssl.projects.project import Run
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QWidget
 
 from napari_medssl.estimates import Estimates
@@ -21,8 +21,8 @@ from napari_medssl.workspace import Workspace
 
 RANDOM, CONTINUE = "Random weights", "Last fine-tuning"
 LEAST_TO_HOLD, ENOUGH_TO_HOLD = 4, 6
-"""Complete slices that holding one back takes (medssl.held_slice), and of this scan for it to be the usual
-choice: one of few is worth more to the training than its Dice to the eye."""
+"""Complete slices that holding one back takes (medssl.finetuning.held_slice), and of this scan for it to be
+the usual choice: one of few is worth more to the training than its Dice to the eye."""
 
 
 class Finetune(QWidget):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medssl.landmarks import Found
+from medssl.features.landmarks import Found
 from qtpy.QtWidgets import QFileDialog, QLineEdit, QWidget
 
 from napari_medssl.guard import guarded

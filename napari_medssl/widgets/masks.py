@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from medssl.annotation import Annotation
+from medssl.annotations.annotation import Annotation
+from medssl.annotations.masks import Brought, bring, need_same_grid
 from medssl.errors import UserError
-from medssl.geometry import AXIS_NAMES, Geometry
-from medssl.masks import Brought, bring, need_same_grid
-from medssl.volume import read_labels
+from medssl.scans.geometry import AXIS_NAMES, Geometry
+from medssl.scans.volume import read_labels
 from napari.layers import Image, Labels
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QMenu, QMessageBox, QPushButton
 

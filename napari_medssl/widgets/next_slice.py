@@ -7,7 +7,7 @@ from typing import Any
 
 from medssl import config
 from medssl.errors import UserError
-from medssl.suggest import Suggestion
+from medssl.next_slice.suggest import Suggestion
 from qtpy.QtWidgets import QWidget
 
 from napari_medssl.guard import guarded

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medssl.cleaning import Cleaning
+from medssl.results.cleaning import Cleaning
 from qtpy.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QFormLayout, QWidget
 from superqt.utils import qdebounced
 

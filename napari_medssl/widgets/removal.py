@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from medssl.annotations.relabel import in_words, painted, turn
 from medssl.errors import UserError
-from medssl.relabel import in_words, painted, turn
 from qtpy.QtWidgets import QInputDialog, QWidget
 
 from napari_medssl.background import Background

@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from medssl.contents import Scan
-from medssl.evaluate import reference_labels
-from medssl.volume import READABLE
+from medssl.evidence.evaluate import reference_labels
+from medssl.projects.contents import Scan
+from medssl.scans.volume import READABLE
 from qtpy.QtCore import QPoint, QSize, Qt
 from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtWidgets import QFileDialog, QHeaderView, QMenu, QTableWidget, QTableWidgetItem

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medssl.errors import UserError
-from medssl.project import Scan
-from medssl.volume import READABLE, find_scans
+from medssl.projects.project import Scan
+from medssl.scans.volume import READABLE, find_scans
 from napari.layers import Image
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QFileDialog, QWidget

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from medssl.project import Project
-from medssl.similarity import write_features
+from medssl.features.similarity import write_features
+from medssl.projects.project import Project
 
 SHAPE = (16, 20, 24)
 SPACING = (3.0, 1.5, 1.5)

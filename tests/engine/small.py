@@ -11,14 +11,15 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import torch
-from medssl import engine, planner
-from medssl.annotator import annotate, choose_slices
+from medssl import engine
+from medssl.annotations.annotator import annotate, choose_slices
 from medssl.config import FinetuneJob, Plan, PretrainJob, TrainingJob
 from medssl.events import Event
 from medssl.methods import METHODS, find
-from medssl.pool import Pool
-from medssl.project import LabelClass, Project
-from medssl.views import Views
+from medssl.patches.pool import Pool
+from medssl.patches.views import Views
+from medssl.projects.project import LabelClass, Project
+from medssl.training import planner
 from torch import Tensor
 
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from medssl.config import Job, kind_of, to_json
-from medssl.project import Project
+from medssl.projects.project import Project
 
 
 class Engine:

@@ -12,8 +12,8 @@ from medssl.errors import UserError
 from medssl.events import Notice
 from medssl.methods.alice import Alice, Settings, draw_visible, repainting, teacher_temperature
 from medssl.methods.alice_parts import CASA, Head, across, cross_entropy, in_use
-from medssl.networks import build
-from medssl.pool import Pool
+from medssl.patches.pool import Pool
+from medssl.training.networks import build
 from project_parts import code_of
 from small import Events, noise, plan, pool, seeded
 from torch import Tensor

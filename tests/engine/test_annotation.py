@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
-from medssl.annotation import read_annotation, write_annotation
+from medssl.annotations.annotation import read_annotation, write_annotation
 from medssl.errors import UserError
-from medssl.project import IGNORE, SURE_BACKGROUND, Annotation, Project
+from medssl.projects.project import IGNORE, SURE_BACKGROUND, Annotation, Project
 from project_parts import SHAPE, code_of, painted
 
 SMALL = (3, 4, 5)

@@ -11,9 +11,9 @@ from medssl.errors import UserError
 from medssl.methods.byol import BYOL, Settings, disagreement
 from medssl.methods.parts import momentum
 from medssl.methods.pgl import PGL
-from medssl.networks import build
-from medssl.pool import Pool
-from medssl.views import Views, cut, shown
+from medssl.patches.pool import Pool
+from medssl.patches.views import Views, cut, shown
+from medssl.training.networks import build
 from project_parts import code_of
 from small import Events, box, noise, plan, pool, seeded, stacked
 from torch import Tensor, nn

@@ -8,10 +8,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl.cleaning import Cleaning, clean, cleaned, cleaning_of, save_cleaned
 from medssl.config import ExportJob
-from medssl.export import export_scan, export_scans
-from medssl.project import Annotation, Project
+from medssl.projects.project import Annotation, Project
+from medssl.results.cleaning import Cleaning, clean, cleaned, cleaning_of, save_cleaned
+from medssl.results.export import export_scan, export_scans
 
 LARGEST, HOLES = Cleaning(largest=True), Cleaning(fill_holes=True)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from feature_scenes import STEP, body, make_project
-from medssl import colors
-from medssl.colors import colors_of
 from medssl.errors import UserError
-from medssl.project import Project
-from medssl.similarity import write_features
+from medssl.features import colors
+from medssl.features.colors import colors_of
+from medssl.features.similarity import write_features
+from medssl.projects.project import Project
 
 
 @pytest.fixture

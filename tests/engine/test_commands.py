@@ -21,7 +21,7 @@ from medssl.commands.options import settings_from
 from medssl.commands.outside import segmentation_path
 from medssl.commands.terminal import Drawing, duration, stop_on_interrupt
 from medssl.errors import UserError
-from medssl.project import Project
+from medssl.projects.project import Project
 from rich.console import Console
 from typer.testing import CliRunner
 

@@ -13,11 +13,11 @@ import nibabel
 import numpy as np
 import pytest
 from made_dataset import write_dataset
-from medssl.annotator import annotate
+from medssl.annotations.annotator import annotate
 from medssl.commands import app
 from medssl.config import PretrainJob, write_job
 from medssl.events import Checkpoint, Done, Started, from_line
-from medssl.project import Project
+from medssl.projects.project import Project
 from typer.testing import CliRunner, Result
 
 AFFINE = np.array([[0, -2.0, 0, 30], [2.0, 0, 0, -20], [0, 0, 4.0, 5], [0, 0, 0, 1]])  # rows run backwards

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from medssl.correspondence import align, common_points, features_at, overlap
-from medssl.placement import sample_pairs
-from medssl.views import Views, cut, shown
+from medssl.patches.correspondence import align, common_points, features_at, overlap
+from medssl.patches.placement import sample_pairs
+from medssl.patches.views import Views, cut, shown
 from small import box, plan, ramps, seeded, stacked
 from torch import Tensor
 from torch.nn import functional as F

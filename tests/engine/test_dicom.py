@@ -10,7 +10,7 @@ import pydicom
 import pytest
 from dicom_files import SHAPE, numbered, write_series, write_slice
 from medssl.errors import UserError
-from medssl.volume import find_scans, read_scan
+from medssl.scans.volume import find_scans, read_scan
 from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
 LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])

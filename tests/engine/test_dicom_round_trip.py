@@ -11,8 +11,8 @@ import pytest
 import SimpleITK as sitk
 from dicom_files import write_series
 from medssl.commands import app
-from medssl.dicom import read_stack
-from medssl.project import Annotation, LabelClass, Project
+from medssl.projects.project import Annotation, LabelClass, Project
+from medssl.scans.dicom import read_stack
 from small import plan
 from test_predict import predictor
 from typer.testing import CliRunner

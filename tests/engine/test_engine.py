@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from medssl import checkpoint
-from medssl.annotator import annotate, choose_slices
+from medssl.annotations.annotator import annotate, choose_slices
 from medssl.config import FeaturesJob, FinetuneJob, PretrainJob
 from medssl.events import Done, Notice, Preview, Started, to_line
+from medssl.features.similarity import open_features
 from medssl.methods import METHODS
-from medssl.project import LabelClass, Project
-from medssl.similarity import open_features
-from medssl.volume import read_labels
+from medssl.projects.project import LabelClass, Project
+from medssl.scans.volume import read_labels
+from medssl.training import checkpoint
 from small import FINETUNE, SHAPE, Events, job_of, make_project, run, stop_after
 from torch import Tensor
 

@@ -14,9 +14,9 @@ from dicom_files import SHAPE, write_series
 from medssl.config import ExportJob
 from medssl.errors import UserError
 from medssl.events import Notice, Progress
-from medssl.export import export_scan, export_scans, may_write
 from medssl.files import sha256_of
-from medssl.project import Annotation, LabelClass, Project
+from medssl.projects.project import Annotation, LabelClass, Project
+from medssl.results.export import export_scan, export_scans, may_write
 from project_parts import code_of, painted
 
 

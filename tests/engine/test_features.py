@@ -12,11 +12,11 @@ from medssl import engine
 from medssl.config import FeaturesJob, PretrainJob
 from medssl.errors import UserError
 from medssl.events import Preview
-from medssl.features import WIDTH, grid_step, raw_features
-from medssl.networks import build
-from medssl.project import Project
-from medssl.search import Point, best_match, query_of
-from medssl.similarity import open_features
+from medssl.features.features import WIDTH, grid_step, raw_features
+from medssl.features.search import Point, best_match, query_of
+from medssl.features.similarity import open_features
+from medssl.projects.project import Project
+from medssl.training.networks import build
 from small import CPU, Events, Shape, Spacing, job_of, make_project, never, plan, scan_of
 from torch import Tensor
 from torch.nn import functional as F

@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from few_slices import Grid, grid_of
 from made_dataset import write_dataset
-from medssl import cells, study, trial
-from medssl.cells import Failure
+from medssl.annotations.fill import interpolate
 from medssl.config import FinetuneJob, Job
 from medssl.errors import UserError
-from medssl.evaluate import reference_labels
-from medssl.fill import interpolate
-from medssl.project import Project
-from medssl.study import Assignment, Material
-from medssl.volume import read_labels
+from medssl.evidence import cells, study, trial
+from medssl.evidence.cells import Failure
+from medssl.evidence.evaluate import reference_labels
+from medssl.evidence.study import Assignment, Material
+from medssl.projects.project import Project
+from medssl.scans.volume import read_labels
 from peers import Bench, nnunet
 from peers.forest import features_of, random_forest
 from peers.interpolation import interpolated

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from medssl.errors import UserError
-from medssl.geometry import Geometry
+from medssl.scans.geometry import Geometry
 
 UNEVEN_SHAPE = (3, 4, 5)
 

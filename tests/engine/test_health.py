@@ -9,15 +9,24 @@ from typing import Any
 
 import pytest
 import torch
-from medssl import checkpoint, health, loop
 from medssl.commands.choose import choose_run
 from medssl.config import PretrainJob
 from medssl.errors import UserError
 from medssl.events import Event, Metric, Notice, Progress
 from medssl.files import write_json
-from medssl.health import Look, curve_of, effective_rank, has_collapsed, in_words, outlook, settled
 from medssl.methods.pgl import PGL
-from medssl.project import Annotation, Project
+from medssl.pretraining import health
+from medssl.pretraining.health import (
+    Look,
+    curve_of,
+    effective_rank,
+    has_collapsed,
+    in_words,
+    outlook,
+    settled,
+)
+from medssl.projects.project import Annotation, Project
+from medssl.training import checkpoint, loop
 from small import SHAPE, Events, job_of, make_project, run, seeded, stop_after
 from torch import nn
 
@@ -90,7 +99,7 @@ def test_the_card_and_the_last_notice_say_how_it_went(project: Project) -> None:
 
 
 def test_numbers_are_said_at_the_quarters(project: Project, often: None, monkeypatch: Any) -> None:
-    monkeypatch.setattr("medssl.loop.REPORT_EVERY_S", 0)
+    monkeypatch.setattr("medssl.training.loop.REPORT_EVERY_S", 0)
     events = Events()
     run(job_of("pgl", project, steps=8), events)
     assert [step for step, _ in looks(events)] == [0, 3, 5, 7, 8]

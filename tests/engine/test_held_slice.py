@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from medssl import held_slice
-from medssl.annotation import IGNORE, Annotation
-from medssl.checkpoint import load
+from medssl.annotations.annotation import IGNORE, Annotation
 from medssl.config import FinetuneJob
 from medssl.events import Metric, Notice
-from medssl.held_slice import HeldSlice, choose, hold_back
-from medssl.networks import build
-from medssl.project import Project
+from medssl.finetuning import held_slice
+from medssl.finetuning.held_slice import HeldSlice, choose, hold_back
+from medssl.projects.project import Project
+from medssl.training.checkpoint import load
+from medssl.training.networks import build
 from small import FINETUNE, SHAPE, Events, job_of, make_project, noise, plan, pool, run, seeded, stop_after
 
 A, B = frozenset({1}), frozenset({2})
@@ -90,7 +90,7 @@ def test_what_the_weights_before_have_learned_from_is_no_test(
 
 def test_the_dice_is_that_of_whole_scan_prediction_on_the_slice() -> None:
     """Slices around it are enough: the network sees no more."""
-    from medssl.predict import segment_work
+    from medssl.results.predict import segment_work
 
     small, volume = plan(), noise((10, 20, 24))
     network = build(small, 2, 0).eval()

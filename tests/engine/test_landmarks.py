@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from feature_scenes import SPACING, make_project, moved
 from medssl.errors import UserError
-from medssl.landmarks import (
+from medssl.features.landmarks import (
     FILE,
     Found,
     Landmark,
@@ -20,8 +20,8 @@ from medssl.landmarks import (
     write_landmark_table,
     write_landmarks,
 )
-from medssl.project import Project
-from medssl.similarity import open_features, weights_of, write_features
+from medssl.features.similarity import open_features, weights_of, write_features
+from medssl.projects.project import Project
 
 PLACE = (8, 11, 13)
 KNOWN = Landmarks().with_place(Landmark("carina", "scan0", PLACE))

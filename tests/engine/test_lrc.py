@@ -10,16 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from medssl import checkpoint, engine, recipes
+from medssl import engine, recipes
 from medssl.config import PretrainJob
 from medssl.errors import UserError
 from medssl.events import Notice, Progress
 from medssl.methods import find
 from medssl.methods.lrc import LRC, Settings, branch, region_contrast
-from medssl.networks import build
-from medssl.pool import Pool
-from medssl.superpixels import IGNORE, SuperPixels, cut_pool, draw_pixels
-from medssl.views import Views, cut_targets
+from medssl.patches.pool import Pool
+from medssl.patches.superpixels import IGNORE, SuperPixels, cut_pool, draw_pixels
+from medssl.patches.views import Views, cut_targets
+from medssl.training import checkpoint
+from medssl.training.networks import build
 from project_parts import code_of
 from scipy.ndimage import gaussian_filter
 from small import Events, box, job_of, make_project, noise, plan, pool, run, seeded

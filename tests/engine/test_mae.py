@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from medssl.methods.mae import MAE, Settings, draw_mask, masked_error
-from medssl.networks import build
+from medssl.training.networks import build
 from small import noise, plan, pool, seeded
 
 

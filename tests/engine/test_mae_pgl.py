@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 from medssl.methods.mae_pgl import MAEPGL, Settings, masked_huber
-from medssl.networks import build
-from medssl.views import shown
+from medssl.patches.views import shown
+from medssl.training.networks import build
 from small import noise, plan, pool, seeded
 from torch import Tensor
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from medssl.annotation import Annotation
-from medssl.contents import LabelClass
+from medssl.annotations.annotation import Annotation
+from medssl.annotations.masks import bring, need_same_grid
 from medssl.errors import UserError
-from medssl.geometry import Geometry
-from medssl.masks import bring, need_same_grid
-from medssl.volume import read_labels
+from medssl.projects.contents import LabelClass
+from medssl.scans.geometry import Geometry
+from medssl.scans.volume import read_labels
 
 SHAPE = (5, 6, 7)
 CLASSES = (LabelClass(1, "Liver", "#ff9e64"), LabelClass(4, "Spleen", "#7aa2ff"))

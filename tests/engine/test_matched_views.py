@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from medssl.matched_views import around, matched_views
-from medssl.matcher import Atlas, Matcher, Matching
-from medssl.pool import Pool
-from medssl.views import Views, cut, scan_shapes, shown
+from medssl.patches.pool import Pool
+from medssl.patches.views import Views, cut, scan_shapes, shown
+from medssl.pretraining.matched_views import around, matched_views
+from medssl.pretraining.matcher import Atlas, Matcher, Matching
 from small import noise, plan, pool, seeded
 from torch import Tensor
 

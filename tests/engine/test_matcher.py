@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from medssl import checkpoint
-from medssl.features import matched_features
-from medssl.matcher import (
+from medssl.features.features import matched_features
+from medssl.pretraining.matcher import (
     COARSE,
     FINE,
     Atlas,
@@ -22,7 +21,8 @@ from medssl.matcher import (
     on_grid,
     side_by_side,
 )
-from medssl.matcher_training import contrast, draw_crops, matching_loss
+from medssl.pretraining.matcher_training import contrast, draw_crops, matching_loss
+from medssl.training import checkpoint
 from small import CPU, Shape, Spacing, block_phantom, noise, plan, pool, scan_of, seeded
 from torch import Tensor
 
@@ -188,7 +188,7 @@ def test_near_places_are_no_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(allowed)
         return contrast(anchors, positives, others, allowed, SMALL)
 
-    monkeypatch.setattr("medssl.matcher_training.contrast", remember)
+    monkeypatch.setattr("medssl.pretraining.matcher_training.contrast", remember)
     for far_mm, share in ((0.0, 0.9), (1e9, None)):
         seen.clear()
         far = atlas(noise((40, 40, 40)), settings=replace(SMALL, far_mm=far_mm))

@@ -10,8 +10,8 @@ import pytest
 import torch
 from medssl.errors import UserError
 from medssl.methods.moco import Centre, MoCo, Queue, Settings, found, info_nce
-from medssl.networks import build
-from medssl.pool import Pool
+from medssl.patches.pool import Pool
+from medssl.training.networks import build
 from project_parts import code_of
 from small import Events, noise, plan, pool, seeded
 from torch import Tensor

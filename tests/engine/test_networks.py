@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from medssl import checkpoint, config
-from medssl.networks import build, load_matching, load_network
+from medssl import config
+from medssl.training import checkpoint
+from medssl.training.networks import build, load_matching, load_network
 from small import noise, plan, seeded
 
 

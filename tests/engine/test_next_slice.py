@@ -9,11 +9,11 @@ import few_slices
 import next_slice
 import pytest
 from made_dataset import write_dataset
-from medssl import cells
-from medssl.cells import Cell
 from medssl.config import FinetuneJob, Job, SuggestJob
 from medssl.errors import UserError
-from medssl.project import Project
+from medssl.evidence import cells
+from medssl.evidence.cells import Cell
+from medssl.projects.project import Project
 from stand_in import Engine
 
 HELD_OUT = {"case0", "case5"}

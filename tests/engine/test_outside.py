@@ -13,8 +13,8 @@ from dicom_files import SHAPE, write_series
 from medssl.commands.outside import predict_outside, scans_outside, segmentation_path
 from medssl.config import Job, PredictJob
 from medssl.errors import UserError
-from medssl.project import Project, Run
-from medssl.provenance import record_path
+from medssl.projects.project import Project, Run
+from medssl.results.provenance import record_path
 
 
 def work(job: Job) -> dict[str, Any]:

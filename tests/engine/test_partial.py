@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from medssl.errors import UserError
-from medssl.partial import AnnotatedVoxels, partial_loss, sample_annotated
-from medssl.pool import Pool
-from medssl.views import cut_targets
+from medssl.finetuning.partial import AnnotatedVoxels, partial_loss, sample_annotated
+from medssl.patches.pool import Pool
+from medssl.patches.views import cut_targets
 from small import noise, plan, pool, seeded
 from torch import Tensor
 

@@ -15,7 +15,7 @@ from medssl.methods.parts import (
     place_pairs,
     pooled,
 )
-from medssl.pool import Pool
+from medssl.patches.pool import Pool
 from project_parts import code_of
 from small import noise, plan, pool, seeded
 from torch import nn

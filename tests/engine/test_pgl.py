@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from medssl.correspondence import align
 from medssl.methods.parts import follow, momentum, spread, view_size
 from medssl.methods.pgl import PGL, Settings, local_consistency
-from medssl.networks import build
-from medssl.pool import Pool
-from medssl.views import Views, cut, shown
+from medssl.patches.correspondence import align
+from medssl.patches.pool import Pool
+from medssl.patches.views import Views, cut, shown
+from medssl.training.networks import build
 from small import box, noise, plan, pool, ramps, seeded, stacked
 from torch import Tensor, nn
 from torch.nn import functional as F

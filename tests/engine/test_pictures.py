@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
-from medssl import palette, pictures
+from medssl import palette
 from medssl.errors import UserError
 from medssl.events import Metric, Started, to_line
-from medssl.intensity import normalise
-from medssl.pictures.amounts import Amounts, amounts
-from medssl.pictures.charts import apart, running_mean
-from medssl.pictures.overlay import telling_slice
-from medssl.pictures.page import DOTS_PER_INCH
-from medssl.pictures.slices import AXIAL, CORONAL, greys, view
-from medssl.project import LabelClass
+from medssl.evidence import pictures
+from medssl.evidence.pictures.amounts import Amounts, amounts
+from medssl.evidence.pictures.charts import apart, running_mean
+from medssl.evidence.pictures.overlay import telling_slice
+from medssl.evidence.pictures.page import DOTS_PER_INCH
+from medssl.evidence.pictures.slices import AXIAL, CORONAL, greys, view
+from medssl.projects.project import LabelClass
+from medssl.scans.intensity import normalise
 
 SPACING = (4.0, 2.0, 2.0)
 CLASSES = (LabelClass(1, "one", palette.class_color(1)), LabelClass(2, "two", palette.class_color(2)))

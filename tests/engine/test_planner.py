@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from medssl import devices, planner
 from medssl.config import Plan
 from medssl.errors import UserError
-from medssl.project import LabelClass, Project
+from medssl.projects.project import LabelClass, Project
+from medssl.training import devices, planner
 from small import CPU, Shape, Spacing, make_project, plan, write_nifti
 
 FP32 = {"precision": "fp32"}

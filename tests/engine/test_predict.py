@@ -9,13 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from medssl import checkpoint, config, engine, predict
+from medssl import config, engine
 from medssl.config import FinetuneJob, Plan, PredictJob
 from medssl.errors import UserError
 from medssl.events import Preview
-from medssl.networks import build
-from medssl.predict import segment, segment_work
-from medssl.project import LabelClass, Project
+from medssl.projects.project import LabelClass, Project
+from medssl.results import predict
+from medssl.results.predict import segment, segment_work
+from medssl.training import checkpoint
+from medssl.training.networks import build
 from small import CPU, FINETUNE, Events, block_phantom, dice, make_project, never, plan
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode

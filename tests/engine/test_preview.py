@@ -6,10 +6,10 @@ import sys
 
 import numpy as np
 import pytest
-from medssl import preview
-from medssl.annotation import IGNORE, SURE_BACKGROUND, Annotation
+from medssl.annotations.annotation import IGNORE, SURE_BACKGROUND, Annotation
 from medssl.errors import UserError
-from medssl.preview import (
+from medssl.features import preview
+from medssl.features.preview import (
     Learner,
     Probe,
     fit,
@@ -19,7 +19,7 @@ from medssl.preview import (
     slice_scores,
     slice_waves,
 )
-from medssl.similarity import FeatureCache
+from medssl.features.similarity import FeatureCache
 
 SHAPE, STEP = (12, 40, 32), (1, 2, 2)
 ORGAN = (slice(2, 10), slice(10, 26), slice(8, 24))

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from medssl import engine, probabilities
+from medssl import engine
 from medssl.config import PredictJob
 from medssl.errors import UserError
 from medssl.events import Progress
-from medssl.probabilities import as_bytes, keep_probabilities, open_probabilities
-from medssl.project import Project
+from medssl.projects.project import Project
+from medssl.results import probabilities
+from medssl.results.probabilities import as_bytes, keep_probabilities, open_probabilities
 from small import Events, make_project, never, plan
 from test_predict import predictor
 

@@ -12,9 +12,9 @@ import nibabel
 import numpy as np
 import pytest
 from medssl.errors import UserError
-from medssl.export import export_scan
-from medssl.project import Annotation, LabelClass, Project, is_project
-from medssl.volume import read_scan
+from medssl.projects.project import Annotation, LabelClass, Project, is_project
+from medssl.results.export import export_scan
+from medssl.scans.volume import read_scan
 from project_parts import SHAPE, code_of, painted
 
 Action = Callable[[Project], Any]

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from medssl import self_training
 from medssl.errors import UserError
+from medssl.finetuning import self_training
+from medssl.finetuning.self_training import Guesses
 from medssl.methods.pseudo_contrast import Pixels, PseudoContrast, Settings, draw, inter, intra
-from medssl.networks import Network
-from medssl.self_training import Guesses
+from medssl.training.networks import Network
 from small import Events, noise, plan, pool, seeded
 from torch import Tensor, nn
 from tuning import IGNORE, half_painted, tuning

@@ -7,8 +7,8 @@ from dataclasses import fields
 import pytest
 from medssl import recipes
 from medssl.errors import UserError
-from medssl.loop import settings_for
 from medssl.methods import METHODS, find
+from medssl.training.loop import settings_for
 from small import plan
 
 PRETRAININGS = [(method, which) for method, which, _ in recipes.pretrainings()]

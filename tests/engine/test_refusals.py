@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from medssl import predict
 from medssl.config import FeaturesJob, FinetuneJob, PredictJob, PretrainJob
 from medssl.errors import UserError
-from medssl.project import Annotation, LabelClass, Project
+from medssl.projects.project import Annotation, LabelClass, Project
+from medssl.results import predict
 from small import SHAPE, Events, job_of, make_project, run
 
 

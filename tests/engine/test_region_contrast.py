@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from medssl.methods.lrc import contrast, region_contrast
-from medssl.superpixels import IGNORE, draw_pixels
+from medssl.patches.superpixels import IGNORE, draw_pixels
 from small import seeded
 from torch import Tensor
 

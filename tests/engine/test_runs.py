@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from medssl.errors import UserError
-from medssl.export import export_scan
-from medssl.project import Annotation, Project
-from medssl.volume import read_labels, read_scan
+from medssl.projects.project import Annotation, Project
+from medssl.results.export import export_scan
+from medssl.scans.volume import read_labels, read_scan
 from project_parts import SHAPE, code_of, painted
 
 
@@ -39,7 +39,9 @@ def test_a_run_never_takes_the_folder_of_another(
     small_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = small_project.new_run("pretrain", {}, "pgl")
-    monkeypatch.setattr("medssl.runs._number", lambda name: 0)  # as if the other had started just now
+    monkeypatch.setattr(
+        "medssl.projects.runs._number", lambda name: 0
+    )  # as if the other had started just now
     assert small_project.new_run("pretrain", {}, "pgl").id != first.id
 
 

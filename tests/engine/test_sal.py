@@ -22,8 +22,8 @@ from medssl.methods.sal import (
     share_above,
 )
 from medssl.methods.sal_losses import local_alignment, within_slice
-from medssl.networks import build
-from medssl.pool import Pool
+from medssl.patches.pool import Pool
+from medssl.training.networks import build
 from small import Events, noise, plan, pool, seeded
 from torch import Tensor
 from torch.nn import functional as F

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 from medssl.errors import UserError
-from medssl.export import export_scan
-from medssl.project import Annotation, Project
+from medssl.projects.project import Annotation, Project
+from medssl.results.export import export_scan
 from project_parts import code_of, painted
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from feature_scenes import STEP, make_project, moved
 from medssl.errors import UserError
-from medssl.project import Project
-from medssl.search import Point, best_match, query_of, search, star_at
-from medssl.similarity import open_features, write_features
+from medssl.features.search import Point, best_match, query_of, search, star_at
+from medssl.features.similarity import open_features, write_features
+from medssl.projects.project import Project
 
 PLACE = (8, 11, 13)
 
@@ -36,7 +36,7 @@ def test_a_thinned_grid_finds_the_same_place(
     project, run = made
     query, cache = query_of(project, run, [Point("scan0", PLACE)]), open_features(project, "scan1", run)
     exact = best_match(cache, query)
-    monkeypatch.setattr("medssl.search.COARSE_CELLS", 300)
+    monkeypatch.setattr("medssl.features.search.COARSE_CELLS", 300)
     thin = best_match(cache, query)
     assert thin.voxel_zyx == exact.voxel_zyx and thin.score == pytest.approx(exact.score, abs=1e-4)
 

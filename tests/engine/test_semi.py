@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from medssl import checkpoint, recipes, semi
+from medssl import recipes
 from medssl.config import FinetuneJob, read_job, to_json, write_job
 from medssl.errors import UserError
 from medssl.events import Metric, Notice
 from medssl.files import write_json
-from medssl.partial import AnnotatedVoxels
-from medssl.project import Annotation, Project
-from medssl.self_training import largest_parts
+from medssl.finetuning import semi
+from medssl.finetuning.partial import AnnotatedVoxels
+from medssl.finetuning.self_training import largest_parts
+from medssl.projects.project import Annotation, Project
+from medssl.training import checkpoint
 from small import SHAPE, Events, job_of, make_project, plan, run, seeded
 from tuning import IGNORE, half_painted, tuning
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from medssl.errors import UserError
 from medssl.methods.simclr import Settings, SimCLR, nt_xent
-from medssl.networks import build
-from medssl.views import cut
+from medssl.patches.views import cut
+from medssl.training.networks import build
 from project_parts import code_of
 from small import Events, box, noise, plan, pool, seeded, stacked
 from torch import Tensor

@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from medssl.errors import UserError
-from medssl.files import write_array, write_json
-from medssl.project import Project
-from medssl.similarity import (
+from medssl.features.similarity import (
     FeatureCache,
     combine,
     open_features,
@@ -18,6 +16,8 @@ from medssl.similarity import (
     similarity_slice,
     write_features,
 )
+from medssl.files import write_array, write_json
+from medssl.projects.project import Project
 
 STEP = (1, 2, 2)
 
@@ -71,7 +71,9 @@ def test_clicks_that_cancel_out_are_one_sentence(like: list, unlike: list, code:
 
 
 def test_cosines_are_those_of_float64(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medssl.similarity.CELLS_AT_ONCE", 7)  # several chunks, the last one not full
+    monkeypatch.setattr(
+        "medssl.features.similarity.CELLS_AT_ONCE", 7
+    )  # several chunks, the last one not full
     query = query_at(cache, (0, 0, 0))
     exact = cache.array.astype(np.float64) @ query.astype(np.float64)
     assert similarity(cache, query) == pytest.approx(exact, abs=1e-5)

@@ -10,13 +10,13 @@ from typing import Any
 import nibabel
 import pytest
 from made_dataset import write_dataset
-from medssl import cells, demo, report, study, trial
-from medssl.cells import Cell
 from medssl.config import FinetuneJob, Job, PretrainJob
-from medssl.dataset import read_dataset
 from medssl.errors import UserError
-from medssl.project import Project
-from medssl.study import Material, Settings
+from medssl.evidence import cells, demo, report, study, trial
+from medssl.evidence.cells import Cell
+from medssl.evidence.dataset import read_dataset
+from medssl.evidence.study import Material, Settings
+from medssl.projects.project import Project
 from stand_in import Engine
 
 SETTINGS = Settings(slices=5, minutes=10.0)

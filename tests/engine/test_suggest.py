@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from medssl import slices, suggest
-from medssl.annotator import annotate
+from medssl.annotations.annotator import annotate
 from medssl.commands import app
 from medssl.config import SuggestJob
-from medssl.coverage import alike, choose
-from medssl.doubts import doubts, together, turn
 from medssl.errors import UserError
 from medssl.events import Started
-from medssl.project import Annotation, LabelClass, Project
-from medssl.slices import Seen
-from medssl.suggest import newest_weights, rank, why
+from medssl.next_slice import slices, suggest
+from medssl.next_slice.coverage import alike, choose
+from medssl.next_slice.doubts import doubts, together, turn
+from medssl.next_slice.slices import Seen
+from medssl.next_slice.suggest import newest_weights, rank, why
+from medssl.projects.project import Annotation, LabelClass, Project
 from small import (
     CPU,
     Events,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from medssl.superpixels import (
+from medssl.patches.superpixels import (
     IGNORE,
     Grain,
     body,

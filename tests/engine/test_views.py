@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from medssl.augment import STRONG, change_intensity, draw_bend
-from medssl.pool import Pool
-from medssl.views import (
+from medssl.patches.augment import STRONG, change_intensity, draw_bend
+from medssl.patches.pool import Pool
+from medssl.patches.views import (
     Views,
     cut,
     cut_targets,

@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 from medssl.errors import UserError
-from medssl.volume import find_scans, read_scan
+from medssl.scans.volume import find_scans, read_scan
 from volume_files import ORIENTATIONS, numbered, reference, refusal
 
 READ = {

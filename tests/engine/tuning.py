@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from medssl import semi
 from medssl.config import FinetuneJob, Plan
-from medssl.finetune_step import Finetuning
-from medssl.networks import build
-from medssl.partial import seen_from
-from medssl.pool import Pool
-from medssl.self_training import Guesses, Rounds
+from medssl.finetuning import semi
+from medssl.finetuning.finetune_step import Finetuning
+from medssl.finetuning.partial import seen_from
+from medssl.finetuning.self_training import Guesses, Rounds
+from medssl.patches.pool import Pool
+from medssl.training.networks import build
 from small import Events, noise, plan, pool
 
 IGNORE = 255

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from medssl.errors import UserError
-from medssl.volume import read_scan
+from medssl.scans.volume import read_scan
 
 ORIENTATIONS = [
     "".join(letters)

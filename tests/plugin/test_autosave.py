@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from medssl import journal
+from medssl.annotations import journal
 from medssl.errors import UserError
-from medssl.project import Project
+from medssl.projects.project import Project
 from napari.components import ViewerModel
 from test_workspace import write_scan
 

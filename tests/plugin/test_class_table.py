@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from medssl.project import Annotation
+from medssl.projects.project import Annotation
 from napari.components import ViewerModel
 from qtpy.QtWidgets import QInputDialog
 from test_workspace import predict, write_scan

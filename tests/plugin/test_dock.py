@@ -21,8 +21,8 @@ ENGINE = """
 import json, sys, time
 from pathlib import Path
 from medssl import config, events
-from medssl.annotation import Annotation, write_annotation
-from medssl.project import Project
+from medssl.annotations.annotation import Annotation, write_annotation
+from medssl.projects.project import Project
 import numpy as np
 
 job = config.read_job(Path(sys.argv[-1]))

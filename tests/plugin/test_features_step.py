@@ -7,9 +7,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl.landmarks import read_landmarks
-from medssl.project import Project
-from medssl.similarity import write_features
+from medssl.features.landmarks import read_landmarks
+from medssl.features.similarity import write_features
+from medssl.projects.project import Project
 from napari.components import ViewerModel
 
 from napari_medssl import layers

@@ -7,7 +7,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl.volume import read_labels, read_scan
+from medssl.scans.volume import read_labels, read_scan
 from napari.layers import Image, Labels
 from napari.utils import notifications
 

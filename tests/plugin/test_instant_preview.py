@@ -7,8 +7,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl.project import LabelClass, Project
-from medssl.similarity import write_features
+from medssl.features.similarity import write_features
+from medssl.projects.project import LabelClass, Project
 from napari.components import ViewerModel
 from napari.utils.shortcuts import default_shortcuts
 
@@ -261,7 +261,7 @@ def test_outlines_of_a_scan_go_with_it(qtbot, desk):
 
 def test_strokes_while_it_computes_do_no_harm(desk, truth, monkeypatch):
     """numpy refuses arrays that change under its hands, so the thread works on a copy."""
-    from medssl.annotation import Annotation
+    from medssl.annotations.annotation import Annotation
 
     from napari_medssl import sketch
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from medssl.errors import UserError
-from medssl.geometry import Geometry
-from medssl.project import LabelClass
-from medssl.volume import read_scan
+from medssl.projects.project import LabelClass
+from medssl.scans.geometry import Geometry
+from medssl.scans.volume import read_scan
 from napari.components import ViewerModel
 from napari.layers import Image
 

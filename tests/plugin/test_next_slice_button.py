@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl.project import LabelClass, Project
+from medssl.projects.project import LabelClass, Project
 from napari.components import ViewerModel
 
 from napari_medssl.jobs import Jobs

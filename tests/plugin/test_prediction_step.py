@@ -5,10 +5,11 @@ from __future__ import annotations
 import nibabel
 import numpy as np
 import pytest
-from medssl import checkpoint, config
-from medssl.cleaning import Cleaning
+from medssl import config
 from medssl.config import Plan
-from medssl.project import LabelClass, Project
+from medssl.projects.project import LabelClass, Project
+from medssl.results.cleaning import Cleaning
+from medssl.training import checkpoint
 from napari.components import ViewerModel
 
 from napari_medssl import layers
@@ -21,7 +22,7 @@ PATIENCE = 120_000
 
 def run_with_weights(project: Project) -> str:
     """A fine-tuning with random weights, and the prediction of its first scan."""
-    from medssl.networks import build
+    from medssl.training.networks import build
 
     plan = Plan(2, 0, (0.0, 1.0, 1.0), (3, 16, 16), 4, (4, 8, 8), ((1, 1), (2, 2), (2, 2)), threads=1)
     network = build(plan, len(project.classes) + 1, 0)

@@ -7,10 +7,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl.annotation import Annotation
-from medssl.cleaning import Cleaning, cleaning_of
+from medssl.annotations.annotation import Annotation
 from medssl.errors import UserError
-from medssl.export import export_scan
+from medssl.results.cleaning import Cleaning, cleaning_of
+from medssl.results.export import export_scan
 from napari.components import ViewerModel
 
 from napari_medssl.edits import Edits

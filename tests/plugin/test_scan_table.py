@@ -8,8 +8,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl.project import Annotation, Project
-from medssl.volume import read_scan, write_labels
+from medssl.projects.project import Annotation, Project
+from medssl.scans.volume import read_scan, write_labels
 from napari.components import ViewerModel
 
 from napari_medssl import opening

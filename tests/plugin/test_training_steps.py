@@ -22,7 +22,7 @@ ENGINE = """
 import os, sys, time
 from pathlib import Path
 from medssl import config, estimate, events
-from medssl.project import Project
+from medssl.projects.project import Project
 
 job = config.read_job(Path(sys.argv[-1]))
 project = Project.open(Path(job.project))

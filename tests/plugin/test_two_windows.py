@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from filelock import SoftFileLease
 from medssl.errors import UserError
-from medssl.project import Annotation, LabelClass, Project
+from medssl.projects.project import Annotation, LabelClass, Project
 from napari.components import ViewerModel
 
 from napari_medssl import holding

@@ -15,9 +15,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl import journal
-from medssl.annotation import Annotation
-from medssl.project import LabelClass, Project
+from medssl.annotations import journal
+from medssl.annotations.annotation import Annotation
+from medssl.projects.project import LabelClass, Project
 from painter import WIDTH, place
 
 pytestmark = pytest.mark.viewer

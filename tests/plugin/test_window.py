@@ -14,9 +14,9 @@ import psutil
 import pytest
 import scenes
 from hand import Hand, Lag, wait_until
-from medssl.annotator import choose_slices
+from medssl.annotations.annotator import choose_slices
 from medssl.methods import METHODS
-from medssl.volume import read_labels
+from medssl.scans.volume import read_labels
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
@@ -222,7 +222,7 @@ def test_closing_the_dock_alone_saves_and_lets_go(window, scene):
 
 
 def test_a_project_is_opened_in_a_viewer_of_its_own(scene, qapp):
-    from medssl.project import Project
+    from medssl.projects.project import Project
 
     from napari_medssl import open_project
 

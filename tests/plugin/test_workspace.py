@@ -8,8 +8,8 @@ import nibabel
 import numpy as np
 import pytest
 from medssl.errors import UserError
-from medssl.export import export_scan
-from medssl.project import Annotation, Project
+from medssl.projects.project import Annotation, Project
+from medssl.results.export import export_scan
 from napari.components import ViewerModel
 
 from napari_medssl import layers

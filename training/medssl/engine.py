@@ -23,8 +23,8 @@ from medssl.config import (
 from medssl.errors import UserError
 from medssl.events import Done, Emit, Event, to_line
 from medssl.files import remove_unfinished
-from medssl.project import Project, Run
-from medssl.runs import refuse_collapsed
+from medssl.projects.project import Project, Run
+from medssl.projects.runs import refuse_collapsed
 
 
 def run(job: Job, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def run(job: Job, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]
     """
     project = Project.open(Path(job.project))
     # Imported here and below, after the project proved to be in order: torch takes seconds.
-    from medssl import devices
+    from medssl.training import devices
 
     try:
         if isinstance(job, TrainingJob):
@@ -57,23 +57,23 @@ def _use(project: Project, job: Job, emit: Emit, should_stop: Callable[[], bool]
     if isinstance(job, PredictJob | FeaturesJob | ExportJob):
         _known_scans(project, job.scans)
     if isinstance(job, PredictJob):
-        from medssl.predict import predict
+        from medssl.results.predict import predict
 
         result = predict(project, project.run(job.weights), job, emit, should_stop)
     elif isinstance(job, FeaturesJob):
-        from medssl.features import features
+        from medssl.features.features import features
 
         result = features(project, project.run(job.weights), job, emit, should_stop)
     elif isinstance(job, ExportJob):
-        from medssl.export import export_scans
+        from medssl.results.export import export_scans
 
         result = export_scans(project, job, emit, should_stop)
     elif isinstance(job, SuggestJob):
-        from medssl.suggest import suggest
+        from medssl.next_slice.suggest import suggest
 
         result = suggest(project, job, emit, should_stop)
     elif isinstance(job, EstimateJob):
-        from medssl.rehearsal import rehearse
+        from medssl.training.rehearsal import rehearse
 
         result = rehearse(project, job, emit, should_stop)
     else:
@@ -84,10 +84,10 @@ def _use(project: Project, job: Job, emit: Emit, should_stop: Callable[[], bool]
 
 def _train(project: Project, job: TrainingJob, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]:
     """Pre-train or fine-tune in a run folder of its own, or go on with the run that `job.resume` names."""
-    from medssl import checkpoint
-    from medssl.finetune import check_annotations, finetune
-    from medssl.predict import predict_scans
-    from medssl.pretrain import pretrain
+    from medssl.finetuning.finetune import check_annotations, finetune
+    from medssl.pretraining.pretrain import pretrain
+    from medssl.results.predict import predict_scans
+    from medssl.training import checkpoint
 
     if isinstance(job, FinetuneJob):
         check_annotations(project)

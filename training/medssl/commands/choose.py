@@ -7,8 +7,8 @@ from pathlib import Path
 
 from medssl.commands.options import LAST
 from medssl.errors import UserError
-from medssl.project import Project, Run
-from medssl.runs import refuse_collapsed
+from medssl.projects.project import Project, Run
+from medssl.projects.runs import refuse_collapsed
 
 
 def choose_run(project: Project, wanted: str, kinds: Sequence[str], *, to_start_from: bool = False) -> Run:

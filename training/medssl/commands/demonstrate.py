@@ -13,7 +13,7 @@ from rich.markup import escape
 from medssl.commands.options import DeviceOption
 
 if TYPE_CHECKING:
-    from medssl.demo import Demo
+    from medssl.evidence.demo import Demo
 
 DEMO_MINUTES, DATA_MINUTES = 2.0, 4.0
 """Training time of a method and seed: on phantoms, and on a data set (the protocol allows 10)."""
@@ -70,8 +70,8 @@ def demo(
     predicts, and compares with the reference. About five minutes on two CPU
     cores. Ctrl-C stops; the same command goes on with what is not finished.
     """
-    from medssl.demo import Demo
-    from medssl.study import Settings
+    from medssl.evidence.demo import Demo
+    from medssl.evidence.study import Settings
 
     default_methods = "random,pgl" if data is None else "random,mae,pgl"
     default_minutes = DEMO_MINUTES if data is None else DATA_MINUTES
@@ -93,9 +93,9 @@ def _demonstrate(wanted: Demo) -> None:
     """Run the demo, drawn in the terminal, and print its table."""
     from rich.console import Console
 
-    from medssl import demo, report
     from medssl.commands.tables import study_table
     from medssl.commands.terminal import INTERRUPTED, Drawing, console, stop_on_interrupt, worker
+    from medssl.evidence import demo, report
 
     screen = console()
 

@@ -11,9 +11,9 @@ import typer
 from medssl.commands.options import LAST, DeviceOption, FormatOption, ProjectArgument
 
 if TYPE_CHECKING:
-    from medssl.cleaning import Cleaning
     from medssl.config import Job
     from medssl.errors import UserError
+    from medssl.results.cleaning import Cleaning
 
 NO_RUN = "none"
 
@@ -51,10 +51,10 @@ def export(
     made it beside it; volumes.csv has the volume of each class in each scan.
     Scans that the run has not segmented yet are segmented first.
     """
-    from medssl.cleaning import Cleaning
     from medssl.commands.choose import choose_run, scan_in
-    from medssl.export import check_ending
-    from medssl.project import Project
+    from medssl.projects.project import Project
+    from medssl.results.cleaning import Cleaning
+    from medssl.results.export import check_ending
 
     opened, ending = Project.open(project), check_ending(ending)
     run = None if weights == NO_RUN else choose_run(opened, weights, ("finetune",)).id

@@ -57,8 +57,8 @@ def predict(
     from medssl.commands.exporting import Refusals, write_scans
     from medssl.commands.outside import predict_outside, scans_outside
     from medssl.config import PredictJob
-    from medssl.export import check_ending
-    from medssl.project import Project
+    from medssl.projects.project import Project
+    from medssl.results.export import check_ending
 
     opened, ending = Project.open(project), check_ending(ending)
     run = choose_run(opened, weights, ("finetune",))
@@ -85,7 +85,7 @@ def features(
     """Compute dense features of scans and keep them, for similarity here and in the viewer."""
     from medssl.commands.choose import choose_run, scan_in
     from medssl.config import FeaturesJob
-    from medssl.project import Project
+    from medssl.projects.project import Project
 
     opened = Project.open(project)
     run = choose_run(opened, weights, ("pretrain", "finetune"))
@@ -114,7 +114,7 @@ def similarity(
     """
     from medssl.commands.choose import choose_run, scan_in
     from medssl.commands.similar import write_similarity
-    from medssl.project import Project
+    from medssl.projects.project import Project
 
     opened = Project.open(project)
     run = choose_run(opened, weights, ("pretrain", "finetune"))
@@ -142,10 +142,10 @@ def evaluate(
 
     from medssl.commands.choose import choose_run
     from medssl.commands.tables import scores_json, scores_table
-    from medssl.evaluate import evaluate as compare
-    from medssl.evaluate import match_labels
+    from medssl.evidence.evaluate import evaluate as compare
+    from medssl.evidence.evaluate import match_labels
     from medssl.files import write_json
-    from medssl.project import Project
+    from medssl.projects.project import Project
 
     opened = Project.open(project)
     chosen = choose_run(opened, run, ("finetune",))

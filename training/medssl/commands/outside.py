@@ -12,7 +12,8 @@ from typing import Any
 
 from medssl.config import Job, PredictJob
 from medssl.errors import UserError
-from medssl.export import (
+from medssl.projects.project import Project, Run
+from medssl.results.export import (
     DICOM_SEG,
     FATAL,
     TABLE,
@@ -22,9 +23,8 @@ from medssl.export import (
     need_dicom,
     write_table,
 )
-from medssl.project import Project, Run
-from medssl.provenance import record_path
-from medssl.volume import READABLE, find_scans
+from medssl.results.provenance import record_path
+from medssl.scans.volume import READABLE, find_scans
 
 RUN_FILES = ("job.json", "card.json", "checkpoint.safetensors")
 OF_THE_WEIGHTS = ("no-checkpoint", "foreign-checkpoint", "newer-version", "not-finetuned")

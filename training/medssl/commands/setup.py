@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from medssl.project import Project
+    from medssl.projects.project import Project
 
 
 def init(
@@ -49,8 +49,8 @@ def init(
     The scan files are only read. A file that cannot be used is named and left out.
     """
     from medssl.commands.terminal import console
-    from medssl.dataset import classes_named
-    from medssl.project import Project, is_project
+    from medssl.evidence.dataset import classes_named
+    from medssl.projects.project import Project, is_project
 
     names = [name.strip() for name in (classes or "").split(",") if name.strip()]
     project = Project.open(folder) if is_project(folder) else Project.create(folder)
@@ -71,7 +71,7 @@ def _add(project: Project, paths: list[Path], hold_out: list[str], screen: Conso
     from rich.progress import track
 
     from medssl.errors import UserError
-    from medssl.volume import find_scans
+    from medssl.scans.volume import find_scans
 
     refused = 0
     for path in track(find_scans(paths), "Reading scans", console=screen, disable=not screen.is_terminal):

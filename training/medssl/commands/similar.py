@@ -12,9 +12,9 @@ import numpy as np
 
 from medssl.config import FeaturesJob, Job
 from medssl.errors import UserError
+from medssl.features.similarity import FeatureCache, open_features, query_at, similarity
 from medssl.files import write_whole
-from medssl.project import Project, Run
-from medssl.similarity import FeatureCache, open_features, query_at, similarity
+from medssl.projects.project import Project, Run
 
 PICTURES = (".png",)
 VOLUMES = (".nii", ".nii.gz")
@@ -40,7 +40,7 @@ def write_similarity(
     cache = features_of(project, scan_id, run, device, work)
     values = similarity(cache, query_at(cache, voxel_zyx))
     if out.name.lower().endswith(PICTURES):
-        from medssl import pictures
+        from medssl.evidence import pictures
 
         scan = project.scans[scan_id]
         image = np.asarray(project.image(scan_id))

@@ -39,8 +39,8 @@ def suggest(
     from medssl.commands.terminal import console, run_job, stop_on_interrupt
     from medssl.config import SuggestJob
     from medssl.files import write_json
-    from medssl.geometry import AXIS_NAMES
-    from medssl.project import Project
+    from medssl.projects.project import Project
+    from medssl.scans.geometry import AXIS_NAMES
 
     run = choose_run(Project.open(project), weights, ("finetune", "pretrain")).id if weights else None
     job = SuggestJob(project=str(project), seed=seed, device=device, count=count, weights=run)

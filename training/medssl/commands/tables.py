@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.table import Table
 
-from medssl.cells import Cell
-from medssl.evaluate import Scores
-from medssl.report import number, study_lines
+from medssl.evidence.cells import Cell
+from medssl.evidence.evaluate import Scores
+from medssl.evidence.report import number, study_lines
 
 
 def scores_table(scores: Scores, title: str) -> Table:

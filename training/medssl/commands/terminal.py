@@ -70,7 +70,7 @@ def run_job(job: config.Job, screen: Console, should_stop: Callable[[], bool]) -
 
 def worker(screen: Console, should_stop: Callable[[], bool]) -> Callable[[config.Job], dict[str, Any]]:
     """Runs jobs one after the other, drawn as they go, for a study; raises trial.Stopped after Ctrl-C."""
-    from medssl.trial import Stopped
+    from medssl.evidence.trial import Stopped
 
     def work(job: config.Job) -> dict[str, Any]:
         if should_stop():

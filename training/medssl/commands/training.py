@@ -111,7 +111,7 @@ def finetune(
     """
     from medssl.commands.choose import choose_run, scan_in
     from medssl.config import FinetuneJob
-    from medssl.project import Project
+    from medssl.projects.project import Project
 
     opened = Project.open(project)
     scans = list(opened.scans) if predict == ["all"] else [scan_in(opened, scan) for scan in predict or []]
@@ -135,7 +135,7 @@ def finetune(
 
 def _resumed(project: Path, resume: str | None, kind: str) -> str | None:
     from medssl.commands.choose import choose_run
-    from medssl.project import Project
+    from medssl.projects.project import Project
 
     return None if resume is None else choose_run(Project.open(project), resume, (kind,)).id
 
@@ -160,7 +160,7 @@ def _foretell(job: TrainingJob, screen: Console, should_stop: Callable[[], bool]
     """Say what the training will come to. Not of one that goes on, nor of one that is over as soon."""
     from medssl.commands.terminal import INTERRUPTED, run_job
     from medssl.config import EstimateJob, from_json, to_json
-    from medssl.estimate import FEW_STEPS, Estimate, in_words
+    from medssl.training.estimate import FEW_STEPS, Estimate, in_words
 
     minutes = MINUTES if job.minutes is None and job.steps is None else job.minutes
     short = (minutes is not None and minutes < 1) or (job.steps is not None and job.steps < FEW_STEPS)

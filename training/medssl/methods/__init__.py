@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from medssl.config import Plan
     from medssl.events import Emit
-    from medssl.networks import Network
-    from medssl.pool import Pool
+    from medssl.patches.pool import Pool
+    from medssl.training.networks import Network
 
 METHODS = {
     "pgl": "pgl.PGL",

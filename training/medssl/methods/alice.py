@@ -35,15 +35,15 @@ from torch import Generator, Tensor, nn
 from medssl.config import Plan
 from medssl.errors import UserError
 from medssl.events import Emit, Notice
-from medssl.matched_views import matched_views
-from medssl.matcher import Atlas, Matcher, Matching
-from medssl.matcher_training import matching_loss
 from medssl.methods.alice_parts import CASA, Head, across, cross_entropy, in_use
 from medssl.methods.mae import draw_mask, masked_error
 from medssl.methods.parts import follow, momentum, spread, teach, view_size
-from medssl.networks import Network
-from medssl.pool import Pool
-from medssl.views import Views, cut, shown
+from medssl.patches.pool import Pool
+from medssl.patches.views import Views, cut, shown
+from medssl.pretraining.matched_views import matched_views
+from medssl.pretraining.matcher import Atlas, Matcher, Matching
+from medssl.pretraining.matcher_training import matching_loss
+from medssl.training.networks import Network
 
 WARM = 0.03
 """Share of the training over which the teacher's temperature rises: 30 of 1000 epochs."""

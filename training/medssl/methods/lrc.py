@@ -36,18 +36,18 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from medssl import recipes
-from medssl.augment import PUBLISHED, change_intensity
 from medssl.config import Plan, from_json
-from medssl.devices import full_precision
 from medssl.errors import UserError
 from medssl.events import Emit, Notice, Progress
 from medssl.methods import find
 from medssl.methods.parts import need_positive, view_size
-from medssl.networks import Network
-from medssl.placement import sample_anywhere
-from medssl.pool import Pool
-from medssl.superpixels import IGNORE, Grain, SuperPixels, cut_pool, draw_pixels
-from medssl.views import cut, cut_targets, shown
+from medssl.patches.augment import PUBLISHED, change_intensity
+from medssl.patches.placement import sample_anywhere
+from medssl.patches.pool import Pool
+from medssl.patches.superpixels import IGNORE, Grain, SuperPixels, cut_pool, draw_pixels
+from medssl.patches.views import cut, cut_targets, shown
+from medssl.training.devices import full_precision
+from medssl.training.networks import Network
 
 NOTHING = -1e30
 """Stands for the similarity to what does not count; unlike minus infinity it has a gradient, 0."""

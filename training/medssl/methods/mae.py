@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from medssl.augment import PUBLISHED, change_intensity
 from medssl.config import Plan
 from medssl.events import Emit
-from medssl.networks import Network
-from medssl.placement import sample_anywhere
-from medssl.pool import Pool
-from medssl.views import cut, shown
+from medssl.patches.augment import PUBLISHED, change_intensity
+from medssl.patches.placement import sample_anywhere
+from medssl.patches.pool import Pool
+from medssl.patches.views import cut, shown
+from medssl.training.networks import Network
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,9 @@ from medssl.config import Plan
 from medssl.events import Emit
 from medssl.methods import pgl
 from medssl.methods.mae import draw_mask
-from medssl.networks import Network
-from medssl.pool import Pool
-from medssl.views import Views, shown
+from medssl.patches.pool import Pool
+from medssl.patches.views import Views, shown
+from medssl.training.networks import Network
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,13 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from medssl.augment import PUBLISHED, change_intensity
 from medssl.config import Plan
 from medssl.errors import UserError
-from medssl.networks import Network
-from medssl.placement import sample_pairs
-from medssl.pool import Pool
-from medssl.views import Views, cut, scan_shapes, shown, view_step
+from medssl.patches.augment import PUBLISHED, change_intensity
+from medssl.patches.placement import sample_pairs
+from medssl.patches.pool import Pool
+from medssl.patches.views import Views, cut, scan_shapes, shown, view_step
+from medssl.training.networks import Network
 
 
 def view_size(pool: Pool, plan: Plan, zoom: float) -> tuple[int, int, int]:

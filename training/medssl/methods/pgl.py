@@ -26,7 +26,6 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from medssl.config import Plan
-from medssl.correspondence import align
 from medssl.events import Emit
 from medssl.methods.parts import (
     Head,
@@ -38,9 +37,10 @@ from medssl.methods.parts import (
     teach,
     teacher_of,
 )
-from medssl.networks import Network
-from medssl.pool import Pool
-from medssl.views import Views, shown
+from medssl.patches.correspondence import align
+from medssl.patches.pool import Pool
+from medssl.patches.views import Views, shown
+from medssl.training.networks import Network
 
 
 @dataclass(frozen=True)

@@ -35,16 +35,16 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from medssl.augment import PUBLISHED, change_intensity
 from medssl.config import Plan
 from medssl.errors import UserError
 from medssl.events import Emit, Notice
 from medssl.methods.parts import mlp, need_pairs, pooled, spread
 from medssl.methods.sal_losses import alike, contrast, local_alignment, positional_regression, within_slice
-from medssl.networks import Network
-from medssl.placement import sample_anywhere
-from medssl.pool import Pool
-from medssl.views import Views, cut, scan_shapes, shown
+from medssl.patches.augment import PUBLISHED, change_intensity
+from medssl.patches.placement import sample_anywhere
+from medssl.patches.pool import Pool
+from medssl.patches.views import Views, cut, scan_shapes, shown
+from medssl.training.networks import Network
 
 GREY_VALUES = replace(PUBLISHED, blur=(0.0, 0.5, 1.0), shift=(0.5, -0.2, 0.2))
 """Noise, contrast, gamma and brightness, of each slice by itself."""

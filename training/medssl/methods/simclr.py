@@ -25,7 +25,6 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from medssl.config import Plan
-from medssl.devices import full_precision
 from medssl.events import Emit
 from medssl.methods.parts import (
     cut_pair,
@@ -37,9 +36,10 @@ from medssl.methods.parts import (
     pooled,
     spread,
 )
-from medssl.networks import Network
-from medssl.pool import Pool
-from medssl.views import Views, shown
+from medssl.patches.pool import Pool
+from medssl.patches.views import Views, shown
+from medssl.training.devices import full_precision
+from medssl.training.networks import Network
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""What people paint: strokes, masks, guesses between slices; and who paints in a simulation."""

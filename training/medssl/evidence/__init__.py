@@ -1,0 +1,1 @@
+"""How good a result is, by one protocol, in words and pictures."""

@@ -1,0 +1,200 @@
+"""Comparing methods on a data set with few annotated slices.
+
+The protocol: every fifth of the sorted cases (of some data sets every third) is a test case, never
+pre-trained on and never annotated. The seed draws two scans from the rest, on which the simulated annotator
+completes axial slices. Every method gets the same time, pre-training and fine-tuning together; random weights
+may fine-tune for all of it. One *cell* is one method under one seed (trial.py runs it).
+
+A method is named `weights` or `weights:semi`: "random" or a pre-training method, and what fine-tuning does
+with what nobody painted ("random:none", "mae+pgl:self_training"; without it, what fine-tuning does anyway).
+
+Settings are never tuned on test cases: `Settings.judge` "validation" judges on labelled scans that are
+neither test cases nor annotated, and holds them out as if they were.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from medssl.annotations.annotator import annotate, choose_slices
+from medssl.config import Semi
+from medssl.errors import UserError
+from medssl.evidence.dataset import TEST_EVERY, Dataset, split
+from medssl.evidence.evaluate import reference_labels
+from medssl.projects.project import Annotation, Project
+
+PRETRAIN_SHARE = 0.4
+"""Of a pre-trained cell's time, the part for pre-training; fine-tuning has the rest."""
+
+ANNOTATED_SCANS = 2
+RANDOM = "random"
+VALIDATION_SCANS = 30
+"""At most so many validation scans, and no more than a third of what could be."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all cells of a study share."""
+
+    slices: int
+    """Annotated slices in all, spread over two scans."""
+    minutes: float
+    """Training time of a cell."""
+    device: str = "auto"
+    judge: Literal["test", "validation"] = "test"
+    pretrain_share: float = PRETRAIN_SHARE
+    pretrain_recipe: str = "quick"
+    finetune_recipe: str = "quick"
+    pretrain: dict[str, Any] = field(default_factory=dict)
+    """Overrides of the pre-training's recipe."""
+    finetune: dict[str, Any] = field(default_factory=dict)
+
+    def concerning(self, method: str) -> Settings:
+        """Without what a method that does not pre-train has nothing to do with: its cells stay the same."""
+        if Combination.of(method).weights != RANDOM:
+            return self
+        return replace(self, pretrain_share=0.0, pretrain_recipe="", pretrain={})
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A method's name taken apart."""
+
+    weights: str
+    semi: Semi | None
+
+    @classmethod
+    def of(cls, method: str) -> Combination:
+        """Read "weights" or "weights:semi".
+
+        Raises UserError ("no-method") for a `semi` that is unknown.
+        """
+        weights, _, semi = method.partition(":")
+        if semi and semi not in get_args(Semi):
+            raise UserError(
+                f"{method!r} ends in none of {', '.join(get_args(Semi))}; write one of them after the colon.",
+                code="no-method",
+            )
+        return cls(weights, semi or None)  # type: ignore[arg-type]  # it is one of them
+
+
+@dataclass(frozen=True)
+class Material:
+    """A data set and the project that its scans are in."""
+
+    project: Project
+    dataset: Dataset
+    scan_ids: dict[Path, str]
+    """{image file: scan id}."""
+    test_every: int = TEST_EVERY
+
+    @property
+    def references(self) -> dict[str, Path]:
+        """{scan id: label file} of the test cases."""
+        return self._labels(split(self.dataset.pairs, self.test_every)[0])
+
+    @property
+    def rest(self) -> dict[str, Path]:
+        """{scan id: label file} of the labelled cases that are no test cases."""
+        return self._labels(split(self.dataset.pairs, self.test_every)[1])
+
+    def _labels(self, pairs: tuple[tuple[Path, Path], ...]) -> dict[str, Path]:
+        return {self.scan_ids[image]: labels for image, labels in pairs}
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a method is to do: learn from the project's annotations, segment the judged scans."""
+
+    material: Material
+    method: str
+    seed: int
+    settings: Settings
+    annotated: dict[str, list[int]]
+    """{scan id: completed axial slices}."""
+    judged: dict[str, Path]
+    """{scan id: label file}; held out of all training."""
+
+    @property
+    def scans(self) -> tuple[str, ...]:
+        """What to segment: the judged scans, and the annotated ones."""
+        return (*self.judged, *self.annotated)
+
+
+def gather(
+    project: Project, dataset: Dataset, tell: Callable[[float], None], test_every: int = TEST_EVERY
+) -> Material:
+    """Add the data set's scans to the project, test cases held out; scans already there are not read again.
+
+    Args:
+        tell: is told the fraction done.
+    """
+    known = {scan.source: scan.id for scan in project.scans.values()}
+    test = {image for image, _ in split(dataset.pairs, test_every)[0]}
+    images = [image for image, _ in dataset.pairs] + list(dataset.unlabelled)
+    scan_ids = {}
+    for position, image in enumerate(images):
+        path = image.resolve()
+        scan_ids[image] = known.get(str(path)) or project.add_scan(path, held_out=image in test).id
+        tell((position + 1) / len(images))
+    return Material(project, dataset, scan_ids, test_every)
+
+
+def assign(material: Material, method: str, seed: int, settings: Settings) -> Assignment:
+    """Annotate for the seed, hold out what is judged, let everything else take part."""
+    annotated = annotate_for(material, seed, settings.slices)
+    judged = material.references
+    if settings.judge == "validation":
+        judged = validation_scans(material, annotated)
+    held_out = {*material.references, *judged}
+    for scan in list(material.project.scans.values()):
+        if scan.held_out != (scan.id in held_out):
+            material.project.hold_out(scan.id, scan.id in held_out)
+    return Assignment(material, method, seed, settings.concerning(method), annotated, judged)
+
+
+def validation_scans(material: Material, annotated: Mapping[str, object]) -> dict[str, Path]:
+    """{scan id: label file} of scans to judge settings on, evenly from those that are no test cases.
+
+    Raises UserError ("too-small").
+    """
+    free = [(scan_id, labels) for scan_id, labels in material.rest.items() if scan_id not in annotated]
+    chosen = dict(free[:: max(3, math.ceil(len(free) / VALIDATION_SCANS))])
+    if not chosen:
+        raise UserError(
+            f"{material.dataset.name} has too few labelled scans to judge on any but the test scans.",
+            code="too-small",
+        )
+    return chosen
+
+
+def annotate_for(material: Material, seed: int, slices: int) -> dict[str, list[int]]:
+    """Replace all annotations of the project by those of the seed's two scans.
+
+    Returns {scan id: completed axial slices}. Raises UserError ("too-small").
+    """
+    project, rest = material.project, list(material.rest.items())
+    if len(rest) < ANNOTATED_SCANS:
+        raise UserError(
+            f"{material.dataset.name} has {len(rest)} labelled scans besides the test scans; "
+            f"at least {ANNOTATED_SCANS} are needed.",
+            code="too-small",
+        )
+    for scan_id in project.annotated():
+        nothing = np.zeros(project.image(scan_id).shape, dtype=np.uint8)
+        project.save_annotation(scan_id, Annotation(labels=nothing, complete=()))
+    drawn = np.random.default_rng(seed).choice(len(rest), size=ANNOTATED_SCANS, replace=False)
+    completed = {}
+    for part, index in enumerate(sorted(int(index) for index in drawn)):
+        scan_id, labels_path = rest[index]
+        labels = reference_labels(project.scans[scan_id], labels_path)
+        chosen = choose_slices(labels, slices // ANNOTATED_SCANS + (part < slices % ANNOTATED_SCANS))
+        project.save_annotation(scan_id, annotate(labels, chosen))
+        completed[scan_id] = list(chosen)
+    return completed

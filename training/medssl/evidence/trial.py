@@ -1,0 +1,180 @@
+"""One cell of a study: a method learns from what the seed had annotated, segments, and is judged."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medssl.config import FinetuneJob, Job, PretrainJob
+from medssl.errors import UserError
+from medssl.evidence.cells import Cell
+from medssl.evidence.evaluate import Scores, reference_labels
+from medssl.evidence.machine import surroundings
+from medssl.evidence.measures import MEASURES, dice, measure
+from medssl.evidence.study import RANDOM, Assignment, Combination, Material, Settings, assign
+from medssl.projects.project import IGNORE, Project
+
+Work = Callable[[Job], dict[str, Any]]
+"""Runs a job to its end and returns its result; raises Stopped where it was stopped."""
+
+
+class Stopped(Exception):
+    """The user stopped the running job; what is finished is kept."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a method made of its assignment."""
+
+    prediction: Callable[[str], np.ndarray]
+    """Labels (Z, Y, X) of a scan."""
+    seconds: dict[str, float]
+    painted_only: bool = False
+    """It can only segment the scans that were annotated."""
+    runs: dict[str, str] = field(default_factory=dict)
+    steps: dict[str, int] = field(default_factory=dict)
+    plan: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def run_cell(material: Material, method: str, seed: int, settings: Settings, work: Work) -> Cell:
+    """Annotate, pre-train unless the weights are random, fine-tune, segment, judge."""
+    assignment = assign(material, method, seed, settings)
+    return judge(assignment, train(assignment, work))
+
+
+def train(assignment: Assignment, work: Work) -> Outcome:
+    """Pre-training and fine-tuning by this engine."""
+    project, settings = assignment.material.project, assignment.settings
+    combination = Combination.of(assignment.method)
+    common: dict[str, Any] = {
+        "project": str(project.root), "seed": assignment.seed, "device": settings.device
+    }  # fmt: skip
+    results: dict[str, dict[str, Any]] = {}
+    minutes = settings.minutes
+    begin = time.monotonic()
+    if combination.weights != RANDOM:
+        pretraining = settings.minutes * settings.pretrain_share
+        minutes -= pretraining
+        results["pretrain"] = work(
+            PretrainJob(
+                **common,
+                method=combination.weights,
+                minutes=pretraining,
+                recipe=settings.pretrain_recipe,
+                settings=settings.pretrain,
+            )
+        )
+    job = FinetuneJob(
+        **common,
+        weights=results["pretrain"]["run"] if results else None,
+        minutes=minutes,
+        recipe=settings.finetune_recipe,
+        settings=settings.finetune,
+        semi=combination.semi or FinetuneJob.semi,
+        predict_scans=assignment.scans,
+    )
+    results["finetune"] = work(job)
+    run_id = results["finetune"]["run"]
+    plan = project.run(run_id).card.get("plan", {})
+    return Outcome(
+        prediction=lambda scan_id: _saved(project, run_id, scan_id),
+        seconds={
+            **{phase: result["seconds"] for phase, result in results.items()},
+            "wall": time.monotonic() - begin,
+        },
+        runs={phase: result["run"] for phase, result in results.items()},
+        steps={phase: result["step"] for phase, result in results.items() if "step" in result},
+        notes={"semi": job.semi},
+        plan={name: plan.get(name) for name in ("dims", "patch_vox", "batch", "precision", "threads")},
+    )
+
+
+def _saved(project: Project, run_id: str, scan_id: str) -> np.ndarray:
+    prediction = project.prediction(run_id, scan_id)
+    if prediction is None:
+        raise UserError(
+            f"Run {run_id} has not predicted {scan_id}; run the cell again.", code="no-prediction"
+        )
+    return prediction
+
+
+def judge(assignment: Assignment, outcome: Outcome) -> Cell:
+    """Compare the predictions with the reference labels; the finished cell.
+
+    A method that can go on in painted scans only is judged on these, and the cell says so.
+    """
+    material, settings = assignment.material, assignment.settings
+    painted = {scan_id: material.rest[scan_id] for scan_id in assignment.annotated}
+    scores = _scores(material, painted if outcome.painted_only else assignment.judged, outcome)
+    of_class = {
+        name: {each.name: _number(of_it.of_class(each.id)) for each in of_it.classes}
+        for name, of_it in scores.items()
+    }
+    return Cell(
+        dataset=material.dataset.name,
+        method=assignment.method,
+        seed=assignment.seed,
+        settings=asdict(settings),
+        judged_on="painted" if outcome.painted_only else settings.judge,
+        annotated=assignment.annotated,
+        seconds={phase: round(value, 1) for phase, value in outcome.seconds.items()},
+        dice=round(scores["dice"].mean, 4),
+        dice_of_class=of_class["dice"],
+        dice_of_scan={scan_id: _number(scores["dice"].of_scan(scan_id)) for scan_id in scores["dice"].values},
+        hausdorff95_mm=_number(scores["hausdorff95_mm"].mean),
+        hausdorff95_mm_of_class=of_class["hausdorff95_mm"],
+        volume_error=_number(scores["volume_error"].mean),
+        volume_error_of_class=of_class["volume_error"],
+        dice_on_painted_scans=_number(_dice_on_painted(material, painted, outcome)),
+        runs=outcome.runs,
+        steps=outcome.steps,
+        plan=outcome.plan,
+        notes=outcome.notes,
+        machine=surroundings(settings.device),
+        date=datetime.now().astimezone().isoformat(timespec="seconds"),
+    )
+
+
+def _scores(material: Material, references: Mapping[str, Path], outcome: Outcome) -> dict[str, Scores]:
+    """{measure: scores} on some scans."""
+    classes = material.project.classes
+    measured = {}
+    for scan_id, labels in references.items():
+        scan = material.project.scans[scan_id]
+        measured[scan_id] = measure(
+            outcome.prediction(scan_id),
+            reference_labels(scan, labels),
+            [each.id for each in classes],
+            scan.geometry.spacing_mm,
+        )
+    return {
+        name: Scores(classes, {scan_id: of_scan[name] for scan_id, of_scan in measured.items()})
+        for name in MEASURES
+    }
+
+
+def _dice_on_painted(material: Material, painted: Mapping[str, Path], outcome: Outcome) -> float:
+    """Mean Dice on the annotated scans as they would be exported: what was painted stays as it was."""
+    classes = material.project.classes
+    values = {}
+    for scan_id, labels in painted.items():
+        reference = reference_labels(material.project.scans[scan_id], labels)
+        annotation = material.project.annotation(scan_id)
+        assert annotation is not None  # it is one of those that the study painted
+        target = annotation.target()
+        labels_zyx = np.where(target != IGNORE, target, outcome.prediction(scan_id))
+        values[scan_id] = dice(labels_zyx, reference, [each.id for each in classes])
+    return Scores(classes, values).mean
+
+
+def _number(value: float) -> float | None:
+    """Rounded for a line of JSON, which has no NaN."""
+    return None if math.isnan(value) else round(value, 4)

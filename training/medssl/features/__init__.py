@@ -1,0 +1,1 @@
+"""Dense features of a scan, and what they say is the same."""

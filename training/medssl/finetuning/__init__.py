@@ -1,0 +1,1 @@
+"""Learning from a few painted slices, and from what nobody painted."""

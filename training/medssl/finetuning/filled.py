@@ -1,0 +1,62 @@
+"""Learning from what was filled in between complete slices (fill.py): guesses, so they weigh less."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from medssl.config import Plan
+from medssl.errors import UserError
+from medssl.finetuning.partial import AnnotatedVoxels, partial_loss
+from medssl.patches.pool import Pool, numbered
+from medssl.projects.project import IGNORE, Project
+
+if TYPE_CHECKING:
+    from medssl.finetuning.finetune_step import Finetuning
+
+SHARE = 4
+"""Of so many patches around painted voxels one is drawn around a filled-in one, on top of these."""
+
+
+@dataclass(frozen=True)
+class FilledIn:
+    """The scans with guesses, their targets holding nothing but these, and where these lie."""
+
+    pool: Pool
+    voxels: AnnotatedVoxels
+
+    @classmethod
+    def of(cls, project: Project, pool: Pool, plan: Plan, class_ids: Sequence[int]) -> FilledIn | None:
+        """What was filled in on the pool's scans; None where nothing was.
+
+        A scan of which a slice is held back (its targets know fewer voxels than its annotation) gives none: a
+        fill would tell what that slice shows.
+        """
+        scans, targets = [], []
+        for number, scan in enumerate(pool.ids):
+            annotation = project.annotation(scan)
+            guesses = annotation.guess_target() if annotation else None
+            if annotation is None or guesses is None:
+                continue
+            known = int((pool.targets[number] != IGNORE).sum())
+            if known == np.count_nonzero(annotation.target() != IGNORE):
+                work = np.array(np.transpose(numbered(guesses, class_ids), plan.work_axes), order="C")
+                scans.append(number)
+                targets.append(torch.from_numpy(work).to(pool.device))
+        if scans:
+            filled = replace(pool.part(scans), targets=tuple(targets))
+            with suppress(UserError):  # nothing but background was filled in
+                return cls(filled, AnnotatedVoxels.of(filled))
+        return None
+
+    def loss(self, task: Finetuning, generator: Generator) -> Tensor:
+        """Cross-entropy and Dice on patches around guesses, fewer than those around painted voxels."""
+        plan = replace(task.plan, batch=max(1, task.plan.batch // SHARE))
+        image, target = task.patches(self.pool, self.voxels, generator, plan)
+        return partial_loss(task.network(image), target)

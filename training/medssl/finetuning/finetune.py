@@ -1,0 +1,179 @@
+"""Fine-tuning: from a project's annotations and pre-trained or random weights to a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from medssl import config
+from medssl.config import FinetuneJob, Plan
+from medssl.errors import UserError
+from medssl.events import Emit, Notice, Started
+from medssl.finetuning import semi
+from medssl.finetuning.filled import FilledIn
+from medssl.finetuning.finetune_step import Finetuning
+from medssl.finetuning.held_slice import Watch, hold_back
+from medssl.finetuning.partial import seen_from
+from medssl.methods import find
+from medssl.patches.pool import load_pool
+from medssl.projects.project import Project, Run
+from medssl.training import checkpoint, devices, planner
+from medssl.training.loop import Budget, LoopSettings, settings_for, train
+from medssl.training.networks import Network, build, load_matching
+
+Stored = tuple[dict[str, Tensor], dict[str, Any]]
+"""Tensors and card of a checkpoint."""
+
+
+def finetune(
+    project: Project,
+    run: Run,
+    job: FinetuneJob,
+    emit: Emit,
+    should_stop: Callable[[], bool],
+    resume: Stored | None = None,
+) -> dict[str, Any]:
+    """Train on the project's annotations; the checkpoint in the run's folder is the result.
+
+    Raises UserError ("no-annotation", "no-classes", "one-class", ...) before the first step.
+    """
+    scans = check_annotations(project)
+    classes = [label.id for label in project.classes]
+    device = devices.choose(job.device)
+    start = checkpoint.load(project.run(job.weights).checkpoint) if job.weights else None
+    plan, reasons = make_plan(project, scans, device, job, start, resume)
+    torch.set_num_threads(plan.threads)
+    emit(Started(run.id, config.to_json(plan), reasons))
+    loop_settings, task = make_task(project, job, plan, device, emit, start, resume)
+    card: dict[str, Any] = {
+        "kind": "finetune",
+        "plan": config.to_json(task.plan),
+        "job": config.to_json(job),
+        "settings": config.to_json(task.settings),
+        "classes": [{"id": each.id, "name": each.name} for each in project.classes],
+        "scans": scans,
+        "weights": job.weights,
+        **({"held_slice": task.watch.card} if task.watch else {}),
+    }
+    tensors, card = (resume[0], {**resume[1], **card}) if resume else (None, card)
+    if resume:
+        _check_classes(run, resume[1], classes)
+        task.steps = card["step"]
+    budget, generator = Budget(job.steps, job.minutes), Generator().manual_seed(job.seed)
+    position, stopped = train(
+        task,
+        loop_settings,
+        budget,
+        generator,
+        run.checkpoint,
+        card,
+        emit,
+        should_stop,
+        "fine-tuning",
+        tensors,
+        close=lambda step: task.watch.verdict(task.average, step) if task.watch else {},
+    )
+    return {"run": run.id, "step": position.step, "seconds": position.elapsed_s, "stopped": stopped}
+
+
+def make_task(
+    project: Project,
+    job: FinetuneJob,
+    plan: Plan,
+    device: torch.device,
+    emit: Emit,
+    start: Stored | None = None,
+    resume: Stored | None = None,
+) -> tuple[LoopSettings, Finetuning]:
+    """All that the first step needs, on the device.
+
+    Raises UserError ("one-class", "bad-job", "memory", ...).
+    """
+    classes = [label.id for label in project.classes]
+    recipe, kind = semi.find(job.semi)
+    loop_settings, settings = settings_for(f"{recipe}-{job.recipe}", job.settings, kind, plan)
+    pool = load_pool(project, project.annotated(), plan, device, class_ids=classes)
+    watch = None
+    if settings.hold_slice_back:
+        before = next((each[1] for each in (resume, start) if each and each[1]["kind"] == "finetune"), None)
+        pool, held = hold_back(pool, plan, before, emit)
+        names = [label.name for label in project.classes]
+        watch = Watch(held, plan, names, settings.background_weight, emit) if held else None
+    painted = list(seen_from(pool, replace(plan, sides=settings.sides)))
+    plan = replace(plan, sides="all" if len(painted) > 1 else "own")
+    fill = FilledIn.of(project, pool, plan, classes)
+    network = build(plan, len(classes) + 1, job.seed)
+    filled = _fill(network, start, classes, emit) if start else set()
+    terms = semi.terms(job, plan, settings, painted[0][1], len(classes) + 1, emit)
+    rounds = semi.rounds(job.semi, project, pool, plan, settings, network, emit)
+    task = Finetuning(network, plan, settings, painted, filled, rounds, terms, watch, fill)
+    task.modules.to(device)
+    return loop_settings, task
+
+
+def check_annotations(project: Project) -> list[str]:
+    """The annotated scans.
+
+    Raises UserError ("no-classes", "no-annotation") where there is nothing to learn.
+    """
+    if not project.classes:
+        raise UserError(f"{project.root} has no class; add the structure to segment.", code="no-classes")
+    scans = list(project.annotated())
+    if not scans:
+        raise UserError(
+            f"{project.root} has no annotation; paint some slices of a scan and mark them complete.",
+            code="no-annotation",
+        )
+    return scans
+
+
+def _check_classes(run: Run, card: dict[str, Any], classes: list[int]) -> None:
+    if [each["id"] for each in card["classes"]] != classes:
+        raise UserError(
+            f"The classes have changed since {run.id}, which cannot go on with others; start a new "
+            "fine-tuning from its weights.",
+            code="wrong-run",
+        )
+
+
+def make_plan(
+    project: Project,
+    scans: list[str],
+    device: torch.device,
+    job: FinetuneJob,
+    start: Stored | None,
+    resume: Stored | None,
+) -> tuple[Plan, list[str]]:
+    """Weights bring their plan along: a network only fits the shape of problem it was trained for."""
+    before = resume or start
+    if before is None:
+        return planner.choose(project, scans, device, job.settings)
+    plan = config.from_json(Plan, before[1]["plan"], "the checkpoint's card")
+    if resume:
+        return planner.adapt(plan, device, job.settings), ["as the run before"]
+    # Precision and threads are no part of what the weights learned, but of this machine at this moment.
+    reasons = ["slices and patches as the weights it starts from were trained"]
+    plan = planner.adapt(replace(plan, threads=devices.THREADS), device, job.settings)
+    return planner.measured(plan, device, job.settings, reasons), reasons
+
+
+def _fill(network: Network, start: Stored, classes: list[int], emit: Emit) -> set[str]:
+    """Copy weights; a head is kept only if it was trained for the same classes. Returns filled names."""
+    tensors, card = start
+    same = [each["id"] for each in card.get("classes", [])] == classes
+    name = "average" if card["kind"] == "finetune" else "network"
+    state = checkpoint.unpack(f"modules.{name}", tensors)
+    if card["kind"] == "pretrain":
+        state = {key: each for key, each in state.items() if key.startswith(find(card["method"]).TRANSFERS)}
+    filled = load_matching(network, state, skip=() if same else ("head.",))
+    own = len(network.state_dict())
+    emit(
+        Notice(
+            f"Starting from {len(filled)} of {own} tensors of {card['job'].get('method', 'the run before')}."
+        )
+    )
+    return filled

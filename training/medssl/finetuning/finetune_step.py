@@ -1,0 +1,156 @@
+"""What a step of fine-tuning does: patches around painted voxels, around guesses, and the loss on both.
+
+A moving average of the weights is what predicts. What nobody painted comes in through `rounds`
+(self_training.py): from its first round on a step sees as many patches again whose labels are guesses, and
+the terms that were chosen (semi.py) make something of these.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Generator, Tensor, nn
+
+from medssl.config import Plan
+from medssl.finetuning.filled import FilledIn
+from medssl.finetuning.held_slice import Watch
+from medssl.finetuning.partial import AnnotatedVoxels, Seen, Settings, partial_loss, sample_annotated
+from medssl.finetuning.self_training import Rounds
+from medssl.methods.parts import follow
+from medssl.patches.augment import STRONG, change_intensity, draw_bend
+from medssl.patches.pool import Pool
+from medssl.patches.views import cut, cut_targets, shown
+from medssl.training import planner
+from medssl.training.networks import Network
+
+
+class Finetuning:
+    """Partial-label segmentation as a Task of the loop.
+
+    `painted` are the annotated scans from every side, the painted one first (partial.seen_from); `terms` are
+    losses by name, modules that take (Seen, Generator) and have a `weight`.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        plan: Plan,
+        settings: Settings,
+        painted: Sequence[tuple[Pool, AnnotatedVoxels]],
+        filled: set[str],
+        rounds: Rounds | None = None,
+        terms: Mapping[str, nn.Module] | None = None,
+        watch: Watch | None = None,
+        fill: FilledIn | None = None,
+    ) -> None:
+        self.watch, self.fill = watch, fill
+        self.network, self.plan, self.settings, self.filled = network, plan, settings, filled
+        self.painted = painted
+        self.pool, self.voxels = painted[0]
+        self.rounds, self.terms = rounds, nn.ModuleDict(terms)
+        average = copy.deepcopy(network).requires_grad_(False)
+        self.modules = nn.ModuleDict({"network": network, "average": average, "terms": self.terms})
+        if rounds is not None:
+            self.modules["rounds"] = rounds
+        self.steps = 0
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        named = list(self.network.named_parameters())
+        fresh = [each for name, each in named if name not in self.filled]
+        groups = [
+            {
+                "params": [each for name, each in named if name in self.filled],
+                "rate": self.settings.pretrained_rate,
+            },
+            {"params": [*fresh, *self.terms.parameters()], "rate": 1.0},
+        ]
+        return [group for group in groups if group["params"]]
+
+    def loss(self, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Cross-entropy and Dice on annotated voxels of new patches; with guesses, the terms too.
+
+        Among the numbers is the Dice of the slice that is held back, now and then.
+        """
+        seen = self.watch.look_when_due(self.average, fraction) if self.watch else {}
+        loss, numbers = self._loss(generator, fraction)
+        if self.fill is not None:
+            guessed = self.fill.loss(self, generator)
+            numbers = {"loss": loss.detach(), "fill": guessed.detach(), **numbers}
+            loss = loss + self.settings.fill_weight * guessed
+        return loss, {**numbers, **seen}
+
+    @property
+    def average(self) -> Network:
+        """The moving average of the weights."""
+        return cast(Network, self.modules["average"])
+
+    def _loss(self, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+        image, target = self.patches(*self._side(generator), generator)
+        guesses = None
+        if self.rounds is not None:
+            guesses = self.rounds.guesses_at(fraction, self.average, self.plan, generator)
+        if guesses is None or not guesses.seen:
+            loss = partial_loss(self.network(image), target)
+            self._remember(loss)
+            return loss, {}
+        more, guessed = self.patches(*guesses.side(generator), generator)
+        features = self.network.finest(torch.cat([image, more]))
+        loss = partial_loss(self.network.head(features[: len(image)]), target)
+        self._remember(loss)
+        # The curve goes on with the loss on true labels: with the terms added it would seem to jump.
+        numbers = {"loss": loss.detach()}
+        seen = Seen(self.network, features, torch.cat([target, guessed]), len(image))
+        for name, term in self.terms.items():
+            value = term(seen, generator)
+            numbers[name] = value.detach()
+            loss = loss + term.weight * value
+        return loss, numbers
+
+    def _side(self, generator: Generator) -> tuple[Pool, AnnotatedVoxels]:
+        """From where this step sees what is painted."""
+        own, *others = self.painted
+        if others and float(torch.rand((), generator=generator)) < self.settings.other_sides:
+            return others[int(torch.randint(len(others), (), generator=generator))]
+        return own
+
+    def _remember(self, loss: Tensor) -> None:
+        if self.rounds is not None:
+            self.rounds.remember(loss)
+
+    def patches(
+        self, pool: Pool, voxels: AnnotatedVoxels, generator: Generator, plan: Plan | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """A batch of changed patches (B, ...) and their targets: the targets lie as the patches do."""
+        settings, plan = self.settings, plan or self.plan
+        views = sample_annotated(
+            pool,
+            plan,
+            voxels,
+            generator,
+            foreground=settings.foreground,
+            zoom=settings.zoom,
+            turn=settings.turn,
+            reach=settings.reach,
+        )
+        bend = None
+        if settings.bend:
+            size = plan.patch_vox[3 - plan.dims :]
+            bend = draw_bend(plan.batch, size, generator, strength_vox=settings.bend).to(pool.device)
+        image = change_intensity(shown(cut(pool, views, plan, bend)), STRONG, generator)
+        return image, cut_targets(pool, views, plan, bend)
+
+    def after_step(self, fraction: float) -> None:
+        """Move the average; at the start it follows closely, or it would remember the random weights."""
+        self.steps += 1
+        keep = min(self.settings.average, (1 + self.steps) / (10 + self.steps))
+        follow(list(self.average.parameters()), list(self.network.parameters()), keep)
+
+    def shrink(self) -> str | None:
+        plan = planner.smaller(self.plan)
+        if plan is None:
+            return None
+        self.plan = plan
+        return planner.in_words(plan)

@@ -1,0 +1,197 @@
+"""Guesses: the network labels what nobody painted, in rounds; and self-training, which learns from that.
+
+Pseudo-labels as in Lee (ICML workshop 2013), made by the moving average of the weights on undisturbed
+images and learned under strong changes of shape and grey values (Xie et al., arXiv 1911.04252), which is
+what makes guesses worth more than they cost. True labels always win over guesses.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+from medssl.config import Plan
+from medssl.errors import UserError
+from medssl.events import Emit, Notice
+from medssl.finetuning import partial
+from medssl.finetuning.partial import AnnotatedVoxels, Seen, partial_loss, seen_from
+from medssl.patches.pool import Pool
+from medssl.projects.project import IGNORE
+from medssl.results.cleaning import drop_parts
+from medssl.results.predict import segment_work
+from medssl.training.networks import Network
+
+VOXELS_A_ROUND = {"cpu": 1_200_000, "cuda": 200_000_000}
+"""How much is labelled in a round: a few seconds' work on the device."""
+SCANS_A_ROUND, SLICES_A_SCAN = 16, 16
+"""Of a scan larger than its share of a round only some neighbouring slices are labelled."""
+NAMED = 8
+"""So many classes are counted by name in what a round says."""
+
+
+@dataclass(frozen=True)
+class Settings(partial.Settings):
+    """When guesses are made, which are kept, and what they weigh."""
+
+    rounds: tuple[float, ...] = (0.35, 0.5, 0.65, 0.8)
+    """When (share of the training) the network labels the unpainted voxels anew; () for never."""
+    trusted_loss: float = 0.35
+    """Loss on the true labels below which the guesses are learned from."""
+    sure: float = 0.7
+    """Least probability of a guess; what is less sure stays unlabelled."""
+    clean_up: Literal["none", "largest"] = "none"
+    """"largest" keeps only the largest connected part of every class in a labelled slab."""
+    guess_weight: float = 1.0
+    """Weight of the loss on guesses, where it is part of the choice; the loss on true labels has 1."""
+
+
+class Guesses:
+    """Pseudo-labels of a part of the scans, drawn anew in each round."""
+
+    def __init__(self, scans: Pool, settings: Settings, classes: Sequence[str], emit: Emit) -> None:
+        self.scans, self.settings, self.classes, self.emit = scans, settings, classes, emit
+        self.pool = scans
+        self.seen: list[tuple[Pool, AnnotatedVoxels]] = []
+        """What to cut patches from, for every side; empty before the first round, or if nothing was found."""
+
+    def refresh(self, network: Network, plan: Plan, generator: Generator) -> None:
+        """Let `network` label scans, drawn by the generator, until the round is full.
+
+        It looks from the sides that `plan` says at scans that are labelled as a whole.
+        """
+        order = torch.randperm(len(self.scans), generator=generator).tolist()
+        left = VOXELS_A_ROUND.get(self.scans.device.type, VOXELS_A_ROUND["cpu"])
+        whole = left // SCANS_A_ROUND
+        chosen: list[tuple[int, int, int]] = []
+        for index in order:
+            slices, rows, columns = self.scans.images[index].shape
+            count = min(slices, max(SLICES_A_SCAN, whole // (rows * columns)))
+            if chosen and left < count * rows * columns:
+                break
+            left -= count * rows * columns
+            first = int(torch.randint(slices - count + 1, (1,), generator=generator))
+            chosen.append((index, first, first + count))
+        network.eval()
+        found = torch.zeros(256, dtype=torch.long)
+        targets = [self._labelled(network, plan, found, *part) for part in chosen]
+        self.pool = replace(self.scans.part([index for index, _, _ in chosen]), targets=tuple(targets))
+        self.seen = []
+        with suppress(UserError):
+            self.seen = list(seen_from(self.pool, plan))
+        if not self.seen:
+            return  # So far it sees background only; the painted slices alone go on teaching it.
+        self.emit(
+            Notice(
+                f"The network labelled slices of {len(chosen)} of {len(self.scans)} scans to learn from: "
+                f"{_counted(self.classes, found.tolist()[1:])}."
+            )
+        )
+
+    def side(self, generator: Generator) -> tuple[Pool, AnnotatedVoxels]:
+        """One of `seen`, drawn."""
+        return self.seen[int(torch.randint(len(self.seen), (1,), generator=generator))]
+
+    def _labelled(
+        self, network: Network, plan: Plan, found: Tensor, index: int, first: int, last: int
+    ) -> Tensor:
+        """The scan's targets with guesses on slices first..last - 1 where nothing is annotated.
+
+        The guessed voxels of every class are added to `found` (256,).
+        """
+        scans = self.scans
+        part, spacing = scans.images[index][first:last], scans.spacing_mm[index]
+        if last - first < len(scans.images[index]):
+            plan = replace(plan, sides="own")  # a slab is too thin to be looked at from its edges
+        targets = scans.targets[index].clone()
+        settings = self.settings
+        guess = segment_work(
+            network, plan, part, spacing, scans.device, settings.sure, settings.background_weight
+        )
+        if settings.clean_up == "largest":
+            guess = largest_parts(guess)
+        open_ = targets[first:last] == IGNORE
+        found += torch.bincount(guess[open_].long(), minlength=256).cpu()
+        targets[first:last] = torch.where(open_, guess, targets[first:last])
+        return targets
+
+
+def largest_parts(labels: Tensor) -> Tensor:
+    """Labels (Z, Y, X) uint8 with the largest connected part of every class; smaller ones become IGNORE.
+
+    Background stays. An island is called unknown instead of background: it may be the other kidney.
+    """
+    array = labels.cpu().numpy().copy()
+    drop_parts(array, 0, largest=True, becomes=IGNORE)
+    return torch.from_numpy(array).to(labels.device)
+
+
+def _counted(classes: Sequence[str], voxels: Sequence[int]) -> str:
+    """How much of every class was found, in words."""
+    said = [
+        f"{name} {count:,} voxels" if count else f"{name} nowhere"
+        for name, count in zip(classes, voxels, strict=False)
+    ]
+    return ", ".join(said[:NAMED]) + (", ..." if len(said) > NAMED else "")
+
+
+class Rounds(nn.Module):
+    """When guesses are made anew, and by which weights; saved, so that a resumed training makes the same."""
+
+    def __init__(self, network: Network, guesses: Guesses, settings: Settings) -> None:
+        super().__init__()
+        self.guesses, self.settings = guesses, settings
+        self.guesser = copy.deepcopy(network).requires_grad_(False)
+        self.recent_loss: Tensor
+        self.round: Tensor
+        self.register_buffer("recent_loss", torch.tensor(torch.inf))
+        self.register_buffer("round", torch.tensor(0))
+        self.made: int | None = None
+        """The round whose guesses are there; None as long as this may be a resumed training."""
+
+    def remember(self, loss: Tensor) -> None:
+        """A moving average over some twenty steps of the loss on true labels, left on the device."""
+        recent, new = self.recent_loss, loss.detach().float()
+        recent.copy_(torch.where(recent.isinf(), new, recent.lerp(new, 0.05)))
+
+    def guesses_at(
+        self, fraction: float, average: nn.Module, plan: Plan, generator: Generator
+    ) -> Guesses | None:
+        """The current guesses, made anew by `average` where a round is due; None before the first.
+
+        A round waits until the network fits the true labels: before, it would teach itself its mistakes.
+        """
+        if self.made is None:
+            self.made = int(self.round)
+            if self.made:
+                self._guess(plan, generator)
+        due = sum(fraction >= start for start in self.settings.rounds)
+        if due > self.made and float(self.recent_loss) < self.settings.trusted_loss:
+            self.made = due
+            self.round.fill_(due)
+            self.guesser.load_state_dict(average.state_dict())
+            self._guess(plan, generator)
+        return self.guesses if self.made else None
+
+    def _guess(self, plan: Plan, generator: Generator) -> None:
+        """Make the guesses of this round, drawn by the training's seed and the round alone."""
+        own = Generator().manual_seed(generator.initial_seed() + (self.made or 0))
+        self.guesses.refresh(self.guesser, plan, own)
+
+
+class GuessLoss(nn.Module):
+    """Self-training: guesses are learned like true labels."""
+
+    def __init__(self, weight: float) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, seen: Seen, generator: Generator) -> Tensor:
+        """Cross-entropy and Dice on the patches around guesses."""
+        scores = seen.network.head(seen.features[seen.painted :])
+        return partial_loss(scores, seen.target[seen.painted :])

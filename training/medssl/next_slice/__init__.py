@@ -1,0 +1,1 @@
+"""Which slice is worth painting next."""

@@ -1,0 +1,120 @@
+"""All scans of a job, resident on the device: nothing is read, decoded or copied between steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medssl.config import Plan
+from medssl.errors import UserError
+from medssl.projects.project import IGNORE, Project
+from medssl.training import devices
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Scans in work order (slice, row, column) as tensors on one device.
+
+    `images[i]` is float32 on the CPU and float16 on an accelerator; `targets[i]`, where the scan takes
+    part in supervised training, uint8 with 0 background, 1..K classes, 255 not annotated.
+    """
+
+    ids: tuple[str, ...]
+    images: tuple[Tensor, ...]
+    spacing_mm: tuple[tuple[float, float, float], ...]
+    targets: tuple[Tensor, ...] = ()
+
+    @property
+    def device(self) -> torch.device:
+        return self.images[0].device
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def part(self, scans: Sequence[int]) -> Pool:
+        """Those scans alone, sharing their tensors."""
+        return Pool(
+            tuple(self.ids[scan] for scan in scans),
+            tuple(self.images[scan] for scan in scans),
+            tuple(self.spacing_mm[scan] for scan in scans),
+            tuple(self.targets[scan] for scan in scans) if self.targets else (),
+        )
+
+
+def load_pool(
+    project: Project,
+    scans: Sequence[str],
+    plan: Plan,
+    device: torch.device,
+    class_ids: Sequence[int] | None = None,
+) -> Pool:
+    """Bring scans onto the device, and with `class_ids` their training targets, numbered 1..K in that order.
+
+    Raises UserError ("no-scans", "no-annotation", "memory") where there is nothing to train on or no room.
+    """
+    if not scans:
+        raise UserError(
+            f"{project.root} has no scan to train on; add scans, or hold fewer of them out.", code="no-scans"
+        )
+    dtype = torch.float32 if device.type == "cpu" else torch.float16
+    images, spacings, targets = [], [], []
+    try:
+        for scan in scans:
+            images.append(_to_work_order(project.image(scan), plan).to(device, dtype))
+            spacing = project.scans[scan].geometry.spacing_mm
+            spacings.append(tuple(float(spacing[axis]) for axis in plan.work_axes))
+            if class_ids is not None:
+                targets.append(_to_work_order(_target(project, scan, class_ids), plan).to(device))
+    except (RuntimeError, MemoryError) as error:
+        if not devices.out_of_memory(error):
+            raise
+        raise UserError(
+            f"The {len(scans)} scans do not fit into the memory of {device}; train on fewer scans or choose "
+            "--device cpu.",
+            code="memory",
+        ) from error
+    return Pool(tuple(scans), tuple(images), tuple(spacings), tuple(targets))  # type: ignore[arg-type]
+
+
+def join(annotated: Pool, others: Pool) -> Pool:
+    """One pool of both, sharing their tensors; the others' targets are empty (nothing annotated)."""
+    nothing = tuple(torch.full(image.shape, IGNORE, dtype=torch.uint8) for image in others.images)
+    return Pool(
+        annotated.ids + others.ids,
+        annotated.images + others.images,
+        annotated.spacing_mm + others.spacing_mm,
+        annotated.targets + tuple(each.to(others.device) for each in nothing),
+    )
+
+
+def _to_work_order(array: np.ndarray, plan: Plan) -> Tensor:
+    # A copy of its own in any case: torch must not hold pages of a file that is mapped for reading.
+    return torch.from_numpy(np.array(np.transpose(array, plan.work_axes), order="C"))
+
+
+def _target(project: Project, scan: str, class_ids: Sequence[int]) -> np.ndarray:
+    annotation = project.annotation(scan)
+    target = None if annotation is None else annotation.target()
+    if target is None or (target == IGNORE).all():
+        raise UserError(
+            f"{scan} has no annotated voxel; paint some slices of it or leave it out.", code="no-annotation"
+        )
+    unknown = set(np.unique(target).tolist()) - {0, IGNORE, *class_ids}
+    if unknown:
+        raise UserError(
+            f"The annotation of {scan} holds {sorted(unknown)}, which is no class of the project; add the "
+            "class or repaint those voxels.",
+            code="unknown-class",
+        )
+    return numbered(target, class_ids)
+
+
+def numbered(target: np.ndarray, class_ids: Sequence[int]) -> np.ndarray:
+    """A target with its classes numbered 1..K in that order; what is no class of them becomes IGNORE."""
+    number = np.full(256, IGNORE, np.uint8)
+    number[[0, *class_ids]] = np.arange(len(class_ids) + 1)
+    return number[target]

@@ -1,0 +1,1 @@
+"""Learning without labels, and whether it was worth it."""

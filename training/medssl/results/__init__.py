@@ -1,0 +1,1 @@
+"""Predictions, what is done with them, and how they leave the project."""

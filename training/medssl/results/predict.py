@@ -1,0 +1,283 @@
+"""Segmenting whole scans without ever holding a full-resolution float softmax."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import torch
+from monai.inferers import sliding_window_inference
+from torch import Tensor
+from torch.nn import functional as F
+
+from medssl.config import Plan, PredictJob
+from medssl.errors import UserError
+from medssl.events import Emit, Preview, Progress, Started
+from medssl.finetuning.sides import sides
+from medssl.projects.project import IGNORE, Project, Run
+from medssl.results.probabilities import keep_probabilities
+from medssl.training import devices
+from medssl.training.loop import autocast
+from medssl.training.networks import Network, load_network
+
+MARGIN = 8
+"""Working voxels repeated around a slice, so that no tissue lies at the zero padding of the convolutions."""
+PIXELS_AT_ONCE = 1 << 19
+VOXELS_AT_ONCE = 1 << 21
+"""Of a scan that is seen from several sides."""
+HALO = 16
+"""Slices more on both sides of such a slab: from the other sides its cut is a border."""
+
+
+def predict(
+    project: Project, run: Run, job: PredictJob, emit: Emit, should_stop: Callable[[], bool]
+) -> dict[str, object]:
+    """Segment scans with the run's weights; each prediction is saved in the run's folder as it is done."""
+    scans = job.scans or tuple(project.scans)
+    emit(Started(run.id))
+    done = predict_scans(project, run, scans, job.device, emit, should_stop, job.probabilities)
+    return {"run": run.id, "scans": done, "stopped": len(done) < len(scans)}
+
+
+def predict_scans(
+    project: Project,
+    run: Run,
+    scans: Sequence[str],
+    device_name: str,
+    emit: Emit,
+    should_stop: Callable[[], bool],
+    probabilities: bool = False,
+) -> list[str]:
+    """Segment `scans` one after the other until asked to stop; returns those that are done.
+
+    probabilities: keep these, too, from the same pass.
+    """
+    device = devices.choose(device_name)
+    network, plan, card = load_network(run.checkpoint)
+    if card["kind"] != "finetune":
+        raise UserError(
+            f"{run.id} is a pre-training and knows no classes; fine-tune it first, then predict.",
+            code="not-finetuned",
+        )
+    network.to(device)
+    ids = np.array([0, *(each["id"] for each in card["classes"])], np.uint8)
+    weight = float(card.get("settings", {}).get("background_weight", 1.0))
+    done = []
+    for number, scan in enumerate(scans):
+        if should_stop():
+            break
+        spacing = project.scans[scan].geometry.spacing_mm
+        look = partial(segment, network, plan, project.image(scan), spacing, device, weight)
+        kept = partial(keep_probabilities, project, run, scan, ids[1:].tolist(), plan.work_axes, look, emit)
+        labels = kept() if probabilities else look()
+        path = project.save_prediction(run.id, scan, ids[labels])
+        emit(Preview(scan, str(path)))
+        emit(Progress("prediction", (number + 1) / len(scans), number + 1))
+        done.append(scan)
+    return done
+
+
+def segment(
+    network: Network,
+    plan: Plan,
+    image: np.ndarray,
+    spacing_mm: Sequence[float],
+    device: torch.device,
+    background_weight: float = 1.0,
+    keep: Callable[[np.ndarray], None] | None = None,
+) -> np.ndarray:
+    """Class numbers 0..K of every voxel, uint8 (Z, Y, X).
+
+    image: normalised (Z, Y, X), may be a memory map. Works slab by slab; scores of one slab at a time are
+    in memory. keep: is shown them, (n, 1 + K, rows, columns) in work order, as they are decided by.
+    """
+    work = np.transpose(image, plan.work_axes)
+    spacing = [spacing_mm[axis] for axis in plan.work_axes]
+    decided = segment_work(
+        network, plan, work, spacing, device, background_weight=background_weight, keep=keep
+    )
+    labels = decided.cpu().numpy()
+    return np.ascontiguousarray(np.transpose(labels, np.argsort(plan.work_axes)))
+
+
+@torch.inference_mode()
+def segment_work(
+    network: Network,
+    plan: Plan,
+    work: np.ndarray | Tensor,
+    spacing: Sequence[float],
+    device: torch.device,
+    sure: float = 0.0,
+    background_weight: float = 1.0,
+    keep: Callable[[np.ndarray], None] | None = None,
+) -> Tensor:
+    """`segment` in work order: uint8 (slices, rows, columns) on the device, from an array or a tensor.
+
+    The background's probability counts `background_weight` times; voxels whose best class has a
+    probability below `sure` then are IGNORE.
+    """
+    labels = []
+    for scores in _scores_of_slabs(network, plan, work, spacing, device):
+        scores = weighted(scores, background_weight)
+        labels.append(_decided(scores, sure))
+        if keep is not None:
+            keep(scores.cpu().numpy())
+    return torch.cat(labels)
+
+
+def _scores_of_slabs(
+    network: Network,
+    plan: Plan,
+    work: np.ndarray | Tensor,
+    spacing: Sequence[float],
+    device: torch.device,
+) -> Iterator[Tensor]:
+    """Softmax scores (n, K, rows, columns) of slab after slab, in the mean of all sides."""
+    look = _slices_2d if plan.dims == 2 else _slabs_3d
+    orders = sides(plan, spacing)
+    if len(orders) == 1:
+        yield from look(network, plan, work, spacing, device)
+        return
+    slices, rows, columns = work.shape
+    thick = max(MARGIN, VOXELS_AT_ONCE // (rows * columns))
+    for first in range(0, slices, thick):
+        last = min(first + thick, slices)
+        low, high = max(0, first - HALO), min(slices, last + HALO)
+        slab = slab_of(work, low, high, device)
+        total: Tensor | None = None
+        for order in orders:
+            turned = slab.permute(order)
+            parts = look(network, plan, turned, [spacing[axis] for axis in order], device)
+            scores = torch.cat(list(parts)).movedim(1, -1)
+            back = scores.permute(*(order.index(axis) for axis in range(3)), 3)[first - low : last - low]
+            total = back.clone() if total is None else total.add_(back)
+        assert total is not None
+        yield (total / len(orders)).movedim(-1, 1)
+
+
+@torch.inference_mode()
+def scores_of(
+    network: Network, plan: Plan, work: np.ndarray | Tensor, spacing: Sequence[float], device: torch.device
+) -> Tensor:
+    """Softmax scores (n, K, rows, columns) of n slices from their own side; all of them are in memory."""
+    return torch.cat(list(_scores_of_slabs(network, replace(plan, sides="own"), work, spacing, device)))
+
+
+def _decided(scores: Tensor, sure: float) -> Tensor:
+    """The best class of every voxel of (n, K, ...) softmax scores, uint8."""
+    label = scores.argmax(1)
+    if sure > 0:
+        label = torch.where(scores.amax(1) < sure, IGNORE, label)
+    return label.to(torch.uint8)
+
+
+def weighted(scores: Tensor, background_weight: float) -> Tensor:
+    """Scores (n, K, ...) in which the background's probability counts so many times."""
+    if background_weight == 1:
+        return scores
+    scores = torch.cat([background_weight * scores[:, :1], scores[:, 1:]], 1)
+    return scores / scores.sum(1, keepdim=True)
+
+
+def _scores(network: Network, plan: Plan, image: Tensor) -> Tensor:
+    """Softmax scores in full precision."""
+    with autocast(image.device, plan.precision):
+        scores = network(image)
+    return scores.float().softmax(1)
+
+
+def slab_of(work: np.ndarray | Tensor, low: int, high: int, device: torch.device) -> Tensor:
+    """Slices low..high - 1 as float32 on the device."""
+    if isinstance(work, Tensor):
+        return work[low:high].to(device, torch.float32)
+    return torch.from_numpy(np.ascontiguousarray(work[low:high], dtype=np.float32)).to(device)
+
+
+def neighbouring_slices(
+    work: np.ndarray | Tensor, first: int, last: int, context: int, device: torch.device
+) -> Tensor:
+    """Slices first..last - 1 with their neighbours as channels, (n, context, rows, columns) float32."""
+    offsets = np.arange(context) - context // 2
+    chosen = (np.arange(first, last)[:, None] + offsets).clip(0, len(work) - 1)
+    low, high = int(chosen.min()), int(chosen.max()) + 1
+    return slab_of(work, low, high, device)[torch.from_numpy(chosen - low).to(device)]
+
+
+def _smoothed(scores: Tensor, spacing: Sequence[float]) -> Tensor:
+    """Scores (n, K, rows, columns) blended with those of the slices before and after.
+
+    A 2.5D network decides each slice by itself; its neighbours know better where tissue hardly changes
+    between slices. Sigma is 0.7 pixels of the plane, so thick slices are left as they are.
+    """
+    sigma = 0.7 * min(spacing[1:]) / spacing[0]
+    side = math.exp(-0.5 / sigma**2)
+    before = torch.cat([scores[:1], scores[:-1]])
+    after = torch.cat([scores[1:], scores[-1:]])
+    return (scores + side * (before + after)) / (1 + 2 * side)
+
+
+def working_size(shape: Sequence[int], spacing: Sequence[float], wanted: Sequence[float]) -> tuple[int, ...]:
+    """Voxels along each axis on the plan's grid; sizes that differ by under 5 % are left alone."""
+    return tuple(
+        length if not target or abs(own / target - 1) < 0.05 else max(1, round(length * own / target))
+        for length, own, target in zip(shape, spacing, wanted, strict=True)
+    )
+
+
+def _slices_2d(
+    network: Network,
+    plan: Plan,
+    work: np.ndarray | Tensor,
+    spacing: Sequence[float],
+    device: torch.device,
+) -> Iterator[Tensor]:
+    """Softmax scores (n, K, rows, columns) of a few slices at a time."""
+    rows, columns = work.shape[1:]
+    size = working_size((rows, columns), spacing[1:], plan.spacing_mm[1:])
+    at_once = max(4, PIXELS_AT_ONCE // (size[0] * size[1]))
+    for first in range(0, len(work), at_once):
+        last = min(first + at_once, len(work))
+        low, high = max(0, first - 1), min(len(work), last + 1)  # one more on each side to smooth with
+        image = neighbouring_slices(work, low, high, plan.patch_vox[0], device)
+        if size != (rows, columns):
+            image = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
+        scores = _scores(network, plan, F.pad(image, (MARGIN,) * 4, mode="replicate"))
+        scores = _smoothed(scores[..., MARGIN:-MARGIN, MARGIN:-MARGIN], spacing)[first - low : last - low]
+        if size != (rows, columns):
+            scores = F.interpolate(scores, (rows, columns), mode="bilinear", align_corners=False)
+        yield scores
+
+
+def _slabs_3d(
+    network: Network,
+    plan: Plan,
+    work: np.ndarray | Tensor,
+    spacing: Sequence[float],
+    device: torch.device,
+) -> Iterator[Tensor]:
+    """Scores (n, K, rows, columns) of slabs, seen with half a patch more on both sides."""
+    ratio = spacing[0] / plan.spacing_mm[0]
+    thick = max(1, round(plan.patch_vox[0] / ratio))
+    halo = max(1, thick // 2)
+    for first in range(0, len(work), thick):
+        last = min(first + thick, len(work))
+        low, high = max(0, first - halo), min(len(work), last + halo)
+        slab = slab_of(work, low, high, device)[None, None]
+        size = working_size(slab.shape[2:], spacing, plan.spacing_mm)
+        seen = slab if size == slab.shape[2:] else F.interpolate(slab, size, mode="trilinear")
+        scores = sliding_window_inference(
+            seen,
+            plan.patch_vox,
+            plan.batch,
+            lambda window: _scores(network, plan, window),
+            overlap=0.25,
+            mode="gaussian",
+            padding_mode="replicate",
+        )
+        assert isinstance(scores, Tensor)
+        if size != slab.shape[2:]:
+            scores = F.interpolate(scores, slab.shape[2:], mode="trilinear")
+        yield scores[0, :, first - low : last - low].movedim(1, 0)

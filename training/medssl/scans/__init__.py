@@ -1,0 +1,1 @@
+"""Scan files into volumes: formats, geometry, grey values."""
