@@ -38,6 +38,14 @@ def finetune_job(session: Session, weights: str | None, minutes: float) -> confi
     )
 
 
+def predict_job(session: Session) -> config.PredictJob | None:
+    """Segment the current scan with the newest fine-tuning; None where it has done so, or there is none."""
+    newest = next(iter(session.runs("finetune")), None)
+    if session.project is None or session.scan is None or newest is None or newest in session.predictions():
+        return None
+    return config.PredictJob(project=str(session.project.root), weights=newest.id, scans=(session.scan,))
+
+
 def features_job(session: Session, weights: str | None) -> config.FeaturesJob:
     """Compute the current scan's dense features. Raises UserError ("no-project", "no-scan", "no-weights")."""
     project, scan = session.need_project(), session.need_scan()

@@ -12,12 +12,14 @@ from napari_medssl.guard import guarded
 from napari_medssl.jobs import Jobs
 from napari_medssl.predictions import Changes, Shown
 from napari_medssl.session import Session
+from napari_medssl.tasks import predict_job
 from napari_medssl.widgets.export import Export
 from napari_medssl.widgets.finetune import describe
 from napari_medssl.widgets.parts import JobPanel, button, column, hint, row
 from napari_medssl.workspace import Workspace
 
 EMPTY = "There is no prediction of this scan yet; fine-tune first (step 4)."
+WAITING = "The newest fine-tuning has not seen this scan."
 PAUSE_MS = 300
 
 
@@ -29,6 +31,7 @@ class Prediction(QWidget):
     def __init__(self, session: Session, workspace: Workspace, jobs: Jobs, edits: Edits) -> None:
         super().__init__()
         self.session, self.predictions, self.edits = session, workspace.predictions, edits
+        self.jobs = jobs
         self.certainty = Certainty(self.predictions, jobs)
         self.choice = QComboBox()
         self.choice.setToolTip("Earlier predictions are kept; choose one to look at it")
@@ -57,12 +60,15 @@ class Prediction(QWidget):
         self.panel = JobPanel(session, "predict", jobs.stop, curve=False)
         self.out = Export(session, workspace, jobs)
         self.words = hint(EMPTY)
+        self.segment = button(
+            "Segment this scan", self.segment_scan, "With the newest fine-tuning, as it is", primary=True
+        )
         self._shown_parts = QWidget()
         column(
-            self._shown_parts, form, self.panel, row(self.hide_it, self.flip), self.difference, self.accept,
+            self._shown_parts, form, row(self.hide_it, self.flip), self.difference, self.accept,
             self._cleaning(), self.out, self.out.panel,
         ).setContentsMargins(0, 0, 0, 0)  # fmt: skip
-        column(self, self._shown_parts, self.words)
+        column(self, self.words, self.segment, self.panel, self._shown_parts)
         for signal in (session.project_changed, session.scan_changed, session.runs_changed,
                        session.classes_changed, session.job_changed,
                        self.predictions.changed, self.certainty.changed):  # fmt: skip
@@ -101,6 +107,12 @@ class Prediction(QWidget):
 
     # --- what the buttons do -------------------------------------------------------------------------
 
+    def segment_scan(self) -> None:
+        """Segment the scan on the screen with the newest fine-tuning."""
+        job = predict_job(self.session)
+        if job is not None:
+            guarded(self.session, lambda: self.jobs.start(job))
+
     def go_back(self) -> None:
         """Show the other prediction."""
         guarded(self.session, self.predictions.flip)
@@ -137,7 +149,11 @@ class Prediction(QWidget):
         predictions = self.predictions
         entries = predictions.entries()
         self._shown_parts.setVisible(bool(entries))
-        self.words.setVisible(not entries)
+        waiting = predict_job(self.session) is not None
+        self.words.setText(WAITING if waiting else EMPTY)
+        self.words.setVisible(waiting or not entries)
+        self.segment.setVisible(waiting)
+        self.segment.setEnabled(self.session.idle)
         self._fill(entries)
         self._fill_what()
         job = self.session.job

@@ -116,3 +116,16 @@ def test_colours_grow_from_nothing_to_the_class(qtbot):
     assert colors[0, 3] == 0 and colors[1] == pytest.approx([1, 0x9E / 255, 0x64 / 255, 1], abs=0.01)
     unsure = uncertainty_colors().map(np.array([0.0, 1.0]))
     assert unsure[0, 3] == 0 and unsure[1, 3] == 1 and unsure[1, :3].sum() > 2
+
+
+def test_another_scan_is_segmented_with_the_newest_fine_tuning(made, qtbot, said, tmp_path):
+    step, project = made.prediction, made.session.project
+    assert not step.segment.isVisibleTo(step)
+    values = np.random.default_rng(1).normal(size=(12, 10, 8)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([-1.5, -1.5, 4, 1])), tmp_path / "b.nii.gz")
+    other = project.add_scan(tmp_path / "b.nii.gz")
+    made.session.select(other.id)
+    assert step.segment.isVisibleTo(step)
+    step.segment.click()
+    qtbot.waitUntil(lambda: not made.session.job.running, timeout=PATIENCE)
+    assert made.workspace.predictions.shown is not None and not step.segment.isVisibleTo(step), said
