@@ -5,23 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Generator, Tensor
 
 from medssl.config import Plan
 from medssl.errors import UserError
-from medssl.finetuning.partial import AnnotatedVoxels, partial_loss
+from medssl.finetuning.partial import AnnotatedVoxels
 from medssl.patches.pool import Pool, numbered
 from medssl.projects.project import IGNORE, Project
-
-if TYPE_CHECKING:
-    from medssl.finetuning.finetune_step import Finetuning
-
-SHARE = 4
-"""Of so many patches around painted voxels one is drawn around a filled-in one, on top of these."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +46,3 @@ class FilledIn:
             with suppress(UserError):  # nothing but background was filled in
                 return cls(filled, AnnotatedVoxels.of(filled))
         return None
-
-    def loss(self, task: Finetuning, generator: Generator) -> Tensor:
-        """Cross-entropy and Dice on patches around guesses, fewer than those around painted voxels."""
-        plan = replace(task.plan, batch=max(1, task.plan.batch // SHARE))
-        image, target = task.patches(self.pool, self.voxels, generator, plan)
-        return partial_loss(task.network(image), target)

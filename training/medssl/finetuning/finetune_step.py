@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -25,6 +26,9 @@ from medssl.patches.pool import Pool
 from medssl.patches.views import cut, cut_targets, shown
 from medssl.training import planner
 from medssl.training.networks import Network
+
+FILLED_SHARE = 4
+"""For so many patches around painted voxels one is drawn around a filled-in one, on top of these."""
 
 
 class Finetuning:
@@ -77,7 +81,7 @@ class Finetuning:
         seen = self.watch.look_when_due(self.average, fraction) if self.watch else {}
         loss, numbers = self._loss(generator, fraction)
         if self.fill is not None:
-            guessed = self.fill.loss(self, generator)
+            guessed = self._fill_loss(self.fill, generator)
             numbers = {"loss": loss.detach(), "fill": guessed.detach(), **numbers}
             loss = loss + self.settings.fill_weight * guessed
         return loss, {**numbers, **seen}
@@ -115,6 +119,12 @@ class Finetuning:
         if others and float(torch.rand((), generator=generator)) < self.settings.other_sides:
             return others[int(torch.randint(len(others), (), generator=generator))]
         return own
+
+    def _fill_loss(self, fill: FilledIn, generator: Generator) -> Tensor:
+        """Cross-entropy and Dice on patches around filled-in voxels, fewer than those around painted ones."""
+        plan = replace(self.plan, batch=max(1, self.plan.batch // FILLED_SHARE))
+        image, target = self.patches(fill.pool, fill.voxels, generator, plan)
+        return partial_loss(self.network(image), target)
 
     def _remember(self, loss: Tensor) -> None:
         if self.rounds is not None:
