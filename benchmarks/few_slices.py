@@ -204,7 +204,7 @@ def grid_of(options: argparse.Namespace) -> Grid:
 
     Raises UserError ("no-dataset", "no-method", "bad-setting", "no-device").
     """
-    from medssl.training import devices
+    from medssl import devices
 
     datasets = _names(options.datasets)
     for name in datasets:

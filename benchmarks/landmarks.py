@@ -22,12 +22,12 @@ from medssl.commands.terminal import console, stop_on_interrupt, worker
 from medssl.config import FeaturesJob, PretrainJob
 from medssl.evidence.dataset import read_dataset
 from medssl.evidence.evaluate import reference_labels
-from medssl.evidence.machine import surroundings
 from medssl.evidence.study import Material, gather
 from medssl.features.landmarks import HALF_MM, Found, way_back_mm
 from medssl.features.search import ARMS_MM, Query, best_match, star_at
 from medssl.features.similarity import open_features, similarity
 from medssl.files import write_whole
+from medssl.machine import surroundings
 from medssl.projects.project import Project, is_project
 from medssl.training import checkpoint, planner
 from medssl.training.networks import build
@@ -151,7 +151,7 @@ def by_features(
 def random_run(project: Project, seed: int) -> str:
     """A run of the seed's random weights: what every pre-training here starts from."""
     scans = [scan.id for scan in project.scans.values() if not scan.held_out]
-    from medssl.training import devices
+    from medssl import devices
 
     plan, _ = planner.choose(project, scans, devices.choose("cpu"), {})
     run = project.new_run("pretrain", {"job": "pretrain", "method": RANDOM, "seed": seed}, RANDOM)

@@ -250,7 +250,7 @@ def protocol_of(options: argparse.Namespace) -> Protocol:
 
     Raises UserError ("bad-setting", "no-dataset", "no-device").
     """
-    from medssl.training import devices
+    from medssl import devices
 
     if options.dataset not in DATASETS:
         raise UserError(

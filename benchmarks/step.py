@@ -24,7 +24,7 @@ import monai
 import torch
 from medssl import recipes
 from medssl.evidence.dataset import read_dataset
-from medssl.evidence.machine import processor
+from medssl.machine import processor
 from medssl.methods.parts import view_size
 from medssl.methods.pgl import PGL
 from medssl.patches.pool import Pool, load_pool

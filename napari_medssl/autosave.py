@@ -11,9 +11,9 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
-from medssl.annotations import journal
-from medssl.annotations.annotation import Annotation, read_guesses
 from medssl.errors import UserError
+from medssl.projects import journal
+from medssl.projects.annotation import Annotation, read_guesses
 from medssl.projects.project import Project
 from napari.components import ViewerModel
 from napari.layers import Labels

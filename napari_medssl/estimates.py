@@ -7,10 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from medssl import config
+from medssl import config, estimate
 from medssl.config import EstimateJob, TrainingJob
-from medssl.training import estimate
-from medssl.training.estimate import Estimate
+from medssl.estimate import Estimate
 from psygnal import Signal
 from qtpy.QtCore import QTimer
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from medssl.annotations.annotation import SURE_BACKGROUND, Annotation
 from medssl.annotations.fill import fill, gaps
 from medssl.errors import UserError
+from medssl.projects.annotation import SURE_BACKGROUND, Annotation
 from medssl.scans.geometry import AXIS_NAMES
 from napari.layers import Labels
 from napari.utils import DirectLabelColormap

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from medssl.annotations.annotation import Annotation
 from medssl.errors import UserError
 from medssl.evidence.evaluate import evaluate
 from medssl.files import read_array, write_array
+from medssl.projects.annotation import Annotation
 from medssl.projects.contents import LabelClass, Scan
 from medssl.projects.project import Project, Run
 from psygnal import Signal

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from medssl.annotations.annotation import Annotation
+from medssl.projects.annotation import Annotation
 from medssl.projects.project import LabelClass
 from medssl.scans.geometry import Geometry
 from napari.layers import Labels, Vectors

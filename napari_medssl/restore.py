@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-from medssl.annotations import journal
-from medssl.annotations.annotation import Annotation
+from medssl.projects import journal
+from medssl.projects.annotation import Annotation
 
 from napari_medssl.edits import Edits
 from napari_medssl.guard import guarded

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from medssl.annotations.annotation import Annotation
 from medssl.errors import UserError
 from medssl.features.preview import (
     Learner,
@@ -18,6 +17,7 @@ from medssl.features.preview import (
     slice_waves,
 )
 from medssl.features.similarity import open_features
+from medssl.projects.annotation import Annotation
 from medssl.projects.project import Project
 
 MOST_OTHERS = 8

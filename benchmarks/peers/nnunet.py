@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from medssl import devices
 from medssl.errors import UserError
 from medssl.evidence.evaluate import reference_labels
 from medssl.evidence.study import Assignment
@@ -26,7 +27,6 @@ from medssl.evidence.trial import Outcome, Stopped
 from medssl.files import write_json
 from medssl.projects.project import IGNORE
 from medssl.scans.volume import suffix_of, write_labels
-from medssl.training import devices
 
 if TYPE_CHECKING:
     from peers import Bench

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from medssl.config import TrainingJob
 from medssl.errors import UserError
-from medssl.training.estimate import in_words
+from medssl.estimate import in_words
 from qtpy.QtWidgets import QLabel
 
 from napari_medssl.estimates import Estimates

@@ -7,9 +7,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from medssl.annotations.annotation import Annotation
 from medssl.annotations.masks import Brought, bring, need_same_grid
 from medssl.errors import UserError
+from medssl.projects.annotation import Annotation
 from medssl.scans.geometry import AXIS_NAMES, Geometry
 from medssl.scans.volume import read_labels
 from napari.layers import Image, Labels

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
-from medssl.annotations.annotation import read_annotation, write_annotation
 from medssl.errors import UserError
+from medssl.projects.annotation import read_annotation, write_annotation
 from medssl.projects.project import IGNORE, SURE_BACKGROUND, Annotation, Project
 from project_parts import SHAPE, code_of, painted
 

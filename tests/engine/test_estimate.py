@@ -6,13 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from medssl import estimate, rehearsal
 from medssl.commands import terminal, training
 from medssl.config import EstimateJob, FinetuneJob, PretrainJob, SuggestJob, TrainingJob, to_json
 from medssl.errors import UserError
+from medssl.estimate import Estimate, in_words
 from medssl.events import Done
 from medssl.projects.project import Project
-from medssl.training import estimate, loop, rehearsal
-from medssl.training.estimate import Estimate, in_words
+from medssl.training import loop
 from small import SHAPE, Events, job_of, make_project, never, run
 
 MADE = Estimate(0.1, 0.2, 0.5, 0.0, int(1.1 * 2**30), 8 * 2**30, "cpu", 2, "bf16")

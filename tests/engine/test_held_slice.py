@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from medssl.annotations.annotation import IGNORE, Annotation
 from medssl.config import FinetuneJob
 from medssl.events import Metric, Notice
 from medssl.finetuning import held_slice
 from medssl.finetuning.held_slice import HeldSlice, choose, hold_back
+from medssl.projects.annotation import IGNORE, Annotation
 from medssl.projects.project import Project
 from medssl.training.checkpoint import load
 from medssl.training.networks import build

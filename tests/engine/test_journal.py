@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from medssl.annotations import journal
-from medssl.annotations.annotation import Annotation
-from medssl.annotations.journal import Stroke
 from medssl.errors import UserError
+from medssl.projects import journal
+from medssl.projects.annotation import Annotation
+from medssl.projects.journal import Stroke
 
 
 def stroke(number: int, complete: tuple[tuple[int, int], ...] = ()) -> Stroke:

@@ -11,9 +11,10 @@ from typing import Any
 
 import pytest
 import torch
+from medssl import devices
 from medssl.errors import UserError
 from medssl.events import Checkpoint, Metric, Notice, Progress
-from medssl.training import checkpoint, devices, loop
+from medssl.training import checkpoint, loop
 from medssl.training.loop import Budget, LoopSettings, schedule, train
 from small import Events, never, seeded
 from torch import Generator, Tensor, nn

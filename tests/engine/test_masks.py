@@ -8,9 +8,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from medssl.annotations.annotation import Annotation
 from medssl.annotations.masks import bring, need_same_grid
 from medssl.errors import UserError
+from medssl.projects.annotation import Annotation
 from medssl.projects.contents import LabelClass
 from medssl.scans.geometry import Geometry
 from medssl.scans.volume import read_labels

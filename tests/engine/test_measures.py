@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from medssl.evidence.measures import hausdorff95_mm, measure, volume_error
+from medssl.results.measures import hausdorff95_mm, measure, volume_error
 
 SPACING = (2.0, 1.0, 1.0)
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from medssl import devices
 from medssl.config import Plan
 from medssl.errors import UserError
 from medssl.projects.project import LabelClass, Project
-from medssl.training import devices, planner
+from medssl.training import planner
 from small import CPU, Shape, Spacing, make_project, plan, write_nifti
 
 FP32 = {"precision": "fp32"}

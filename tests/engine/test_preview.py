@@ -6,7 +6,6 @@ import sys
 
 import numpy as np
 import pytest
-from medssl.annotations.annotation import IGNORE, SURE_BACKGROUND, Annotation
 from medssl.errors import UserError
 from medssl.features import preview
 from medssl.features.preview import (
@@ -20,6 +19,7 @@ from medssl.features.preview import (
     slice_waves,
 )
 from medssl.features.similarity import FeatureCache
+from medssl.projects.annotation import IGNORE, SURE_BACKGROUND, Annotation
 
 SHAPE, STEP = (12, 40, 32), (1, 2, 2)
 ORGAN = (slice(2, 10), slice(10, 26), slice(8, 24))

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from medssl import devices
 from medssl.config import Plan
 from medssl.errors import UserError
 from medssl.events import Notice
-from medssl.training import devices, loop, planner
+from medssl.training import loop, planner
 from medssl.training.planner import smaller
 from small import CPU, SHAPE, Events, job_of, make_project, plan, run
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from medssl.config import Sides
-from medssl.finetuning.sides import ORDERS, OWN, sides, turned
+from medssl.patches.sides import ORDERS, OWN, sides, turned
 from medssl.results import predict
 from medssl.results.predict import segment_work
 from medssl.training.networks import build, load_network

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from medssl.annotations import journal
 from medssl.errors import UserError
+from medssl.projects import journal
 from medssl.projects.project import Project
 from napari.components import ViewerModel
 from test_workspace import write_scan

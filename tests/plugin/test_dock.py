@@ -21,7 +21,7 @@ ENGINE = """
 import json, sys, time
 from pathlib import Path
 from medssl import config, events
-from medssl.annotations.annotation import Annotation, write_annotation
+from medssl.projects.annotation import Annotation, write_annotation
 from medssl.projects.project import Project
 import numpy as np
 

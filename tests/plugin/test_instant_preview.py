@@ -261,7 +261,7 @@ def test_outlines_of_a_scan_go_with_it(qtbot, desk):
 
 def test_strokes_while_it_computes_do_no_harm(desk, truth, monkeypatch):
     """numpy refuses arrays that change under its hands, so the thread works on a copy."""
-    from medssl.annotations.annotation import Annotation
+    from medssl.projects.annotation import Annotation
 
     from napari_medssl import sketch
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl.annotations.annotation import Annotation
 from medssl.errors import UserError
+from medssl.projects.annotation import Annotation
 from medssl.results.cleaning import Cleaning, cleaning_of
 from medssl.results.export import export_scan
 from napari.components import ViewerModel

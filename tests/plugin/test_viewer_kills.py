@@ -15,8 +15,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl.annotations import journal
-from medssl.annotations.annotation import Annotation
+from medssl.projects import journal
+from medssl.projects.annotation import Annotation
 from medssl.projects.project import LabelClass, Project
 from painter import WIDTH, place
 

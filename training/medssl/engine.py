@@ -37,7 +37,7 @@ def run(job: Job, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]
     """
     project = Project.open(Path(job.project))
     # Imported here and below, after the project proved to be in order: torch takes seconds.
-    from medssl.training import devices
+    from medssl import devices
 
     try:
         if isinstance(job, TrainingJob):
@@ -73,7 +73,7 @@ def _use(project: Project, job: Job, emit: Emit, should_stop: Callable[[], bool]
 
         result = suggest(project, job, emit, should_stop)
     elif isinstance(job, EstimateJob):
-        from medssl.training.rehearsal import rehearse
+        from medssl.rehearsal import rehearse
 
         result = rehearse(project, job, emit, should_stop)
     else:

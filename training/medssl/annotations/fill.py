@@ -15,8 +15,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from medssl.annotations.annotation import SURE_BACKGROUND, Annotation
 from medssl.errors import UserError
+from medssl.projects.annotation import SURE_BACKGROUND, Annotation
 from medssl.scans.geometry import AXIS_NAMES
 
 

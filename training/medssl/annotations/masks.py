@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from medssl.annotations.annotation import Annotation
 from medssl.errors import UserError
 from medssl.palette import class_color
+from medssl.projects.annotation import Annotation
 from medssl.projects.contents import LabelClass
 from medssl.scans.geometry import Geometry
 

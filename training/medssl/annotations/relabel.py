@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from medssl.annotations.annotation import Annotation
+from medssl.projects.annotation import Annotation
 from medssl.projects.project import Project
 
 NAMED_SCANS, NAMED_SLICES = 3, 5

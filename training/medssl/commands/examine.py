@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from medssl import __version__
-from medssl.evidence.machine import processor
+from medssl.machine import processor
 
 PACKAGES = ("torch", "monai", "napari", "numpy", "scipy", "nibabel", "SimpleITK", "pydicom", "safetensors")
 GIB = 2**30
@@ -38,8 +38,9 @@ def report(console: Console, project: Path | None) -> None:
 
 def _plan(project: Path | None) -> Table:
     """What the planner would choose, for a project's scans or for a phantom."""
+    from medssl import devices
     from medssl.projects.project import Project
-    from medssl.training import devices, planner
+    from medssl.training import planner
 
     with tempfile.TemporaryDirectory(prefix="medssl-") as scratch:
         if project is None:
@@ -66,7 +67,7 @@ def _devices() -> list[tuple[str, str]]:
     """Each device torch can use, with what it is good for."""
     import torch
 
-    from medssl.training import devices
+    from medssl import devices
 
     names = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     names += ["mps"] if torch.backends.mps.is_available() else []

@@ -160,7 +160,7 @@ def _foretell(job: TrainingJob, screen: Console, should_stop: Callable[[], bool]
     """Say what the training will come to. Not of one that goes on, nor of one that is over as soon."""
     from medssl.commands.terminal import INTERRUPTED, run_job
     from medssl.config import EstimateJob, from_json, to_json
-    from medssl.training.estimate import FEW_STEPS, Estimate, in_words
+    from medssl.estimate import FEW_STEPS, Estimate, in_words
 
     minutes = MINUTES if job.minutes is None and job.steps is None else job.minutes
     short = (minutes is not None and minutes < 1) or (job.steps is not None and job.steps < FEW_STEPS)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from medssl.errors import UserError
-from medssl.evidence.measures import dice
 from medssl.projects.project import LabelClass, Project, Scan
+from medssl.results.measures import dice
 from medssl.scans.volume import read_labels
 
 

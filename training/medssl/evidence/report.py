@@ -14,13 +14,13 @@ from medssl.config import FeaturesJob
 from medssl.evidence import pictures, study
 from medssl.evidence.cells import Cell, rows
 from medssl.evidence.evaluate import Scores, reference_labels
-from medssl.evidence.measures import dice
 from medssl.evidence.study import Material
 from medssl.evidence.trial import Work
 from medssl.features.search import Query, best_match, star_at
 from medssl.features.similarity import open_features, similarity
 from medssl.files import write_json, write_whole
 from medssl.projects.project import Project
+from medssl.results.measures import dice
 
 PICTURED_SCANS = 2
 """So many test scans are drawn."""

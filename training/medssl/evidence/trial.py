@@ -16,10 +16,10 @@ from medssl.config import FinetuneJob, Job, PretrainJob
 from medssl.errors import UserError
 from medssl.evidence.cells import Cell
 from medssl.evidence.evaluate import Scores, reference_labels
-from medssl.evidence.machine import surroundings
-from medssl.evidence.measures import MEASURES, dice, measure
 from medssl.evidence.study import RANDOM, Assignment, Combination, Material, Settings, assign
+from medssl.machine import surroundings
 from medssl.projects.project import IGNORE, Project
+from medssl.results.measures import MEASURES, dice, measure
 
 Work = Callable[[Job], dict[str, Any]]
 """Runs a job to its end and returns its result; raises Stopped where it was stopped."""

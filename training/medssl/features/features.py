@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medssl import devices
 from medssl.config import FeaturesJob, Plan
 from medssl.errors import UserError
 from medssl.events import Emit, Preview, Progress, Started
@@ -17,7 +18,6 @@ from medssl.files import read_array, write_array
 from medssl.pretraining.matcher import FINE, Matcher, load_matcher, on_grid, side_by_side
 from medssl.projects.project import Project, Run
 from medssl.results.predict import neighbouring_slices, slab_of, working_size
-from medssl.training import devices
 from medssl.training.loop import autocast
 from medssl.training.networks import Network, load_network
 

@@ -18,9 +18,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from medssl.annotations.annotation import IGNORE, SURE_BACKGROUND, Annotation
 from medssl.errors import UserError
 from medssl.features.similarity import FeatureCache
+from medssl.projects.annotation import IGNORE, SURE_BACKGROUND, Annotation
 
 WAVES = 256
 """Random Fourier features a cell."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from medssl import config
+from medssl import config, devices
 from medssl.config import FinetuneJob, Plan
 from medssl.errors import UserError
 from medssl.events import Emit, Notice, Started
@@ -21,7 +21,7 @@ from medssl.finetuning.partial import seen_from
 from medssl.methods import find
 from medssl.patches.pool import load_pool
 from medssl.projects.project import Project, Run
-from medssl.training import checkpoint, devices, planner
+from medssl.training import checkpoint, planner
 from medssl.training.loop import Budget, LoopSettings, settings_for, train
 from medssl.training.networks import Network, build, load_matching
 

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from medssl.config import Plan
+from medssl.devices import full_precision
 from medssl.events import Emit, Metric, Notice
-from medssl.evidence import measures
 from medssl.patches.pool import Pool
 from medssl.projects.project import IGNORE
+from medssl.results import measures
 from medssl.results.predict import segment_work
 from medssl.scans.geometry import AXIS_NAMES
-from medssl.training.devices import full_precision
 from medssl.training.networks import Network
 
 LEAST = 4

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from medssl.config import Plan, Sides
 from medssl.errors import UserError
-from medssl.finetuning.sides import ORDERS, sides, turned
 from medssl.patches.pool import Pool
+from medssl.patches.sides import ORDERS, sides, turned
 from medssl.patches.views import Views, scan_shapes, view_step
 from medssl.projects.project import IGNORE
 from medssl.training.networks import Network

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medssl.training.devices import full_precision
+from medssl.devices import full_precision
 
 
 class Head(nn.Module):

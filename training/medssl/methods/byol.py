@@ -23,6 +23,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from medssl.config import Plan
+from medssl.devices import full_precision
 from medssl.events import Emit
 from medssl.methods.parts import (
     cut_pair,
@@ -38,7 +39,6 @@ from medssl.methods.parts import (
 )
 from medssl.patches.pool import Pool
 from medssl.patches.views import Views, shown
-from medssl.training.devices import full_precision
 from medssl.training.networks import Network
 
 

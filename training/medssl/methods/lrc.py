@@ -37,6 +37,7 @@ from torch.nn import functional as F
 
 from medssl import recipes
 from medssl.config import Plan, from_json
+from medssl.devices import full_precision
 from medssl.errors import UserError
 from medssl.events import Emit, Notice, Progress
 from medssl.methods import find
@@ -46,7 +47,6 @@ from medssl.patches.placement import sample_anywhere
 from medssl.patches.pool import Pool
 from medssl.patches.superpixels import IGNORE, Grain, SuperPixels, cut_pool, draw_pixels
 from medssl.patches.views import cut, cut_targets, shown
-from medssl.training.devices import full_precision
 from medssl.training.networks import Network
 
 NOTHING = -1e30

@@ -43,10 +43,10 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from medssl.config import Plan
+from medssl.devices import full_precision
 from medssl.errors import UserError
 from medssl.finetuning import self_training
 from medssl.finetuning.partial import Seen
-from medssl.training.devices import full_precision
 
 
 @dataclass(frozen=True)

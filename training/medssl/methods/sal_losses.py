@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medssl.training.devices import full_precision
+from medssl.devices import full_precision
 
 
 def windows(maps: Tensor, side: int) -> Tensor:

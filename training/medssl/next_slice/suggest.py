@@ -165,7 +165,8 @@ class Eye:
 
 def _eye(project: Project, run: Run | None, scans: Sequence[str], device_name: str) -> Eye:
     """A fine-tuned network doubts and compares, a pre-trained one compares; without one grey values do."""
-    from medssl.training import devices, planner
+    from medssl import devices
+    from medssl.training import planner
 
     device = devices.choose(device_name)
     pixels = PIXELS_CPU if device.type == "cpu" else PIXELS_GPU

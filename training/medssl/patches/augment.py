@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from medssl.training.devices import full_precision
+from medssl.devices import full_precision
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medssl.devices import full_precision
 from medssl.patches.views import Views
-from medssl.training.devices import full_precision
 
 
 def overlap(first: Views, second: Views) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medssl import devices
 from medssl.config import Plan
 from medssl.errors import UserError
 from medssl.projects.project import IGNORE, Project
-from medssl.training import devices
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medssl.config import Plan
+from medssl.devices import full_precision
 from medssl.patches.pool import Pool
-from medssl.training.devices import full_precision
 
 
 @dataclass(frozen=True)

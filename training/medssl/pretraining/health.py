@@ -26,6 +26,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from medssl.devices import full_precision
 from medssl.events import Emit, Event, Metric, Notice
 from medssl.methods import Method
 from medssl.methods.parts import spread
@@ -34,7 +35,6 @@ from medssl.patches.pool import Pool
 from medssl.patches.views import cut, shown
 from medssl.pretraining.probe import draw_painted, probe, surely, voxel_features
 from medssl.projects.project import Project
-from medssl.training.devices import full_precision
 from medssl.training.networks import Network
 
 PATCHES = 24

@@ -21,9 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medssl.devices import full_precision
 from medssl.patches.pool import Pool
 from medssl.training import checkpoint
-from medssl.training.devices import full_precision
 
 FINE, COARSE = 2, 8
 """Cells of the common grid that a cell of either level spans."""

@@ -21,9 +21,9 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from medssl.devices import full_precision
 from medssl.patches.augment import STRONG, change_intensity, draw_bend
 from medssl.pretraining.matcher import COARSE, FINE, Atlas, Matching
-from medssl.training.devices import full_precision
 
 TURN, ZOOM, BEND = 0.2, 0.2, 3.0
 """What crops may differ by: radians about each axis, logarithm of the scale, cells."""

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from medssl import config
+from medssl import config, devices
 from medssl.config import Plan, PretrainJob
 from medssl.events import Emit, Event, Metric, Started, read_log
 from medssl.methods import Method, find
 from medssl.patches.pool import Pool, load_pool
 from medssl.pretraining.health import Health
 from medssl.projects.project import Project, Run
-from medssl.training import devices, planner
+from medssl.training import planner
 from medssl.training.loop import Budget, LoopSettings, settings_for, train
 from medssl.training.networks import Network, build
 

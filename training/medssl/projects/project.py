@@ -17,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from medssl.annotations.annotation import (
+from medssl.errors import UserError
+from medssl.files import read_array, write_array
+from medssl.projects.annotation import (
     IGNORE,
     SURE_BACKGROUND,
     Annotation,
@@ -25,8 +27,6 @@ from medssl.annotations.annotation import (
     read_annotation,
     write_annotation,
 )
-from medssl.errors import UserError
-from medssl.files import read_array, write_array
 from medssl.projects.contents import (
     FORMAT_VERSION,
     Contents,

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from medssl.annotations.annotation import Annotation, read_annotation, write_annotation
 from medssl.config import from_json
 from medssl.errors import UserError
 from medssl.files import read_json, sha256_of, write_json
+from medssl.projects.annotation import Annotation, read_annotation, write_annotation
 from medssl.projects.project import Project
 
 TOUCHING = np.ones((3, 3, 3), bool)

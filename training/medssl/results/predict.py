@@ -13,13 +13,13 @@ from monai.inferers import sliding_window_inference
 from torch import Tensor
 from torch.nn import functional as F
 
+from medssl import devices
 from medssl.config import Plan, PredictJob
 from medssl.errors import UserError
 from medssl.events import Emit, Preview, Progress, Started
-from medssl.finetuning.sides import sides
+from medssl.patches.sides import sides
 from medssl.projects.project import IGNORE, Project, Run
 from medssl.results.probabilities import keep_probabilities
-from medssl.training import devices
 from medssl.training.loop import autocast
 from medssl.training.networks import Network, load_network
 

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from medssl import __version__
-from medssl.annotations.annotation import Annotation
-from medssl.evidence.machine import commit
 from medssl.files import sha256_of, write_json
+from medssl.machine import commit
+from medssl.projects.annotation import Annotation
 from medssl.projects.contents import Scan
 from medssl.projects.project import Run
 from medssl.results.cleaning import Cleaning

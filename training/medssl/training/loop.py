@@ -16,11 +16,11 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Generator, Tensor, nn
 
-from medssl import config, recipes
+from medssl import config, devices, recipes
 from medssl.config import Plan
 from medssl.errors import UserError
 from medssl.events import Checkpoint, Emit, Metric, Notice, Progress
-from medssl.training import checkpoint, devices, planner
+from medssl.training import checkpoint, planner
 
 T = TypeVar("T")
 

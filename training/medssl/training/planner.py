@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from medssl import devices
 from medssl.config import Plan
 from medssl.errors import UserError
 from medssl.projects.project import Project
 from medssl.scans.geometry import AXIS_NAMES
-from medssl.training import devices
 from medssl.training.networks import build
 
 SETTINGS = ("dims", "slice_axis", "batch", "precision", "threads", "patch", "context")

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from medssl import config
+from medssl import config, machine
 from medssl.config import TrainingJob
 from medssl.errors import UserError
-from medssl.evidence import machine
 from medssl.files import read_json, write_json
 from medssl.projects.project import Project
 

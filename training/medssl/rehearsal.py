@@ -16,23 +16,22 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from medssl import config
+from medssl import config, devices, estimate, machine
 from medssl.config import EstimateJob, FinetuneJob, Plan, PretrainJob, TrainingJob
 from medssl.errors import UserError
+from medssl.estimate import Estimate
 from medssl.events import Emit, Event
-from medssl.evidence import machine
 from medssl.finetuning import finetune
 from medssl.finetuning.finetune_step import Finetuning
 from medssl.finetuning.partial import AnnotatedVoxels
 from medssl.finetuning.self_training import VOXELS_A_ROUND, Settings
-from medssl.finetuning.sides import sides
 from medssl.methods import find
 from medssl.patches.pool import Pool
+from medssl.patches.sides import sides
 from medssl.pretraining import pretrain
 from medssl.projects.project import Project
 from medssl.results.predict import segment_work
-from medssl.training import checkpoint, devices, estimate, loop, planner
-from medssl.training.estimate import Estimate
+from medssl.training import checkpoint, loop, planner
 from medssl.training.loop import LoopSettings, Task
 
 WARM_UP, STEPS, LONGEST_S = 2, 6, 4.0

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from medssl.annotations.annotation import Annotation
 from medssl.files import cannot_write, write_whole
+from medssl.projects.annotation import Annotation
 
 HEAD = struct.Struct("<4sII")
 """Before each record: a mark, its length in bytes, its checksum."""

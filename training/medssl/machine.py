@@ -47,7 +47,7 @@ def surroundings(device: str) -> dict[str, Any]:
     """Plain values that say where a result comes from; `device` as a job names it."""
     import torch
 
-    from medssl.training import devices
+    from medssl import devices
 
     chosen = devices.choose(device)
     gpu = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else None
@@ -67,7 +67,7 @@ def commit() -> str | None:
 
     Asked once: what a process has loaded does not change with the checkout.
     """
-    root = Path(__file__).resolve().parents[3]
+    root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None
     try:
