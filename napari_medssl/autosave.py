@@ -146,9 +146,21 @@ class Autosave:
         project, scan = self.session.need_project(), self.session.need_scan()
         annotation = Annotation(np.asarray(self._layer.data), self.session.complete, self.guesses)
         size = journal.length(journal.journal_file(project.root, scan.id))
-        future = self._thread.submit(_write, project, scan.id, annotation)
+        future = self._in_thread(project, scan.id, annotation)
         self._writing = (future, self._version, size)
         future.add_done_callback(lambda done: self._bell.rang.emit())
+
+    def _in_thread(self, *what: Any) -> Future[bool]:
+        """Write in the thread; here and now where the program is ending and threads take no more work."""
+        try:
+            return self._thread.submit(_write, *what)
+        except RuntimeError:
+            done: Future[bool] = Future()
+            try:
+                done.set_result(_write(*what))
+            except Exception as error:
+                done.set_exception(error)
+            return done
 
     def _on_written(self) -> None:
         if self._writing is None or not self._writing[0].done() or self.session.closed:

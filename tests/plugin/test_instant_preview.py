@@ -150,11 +150,11 @@ def test_taking_a_stroke_back_takes_it_out_of_the_outlines(qtbot, desk):
     strokes(qtbot, desk)
     before = desk.preview.layer.data.copy()
     paint(desk, (np.full(4, 5), np.full(4, 17), np.arange(4)), 1)
-    rest(qtbot, desk)
-    assert spans(shown(desk))[1][1] > 16, "a stroke wins even where features speak against it"
+    # A stroke wins even where features speak against it.
+    qtbot.waitUntil(lambda: spans(shown(desk))[1][1] > 16, timeout=PATIENCE)
     desk.annotation_layer.undo()
+    qtbot.waitUntil(lambda: desk.preview.layer.data.shape == before.shape, timeout=PATIENCE)
     rest(qtbot, desk)
-    assert desk.preview.layer.data.shape == before.shape
     assert desk.preview.layer.data == pytest.approx(before, abs=1e-3)
 
 

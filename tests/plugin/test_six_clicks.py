@@ -114,6 +114,7 @@ def test_six_clicks_from_an_open_file_to_an_overlay(make_napari_viewer, data, tm
         hand.key(Qt.Key.Key_K)
     assert len(dock.session.complete) == 2 and layer.data.any()
 
+    wait_until(dock.train.isEnabled, 20, "saving what was painted")
     hand.click(dock.train)
     print(f"\n{path.name}: {hand.clicks} clicks besides painting")
     assert hand.clicks <= MOST_CLICKS

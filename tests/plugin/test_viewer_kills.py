@@ -38,12 +38,13 @@ def killed(project: Project, first: int, after_s: float) -> tuple[int, list[int]
     """How many voxels the painter found at its start, and those of each stroke until it was killed."""
     painter = start(project, first)
     assert painter.stdout is not None
-    ready = painter.stdout.readline()
-    assert ready.startswith("holds"), painter.communicate()[1]
+    lines = iter(painter.stdout.readline, "")
+    ready = next((line for line in lines if line.startswith("holds")), None)  # napari says its own before
+    assert ready is not None, painter.communicate()[1]
     time.sleep(after_s)
     painter.kill()
     rest, _ = painter.communicate(timeout=60)
-    return int(ready.split()[1]), [int(line) for line in rest.splitlines()]
+    return int(ready.split()[1]), [int(line) for line in rest.splitlines() if line.isdigit()]
 
 
 def on_disk(project: Project) -> Annotation:
