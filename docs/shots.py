@@ -27,6 +27,8 @@ from qtpy.QtCore import Qt, QTimer
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
+from napari_medssl.certainty import UNCERTAINTY
+
 ROOT = Path(__file__).parents[1]
 SIZE = 1280, 800
 FILM_WIDTH = 800
@@ -114,7 +116,7 @@ def walk(folder: Path, out: Path, minutes: float, themes: list[str]) -> None:
     _open(hand, camera, scans, scene)
     slices = _annotate(hand, camera, scene)
     _pretrain(hand, camera, minutes)
-    _fine_tune(hand, camera, minutes, (slices[2] + slices[3]) // 2)
+    _fine_tune(hand, camera, minutes, (slices[1] + slices[2]) // 2)
     _features(hand, camera, scene, slices[2])
     camera.develop(out / "loop.gif")
     viewer.close()
@@ -205,12 +207,11 @@ def _fine_tune(hand, camera: Camera, minutes: float, between: int) -> None:
     camera.shoot("5-prediction")
     camera.frame(12)
     hand.choose(dock.prediction.what, "Where it is unsure")
-    dock.prediction.what.activated.emit(dock.prediction.what.currentIndex())
-    wait_until(lambda: dock.prediction.certainty.what, 30, "the choice")
+    wait_until(lambda: dock.prediction.certainty.what == UNCERTAINTY, 30, "the choice")
     wait_until(lambda: not dock.session.job.running, 120, "the doubt")
+    camera.settle(500)
     camera.shoot("5-unsure")
-    dock.prediction.what.setCurrentIndex(0)
-    dock.prediction.what.activated.emit(0)
+    hand.choose(dock.prediction.what, "Classes")
 
 
 def _features(hand, camera: Camera, scene, index: int) -> None:

@@ -39,6 +39,7 @@ class FeatureColors:
     def switch(self, on: bool) -> None:
         """Show the colours, or hide them."""
         self.on = on
+        self.workspace.uncover(on)
         self.refresh()
 
     def refresh(self) -> None:

@@ -11,7 +11,6 @@ from medssl.errors import UserError
 from medssl.features.search import Match, Point, best_match, query_of, search
 from medssl.features.similarity import open_features, similarity
 from medssl.projects.project import Project
-from napari.layers import Layer
 from psygnal import Signal
 
 from napari_medssl import layers
@@ -50,7 +49,6 @@ class Similar:
         self.matches: dict[str, Match] = {}
         """By scan; they come in one after the other."""
         self.background = Background(self.session)
-        self._hidden: list[Layer] = []
         self.session.project_changed.connect(self.forget)
         self.session.scan_changed.connect(self._look_here)
 
@@ -72,14 +70,11 @@ class Similar:
         self.on = on
         viewer = self.workspace.viewer
         if on and self._on_mouse not in viewer.mouse_drag_callbacks:
-            covers = (self.workspace.annotation_layer, self.workspace.prediction_layer)
-            self._hidden = [layer for layer in covers if layer is not None and layer.visible]
             viewer.layers.selection.active = self.workspace.scan_layer
             viewer.mouse_drag_callbacks.append(self._on_mouse)
         if not on:
             self.close()
-        for layer in self._hidden:
-            layer.visible = not on
+        self.workspace.uncover(on)
         if on:
             self._look_here()
         else:

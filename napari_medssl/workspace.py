@@ -31,6 +31,7 @@ class Workspace:
         self.autosave = Autosave(viewer, session)
         self.opening = Opening(session, lambda scan: self._layer_with(scan) is not None)
         self._own: Image | None = None
+        self._hidden: list[Layer] = []
         self.predictions = Predictions(self)
         session.scan_leaving.connect(self.leave)
         session.project_changed.connect(self._clear)
@@ -174,6 +175,16 @@ class Workspace:
         layer = self.annotation_layer or self.scan_layer
         if layer is not None:
             layers.show_slice(self.viewer.dims, layer, axis, index)
+
+    def uncover(self, on: bool) -> None:
+        """A free view of the scan: what covers it is hidden, or shown again."""
+        if on:
+            covers = (self.annotation_layer, self.prediction_layer)
+            self._hidden += [layer for layer in covers if layer is not None and layer.visible]
+        for layer in self._hidden:
+            layer.visible = not on
+        if not on:
+            self._hidden = []
 
     def slice_on_screen(self) -> tuple[int, int] | None:
         """(axis, index) of the slice on the screen, None in 3D or outside of the scan."""
