@@ -166,7 +166,6 @@ def _pretrain(hand, camera: Camera, minutes: float) -> None:
     hand.open_step(3)
     hand.set_minutes(dock.pretrain.minutes, minutes)
     wait_until(lambda: bool(dock.pretrain.forecast.text()), 120, "the estimate")
-    camera.shoot("3-estimate")
     hand.click(dock.pretrain.start)
     with camera.rolling(round(minutes * 60_000 / 25)):
         wait_until(
