@@ -35,6 +35,8 @@ class JobState:
     step: int = 0
     eta_s: float | None = None
     said: tuple[str, ...] = ()
+    plan: tuple[str, ...] = ()
+    """Why the training is what it is, for who wants to know."""
 
 
 class Session:
@@ -248,9 +250,7 @@ class Session:
         """Take in what the job says."""
         match event:
             case events.Started():
-                plan = "; ".join(event.reasons)
-                said = (f"{plan[0].upper()}{plan[1:]}.",) if plan else ()
-                self._job(run=event.run, phase="Started", said=said)
+                self._job(run=event.run, phase="Started", plan=tuple(event.reasons))
             case events.Progress():
                 self._job(
                     phase=event.phase, fraction=event.fraction, step=event.step or self.job.step,

@@ -173,6 +173,7 @@ class JobPanel(QWidget):
         self._bar.set_fraction(job.fraction)
         self._text.setText(job.said[-1] if job.said else "")
         self._text.setToolTip("\n".join(job.said))
+        self._phase.setToolTip("\n".join(job.plan))
 
     def _on_metric(self, metric: events.Metric) -> None:
         if self.curve is not None and self._session.job.kind == self._kind:
