@@ -6,6 +6,7 @@ The viewer never waits for it: what was measured before is in the project, all e
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 from medssl import config, estimate
 from medssl.config import EstimateJob, TrainingJob
@@ -58,7 +59,8 @@ class Estimates:
     def cancel(self) -> None:
         """Nobody wants to know any more."""
         self._wanted = ""
-        self._timer.stop()
+        with suppress(RuntimeError):  # at the end of the program Qt may have taken it down already
+            self._timer.stop()
         if self._child is not None:
             child, self._child = self._child, None
             child.ended.disconnect()

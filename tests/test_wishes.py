@@ -113,7 +113,7 @@ def test_no_private_module_of_napari_is_imported() -> None:
 IN_TWO_THREADS = """
 import threading
 from types import SimpleNamespace
-from qtpy.QtCore import QCoreApplication, QTimer
+from qtpy.QtCore import QCoreApplication, QThreadPool, QTimer
 from napari_medssl.background import Background
 
 application = QCoreApplication([])
@@ -135,6 +135,7 @@ background = Background(SimpleNamespace(closed=False))
 background.ask(steps, show, end)
 QTimer.singleShot(200_000, application.quit)
 application.exec()
+QThreadPool.globalInstance().waitForDone()  # or the thread outlives what it tells its end to
 own = threading.get_ident()
 print({name: thread == own for name, thread in where.items()})
 """
