@@ -22,7 +22,7 @@ from qtpy import QtCore
 from superqt.utils import qdebounced
 
 from napari_medssl import layers
-from napari_medssl.guard import guarded
+from napari_medssl.guard import guarded, tell
 from napari_medssl.session import Session
 
 PAUSE_MS = 800
@@ -167,7 +167,7 @@ class Autosave:
             return
         error = self._finish(*self._writing)
         if error is not None:
-            guarded(self.session, lambda: _raise(error))
+            tell(self.session, error)
         elif self._dirty:
             self._soon()
 
@@ -267,7 +267,3 @@ def _write(project: Project, scan: str, annotation: Annotation) -> bool:
     """Write an annotation; whether it says anything. A function, for it runs in a thread."""
     project.save_annotation(scan, annotation)
     return bool(annotation.complete) or bool(annotation.labels.any())
-
-
-def _raise(error: BaseException) -> None:
-    raise error

@@ -7,7 +7,7 @@ from typing import Any
 
 from superqt.utils import create_worker
 
-from napari_medssl.guard import guarded
+from napari_medssl.guard import guarded, tell
 from napari_medssl.session import Session
 
 Steps = Callable[[], Iterator[Any]]
@@ -62,7 +62,7 @@ class Background:
         if number != self._number or self._waiting is not None or self._session.closed:
             return
         if isinstance(result, Exception):
-            guarded(self._session, lambda: _raise(result))
+            tell(self._session, result)
         else:
             guarded(self._session, lambda: show(result))
 
@@ -83,7 +83,3 @@ def _caught(steps: Steps) -> Iterator[Any]:
         yield from steps()
     except Exception as error:
         yield error
-
-
-def _raise(error: Exception) -> None:
-    raise error

@@ -108,9 +108,7 @@ class Certainty:
         if layer is None:
             layer = certainty_layer(values, scan.geometry, scan.id)
             place = self.predictions.layer
-            active = viewer.layers.selection.active
-            viewer.layers.insert(viewer.layers.index(place) if place is not None else 1, layer)
-            viewer.layers.selection.active = active
+            layers.add(viewer, layer, viewer.layers.index(place) if place is not None else 1)
         else:
             layer.data = values
             layer.scale = scan.geometry.spacing_mm

@@ -75,9 +75,7 @@ class FeatureColors:
             )
             layer.locked = True
             below = self.workspace.scan_layer
-            active = viewer.layers.selection.active
-            viewer.layers.insert(viewer.layers.index(below) + 1 if below is not None else 0, layer)
-            viewer.layers.selection.active = active
+            layers.add(viewer, layer, viewer.layers.index(below) + 1 if below is not None else 0)
         else:
             layer.data = colors
             layer.scale, layer.translate = place["scale"], place["translate"]

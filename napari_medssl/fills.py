@@ -149,9 +149,7 @@ class Fills:
             layer = None
         if guesses is not None:
             if layer is None:
-                active = viewer.layers.selection.active
-                viewer.add_layer(self._new_layer(guesses))
-                viewer.layers.selection.active = active
+                layers.add(viewer, self._new_layer(guesses))
             else:
                 layer.data = guesses
         self.changed.emit()

@@ -21,15 +21,20 @@ def guarded(session: Session, action: Callable[[], Any]) -> Any:
     try:
         return action()
     except Exception as error:
-        if isinstance(error, EmitLoopError) and error.__cause__ is not None:
-            error = error.__cause__  # psygnal wraps what a listener raises
-        if isinstance(error, UserError):
-            session.tell("error", str(error))
-            return None
-        logging.getLogger("napari_medssl").error("defect", exc_info=error)
-        session.tell(
-            "error",
-            f"Something in napari-medssl went wrong ({type(error).__name__}: {error}); your strokes are "
-            "kept, please report it with the log.",
-        )
+        tell(session, error)
     return None
+
+
+def tell(session: Session, error: BaseException) -> None:
+    """An error as one sentence; also one that was met in a thread."""
+    if isinstance(error, EmitLoopError) and error.__cause__ is not None:
+        error = error.__cause__  # psygnal wraps what a listener raises
+    if isinstance(error, UserError):
+        session.tell("error", str(error))
+        return
+    logging.getLogger("napari_medssl").error("defect", exc_info=error)
+    session.tell(
+        "error",
+        f"Something in napari-medssl went wrong ({type(error).__name__}: {error}); your strokes are "
+        "kept, please report it with the log.",
+    )

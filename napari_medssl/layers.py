@@ -155,6 +155,13 @@ def contrast(array: np.ndarray) -> tuple[float, float]:
     return (float(low), float(high)) if high > low else (float(low), float(low) + 1)
 
 
+def add(viewer: Any, layer: Layer, place: int | None = None) -> None:
+    """Put a layer at a place in the list, or on top; what is selected, with the tool in hand, stays so."""
+    active = viewer.layers.selection.active
+    viewer.layers.insert(len(viewer.layers) if place is None else place, layer)
+    viewer.layers.selection.active = active
+
+
 def annotation_layer(
     labels: np.ndarray, geometry: Geometry, scan: str, classes: Sequence[LabelClass]
 ) -> Labels:

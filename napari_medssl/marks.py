@@ -17,7 +17,7 @@ from medssl.features.landmarks import (
     write_landmark_table,
     write_landmarks,
 )
-from medssl.features.similarity import has_features, weights_of
+from medssl.features.similarity import has_features
 from medssl.projects.project import Project
 from psygnal import Signal
 
@@ -135,6 +135,6 @@ def _found(
     project: Project, run: str, known: Landmarks, scans: int
 ) -> Iterator[tuple[str, float, list[Found]]]:
     """(fingerprint of the weights, fraction done, places) of one scan after the other."""
-    weights = weights_of(project, run)
+    weights = project.run(run).weights_sha256
     for number, (_, found) in enumerate(propagate(project, run, known), 1):
         yield weights, number / max(scans, number), found

@@ -12,7 +12,7 @@ from medssl.scans.volume import Volume, read_scan
 from psygnal import Signal
 from superqt.utils import create_worker
 
-from napari_medssl.guard import guarded
+from napari_medssl.guard import guarded, tell
 from napari_medssl.session import Session
 
 KEPT_BYTES = 512 * 2**20
@@ -69,7 +69,7 @@ class Opening:
         if isinstance(found, Exception):
             wanted = self.waiting == scan.id
             self._wait_for(None if wanted else self.waiting)
-            guarded(self._session, lambda: _raise(found))
+            tell(self._session, found)
             return
         self.keep(project, scan, found)
         if self.waiting == scan.id:
@@ -126,10 +126,6 @@ def _read(project: Project, scan: Scan) -> tuple[Project, Scan, Read | Exception
         return project, scan, read(project, scan)
     except Exception as error:
         return project, scan, error
-
-
-def _raise(error: Exception) -> None:
-    raise error
 
 
 def _key(project: Project, scan: Scan) -> tuple[str, str]:

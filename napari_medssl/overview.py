@@ -140,7 +140,7 @@ def _slices(project: Project, scan: Scan, known: dict[Any, Any]) -> int:
 
 def _dice(project: Project, scan: Scan, run: Run, known: dict[Any, Any]) -> tuple[dict[str, float], str]:
     reference, classes = Path(scan.reference), project.classes
-    predicted = run.folder / "predictions" / f"{scan.id}.npz"
+    predicted = project.prediction_file(run.id, scan.id)
     key = ("dice", scan.id, classes, _stamp(predicted), reference, _stamp(reference))
     return _once(known, key, lambda: _compare(project, scan, run, classes))
 

@@ -47,9 +47,7 @@ def show_marks(workspace: Workspace, role: str, marks: Sequence[Mark]) -> None:
         if not marks:
             return
         layer = _layer(role, scan)
-        active = viewer.layers.selection.active
-        viewer.add_layer(layer)
-        viewer.layers.selection.active = active
+        layers.add(viewer, layer)
     layer.visible = bool(marks)
     layer.scale = scan.geometry.spacing_mm
     layer.metadata = layers.metadata(role, scan.geometry, scan=scan.id)

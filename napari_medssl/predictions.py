@@ -125,9 +125,7 @@ class Predictions:
             layer = layers.prediction_layer(labels, scan.geometry, scan.id, project.classes)
             below = self.workspace.annotation_layer
             place = self.viewer.layers.index(below) if below is not None else len(self.viewer.layers)
-            active = self.viewer.layers.selection.active
-            self.viewer.layers.insert(place, layer)
-            self.viewer.layers.selection.active = active
+            layers.add(self.viewer, layer, place)
         layer.data = labels
         layer.scale = scan.geometry.spacing_mm
         layer.metadata = layers.metadata(layers.PREDICTION, scan.geometry, scan=scan.id)

@@ -191,9 +191,7 @@ class InstantPreview:
         if layer is None:
             layer = preview_layer(scan.geometry, scan.id, scale)
             viewer = self.workspace.viewer
-            active = viewer.layers.selection.active
-            viewer.add_layer(layer)
-            viewer.layers.selection.active = active
+            layers.add(viewer, layer)
         if tuple(layer.scale) != scale:
             layer.data = np.empty((0, 2, 3))
             layer.scale = scale

@@ -11,6 +11,7 @@ from typing import Any
 
 from medssl import events
 from medssl.errors import UserError
+from medssl.features.similarity import has_features
 from medssl.palette import class_color
 from medssl.projects.project import LabelClass, Project, Run, Scan, is_project
 from psygnal import Signal
@@ -225,14 +226,12 @@ class Session:
         """Runs that have predicted the current scan, newest first."""
         if self.project is None or self.scan is None:
             return []
-        return [
-            run for run in reversed(self._runs) if (run.folder / "predictions" / f"{self.scan}.npz").exists()
-        ]
+        return [run for run in reversed(self._runs) if self.project.has_prediction(run.id, self.scan)]
 
     def has_features(self, run: str | None) -> bool:
         """Whether a run has computed features of the current scan."""
-        project = self.project
-        return bool(project and run and (project.root / "features" / f"{self.scan}-{run}.json").exists())
+        project, scan = self.project, self.scan
+        return project is not None and scan is not None and bool(run) and has_features(project, scan, run)
 
     def _look_for_runs(self) -> None:
         """Read the run folders' job files; not at every event of a job."""

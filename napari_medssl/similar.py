@@ -143,9 +143,7 @@ class Similar:
                 viewer.layers.remove(layer)
             layer = layers.similarity_layer(found.values, scan.geometry, found.step_vox, scan.id)
             above = self.workspace.scan_layer
-            active = viewer.layers.selection.active
-            viewer.layers.insert(viewer.layers.index(above) + 1 if above is not None else 0, layer)
-            viewer.layers.selection.active = active
+            layers.add(viewer, layer, viewer.layers.index(above) + 1 if above is not None else 0)
         clicked = [
             Mark(each.voxel_zyx, "like" if each.like else "unlike")
             for each in self.points

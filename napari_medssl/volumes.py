@@ -34,8 +34,7 @@ class Volumes:
 
     def ml(self, class_id: int) -> float:
         """Volume of a class."""
-        scan = self.session.need_scan()
-        return float(self._counts[class_id] * np.prod(scan.geometry.spacing_mm) / 1000)
+        return float(self._counts[class_id] * self.session.need_scan().geometry.voxel_ml)
 
     def count(self) -> None:
         """Count anew, in a thread."""

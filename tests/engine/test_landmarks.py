@@ -20,7 +20,7 @@ from medssl.features.landmarks import (
     write_landmark_table,
     write_landmarks,
 )
-from medssl.features.similarity import open_features, weights_of, write_features
+from medssl.features.similarity import open_features, write_features
 from medssl.projects.project import Project
 
 PLACE = (8, 11, 13)
@@ -34,7 +34,7 @@ def made(tmp_path: Path) -> tuple[Project, str]:
 
 def found_in(project: Project, run: str, known: Landmarks = KNOWN) -> Landmarks:
     places = [place for _, found in propagate(project, run, known) for place in found]
-    return collect(known, run, weights_of(project, run), places)
+    return collect(known, run, project.run(run).weights_sha256, places)
 
 
 def test_a_landmark_is_found_in_all_other_scans_and_agrees_on_the_way_back(made: tuple[Project, str]) -> None:

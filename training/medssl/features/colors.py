@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from medssl.errors import UserError
-from medssl.features.similarity import CELLS_AT_ONCE, FeatureCache, has_features, open_features, weights_of
+from medssl.features.similarity import CELLS_AT_ONCE, FeatureCache, has_features, open_features
 from medssl.files import read_array, read_json, write_array, write_json
 from medssl.projects.project import Project
 
@@ -86,7 +86,7 @@ def find_axes(samples: Sequence[np.ndarray]) -> Axes:
 def _axes(project: Project, run: str, cache: FeatureCache) -> Axes:
     """The run's axes: kept ones as long as its weights are the same, else new ones."""
     path, width = project.run(run).folder / "colors" / "axes.json", cache.array.shape[-1]
-    weights = weights_of(project, run)
+    weights = project.run(run).weights_sha256
     try:
         known = read_json(path)
         if known["weights"] != weights:
@@ -125,7 +125,7 @@ def _samples(project: Project, run: str, cache: FeatureCache) -> list[np.ndarray
 
 def _file(project: Project, cache: FeatureCache, axes: Axes) -> Path:
     """A file whose name changes with whatever the colours are made from."""
-    made_from = hashlib.sha256(weights_of(project, cache.run).encode())
+    made_from = hashlib.sha256(project.run(cache.run).weights_sha256.encode())
     made_from.update(project.scans[cache.scan].sha256.encode())
     for value in vars(axes).values():
         made_from.update(np.ascontiguousarray(value, np.float32).tobytes())

@@ -20,7 +20,7 @@ import numpy as np
 from medssl.config import from_json
 from medssl.errors import UserError
 from medssl.features.search import Point, Query, best_match, query_of, star_at
-from medssl.features.similarity import FeatureCache, has_features, open_features, weights_of
+from medssl.features.similarity import FeatureCache, has_features, open_features
 from medssl.files import read_json, write_json, write_whole
 from medssl.projects.project import Project
 
@@ -217,7 +217,7 @@ def write_landmark_table(path: Path, project: Project, landmarks: Landmarks) -> 
 
 def _weights(project: Project, run: str) -> str:
     try:
-        return weights_of(project, run)
+        return project.run(run).weights_sha256
     except UserError:
         return ""  # the run is gone
 

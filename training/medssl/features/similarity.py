@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
 from medssl.errors import UserError
-from medssl.files import read_array, read_json, sha256_of, write_array, write_json
+from medssl.files import read_array, read_json, write_array, write_json
 from medssl.projects.project import Project
 
 CELLS_AT_ONCE = 1 << 14
@@ -82,22 +81,7 @@ def write_features(
 
 def _origin(project: Project, scan: str, run: str) -> dict[str, str]:
     """What features are made from: fingerprints of the scan and of the run's weights as they are now."""
-    return {"image": project.scans[scan].sha256, "weights": weights_of(project, run)}
-
-
-def weights_of(project: Project, run: str) -> str:
-    """Fingerprint of a run's weights as they are now; "" where there are none."""
-    checkpoint = project.run(run).checkpoint
-    if not checkpoint.exists():
-        return ""
-    file = checkpoint.stat()
-    return _fingerprint(checkpoint, file.st_mtime_ns, file.st_size)
-
-
-@lru_cache(maxsize=16)
-def _fingerprint(path: Path, changed_ns: int, size: int) -> str:
-    """Weights are read once, not for each of a hundred scans."""
-    return sha256_of(path)
+    return {"image": project.scans[scan].sha256, "weights": project.run(run).weights_sha256}
 
 
 def has_features(project: Project, scan: str, run: str) -> bool:

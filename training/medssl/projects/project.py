@@ -235,20 +235,21 @@ class Project:
         """A run's segmentation of a scan, uint8 (Z, Y, X) with class ids, or None."""
         if not self.has_prediction(run_id, scan_id):
             return None
-        path = self._prediction_file(run_id, scan_id)
+        path = self.prediction_file(run_id, scan_id)
         return read_annotation(path, self.scans[scan_id].geometry.shape_zyx).labels
 
     def has_prediction(self, run_id: str, scan_id: str) -> bool:
         """Whether a run has segmented a scan."""
-        return self._prediction_file(run_id, scan_id).exists()
+        return self.prediction_file(run_id, scan_id).exists()
 
-    def _prediction_file(self, run_id: str, scan_id: str) -> Path:
+    def prediction_file(self, run_id: str, scan_id: str) -> Path:
+        """Where a run's segmentation of a scan is, or will be."""
         return self.root / "runs" / run_id / "predictions" / f"{self._scan(scan_id).id}.npz"
 
     def save_prediction(self, run_id: str, scan_id: str, labels: np.ndarray) -> Path:
         """Keep a segmentation; returns the file."""
         self.need_writable()
-        path = self._prediction_file(self.run(run_id).id, scan_id)
+        path = self.prediction_file(self.run(run_id).id, scan_id)
         write_annotation(path, Annotation(labels), self.scans[scan_id].geometry.shape_zyx)
         return path
 

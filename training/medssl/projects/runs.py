@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from medssl.errors import UserError
-from medssl.files import cannot_write, read_json, write_json
+from medssl.files import cannot_write, read_json, sha256_of, write_json
 
 _NAME = re.compile(r"(\d{4,})-([A-Za-z0-9_]+)(-.*)?")
 
@@ -26,6 +27,14 @@ class Run:
     def checkpoint(self) -> Path:
         """Where the weights are, or will be."""
         return self.folder / "checkpoint.safetensors"
+
+    @property
+    def weights_sha256(self) -> str:
+        """Fingerprint of the weights as they are now; "" where there are none."""
+        if not self.checkpoint.exists():
+            return ""
+        file = self.checkpoint.stat()
+        return _fingerprint(self.checkpoint, file.st_mtime_ns, file.st_size)
 
     @property
     def card(self) -> dict[str, Any]:
@@ -46,6 +55,12 @@ class Run:
     def collapsed(self) -> bool:
         """Whether it is a pre-training to whose network nearly all places look the same."""
         return self.health.get("collapsed") is True
+
+
+@lru_cache(maxsize=16)
+def _fingerprint(path: Path, changed_ns: int, size: int) -> str:
+    """Weights are read once, not for each of a hundred scans."""
+    return sha256_of(path)
 
 
 def make_run(folder: Path, kind: str, job: dict[str, Any], name: str) -> Run:

@@ -21,7 +21,7 @@ from scipy.special import entr
 
 from medssl.errors import UserError
 from medssl.events import Emit, Progress
-from medssl.files import read_array, read_json, sha256_of, write_json, write_whole
+from medssl.files import read_array, read_json, write_json, write_whole
 from medssl.projects.project import Project, Run
 
 ONE = 255
@@ -48,7 +48,7 @@ def _paths(project: Project, run_id: str, scan_id: str) -> tuple[Path, Path]:
 
 def _origin(project: Project, run_id: str, scan_id: str) -> dict[str, str]:
     """What probabilities are made from: fingerprints of the scan and of the run's weights as they are now."""
-    return {"image": project.scans[scan_id].sha256, "weights": sha256_of(project.run(run_id).checkpoint)}
+    return {"image": project.scans[scan_id].sha256, "weights": project.run(run_id).weights_sha256}
 
 
 def keep_probabilities(
@@ -114,7 +114,7 @@ def _append(file: BinaryIO, slab: np.ndarray) -> None:
 
 
 def open_probabilities(project: Project, run_id: str, scan_id: str) -> Probabilities:
-    """What `write_probabilities` kept; pages are read when they are looked at.
+    """What `keep_probabilities` kept; pages are read when they are looked at.
 
     Raises UserError ("no-probabilities") where they were never computed, are damaged, or were made from
     another image or from earlier weights of the run.

@@ -85,7 +85,7 @@ def _prediction(run: Run, cleaning: Cleaning | None) -> dict[str, Any]:
     card = run.card
     return {
         "run": run.id,
-        "weights_sha256": sha256_of(run.checkpoint) if run.checkpoint.exists() else None,
+        "weights_sha256": run.weights_sha256 or None,
         "step": card.get("step"),
         "started_from": card.get("weights"),
         "trained_on": card.get("scans"),
