@@ -101,9 +101,9 @@ def test_the_dice_is_that_of_whole_scan_prediction_on_the_slice() -> None:
     )  # fmt: skip
     assert held is not None
     held = HeldSlice(held.scan, 4, volume[2:7], 2, found, held.spacing_mm)
-    assert held.dice(network, small, 1.0) == {1: 1.0}
+    assert held.dice(network, small)[1] > 0.95, "but for the threshold, which is that of a few slices"
     worse = HeldSlice(held.scan, 4, volume[2:7], 2, 1 - found, held.spacing_mm)
-    assert worse.dice(network, small, 1.0) == {1: 0.0}
+    assert worse.dice(network, small)[1] < 0.5
 
 
 @pytest.mark.parametrize("kind", ["finetune", "finetune-3d"])
@@ -144,7 +144,7 @@ def test_looks_cost_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(held_slice.time, "monotonic", lambda: clock[0])
     _, held = hold_back(scans(1, 3, 5, 7), plan(), None, Events())
     assert held is not None
-    watch = held_slice.Watch(held, plan(), ["block"], 1.0, Events())
+    watch = held_slice.Watch(held, plan(), ["block"], Events())
     network = build(plan(), 2, 0)
 
     def slow(*given: Any) -> dict[int, float]:

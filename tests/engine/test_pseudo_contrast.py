@@ -367,7 +367,7 @@ def test_mixed_precision_gives_a_finite_loss_near_that_of_full_precision() -> No
 
 def test_guesses_are_made_in_eval_mode_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     task, seen = tuning("pseudo_contrast"), []
-    plain = self_training.segment_work
+    plain = self_training.sure_labels
 
     def watched(network: Network, *given: Any) -> Tensor:
         seen.append(network)
@@ -377,7 +377,7 @@ def test_guesses_are_made_in_eval_mode_without_gradients(monkeypatch: pytest.Mon
         assert not labels.requires_grad
         return labels
 
-    monkeypatch.setattr(self_training, "segment_work", watched)
+    monkeypatch.setattr(self_training, "sure_labels", watched)
     task.loss(seeded(), 0.5)
     assert seen
     assert task.network.training
@@ -434,13 +434,13 @@ def test_without_clean_up_guesses_are_the_arg_max_and_with_it_parts_of_that(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     best: list[Tensor] = []
-    plain = self_training.segment_work
+    plain = self_training.sure_labels
 
     def watched(*given: Any) -> Tensor:
         best.append(plain(*given))
         return best[-1]
 
-    monkeypatch.setattr(self_training, "segment_work", watched)
+    monkeypatch.setattr(self_training, "sure_labels", watched)
     tasks = [tuning("pseudo_contrast", clean_up=each) for each in ("none", "largest")]
     for task in tasks:
         task.loss(seeded(), 0.5)

@@ -102,7 +102,7 @@ def make_task(
         before = next((each[1] for each in (resume, start) if each and each[1]["kind"] == "finetune"), None)
         pool, held = hold_back(pool, plan, before, emit)
         names = [label.name for label in project.classes]
-        watch = Watch(held, plan, names, settings.background_weight, emit) if held else None
+        watch = Watch(held, plan, names, emit) if held else None
     painted = list(seen_from(pool, replace(plan, sides=settings.sides)))
     plan = replace(plan, sides="all" if len(painted) > 1 else "own")
     fill = FilledIn.of(project, pool, plan, classes)

@@ -57,12 +57,10 @@ class HeldSlice:
         return [label for label in self.target.unique().tolist() if label]
 
     @full_precision
-    def dice(self, network: Network, plan: Plan, background_weight: float) -> dict[int, float]:
+    def dice(self, network: Network, plan: Plan) -> dict[int, float]:
         """Dice of each class that the slice shows, seen from the side that is painted."""
         device, plan = self.images.device, replace(plan, sides="own")
-        found = segment_work(
-            network, plan, self.images, self.spacing_mm, device, background_weight=background_weight
-        )
+        found = segment_work(network, plan, self.images, self.spacing_mm, device)
         return measures.dice(found[self.place].cpu().numpy(), self.target.cpu().numpy(), self.classes)
 
 
@@ -146,12 +144,10 @@ def _name(held: HeldSlice, plan: Plan) -> str:
 class Watch:
     """Looks at the held slice now and then while a training runs, and at its end."""
 
-    def __init__(
-        self, held: HeldSlice, plan: Plan, names: Sequence[str], background_weight: float, emit: Emit
-    ) -> None:
+    def __init__(self, held: HeldSlice, plan: Plan, names: Sequence[str], emit: Emit) -> None:
         """names: of the classes 1, 2, ..."""
         self.held, self.plan, self.names = held, plan, names
-        self.background_weight, self.emit = background_weight, emit
+        self.emit = emit
         self.began, self.spent_s, self.longest_s = time.monotonic(), 0.0, 0.0
         self.due = 0.0
 
@@ -163,7 +159,7 @@ class Watch:
     def look(self, network: Network) -> dict[int, float]:
         """Dice by class."""
         begin = time.monotonic()
-        found = self.held.dice(network, self.plan, self.background_weight)
+        found = self.held.dice(network, self.plan)
         took = time.monotonic() - begin
         self.spent_s, self.longest_s = self.spent_s + took, max(self.longest_s, took)
         return found

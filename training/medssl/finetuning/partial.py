@@ -34,12 +34,6 @@ class Settings:
     """How far from the patch's middle the annotated voxel may lie, as a share of the patch."""
     average: float = 0.99
     """Momentum of the moving average of the weights; the average is what predicts."""
-    background_weight: float = 1.0
-    """Factor on the background's probability where a voxel is given its class, in guesses and predictions.
-
-    Below 1 makes structures larger. Unsure voxels lie mostly around them, and the best decision for Dice lies
-    below a probability of a half (Lipton et al., ECML 2014).
-    """
     sides: Sides = "all"
     """From where scans of nearly cubic voxels are learned and segmented (sides.py)."""
     other_sides: float = 0.33

@@ -24,7 +24,7 @@ from medssl.finetuning.partial import AnnotatedVoxels, Seen, partial_loss, seen_
 from medssl.patches.pool import Pool
 from medssl.projects.project import IGNORE
 from medssl.results.cleaning import drop_parts
-from medssl.results.predict import segment_work
+from medssl.results.predict import sure_labels
 from medssl.training.networks import Network
 
 VOXELS_A_ROUND = {"cpu": 1_200_000, "cuda": 200_000_000}
@@ -110,9 +110,7 @@ class Guesses:
             plan = replace(plan, sides="own")  # a slab is too thin to be looked at from its edges
         targets = scans.targets[index].clone()
         settings = self.settings
-        guess = segment_work(
-            network, plan, part, spacing, scans.device, settings.sure, settings.background_weight
-        )
+        guess = sure_labels(network, plan, part, spacing, scans.device, settings.sure)
         if settings.clean_up == "largest":
             guess = largest_parts(guess)
         open_ = targets[first:last] == IGNORE

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from medssl.config import Plan
 from medssl.features.features import encoded
-from medssl.results.predict import neighbouring_slices, scores_of, slab_of, weighted
+from medssl.results.predict import neighbouring_slices, scores_of, slab_of
 from medssl.training.networks import Network
 
 ANGLES = (0.0, 0.2, -0.2)
@@ -53,17 +53,12 @@ def doubts(
     spacing: Sequence[float],
     indices: Sequence[int],
     device: torch.device,
-    background_weight: float = 1.0,
 ) -> list[Doubt]:
-    """How much the network doubts some slices of a scan in work order, rising `indices`.
-
-    background_weight: how often the background's probability counts, as in prediction.
-    """
+    """How much the network doubts some slices of a scan in work order, rising `indices`."""
     result = []
     for group in together(indices):
         low, high = _margin(plan, spacing, group[0], group[-1], len(work))
         scores = _committee(network, plan, slab_of(work, low, high, device), spacing, device)
-        scores = weighted(scores, background_weight)
         result += [_doubt(scores[index - low], spacing[1] * spacing[2]) for index in group]
     return result
 

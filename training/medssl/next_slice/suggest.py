@@ -184,7 +184,6 @@ def _eye(project: Project, run: Run | None, scans: Sequence[str], device_name: s
     if run.kind != "finetune":
         axis = planner.slice_axis(project, spacing, [])
     plan = replace(plan, slice_axis=axis)
-    weight = float(card.get("settings", {}).get("background_weight", 1.0))
 
     def look(scan: str, indices: np.ndarray) -> Seen:
         seen = _seen(project, scan, axis, indices)
@@ -194,7 +193,7 @@ def _eye(project: Project, run: Run | None, scans: Sequence[str], device_name: s
         seen = replace(seen, vectors=np.array(vectors))
         if run.kind != "finetune":
             return seen
-        found = doubts(network, plan, work, spacing, [int(index) for index in indices], device, weight)
+        found = doubts(network, plan, work, spacing, [int(index) for index in indices], device)
         areas = np.array([each.area_mm2 for each in found], np.float32)
         return replace(seen, doubt_mm2=areas, between=np.array([each.between for each in found]))
 

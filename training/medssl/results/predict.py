@@ -19,6 +19,7 @@ from medssl.errors import UserError
 from medssl.events import Emit, Preview, Progress, Started
 from medssl.patches.sides import sides
 from medssl.projects.project import IGNORE, Project, Run
+from medssl.results.decide import Decision
 from medssl.results.probabilities import keep_probabilities
 from medssl.training.loop import autocast
 from medssl.training.networks import Network, load_network
@@ -64,13 +65,12 @@ def predict_scans(
         )
     network.to(device)
     ids = np.array([0, *(each["id"] for each in card["classes"])], np.uint8)
-    weight = float(card.get("settings", {}).get("background_weight", 1.0))
     done = []
     for number, scan in enumerate(scans):
         if should_stop():
             break
         spacing = project.scans[scan].geometry.spacing_mm
-        look = partial(segment, network, plan, project.image(scan), spacing, device, weight)
+        look = partial(segment, network, plan, project.image(scan), spacing, device)
         kept = partial(keep_probabilities, project, run, scan, ids[1:].tolist(), plan.work_axes, look, emit)
         labels = kept() if probabilities else look()
         path = project.save_prediction(run.id, scan, ids[labels])
@@ -86,20 +86,16 @@ def segment(
     image: np.ndarray,
     spacing_mm: Sequence[float],
     device: torch.device,
-    background_weight: float = 1.0,
     keep: Callable[[np.ndarray], None] | None = None,
 ) -> np.ndarray:
     """Class numbers 0..K of every voxel, uint8 (Z, Y, X).
 
     image: normalised (Z, Y, X), may be a memory map. Works slab by slab; scores of one slab at a time are
-    in memory. keep: is shown them, (n, 1 + K, rows, columns) in work order, as they are decided by.
+    in memory. keep: is shown them, (n, 1 + K, rows, columns) in work order.
     """
     work = np.transpose(image, plan.work_axes)
     spacing = [spacing_mm[axis] for axis in plan.work_axes]
-    decided = segment_work(
-        network, plan, work, spacing, device, background_weight=background_weight, keep=keep
-    )
-    labels = decided.cpu().numpy()
+    labels = segment_work(network, plan, work, spacing, device, keep).cpu().numpy()
     return np.ascontiguousarray(np.transpose(labels, np.argsort(plan.work_axes)))
 
 
@@ -110,21 +106,29 @@ def segment_work(
     work: np.ndarray | Tensor,
     spacing: Sequence[float],
     device: torch.device,
-    sure: float = 0.0,
-    background_weight: float = 1.0,
     keep: Callable[[np.ndarray], None] | None = None,
 ) -> Tensor:
-    """`segment` in work order: uint8 (slices, rows, columns) on the device, from an array or a tensor.
+    """`segment` in work order: uint8 (slices, rows, columns) on the device, from an array or a tensor."""
+    decision = Decision()
+    for scores in _scores_of_slabs(network, plan, work, spacing, device):
+        decision.add(scores)
+        if keep is not None:
+            keep(scores.cpu().numpy())
+    return decision.labels()
 
-    The background's probability counts `background_weight` times; voxels whose best class has a
-    probability below `sure` then are IGNORE.
+
+@torch.inference_mode()
+def sure_labels(
+    network: Network, plan: Plan, work: Tensor, spacing: Sequence[float], device: torch.device, sure: float
+) -> Tensor:
+    """The most probable class of every voxel, IGNORE where its probability is below `sure`.
+
+    As `segment_work` otherwise: to learn from, a label should be right by itself.
     """
     labels = []
     for scores in _scores_of_slabs(network, plan, work, spacing, device):
-        scores = weighted(scores, background_weight)
-        labels.append(_decided(scores, sure))
-        if keep is not None:
-            keep(scores.cpu().numpy())
+        probability, label = scores.max(1)
+        labels.append(torch.where(probability < sure, IGNORE, label).to(torch.uint8))
     return torch.cat(labels)
 
 
@@ -164,22 +168,6 @@ def scores_of(
 ) -> Tensor:
     """Softmax scores (n, K, rows, columns) of n slices from their own side; all of them are in memory."""
     return torch.cat(list(_scores_of_slabs(network, replace(plan, sides="own"), work, spacing, device)))
-
-
-def _decided(scores: Tensor, sure: float) -> Tensor:
-    """The best class of every voxel of (n, K, ...) softmax scores, uint8."""
-    label = scores.argmax(1)
-    if sure > 0:
-        label = torch.where(scores.amax(1) < sure, IGNORE, label)
-    return label.to(torch.uint8)
-
-
-def weighted(scores: Tensor, background_weight: float) -> Tensor:
-    """Scores (n, K, ...) in which the background's probability counts so many times."""
-    if background_weight == 1:
-        return scores
-    scores = torch.cat([background_weight * scores[:, :1], scores[:, 1:]], 1)
-    return scores / scores.sum(1, keepdim=True)
 
 
 def _scores(network: Network, plan: Plan, image: Tensor) -> Tensor:
