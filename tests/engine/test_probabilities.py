@@ -30,7 +30,9 @@ def test_uncertainty_is_one_where_all_classes_are_alike_and_none_where_one_is_su
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("dims", [2, 3])
-def test_the_most_probable_class_is_the_predicted_one(tmp_path: Path, dims: int, axis: int) -> None:
+def test_a_predicted_voxel_has_its_most_probable_class_and_more_of_it_than_those_left_out(
+    tmp_path: Path, dims: int, axis: int
+) -> None:
     project = make_project(tmp_path, shape=(20, 18, 16))
     run, scan = predictor(project, plan(dims, slice_axis=axis)), next(iter(project.scans))
     events = Events()
@@ -40,14 +42,17 @@ def test_the_most_probable_class_is_the_predicted_one(tmp_path: Path, dims: int,
     assert labels is not None
     assert found.uncertainty.shape == labels.shape
     assert list(found.classes) == [item.id for item in project.classes]
-    classes = np.stack(
-        [255 - sum(each.astype(int) for each in found.classes.values()), *found.classes.values()]
-    )
-    ids = np.array([0, *found.classes])
-    best, second = np.sort(classes, axis=0)[::-1][:2]
+    classes = np.stack(list(found.classes.values())).astype(int)
+    ids = np.array(list(found.classes))[classes.argmax(0)]
+    second, best = np.sort(np.concatenate([0 * classes[:1], classes]), axis=0)[-2:]
     clear = best > second + 3  # rounded to bytes
-    assert clear.any()
-    assert np.array_equal(ids[classes.argmax(0)][clear], labels[clear])
+    given = labels > 0
+    assert (clear & given).any()
+    assert np.array_equal(ids[clear & given], labels[clear & given])
+    for number in np.unique(ids[given]):
+        mine = ids == number
+        left_out = best[mine & clear & ~given]
+        assert best[mine & given].min() >= left_out.max(initial=0) - 1, "one threshold for the class"
     assert [event.fraction for event in events.of(Progress) if event.phase == "Probabilities"][-1] == 1
 
 
