@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from napari.layers import Labels
 
-if TYPE_CHECKING:
-    from napari_medssl.workspace import Workspace
+from napari_medssl import layers
+from napari_medssl.workspace import Workspace
 
 Places = Iterable[tuple[int, int]]
 SAMPLE = 64
@@ -62,6 +61,27 @@ class Edits:
             self._undone.clear()
         self._mark(after)
         layer.refresh()
+
+    def accept(self) -> None:
+        """Take the predicted slice on the screen, as it is shown, and mark it complete.
+
+        What a person has painted there stays.
+        Raises UserError ("no-prediction", "not-2d", "outside", "read-only").
+        """
+        workspace = self.workspace
+        workspace.predictions.need_shown()
+        layer = workspace.prediction_layer
+        predicted = np.asarray(layer.data if layer is not None else None)
+        if workspace.annotation_layer is None:
+            workspace.new_annotation()
+        annotation = workspace.need_annotation()
+        axis, index = layers.current_slice(workspace.viewer.dims, annotation)
+        plane = (slice(None),) * axis + (slice(index, index + 1),)
+        taken = (np.asarray(annotation.data)[plane] == 0) & (predicted[plane] > 0)
+        at = list(np.nonzero(taken))
+        at[axis] += index
+        voxels = np.ravel_multi_index(tuple(at), predicted.shape)
+        self.apply(voxels, predicted.reshape(-1)[voxels], {*self.session.complete, (axis, index)})
 
     def _mark(self, complete: Places) -> None:
         if tuple(sorted(complete)) != self.session.complete:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from medssl.annotations.fill import fill, gaps
 from medssl.errors import UserError
@@ -16,9 +14,7 @@ from psygnal import Signal
 from napari_medssl import layers
 from napari_medssl.background import Background
 from napari_medssl.edits import Edits
-
-if TYPE_CHECKING:
-    from napari_medssl.workspace import Workspace
+from napari_medssl.workspace import Workspace
 
 FILL = "fill"
 

@@ -1,25 +1,23 @@
-"""What networks answered about the scan on the screen: shown, compared, cleaned up, taken over, exported."""
+"""What networks answered about the scan on the screen: shown, compared, cleaned up."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from medssl.errors import UserError
 from medssl.projects.project import Project, Scan
 from medssl.results.cleaning import Cleaning, clean, cleaning_of, read_cleaned, save_cleaned
+from napari.components import ViewerModel
 from napari.layers import Labels
 from psygnal import Signal
 
 from napari_medssl import layers
 from napari_medssl.background import Background
 from napari_medssl.guard import guarded
-
-if TYPE_CHECKING:
-    from napari_medssl.edits import Edits
-    from napari_medssl.workspace import Workspace
+from napari_medssl.session import Session
 
 Changes = dict[int, tuple[float, float]]
 """By class id: ml that came, ml that went."""
@@ -39,9 +37,8 @@ class Predictions:
     changed = Signal()
     """Another prediction is on the screen, or more is known of it."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        self.workspace, self.session = workspace, workspace.session
-        self.viewer = workspace.viewer
+    def __init__(self, viewer: ViewerModel, session: Session) -> None:
+        self.viewer, self.session = viewer, session
         self.shown: Shown | None = None
         self.other: Shown | None = None
         self.cleaning = Cleaning()
@@ -123,7 +120,7 @@ class Predictions:
         scan, layer, project = self.session.need_scan(), self.layer, self.session.need_project()
         if layer is None:
             layer = layers.prediction_layer(labels, scan.geometry, scan.id, project.classes)
-            below = self.workspace.annotation_layer
+            below = layers.find(self.viewer.layers, layers.ANNOTATION)
             place = self.viewer.layers.index(below) if below is not None else len(self.viewer.layers)
             layers.add(self.viewer, layer, place)
         layer.data = labels
@@ -215,36 +212,6 @@ class Predictions:
     def busy(self) -> bool:
         """Whether something is being cleaned up."""
         return self._clean.busy
-
-    # --- taking over, exporting ----------------------------------------------------------------------
-
-    def accept(self, edits: Edits) -> None:
-        """Take the slice on the screen into the annotation, as it is shown, and mark it complete.
-
-        What a person has painted there stays. One step for Ctrl+Z.
-        Raises UserError ("no-prediction", "not-2d", "outside", "read-only").
-        """
-        self.need_shown()
-        predicted = np.asarray(self.layer.data if self.layer is not None else None)
-        if self.workspace.annotation_layer is None:
-            self.workspace.new_annotation()
-        annotation = self.workspace.need_annotation()
-        axis, index = layers.current_slice(self.viewer.dims, annotation)
-        plane = (slice(None),) * axis + (slice(index, index + 1),)
-        taken = (np.asarray(annotation.data)[plane] == 0) & (predicted[plane] > 0)
-        at = list(np.nonzero(taken))
-        at[axis] += index
-        voxels = np.ravel_multi_index(tuple(at), predicted.shape)
-        edits.apply(voxels, predicted.reshape(-1)[voxels], {*self.session.complete, (axis, index)})
-
-    def to_export(self) -> tuple[str, str, Cleaning]:
-        """(scan, run, cleaning) that an export writes now: strokes are saved, it is what is on the screen.
-
-        Raises UserError ("no-scan", "no-prediction").
-        """
-        scan = self.session.need_scan()
-        self.workspace.autosave.flush()
-        return scan.id, self.need_shown().run, self.cleaning
 
     def need_shown(self) -> Shown:
         """The prediction on the screen. Raises UserError ("no-prediction")."""

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from medssl.projects import journal
 from medssl.projects.annotation import Annotation
 
 from napari_medssl.edits import Edits
 from napari_medssl.guard import guarded
-
-if TYPE_CHECKING:
-    from napari_medssl.workspace import Workspace
+from napari_medssl.workspace import Workspace
 
 
 class Restore:

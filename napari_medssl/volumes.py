@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 from napari.layers import Labels
 from psygnal import Signal
 
 from napari_medssl.background import Background
-
-if TYPE_CHECKING:
-    from napari_medssl.workspace import Workspace
+from napari_medssl.workspace import Workspace
 
 
 class Volumes:

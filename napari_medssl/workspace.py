@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from medssl.errors import UserError
 from medssl.projects.project import Scan
+from medssl.results.cleaning import Cleaning
 from medssl.scans.volume import Volume
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
@@ -32,7 +33,7 @@ class Workspace:
         self.opening = Opening(session, lambda scan: self._layer_with(scan) is not None)
         self._own: Image | None = None
         self._hidden: list[Layer] = []
-        self.predictions = Predictions(self)
+        self.predictions = Predictions(viewer, session)
         session.scan_leaving.connect(self.leave)
         session.project_changed.connect(self._clear)
         session.scan_changed.connect(self.show_scan)
@@ -196,6 +197,15 @@ class Workspace:
 
     def _on_view(self, event: Any = None) -> None:
         self.session.view_changed.emit()
+
+    def to_export(self) -> tuple[str, str, Cleaning]:
+        """(scan, run, cleaning) that an export writes now: strokes are saved, it is what is on the screen.
+
+        Raises UserError ("no-scan", "no-prediction").
+        """
+        scan = self.session.need_scan()
+        self.autosave.flush()
+        return scan.id, self.predictions.need_shown().run, self.predictions.cleaning
 
     # --- helpers -------------------------------------------------------------------------------------
 

@@ -64,7 +64,7 @@ class Export(QWidget):
             guarded(self.session, lambda: self._save(Path(path)))
 
     def _save(self, path: Path) -> None:
-        scan, run, cleaning = self.workspace.predictions.to_export()
+        scan, run, cleaning = self.workspace.to_export()
         self._worker = create_worker(
             _written,
             self.session.need_project(),
@@ -99,7 +99,7 @@ class Export(QWidget):
             guarded(self.session, lambda: self._save_all(Path(folder), ending))
 
     def _save_all(self, folder: Path, ending: str) -> None:
-        _, run, cleaning = self.workspace.predictions.to_export()
+        _, run, cleaning = self.workspace.to_export()
         project, how = str(self.session.need_project().root), asdict(cleaning)
         self.jobs.start(ExportJob(project=project, folder=str(folder), ending=ending, weights=run, **how))
 

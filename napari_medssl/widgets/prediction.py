@@ -119,7 +119,7 @@ class Prediction(QWidget):
 
     def accept_slice(self) -> None:
         """Take the slice on the screen into the annotation."""
-        guarded(self.session, lambda: self.predictions.accept(self.edits))
+        guarded(self.session, self.edits.accept)
 
     def keep_cleaned(self) -> None:
         """Keep what is tried."""

@@ -100,7 +100,7 @@ def test_a_voxel_that_goes_to_another_class_is_lost_by_one_and_won_by_the_other(
 def test_an_accepted_slice_is_annotated_and_complete_and_nothing_else_is(desk, axis):
     predict(desk, box())
     desk.go_to(axis, 3)
-    desk.predictions.accept(desk.edits)
+    desk.edits.accept()
     plane = (slice(None),) * axis + (3,)
     labels = np.asarray(desk.annotation_layer.data)
     assert np.array_equal(labels[plane], box()[plane]) and np.count_nonzero(labels) == np.count_nonzero(
@@ -114,7 +114,7 @@ def test_strokes_win_over_the_accepted_slice(desk):
     desk.new_annotation()
     desk.go_to(0, 3)
     desk.annotation_layer.data_setitem((np.array([3, 3]), np.array([2, 8]), np.array([2, 8])), 255)
-    desk.predictions.accept(desk.edits)
+    desk.edits.accept()
     labels = np.asarray(desk.annotation_layer.data)
     assert (labels[3, 2, 2], labels[3, 8, 8], labels[3, 3, 3]) == (255, 255, 1)
 
@@ -122,7 +122,7 @@ def test_strokes_win_over_the_accepted_slice(desk):
 def test_undo_takes_the_accepted_slice_and_its_mark_back_and_redo_brings_both(desk):
     predict(desk, box())
     desk.go_to(0, 3)
-    desk.predictions.accept(desk.edits)
+    desk.edits.accept()
     desk.annotation_layer.undo()
     assert not np.any(desk.annotation_layer.data) and desk.session.complete == ()
     desk.annotation_layer.redo()
@@ -135,13 +135,13 @@ def test_undo_takes_the_accepted_slice_and_its_mark_back_and_redo_brings_both(de
 def test_an_empty_slice_may_be_accepted_too(desk):
     predict(desk, box())
     desk.go_to(0, 0)
-    desk.predictions.accept(desk.edits)
+    desk.edits.accept()
     assert desk.session.complete == ((0, 0),) and not np.any(desk.annotation_layer.data)
 
 
 def test_without_a_prediction_there_is_no_slice_to_accept(desk):
     with pytest.raises(UserError, match="fine-tune first"):
-        desk.predictions.accept(desk.edits)
+        desk.edits.accept()
 
 
 # --- cleaning up -------------------------------------------------------------------------------------
@@ -161,7 +161,7 @@ def test_cleaning_is_shown_before_it_is_kept_and_taken_back_by_leaving_it(desk, 
     assert (shown[4, 4, 4], shown[7, 9, 11]) == (1, 0)
     assert desk.predictions.changes == {1: (pytest.approx(VOXEL_ML), pytest.approx(VOXEL_ML))}
     assert cleaning_of(desk.session.project, run, "a") is None
-    assert desk.predictions.to_export()[2] == Cleaning()
+    assert desk.to_export()[2] == Cleaning()
     desk.predictions.preview(Cleaning())
     assert np.array_equal(desk.prediction_layer.data, box())
 
@@ -173,13 +173,13 @@ def test_what_is_kept_is_a_prediction_of_its_own_that_is_exported(desk, qtbot, t
     qtbot.waitUntil(lambda: desk.predictions.shown == Shown(run, True))
     assert desk.predictions.entries() == [Shown(run, True), Shown(run)]
     assert np.array_equal(desk.session.project.prediction(run, "a"), box()), "the run's own stays"
-    scan, chosen, cleaning = desk.predictions.to_export()
+    scan, chosen, cleaning = desk.to_export()
     assert cleaning == BOTH
     export_scan(desk.session.project, scan, chosen, tmp_path / "out.nii.gz", cleaning)
     written = np.asarray(nibabel.load(tmp_path / "out.nii.gz").dataobj)
     assert np.count_nonzero(written) == 64
     desk.predictions.flip()
-    assert desk.predictions.to_export()[2] == Cleaning()
+    assert desk.to_export()[2] == Cleaning()
 
 
 def test_a_cleaned_prediction_is_what_an_opened_scan_shows(desk, qtbot):

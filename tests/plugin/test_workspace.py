@@ -266,7 +266,7 @@ def test_strokes_win_over_the_prediction_in_the_exported_file(desk, tmp_path):
     desk.new_annotation()
     desk.annotation_layer.data[0, 0, :3] = 255
     desk.annotation_layer.paint((4, 5, 6), 2)
-    scan, run, _ = desk.predictions.to_export()
+    scan, run, _ = desk.to_export()
     export_scan(desk.session.project, scan, run, tmp_path / "out.nii.gz")
     written, source = nibabel.load(tmp_path / "out.nii.gz"), nibabel.load(tmp_path / "a.nii.gz")
     assert written.shape == source.shape and np.array_equal(written.affine, source.affine)
@@ -276,7 +276,7 @@ def test_strokes_win_over_the_prediction_in_the_exported_file(desk, tmp_path):
 
 def test_there_is_nothing_to_export_before_a_prediction(desk):
     with pytest.raises(UserError, match="fine-tune first"):
-        desk.predictions.to_export()
+        desk.to_export()
 
 
 def test_fine_tuning_without_annotation_is_refused_in_words(desk):
