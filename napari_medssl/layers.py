@@ -18,12 +18,15 @@ from medssl.projects.project import SURE_BACKGROUND, LabelClass
 from medssl.scans.geometry import Geometry
 from napari.layers import Image, Labels, Layer
 from napari.utils import DirectLabelColormap
+from napari.utils.transforms import Affine
 
 KEY = "medssl"
 SCAN, ANNOTATION, PREDICTION, SIMILARITY = "scan", "annotation", "prediction", "similarity"
 PREVIEW = "preview"
 SURE_BACKGROUND_COLOR = "#8f9aa8"
 RADIOLOGICAL = ("away", "up", "left")
+PLACE = ("scale", "translate", "rotate", "shear", "affine")
+"""What a layer says about its place."""
 
 
 # --- what a layer says about itself -----------------------------------------------------------------
@@ -64,8 +67,8 @@ def canonical(data: Any, attributes: dict[str, Any]) -> tuple[np.ndarray, Geomet
     """A layer's data as canonical (z, y, x) array and the geometry of its source.
 
     A layer of ours is canonical and knows its source's grid. Any other is taken as most programs keep
-    arrays in memory: slices towards Superior, rows towards Posterior, columns towards Left, with the
-    layer's own scale and translate in mm.
+    arrays in memory: slices towards Superior, rows towards Posterior, columns towards Left, placed by all
+    that the layer says about its place, in mm.
 
     Raises UserError ("not-3d", "wrong-shape") for data that fits no scan or not its own.
     """
@@ -83,12 +86,19 @@ def canonical(data: Any, attributes: dict[str, Any]) -> tuple[np.ndarray, Geomet
     if array.ndim != 3:
         raise UserError(f"Layer {name!r} has {array.ndim} dimensions; choose one with three.", code="not-3d")
     towards_ras = np.array([-1.0, -1.0, 1.0])
-    affine = np.eye(4)
-    affine[:3, :3] = np.diag(towards_ras * np.abs(attributes.get("scale", (1, 1, 1)))[::-1])
-    affine[:3, 3] = towards_ras * np.asarray(attributes.get("translate", (0, 0, 0)), dtype=float)[::-1]
+    affine = _world_of(attributes)[[2, 1, 0, 3]][:, [2, 1, 0, 3]]  # from z, y, x to x, y, z
+    affine[:3] *= towards_ras[:, None]
     source = array.transpose(2, 1, 0)
     geometry = Geometry.of(affine, source.shape)
     return geometry.to_canonical(source), geometry
+
+
+def _world_of(attributes: dict[str, Any]) -> np.ndarray:
+    """(4, 4) from voxels to mm along z, y, x: scale, shear, rotation and translation, then the affine."""
+    own = {name: attributes[name] for name in PLACE if name != "affine" and name in attributes}
+    outer = attributes.get("affine")
+    inner = Affine(ndim=3, **own).affine_matrix
+    return inner if outer is None else np.asarray(getattr(outer, "affine_matrix", outer)) @ inner
 
 
 def file_of(layer: Layer) -> Path | None:
@@ -114,7 +124,7 @@ def save_image(layer: Image, folder: Path) -> Path:
         raise UserError(
             f"Layer {layer.name!r} is multi-scale or colour; a scan has one plain channel.", code="not-scalar"
         )
-    attributes = {name: getattr(layer, name) for name in ("name", "metadata", "scale", "translate")}
+    attributes = {name: getattr(layer, name) for name in ("name", "metadata", *PLACE)}
     array, geometry = canonical(np.asarray(layer.data, dtype=np.float32), attributes)
     image = nibabel.Nifti1Image(geometry.to_source(array), geometry.matrix)
     path = folder / f"{_file_name(layer.name)}.nii"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel
@@ -153,3 +155,35 @@ def test_nothing_to_find_is_said(tmp_path: Path, name: str, code: str) -> None:
     with pytest.raises(UserError) as error:
         find_scans([tmp_path / name])
     assert error.value.code == code
+
+
+READ_WITH_LITTLE = """
+import resource, sys
+from pathlib import Path
+from medssl.errors import UserError
+from medssl.scans import volume
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[3]), -1))
+try:
+    getattr(volume, sys.argv[1])(Path(sys.argv[2]))
+    print("read")
+except UserError as error:
+    print(error.code, error)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is limited as Linux does it")
+@pytest.mark.parametrize(("reader", "spare", "said"), [
+    ("read_scan", 40, "too-large"), ("read_labels", 40, "too-large"), ("read_scan", 2000, "read"),
+])  # fmt: skip
+def test_a_file_that_does_not_fit_into_memory_is_not_called_damaged(
+    tmp_path: Path, reader: str, spare: int, said: str
+) -> None:
+    array = np.zeros((256, 256, 400), np.int16)
+    array[0] = 1
+    path = tmp_path / "large.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), path)
+    given = [sys.executable, "-c", READ_WITH_LITTLE, reader, str(path), str(spare << 20)]
+    answer = subprocess.run(given, capture_output=True, text=True, check=True).stdout
+    assert answer.startswith(said), answer
+    assert said == "read" or "large.nii.gz does not fit into this machine's memory" in answer

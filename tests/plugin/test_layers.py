@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nibabel
 import numpy as np
 import pytest
 from medssl.errors import UserError
@@ -51,6 +52,21 @@ def test_a_plain_layer_has_the_patients_left_on_its_right(array):
     flipped, geometry = layers.canonical(array, {"scale": (5, 3, 2)})
     assert np.array_equal(flipped, array[:, ::-1, ::-1])
     assert geometry.spacing_mm == (5, 3, 2)
+
+
+@pytest.mark.parametrize("place", [
+    {"scale": (5, 3, 2), "rotate": [20.0, -10.0, 30.0], "translate": (7, -4, 11)},
+    {"scale": (5, 3, 2), "affine": np.array([[0, 0, 1, 3], [1, 0, 0, 4], [0, 1, 0, 5], [0, 0, 0, 1.0]])},
+    {"scale": (2, 2, 2), "shear": [0.1, -0.2, 0.05], "translate": (1, 2, 3)},
+])  # fmt: skip
+def test_a_layer_that_is_turned_lies_as_it_is_shown(array, place, tmp_path):
+    """Its file says of each voxel what the layer says, in the file's axes."""
+    layer = Image(array, name="turned", **place)
+    written = nibabel.load(layers.save_image(layer, tmp_path))
+    for voxel in [(0, 0, 0), (2, 5, 1), (1, 7, 9)]:
+        z, y, x = layer.data_to_world(voxel)
+        assert written.affine @ (*voxel[::-1], 1) == pytest.approx((-x, -y, z, 1))
+        assert written.dataobj[voxel[::-1]] == array[voxel]
 
 
 def test_a_layer_without_a_file_becomes_one_that_reads_the_same(array, tmp_path):

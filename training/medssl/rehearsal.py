@@ -26,7 +26,7 @@ from medssl.finetuning.finetune_step import Finetuning
 from medssl.finetuning.partial import AnnotatedVoxels
 from medssl.finetuning.self_training import VOXELS_A_ROUND, Settings
 from medssl.methods import find
-from medssl.patches.pool import Pool
+from medssl.patches.pool import Pool, image_bytes
 from medssl.patches.sides import sides
 from medssl.pretraining import pretrain
 from medssl.projects.project import Project
@@ -80,8 +80,9 @@ def measure(project: Project, training: TrainingJob, should_stop: Callable[[], b
             task.rounds = _AsIfGuessed(task.pool, task.voxels)  # type: ignore[assignment]
         later_s = _seconds(task, optimizer, settings, (1 + share) / 2, should_stop)
     needed, there = _memory(device)
-    per_voxel = (4 if device.type == "cpu" else 2) + isinstance(task, Finetuning)
-    needed += per_voxel * (_voxels(project) - _voxels(_few(project))) if needed else 0
+    if needed:
+        all_scans, few = ([*some.scans] for some in (_taking_part(project), _few(project)))
+        needed += max(0, image_bytes(project, all_scans, device) - image_bytes(project, few, device))
     return Estimate(
         first_s, later_s, share, aside_s, needed, there, device.type, plan.threads, plan.precision
     )
@@ -139,15 +140,21 @@ def _unheard(event: Event) -> None:
 def _few(project: Project) -> Project:
     """The project with a few of its scans: annotated ones first, for fine-tuning needs them."""
     annotated = project.annotated()
-    scans = [scan for scan in project.scans.values() if not scan.held_out]
-    chosen = sorted(scans, key=lambda scan: scan.id not in annotated)[:SCANS]
-    few = copy.copy(project)
+    few = _taking_part(project)
+    chosen = sorted(few.scans.values(), key=lambda scan: scan.id not in annotated)[:SCANS]
     few.scans = {scan.id: scan for scan in chosen}
     return few
 
 
+def _taking_part(project: Project) -> Project:
+    """The project without the scans that are held out."""
+    rest = copy.copy(project)
+    rest.scans = {scan.id: scan for scan in project.scans.values() if not scan.held_out}
+    return rest
+
+
 def _voxels(project: Project) -> int:
-    scans = [scan for scan in project.scans.values() if not scan.held_out]
+    scans = _taking_part(project).scans.values()
     return sum(torch.Size(scan.geometry.shape_zyx).numel() for scan in scans)
 
 

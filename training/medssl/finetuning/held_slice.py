@@ -92,7 +92,7 @@ def hold_back(
     held = HeldSlice(
         pool.ids[scan],
         index,
-        pool.images[scan][first:last],
+        pool.images[scan][first:last].to(pool.device),
         index - first,
         targets[scan][index].clone(),
         pool.spacing_mm[scan],

@@ -119,7 +119,7 @@ class SAL:
         if left_out:
             emit(Notice(f"SAL leaves out {left_out} of {len(pool)} scans, which have a single slice."))
         self._need_pairs(self.plan.batch)
-        self.background = torch.stack([background_level(image) for image in pool.images])
+        self.background = torch.stack([background_level(image) for image in pool.images]).to(pool.device)
 
     def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Alignment and position of a new batch of pairs; after a collapse "spread" or "within" is near 0.

@@ -1,47 +1,60 @@
-"""All scans of a job, resident on the device: nothing is read, decoded or copied between steps."""
+"""All scans of a job, on the device: nothing is read, decoded or copied between steps.
+
+Where memory has no room for them they stay in their files, mapped: a step then reads the pages it cuts from.
+"""
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from medssl import devices
+from medssl import devices, machine
 from medssl.config import Plan
 from medssl.errors import UserError
 from medssl.projects.project import IGNORE, Project
+
+ROOM = 0.5
+"""Share of the memory that images may take; networks, patches and the viewer need the rest."""
 
 
 @dataclass(frozen=True)
 class Pool:
     """Scans in work order (slice, row, column) as tensors on one device.
 
-    `images[i]` is float32 on the CPU and float16 on an accelerator; `targets[i]`, where the scan takes
-    part in supervised training, uint8 with 0 background, 1..K classes, 255 not annotated.
+    `images[i]` is float32 on the CPU and float16 on an accelerator, or float16 in its mapped file;
+    `targets[i]`, where the scan takes part in supervised training, uint8 with 0 background, 1..K classes,
+    255 not annotated.
     """
 
     ids: tuple[str, ...]
     images: tuple[Tensor, ...]
     spacing_mm: tuple[tuple[float, float, float], ...]
     targets: tuple[Tensor, ...] = ()
+    works_on: torch.device | None = None
+    """Where patches go; None for where the images are."""
 
     @property
     def device(self) -> torch.device:
-        return self.images[0].device
+        """Where patches and targets are."""
+        return self.works_on or self.images[0].device
 
     def __len__(self) -> int:
         return len(self.images)
 
     def part(self, scans: Sequence[int]) -> Pool:
         """Those scans alone, sharing their tensors."""
-        return Pool(
-            tuple(self.ids[scan] for scan in scans),
-            tuple(self.images[scan] for scan in scans),
-            tuple(self.spacing_mm[scan] for scan in scans),
-            tuple(self.targets[scan] for scan in scans) if self.targets else (),
+        return replace(
+            self,
+            ids=tuple(self.ids[scan] for scan in scans),
+            images=tuple(self.images[scan] for scan in scans),
+            spacing_mm=tuple(self.spacing_mm[scan] for scan in scans),
+            targets=tuple(self.targets[scan] for scan in scans) if self.targets else (),
         )
 
 
@@ -61,10 +74,12 @@ def load_pool(
             f"{project.root} has no scan to train on; add scans, or hold fewer of them out.", code="no-scans"
         )
     dtype = torch.float32 if device.type == "cpu" else torch.float16
+    mapped = image_bytes(project, scans, device) == 0
     images, spacings, targets = [], [], []
     try:
         for scan in scans:
-            images.append(_to_work_order(project.image(scan), plan).to(device, dtype))
+            image = project.image(scan)
+            images.append(_mapped(image, plan) if mapped else _to_work_order(image, plan).to(device, dtype))
             spacing = project.scans[scan].geometry.spacing_mm
             spacings.append(tuple(float(spacing[axis]) for axis in plan.work_axes))
             if class_ids is not None:
@@ -77,18 +92,35 @@ def load_pool(
             "--device cpu.",
             code="memory",
         ) from error
-    return Pool(tuple(scans), tuple(images), tuple(spacings), tuple(targets))  # type: ignore[arg-type]
+    return Pool(tuple(scans), tuple(images), tuple(spacings), tuple(targets), device)  # type: ignore[arg-type]
+
+
+def image_bytes(project: Project, scans: Sequence[str], device: torch.device) -> int:
+    """Memory of the device that the images of scans take in a pool; 0 where they stay in their files."""
+    voxels = sum(math.prod(project.scans[scan].geometry.shape_zyx) for scan in scans)
+    size, there = (4 if device.type == "cpu" else 2) * voxels, machine.memory()
+    if device.type == "cuda":
+        there = torch.cuda.mem_get_info(device)[1]
+    return size if not there or size <= ROOM * there else 0
 
 
 def join(annotated: Pool, others: Pool) -> Pool:
     """One pool of both, sharing their tensors; the others' targets are empty (nothing annotated)."""
-    nothing = tuple(torch.full(image.shape, IGNORE, dtype=torch.uint8) for image in others.images)
-    return Pool(
-        annotated.ids + others.ids,
-        annotated.images + others.images,
-        annotated.spacing_mm + others.spacing_mm,
-        annotated.targets + tuple(each.to(others.device) for each in nothing),
+    unknown = torch.tensor(IGNORE, dtype=torch.uint8, device=others.device)
+    return replace(
+        annotated,
+        ids=annotated.ids + others.ids,
+        images=annotated.images + others.images,
+        spacing_mm=annotated.spacing_mm + others.spacing_mm,
+        targets=annotated.targets + tuple(unknown.expand(image.shape) for image in others.images),
     )
+
+
+def _mapped(image: np.ndarray, plan: Plan) -> Tensor:
+    """A memory-mapped image as a tensor over its file's pages."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nobody writes to images
+        return torch.from_numpy(np.transpose(image, plan.work_axes))
 
 
 def _to_work_order(array: np.ndarray, plan: Plan) -> Tensor:

@@ -97,7 +97,7 @@ def cut_pool(
         kept = np.flatnonzero(count > 1)
         if len(kept):
             counts.extend(count[kept])
-            found[scan] = torch.tensor(chosen)[kept], torch.from_numpy(maps[kept]).to(image.device)
+            found[scan] = torch.tensor(chosen)[kept], torch.from_numpy(maps[kept]).to(pool.device)
         progress((number + 1) / len(scans))
     if not found:
         return None

@@ -99,7 +99,7 @@ def cut(pool: Pool, views: Views, plan: Plan, bend: Tensor | None = None) -> Vie
     slices = _slices(pool, views)
     parts = []
     for index, (corner, end) in enumerate(zip(corners, ends, strict=True)):
-        image = _part(pool.images[int(views.scan[index])], plan, corner, end, slices[index])
+        image = _part(pool, int(views.scan[index]), plan, corner, end, slices[index])
         points = grid[index] - torch.tensor(corner[::-1], device=grid.device)
         points = _normalised(points, image.shape[1:])[None]
         parts.append(F.grid_sample(image[None], points, padding_mode="border", align_corners=False))
@@ -126,7 +126,7 @@ def _straight(pool: Pool, views: Views, plan: Plan) -> Tensor:
     slices = _slices(pool, views)
     parts = []
     for index, (corner, end) in enumerate(zip(corners.tolist(), ends, strict=True)):
-        image = _part(pool.images[int(views.scan[index])], plan, corner, end, slices[index])
+        image = _part(pool, int(views.scan[index]), plan, corner, end, slices[index])
         for axis in range(plan.dims):
             share = shares[axis][index].reshape(-1, *[1] * (plan.dims - 1 - axis))
             one = image.index_select(axis + 1, below[axis][index])
@@ -135,11 +135,12 @@ def _straight(pool: Pool, views: Views, plan: Plan) -> Tensor:
     return torch.stack(parts)
 
 
-def _part(scan: Tensor, plan: Plan, corner: list[int], end: list[int], slices: Tensor) -> Tensor:
+def _part(pool: Pool, scan: int, plan: Plan, corner: list[int], end: list[int], slices: Tensor) -> Tensor:
     """The box from voxel `corner` to voxel `end` of a scan as float32, channels first: in 2.5D `slices`."""
     box = tuple(slice(first, last + 1) for first, last in zip(corner, end, strict=True))
-    part = scan[(..., *box)]  # type: ignore[index]
-    return (part.index_select(0, slices) if plan.dims == 2 else part[None]).float()
+    part = pool.images[scan][(..., *box)]  # type: ignore[index]
+    part = part.index_select(0, slices.to(part.device)) if plan.dims == 2 else part[None]
+    return part.to(pool.device).float()
 
 
 @full_precision

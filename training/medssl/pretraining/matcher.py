@@ -208,7 +208,9 @@ class Atlas:
     def volume(self, scan: int) -> tuple[Tensor, Tensor]:
         """A scan on the common grid, and the grey value above which it shows body."""
         if scan not in self._volumes:
-            volume = on_grid(self.pool.images[scan], self.pool.spacing_mm[scan], self.cell_mm)
+            volume = on_grid(
+                self.pool.images[scan].to(self.pool.device), self.pool.spacing_mm[scan], self.cell_mm
+            )
             ordered = volume.flatten().sort().values
             low, high = ordered[len(ordered) // 100], ordered[-1 - len(ordered) // 100]
             self._volumes[scan] = volume, low + BODY * (high - low)

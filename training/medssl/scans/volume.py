@@ -6,8 +6,9 @@ nibabel reads NIfTI and MGH (nifti.py), SimpleITK NRRD and MetaImage (itk.py) an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 
 import numpy as np
@@ -46,11 +47,29 @@ def is_series(path: Path) -> bool:
     return suffix_of(path) not in READABLE and (is_dicom(path) or not path.exists())
 
 
+def _one_that_fits(read: Callable[[Path], Volume]) -> Callable[[Path], Volume]:
+    """Reading that says in a sentence when memory runs out."""
+
+    @wraps(read)
+    def reading(path: Path) -> Volume:
+        try:
+            return read(path)
+        except MemoryError as error:
+            raise UserError(
+                f"{path} does not fit into this machine's memory; crop it or make its voxels larger.",
+                code="too-large",
+            ) from error
+
+    return reading
+
+
+@_one_that_fits
 def read_scan(path: Path) -> Volume:
     """One 3D scan, float32, from a file, a folder with one DICOM series, or one file of a series.
 
     Raises UserError ("missing", "unsupported", "unreadable", "not-3d", "not-scalar", "not-finite",
-    "constant", "bad-geometry"; of DICOM "several-series", "uneven-slices", too) that names the file.
+    "constant", "bad-geometry", "too-large"; of DICOM "several-series", "uneven-slices", too) that names the
+    file.
     """
     path = Path(path)
     array, geometry = _read(path)
@@ -69,6 +88,7 @@ def read_scan(path: Path) -> Volume:
     return Volume(geometry.to_canonical(values), geometry, path)
 
 
+@_one_that_fits
 def read_labels(path: Path) -> Volume:
     """A label volume, uint8 (uint16 where ids exceed 255). Floats are taken where all are whole numbers.
 
@@ -104,6 +124,8 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
         if str(path) in str(error):
             raise
         raise UserError(f"{path} cannot be used: {error}", code=error.code) from error
+    except MemoryError:
+        raise
     except Exception as error:  # damaged bytes make the libraries raise just about anything
         raise UserError(
             f"{path} cannot be read because it is damaged or not what its name says ({_reason(error)}); "
