@@ -3,8 +3,9 @@
     run    runs the cells (arm x seed) that have no line yet, and adds a line for each
     draw   makes the table of all lines
 
-A simulated annotator paints ten slices, three ways; every way has the same minutes of training in all, and
-test scans take part in nothing (medssl.evidence.study):
+A simulated annotator paints ten slices, three ways. Every way is trained for the same minutes on its ten
+slices; the short fine-tunings before suggestions come on top, while people paint. Test scans take part in
+nothing (medssl.evidence.study):
 
     suggested   a few evenly spaced ones on the seed's two scans to begin with; then, round by round, a short
                 fine-tuning, and the slices that it suggests in all scans (medssl.next_slice.suggest)
@@ -57,7 +58,7 @@ class Protocol:
     rounds: int = 2
     """How often slices are suggested; they share what is left of `slices`."""
     round_share: float = 0.15
-    """Of the training time, for the fine-tuning of one round; the last one, on all slices, has the rest."""
+    """Of the training time on all slices, what the fine-tuning of one round takes on top."""
     minutes: float = 8.0
     device: str = "auto"
     judge: str = "test"
@@ -113,8 +114,7 @@ def _suggested(material: Material, seed: int, protocol: Protocol, work: Work) ->
         seconds["suggesting"] = seconds.get("suggesting", 0.0) + time.monotonic() - begin
         assignment = _painted(assignment, _with(assignment.annotated, found))
         reasons += [each["reason"] for each in found]
-    rest = protocol.minutes * (1 - protocol.rounds * protocol.round_share)
-    last = replace(assignment, settings=replace(protocol.settings, minutes=rest))
+    last = replace(assignment, settings=protocol.settings)
     outcome = trial.train(last, work)
     outcome = replace(outcome, runs={**runs, **outcome.runs}, seconds={**seconds, **outcome.seconds})
     return _line("suggested", protocol, trial.judge(last, outcome), {"reasons": reasons})
@@ -223,7 +223,7 @@ def _table(dataset: str, given: dict[str, Any], here: Sequence[Cell]) -> str:
         f"## {dataset}, {given['slices']} slices, {given['minutes']:g} minutes of training, "
         f"{given['device']}, judged on {given['judge']} scans\n",
         f"Suggestions begin with {given['start']} slices and come in {given['rounds']} rounds, each after "
-        f"{given['round_share'] * given['minutes'] * 60:.0f} s of fine-tuning, which is part of the time.\n",
+        f"{given['round_share'] * given['minutes'] * 60:.0f} s of fine-tuning on top.\n",
         "| slices | seeds | scans painted | Dice | spread over seeds | "
         + " | ".join(classes)
         + " | s to suggest |",
@@ -263,8 +263,8 @@ def protocol_of(options: argparse.Namespace) -> Protocol:
             "leave every round a slice.",
             code="bad-setting",
         )
-    if options.rounds * options.round_share >= 1:
-        raise UserError("The rounds take all of the time; make --round-share smaller.", code="bad-setting")
+    if options.round_share <= 0:
+        raise UserError("A round needs some training; make --round-share larger.", code="bad-setting")
     return Protocol(
         options.slices, options.start, options.rounds, options.round_share, options.minutes,
         devices.choose(options.device).type, options.judge,
@@ -288,8 +288,8 @@ def arguments() -> argparse.ArgumentParser:
     add("--slices", type=int, default=usual.slices, help="painted slices in all")
     add("--start", type=int, default=usual.start, help="of these, before the first suggestion")
     add("--rounds", type=int, default=usual.rounds, help="how often slices are suggested")
-    add("--round-share", type=float, default=usual.round_share, help="of the time, for one round")
-    add("--minutes", type=float, default=usual.minutes, help="training time of a cell, rounds included")
+    add("--round-share", type=float, default=usual.round_share, help="of the time, a round's training on top")
+    add("--minutes", type=float, default=usual.minutes, help="training time on all slices")
     others = "validation: on scans that are neither test scans nor annotated, to choose settings"
     add("--judge", choices=("test", "validation"), default=usual.judge, help=others)
     add("--device", default=usual.device)

@@ -61,7 +61,7 @@ def test_every_arm_paints_as_many_slices_and_trains_as_long(words: list[str], en
         assert not HELD_OUT & set(cell.annotated)
         assert set(cell.dice_of_scan) == HELD_OUT
     minutes: list[float] = [job.minutes for job in engine.jobs if isinstance(job, FinetuneJob)]
-    assert minutes == pytest.approx([1.5, 1.5, 7.0, 10.0, 10.0])
+    assert minutes == pytest.approx([1.5, 1.5, 10.0, 10.0, 10.0])
 
 
 def test_the_control_paints_on_as_many_scans_as_were_suggested(words: list[str], engine: Suggesting) -> None:
@@ -102,7 +102,7 @@ def test_the_table_has_every_arm(words: list[str], engine: Suggesting, tmp_path:
     ("more", "code"),
     [
         (["--start", "6"], "bad-setting"),
-        (["--round-share", "0.5"], "bad-setting"),
+        (["--round-share", "0"], "bad-setting"),
         (["--dataset", "x"], "no-dataset"),
     ],
 )

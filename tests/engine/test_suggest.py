@@ -135,6 +135,13 @@ def test_taking_the_best_one_each_time_covers_most_of_what_the_best_set_would() 
     assert value(greedy) >= (1 - 1 / np.e) * best
 
 
+def test_another_scan_comes_before_one_that_is_painted_already_where_slices_are_as_new() -> None:
+    """Ten slices of ten people teach more than ten of one."""
+    first = np.arange(3) == 0
+    parts = [seen("a", np.eye(6)[:3], painted=first, complete=first), seen("b", np.eye(6)[3:])]
+    assert [scan for scan, _ in places(rank(parts, 0, {}, 2))] == ["b", "a"]
+
+
 # --- sentences ---------------------------------------------------------------------------------------
 
 

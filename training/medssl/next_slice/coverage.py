@@ -35,10 +35,14 @@ class Choice:
     novelty: float
 
 
+SAME_SCAN = 0.3
+"""How much any slice says about any other of its scan: the person and the scanner are the same."""
+
+
 def alike(
     vectors: np.ndarray, scans: Sequence[str], place_mm: np.ndarray, reach_mm: np.ndarray
 ) -> np.ndarray:
-    """(n, n) float32 in 0..1: how much one slice says about another, by looks, or by lying next to it.
+    """(n, n) float32 in 0..1: how much one slice says about another, by looks, or by lying in the same scan.
 
     vectors: (n, F); place_mm, reach_mm: (n,), along the axis across slices. Looks are compared by a Gaussian
     whose width is half the median distance: two slices drawn by chance say little about each other.
@@ -51,7 +55,7 @@ def alike(
     looks = np.exp(-2 * distance / max(typical, 1e-12))
     gap = (place_mm[:, None] - place_mm[None]) / np.maximum(reach_mm[:, None], 1e-6)
     names = np.asarray(scans)
-    near = np.where(names[:, None] == names[None], np.exp(-0.5 * gap**2), 0)
+    near = np.where(names[:, None] == names[None], np.maximum(np.exp(-0.5 * gap**2), SAME_SCAN), 0)
     result: np.ndarray = np.maximum(looks, near).astype(np.float32)
     np.fill_diagonal(result, 1)
     return result
