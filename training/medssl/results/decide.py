@@ -37,8 +37,8 @@ class Decision:
         level = (probability * (LEVELS - 1)).round()
         classes = scores.shape[1] - 1
         both = best * LEVELS + level.long()
-        found = torch.bincount(both.flatten(), minlength=classes * LEVELS).view(classes, LEVELS)
-        size = scores[:, 1:].sum((0, 2, 3), dtype=torch.float32).double()
+        found = torch.bincount(both.flatten(), minlength=classes * LEVELS).view(classes, LEVELS).cpu()
+        size = scores[:, 1:].sum((0, 2, 3)).cpu().double()  # not every accelerator has doubles
         self._found = found if self._found is None else self._found + found
         self._size = size if self._size is None else self._size + size
         self._best.append((best + 1).to(torch.uint8))
@@ -49,7 +49,7 @@ class Decision:
         if self._found is None or self._size is None:
             raise ValueError("No scores were added.")
         least = torch.cat([torch.zeros_like(self._size[:1]), _thresholds(self._found, self._size)])
-        least = (least * (LEVELS - 1)).round().to(torch.uint8)
+        least = (least * (LEVELS - 1)).round().to(self._best[0].device, torch.uint8)
         parts = []
         while self._best:  # Emptied on the way, so that there never are two of everything.
             best, level = self._best.pop(0), self._level.pop(0)
@@ -62,7 +62,7 @@ def _thresholds(found: Tensor, size: Tensor) -> Tensor:
 
     found: (K, LEVELS) how many voxels have which probability; size: (K,) sum of all probabilities.
     """
-    level = torch.arange(LEVELS, device=found.device, dtype=torch.float64) / (LEVELS - 1)
+    level = torch.arange(LEVELS, dtype=torch.float64) / (LEVELS - 1)
     overlap = (found * level).flip(1).cumsum(1).flip(1)
     voxels = found.flip(1).cumsum(1).flip(1)
     dice = 2 * overlap / (voxels + size[:, None]).clamp(min=1e-9)
