@@ -21,7 +21,7 @@ OWN: Order = (0, 1, 2)
 ORDERS: tuple[Order, ...] = (OWN, (1, 0, 2), (2, 0, 1))
 LEFT_RIGHT = 2
 """Canonical axis. Sagittal slices, in which both look the same, are left out unless people paint them."""
-NEARLY_CUBES = 1.5
+NEARLY_CUBES = 2.0
 """Longest over shortest edge of a voxel, up to which other sides are looked at."""
 
 
