@@ -58,6 +58,7 @@ class Clock:
     """Notes when a frame was shown that has the newest outlines."""
 
     def __init__(self, hand: Hand) -> None:
+        self.canvas = hand.canvas
         self.released = self.known = self.shown = 0.0
         hand.dock.preview.preview.drawn.connect(self._on_drawn)
         hand.canvas.frameSwapped.connect(self._on_frame)
@@ -68,6 +69,7 @@ class Clock:
 
     def _on_drawn(self) -> None:
         self.known = self.known or time.perf_counter()
+        self.canvas.update()  # outlines that were there before the release need no frame of their own
 
     def _on_frame(self) -> None:
         if self.known and not self.shown:
