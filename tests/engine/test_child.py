@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -64,6 +65,16 @@ def run(job, emit, should_stop):
         time.sleep(0.01)
     return {"run": "0001-pretrain-pgl"}
 """
+
+
+@pytest.mark.skipif(not hasattr(os, "nice"), reason="there is no niceness here")
+def test_the_engine_steps_back_for_whoever_paints(job_file: Path) -> None:
+    child = start(WAITING, job_file)
+    assert child.stdout is not None
+    assert "started" in child.stdout.readline()
+    here, there = (os.getpriority(os.PRIO_PROCESS, each) for each in (0, child.pid))
+    finish(child, "stop\n")
+    assert there == min(19, here + 10)
 
 
 def test_events_come_from_started_to_done_with_exit_code_0(job_file: Path) -> None:

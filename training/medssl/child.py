@@ -19,10 +19,15 @@ from typing import TextIO
 from medssl import events
 from medssl.errors import UserError
 
+POLITENESS = 10
+"""How far the engine steps back where it shares a core with the viewer: whoever paints does not wait."""
+
 
 def run(job_path: Path) -> int:
     """Run a job file under the protocol above and return the exit code."""
     channel = take_standard_output()
+    if hasattr(os, "nice"):  # Windows has none
+        os.nice(POLITENESS)
     stop = threading.Event()
     signal.signal(signal.SIGINT, lambda *_: stop.set())
     threading.Thread(target=_listen, args=(stop,), daemon=True).start()
