@@ -87,7 +87,7 @@ def _section(setting: Setting, rows: Sequence[Row]) -> list[str]:
     return [
         f"## {setting.dataset}, {setting.minutes:g} minutes, {setting.device.upper()}{judged}",
         "",
-        *_measured(cells),
+        *measured(cells),
         "",
         "| " + " | ".join(heading) + " |",
         "| --- |" + " ---: |" * 3 + " --- |" + " ---: |" * 4,
@@ -126,12 +126,12 @@ def _line(row: Row, seeds: Sequence[int], baseline: Row | None) -> list[str]:
     return [
         row.name,
         str(row.slices),
-        _spread([cell.dice for cell in judged.values()], 3, mark="**") if judged or cells else "failed",
+        spread([cell.dice for cell in judged.values()], 3, mark="**") if judged or cells else "failed",
         _over(row, baseline),
         " / ".join(each),
-        _spread([cell.hausdorff95_mm for cell in judged.values()], 1),
-        _spread([cell.volume_error for cell in judged.values()], 2),
-        _spread([cell.dice_on_painted_scans for cell in cells], 3),
+        spread([cell.hausdorff95_mm for cell in judged.values()], 1),
+        spread([cell.volume_error for cell in judged.values()], 2),
+        spread([cell.dice_on_painted_scans for cell in cells], 3),
         _minutes(cells),
     ]
 
@@ -145,10 +145,10 @@ def _over(row: Row, baseline: Row | None) -> str:
         for seed, cell in row.cells.items()
         if seed in baseline.cells and cell.judged_on != "painted"
     ]
-    return _spread(both, 3, sign="+") if both else ""
+    return spread(both, 3, sign="+") if both else ""
 
 
-def _spread(values: Sequence[float | None], digits: int, mark: str = "", sign: str = "") -> str:
+def spread(values: Sequence[float | None], digits: int, mark: str = "", sign: str = "") -> str:
     """Mean and sample standard deviation of those that are defined."""
     known = [value for value in values if value is not None]
     if not known:
@@ -163,7 +163,7 @@ def _minutes(cells: Sequence[Cell]) -> str:
     return " + ".join(f"{(seconds or 0) / 60:.1f}" for seconds in means)
 
 
-def _measured(cells: Sequence[Cell]) -> list[str]:
+def measured(cells: Sequence[Cell]) -> list[str]:
     """Dates, machines, versions and commits of the cells."""
     if not cells:
         return []

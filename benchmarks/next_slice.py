@@ -28,6 +28,8 @@ from typing import Any
 
 import numpy as np
 from few_slices import DATASETS, forget_weights, open_dataset
+from few_slices_page import measured
+from few_slices_page import spread as spread_of
 from medssl.annotations.annotator import annotate, choose_slices
 from medssl.commands.terminal import Drawing, console, stop_on_interrupt, worker
 from medssl.config import FinetuneJob, SuggestJob
@@ -201,7 +203,8 @@ def _finished(options: argparse.Namespace, arm: str, seed: int, protocol: Protoc
 def draw(lines: Path, page: Path) -> str:
     """Write the table of all finished cells, one table for each protocol; returns the page."""
     known = cells.read_cells(lines)
-    parts = ["# Suggested slices against evenly spaced ones\n", (__doc__ or "").split("\n\n", 2)[2].strip()]
+    protocol = (__doc__ or "").split("\n\n")[2:4]
+    parts = ["# Suggested slices against evenly spaced ones", *protocol]
     settings: list[tuple[str, dict[str, Any]]] = []
     for cell in known:
         if (cell.dataset, cell.settings) not in settings:
@@ -220,23 +223,24 @@ def _table(dataset: str, given: dict[str, Any], here: Sequence[Cell]) -> str:
     newest.sort(key=lambda cell: (list(ARMS).index(cell.method), cell.seed))
     classes = list(newest[0].dice_of_class)
     lines = [
-        f"## {dataset}, {given['slices']} slices, {given['minutes']:g} minutes of training, "
-        f"{given['device']}, judged on {given['judge']} scans\n",
+        f"## {dataset}, {given['slices']} slices, {given['minutes']:g} minutes, {given['device']}\n",
+        *measured(newest),
+        "",
         f"Suggestions begin with {given['start']} slices and come in {given['rounds']} rounds, each after "
         f"{given['round_share'] * given['minutes'] * 60:.0f} s of fine-tuning on top.\n",
-        "| slices | seeds | scans painted | Dice | spread over seeds | "
-        + " | ".join(classes)
-        + " | s to suggest |",
-        "| --- | --- | --- | --- | --- | " + " | ".join("---" for _ in classes) + " | --- |",
+        f"| slices | seeds | Dice | of each seed | scans painted | {' | '.join(classes)} | s to suggest |",
+        f"| --- | --- | ---: | --- | ---: | {' | '.join('---:' for _ in classes)} | ---: |",
     ]
     for row in cells.rows(newest):
         of_it = [cell for cell in newest if cell.method == row.method]
         scans = sum(len(cell.annotated) for cell in of_it) / len(of_it)
         of_class = " | ".join(_number(row.dice_of_class[name]) for name in classes)
         seconds = sum(cell.seconds.get("suggesting", 0.0) for cell in of_it) / len(of_it)
+        dice = [cell.dice for cell in of_it]
+        each = " / ".join(map(_number, dice))
         lines.append(
-            f"| {ARMS[row.method]} | {', '.join(map(str, row.seeds))} | {scans:.1f} | {row.dice:.3f} | "
-            f"{_number(row.spread)} | {of_class} | {seconds:.0f} |"
+            f"| {ARMS[row.method]} | {', '.join(map(str, row.seeds))} | {spread_of(dice, 3)} | {each} | "
+            f"{scans:.1f} | {of_class} | {seconds:.0f} |"
         )
     return "\n".join(lines)
 
