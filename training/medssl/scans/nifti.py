@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ PLACE_FIELDS = (
 """Header fields that place a NIfTI file's voxels, besides pixdim."""
 UNIT_MM = {1: 1000.0, 3: 0.001}
 """NIfTI's codes for metres and micrometres; any other is taken as millimetres."""
+MOST_PACKED = 1100
+"""Bytes that a byte of a gzipped file can hold: deflate packs at most 1032 into one."""
 LARGEST_SIDE = 32767
 """Most voxels along an axis that NIfTI-1 can say."""
 
@@ -29,8 +32,8 @@ def read_nifti(path: Path) -> tuple[np.ndarray, Geometry]:
 
     The affine is nibabel's: sform, else qform, else voxel sizes alone.
 
-    Raises UserError ("unsupported", "not-scalar", "not-3d", "bad-geometry"), and whatever nibabel raises
-    for damaged files.
+    Raises UserError ("unsupported", "not-scalar", "not-3d", "bad-geometry"), ValueError for a header that
+    promises more than its file can hold, and whatever nibabel raises for damaged files.
     """
     image: Any = nib.load(path)
     if not isinstance(image, nib.nifti1.Nifti1Pair | nib.freesurfer.MGHImage):
@@ -45,6 +48,9 @@ def read_nifti(path: Path) -> tuple[np.ndarray, Geometry]:
             f"{path} holds {kind}, not one grey value a voxel; export it as a plain scalar volume.",
             code="not-scalar",
         )
+    promised = math.prod(map(int, image.shape)) * image.get_data_dtype().itemsize
+    if promised > MOST_PACKED * Path(image.file_map["image"].filename or path).stat().st_size:
+        raise ValueError(f"its header promises {promised / 2**30:.1f} GB")
     array = three_axes(np.asanyarray(image.dataobj), path)
     affine = np.array(image.affine, dtype=np.float64)
     if isinstance(image, nib.freesurfer.MGHImage):
