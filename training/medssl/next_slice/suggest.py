@@ -24,7 +24,7 @@ from medssl.projects.project import Project, Run
 from medssl.projects.runs import refuse_collapsed
 
 PIXELS_CPU, PIXELS_GPU = 1_000_000, 200_000_000
-"""How much of the scans is looked at: ten seconds or two of work."""
+"""How much of the scans is looked at: half a minute of one core, seconds of a GPU."""
 REACH, REACH_SLICES = 0.05, 1.5
 """How far a slice says what its neighbours look like: of the scan's length, and at least in slices."""
 NEW = 0.5

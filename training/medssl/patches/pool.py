@@ -124,7 +124,7 @@ def _mapped(image: np.ndarray, plan: Plan) -> Tensor:
 
 
 def _to_work_order(array: np.ndarray, plan: Plan) -> Tensor:
-    # A copy of its own in any case: torch must not hold pages of a file that is mapped for reading.
+    # A copy of its own, whose rows lie together: what has room in memory is not read from the file again.
     return torch.from_numpy(np.array(np.transpose(array, plan.work_axes), order="C"))
 
 
