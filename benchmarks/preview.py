@@ -28,7 +28,7 @@ from napari_medssl.preview import InstantPreview
 from napari_medssl.tasks import pretrain_job
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "plugin"))
-from hand import Hand, wait_until
+from hand import Hand, open_and_wait, wait_until
 
 SHAPE = (128, 256, 256)
 STEP, WIDTH = (2, 2, 2), 32  # features.grid_step and features.WIDTH, which need torch
@@ -118,7 +118,7 @@ def main() -> None:
         viewer = napari.Viewer(show=True)
         viewer.window.resize(1400, 1000)
         _, dock = viewer.window.add_plugin_dock_widget("napari-medssl")
-        dock.open(project.root)
+        open_and_wait(dock, project.root)
         QTest.qWait(1000)
         hand = Hand(viewer, dock)
         hand.open_step(2)

@@ -73,8 +73,8 @@ class Dock(QWidget):
         self.steps[0].expand()
 
     def open(self, folder: str | Path) -> None:
-        """Open a project folder, where it was left."""
-        guarded(self.session, lambda: self.session.open(Path(folder)))
+        """Open a project folder, where it was left; the scan appears once it is read."""
+        guarded(self.session, lambda: self.scans.open_project(Path(folder)))
 
     def _lay_out(self) -> None:
         inside = QWidget()

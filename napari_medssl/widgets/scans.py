@@ -85,9 +85,13 @@ class Scans(QWidget):
         """Ask for the project's folder; open the project there or make one."""
         folder = QFileDialog.getExistingDirectory(self, "Choose a project folder", self._start_folder())
         if folder:
-            guarded(self.session, lambda: self._open_project(Path(folder)))
+            guarded(self.session, lambda: self.open_project(Path(folder)))
 
-    def _open_project(self, folder: Path) -> None:
+    def open_project(self, folder: Path) -> None:
+        """Open the project, or make one there; the scan that was on the screen last is read in a thread.
+
+        Raises UserError where the folder cannot be one, or a job of another project runs.
+        """
         scan = self.session.open(folder, show=False)
         if scan is not None:
             self.workspace.opening.open(scan)

@@ -206,6 +206,12 @@ class Lag:
         return float(np.percentile(self.late, q))
 
 
+def open_and_wait(dock: QWidget, folder: Path) -> None:
+    """Open a project, and wait until the scan that it was left at is on the screen."""
+    dock.open(folder)
+    wait_until(lambda: dock.workspace.scan_layer is not None, 60, "reading the scan")
+
+
 def wait_until(condition: Callable[[], object], seconds: float, what: str) -> None:
     """Let the window live until `condition` holds."""
     clock = QElapsedTimer()

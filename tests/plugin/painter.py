@@ -11,7 +11,7 @@ from pathlib import Path
 
 import napari
 import numpy as np
-from hand import Hand
+from hand import Hand, open_and_wait
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 
@@ -29,7 +29,7 @@ def main(root: Path, first: int) -> None:
     viewer.window.resize(1100, 800)
     _, dock = viewer.window.add_plugin_dock_widget("napari-medssl")
     QTest.qWait(300)
-    dock.open(root)
+    open_and_wait(dock, root)
     dock.workspace.new_annotation()
     layer = dock.workspace.annotation_layer
     layer.brush_size = 1

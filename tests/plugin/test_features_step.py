@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from hand import open_and_wait
 from medssl.features.landmarks import read_landmarks
 from medssl.features.similarity import write_features
 from medssl.projects.project import Project
@@ -50,7 +51,7 @@ def dock(qtbot, said, project):
     made = Dock(ViewerModel())
     qtbot.addWidget(made)
     made.show()
-    made.open(project.root)
+    open_and_wait(made, project.root)
     made.steps[5].expand()
     made.features.follow.click()
     yield made

@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from hand import open_and_wait
 from medssl.projects.project import Annotation, Project
 from medssl.scans.volume import read_scan, write_labels
 from napari.components import ViewerModel
@@ -32,7 +33,7 @@ def dock(qtbot, said, project):
     made = Dock(ViewerModel())
     qtbot.addWidget(made)
     made.show()
-    made.open(project.root)
+    open_and_wait(made, project.root)
     yield made
     made._leave()
 
@@ -160,6 +161,25 @@ def test_while_a_scan_is_read_the_one_before_can_be_painted_on(dock, qtbot, proj
     assert threads[0] is not threading.main_thread()
     assert project.annotation("scan").labels[3, 4, 5] == 2
     assert "Opening" not in cell(dock, 1, NAME)
+
+
+def test_opening_a_project_leaves_the_window_free(qtbot, said, project, monkeypatch):
+    slow, threads = threading.Event(), []
+
+    def read_slowly(path):
+        threads.append(threading.current_thread())
+        slow.wait(20)
+        return read_scan(path)
+
+    monkeypatch.setattr(opening, "read_scan", read_slowly)
+    dock = Dock(ViewerModel())
+    qtbot.addWidget(dock)
+    dock.open(project.root)
+    assert dock.scans.table.rowCount() == 2 and dock.workspace.scan_layer is None
+    slow.set()
+    qtbot.waitUntil(lambda: dock.workspace.scan_layer is not None, timeout=20_000)
+    assert dock.session.scan == "scan" and threading.main_thread() not in threads
+    dock._leave()
 
 
 def test_the_last_click_wins(dock, qtbot, monkeypatch):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filelock import SoftFileLease
+from hand import open_and_wait
 from medssl.errors import UserError
 from medssl.projects.project import Annotation, LabelClass, Project
 from napari.components import ViewerModel
@@ -52,7 +53,7 @@ def open_window(qtbot, said, project):
         made = Dock(ViewerModel())
         qtbot.addWidget(made)
         made.show()
-        made.open(project.root)
+        open_and_wait(made, project.root)
         opened.append(made)
         return made
 

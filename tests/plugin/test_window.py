@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import scenes
-from hand import Hand, Lag, wait_until
+from hand import Hand, Lag, open_and_wait, wait_until
 from medssl.annotations.annotator import choose_slices
 from medssl.methods import METHODS
 from medssl.scans.volume import read_labels
@@ -217,7 +217,7 @@ def test_closing_the_dock_alone_saves_and_lets_go(window, scene):
     assert dock.session.closed and not layer.editable
     _, again = viewer.window.add_plugin_dock_widget("napari-medssl")
     assert again is not dock
-    again.open(project.root)
+    open_and_wait(again, project.root)
     assert again.workspace.annotation_layer.editable and again.workspace.annotation_layer.data[3, 3, 3]
 
 
@@ -229,6 +229,7 @@ def test_a_project_is_opened_in_a_viewer_of_its_own(scene, qapp):
     project = Project.create(scene.path.parent / "project")
     project.add_scan(scene.path)
     viewer = open_project(project.root)
+    wait_until(lambda: viewer.layers, 60, "reading the scan")
     assert [layer.name for layer in viewer.layers] == list(project.scans)
     viewer.close()
     QTest.qWait(50)
