@@ -90,7 +90,7 @@ def settings_for(method: str, settings: Settings) -> Settings:
     """The settings that concern the method: to peers our recipes are nothing."""
     if method not in PEERS:
         return settings.concerning(method)
-    return Settings(settings.slices, settings.minutes, settings.device, settings.judge, 0.0, "", "")
+    return Settings(settings.slices, settings.minutes, settings.device, settings.judge, 0.0, 0.0, "", "")
 
 
 def run(grid: Grid) -> None:
@@ -150,9 +150,13 @@ def open_dataset(data: Path, name: str, work: Path, emit: Emit) -> Material:
 
 
 def forget_weights(project: Project, line: Cell | Failure) -> None:
-    """Delete the checkpoints of a finished cell: hundreds of cells would fill the disk."""
-    for run_id in line.runs.values() if isinstance(line, Cell) else ():
-        (project.root / "runs" / run_id / "checkpoint.safetensors").unlink(missing_ok=True)
+    """Delete the checkpoints of a finished cell: hundreds of cells would fill the disk.
+
+    A pre-training that other seeds start from, too, stays.
+    """
+    for phase, run_id in line.runs.items() if isinstance(line, Cell) else ():
+        if phase != "pretrain" or not line.settings["pretrain_minutes"]:
+            (project.root / "runs" / run_id / "checkpoint.safetensors").unlink(missing_ok=True)
 
 
 def _finished(grid: Grid, dataset: str, method: str, seed: int, settings: Settings) -> bool:
@@ -182,6 +186,8 @@ def arguments() -> argparse.ArgumentParser:
     add("--seeds", default="0,1,2")
     add("--minutes", type=float, default=10.0, help="training time of a cell, pre-training included")
     add("--pretrain-share", type=float, default=PRETRAIN_SHARE, help="of a cell's time, for pre-training")
+    while_painting = "minutes of pre-training on top, once for all seeds, instead of a share"
+    add("--pretrain-minutes", type=float, default=0.0, help=while_painting)
     add("--pretrain-recipe", default="quick")
     add("--finetune-recipe", default="quick")
     example = "finetune.learning_rate=0.001 or pretrain.ratio=0.75; repeatable"
@@ -225,6 +231,7 @@ def grid_of(options: argparse.Namespace) -> Grid:
             device=devices.choose(options.device).type,
             judge=options.judge,
             pretrain_share=options.pretrain_share,
+            pretrain_minutes=options.pretrain_minutes,
             pretrain_recipe=options.pretrain_recipe,
             finetune_recipe=options.finetune_recipe,
             **overrides_of(options.overrides),

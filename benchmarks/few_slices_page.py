@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from few_slices_rows import NAMES, SEEDS, Row, Setting, newest, rows_of
+from few_slices_rows import NAMES, SEEDS, Row, Setting, newest, rows_of, settings_of
 from medssl.evidence import pictures
 from medssl.evidence.cells import Cell, mean, read_lines
 from medssl.evidence.pictures import Amounts
@@ -32,8 +32,10 @@ diagonal as its distance. The seed draws the two annotated scans, so seeds diffe
 the same slices for every method: *over random* is the difference to random weights seed by seed. *Painted
 scans* is Dice on the two annotated scans with the painted slices as painted; interpolation knows no others.
 *Minutes* are those of training, pre-training + fine-tuning; planning, preprocessing and prediction come on
-top for everyone. The raw lines stand beside this page, one for each cell, with Dice of every scan and class,
-all settings, versions and the commit.
+top for everyone. Where minutes stand "after" others, pre-training came before, as it can while people paint:
+once for each method, by seed 0, for all draws of painted slices; so the spread is that of the slices alone.
+The raw lines stand beside this page, one for each cell, with Dice of every scan and class, all settings,
+versions and the commit.
 
 nnU-Net gets the painted slices with its ignore label on all else, the same minutes for its training steps, as
 many threads, and one process. Its learning rate falls over these minutes, and its validation batches are left
@@ -44,17 +46,15 @@ def draw(lines: Sequence[Path], page: Path, datasets: Iterable[str]) -> list[Pat
     """Write the page and, beside it, a picture for each data set; returns all files."""
     cells, failures = newest(itertools.chain.from_iterable(read_lines(path) for path in lines))
     order = list(datasets)
-    settings = sorted(
-        {Setting.of(cell) for cell in cells},
-        key=lambda each: (each.judge, order.index(each.dataset), -each.minutes, each.device),
-    )
+    settings = settings_of(cells, order)
     text, made = [ABOUT, ""], [page]
     drawn: set[str] = set()
     for setting in settings:
         rows = rows_of(setting, cells, failures)
         text += _section(setting, rows)
         if setting.judge == "test" and any(row.cells for row in rows):
-            suffix = "" if setting.dataset not in drawn else f"-{setting.minutes:g}-{setting.device}"
+            before = f"-{setting.pretrain_minutes:g}+" if setting.pretrain_minutes else "-"
+            suffix = "" if setting.dataset not in drawn else f"{before}{setting.minutes:g}-{setting.device}"
             drawn.add(setting.dataset)
             picture = page.with_name(f"{page.stem}-{setting.dataset}{suffix}.png")
             _picture(picture, setting, rows)
@@ -85,7 +85,7 @@ def _section(setting: Setting, rows: Sequence[Row]) -> list[str]:
     heading += ["volume error", "painted scans", "minutes"]
     baselines = {row.slices: row for row in rows if row.name == RANDOM}
     return [
-        f"## {setting.dataset}, {setting.minutes:g} minutes, {setting.device.upper()}{judged}",
+        f"## {setting.dataset}, {_times(setting)}, {setting.device.upper()}{judged}",
         "",
         *measured(cells),
         "",
@@ -98,6 +98,12 @@ def _section(setting: Setting, rows: Sequence[Row]) -> list[str]:
         "",
         *_failures(rows),
     ]
+
+
+def _times(setting: Setting) -> str:
+    if not setting.pretrain_minutes:
+        return f"{setting.minutes:g} minutes"
+    return f"{setting.minutes:g} minutes after {setting.pretrain_minutes:g} of pre-training"
 
 
 def _lines(rows: Sequence[Row], seeds: Sequence[int], baselines: Mapping[int, Row]) -> list[str]:
@@ -221,7 +227,7 @@ def _picture(path: Path, setting: Setting, rows: Sequence[Row]) -> None:
     drawn += [Amounts(name, values[name], quiet=True) for name in ours if name not in best]
     several = any(len(each) > 1 for each in values.values())
     words = (
-        f"{setting.minutes:g} minutes of training; line: mean, {'band' if several else 'bar'}: standard "
+        f"{_times(setting)}; line: mean, {'band' if several else 'bar'}: standard "
         + "deviation, dots: seeds"
         + ("; dashed: other programs" if peers else "")
         + ("; faint: our other methods" if len(ours) > len(best) else "")

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
 from medssl.evidence.cells import Cell, Failure
 from medssl.evidence.report import title
-from medssl.evidence.study import RANDOM, Settings
+from medssl.evidence.study import RANDOM, Combination, Settings
 from medssl.methods import METHODS
 from peers import PEERS
 
 SLICES, SEEDS = (5, 10, 20), (0, 1, 2)
 WANTED = (RANDOM, f"{RANDOM}:none", f"{RANDOM}:pseudo_contrast", *METHODS, *PEERS)
-"""The grid: what has no line in it is shown as not run."""
+"""The grid: what has no line in it is shown as not run. Where pre-training comes on top, our methods are."""
 
 NAMES = {
     "forest": "random forest",
@@ -35,12 +35,42 @@ class Setting:
     judge: str
     minutes: float
     device: str
+    pretrain_minutes: float
+    """On top of `minutes`; 0 where they are a part of these."""
 
     @classmethod
     def of(cls, line: Cell | Failure) -> Setting:
         """Under which setting a line was made."""
         settings = line.settings
-        return cls(line.dataset, settings["judge"], settings["minutes"], settings["device"])
+        times = settings["minutes"], settings["device"], settings["pretrain_minutes"]
+        return cls(line.dataset, settings["judge"], *times)
+
+    def takes(self, line: Cell | Failure) -> bool:
+        """Whether the line stands in this table; what is not pre-trained does so in each of its minutes."""
+        own = Setting.of(line)
+        plain = line.method in PEERS or Combination.of(line.method).weights == RANDOM
+        return (replace(own, pretrain_minutes=self.pretrain_minutes) if plain else own) == self
+
+
+def settings_of(cells: Sequence[Cell], order: Sequence[str]) -> list[Setting]:
+    """The tables that the cells need, data sets in this order, the longest first.
+
+    Cells that are not pre-trained have none of their own where others stand beside them.
+    """
+    found = {Setting.of(cell) for cell in cells}
+    needed = {
+        each
+        for each in found
+        if each.pretrain_minutes
+        or not any(replace(other, pretrain_minutes=0.0) == each for other in found - {each})
+        or any(Setting.of(cell) == each and cell.settings["pretrain_share"] for cell in cells)
+    }
+    return sorted(
+        needed,
+        key=lambda each: (
+            each.judge, order.index(each.dataset), -each.minutes, each.pretrain_minutes, each.device
+        ),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,15 +99,18 @@ def newest(lines: Iterable[Cell | Failure]) -> tuple[list[Cell], list[Failure]]:
 
 def rows_of(setting: Setting, cells: Sequence[Cell], failures: Sequence[Failure]) -> list[Row]:
     """All rows of a table: the grid's methods first, those with other settings after their own."""
-    here = [cell for cell in cells if Setting.of(cell) == setting]
-    failed = [failure for failure in failures if Setting.of(failure) == setting]
-    known = sorted(dict.fromkeys([*WANTED, *(line.method for line in (*here, *failed))]), key=_place)
-    asked = [plain_name(method) for method in WANTED]
+    here = [cell for cell in cells if setting.takes(cell)]
+    failed = [failure for failure in failures if setting.takes(failure)]
+    wanted = (RANDOM, *METHODS) if setting.pretrain_minutes else WANTED
+    known = sorted(dict.fromkeys([*wanted, *(line.method for line in (*here, *failed))]), key=_place)
+    asked = [plain_name(method) for method in wanted]
+    amounts = {cell.settings["slices"] for cell in here}
+    amounts.update(() if setting.pretrain_minutes else SLICES)
     names: list[str] = []
     for method in known:
         names += [plain_name(method), *(name_of(line) for line in (*here, *failed) if line.method == method)]
     rows = []
-    for name, slices in itertools.product(dict.fromkeys(names), _slices(here)):
+    for name, slices in itertools.product(dict.fromkeys(names), sorted(amounts)):
         place = (name, slices)
         row = Row(
             name,
@@ -98,10 +131,6 @@ def _place(method: str) -> int:
     return order.index(weights) if weights in order else len(order)
 
 
-def _slices(cells: Sequence[Cell]) -> list[int]:
-    return sorted({*SLICES, *(cell.settings["slices"] for cell in cells)})
-
-
 def plain_name(method: str) -> str:
     """The method in words, under its usual settings."""
     return NAMES.get(method, title(method))
@@ -116,7 +145,9 @@ def name_of(line: Cell | Failure) -> str:
     changed = []
     for each in fields(Settings):
         value = line.settings.get(each.name, getattr(usual, each.name))
-        if each.name in ("slices", "minutes", "device", "judge") or value == getattr(usual, each.name):
+        told = ("slices", "minutes", "pretrain_minutes", "device", "judge")  # by the table and the line
+        shared = each.name == "pretrain_share" and line.settings["pretrain_minutes"]
+        if each.name in told or shared or value == getattr(usual, each.name):
             continue
         if isinstance(value, dict):
             changed += [f"{each.name}.{setting}={item}" for setting, item in value.items()]

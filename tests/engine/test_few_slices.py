@@ -270,6 +270,40 @@ def test_the_page_shows_what_was_run_and_what_was_not(
     assert made[1].stat().st_size > 10_000
 
 
+def test_where_pretraining_comes_on_top_random_weights_stand_beside_it(
+    data: Path, tmp_path: Path, engine: Engine
+) -> None:
+    few_slices.run(grid(data, tmp_path, "--methods", "random,mae", "--seeds", "0", "--pretrain-minutes", "3"))
+    page = tmp_path / "page.md"
+    few_slices_page.draw([tmp_path / "lines"], page, ["hippocampus"])
+    text = page.read_text()
+    (heading,) = (line for line in text.splitlines() if line.startswith("## "))
+    assert heading == "## hippocampus, 1 minutes after 3 of pre-training, CPU"
+    assert "| MAE | 10 | **0.667** | +0.000 | 0.667 / not run / not run |" in text
+    assert "| PGL | 10 | not run |" in text
+    assert "| random forest" not in text
+    few_slices.run(grid(data, tmp_path, "--methods", "mae", "--seeds", "0"))
+    few_slices_page.draw([tmp_path / "lines"], page, ["hippocampus"])
+    shares, on_top = (part.splitlines() for part in page.read_text().split("## ")[1:])
+    assert (shares[0], on_top[0]) == ("hippocampus, 1 minutes, CPU", heading[3:])
+    for table in (shares, on_top):
+        assert sum(line.startswith(("| random | 10 | **", "| MAE | 10 | **")) for line in table) == 2
+
+
+def test_a_pretraining_that_other_seeds_start_from_is_kept(
+    data: Path, tmp_path: Path, engine: Engine
+) -> None:
+    few_slices.run(
+        grid(data, tmp_path, "--methods", "mae", "--seeds", "0", "--pretrain-minutes", "3", "--keep")
+    )
+    (cell,) = cells.read_cells(tmp_path / "lines")
+    project = Project.open(tmp_path / "work" / "hippocampus")
+    for run in project.runs():
+        run.checkpoint.write_bytes(b"weights")
+    few_slices.forget_weights(project, cell)
+    assert [run.kind for run in project.runs() if run.checkpoint.exists()] == ["pretrain"]
+
+
 def test_of_two_lines_of_a_cell_the_newer_one_counts(data: Path, tmp_path: Path, engine: Engine) -> None:
     few_slices.run(grid(data, tmp_path, "--methods", "random", "--seeds", "0"))
     (cell,) = cells.read_cells(tmp_path / "lines")

@@ -16,6 +16,7 @@ from medssl.evidence import cells, demo, report, study, trial
 from medssl.evidence.cells import Cell
 from medssl.evidence.dataset import read_dataset
 from medssl.evidence.study import Material, Settings
+from medssl.files import write_json
 from medssl.projects.project import Project
 from stand_in import Engine
 
@@ -83,6 +84,35 @@ def test_pretrained_weights_share_the_same_time(material: Material) -> None:
     assert first.minutes + second.minutes == pytest.approx(10.0)
     assert first.minutes == pytest.approx(10.0 * study.PRETRAIN_SHARE)
     assert second.weights == cell.runs["pretrain"]
+
+
+def test_a_pretraining_on_top_is_made_once_for_all_seeds(material: Material) -> None:
+    engine, asked = Engine(), replace(SETTINGS, pretrain_minutes=3.0)
+
+    def work(job: Job) -> dict[str, Any]:
+        result = engine(job)
+        run = material.project.run(result["run"])
+        scans = [scan.id for scan in material.project.scans.values() if not scan.held_out]
+        run.checkpoint.write_bytes(b"weights")
+        write_json(
+            run.folder / "card.json", {"health": {"step": 9}, "scans": scans, "step": 9, "elapsed_s": 180}
+        )
+        return result
+
+    done = [trial.run_cell(material, "pgl", seed, asked, work) for seed in (1, 2)]
+    assert [(type(job), job.seed, job.minutes) for job in engine.jobs] == [
+        (PretrainJob, 0, 3.0), (FinetuneJob, 1, 10.0), (FinetuneJob, 2, 10.0)
+    ]  # fmt: skip
+    assert done[0].runs["pretrain"] == done[1].runs["pretrain"] == engine.jobs[-1].weights
+    assert done[1].seconds["pretrain"] == 180
+    trial.run_cell(material, "pgl", 1, replace(asked, pretrain={"zoom": [1.0, 1.1]}), work)
+    material.project.hold_out("case1", True)
+    trial.train(study.assign(material, "pgl", 1, replace(asked, judge="validation")), work)
+    assert [type(job) for job in engine.jobs[3:]] == [PretrainJob, FinetuneJob] * 2, "another pre-training"
+
+
+def test_how_long_others_pretrained_is_nothing_to_random_weights() -> None:
+    assert replace(SETTINGS, pretrain_minutes=3.0).concerning("random") == SETTINGS.concerning("random")
 
 
 def test_a_cell_has_the_dice_of_the_test_scans(material: Material) -> None:

@@ -3,7 +3,9 @@
 The protocol: every fifth of the sorted cases (of some data sets every third) is a test case, never
 pre-trained on and never annotated. The seed draws two scans from the rest, on which the simulated annotator
 completes axial slices. Every method gets the same time, pre-training and fine-tuning together; random weights
-may fine-tune for all of it. One *cell* is one method under one seed (trial.py runs it).
+may fine-tune for all of it. Or every method gets the same time for fine-tuning, after a pre-training that
+came before, while people painted (`Settings.pretrain_minutes`). One *cell* is one method under one seed
+(trial.py runs it).
 
 A method is named `weights` or `weights:semi`: "random" or a pre-training method, and what fine-tuning does
 with what nobody painted ("random:none", "mae+pgl:self_training"; without it, what fine-tuning does anyway).
@@ -49,6 +51,9 @@ class Settings:
     device: str = "auto"
     judge: Literal["test", "validation"] = "test"
     pretrain_share: float = PRETRAIN_SHARE
+    pretrain_minutes: float = 0.0
+    """Pre-training on top of `minutes`, once for all seeds, since nothing that is painted matters to it; 0
+    takes `pretrain_share` of `minutes` instead."""
     pretrain_recipe: str = "quick"
     finetune_recipe: str = "quick"
     pretrain: dict[str, Any] = field(default_factory=dict)
@@ -56,10 +61,10 @@ class Settings:
     finetune: dict[str, Any] = field(default_factory=dict)
 
     def concerning(self, method: str) -> Settings:
-        """Without what a method that does not pre-train has nothing to do with: its cells stay the same."""
-        if Combination.of(method).weights != RANDOM:
-            return self
-        return replace(self, pretrain_share=0.0, pretrain_recipe="", pretrain={})
+        """Without what the method has nothing to do with: its cells stay the same."""
+        if Combination.of(method).weights == RANDOM:
+            return replace(self, pretrain_share=0.0, pretrain_minutes=0.0, pretrain_recipe="", pretrain={})
+        return replace(self, pretrain_share=0.0) if self.pretrain_minutes else self
 
 
 @dataclass(frozen=True)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medssl.config import FinetuneJob, Job, PretrainJob
+from medssl.config import FinetuneJob, Job, PretrainJob, to_json
 from medssl.errors import UserError
 from medssl.evidence.cells import Cell
 from medssl.evidence.evaluate import Scores, reference_labels
@@ -61,17 +61,19 @@ def train(assignment: Assignment, work: Work) -> Outcome:
     minutes = settings.minutes
     begin = time.monotonic()
     if combination.weights != RANDOM:
-        pretraining = settings.minutes * settings.pretrain_share
-        minutes -= pretraining
-        results["pretrain"] = work(
-            PretrainJob(
-                **common,
-                method=combination.weights,
-                minutes=pretraining,
-                recipe=settings.pretrain_recipe,
-                settings=settings.pretrain,
-            )
+        pretraining = PretrainJob(
+            **common,
+            method=combination.weights,
+            minutes=settings.pretrain_minutes or settings.minutes * settings.pretrain_share,
+            recipe=settings.pretrain_recipe,
+            settings=settings.pretrain,
         )
+        if settings.pretrain_minutes:
+            pretraining = replace(pretraining, seed=0)
+            results["pretrain"] = _done_before(project, pretraining) or work(pretraining)
+        else:
+            minutes -= settings.minutes * settings.pretrain_share
+            results["pretrain"] = work(pretraining)
     job = FinetuneJob(
         **common,
         weights=results["pretrain"]["run"] if results else None,
@@ -95,6 +97,15 @@ def train(assignment: Assignment, work: Work) -> Outcome:
         notes={"semi": job.semi},
         plan={name: plan.get(name) for name in ("dims", "patch_vox", "batch", "precision", "threads")},
     )
+
+
+def _done_before(project: Project, job: PretrainJob) -> dict[str, Any] | None:
+    """What `work` said of this very pre-training on these very scans; None if it was not, or not whole."""
+    scans = [scan.id for scan in project.scans.values() if not scan.held_out]
+    for run in project.runs("pretrain"):
+        if run.job == to_json(job) and run.health and run.card["scans"] == scans and run.checkpoint.exists():
+            return {"run": run.id, "step": run.card["step"], "seconds": run.card["elapsed_s"]}
+    return None
 
 
 def _saved(project: Project, run_id: str, scan_id: str) -> np.ndarray:
