@@ -15,7 +15,7 @@ from medssl.errors import UserError
 from medssl.events import Preview
 from medssl.projects.project import LabelClass, Project
 from medssl.results import predict
-from medssl.results.predict import segment, segment_work, sure_labels
+from medssl.results.predict import likely, segment, segment_work
 from medssl.training import checkpoint
 from medssl.training.networks import build
 from small import CPU, FINETUNE, Events, block_phantom, dice, make_project, never, plan
@@ -121,14 +121,16 @@ def test_scores_of_the_whole_scan_are_never_in_memory(dims: int, spacing: tuple[
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_voxels_that_are_not_sure_enough_get_no_class(dims: int) -> None:
+def test_what_is_likely_is_what_is_predicted_before_anything_is_decided(dims: int) -> None:
     image = torch.from_numpy(signs((7, 33, 18)))
     image[3] = 0
+    found = likely(Threshold(), plan(dims), image, (5.0, 1.0, 1.0), CPU)  # type: ignore[arg-type]
     whole = segment_work(Threshold(), plan(dims), image, (5.0, 1.0, 1.0), CPU)  # type: ignore[arg-type]
-    sure = sure_labels(Threshold(), plan(dims), image, (5.0, 1.0, 1.0), CPU, 0.9)  # type: ignore[arg-type]
-    assert set(whole.unique().tolist()) == {0, 1}
-    assert torch.equal(sure == 255, (image == 0).expand_as(sure))
-    assert torch.equal(sure[image != 0], whole[image != 0])
+    assert found.best.unique().tolist() == [1]
+    known = image != 0
+    assert torch.equal((found.probability > found.background)[known], whole[known] == 1)
+    assert (found.probability[known].int() - found.background[known].int()).abs().min() > 200
+    assert (found.probability[~known].int() - found.background[~known].int()).abs().max() <= 1
 
 
 def predictor(project: Project, small: Plan, kind: str = "finetune") -> str:

@@ -14,6 +14,7 @@ from medssl.errors import UserError
 from medssl.finetuning import self_training
 from medssl.finetuning.self_training import Guesses
 from medssl.methods.pseudo_contrast import Pixels, PseudoContrast, Settings, draw, inter, intra
+from medssl.results.predict import Likely
 from medssl.training.networks import Network
 from small import Events, noise, plan, pool, seeded
 from torch import Tensor, nn
@@ -367,17 +368,17 @@ def test_mixed_precision_gives_a_finite_loss_near_that_of_full_precision() -> No
 
 def test_guesses_are_made_in_eval_mode_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     task, seen = tuning("pseudo_contrast"), []
-    plain = self_training.sure_labels
+    plain = self_training.likely
 
-    def watched(network: Network, *given: Any) -> Tensor:
+    def watched(network: Network, *given: Any) -> Likely:
         seen.append(network)
         assert not network.training
         assert not any(each.requires_grad for each in network.parameters())
-        labels = plain(network, *given)
-        assert not labels.requires_grad
-        return labels
+        found = plain(network, *given)
+        assert not found.best.requires_grad
+        return found
 
-    monkeypatch.setattr(self_training, "sure_labels", watched)
+    monkeypatch.setattr(self_training, "likely", watched)
     task.loss(seeded(), 0.5)
     assert seen
     assert task.network.training
@@ -434,14 +435,15 @@ def test_without_clean_up_guesses_are_the_arg_max_and_with_it_parts_of_that(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     best: list[Tensor] = []
-    plain = self_training.sure_labels
+    plain = self_training.likely
 
-    def watched(*given: Any) -> Tensor:
-        best.append(plain(*given))
-        return best[-1]
+    def watched(*given: Any) -> Likely:
+        found = plain(*given)
+        best.append(found.best.where(found.probability >= found.background, torch.zeros_like(found.best)))
+        return found
 
-    monkeypatch.setattr(self_training, "sure_labels", watched)
-    tasks = [tuning("pseudo_contrast", clean_up=each) for each in ("none", "largest")]
+    monkeypatch.setattr(self_training, "likely", watched)
+    tasks = [tuning("pseudo_contrast", clean_up=each, portion=0.0) for each in ("none", "largest")]
     for task in tasks:
         task.loss(seeded(), 0.5)
     none, largest = (guessed(task)[1] for task in tasks)

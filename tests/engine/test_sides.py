@@ -11,7 +11,7 @@ import torch
 from medssl.config import Sides
 from medssl.patches.sides import ORDERS, OWN, sides, turned
 from medssl.results import predict
-from medssl.results.predict import segment_work, sure_labels
+from medssl.results.predict import likely, segment_work
 from medssl.training.networks import build, load_network
 from small import CPU, job_of, make_project, noise, plan, pool, run, seeded
 from test_predict import MM, Largest, Threshold, signs
@@ -71,18 +71,20 @@ def test_every_voxel_gets_its_own_label_from_several_sides(
 ) -> None:
     monkeypatch.setattr(predict, "VOXELS_AT_ONCE", 1)  # slabs of eight slices
     image = torch.from_numpy(signs(shape)).float()
-    labels = sure_labels(Threshold(), plan(2, sides="all"), image, MM, CPU, 0)  # type: ignore[arg-type]
-    assert torch.equal(labels, (image > 0).byte())
+    found = likely(Threshold(), plan(2, sides="all"), image, MM, CPU)  # type: ignore[arg-type]
+    assert torch.equal(found.probability > found.background, image > 0)
 
 
 def test_a_label_is_that_of_the_mean_of_all_sides() -> None:
     network, image = build(plan(2), 3, 0).eval(), noise((12, 20, 16))
     with torch.inference_mode():
         by_side = [scores_from(order, network, image) for order in BOTH]
-    best = torch.stack(by_side).mean(0).argmax(-1)
-    found = sure_labels(network, plan(2, sides="all"), image, MM, CPU, 0)
-    assert (found == best).float().mean() > 0.999, "sums may round differently, nothing else"
-    assert (found != by_side[0].argmax(-1)).any(), "the sides agree anyway, so this shows nothing"
+    mean = torch.stack(by_side).mean(0)
+    found = likely(network, plan(2, sides="all"), image, MM, CPU)
+    best = 1 + mean[..., 1:].argmax(-1)
+    assert (found.best == best).float().mean() > 0.999, "sums may round differently, nothing else"
+    assert (found.best != 1 + by_side[0][..., 1:].argmax(-1)).any(), "the sides agree, so this shows nothing"
+    assert (found.background.float() / 255 - mean[..., 0]).abs().max() < 0.005
 
 
 def test_scans_of_thick_slices_are_segmented_from_their_own_side() -> None:

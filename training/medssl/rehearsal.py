@@ -30,7 +30,7 @@ from medssl.patches.pool import Pool, image_bytes
 from medssl.patches.sides import sides
 from medssl.pretraining import pretrain
 from medssl.projects.project import Project
-from medssl.results.predict import sure_labels
+from medssl.results.predict import likely
 from medssl.training import checkpoint, loop, planner
 from medssl.training.loop import LoopSettings, Task
 
@@ -125,7 +125,7 @@ def _finetuning(project: Project, training: FinetuneJob, device: torch.device) -
     # The rounds of guesses: their voxels, each seen from all sides that are learned.
     images, spacing = task.pool.images[0][:SLICES], task.pool.spacing_mm[0]
     begin = time.monotonic()
-    sure_labels(task.average, replace(plan, sides="own"), images, spacing, device, task.settings.sure).cpu()
+    likely(task.average, replace(plan, sides="own"), images, spacing, device).best.cpu()
     a_voxel = (time.monotonic() - begin) / images.numel()
     a_round = a_voxel * min(_voxels(project), VOXELS_A_ROUND.get(device.type, VOXELS_A_ROUND["cpu"]))
     looks = len(sides(task.plan, spacing))

@@ -19,12 +19,12 @@ from torch import Generator, Tensor, nn
 from medssl.config import Plan
 from medssl.errors import UserError
 from medssl.events import Emit, Notice
-from medssl.finetuning import partial
+from medssl.finetuning import amounts, partial
 from medssl.finetuning.partial import AnnotatedVoxels, Seen, partial_loss, seen_from
 from medssl.patches.pool import Pool
 from medssl.projects.project import IGNORE
 from medssl.results.cleaning import drop_parts
-from medssl.results.predict import sure_labels
+from medssl.results.predict import Likely, likely
 from medssl.training.networks import Network
 
 VOXELS_A_ROUND = {"cpu": 1_200_000, "cuda": 200_000_000}
@@ -45,6 +45,11 @@ class Settings(partial.Settings):
     """Loss on the true labels below which the guesses are learned from."""
     sure: float = 0.7
     """Least probability of a guess; what is less sure stays unlabelled."""
+    portion: float = 0.5
+    """Least share of what is to be expected of a class that is labelled, even if unsure (amounts.py); 0 for
+    none, as for a structure that most scans do not show."""
+    unclear: float = 2.0
+    """So many times what is to be expected of a class found too seldom is not called background."""
     clean_up: Literal["none", "largest"] = "none"
     """"largest" keeps only the largest connected part of every class in a labelled slab."""
     guess_weight: float = 1.0
@@ -56,6 +61,7 @@ class Guesses:
 
     def __init__(self, scans: Pool, settings: Settings, classes: Sequence[str], emit: Emit) -> None:
         self.scans, self.settings, self.classes, self.emit = scans, settings, classes, emit
+        self.shares = amounts.shares(scans, len(classes))
         self.pool = scans
         self.seen: list[tuple[Pool, AnnotatedVoxels]] = []
         """What to cut patches from, for every side; empty before the first round, or if nothing was found."""
@@ -79,7 +85,11 @@ class Guesses:
             chosen.append((index, first, first + count))
         network.eval()
         found = torch.zeros(256, dtype=torch.long)
-        targets = [self._labelled(network, plan, found, *part) for part in chosen]
+        seen = [self._look(network, plan, *part) for part in chosen]
+        own = self.settings
+        least = amounts.thresholds(seen, self.shares, own.sure, own.portion, own.unclear)
+        labels = [least.labels(each, own.sure) for each in seen]
+        targets = [self._labelled(found, *part, guess) for part, guess in zip(chosen, labels, strict=True)]
         self.pool = replace(self.scans.part([index for index, _, _ in chosen]), targets=tuple(targets))
         self.seen = []
         with suppress(UserError):
@@ -97,21 +107,21 @@ class Guesses:
         """One of `seen`, drawn."""
         return self.seen[int(torch.randint(len(self.seen), (1,), generator=generator))]
 
-    def _labelled(
-        self, network: Network, plan: Plan, found: Tensor, index: int, first: int, last: int
-    ) -> Tensor:
-        """The scan's targets with guesses on slices first..last - 1 where nothing is annotated.
-
-        The guessed voxels of every class are added to `found` (256,).
-        """
+    def _look(self, network: Network, plan: Plan, index: int, first: int, last: int) -> Likely:
+        """What the network makes of slices first..last - 1 of a scan."""
         scans = self.scans
         part, spacing = scans.images[index][first:last], scans.spacing_mm[index]
         if last - first < len(scans.images[index]):
             plan = replace(plan, sides="own")  # a slab is too thin to be looked at from its edges
-        targets = scans.targets[index].clone()
-        settings = self.settings
-        guess = sure_labels(network, plan, part, spacing, scans.device, settings.sure)
-        if settings.clean_up == "largest":
+        return likely(network, plan, part, spacing, scans.device)
+
+    def _labelled(self, found: Tensor, index: int, first: int, last: int, guess: Tensor) -> Tensor:
+        """The scan's targets with `guess` on slices first..last - 1 where nothing is annotated.
+
+        The guessed voxels of every class are added to `found` (256,).
+        """
+        targets = self.scans.targets[index].clone()
+        if self.settings.clean_up == "largest":
             guess = largest_parts(guess)
         open_ = targets[first:last] == IGNORE
         found += torch.bincount(guess[open_].long(), minlength=256).cpu()

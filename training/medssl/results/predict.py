@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -18,8 +18,8 @@ from medssl.config import Plan, PredictJob
 from medssl.errors import UserError
 from medssl.events import Emit, Preview, Progress, Started
 from medssl.patches.sides import sides
-from medssl.projects.project import IGNORE, Project, Run
-from medssl.results.decide import Decision
+from medssl.projects.project import Project, Run
+from medssl.results.decide import LEVELS, Decision
 from medssl.results.probabilities import keep_probabilities
 from medssl.training.loop import autocast
 from medssl.training.networks import Network, load_network
@@ -117,19 +117,29 @@ def segment_work(
     return decision.labels()
 
 
-@torch.inference_mode()
-def sure_labels(
-    network: Network, plan: Plan, work: Tensor, spacing: Sequence[float], device: torch.device, sure: float
-) -> Tensor:
-    """The most probable class of every voxel, IGNORE where its probability is below `sure`.
+@dataclass(frozen=True)
+class Likely:
+    """What a network makes of voxels, in three bytes each: uint8 (slices, rows, columns)."""
 
-    As `segment_work` otherwise: to learn from, a label should be right by itself.
-    """
-    labels = []
+    best: Tensor
+    """The most probable class but the background, 1..K."""
+    probability: Tensor
+    """Of that class, 0 .. LEVELS - 1."""
+    background: Tensor
+    """The background's probability, likewise."""
+
+
+@torch.inference_mode()
+def likely(
+    network: Network, plan: Plan, work: Tensor, spacing: Sequence[float], device: torch.device
+) -> Likely:
+    """What could be learned from a scan in work order: `segment_work` before anything is decided."""
+    parts = []
     for scores in _scores_of_slabs(network, plan, work, spacing, device):
-        probability, label = scores.max(1)
-        labels.append(torch.where(probability < sure, IGNORE, label).to(torch.uint8))
-    return torch.cat(labels)
+        probability, best = scores[:, 1:].max(1)
+        levels = ((each * (LEVELS - 1)).round() for each in (probability, scores[:, 0]))
+        parts.append([each.to(torch.uint8) for each in (best + 1, *levels)])
+    return Likely(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def _scores_of_slabs(
