@@ -38,7 +38,7 @@ class Thresholds:
 
         uint8, IGNORE where nothing can be said.
         """
-        best = likely.best.long()
+        best = likely.best.int()
         found, open_ = (each.to(best.device)[best] for each in (self.found, self.open))
         called = torch.where(likely.probability >= likely.background, likely.best, 0)
         certain = torch.maximum(likely.probability, likely.background) >= round(sure * (LEVELS - 1))
@@ -75,7 +75,7 @@ def thresholds(
     classes = len(shares)
     counts, voxels = torch.zeros(classes, LEVELS, dtype=torch.long), 0
     for each in seen:
-        both = (each.best.long() * LEVELS + each.probability.long()).flatten()
+        both = (each.best.int() * LEVELS + each.probability).flatten()
         counts += torch.bincount(both, minlength=classes * LEVELS).view(classes, LEVELS).cpu()
         voxels += each.best.numel()
     above = counts.flip(1).cumsum(1).flip(1)
