@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from hand import open_and_wait
 from medssl.projects.project import LabelClass, Project
 from napari.components import ViewerModel
 from qtpy.QtWidgets import QFileDialog
@@ -33,7 +34,7 @@ def made(qtbot, said, tmp_path) -> Dock:
         project.save_prediction(run.id, scan.id, np.ones(scan.geometry.shape_zyx, np.uint8))
     opened = Dock(ViewerModel())
     qtbot.addWidget(opened)
-    opened.open(project.root)
+    open_and_wait(opened, project.root)
     return opened
 
 

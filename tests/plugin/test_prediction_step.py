@@ -5,6 +5,7 @@ from __future__ import annotations
 import nibabel
 import numpy as np
 import pytest
+from hand import open_and_wait
 from medssl import config
 from medssl.config import Plan
 from medssl.projects.project import LabelClass, Project
@@ -48,7 +49,7 @@ def made(qtbot, said, tmp_path) -> Dock:
     opened = Dock(ViewerModel())
     qtbot.addWidget(opened)
     opened.show()
-    opened.open(project.root)
+    open_and_wait(opened, project.root)
     qtbot.waitUntil(lambda: opened.workspace.predictions.shown is not None, timeout=10_000)
     return opened
 
