@@ -76,10 +76,13 @@ class Clock:
             self.shown = time.perf_counter()
 
 
-def stroke_times(hand: Hand, strokes: int) -> np.ndarray:
-    """Milliseconds (strokes, 2) to the answer and to its frame, in three orientations."""
+def stroke_times(hand: Hand, strokes: int, seed: int) -> np.ndarray:
+    """Milliseconds (strokes, 2) to the answer and to its frame, in three orientations.
+
+    Another seed for each call: a stroke where all is painted already changes nothing, and has no answer.
+    """
     desk, preview, clock = hand.dock.workspace, hand.dock.preview.preview, Clock(hand)
-    random, times = np.random.default_rng(1), []
+    random, times = np.random.default_rng(seed), []
     for number in range(strokes):
         axis = number * 3 // strokes
         if number % 3 == 0:
@@ -135,8 +138,8 @@ def main() -> None:
         if options.train:
             dock.jobs.start(pretrain_job(session, "pgl", "quick", 30))
             wait_until(lambda: session.job.step > 2 or not session.job.running, 300, "the first steps")
-        stroke_times(hand, 3)  # the first ones load what later ones have
-        times = stroke_times(hand, options.strokes)
+        stroke_times(hand, 3, seed=0)  # the first ones load what later ones have
+        times = stroke_times(hand, options.strokes, seed=1)
         assert not options.train or session.job.running, "the training ended too early"
         if options.shot:
             viewer.window.screenshot(options.shot, canvas_only=False, flash=False)
