@@ -161,7 +161,7 @@ READ_WITH_LITTLE = """
 import resource, sys
 from pathlib import Path
 from medssl.errors import UserError
-from medssl.scans import volume
+from medssl.scans import dicom, itk, nifti, volume  # before memory is short
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[3]), -1))
 try:

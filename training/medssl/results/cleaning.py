@@ -2,6 +2,8 @@
 
 What was cleaned is kept beside it, in runs/<run>/predictions/: <scan>.cleaned.npz and, saying how and of
 which prediction, <scan>.cleaned.json.
+
+scipy is imported by what computes: the dock opens without it.
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy import ndimage
 
 from medssl.config import from_json
 from medssl.errors import UserError
@@ -54,6 +55,8 @@ def drop_parts(labels: np.ndarray, least_voxels: float, largest: bool, becomes: 
 
     labels: uint8 (Z, Y, X); 0 and 255 are no classes.
     """
+    from scipy import ndimage
+
     for label, box in _boxes(labels):
         parts, count = ndimage.label(box == label, TOUCHING)
         voxels = np.zeros(count + 1, np.int64)
@@ -68,6 +71,8 @@ def drop_parts(labels: np.ndarray, least_voxels: float, largest: bool, becomes: 
 
 def _boxes(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     """Each class that is there, with the part of the array that holds it."""
+    from scipy import ndimage
+
     for label, box in enumerate(ndimage.find_objects(labels, max_label=254), start=1):
         if box is not None:
             yield label, labels[box]
@@ -75,6 +80,8 @@ def _boxes(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 def _holes(mask: np.ndarray) -> np.ndarray:
     """Where something is enclosed by the mask from all sides."""
+    from scipy import ndimage
+
     outside, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
     return (outside != outside[0, 0, 0])[1:-1, 1:-1, 1:-1] & ~mask
 

@@ -11,7 +11,7 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,9 +23,11 @@ from medssl.palette import class_color
 from medssl.projects.contents import LabelClass, Scan
 from medssl.projects.project import Project, Run, fingerprint
 from medssl.results.cleaning import Cleaning, cleaned
-from medssl.results.dicom_seg import How, changed, write_dicom_seg
 from medssl.results.provenance import record_path, write_record
 from medssl.scans.volume import WRITABLE, is_series, read_scan, suffix_of, write_labels
+
+if TYPE_CHECKING:
+    from medssl.results.dicom_seg import How
 
 DICOM_SEG = ".dcm"
 ENDINGS = (*WRITABLE, DICOM_SEG)
@@ -84,6 +86,8 @@ def export_scan(
     voxels = _counts(labels)
     classes = _classes(project, voxels)
     if ending == DICOM_SEG:
+        from medssl.results.dicom_seg import write_dicom_seg  # not before it is needed, see volume.py
+
         source = _series_of(scan)
         painted = annotation is not None and bool(annotation.complete or annotation.labels.any())
         how: How = "MANUAL" if run is None else "SEMIAUTOMATIC" if painted else "AUTOMATIC"
@@ -113,6 +117,8 @@ def _series_of(scan: Scan) -> Path:
             code="missing",
         )
     if fingerprint(read_scan(source)) != scan.sha256:
+        from medssl.results.dicom_seg import changed
+
         raise changed(source)
     return source
 

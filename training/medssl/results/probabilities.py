@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from scipy.special import entr
 
 from medssl.errors import UserError
 from medssl.events import Emit, Progress
@@ -94,6 +93,8 @@ def keep_probabilities(
 def as_bytes(scores: np.ndarray) -> np.ndarray:
     """Probabilities (n, 1 + classes, rows, columns) as uint8 of that shape, 255 for 1; the uncertainty, which
     is the entropy divided by its maximum, stands in the background's place."""
+    from scipy.special import entr  # which the viewer, that only reads, need not wait for
+
     kept = np.empty(scores.shape, np.uint8)
     for number, each in enumerate(scores):  # one slice at a time: entropies are as large as the scores
         uncertainty = entr(each).sum(0) / math.log(len(each))

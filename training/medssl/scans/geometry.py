@@ -11,7 +11,6 @@ import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 
 from medssl.errors import UserError
@@ -64,7 +63,9 @@ class Geometry:
     @property
     def axis_codes(self) -> str:
         """Directions in which i, j, k grow, to the nearest axis: "RAS", "LPI", ..."""
-        return "".join(nib.orientations.ornt2axcodes(self._orientation))
+        from nibabel.orientations import ornt2axcodes  # takes a moment to import, see volume.py
+
+        return "".join(ornt2axcodes(self._orientation))
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
@@ -130,7 +131,9 @@ class Geometry:
 
     @property
     def _orientation(self) -> np.ndarray:
-        return nib.orientations.io_orientation(self.matrix)
+        from nibabel.orientations import io_orientation
+
+        return io_orientation(self.matrix)
 
     @property
     def _source_axes(self) -> tuple[int, int, int]:

@@ -1,7 +1,8 @@
 """Scans and label volumes, from files and back onto the source's own grid.
 
 nibabel reads NIfTI and MGH (nifti.py), SimpleITK NRRD and MetaImage (itk.py) and, with pydicom, DICOM
-(dicom.py). Whatever cannot be read right is refused in one sentence.
+(dicom.py). Whatever cannot be read right is refused in one sentence. These libraries take half a second to
+import, so it is done when a file is read or written: the viewer's dock opens without them.
 """
 
 from __future__ import annotations
@@ -15,10 +16,7 @@ import numpy as np
 
 from medssl.errors import UserError
 from medssl.files import write_whole
-from medssl.scans.dicom import is_dicom, read_series, series_in
 from medssl.scans.geometry import Geometry
-from medssl.scans.itk import mha_bytes, nrrd_bytes, read_itk
-from medssl.scans.nifti import nifti_bytes, read_nifti
 
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img", ".mgz", ".mgh")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
@@ -44,6 +42,8 @@ def is_series(path: Path) -> bool:
     """Whether a path is read as DICOM: a folder, or a file of a series; also where it is gone by now."""
     if path.is_dir() or suffix_of(path) == ".dcm":
         return True
+    from medssl.scans.dicom import is_dicom
+
     return suffix_of(path) not in READABLE and (is_dicom(path) or not path.exists())
 
 
@@ -110,6 +110,10 @@ def read_labels(path: Path) -> Volume:
 
 def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     """Array in the file's order (i, j, k) and its geometry."""
+    from medssl.scans.dicom import read_series
+    from medssl.scans.itk import read_itk
+    from medssl.scans.nifti import read_nifti
+
     if not path.exists():
         raise UserError(f"{path} does not exist; check the path.", code="missing")
     ending = suffix_of(path)
@@ -151,6 +155,9 @@ def write_labels(path: Path, labels_zyx: np.ndarray, geometry: Geometry) -> None
 
     Raises UserError ("unsupported", "wrong-shape", "not-labels", "disk-full", "not-writable").
     """
+    from medssl.scans.itk import mha_bytes, nrrd_bytes
+    from medssl.scans.nifti import nifti_bytes
+
     path = Path(path)
     ending = suffix_of(path)
     if ending not in WRITABLE:
@@ -216,6 +223,8 @@ def find_scans(paths: Iterable[Path]) -> list[Path]:
 
 
 def _scans_in(folder: Path) -> set[Path]:
+    from medssl.scans.dicom import series_in
+
     files = [each for each in folder.iterdir() if each.is_file() and not each.name.startswith(".")]
     # Of a pair the header stands for both.
     plain = {
@@ -234,6 +243,8 @@ def _scans_in(folder: Path) -> set[Path]:
 
 def _one_of_each_series(paths: set[Path]) -> set[Path]:
     """Without further files of a DICOM series, as when somebody drops all its slices at once."""
+    from medssl.scans.dicom import series_in
+
     dicom = {path for path in paths if path.is_file() and suffix_of(path) not in (*NIFTI, *ITK)}
     kept = paths - dicom
     for folder in {path.parent for path in dicom}:
