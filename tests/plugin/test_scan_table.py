@@ -48,6 +48,19 @@ def predict(project: Project, labels: np.ndarray) -> str:
     return run.id
 
 
+def hold_reading(monkeypatch) -> tuple[threading.Event, list[threading.Thread]]:
+    """Scans are read once the event is set; and the threads that read."""
+    slow, threads = threading.Event(), []
+
+    def read_slowly(path):
+        threads.append(threading.current_thread())
+        slow.wait(20)
+        return read_scan(path)
+
+    monkeypatch.setattr(opening, "read_scan", read_slowly)
+    return slow, threads
+
+
 def truth_file(project: Project, folder: Path, labels: np.ndarray) -> Path:
     write_labels(folder / "truth.nii.gz", labels, project.scans["scan"].geometry)
     return folder / "truth.nii.gz"
@@ -144,14 +157,7 @@ def test_keys_go_from_scan_to_scan_and_stop_at_the_ends(dock, qtbot):
 
 
 def test_while_a_scan_is_read_the_one_before_can_be_painted_on(dock, qtbot, project, monkeypatch):
-    slow, threads = threading.Event(), []
-
-    def read_slowly(path):
-        threads.append(threading.current_thread())
-        slow.wait(20)
-        return read_scan(path)
-
-    monkeypatch.setattr(opening, "read_scan", read_slowly)
+    slow, threads = hold_reading(monkeypatch)
     dock.workspace.new_annotation()
     dock.scans.table.selectRow(1)
     assert cell(dock, 1, NAME).endswith("Opening…") and dock.session.scan == "scan"
@@ -164,14 +170,7 @@ def test_while_a_scan_is_read_the_one_before_can_be_painted_on(dock, qtbot, proj
 
 
 def test_opening_a_project_leaves_the_window_free(qtbot, said, project, monkeypatch):
-    slow, threads = threading.Event(), []
-
-    def read_slowly(path):
-        threads.append(threading.current_thread())
-        slow.wait(20)
-        return read_scan(path)
-
-    monkeypatch.setattr(opening, "read_scan", read_slowly)
+    slow, threads = hold_reading(monkeypatch)
     dock = Dock(ViewerModel())
     qtbot.addWidget(dock)
     dock.open(project.root)
