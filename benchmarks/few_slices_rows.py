@@ -57,16 +57,10 @@ def settings_of(cells: Sequence[Cell], order: Sequence[str]) -> list[Setting]:
 
     Cells that are not pre-trained have none of their own where others stand beside them.
     """
-    found = {Setting.of(cell) for cell in cells}
-    needed = {
-        each
-        for each in found
-        if each.pretrain_minutes
-        or not any(replace(other, pretrain_minutes=0.0) == each for other in found - {each})
-        or any(Setting.of(cell) == each and cell.settings["pretrain_share"] for cell in cells)
-    }
+    on_top = {each for each in map(Setting.of, cells) if each.pretrain_minutes}
+    others = {Setting.of(cell) for cell in cells if not any(each.takes(cell) for each in on_top)}
     return sorted(
-        needed,
+        on_top | others,
         key=lambda each: (
             each.judge, order.index(each.dataset), -each.minutes, each.pretrain_minutes, each.device
         ),
@@ -141,13 +135,11 @@ def name_of(line: Cell | Failure) -> str:
     name = plain_name(line.method)
     if line.method in PEERS:
         return name
-    usual = Settings(0, 0).concerning(line.method)
+    usual = Settings(0, 0, pretrain_minutes=line.settings["pretrain_minutes"]).concerning(line.method)
     changed = []
     for each in fields(Settings):
         value = line.settings.get(each.name, getattr(usual, each.name))
-        told = ("slices", "minutes", "pretrain_minutes", "device", "judge")  # by the table and the line
-        shared = each.name == "pretrain_share" and line.settings["pretrain_minutes"]
-        if each.name in told or shared or value == getattr(usual, each.name):
+        if each.name in ("slices", "minutes", "device", "judge") or value == getattr(usual, each.name):
             continue
         if isinstance(value, dict):
             changed += [f"{each.name}.{setting}={item}" for setting, item in value.items()]

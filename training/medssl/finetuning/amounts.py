@@ -18,10 +18,8 @@ from torch import Tensor
 
 from medssl.patches.pool import Pool
 from medssl.projects.project import IGNORE
-from medssl.results.predict import LEVELS, Likely
-
-LOWEST = 0.2
-"""No threshold is lower: what is less likely than that is not there."""
+from medssl.results.decide import LEVELS, LOWEST, from_each_level_on, histogram
+from medssl.results.predict import Likely
 
 
 @dataclass(frozen=True)
@@ -75,10 +73,9 @@ def thresholds(
     classes = len(shares)
     counts, voxels = torch.zeros(classes, LEVELS, dtype=torch.long), 0
     for each in seen:
-        both = (each.best.int() * LEVELS + each.probability).flatten()
-        counts += torch.bincount(both, minlength=classes * LEVELS).view(classes, LEVELS).cpu()
+        counts += histogram(each.best, each.probability, classes)
         voxels += each.best.numel()
-    above = counts.flip(1).cumsum(1).flip(1)
+    above = from_each_level_on(counts)
     expected = shares * voxels
     limit, lowest = round(sure * (LEVELS - 1)), round(LOWEST * (LEVELS - 1))
     found, open_ = torch.full((2, classes), LEVELS, dtype=torch.int16)

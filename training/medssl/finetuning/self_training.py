@@ -59,9 +59,12 @@ class Settings(partial.Settings):
 class Guesses:
     """Pseudo-labels of a part of the scans, drawn anew in each round."""
 
-    def __init__(self, scans: Pool, settings: Settings, classes: Sequence[str], emit: Emit) -> None:
+    def __init__(
+        self, scans: Pool, painted: Pool, settings: Settings, classes: Sequence[str], emit: Emit
+    ) -> None:
+        """painted: those of the scans on which anything is annotated."""
         self.scans, self.settings, self.classes, self.emit = scans, settings, classes, emit
-        self.shares = amounts.shares(scans, len(classes))
+        self.shares = amounts.shares(painted, len(classes))
         self.pool = scans
         self.seen: list[tuple[Pool, AnnotatedVoxels]] = []
         """What to cut patches from, for every side; empty before the first round, or if nothing was found."""

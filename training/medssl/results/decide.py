@@ -36,8 +36,7 @@ class Decision:
         probability, best = scores[:, 1:].max(1)
         level = (probability * (LEVELS - 1)).round()
         classes = scores.shape[1] - 1
-        both = best * LEVELS + level.long()
-        found = torch.bincount(both.flatten(), minlength=classes * LEVELS).view(classes, LEVELS).cpu()
+        found = histogram(best, level, classes)
         size = scores[:, 1:].sum((0, 2, 3)).cpu().double()  # not every accelerator has doubles
         self._found = found if self._found is None else self._found + found
         self._size = size if self._size is None else self._size + size
@@ -57,13 +56,23 @@ class Decision:
         return torch.cat(parts)
 
 
+def histogram(kind: Tensor, level: Tensor, kinds: int) -> Tensor:
+    """(kinds, LEVELS) how many voxels are of which kind and have which probability, in LEVELS; on the CPU."""
+    both = (kind.int() * LEVELS + level.int()).flatten()
+    return torch.bincount(both, minlength=kinds * LEVELS).view(kinds, LEVELS).cpu()
+
+
+def from_each_level_on(found: Tensor) -> Tensor:
+    """Sums of (kinds, LEVELS) over each level and all above it."""
+    return found.flip(1).cumsum(1).flip(1)
+
+
 def _thresholds(found: Tensor, size: Tensor) -> Tensor:
     """(K,) probabilities of the best expected Dice.
 
     found: (K, LEVELS) how many voxels have which probability; size: (K,) sum of all probabilities.
     """
     level = torch.arange(LEVELS, dtype=torch.float64) / (LEVELS - 1)
-    overlap = (found * level).flip(1).cumsum(1).flip(1)
-    voxels = found.flip(1).cumsum(1).flip(1)
+    overlap, voxels = from_each_level_on(found * level), from_each_level_on(found)
     dice = 2 * overlap / (voxels + size[:, None]).clamp(min=1e-9)
     return level[dice.argmax(1)].clamp(LOWEST, 0.5)
