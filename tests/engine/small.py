@@ -183,17 +183,19 @@ ROUNDS = {"rounds": [0.3, 0.7], "trusted_loss": 100.0, "sure": 0.0}
 def job_of(kind: str, project: Project, **changes: Any) -> TrainingJob:
     """A training of ten small steps; those that fine-tune learn from their own guesses after 3 and 7.
 
+    It runs on the CPU, where the same seed gives the same bits.
+
     kind: a method of pre-training, or "finetune", which "-3d" and a choice of `semi` may follow.
     """
-    root = str(project.root)
+    common: dict[str, Any] = {"project": str(project.root), "steps": 10, "device": "cpu"}
     if kind in METHODS:
         known = {*planner.SETTINGS, *(field.name for field in fields(find(kind).Settings))}
         settings = {name: value for name, value in SETTINGS.items() if name in known}
-        return PretrainJob(**{"project": root, "steps": 10, "method": kind, "settings": settings, **changes})
+        return PretrainJob(**{**common, "method": kind, "settings": settings, **changes})
     shape = {"dims": 3, "patch": [8, 16, 16]} if "-3d" in kind else {}
     semi = kind.replace("-3d", "").partition("-")[2] or "self_training"
     settings = {**FINETUNE, **shape, **({} if semi == "none" else ROUNDS)}
-    return FinetuneJob(**{"project": root, "steps": 10, "settings": settings, "semi": semi, **changes})
+    return FinetuneJob(**{**common, "settings": settings, "semi": semi, **changes})
 
 
 def run(job: Any, events: Events | None = None, should_stop: Callable[[], bool] = never) -> dict[str, Any]:

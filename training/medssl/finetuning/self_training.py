@@ -21,7 +21,7 @@ from medssl.errors import UserError
 from medssl.events import Emit, Notice
 from medssl.finetuning import amounts, partial
 from medssl.finetuning.partial import AnnotatedVoxels, Seen, partial_loss, seen_from
-from medssl.patches.pool import Pool
+from medssl.patches.pool import Pool, in_one_storage
 from medssl.projects.project import IGNORE
 from medssl.results.cleaning import drop_parts
 from medssl.results.predict import Likely, likely
@@ -92,8 +92,13 @@ class Guesses:
         own = self.settings
         least = amounts.thresholds(seen, self.shares, own.sure, own.portion, own.unclear)
         labels = [least.labels(each, own.sure) for each in seen]
-        targets = [self._labelled(found, *part, guess) for part, guess in zip(chosen, labels, strict=True)]
-        self.pool = replace(self.scans.part([index for index, _, _ in chosen]), targets=tuple(targets))
+        pool = self.scans.part([index for index, _, _ in chosen])
+        room = sum(target.numel() for target in pool.targets)
+        targets = in_one_storage(
+            (self._labelled(found, *part, guess) for part, guess in zip(chosen, labels, strict=True)),
+            torch.empty(room, dtype=torch.uint8, device=pool.device),
+        )
+        self.pool = replace(pool, targets=targets)
         self.seen = []
         with suppress(UserError):
             self.seen = list(seen_from(self.pool, plan))

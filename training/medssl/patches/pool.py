@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -75,15 +75,19 @@ def load_pool(
         )
     dtype = torch.float32 if device.type == "cpu" else torch.float16
     mapped = image_bytes(project, scans, device) == 0
-    images, spacings, targets = [], [], []
+    voxels = _voxels(project, scans)
+    images: Iterable[Tensor]
+    targets: tuple[Tensor, ...] = ()
     try:
-        for scan in scans:
-            image = project.image(scan)
-            images.append(_mapped(image, plan) if mapped else _to_work_order(image, plan).to(device, dtype))
-            spacing = project.scans[scan].geometry.spacing_mm
-            spacings.append(tuple(float(spacing[axis]) for axis in plan.work_axes))
-            if class_ids is not None:
-                targets.append(_to_work_order(_target(project, scan, class_ids), plan).to(device))
+        if mapped:
+            images = (_mapped(project.image(scan), plan) for scan in scans)
+        else:
+            images = (_to_work_order(project.image(scan), plan) for scan in scans)
+            images = in_one_storage(images, torch.empty(voxels, dtype=dtype, device=device))
+        images = tuple(images)
+        if class_ids is not None:
+            known = (_to_work_order(_target(project, scan, class_ids), plan) for scan in scans)
+            targets = in_one_storage(known, torch.empty(voxels, dtype=torch.uint8, device=device))
     except (RuntimeError, MemoryError) as error:
         if not devices.out_of_memory(error):
             raise
@@ -92,16 +96,33 @@ def load_pool(
             "--device cpu.",
             code="memory",
         ) from error
-    return Pool(tuple(scans), tuple(images), tuple(spacings), tuple(targets), device)  # type: ignore[arg-type]
+    spacings = [project.scans[scan].geometry.spacing_mm for scan in scans]
+    turned = tuple(tuple(float(each[axis]) for axis in plan.work_axes) for each in spacings)
+    return Pool(tuple(scans), images, turned, targets, device)  # type: ignore[arg-type]
+
+
+def in_one_storage(tensors: Iterable[Tensor], room: Tensor) -> tuple[Tensor, ...]:
+    """Copies of the tensors, one behind the other in `room` (N,), on its device and of its kind.
+
+    Patches of several scans can then be cut in one go (gather.py).
+    """
+    parts = []
+    for tensor in tensors:
+        part, room = room[: tensor.numel()].view(tensor.shape), room[tensor.numel() :]
+        parts.append(part.copy_(tensor))
+    return tuple(parts)
 
 
 def image_bytes(project: Project, scans: Sequence[str], device: torch.device) -> int:
     """Memory of the device that the images of scans take in a pool; 0 where they stay in their files."""
-    voxels = sum(math.prod(project.scans[scan].geometry.shape_zyx) for scan in scans)
-    size, there = (4 if device.type == "cpu" else 2) * voxels, machine.memory()
+    size, there = (4 if device.type == "cpu" else 2) * _voxels(project, scans), machine.memory()
     if device.type == "cuda":
         there = torch.cuda.mem_get_info(device)[1]
     return size if not there or size <= ROOM * there else 0
+
+
+def _voxels(project: Project, scans: Sequence[str]) -> int:
+    return sum(math.prod(project.scans[scan].geometry.shape_zyx) for scan in scans)
 
 
 def join(annotated: Pool, others: Pool) -> Pool:

@@ -22,7 +22,7 @@ from skimage.segmentation import felzenszwalb
 from skimage.transform import resize
 from torch import Generator, Tensor
 
-from medssl.patches.pool import Pool
+from medssl.patches.pool import Pool, in_one_storage
 
 IGNORE = -1
 """Where a label map has no region: air, bed, slivers."""
@@ -97,15 +97,17 @@ def cut_pool(
         kept = np.flatnonzero(count > 1)
         if len(kept):
             counts.extend(count[kept])
-            found[scan] = torch.tensor(chosen)[kept], torch.from_numpy(maps[kept]).to(pool.device)
+            found[scan] = torch.tensor(chosen)[kept], torch.from_numpy(maps[kept])
         progress((number + 1) / len(scans))
     if not found:
         return None
     fields = {
         name: tuple(getattr(pool, name)[scan] for scan in found) for name in ("ids", "images", "spacing_mm")
     }
-    labelled = replace(pool, **fields, targets=tuple(maps for _, maps in found.values()))
-    regions = 1 + max(int(maps.max()) for _, maps in found.values())
+    labels = [maps for _, maps in found.values()]
+    room = torch.empty(sum(each.numel() for each in labels), dtype=torch.int16, device=pool.device)
+    labelled = replace(pool, **fields, targets=in_one_storage(labels, room))
+    regions = 1 + max(int(each.max()) for each in labels)
     numbers = tuple(numbers for numbers, _ in found.values())
     return SuperPixels(labelled, numbers, regions, float(np.median(counts)))
 

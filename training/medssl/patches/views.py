@@ -1,7 +1,7 @@
 """Views: crops cut from resident scans, each with the affine that says which voxel it saw.
 
-All cutting happens on the scans' device. Coordinates are voxel
-indices in work order (slice, row, column); a voxel's centre is its index.
+All cutting happens on the scans' device: on a CPU view by view, on an accelerator all at once (gather.py).
+Coordinates are voxel indices in work order (slice, row, column); a voxel's centre is its index.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from medssl.config import Plan
 from medssl.devices import full_precision
+from medssl.patches import gather
 from medssl.patches.pool import Pool
 
 
@@ -88,6 +89,11 @@ def cut(pool: Pool, views: Views, plan: Plan, bend: Tensor | None = None) -> Vie
     Beyond a scan's border its last voxel is repeated: zeros there would tell the network where it is.
     `bend` (B, n, ...) displaces each view voxel by so many view voxels (n = 2 in 2.5D, 3 in 3D).
     """
+    if pool.images[0].device.type != "cpu":
+        scans = [pool.images[scan] for scan in views.scan.tolist()]
+        slices = _slices(pool, views) if plan.dims == 2 else None
+        points = _grid(views, plan, pool.device, bend).flip(-1)
+        return replace(views, image=gather.interpolated(scans, points, slices))
     if bend is None and not views.angle.any():
         return replace(views, image=_straight(pool, views, plan))
     grid = _grid(views, plan, pool.device, bend)
@@ -149,6 +155,11 @@ def cut_targets(
 ) -> Tensor:
     """Nearest-voxel labels under the views, (B, H, W) or (B, D, H, W) long; `outside` beyond the scan."""
     grid = _grid(views, plan, pool.device, bend)
+    if pool.device.type != "cpu":
+        targets = [pool.targets[scan] for scan in views.scan.tolist()]
+        last = scan_shapes(pool, views.scan)[:, :1] - 1
+        middle = views.centre[:, :1].round().long().clamp(min=0).minimum(last) if plan.dims == 2 else None
+        return gather.nearest(targets, grid.flip(-1), outside, middle)[:, 0].long()
     parts = []
     for index, scan in enumerate(views.scan.tolist()):
         target = pool.targets[scan]
