@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
-from few_slices_rows import NAMES, SEEDS, Row, Setting, newest, rows_of, settings_of
+from few_slices_rows import NAMES, SEEDS, Row, Setting, newest, plain_name, rows_of, settings_of
 from medssl.evidence import pictures
 from medssl.evidence.cells import Cell, mean, read_lines
 from medssl.evidence.pictures import Amounts
@@ -29,10 +29,10 @@ Each line is a method and a number of painted slices. Dice, the 95 % Hausdorff d
 relative volume error are means over the judged scans of the mean over classes; then over seeds, with the
 sample standard deviation. A class that is missed, or predicted where there is none, counts with the scan's
 diagonal as its distance. The seed draws the two annotated scans, so seeds differ by scans, and one seed means
-the same slices for every method: *over random* is the difference to random weights seed by seed. *Painted
-scans* is Dice on the two annotated scans with the painted slices as painted; interpolation knows no others.
-*Minutes* are those of training, pre-training + fine-tuning; planning, preprocessing and prediction come on
-top for everyone. Where minutes stand "after" others, pre-training came before, as it can while people paint:
+the same slices for every method: *over random* is the difference, seed by seed, to random weights that are
+fine-tuned in the same way; for those themselves and for other programs, to *random*. *Painted scans* is Dice
+on the two annotated scans with the painted slices as painted; interpolation knows no others. *Minutes* are
+those of training, pre-training + fine-tuning; planning, preprocessing and prediction come on top for everyone. Where minutes stand "after" others, pre-training came before, as it can while people paint:
 once for each method, by seed 0, for all draws of painted slices; so the spread is that of the slices alone.
 The raw lines stand beside this page, one for each cell, with Dice of every scan and class, all settings,
 versions and the commit.
@@ -83,7 +83,7 @@ def _section(setting: Setting, rows: Sequence[Row]) -> list[str]:
     seeds = sorted({*SEEDS, *(cell.seed for cell in cells)})
     heading = ["method", "slices", "Dice", "over random", "seeds " + " / ".join(map(str, seeds)), "HD95 mm"]
     heading += ["volume error", "painted scans", "minutes"]
-    baselines = {row.slices: row for row in rows if row.name == RANDOM}
+    baselines = {(row.name, row.slices): row for row in rows}
     return [
         f"## {setting.dataset}, {_times(setting)}, {setting.device.upper()}{judged}",
         "",
@@ -106,10 +106,10 @@ def _times(setting: Setting) -> str:
     return f"{setting.minutes:g} minutes after {setting.pretrain_minutes:g} of pre-training"
 
 
-def _lines(rows: Sequence[Row], seeds: Sequence[int], baselines: Mapping[int, Row]) -> list[str]:
+def _lines(rows: Sequence[Row], seeds: Sequence[int], baselines: Mapping[tuple[str, int], Row]) -> list[str]:
     """The lines of a method; what was not run at all is one of them."""
     run = [row for row in rows if row.cells or row.failures]
-    lines = [_line(row, seeds, baselines.get(row.slices)) for row in run]
+    lines = [_line(row, seeds, baselines.get((row.against, row.slices))) for row in run]
     missing = [str(row.slices) for row in rows if row not in run]
     if missing:
         lines.append([rows[0].name, ", ".join(missing), NOT_RUN, *[""] * 6])
@@ -208,21 +208,23 @@ def _failures(rows: Sequence[Row]) -> list[str]:
 
 
 def _picture(path: Path, setting: Setting, rows: Sequence[Row]) -> None:
-    """Random weights, the best of ours and the peers in colour, the rest faintly."""
+    """Random weights, those from painted slices alone, the best of ours and the peers in colour, the rest
+    faintly."""
     values: dict[str, dict[int, list[float]]] = {}
     for row in rows:
         scores = [cell.dice for cell in row.cells.values() if cell.judged_on != "painted"]
         if scores:
             values.setdefault(row.name, {})[row.slices] = scores
     peers = [name for name in values if name in NAMES.values()]
-    ours = [name for name in values if name not in peers and name != RANDOM]
+    plain = [name for name in (RANDOM, plain_name(f"{RANDOM}:none")) if name in values]
+    ours = [name for name in values if name not in (*peers, *plain)]
 
     def worth(name: str) -> tuple[int, float]:
         """By the numbers of slices that it was run with, then by mean Dice: best of what is comparable."""
         return len(values[name]), statistics.fmean(statistics.fmean(each) for each in values[name].values())
 
     best = sorted(ours, key=worth, reverse=True)[:BEST_DRAWN]
-    order = [*(name for name in (RANDOM,) if name in values), *best, *peers]
+    order = [*plain, *best, *peers]
     drawn = [Amounts(name, values[name], peer=name in peers) for name in order]
     drawn += [Amounts(name, values[name], quiet=True) for name in ours if name not in best]
     several = any(len(each) > 1 for each in values.values())

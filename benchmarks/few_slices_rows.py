@@ -76,6 +76,8 @@ class Row:
     cells: dict[int, Cell]
     """By seed."""
     failures: dict[int, Failure]
+    against: str
+    """Name of the row it is compared with: random weights, fine-tuned in the same way if there are such."""
 
 
 def newest(lines: Iterable[Cell | Failure]) -> tuple[list[Cell], list[Failure]]:
@@ -100,17 +102,21 @@ def rows_of(setting: Setting, cells: Sequence[Cell], failures: Sequence[Failure]
     asked = [plain_name(method) for method in wanted]
     amounts = {cell.settings["slices"] for cell in here}
     amounts.update(() if setting.pretrain_minutes else SLICES)
-    names: list[str] = []
+    against: dict[str, str] = {}
     for method in known:
-        names += [plain_name(method), *(name_of(line) for line in (*here, *failed) if line.method == method)]
+        named = [plain_name(method), *(name_of(line) for line in (*here, *failed) if line.method == method)]
+        weights, _, semi = method.partition(":")
+        same = f"{RANDOM}:{semi}" if semi and weights != RANDOM else RANDOM
+        against.update(dict.fromkeys(named, plain_name(same if same in known else RANDOM)))
     rows = []
-    for name, slices in itertools.product(dict.fromkeys(names), sorted(amounts)):
+    for name, slices in itertools.product(against, sorted(amounts)):
         place = (name, slices)
         row = Row(
             name,
             slices,
             {cell.seed: cell for cell in here if (name_of(cell), cell.settings["slices"]) == place},
             {each.seed: each for each in failed if (name_of(each), each.settings["slices"]) == place},
+            against[name],
         )
         # Variants are no part of the grid: what nobody asked for is not missing.
         if name in asked or row.cells or row.failures:

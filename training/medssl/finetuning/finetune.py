@@ -18,9 +18,11 @@ from medssl.finetuning.filled import FilledIn
 from medssl.finetuning.finetune_step import Finetuning
 from medssl.finetuning.held_slice import Watch, hold_back
 from medssl.finetuning.partial import seen_from
+from medssl.finetuning.self_training import NAMED
 from medssl.methods import find
 from medssl.patches.pool import load_pool
 from medssl.projects.project import Project, Run
+from medssl.results.layout import learn
 from medssl.training import checkpoint, planner
 from medssl.training.loop import Budget, LoopSettings, settings_for, train
 from medssl.training.networks import Network, build, load_matching
@@ -109,8 +111,18 @@ def make_task(
     network = build(plan, len(classes) + 1, job.seed)
     filled = _fill(network, start, classes, emit) if start else set()
     terms = semi.terms(job, plan, settings, painted[0][1], len(classes) + 1, emit)
-    rounds = semi.rounds(job.semi, project, pool, plan, settings, network, emit)
-    task = Finetuning(network, plan, settings, painted, filled, rounds, terms, watch, fill)
+    layout = learn(pool, len(classes)) if settings.layout else None
+    if layout is not None:
+        keeping = zip(project.classes, layout.reach_mm.isfinite().tolist(), strict=True)
+        names = ", ".join([label.name for label, kept in keeping if kept][:NAMED])
+        emit(
+            Notice(
+                f"In the painted scans these keep their places among each other: {names}. What is found far "
+                "from there counts for less."
+            )
+        )
+    rounds = semi.rounds(job.semi, project, pool, plan, settings, network, emit, layout)
+    task = Finetuning(network, plan, settings, painted, filled, rounds, terms, watch, fill, layout)
     task.modules.to(device)
     return loop_settings, task
 

@@ -19,11 +19,14 @@ from medssl.config import Plan
 from medssl.finetuning.filled import FilledIn
 from medssl.finetuning.held_slice import Watch
 from medssl.finetuning.partial import AnnotatedVoxels, Seen, Settings, partial_loss, sample_annotated
+from medssl.finetuning.pasting import paste
 from medssl.finetuning.self_training import Rounds
+from medssl.finetuning.self_training import Settings as SelfTraining
 from medssl.methods.parts import follow
 from medssl.patches.augment import STRONG, change_intensity, draw_bend
 from medssl.patches.pool import Pool
 from medssl.patches.views import cut, cut_targets, shown
+from medssl.results.layout import Layout
 from medssl.training import planner
 from medssl.training.networks import Network
 
@@ -49,8 +52,11 @@ class Finetuning:
         terms: Mapping[str, nn.Module] | None = None,
         watch: Watch | None = None,
         fill: FilledIn | None = None,
+        layout: Layout | None = None,
     ) -> None:
         self.watch, self.fill = watch, fill
+        self.kept = layout.tensors() if layout else {}
+        self.pasted = settings.pasted if isinstance(settings, SelfTraining) else 0.0
         self.network, self.plan, self.settings, self.filled = network, plan, settings, filled
         self.painted = painted
         self.pool, self.voxels = painted[0]
@@ -101,6 +107,8 @@ class Finetuning:
             self._remember(loss)
             return loss, {}
         more, guessed = self.patches(*guesses.side(generator), generator)
+        if self.pasted:
+            more, guessed = paste(image, target, more, guessed, self.pasted, generator)
         features = self.network.finest(torch.cat([image, more]))
         loss = partial_loss(self.network.head(features[: len(image)]), target)
         self._remember(loss)

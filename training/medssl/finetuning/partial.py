@@ -39,6 +39,8 @@ class Settings:
     other_sides: float = 0.33
     """Share of steps whose patches around painted voxels are cut from another side; there, a painted slice
     is a line."""
+    layout: bool = True
+    """Hold structures to where painted scans have them among each other (results/layout.py)."""
     pretrained_rate: float = 1.0
     """Factor of the learning rate for layers that start from pre-trained weights."""
     fill_weight: float = 0.3

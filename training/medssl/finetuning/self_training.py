@@ -24,6 +24,7 @@ from medssl.finetuning.partial import AnnotatedVoxels, Seen, partial_loss, seen_
 from medssl.patches.pool import Pool, in_one_storage
 from medssl.projects.project import IGNORE
 from medssl.results.cleaning import drop_parts
+from medssl.results.layout import Layout
 from medssl.results.predict import Likely, likely
 from medssl.training.networks import Network
 
@@ -31,6 +32,9 @@ VOXELS_A_ROUND = {"cpu": 1_200_000, "cuda": 200_000_000}
 """How much is labelled in a round: a few seconds' work on the device."""
 SCANS_A_ROUND, SLICES_A_SCAN = 16, 16
 """Of a scan larger than its share of a round only some neighbouring slices are labelled."""
+WHOLE_A_ROUND, LARGEST_WHOLE = 4, 1_000_000
+"""Where structures keep their places, at least so many scans of up to so many voxels are labelled as a whole:
+in a few slices no places can be found."""
 NAMED = 8
 """So many classes are counted by name in what a round says."""
 
@@ -50,6 +54,8 @@ class Settings(partial.Settings):
     none, as for a structure that most scans do not show."""
     unclear: float = 2.0
     """So many times what is to be expected of a class found too seldom is not called background."""
+    pasted: float = 0.5
+    """Share of the patches around guesses into which a box of a painted patch is pasted (pasting.py)."""
     clean_up: Literal["none", "largest"] = "none"
     """"largest" keeps only the largest connected part of every class in a labelled slab."""
     guess_weight: float = 1.0
@@ -60,10 +66,17 @@ class Guesses:
     """Pseudo-labels of a part of the scans, drawn anew in each round."""
 
     def __init__(
-        self, scans: Pool, painted: Pool, settings: Settings, classes: Sequence[str], emit: Emit
+        self,
+        scans: Pool,
+        painted: Pool,
+        settings: Settings,
+        classes: Sequence[str],
+        emit: Emit,
+        layout: Layout | None = None,
     ) -> None:
-        """painted: those of the scans on which anything is annotated."""
+        """painted: those of the scans on which anything is annotated; layout: theirs."""
         self.scans, self.settings, self.classes, self.emit = scans, settings, classes, emit
+        self.layout = layout
         self.shares = amounts.shares(painted, len(classes))
         self.pool = scans
         self.seen: list[tuple[Pool, AnnotatedVoxels]] = []
@@ -74,18 +87,7 @@ class Guesses:
 
         It looks from the sides that `plan` says at scans that are labelled as a whole.
         """
-        order = torch.randperm(len(self.scans), generator=generator).tolist()
-        left = VOXELS_A_ROUND.get(self.scans.device.type, VOXELS_A_ROUND["cpu"])
-        whole = left // SCANS_A_ROUND
-        chosen: list[tuple[int, int, int]] = []
-        for index in order:
-            slices, rows, columns = self.scans.images[index].shape
-            count = min(slices, max(SLICES_A_SCAN, whole // (rows * columns)))
-            if chosen and left < count * rows * columns:
-                break
-            left -= count * rows * columns
-            first = int(torch.randint(slices - count + 1, (1,), generator=generator))
-            chosen.append((index, first, first + count))
+        chosen = self._chosen(generator)
         network.eval()
         found = torch.zeros(256, dtype=torch.long)
         seen = [self._look(network, plan, *part) for part in chosen]
@@ -111,6 +113,25 @@ class Guesses:
             )
         )
 
+    def _chosen(self, generator: Generator) -> list[tuple[int, int, int]]:
+        """(scan, first slice, last slice + 1) of what a round labels."""
+        sizes = sorted(image.numel() for image in self.scans.images)
+        typical = sizes[len(sizes) // 2]
+        left = VOXELS_A_ROUND.get(self.scans.device.type, VOXELS_A_ROUND["cpu"])
+        share = left // SCANS_A_ROUND
+        if self.layout is not None and typical <= LARGEST_WHOLE:
+            left, share = max(left, WHOLE_A_ROUND * typical), max(share, LARGEST_WHOLE)
+        chosen: list[tuple[int, int, int]] = []
+        for index in torch.randperm(len(self.scans), generator=generator).tolist():
+            slices, rows, columns = self.scans.images[index].shape
+            count = min(slices, max(SLICES_A_SCAN, share // (rows * columns)))
+            if chosen and left < count * rows * columns:
+                break
+            left -= count * rows * columns
+            first = int(torch.randint(slices - count + 1, (1,), generator=generator))
+            chosen.append((index, first, first + count))
+        return chosen
+
     def side(self, generator: Generator) -> tuple[Pool, AnnotatedVoxels]:
         """One of `seen`, drawn."""
         return self.seen[int(torch.randint(len(self.seen), (1,), generator=generator))]
@@ -121,7 +142,11 @@ class Guesses:
         part, spacing = scans.images[index][first:last], scans.spacing_mm[index]
         if last - first < len(scans.images[index]):
             plan = replace(plan, sides="own")  # a slab is too thin to be looked at from its edges
-        return likely(network, plan, part, spacing, scans.device)
+        seen = likely(network, plan, part, spacing, scans.device)
+        if self.layout is None or last - first < len(scans.images[index]):
+            return seen  # nor does it show how structures lie
+        placed = self.layout.placed(seen.best, seen.probability, spacing)
+        return replace(seen, probability=placed, background=seen.background + (seen.probability - placed))
 
     def _labelled(self, found: Tensor, index: int, first: int, last: int, guess: Tensor) -> Tensor:
         """The scan's targets with `guess` on slices first..last - 1 where nothing is annotated.

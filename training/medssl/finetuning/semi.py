@@ -14,6 +14,7 @@ from medssl.finetuning.self_training import Guesses, GuessLoss, Rounds
 from medssl.methods import pseudo_contrast
 from medssl.patches.pool import Pool, join, load_pool
 from medssl.projects.project import Project
+from medssl.results.layout import Layout
 from medssl.training.networks import Network
 
 CHOICES: dict[str, tuple[str, type[partial.Settings]]] = {
@@ -74,10 +75,11 @@ def rounds(
     settings: partial.Settings,
     network: Network,
     emit: Emit,
+    layout: Layout | None = None,
 ) -> Rounds | None:
     """Rounds of guessing over all scans that are not held out; None where the choice has none.
 
-    pool: the annotated scans.
+    pool: the annotated scans; layout: theirs.
     """
     if not isinstance(settings, self_training.Settings) or not settings.rounds:
         return None
@@ -85,4 +87,4 @@ def rounds(
     others = [scan.id for scan in project.scans.values() if not scan.held_out and scan.id not in pool.ids]
     scans = join(pool, load_pool(project, others, plan, pool.device)) if others else pool
     names = [each.name for each in project.classes]
-    return Rounds(network, Guesses(scans, pool, settings, names, emit), settings)
+    return Rounds(network, Guesses(scans, pool, settings, names, emit, layout), settings)

@@ -28,6 +28,7 @@ class Pretraining:
     def __init__(self, method: Method, pool: Pool, health: Health | None = None) -> None:
         self.method, self.pool, self.health = method, pool, health
         self.modules: nn.ModuleDict = method.modules
+        self.kept: dict[str, Tensor] = {}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": [each for each in self.modules.parameters() if each.requires_grad]}]

@@ -10,8 +10,12 @@ among the n voxels above a threshold the expected overlap is the sum of their p,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from medssl.results.layout import Layout
 
 LEVELS = 256
 LOWEST = 0.2
@@ -42,6 +46,16 @@ class Decision:
         self._size = size if self._size is None else self._size + size
         self._best.append((best + 1).to(torch.uint8))
         self._level.append(level.to(torch.uint8))
+
+    def place(self, layout: Layout, spacing_mm: Sequence[float]) -> None:
+        """Make classes less probable where they do not belong; all slices have been added."""
+        best, level = torch.cat(self._best), torch.cat(self._level)
+        placed = layout.placed(best, level, spacing_mm)
+        lost = histogram(best - 1, level - placed, len(layout.maps)).double()
+        self._found = histogram(best - 1, placed, len(layout.maps))
+        assert self._size is not None
+        self._size = self._size - (lost * torch.arange(LEVELS)).sum(1) / (LEVELS - 1)
+        self._best, self._level = [best], [placed]
 
     def labels(self) -> Tensor:
         """Class numbers 0..K, uint8 (slices, rows, columns), on the scores' device."""

@@ -20,6 +20,7 @@ from medssl.events import Emit, Preview, Progress, Started
 from medssl.patches.sides import sides
 from medssl.projects.project import Project, Run
 from medssl.results.decide import LEVELS, Decision
+from medssl.results.layout import Layout, read_layout
 from medssl.results.probabilities import keep_probabilities
 from medssl.training.loop import autocast
 from medssl.training.networks import Network, load_network
@@ -64,13 +65,14 @@ def predict_scans(
             code="not-finetuned",
         )
     network.to(device)
+    layout = read_layout(run.checkpoint)
     ids = np.array([0, *(each["id"] for each in card["classes"])], np.uint8)
     done = []
     for number, scan in enumerate(scans):
         if should_stop():
             break
         spacing = project.scans[scan].geometry.spacing_mm
-        look = partial(segment, network, plan, project.image(scan), spacing, device)
+        look = partial(segment, network, plan, project.image(scan), spacing, device, layout=layout)
         kept = partial(keep_probabilities, project, run, scan, ids[1:].tolist(), plan.work_axes, look, emit)
         labels = kept() if probabilities else look()
         path = project.save_prediction(run.id, scan, ids[labels])
@@ -87,15 +89,16 @@ def segment(
     spacing_mm: Sequence[float],
     device: torch.device,
     keep: Callable[[np.ndarray], None] | None = None,
+    layout: Layout | None = None,
 ) -> np.ndarray:
     """Class numbers 0..K of every voxel, uint8 (Z, Y, X).
 
     image: normalised (Z, Y, X), may be a memory map. Works slab by slab; scores of one slab at a time are
-    in memory. keep: is shown them, (n, 1 + K, rows, columns) in work order.
+    in memory. keep: is shown them, (n, 1 + K, rows, columns) in work order. layout: of the network's classes.
     """
     work = np.transpose(image, plan.work_axes)
     spacing = [spacing_mm[axis] for axis in plan.work_axes]
-    labels = segment_work(network, plan, work, spacing, device, keep).cpu().numpy()
+    labels = segment_work(network, plan, work, spacing, device, keep, layout).cpu().numpy()
     return np.ascontiguousarray(np.transpose(labels, np.argsort(plan.work_axes)))
 
 
@@ -107,6 +110,7 @@ def segment_work(
     spacing: Sequence[float],
     device: torch.device,
     keep: Callable[[np.ndarray], None] | None = None,
+    layout: Layout | None = None,
 ) -> Tensor:
     """`segment` in work order: uint8 (slices, rows, columns) on the device, from an array or a tensor."""
     decision = Decision()
@@ -114,6 +118,8 @@ def segment_work(
         decision.add(scores)
         if keep is not None:
             keep(scores.cpu().numpy())
+    if layout is not None:
+        decision.place(layout, spacing)
     return decision.labels()
 
 

@@ -32,6 +32,8 @@ class Task(Protocol):
 
     modules: nn.ModuleDict
     """All that is saved; parameters that require gradients are trained."""
+    kept: dict[str, Tensor]
+    """What is saved besides, for whoever uses the weights; a resumed training makes it anew."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups for the optimizer; "rate" scales the learning rate of a group."""
@@ -138,6 +140,7 @@ def train(
             **checkpoint.pack("modules", task.modules.state_dict()),
             **checkpoint.pack("optimizer", checkpoint.optimizer_tensors(optimizer)),
             "generator": generator.get_state(),
+            **task.kept,
         }
         checkpoint.save(path, tensors, {**card, "step": position.step, "elapsed_s": position.elapsed_s})
         emit(Checkpoint(position.step, str(path)))

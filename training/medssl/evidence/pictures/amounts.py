@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import MultipleLocator, NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from medssl import palette
 from medssl.evidence.pictures import page
@@ -72,7 +72,7 @@ def _scale(plot: Axes, counts: Sequence[int], methods: Sequence[Amounts]) -> Non
     highest = max(value for method in methods for values in method.values.values() for value in values)
     span = max(highest - lowest, 0.1)
     plot.set_ylim(max(0.0, lowest - 0.08 * span), min(1.0, highest + 0.1 * span))
-    plot.yaxis.set_major_locator(MultipleLocator(0.1 if span > 0.3 else 0.05))
+    plot.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
 
 
 def _means(plot: Axes, method: Amounts, color: str, aside: float = 0.0) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,214 @@
+"""Where structures lie among each other: what painted scans tell of it, and what it does to a prediction."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from medssl.annotations.annotator import annotate
+from medssl.patches.pool import Pool
+from medssl.projects.project import IGNORE, LabelClass, Project
+from medssl.results.decide import Decision
+from medssl.results.layout import FAR_OFF, Layout, learn, read_layout
+from medssl.results.predict import predict_scans
+from medssl.training import checkpoint
+from small import Events, job_of, never, pool, run, write_nifti
+from torch import Tensor
+
+Place = tuple[int, int, int]
+SHAPE: Place = (40, 48, 44)
+SIZES = {1: (8, 8, 8), 2: (10, 6, 12), 3: (6, 6, 6)}
+PLACES: dict[int, Place] = {1: (6, 10, 8), 2: (16, 20, 24), 3: (26, 8, 30)}
+"""First corner of each class's box."""
+
+
+def boxes(places: dict[int, Place], shape: Place = SHAPE, move: Place = (0, 0, 0)) -> Tensor:
+    """Labels (Z, Y, X) with a box of each class, all of them moved."""
+    labels = torch.zeros(shape, dtype=torch.uint8)
+    for label, corner in places.items():
+        low = [at + step for at, step in zip(corner, move, strict=True)]
+        box = (slice(max(0, at), at + size) for at, size in zip(low, SIZES[label], strict=True))
+        labels[tuple(box)] = label
+    return labels
+
+
+def painted(labels: Tensor, every: int = 4, first: int = 0) -> Tensor:
+    """Targets in which only some slices are complete."""
+    target = torch.full_like(labels, IGNORE)
+    target[first::every] = labels[first::every]
+    return target
+
+
+def scans(*targets: Tensor) -> Pool:
+    return pool(*(torch.zeros(target.shape) for target in targets), targets=targets)
+
+
+def layout_of(*targets: Tensor) -> Layout:
+    found = learn(scans(*targets), 3)
+    assert found is not None
+    return found
+
+
+TWO = (painted(boxes(PLACES)), painted(boxes(PLACES, move=(3, 2, -4)), first=1))
+
+
+def seen(labels: Tensor, level: int = 200) -> tuple[Tensor, Tensor]:
+    """A network's most probable classes, and how probable: `level` on the labels, little elsewhere."""
+    best = torch.where(labels > 0, labels, 1)
+    return best, torch.where(labels > 0, level, 2).to(torch.uint8)
+
+
+@pytest.mark.parametrize("move", [(0, 0, 0), (7, -5, 6), (-6, 9, 3)])
+def test_what_lies_in_its_place_stays_and_what_lies_elsewhere_loses(move: Place) -> None:
+    labels = boxes(PLACES, move=move)
+    decoy = (slice(30, 38), slice(38, 46), slice(0, 8))
+    there = labels > 0
+    labels[decoy] = 1
+    placed = layout_of(*TWO).placed(*seen(labels), (1.0, 1.0, 1.0))
+    assert (placed[there] == 200).all()
+    assert (placed[decoy].float() < 0.5 * 200).all()
+
+
+def test_a_scan_of_other_size_and_spacing_is_measured_in_mm() -> None:
+    fine = boxes(PLACES).repeat_interleave(2, 1).repeat_interleave(2, 2)
+    there = fine > 0
+    fine[30:38, 76:92, 0:16] = 1
+    placed = layout_of(*TWO).placed(*seen(fine), (1.0, 0.5, 0.5))
+    assert (placed[there] == 200).all()
+    assert (placed[32:36, 80:90, 2:12].float() < 0.5 * 200).all()
+
+
+def test_factors_lie_between_far_off_and_one() -> None:
+    factors = layout_of(*TWO).where(*seen(boxes(PLACES)), (1.0, 1.0, 1.0))
+    assert factors.shape[0] == 3
+    assert factors.max() == 1
+    assert factors.min() >= FAR_OFF
+    assert factors.min() < FAR_OFF + 0.05
+
+
+def test_a_class_that_keeps_no_place_may_lie_anywhere() -> None:
+    elsewhere = {**PLACES, 3: (0, 40, 0)}
+    layout = layout_of(painted(boxes(PLACES)), painted(boxes(elsewhere)))
+    assert layout.reach_mm.isinf().tolist() == [False, False, True]
+    assert (layout.where(*seen(boxes(PLACES)), (1.0, 1.0, 1.0))[2] == 1).all()
+
+
+def test_a_structure_may_go_on_beyond_the_outermost_painted_slice() -> None:
+    # A column, painted in the middle of the scan only, and a box beside it.
+    labels = boxes({1: PLACES[1], 2: PLACES[2]})
+    labels[:, 30:36, 4:10] = 3
+    few = torch.full_like(labels, IGNORE)
+    few[8:24:4] = labels[8:24:4]
+    layout = layout_of(few, few)
+    best, level = seen(labels)
+    placed = layout.placed(best, level, (1.0, 1.0, 1.0))
+    assert (placed[labels == 3] == 200).all()
+
+
+def test_between_a_slice_that_shows_it_and_one_that_does_not_it_may_end_anywhere() -> None:
+    sparse = painted(boxes(PLACES), every=12, first=8)
+    layout = layout_of(sparse, sparse)
+    labels = boxes(PLACES)
+    placed = layout.placed(*seen(labels), (1.0, 1.0, 1.0))
+    assert (placed[labels == 1] == 200).all()
+
+
+@pytest.mark.parametrize(
+    ("targets", "classes"),
+    [
+        ((TWO[0],), 3),
+        ((TWO[0], torch.full(SHAPE, IGNORE, dtype=torch.uint8)), 3),
+        ((painted(boxes({1: PLACES[1]})), painted(boxes({1: PLACES[1]}))), 1),
+        ((painted(boxes({1: PLACES[1]})), painted(boxes({2: PLACES[2]}))), 2),
+    ],
+    ids=["one scan", "one painted scan", "one class", "no class in both"],
+)
+def test_where_nothing_confirms_it_there_is_none(targets: tuple[Tensor, ...], classes: int) -> None:
+    assert learn(scans(*targets), classes) is None
+
+
+def test_strokes_and_partly_painted_slices_tell_nothing() -> None:
+    partly = TWO[0].clone()
+    partly[partly == 0] = IGNORE
+    assert learn(scans(partly, partly), 3) is None
+
+
+def test_a_decision_leaves_out_what_does_not_belong() -> None:
+    labels = boxes(PLACES)
+    there = labels > 0
+    decoy = (slice(30, 38), slice(38, 46), slice(0, 8))
+    labels[decoy] = 1
+    sure = torch.nn.functional.one_hot(labels.long(), 4).movedim(-1, 1).float()
+    scores = torch.where(sure > 0, 0.6, 0.01)
+    scores[:, 0] = 1 - scores[:, 1:].sum(1)
+    plain, placed = Decision(), Decision()
+    for part in scores.split(7):
+        plain.add(part)
+        placed.add(part)
+    placed.place(layout_of(*TWO), (1.0, 1.0, 1.0))
+    assert (plain.labels()[decoy] == 1).all()
+    found = placed.labels()
+    assert (found[decoy] == 0).all()
+    assert torch.equal(found[there], labels[there])
+
+
+def test_a_checkpoint_keeps_it(tmp_path: Path) -> None:
+    layout = layout_of(*TWO)
+    checkpoint.save(tmp_path / "checkpoint.safetensors", layout.tensors(), {"kind": "finetune"})
+    again = read_layout(tmp_path / "checkpoint.safetensors")
+    assert again is not None
+    for name, tensor in layout.tensors().items():
+        assert torch.equal(tensor, again.tensors()[name])
+    checkpoint.save(tmp_path / "none.safetensors", {"one": torch.ones(1)}, {"kind": "finetune"})
+    assert read_layout(tmp_path / "none.safetensors") is None
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """Three scans whose brightness is their class; two of them are painted."""
+    classes = tuple(LabelClass(label, f"box {label}", "#ff0000") for label in SIZES)
+    made = Project.create(tmp_path / "project", classes)
+    for number, move in enumerate([(0, 0, 0), (3, 2, -4), (2, -3, 1)]):
+        labels = boxes(PLACES, move=move).numpy()
+        noise = np.random.default_rng(number).normal(0, 0.1, SHAPE)
+        image = (labels + noise).astype(np.float32)
+        scan = made.add_scan(write_nifti(tmp_path / f"scan{number}.nii", image))
+        if number < 2:
+            made.save_annotation(scan.id, annotate(labels, list(range(2, 40, 4)), 0))
+    return made
+
+
+@pytest.mark.parametrize("kind", ["finetune", "finetune-none"])
+def test_a_fine_tuning_says_learns_and_keeps_it_and_a_prediction_asks_it(
+    project: Project, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = Events()
+    result = run(job_of(kind, project), said)
+    assert any("keep their places" in each.text for each in said if hasattr(each, "text"))
+    made = project.run(result["run"])
+    layout = read_layout(made.checkpoint)
+    assert layout is not None
+    assert layout.reach_mm.isfinite().all()
+    asked: list[tuple[int, ...]] = []
+
+    def placed(self: Layout, best: Tensor, level: Tensor, spacing_mm: object) -> Tensor:
+        asked.append(tuple(best.shape))
+        return torch.zeros_like(level)
+
+    monkeypatch.setattr(Layout, "placed", placed)
+    predict_scans(project, made, ["scan2"], "cpu", Events(), never)
+    assert asked == [SHAPE]
+    labels = project.prediction(made.id, "scan2")
+    assert labels is not None
+    assert not labels.any()
+
+
+def test_it_can_be_left_out(project: Project) -> None:
+    job = job_of("finetune", project)
+    said = Events()
+    result = run(replace(job, settings={**job.settings, "layout": False}), said)
+    assert read_layout(project.run(result["run"]).checkpoint) is None
+    assert not any("keep their places" in each.text for each in said if hasattr(each, "text"))
