@@ -32,7 +32,7 @@ diagonal as its distance. The seed draws the two annotated scans, so seeds diffe
 the same slices for every method: *over random* is the difference, seed by seed, to random weights that are
 fine-tuned in the same way; for those themselves and for other programs, to *random*. *Painted scans* is Dice
 on the two annotated scans with the painted slices as painted; interpolation knows no others. *Minutes* are
-those of training, pre-training + fine-tuning; planning, preprocessing and prediction come on top for everyone.
+those of training, pre-training + fine-tuning; planning, preprocessing and prediction come on top for all.
 Where minutes stand "after" others, pre-training came before, as it can while people paint: once for each
 method, by seed 0, for all draws of painted slices; so the spread is that of the slices alone.
 The raw lines stand beside this page, one for each cell, with Dice of every scan and class, all settings,
