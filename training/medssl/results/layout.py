@@ -30,7 +30,7 @@ from medssl.training import checkpoint
 
 CELLS = 64
 """Cells of the maps along the longest side of a painted scan."""
-MOST_SCANS = 6
+MOST_SCANS = 4
 """Painted scans that are looked at: those with the most complete slices."""
 CONFIRMED = 0.9
 """Least share of a class that has to lie within its reach of where another painted scan has it."""
@@ -176,13 +176,18 @@ def _radius(maps: Tensor) -> Tensor:
 def _best_move(maps: Tensor, shares: Tensor) -> tuple[int, int, int]:
     """By how many cells to move (K, ...) maps over (K, ...) shares so that they agree most.
 
-    Both are blurred by a cell, which forgives people their differences.
+    The shares are blurred, which forgives people their differences.
     """
+    from scipy.fft import next_fast_len
+
     parts = maps.sum((1, 2, 3), keepdim=True)
     kernel = torch.where(parts > 0, maps / parts.clamp(min=1e-6), 0)
     blurred = F.avg_pool3d(F.avg_pool3d(shares, 3, 1, 1), 3, 1, 1)
-    # Fourier space: the maps are about as large as the scan.
-    size = [one + other - 1 for one, other in zip(maps.shape[1:], shares.shape[1:], strict=True)]
+    # In Fourier space, for the maps are about as large as the scan; powers of two and three are fast there.
+    size = [
+        next_fast_len(one + other - 1, real=True)
+        for one, other in zip(maps.shape[1:], shares.shape[1:], strict=True)
+    ]
     product = torch.fft.rfftn(blurred, size) * torch.fft.rfftn(kernel, size).conj()
     agreement = torch.fft.irfftn(product.sum(0), size)
     place = np.unravel_index(int(agreement.argmax()), size)
