@@ -15,7 +15,7 @@ from medssl.results.decide import Decision
 from medssl.results.layout import FAR_OFF, Layout, learn, read_layout
 from medssl.results.predict import predict_scans
 from medssl.training import checkpoint
-from small import Events, job_of, never, pool, run, write_nifti
+from small import CPU, Events, job_of, never, pool, run, write_nifti
 from torch import Tensor
 
 Place = tuple[int, int, int]
@@ -158,12 +158,12 @@ def test_a_decision_leaves_out_what_does_not_belong() -> None:
 def test_a_checkpoint_keeps_it(tmp_path: Path) -> None:
     layout = layout_of(*TWO)
     checkpoint.save(tmp_path / "checkpoint.safetensors", layout.tensors(), {"kind": "finetune"})
-    again = read_layout(tmp_path / "checkpoint.safetensors")
+    again = read_layout(tmp_path / "checkpoint.safetensors", CPU)
     assert again is not None
     for name, tensor in layout.tensors().items():
         assert torch.equal(tensor, again.tensors()[name])
     checkpoint.save(tmp_path / "none.safetensors", {"one": torch.ones(1)}, {"kind": "finetune"})
-    assert read_layout(tmp_path / "none.safetensors") is None
+    assert read_layout(tmp_path / "none.safetensors", CPU) is None
 
 
 @pytest.fixture
@@ -189,7 +189,7 @@ def test_a_fine_tuning_says_learns_and_keeps_it_and_a_prediction_asks_it(
     result = run(job_of(kind, project), said)
     assert any("keep their places" in each.text for each in said if hasattr(each, "text"))
     made = project.run(result["run"])
-    layout = read_layout(made.checkpoint)
+    layout = read_layout(made.checkpoint, CPU)
     assert layout is not None
     assert layout.reach_mm.isfinite().all()
     asked: list[tuple[int, ...]] = []
@@ -210,5 +210,5 @@ def test_it_can_be_left_out(project: Project) -> None:
     job = job_of("finetune", project)
     said = Events()
     result = run(replace(job, settings={**job.settings, "layout": False}), said)
-    assert read_layout(project.run(result["run"]).checkpoint) is None
+    assert read_layout(project.run(result["run"]).checkpoint, CPU) is None
     assert not any("keep their places" in each.text for each in said if hasattr(each, "text"))

@@ -76,7 +76,7 @@ class Guesses:
     ) -> None:
         """painted: those of the scans on which anything is annotated; layout: theirs."""
         self.scans, self.settings, self.classes, self.emit = scans, settings, classes, emit
-        self.layout = layout
+        self.layout = layout.to(scans.device) if layout else None
         self.shares = amounts.shares(painted, len(classes))
         self.pool = scans
         self.seen: list[tuple[Pool, AnnotatedVoxels]] = []

@@ -13,8 +13,9 @@ these show may go on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise, permutations
 from pathlib import Path
 
@@ -36,21 +37,25 @@ CONFIRMED = 0.9
 """Least share of a class that has to lie within its reach of where another painted scan has it."""
 FAR_OFF = 0.3
 """Factor of a probability far from the class's place: what the network is sure of can stay."""
+FADED = 1.75
+"""So many times the reach away a factor is as good as FAR_OFF."""
 AT_A_TIME = 1 << 22
 """Voxels that are placed at a time."""
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Maps of where classes lie, in work order, on the CPU."""
+    """Maps of where classes lie, in work order, all on one device."""
 
     maps: Tensor
     """(K, Z, Y, X) float, share of the painted scans that have the class in a cell."""
-    room: Tensor
-    """(K, Z, Y, X) bool, the cells where it may lie in any of them, as far as its complete slices tell."""
+    factors: Tensor
+    """(K, Z', Y', X') float, 1 where the class may lie by the painted scans, towards FAR_OFF away from there;
+    `margin` cells larger at each end."""
+    margin: Tensor
+    """()"""
     reach_mm: Tensor
-    """(K,) how far from its room a class may lie: twice its radius of gyration; infinite where it keeps no
-    place."""
+    """(K,) how far from there: twice the class's radius of gyration; infinite where it keeps no place."""
     cell_mm: Tensor
     """()"""
 
@@ -58,29 +63,26 @@ class Layout:
         """What a checkpoint keeps."""
         return checkpoint.pack("layout", {each.name: getattr(self, each.name) for each in fields(self)})
 
+    def to(self, device: torch.device) -> Layout:
+        """The layout on that device."""
+        return replace(self, maps=self.maps.to(device), factors=self.factors.to(device))
+
     def where(self, best: Tensor, level: Tensor, spacing_mm: Sequence[float]) -> Tensor:
         """(K, Z, Y, X) factors on a coarse grid over a scan, 1 near a class's place, FAR_OFF far from it.
 
         best: (slices, rows, columns) the most probable class, 1..K; level: how probable, of any scale.
         """
         cell = float(self.cell_mm)
-        shares = torch.stack(
-            [
-                _coarse(torch.where(best == label, level, 0), spacing_mm, cell)
-                for label in range(1, len(self.maps) + 1)
-            ]
-        )
-        move = _best_move(self.maps, shares)
-        return torch.stack(
-            [
-                _near(_moved(one, move, shares.shape[1:], on=True), float(reach), cell)
-                for one, reach in zip(self.room, self.reach_mm, strict=True)
-            ]
-        )
+        kinds = range(1, len(self.maps) + 1)
+        shares = [_coarse(torch.where(best == kind, level, 0), spacing_mm, cell) for kind in kinds]
+        move = _best_move(self.maps, torch.stack(shares))
+        from_corner = [step - int(self.margin) for step in move]
+        beyond = torch.where(self.reach_mm.isfinite(), FAR_OFF, 1.0).view(-1, 1, 1, 1)
+        return _moved(self.factors, from_corner, shares[0].shape, beyond.to(best.device), on=True)
 
     def placed(self, best: Tensor, level: Tensor, spacing_mm: Sequence[float]) -> Tensor:
         """The levels (slices, rows, columns) uint8, less where the class does not belong."""
-        factors = self.where(best, level, spacing_mm).to(best.device)
+        factors = self.where(best, level, spacing_mm)
         index = [
             (torch.arange(length, device=best.device) * cells) // length
             for length, cells in zip(best.shape, factors.shape[1:], strict=True)
@@ -95,13 +97,13 @@ class Layout:
         return found
 
 
-def read_layout(path: Path) -> Layout | None:
-    """That of a checkpoint; None where it has none.
+def read_layout(path: Path, device: torch.device) -> Layout | None:
+    """That of a checkpoint, on the device; None where it has none.
 
     Raises UserError where the file is missing or foreign.
     """
     kept = checkpoint.unpack("layout", checkpoint.load(path)[0])
-    return Layout(**kept) if kept else None
+    return Layout(**kept).to(device) if kept else None
 
 
 def learn(pool: Pool, classes: int) -> Layout | None:
@@ -126,10 +128,15 @@ def learn(pool: Pool, classes: int) -> Layout | None:
     kept = (known.sum(0) > 1) & _confirmed(seen, rooms, reach, cell)
     if kept.sum() < 2:
         return None
+    reach = torch.where(kept, reach, torch.inf)
     moves = [(0, 0, 0), *(_best_move(each, seen[0]) for each in seen[1:])]
     maps = torch.stack(_together(seen, moves)).mean(0)
     room = torch.stack(_together(rooms, moves)).any(0)
-    return Layout(maps, room, torch.where(kept, reach, torch.inf), torch.tensor(cell))
+    margin = math.ceil(float(FADED * reach[kept].max() / cell))
+    grid = [length + 2 * margin for length in room.shape[1:]]
+    room = _moved(room, (margin,) * 3, grid, torch.tensor(False), on=True)
+    factors = torch.stack([_near(one, far, cell) for one, far in zip(room, reach.tolist(), strict=True)])
+    return Layout(maps, factors, torch.tensor(margin), reach, torch.tensor(cell))
 
 
 def _seen(pool: Pool, scan: int, classes: int, cell: float) -> tuple[Tensor, Tensor]:
@@ -156,11 +163,11 @@ def _seen(pool: Pool, scan: int, classes: int, cell: float) -> tuple[Tensor, Ten
 
 
 def _coarse(volume: Tensor, spacing_mm: Sequence[float], cell: float) -> Tensor:
-    """Means of (Z, Y, X) over cells of about `cell` mm, on the CPU."""
+    """Means of (Z, Y, X) over cells of about `cell` mm."""
     size = [
         max(1, round(length * step / cell)) for length, step in zip(volume.shape, spacing_mm, strict=True)
     ]
-    return F.adaptive_avg_pool3d(volume.float()[None], size)[0].cpu()
+    return F.adaptive_avg_pool3d(volume.float()[None], size)[0]
 
 
 def _radius(maps: Tensor) -> Tensor:
@@ -198,18 +205,20 @@ def _best_move(maps: Tensor, shares: Tensor) -> tuple[int, int, int]:
     return move[0], move[1], move[2]
 
 
-def _moved(maps: Tensor, move: Sequence[int], shape: Sequence[int], on: bool = False) -> Tensor:
-    """(..., Z, Y, X) maps moved by whole cells into a grid of that shape; what leaves it is lost.
+def _moved(
+    maps: Tensor, move: Sequence[int], shape: Sequence[int], beyond: Tensor, on: bool = False
+) -> Tensor:
+    """(K, Z, Y, X) maps moved by whole cells into a grid of that shape; around them it holds `beyond`.
 
     on: at both ends of the first axis they go on as they end.
     """
-    index = [torch.arange(size) - step for size, step in zip(shape, move, strict=True)]
+    index = [torch.arange(size, device=maps.device) - step for size, step in zip(shape, move, strict=True)]
     kept = [at.clamp(0, length - 1) for at, length in zip(index, maps.shape[-3:], strict=True)]
     inside = [at == held for at, held in zip(index, kept, strict=True)]
     if on:
         inside[0] = torch.ones_like(inside[0])
     found = maps[..., kept[0][:, None, None], kept[1][:, None], kept[2]]
-    return found * (inside[0][:, None, None] & inside[1][:, None] & inside[2])
+    return torch.where(inside[0][:, None, None] & inside[1][:, None] & inside[2], found, beyond)
 
 
 def _near(there: Tensor, reach: float, cell: float) -> Tensor:
@@ -228,7 +237,7 @@ def _confirmed(seen: Sequence[Tensor], rooms: Sequence[Tensor], reach: Tensor, c
     for one, other in permutations(range(len(seen)), 2):
         move, there = _best_move(seen[one], seen[other]), seen[other]
         for label, far in enumerate(reach.tolist()):
-            room = _moved(rooms[one][label], move, there.shape[1:], on=True)
+            room = _moved(rooms[one][label], move, there.shape[1:], torch.tensor(False), on=True)
             if seen[one][label].any() and there[label].any():
                 near = _near(room, far, cell) == 1
                 kept[label] &= bool((there[label] * near).sum() >= CONFIRMED * there[label].sum())
@@ -243,4 +252,5 @@ def _together(each: Sequence[Tensor], moves: Sequence[Sequence[int]]) -> list[Te
     ]
     shape = [max(end) - first for end, first in zip(ends, low, strict=True)]
     steps = ([step - first for step, first in zip(move, low, strict=True)] for move in moves)
-    return [_moved(one, step, shape) for one, step in zip(each, steps, strict=True)]
+    nothing = torch.zeros((), dtype=each[0].dtype)
+    return [_moved(one, step, shape, nothing) for one, step in zip(each, steps, strict=True)]

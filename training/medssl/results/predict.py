@@ -65,7 +65,7 @@ def predict_scans(
             code="not-finetuned",
         )
     network.to(device)
-    layout = read_layout(run.checkpoint)
+    layout = read_layout(run.checkpoint, device)
     ids = np.array([0, *(each["id"] for each in card["classes"])], np.uint8)
     done = []
     for number, scan in enumerate(scans):
