@@ -13,7 +13,6 @@ these show may go on.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import pairwise, permutations
@@ -37,8 +36,8 @@ CONFIRMED = 0.9
 """Least share of a class that has to lie within its reach of where another painted scan has it."""
 FAR_OFF = 0.3
 """Factor of a probability far from the class's place: what the network is sure of can stay."""
-FADED = 1.75
-"""So many times the reach away a factor is as good as FAR_OFF."""
+MARGIN = 16
+"""Cells around the painted scans for which factors are made; beyond, they stay as they are there."""
 AT_A_TIME = 1 << 22
 """Voxels that are placed at a time."""
 
@@ -51,9 +50,7 @@ class Layout:
     """(K, Z, Y, X) float, share of the painted scans that have the class in a cell."""
     factors: Tensor
     """(K, Z', Y', X') float, 1 where the class may lie by the painted scans, towards FAR_OFF away from there;
-    `margin` cells larger at each end."""
-    margin: Tensor
-    """()"""
+    MARGIN cells larger at each end."""
     reach_mm: Tensor
     """(K,) how far from there: twice the class's radius of gyration; infinite where it keeps no place."""
     cell_mm: Tensor
@@ -76,9 +73,7 @@ class Layout:
         kinds = range(1, len(self.maps) + 1)
         shares = [_coarse(torch.where(best == kind, level, 0), spacing_mm, cell) for kind in kinds]
         move = _best_move(self.maps, torch.stack(shares))
-        from_corner = [step - int(self.margin) for step in move]
-        beyond = torch.where(self.reach_mm.isfinite(), FAR_OFF, 1.0).view(-1, 1, 1, 1)
-        return _moved(self.factors, from_corner, shares[0].shape, beyond.to(best.device), on=True)
+        return _moved(self.factors, [step - MARGIN for step in move], shares[0].shape, on=(0, 1, 2))
 
     def placed(self, best: Tensor, level: Tensor, spacing_mm: Sequence[float]) -> Tensor:
         """The levels (slices, rows, columns) uint8, less where the class does not belong."""
@@ -130,13 +125,11 @@ def learn(pool: Pool, classes: int) -> Layout | None:
         return None
     reach = torch.where(kept, reach, torch.inf)
     moves = [(0, 0, 0), *(_best_move(each, seen[0]) for each in seen[1:])]
-    maps = torch.stack(_together(seen, moves)).mean(0)
+    maps = torch.stack(_together(seen, moves)).mean(0) * kept.view(-1, 1, 1, 1)
     room = torch.stack(_together(rooms, moves)).any(0)
-    margin = math.ceil(float(FADED * reach[kept].max() / cell))
-    grid = [length + 2 * margin for length in room.shape[1:]]
-    room = _moved(room, (margin,) * 3, grid, torch.tensor(False), on=True)
+    room = _moved(room, (MARGIN,) * 3, [length + 2 * MARGIN for length in room.shape[1:]], on=(0,))
     factors = torch.stack([_near(one, far, cell) for one, far in zip(room, reach.tolist(), strict=True)])
-    return Layout(maps, factors, torch.tensor(margin), reach, torch.tensor(cell))
+    return Layout(maps, factors, reach, torch.tensor(cell))
 
 
 def _seen(pool: Pool, scan: int, classes: int, cell: float) -> tuple[Tensor, Tensor]:
@@ -205,20 +198,18 @@ def _best_move(maps: Tensor, shares: Tensor) -> tuple[int, int, int]:
     return move[0], move[1], move[2]
 
 
-def _moved(
-    maps: Tensor, move: Sequence[int], shape: Sequence[int], beyond: Tensor, on: bool = False
-) -> Tensor:
-    """(K, Z, Y, X) maps moved by whole cells into a grid of that shape; around them it holds `beyond`.
+def _moved(maps: Tensor, move: Sequence[int], shape: Sequence[int], on: Sequence[int] = ()) -> Tensor:
+    """(..., Z, Y, X) maps moved by whole cells into a grid of that shape, with nothing around them.
 
-    on: at both ends of the first axis they go on as they end.
+    on: axes at whose ends they go on as they end.
     """
     index = [torch.arange(size, device=maps.device) - step for size, step in zip(shape, move, strict=True)]
     kept = [at.clamp(0, length - 1) for at, length in zip(index, maps.shape[-3:], strict=True)]
-    inside = [at == held for at, held in zip(index, kept, strict=True)]
-    if on:
-        inside[0] = torch.ones_like(inside[0])
     found = maps[..., kept[0][:, None, None], kept[1][:, None], kept[2]]
-    return torch.where(inside[0][:, None, None] & inside[1][:, None] & inside[2], found, beyond)
+    for axis in {0, 1, 2} - {*on}:
+        inside = index[axis] == kept[axis]
+        found = found * inside.view(-1, *[1] * (2 - axis))
+    return found
 
 
 def _near(there: Tensor, reach: float, cell: float) -> Tensor:
@@ -237,7 +228,7 @@ def _confirmed(seen: Sequence[Tensor], rooms: Sequence[Tensor], reach: Tensor, c
     for one, other in permutations(range(len(seen)), 2):
         move, there = _best_move(seen[one], seen[other]), seen[other]
         for label, far in enumerate(reach.tolist()):
-            room = _moved(rooms[one][label], move, there.shape[1:], torch.tensor(False), on=True)
+            room = _moved(rooms[one][label], move, there.shape[1:], on=(0,))
             if seen[one][label].any() and there[label].any():
                 near = _near(room, far, cell) == 1
                 kept[label] &= bool((there[label] * near).sum() >= CONFIRMED * there[label].sum())
@@ -252,5 +243,4 @@ def _together(each: Sequence[Tensor], moves: Sequence[Sequence[int]]) -> list[Te
     ]
     shape = [max(end) - first for end, first in zip(ends, low, strict=True)]
     steps = ([step - first for step, first in zip(move, low, strict=True)] for move in moves)
-    nothing = torch.zeros((), dtype=each[0].dtype)
-    return [_moved(one, step, shape, nothing) for one, step in zip(each, steps, strict=True)]
+    return [_moved(one, step, shape) for one, step in zip(each, steps, strict=True)]
