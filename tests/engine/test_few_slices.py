@@ -290,6 +290,21 @@ def test_where_pretraining_comes_on_top_random_weights_stand_beside_it(
         assert sum(line.startswith(("| random | 10 | **", "| MAE | 10 | **")) for line in table) == 2
 
 
+def test_a_method_is_compared_with_random_weights_that_are_fine_tuned_in_the_same_way(
+    data: Path, tmp_path: Path, engine: Engine
+) -> None:
+    few_slices.run(grid(data, tmp_path, "--methods", "random,random:none,pgl,pgl:none", "--seeds", "0"))
+    found = {"random": 0.5, "random:none": 0.6, "pgl": 0.52, "pgl:none": 0.65}
+    lines = [replace(cell, dice=found[cell.method]) for cell in cells.read_cells(tmp_path / "lines")]
+    for line in lines:
+        cells.append(tmp_path / "changed", line)
+    few_slices_page.draw([tmp_path / "changed"], tmp_path / "page.md", ["hippocampus"])
+    text = (tmp_path / "page.md").read_text()
+    assert "| random, labels only | 10 | **0.600** | +0.100 |" in text
+    assert "| PGL | 10 | **0.520** | +0.020 |" in text
+    assert "| PGL, labels only | 10 | **0.650** | +0.050 |" in text
+
+
 def test_a_pretraining_that_other_seeds_start_from_is_kept(
     data: Path, tmp_path: Path, engine: Engine
 ) -> None:
