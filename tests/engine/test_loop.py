@@ -26,6 +26,7 @@ class Fitting:
     def __init__(self, batch: int = 8) -> None:
         torch.manual_seed(0)
         self.modules = nn.ModuleDict({"network": nn.Linear(4, 2)})
+        self.kept = {"besides": torch.ones(1)}
         self.batch = batch
         self.fractions: list[float] = []
         self.rates: list[float] = []
@@ -106,6 +107,14 @@ def test_training_takes_as_many_steps_as_the_budget_says(tmp_path: Path) -> None
     position, stopped = fit(tmp_path, task, Budget(steps=7))
     assert (position.step, stopped) == (7, False)
     assert task.fractions == [step / 7 for step in range(7)]
+
+
+def test_what_is_kept_besides_the_weights_is_in_the_checkpoint(tmp_path: Path) -> None:
+    task = Fitting()
+    fit(tmp_path, task, Budget(steps=1))
+    assert torch.equal(
+        checkpoint.load(tmp_path / "checkpoint.safetensors")[0]["besides"], task.kept["besides"]
+    )
 
 
 def test_training_brings_the_loss_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

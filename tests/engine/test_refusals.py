@@ -97,7 +97,7 @@ def test_memory_that_is_short_for_predicting_is_one_sentence(
 ) -> None:
     first = run(job_of("finetune", project, steps=1))["run"]
 
-    def short(*given: Any) -> None:
+    def short(*given: Any, **named: Any) -> None:
         raise error
 
     monkeypatch.setattr(predict, "segment", short)
