@@ -24,7 +24,7 @@ from medssl.events import Emit, Event
 from medssl.finetuning import finetune
 from medssl.finetuning.finetune_step import Finetuning
 from medssl.finetuning.partial import AnnotatedVoxels
-from medssl.finetuning.self_training import VOXELS_A_ROUND, Settings
+from medssl.finetuning.self_training import Settings
 from medssl.methods import find
 from medssl.patches.pool import Pool, image_bytes
 from medssl.patches.sides import sides
@@ -127,7 +127,7 @@ def _finetuning(project: Project, training: FinetuneJob, device: torch.device) -
     begin = time.monotonic()
     likely(task.average, replace(plan, sides="own"), images, spacing, device).best.cpu()
     a_voxel = (time.monotonic() - begin) / images.numel()
-    a_round = a_voxel * min(_voxels(project), VOXELS_A_ROUND.get(device.type, VOXELS_A_ROUND["cpu"]))
+    a_round = a_voxel * min(_voxels(project), task.rounds.guesses.room()[0])
     looks = len(sides(task.plan, spacing))
     rounds = task.settings.rounds
     return plan, settings, task, a_round * looks * len(rounds), rounds[0]

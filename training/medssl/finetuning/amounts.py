@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medssl.patches.pool import Pool
+from medssl.patches.pool import Pool, complete_slices
 from medssl.projects.project import IGNORE
 from medssl.results.decide import LEVELS, LOWEST, from_each_level_on, histogram
 from medssl.results.predict import Likely
@@ -52,12 +52,12 @@ def shares(pool: Pool, classes: int) -> Tensor:
     """
     found = []
     for target in pool.targets:
-        known = (target != IGNORE).flatten(1).all(1).nonzero()[:, 0]
-        if len(known):
+        known = complete_slices(target)
+        if known:
             slices = target[known].flatten(1).long()
             areas = torch.stack([(slices == label).sum(1) for label in range(classes + 1)]).cpu().numpy()
             everywhere = np.arange(len(target))
-            volumes = [np.interp(everywhere, known.cpu().numpy(), area).sum() for area in areas]
+            volumes = [np.interp(everywhere, known, area).sum() for area in areas]
             found.append(torch.tensor(volumes) / target.numel())
     return torch.stack(found).mean(0) if found else torch.zeros(classes + 1, dtype=torch.float64)
 

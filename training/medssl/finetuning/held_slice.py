@@ -21,7 +21,7 @@ from torch import Tensor
 from medssl.config import Plan
 from medssl.devices import full_precision
 from medssl.events import Emit, Metric, Notice
-from medssl.patches.pool import Pool
+from medssl.patches.pool import Pool, complete_slices
 from medssl.projects.project import IGNORE
 from medssl.results import measures
 from medssl.results.predict import segment_work
@@ -107,7 +107,7 @@ def slices_that_show(pool: Pool) -> list[tuple[int, int, frozenset[int]]]:
     """(scan, slice, classes) of all complete slices across the first axis that show a class."""
     found = []
     for scan, target in enumerate(pool.targets):
-        for index in (target != IGNORE).all(2).all(1).nonzero()[:, 0].tolist():
+        for index in complete_slices(target):
             classes = frozenset(target[index].unique().tolist()) - {0}
             if classes:
                 found.append((scan, index, classes))

@@ -113,14 +113,19 @@ class Guesses:
             )
         )
 
-    def _chosen(self, generator: Generator) -> list[tuple[int, int, int]]:
-        """(scan, first slice, last slice + 1) of what a round labels."""
+    def room(self) -> tuple[int, int]:
+        """How many voxels a round labels in all, and of one scan."""
         sizes = sorted(image.numel() for image in self.scans.images)
         typical = sizes[len(sizes) // 2]
-        left = VOXELS_A_ROUND.get(self.scans.device.type, VOXELS_A_ROUND["cpu"])
-        share = left // SCANS_A_ROUND
-        if self.layout is not None and typical <= LARGEST_WHOLE:
-            left, share = max(left, WHOLE_A_ROUND * typical), max(share, LARGEST_WHOLE)
+        whole = VOXELS_A_ROUND.get(self.scans.device.type, VOXELS_A_ROUND["cpu"])
+        share = whole // SCANS_A_ROUND
+        if self.layout is None or typical > LARGEST_WHOLE:
+            return whole, share
+        return max(whole, WHOLE_A_ROUND * typical), max(share, LARGEST_WHOLE)
+
+    def _chosen(self, generator: Generator) -> list[tuple[int, int, int]]:
+        """(scan, first slice, last slice + 1) of what a round labels."""
+        left, share = self.room()
         chosen: list[tuple[int, int, int]] = []
         for index in torch.randperm(len(self.scans), generator=generator).tolist():
             slices, rows, columns = self.scans.images[index].shape

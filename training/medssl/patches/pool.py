@@ -101,6 +101,12 @@ def load_pool(
     return Pool(tuple(scans), images, turned, targets, device)  # type: ignore[arg-type]
 
 
+def complete_slices(target: Tensor) -> list[int]:
+    """The slices of a target (slices, rows, columns) of which every voxel is annotated, rising."""
+    found: list[int] = (target != IGNORE).flatten(1).all(1).nonzero()[:, 0].tolist()
+    return found
+
+
 def in_one_storage(tensors: Iterable[Tensor], room: Tensor) -> tuple[Tensor, ...]:
     """Copies of the tensors, one behind the other in `room` (N,), on its device and of its kind.
 

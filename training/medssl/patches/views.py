@@ -157,7 +157,7 @@ def cut_targets(
     grid = _grid(views, plan, pool.device, bend)
     if pool.device.type != "cpu":
         targets = [pool.targets[scan] for scan in views.scan.tolist()]
-        last = scan_shapes(pool, views.scan)[:, :1] - 1
+        last = torch.tensor([[len(target) - 1] for target in targets])
         middle = views.centre[:, :1].round().long().clamp(min=0).minimum(last) if plan.dims == 2 else None
         return gather.nearest(targets, grid.flip(-1), outside, middle)[:, 0].long()
     parts = []

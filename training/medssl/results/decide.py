@@ -51,10 +51,11 @@ class Decision:
         """Make classes less probable where they do not belong; all slices have been added."""
         best, level = torch.cat(self._best), torch.cat(self._level)
         placed = layout.placed(best, level, spacing_mm)
-        lost = histogram(best - 1, level - placed, len(layout.maps)).double()
-        self._found = histogram(best - 1, placed, len(layout.maps))
+        found = histogram(best - 1, placed, len(layout.maps))
+        assert self._found is not None
         assert self._size is not None
-        self._size = self._size - (lost * torch.arange(LEVELS)).sum(1) / (LEVELS - 1)
+        lost = ((self._found - found) * torch.arange(LEVELS)).sum(1)
+        self._found, self._size = found, self._size - lost / (LEVELS - 1)
         self._best, self._level = [best], [placed]
 
     def labels(self) -> Tensor:

@@ -24,8 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medssl.annotations.fill import interpolate
-from medssl.patches.pool import Pool
-from medssl.projects.project import IGNORE
+from medssl.patches.pool import Pool, complete_slices
 from medssl.training import checkpoint
 
 CELLS = 64
@@ -97,7 +96,7 @@ def read_layout(path: Path, device: torch.device) -> Layout | None:
 
     Raises UserError where the file is missing or foreign.
     """
-    kept = checkpoint.unpack("layout", checkpoint.load(path)[0])
+    kept = checkpoint.unpack("layout", checkpoint.load(path, under="layout.")[0])
     return Layout(**kept).to(device) if kept else None
 
 
@@ -106,7 +105,7 @@ def learn(pool: Pool, classes: int) -> Layout | None:
 
     Only complete slices tell; a scan needs two of them.
     """
-    complete = [int((target != IGNORE).flatten(1).all(1).sum()) for target in pool.targets]
+    complete = [len(complete_slices(target)) for target in pool.targets]
     chosen = [scan for scan in np.argsort(complete)[::-1].tolist() if complete[scan] > 1][:MOST_SCANS]
     if classes < 2 or len(chosen) < 2:
         return None
@@ -137,7 +136,7 @@ def _seen(pool: Pool, scan: int, classes: int, cell: float) -> tuple[Tensor, Ten
     the cells where they may be, as far as anybody knows: all the way to the next complete slice.
     """
     target, spacing = pool.targets[scan], pool.spacing_mm[scan]
-    slices = (target != IGNORE).flatten(1).all(1).nonzero()[:, 0].tolist()
+    slices = complete_slices(target)
     # Half a cell is fine enough, and what is filled in between slices costs by the pixel.
     rows, columns = (max(1, int(cell / step / 2)) for step in spacing[1:])
     target = target[:, rows // 2 :: rows, columns // 2 :: columns].cpu().numpy()

@@ -28,8 +28,8 @@ def save(path: Path, tensors: dict[str, Tensor], card: dict[str, Any]) -> None:
     write_json(path.with_name("card.json"), card)
 
 
-def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (on the CPU) and card of a checkpoint.
+def load(path: Path, under: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors (on the CPU) whose names begin with `under`, and card of a checkpoint.
 
     Raises UserError ("no-checkpoint", "foreign-checkpoint", "newer-version").
     """
@@ -43,7 +43,8 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         with safe_open(path, framework="pt") as file:
             card = json.loads((file.metadata() or {})["medssl"])
             _check_format(path, card)
-            return {name: file.get_tensor(name) for name in file.keys()}, card  # noqa: SIM118 - not a dict
+            names = [name for name in file.keys() if name.startswith(under)]  # noqa: SIM118 - not a dict
+            return {name: file.get_tensor(name) for name in names}, card
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise UserError(
             f"{path} is not a checkpoint of this program ({error}); choose a run that medssl made.",
