@@ -29,22 +29,43 @@ def labels(seen: Likely, share: float, portion: float = 0.5, unclear: float = 2.
 # --- what is to be expected ------------------------------------------------------------------------------
 
 
-def test_areas_are_joined_from_one_known_slice_to_the_next() -> None:
-    """A class that takes 4, 8 and no voxels of slices 2, 4 and 6, of 10 x 10 each: 4 4 4 6 8 4 0 0 0."""
-    target = torch.full((9, 10, 10), IGNORE, dtype=torch.uint8)
-    for index, area in ((2, 4), (4, 8), (6, 0)):
+def painted_areas(slices: int, areas: dict[int, int]) -> Tensor:
+    """A target of 10 x 10 pixels a slice, of which those of `areas` are complete."""
+    target = torch.full((slices, 10, 10), IGNORE, dtype=torch.uint8)
+    for index, area in areas.items():
         target[index] = 0
         target[index].flatten()[:area] = 1
+    return target
+
+
+def test_areas_are_joined_from_one_known_slice_to_the_next() -> None:
+    """A class that takes none, 4, 8 and no voxels of slices 1, 3, 5 and 7: 0 0 2 4 6 8 4 0 0."""
+    target = painted_areas(9, {1: 0, 3: 4, 5: 8, 7: 0})
     found = amounts.shares(pool(noise((9, 10, 10)), targets=[target]), 1)
-    assert found[1].item() == pytest.approx(30 / 900)
+    assert found[1].item() == pytest.approx(24 / 900)
     assert found.sum().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.5, 1.0, 1.0), (1.0, 0.5, 0.5)])
+def test_beyond_the_outermost_slices_a_structure_ends_as_a_ball_would(spacing: tuple[float, ...]) -> None:
+    """The middle slice of a ball says how large all of it is."""
+    radius = 12.0
+    axes = [torch.arange(round(40 / step)) * step - 20 for step in spacing]
+    z, y, x = torch.meshgrid(*axes, indexing="ij")
+    ball = z**2 + y**2 + x**2 <= radius**2
+    target = torch.full(ball.shape, IGNORE, dtype=torch.uint8)
+    middle = len(target) // 2
+    target[middle] = ball[middle]
+    one = pool(noise(tuple(ball.shape)), targets=[target], spacing_mm=spacing)
+    found = amounts.shares(one, 1)
+    assert found[1].item() == pytest.approx(ball.float().mean().item(), rel=0.05)
 
 
 def test_scans_are_averaged_and_those_nobody_painted_left_out() -> None:
     painted = half_painted(2)
     alone = amounts.shares(painted.part([0]), 2)
     assert torch.equal(amounts.shares(painted, 2), alone)
-    whole = [torch.full((4, 4, 4), label, dtype=torch.uint8) for label in (0, 1)]
+    whole = [torch.full((4, 4, 4), label, dtype=torch.uint8) for label in (0, 1)]  # to the scan's ends
     assert amounts.shares(pool(noise((4, 4, 4)), noise((4, 4, 4)), targets=whole), 1).tolist() == [0.5, 0.5]
 
 

@@ -9,7 +9,7 @@ class; here it is one of what painted slices let expect, since what is missed is
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,15 +51,27 @@ def shares(pool: Pool, classes: int) -> Tensor:
     Only slices of which every voxel is known count; 0 where there are none.
     """
     found = []
-    for target in pool.targets:
+    for target, spacing in zip(pool.targets, pool.spacing_mm, strict=True):
         known = complete_slices(target)
         if known:
             slices = target[known].flatten(1).long()
-            areas = torch.stack([(slices == label).sum(1) for label in range(classes + 1)]).cpu().numpy()
-            everywhere = np.arange(len(target))
-            volumes = [np.interp(everywhere, known, area).sum() for area in areas]
-            found.append(torch.tensor(volumes) / target.numel())
+            areas = [(slices == label).sum(1).cpu().numpy() for label in range(1, classes + 1)]
+            taken = torch.tensor([_volume(known, area, len(target), spacing) for area in areas])
+            found.append(torch.cat([target.numel() - taken.sum(0, keepdim=True), taken]) / target.numel())
     return torch.stack(found).mean(0) if found else torch.zeros(classes + 1, dtype=torch.float64)
+
+
+def _volume(known: Sequence[int], area: np.ndarray, slices: int, spacing_mm: Sequence[float]) -> float:
+    """Voxels of a class that takes `area` (pixels) of the `known` slices.
+
+    Beyond the outermost it ends as a ball would, whose half of radius r is as large as an area that falls
+    evenly over 4/3 r. To go on with the last area would expect twice a structure of which only the
+    middle is painted, and guesses would be made until that is found.
+    """
+    ends = 4 / 3 * np.sqrt(area[[0, -1]] * spacing_mm[1] * spacing_mm[2] / np.pi) / spacing_mm[0]
+    before, after = np.maximum(ends, 0.5)  # Half a slice at least: places have to rise.
+    places = [known[0] - before, *known, known[-1] + after]
+    return float(np.interp(np.arange(slices), places, [0, *area, 0]).sum())
 
 
 def thresholds(
