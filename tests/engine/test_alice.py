@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from medssl import recipes
 from medssl.errors import UserError
 from medssl.events import Notice
 from medssl.methods.alice import Alice, Settings, draw_visible, repainting, teacher_temperature
-from medssl.methods.alice_parts import CASA, Head, across, cross_entropy, in_use
+from medssl.methods.alice_parts import CASA, Head, across, balanced, centred, cross_entropy, in_use
 from medssl.patches.pool import Pool
 from medssl.training.networks import build
 from project_parts import code_of
@@ -57,14 +58,15 @@ def views(dims: int = 2, pairs: int = 2) -> Tensor:
 
 def test_h_is_least_where_student_and_teacher_say_the_same_at_their_temperatures() -> None:
     teacher, centre = scores(5, 7), scores(7, seed=1)
+    wanted = centred(teacher, centre, 0.01)
     best = ((teacher - centre) / 0.01 * 0.1).requires_grad_()
-    least = cross_entropy(teacher, best, centre, 0.01, 0.1)
+    least = cross_entropy(wanted, best, 0.1)
     least.backward()
     assert best.grad is not None
     assert best.grad.abs().max() < 1e-6
     for seed in range(5):
         other = best.detach() + 0.05 * scores(5, 7, seed=seed)
-        assert cross_entropy(teacher, other, centre, 0.01, 0.1) >= least
+        assert cross_entropy(wanted, other, 0.1) >= least
 
 
 def test_h_of_the_same_scores_is_the_entropy_of_the_teacher() -> None:
@@ -72,9 +74,7 @@ def test_h_of_the_same_scores_is_the_entropy_of_the_teacher() -> None:
     share = torch.softmax(same / 0.1, -1)
     entropy = torch.special.entr(share).sum(-1).mean()
     assert entropy > 0
-    assert cross_entropy(same, same, torch.zeros(9), 0.1, 0.1).item() == pytest.approx(
-        entropy.item(), rel=1e-4
-    )
+    assert cross_entropy(share, same, 0.1).item() == pytest.approx(entropy.item(), rel=1e-4)
 
 
 def test_identical_views_and_networks_give_the_teachers_entropy_across_scans() -> None:
@@ -86,12 +86,11 @@ def test_identical_views_and_networks_give_the_teachers_entropy_across_scans() -
 
 
 def test_across_scans_each_view_is_compared_with_the_other_one() -> None:
-    teacher, student, centre = scores(4, 6), scores(4, 6, seed=1), scores(6, seed=2)
+    wanted, student = centred(scores(4, 6), scores(6, seed=2), 0.05), scores(4, 6, seed=1)
     by_hand = sum(
-        cross_entropy(teacher[one], student[two], centre, 0.05, 0.1)
-        for one, two in ((0, 2), (1, 3), (2, 0), (3, 1))
+        cross_entropy(wanted[one], student[two], 0.1) for one, two in ((0, 2), (1, 3), (2, 0), (3, 1))
     )
-    assert across(teacher, student, centre, 0.05, 0.1).item() == pytest.approx(float(by_hand) / 4, rel=1e-5)
+    assert across(wanted, student, 0.1).item() == pytest.approx(float(by_hand) / 4, rel=1e-5)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -166,8 +165,38 @@ def test_the_teachers_temperature_rises_over_the_first_steps() -> None:
 
 def test_prototypes_in_use_are_counted_evenly() -> None:
     one_hot = 10.0 * torch.eye(8)
-    assert in_use(one_hot, torch.zeros(8), 0.1).item() == pytest.approx(8, rel=1e-4)
-    assert in_use(one_hot[:1].expand(6, -1), torch.zeros(8), 0.1).item() == pytest.approx(1, rel=1e-4)
+    assert in_use(centred(one_hot, torch.zeros(8), 0.1)).item() == pytest.approx(8, rel=1e-4)
+    assert in_use(centred(one_hot[:1].expand(6, -1), torch.zeros(8), 0.1)).item() == pytest.approx(
+        1, rel=1e-4
+    )
+
+
+def test_balanced_shares_use_all_prototypes_where_centred_ones_collapse() -> None:
+    """Cells that hardly differ, and one prototype that all of them like best."""
+    alike = scores(1, 1, 8) + 0.05 * scores(4, 16, 8, seed=1)
+    shares = balanced(alike, 0.02)
+    assert shares.shape == alike.shape
+    assert torch.allclose(shares.sum(-1), torch.ones(4, 16), atol=1e-4)
+    assert in_use(shares) > 7.5
+    assert in_use(centred(alike, torch.zeros(8), 0.02)) < 2
+    assert not balanced(alike.requires_grad_(), 0.02).requires_grad
+
+
+def test_balanced_shares_keep_what_tells_cells_apart() -> None:
+    """A cell gets most of the prototype it likes best where there are as many cells as prototypes."""
+    liked = torch.eye(8)[torch.randperm(8, generator=seeded())] + 0.1 * scores(8, 8, seed=1)
+    assert torch.equal(balanced(liked, 0.1).argmax(-1), liked.argmax(-1))
+    assert balanced(3000 * liked, 0.01).isfinite().all(), "scores over a hundredth leave the range of floats"
+
+
+def test_the_recipe_for_minutes_balances_and_the_published_one_centres() -> None:
+    assert recipes.read("alice-quick").method["shares"] == "balanced"
+    assert "shares" not in recipes.read("alice-paper").method
+    assert Settings().shares == "centred"
+    one = method(shares="balanced")
+    _, numbers = one.compare(views(), torch.ones(4, 1, 16, 16), 0.5)
+    assert numbers["prototypes"] > 0.8 * 12
+    assert (one.modules["centres"].cell == 0).all()
 
 
 # Masks.

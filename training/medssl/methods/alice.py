@@ -35,7 +35,7 @@ from torch import Generator, Tensor, nn
 from medssl.config import Plan
 from medssl.errors import UserError
 from medssl.events import Emit, Notice
-from medssl.methods.alice_parts import CASA, Head, across, cross_entropy, in_use
+from medssl.methods.alice_parts import CASA, Head, across, balanced, centred, cross_entropy, in_use
 from medssl.methods.mae import draw_mask, masked_error
 from medssl.methods.parts import follow, momentum, spread, teach, view_size
 from medssl.patches.pool import Pool
@@ -80,7 +80,10 @@ class Settings(Matching):
     student_temperature: float = 0.1
     teacher_temperature: tuple[float, float] = (0.008, 0.01)
     """At the start, and after 3 % of the training."""
+    shares: Literal["centred", "balanced"] = "centred"
+    """How the teacher's scores become what the student is to say."""
     centring: float = 0.9
+    """What the centre keeps at each step."""
     frozen: float = 0.001
     """Share of the training in which the heads' last layer stays as it is."""
     momentum: float = 0.996
@@ -201,23 +204,29 @@ class Alice:
         whole = head(head.standard(cells.mean(1)), head.encoder, head.whole, frozen)
         queries = head(cells, head.encoder, head.cell, frozen)
         named = self.modules["casa"](queries, head(_cells(stage), head.decoder, head.cell, frozen))
-        wanted_whole, wanted, spread_of = self._teach(images, queries.detach())
-        temperatures = (
-            teacher_temperature(settings.teacher_temperature, fraction),
-            settings.student_temperature,
+        *taught, spread_of = self._teach(images, queries.detach())
+        wanted_whole, wanted = (
+            self._shares(scores, centre, fraction)
+            for scores, centre in zip(taught, self.modules["centres"].buffers(), strict=True)
         )
-        centres = self.modules["centres"]
-        inter = across(wanted_whole, whole, centres.whole, *temperatures)
-        intra = cross_entropy(wanted, named, centres.cell, *temperatures)
-        with torch.no_grad():
-            used = in_use(wanted, centres.cell, temperatures[0])
-            for centre, scores in ((centres.whole, wanted_whole), (centres.cell, wanted)):
-                centre.lerp_(scores.flatten(0, -2).mean(0), 1 - settings.centring)
+        inter = across(wanted_whole, whole, settings.student_temperature)
+        intra = cross_entropy(wanted, named, settings.student_temperature)
         repaint = repainting(painted.float(), images, visible, settings.repaint_on)
         loss = settings.inter * inter + settings.intra * intra + settings.repaint * repaint
         numbers = {"inter": inter, "intra": intra, "repaint": repaint}
         detached = {name: value.detach() for name, value in numbers.items()}
-        return loss, {**detached, "prototypes": used, "spread": spread_of}
+        return loss, {**detached, "prototypes": in_use(wanted), "spread": spread_of}
+
+    @torch.no_grad()
+    def _shares(self, scores: Tensor, centre: Tensor, fraction: float) -> Tensor:
+        """What the teacher's scores (..., K) ask of the student; the centre follows them."""
+        settings = self.settings
+        temperature = teacher_temperature(settings.teacher_temperature, fraction)
+        if settings.shares == "balanced":
+            return balanced(scores, temperature)
+        shares = centred(scores, centre, temperature)
+        centre.lerp_(scores.flatten(0, -2).mean(0), 1 - settings.centring)
+        return shares
 
     @torch.no_grad()
     def _teach(self, images: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -59,22 +57,37 @@ class CASA(nn.Module):
 
 
 @full_precision
-def cross_entropy(
-    teacher: Tensor, student: Tensor, centre: Tensor, teacher_temperature: float, student_temperature: float
-) -> Tensor:
-    """Mean of H(t, s) over scores (..., K); no gradient reaches the teacher."""
-    wanted = torch.softmax((teacher.detach() - centre) / teacher_temperature, -1)
-    return -(wanted * torch.log_softmax(student / student_temperature, -1)).sum(-1).mean()
-
-
-def across(teacher: Tensor, student: Tensor, *rest: Any) -> Tensor:
-    """(H(T_Q, S_K) + H(T_K, S_Q)) / 2 of scores (2B, K), Q's before K's; `rest` as in cross_entropy."""
-    first, second = teacher.chunk(2)
-    return cross_entropy(torch.cat([second, first]), student, *rest)
+def centred(teacher: Tensor, centre: Tensor, temperature: float) -> Tensor:
+    """The teacher's scores (..., K) as shares that sum to 1, without what all cells have in common."""
+    return torch.softmax((teacher.detach() - centre) / temperature, -1)
 
 
 @full_precision
-def in_use(teacher: Tensor, centre: Tensor, temperature: float) -> Tensor:
+def balanced(teacher: Tensor, temperature: float, rounds: int = 3) -> Tensor:
+    """The same, as a transport in which all prototypes get about as much (Sinkhorn-Knopp).
+
+    A few rounds, as in SwAV (Caron et al., NeurIPS 2020, section 3.1); in logarithms, for scores over a
+    hundredth leave the range of floats.
+    """
+    plan = teacher.detach().flatten(0, -2) / temperature
+    for _ in range(rounds):
+        plan = plan - plan.logsumexp(0, keepdim=True)
+        plan = plan - plan.logsumexp(1, keepdim=True)
+    return plan.exp().view_as(teacher)
+
+
+@full_precision
+def cross_entropy(wanted: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """Mean of H(t, s) over the teacher's shares and the student's scores (..., K)."""
+    return -(wanted * torch.log_softmax(student / temperature, -1)).sum(-1).mean()
+
+
+def across(wanted: Tensor, student: Tensor, temperature: float) -> Tensor:
+    """(H(T_Q, S_K) + H(T_K, S_Q)) / 2 of (2B, K), Q's before K's."""
+    first, second = wanted.chunk(2)
+    return cross_entropy(torch.cat([second, first]), student, temperature)
+
+
+def in_use(wanted: Tensor) -> Tensor:
     """How many prototypes the teacher's cells share evenly: exp of the entropy of their mean."""
-    mean = torch.softmax((teacher - centre) / temperature, -1).flatten(0, -2).mean(0)
-    return torch.special.entr(mean).sum().exp()
+    return torch.special.entr(wanted.flatten(0, -2).mean(0)).sum().exp()
