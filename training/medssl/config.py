@@ -45,6 +45,8 @@ class Plan:
     threads: int = 2
     sides: Sides = "own"
     """From where a 2.5D network knows how to look at a scan: across `slice_axis`, or from other sides too."""
+    between_mm: float = 0.0
+    """Sigma of the neighbourhood that says which class a voxel is (results/between_classes.py)."""
 
     @property
     def work_axes(self) -> tuple[int, int, int]:

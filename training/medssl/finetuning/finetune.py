@@ -22,6 +22,7 @@ from medssl.finetuning.self_training import NAMED
 from medssl.methods import find
 from medssl.patches.pool import load_pool
 from medssl.projects.project import Project, Run
+from medssl.results.between_classes import width_mm
 from medssl.results.layout import learn
 from medssl.training import checkpoint, planner
 from medssl.training.loop import Budget, LoopSettings, settings_for, train
@@ -99,7 +100,8 @@ def make_task(
     recipe, kind = semi.find(job.semi)
     loop_settings, settings = settings_for(f"{recipe}-{job.recipe}", job.settings, kind, plan)
     pool = load_pool(project, project.annotated(), plan, device, class_ids=classes)
-    watch = None
+    between = width_mm(pool, len(classes)) if settings.neighbours else 0.0
+    plan, watch = replace(plan, between_mm=between), None
     if settings.hold_slice_back:
         before = next((each[1] for each in (resume, start) if each and each[1]["kind"] == "finetune"), None)
         pool, held = hold_back(pool, plan, before, emit)

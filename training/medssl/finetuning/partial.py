@@ -41,6 +41,8 @@ class Settings:
     is a line."""
     layout: bool = True
     """Hold structures to where painted scans have them among each other (results/layout.py)."""
+    neighbours: bool = True
+    """Ask a voxel's neighbours, too, which class it is (results/between_classes.py)."""
     pretrained_rate: float = 1.0
     """Factor of the learning rate for layers that start from pre-trained weights."""
     fill_weight: float = 0.3

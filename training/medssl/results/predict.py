@@ -19,6 +19,7 @@ from medssl.errors import UserError
 from medssl.events import Emit, Preview, Progress, Started
 from medssl.patches.sides import sides
 from medssl.projects.project import Project, Run
+from medssl.results.between_classes import shared_out
 from medssl.results.decide import LEVELS, Decision
 from medssl.results.layout import Layout, read_layout
 from medssl.results.probabilities import keep_probabilities
@@ -155,7 +156,20 @@ def _scores_of_slabs(
     spacing: Sequence[float],
     device: torch.device,
 ) -> Iterator[Tensor]:
-    """Softmax scores (n, K, rows, columns) of slab after slab, in the mean of all sides."""
+    """Softmax scores (n, 1 + K, rows, columns) of slab after slab: the mean of all sides, and which class it
+    is shared out among neighbours."""
+    for scores in _mean_of_sides(network, plan, work, spacing, device):
+        yield shared_out(scores, plan.between_mm, spacing)
+
+
+def _mean_of_sides(
+    network: Network,
+    plan: Plan,
+    work: np.ndarray | Tensor,
+    spacing: Sequence[float],
+    device: torch.device,
+) -> Iterator[Tensor]:
+    """Softmax scores of slab after slab, as the network gives them."""
     look = _slices_2d if plan.dims == 2 else _slabs_3d
     orders = sides(plan, spacing)
     if len(orders) == 1:

@@ -1,0 +1,159 @@
+"""Which of several classes a voxel is, asked of its neighbourhood."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from medssl.annotations.annotator import annotate
+from medssl.projects.project import IGNORE, LabelClass, Project
+from medssl.results import predict
+from medssl.results.between_classes import shared_out, width_mm
+from small import Events, job_of, never, noise, pool, run, seeded, write_nifti
+from torch import Tensor
+
+SPACING = (1.0, 1.0, 1.0)
+
+
+def halves(shape: tuple[int, int, int] = (12, 24, 24)) -> Tensor:
+    """A block of two classes that adjoin in its middle, in background."""
+    labels = torch.zeros(shape, dtype=torch.uint8)
+    labels[2:-2, 4:-4, 4:12], labels[2:-2, 4:-4, 12:-4] = 1, 2
+    return labels
+
+
+def scores_of(labels: Tensor, classes: int, wrong: float) -> Tensor:
+    """(n, 1 + K, rows, columns): 0.8 for the label, but where chance has it for the other class."""
+    other = torch.rand(labels.shape, generator=seeded()) < wrong
+    named = torch.where(other & (labels > 0), 3 - labels.long(), labels.long())
+    return 0.8 * torch.nn.functional.one_hot(named, classes + 1).movedim(-1, 1) + 0.2 / (classes + 1)
+
+
+def painted(*labels: Tensor, spacing_mm: tuple[float, float, float] = SPACING) -> float:
+    """The width by every third slice of these."""
+    targets = []
+    for each in labels:
+        target = torch.full_like(each, IGNORE)
+        target[::3] = each[::3]
+        targets.append(target)
+    scans = pool(*(noise(tuple(each.shape)) for each in labels), targets=targets, spacing_mm=spacing_mm)
+    return width_mm(scans, int(max(each.max() for each in labels)))
+
+
+# --- what becomes of scores -------------------------------------------------------------------------------
+
+
+def test_voxels_with_the_wrong_name_are_renamed_and_the_border_stays() -> None:
+    labels = halves()
+    before = scores_of(labels, 2, wrong=0.2)
+    after = shared_out(before, 2.0, SPACING)
+    inside = labels > 0
+    wrong = [(each.argmax(1) != labels)[inside].float().mean() for each in (before, after)]
+    assert wrong[0] > 0.15
+    assert wrong[1] < 0.02
+    assert ((after.argmax(1) > 0) == inside).all()
+
+
+def test_background_keeps_its_probability_and_the_rest_sums_up_to_one() -> None:
+    before = scores_of(halves(), 2, wrong=0.2)
+    after = shared_out(before, 2.0, SPACING)
+    assert torch.equal(after[:, 0], before[:, 0])
+    assert torch.allclose(after.sum(1), torch.ones_like(after[:, 0]), atol=1e-5)
+    assert (after >= 0).all()
+
+
+def test_one_class_or_no_width_leaves_the_scores_as_they_are() -> None:
+    scores = scores_of(halves(), 2, wrong=0.2)
+    assert shared_out(scores, 0.0, SPACING) is scores
+    assert shared_out(scores[:, :2], 2.0, SPACING).shape[1] == 2
+
+
+def test_the_neighbourhood_is_as_wide_in_mm_along_every_axis() -> None:
+    """One voxel of a second class spreads as far in thick slices, which are fewer voxels."""
+    scores = torch.zeros(15, 3, 15, 15)
+    scores[:, 1], scores[7, 1, 7, 7], scores[7, 2, 7, 7] = 1, 0, 1
+    spread = shared_out(scores, 2.0, (2.0, 1.0, 1.0))[:, 2]
+    assert spread[8, 7, 7].item() == pytest.approx(spread[7, 9, 7].item(), rel=0.02)
+    assert spread[7, 9, 7].item() == pytest.approx(spread[7, 7, 9].item(), rel=0.02)
+
+
+def test_where_no_class_is_near_scores_are_finite() -> None:
+    scores = torch.zeros(4, 3, 300, 4)
+    scores[:, 0] = 1
+    scores[:, 1, 0], scores[:, 0, 0] = 1, 0
+    assert shared_out(scores, 0.5, SPACING).isfinite().all()
+
+
+# --- how wide ---------------------------------------------------------------------------------------------
+
+
+def test_thick_classes_take_half_their_radius() -> None:
+    """Blocks of 16 x 8 mm: a disc of that area has a radius of 6.4 mm."""
+    assert painted(halves()) == pytest.approx(3.2, abs=0.05)
+    assert painted(halves(), spacing_mm=(1.0, 2.0, 2.0)) == pytest.approx(6.4, abs=0.1)
+
+
+def test_a_thin_class_inside_a_thick_one_makes_it_narrow_and_is_not_lost() -> None:
+    labels = halves()
+    labels[labels == 2] = 1
+    labels[2:-2, 4:-4, 11:13] = 2  # a sheet of two voxels
+    width = painted(labels)
+    assert width < painted(halves()) / 2
+    found = shared_out(scores_of(labels, 2, wrong=0.0), width, SPACING).argmax(1)
+    assert ((found == 2) & (labels == 2)).sum() > 0.95 * (labels == 2).sum()
+
+
+def test_a_checkerboard_takes_none() -> None:
+    rows, columns = torch.meshgrid(torch.arange(24), torch.arange(24), indexing="ij")
+    assert painted((1 + (rows + columns) % 2).to(torch.uint8).expand(6, -1, -1).contiguous()) == 0
+
+
+def test_a_single_class_or_nothing_complete_takes_none() -> None:
+    one = (halves() > 0).to(torch.uint8)
+    assert painted(one) == 0
+    strokes = torch.full((4, 10, 10), IGNORE, dtype=torch.uint8)
+    strokes[1, 3:5], strokes[1, 7:9] = 1, 2
+    assert width_mm(pool(noise((4, 10, 10)), targets=[strokes]), 2) == 0
+
+
+# --- in a fine-tuning -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """One painted scan of two adjoining classes."""
+    classes = tuple(LabelClass(label, f"half {label}", "#ff0000") for label in (1, 2))
+    made = Project.create(tmp_path / "project", classes)
+    labels = halves((24, 32, 32)).numpy()
+    scan = made.add_scan(write_nifti(tmp_path / "scan.nii", labels.astype(np.float32)))
+    made.save_annotation(scan.id, annotate(labels, [4, 8, 12], 0))
+    return made
+
+
+@pytest.mark.parametrize("kind", ["finetune", "finetune-none"])
+def test_a_fine_tuning_keeps_the_width_with_the_weights_and_predictions_ask_for_it(
+    project: Project, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[float] = []
+
+    def seen(scores: Tensor, sigma_mm: float, spacing_mm: object) -> Tensor:
+        asked.append(sigma_mm)
+        return scores
+
+    monkeypatch.setattr(predict, "shared_out", seen)
+    made = project.run(run(job_of(kind, project))["run"])
+    assert bool(asked) == (kind == "finetune"), "guesses ask for it, too"
+    width = made.card["plan"]["between_mm"]
+    assert width > 1
+    asked.clear()
+    predict.predict_scans(project, made, list(project.scans), "cpu", Events(), never)
+    assert set(asked) == {width}
+
+
+def test_it_can_be_left_out(project: Project) -> None:
+    job = job_of("finetune", project)
+    result = run(replace(job, settings={**job.settings, "neighbours": False}))
+    assert project.run(result["run"]).card["plan"]["between_mm"] == 0
