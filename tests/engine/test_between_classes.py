@@ -80,6 +80,14 @@ def test_the_neighbourhood_is_as_wide_in_mm_along_every_axis() -> None:
     assert spread[7, 9, 7].item() == pytest.approx(spread[7, 7, 9].item(), rel=0.02)
 
 
+def test_a_step_in_mixed_precision_changes_nothing() -> None:
+    """Guesses are made within one."""
+    scores = scores_of(halves(), 2, wrong=0.2)
+    with torch.autocast("cpu", torch.bfloat16):
+        within = shared_out(scores, 2.0, SPACING)
+    assert torch.equal(within, shared_out(scores, 2.0, SPACING))
+
+
 def test_where_no_class_is_near_scores_are_finite() -> None:
     scores = torch.zeros(4, 3, 300, 4)
     scores[:, 0] = 1

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from medssl.devices import full_precision
 from medssl.patches.pool import Pool, complete_slices
 
 Slice = tuple[Tensor, Sequence[float]]
@@ -42,6 +43,7 @@ def width_mm(pool: Pool, classes: int) -> float:
     return next((width for width in widths if _keeps(painted, width, classes)), 0.0)
 
 
+@full_precision
 def shared_out(scores: Tensor, sigma_mm: float, spacing_mm: Sequence[float]) -> Tensor:
     """Softmax scores (n, 1 + K, rows, columns) of neighbouring slices, the background's as they are."""
     if not sigma_mm or scores.shape[1] < 3:
