@@ -12,7 +12,8 @@ from medssl.annotations.annotator import annotate
 from medssl.projects.project import IGNORE, LabelClass, Project
 from medssl.results import predict
 from medssl.results.between_classes import shared_out, width_mm
-from small import Events, job_of, never, noise, pool, run, seeded, write_nifti
+from medssl.training.networks import build
+from small import CPU, Events, job_of, never, noise, plan, pool, run, seeded, write_nifti
 from torch import Tensor
 
 SPACING = (1.0, 1.0, 1.0)
@@ -159,6 +160,18 @@ def test_a_fine_tuning_keeps_the_width_with_the_weights_and_predictions_ask_for_
     asked.clear()
     predict.predict_scans(project, made, list(project.scans), "cpu", Events(), never)
     assert set(asked) == {width}
+
+
+def test_guesses_are_what_both_the_voxel_and_its_neighbours_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = halves()
+    own = scores_of(labels, 2, wrong=0.2)
+    monkeypatch.setattr(predict, "_mean_of_sides", lambda *asked: iter([own[:5], own[5:]]))
+    looked_with = replace(plan(), between_mm=2.0)
+    seen = predict.likely(build(looked_with, 3, 0), looked_with, labels.float(), SPACING, CPU)
+    sure = seen.probability > 0.6 * 255
+    assert (seen.best == labels)[sure].all(), "wrong names are not learned"
+    assert sure.sum() > 0.6 * (labels > 0).sum()
+    assert torch.equal(seen.background, (own[:, 0] * 255).round().to(torch.uint8))
 
 
 def test_it_can_be_left_out(project: Project) -> None:

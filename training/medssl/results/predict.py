@@ -140,9 +140,14 @@ class Likely:
 def likely(
     network: Network, plan: Plan, work: Tensor, spacing: Sequence[float], device: torch.device
 ) -> Likely:
-    """What could be learned from a scan in work order: `segment_work` before anything is decided."""
+    """What could be learned from a scan in work order: `segment_work` before anything is decided.
+
+    Of a class no more than both the voxel and its neighbours say: these move a border a little towards the
+    smaller class, which round after round would add up, and what a voxel alone says is often the wrong name.
+    """
     parts = []
-    for scores in _scores_of_slabs(network, plan, work, spacing, device):
+    for own in _mean_of_sides(network, plan, work, spacing, device):
+        scores = torch.minimum(own, shared_out(own, plan.between_mm, spacing))
         probability, best = scores[:, 1:].max(1)
         levels = ((each * (LEVELS - 1)).round() for each in (probability, scores[:, 0]))
         parts.append([each.to(torch.uint8) for each in (best + 1, *levels)])
