@@ -167,6 +167,7 @@ def test_every_method_of_the_list_trains_and_none_collapses(window, tmp_path):
     """On a few scans; MEDSSL_PROJECT=folder takes those of a project, to which runs are then added."""
     viewer, dock = window
     dock.open(Path(os.environ.get("MEDSSL_PROJECT") or scenes.several(tmp_path)))
+    wait_until(lambda: dock.session.scan is not None, 20, "opening the project's first scan")
     hand = Hand(viewer, dock)
     said: list[str] = []
     dock.session.said.connect(lambda severity, text: said.append(text) if severity == "error" else None)
