@@ -29,18 +29,12 @@ def labels(seen: Likely, share: float, portion: float = 0.5, unclear: float = 2.
 # --- what is to be expected ------------------------------------------------------------------------------
 
 
-def painted_areas(slices: int, areas: dict[int, int]) -> Tensor:
-    """A target of 10 x 10 pixels a slice, of which those of `areas` are complete."""
-    target = torch.full((slices, 10, 10), IGNORE, dtype=torch.uint8)
-    for index, area in areas.items():
-        target[index] = 0
-        target[index].flatten()[:area] = 1
-    return target
-
-
 def test_areas_are_joined_from_one_known_slice_to_the_next() -> None:
     """A class that takes none, 4, 8 and no voxels of slices 1, 3, 5 and 7: 0 0 2 4 6 8 4 0 0."""
-    target = painted_areas(9, {1: 0, 3: 4, 5: 8, 7: 0})
+    target = torch.full((9, 10, 10), IGNORE, dtype=torch.uint8)
+    for index, area in ((1, 0), (3, 4), (5, 8), (7, 0)):
+        target[index] = 0
+        target[index].flatten()[:area] = 1
     found = amounts.shares(pool(noise((9, 10, 10)), targets=[target]), 1)
     assert found[1].item() == pytest.approx(24 / 900)
     assert found.sum().item() == pytest.approx(1)

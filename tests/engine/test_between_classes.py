@@ -165,7 +165,7 @@ def test_a_fine_tuning_keeps_the_width_with_the_weights_and_predictions_ask_for_
 def test_guesses_are_what_both_the_voxel_and_its_neighbours_say(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = halves()
     own = scores_of(labels, 2, wrong=0.2)
-    monkeypatch.setattr(predict, "_mean_of_sides", lambda *asked: iter([own[:5], own[5:]]))
+    monkeypatch.setattr(predict, "_scores_of_slabs", lambda *asked: iter([own[:5], own[5:]]))
     looked_with = replace(plan(), between_mm=2.0)
     seen = predict.likely(build(looked_with, 3, 0), looked_with, labels.float(), SPACING, CPU)
     sure = seen.probability > 0.6 * 255

@@ -206,11 +206,10 @@ class Alice:
         whole = head(head.standard(cells.mean(1)), head.encoder, head.whole, frozen)
         queries = head(cells, head.encoder, head.cell, frozen)
         named = self.modules["casa"](queries, head(_cells(stage), head.decoder, head.cell, frozen))
-        *taught, spread_of = self._teach(images, queries.detach())
-        wanted_whole, wanted = (
-            self._shares(scores, centre, fraction)
-            for scores, centre in zip(taught, self.modules["centres"].buffers(), strict=True)
-        )
+        taught_whole, taught, spread_of = self._teach(images, queries.detach())
+        centres = self.modules["centres"]
+        wanted_whole = self._shares(taught_whole, centres.whole, fraction)
+        wanted = self._shares(taught, centres.cell, fraction)
         inter = across(wanted_whole, whole, settings.student_temperature)
         intra = cross_entropy(wanted, named, settings.student_temperature)
         repaint = repainting(painted.float(), images, visible, settings.repaint_on)

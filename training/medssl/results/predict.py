@@ -115,7 +115,8 @@ def segment_work(
 ) -> Tensor:
     """`segment` in work order: uint8 (slices, rows, columns) on the device, from an array or a tensor."""
     decision = Decision()
-    for scores in _scores_of_slabs(network, plan, work, spacing, device):
+    for own in _scores_of_slabs(network, plan, work, spacing, device):
+        scores = shared_out(own, plan.between_mm, spacing)
         decision.add(scores)
         if keep is not None:
             keep(scores.cpu().numpy())
@@ -146,7 +147,7 @@ def likely(
     smaller class, which round after round would add up, and what a voxel alone says is often the wrong name.
     """
     parts = []
-    for own in _mean_of_sides(network, plan, work, spacing, device):
+    for own in _scores_of_slabs(network, plan, work, spacing, device):
         scores = torch.minimum(own, shared_out(own, plan.between_mm, spacing))
         probability, best = scores[:, 1:].max(1)
         levels = ((each * (LEVELS - 1)).round() for each in (probability, scores[:, 0]))
@@ -161,20 +162,7 @@ def _scores_of_slabs(
     spacing: Sequence[float],
     device: torch.device,
 ) -> Iterator[Tensor]:
-    """Softmax scores (n, 1 + K, rows, columns) of slab after slab: the mean of all sides, and which class it
-    is shared out among neighbours."""
-    for scores in _mean_of_sides(network, plan, work, spacing, device):
-        yield shared_out(scores, plan.between_mm, spacing)
-
-
-def _mean_of_sides(
-    network: Network,
-    plan: Plan,
-    work: np.ndarray | Tensor,
-    spacing: Sequence[float],
-    device: torch.device,
-) -> Iterator[Tensor]:
-    """Softmax scores of slab after slab, as the network gives them."""
+    """Softmax scores (n, 1 + K, rows, columns) of slab after slab, in the mean of all sides."""
     look = _slices_2d if plan.dims == 2 else _slabs_3d
     orders = sides(plan, spacing)
     if len(orders) == 1:
@@ -202,7 +190,8 @@ def scores_of(
     network: Network, plan: Plan, work: np.ndarray | Tensor, spacing: Sequence[float], device: torch.device
 ) -> Tensor:
     """Softmax scores (n, K, rows, columns) of n slices from their own side; all of them are in memory."""
-    return torch.cat(list(_scores_of_slabs(network, replace(plan, sides="own"), work, spacing, device)))
+    parts = _scores_of_slabs(network, replace(plan, sides="own"), work, spacing, device)
+    return shared_out(torch.cat(list(parts)), plan.between_mm, spacing)
 
 
 def _scores(network: Network, plan: Plan, image: Tensor) -> Tensor:
