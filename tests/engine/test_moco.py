@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from medssl.errors import UserError
+from medssl.events import Notice
 from medssl.methods.moco import Centre, MoCo, Queue, Settings, found, info_nce
 from medssl.patches.pool import Pool
 from medssl.training.networks import build
@@ -325,6 +326,19 @@ def test_the_teacher_follows_by_the_same_momentum_throughout(fraction: float) ->
     for (teacher, student), old in zip(pairs, before, strict=True):
         for moved, was, aim in zip(teacher.parameters(), old, student.parameters(), strict=True):
             assert torch.allclose(moved, 0.9 * was + 0.1 * aim, rtol=0, atol=1e-6)
+
+
+def test_for_as_many_steps_as_it_says_the_loss_has_more_and_more_to_tell_from() -> None:
+    moco, pairs, events = method(), seeded(), Events()
+    moco.prepare(scans(), events)
+    (said,) = events.of(Notice)
+    steps = math.ceil(SMALL.queue / moco.plan.batch)
+    assert f" {steps} steps" in said.text
+    for step in range(steps + 1):
+        loss, _ = moco.loss(scans(), pairs, 0.0)
+        assert (loss == 0) == (step == 0)
+        moco.after_step(0.0)
+        assert bool(moco.modules["queue"].waiting().all()) == (step >= steps - 1)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

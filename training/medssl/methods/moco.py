@@ -11,7 +11,8 @@ Where we depart from the paper, and why:
 - AdamW instead of SGD, a shorter queue (65536 there): few scans hold few places, and a queue that sees each
   of them many times pushes apart what is the same. Keys of the batch itself are never in it, as published.
 - The queue starts empty and grows; the published one starts full of random vectors. Those are told from any
-  key even if all keys agree, so a training of minutes would spend its first part learning to collapse.
+  key even if all keys agree, so a training of minutes would spend its first part learning to collapse. The
+  loss is 0 at the first step and rises until the queue is full.
 - What the latest projections have in common is taken off before they are compared (DINO's centring, arXiv
   2104.14294, for both networks). Pooled features of an untrained network hardly differ, since its instance
   norms even out what pooling looks at, and neither do keys: queries told theirs from the queue's by age
@@ -23,6 +24,7 @@ Where we depart from the paper, and why:
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -31,7 +33,7 @@ from torch.nn import functional as F
 
 from medssl.config import Plan
 from medssl.devices import full_precision
-from medssl.events import Emit
+from medssl.events import Emit, Notice
 from medssl.methods.parts import (
     cut_pair,
     mlp,
@@ -91,11 +93,13 @@ class MoCo:
         """Of the running step; they queue up after it."""
 
     def prepare(self, pool: Pool, emit: Emit) -> None:
-        """Nothing to prepare.
+        """Say why the loss will rise at first, which it does in no other method.
 
         Raises UserError ("one-place") where there is nothing to tell views from.
         """
         need_places(pool, self.plan, self.settings.zoom[1], "MoCo")
+        steps = math.ceil(self.settings.queue / self.plan.batch)
+        emit(Notice(f"MoCo's loss rises from 0 for {steps} steps, while keys gather to tell views from."))
 
     def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
         """InfoNCE of a new batch of pairs; "found" says for how many queries the own key is nearest."""
