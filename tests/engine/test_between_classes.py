@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from medssl.annotations.annotator import annotate
+from medssl.finetuning import neighbours
+from medssl.finetuning.neighbours import Neighbours
 from medssl.projects.project import IGNORE, LabelClass, Project
 from medssl.results import predict
-from medssl.results.between_classes import shared_out, width_mm
+from medssl.results.between_classes import Width, best, shared_out, widths
 from medssl.training.networks import build
 from small import CPU, Events, job_of, never, noise, plan, pool, run, seeded, write_nifti
 from torch import Tensor
@@ -34,14 +37,18 @@ def scores_of(labels: Tensor, classes: int, wrong: float) -> Tensor:
 
 
 def painted(*labels: Tensor, spacing_mm: tuple[float, float, float] = SPACING) -> float:
-    """The width by every third slice of these."""
+    """The widest by every third slice of these; 0 for none."""
     targets = []
     for each in labels:
         target = torch.full_like(each, IGNORE)
         target[::3] = each[::3]
         targets.append(target)
     scans = pool(*(noise(tuple(each.shape)) for each in labels), targets=targets, spacing_mm=spacing_mm)
-    return width_mm(scans, int(max(each.max() for each in labels)))
+    return widest(widths(scans, int(max(each.max() for each in labels))))
+
+
+def widest(allowed: Sequence[Width]) -> float:
+    return max((each.sigma_mm for each in allowed), default=0.0)
 
 
 # --- what becomes of scores -------------------------------------------------------------------------------
@@ -125,7 +132,36 @@ def test_a_single_class_or_nothing_complete_takes_none() -> None:
     assert painted(one) == 0
     strokes = torch.full((4, 10, 10), IGNORE, dtype=torch.uint8)
     strokes[1, 3:5], strokes[1, 7:9] = 1, 2
-    assert width_mm(pool(noise((4, 10, 10)), targets=[strokes]), 2) == 0
+    assert widths(pool(noise((4, 10, 10)), targets=[strokes]), 2) == ()
+
+
+def test_a_class_that_no_slice_shows_is_no_obstacle() -> None:
+    scans = pool(noise((12, 24, 24)), targets=[halves()])
+    assert widths(scans, 3) == widths(scans, 2) != ()
+
+
+def test_the_width_is_taken_that_puts_more_names_right_than_wrong() -> None:
+    """Of true names a width renames b; the share f that it renames of those found is f - b good and b bad."""
+    allowed = (Width(3.0, 0.02), Width(2.0, 0.01), Width(1.0, 0.0))
+    assert best(allowed, (0.10, 0.07, 0.03)) == 3.0, "0.06, 0.05, 0.03"
+    assert best(allowed, (0.05, 0.04, 0.01)) == 2.0, "0.01, 0.02, 0.01"
+    assert best(allowed, (0.04, 0.02, 0.00)) == 0.0, "names as true as painted ones stay"
+
+
+@pytest.mark.parametrize("wrong", [0.0, 0.02, 0.2])
+def test_the_more_names_are_wrong_the_wider_neighbours_are_asked(
+    wrong: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    labels = halves()
+    allowed = widths(pool(noise((12, 24, 24)), targets=[labels]), 2)
+    asked = Neighbours(allowed, pool(noise((12, 24, 24))), 0)
+    own = scores_of(labels, 2, wrong)
+    monkeypatch.setattr(neighbours, "scores_of_slabs", lambda *seen: iter([own[:5], own[5:]]))
+    width = asked.width_mm(build(plan(), 3, 0), plan())
+    assert (width > 0) == (wrong > 0)
+    assert wrong < 0.1 or width > 2
+    own[:, 0] = 1
+    assert asked.width_mm(build(plan(), 3, 0), plan()) == asked.widest_mm, "where nothing is found"
 
 
 # --- in a fine-tuning -------------------------------------------------------------------------------------
@@ -165,7 +201,7 @@ def test_a_fine_tuning_keeps_the_width_with_the_weights_and_predictions_ask_for_
 def test_guesses_are_what_both_the_voxel_and_its_neighbours_say(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = halves()
     own = scores_of(labels, 2, wrong=0.2)
-    monkeypatch.setattr(predict, "_scores_of_slabs", lambda *asked: iter([own[:5], own[5:]]))
+    monkeypatch.setattr(predict, "scores_of_slabs", lambda *asked: iter([own[:5], own[5:]]))
     looked_with = replace(plan(), between_mm=2.0)
     seen = predict.likely(build(looked_with, 3, 0), looked_with, labels.float(), SPACING, CPU)
     sure = seen.probability > 0.6 * 255

@@ -17,12 +17,12 @@ from medssl.finetuning import semi
 from medssl.finetuning.filled import FilledIn
 from medssl.finetuning.finetune_step import Finetuning
 from medssl.finetuning.held_slice import Watch, hold_back
+from medssl.finetuning.neighbours import Neighbours
 from medssl.finetuning.partial import seen_from
 from medssl.finetuning.self_training import NAMED
 from medssl.methods import find
 from medssl.patches.pool import load_pool
 from medssl.projects.project import Project, Run
-from medssl.results.between_classes import width_mm
 from medssl.results.layout import learn
 from medssl.training import checkpoint, planner
 from medssl.training.loop import Budget, LoopSettings, settings_for, train
@@ -78,7 +78,7 @@ def finetune(
         should_stop,
         "fine-tuning",
         tensors,
-        close=lambda step: task.watch.verdict(task.average, step) if task.watch else {},
+        close=lambda step: task.close(card["plan"], step),
     )
     return {"run": run.id, "step": position.step, "seconds": position.elapsed_s, "stopped": stopped}
 
@@ -100,8 +100,8 @@ def make_task(
     recipe, kind = semi.find(job.semi)
     loop_settings, settings = settings_for(f"{recipe}-{job.recipe}", job.settings, kind, plan)
     pool = load_pool(project, project.annotated(), plan, device, class_ids=classes)
-    between = width_mm(pool, len(classes)) if settings.neighbours else 0.0
-    plan, watch = replace(plan, between_mm=between), None
+    neighbours = Neighbours.of(project, pool, plan, job.seed) if settings.neighbours else None
+    plan, watch = replace(plan, between_mm=neighbours.widest_mm if neighbours else 0.0), None
     if settings.hold_slice_back:
         before = next((each[1] for each in (resume, start) if each and each[1]["kind"] == "finetune"), None)
         pool, held = hold_back(pool, plan, before, emit)
@@ -123,8 +123,10 @@ def make_task(
                 "from there counts for less."
             )
         )
-    rounds = semi.rounds(job.semi, project, pool, plan, settings, network, emit, layout)
-    task = Finetuning(network, plan, settings, painted, filled, rounds, terms, watch, fill, layout)
+    rounds = semi.rounds(job.semi, project, pool, plan, settings, network, emit, layout, neighbours)
+    task = Finetuning(
+        network, plan, settings, painted, filled, rounds, terms, watch, fill, layout, neighbours
+    )
     task.modules.to(device)
     return loop_settings, task
 

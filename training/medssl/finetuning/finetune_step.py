@@ -18,6 +18,7 @@ from torch import Generator, Tensor, nn
 from medssl.config import Plan
 from medssl.finetuning.filled import FilledIn
 from medssl.finetuning.held_slice import Watch
+from medssl.finetuning.neighbours import Neighbours
 from medssl.finetuning.partial import AnnotatedVoxels, Seen, Settings, partial_loss, sample_annotated
 from medssl.finetuning.pasting import paste
 from medssl.finetuning.self_training import Rounds
@@ -53,8 +54,9 @@ class Finetuning:
         watch: Watch | None = None,
         fill: FilledIn | None = None,
         layout: Layout | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
-        self.watch, self.fill = watch, fill
+        self.watch, self.fill, self.neighbours = watch, fill, neighbours
         self.kept = layout.tensors() if layout else {}
         self.pasted = settings.pasted if isinstance(settings, SelfTraining) else 0.0
         self.network, self.plan, self.settings, self.filled = network, plan, settings, filled
@@ -165,6 +167,14 @@ class Finetuning:
         self.steps += 1
         keep = min(self.settings.average, (1 + self.steps) / (10 + self.steps))
         follow(list(self.average.parameters()), list(self.network.parameters()), keep)
+
+    def close(self, plan: dict[str, Any], step: int) -> dict[str, Any]:
+        """What the last card says: the card's `plan` for these very weights, and the held slice's verdict."""
+        if self.neighbours is not None:
+            width = self.neighbours.width_mm(self.average, self.plan)
+            self.plan, plan = replace(self.plan, between_mm=width), {**plan, "between_mm": width}
+        verdict = self.watch.verdict(self.average, self.plan, step) if self.watch else {}
+        return {"plan": plan, **verdict}
 
     def shrink(self) -> str | None:
         plan = planner.smaller(self.plan)

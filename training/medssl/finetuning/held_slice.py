@@ -156,10 +156,10 @@ class Watch:
         """Which slice it is, for whoever goes on from these weights."""
         return {"scan": self.held.scan, "index": self.held.index}
 
-    def look(self, network: Network) -> dict[int, float]:
+    def look(self, network: Network, plan: Plan) -> dict[int, float]:
         """Dice by class."""
         begin = time.monotonic()
-        found = self.held.dice(network, self.plan)
+        found = self.held.dice(network, plan)
         took = time.monotonic() - begin
         self.spent_s, self.longest_s = self.spent_s + took, max(self.longest_s, took)
         return found
@@ -169,11 +169,11 @@ class Watch:
         if fraction < self.due or self.spent_s + self.longest_s > SHARE * (time.monotonic() - self.began):
             return {}
         self.due = fraction + 1 / LOOKS
-        return {"dice": torch.tensor(fmean(self.look(network).values()))}
+        return {"dice": torch.tensor(fmean(self.look(network, self.plan).values()))}
 
-    def verdict(self, network: Network, step: int) -> dict[str, Any]:
+    def verdict(self, network: Network, plan: Plan, step: int) -> dict[str, Any]:
         """Look for the last time, say what came of it, and return it for the card."""
-        found = self.look(network)
+        found = self.look(network, plan)
         mean = fmean(found.values())
         self.emit(Metric(step, {"dice": mean}))
         each = ", ".join(f"{self.names[label - 1]} {value:.2f}" for label, value in found.items())

@@ -20,6 +20,7 @@ from medssl.config import Plan
 from medssl.errors import UserError
 from medssl.events import Emit, Notice
 from medssl.finetuning import amounts, partial
+from medssl.finetuning.neighbours import Neighbours
 from medssl.finetuning.partial import AnnotatedVoxels, Seen, partial_loss, seen_from
 from medssl.patches.pool import Pool, in_one_storage
 from medssl.projects.project import IGNORE
@@ -73,8 +74,10 @@ class Guesses:
         classes: Sequence[str],
         emit: Emit,
         layout: Layout | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
         """painted: those of the scans on which anything is annotated; layout: theirs."""
+        self.neighbours = neighbours
         self.scans, self.settings, self.classes, self.emit = scans, settings, classes, emit
         self.layout = layout.to(scans.device) if layout else None
         self.shares = amounts.shares(painted, len(classes))
@@ -89,6 +92,8 @@ class Guesses:
         """
         chosen = self._chosen(generator)
         network.eval()
+        if self.neighbours is not None:
+            plan = replace(plan, between_mm=self.neighbours.width_mm(network, plan))
         found = torch.zeros(256, dtype=torch.long)
         seen = [self._look(network, plan, *part) for part in chosen]
         own = self.settings

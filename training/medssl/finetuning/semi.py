@@ -9,6 +9,7 @@ from medssl.config import FinetuneJob, Plan, Semi
 from medssl.errors import UserError
 from medssl.events import Emit, Notice
 from medssl.finetuning import partial, self_training
+from medssl.finetuning.neighbours import Neighbours
 from medssl.finetuning.partial import AnnotatedVoxels
 from medssl.finetuning.self_training import Guesses, GuessLoss, Rounds
 from medssl.methods import pseudo_contrast
@@ -76,6 +77,7 @@ def rounds(
     network: Network,
     emit: Emit,
     layout: Layout | None = None,
+    neighbours: Neighbours | None = None,
 ) -> Rounds | None:
     """Rounds of guessing over all scans that are not held out; None where the choice has none.
 
@@ -87,4 +89,4 @@ def rounds(
     others = [scan.id for scan in project.scans.values() if not scan.held_out and scan.id not in pool.ids]
     scans = join(pool, load_pool(project, others, plan, pool.device)) if others else pool
     names = [each.name for each in project.classes]
-    return Rounds(network, Guesses(scans, pool, settings, names, emit, layout), settings)
+    return Rounds(network, Guesses(scans, pool, settings, names, emit, layout, neighbours), settings)

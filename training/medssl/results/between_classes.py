@@ -4,13 +4,16 @@ Where a structure ends a voxel shows, but the border between two parts of it, su
 hippocampus, hardly. After a few painted slices a network finds the whole of it and calls a tenth of it by the
 wrong name, here and there. So background stays as probable as it is, and the rest is shared out among the
 classes as in the neighbourhood (a Gaussian). How wide that may be painted slices say: no wider than
-leaves their own labels as they are, so that a thin class beside a thick one stays.
+leaves their own labels as they are, so that a thin class beside a thick one stays. How wide it is, of these,
+the network's own names say: the fewer of them are wrong, the less there is to gain from neighbours, which
+move every border a little.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,11 +29,23 @@ KEPT = 0.98
 WIDEST = 0.5
 """Of the narrowest class's radius: classes that never adjoin on a slice would take any width."""
 TRIED = (1.0, 0.8, 0.64, 0.5, 0.4, 0.32, 0.25)
-"""Shares of that width, the first that keeps the labels is taken."""
+"""Shares of that width."""
 
 
-def width_mm(pool: Pool, classes: int) -> float:
-    """The neighbourhood's sigma by the complete slices of scans in work order; 0 where it helps nothing."""
+@dataclass(frozen=True)
+class Width:
+    """A neighbourhood that may be asked."""
+
+    sigma_mm: float
+    renamed: float
+    """To which share of the painted voxels of all classes it gives another name."""
+
+
+def widths(pool: Pool, classes: int) -> tuple[Width, ...]:
+    """Those that leave the complete slices of scans in work order as they are, the widest first.
+
+    None with a single class, or where classes are too thin.
+    """
     painted = [
         (target[index].cpu(), spacing[1:])
         for target, spacing in zip(pool.targets, pool.spacing_mm, strict=True)
@@ -38,9 +53,26 @@ def width_mm(pool: Pool, classes: int) -> float:
     ]
     radii = [each for each in _radii_mm(painted, classes) if each]
     if len(radii) < 2:
-        return 0.0
-    widths = (WIDEST * share * min(radii) for share in TRIED)
-    return next((width for width in widths if _keeps(painted, width, classes)), 0.0)
+        return ()
+    found = []
+    for part in TRIED:
+        sigma = WIDEST * part * min(radii)
+        least, share = _kept(painted, sigma, classes)
+        if least >= KEPT:
+            found.append(Width(sigma, 1 - share))
+    return tuple(found)
+
+
+def best(allowed: Sequence[Width], renamed: Sequence[float]) -> float:
+    """The sigma that does most good, 0 where none does any.
+
+    renamed: to which share f of what a network calls a class each gives another name. Were its names as true
+    as painted ones, that would be the share b of these, all of it harm. What goes beyond is taken for
+    wrong names put right, so that f - b is good, b harm, and f - 2 b what is gained.
+    """
+    gains = [share - 2 * width.renamed for width, share in zip(allowed, renamed, strict=True)]
+    most = max(range(len(gains)), key=gains.__getitem__)
+    return allowed[most].sigma_mm if gains[most] > 0 else 0.0
 
 
 @full_precision
@@ -74,14 +106,18 @@ def _radii_mm(painted: Sequence[Slice], classes: int) -> list[float]:
     return (areas.sum(0) / shown / math.pi).sqrt().tolist()
 
 
-def _keeps(painted: Sequence[Slice], sigma_mm: float, classes: int) -> bool:
-    """Whether every class stays where it is on its slices, each seen by itself."""
+def _kept(painted: Sequence[Slice], sigma_mm: float, classes: int) -> tuple[float, float]:
+    """How well classes stay where they are on their slices, each seen by itself.
+
+    Dice of the class that fares worst, and the share of all classes' voxels that keep their name.
+    """
     both, sizes = torch.zeros(2, classes)
     for truth, step in painted:
         found = _renamed(truth, sigma_mm, step)
         both += _counted(torch.where(truth == found, truth, 0), classes)
         sizes += _counted(truth, classes) + _counted(found, classes)
-    return bool((2 * both >= KEPT * sizes).all())
+    dice = torch.where(sizes > 0, 2 * both / sizes, 1.0)
+    return float(dice.min()), float(2 * both.sum() / sizes.sum())
 
 
 def _renamed(truth: Tensor, sigma_mm: float, step_mm: Sequence[float]) -> Tensor:

@@ -115,7 +115,7 @@ def segment_work(
 ) -> Tensor:
     """`segment` in work order: uint8 (slices, rows, columns) on the device, from an array or a tensor."""
     decision = Decision()
-    for own in _scores_of_slabs(network, plan, work, spacing, device):
+    for own in scores_of_slabs(network, plan, work, spacing, device):
         scores = shared_out(own, plan.between_mm, spacing)
         decision.add(scores)
         if keep is not None:
@@ -147,7 +147,7 @@ def likely(
     smaller class, which round after round would add up, and what a voxel alone says is often the wrong name.
     """
     parts = []
-    for own in _scores_of_slabs(network, plan, work, spacing, device):
+    for own in scores_of_slabs(network, plan, work, spacing, device):
         scores = torch.minimum(own, shared_out(own, plan.between_mm, spacing))
         probability, best = scores[:, 1:].max(1)
         levels = ((each * (LEVELS - 1)).round() for each in (probability, scores[:, 0]))
@@ -155,7 +155,7 @@ def likely(
     return Likely(*map(torch.cat, zip(*parts, strict=True)))
 
 
-def _scores_of_slabs(
+def scores_of_slabs(
     network: Network,
     plan: Plan,
     work: np.ndarray | Tensor,
@@ -190,7 +190,7 @@ def scores_of(
     network: Network, plan: Plan, work: np.ndarray | Tensor, spacing: Sequence[float], device: torch.device
 ) -> Tensor:
     """Softmax scores (n, K, rows, columns) of n slices from their own side; all of them are in memory."""
-    parts = _scores_of_slabs(network, replace(plan, sides="own"), work, spacing, device)
+    parts = scores_of_slabs(network, replace(plan, sides="own"), work, spacing, device)
     return shared_out(torch.cat(list(parts)), plan.between_mm, spacing)
 
 
