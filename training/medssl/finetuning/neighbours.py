@@ -1,7 +1,8 @@
 """How far around neighbours are asked which class a voxel is: by what the network finds in scans.
 
 After five painted slices an eighth of what it finds has the wrong name, after ten a thirtieth
-(docs/benchmarks/LOG.md). So it is looked anew in every round of guesses, and at the end for predictions.
+(docs/benchmarks/LOG.md). So the width is chosen anew in every round of guesses, and at the end for
+predictions.
 """
 
 from __future__ import annotations
