@@ -12,6 +12,7 @@ import torch
 from medssl.annotations.annotator import annotate
 from medssl.finetuning import neighbours
 from medssl.finetuning.neighbours import Neighbours
+from medssl.patches.pool import load_pool
 from medssl.projects.project import IGNORE, LabelClass, Project
 from medssl.results import predict
 from medssl.results.between_classes import Width, best, shared_out, widths
@@ -208,6 +209,24 @@ def test_guesses_are_what_both_the_voxel_and_its_neighbours_say(monkeypatch: pyt
     assert (seen.best == labels)[sure].all(), "wrong names are not learned"
     assert sure.sum() > 0.6 * (labels > 0).sum()
     assert torch.equal(seen.background, (own[:, 0] * 255).round().to(torch.uint8))
+
+
+@pytest.mark.parametrize(("unpainted", "painted_too"), [(0, 6), (6, 0)])
+def test_a_few_scans_are_looked_at_however_many_there_are(
+    project: Project, tmp_path: Path, unpainted: int, painted_too: int
+) -> None:
+    """Those that nobody painted, where there are any."""
+    labels = halves((24, 32, 32)).numpy()
+    for number in range(unpainted + painted_too):
+        path = write_nifti(tmp_path / f"scan-{number}.nii", labels + np.float32(number))
+        scan = project.add_scan(path)
+        if number < painted_too:
+            project.save_annotation(scan.id, annotate(labels, [4, 8, 12], 0))
+    known = load_pool(project, project.annotated(), plan(), CPU, class_ids=[1, 2])
+    asked = Neighbours.of(project, known, plan(), 0)
+    assert asked is not None
+    assert len(set(asked.scans.ids)) == len(asked.scans.ids) == neighbours.SCANS
+    assert set(asked.scans.ids).isdisjoint(known.ids) == bool(unpainted)
 
 
 def test_it_can_be_left_out(project: Project) -> None:

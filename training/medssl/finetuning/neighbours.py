@@ -40,14 +40,21 @@ class Neighbours:
 
     @classmethod
     def of(cls, project: Project, painted: Pool, plan: Plan, seed: int) -> Neighbours | None:
-        """By painted scans, and by others where there are some; None where neighbours have nothing to say."""
+        """Looks at scans that nobody painted, at painted ones where there are no others.
+
+        None where neighbours have nothing to say.
+        """
         allowed = widths(painted, len(project.classes))
         if not allowed:
             return None
         unpainted = [scan for scan in project.scans.values() if scan.id not in painted.ids]
         others = [scan.id for scan in unpainted if not scan.held_out]
-        drawn = random.Random(seed).sample(others, min(SCANS, len(others)))
-        return cls(allowed, load_pool(project, drawn, plan, painted.device) if drawn else painted, seed)
+        chance = random.Random(seed)
+        if others:
+            drawn = chance.sample(others, min(SCANS, len(others)))
+            return cls(allowed, load_pool(project, drawn, plan, painted.device), seed)
+        few = chance.sample(range(len(painted)), min(SCANS, len(painted)))
+        return cls(allowed, painted.part(few), seed)
 
     @property
     def widest_mm(self) -> float:
