@@ -28,6 +28,9 @@ METHODS = {
 }
 """Name on the command line, in job files and recipes: module and class."""
 
+WITHOUT_SCANS = {"shapes": "shapes.Shapes"}
+"""Methods that learn from made-up volumes; their trainings need no project with scans."""
+
 
 class Method(Protocol):
     """What the engine asks of a method; nothing else of it is known outside its file."""
@@ -64,8 +67,9 @@ def find(name: str) -> type[Method]:
 
     Raises UserError ("no-method") that lists those there are.
     """
-    if name not in METHODS:
-        raise UserError(f"There is no method {name!r}; choose one of {', '.join(METHODS)}.", code="no-method")
-    module, kind = METHODS[name].split(".")
+    known = {**METHODS, **WITHOUT_SCANS}
+    if name not in known:
+        raise UserError(f"There is no method {name!r}; choose one of {', '.join(known)}.", code="no-method")
+    module, kind = known[name].split(".")
     found: type[Method] = getattr(import_module(f"medssl.methods.{module}"), kind)
     return found

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from medssl import config, devices
 from medssl.config import Plan, PretrainJob
 from medssl.events import Emit, Event, Metric, Started, read_log
-from medssl.methods import Method, find
+from medssl.methods import WITHOUT_SCANS, Method, find
 from medssl.patches.pool import Pool, load_pool
 from medssl.pretraining.health import Health
 from medssl.projects.project import Project, Run
@@ -66,21 +66,26 @@ def pretrain(
     """
     find(job.method)  # before anything is loaded
     device = devices.choose(job.device)
-    scans = [scan.id for scan in project.scans.values() if not scan.held_out]
+    without_scans = job.method in WITHOUT_SCANS
+    scans = [] if without_scans else [scan.id for scan in project.scans.values() if not scan.held_out]
     if resume:
         plan = config.from_json(Plan, resume[1]["plan"], str(run.checkpoint))
         reasons = ["as in the run before"]
+    elif without_scans:
+        plan, reasons = planner.choose_without_scans(device, job.settings)
     else:
         plan, reasons = planner.choose(project, scans, device, job.settings)
     torch.set_num_threads(plan.threads)
     emit(Started(run.id, config.to_json(plan), reasons))
     loop_settings, task = make_task(project, scans, job, plan, device)
     method, pool = task.method, task.pool
-    log = run.folder / "events.jsonl"
-    start = _random_network(plan, job.seed)
-    task.health = health = Health(project, method, start, pool, job.seed, emit, lambda: read_log(log))
-    if not resume:
-        emit(Metric(0, health.start.numbers()))
+    health = None
+    if not without_scans:  # a classification of labels that are known cannot collapse unseen
+        log = run.folder / "events.jsonl"
+        start = _random_network(plan, job.seed)
+        task.health = health = Health(project, method, start, pool, job.seed, emit, lambda: read_log(log))
+        if not resume:
+            emit(Metric(0, health.start.numbers()))
     begin = time.monotonic()  # looking at random weights takes nothing of the training's time
     with _until_stopped(emit, should_stop) as heard:
         method.prepare(pool, heard)  # where it is stopped the loop stops, too, and leaves a checkpoint
@@ -104,7 +109,7 @@ def pretrain(
         "pre-training",
         tensors,
         spent_s=time.monotonic() - begin,
-        close=lambda step: {"health": health.verdict(step)},
+        close=(lambda step: {"health": health.verdict(step)}) if health else None,
     )
     return {"run": run.id, "step": position.step, "seconds": position.elapsed_s, "stopped": stopped}
 
@@ -114,7 +119,7 @@ def make_task(
 ) -> tuple[LoopSettings, Pretraining]:
     """All that the method's `prepare`, and after it the first step, needs, on the device."""
     kind = find(job.method)
-    pool = load_pool(project, scans, plan, device)
+    pool = load_pool(project, scans, plan, device) if scans else Pool((), (), (), works_on=device)
     loop_settings, settings = settings_for(f"{job.method}-{job.recipe}", job.settings, kind.Settings, plan)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)  # layers draw from the global generator when they are made

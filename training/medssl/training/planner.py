@@ -27,6 +27,8 @@ from medssl.training.networks import build
 SETTINGS = ("dims", "slice_axis", "batch", "precision", "threads", "patch", "context")
 """Names in a job's settings that override what is chosen here."""
 
+CHANNELS, CONTEXT = (16, 32, 64, 128), 3
+"""Feature channels per level and neighbouring slices of the network that every device can train."""
 PIXELS_A_STEP_CPU, PIXELS_A_STEP_GPU = 40_000, 1_200_000
 """What a batch holds: a step then takes about as long for small patches as for large ones."""
 
@@ -48,13 +50,13 @@ def choose(
     shape = np.median([geometry.shape_zyx for geometry in geometries], axis=0)
     dims, slice_axis = _look(project, spacing, device, settings, reasons)
     gpu = device.type != "cpu"
-    channels = (32, 64, 128, 256) if gpu else (16, 32, 64, 128)
+    channels = (32, 64, 128, 256) if gpu else CHANNELS
     order = (slice_axis, *(axis for axis in range(3) if axis != slice_axis))
     spacing, shape = spacing[list(order)], shape[list(order)]
     if dims == 2:
         strides: tuple[tuple[int, ...], ...] = ((1, 1), *((2, 2),) * (len(channels) - 1))
         longest = 192 if gpu else 96
-        patch = (_whole(settings, "context", 3), *(_side(length, 8, longest) for length in shape[1:]))
+        patch = (_whole(settings, "context", CONTEXT), *(_side(length, 8, longest) for length in shape[1:]))
         grid = (0.0, float(spacing[1]), float(spacing[2]))
     else:
         strides = _strides_3d(spacing, len(channels))
@@ -69,6 +71,17 @@ def choose(
     )
     plan = Plan(dims, slice_axis, grid, patch, batch, channels, strides, threads=devices.THREADS)  # type: ignore[arg-type]
     reasons.append(f"patches of {_shape_text(patch)} from scans of typically {_shape_text(shape.tolist())}")
+    return measured(adapt(plan, device, settings), device, settings, reasons), reasons
+
+
+def choose_without_scans(device: torch.device, settings: dict[str, Any]) -> tuple[Plan, list[str]]:
+    """A plan for a method that needs no scans: the CPU's network, which fits every device."""
+    side = 64
+    batch = round((PIXELS_A_STEP_GPU if device.type != "cpu" else 6 * PIXELS_A_STEP_CPU) / side**2)
+    strides = ((1, 1), *((2, 2),) * (len(CHANNELS) - 1))
+    patch = _asked_patch(settings, (_whole(settings, "context", CONTEXT), side, side), strides)
+    plan = Plan(2, 0, (0.0, 1.0, 1.0), patch, batch, CHANNELS, strides, threads=devices.THREADS)  # type: ignore[arg-type]
+    reasons = [f"made-up volumes, {_amount(plan)} at a time"]
     return measured(adapt(plan, device, settings), device, settings, reasons), reasons
 
 

@@ -1,0 +1,134 @@
+"""Shapes: learn to tell regions apart on made-up volumes, before any scan is seen.
+
+Two slices of one made-up volume (shapes/) are drawn: other position, angle and zoom, the volume of the second deformed into
+another person, and in half of the pairs rendered anew with other grey values. Prototypes of the labels of one classify
+the pixels of the other, both ways (prototypes.py), on the finest decoder map and on the third encoder level:
+
+    L = prototype loss(finest) + level_weight * prototype loss(third level)
+
+Nearest in the literature: anatomix (Dey et al., arXiv 2411.02372), which contrasts two renderings of one label volume,
+and UniverSeg (Butoi et al., arXiv 2304.06131), whose task is ours. Neither data nor licences are needed.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from medssl.config import Plan
+from medssl.devices import full_precision
+from medssl.events import Emit
+from medssl.methods.parts import follow
+from medssl.methods.prototypes import prototype_loss
+from medssl.patches.pool import Pool
+from medssl.shapes.rendering import draw_appearance, mixed, render, same_scanner
+from medssl.shapes.views import draw_views
+from medssl.shapes.volumes import LABELS, draw, other_person, sample
+from medssl.training.networks import Network
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How pairs are made and compared."""
+
+    rendered_anew: float = 0.4
+    """Share of the pairs whose second slice has grey values of its own."""
+    person: float = 0.5
+    """How much of the second volume is another person's, 0..1."""
+    thickness_px: tuple[float, float] = (0.5, 5.0)
+    """Distance of neighbouring slices in pixels of the slice."""
+    apart: float = 6.0
+    """Largest distance of the two slices, in slices."""
+    sizes: tuple[int, ...] = (48, 64, 96)
+    """Sides of the views; one is drawn for each step, with as many volumes as give the same number of pixels."""
+    temperature: float = 0.1
+    level: int = 2
+    """Encoder level of the second term, 0 is the finest."""
+    level_weight: float = 0.5
+    hidden: int = 64
+    dimension: int = 32
+    stride: int = 2
+    """Every so many pixels, from a random first one, are compared on the finest map: neighbours say the same."""
+    average: float = 0.998
+    """Momentum of the moving average of the weights; the average is what others start from."""
+
+
+class Shapes:
+    """Network, heads and what a step makes of new volumes."""
+
+    Settings = Settings
+    TRANSFERS = ("encoder.", "decoder.")
+
+    def __init__(self, network: Network, plan: Plan, settings: Settings) -> None:
+        self.plan, self.settings = plan, settings
+        self.modules = nn.ModuleDict(
+            {
+                "network": network,
+                "average": copy.deepcopy(network).requires_grad_(False),
+                "fine": _head(plan.channels[0], settings),
+                "coarse": _head(plan.channels[settings.level], settings),
+            }
+        )
+
+    def prepare(self, pool: Pool, emit: Emit) -> None:
+        """Nothing to prepare: volumes are made as they are needed."""
+
+    def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a new batch of pairs; "right" is the share of pixels whose label is recognised."""
+        images, labels = self.pairs(generator, pool.device)
+        network = cast(Network, self.modules["network"])
+        levels = network.encode(images)
+        stride = self.settings.stride
+        row, column = torch.randint(stride, (2,), generator=generator).tolist()
+        fine = self.modules["fine"](network.decode(levels)[..., row::stride, column::stride])
+        coarse = self.modules["coarse"](levels[self.settings.level])
+        shrunk = F.interpolate(labels[:, None].float(), coarse.shape[2:], mode="nearest")[:, 0].long()
+        loss, right = self._both_ways(fine, labels[..., row::stride, column::stride])
+        second, right_coarse = self._both_ways(coarse, shrunk)
+        total = loss + self.settings.level_weight * second
+        return total, {"fine": loss.detach(), "right": right, "right_coarse": right_coarse}
+
+    @full_precision
+    def pairs(self, generator: Generator, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """Images (2B, slices, side, side) and labels (2B, side, side) of their middle slices: first and second views."""
+        settings = self.settings
+        side = settings.sizes[int(torch.randint(len(settings.sizes), (), generator=generator))]
+        count = max(2, round(self.plan.batch * (self.plan.patch_vox[1] / side) ** 2 / 2))
+        slices = self.plan.patch_vox[0]
+        volumes = draw(count, side, generator, device)
+        others = other_person(volumes, generator, settings.person)
+        thickness = torch.empty(count).uniform_(*settings.thickness_px, generator=generator)
+        middle = (torch.rand(2, count, generator=generator) - 0.5) * settings.apart * thickness
+        first, second = (
+            draw_views(count, slices, side, thickness, middle[which], generator).to(device) for which in (0, 1)
+        )
+        labels = torch.cat([sample(volumes, first), sample(others, second)])
+        look = draw_appearance(count, generator, device)
+        anew = torch.rand(count, generator=generator) < settings.rendered_anew
+        other_look = mixed(same_scanner(look, generator), draw_appearance(count, generator, device), anew)
+        images = torch.cat(
+            [render(labels[:count], look, generator), render(labels[count:], other_look, generator)]
+        )
+        return images, labels[:, slices // 2].long()
+
+    def after_step(self, fraction: float) -> None:
+        """The moving average follows."""
+        average, network = self.modules["average"], self.modules["network"]
+        follow(list(average.parameters()), list(network.parameters()), self.settings.average)
+
+    def _both_ways(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        half = len(features) // 2
+        swapped = torch.cat([features[half:], features[:half]])
+        swapped_labels = torch.cat([labels[half:], labels[:half]])
+        return prototype_loss(features, labels, swapped, swapped_labels, LABELS, self.settings.temperature)
+
+
+def _head(channels: int, settings: Settings) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels, settings.hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(settings.hidden, settings.dimension, 1)
+    )
