@@ -77,7 +77,6 @@ class Learner:
         sums = {}
         for each in np.unique(label).tolist():
             rows = _at(self.cache, np.stack(np.unravel_index(index[label == each], self.cache.shape_zyx), 1))
-            rows = rows.astype(np.float64)  # sums of which some is taken away again must be exact
             sums[each] = rows.T @ rows
         return sums
 
@@ -250,20 +249,25 @@ def _between(cache: FeatureCache, axis: int, voxel: np.ndarray) -> tuple[np.ndar
 
 
 def _at(cache: FeatureCache, voxel_zyx: np.ndarray) -> np.ndarray:
-    """What describes the cells that hold voxels (N, 3): (N, D)."""
+    """What describes the cells that hold voxels (N, 3): float64 (N, D).
+
+    Of the sums of these, some are taken away again. In float32 a row would depend on the rows beside it (on
+    some CPUs), and `fit` would make a thousand times as much of what is left over.
+    """
     cell = voxel_zyx // np.array(cache.step_vox)
     vectors = cache.array[cell[:, 0], cell[:, 1], cell[:, 2]]
-    return _waves(vectors, voxel_zyx, cache.shape_zyx)
+    return _waves(vectors.astype(np.float64), voxel_zyx, cache.shape_zyx)
 
 
 def _waves(vectors: np.ndarray, place_vox: np.ndarray, shape_zyx: Sequence[int]) -> np.ndarray:
-    """Vectors (N, F), random Fourier features of them and places (N, 3), and a one: float32 (N, D)."""
-    turns, phases = _directions(vectors.shape[1])
-    place = (2 * (place_vox + 0.5) / np.asarray(shape_zyx) - 1).astype(np.float32)
-    vectors = vectors.astype(np.float32)
+    """Vectors (N, F), random Fourier features of them and places (N, 3), and a one: (N, D), computed in the
+    type of the vectors."""
+    turns, phases = (each.astype(vectors.dtype, copy=False) for each in _directions(vectors.shape[1]))
+    place = (2 * (place_vox + 0.5) / np.asarray(shape_zyx) - 1).astype(vectors.dtype)
     angle = vectors @ turns[:-3] + place @ turns[-3:] + phases
-    waves = np.cos(angle, out=angle) * np.float32(np.sqrt(2 / WAVES))
-    return np.hstack([PLAIN * vectors, waves, np.ones((len(vectors), 1), np.float32)])
+    waves = np.cos(angle, out=angle)
+    waves *= (2 / WAVES) ** 0.5
+    return np.hstack([PLAIN * vectors, waves, np.ones((len(vectors), 1), vectors.dtype)])
 
 
 @lru_cache(maxsize=4)
