@@ -73,7 +73,7 @@ def test_random_weights_have_all_the_time_for_fine_tuning(material: Material) ->
     trial.run_cell(material, study.RANDOM, 0, SETTINGS, engine)
     assert [type(job) for job in engine.jobs] == [FinetuneJob]
     assert engine.jobs[0].minutes == 10.0
-    assert engine.jobs[0].weights is None
+    assert engine.jobs[0].weights == study.RANDOM
 
 
 def test_pretrained_weights_share_the_same_time(material: Material) -> None:

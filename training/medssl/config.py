@@ -84,14 +84,17 @@ class PretrainJob(TrainingJob):
 
     method: str = "pgl"
     recipe: str = "quick"
+    weights: str | None = None
+    """"shapes" (the program's own weights), "random", or a run to start from; None as the recipe says."""
 
 
 @dataclass(frozen=True)
 class FinetuneJob(TrainingJob):
     """Segmentation training on annotated voxels, then prediction of `predict_scans`."""
 
-    weights: str | None = None
-    """Pre-training run (or, to continue, fine-tuning run) to start from; None is random weights."""
+    weights: str | None = "shapes"
+    """"shapes" (the program's own weights), "random", a pre-training run, or, to continue, a fine-tuning run.
+    None, as job files of before have it, is random."""
     recipe: str = "quick"
     semi: Semi = "self_training"
     """What is made of voxels that nobody annotated (see finetune.SEMI)."""

@@ -25,6 +25,7 @@ from medssl.events import Done, Emit, Event, to_line
 from medssl.files import remove_unfinished
 from medssl.projects.project import Project, Run
 from medssl.projects.runs import refuse_collapsed
+from medssl.shipped import RANDOM
 
 
 def run(job: Job, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def _train(project: Project, job: TrainingJob, emit: Emit, should_stop: Callable
     if isinstance(job, FinetuneJob):
         check_annotations(project)
         _known_scans(project, job.predict_scans)
-        if job.weights:
+        if job.weights not in (None, RANDOM):
             refuse_collapsed(project.run(job.weights))
     if job.steps is None and job.minutes is None and job.resume is None:
         job = replace(job, minutes=config.MINUTES)
@@ -132,8 +133,8 @@ def _kept(emit: Emit, path: Path) -> Emit:
 
 def _origin(project: Project, job: TrainingJob) -> str:
     weights = getattr(job, "weights", None)
-    if not weights:
-        return "random"
+    if weights in (None, RANDOM):
+        return RANDOM
     return str(project.run(weights).job.get("method", "finetuned"))
 
 

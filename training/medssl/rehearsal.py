@@ -31,8 +31,9 @@ from medssl.patches.sides import sides
 from medssl.pretraining import pretrain
 from medssl.projects.project import Project
 from medssl.results.predict import likely
-from medssl.training import checkpoint, loop, planner
+from medssl.training import loop
 from medssl.training.loop import LoopSettings, Task
+from medssl.training.start import load_start, plan_from
 
 WARM_UP, STEPS, LONGEST_S = 2, 6, 4.0
 """Steps before those that are timed, steps that are, and seconds after which enough of them are."""
@@ -94,14 +95,15 @@ Made = tuple[Plan, LoopSettings, Task, float, float]
 
 def _pretraining(project: Project, training: PretrainJob, device: torch.device) -> Made:
     scans = [scan.id for scan in project.scans.values() if not scan.held_out]
-    plan, _ = planner.choose(project, scans, device, training.settings)
+    training = pretrain.with_weights(training)
+    plan, _ = plan_from(project, scans, device, training.settings, load_start(project, training.weights))
     torch.set_num_threads(plan.threads)
     kind = find(training.method).Settings
     asked = loop.settings_for(f"{training.method}-{training.recipe}", training.settings, kind, plan)[1]
     if cut := "slices" in {each.name for each in fields(kind)}:
         training = replace(training, settings={**training.settings, "slices": SLICES})
     few = list(_few(project).scans)
-    settings, task = pretrain.make_task(project, few, training, plan, device)
+    settings, task = pretrain.make_task(project, few, training, plan, device, _unheard)
     begin = time.monotonic()
     task.method.prepare(task.pool, _unheard)
     aside_s = time.monotonic() - begin
@@ -113,7 +115,7 @@ def _pretraining(project: Project, training: PretrainJob, device: torch.device) 
 
 def _finetuning(project: Project, training: FinetuneJob, device: torch.device) -> Made:
     scans = finetune.check_annotations(project)
-    start = checkpoint.load(project.run(training.weights).checkpoint) if training.weights else None
+    start = load_start(project, training.weights)
     plan, _ = finetune.make_plan(project, scans, device, training, start, None)
     torch.set_num_threads(plan.threads)
     try:

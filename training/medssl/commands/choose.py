@@ -9,15 +9,20 @@ from medssl.commands.options import LAST
 from medssl.errors import UserError
 from medssl.projects.project import Project, Run
 from medssl.projects.runs import refuse_collapsed
+from medssl.shipped import SHAPES
 
 
 def choose_run(project: Project, wanted: str, kinds: Sequence[str], *, to_start_from: bool = False) -> Run:
     """The run of an id ("0002-finetune"), of a number ("2") or, for "last", the newest of these kinds.
 
+    "shapes" is the program's own pre-training.
+
     Only runs with a checkpoint count as "last", and `to_start_from` only those that have not collapsed.
 
     Raises UserError ("no-run", "collapsed" where all have, or what Project.run refuses).
     """
+    if wanted == SHAPES and "pretrain" in kinds:
+        return project.run(SHAPES)
     runs = [run for run in project.runs() if run.kind in kinds]
     if wanted == LAST:
         saved = [run for run in runs if run.checkpoint.exists()]

@@ -15,6 +15,10 @@ LAST = "last"
 ProjectArgument = Annotated[
     Path, typer.Argument(metavar="PROJECT", show_default=False, help="Project folder (see medssl init).")
 ]
+OptionalProjectArgument = Annotated[
+    Path | None,
+    typer.Argument(metavar="[PROJECT]", show_default=False, help="Project folder (see medssl init)."),
+]
 SeedOption = Annotated[
     int, typer.Option(help="Number that all random choices follow from; the same seed repeats a run.")
 ]

@@ -10,6 +10,7 @@ import typer
 from medssl.commands.options import (
     DeviceOption,
     MinutesOption,
+    OptionalProjectArgument,
     ProjectArgument,
     RecipeOption,
     ResumeOption,
@@ -19,7 +20,8 @@ from medssl.commands.options import (
     settings_from,
 )
 from medssl.config import MINUTES, Semi
-from medssl.methods import METHODS
+from medssl.methods import METHODS, WITHOUT_SCANS
+from medssl.shipped import RANDOM, SHAPES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,13 +31,22 @@ if TYPE_CHECKING:
     from medssl.config import TrainingJob
 
 StartOption = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        metavar="WEIGHTS",
+        help='What to start from: shapes (weights that belong to the program), random, a run, or "last" for the '
+        "newest pre-training.",
+    ),
+]
+PretrainStartOption = Annotated[
     str | None,
     typer.Option(
         "--weights",
-        metavar="RUN",
+        metavar="WEIGHTS",
         show_default=False,
-        help='Run to start from, a pre-training or a fine-tuning; "last" is the newest pre-training. '
-        "Without this option: random weights.",
+        help="What to start from: shapes (weights that belong to the program), random, or a run. Without this option "
+        "recipes for minutes start from shapes, published ones from random weights.",
     ),
 ]
 PredictOption = Annotated[
@@ -56,13 +67,15 @@ SemiOption = Annotated[
 
 
 MethodOption = Annotated[
-    str, typer.Option(metavar="METHOD", help=f"Self-supervised method: {', '.join(METHODS)}.")
+    str,
+    typer.Option(metavar="METHOD", help=f"Self-supervised method: {', '.join([*METHODS, *WITHOUT_SCANS])}."),
 ]
 
 
 def pretrain(
-    project: ProjectArgument,
+    project: OptionalProjectArgument = None,
     method: MethodOption = "pgl",
+    weights: PretrainStartOption = None,
     minutes: MinutesOption = None,
     steps: StepsOption = None,
     recipe: RecipeOption = "quick",
@@ -73,10 +86,25 @@ def pretrain(
 ) -> None:
     """Learn from the project's scans without any labels (held-out scans are left out).
 
+    The method shapes learns from made-up volumes: it needs no scans, and no project; without one its run lies in
+    a folder medssl-shapes.
+
     Ctrl-C stops after the running step with a checkpoint; go on with --resume last.
     """
+    from medssl.commands.choose import choose_run
     from medssl.config import PretrainJob
+    from medssl.errors import UserError
+    from medssl.projects.project import Project, is_project
 
+    if project is None and method not in WITHOUT_SCANS:
+        raise UserError(
+            f"{method} learns from scans; give a project folder (see medssl init).", code="no-project"
+        )
+    project = project or Path(f"medssl-{method}")
+    if method in WITHOUT_SCANS and not is_project(project):
+        Project.create(project)
+    if weights not in (None, RANDOM, SHAPES):
+        weights = choose_run(Project.open(project), weights, ("pretrain",), to_start_from=True).id
     _train(
         PretrainJob(
             project=str(project),
@@ -88,13 +116,14 @@ def pretrain(
             settings=settings_from(setting),
             method=method,
             recipe=recipe,
+            weights=weights,
         )
     )
 
 
 def finetune(
     project: ProjectArgument,
-    weights: StartOption = None,
+    weights: StartOption = SHAPES,
     predict: PredictOption = None,
     semi: SemiOption = "self_training",
     minutes: MinutesOption = None,
@@ -105,7 +134,7 @@ def finetune(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
 ) -> None:
-    """Learn to segment from the annotated slices, usually from pre-trained weights.
+    """Learn to segment from the annotated slices, starting from pre-trained weights.
 
     Ctrl-C stops after the running step with a checkpoint; go on with --resume last.
     """
@@ -125,7 +154,9 @@ def finetune(
             steps=steps,
             resume=_resumed(project, resume, "finetune"),
             settings=settings_from(setting),
-            weights=None if weights is None else choose_run(opened, weights, kinds, to_start_from=True).id,
+            weights=weights
+            if weights == RANDOM
+            else choose_run(opened, weights, kinds, to_start_from=True).id,
             recipe=recipe,
             semi=semi,
             predict_scans=tuple(scans),
@@ -159,12 +190,13 @@ def _train(job: TrainingJob) -> None:
 def _foretell(job: TrainingJob, screen: Console, should_stop: Callable[[], bool]) -> None:
     """Say what the training will come to. Not of one that goes on, nor of one that is over as soon."""
     from medssl.commands.terminal import INTERRUPTED, run_job
-    from medssl.config import EstimateJob, from_json, to_json
+    from medssl.config import EstimateJob, PretrainJob, from_json, to_json
     from medssl.estimate import FEW_STEPS, Estimate, in_words
 
     minutes = MINUTES if job.minutes is None and job.steps is None else job.minutes
     short = (minutes is not None and minutes < 1) or (job.steps is not None and job.steps < FEW_STEPS)
-    if job.resume or short:
+    without_scans = isinstance(job, PretrainJob) and job.method in WITHOUT_SCANS
+    if job.resume or short or without_scans:
         return
     result = run_job(EstimateJob(job.project, training=to_json(job)), screen, should_stop)
     if result["stopped"]:

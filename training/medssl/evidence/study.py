@@ -7,8 +7,9 @@ may fine-tune for all of it. Or every method gets the same time for fine-tuning,
 came before, while people painted (`Settings.pretrain_minutes`). One *cell* is one method under one seed
 (trial.py runs it).
 
-A method is named `weights` or `weights:semi`: "random" or a pre-training method, and what fine-tuning does
-with what nobody painted ("random:none", "mae+pgl:self_training"; without it, what fine-tuning does anyway).
+A method is named `weights` or `weights:semi`: what fine-tuning starts from and what it does with voxels that nobody
+painted. Weights are "random", "shapes" (those that ship), a pre-training method on the scans from random weights
+("pgl"), or from the shipped ones ("shapes+pgl"). Without `semi`, fine-tuning does what it does anyway.
 
 Settings are never tuned on test cases: `Settings.judge` "validation" judges on labelled scans that are
 neither test cases nor annotated, and holds them out as if they were.
@@ -30,12 +31,12 @@ from medssl.errors import UserError
 from medssl.evidence.dataset import TEST_EVERY, Dataset, split
 from medssl.evidence.evaluate import reference_labels
 from medssl.projects.project import Annotation, Project
+from medssl.shipped import RANDOM, SHAPES
 
 PRETRAIN_SHARE = 0.4
 """Of a pre-trained cell's time, the part for pre-training; fine-tuning has the rest."""
 
 ANNOTATED_SCANS = 2
-RANDOM = "random"
 VALIDATION_SCANS = 30
 """At most so many validation scans, and no more than a third of what could be."""
 
@@ -62,7 +63,7 @@ class Settings:
 
     def concerning(self, method: str) -> Settings:
         """Without what the method has nothing to do with: its cells stay the same."""
-        if Combination.of(method).weights == RANDOM:
+        if Combination.of(method).pretraining is None:
             return replace(self, pretrain_share=0.0, pretrain_minutes=0.0, pretrain_recipe="", pretrain={})
         return replace(self, pretrain_share=0.0) if self.pretrain_minutes else self
 
@@ -73,6 +74,18 @@ class Combination:
 
     weights: str
     semi: Semi | None
+
+    @property
+    def pretraining(self) -> str | None:
+        """The method of the pre-training on the scans; None where there is none."""
+        if self.weights in (RANDOM, SHAPES):
+            return None
+        return self.weights.removeprefix(f"{SHAPES}+")
+
+    @property
+    def start(self) -> str:
+        """What that pre-training, or the fine-tuning without one, starts from."""
+        return SHAPES if self.weights.startswith(SHAPES) else RANDOM
 
     @classmethod
     def of(cls, method: str) -> Combination:

@@ -16,7 +16,7 @@ from medssl.config import FinetuneJob, Job, PretrainJob, to_json
 from medssl.errors import UserError
 from medssl.evidence.cells import Cell
 from medssl.evidence.evaluate import Scores, reference_labels
-from medssl.evidence.study import RANDOM, Assignment, Combination, Material, Settings, assign
+from medssl.evidence.study import Assignment, Combination, Material, Settings, assign
 from medssl.machine import surroundings
 from medssl.projects.project import IGNORE, Project
 from medssl.results.measures import MEASURES, dice, measure
@@ -60,10 +60,11 @@ def train(assignment: Assignment, work: Work) -> Outcome:
     results: dict[str, dict[str, Any]] = {}
     minutes = settings.minutes
     begin = time.monotonic()
-    if combination.weights != RANDOM:
+    if combination.pretraining:
         pretraining = PretrainJob(
             **common,
-            method=combination.weights,
+            method=combination.pretraining,
+            weights=combination.start,
             minutes=settings.pretrain_minutes or settings.minutes * settings.pretrain_share,
             recipe=settings.pretrain_recipe,
             settings=settings.pretrain,
@@ -76,7 +77,7 @@ def train(assignment: Assignment, work: Work) -> Outcome:
             results["pretrain"] = work(pretraining)
     job = FinetuneJob(
         **common,
-        weights=results["pretrain"]["run"] if results else None,
+        weights=results["pretrain"]["run"] if results else combination.start,
         minutes=minutes,
         recipe=settings.finetune_recipe,
         settings=settings.finetune,

@@ -19,7 +19,8 @@ from medssl.pretraining.matcher import FINE, Matcher, load_matcher, on_grid, sid
 from medssl.projects.project import Project, Run
 from medssl.results.predict import neighbouring_slices, slab_of, working_size
 from medssl.training.loop import autocast
-from medssl.training.networks import Network, load_network
+from medssl.training.networks import Network
+from medssl.training.start import load_for
 
 WIDTH = 32
 """Numbers a voxel: what is left of all encoder levels after a projection common to all scans of a run."""
@@ -38,8 +39,7 @@ def features(
     scans = job.scans or tuple(scan for scan in project.scans if not _hold(project, scan, run.id))
     emit(Started(run.id))
     device = devices.choose(job.device)
-    network, plan, card = load_network(run.checkpoint)
-    network.to(device)
+    network, plan, card = load_for(project, run, device)
     matcher = load_matcher(run.checkpoint)
     if not scans:
         return {"run": run.id, "scans": [], "stopped": False}

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
 from medssl import config, devices
 from medssl.config import FinetuneJob, Plan
@@ -20,16 +20,13 @@ from medssl.finetuning.held_slice import Watch, hold_back
 from medssl.finetuning.neighbours import Neighbours
 from medssl.finetuning.partial import seen_from
 from medssl.finetuning.self_training import NAMED
-from medssl.methods import find
 from medssl.patches.pool import load_pool
 from medssl.projects.project import Project, Run
 from medssl.results.layout import learn
-from medssl.training import checkpoint, planner
+from medssl.training import planner
 from medssl.training.loop import Budget, LoopSettings, settings_for, train
-from medssl.training.networks import Network, build, load_matching
-
-Stored = tuple[dict[str, Tensor], dict[str, Any]]
-"""Tensors and card of a checkpoint."""
+from medssl.training.networks import build
+from medssl.training.start import Stored, fill, load_start, plan_from
 
 
 def finetune(
@@ -47,7 +44,7 @@ def finetune(
     scans = check_annotations(project)
     classes = [label.id for label in project.classes]
     device = devices.choose(job.device)
-    start = checkpoint.load(project.run(job.weights).checkpoint) if job.weights else None
+    start = load_start(project, job.weights)
     plan, reasons = make_plan(project, scans, device, job, start, resume)
     torch.set_num_threads(plan.threads)
     emit(Started(run.id, config.to_json(plan), reasons))
@@ -109,9 +106,12 @@ def make_task(
         watch = Watch(held, plan, names, emit) if held else None
     painted = list(seen_from(pool, replace(plan, sides=settings.sides)))
     plan = replace(plan, sides="all" if len(painted) > 1 else "own")
-    fill = FilledIn.of(project, pool, plan, classes)
+    between = FilledIn.of(project, pool, plan, classes)
     network = build(plan, len(classes) + 1, job.seed)
-    filled = _fill(network, start, classes, emit) if start else set()
+    filled = set()
+    if start:  # a head is kept only if it was trained for the same classes
+        same = [each["id"] for each in start[1].get("classes", [])] == classes
+        filled = fill(network, plan, start, emit, skip=() if same else ("head.",))
     terms = semi.terms(job, plan, settings, painted[0][1], len(classes) + 1, emit)
     layout = learn(pool, len(classes)) if settings.layout else None
     if layout is not None:
@@ -125,7 +125,7 @@ def make_task(
         )
     rounds = semi.rounds(job.semi, project, pool, plan, settings, network, emit, layout, neighbours)
     task = Finetuning(
-        network, plan, settings, painted, filled, rounds, terms, watch, fill, layout, neighbours
+        network, plan, settings, painted, filled, rounds, terms, watch, between, layout, neighbours
     )
     task.modules.to(device)
     return loop_settings, task
@@ -164,32 +164,8 @@ def make_plan(
     start: Stored | None,
     resume: Stored | None,
 ) -> tuple[Plan, list[str]]:
-    """Weights bring their plan along: a network only fits the shape of problem it was trained for."""
-    before = resume or start
-    if before is None:
-        return planner.choose(project, scans, device, job.settings)
-    plan = config.from_json(Plan, before[1]["plan"], "the checkpoint's card")
-    if resume:
-        return planner.adapt(plan, device, job.settings), ["as the run before"]
-    # Precision and threads are no part of what the weights learned, but of this machine at this moment.
-    reasons = ["slices and patches as the weights it starts from were trained"]
-    plan = planner.adapt(replace(plan, threads=devices.THREADS), device, job.settings)
-    return planner.measured(plan, device, job.settings, reasons), reasons
-
-
-def _fill(network: Network, start: Stored, classes: list[int], emit: Emit) -> set[str]:
-    """Copy weights; a head is kept only if it was trained for the same classes. Returns filled names."""
-    tensors, card = start
-    same = [each["id"] for each in card.get("classes", [])] == classes
-    name = "average" if card["kind"] == "finetune" else "network"
-    state = checkpoint.unpack(f"modules.{name}", tensors)
-    if card["kind"] == "pretrain":
-        state = {key: each for key, each in state.items() if key.startswith(find(card["method"]).TRANSFERS)}
-    filled = load_matching(network, state, skip=() if same else ("head.",))
-    own = len(network.state_dict())
-    emit(
-        Notice(
-            f"Starting from {len(filled)} of {own} tensors of {card['job'].get('method', 'the run before')}."
-        )
-    )
-    return filled
+    """The plan as before where the training goes on, else the one that its start asks for."""
+    if resume is None:
+        return plan_from(project, scans, device, job.settings, start)
+    plan = config.from_json(Plan, resume[1]["plan"], "the checkpoint's card")
+    return planner.adapt(plan, device, job.settings), ["as the run before"]

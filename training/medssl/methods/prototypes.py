@@ -1,8 +1,8 @@
 """Prototypes: the mean feature of each label in a support image classifies the pixels of a query image.
 
-Snell et al., arXiv 1703.05175, on pixels (PANet, Wang et al., arXiv 1908.06391). As a loss it makes features of equal
-labels point the same way and those of different labels apart; as a classifier it answers from a few painted slices
-without any training.
+Snell et al., arXiv 1703.05175, on pixels (PANet, Wang et al., arXiv 1908.06391). As a loss it makes features
+of equal labels point the same way and those of different labels apart; as a classifier it answers from a few
+painted slices without any training.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ def prototype_loss(
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the query's pixels against the support's prototypes, and the share that is right.
 
-    support, query: (B, C, ...) features; their labels: (B, ...) integers. Pixels whose label has no prototype count
-    nothing; without any the loss is 0.
+    support, query: (B, C, ...) features; their labels: (B, ...) integers. Pixels whose label has no prototype
+    count nothing; without any the loss is 0.
     """
     prototypes, there = label_prototypes(support, support_labels, count)
     unit = F.normalize(query.float(), dim=1).flatten(2)
     scores = torch.einsum("blc,bcn->bln", prototypes, unit) / temperature
     scores = scores.masked_fill(~there[..., None], -1e4)
     wanted = query_labels.long().flatten(1)
-    inside = wanted < count
-    valid = inside & there.gather(1, wanted.clamp(max=count - 1))
+    inside = (wanted >= 0) & (wanted < count)
+    valid = inside & there.gather(1, wanted.clamp(0, count - 1))
     wanted = torch.where(valid, wanted, IGNORE)
     total = valid.sum().clamp(min=1)
     loss = F.cross_entropy(scores, wanted, ignore_index=IGNORE, reduction="sum") / total

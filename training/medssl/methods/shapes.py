@@ -1,13 +1,15 @@
 """Shapes: learn to tell regions apart on made-up volumes, before any scan is seen.
 
-Two slices of one made-up volume (shapes/) are drawn: other position, angle and zoom, the volume of the second deformed into
-another person, and in half of the pairs rendered anew with other grey values. Prototypes of the labels of one classify
-the pixels of the other, both ways (prototypes.py), on the finest decoder map and on the third encoder level:
+Two slices of one made-up volume (shapes/) are drawn: other position, angle and zoom, the volume of the second
+deformed into another person, and in some of the pairs rendered anew with other grey values. Prototypes of the
+labels of one classify the pixels of the other, both ways (prototypes.py), on the finest decoder map and on
+the third encoder level:
 
     L = prototype loss(finest) + level_weight * prototype loss(third level)
 
-Nearest in the literature: anatomix (Dey et al., arXiv 2411.02372), which contrasts two renderings of one label volume,
-and UniverSeg (Butoi et al., arXiv 2304.06131), whose task is ours. Neither data nor licences are needed.
+Nearest in the literature: anatomix (Dey et al., arXiv 2411.02372), which contrasts two renderings of one
+label volume, and UniverSeg (Butoi et al., arXiv 2304.06131), whose task is ours. Neither data nor licences
+are needed.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ class Settings:
     apart: float = 6.0
     """Largest distance of the two slices, in slices."""
     sizes: tuple[int, ...] = (48, 64, 96)
-    """Sides of the views; one is drawn for each step, with as many volumes as give the same number of pixels."""
+    """Sides of the views; one is drawn a step, with as many volumes as give the same number of pixels."""
     temperature: float = 0.1
     level: int = 2
     """Encoder level of the second term, 0 is the finest."""
@@ -53,7 +55,7 @@ class Settings:
     hidden: int = 64
     dimension: int = 32
     stride: int = 2
-    """Every so many pixels, from a random first one, are compared on the finest map: neighbours say the same."""
+    """Every so many pixels, from a random first one, are compared on the finest map: neighbours agree."""
     average: float = 0.998
     """Momentum of the moving average of the weights; the average is what others start from."""
 
@@ -95,7 +97,7 @@ class Shapes:
 
     @full_precision
     def pairs(self, generator: Generator, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-        """Images (2B, slices, side, side) and labels (2B, side, side) of their middle slices: first and second views."""
+        """First and second views: images (2B, slices, side, side), middle slices' labels (2B, side, side)."""
         settings = self.settings
         side = settings.sizes[int(torch.randint(len(settings.sizes), (), generator=generator))]
         count = max(2, round(self.plan.batch * (self.plan.patch_vox[1] / side) ** 2 / 2))
@@ -105,7 +107,8 @@ class Shapes:
         thickness = torch.empty(count).uniform_(*settings.thickness_px, generator=generator)
         middle = (torch.rand(2, count, generator=generator) - 0.5) * settings.apart * thickness
         first, second = (
-            draw_views(count, slices, side, thickness, middle[which], generator).to(device) for which in (0, 1)
+            draw_views(count, slices, side, thickness, middle[which], generator).to(device)
+            for which in (0, 1)
         )
         labels = torch.cat([sample(volumes, first), sample(others, second)])
         look = draw_appearance(count, generator, device)
@@ -130,5 +133,7 @@ class Shapes:
 
 def _head(channels: int, settings: Settings) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(channels, settings.hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(settings.hidden, settings.dimension, 1)
+        nn.Conv2d(channels, settings.hidden, 1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(settings.hidden, settings.dimension, 1),
     )

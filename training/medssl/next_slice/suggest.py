@@ -175,10 +175,9 @@ def _eye(project: Project, run: Run | None, scans: Sequence[str], device_name: s
         axis = planner.slice_axis(project, spacing, [])
         return Eye(axis, PIXELS_GPU, {}, lambda scan, indices: _seen(project, scan, axis, indices))
     from medssl.next_slice.doubts import doubts, vector
-    from medssl.training.networks import load_network
+    from medssl.training.start import load_for
 
-    network, plan, card = load_network(run.checkpoint)
-    network.to(device)
+    network, plan, card = load_for(project, run, device)
     # A fine-tuned network knows one side; what a pre-trained one sees is compared whatever side people paint.
     axis = plan.slice_axis
     if run.kind != "finetune":

@@ -157,7 +157,7 @@ class Health:
             "rank": found.rank,
             "rank_at_start": self.start.rank,
             "probe": found.probe,
-            "probe_of_random": self.start.probe,
+            "probe_at_start": self.start.probe,
             "words": words,
         }
 
@@ -259,6 +259,6 @@ def in_words(start: Look, end: Look, collapsed: bool, outlook: str) -> str:
         found, random = (round(100 * float(each.sum())) for each in (end.slices, start.slices))
         said.append(
             f"On painted slices they tell the classes apart in {found} of 100 voxels, {than} the {random} of "
-            "random weights."
+            "the weights it started from."
         )
     return " ".join([*said, *([outlook] if outlook else [])])

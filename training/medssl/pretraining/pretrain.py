@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,9 +18,11 @@ from medssl.methods import WITHOUT_SCANS, Method, find
 from medssl.patches.pool import Pool, load_pool
 from medssl.pretraining.health import Health
 from medssl.projects.project import Project, Run
+from medssl.shipped import RANDOM, SHAPES
 from medssl.training import planner
 from medssl.training.loop import Budget, LoopSettings, settings_for, train
 from medssl.training.networks import Network, build
+from medssl.training.start import fill, load_start, plan_from
 
 
 class Pretraining:
@@ -65,6 +68,7 @@ def pretrain(
     `resume` are tensors and card of the same run's checkpoint. Returns {"run", "step", "stopped"}.
     """
     find(job.method)  # before anything is loaded
+    job = with_weights(job)
     device = devices.choose(job.device)
     without_scans = job.method in WITHOUT_SCANS
     scans = [] if without_scans else [scan.id for scan in project.scans.values() if not scan.held_out]
@@ -74,15 +78,15 @@ def pretrain(
     elif without_scans:
         plan, reasons = planner.choose_without_scans(device, job.settings)
     else:
-        plan, reasons = planner.choose(project, scans, device, job.settings)
+        plan, reasons = plan_from(project, scans, device, job.settings, load_start(project, job.weights))
     torch.set_num_threads(plan.threads)
     emit(Started(run.id, config.to_json(plan), reasons))
-    loop_settings, task = make_task(project, scans, job, plan, device)
+    loop_settings, task = make_task(project, scans, job, plan, device, emit)
     method, pool = task.method, task.pool
     health = None
     if not without_scans:  # a classification of labels that are known cannot collapse unseen
         log = run.folder / "events.jsonl"
-        start = _random_network(plan, job.seed)
+        start = start_network(project, job, plan, _unsaid)
         task.health = health = Health(project, method, start, pool, job.seed, emit, lambda: read_log(log))
         if not resume:
             emit(Metric(0, health.start.numbers()))
@@ -115,7 +119,7 @@ def pretrain(
 
 
 def make_task(
-    project: Project, scans: list[str], job: PretrainJob, plan: Plan, device: torch.device
+    project: Project, scans: list[str], job: PretrainJob, plan: Plan, device: torch.device, emit: Emit
 ) -> tuple[LoopSettings, Pretraining]:
     """All that the method's `prepare`, and after it the first step, needs, on the device."""
     kind = find(job.method)
@@ -123,7 +127,7 @@ def make_task(
     loop_settings, settings = settings_for(f"{job.method}-{job.recipe}", job.settings, kind.Settings, plan)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)  # layers draw from the global generator when they are made
-        method = kind(_random_network(plan, job.seed), plan, settings)
+        method = kind(start_network(project, job, plan, emit), plan, settings)
     method.modules.to(device)
     return loop_settings, Pretraining(method, pool)
 
@@ -150,6 +154,25 @@ def _until_stopped(emit: Emit, should_stop: Callable[[], bool]) -> Iterator[Emit
     preparing = False
 
 
-def _random_network(plan: Plan, seed: int) -> Network:
+def with_weights(job: PretrainJob) -> PretrainJob:
+    """The job, saying what it starts from.
+
+    Recipes for minutes start from the program's own weights; the published ones from random weights, as published.
+    """
+    if job.weights is not None:
+        return job
+    random = job.method in WITHOUT_SCANS or job.recipe != "quick"
+    return replace(job, weights=RANDOM if random else SHAPES)
+
+
+def start_network(project: Project, job: PretrainJob, plan: Plan, emit: Emit) -> Network:
     """What a method starts from; it can repaint what it sees."""
-    return build(plan, plan.patch_vox[0] if plan.dims == 2 else 1, seed)
+    network = build(plan, plan.patch_vox[0] if plan.dims == 2 else 1, job.seed)
+    start = load_start(project, job.weights)
+    if start is not None:
+        fill(network, plan, start, emit, skip=("head.",))
+    return network
+
+
+def _unsaid(event: Event) -> None:
+    """An Emit for what has been said before."""

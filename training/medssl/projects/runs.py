@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.errors import UserError
+from medssl import shipped
 from medssl.files import cannot_write, read_json, sha256_of, write_json
 
 _NAME = re.compile(r"(\d{4,})-([A-Za-z0-9_]+)(-.*)?")
@@ -22,11 +23,16 @@ class Run:
     kind: str
     folder: Path
     job: dict[str, Any]
+    shipped: bool = False
+    """Its weights are part of the program; the folder holds what was made with them."""
 
     @property
     def checkpoint(self) -> Path:
-        """Where the weights are, or will be."""
-        return self.folder / "checkpoint.safetensors"
+        """Where the weights are, or will be.
+
+        Raises UserError ("shipped-weights") where the program's own are missing or damaged.
+        """
+        return shipped.weights_file() if self.shipped else self.folder / "checkpoint.safetensors"
 
     @property
     def weights_sha256(self) -> str:
@@ -39,6 +45,8 @@ class Run:
     @property
     def card(self) -> dict[str, Any]:
         """What is known of the weights; empty before the first checkpoint."""
+        if self.shipped:
+            return shipped.card()
         path = self.folder / "card.json"
         return read_json(path) if path.exists() else {}
 
@@ -94,10 +102,12 @@ def list_runs(folder: Path) -> list[Run]:
 
 
 def find_run(folder: Path, run_id: str) -> Run:
-    """The run of that id under `folder`.
+    """The run of that id under `folder`; shipped.SHAPES is the program's own weights.
 
     Raises UserError ("no-run", "unreadable").
     """
+    if run_id == shipped.SHAPES:
+        return Run(run_id, "pretrain", folder / run_id, shipped.card().get("job", {}), shipped=True)
     named = _NAME.fullmatch(run_id)
     path = folder / run_id / "job.json"
     if named is None or path.parent.parent != folder or not path.is_file():

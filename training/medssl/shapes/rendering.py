@@ -1,8 +1,9 @@
 """Grey values for made-up labels, as if from many scanners: CT and MR, sharp and blurred, clean and noisy.
 
-An appearance says which grey value and texture each label has; `render` applies it. CT values are Hounsfield units through
-the project's own normalisation, so that air, fat, soft tissue and bone lie where they do in a user's scans; MR values are
-arbitrary per volume and standardised. After SynthSeg (Billot et al., arXiv 2107.09559).
+An appearance says which grey value and texture each label has; `render` applies it. CT values are Hounsfield
+units through the project's own normalisation, so that air, fat, soft tissue and bone lie where they do in a
+user's scans; MR values are arbitrary per volume and standardised. After SynthSeg (Billot et al., arXiv
+2107.09559).
 """
 
 from __future__ import annotations
@@ -16,7 +17,14 @@ from torch.nn import functional as F
 from medssl.patches.augment import Intensity, change_intensity
 from medssl.shapes.volumes import LABELS, OUTSIDE
 
-TISSUES_HU = ((-1000.0, -850.0), (-850.0, -500.0), (-120.0, -60.0), (-10.0, 110.0), (110.0, 300.0), (250.0, 1500.0))
+TISSUES_HU = (
+    (-1000.0, -850.0),
+    (-850.0, -500.0),
+    (-120.0, -60.0),
+    (-10.0, 110.0),
+    (110.0, 300.0),
+    (250.0, 1500.0),
+)
 """Ranges of Hounsfield units: air, lung, fat, soft tissue and fluids, contrast agent, bone."""
 TISSUE_SHARES = (0.04, 0.06, 0.14, 0.56, 0.08, 0.12)
 """How often a label of a CT is of such a tissue."""
@@ -46,11 +54,12 @@ class Appearance:
 
 
 def draw_appearance(count: int, generator: Generator, device: torch.device | str = "cpu") -> Appearance:
-    """Several labels of a volume share a grey value: what they are then shows in texture, form and place only."""
+    """Several labels of a volume share a grey value: only texture, form and place tell them apart."""
     is_ct = torch.rand(count, generator=generator) < CT_SHARE
     levels = torch.rand(count, LABELS, generator=generator)
     mr = 3 * levels - 1.5
-    tissue = torch.multinomial(torch.tensor(TISSUE_SHARES).expand(count, -1), LABELS, True, generator=generator)
+    shares = torch.tensor(TISSUE_SHARES).expand(count, -1)
+    tissue = torch.multinomial(shares, LABELS, True, generator=generator)
     low, high = torch.tensor(TISSUES_HU).unbind(1)
     hu = low[tissue] + levels * (high - low)[tissue]
     grey = torch.where(is_ct[:, None], torch.asinh((hu - 40) / 100), mr)
@@ -79,8 +88,8 @@ def mixed(first: Appearance, second: Appearance, take_second: Tensor) -> Appeara
 def render(labels: Tensor, appearance: Appearance, generator: Generator) -> Tensor:
     """Images (B, S, H, W) float32 of labels (B, S, H, W) uint8, in the range of normalised scans.
 
-    Deterministic by the generator. Texture, bias field, partial volume across slices, then the scanner: blur, noise,
-    contrast, gamma, shift.
+    Deterministic by the generator. Texture, bias field, partial volume across slices, then the scanner:
+    noise, blur, contrast, gamma, shift.
     """
     count, slices, height, width = labels.shape
     flat = labels.long().flatten(1)
@@ -90,7 +99,8 @@ def render(labels: Tensor, appearance: Appearance, generator: Generator) -> Tens
     image = image + _bias(count, height, width, generator).to(grey.device)
     thick = 0.5 * torch.rand(count, 1, 1, 1, generator=generator).to(grey.device)
     if slices > 1:
-        around = F.pad(image.flatten(2), (0, 0, 1, 1), mode="replicate").view(count, slices + 2, height, width)
+        around = F.pad(image.flatten(2), (0, 0, 1, 1), mode="replicate")
+        around = around.view(count, slices + 2, height, width)
         image = (1 - thick) * image + thick * (around[:, :-2] + around[:, 2:]) / 2
     mean, deviation = image.mean((1, 2, 3), keepdim=True), image.std((1, 2, 3), keepdim=True)
     standard = (image - mean) / deviation.clamp(min=0.2)
@@ -120,5 +130,6 @@ def _texture(shape: torch.Size, generator: Generator) -> Tensor:
 
 def _bias(count: int, height: int, width: int, generator: Generator) -> Tensor:
     """A smooth drift of the grey values across the image, up to about 0.3."""
-    knots = torch.randn(count, 1, 3, 3, generator=generator) * 0.3 * torch.rand(count, 1, 1, 1, generator=generator)
+    knots = torch.randn(count, 1, 3, 3, generator=generator) * 0.3
+    knots = knots * torch.rand(count, 1, 1, 1, generator=generator)
     return F.interpolate(knots, (height, width), mode="bilinear", align_corners=True)

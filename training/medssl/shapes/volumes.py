@@ -1,11 +1,12 @@
 """Made-up label volumes: partitions, walls, tubes and small organs inside a body, from random fields.
 
-A volume is not stored as voxels. It is a set of smooth random fields on a coarse grid, from which `sample` reads labels
-at any coordinates: two views of one volume (other slice, angle, zoom, or another "person" with the same organs) are two
-sets of coordinates. After anatomix (Dey et al., arXiv 2411.02372) and SynthMorph (Hoffmann et al., arXiv 2004.10282).
+A volume is not stored as voxels. It is a set of smooth random fields on a coarse grid, from which `sample`
+reads labels at any coordinates: two views of one volume (other slice, angle, zoom, or another "person" with
+the same organs) are two sets of coordinates. After anatomix (Dey et al., arXiv 2411.02372) and SynthMorph
+(Hoffmann et al., arXiv 2004.10282).
 
-Coordinates are (z, y, x) in working pixels, the middle of the volume at 0; z is as long as y and x, so that slices of
-any thickness can be cut.
+Coordinates are (z, y, x) in working pixels, the middle of the volume at 0; z is as long as y and x, so that
+slices of any thickness can be cut.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ LABELS = FIRST_ORGAN + ORGANS
 """Number of labels; not all of them occur in every volume."""
 
 _FIELDS = CELLS + 2 * TUBES + 1
-"""Fields of a volume: one per cell, two per tube (it runs where both are 0), one that makes surfaces uneven."""
+"""Fields: one per cell, two per tube (it runs where both are 0), one that makes surfaces uneven."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Volumes:
     size_px: int
     """Side of the region that the coarse grid covers; beyond it the fields are mirrored."""
     fields: Tensor
-    """(B, _FIELDS, D, H, W) on knots KNOT_PX apart, unit variance plus an offset per cell; -inf: no such cell."""
+    """(B, _FIELDS, D, H, W) on knots KNOT_PX apart, unit variance, and an offset per cell: -1e4 for none."""
     wall: Tensor
     """(B, CELLS) margin to the next cell below which a voxel belongs to the wall; 0 for no wall."""
     tube: Tensor
@@ -53,7 +54,7 @@ class Volumes:
     organ: Tensor
     """(B, ORGANS, 7): centre (z, y, x) in pixels, radii (z, y, x) in pixels (next to 0: no organ), label."""
     body: Tensor
-    """(B, 5): centre (y, x) and radii (y, x) in pixels, thickness of the rim as a share; radius inf: no outside."""
+    """(B, 5): centre and radii (y, x) in pixels, thickness of the rim, a share; radii inf: no outside."""
 
     def __len__(self) -> int:
         return len(self.fields)
@@ -72,7 +73,9 @@ def draw(count: int, size_px: int, generator: Generator, device: torch.device | 
     fields[:, :CELLS] = cells.masked_fill(absent[..., None, None, None], -1e4)
     wall = _uniform(count, CELLS, 0.1, 0.5, generator) * _chance(count, CELLS, 0.25, generator)
     tube = _uniform(count, TUBES, 0.1, 0.45, generator) * _chance(count, TUBES, 0.5, generator)
-    volumes = Volumes(size_px, fields, wall, tube, _organs(count, size_px, generator), _body(count, size_px, generator))
+    volumes = Volumes(
+        size_px, fields, wall, tube, _organs(count, size_px, generator), _body(count, size_px, generator)
+    )
     return _to(volumes, device)
 
 
@@ -93,7 +96,8 @@ def other_person(volumes: Volumes, generator: Generator, strength: float = 0.5) 
     organ[..., :3] += moved.to(device)
     organ[..., 3:6] *= resized.to(device)
     body = volumes.body.clone()
-    body[:, 2:4] *= torch.exp(torch.randn(count, 2, generator=generator) * share.view(count, 1) * 0.2).to(device)
+    widened = torch.exp(torch.randn(count, 2, generator=generator) * share.view(count, 1) * 0.2)
+    body[:, 2:4] *= widened.to(device)
     return replace(volumes, fields=fields, organ=organ, body=body)
 
 
@@ -126,18 +130,17 @@ def sample(volumes: Volumes, at: Tensor) -> Tensor:
 
 
 def sample_fields(fields: Tensor, size_px: int, at: Tensor) -> Tensor:
-    """Fields (B, C, D, H, W) on knots at coordinates `at` (B, S, H, W, 3): (B, C, S, H, W); mirrored outside."""
-    return F.grid_sample(
-        fields, at.flip(-1) * (2 / size_px), align_corners=True, padding_mode="reflection"
-    )
+    """Fields (B, C, D, H, W) on knots, at coordinates `at` (B, S, H, W, 3): (B, C, S, H, W); mirrored."""
+    return F.grid_sample(fields, at.flip(-1) * (2 / size_px), align_corners=True, padding_mode="reflection")
 
 
 def _noise(count: int, channels: int, size_px: int, generator: Generator) -> Tensor:
-    """(count, channels, K, K, K) sums of noise of all octaves, unit variance; each volume mixes them its own way."""
+    """(count, channels, K, K, K) sums of noise of all octaves, unit variance; each mixed its own way."""
     knots = math.ceil(size_px / KNOT_PX) + 1
     weight = torch.rand(OCTAVES, count, channels, 1, 1, 1, generator=generator)
     # Most volumes are smooth, as organs are; the last field, which makes surfaces uneven, always is.
-    rough = torch.rand(count, 1, 1, 1, 1, generator=generator).square().expand(count, channels, 1, 1, 1).clone()
+    rough = torch.rand(count, 1, 1, 1, 1, generator=generator).square()
+    rough = rough.expand(count, channels, 1, 1, 1).clone()
     rough[:, -1] = 0.1
     weight *= torch.tensor([0.4, 0.8, 1.0, 1.0]).view(-1, 1, 1, 1, 1, 1)
     weight[:2] *= rough
@@ -154,7 +157,7 @@ def _noise(count: int, channels: int, size_px: int, generator: Generator) -> Ten
 
 
 def _smoothing(knots: int, spacing: int) -> Tensor:
-    """(knots, coarse) Gaussian interpolation from knots `spacing` times as far apart; it keeps unit variance."""
+    """(knots, coarse) Gaussian interpolation from knots `spacing` times as far apart; unit variance stays."""
     coarse = torch.arange(max(2, math.ceil((knots - 1) / spacing) + 1))
     distance = torch.arange(knots)[:, None] / spacing - coarse
     weight = torch.exp(-0.5 * (distance / 0.6).square())

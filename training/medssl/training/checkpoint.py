@@ -22,10 +22,15 @@ def save(path: Path, tensors: dict[str, Tensor], card: dict[str, Any]) -> None:
 
     The card is what a reader needs to use the weights: plan, classes, method, job, step.
     """
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    body = to_bytes(kept, metadata={"medssl": json.dumps({"format": FORMAT, **card})})
+    body = as_bytes(tensors, card)
     write_whole(path, lambda file: file.write(body))
     write_json(path.with_name("card.json"), card)
+
+
+def as_bytes(tensors: dict[str, Tensor], card: dict[str, Any]) -> bytes:
+    """The content of a checkpoint's file."""
+    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return to_bytes(kept, metadata={"medssl": json.dumps({"format": FORMAT, **card})})
 
 
 def load(path: Path, under: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:

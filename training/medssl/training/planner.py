@@ -34,9 +34,15 @@ PIXELS_A_STEP_CPU, PIXELS_A_STEP_GPU = 40_000, 1_200_000
 
 
 def choose(
-    project: Project, scans: Sequence[str], device: torch.device, settings: dict[str, Any]
+    project: Project,
+    scans: Sequence[str],
+    device: torch.device,
+    settings: dict[str, Any],
+    network: Plan | None = None,
 ) -> tuple[Plan, list[str]]:
     """A plan for these scans on this device, with one sentence a decision.
+
+    network: the plan of weights to start from; in 2.5D its channels and neighbouring slices are taken.
 
     Raises UserError ("bad-job") for an override that makes no sense, ("no-scans") without a scan.
     """
@@ -51,12 +57,15 @@ def choose(
     dims, slice_axis = _look(project, spacing, device, settings, reasons)
     gpu = device.type != "cpu"
     channels = (32, 64, 128, 256) if gpu else CHANNELS
+    context = CONTEXT
+    if network is not None and network.dims == dims:
+        channels, context = network.channels, network.patch_vox[0]
     order = (slice_axis, *(axis for axis in range(3) if axis != slice_axis))
     spacing, shape = spacing[list(order)], shape[list(order)]
     if dims == 2:
         strides: tuple[tuple[int, ...], ...] = ((1, 1), *((2, 2),) * (len(channels) - 1))
         longest = 192 if gpu else 96
-        patch = (_whole(settings, "context", CONTEXT), *(_side(length, 8, longest) for length in shape[1:]))
+        patch = (_whole(settings, "context", context), *(_side(length, 8, longest) for length in shape[1:]))
         grid = (0.0, float(spacing[1]), float(spacing[2]))
     else:
         strides = _strides_3d(spacing, len(channels))

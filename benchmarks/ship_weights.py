@@ -1,0 +1,67 @@
+"""Turn a finished training on made-up shapes into the weights that ship: python benchmarks/ship_weights.py PROJECT RUN
+
+Writes resources/weights/shapes.safetensors (the moving average of the weights as fp32, without optimizer) and shapes.json
+(its card: command, seed, steps, machine, commit, SHA-256).
+"""
+
+from __future__ import annotations
+
+import argparse
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from medssl.files import sha256_of, write_json, write_whole
+from medssl.machine import surroundings
+from medssl.projects.project import Project
+from medssl.recipes import resources
+from medssl.shipped import SHAPES
+from medssl.training import checkpoint
+
+
+def ship(
+    project: Path, run_id: str, folder: Path, note: str = "", commit: str | None = None
+) -> dict[str, Any]:
+    """Write weights and card of that run into `folder`; returns the card."""
+    tensors, card = checkpoint.load(Project.open(project).run(run_id).checkpoint, under="modules.average.")
+    job = {**card["job"], "project": f"medssl-{SHAPES}"}
+    length = f"--steps {job['steps']}" if job["steps"] else f"--minutes {job['minutes']:g}"
+    settings = "".join(f" --set {name}={value}" for name, value in job["settings"].items())
+    made_on = surroundings(job["device"])
+    known = {
+        "kind": card["kind"],
+        "method": card["method"],
+        "plan": card["plan"],
+        "job": job,
+        "scans": [],
+        "step": card["step"],
+        "elapsed_s": round(card["elapsed_s"]),
+        "command": f"medssl pretrain --method {card['method']} --seed {job['seed']} {length}{settings}",
+        "machine": {**made_on, "commit": commit or made_on["commit"]},
+        "date": datetime.now(UTC).date().isoformat(),
+        "note": note,
+    }
+    path = folder / f"{SHAPES}.safetensors"
+    body = checkpoint.as_bytes(tensors, known)
+    write_whole(path, lambda file: file.write(body))
+    write_json(path.with_suffix(".json"), {**known, "sha256": sha256_of(path)})
+    return known
+
+
+def main() -> None:
+    """Read the command line and write the files."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("project", type=Path)
+    parser.add_argument("run")
+    parser.add_argument("--note", default="", help="what else a reader should know of these weights")
+    parser.add_argument(
+        "--commit", help="the commit that trained them, where it is not the one of this checkout"
+    )
+    given = parser.parse_args()
+    ship(given.project, given.run, resources() / "weights", given.note, given.commit)
+
+
+if __name__ == "__main__":
+    main()
