@@ -1,7 +1,7 @@
-"""Turn a finished training on made-up shapes into the weights that ship: python benchmarks/ship_weights.py PROJECT RUN
+"""A finished training on made-up shapes becomes the weights that ship: python benchmarks/ship_weights.py PROJECT RUN
 
-Writes resources/weights/shapes.safetensors (the moving average of the weights as fp32, without optimizer) and shapes.json
-(its card: command, seed, steps, machine, commit, SHA-256).
+Writes resources/weights/shapes.safetensors (the moving average of the weights as fp32, without optimizer) and
+shapes.json (its card: command, seed, steps, machine, commit, SHA-256).
 """
 
 from __future__ import annotations

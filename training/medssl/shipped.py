@@ -1,7 +1,7 @@
-"""Weights that are part of the program: what every training and every feature starts from. No torch is loaded here.
+"""Weights that are part of the program: what every training and every feature map starts from (no torch here).
 
 resources/weights/shapes.safetensors    a checkpoint without optimizer
-resources/weights/shapes.json           its card: command, seed, steps, machine, commit, and the file's SHA-256
+resources/weights/shapes.json           its card: command, seed, steps, machine, commit, SHA-256 of the file
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ StartOption = Annotated[
     typer.Option(
         "--weights",
         metavar="WEIGHTS",
-        help='What to start from: shapes (weights that belong to the program), random, a run, or "last" for the '
-        "newest pre-training.",
+        help="What to start from: shapes (weights that belong to the program), random, a run, "
+        'or "last" for the newest pre-training.',
     ),
 ]
 PretrainStartOption = Annotated[
@@ -45,8 +45,8 @@ PretrainStartOption = Annotated[
         "--weights",
         metavar="WEIGHTS",
         show_default=False,
-        help="What to start from: shapes (weights that belong to the program), random, or a run. Without this option "
-        "recipes for minutes start from shapes, published ones from random weights.",
+        help="What to start from: shapes (weights that belong to the program), random, or a run. "
+        "Without this option recipes for minutes start from shapes, published ones from random weights.",
     ),
 ]
 PredictOption = Annotated[
@@ -86,8 +86,8 @@ def pretrain(
 ) -> None:
     """Learn from the project's scans without any labels (held-out scans are left out).
 
-    The method shapes learns from made-up volumes: it needs no scans, and no project; without one its run lies in
-    a folder medssl-shapes.
+    The method shapes learns from made-up volumes: it needs no scans, and no project; without one its run
+    lies in a folder medssl-shapes.
 
     Ctrl-C stops after the running step with a checkpoint; go on with --resume last.
     """

@@ -7,9 +7,9 @@ may fine-tune for all of it. Or every method gets the same time for fine-tuning,
 came before, while people painted (`Settings.pretrain_minutes`). One *cell* is one method under one seed
 (trial.py runs it).
 
-A method is named `weights` or `weights:semi`: what fine-tuning starts from and what it does with voxels that nobody
-painted. Weights are "random", "shapes" (those that ship), a pre-training method on the scans from random weights
-("pgl"), or from the shipped ones ("shapes+pgl"). Without `semi`, fine-tuning does what it does anyway.
+A method is named `weights` or `weights:semi`: what fine-tuning starts from and what it does with voxels that
+nobody painted. Weights are "random", "shapes" (those that ship), a pre-training method on the scans from random
+weights ("pgl"), or from the shipped ones ("shapes+pgl"). Without `semi`, fine-tuning does what it does anyway.
 
 Settings are never tuned on test cases: `Settings.judge` "validation" judges on labelled scans that are
 neither test cases nor annotated, and holds them out as if they were.

@@ -157,7 +157,8 @@ def _until_stopped(emit: Emit, should_stop: Callable[[], bool]) -> Iterator[Emit
 def with_weights(job: PretrainJob) -> PretrainJob:
     """The job, saying what it starts from.
 
-    Recipes for minutes start from the program's own weights; the published ones from random weights, as published.
+    Recipes for minutes start from the program's own weights; the published ones from random weights, as
+    published.
     """
     if job.weights is not None:
         return job

@@ -8,8 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from medssl.errors import UserError
 from medssl import shipped
+from medssl.errors import UserError
 from medssl.files import cannot_write, read_json, sha256_of, write_json
 
 _NAME = re.compile(r"(\d{4,})-([A-Za-z0-9_]+)(-.*)?")

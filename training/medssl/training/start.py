@@ -42,8 +42,8 @@ def plan_from(
 ) -> tuple[Plan, list[str]]:
     """The plan of a training that starts there, with one sentence a decision.
 
-    Weights that were trained on scans bring their plan along; those from made-up volumes fit any scans and bring
-    the network alone.
+    Weights that were trained on scans bring their plan along; those from made-up volumes fit any scans and
+    bring the network alone.
     """
     if start is None:
         return planner.choose(project, scans, device, settings)
@@ -59,7 +59,8 @@ def plan_from(
 def fill(network: Network, plan: Plan, start: Stored, emit: Emit, skip: tuple[str, ...] = ()) -> set[str]:
     """Copy what the start has learned into the network; returns the names of the tensors that were filled.
 
-    Nothing is copied, and a notice says so, where the start was made for another kind of network (2.5D for 3D).
+    Nothing is copied, and a notice says so, where the start was made for another kind of network (2.5D for
+    3D).
     """
     tensors, card = start
     name = str(card["job"].get("method", "the run before"))
