@@ -77,6 +77,7 @@ def fit(
     should_stop: Callable[[], bool] = never,
     settings: LoopSettings | None = None,
     resume: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
+    close: Callable[[int], dict[str, Any]] | None = None,
 ) -> tuple[loop.Position, bool]:
     tensors, card = resume or (None, {"kind": "pretrain"})
     return train(
@@ -90,6 +91,7 @@ def fit(
         should_stop,
         "fitting",
         tensors,
+        close=close,
     )
 
 

@@ -21,6 +21,7 @@ from medssl.config import Plan
 from medssl.errors import UserError
 from medssl.events import Checkpoint, Emit, Metric, Notice, Progress
 from medssl.training import checkpoint, planner
+from medssl.training.snapshots import Snapshots
 
 T = TypeVar("T")
 
@@ -64,6 +65,9 @@ class LoopSettings:
     precision: str = "fp32"
     checkpoint_every_s: float = 20.0
     """Seconds of work that a crash may cost."""
+    snapshots_s: tuple[float, ...] = ()
+    """Also keep the weights after so many seconds of training, each in a file of its own beside the
+    checkpoint (snapshots.py); 0 is before the first step."""
 
 
 def settings_for(name: str, own: dict[str, Any], kind: type[T], plan: Plan) -> tuple[LoopSettings, T]:
@@ -121,7 +125,8 @@ def train(
 
     `card` goes into each checkpoint together with step and time. `resume` are the tensors of a
     checkpoint of the same training; `card` then says at which step it was. `spent_s` of the budget went
-    into preparation. `close(step)` is asked at the end, stopped or not, what else the last card says.
+    into preparation. `close(step)` is asked at the end, stopped or not, what else the last card says; and for
+    each snapshot, which costs the training no time.
 
     Returns where the training stands and whether it was stopped. Raises UserError ("diverged",
     "memory", "disk-full").
@@ -135,17 +140,29 @@ def train(
         generator.set_state(resume["generator"])
         emit(Notice(f"Going on from step {position.step}, {position.elapsed_s:.0f} s into the training."))
 
+    def weights() -> dict[str, Tensor]:
+        return {**checkpoint.pack("modules", task.modules.state_dict()), **task.kept}
+
+    def stand() -> dict[str, Any]:
+        return {**card, "step": position.step, "elapsed_s": position.elapsed_s}
+
     def save() -> None:
         tensors = {
-            **checkpoint.pack("modules", task.modules.state_dict()),
+            **weights(),
             **checkpoint.pack("optimizer", checkpoint.optimizer_tensors(optimizer)),
             "generator": generator.get_state(),
-            **task.kept,
         }
-        checkpoint.save(path, tensors, {**card, "step": position.step, "elapsed_s": position.elapsed_s})
+        checkpoint.save(path, tensors, stand())
         emit(Checkpoint(position.step, str(path)))
 
+    def keep_snapshots() -> None:
+        said = close(position.step) if close else {}
+        snapshots.keep(position.elapsed_s, weights(), {**stand(), **said})
+
     save()
+    snapshots = Snapshots(settings.snapshots_s, path, position.elapsed_s if resume else None)
+    if snapshots.due(position.elapsed_s):
+        keep_snapshots()
     begin = time.monotonic() - position.elapsed_s
     report = _Report(emit, phase, budget, position)
     saved_at = time.monotonic()
@@ -159,6 +176,9 @@ def train(
         position.step += 1
         position.elapsed_s = time.monotonic() - begin
         report.add(*done)
+        if snapshots.due(position.elapsed_s):
+            keep_snapshots()
+            begin = time.monotonic() - position.elapsed_s
         if time.monotonic() - saved_at > settings.checkpoint_every_s:
             report.flush()  # which refuses numbers that are none: they must not replace good weights
             save()
