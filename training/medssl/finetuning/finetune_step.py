@@ -17,6 +17,7 @@ from torch import Generator, Tensor, nn
 
 from medssl.config import Plan
 from medssl.finetuning.filled import FilledIn
+from medssl.finetuning.first_head import fit_head
 from medssl.finetuning.held_slice import Watch
 from medssl.finetuning.neighbours import Neighbours
 from medssl.finetuning.partial import AnnotatedVoxels, Seen, Settings, partial_loss, sample_annotated
@@ -68,6 +69,11 @@ class Finetuning:
         if rounds is not None:
             self.modules["rounds"] = rounds
         self.steps = 0
+
+    def fit_head(self, generator: Generator) -> None:
+        """Give network and average a head that fits the painted voxels (first_head.py)."""
+        fit_head(self.network, self.plan, lambda own: self.patches(*self._side(own), own), generator)
+        self.average.load_state_dict(self.network.state_dict())
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         named = list(self.network.named_parameters())

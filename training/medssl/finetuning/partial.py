@@ -43,6 +43,8 @@ class Settings:
     """Hold structures to where painted scans have them among each other (results/layout.py)."""
     neighbours: bool = True
     """Ask a voxel's neighbours, too, which class it is (results/between_classes.py)."""
+    first_head: bool = True
+    """Fit the head to the painted voxels before the first step (first_head.py)."""
     pretrained_rate: float = 1.0
     """Factor of the learning rate for layers that start from pre-trained weights."""
     fill_weight: float = 0.3
