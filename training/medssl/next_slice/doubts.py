@@ -26,7 +26,8 @@ from torch.nn import functional as F
 
 from medssl.config import Plan
 from medssl.features.features import encoded
-from medssl.results.predict import neighbouring_slices, scores_of, slab_of
+from medssl.results.predict import scores_of
+from medssl.results.slabs import neighbouring_slices, slab_of
 from medssl.training.networks import Network
 
 ANGLES = (0.0, 0.2, -0.2)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from medssl.results.between_classes import shared_out
 from medssl.results.decide import LEVELS, Decision
 from medssl.results.layout import Layout, read_layout
 from medssl.results.probabilities import keep_probabilities
+from medssl.results.slabs import neighbouring_slices, slab_of, working_size
 from medssl.training.loop import autocast
 from medssl.training.networks import Network, load_network
 
@@ -58,29 +60,55 @@ def predict_scans(
 
     probabilities: keep these, too, from the same pass.
     """
-    device = devices.choose(device_name)
-    network, plan, card = load_network(run.checkpoint)
-    if card["kind"] != "finetune":
-        raise UserError(
-            f"{run.id} is a pre-training and knows no classes; fine-tune it first, then predict.",
-            code="not-finetuned",
-        )
-    network.to(device)
-    layout = read_layout(run.checkpoint, device)
-    ids = np.array([0, *(each["id"] for each in card["classes"])], np.uint8)
+    trained = Trained.of(run.checkpoint, run.id, device_name)
     done = []
     for number, scan in enumerate(scans):
         if should_stop():
             break
-        spacing = project.scans[scan].geometry.spacing_mm
-        look = partial(segment, network, plan, project.image(scan), spacing, device, layout=layout)
-        kept = partial(keep_probabilities, project, run, scan, ids[1:].tolist(), plan.work_axes, look, emit)
-        labels = kept() if probabilities else look()
-        path = project.save_prediction(run.id, scan, ids[labels])
+        look = partial(trained.labels, project, scan)
+        classes, axes = trained.ids[1:].tolist(), trained.plan.work_axes
+        kept = partial(keep_probabilities, project, run, scan, classes, axes, look, emit)
+        path = project.save_prediction(run.id, scan, kept() if probabilities else look())
         emit(Preview(scan, str(path)))
         emit(Progress("prediction", (number + 1) / len(scans), number + 1))
         done.append(scan)
     return done
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A fine-tuned network on its device, with all that its checkpoint says of how to use it."""
+
+    network: Network
+    plan: Plan
+    layout: Layout | None
+    ids: np.ndarray
+    """Ids of its classes, the background's 0 first."""
+    device: torch.device
+
+    @classmethod
+    def of(cls, path: Path, name: str, device_name: str) -> Trained:
+        """From a checkpoint, or what a training kept on its way.
+
+        Raises UserError ("not-finetuned") where it is none of a fine-tuning; it calls the weights `name`.
+        """
+        device = devices.choose(device_name)
+        network, plan, card = load_network(path)
+        if card["kind"] != "finetune":
+            raise UserError(
+                f"{name} is a pre-training and knows no classes; fine-tune it first, then predict.",
+                code="not-finetuned",
+            )
+        ids = np.array([0, *(each["id"] for each in card["classes"])], np.uint8)
+        return cls(network.to(device), plan, read_layout(path, device), ids, device)
+
+    def labels(
+        self, project: Project, scan: str, keep: Callable[[np.ndarray], None] | None = None
+    ) -> np.ndarray:
+        """Class ids (Z, Y, X) of a scan; `keep` as `segment` has it."""
+        spacing, image = project.scans[scan].geometry.spacing_mm, project.image(scan)
+        found = segment(self.network, self.plan, image, spacing, self.device, keep, self.layout)
+        return np.asarray(self.ids[found])
 
 
 def segment(
@@ -201,23 +229,6 @@ def _scores(network: Network, plan: Plan, image: Tensor) -> Tensor:
     return scores.float().softmax(1)
 
 
-def slab_of(work: np.ndarray | Tensor, low: int, high: int, device: torch.device) -> Tensor:
-    """Slices low..high - 1 as float32 on the device."""
-    if isinstance(work, Tensor):
-        return work[low:high].to(device, torch.float32)
-    return torch.from_numpy(np.ascontiguousarray(work[low:high], dtype=np.float32)).to(device)
-
-
-def neighbouring_slices(
-    work: np.ndarray | Tensor, first: int, last: int, context: int, device: torch.device
-) -> Tensor:
-    """Slices first..last - 1 with their neighbours as channels, (n, context, rows, columns) float32."""
-    offsets = np.arange(context) - context // 2
-    chosen = (np.arange(first, last)[:, None] + offsets).clip(0, len(work) - 1)
-    low, high = int(chosen.min()), int(chosen.max()) + 1
-    return slab_of(work, low, high, device)[torch.from_numpy(chosen - low).to(device)]
-
-
 def _smoothed(scores: Tensor, spacing: Sequence[float]) -> Tensor:
     """Scores (n, K, rows, columns) blended with those of the slices before and after.
 
@@ -229,14 +240,6 @@ def _smoothed(scores: Tensor, spacing: Sequence[float]) -> Tensor:
     before = torch.cat([scores[:1], scores[:-1]])
     after = torch.cat([scores[1:], scores[-1:]])
     return (scores + side * (before + after)) / (1 + 2 * side)
-
-
-def working_size(shape: Sequence[int], spacing: Sequence[float], wanted: Sequence[float]) -> tuple[int, ...]:
-    """Voxels along each axis on the plan's grid; sizes that differ by under 5 % are left alone."""
-    return tuple(
-        length if not target or abs(own / target - 1) < 0.05 else max(1, round(length * own / target))
-        for length, own, target in zip(shape, spacing, wanted, strict=True)
-    )
 
 
 def _slices_2d(
