@@ -10,19 +10,24 @@ from pathlib import Path
 
 import pytest
 from medssl.config import PretrainJob, write_job
-from medssl.events import Done, Event, Failed, Progress, Started, from_line
+from medssl.events import Done, Event, Failed, Progress, SliceInView, Started, from_line
 
 HARNESS = """
 import os, sys, time, types
 from pathlib import Path
 from medssl import child
 from medssl.errors import UserError
-from medssl.events import Done, Progress, Started
+from medssl.events import Done, Notice, Progress, Started
 
 {body}
 
+def given(job, emit, should_stop, in_view):
+    names = run.__code__.co_varnames[: run.__code__.co_argcount]
+    return run(job, emit, should_stop, *[in_view] * (len(names) - 3))
+
 sys.modules["medssl.engine"] = stand_in = types.ModuleType("medssl.engine")
-stand_in.run = run
+stand_in.run = given
+stand_in.load = lambda: print("loaded")
 import medssl
 medssl.engine = stand_in
 sys.exit(child.run(Path(sys.argv[1])))
@@ -35,8 +40,8 @@ def job_file(tmp_path: Path) -> Path:
     return tmp_path / "job.json"
 
 
-def start(body: str, job_file: Path) -> subprocess.Popen[str]:
-    """A child whose engine is `body`, which defines run(job, emit, should_stop)."""
+def start(body: str, job_file: Path | str) -> subprocess.Popen[str]:
+    """A child whose engine is `body`, which defines run(job, emit, should_stop) or run(..., in_view)."""
     program = HARNESS.format(body=textwrap.dedent(body))
     return subprocess.Popen(
         [sys.executable, "-u", "-c", program, str(job_file)],
@@ -178,3 +183,87 @@ def test_a_parent_that_is_gone_stops_the_job_without_a_defect(job_file: Path) ->
     child.wait(timeout=60)
     assert (job_file.parent / "checkpoint").exists()
     assert child.returncode == 0
+
+
+# --- the slice on the screen -------------------------------------------------------------------------
+
+SHOWING = """
+def run(job, emit, should_stop, in_view):
+    emit(Started(run="0001-finetune-random"))
+    said = None
+    while not should_stop():
+        if in_view() != said:
+            said = in_view()
+            emit(Notice(said.to_line()))
+        time.sleep(0.01)
+    return {"shown": in_view().to_line() if in_view() else ""}
+"""
+
+
+def test_a_show_line_says_which_slice_is_on_the_screen(job_file: Path) -> None:
+    child = start(SHOWING, job_file)
+    assert child.stdin is not None and child.stdout is not None
+    for index in (3, 40):
+        child.stdin.write(SliceInView("a scan, ü", 0, index).to_line() + "\n")
+        child.stdin.flush()
+        while f'\\"index\\": {index}' not in child.stdout.readline():
+            pass
+    events, _, code = finish(child, "stop\n")
+    assert events[-1] == Done(stopped=True, result={"shown": SliceInView("a scan, ü", 0, 40).to_line()})
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "show",
+        "show {",
+        "show null",
+        'show {"scan": "a", "axis": 0}',
+        'show {"scan": "a", "axis": 0, "index": "4"}',
+        'show {"scan": "a", "axis": 0, "index": 4, "more": 1}',
+        "show " + "[" * 100_000,
+        "halt",
+        "stop now",
+        "\x00\xff" * 10,
+        "",
+    ],
+)
+def test_damaged_and_unknown_lines_are_ignored(job_file: Path, line: str) -> None:
+    good = SliceInView("a", 1, 7)
+    events, log, code = finish(start(SHOWING, job_file), f"{good.to_line()}\n{line}\nstop\n")
+    assert events[-1] == Done(stopped=True, result={"shown": good.to_line()})
+    assert "Traceback" not in log
+    assert code == 0
+
+
+# --- a child that waits for its job --------------------------------------------------------------------
+
+
+def test_a_child_that_was_started_ahead_loads_the_engine_and_is_given_its_job(
+    job_file: Path,
+) -> None:
+    child = start(SHOWING, "-")
+    assert child.stdin is not None and child.stdout is not None and child.stderr is not None
+    assert child.stderr.readline() == "loaded\n"
+    assert child.poll() is None
+    child.stdin.write(f"job {job_file}\n{SliceInView('a', 0, 1).to_line()}\n")
+    child.stdin.flush()
+    assert "started" in child.stdout.readline()
+    assert "show" in child.stdout.readline()
+    events, _, code = finish(child, "stop\n")
+    assert events == [Done(stopped=True, result={"shown": SliceInView("a", 0, 1).to_line()})]
+    assert code == 0
+
+
+@pytest.mark.parametrize("said", [None, "stop\n", "show {}\nstop\n"])
+def test_a_child_that_gets_no_job_ends_in_silence(said: str | None) -> None:
+    events, log, code = finish(start(WAITING, "-"), said)
+    assert (events, log, code) == ([], "loaded\n", 0)
+
+
+def test_a_job_file_that_is_missing_fails_though_the_child_waited_for_it(tmp_path: Path) -> None:
+    events, _, code = finish(start(WAITING, "-"), f"job {tmp_path / 'none.json'}\n")
+    assert isinstance(events[-1], Failed)
+    assert "none.json does not exist" in events[-1].text
+    assert code == 1

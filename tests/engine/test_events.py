@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 
+import numpy as np
 import pytest
 from medssl.errors import UserError
 from medssl.events import (
@@ -16,6 +17,8 @@ from medssl.events import (
     Notice,
     Preview,
     Progress,
+    SliceInView,
+    SlicePreview,
     Started,
     from_line,
     to_line,
@@ -27,6 +30,7 @@ EVENTS: list[Event] = [
     Progress("train", 0.0),
     Metric(3, {"loss": 0.7, "dice": 0.8}),
     Preview("scan", "/tmp/with space.npz"),
+    SlicePreview.of(SliceInView("scan", 0, 4), np.eye(3, 5, dtype=np.uint8)),
     Checkpoint(100, "runs/0001-pretrain-pgl/checkpoint.safetensors"),
     Notice("Zwei Zeilen:\nund \u2028 Ümläute"),
     Done(True, {"run": "0001-pretrain-pgl"}),
@@ -80,3 +84,29 @@ def test_anything_else_is_refused(line: str) -> None:
         from_line(line)
     assert error.value.code == "bad-event"
     assert len(str(error.value)) < 300
+
+
+def test_the_labels_of_a_slice_preview_come_back() -> None:
+    labels = np.random.default_rng(0).integers(0, 255, (7, 11)).astype(np.uint8)
+    event = from_line(to_line(SlicePreview.of(SliceInView("scan", 2, 4), labels)))
+    assert isinstance(event, SlicePreview)
+    assert (event.scan, event.axis, event.index) == ("scan", 2, 4)
+    assert np.array_equal(event.labels(), labels)
+
+
+def test_a_slice_preview_of_a_large_scan_is_a_short_line() -> None:
+    rows, columns = np.ogrid[:512, :512]
+    disc = ((rows - 256) ** 2 + (columns - 256) ** 2 < 90**2).astype(np.uint8)
+    assert len(to_line(SlicePreview.of(SliceInView("scan", 0, 4), disc))) < 8_000
+
+
+@pytest.mark.parametrize("packed", ["", "????", "AAAA", "abc"])
+def test_a_damaged_slice_preview_is_refused_when_it_is_looked_at(packed: str) -> None:
+    with pytest.raises(UserError, match="damaged"):
+        SlicePreview("scan", 0, 4, (3, 5), packed).labels()
+
+
+def test_the_slice_on_the_screen_is_a_line() -> None:
+    place = SliceInView("a scan, ü", 1, 12)
+    assert place.to_line().isascii()
+    assert SliceInView.from_line(place.to_line() + "\n") == place

@@ -2,17 +2,23 @@
 
 Up, on standard output: one event line each (medssl.events), first `started`, last `done` or `failed`.
 Down, on standard input: a line "stop", or its end, ends the job after the running step with a checkpoint,
-so that no orphan keeps the GPU. Standard error is a log for people. Exit code 0 after `done`, 1 after
-`failed`.
+so that no orphan keeps the GPU; a line "show {...}" says which slice is on the screen (events.SliceInView).
+Other lines are ignored. Standard error is a log for people. Exit code 0 after `done`, 1 after `failed`.
+
+With "-" for a job file the engine loads what a training needs and waits for a line "job PATH" before anything
+else: the viewer starts such a child ahead, so that the job does not wait for torch. Without one it ends in
+silence, with exit code 0.
 """
 
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -23,22 +29,32 @@ POLITENESS = 10
 """How far the engine steps back where it shares a core with the viewer: whoever paints does not wait."""
 
 
+LATER = Path("-")
+"""In place of a job file: which one it is will be said on standard input."""
+
+
 def run(job_path: Path) -> int:
     """Run a job file under the protocol above and return the exit code."""
     channel = take_standard_output()
     if hasattr(os, "nice"):  # Windows has none
         os.nice(POLITENESS)
-    stop = threading.Event()
-    signal.signal(signal.SIGINT, lambda *_: stop.set())
-    threading.Thread(target=_listen, args=(stop,), daemon=True).start()
-    reporter = Reporter(channel, stop)
+    told = Told()
+    signal.signal(signal.SIGINT, lambda *_: told.end())
+    threading.Thread(target=told.listen, daemon=True).start()
+    reporter = Reporter(channel, told.stop)
     try:
         from medssl import config, engine
 
+        if job_path == LATER:
+            engine.load()
+            named = told.job()
+            if named is None:
+                return 0
+            job_path = named
         job = config.read_job(job_path)
         reporter.project = Path(job.project)
-        result = engine.run(job, reporter.emit, stop.is_set)
-        reporter.finish(events.Done(stopped=stop.is_set(), result=result))
+        result = engine.run(job, reporter.emit, told.stop.is_set, told.in_view)
+        reporter.finish(events.Done(stopped=told.stop.is_set(), result=result))
         return 0
     except UserError as error:
         reporter.finish(events.Failed(code=error.code, text=str(error)))
@@ -98,18 +114,51 @@ class Reporter:
         )
 
 
-def _listen(stop: threading.Event) -> None:
-    """Set `stop` at a line "stop" or at the end of standard input.
+class Told:
+    """What comes down on standard input: a thread listens, the job asks."""
 
-    Reads the descriptor itself: a thread that is blocked inside sys.stdin's buffer cannot be left alone
-    at the interpreter's end.
-    """
-    waiting = b""
-    while not stop.is_set():
-        try:
-            received = os.read(0, 4096)
-        except OSError:
-            received = b""
-        *lines, waiting = (waiting + received).split(b"\n")
-        if not received or any(line.strip() == b"stop" for line in lines):
-            stop.set()
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self._in_view: events.SliceInView | None = None
+        self._jobs: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
+
+    def in_view(self) -> events.SliceInView | None:
+        """The slice on the screen, None while that is not known."""
+        return self._in_view
+
+    def job(self) -> Path | None:
+        """Wait for the job file; None if there will be none."""
+        return self._jobs.get()
+
+    def end(self) -> None:
+        """The job ends after the running step, or is not awaited any more."""
+        self.stop.set()
+        self._jobs.put(None)
+
+    def listen(self) -> None:
+        """Take in lines until one says "stop", or to the end of standard input.
+
+        Reads the descriptor itself: a thread that is blocked inside sys.stdin's buffer cannot be left alone
+        at the interpreter's end.
+        """
+        waiting = b""
+        while not self.stop.is_set():
+            try:
+                received = os.read(0, 4096)
+            except OSError:
+                received = b""
+            *lines, waiting = (waiting + received).split(b"\n")
+            for line in lines:
+                self._take(line.decode("utf-8", "replace").strip())
+            if not received:
+                self.end()
+
+    def _take(self, line: str) -> None:
+        word, _, rest = line.partition(" ")
+        if line == "stop":
+            self.end()
+        elif word == "job" and rest:
+            self._jobs.put(Path(rest))
+        elif word == "show":
+            with suppress(UserError):
+                self._in_view = events.SliceInView.from_line(line)

@@ -21,18 +21,30 @@ from medssl.config import (
     TrainingJob,
 )
 from medssl.errors import UserError
-from medssl.events import Done, Emit, Event, to_line
+from medssl.events import Done, Emit, Event, SliceInView, SlicePreview, to_line
 from medssl.files import remove_unfinished
 from medssl.projects.project import Project, Run
 from medssl.projects.runs import refuse_collapsed
 from medssl.shipped import RANDOM
 
+InView = Callable[[], SliceInView | None]
 
-def run(job: Job, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]:
+
+def load() -> None:
+    """Import what a training needs, before there is one: it takes seconds."""
+    from medssl.finetuning import finetune  # noqa: F401
+    from medssl.pretraining import pretrain  # noqa: F401
+    from medssl.results import predict  # noqa: F401
+
+
+def run(
+    job: Job, emit: Emit, should_stop: Callable[[], bool], in_view: InView | None = None
+) -> dict[str, Any]:
     """Carry out a job; returns the result that its Done event carries too.
 
-    emit: gets every event, Started first and Done last; they are also kept in the run's events.jsonl.
-    should_stop: asked after every step.
+    emit: gets every event, Started first and Done last; they are also kept in the run's events.jsonl, but for
+    previews of slices. should_stop: asked after every step. in_view: asked during a fine-tuning for the slice
+    on the screen, of which it then emits previews; without it there are none.
 
     Raises UserError for whatever the user can put right; the caller makes a Failed event of it.
     """
@@ -42,7 +54,7 @@ def run(job: Job, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]
 
     try:
         if isinstance(job, TrainingJob):
-            return _train(project, job, emit, should_stop)
+            return _train(project, job, emit, should_stop, in_view)
         return _use(project, job, emit, should_stop)
     except (RuntimeError, MemoryError) as error:
         if not devices.out_of_memory(error):
@@ -83,7 +95,9 @@ def _use(project: Project, job: Job, emit: Emit, should_stop: Callable[[], bool]
     return result
 
 
-def _train(project: Project, job: TrainingJob, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]:
+def _train(
+    project: Project, job: TrainingJob, emit: Emit, should_stop: Callable[[], bool], in_view: InView | None
+) -> dict[str, Any]:
     """Pre-train or fine-tune in a run folder of its own, or go on with the run that `job.resume` names."""
     from medssl.finetuning.finetune import check_annotations, finetune
     from medssl.pretraining.pretrain import pretrain
@@ -112,7 +126,7 @@ def _train(project: Project, job: TrainingJob, emit: Emit, should_stop: Callable
         result = pretrain(project, chosen, job, say, should_stop, stored)
     else:
         assert isinstance(job, FinetuneJob)
-        result = finetune(project, chosen, job, say, should_stop, stored)
+        result = finetune(project, chosen, job, say, should_stop, stored, in_view)
         # A stopped training predicts too: whoever stops wants to see what there is.
         predict_scans(project, chosen, job.predict_scans, job.device, say, lambda: False)
     say(Done(bool(result["stopped"]), result))
@@ -120,12 +134,13 @@ def _train(project: Project, job: TrainingJob, emit: Emit, should_stop: Callable
 
 
 def _kept(emit: Emit, path: Path) -> Emit:
-    """An Emit that also adds each event to the file at `path`."""
+    """An Emit that also adds each event to the file at `path`, but for previews of slices."""
 
     def say(event: Event) -> None:
-        # A log that a full disk cut short is no reason to end a training; its checkpoints will say so.
-        with suppress(OSError), path.open("a", encoding="utf-8") as log:
-            log.write(to_line(event) + "\n")
+        if not isinstance(event, SlicePreview):
+            # A log that a full disk cut short is no reason to end a training; its checkpoints will say so.
+            with suppress(OSError), path.open("a", encoding="utf-8") as log:
+                log.write(to_line(event) + "\n")
         emit(event)
 
     return say

@@ -1,20 +1,49 @@
 """What a job says while it runs: one JSON object a line, from the engine up to whoever started it.
 
 The same events drive the viewer (read from the child's standard output), the command line (drawn by
-rich) and `events.jsonl` in the run's folder.
+rich) and `events.jsonl` in the run's folder. What a job is told meanwhile (`SliceInView`) goes the other way.
 """
 
 from __future__ import annotations
 
+import base64
 import json
+import zlib
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from medssl.config import from_json
 from medssl.errors import UserError
+
+
+@dataclass(frozen=True)
+class SliceInView:
+    """The slice on the screen. Told to a job, as a line `show {...}` on its standard input."""
+
+    scan: str
+    axis: int
+    """Canonical: 0 axial, 1 coronal, 2 sagittal."""
+    index: int
+
+    def to_line(self) -> str:
+        """The line, without the newline."""
+        return "show " + json.dumps(asdict(self))
+
+    @classmethod
+    def from_line(cls, line: str) -> SliceInView:
+        """The slice of a line. Raises UserError ("bad-line") for any other line."""
+        word, _, rest = line.strip().partition(" ")
+        try:
+            if word == "show":
+                return from_json(cls, json.loads(rest), "The line")
+        except (ValueError, RecursionError, UserError):
+            pass
+        raise UserError(f"{line[:80]!r} shows no slice; write show and its JSON.", code="bad-line")
 
 
 @dataclass(frozen=True)
@@ -53,6 +82,39 @@ class Preview:
 
 
 @dataclass(frozen=True)
+class SlicePreview:
+    """The labels of one slice so far, from a training that goes on; not kept in `events.jsonl`.
+
+    `packed` are the class ids, uint8 (rows, columns) in canonical order, as zlib and base64 make them:
+    `of` and `labels` are the two ways.
+    """
+
+    scan: str
+    axis: int
+    index: int
+    shape: tuple[int, int]
+    packed: str
+
+    @classmethod
+    def of(cls, place: SliceInView, labels: np.ndarray) -> SlicePreview:
+        """The event for a slice with these class ids."""
+        rows, columns = labels.shape
+        packed = base64.b64encode(zlib.compress(np.ascontiguousarray(labels, np.uint8).tobytes(), 1))
+        return cls(place.scan, place.axis, place.index, (rows, columns), packed.decode("ascii"))
+
+    def labels(self) -> np.ndarray:
+        """Class ids, uint8 (rows, columns). Raises UserError ("bad-event") where they are damaged."""
+        try:
+            flat = np.frombuffer(zlib.decompress(base64.b64decode(self.packed)), np.uint8)
+            return flat.reshape(self.shape)
+        except (ValueError, zlib.error) as error:
+            raise UserError(
+                f"The preview of slice {self.index} of {self.scan} is damaged; wait for the next one.",
+                code="bad-event",
+            ) from error
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """From here the job can be resumed."""
 
@@ -83,12 +145,12 @@ class Failed:
     text: str
 
 
-Event = Started | Progress | Metric | Preview | Checkpoint | Notice | Done | Failed
+Event = Started | Progress | Metric | Preview | SlicePreview | Checkpoint | Notice | Done | Failed
 Emit = Callable[[Event], None]
 
 _KINDS: dict[str, type] = {
     kind.__name__.lower(): kind
-    for kind in (Started, Progress, Metric, Preview, Checkpoint, Notice, Done, Failed)
+    for kind in (Started, Progress, Metric, Preview, SlicePreview, Checkpoint, Notice, Done, Failed)
 }
 
 

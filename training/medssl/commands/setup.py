@@ -86,13 +86,21 @@ def _add(project: Project, paths: list[Path], hold_out: list[str], screen: Conso
 
 
 def run(
-    job: Annotated[Path, typer.Argument(metavar="JOB", show_default=False, help="Job file (JSON).")],
+    job: Annotated[
+        Path,
+        typer.Argument(
+            metavar="JOB",
+            show_default=False,
+            help='Job file (JSON); "-" waits for its name on standard input.',
+        ),
+    ],
 ) -> None:
     """Run a job file for another program: events as JSON lines on standard output.
 
     A line "stop" on standard input, or its end, stops the job after the
-    running step with a checkpoint. This is how the viewer runs the engine;
-    for people there are the other commands.
+    running step with a checkpoint; `show {"scan": ..., "axis": ..., "index": ...}`
+    asks for previews of that slice. This is how the viewer runs the
+    engine; for people there are the other commands.
     """
     from medssl import child
 

@@ -12,11 +12,12 @@ from torch import Generator
 from medssl import config, devices
 from medssl.config import FinetuneJob, Plan
 from medssl.errors import UserError
-from medssl.events import Emit, Notice, Started
+from medssl.events import Emit, Notice, SliceInView, Started
 from medssl.finetuning import semi
 from medssl.finetuning.filled import FilledIn
 from medssl.finetuning.finetune_step import Finetuning
 from medssl.finetuning.held_slice import Watch, hold_back
+from medssl.finetuning.live_preview import LivePreview
 from medssl.finetuning.neighbours import Neighbours
 from medssl.finetuning.partial import seen_from
 from medssl.finetuning.self_training import NAMED
@@ -36,8 +37,11 @@ def finetune(
     emit: Emit,
     should_stop: Callable[[], bool],
     resume: Stored | None = None,
+    in_view: Callable[[], SliceInView | None] | None = None,
 ) -> dict[str, Any]:
     """Train on the project's annotations; the checkpoint in the run's folder is the result.
+
+    in_view: the slice on the screen, of which there are previews meanwhile (live_preview.py).
 
     Raises UserError ("no-annotation", "no-classes", "one-class", ...) before the first step.
     """
@@ -49,6 +53,8 @@ def finetune(
     torch.set_num_threads(plan.threads)
     emit(Started(run.id, config.to_json(plan), reasons))
     loop_settings, task = make_task(project, job, plan, device, emit, start, resume)
+    if in_view is not None:
+        task.live = LivePreview(project, classes, device, emit, in_view)
     card: dict[str, Any] = {
         "kind": "finetune",
         "plan": config.to_json(task.plan),

@@ -19,6 +19,7 @@ from medssl.config import Plan
 from medssl.finetuning.filled import FilledIn
 from medssl.finetuning.first_head import fit_head
 from medssl.finetuning.held_slice import Watch
+from medssl.finetuning.live_preview import LivePreview
 from medssl.finetuning.neighbours import Neighbours
 from medssl.finetuning.partial import AnnotatedVoxels, Seen, Settings, partial_loss, sample_annotated
 from medssl.finetuning.pasting import paste
@@ -68,6 +69,7 @@ class Finetuning:
         self.modules = nn.ModuleDict({"network": network, "average": average, "terms": self.terms})
         if rounds is not None:
             self.modules["rounds"] = rounds
+        self.live: LivePreview | None = None
         self.steps = 0
 
     def fit_head(self, generator: Generator) -> None:
@@ -92,6 +94,8 @@ class Finetuning:
 
         Among the numbers is the Dice of the slice that is held back, now and then.
         """
+        if self.live is not None:
+            self.live.look_when_due(self.average, self.plan)
         seen = self.watch.look_when_due(self.average, fraction) if self.watch else {}
         loss, numbers = self._loss(generator, fraction)
         if self.fill is not None:

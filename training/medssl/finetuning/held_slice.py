@@ -84,10 +84,8 @@ def hold_back(
         emit(Notice(f"No slice is held back: {why}."))
         return pool, None
     scan, index = place
-    radius = plan.patch_vox[0] // 2 + 1  # in 2.5D one more than the network sees: scores are smoothed
-    if plan.dims == 3:
-        radius = math.ceil(plan.patch_vox[0] * plan.spacing_mm[0] / pool.spacing_mm[scan][0])
-    first, last = max(0, index - radius), min(len(pool.images[scan]), index + radius + 1)
+    around = radius(plan, pool.spacing_mm[scan])
+    first, last = max(0, index - around), min(len(pool.images[scan]), index + around + 1)
     targets = list(pool.targets)
     held = HeldSlice(
         pool.ids[scan],
@@ -101,6 +99,13 @@ def hold_back(
     targets[scan][index] = IGNORE
     emit(Notice(f"{_name(held, plan)} is held back: nothing is learned from it, and its Dice is shown."))
     return replace(pool, targets=tuple(targets)), held
+
+
+def radius(plan: Plan, spacing_mm: Sequence[float]) -> int:
+    """Slices on both sides of one that segmenting it takes, in a scan of this spacing in work order."""
+    if plan.dims == 3:
+        return math.ceil(plan.patch_vox[0] * plan.spacing_mm[0] / spacing_mm[0])
+    return plan.patch_vox[0] // 2 + 1  # one more than the network sees: scores are smoothed
 
 
 def slices_that_show(pool: Pool) -> list[tuple[int, int, frozenset[int]]]:
