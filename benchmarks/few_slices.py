@@ -2,6 +2,7 @@
 
     run    runs the cells (data set x method x slices x seed) that have no line yet, and adds a line for each
     draw   makes the table and the curves of all lines
+    early  what a start is worth when little time has passed (benchmarks/early.py)
 
 The protocol is that of medssl.evidence.study: test scans take part in nothing, the seed draws two of the
 others, a simulated annotator completes axial slices on them, and every method gets the same minutes of
@@ -19,44 +20,26 @@ import os
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from few_slices_data import DATASETS, Source, open_dataset
 from few_slices_page import draw
 from medssl.commands.options import settings_from
 from medssl.commands.terminal import Drawing, console, stop_on_interrupt, worker
 from medssl.config import FinetuneJob
 from medssl.errors import UserError
-from medssl.events import Emit, Progress
 from medssl.evidence import cells, trial
 from medssl.evidence.cells import Cell, Failure
-from medssl.evidence.dataset import TEST_EVERY, read_dataset
-from medssl.evidence.study import PRETRAIN_SHARE, RANDOM, Combination, Material, Settings, assign, gather
+from medssl.evidence.study import ALL, PRETRAIN_SHARE, RANDOM, SHAPES, Combination, Material, Settings, assign
 from medssl.evidence.trial import Stopped, Work
 from medssl.methods import METHODS
-from medssl.projects.project import Project, is_project
+from medssl.projects.project import Project
 from peers import PEERS, Bench
 
 LINES = Path(__file__).parents[1] / "docs" / "benchmarks" / "few_slices.jsonl"
-
-
-@dataclass(frozen=True)
-class Source:
-    """A data set of the grid."""
-
-    folder: str
-    """Under --data, in MSD layout."""
-    test_every: int = TEST_EVERY
-    """Every so many of the sorted labelled scans is a test scan."""
-
-
-DATASETS = {
-    "hippocampus": Source("Task04_Hippocampus"),
-    "ct": Source("HeadNeckCT_OpenKBP", test_every=3),
-    "prostate": Source("ProstateMR_DeepReg"),
-}
 
 
 @dataclass(frozen=True)
@@ -65,7 +48,8 @@ class Grid:
     compared as far as it went."""
 
     data: Path
-    datasets: tuple[str, ...]
+    sources: Mapping[str, Source]
+    """Those that are wanted, by name."""
     methods: tuple[str, ...]
     slices: tuple[int, ...]
     seeds: tuple[int, ...]
@@ -90,7 +74,8 @@ def settings_for(method: str, settings: Settings) -> Settings:
     """The settings that concern the method: to peers our recipes are nothing."""
     if method not in PEERS:
         return settings.concerning(method)
-    return Settings(settings.slices, settings.minutes, settings.device, settings.judge, 0.0, 0.0, "", "")
+    nothing: dict[str, Any] = {"pretrain_recipe": "", "finetune_recipe": "", "pretrain": {}, "finetune": {}}
+    return replace(settings, pretrain_share=0.0, pretrain_minutes=0.0, **nothing)
 
 
 def run(grid: Grid) -> None:
@@ -98,17 +83,18 @@ def run(grid: Grid) -> None:
     screen = console()
     with stop_on_interrupt(screen) as should_stop:
         work = worker(screen, should_stop)
-        for name in grid.datasets:
+        for name, source in grid.sources.items():
             missing = [each for each in grid.cells(name) if not _finished(grid, name, *each)]
             screen.print(f"[bold]{name}: {len(missing)} cells to run")
             if not missing:
                 continue
             with Drawing(screen) as drawing:
-                material = open_dataset(grid.data, name, grid.work, drawing.emit)
+                material = open_dataset(grid.data, name, grid.work, drawing.emit, source)
             for method, seed, settings in missing:
                 if _finished(grid, name, method, seed, settings):  # by another runner, meanwhile
                     continue
-                screen.print(f"\n[bold]{name}, {method}, {settings.slices} slices, seed {seed}")
+                amount = "all" if settings.slices == ALL else settings.slices
+                screen.print(f"\n[bold]{name}, {method}, {amount} slices, seed {seed}")
                 try:
                     folder = grid.peers_folder(name, method, seed, settings.slices)
                     bench = Bench(folder, grid.nnunet_env, should_stop, grid.mirroring)
@@ -137,18 +123,6 @@ def run_cell(
         return Failure.of(material.dataset.name, method, seed, asdict(settings), error)
 
 
-def open_dataset(data: Path, name: str, work: Path, emit: Emit) -> Material:
-    """The data set's project in the work folder, made where it is missing.
-
-    Raises UserError ("missing", ...) where the scans are not there.
-    """
-    source = DATASETS[name]
-    dataset = replace(read_dataset(data / source.folder), name=name)
-    root = work / name
-    project = Project.open(root) if is_project(root) else Project.create(root, dataset.classes)
-    return gather(project, dataset, lambda done: emit(Progress("reading scans", done)), source.test_every)
-
-
 def forget_weights(project: Project, line: Cell | Failure) -> None:
     """Delete the checkpoints of a finished cell: hundreds of cells would fill the disk.
 
@@ -156,7 +130,8 @@ def forget_weights(project: Project, line: Cell | Failure) -> None:
     """
     for phase, run_id in line.runs.items() if isinstance(line, Cell) else ():
         if phase != "pretrain" or not line.settings["pretrain_minutes"]:
-            (project.root / "runs" / run_id / "checkpoint.safetensors").unlink(missing_ok=True)
+            for path in (project.root / "runs" / run_id).glob("*.safetensors"):
+                path.unlink()
 
 
 def _finished(grid: Grid, dataset: str, method: str, seed: int, settings: Settings) -> bool:
@@ -165,15 +140,28 @@ def _finished(grid: Grid, dataset: str, method: str, seed: int, settings: Settin
 
 
 def arguments() -> argparse.ArgumentParser:
-    """What the command line takes."""
+    """What the command line takes; after the word "early", benchmarks/early.py says that."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
     runner = commands.add_parser("run", help="run the cells that have no line yet")
+    add_options(runner)
+    add = runner.add_argument
+    add("--minutes", type=float, default=10.0, help="training time of a cell, pre-training included")
+    add("--pretrain-share", type=float, default=PRETRAIN_SHARE, help="of a cell's time, for pre-training")
+    drawer = commands.add_parser("draw", help="make the table and the curves")
+    several = "file of JSON lines; may be given several times"
+    drawer.add_argument("--out", type=Path, action="append", help=several)
+    drawer.add_argument("--page", type=Path, default=LINES.with_suffix(".md"), help="where the table goes")
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What all grids take."""
     methods = f"weights or weights:semi (pgl, pgl:none, ...), or a peer: {', '.join(PEERS)}"
     beside = Path(__file__).parents[2] / "shared" / "data"
-    add = runner.add_argument
+    add = parser.add_argument
     add(
         "--data", type=Path, default=Path(os.environ.get("MEDSSL_DATA") or beside), help="folder of data sets"
     )
@@ -184,8 +172,6 @@ def arguments() -> argparse.ArgumentParser:
     add("--no-mirroring", action="store_true", help=mirrored)
     add("--slices", default="10", help="annotated slices in all, on two scans")
     add("--seeds", default="0,1,2")
-    add("--minutes", type=float, default=10.0, help="training time of a cell, pre-training included")
-    add("--pretrain-share", type=float, default=PRETRAIN_SHARE, help="of a cell's time, for pre-training")
     while_painting = "minutes of pre-training on top, once for all seeds, instead of a share"
     add("--pretrain-minutes", type=float, default=0.0, help=while_painting)
     add("--pretrain-recipe", default="quick")
@@ -198,34 +184,33 @@ def arguments() -> argparse.ArgumentParser:
     add("--out", type=Path, default=LINES, help="file of JSON lines")
     add("--work", type=Path, required=True, help="scratch folder for projects, one for each runner")
     add("--keep", action="store_true", help="keep the weights of finished cells")
-    drawer = commands.add_parser("draw", help="make the table and the curves")
-    several = "file of JSON lines; may be given several times"
-    drawer.add_argument("--out", type=Path, action="append", help=several)
-    drawer.add_argument("--page", type=Path, default=LINES.with_suffix(".md"), help="where the table goes")
-    return parser
 
 
-def grid_of(options: argparse.Namespace) -> Grid:
-    """The grid that the command line asks for.
+def grid_of(
+    options: argparse.Namespace,
+    sources: Mapping[str, Source] = DATASETS,
+    kind: type[Settings] = Settings,
+    **more: Any,
+) -> Grid:
+    """The grid that the command line asks for; `kind` of settings may take `more`.
 
     Raises UserError ("no-dataset", "no-method", "bad-setting", "no-device").
     """
     from medssl import devices
 
-    datasets = _names(options.datasets)
+    datasets = names_in(options.datasets)
     for name in datasets:
-        if name not in DATASETS:
+        if name not in sources:
             raise UserError(
-                f"There is no data set {name!r} here; choose of {', '.join(DATASETS)}.", code="no-dataset"
+                f"There is no data set {name!r} here; choose of {', '.join(sources)}.", code="no-dataset"
             )
-    methods = tuple(dict.fromkeys(canonical(method) for method in _names(options.methods)))
     return Grid(
         data=options.data,
-        datasets=datasets,
-        methods=methods,
-        slices=tuple(map(int, _names(options.slices))),
-        seeds=tuple(map(int, _names(options.seeds))),
-        settings=Settings(
+        sources={name: sources[name] for name in datasets},
+        methods=tuple(dict.fromkeys(canonical(method) for method in names_in(options.methods))),
+        slices=tuple(ALL if each == "all" else int(each) for each in names_in(options.slices)),
+        seeds=tuple(map(int, names_in(options.seeds))),
+        settings=kind(
             slices=0,  # each cell has its own
             minutes=options.minutes,
             device=devices.choose(options.device).type,
@@ -235,6 +220,7 @@ def grid_of(options: argparse.Namespace) -> Grid:
             pretrain_recipe=options.pretrain_recipe,
             finetune_recipe=options.finetune_recipe,
             **overrides_of(options.overrides),
+            **more,
         ),
         out=options.out,
         work=options.work,
@@ -252,8 +238,8 @@ def canonical(method: str) -> str:
     if method in PEERS:
         return method
     known = Combination.of(method)
-    if known.weights not in (RANDOM, *METHODS):
-        names = ", ".join([RANDOM, *METHODS, *PEERS])
+    if known.pretraining not in (None, *METHODS):
+        names = ", ".join([RANDOM, SHAPES, *METHODS, *PEERS])
         raise UserError(f"There is no method {known.weights!r}; choose of {names}.", code="no-method")
     return known.weights if known.semi in (None, FinetuneJob.semi) else f"{known.weights}:{known.semi}"
 
@@ -274,7 +260,8 @@ def overrides_of(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
     return phases
 
 
-def _names(text: str) -> tuple[str, ...]:
+def names_in(text: str) -> tuple[str, ...]:
+    """What stands between commas, each once."""
     return tuple(dict.fromkeys(each.strip() for each in text.split(",") if each.strip()))
 
 
@@ -282,6 +269,10 @@ def main() -> None:
     """Run or draw."""
     # As an exception, so that a peer's own process ends with this one.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    if sys.argv[1:2] == ["early"]:
+        from early import main as early
+
+        return early(sys.argv[2:])
     options = arguments().parse_args()
     try:
         if options.command == "draw":

@@ -3,8 +3,8 @@
 It runs in an environment of its own, which is made where it is missing, and is called by its own commands but
 for training, which `nnunet_train.py` ends after the minutes that every method has. Planning, preprocessing
 and the import of its libraries do not count against it, nor does prediction, which mirrors as it does by
-default. All cases train ("fold all"): with two there is nothing to leave out. On a CPU it computes in fp32,
-as it comes.
+default. What it has learned on its way is read off from weights that it keeps then. All cases train ("fold
+all"): with two there is nothing to leave out. On a CPU it computes in fp32, as it comes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,14 +36,18 @@ PACKAGES = ("torch==2.13.0", "nnunetv2==2.5.2", "dynamic-network-architectures==
 """The newest that run together without CUDA: later ones import torchvision's compiled operators."""
 
 TRAINER = Path(__file__).with_name("nnunet_train.py")
-ENDING = ".nii.gz"
+ENDING, FINAL = ".nii.gz", "checkpoint_final.pth"
 AUGMENTERS_GPU = 12
 """Processes that augment beside a GPU: nnU-Net's own number. On a CPU the training itself does it."""
 
 
 def run_nnunet(assignment: Assignment, bench: Bench, configuration: str) -> Outcome:
-    """Plan, preprocess, train, predict; `configuration` is "2d" or "3d_fullres"."""
+    """Plan, preprocess, train, predict; `configuration` is "2d" or "3d_fullres".
+
+    Before its first step it knows nothing, so a mark of 0 s is left out.
+    """
     settings = assignment.settings
+    marks = [mark for mark in assignment.marks_s if mark]
     make_environment(bench.nnunet_env)
     begin = time.monotonic()
     shutil.rmtree(bench.work, ignore_errors=True)
@@ -54,19 +59,17 @@ def run_nnunet(assignment: Assignment, bench: Bench, configuration: str) -> Outc
     _call(
         bench, "python", str(TRAINER), configuration, "--minutes", str(settings.minutes),
         "--device", settings.device, "--threads", str(devices.THREADS), "--seed", str(assignment.seed),
-        "--out", str(told),
+        "--out", str(told), *(f"--mark={mark:g}" for mark in marks),
         augmenters=min(AUGMENTERS_GPU, os.cpu_count() or 1) if on_gpu else 0,
     )  # fmt: skip
-    predicted = bench.work / "predicted"
-    _call(
-        bench, "nnUNetv2_predict", "-i", str(bench.work / "wanted"), "-o", str(predicted), "-d", one,
-        "-c", configuration, "-f", "all", "-npp", one, "-nps", one, "-device", settings.device,
-        "--disable_progress_bar", *([] if bench.mirroring else ["--disable_tta"]),
-    )  # fmt: skip
+    found = {
+        mark: _predict(assignment, bench, configuration, weights)
+        for mark, weights in [(mark, f"checkpoint_{mark:g}.pth") for mark in marks] or [(0, FINAL)]
+    }
     training = json.loads(told.read_text())
-    labels = {scan_id: read(assignment, predicted, scan_id) for scan_id in assignment.scans}
     return Outcome(
-        prediction=lambda scan_id: labels[scan_id],
+        prediction=found[max(found)],
+        on_the_way={mark: found[mark] for mark in marks},
         seconds={"finetune": training["seconds"], "wall": time.monotonic() - begin},
         steps={"finetune": training["iterations"]},
         plan={
@@ -78,6 +81,20 @@ def run_nnunet(assignment: Assignment, bench: Bench, configuration: str) -> Outc
         },
         notes={**dict(package.split("==") for package in PACKAGES), "mirroring": bench.mirroring},
     )
+
+
+def _predict(
+    assignment: Assignment, bench: Bench, configuration: str, weights: str
+) -> Callable[[str], np.ndarray]:
+    """What the training's file `weights` makes of the scans."""
+    predicted = bench.work / f"predicted-{weights}"
+    _call(
+        bench, "nnUNetv2_predict", "-i", str(bench.work / "wanted"), "-o", str(predicted), "-d", "1",
+        "-c", configuration, "-f", "all", "-chk", weights, "-npp", "1", "-nps", "1",
+        "-device", assignment.settings.device,
+        "--disable_progress_bar", *([] if bench.mirroring else ["--disable_tta"]),
+    )  # fmt: skip
+    return {scan_id: read(assignment, predicted, scan_id) for scan_id in assignment.scans}.__getitem__
 
 
 def make_environment(folder: Path) -> None:

@@ -21,6 +21,8 @@ class nnUNetTrainer(stock.nnUNetTrainer):
     """nnU-Net's trainer with an end after `minutes`; by its name nnU-Net's own commands find the weights."""
 
     minutes = 0.0
+    marks: list[float]
+    """Seconds after which the weights are kept, too; writing them takes none of the minutes."""
     iterations = 0
     seconds = 0.0
 
@@ -45,6 +47,10 @@ class nnUNetTrainer(stock.nnUNetTrainer):
                 group["lr"] = self.initial_lr * (1 - gone) ** 0.9
             self.train_step(next(self.dataloader_train))
             self.iterations += 1
+            passed = time.monotonic()
+            while self.marks and passed - begin >= self.marks[0]:
+                self.save_checkpoint(str(Path(self.output_folder) / f"checkpoint_{self.marks.pop(0):g}.pth"))
+            begin += time.monotonic() - passed
         self.seconds = time.monotonic() - begin
         self.on_train_end()
 
@@ -54,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("configuration", help="2d or 3d_fullres")
     parser.add_argument("--minutes", type=float, required=True)
+    parser.add_argument("--mark", type=float, action="append", default=[], dest="marks")
     parser.add_argument("--device", required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--seed", type=int, required=True)
@@ -69,7 +76,7 @@ def main() -> None:
         json.loads((folder / "dataset.json").read_text()),
         device=torch.device(options.device),
     )
-    trainer.minutes = options.minutes
+    trainer.minutes, trainer.marks = options.minutes, sorted(options.marks)
     trainer.run_training()
     plan = trainer.configuration_manager
     told = {

@@ -68,7 +68,7 @@ def test_a_cell_that_has_its_line_is_not_run_again(data: Path, tmp_path: Path, e
     few_slices.run(grid(data, tmp_path, "--methods", "random", "--seeds", "0,1"))
     assert len(engine.jobs) == 2
     few_slices.run(grid(data, tmp_path, "--methods", "random,pgl", "--seeds", "0,1"))
-    assert [job.weights is None for job in fine_tunings(engine)] == [True, True, False, False]
+    assert [job.weights == "random" for job in fine_tunings(engine)] == [True, True, False, False]
     lines = cells.read_cells(tmp_path / "lines")
     assert [(each.method, each.seed) for each in lines] == [
         ("random", 0), ("random", 1), ("pgl", 0), ("pgl", 1)

@@ -56,7 +56,7 @@ class Cell:
     judged_on: str
     """"test", "validation", or "painted" for what can only go on in the scans that were painted."""
     annotated: dict[str, list[int]]
-    """{scan id: completed axial slices}."""
+    """{scan id: completed axial slices}; none are named where all of them are."""
     seconds: dict[str, float]
     """Training time of "pretrain" and "finetune", and the "wall" time of all, planning and predicting too."""
     dice: float
@@ -69,6 +69,9 @@ class Cell:
     volume_error_of_class: dict[str, float | None]
     dice_on_painted_scans: float | None
     """On the annotated scans, painted slices as painted."""
+    after_s: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What was read off on the way: {seconds of fine-tuning: "dice", "dice_of_class" and "dice_of_scan" as
+    above}."""
     runs: dict[str, str] = field(default_factory=dict)
     """Run ids of "pretrain" and "finetune"."""
     steps: dict[str, int] = field(default_factory=dict)

@@ -5,11 +5,12 @@ pre-trained on and never annotated. The seed draws two scans from the rest, on w
 completes axial slices. Every method gets the same time, pre-training and fine-tuning together; random weights
 may fine-tune for all of it. Or every method gets the same time for fine-tuning, after a pre-training that
 came before, while people painted (`Settings.pretrain_minutes`). One *cell* is one method under one seed
-(trial.py runs it).
+(trial.py runs it). Under `Early` settings fine-tuning is judged on its way, too.
 
 A method is named `weights` or `weights:semi`: what fine-tuning starts from and what it does with voxels that
-nobody painted. Weights are "random", "shapes" (those that ship), a pre-training method on the scans from random
-weights ("pgl"), or from the shipped ones ("shapes+pgl"). Without `semi`, fine-tuning does what it does anyway.
+nobody painted. Weights are "random", "shapes" (those that ship), a pre-training method on the scans from
+random weights ("pgl"), or from the shipped ones ("shapes+pgl"). Without `semi`, fine-tuning does what it does
+anyway.
 
 Settings are never tuned on test cases: `Settings.judge` "validation" judges on labelled scans that are
 neither test cases nor annotated, and holds them out as if they were.
@@ -18,7 +19,7 @@ neither test cases nor annotated, and holds them out as if they were.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Container
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -37,6 +38,8 @@ PRETRAIN_SHARE = 0.4
 """Of a pre-trained cell's time, the part for pre-training; fine-tuning has the rest."""
 
 ANNOTATED_SCANS = 2
+ALL = 0
+"""As a number of slices: every slice of every scan that may be annotated."""
 VALIDATION_SCANS = 30
 """At most so many validation scans, and no more than a third of what could be."""
 
@@ -46,7 +49,7 @@ class Settings:
     """What all cells of a study share."""
 
     slices: int
-    """Annotated slices in all, spread over two scans."""
+    """Annotated slices in all, spread over two scans; one lies on the first of these. Or ALL."""
     minutes: float
     """Training time of a cell."""
     device: str = "auto"
@@ -66,6 +69,16 @@ class Settings:
         if Combination.of(method).pretraining is None:
             return replace(self, pretrain_share=0.0, pretrain_minutes=0.0, pretrain_recipe="", pretrain={})
         return replace(self, pretrain_share=0.0) if self.pretrain_minutes else self
+
+
+@dataclass(frozen=True)
+class Early(Settings):
+    """Of a study that asks how good a fine-tuning is while it goes on."""
+
+    marks_s: tuple[float, ...] = ()
+    """Seconds of fine-tuning after which it is judged; the last are its end."""
+    max_judged: int = 0
+    """Judge at most so many scans, evenly from all that there are; 0 for all."""
 
 
 @dataclass(frozen=True)
@@ -135,14 +148,24 @@ class Assignment:
     seed: int
     settings: Settings
     annotated: dict[str, list[int]]
-    """{scan id: completed axial slices}."""
+    """{scan id: completed axial slices}; none are named where all of them are."""
     judged: dict[str, Path]
     """{scan id: label file}; held out of all training."""
 
     @property
+    def painted(self) -> dict[str, Path]:
+        """{scan id: label file} of what is annotated in part."""
+        return {scan: self.material.rest[scan] for scan, slices in self.annotated.items() if slices}
+
+    @property
+    def marks_s(self) -> tuple[float, ...]:
+        """When to read off how good the method is on its way, in seconds of fine-tuning; rising."""
+        return tuple(sorted(self.settings.marks_s)) if isinstance(self.settings, Early) else ()
+
+    @property
     def scans(self) -> tuple[str, ...]:
-        """What to segment: the judged scans, and the annotated ones."""
-        return (*self.judged, *self.annotated)
+        """What to segment: the judged scans, and those that are annotated in part."""
+        return (*self.judged, *self.painted)
 
 
 def gather(
@@ -166,18 +189,20 @@ def gather(
 
 def assign(material: Material, method: str, seed: int, settings: Settings) -> Assignment:
     """Annotate for the seed, hold out what is judged, let everything else take part."""
-    annotated = annotate_for(material, seed, settings.slices)
     judged = material.references
     if settings.judge == "validation":
-        judged = validation_scans(material, annotated)
+        judged = validation_scans(material, draw_scans(material, seed))
+    annotated = annotate_for(material, seed, settings.slices, judged)
     held_out = {*material.references, *judged}
     for scan in list(material.project.scans.values()):
         if scan.held_out != (scan.id in held_out):
             material.project.hold_out(scan.id, scan.id in held_out)
+    if isinstance(settings, Early) and settings.max_judged:
+        judged = dict(list(judged.items())[:: math.ceil(len(judged) / settings.max_judged)])
     return Assignment(material, method, seed, settings.concerning(method), annotated, judged)
 
 
-def validation_scans(material: Material, annotated: Mapping[str, object]) -> dict[str, Path]:
+def validation_scans(material: Material, annotated: Collection[str]) -> dict[str, Path]:
     """{scan id: label file} of scans to judge settings on, evenly from those that are no test cases.
 
     Raises UserError ("too-small").
@@ -192,27 +217,41 @@ def validation_scans(material: Material, annotated: Mapping[str, object]) -> dic
     return chosen
 
 
-def annotate_for(material: Material, seed: int, slices: int) -> dict[str, list[int]]:
-    """Replace all annotations of the project by those of the seed's two scans.
-
-    Returns {scan id: completed axial slices}. Raises UserError ("too-small").
-    """
-    project, rest = material.project, list(material.rest.items())
+def draw_scans(material: Material, seed: int) -> list[str]:
+    """The scans that are annotated for a seed. Raises UserError ("too-small")."""
+    rest = list(material.rest)
     if len(rest) < ANNOTATED_SCANS:
         raise UserError(
             f"{material.dataset.name} has {len(rest)} labelled scans besides the test scans; "
             f"at least {ANNOTATED_SCANS} are needed.",
             code="too-small",
         )
+    drawn = np.random.default_rng(seed).choice(len(rest), size=ANNOTATED_SCANS, replace=False)
+    return [rest[index] for index in sorted(int(index) for index in drawn)]
+
+
+def annotate_for(
+    material: Material, seed: int, slices: int, judged: Container[str] = ()
+) -> dict[str, list[int]]:
+    """Replace all annotations of the project by those of the seed's two scans, or of ALL but the judged ones.
+
+    Returns {scan id: completed axial slices}, none of ALL. Raises UserError ("too-small").
+    """
+    project, rest = material.project, material.rest
+    drawn = draw_scans(material, seed)
     for scan_id in project.annotated():
         nothing = np.zeros(project.image(scan_id).shape, dtype=np.uint8)
         project.save_annotation(scan_id, Annotation(labels=nothing, complete=()))
-    drawn = np.random.default_rng(seed).choice(len(rest), size=ANNOTATED_SCANS, replace=False)
-    completed = {}
-    for part, index in enumerate(sorted(int(index) for index in drawn)):
-        scan_id, labels_path = rest[index]
-        labels = reference_labels(project.scans[scan_id], labels_path)
-        chosen = choose_slices(labels, slices // ANNOTATED_SCANS + (part < slices % ANNOTATED_SCANS))
-        project.save_annotation(scan_id, annotate(labels, chosen))
-        completed[scan_id] = list(chosen)
+    completed: dict[str, list[int]] = {}
+    for scan_id in [scan for scan in rest if scan not in judged] if slices == ALL else drawn:
+        labels = reference_labels(project.scans[scan_id], rest[scan_id])
+        if slices == ALL:
+            project.save_annotation(scan_id, annotate(labels, range(len(labels))))
+            completed[scan_id] = []
+            continue
+        part = len(completed)
+        count = slices // ANNOTATED_SCANS + (part < slices % ANNOTATED_SCANS)
+        if count:
+            completed[scan_id] = list(choose_slices(labels, count))
+            project.save_annotation(scan_id, annotate(labels, completed[scan_id]))
     return completed

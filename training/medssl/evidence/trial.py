@@ -18,7 +18,7 @@ from medssl.evidence.cells import Cell
 from medssl.evidence.evaluate import Scores, reference_labels
 from medssl.evidence.study import Assignment, Combination, Material, Settings, assign
 from medssl.machine import surroundings
-from medssl.projects.project import IGNORE, Project
+from medssl.projects.project import IGNORE, Project, Run
 from medssl.results.measures import MEASURES, dice, measure
 
 Work = Callable[[Job], dict[str, Any]]
@@ -36,6 +36,8 @@ class Outcome:
     prediction: Callable[[str], np.ndarray]
     """Labels (Z, Y, X) of a scan."""
     seconds: dict[str, float]
+    on_the_way: dict[float, Callable[[str], np.ndarray]] = field(default_factory=dict)
+    """Labels of the judged scans after so many seconds of fine-tuning."""
     painted_only: bool = False
     """It can only segment the scans that were annotated."""
     runs: dict[str, str] = field(default_factory=dict)
@@ -58,7 +60,7 @@ def train(assignment: Assignment, work: Work) -> Outcome:
         "project": str(project.root), "seed": assignment.seed, "device": settings.device
     }  # fmt: skip
     results: dict[str, dict[str, Any]] = {}
-    minutes = settings.minutes
+    minutes, marks = settings.minutes, assignment.marks_s
     begin = time.monotonic()
     if combination.pretraining:
         pretraining = PretrainJob(
@@ -80,15 +82,17 @@ def train(assignment: Assignment, work: Work) -> Outcome:
         weights=results["pretrain"]["run"] if results else combination.start,
         minutes=minutes,
         recipe=settings.finetune_recipe,
-        settings=settings.finetune,
+        settings={**settings.finetune, **({"snapshots_s": list(marks)} if marks else {})},
         semi=combination.semi or FinetuneJob.semi,
-        predict_scans=assignment.scans,
+        predict_scans=() if marks else assignment.scans,
     )
     results["finetune"] = work(job)
-    run_id = results["finetune"]["run"]
-    plan = project.run(run_id).card.get("plan", {})
+    run = project.run(results["finetune"]["run"])
+    plan = run.card.get("plan", {})
+    on_the_way = {mark: _after(assignment, run, mark) for mark in marks}
     return Outcome(
-        prediction=lambda scan_id: _saved(project, run_id, scan_id),
+        prediction=on_the_way[marks[-1]] if marks else lambda scan_id: _saved(project, run.id, scan_id),
+        on_the_way=on_the_way,
         seconds={
             **{phase: result["seconds"] for phase, result in results.items()},
             "wall": time.monotonic() - begin,
@@ -98,6 +102,21 @@ def train(assignment: Assignment, work: Work) -> Outcome:
         notes={"semi": job.semi},
         plan={name: plan.get(name) for name in ("dims", "patch_vox", "batch", "precision", "threads")},
     )
+
+
+def _after(assignment: Assignment, run: Run, seconds: float) -> Callable[[str], np.ndarray]:
+    """What the run's weights of that moment made of the scans; all are segmented at once.
+
+    Raises UserError ("no-checkpoint") where it ended before.
+    """
+    from medssl.results.predict import Trained  # torch
+    from medssl.training.snapshots import snapshot_file
+
+    project = assignment.material.project
+    scans = assignment.scans if seconds == assignment.marks_s[-1] else assignment.judged
+    trained = Trained.of(snapshot_file(run.checkpoint, seconds), run.id, assignment.settings.device)
+    labels = {scan_id: trained.labels(project, scan_id) for scan_id in scans}
+    return labels.__getitem__
 
 
 def _done_before(project: Project, job: PretrainJob) -> dict[str, Any] | None:
@@ -124,12 +143,9 @@ def judge(assignment: Assignment, outcome: Outcome) -> Cell:
     A method that can go on in painted scans only is judged on these, and the cell says so.
     """
     material, settings = assignment.material, assignment.settings
-    painted = {scan_id: material.rest[scan_id] for scan_id in assignment.annotated}
+    painted = assignment.painted
     scores = _scores(material, painted if outcome.painted_only else assignment.judged, outcome)
-    of_class = {
-        name: {each.name: _number(of_it.of_class(each.id)) for each in of_it.classes}
-        for name, of_it in scores.items()
-    }
+    of_class = {name: _of_class(of_it) for name, of_it in scores.items()}
     return Cell(
         dataset=material.dataset.name,
         method=assignment.method,
@@ -138,14 +154,16 @@ def judge(assignment: Assignment, outcome: Outcome) -> Cell:
         judged_on="painted" if outcome.painted_only else settings.judge,
         annotated=assignment.annotated,
         seconds={phase: round(value, 1) for phase, value in outcome.seconds.items()},
-        dice=round(scores["dice"].mean, 4),
-        dice_of_class=of_class["dice"],
-        dice_of_scan={scan_id: _number(scores["dice"].of_scan(scan_id)) for scan_id in scores["dice"].values},
+        **_in_line(scores["dice"]),
         hausdorff95_mm=_number(scores["hausdorff95_mm"].mean),
         hausdorff95_mm_of_class=of_class["hausdorff95_mm"],
         volume_error=_number(scores["volume_error"].mean),
         volume_error_of_class=of_class["volume_error"],
         dice_on_painted_scans=_number(_dice_on_painted(material, painted, outcome)),
+        after_s={
+            f"{mark:g}": _dice_alone(assignment, prediction)
+            for mark, prediction in outcome.on_the_way.items()
+        },
         runs=outcome.runs,
         steps=outcome.steps,
         plan=outcome.plan,
@@ -171,6 +189,30 @@ def _scores(material: Material, references: Mapping[str, Path], outcome: Outcome
         name: Scores(classes, {scan_id: of_scan[name] for scan_id, of_scan in measured.items()})
         for name in MEASURES
     }
+
+
+def _in_line(scores: Scores) -> dict[str, Any]:
+    """Dice as a line has it."""
+    return {
+        "dice": round(scores.mean, 4),
+        "dice_of_class": _of_class(scores),
+        "dice_of_scan": {scan_id: _number(scores.of_scan(scan_id)) for scan_id in scores.values},
+    }
+
+
+def _of_class(scores: Scores) -> dict[str, float | None]:
+    return {each.name: _number(scores.of_class(each.id)) for each in scores.classes}
+
+
+def _dice_alone(assignment: Assignment, prediction: Callable[[str], np.ndarray]) -> dict[str, Any]:
+    """Dice of the judged scans, as a line has it."""
+    project = assignment.material.project
+    ids = [each.id for each in project.classes]
+    found = {
+        scan_id: dice(prediction(scan_id), reference_labels(project.scans[scan_id], labels), ids)
+        for scan_id, labels in assignment.judged.items()
+    }
+    return _in_line(Scores(project.classes, found))
 
 
 def _dice_on_painted(material: Material, painted: Mapping[str, Path], outcome: Outcome) -> float:

@@ -1,0 +1,107 @@
+"""What a start is worth when few slices are painted and little time has passed: python benchmarks/early.py
+
+    run    (or no word) runs the cells that have no line yet, and adds a line for each
+    draw   makes the table and the curves of all lines
+
+The grid of few_slices.py, but for this: each cell is one fine-tuning that is judged on its way, after
+--marks seconds of it; segmenting the judged scans takes none of them. 0 s is before the first step: what the
+first head makes of the features alone. Pre-training on the scans themselves comes before, once for all draws.
+--slices 1 lies on one scan, more on two; "all" is every slice of every scan that is not judged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from early_page import FIRST, SLICES, WANTED, draw
+from few_slices import Grid, add_options, grid_of, names_in, run
+from few_slices_data import DATASETS, Source
+from medssl.errors import UserError
+from medssl.evidence.study import Early
+from peers import PEERS
+
+LINES = Path(__file__).parents[1] / "docs" / "benchmarks" / "early.jsonl"
+
+SETS = {
+    **DATASETS,
+    "lung": Source("LungMRI_Tustison", test_every=2),
+    "phantoms": Source("phantom-scans", test_every=4, phantoms=range(100, 112)),
+}
+"""Of the five lung scans two are painted in every draw; phantoms are those of the demo, other people."""
+
+READ_OFF = ("nnunet_2d", "nnunet_3d_fullres")
+"""Peers that can be judged on their way."""
+
+
+def arguments() -> argparse.ArgumentParser:
+    """What the command line takes."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", nargs="?", choices=("run", "draw"), default="run")
+    add_options(parser)
+    parser.set_defaults(
+        datasets=",".join(SETS),
+        methods=",".join(WANTED),
+        slices=",".join(map(str, SLICES)),
+        seeds="0,1,2,3,4",
+        pretrain_minutes=10.0,
+        out=LINES,
+        work=None,
+    )
+    add = parser.add_argument
+    add("--marks", default="0,20,60,240", help="seconds of fine-tuning; it ends with the last")
+    add("--max-judged", type=int, default=0, help="judge at most so many scans, evenly from all; 0 for all")
+    add(
+        "--also",
+        type=Path,
+        action="append",
+        default=[],
+        help="more lines to draw; may be given several times",
+    )
+    add("--page", type=Path, default=LINES.with_suffix(".md"), help="where draw puts the table")
+    add("--drawn-slices", type=int, default=3, help="how many painted slices the picture is about")
+    for action in parser._actions:
+        action.required = False  # drawing needs no --work
+    return parser
+
+
+def early_grid(options: argparse.Namespace) -> Grid:
+    """The grid that the command line asks for.
+
+    Raises UserError ("no-dataset", "no-method", "bad-setting", "no-device").
+    """
+    if options.work is None:
+        raise UserError("Give a scratch folder for projects with --work.", code="bad-setting")
+    marks = tuple(sorted(float(each) for each in names_in(options.marks)))
+    if not marks or marks[0] < 0 or marks[-1] <= 0 or options.pretrain_minutes <= 0:
+        raise UserError("--marks and --pretrain-minutes are times, the last beyond 0.", code="bad-setting")
+    options.minutes, options.pretrain_share = marks[-1] / 60, 0.0
+    # The first head alone is what its method's run is at 0 s.
+    options.methods = ",".join(each.removesuffix(FIRST) for each in names_in(options.methods))
+    for method in names_in(options.methods):
+        if method in PEERS and method not in READ_OFF:
+            raise UserError(f"{method} cannot be judged on its way; leave it out.", code="no-method")
+    return grid_of(options, SETS, Early, marks_s=marks, max_judged=options.max_judged)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run or draw; `words` are those of the command line."""
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    options = arguments().parse_args(words)
+    try:
+        if options.command == "draw":
+            for path in draw([options.out, *options.also], options.page, list(SETS), options.drawn_slices):
+                print(path)
+        else:
+            run(early_grid(options))
+    except UserError as error:
+        raise SystemExit(f"Error: {error}") from None
+
+
+if __name__ == "__main__":
+    main()

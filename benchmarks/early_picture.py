@@ -1,0 +1,124 @@
+"""Dice over seconds of fine-tuning: a panel for each data set, a line for each start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator
+from medssl import palette
+from medssl.evidence.pictures import page
+from medssl.evidence.pictures.charts import plain_axes
+
+PANEL_IN, HEIGHT_IN, GAP_IN, LEAST_IN = 2.15, 2.5, 0.5, 7.2
+NAME_IN = 0.068
+"""Width of a letter in the key, at most."""
+BEFORE = 1.6
+"""So many doublings before the first mark stands 0 s, which a scale of doublings has no place for."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A start: {seconds: Dice of each draw}."""
+
+    name: str
+    values: Mapping[float, Sequence[float]]
+    peer: bool = False
+    """Another program."""
+    ceiling: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A data set."""
+
+    dataset: str
+    judge: str
+    lines: Sequence[Line]
+
+
+def curves(path: Path, panels: Sequence[Panel], title: str) -> Path:
+    """Draw means over draws as lines and their standard deviation as bands.
+
+    Raises UserError ("unsupported", "not-writable", "disk-full").
+    """
+    styles = _styles(panels)
+    width = max(2 * page.MARGIN_IN + len(panels) * (PANEL_IN + GAP_IN), LEAST_IN)
+    rows = _key_rows(list(styles), width)
+    top = page.heading_height(title) + 0.2 * (len(rows) + 1) + 0.16
+    figure = page.page(width, top + 0.34 + HEIGHT_IN + 0.72)
+    page.heading(figure, title)
+    words = "line: mean over draws, band: standard deviation; dashed: another program, dotted: a ceiling"
+    _key(figure, rows, styles, page.heading_height(title))
+    page.write(figure, page.MARGIN_IN, top - 0.32, words, size=7.5, color=palette.MUTED)
+    for number, panel in enumerate(panels):
+        left = page.MARGIN_IN + number * (PANEL_IN + GAP_IN)
+        page.write(figure, left, top + 0.04, panel.dataset, size=9, weight="bold")
+        _panel(page.axes(figure, left + 0.3, top + 0.34, PANEL_IN, HEIGHT_IN), panel, styles)
+    return page.save(path, figure)
+
+
+def _styles(panels: Sequence[Panel]) -> dict[str, str]:
+    """{name: colour}, the same in all panels; the first is the grey one."""
+    colors = iter(palette.RUN_COLORS * 9)
+    styles: dict[str, str] = {}
+    for line in (line for panel in panels for line in panel.lines):
+        if line.name not in styles:
+            styles[line.name] = palette.INK if line.ceiling else palette.MUTED if line.peer else next(colors)
+    return styles
+
+
+def _key_rows(names: Sequence[str], width: float) -> list[list[str]]:
+    """The names in rows that are no wider than the page."""
+    rows: list[list[str]] = [[]]
+    left = page.MARGIN_IN
+    for name in names:
+        wide = 0.5 + NAME_IN * len(name)
+        if rows[-1] and left + wide > width - page.MARGIN_IN:
+            rows.append([])
+            left = page.MARGIN_IN
+        rows[-1].append(name)
+        left += wide
+    return rows
+
+
+def _key(figure: Figure, rows: Sequence[Sequence[str]], styles: Mapping[str, str], top: float) -> None:
+    for number, row in enumerate(rows):
+        left = page.MARGIN_IN
+        for name in row:
+            page.write(figure, left, top + 0.2 * number, "■", 8, styles[name])
+            left = page.write(figure, left + 0.16, top + 0.2 * number, name, 8) + 0.28
+
+
+def _panel(plot: Axes, panel: Panel, styles: Mapping[str, str]) -> None:
+    plain_axes(plot, "seconds of fine-tuning")
+    marks = sorted({mark for line in panel.lines for mark in line.values})
+    first = next((mark for mark in marks if mark), 1.0)
+    place = {mark: float(np.log2(mark) if mark else np.log2(first) - BEFORE) for mark in marks}
+    plot.set_xticks([place[mark] for mark in marks], [f"{mark:g}" for mark in marks])
+    plot.xaxis.set_minor_locator(NullLocator())
+    plot.set_xlim(min(place.values()) - 0.2, max(place.values()) + 0.2)
+    everything = [value for line in panel.lines for values in line.values.values() for value in values]
+    low, high = min(everything, default=0.0), max(everything, default=1.0)
+    span = max(high - low, 0.1)
+    plot.set_ylim(max(0.0, low - 0.08 * span), min(1.0, high + 0.08 * span))
+    plot.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+    for line in panel.lines:
+        known = [mark for mark in sorted(line.values) if line.values[mark]]
+        x = np.array([place[mark] for mark in known])
+        middle = np.array([np.mean(line.values[mark]) for mark in known])
+        color = styles[line.name]
+        style = ":" if line.ceiling else (0, (4, 2)) if line.peer else "-"
+        thin = line.ceiling or line.peer
+        plot.plot(
+            x, middle, color=color, ls=style, lw=1.1 if thin else 1.7, marker="o", markersize=2.6, zorder=3
+        )
+        if not thin and len(known):
+            apart = [
+                np.std(line.values[mark], ddof=1) if len(line.values[mark]) > 1 else 0.0 for mark in known
+            ]
+            plot.fill_between(x, middle - apart, middle + apart, color=color, alpha=0.12, lw=0)
