@@ -1,6 +1,6 @@
 """A finished training on made-up shapes becomes the weights that ship: python benchmarks/ship_weights.py PROJECT RUN
 
-Writes resources/weights/shapes.safetensors (the moving average of the weights as fp32, without optimizer) and
+Writes resources/weights/shapes.safetensors (the moving average of the weights and the heads, without optimizer) and
 shapes.json (its card: command, seed, steps, machine, commit, SHA-256).
 """
 
@@ -23,7 +23,9 @@ def ship(
     project: Path, run_id: str, folder: Path, note: str = "", commit: str | None = None
 ) -> dict[str, Any]:
     """Write weights and card of that run into `folder`; returns the card."""
-    tensors, card = checkpoint.load(Project.open(project).run(run_id).checkpoint, under="modules.average.")
+    tensors, card = checkpoint.load(Project.open(project).run(run_id).checkpoint, under="modules.")
+    # The moving average is what others start from; the heads serve a method that goes on with the same task.
+    tensors = {name: each for name, each in tensors.items() if not name.startswith("modules.network.")}
     job = {**card["job"], "project": f"medssl-{SHAPES}"}
     length = f"--steps {job['steps']}" if job["steps"] else f"--minutes {job['minutes']:g}"
     settings = "".join(f" --set {name}={value}" for name, value in job["settings"].items())
