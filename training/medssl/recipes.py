@@ -10,7 +10,7 @@ from typing import Any
 
 from medssl.config import Semi
 from medssl.errors import UserError
-from medssl.methods import METHODS
+from medssl.methods import METHODS, WITHOUT_SCANS
 
 TIMES = {"quick": "10 minutes on two CPU cores", "paper": "hours on a GPU"}
 """What the last part of a recipe's name promises."""
@@ -66,6 +66,15 @@ def resources() -> Path:
     """The folder of recipes and icons: in the installed package, or in the checkout."""
     installed = Path(str(files("medssl"))) / "resources"
     return installed if installed.is_dir() else Path(__file__).resolve().parents[2] / "resources"
+
+
+def start_of(method: str, recipe: str) -> str:
+    """The weights that a pre-training starts from whose job names none, as config.PretrainJob has them.
+
+    Recipes for minutes start from the program's own weights; the published ones from random weights, as
+    published.
+    """
+    return "random" if method in WITHOUT_SCANS or recipe != "quick" else "shapes"
 
 
 def names() -> list[str]:

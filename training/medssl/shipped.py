@@ -1,4 +1,4 @@
-"""Weights that are part of the program: what every training and every feature map starts from (no torch here).
+"""Weights that are part of the program: what trainings and feature maps start from. No torch is loaded here.
 
 resources/weights/shapes.safetensors    a checkpoint without optimizer
 resources/weights/shapes.json           its card: command, seed, steps, machine, commit, SHA-256 of the file

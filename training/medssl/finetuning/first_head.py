@@ -1,8 +1,8 @@
 """The segmentation head before the first step: a logistic regression on the features of painted voxels.
 
-Weights that were pre-trained bring features but no head for these classes. With a random one the first steps would
-change the features for the sake of a bad head ("head first": LP-FT, Kumar et al., arXiv 2202.10054); with this one the
-network segments before any training, and fine-tuning goes on from there.
+Weights that were pre-trained bring features but no head for these classes. With a random one the first steps
+would change the features for the sake of a bad head ("head first": LP-FT, Kumar et al., arXiv 2202.10054);
+with this one the network segments before any training, and fine-tuning goes on from there.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ def fit_head(network: Network, plan: Plan, draw: Draw, generator: Generator) -> 
 def logistic(features: Tensor, labels: Tensor, classes: int, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
     """Weight (classes, C) and bias (classes,) of a multinomial logistic regression.
 
-    features: (N, C); labels: (N,) integers below `classes`. In float64, by L-BFGS: a convex problem has one answer.
+    features: (N, C); labels: (N,) integers below `classes`. In float64, by L-BFGS: a convex problem has one
+    answer.
     """
     x = features.double()
     mean, deviation = x.mean(0), x.std(0, correction=0).clamp(min=1e-6)

@@ -25,6 +25,7 @@ METHODS = {
     "lrc": "lrc.LRC",
     "sal": "sal.SAL",
     "alice": "alice.Alice",
+    "supervoxels": "supervoxels.SuperVoxels",
 }
 """Name on the command line, in job files and recipes: module and class."""
 
@@ -39,6 +40,8 @@ class Method(Protocol):
     """A frozen dataclass of the method's numbers; recipes and jobs fill it."""
     TRANSFERS: ClassVar[tuple[str, ...]]
     """Beginnings of the names of the network's tensors that it trains, and fine-tuning starts from."""
+    DECODER_DESCRIBES: ClassVar[bool]
+    """Whether places are compared by the decoder's maps (Network.describe); False where it says nothing."""
     plan: Plan
     modules: nn.ModuleDict
     """Everything to train or keep; "network" is what fine-tuning takes."""
@@ -60,6 +63,12 @@ class Method(Protocol):
 
     def after_step(self, fraction: float) -> None:
         """What follows an optimizer step."""
+
+
+def decoder_describes(name: str) -> bool:
+    """Whether the features of that method's networks are the decoder's maps."""
+    known = name in METHODS or name in WITHOUT_SCANS
+    return known and getattr(find(name), "DECODER_DESCRIBES", False)
 
 
 def find(name: str) -> type[Method]:

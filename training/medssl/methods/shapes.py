@@ -65,6 +65,7 @@ class Shapes:
 
     Settings = Settings
     TRANSFERS = ("encoder.", "decoder.")
+    DECODER_DESCRIBES = True
 
     def __init__(self, network: Network, plan: Plan, settings: Settings) -> None:
         self.plan, self.settings = plan, settings
@@ -72,8 +73,8 @@ class Shapes:
             {
                 "network": network,
                 "average": copy.deepcopy(network).requires_grad_(False),
-                "fine": _head(plan.channels[0], settings),
-                "coarse": _head(plan.channels[settings.level], settings),
+                "fine": prototype_head(plan.channels[0], settings.hidden, settings.dimension),
+                "coarse": prototype_head(plan.channels[settings.level], settings.hidden, settings.dimension),
             }
         )
 
@@ -131,9 +132,8 @@ class Shapes:
         return prototype_loss(features, labels, swapped, swapped_labels, LABELS, self.settings.temperature)
 
 
-def _head(channels: int, settings: Settings) -> nn.Sequential:
+def prototype_head(channels: int, hidden: int, dimension: int) -> nn.Sequential:
+    """Two 1 x 1 convolutions: what is compared, so that the features themselves stay free for other tasks."""
     return nn.Sequential(
-        nn.Conv2d(channels, settings.hidden, 1),
-        nn.ReLU(inplace=True),
-        nn.Conv2d(settings.hidden, settings.dimension, 1),
+        nn.Conv2d(channels, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, dimension, 1)
     )

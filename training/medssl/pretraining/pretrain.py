@@ -18,11 +18,11 @@ from medssl.methods import WITHOUT_SCANS, Method, find
 from medssl.patches.pool import Pool, load_pool
 from medssl.pretraining.health import Health
 from medssl.projects.project import Project, Run
-from medssl.shipped import RANDOM, SHAPES
-from medssl.training import planner
+from medssl.recipes import start_of
+from medssl.training import checkpoint, planner
 from medssl.training.loop import Budget, LoopSettings, settings_for, train
-from medssl.training.networks import Network, build
-from medssl.training.start import fill, load_start, plan_from
+from medssl.training.networks import Network, build, load_matching
+from medssl.training.start import Stored, fill, load_start, plan_from
 
 
 class Pretraining:
@@ -86,7 +86,7 @@ def pretrain(
     health = None
     if not without_scans:  # a classification of labels that are known cannot collapse unseen
         log = run.folder / "events.jsonl"
-        start = start_network(project, job, plan, _unsaid)
+        start = start_network(plan, job.seed, load_start(project, job.weights), _unsaid)
         task.health = health = Health(project, method, start, pool, job.seed, emit, lambda: read_log(log))
         if not resume:
             emit(Metric(0, health.start.numbers()))
@@ -127,7 +127,11 @@ def make_task(
     loop_settings, settings = settings_for(f"{job.method}-{job.recipe}", job.settings, kind.Settings, plan)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)  # layers draw from the global generator when they are made
-        method = kind(start_network(project, job, plan, emit), plan, settings)
+        start = load_start(project, job.weights)
+        method = kind(start_network(plan, job.seed, start, emit), plan, settings)
+    if start is not None and start[1].get("method") in (job.method, *WITHOUT_SCANS):
+        # The heads of the same task are taken over, too.
+        load_matching(method.modules, checkpoint.unpack("modules", start[0]), skip=("network.", "average."))
     method.modules.to(device)
     return loop_settings, Pretraining(method, pool)
 
@@ -155,21 +159,13 @@ def _until_stopped(emit: Emit, should_stop: Callable[[], bool]) -> Iterator[Emit
 
 
 def with_weights(job: PretrainJob) -> PretrainJob:
-    """The job, saying what it starts from.
-
-    Recipes for minutes start from the program's own weights; the published ones from random weights, as
-    published.
-    """
-    if job.weights is not None:
-        return job
-    random = job.method in WITHOUT_SCANS or job.recipe != "quick"
-    return replace(job, weights=RANDOM if random else SHAPES)
+    """The job, saying what it starts from."""
+    return job if job.weights is not None else replace(job, weights=start_of(job.method, job.recipe))
 
 
-def start_network(project: Project, job: PretrainJob, plan: Plan, emit: Emit) -> Network:
+def start_network(plan: Plan, seed: int, start: Stored | None, emit: Emit) -> Network:
     """What a method starts from; it can repaint what it sees."""
-    network = build(plan, plan.patch_vox[0] if plan.dims == 2 else 1, job.seed)
-    start = load_start(project, job.weights)
+    network = build(plan, plan.patch_vox[0] if plan.dims == 2 else 1, seed)
     if start is not None:
         fill(network, plan, start, emit, skip=("head.",))
     return network

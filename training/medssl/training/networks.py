@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from medssl import config
 from medssl.config import Plan
+from medssl.methods import decoder_describes
 from medssl.training import checkpoint
 
 
@@ -45,6 +46,7 @@ class Network(nn.Module):
         self.encoder = nn.ModuleList([blocks.input_block, *blocks.downsamples, blocks.bottleneck])
         self.decoder = nn.ModuleList(blocks.upsamples)
         self.head = blocks.output_block
+        self.decoder_describes = False
         total = torch.tensor(strides).prod(0)
         self.total_stride: tuple[int, ...] = tuple(int(stride) for stride in total)
 
@@ -59,10 +61,24 @@ class Network(nn.Module):
 
     def decode(self, levels: list[Tensor]) -> Tensor:
         """The finest decoder map (B, plan.channels[0], ...) from all encoder levels."""
-        features = levels[-1]
-        for block, skip in zip(self.decoder, reversed(levels[:-1]), strict=True):
-            features = block(features, skip)
-        return features
+        return self.decoder_maps(levels, len(self.decoder))[-1]
+
+    def decoder_maps(self, levels: list[Tensor], blocks: int) -> list[Tensor]:
+        """The deepest encoder level and the maps of so many decoder blocks, coarsest first."""
+        maps = [levels[-1]]
+        for block, skip in zip(self.decoder[:blocks], reversed(levels[:-1]), strict=False):
+            maps.append(block(maps[-1], skip))
+        return maps
+
+    def describe(self, image: Tensor) -> list[Tensor]:
+        """Feature maps by which places are compared (similarity, landmarks, colours), of several resolutions.
+
+        All encoder levels; or, where `decoder_describes`, the deepest one and the decoder's maps without the
+        finest, whose few channels tell borders rather than places (docs/benchmarks/LOG.md, "Which maps describe
+        a place").
+        """
+        levels = self.encode(image)
+        return self.decoder_maps(levels, len(self.decoder) - 1) if self.decoder_describes else levels
 
     def finest(self, image: Tensor) -> Tensor:
         """The finest decoder map (B, plan.channels[0], ...) at the input's resolution; what `head` reads."""
@@ -122,4 +138,5 @@ def load_network(path: Path) -> tuple[Network, Plan, dict[str, Any]]:
     head = next(tensor for key, tensor in state.items() if key.endswith("head.conv.conv.weight"))
     network = Network(plan, len(head))
     network.load_state_dict(state)
+    network.decoder_describes = card["kind"] == "pretrain" and decoder_describes(str(card.get("method")))
     return network.eval(), plan, card

@@ -1,0 +1,169 @@
+"""Super-voxels: the task of shapes.py on the scans themselves, with super-voxels as labels.
+
+Two slices of one scan, a few slices apart, with angles, zooms and grey values of their own: the prototypes
+of one slice's super-voxels classify the pixels of the other, both ways, on the finest decoder map and on the
+third encoder level. After SSL-ALPNet (Ouyang et al., arXiv 2007.09886), which does so with super-pixels of
+one slice. Grey values of one view go through a random curve that need not rise: with the same contrast in both
+views they alone would solve the task.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from medssl.config import Plan
+from medssl.devices import full_precision
+from medssl.errors import UserError
+from medssl.events import Emit, Progress
+from medssl.methods.prototypes import prototype_loss
+from medssl.methods.shapes import prototype_head
+from medssl.patches.augment import STRONG, change_intensity
+from medssl.patches.placement import sample_anywhere
+from medssl.patches.pool import Pool
+from medssl.patches.supervoxels import cut_volumes
+from medssl.patches.views import Views, cut, cut_targets, scan_shapes, shown
+from medssl.training.networks import Network
+
+KNOTS = 6
+"""Of the curve that grey values go through."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How pairs are made and compared."""
+
+    edges_px: tuple[float, ...] = (14.0, 8.0)
+    """Edges of a super-voxel, working pixels; slabs of scans have one or the other."""
+    voxels: int = 6_000_000
+    """Of all slabs that are cut into super-voxels."""
+    apart: int = 3
+    """Largest distance of the two slices."""
+    curved: float = 0.5
+    """Share of pairs whose second view has grey values through a random curve."""
+    turn: float = 0.35
+    zoom: tuple[float, float] = (0.8, 1.25)
+    temperature: float = 0.1
+    level: int = 2
+    level_weight: float = 0.5
+    hidden: int = 64
+    dimension: int = 32
+
+
+class SuperVoxels:
+    """Network, heads and what a step makes of new pairs."""
+
+    Settings = Settings
+    TRANSFERS = ("encoder.", "decoder.")
+    DECODER_DESCRIBES = True
+
+    def __init__(self, network: Network, plan: Plan, settings: Settings) -> None:
+        if plan.dims != 2:
+            raise UserError("supervoxels compares slices; set dims=2 or choose mae.", code="not-2d")
+        self.plan, self.settings = plan, settings
+        self.cut: Pool | None = None
+        self.modules = nn.ModuleDict(
+            {
+                "network": network,
+                "fine": prototype_head(plan.channels[0], settings.hidden, settings.dimension),
+                "coarse": prototype_head(plan.channels[settings.level], settings.hidden, settings.dimension),
+            }
+        )
+
+    def prepare(self, pool: Pool, emit: Emit) -> None:
+        """Cut the scans into super-voxels."""
+        settings = self.settings
+        self.cut = cut_volumes(
+            pool,
+            self.plan,
+            settings.edges_px,
+            settings.voxels,
+            lambda done: emit(Progress("super-voxels", done)),
+        )
+
+    def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of new pairs; "right" is the share of pixels whose super-voxel is recognised."""
+        images, labels, count = self.pairs(generator)
+        network = cast(Network, self.modules["network"])
+        levels = network.encode(images)
+        row, column = torch.randint(2, (2,), generator=generator).tolist()
+        fine = self.modules["fine"](network.decode(levels)[..., row::2, column::2])
+        coarse = self.modules["coarse"](levels[self.settings.level])
+        loss, right = self._both_ways(fine, labels[..., row::2, column::2], count)
+        shrunk = F.interpolate(labels[:, None].float(), coarse.shape[2:], mode="nearest")[:, 0].long()
+        second, _ = self._both_ways(coarse, shrunk, count)
+        return loss + self.settings.level_weight * second, {"right": right}
+
+    @full_precision
+    def pairs(self, generator: Generator) -> tuple[Tensor, Tensor, int]:
+        """Images (2B, S, H, W), labels (2B, H, W) below the number that comes third; pairs are (i, B + i)."""
+        assert self.cut is not None, "prepare comes before the first step"
+        pool, plan, settings = self.cut, self.plan, self.settings
+        half = replace(plan, batch=max(1, plan.batch // 2))
+        first = sample_anywhere(pool, half, plan.patch_vox, generator)
+        batch = len(first)
+        last = scan_shapes(pool, first.scan)[:, 0] - 1
+        apart = torch.randint(-settings.apart, settings.apart + 1, (batch,), generator=generator)
+        centre = first.centre.clone()
+        centre[:, 0] = (first.centre[:, 0] + apart).clamp(min=0).minimum(last)
+        size = torch.tensor(plan.patch_vox)
+        shift = (torch.rand(batch, 3, generator=generator) - 0.5) * first.step * size / 4
+        centre[:, 1:] += shift[:, 1:]
+        views = [self._varied(first, generator), self._varied(replace(first, centre=centre), generator)]
+        images = [shown(cut(pool, each, plan)) for each in views]
+        curved = torch.rand(batch, generator=generator) < settings.curved
+        images[1] = torch.where(curved.view(-1, 1, 1, 1), through_curves(images[1], generator), images[1])
+        labels = torch.cat([cut_targets(pool, each, plan, outside=-1) for each in views])
+        return change_intensity(torch.cat(images), STRONG, generator), *renumbered(labels)
+
+    def after_step(self, fraction: float) -> None:
+        """Nothing follows a step."""
+
+    def _varied(self, views: Views, generator: Generator) -> Views:
+        settings = self.settings
+        zoom = torch.empty(len(views), 1).uniform_(*settings.zoom, generator=generator)
+        step = torch.cat([views.step[:, :1], views.step[:, 1:] * zoom], 1)
+        angle = torch.empty(len(views)).uniform_(-settings.turn, settings.turn, generator=generator)
+        return replace(views, step=step, angle=angle, flip=torch.zeros(len(views), 3, dtype=torch.bool))
+
+    def _both_ways(self, features: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        half = len(features) // 2
+        swapped = torch.cat([features[half:], features[:half]])
+        swapped_labels = torch.cat([labels[half:], labels[:half]])
+        return prototype_loss(features, labels, swapped, swapped_labels, count, self.settings.temperature)
+
+
+def renumbered(labels: Tensor) -> tuple[Tensor, int]:
+    """Labels (2B, H, W) of pairs (i, B + i) numbered from 0 in each pair, and how many there are at most.
+
+    What was negative gets the number itself, which stands for no label.
+    """
+    half = len(labels) // 2
+    result = torch.empty_like(labels)
+    most = 0
+    for pair in range(half):
+        both = labels[[pair, half + pair]]
+        names, numbers = both.unique(return_inverse=True)
+        outside = int((names < 0).sum())
+        result[[pair, half + pair]] = numbers - outside
+        most = max(most, len(names) - outside)
+    return torch.where(result < 0, most, result), most
+
+
+def through_curves(images: Tensor, generator: Generator) -> Tensor:
+    """Images (B, ...) with grey values through curves of their own, linear between KNOTS random knots."""
+    low, high = images.flatten(1).amin(1), images.flatten(1).amax(1)
+    shape = (-1, *[1] * (images.ndim - 1))
+    unit = (images - low.view(shape)) / (high - low).clamp(min=1e-6).view(shape)
+    knots = torch.rand(len(images), KNOTS, generator=generator).to(images.device)
+    at = unit * (KNOTS - 1)
+    below = at.floor().clamp(0, KNOTS - 2)
+    share = at - below
+    index = below.long().flatten(1)
+    first, second = knots.gather(1, index), knots.gather(1, index + 1)
+    values = torch.lerp(first, second, share.flatten(1)).view(images.shape)
+    return low.view(shape) + values * (high - low).view(shape)
