@@ -1,14 +1,14 @@
 """The demo: the whole loop without a person, on made-up CT scans or on a data set of your own.
 
-A simulated annotator completes ten slices on two scans; the network is fine-tuned on them from random and
-from pre-trained weights (study.py has the protocol), predicts the test scans and is compared with the
-reference. Everything that comes of it lies in one folder:
+A simulated annotator completes ten slices on two scans; the network is fine-tuned on them from random
+weights, from those that ship, and from these after a pre-training on the scans (study.py has the protocol),
+predicts the test scans and is compared with the reference. Everything that comes of it lies in one folder:
 
     phantoms/         the made-up scans and their labels (without a data set of your own)
     project/          the project folder, which the viewer opens
     cells.jsonl       one line for each method and seed that is finished
     predictions/      the segmentations as NIfTI
-    dice.md dice.json overlay.png similarity.png curves.png
+    dice.md dice.json dice.png dice-over-time.png overlay.png similarity.png curves.png
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from medssl.files import read_json, write_json
 from medssl.projects.project import Project, is_project
 from medssl.results.export import export_scan
 
+COMPARED = "random,shapes,shapes+supervoxels"
+"""What a demo compares unless it is told otherwise."""
 PHANTOMS = 8
 """Scans that the demo makes: two for testing, two to annotate, four only to pre-train on."""
 
@@ -45,7 +47,7 @@ class Demo:
     data: Path | None
     """Folder in MSD layout; None makes phantoms."""
     methods: tuple[str, ...]
-    """As medssl.evidence.study names them: "random", "pgl", "pgl:none"."""
+    """As medssl.evidence.study names them: "random", "shapes", "shapes+pgl", "pgl:none"."""
     seeds: tuple[int, ...]
     settings: study.Settings
 

@@ -21,6 +21,7 @@ from medssl.features.similarity import open_features, similarity
 from medssl.files import write_json, write_whole
 from medssl.projects.project import Project
 from medssl.results.measures import dice
+from medssl.shipped import SHAPES
 
 PICTURED_SCANS = 2
 """So many test scans are drawn."""
@@ -32,10 +33,13 @@ def number(value: float | None) -> str:
 
 
 def title(method: str) -> str:
-    """What a method of a study is called in tables and pictures: "PGL", "MAE+PGL, self-training"."""
+    """What a method of a study is called in tables and pictures: "PGL", "shapes, then PGL, labels only"."""
     parts = study.Combination.of(method)
-    spelt = {"random": "random", "simclr": "SimCLR", "moco": "MoCo", "alice": "Alice"}
-    weights = spelt.get(parts.weights, parts.weights.upper())
+    spelt = {"simclr": "SimCLR", "moco": "MoCo", "alice": "Alice", "supervoxels": "super-voxels"}
+    weights = parts.weights
+    if parts.pretraining:
+        own = spelt.get(parts.pretraining, parts.pretraining.upper())
+        weights = f"{SHAPES}, then {own}" if parts.start == SHAPES else own
     if not parts.semi:
         return weights
     return f"{weights}, " + ("labels only" if parts.semi == "none" else parts.semi.replace("_", "-"))
@@ -45,17 +49,17 @@ def study_lines(cells: Sequence[Cell]) -> list[list[str]]:
     """The study as a table of words: a heading, then one line for each method."""
     summary = rows(cells)
     classes = list(summary[0].dice_of_class)
-    lines = [["weights", *classes, "mean", "seeds", "minutes"]]
+    lines = [["start", *classes, "mean", "seeds", "seconds"]]
     for row in summary:
         spread = "" if row.spread is None else f" ± {row.spread:.3f}"
-        times = [row.seconds[phase] / 60 for phase in ("pretrain", "finetune") if phase in row.seconds]
+        times = [row.seconds[phase] for phase in ("pretrain", "finetune") if phase in row.seconds]
         lines.append(
             [
                 title(row.method),
                 *(number(row.dice_of_class[name]) for name in classes),
                 number(row.dice) + spread,
                 ", ".join(map(str, row.seeds)),
-                "+".join(f"{minutes:.1f}" for minutes in times),
+                "+".join(f"{seconds:.0f}" for seconds in times),
             ]
         )
     return lines
@@ -71,9 +75,10 @@ def write_tables(out: Path, material: Material, cells: Sequence[Cell]) -> None:
         "",
         f"{material.dataset.name}: {len(material.references)} test scans, never trained on. "
         f"{slices} complete axial slices on {len(first.annotated)} scans, drawn anew for each seed. "
-        f"{first.settings['minutes']:g} minutes of training for each line and seed, pre-training included. "
+        f"{60 * first.settings['minutes']:g} s of fine-tuning for each line and seed, a pre-training on the "
+        "scans before it. "
         "The mean is over classes and scans, ± is the standard deviation over seeds. "
-        "The minutes are those of training, pre-training + fine-tuning.",
+        "Seconds are those of training, pre-training + fine-tuning.",
         "",
         "| " + " | ".join(heading) + " |",
         "| --- |" + " ---: |" * (len(heading) - 1),
@@ -96,6 +101,7 @@ def write_pictures(out: Path, material: Material, cells: Sequence[Cell], work: W
     """Draw the cells of the first seed, and Dice over all of them."""
     cells_of_seed = [cell for cell in cells if cell.seed == cells[0].seed]
     _draw_dice(out / "dice.png", material, cells)
+    _draw_over_time(out / "dice-over-time.png", material, cells)
     _draw_overlay(out / "overlay.png", material, cells_of_seed)
     _draw_curves(out, material, cells_of_seed)
     _draw_similarity(out / "similarity.png", material, cells_of_seed, work)
@@ -111,6 +117,23 @@ def _draw_dice(path: Path, material: Material, cells: Sequence[Cell]) -> None:
     pictures.dice_table(path, scores, f"{material.dataset.name}: Dice on test scans", colors)
 
 
+def _draw_over_time(path: Path, material: Material, cells: Sequence[Cell]) -> None:
+    """Mean Dice over seconds of fine-tuning, a line for each start; the seeds' mean."""
+    found = []
+    for method in dict.fromkeys(cell.method for cell in cells):
+        of_it = [cell for cell in cells if cell.method == method]
+        marks = [
+            {
+                **{float(at): each["dice"] for at, each in cell.after_s.items()},
+                cell.seconds["finetune"]: cell.dice,
+            }
+            for cell in of_it
+        ]
+        points = np.mean([sorted(each.items()) for each in marks], axis=0)
+        found.append(pictures.Curve(title(method), loss=np.empty((0, 2)), dice=points))
+    pictures.curves(path, found, f"{material.dataset.name}: Dice while it learns", "seconds of fine-tuning")
+
+
 def _draw_overlay(path: Path, material: Material, cells: Sequence[Cell]) -> None:
     project = material.project
     drawn = []
@@ -122,7 +145,7 @@ def _draw_overlay(path: Path, material: Material, cells: Sequence[Cell]) -> None
             predicted = project.prediction(cell.runs["finetune"], scan_id)
             if predicted is not None:
                 scores = Scores(project.classes, {scan_id: dice(predicted, reference, _ids(project))})
-                words = f"{title(cell.method)} weights\nDice {number(scores.mean)}"
+                words = f"{title(cell.method)}\nDice {number(scores.mean)}"
                 predictions[words] = predicted
         image = np.asarray(project.image(scan_id))
         drawn.append(
@@ -155,7 +178,7 @@ def _draw_similarity(path: Path, material: Material, cells: Sequence[Cell], work
     """One voxel of the first class in one test scan, and what is most like it in the next."""
     project = material.project
     pretrained = [cell.runs["pretrain"] for cell in cells if "pretrain" in cell.runs]
-    run_id = pretrained[-1] if pretrained else cells[0].runs["finetune"]
+    run_id = pretrained[-1] if pretrained else SHAPES
     scan_ids = list(material.references)[:PICTURED_SCANS]
     device = cells[0].settings["device"]
     work(FeaturesJob(project=str(project.root), device=device, weights=run_id, scans=tuple(scan_ids)))
@@ -203,6 +226,7 @@ def contents(out: Path) -> list[str]:
     parts = {
         "dice.md": "the table above",
         "dice.png": "the same as a picture",
+        "dice-over-time.png": "Dice over seconds of fine-tuning",
         "overlay.png": "predictions and reference on a test scan",
         "similarity.png": "what looks like one voxel, to the pre-trained network",
         "curves.png": "training curves",

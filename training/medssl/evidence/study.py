@@ -76,7 +76,7 @@ class Early(Settings):
     """Of a study that asks how good a fine-tuning is while it goes on."""
 
     marks_s: tuple[float, ...] = ()
-    """Seconds of fine-tuning after which it is judged; the last are its end."""
+    """Seconds of fine-tuning after which it is judged, besides its end."""
     max_judged: int = 0
     """Judge at most so many scans, evenly from all that there are; 0 for all."""
 

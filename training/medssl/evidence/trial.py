@@ -77,6 +77,7 @@ def train(assignment: Assignment, work: Work) -> Outcome:
         else:
             minutes -= settings.minutes * settings.pretrain_share
             results["pretrain"] = work(pretraining)
+    ends_marked = bool(marks) and marks[-1] >= 60 * minutes  # else its end is segmented by the job itself
     job = FinetuneJob(
         **common,
         weights=results["pretrain"]["run"] if results else combination.start,
@@ -84,14 +85,14 @@ def train(assignment: Assignment, work: Work) -> Outcome:
         recipe=settings.finetune_recipe,
         settings={**settings.finetune, **({"snapshots_s": list(marks)} if marks else {})},
         semi=combination.semi or FinetuneJob.semi,
-        predict_scans=() if marks else assignment.scans,
+        predict_scans=() if ends_marked else assignment.scans,
     )
     results["finetune"] = work(job)
     run = project.run(results["finetune"]["run"])
     plan = run.card.get("plan", {})
     on_the_way = {mark: _after(assignment, run, mark) for mark in marks}
     return Outcome(
-        prediction=on_the_way[marks[-1]] if marks else lambda scan_id: _saved(project, run.id, scan_id),
+        prediction=on_the_way[marks[-1]] if ends_marked else lambda scan_id: _saved(project, run.id, scan_id),
         on_the_way=on_the_way,
         seconds={
             **{phase: result["seconds"] for phase, result in results.items()},

@@ -53,12 +53,13 @@ def read_curve(events: Path, title: str) -> Curve:
 
 
 def curves(path: Path, runs: Sequence[Curve], title: str = "", along: str = "steps") -> Path:
-    """Draw the loss and, where there is any, the Dice of several runs; `along` names what they run along.
+    """Draw loss and Dice of several runs, where there are any; `along` names what they run along.
 
     Thin: the values as they were; thick: their running mean. The first run is the grey one.
     Raises UserError ("unsupported", "not-writable", "disk-full").
     """
-    parts = [("training loss", "loss")] + ([("Dice", "dice")] if any(len(run.dice) for run in runs) else [])
+    wanted = [("training loss", "loss"), ("Dice", "dice")]
+    parts = [each for each in wanted if any(len(getattr(run, each[1])) for run in runs)] or wanted[:1]
     chart_width, names = 3.7, 1.35
     width = 2 * page.MARGIN_IN + len(parts) * (chart_width + names) + (len(parts) - 1) * 0.3
     height = page.heading_height(title) + CHART_HEIGHT_IN + 1.0
