@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+from medssl.errors import UserError
 from napari.layers import Labels
 
 from napari_medssl import layers
@@ -66,9 +67,14 @@ class Edits:
         """Take the predicted slice on the screen, as it is shown, and mark it complete.
 
         What a person has painted there stays.
-        Raises UserError ("no-prediction", "not-2d", "outside", "read-only").
+        Raises UserError ("unfinished", "no-prediction", "not-2d", "outside", "read-only").
         """
         workspace = self.workspace
+        if workspace.predictions.unfinished:
+            raise UserError(
+                "What is on the screen is still in the making; accept it when the training has ended.",
+                code="unfinished",
+            )
         workspace.predictions.need_shown()
         layer = workspace.prediction_layer
         predicted = np.asarray(layer.data if layer is not None else None)

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+import psygnal
 from medssl import config, events
+from medssl.child import LATER
 from medssl.errors import UserError
 from qtpy.QtCore import QObject, QProcess, QTimer, Signal
 from qtpy.QtWidgets import QApplication
@@ -56,10 +59,19 @@ class Child(QObject):
         self._kill = self._timer(KILL_MS, self._process.kill)
 
     def start(self, job: Path, command: Sequence[str] = COMMAND) -> None:
-        """Start the engine on a job file."""
+        """Start the engine on a job file, or without one (LATER) ahead of it."""
         _alive.add(self)
         QApplication.instance().aboutToQuit.connect(self.shutdown)
         self._process.start(command[0], [*command[1:], str(job)])
+
+    def give(self, project: Path, job: Path) -> None:
+        """Name the job file to an engine that was started ahead."""
+        self._project = project
+        self.tell(f"job {job}")
+
+    def tell(self, line: str) -> None:
+        """Send a line down."""
+        self._process.write(line.encode("utf-8", "surrogateescape") + b"\n")
 
     def stop(self, patient: bool = True) -> None:
         """Ask for an end after the running step; terminate after 5 s without a sign, kill after 8 s.
@@ -71,7 +83,7 @@ class Child(QObject):
             self._process.kill()
             return
         self._asked_to_stop, self._patient = True, patient
-        self._process.write(b"stop\n")
+        self.tell("stop")
         self._terminate.start()
         self._kill.start()
 
@@ -184,13 +196,57 @@ class Child(QObject):
         self.deleteLater()
 
 
+class Ahead:
+    """An engine that is started before there is a job for it, at most one: it loads torch meanwhile."""
+
+    on = True
+    """Tests of other things switch it off."""
+
+    def __init__(self, session: Session, command: Sequence[str]) -> None:
+        self._session, self._command = session, command
+        self._child: Child | None = None
+        session.project_changed.connect(self.cancel)
+
+    def warm_up(self) -> None:
+        """Start it, where there is none and no job runs."""
+        if self.on and self._child is None and self._session.idle and self._session.project is not None:
+            self._child = Child(self._session.project.root)
+            self._child.ended.connect(self._lose)
+            self._child.start(LATER, self._command)
+
+    def take(self) -> Child | None:
+        """The engine, which is now somebody else's; None if there is none."""
+        child, self._child = self._child, None
+        if child is not None:
+            with suppress(RuntimeError):
+                child.ended.disconnect(self._lose)
+        return child
+
+    def cancel(self) -> None:
+        """End it: nothing was asked of it."""
+        child = self.take()
+        if child is not None:
+            with suppress(RuntimeError):  # at the end of the program Qt may have taken it down already
+                child.stop()
+                child.stop()  # the second time ends it at once
+
+    def _lose(self, outcome: str, text: str) -> None:
+        self._child = None
+
+
 class Jobs:
     """Starts the session's jobs, one at a time, and tells the session what comes of them."""
+
+    started = psygnal.Signal()
+    """A job was started: it can be told something."""
+    heard = psygnal.Signal(object)
+    """One medssl event of it; the session has heard it before."""
 
     def __init__(self, session: Session, command: Sequence[str] = COMMAND) -> None:
         self._session = session
         self._command = command
         self._child: Child | None = None
+        self.ahead = Ahead(session, command)
 
     def start(self, job: config.Job) -> None:
         """Start a job. Raises UserError ("busy") while another one runs, or if the disk refuses."""
@@ -200,11 +256,22 @@ class Jobs:
         project.need_writable()
         path = project.root / "job.json"
         config.write_job(path, job)
-        self._child = Child(project.root)
-        self._child.heard.connect(self._session.hear)
-        self._child.ended.connect(self._end)
+        ahead = self.ahead.take()
+        self._child = child = ahead or Child(project.root)
+        child.heard.connect(self._session.hear)
+        child.heard.connect(self.heard.emit)
+        child.ended.connect(self._end)
         self._session.begin(config.kind_of(job))
-        self._child.start(path, self._command)
+        if ahead is not None:
+            child.give(project.root, path)
+        else:
+            child.start(path, self._command)
+        self.started.emit()
+
+    def show(self, place: events.SliceInView) -> None:
+        """Tell the running job which slice is on the screen."""
+        if self._child is not None:
+            self._child.tell(place.to_line())
 
     def stop(self) -> None:
         """Ask the running job to end with a checkpoint; asked again, end it at once."""
@@ -214,6 +281,7 @@ class Jobs:
 
     def leave(self) -> None:
         """The window is gone: the job ends within 8 s, whatever it says."""
+        self.ahead.cancel()
         if self._child is not None:
             self._child.stop(patient=False)
 

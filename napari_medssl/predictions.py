@@ -45,6 +45,8 @@ class Predictions:
         """How the prediction on the screen was cleaned, and kept so."""
         self.previewed = Cleaning()
         """What is being tried on it."""
+        self.unfinished: set[tuple[int, int]] = set()
+        """Slices (axis, index) of the layer that a training still works at (live_preview.py)."""
         self.changes: Changes = {}
         """Against the other prediction; while cleaning is tried, against the run's own."""
         self._labels: dict[Shown, np.ndarray] = {}
@@ -79,7 +81,7 @@ class Predictions:
         self._forget()
         newest = next(iter(self.entries()), None)
         if newest is None:
-            self._hide()
+            self.hide()
         else:
             self.show(newest.run, newest.cleaned)
 
@@ -100,7 +102,7 @@ class Predictions:
         if self.other in (None, wanted):
             self.other = _after(self.entries(), wanted)
         self._labels = {key: self._labels[key] for key in (wanted, self.other) if key in self._labels}
-        self._put(self._labels[wanted])
+        self.put(self._labels[wanted])
         self._compare_with_other()
         self.changed.emit()
 
@@ -116,7 +118,9 @@ class Predictions:
         if self.layer is not None:
             self.layer.visible = not self.layer.visible
 
-    def _put(self, labels: np.ndarray) -> None:
+    def put(self, labels: np.ndarray) -> None:
+        """Show these labels in the layer; nothing of that is kept."""
+        self.unfinished.clear()
         scan, layer, project = self.session.need_scan(), self.layer, self.session.need_project()
         if layer is None:
             layer = layers.prediction_layer(labels, scan.geometry, scan.id, project.classes)
@@ -128,7 +132,9 @@ class Predictions:
         layer.metadata = layers.metadata(layers.PREDICTION, scan.geometry, scan=scan.id)
         layer.visible = True
 
-    def _hide(self) -> None:
+    def hide(self) -> None:
+        """Show none."""
+        self.unfinished.clear()
         if self.layer is not None:
             self.layer.data = np.zeros(self.session.need_scan().geometry.shape_zyx, np.uint8)
             self.layer.visible = False
@@ -189,7 +195,7 @@ class Predictions:
 
         def take(result: tuple[np.ndarray, Changes]) -> None:
             labels, self.changes = result
-            self._put(labels)
+            self.put(labels)
             self.changed.emit()
 
         self._clean.ask(compute, take)

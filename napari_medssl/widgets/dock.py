@@ -15,12 +15,14 @@ from napari_medssl.estimates import Estimates
 from napari_medssl.guard import guarded
 from napari_medssl.holding import Holding
 from napari_medssl.jobs import COMMAND, Jobs
+from napari_medssl.live_preview import LivePreview
 from napari_medssl.preview import InstantPreview
 from napari_medssl.session import Session
 from napari_medssl.widgets import style
 from napari_medssl.widgets.annotate import Annotate
 from napari_medssl.widgets.features import Features
 from napari_medssl.widgets.finetune import Finetune
+from napari_medssl.widgets.live_preview import live_words
 from napari_medssl.widgets.parts import Step, button, hint
 from napari_medssl.widgets.prediction import Prediction
 from napari_medssl.widgets.pretrain import Pretrain
@@ -57,6 +59,8 @@ class Dock(QWidget):
         self.annotate = Annotate(*shared, self.jobs)
         self.pretrain = Pretrain(*shared, self.jobs, self.estimates)
         self.finetune = Finetune(*shared, self.jobs, self.estimates)
+        self.live = LivePreview(self.workspace, self.jobs)
+        self.finetune.layout().addWidget(live_words(self.live))
         self.prediction = Prediction(*shared, self.jobs, self.annotate.edits)
         self.features = Features(*shared, self.jobs)
         self.preview = PreviewBox(InstantPreview(self.workspace, self.features.similar))
@@ -100,6 +104,7 @@ class Dock(QWidget):
     def _connect(self) -> None:
         session = self.session
         session.said.connect(lambda severity, text: SHOW[severity](text))
+        self.workspace.autosave.stroke.connect(lambda *of: self.jobs.ahead.warm_up())
         for step in self.steps:
             step.toggled.connect(lambda opened, step=step: self._on_toggled(step, opened))
             if isinstance(step.content(), Pretrain | Finetune):
@@ -179,7 +184,7 @@ class Dock(QWidget):
         It may run while this widget is half gone, so it knows the parts but not the widget.
         """
         session, workspace, jobs, similar = self.session, self.workspace, self.jobs, self.features.similar
-        preview, holding = self.preview.preview, self.holding
+        preview, holding, live = self.preview.preview, self.holding, self.live
         viewer, restyle, estimates = self.viewer, self._restyle, self.estimates
 
         def leave() -> None:
@@ -187,6 +192,7 @@ class Dock(QWidget):
                 return
             guarded(session, workspace.leave)
             preview.close()
+            live.close()
             session.close()
             similar.close()
             workspace.close()

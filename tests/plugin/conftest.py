@@ -21,6 +21,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(skip)
 
 
+@pytest.fixture(autouse=True)
+def no_engine_ahead(monkeypatch) -> None:
+    """Strokes start no engine ahead of its job, but where that is tested."""
+    from napari_medssl import jobs
+
+    monkeypatch.setattr(jobs.Ahead, "on", False)
+
+
 @pytest.fixture
 def said(monkeypatch) -> list[tuple[str, str]]:
     """(severity, sentence) that napari was asked to show."""

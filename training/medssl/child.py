@@ -149,7 +149,7 @@ class Told:
                 received = b""
             *lines, waiting = (waiting + received).split(b"\n")
             for line in lines:
-                self._take(line.decode("utf-8", "replace").strip())
+                self._take(line.decode("utf-8", "surrogateescape").strip())
             if not received:
                 self.end()
 
