@@ -28,7 +28,7 @@ class Coordinates:
     def pad(self, image: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         return build(plan(image.ndim - 2), 2, 0).pad(image)
 
-    def encode(self, image: Tensor) -> list[Tensor]:
+    def describe(self, image: Tensor) -> list[Tensor]:
         seen = image[:, image.shape[1] // 2, None]
         pooled = F.avg_pool2d(seen, 4) if seen.ndim == 4 else F.avg_pool3d(seen, (2, 4, 4))
         return [torch.cat([level, torch.full_like(level, 10.0)], 1) for level in (seen, pooled)]

@@ -183,10 +183,21 @@ def test_rows_have_mean_and_spread_over_seeds() -> None:
     assert single.spread is None
 
 
-def test_the_table_shows_mean_spread_seeds_and_minutes() -> None:
+def test_the_table_shows_mean_spread_seeds_and_seconds() -> None:
     heading, line = report.study_lines([cell("pgl", 0, 0.5), cell("pgl", 1, 0.7)])
-    assert heading == ["weights", "structure", "mean", "seeds", "minutes"]
-    assert line == ["PGL", "0.600", "0.600 ± 0.141", "0, 1", "1.5"]
+    assert heading == ["start", "structure", "mean", "seeds", "seconds"]
+    assert line == ["PGL", "0.600", "0.600 ± 0.141", "0, 1", "90"]
+
+
+@pytest.mark.parametrize(("method", "words"), [
+    ("random", "random"),
+    ("shapes", "shapes"),
+    ("shapes+mae+pgl", "shapes, then MAE+PGL"),
+    ("mae+pgl:none", "MAE+PGL, labels only"),
+    ("shapes+supervoxels", "shapes, then super-voxels"),
+])  # fmt: skip
+def test_a_method_is_called_by_what_it_starts_from(method: str, words: str) -> None:
+    assert report.title(method) == words
 
 
 def wanted(out: Path, dataset_folder: Path, seeds: tuple[int, ...] = (0, 1)) -> demo.Demo:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +30,12 @@ WIDTH = 32
 """Numbers a voxel: what is left of all encoder levels after a projection common to all scans of a run."""
 CELLS = 2_000_000
 """Most cells a scan: keeps a similarity map of a whole scan under a second."""
+BASIS_SCANS, BASIS_SLABS, BASIS_CELLS = 8, 12, 1000
+"""Scans, slabs of each and cells of each slab from which the projection is computed."""
+MOST_THREADS = 8
+"""Slabs at a time on a CPU; each takes some 100 MB."""
 STEPS = ((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 4, 4), (4, 4, 4), (4, 8, 8), (8, 8, 8))
+T = TypeVar("T")
 
 
 def features(
@@ -54,8 +63,8 @@ def features(
         image = project.image(scan)
         step = grid_step(image.shape)
         if matcher is None:
-            raw = raw_features(project, scan, network, plan, step, device)
-            slabs = (_project(slab, mean, basis) for slab in raw)
+            project_slab = partial(_project, mean=mean, basis=basis)
+            slabs = _slabs(project, scan, network, plan, step, device, then=project_slab)
         else:  # trained to find places in other scans: features for nothing else would do that worse
             slabs = matched_features(project, scan, matcher, plan, step, device)
         path = write_features(project, scan, run.id, _joined(slabs, image.shape, step, plan), step)
@@ -85,7 +94,6 @@ def grid_step(shape_zyx: Sequence[int]) -> tuple[int, int, int]:
     )
 
 
-@torch.inference_mode()
 def raw_features(
     project: Project, scan: str, network: Network, plan: Plan, step: Sequence[int], device: torch.device
 ) -> Iterator[Tensor]:
@@ -93,22 +101,68 @@ def raw_features(
 
     Slabs follow the plan's slice axis; the last two axes are the plan's rows and columns.
     """
+    return _slabs(project, scan, network, plan, step, device, then=lambda slab: slab)
+
+
+def _slabs(
+    project: Project,
+    scan: str,
+    network: Network,
+    plan: Plan,
+    step: Sequence[int],
+    device: torch.device,
+    then: Callable[[Tensor], T],
+    most: int | None = None,
+) -> Iterator[T]:
+    """`then` of the raw features of all slabs in order, or of `most` slabs, evenly spaced."""
     work = np.transpose(project.image(scan), plan.work_axes)
     spacing = [project.scans[scan].geometry.spacing_mm[axis] for axis in plan.work_axes]
     stride = [step[axis] for axis in plan.work_axes]
     cells = [-(-length // each) for length, each in zip(work.shape, stride, strict=True)]
-    if plan.dims == 2:
-        for cell in range(cells[0]):
-            middle = min(cell * stride[0] + stride[0] // 2, len(work) - 1)
+    thick = 1 if plan.dims == 2 else max(1, plan.patch_vox[0] // stride[0])
+    count = -(-cells[0] // thick)
+
+    @torch.inference_mode()
+    def slab(number: int) -> T:
+        if plan.dims == 2:
+            middle = min(number * stride[0] + stride[0] // 2, len(work) - 1)
             image = neighbouring_slices(work, middle, middle + 1, plan.patch_vox[0], device)
-            yield _levels(network, plan, image, spacing[1:], stride[1:], cells[1:])[0].movedim(0, -1)[None]
+            levels = _levels(network, plan, image, spacing[1:], stride[1:], cells[1:])
+            return then(levels[0].movedim(0, -1)[None])
+        first, last = number * thick, min((number + 1) * thick, cells[0])
+        image = slab_of(work, first * stride[0], min(last * stride[0], len(work)), device)[None, None]
+        levels = _levels(network, plan, image, spacing, stride, [last - first, *cells[1:]])
+        return then(levels[0].movedim(0, -1))
+
+    chosen = range(count) if most is None else np.unique(np.linspace(0, count - 1, most).round().astype(int))
+    # Slabs of 3D networks are large: one at a time.
+    return _in_order(slab, chosen, device, threads=MOST_THREADS if plan.dims == 2 else 1)
+
+
+def _in_order(
+    work: Callable[[int], T], numbers: Iterable[int], device: torch.device, threads: int
+) -> Iterator[T]:
+    """`work` of each number. A CPU takes several at once, each on one thread.
+
+    Faster than several threads on one slice: these wait for each other after every layer, and where another
+    program wants a core for a moment, as the viewer does, that costs a multiple.
+    """
+    threads = min(threads, devices.THREADS) if device.type == "cpu" else 1
+    if threads == 1:
+        yield from map(work, numbers)
         return
-    thick = max(1, plan.patch_vox[0] // stride[0])
-    for first in range(0, cells[0], thick):
-        last = min(first + thick, cells[0])
-        low, high = first * stride[0], min(last * stride[0], len(work))
-        slab = slab_of(work, low, high, device)[None, None]
-        yield _levels(network, plan, slab, spacing, stride, [last - first, *cells[1:]])[0].movedim(0, -1)
+    with _one_thread(), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.map(work, numbers)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @torch.inference_mode()
@@ -164,22 +218,17 @@ def encoded(
         image = F.interpolate(image, size, mode="bilinear" if plan.dims == 2 else "trilinear")
     padded, _ = network.pad(image)
     with autocast(image.device, plan.precision):
-        return network.encode(padded), size, tuple(padded.shape[2:])
+        return network.describe(padded), size, tuple(padded.shape[2:])
 
 
 def unit_levels(levels: Sequence[Tensor], grid: Tensor) -> Tensor:
     """(B, F, ...) all encoder levels at the points of `grid` (grid_sample's), each of unit length."""
-    return torch.cat(
-        [
-            F.normalize(
-                F.grid_sample(level.float(), grid, padding_mode="border", align_corners=False),
-                dim=1,
-                eps=1e-6,
-            )
-            for level in levels
-        ],
-        dim=1,
-    )
+    points = [
+        F.grid_sample(level.float(), grid, padding_mode="border", align_corners=False) for level in levels
+    ]
+    # What F.normalize does; its norm over the channels takes five times as long on a CPU.
+    sizes = [each.square().sum(1, keepdim=True).clamp_min(1e-12) for each in points]
+    return torch.cat([each * size.rsqrt() for each, size in zip(points, sizes, strict=True)], dim=1)
 
 
 def _basis(
@@ -196,24 +245,28 @@ def _basis(
     One basis for all scans of a run: only then can a voxel of one scan be looked for in another. A run that
     went on since gets a new one, and the features under its older weights are removed.
     """
-    path = run.folder / f"feature-basis-{step}.npy"
+    # The program's own weights change with the program, a run's with its steps.
+    version = run.weights_sha256[:12] if run.shipped else step
+    path = run.folder / f"feature-basis-{version}.npy"
     if not path.exists():
         for old in (project.root / "features").glob(f"*-{run.id}.json"):
             old.unlink()
-        chosen = list(scans)[:: max(1, len(scans) // 8)][:8]
-        generator = torch.Generator().manual_seed(0)
-        rows = []
-        for scan in chosen:
+        rows: list[Tensor] = []
+        for scan in list(scans)[:: max(1, len(scans) // BASIS_SCANS)][:BASIS_SCANS]:
             grid = grid_step(project.image(scan).shape)
-            for slab in raw_features(project, scan, network, plan, grid, device):
-                flat = slab.reshape(-1, slab.shape[-1]).cpu()
-                rows.append(flat[torch.randint(len(flat), (200,), generator=generator)])
+            rows += _slabs(project, scan, network, plan, grid, device, _some_cells, BASIS_SLABS)
         sample = torch.cat(rows)
         mean = sample.mean(0)
-        _, _, directions = torch.linalg.svd(sample - mean, full_matrices=False)
+        with _one_thread():  # of so small a matrix several would cost a hundred times as much
+            directions = torch.linalg.eigh((sample - mean).T @ (sample - mean))[1].flip(1).T
         write_array(path, torch.cat([mean[None], directions[:WIDTH]]).numpy())
     stored = torch.from_numpy(read_array(path)).to(device)
     return stored[0], stored[1:]
+
+
+def _some_cells(slab: Tensor) -> Tensor:
+    flat = slab.flatten(0, 2).cpu()
+    return flat[torch.randint(len(flat), (BASIS_CELLS,), generator=torch.Generator().manual_seed(0))]
 
 
 def _project(slab: Tensor, mean: Tensor, basis: Tensor) -> np.ndarray:

@@ -73,6 +73,8 @@ def write_features(
     """Keep a scan's features; returns the array's file. The JSON comes last: it says the array is whole."""
     path, about = _paths(project, scan, run)
     about.unlink(missing_ok=True)
+    for left in path.parent.glob(f".{path.name}.*.tmp"):  # of an engine that was killed while it wrote
+        left.unlink(missing_ok=True)
     write_array(path, array)
     known = {"scan": scan, "run": run, "step_vox": list(step_vox), **_origin(project, scan, run)}
     write_json(about, known)

@@ -3,8 +3,8 @@
 Two slices of one scan, a few slices apart, with angles, zooms and grey values of their own: the prototypes
 of one slice's super-voxels classify the pixels of the other, both ways, on the finest decoder map and on the
 third encoder level. After SSL-ALPNet (Ouyang et al., arXiv 2007.09886), which does so with super-pixels of
-one slice. Grey values of one view go through a random curve that need not rise: with the same contrast in both
-views they alone would solve the task.
+one slice. Grey values of one view go through a random curve that need not rise: with the same contrast in
+both views they alone would solve the task.
 """
 
 from __future__ import annotations

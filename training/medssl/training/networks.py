@@ -74,8 +74,8 @@ class Network(nn.Module):
         """Feature maps by which places are compared (similarity, landmarks, colours), of several resolutions.
 
         All encoder levels; or, where `decoder_describes`, the deepest one and the decoder's maps without the
-        finest, whose few channels tell borders rather than places (docs/benchmarks/LOG.md, "Which maps describe
-        a place").
+        finest, whose few channels tell borders rather than places (docs/benchmarks/LOG.md, "Which maps
+        describe a place").
         """
         levels = self.encode(image)
         return self.decoder_maps(levels, len(self.decoder) - 1) if self.decoder_describes else levels

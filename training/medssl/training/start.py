@@ -87,9 +87,9 @@ def load_for(project: Project, run: Run, device: torch.device) -> tuple[Network,
     if card.get("method") in WITHOUT_SCANS:
         settings = {
             "dims": 2,
-            "precision": "fp32",
+            "precision": "bf16",
             "threads": plan.threads,
-        }  # nothing to measure: it looks, once
+        }  # nothing to measure: it looks once
         plan = planner.choose(project, list(project.scans), device, settings, network=plan)[0]
     return network.to(device), plan, card
 
