@@ -5,7 +5,6 @@ The viewer never waits for it: what was measured before is in the project, all e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 
 from medssl import config, estimate
@@ -15,26 +14,25 @@ from psygnal import Signal
 from qtpy.QtCore import QTimer
 
 from napari_medssl.guard import guarded
-from napari_medssl.jobs import COMMAND, Child
 from napari_medssl.session import Session
+from napari_medssl.side_jobs import SideJobs
 
 PATIENCE_MS = 600
 """A choice that changes again within this is not measured."""
 
 
 class Estimates:
-    """Estimates trainings, one at a time; gives way to every job of the session."""
+    """Estimates trainings, one at a time, as side jobs."""
 
     changed = Signal()
     """There is the estimate that was asked for, or there will be none."""
 
-    def __init__(self, session: Session, command: Sequence[str] = COMMAND) -> None:
-        self._session, self._command = session, command
+    def __init__(self, session: Session, side_jobs: SideJobs) -> None:
+        self._session, self._side_jobs = session, side_jobs
         self._job: TrainingJob | None = None
         self._wanted = ""
         """The key of what is being measured, or will be in a moment."""
         self._refused: set[str] = set()
-        self._child: Child | None = None
         self._timer = QTimer(interval=PATIENCE_MS, singleShot=True)
         self._timer.timeout.connect(lambda: guarded(session, self._measure))
         session.job_changed.connect(self._give_way)
@@ -61,23 +59,17 @@ class Estimates:
         self._wanted = ""
         with suppress(RuntimeError):  # at the end of the program Qt may have taken it down already
             self._timer.stop()
-        if self._child is not None:
-            child, self._child = self._child, None
-            child.ended.disconnect()
-            child.stop()
-            child.stop()  # the second time ends it at once: there is nothing to save
+        self._side_jobs.cancel("estimate")
 
     def _measure(self) -> None:
-        project, job = self._session.need_project(), self._job
+        job = self._job
         assert job is not None
-        path = project.root / "estimate.json"
-        config.write_job(path, EstimateJob(job.project, training=config.to_json(job)))
-        self._child = Child(project.root)
-        self._child.ended.connect(self._end)
-        self._child.start(path, self._command)
+        self._side_jobs.start(EstimateJob(job.project, training=config.to_json(job)), self._end)
 
     def _end(self, outcome: str, text: str) -> None:
-        job, key, self._child, self._wanted = self._job, self._wanted, None, ""
+        job, key, self._wanted = self._job, self._wanted, ""
+        if outcome == "stopped":
+            return
         if job is None or estimate.known(self._session.need_project(), job) is None:
             self._refused.add(key)  # once it is started, the training will say what is wrong
         self.changed.emit()

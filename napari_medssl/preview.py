@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from medssl.features.similarity import has_features
 from medssl.projects.annotation import Annotation
 from medssl.projects.project import LabelClass
 from medssl.scans.geometry import Geometry
+from medssl.shipped import SHAPES
 from napari.layers import Labels, Vectors
 from napari.utils.colormaps.standardize_color import transform_color
 from psygnal import Signal
@@ -29,7 +31,7 @@ from napari_medssl.workspace import Workspace
 PAUSE_MS = 30
 """What tells nobody that it is finished (undo, a slider) is waited for so long."""
 LINE_PIXELS = 2.2
-NO_WEIGHTS = "A preview needs features: pre-train first (step 3), then compute them (step 6)."
+COMING = "The features of this scan are being computed; outlines come in some seconds."
 NO_FEATURES = "There are no features of this scan yet; compute them in step 6."
 OTHER_WEIGHTS = (
     "This scan has features of other weights than those chosen in step 6; choose these or compute features."
@@ -124,9 +126,10 @@ class InstantPreview:
         if project is None or scan is None:
             return "Open a scan first (step 1)."
         if not self.session.has_features(run):
-            if any((project.root / "features").glob(f"{scan}-[0-9]*.json")):
-                return OTHER_WEIGHTS
-            return NO_FEATURES if run else NO_WEIGHTS
+            if self._similar.coming == scan:
+                return COMING
+            own = (project.root / "features").glob(f"{scan}-[0-9]*.json")
+            return OTHER_WEIGHTS if any(own) or has_features(project, scan, SHAPES) else NO_FEATURES
         return NOT_2D if self.workspace.viewer.dims.ndisplay == 3 else ""
 
     def _start(self, axis: int, index: int) -> None:

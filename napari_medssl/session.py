@@ -11,7 +11,7 @@ from typing import Any
 
 from medssl import events
 from medssl.errors import UserError
-from medssl.features.similarity import has_features
+from medssl.features.similarity import has_features, open_features
 from medssl.palette import class_color
 from medssl.projects.project import LabelClass, Project, Run, Scan, is_project
 from psygnal import Signal
@@ -232,6 +232,16 @@ class Session:
         """Whether a run has computed features of the current scan."""
         project, scan = self.project, self.scan
         return project is not None and scan is not None and bool(run) and has_features(project, scan, run)
+
+    def features_hold(self, run: str | None) -> bool:
+        """Whether these features are whole, and of the scan and the weights as they are now."""
+        if self.project is None or self.scan is None or run is None or not self.has_features(run):
+            return False
+        try:
+            open_features(self.project, self.scan, run)
+        except UserError:
+            return False
+        return True
 
     def _look_for_runs(self) -> None:
         """Read the run folders' job files; not at every event of a job."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from medssl.errors import UserError
 from medssl.features.search import Match, Point, best_match, query_of, search
-from medssl.features.similarity import open_features, similarity
+from medssl.features.similarity import has_features, open_features, similarity
 from medssl.projects.project import Project
 from psygnal import Signal
 
@@ -48,7 +48,11 @@ class Similar:
         self.points: tuple[Point, ...] = ()
         self.matches: dict[str, Match] = {}
         """By scan; they come in one after the other."""
+        self.coming = ""
+        """The scan whose features are being computed: a click in it is answered when they are there."""
         self.background = Background(self.session)
+        self._asked: tuple[str | None, tuple[Point, ...]] = (None, ())
+        """Scan and points of the last map that was looked for."""
         self.session.project_changed.connect(self.forget)
         self.session.scan_changed.connect(self._look_here)
 
@@ -98,10 +102,12 @@ class Similar:
         points = (*self.points, point) if adds else (point,)
         if not any(each.like for each in points):
             raise UserError("Click a place that is meant before one that is not.", code="no-points")
-        self._need_features()
+        if self.coming != point.scan:
+            self._need_features()
+        self.background.stop()
         self.points, self.matches = points, {}
         self.changed.emit()
-        self._look([scan for scan in self.session.need_project().scans if scan != point.scan])
+        self._look_here()
 
     def _need_features(self) -> str:
         if self.run is None or not self.session.has_features(self.run):
@@ -110,17 +116,22 @@ class Similar:
             )
         return self.run
 
-    def _look_here(self) -> None:
-        """Another scan is on the screen: its map for the same places."""
-        if self.on and self.points and self.session.has_features(self.run):
-            missing = [scan for scan in self.session.need_project().scans if scan not in self.matches]
-            self._look([scan for scan in missing if scan != self.session.scan])
-        else:
-            self._hide()
+    def look_again(self) -> None:
+        """Features may have come: show the map of the scan on the screen, unless that has been asked for."""
+        if self.on and self._asked != (self.session.scan, self.points):
+            self._look_here()
 
-    def _look(self, others: Sequence[str]) -> None:
-        project, scan, run = self.session.need_project(), self.session.need_scan().id, self._need_features()
-        points = self.points
+    def _look_here(self) -> None:
+        """Show the map of the scan on the screen, where features of it and of all clicks are there."""
+        project, scan, run, points = self.session.project, self.session.scan, self.run, self.points
+        if not self.on or not points or project is None or scan is None or run is None:
+            self._hide()
+            return
+        if not all(has_features(project, each, run) for each in {scan, *(point.scan for point in points)}):
+            self._hide()
+            return
+        self._asked = (scan, points)
+        others = [each for each in project.scans if each != scan and each not in self.matches]
         self.background.ask(lambda: look(project, run, points, scan, others), self._take)
 
     def _take(self, found: Map | Match) -> None:

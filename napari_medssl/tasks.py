@@ -10,7 +10,7 @@ from napari_medssl.session import Session
 
 
 def pretrain_job(session: Session, method: str, recipe: str, minutes: float) -> config.PretrainJob:
-    """Pre-train from the beginning. Raises UserError ("no-project", "no-scan")."""
+    """Pre-train anew, from what the recipe starts from. Raises UserError ("no-project", "no-scan")."""
     project = session.need_project()
     session.need_scan()
     return config.PretrainJob(project=str(project.root), method=method, recipe=recipe, minutes=minutes)
@@ -22,8 +22,8 @@ def resume_job(session: Session, run: Run) -> config.Job:
     return kind(project=str(session.need_project().root), resume=run.id)
 
 
-def finetune_job(session: Session, weights: str | None, minutes: float) -> config.FinetuneJob:
-    """Fine-tune on all annotations and predict the current scan; `weights` None is random.
+def finetune_job(session: Session, weights: str, minutes: float) -> config.FinetuneJob:
+    """Fine-tune on all annotations and predict the current scan; weights: as config.FinetuneJob has them.
 
     Raises UserError ("no-project", "no-scan", "no-annotation").
     """
@@ -46,11 +46,7 @@ def predict_job(session: Session) -> config.PredictJob | None:
     return config.PredictJob(project=str(session.project.root), weights=newest.id, scans=(session.scan,))
 
 
-def features_job(session: Session, weights: str | None) -> config.FeaturesJob:
-    """Compute the current scan's dense features. Raises UserError ("no-project", "no-scan", "no-weights")."""
+def features_job(session: Session, weights: str) -> config.FeaturesJob:
+    """Compute the current scan's dense features. Raises UserError ("no-project", "no-scan")."""
     project, scan = session.need_project(), session.need_scan()
-    if weights is None:
-        raise UserError(
-            "There are no weights yet to compute features with; pre-train first.", code="no-weights"
-        )
     return config.FeaturesJob(project=str(project.root), weights=weights, scans=(scan.id,))

@@ -18,6 +18,7 @@ from napari_medssl.jobs import COMMAND, Jobs
 from napari_medssl.live_preview import LivePreview
 from napari_medssl.preview import InstantPreview
 from napari_medssl.session import Session
+from napari_medssl.side_jobs import SideJobs
 from napari_medssl.widgets import style
 from napari_medssl.widgets.annotate import Annotate
 from napari_medssl.widgets.features import Features
@@ -53,7 +54,8 @@ class Dock(QWidget):
         self.holding = Holding(self.session)
         self.workspace = Workspace(viewer, self.session)
         self.jobs = Jobs(self.session, command)
-        self.estimates = Estimates(self.session, command)
+        self.side_jobs = SideJobs(self.session, command)
+        self.estimates = Estimates(self.session, self.side_jobs)
         shared = (self.session, self.workspace)
         self.scans = Scans(*shared)
         self.annotate = Annotate(*shared, self.jobs)
@@ -62,7 +64,7 @@ class Dock(QWidget):
         self.live = LivePreview(self.workspace, self.jobs)
         self.finetune.layout().addWidget(live_words(self.live))
         self.prediction = Prediction(*shared, self.jobs, self.annotate.edits)
-        self.features = Features(*shared, self.jobs)
+        self.features = Features(*shared, self.jobs, self.side_jobs)
         self.preview = PreviewBox(InstantPreview(self.workspace, self.features.similar))
         self.annotate.layout().addWidget(self.preview)
         self.train = button("Fine-tune and predict", self._train, "Start step 4 as it is set there")
@@ -113,6 +115,8 @@ class Dock(QWidget):
                        session.runs_changed, session.job_changed, session.scan_changed):  # fmt: skip
             signal.connect(self._summarise)
         session.predicted.connect(lambda scan, run: self._summarise())
+        for react in (self._summarise, self.preview.preview.ask):
+            self.features.precompute.changed.connect(react)
         self.scans.ready.connect(self._paint)
         self.viewer.events.theme.connect(self._restyle)
         self._leave = self._farewell()
@@ -185,7 +189,8 @@ class Dock(QWidget):
         """
         session, workspace, jobs, similar = self.session, self.workspace, self.jobs, self.features.similar
         preview, holding, live = self.preview.preview, self.holding, self.live
-        viewer, restyle, estimates = self.viewer, self._restyle, self.estimates
+        viewer, restyle = self.viewer, self._restyle
+        estimates, precompute, side_jobs = self.estimates, self.features.precompute, self.side_jobs
 
         def leave() -> None:
             if session.closed:
@@ -200,6 +205,8 @@ class Dock(QWidget):
             for key in KEYS:
                 viewer.bind_key(key, None)
             estimates.cancel()
+            precompute.close()
+            side_jobs.cancel_all()
             jobs.leave()
             holding.release()
 

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from medssl.shipped import SHAPES
 from qtpy.QtWidgets import QComboBox, QFormLayout, QWidget
 
 from napari_medssl.feature_colors import FeatureColors
 from napari_medssl.guard import guarded
 from napari_medssl.jobs import Jobs
 from napari_medssl.marks import Marks
+from napari_medssl.precompute import Precompute
 from napari_medssl.session import Session
+from napari_medssl.side_jobs import SideJobs
 from napari_medssl.similar import Similar
 from napari_medssl.tasks import features_job
-from napari_medssl.widgets.finetune import describe
+from napari_medssl.widgets.finetune import SHAPES_NAME, describe
 from napari_medssl.widgets.landmarks import LandmarkBox
 from napari_medssl.widgets.parts import JobPanel, button, column, hint, row, set_primary
 from napari_medssl.widgets.places import PlaceTable
@@ -22,7 +25,7 @@ from napari_medssl.workspace import Workspace
 MOST_ROWS = 4
 HOW = "Click a place in the scan. Shift-click adds a place that is meant, Ctrl-click one that is not."
 NONE_HERE = "This scan has no features of these weights yet; compute them."
-NO_WEIGHTS = "Pre-train first: features come from trained weights."
+COMING = "The features of this scan are being computed, which takes some seconds."
 
 
 class Features(QWidget):
@@ -31,15 +34,19 @@ class Features(QWidget):
     title = "Features"
     kind = "features"
 
-    def __init__(self, session: Session, workspace: Workspace, jobs: Jobs) -> None:
+    def __init__(self, session: Session, workspace: Workspace, jobs: Jobs, side_jobs: SideJobs) -> None:
         super().__init__()
         self.session, self.workspace, self.jobs = session, workspace, jobs
         self.similar = Similar(workspace)
         self.marks = Marks(self.similar)
         self.colors = FeatureColors(self.similar)
+        self.precompute = Precompute(session, side_jobs, lambda: self.similar.run)
         self.weights = QComboBox()
-        self.weights.setToolTip("The network whose features are computed")
-        self.weights.activated.connect(lambda number: self.refresh())
+        self.weights.setToolTip(
+            "The network whose features are computed; the features of its own weights the program computes "
+            "by itself when a scan is opened"
+        )
+        self.weights.activated.connect(lambda number: self._on_weights())
         self.form = QFormLayout()
         self.form.addRow("Weights", self.weights)
         self.compute = button(
@@ -68,14 +75,21 @@ class Features(QWidget):
         self.landmarks = LandmarkBox(self.marks)
         column(self, self.form, row(self.compute, self.compute_all, stretch=0), self.panel,
                row(self.follow, self.show_colors), self.words, self.table, self.landmarks)  # fmt: skip
-        for signal in (session.project_changed, session.scan_changed, session.runs_changed):
+        session.project_changed.connect(self._on_project)
+        for signal in (session.scan_changed, session.runs_changed):
             signal.connect(self.refresh)
         self.similar.changed.connect(self._show_matches)
+        self.precompute.changed.connect(self._on_precompute)
         self.refresh()
 
     def summary(self) -> str:
         """For the step's header."""
-        return "ready" if self.session.has_features(self.similar.run) else ""
+        if self.session.has_features(self.similar.run):
+            return "ready"
+        return "computing" if self._coming() else ""
+
+    def _coming(self) -> bool:
+        return bool(self.precompute.scan) and self.precompute.scan == self.session.scan
 
     def start(self) -> None:
         """Compute the features of the scan on the screen."""
@@ -117,30 +131,48 @@ class Features(QWidget):
         rows = [(scan, f"{found[scan].score:.2f}") for scan in scans]
         self.table.show_rows(rows if self.follow.isChecked() else [], self.session.scan or "")
 
+    def _on_project(self) -> None:
+        self.weights.setCurrentIndex(0)  # another project's runs may have the same names
+        self.refresh()
+
+    def _on_weights(self) -> None:
+        self.refresh()
+        self.precompute.look()
+
+    def _on_precompute(self) -> None:
+        self.similar.coming = self.precompute.scan
+        self.refresh()
+
     def refresh(self) -> None:
         """Show which weights there are, and whether clicks can be followed."""
-        runs = [*self.session.runs("pretrain"), *self.session.runs("finetune")]
-        if [run.id for run in runs] != [self.weights.itemData(n) for n in range(self.weights.count())]:
-            chosen = self.weights.currentData()
-            self.weights.clear()
-            for run in runs:
-                self.weights.addItem(describe(run), run.id)
-            self.weights.setCurrentIndex(max(0, self.weights.findData(chosen)))
+        self._fill_weights()
         self.similar.use(self.weights.currentData())
-        ready = self.session.has_features(self.similar.run)
-        free = bool(runs) and self.session.idle
-        for each in (self.compute, self.compute_all):
-            each.setEnabled(free)
+        ready, coming = self.session.features_hold(self.similar.run), self._coming()
+        free = self.session.scan is not None and self.session.idle
+        self.compute.setEnabled(free and not coming)
+        self.compute_all.setEnabled(free)
         several = self.session.project is not None and len(self.session.project.scans) > 1
         self.compute_all.setVisible(several)
         for each in (self.follow, self.show_colors):
-            each.setEnabled(ready or each.isChecked())
-        set_primary(self.compute, not ready)
+            each.setEnabled(ready or coming or each.isChecked())
+        set_primary(self.compute, not (ready or coming))
         watching = self.follow.isChecked() or self.show_colors.isChecked()
-        words = HOW if self.follow.isChecked() else "" if runs else NO_WEIGHTS
-        self.words.setText(NONE_HERE if watching and not ready else words)
+        missing = COMING if coming else NONE_HERE if watching else ""
+        self.words.setText((HOW if self.follow.isChecked() else "") if ready else missing)
         self.words.setVisible(bool(self.words.text()))
         self.colors.refresh()
+        self.similar.look_again()
         if not self.session.job.running:
             self.marks.find()
         self._show_matches()
+
+    def _fill_weights(self) -> None:
+        """The weights that ship, then pre-trainings and fine-tunings, newest first; a choice stays."""
+        runs = [*self.session.runs("pretrain"), *self.session.runs("finetune")]
+        items = [(SHAPES_NAME, SHAPES), *((describe(run), run.id) for run in runs)]
+        if [item for _, item in items] != [self.weights.itemData(n) for n in range(self.weights.count())]:
+            chosen = self.weights.currentData()
+            self.weights.clear()
+            for text, item in items:
+                self.weights.addItem(text, item)
+            self.weights.setCurrentIndex(max(0, self.weights.findData(chosen)))

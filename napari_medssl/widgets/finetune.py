@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from medssl import config, recipes
 from medssl.projects.project import Run
+from medssl.shipped import RANDOM, SHAPES
+from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QWidget
 
 from napari_medssl.estimates import Estimates
@@ -19,7 +21,8 @@ from napari_medssl.widgets.forecast import Forecast
 from napari_medssl.widgets.parts import JobPanel, button, choice, column, hint, minutes_box, row
 from napari_medssl.workspace import Workspace
 
-RANDOM, CONTINUE = "Random weights", "Last fine-tuning"
+SHAPES_NAME, RANDOM_NAME, CONTINUE = "Shapes (ready to use)", "Random weights", "Last fine-tuning"
+STARTS = {SHAPES: "the weights that come with the program", RANDOM: "random weights"}
 LEAST_TO_HOLD, ENOUGH_TO_HOLD = 4, 6
 """Complete slices that holding one back takes (medssl.finetuning.held_slice), and of this scan for it to be
 the usual choice: one of few is worth more to the training than its Dice to the eye."""
@@ -35,6 +38,7 @@ class Finetune(QWidget):
         super().__init__()
         self.session, self.workspace, self.jobs = session, workspace, jobs
         self.purpose, self.weights, self.about = choice(), choice(), hint()
+        self.weights.setToolTip("What the network knows at the start; Shapes comes with the program")
         for each in recipes.FINETUNING:
             self.purpose.addItem(each.name, each)
         self.minutes = minutes_box(recipes.FINETUNING[0].minutes)
@@ -70,6 +74,8 @@ class Finetune(QWidget):
             signal.connect(self.refresh)
         for react in (self._suggest_to_hold, self.forecast.refresh):
             session.annotation_changed.connect(react)
+        # Another project's runs may have the same names.
+        session.project_changed.connect(lambda: self.weights.setCurrentIndex(0))
         session.project_changed.connect(self._show_last_curves)
         self.purpose.currentIndexChanged.connect(self._on_purpose)
         self.weights.currentIndexChanged.connect(self._explain)
@@ -114,20 +120,26 @@ class Finetune(QWidget):
         self._explain()
 
     def _fill_weights(self) -> None:
-        """Pre-trainings, newest first, random weights, and the last fine-tuning to continue from.
+        """The weights that ship, pre-trainings, newest first, random ones, the last fine-tuning.
 
-        A choice stays until there is a newer pre-training.
+        A choice stays, and so does that of the last fine-tuning when there is a newer one.
         """
-        before = [self.weights.itemText(n) for n in range(self.weights.count())]
-        runs, last = self.session.starts(), self.session.runs(self.kind)[:1]
-        texts = [*(describe(run) for run in runs), RANDOM, *(f"{CONTINUE} ({number(run)})" for run in last)]
-        if texts == before:
+        last = self.session.runs(self.kind)[:1]
+        items = [
+            (SHAPES_NAME, SHAPES),
+            *((describe(run), run.id) for run in self.session.starts()),
+            (RANDOM_NAME, RANDOM),
+            *((f"{CONTINUE} ({number(run)})", run.id) for run in last),
+        ]
+        box = self.weights
+        if items == [(box.itemText(n), box.itemData(n)) for n in range(box.count())]:
             return
-        chosen = self.weights.currentIndex() if texts[: len(runs) + 1] == before[: len(runs) + 1] else 0
-        self.weights.clear()
-        for text, run in zip(texts, [*runs, None, *last], strict=True):
-            self.weights.addItem(text, run.id if run else None)
-        self.weights.setCurrentIndex(max(0, chosen))
+        chosen, continues = box.currentData(), box.currentText().startswith(CONTINUE)
+        with QSignalBlocker(box):
+            box.clear()
+            for text, data in items:
+                box.addItem(text, data)
+        box.setCurrentIndex(len(items) - 1 if continues and last else max(0, box.findData(chosen)))
 
     def _show_last_curves(self) -> None:
         runs = self.session.runs(self.kind)
@@ -147,11 +159,10 @@ class Finetune(QWidget):
 
     def _explain(self) -> None:
         """What the choice is for, and what a round starts from."""
-        text = self.weights.currentText()
-        if text.startswith(CONTINUE):
+        if self.weights.currentText().startswith(CONTINUE):
             start = "Continues from what that one has learned, with all annotations."
         else:
-            which = "random weights" if text == RANDOM else "the pre-trained weights"
+            which = STARTS.get(self.weights.currentData(), "your pre-trained weights")
             start = f"Starts anew from {which}, with all annotations."
         self.about.setText(f"{self.purpose.currentData().about}\n{start}")
         self.forecast.refresh()
@@ -162,8 +173,9 @@ def describe(run: Run) -> str:
     job: dict = run.job
     if job.get("job") == config.kind_of(config.PretrainJob(project="")):
         return f"{job.get('method', '').upper()} pre-training ({number(run)})"
-    weights = job.get("weights") or ""
-    start = "the one before" if "-finetune" in weights else "pre-training" if weights else "random weights"
+    weights = job.get("weights") or RANDOM
+    known = {SHAPES: "shapes", RANDOM: "random weights"}
+    start = known.get(weights, "the one before" if "-finetune" in weights else "pre-training")
     return f"{number(run).capitalize()}, from {start}"
 
 

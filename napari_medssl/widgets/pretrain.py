@@ -13,6 +13,7 @@ from napari_medssl.history import curves_of
 from napari_medssl.jobs import Jobs
 from napari_medssl.session import Session
 from napari_medssl.tasks import pretrain_job, resume_job
+from napari_medssl.widgets.finetune import STARTS
 from napari_medssl.widgets.forecast import Forecast
 from napari_medssl.widgets.parts import JobPanel, button, choice, column, hint, minutes_box, row
 from napari_medssl.workspace import Workspace
@@ -66,7 +67,7 @@ class Pretrain(QWidget):
         return f"{done[0].job.get('method', '').upper()} {'collapsed' if done[0].collapsed else 'ready'}"
 
     def start_anew(self) -> None:
-        """Pre-train from random weights."""
+        """Pre-train anew."""
         guarded(self.session, lambda: self._run(self._new_job()))
 
     def go_on(self) -> None:
@@ -108,7 +109,8 @@ class Pretrain(QWidget):
             recipe = recipes.read(f"{self.method.itemData(number)}-{purpose.recipe}")
             self.method.setItemData(number, recipe.purpose, Qt.ItemDataRole.ToolTipRole)
         method = self.method.currentData(Qt.ItemDataRole.ToolTipRole)
-        self.about.setText(f"{purpose.about}\n{method}")
+        start = STARTS[recipes.start_of(self.method.currentData(), purpose.recipe)]
+        self.about.setText(f"{purpose.about}\n{method}\nStarts from {start}.")
         self.forecast.refresh()
 
     def _show_last_curve(self) -> None:

@@ -40,3 +40,11 @@ def said(monkeypatch) -> list[tuple[str, str]]:
             dock.SHOW, severity, lambda text, severity=severity: shown.append((severity, text))
         )
     return shown
+
+
+@pytest.fixture(autouse=True)
+def no_precompute(monkeypatch) -> None:
+    """No engine computes features by itself, except where a test is about that."""
+    from napari_medssl.precompute import Precompute
+
+    monkeypatch.setattr(Precompute, "on", False)

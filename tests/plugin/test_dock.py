@@ -15,7 +15,7 @@ from napari.utils.shortcuts import default_shortcuts
 from napari_medssl import _reader, _samples
 from napari_medssl.tasks import pretrain_job
 from napari_medssl.widgets import Dock, dock, style
-from napari_medssl.widgets.finetune import RANDOM
+from napari_medssl.widgets.finetune import RANDOM_NAME, SHAPES_NAME
 
 ENGINE = """
 import json, sys, time
@@ -234,7 +234,7 @@ def test_pre_training_runs_and_its_weights_are_offered(make, qtbot, said):
     wait_for_end(qtbot, made)
     assert made.session.job.phase == "Finished" and not said
     assert made.pretrain.panel.curve.points == [(0, 1), (1, 0.5), (2, 1 / 3)]
-    assert made.finetune.weights.itemText(0) == "PGL pre-training (run 1)"
+    assert made.finetune.weights.itemText(1) == "PGL pre-training (run 1)"
     assert not made.pretrain.resume.isVisibleTo(made.pretrain)
 
 
@@ -242,7 +242,8 @@ def test_a_collapsed_pre_training_says_so_and_is_not_offered(make, qtbot, said):
     made = make(COLLAPSES)
     made.pretrain.start.click()
     wait_for_end(qtbot, made)
-    assert [made.finetune.weights.itemText(n) for n in range(made.finetune.weights.count())] == [RANDOM]
+    texts = [made.finetune.weights.itemText(n) for n in range(made.finetune.weights.count())]
+    assert texts == [SHAPES_NAME, RANDOM_NAME]
     assert "collapsed" in made.pretrain.panel._text.text()
     assert made.pretrain.summary() == "PGL collapsed" and not said
     again = make()
@@ -257,7 +258,7 @@ def test_a_pre_training_before_a_collapsed_one_is_still_offered(make, qtbot):
         wait_for_end(qtbot, made)
     assert len(made.session.runs("pretrain")) == 2
     texts = [made.finetune.weights.itemText(n) for n in range(made.finetune.weights.count())]
-    assert texts == ["PGL pre-training (run 1)", RANDOM]
+    assert texts == [SHAPES_NAME, "PGL pre-training (run 1)", RANDOM_NAME]
 
 
 def test_a_stopped_pre_training_goes_on_in_the_same_run(make, qtbot):

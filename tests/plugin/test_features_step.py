@@ -17,6 +17,7 @@ from napari_medssl import layers
 from napari_medssl.feature_colors import COLORS
 from napari_medssl.places import LANDMARKS, MATCHES
 from napari_medssl.widgets import Dock
+from napari_medssl.widgets.finetune import SHAPES_NAME
 
 SHAPE, STEP = (10, 16, 18), (1, 2, 2)
 SHIFT = 2
@@ -53,9 +54,18 @@ def dock(qtbot, said, project):
     made.show()
     open_and_wait(made, project.root)
     made.steps[5].expand()
+    choose(made, "PGL pre-training (run 1)")
     made.features.follow.click()
     yield made
     qtbot.waitUntil(lambda: not busy(made), timeout=PATIENCE)
+
+
+def choose(dock: Dock, weights: str) -> None:
+    """What a hand does in the list of weights."""
+    box = dock.features.weights
+    box.setCurrentIndex(box.findText(weights))
+    assert box.currentText() == weights
+    box.activated.emit(box.currentIndex())
 
 
 def busy(dock: Dock) -> bool:
@@ -205,5 +215,37 @@ def test_one_button_computes_one_scan_and_the_other_all(dock, monkeypatch):
     jobs = []
     monkeypatch.setattr(dock.jobs, "start", jobs.append)
     dock.features.compute.click()
+    choose(dock, SHAPES_NAME)
     dock.features.compute_all.click()
     assert [job.scans for job in jobs] == [("a",), ()]
+    assert [job.weights for job in jobs] == ["0001-pretrain-pgl", "shapes"]
+
+
+def test_the_weights_that_ship_are_the_first_and_those_one_has_chosen_stay(qtbot, dock, project, tmp_path):
+    box = dock.features.weights
+    assert [box.itemText(n) for n in range(box.count())] == [SHAPES_NAME, "PGL pre-training (run 1)"]
+    newer = project.new_run("pretrain", {"job": "pretrain", "method": "mae"}, "mae")
+    newer.checkpoint.write_bytes(b"weights")
+    dock.session._look_for_runs()
+    assert [box.itemText(n) for n in range(box.count())][1:] == [
+        "MAE pre-training (run 2)",
+        "PGL pre-training (run 1)",
+    ]
+    assert box.currentText() == "PGL pre-training (run 1)"
+    other = Project.create(tmp_path / "other")
+    run = other.new_run("pretrain", {"job": "pretrain", "method": "pgl"}, "pgl")
+    run.checkpoint.write_bytes(b"weights")
+    other.add_scan(tmp_path / "a.nii")
+    open_and_wait(dock, other.root)
+    assert box.currentText() == SHAPES_NAME, "a run of the same name in another project was not chosen"
+
+
+def test_nothing_has_to_be_trained_before_features_are_computed(qtbot, tmp_path, said):
+    made = Dock(ViewerModel())
+    qtbot.addWidget(made)
+    assert made.features.weights.currentText() == SHAPES_NAME and not made.features.compute.isEnabled()
+    values = np.random.default_rng(0).normal(size=(6, 6, 6)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "a.nii")
+    Project.create(tmp_path / "project").add_scan(tmp_path / "a.nii")
+    open_and_wait(made, tmp_path / "project")
+    assert made.features.compute.isEnabled() and not made.features.words.text() and not said

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from medssl import recipes
 from medssl.methods import METHODS
+from medssl.projects.project import Project, Run
 from napari.components import ViewerModel
 from qtpy.QtCore import Qt
 
 from napari_medssl import jobs
 from napari_medssl.widgets import Dock
-from napari_medssl.widgets.finetune import CONTINUE, RANDOM
+from napari_medssl.widgets.finetune import CONTINUE, RANDOM_NAME, SHAPES_NAME, STARTS, describe
 
 ENGINE = """
 import os, sys, time
@@ -186,7 +187,7 @@ def test_a_measurement_gives_way_to_the_training(make, qtbot, said):
     made.steps[2].toggleButton().click()
     asked = made.session.project.root / "asked"
     qtbot.waitUntil(asked.exists, timeout=30_000)
-    child = made.estimates._child
+    child = made.side_jobs.child
     ran(qtbot, made, made.pretrain.start)
     assert made.session.job.phase == "Finished" and not said
     qtbot.waitUntil(lambda: child not in jobs._alive, timeout=10_000)
@@ -230,26 +231,86 @@ def test_a_slice_is_held_back_by_itself_only_where_there_are_many(make):
 
 def test_a_round_starts_anew_unless_continue_is_chosen_and_says_so(make, qtbot):
     made = painted(make())
-    ran(qtbot, made, made.pretrain.start)
-    ran(qtbot, made, made.finetune.start)
     step = made.finetune
-    assert options(step.weights) == ["PGL pre-training (run 1)", RANDOM, f"{CONTINUE} (run 2)"]
+    assert options(step.weights) == [SHAPES_NAME, RANDOM_NAME]
+    ran(qtbot, made, made.pretrain.start)
+    ran(qtbot, made, step.start)
+    assert made.session.runs("finetune")[0].job["weights"] == "shapes"
+    assert options(step.weights) == [
+        SHAPES_NAME,
+        "PGL pre-training (run 1)",
+        RANDOM_NAME,
+        f"{CONTINUE} (run 2)",
+    ]
     assert step.weights.currentIndex() == 0
-    assert "Starts anew from the pre-trained weights, with all annotations." in step.about.text()
-    step.weights.setCurrentIndex(2)
-    assert "Continues from what that one has learned, with all annotations." in step.about.text()
+    starts = (
+        "Starts anew from the weights that come with the program, with all annotations.",
+        "Starts anew from your pre-trained weights, with all annotations.",
+        "Starts anew from random weights, with all annotations.",
+        "Continues from what that one has learned, with all annotations.",
+    )
+    for number, start in enumerate(starts):
+        step.weights.setCurrentIndex(number)
+        assert step.about.text().endswith(start)
     ran(qtbot, made, step.start)
     newest = made.session.runs("finetune")[0]
     assert newest.job["weights"] == "0002-finetune-test"
-    assert step.weights.currentText() == f"{CONTINUE} (run 3)"
+    assert step.weights.currentText() == f"{CONTINUE} (run 3)", "it stays the last one"
 
 
-def test_a_newer_pre_training_becomes_the_start(make, qtbot):
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_newer_pre_training_changes_no_choice(make, qtbot, number):
     made = painted(make())
     ran(qtbot, made, made.pretrain.start)
-    made.finetune.weights.setCurrentText(RANDOM)
+    box = made.finetune.weights
+    box.setCurrentIndex(number)
+    chosen = box.currentText()
     ran(qtbot, made, made.pretrain.start)
-    assert made.finetune.weights.currentText() == "PGL pre-training (run 2)"
+    assert options(box)[1:3] == ["PGL pre-training (run 2)", "PGL pre-training (run 1)"]
+    assert box.currentText() == chosen
+    ran(qtbot, made, made.finetune.start)
+    wanted = ("shapes", "0001-pretrain-test", "random")[number]
+    assert made.session.runs("finetune")[0].job["weights"] == wanted
+
+
+def test_another_project_begins_with_the_weights_that_ship(make, qtbot, tmp_path):
+    made = painted(make())
+    ran(qtbot, made, made.pretrain.start)
+    made.finetune.weights.setCurrentIndex(1)
+    other = Project.create(tmp_path / "other")
+    run = other.new_run("pretrain", {"job": "pretrain", "method": "pgl"}, "test")
+    run.checkpoint.write_bytes(b"weights")
+    made.session.open(other.root)
+    assert options(made.finetune.weights)[1] == "PGL pre-training (run 1)"
+    assert made.finetune.weights.currentText() == SHAPES_NAME
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ({}, "random weights"),
+        ({"weights": None}, "random weights"),
+        ({"weights": "random"}, "random weights"),
+        ({"weights": "shapes"}, "shapes"),
+        ({"weights": "0001-pretrain-pgl"}, "pre-training"),
+        ({"weights": "0002-finetune-from-pgl"}, "the one before"),
+    ],
+)
+def test_a_fine_tuning_says_what_it_started_from(tmp_path, weights, words):
+    run = Run("0007-finetune-x", "finetune", tmp_path, {"job": "finetune", **weights})
+    assert describe(run) == f"Run 7, from {words}"
+
+
+def test_pre_training_says_what_it_starts_from(make):
+    from medssl.pretraining.pretrain import with_weights
+
+    step = make().pretrain
+    for purpose, said in (("Quick look", "the weights that come with the program"),
+                          ("As in the paper", "random weights")):  # fmt: skip
+        step.purpose.setCurrentText(purpose)
+        assert step.about.text().endswith(f"Starts from {said}.")
+        job = step._new_job()
+        assert job.weights is None and STARTS[with_weights(job).weights] == said, "and so the engine does"
 
 
 @pytest.mark.parametrize("which", ["pretrain", "finetune"])

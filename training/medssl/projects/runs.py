@@ -121,6 +121,12 @@ def find_run(folder: Path, run_id: str) -> Run:
 
 def refuse_collapsed(run: Run) -> None:
     """Raises UserError ("collapsed") for weights that are worse to start from than random ones."""
+    if run.collapsed and run.shipped:
+        raise UserError(
+            "The weights that belong to this program have collapsed, nearly all places look the same to "
+            "them; install napari-medssl again, or start from random weights (--weights random).",
+            code="collapsed",
+        )
     if run.collapsed:
         raise UserError(
             f"{run.id} has collapsed, nearly all places look the same to it; pre-train again with a smaller "
