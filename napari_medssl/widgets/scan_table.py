@@ -120,7 +120,9 @@ class ScanTable(QTableWidget):
         self.blockSignals(True)
         for row in range(self.rowCount()):
             item = self.item(row, NAME)
-            scan = self.session.need_project().scans[item.data(ID)]
+            scan = self.session.need_project().scans.get(item.data(ID))
+            if scan is None:
+                continue  # another project has come, and its rows have not yet
             spacing = " × ".join(f"{value:.3g}" for value in scan.geometry.spacing_mm) + " mm"
             size = layers.times(scan.geometry.shape_zyx)
             short = "×".join(f"{value:.2g}" for value in scan.geometry.spacing_mm) + " mm"
