@@ -18,6 +18,8 @@ from napari_medssl.widgets.forecast import Forecast
 from napari_medssl.widgets.parts import JobPanel, button, choice, column, hint, minutes_box, row
 from napari_medssl.workspace import Workspace
 
+NOT_PUBLISHED = "No paper has numbers for this method; choose another purpose."
+
 
 class Pretrain(QWidget):
     """What for, method, time; start, continue, stop."""
@@ -104,10 +106,16 @@ class Pretrain(QWidget):
 
     def _explain(self) -> None:
         """What the choice is for, in plain words."""
-        purpose = self.purpose.currentData()
+        purpose, known = self.purpose.currentData(), recipes.names()
         for number in range(self.method.count()):
-            recipe = recipes.read(f"{self.method.itemData(number)}-{purpose.recipe}")
-            self.method.setItemData(number, recipe.purpose, Qt.ItemDataRole.ToolTipRole)
+            name = f"{self.method.itemData(number)}-{purpose.recipe}"
+            able = name in known
+            self.method.model().item(number).setEnabled(able)
+            line = recipes.read(name).purpose if able else NOT_PUBLISHED
+            self.method.setItemData(number, line, Qt.ItemDataRole.ToolTipRole)
+        if not self.method.model().item(self.method.currentIndex()).isEnabled():
+            self.method.setCurrentIndex(0)  # comes back here
+            return
         method = self.method.currentData(Qt.ItemDataRole.ToolTipRole)
         start = STARTS[recipes.start_of(self.method.currentData(), purpose.recipe)]
         self.about.setText(f"{purpose.about}\n{method}\nStarts from {start}.")

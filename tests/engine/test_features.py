@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from medssl import engine
+from medssl import devices, engine, shipped
 from medssl.config import FeaturesJob, PretrainJob
 from medssl.errors import UserError
 from medssl.events import Preview
@@ -16,6 +16,8 @@ from medssl.features.features import WIDTH, grid_step, raw_features
 from medssl.features.search import Point, best_match, query_of
 from medssl.features.similarity import open_features
 from medssl.projects.project import Project
+from medssl.shipped import SHAPES
+from medssl.training import checkpoint
 from medssl.training.networks import build
 from small import CPU, Events, Shape, Spacing, job_of, make_project, never, plan, scan_of
 from torch import Tensor
@@ -139,6 +141,57 @@ def test_a_run_that_went_on_makes_its_older_features_void(trained: tuple[Project
     assert not np.array_equal(open_features(project, first, run).array, before)
     with pytest.raises(UserError, match="has no features"):
         open_features(project, second, run)
+
+
+@pytest.mark.parametrize("slice_axis", [0, 2])
+def test_several_threads_give_the_same_features(slice_axis: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    turned = plan(2, slice_axis=slice_axis)
+    network = build(turned, 2, 0).eval()
+    image = np.random.default_rng(0).normal(size=(9, 32, 24)).astype(np.float32)
+    scan = scan_of(image, (1.0, 1.0, 1.0))
+    found, before = {}, torch.get_num_threads()
+    for threads in (1, 3):
+        monkeypatch.setattr(devices, "THREADS", threads)
+        slabs = raw_features(scan, "only", network, turned, (1, 2, 2), CPU)
+        found[threads] = torch.cat(list(slabs))
+    assert len(found[1]) > 3 and torch.allclose(found[1], found[3], atol=1e-5)
+    assert torch.get_num_threads() == before
+
+
+def test_features_need_no_training_and_follow_the_weights_that_ship(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer version of the program brings others: the older ones' features and basis are void."""
+    project = make_project(tmp_path, seeds=(0, 1), shape=(8, 24, 24))
+    compute(project, SHAPES)
+    assert not project.runs()
+    before = {scan: np.array(open_features(project, scan, SHAPES).array) for scan in project.scans}
+    first, second = project.scans
+    assert before[first].shape[-1] == WIDTH
+    tensors, card = checkpoint.load(shipped.weights_file())
+    newer = tmp_path / "newer.safetensors"
+    changed = {name: each + 0.01 * torch.ones_like(each) for name, each in tensors.items()}
+    checkpoint.save(newer, changed, card)
+    monkeypatch.setattr(shipped, "weights_file", lambda: newer)
+    with pytest.raises(UserError, match="outdated"):
+        open_features(project, first, SHAPES)
+    compute(project, SHAPES, first)
+    assert not np.allclose(open_features(project, first, SHAPES).array, before[first], atol=0.01)
+    with pytest.raises(UserError, match="no features"):
+        open_features(project, second, SHAPES)
+    assert len(list(project.run(SHAPES).folder.glob("feature-basis-*.npy"))) == 2
+
+
+def test_what_a_killed_engine_left_is_cleared_away(tmp_path: Path) -> None:
+    project = make_project(tmp_path, seeds=(0,), shape=(8, 24, 24))
+    (scan,) = project.scans
+    folder = project.root / "features"
+    folder.mkdir(exist_ok=True)
+    left, other = folder / f".{scan}-{SHAPES}.npy.abc.tmp", folder / f".{scan}-0001-pretrain-pgl.npy.abc.tmp"
+    left.touch()
+    other.touch()
+    compute(project, SHAPES)
+    assert not left.exists() and other.exists(), "another engine may be writing that one"
 
 
 def test_a_stop_ends_after_the_running_scan(trained: tuple[Project, str]) -> None:

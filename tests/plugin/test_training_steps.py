@@ -119,10 +119,24 @@ def test_every_method_can_be_chosen_and_says_what_it_is_for(make):
     for which in ("quick", "paper"):
         step.purpose.setCurrentIndex(2 if which == "paper" else 0)
         for number, method in enumerate(METHODS):
+            if f"{method}-{which}" not in recipes.names():
+                continue
             step.method.setCurrentIndex(number)
             line = recipes.read(f"{method}-{which}").purpose
             assert line in step.about.text()
             assert line == step.method.itemData(number, Qt.ItemDataRole.ToolTipRole)
+
+
+def test_a_method_without_published_numbers_is_not_trained_by_them(make):
+    step = make().pretrain
+    (number,) = (n for n, method in enumerate(METHODS) if f"{method}-paper" not in recipes.names())
+    step.method.setCurrentIndex(number)
+    assert step.method.currentIndex() == number
+    step.purpose.setCurrentText("As in the paper")
+    assert step.method.currentIndex() == 0 and not step.method.model().item(number).isEnabled()
+    assert recipes.read("pgl-paper").purpose in step.about.text()
+    step.purpose.setCurrentText("Overnight")
+    assert step.method.model().item(number).isEnabled()
 
 
 def test_purpose_and_method_are_the_job_s(make, qtbot):
