@@ -1,0 +1,171 @@
+"""What a click is worth, start by start: python benchmarks/clicks.py --data FOLDER --work FOLDER
+
+For each set and each kind of features: a click on the innermost voxel of a structure, and the average
+precision of the similarity map against the structure's mask, in the same scan and in the next one; and from
+the structure's most central voxel, how far from that voxel of every other scan one cell's best match lies.
+Test scans are clicked; the pre-training on the scans sees all others. Prints the table, writes it to --out.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+from few_slices_data import DATASETS, open_dataset
+from landmarks import random_run
+from medssl import engine
+from medssl.config import FeaturesJob, PretrainJob
+from medssl.evidence.evaluate import reference_labels
+from medssl.evidence.study import Material
+from medssl.features.similarity import FeatureCache, open_features, query_at
+from medssl.files import write_whole
+from medssl.machine import surroundings
+from medssl.shipped import SHAPES
+from scipy.ndimage import distance_transform_edt
+from sklearn.metrics import average_precision_score
+
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "clicks.md"
+GREY, RANDOM, OWN = "grey value alone", "random weights", "shapes, then super-voxels"
+NEAR_MM = (5.0, 10.0)
+
+Voxel = tuple[int, ...]
+Map = Callable[[str, Voxel, str], np.ndarray]
+"""How alike every voxel of the scan named last is to a voxel of the scan named first, (Z, Y, X)."""
+
+
+def grey_map(material: Material) -> Map:
+    """Likeness of grey values and nothing else."""
+    image = material.project.image
+    return lambda here, voxel, there: -np.abs(np.float32(image(there)) - np.float32(image(here)[voxel]))
+
+
+def feature_map(material: Material, run: str, scans: list[str]) -> Map:
+    """Cosines between the features of a run, each cell's for all of its voxels."""
+    root = str(material.project.root)
+    engine.run(
+        FeaturesJob(root, device="cpu", weights=run, scans=tuple(scans)), lambda event: None, lambda: False
+    )
+    caches = {scan: open_features(material.project, scan, run) for scan in scans}
+
+    def found(here: str, voxel: Voxel, there: str) -> np.ndarray:
+        cosines = np.float32(caches[there].array) @ query_at(caches[here], voxel)
+        return _to_voxels(cosines, caches[there])
+
+    return found
+
+
+def _to_voxels(cells: np.ndarray, cache: FeatureCache) -> np.ndarray:
+    for axis, (step, length) in enumerate(zip(cache.step_vox, cache.shape_zyx, strict=True)):
+        cells = np.repeat(cells, step, axis=axis).take(range(length), axis=axis)
+    return cells
+
+
+def innermost(mask: np.ndarray) -> Voxel:
+    """The voxel farthest from the mask's edge."""
+    depth = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1, 1:-1]
+    return tuple(int(each) for each in np.unravel_index(int(depth.argmax()), mask.shape))
+
+
+def central(mask: np.ndarray) -> Voxel:
+    """The voxel of the mask nearest to its centre."""
+    voxels = np.argwhere(mask)
+    nearest = ((voxels - voxels.mean(0)) ** 2).sum(1).argmin()
+    return tuple(int(each) for each in voxels[nearest])
+
+
+def measure(material: Material, scans: list[str], alike: Map, landmarks: bool) -> list[str]:
+    """A line of the table."""
+    project = material.project
+    labels = {scan: reference_labels(project.scans[scan], material.references[scan]) for scan in scans}
+    same, other, errors = [], [], []
+    for number, here in enumerate(scans):
+        there = scans[(number + 1) % len(scans)]
+        for each in project.classes:
+            masks = {scan: labels[scan] == each.id for scan in scans}
+            if not masks[here].any():
+                continue
+            click = innermost(masks[here])
+            for scan, values in ((here, same), (there, other)):
+                if masks[scan].any():
+                    values.append(
+                        average_precision_score(masks[scan].ravel(), alike(here, click, scan).ravel())
+                    )
+            for scan in (scan for scan in scans if landmarks and scan != here and masks[scan].any()):
+                scores = alike(here, central(masks[here]), scan)
+                match = np.array(np.unravel_index(int(scores.argmax()), scores.shape))
+                away = (match - central(masks[scan])) * np.array(project.scans[scan].geometry.spacing_mm)
+                errors.append(float(np.linalg.norm(away)))
+    near = [f"{np.mean(np.array(errors) <= limit):.0%}" if errors else "–" for limit in NEAR_MM]
+    median = f"{np.median(errors):.1f}" if errors else "–"
+    return [f"{np.mean(same):.3f}", f"{np.mean(other):.3f}", *near, median]
+
+
+def run(options: argparse.Namespace) -> str:
+    """Measure all sets; returns the page."""
+    made_on = surroundings("cpu")
+    parts = [
+        "# What a click is worth\n",
+        "Average precision of a similarity map from the innermost voxel of a structure against its "
+        "mask, in the same scan and in the next one; share of best matches of one cell, the structure's most "
+        f"central one, that lie within {NEAR_MM[0]:g} and {NEAR_MM[1]:g} mm of the right place in every "
+        "other scan, and the median in mm. Mean over classes and scans.\n",
+        f"`{options.command}`, {date.today():%d %B %Y}, {made_on['cpu']}, torch {made_on['torch']}, commit "
+        f"{made_on['commit']}, seed 0.\n",
+    ]
+    for name in options.datasets.split(","):
+        material = open_dataset(options.data, name, options.work, lambda event: None)
+        scans = list(material.references)[: options.scans]
+        own = PretrainJob(
+            str(material.project.root),
+            device="cpu",
+            minutes=options.minutes,
+            method="supervoxels",
+            weights=SHAPES,
+        )
+        kinds: dict[str, Callable[[], Map]] = {
+            GREY: lambda material=material: grey_map(material),  # type: ignore[misc]
+            RANDOM: lambda m=material, s=scans: feature_map(m, random_run(m.project, 0), s),  # type: ignore[misc]
+            SHAPES: lambda m=material, s=scans: feature_map(m, SHAPES, s),  # type: ignore[misc]
+            OWN: lambda m=material, s=scans, own=own: feature_map(  # type: ignore[misc]
+                m, str(engine.run(own, lambda event: None, lambda: False)["run"]), s
+            ),
+        }
+        lines = []
+        for kind, make in kinds.items():
+            cells = measure(material, scans, make(), landmarks=kind != GREY)
+            lines.append(f"| {kind} | {' | '.join(cells)} |")
+            print(name, lines[-1], flush=True)
+        parts.append(
+            f"## {name}\n\n{len(scans)} test scans; super-voxels: {options.minutes:g} minutes.\n"
+            "\n"
+            + "| features | same scan | another scan | 5 mm | 10 mm | median |\n"
+            + "| --- | ---: | ---: | ---: | ---: | ---: |\n"
+            + "\n".join([*lines, ""])
+        )
+    return "\n".join(parts)
+
+
+def main() -> None:
+    """Read the command line and write the page."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--data", type=Path, required=True, help="folder of data sets in MSD layout")
+    add("--work", type=Path, required=True, help="scratch folder for projects")
+    add("--datasets", default="hippocampus,ct", help=f"of {', '.join(DATASETS)}")
+    add("--scans", type=int, default=12, help="so many test scans of a set")
+    add("--minutes", type=float, default=5.0, help="of the pre-training on the scans")
+    add("--out", type=Path, default=PAGE)
+    options = parser.parse_args()
+    words = " ".join(f"--{name} {getattr(options, name)}" for name in ("datasets", "scans", "minutes"))
+    options.command = f"python benchmarks/clicks.py {words}"
+    page = run(options)
+    write_whole(options.out, lambda file: file.write(page.encode()))
+
+
+if __name__ == "__main__":
+    main()
