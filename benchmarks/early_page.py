@@ -22,6 +22,8 @@ MARK = "<!-- Everything below is written by: python benchmarks/early.py draw -->
 
 WANTED = (RANDOM, SHAPES, f"{SHAPES}+pgl", f"{SHAPES}+mae+pgl", "mae+pgl", "nnunet_2d")
 SLICES = (1, 2, 3, 5, 10)
+WHOLE = 0.85
+"""Of a core; a fine-tuning that had less of it stood beside other programs."""
 FIRST = ":first"
 """Behind a method's name: its first head alone, before any step."""
 
@@ -66,7 +68,7 @@ class Setting:
     def words(self) -> str:
         """For a heading."""
         judged = "" if self.judge == "test" else f", judged on {self.judge} scans"
-        return f"{self.dataset}, {self.device.upper()}{judged}" + ", a part" * bool(self.max_judged)
+        return f"{self.dataset}, {self.device.upper()}{judged}" + ", a few of them" * bool(self.max_judged)
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def rows_of(setting: Setting, cells: Iterable[Cell]) -> list[Row]:
 def early_name(line: Cell | Failure) -> str:
     """The start in words, with whatever differs from the usual settings."""
     before = line.settings["pretrain_minutes"]
-    return name_of(line).replace("SHAPES", SHAPES) + (f", {before:g} min" if before else "")
+    return name_of(line) + (f", {before:g} min" if before else "")
 
 
 def _amount(slices: int) -> float:
@@ -188,6 +190,7 @@ def _section(setting: Setting, rows: Sequence[Row], failures: Sequence[Failure])
         *("| " + " | ".join(line) + " |" for line in [heading, rule, *lines]),
         "",
         *(f"- failed: {reason}" for reason in reasons),
+        *_hurried(rows),
         *_missing(setting, rows),
         "",
     ]  # fmt: skip
@@ -205,16 +208,24 @@ def _line(row: Row, marks: Sequence[str], later: Sequence[str], baseline: Row | 
     return [row.name, _in_words(row.slices), *values, *over, str(len(row.dice)), before]
 
 
+def _hurried(rows: Sequence[Row]) -> list[str]:
+    """A warning where other programs took much of the time on a CPU: fewer steps than a core can take."""
+    shares = [cell.notes.get("cores") for row in rows if not row.alone for cell in row.cells]
+    few = [share for share in shares if share is not None and share < WHOLE]
+    if not few or any(cell.settings["device"] != "cpu" for row in rows for cell in row.cells):
+        return []
+    return [
+        f"- beside other programs: {len(few)} cells had less than {WHOLE} of a core, down to {min(few):.2f}"
+    ]
+
+
 def _missing(setting: Setting, rows: Sequence[Row]) -> list[str]:
     """What of the grid has no line."""
     if setting.judge != "test":
         return []
     ran = {(cell.method, cell.settings["slices"]) for row in rows for cell in row.cells}
     left = {
-        plain_name(method).replace("SHAPES", SHAPES): [
-            str(each) for each in SLICES if (method, each) not in ran
-        ]
-        for method in WANTED
+        plain_name(method): [str(each) for each in SLICES if (method, each) not in ran] for method in WANTED
     }
     words = [f"{name} ({', '.join(slices)})" for name, slices in left.items() if slices]
     return [f"- not run: {'; '.join(words)}"] if words else []
@@ -238,7 +249,7 @@ def panels_of(tables: dict[Setting, list[Row]], order: Sequence[str], slices: in
         if whole:
             best = max(whole, key=lambda row: mean(row.at(setting.marks[-1])) or 0.0)
             known = {mark: best.at(f"{mark:g}") for mark in setting.marks_s if mark}
-            lines.append(Line(f"{best.name}, all slices", known, ceiling=True))
+            lines.append(Line("all slices", known, ceiling=True))
         if lines:
             panels.append(Panel(dataset, judge, lines))
     return panels

@@ -31,6 +31,11 @@ class Line:
     """Another program."""
     ceiling: bool = False
 
+    @property
+    def sign(self) -> str:
+        """For the key."""
+        return "···" if self.ceiling else "– –" if self.peer else "■"
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -62,13 +67,14 @@ def curves(path: Path, panels: Sequence[Panel], title: str) -> Path:
     return page.save(path, figure)
 
 
-def _styles(panels: Sequence[Panel]) -> dict[str, str]:
-    """{name: colour}, the same in all panels; the first is the grey one."""
+def _styles(panels: Sequence[Panel]) -> dict[str, tuple[str, str]]:
+    """{name: (colour, sign)}, the same in all panels; the first is the grey one."""
     colors = iter(palette.RUN_COLORS * 9)
-    styles: dict[str, str] = {}
+    styles: dict[str, tuple[str, str]] = {}
     for line in (line for panel in panels for line in panel.lines):
         if line.name not in styles:
-            styles[line.name] = palette.INK if line.ceiling else palette.MUTED if line.peer else next(colors)
+            color = palette.INK if line.ceiling else palette.MUTED if line.peer else next(colors)
+            styles[line.name] = color, line.sign
     return styles
 
 
@@ -77,7 +83,7 @@ def _key_rows(names: Sequence[str], width: float) -> list[list[str]]:
     rows: list[list[str]] = [[]]
     left = page.MARGIN_IN
     for name in names:
-        wide = 0.5 + NAME_IN * len(name)
+        wide = 0.55 + NAME_IN * len(name)
         if rows[-1] and left + wide > width - page.MARGIN_IN:
             rows.append([])
             left = page.MARGIN_IN
@@ -86,15 +92,18 @@ def _key_rows(names: Sequence[str], width: float) -> list[list[str]]:
     return rows
 
 
-def _key(figure: Figure, rows: Sequence[Sequence[str]], styles: Mapping[str, str], top: float) -> None:
+def _key(
+    figure: Figure, rows: Sequence[Sequence[str]], styles: Mapping[str, tuple[str, str]], top: float
+) -> None:
     for number, row in enumerate(rows):
         left = page.MARGIN_IN
         for name in row:
-            page.write(figure, left, top + 0.2 * number, "■", 8, styles[name])
-            left = page.write(figure, left + 0.16, top + 0.2 * number, name, 8) + 0.28
+            color, sign = styles[name]
+            left = page.write(figure, left, top + 0.2 * number, sign, 8, color) + 0.07
+            left = page.write(figure, left, top + 0.2 * number, name, 8) + 0.28
 
 
-def _panel(plot: Axes, panel: Panel, styles: Mapping[str, str]) -> None:
+def _panel(plot: Axes, panel: Panel, styles: Mapping[str, tuple[str, str]]) -> None:
     plain_axes(plot, "seconds of fine-tuning")
     marks = sorted({mark for line in panel.lines for mark in line.values})
     first = next((mark for mark in marks if mark), 1.0)
@@ -111,7 +120,7 @@ def _panel(plot: Axes, panel: Panel, styles: Mapping[str, str]) -> None:
         known = [mark for mark in sorted(line.values) if line.values[mark]]
         x = np.array([place[mark] for mark in known])
         middle = np.array([np.mean(line.values[mark]) for mark in known])
-        color = styles[line.name]
+        color = styles[line.name][0]
         style = ":" if line.ceiling else (0, (4, 2)) if line.peer else "-"
         thin = line.ceiling or line.peer
         plot.plot(

@@ -24,7 +24,7 @@ from medssl import devices
 from medssl.errors import UserError
 from medssl.evidence.evaluate import reference_labels
 from medssl.evidence.study import Assignment
-from medssl.evidence.trial import Outcome, Stopped
+from medssl.evidence.trial import Moment, Outcome, Stopped
 from medssl.files import write_json
 from medssl.projects.project import IGNORE
 from medssl.scans.volume import suffix_of, write_labels
@@ -69,7 +69,7 @@ def run_nnunet(assignment: Assignment, bench: Bench, configuration: str) -> Outc
     training = json.loads(told.read_text())
     return Outcome(
         prediction=found[max(found)],
-        on_the_way={mark: found[mark] for mark in marks},
+        on_the_way={mark: Moment(found[mark]) for mark in marks},
         seconds={"finetune": training["seconds"], "wall": time.monotonic() - begin},
         steps={"finetune": training["iterations"]},
         plan={

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -53,13 +54,14 @@ class OnTheWay(Engine):
 class Seen:
     """Stands in for results.predict.Trained."""
 
-    def __init__(self, end: int) -> None:
-        self.end = end
+    def __init__(self, seconds: float) -> None:
+        self.end = PART[seconds]
+        self.card = {"step": int(2 * seconds), "elapsed_s": seconds + 0.123}
 
     @classmethod
     def of(cls, path: Path, name: str, device: str) -> Seen:
         assert path.exists()
-        return cls(PART[float(path.stem.removeprefix("snapshot-"))])
+        return cls(float(path.stem.removeprefix("snapshot-")))
 
     def labels(self, project: Project, scan: str) -> np.ndarray:
         found = np.zeros(project.scans[scan].geometry.shape_zyx, np.uint8)
@@ -102,6 +104,7 @@ def test_a_fine_tuning_is_judged_on_its_way(data: Path, tmp_path: Path, engine: 
     assert found == {"0": 0.2222, "20": 0.5455, "60": 0.6667, "240": 1.0}
     assert made["after_s"]["60"]["dice_of_class"] == {"structure": 0.6667}
     assert made["after_s"]["60"]["dice_of_scan"] == {"case0": 0.6667, "case5": 0.6667}
+    assert (made["after_s"]["60"]["step"], made["after_s"]["60"]["elapsed_s"]) == (120, 60.1)
     assert (made["dice"], made["seed"], made["judged_on"]) == (1.0, 0, "test")
     assert made["settings"]["marks_s"] == [0.0, 20.0, 60.0, 240.0]
     assert made["settings"]["pretrain_minutes"] == 0
@@ -243,5 +246,19 @@ def test_a_real_training_is_judged_on_its_way(tmp_path: Path) -> None:
         assert list(cell.after_s) == ["0", "1", "3"]
         assert cell.after_s["3"]["dice"] == cell.dice
         assert cell.dice_of_scan == cell.after_s["3"]["dice_of_scan"]
-        assert 3 <= cell.seconds["finetune"] < 6
+        assert cell.seconds["finetune"] >= cell.after_s["3"]["elapsed_s"] >= 3
+        assert cell.after_s["0"]["step"] == 0 < cell.after_s["3"]["step"]
+        assert cell.notes["cores"] > 0
     assert every.dice > 0.5
+
+
+@pytest.mark.skipif("MEDSSL_NNUNET_ENV" not in os.environ, reason="needs nnU-Net's environment")
+@pytest.mark.timeout(1200)
+def test_nnunet_is_judged_on_its_way(tmp_path: Path) -> None:
+    write_dataset(tmp_path / early.SETS["hippocampus"].folder, contrast=6.0, scale=6)
+    given = ["--nnunet-env", os.environ["MEDSSL_NNUNET_ENV"], "--no-mirroring", "--max-judged", "1"]
+    few_slices.run(grid(tmp_path, tmp_path, "--methods", "nnunet_2d", "--marks", "0,5,15", *given))
+    (cell,) = cells.read_cells(tmp_path / "lines")
+    assert list(cell.after_s) == ["5", "15"]
+    assert cell.after_s["15"]["dice"] == cell.dice
+    assert cell.seconds["finetune"] >= 15

@@ -70,8 +70,8 @@ class Cell:
     dice_on_painted_scans: float | None
     """On the annotated scans, painted slices as painted."""
     after_s: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """What was read off on the way: {seconds of fine-tuning: "dice", "dice_of_class" and "dice_of_scan" as
-    above}."""
+    """What was read off on the way: {seconds of fine-tuning: "dice", "dice_of_class", "dice_of_scan", and
+    where the training stood, "step" and "elapsed_s"}."""
     runs: dict[str, str] = field(default_factory=dict)
     """Run ids of "pretrain" and "finetune"."""
     steps: dict[str, int] = field(default_factory=dict)

@@ -30,20 +30,31 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True)
+class Moment:
+    """A fine-tuning on its way."""
+
+    prediction: Callable[[str], np.ndarray]
+    """Labels (Z, Y, X) of a judged scan."""
+    reached: dict[str, Any] = field(default_factory=dict)
+    """The "step" and the "elapsed_s", as far as they are known; a step may end somewhat later than asked."""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What a method made of its assignment."""
 
     prediction: Callable[[str], np.ndarray]
     """Labels (Z, Y, X) of a scan."""
     seconds: dict[str, float]
-    on_the_way: dict[float, Callable[[str], np.ndarray]] = field(default_factory=dict)
-    """Labels of the judged scans after so many seconds of fine-tuning."""
+    on_the_way: dict[float, Moment] = field(default_factory=dict)
+    """What it had learned after so many seconds of fine-tuning."""
     painted_only: bool = False
     """It can only segment the scans that were annotated."""
     runs: dict[str, str] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
+    """Of our own trainings: "semi", and how many "cores" fine-tuning had of this process's own."""
 
 
 def run_cell(material: Material, method: str, seed: int, settings: Settings, work: Work) -> Cell:
@@ -87,12 +98,15 @@ def train(assignment: Assignment, work: Work) -> Outcome:
         semi=combination.semi or FinetuneJob.semi,
         predict_scans=() if ends_marked else assignment.scans,
     )
+    began = time.monotonic(), time.process_time()
     results["finetune"] = work(job)
+    cores = (time.process_time() - began[1]) / max(1e-9, time.monotonic() - began[0])
     run = project.run(results["finetune"]["run"])
     plan = run.card.get("plan", {})
     on_the_way = {mark: _after(assignment, run, mark) for mark in marks}
+    end = on_the_way[marks[-1]].prediction if ends_marked else None
     return Outcome(
-        prediction=on_the_way[marks[-1]] if ends_marked else lambda scan_id: _saved(project, run.id, scan_id),
+        prediction=end or (lambda scan_id: _saved(project, run.id, scan_id)),
         on_the_way=on_the_way,
         seconds={
             **{phase: result["seconds"] for phase, result in results.items()},
@@ -100,13 +114,13 @@ def train(assignment: Assignment, work: Work) -> Outcome:
         },
         runs={phase: result["run"] for phase, result in results.items()},
         steps={phase: result["step"] for phase, result in results.items() if "step" in result},
-        notes={"semi": job.semi},
+        notes={"semi": job.semi, "cores": round(cores, 2)},
         plan={name: plan.get(name) for name in ("dims", "patch_vox", "batch", "precision", "threads")},
     )
 
 
-def _after(assignment: Assignment, run: Run, seconds: float) -> Callable[[str], np.ndarray]:
-    """What the run's weights of that moment made of the scans; all are segmented at once.
+def _after(assignment: Assignment, run: Run, seconds: float) -> Moment:
+    """What the run's weights make of the scans after so many seconds; all are segmented at once.
 
     Raises UserError ("no-checkpoint") where it ended before.
     """
@@ -117,7 +131,8 @@ def _after(assignment: Assignment, run: Run, seconds: float) -> Callable[[str], 
     scans = assignment.scans if seconds == assignment.marks_s[-1] else assignment.judged
     trained = Trained.of(snapshot_file(run.checkpoint, seconds), run.id, assignment.settings.device)
     labels = {scan_id: trained.labels(project, scan_id) for scan_id in scans}
-    return labels.__getitem__
+    reached = {name: round(trained.card[name], 1) for name in ("step", "elapsed_s")}
+    return Moment(labels.__getitem__, reached)
 
 
 def _done_before(project: Project, job: PretrainJob) -> dict[str, Any] | None:
@@ -162,8 +177,8 @@ def judge(assignment: Assignment, outcome: Outcome) -> Cell:
         volume_error_of_class=of_class["volume_error"],
         dice_on_painted_scans=_number(_dice_on_painted(material, painted, outcome)),
         after_s={
-            f"{mark:g}": _dice_alone(assignment, prediction)
-            for mark, prediction in outcome.on_the_way.items()
+            f"{mark:g}": {**_dice_alone(assignment, moment.prediction), **moment.reached}
+            for mark, moment in outcome.on_the_way.items()
         },
         runs=outcome.runs,
         steps=outcome.steps,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -81,6 +82,7 @@ class Trained:
 
     network: Network
     plan: Plan
+    card: dict[str, Any]
     layout: Layout | None
     ids: np.ndarray
     """Ids of its classes, the background's 0 first."""
@@ -100,15 +102,14 @@ class Trained:
                 code="not-finetuned",
             )
         ids = np.array([0, *(each["id"] for each in card["classes"])], np.uint8)
-        return cls(network.to(device), plan, read_layout(path, device), ids, device)
+        return cls(network.to(device), plan, card, read_layout(path, device), ids, device)
 
     def labels(
         self, project: Project, scan: str, keep: Callable[[np.ndarray], None] | None = None
     ) -> np.ndarray:
         """Class ids (Z, Y, X) of a scan; `keep` as `segment` has it."""
-        spacing, image = project.scans[scan].geometry.spacing_mm, project.image(scan)
-        found = segment(self.network, self.plan, image, spacing, self.device, keep, self.layout)
-        return np.asarray(self.ids[found])
+        own, spacing = (self.network, self.plan), project.scans[scan].geometry.spacing_mm
+        return self.ids[segment(*own, project.image(scan), spacing, self.device, keep, self.layout)]
 
 
 def segment(
