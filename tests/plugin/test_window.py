@@ -22,6 +22,7 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
 from napari_medssl import jobs
+from napari_medssl.widgets.finetune import SHAPES_NAME
 
 pytestmark = pytest.mark.viewer
 MINUTES = float(os.environ.get("MEDSSL_MINUTES", "0.1"))
@@ -115,7 +116,8 @@ def test_from_a_file_to_an_exported_segmentation(window, scene, tmp_path):
     # fine-tune, overlay
     hand.open_step(4)
     hand.set_minutes(dock.finetune.minutes, MINUTES)
-    assert "PGL" in dock.finetune.weights.currentText()
+    assert dock.finetune.weights.currentText() == SHAPES_NAME
+    hand.choose(dock.finetune.weights, "PGL pre-training (run 1)")
     hand.click(dock.finetune.start)
     job_ends(dock)
     prediction = dock.workspace.prediction_layer
