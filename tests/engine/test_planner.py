@@ -161,7 +161,7 @@ def test_bf16_is_taken_where_it_is_clearly_faster(
 ) -> None:
     monkeypatch.setattr(devices, "fast_bf16", lambda device: True)
     monkeypatch.setattr(
-        planner, "seconds_per_step", lambda plan, device: half if plan.precision == "bf16" else 1.0
+        planner, "seconds_per_step", lambda plan, device, **_: half if plan.precision == "bf16" else 1.0
     )
     project = make_project(tmp_path)
     plan, reasons = planner.choose(project, list(project.scans), CPU, {})
@@ -172,7 +172,7 @@ def test_bf16_is_taken_where_it_is_clearly_faster(
 def test_one_thread_is_taken_where_more_are_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "fast_bf16", lambda device: False)
     monkeypatch.setattr(devices, "THREADS", 2)
-    monkeypatch.setattr(planner, "seconds_per_step", lambda plan, device: 1.0 * plan.threads)
+    monkeypatch.setattr(planner, "seconds_per_step", lambda plan, device, **_: 1.0 * plan.threads)
     project = make_project(tmp_path)
     plan, reasons = planner.choose(project, list(project.scans), CPU, {})
     assert plan.threads == 1
@@ -185,3 +185,18 @@ def test_timing_a_step_gives_seconds_and_leaves_the_generators_alone() -> None:
     torch.manual_seed(4)
     assert 0 < planner.seconds_per_step(plan(), CPU, repeats=1) < 60
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(("took", "steps"), [(0.01, 6), (0.15, 4), (0.5, 3)])
+def test_a_slow_step_is_timed_less_often(monkeypatch: pytest.MonkeyPatch, took: float, steps: int) -> None:
+    clock = iter(took * tick for step in range(20) for tick in (step, step + 1))
+    calls: list[float] = []
+    monkeypatch.setattr(planner.time, "perf_counter", lambda: calls.append(1) or next(clock))
+    assert planner.seconds_per_step(plan(), CPU) == pytest.approx(took)
+    assert len(calls) == 2 * steps
+
+
+def test_a_mode_whose_first_step_is_hopeless_is_not_timed_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 3.0])
+    monkeypatch.setattr(planner.time, "perf_counter", lambda: next(clock))
+    assert planner.seconds_per_step(plan(), CPU, hopeless_s=2.0) == 3.0

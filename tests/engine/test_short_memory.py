@@ -55,7 +55,7 @@ def test_methods_that_compare_views_keep_two() -> None:
 def test_the_plan_gets_smaller_where_a_step_that_is_timed_does_not_fit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def seconds(tried: Plan, device: object) -> float:
+    def seconds(tried: Plan, device: object, **_: float) -> float:
         if tried.batch > 5:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return 0.1

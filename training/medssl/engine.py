@@ -32,9 +32,13 @@ InView = Callable[[], SliceInView | None]
 
 def load() -> None:
     """Import what a training needs, before there is one: it takes seconds."""
+    import torch
+
     from medssl.finetuning import finetune  # noqa: F401
     from medssl.pretraining import pretrain  # noqa: F401
     from medssl.results import predict  # noqa: F401
+
+    torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # the first optimizer imports as much again
 
 
 def run(

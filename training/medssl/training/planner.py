@@ -29,6 +29,8 @@ SETTINGS = ("dims", "slice_axis", "batch", "precision", "threads", "patch", "con
 
 CHANNELS, CONTEXT = (16, 32, 64, 128), 3
 """Feature channels per level and neighbouring slices of the network that every device can train."""
+ENOUGH_S = 0.4
+"""Seconds of timed steps of one precision and number of threads."""
 PIXELS_A_STEP_CPU, PIXELS_A_STEP_GPU = 40_000, 1_200_000
 """What a batch holds: a step then takes about as long for small patches as for large ones."""
 
@@ -288,7 +290,11 @@ def measured(plan: Plan, device: torch.device, settings: dict[str, Any], reasons
 def _timed(candidates: Sequence[Plan], device: torch.device) -> dict[Plan, float] | None:
     """Seconds of a step by plan; None where memory is short for one of them."""
     try:
-        return {candidate: seconds_per_step(candidate, device) for candidate in candidates}
+        seconds: dict[Plan, float] = {}
+        for candidate in candidates:
+            best = min(seconds.values(), default=math.inf)
+            seconds[candidate] = seconds_per_step(candidate, device, hopeless_s=2 * best)
+        return seconds
     except (RuntimeError, MemoryError) as error:
         if not devices.out_of_memory(error):
             raise
@@ -300,8 +306,13 @@ def _mode(plan: Plan, several: bool) -> str:
     return plan.precision + threads
 
 
-def seconds_per_step(plan: Plan, device: torch.device, repeats: int = 5) -> float:
-    """The median of a few training steps on ready tensors, after one to warm up."""
+def seconds_per_step(
+    plan: Plan, device: torch.device, repeats: int = 5, hopeless_s: float = math.inf
+) -> float:
+    """The median of a few training steps on ready tensors, after one to warm up.
+
+    Somebody waits for it: after ENOUGH_S there are only two, and none where the first takes `hopeless_s`.
+    """
     if device.type == "cpu":
         torch.set_num_threads(plan.threads)
     network = build(plan, 2, seed=0).to(device)
@@ -314,6 +325,10 @@ def seconds_per_step(plan: Plan, device: torch.device, repeats: int = 5) -> floa
             loss = network(image).float().square().mean()
         loss.backward()
         devices.wait(device)
-        if attempt:
-            times.append(time.perf_counter() - begin)
+        took = time.perf_counter() - begin
+        if not attempt and took > hopeless_s:
+            return took
+        times += [took] * bool(attempt)
+        if len(times) > 1 and sum(times) > ENOUGH_S:
+            break
     return statistics.median(times)
