@@ -370,11 +370,20 @@ def test_a_closed_dock_leaves_none_behind(make, qtbot, ahead):
     qtbot.waitUntil(lambda: waiting not in jobs._alive, timeout=10_000)
 
 
-@pytest.mark.timeout(240)
+REAL = """
+import sys
+from pathlib import Path
+from medssl import child
+child.POLITENESS = 0  # the test waits for it
+sys.exit(child.run(Path(sys.argv[-1])))
+"""
+
+
+@pytest.mark.timeout(400)
 def test_the_real_engine_is_warm_and_answers_before_its_first_step(make, qtbot, ahead, said, monkeypatch):
     dock = make(GOES_ON)
     dock.jobs.ahead.cancel()
-    command = (*jobs.COMMAND,)
+    command = (sys.executable, "-u", "-c", REAL)
     monkeypatch.setattr(dock.jobs, "_command", command)
     monkeypatch.setattr(dock.jobs.ahead, "_command", command)
     for index in (3, 4, 5, 6):
@@ -391,9 +400,9 @@ def test_the_real_engine_is_warm_and_answers_before_its_first_step(make, qtbot, 
     dock.finetune.start.click()
     assert dock.jobs._child is process
     names = lambda: [type(event).__name__ for event in heard]  # noqa: E731
-    qtbot.waitUntil(lambda: "SlicePreview" in names(), timeout=120_000)
+    qtbot.waitUntil(lambda: "SlicePreview" in names(), timeout=180_000)
     assert "Metric" not in names()[: names().index("SlicePreview")]
-    qtbot.waitUntil(lambda: not dock.session.job.running, timeout=120_000)
+    qtbot.waitUntil(lambda: not dock.session.job.running, timeout=180_000)
     assert dock.session.job.phase == "Finished" and not said
     (run,) = dock.session.predictions()
     assert np.array_equal(shown(dock), dock.session.project.prediction(run.id, "a"))
