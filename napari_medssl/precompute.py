@@ -87,9 +87,7 @@ class Precompute:
         if outcome != "stopped":
             self._tried.add((str(session.need_project().root), scan))
         self._set("")
-        if outcome == "done":
-            session.runs_changed.emit()
-        elif outcome == "failed" and text not in self._said:
+        if outcome == "failed" and text not in self._said:
             self._said.add(text)
             session.tell("warning", text)
 

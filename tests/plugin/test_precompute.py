@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hand import open_and_wait
 from medssl import shipped
+from medssl.config import FeaturesJob, SuggestJob, kind_of
 from medssl.features.similarity import open_features, write_features
 from medssl.files import sha256_of
 from medssl.projects.project import Project
@@ -323,6 +324,22 @@ def test_estimates_and_features_take_turns(make, qtbot, project):
     (project.root / "go").touch()
     qtbot.waitUntil(lambda: asked(project)[1:] == ["estimate "], timeout=PATIENCE)
     assert ready(dock)
+
+
+def test_side_jobs_take_turns_and_all_end_with_a_job(make, qtbot, project):
+    dock = make(SLOW, show=False)
+    dock.features.precompute.on = False
+    open_and_wait(dock, project.root)
+    ends: list[tuple[str, str, str]] = []
+    root = str(project.root)
+    for job in (FeaturesJob(root, weights="shapes", scans=("a",)), SuggestJob(root), SuggestJob(root)):
+        dock.side_jobs.start(job, lambda *how, kind=kind_of(job): ends.append((kind, *how)))
+    qtbot.waitUntil(lambda: asked(project) == ["features shapes a"], timeout=PATIENCE)
+    dock.pretrain.start.click()
+    assert ends == [("suggest", "stopped", ""), ("features", "stopped", "")]
+    assert dock.side_jobs.child is None
+    qtbot.waitUntil(lambda: not dock.session.job.running, timeout=PATIENCE)
+    assert asked(project) == ["features shapes a", "pretrain "]
 
 
 def test_a_dock_that_goes_takes_its_engine_along(make, qtbot, project):
