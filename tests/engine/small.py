@@ -176,7 +176,7 @@ class Events(list[Event]):
 
 
 SHAPE: Shape = (12, 24, 24)
-ROUNDS = {"rounds": [0.3, 0.7], "trusted_loss": 100.0, "sure": 0.0}
+ROUNDS = {"rounds": [0.3, 0.7], "least_steps": 0, "trusted_loss": 100.0, "sure": 0.0}
 """Fine-tuning learns from its own guesses that early, whatever they are worth."""
 
 

@@ -319,21 +319,22 @@ def test_a_weight_of_zero_is_plain_supervised_training() -> None:
 
 @pytest.mark.parametrize(("dims", "mode"), [(2, "inter"), (3, "intra")])
 def test_steps_lower_the_contrast(dims: int, mode: str) -> None:
+    """On the same patches and pixels in every step: with others each time, the draw outweighs the steps."""
     scans = half_painted()
     every = scans.targets[0][2].expand_as(scans.targets[0]).clone()
     learnable = pool(scans.images[0].where(every == IGNORE, 3.0 * every + scans.images[1]), targets=[every])
     task = tuning("pseudo_contrast", learnable, plan(dims), mode=mode, contrast_weight=1.0, sides="own")
     parameters = [each for group in task.parameter_groups() for each in group["params"]]
     optimizer = torch.optim.AdamW(parameters, lr=1e-2)
-    generator, values = seeded(), []
+    values = []
     for _ in range(16):
-        loss, numbers = task.loss(generator, 0.5)
+        loss, numbers = task.loss(seeded(), 0.5)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         values.append(numbers["contrast"].item())
     floor = 2 * math.log(2) if mode == "inter" else 0.0
-    assert sum(values[-4:]) / 4 - floor < 0.7 * (sum(values[:4]) / 4 - floor)
+    assert values[-1] - floor < 0.1 * (values[0] - floor)  # some 0.3 without the contrast, 0.01 with it
 
 
 def test_held_means_change_the_gradient_but_not_the_loss() -> None:

@@ -15,11 +15,11 @@ from medssl.commands.options import DeviceOption
 if TYPE_CHECKING:
     from medssl.evidence.demo import Demo
 
-DEMO_MINUTES, DATA_MINUTES = 0.8, 4.0
+DEMO_MINUTES, DATA_MINUTES = 0.85, 4.0
 """Fine-tuning time of a line and seed: on phantoms, and on a data set."""
 PRETRAIN_SHARE = 0.5
 """Of that, what a pre-training on the scans has, before it and on top."""
-MARKS = (0.0, 0.1, 0.25, 0.5)
+MARKS = (0.0, 0.25)
 """Shares of the fine-tuning after which it is judged on its way."""
 
 

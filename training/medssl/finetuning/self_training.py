@@ -46,6 +46,9 @@ class Settings(partial.Settings):
 
     rounds: tuple[float, ...] = (0.35, 0.5, 0.65, 0.8)
     """When (share of the training) the network labels the unpainted voxels anew; () for never."""
+    least_steps: int = 150
+    """Steps before the first round and between two: a round costs as much as dozens of steps, and in a training
+    of a minute four of them would take most of it."""
     trusted_loss: float = 0.35
     """Loss on the true labels below which the guesses are learned from."""
     sure: float = 0.7
@@ -200,13 +203,16 @@ class Rounds(nn.Module):
         self.guesser = copy.deepcopy(network).requires_grad_(False)
         self.recent_loss: Tensor
         self.round: Tensor
+        self.steps: Tensor
         self.register_buffer("recent_loss", torch.tensor(torch.inf))
         self.register_buffer("round", torch.tensor(0))
+        self.register_buffer("steps", torch.tensor(0))
         self.made: int | None = None
         """The round whose guesses are there; None as long as this may be a resumed training."""
 
     def remember(self, loss: Tensor) -> None:
         """A moving average over some twenty steps of the loss on true labels, left on the device."""
+        self.steps += 1
         recent, new = self.recent_loss, loss.detach().float()
         recent.copy_(torch.where(recent.isinf(), new, recent.lerp(new, 0.05)))
 
@@ -215,15 +221,18 @@ class Rounds(nn.Module):
     ) -> Guesses | None:
         """The current guesses, made anew by `average` where a round is due; None before the first.
 
-        A round waits until the network fits the true labels: before, it would teach itself its mistakes.
+        A round waits until the network fits the true labels: before, it would teach itself its mistakes. And
+        for `least_steps`, counted on the CPU or the device, not in seconds: the same job gives the same rounds.
         """
         if self.made is None:
             self.made = int(self.round)
             if self.made:
                 self._guess(plan, generator)
         due = sum(fraction >= start for start in self.settings.rounds)
-        if due > self.made and float(self.recent_loss) < self.settings.trusted_loss:
+        rested = int(self.steps) >= self.settings.least_steps
+        if due > self.made and rested and float(self.recent_loss) < self.settings.trusted_loss:
             self.made = due
+            self.steps.fill_(0)
             self.round.fill_(due)
             self.guesser.load_state_dict(average.state_dict())
             self._guess(plan, generator)
