@@ -346,7 +346,9 @@ def test_a_dock_that_goes_takes_its_engine_along(make, qtbot, project):
     dock = make(SLOW)
     qtbot.waitUntil(lambda: asked(project) == ["features shapes a"], timeout=PATIENCE)
     child = dock.side_jobs.child
+    dock.side_jobs.start(SuggestJob(str(project.root)), lambda *how: None)
     dock._leave()
+    assert dock.side_jobs.child is None, "nor does the next one start"
     qtbot.waitUntil(lambda: child not in jobs._alive, timeout=PATIENCE)
 
 
