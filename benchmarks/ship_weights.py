@@ -1,7 +1,7 @@
-"""A finished training on made-up shapes becomes the weights that ship: python benchmarks/ship_weights.py PROJECT RUN
+"""Make a finished training on shapes the weights that ship: python benchmarks/ship_weights.py PROJECT RUN
 
-Writes resources/weights/shapes.safetensors (the moving average of the weights and the heads, without optimizer) and
-shapes.json (its card: command, seed, steps, machine, commit, SHA-256).
+Writes resources/weights/shapes.safetensors (the moving average of the weights and the heads, no optimizer)
+and shapes.json (its card: command, seed, steps, machine, commit, SHA-256).
 """
 
 from __future__ import annotations

@@ -27,6 +27,8 @@ from torch.nn import functional as F
 class Coordinates:
     """An encoder that tells what it sees: its levels are the image, and its means over cells of 4 voxels."""
 
+    map_weights = (1.0, 1.0)
+
     def pad(self, image: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         return build(plan(image.ndim - 2), 2, 0).pad(image)
 

@@ -41,7 +41,9 @@ def tuning(
 ) -> Finetuning:
     """The task of a choice; guesses are made in the first step, unless `own` says otherwise."""
     scans, small = scans or half_painted(), small or plan()
-    early = {} if choice == "none" else {"rounds": (0.0,), "least_steps": 0, "trusted_loss": 100.0, "sure": 0.0}
+    early = (
+        {} if choice == "none" else {"rounds": (0.0,), "least_steps": 0, "trusted_loss": 100.0, "sure": 0.0}
+    )
     settings = semi.find(choice)[1](**{**early, **own})
     painted = list(seen_from(scans, replace(small, sides=settings.sides)))
     small = replace(small, sides="all" if len(painted) > 1 else "own")

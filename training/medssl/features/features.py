@@ -206,13 +206,13 @@ def _levels(
         axes.append(2 * centre.clamp(max=length) * (small / length) / big - 1)
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flip(-1)
     grid = grid.expand(len(image), *grid.shape)
-    return unit_levels(levels, grid)
+    return unit_levels(levels, grid, network.map_weights)
 
 
 def encoded(
     network: Network, plan: Plan, image: Tensor, spacing: Sequence[float]
 ) -> tuple[list[Tensor], tuple[int, ...], tuple[int, ...]]:
-    """All encoder levels of an image at the plan's spacing; its size there, without and with padding."""
+    """Maps that describe an image's places, at the plan's spacing; its size there without and with padding."""
     size = working_size(image.shape[2:], spacing, plan.spacing_mm[3 - plan.dims :])
     if size != tuple(image.shape[2:]):
         image = F.interpolate(image, size, mode="bilinear" if plan.dims == 2 else "trilinear")
@@ -221,14 +221,18 @@ def encoded(
         return network.describe(padded), size, tuple(padded.shape[2:])
 
 
-def unit_levels(levels: Sequence[Tensor], grid: Tensor) -> Tensor:
-    """(B, F, ...) all encoder levels at the points of `grid` (grid_sample's), each of unit length."""
+def unit_levels(levels: Sequence[Tensor], grid: Tensor, weights: Sequence[float] = ()) -> Tensor:
+    """(B, F, ...) maps at the points of `grid` (grid_sample's), each of length 1 or as `weights` says."""
     points = [
         F.grid_sample(level.float(), grid, padding_mode="border", align_corners=False) for level in levels
     ]
     # What F.normalize does; its norm over the channels takes five times as long on a CPU.
     sizes = [each.square().sum(1, keepdim=True).clamp_min(1e-12) for each in points]
-    return torch.cat([each * size.rsqrt() for each, size in zip(points, sizes, strict=True)], dim=1)
+    weights = weights or [1.0] * len(points)
+    return torch.cat(
+        [weight * each * size.rsqrt() for weight, each, size in zip(weights, points, sizes, strict=True)],
+        dim=1,
+    )
 
 
 def _basis(

@@ -47,8 +47,8 @@ class Settings(partial.Settings):
     rounds: tuple[float, ...] = (0.35, 0.5, 0.65, 0.8)
     """When (share of the training) the network labels the unpainted voxels anew; () for never."""
     least_steps: int = 150
-    """Steps before the first round and between two: a round costs as much as dozens of steps, and in a training
-    of a minute four of them would take most of it."""
+    """Steps before the first round and between two: a round costs as much as dozens of steps, and in a
+    training of a minute four of them would take most of it."""
     trusted_loss: float = 0.35
     """Loss on the true labels below which the guesses are learned from."""
     sure: float = 0.7
@@ -222,7 +222,7 @@ class Rounds(nn.Module):
         """The current guesses, made anew by `average` where a round is due; None before the first.
 
         A round waits until the network fits the true labels: before, it would teach itself its mistakes. And
-        for `least_steps`, counted on the CPU or the device, not in seconds: the same job gives the same rounds.
+        for `least_steps`, not for seconds: the same job with a budget in steps gives the same rounds.
         """
         if self.made is None:
             self.made = int(self.round)

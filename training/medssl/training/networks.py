@@ -20,6 +20,9 @@ from medssl.config import Plan
 from medssl.methods import decoder_describes
 from medssl.training import checkpoint
 
+ENCODER_WEIGHT = 0.6
+"""Of encoder levels beside the decoder's maps, where places are compared."""
+
 
 class Network(nn.Module):
     """Encoder, decoder and head for one Plan.
@@ -71,14 +74,23 @@ class Network(nn.Module):
         return maps
 
     def describe(self, image: Tensor) -> list[Tensor]:
-        """Feature maps by which places are compared (similarity, landmarks, colours), of several resolutions.
+        """Maps by which places are compared (similarity, landmarks, colours), weighted by `map_weights`.
 
-        All encoder levels; or, where `decoder_describes`, the deepest one and the decoder's maps without the
-        finest, whose few channels tell borders rather than places (docs/benchmarks/LOG.md, "Which maps
-        describe a place").
+        All encoder levels; where `decoder_describes`, the deepest one, the decoder's maps without the finest,
+        whose few channels tell borders rather than places, and the other encoder levels, which know grey
+        values (docs/benchmarks/LOG.md, "Which maps describe a place").
         """
         levels = self.encode(image)
-        return self.decoder_maps(levels, len(self.decoder) - 1) if self.decoder_describes else levels
+        if not self.decoder_describes:
+            return levels
+        return [*self.decoder_maps(levels, len(self.decoder) - 1), *levels[:-1]]
+
+    @property
+    def map_weights(self) -> list[float]:
+        """What each of the maps of `describe` weighs."""
+        if not self.decoder_describes:
+            return [1.0] * len(self.encoder)
+        return [1.0] * len(self.decoder) + [ENCODER_WEIGHT] * (len(self.encoder) - 1)
 
     def finest(self, image: Tensor) -> Tensor:
         """The finest decoder map (B, plan.channels[0], ...) at the input's resolution; what `head` reads."""
