@@ -212,7 +212,7 @@ def _levels(
 def encoded(
     network: Network, plan: Plan, image: Tensor, spacing: Sequence[float]
 ) -> tuple[list[Tensor], tuple[int, ...], tuple[int, ...]]:
-    """Maps that describe an image's places, at the plan's spacing; its size there without and with padding."""
+    """Maps that describe an image's places, at the plan's spacing; its size there, and with padding."""
     size = working_size(image.shape[2:], spacing, plan.spacing_mm[3 - plan.dims :])
     if size != tuple(image.shape[2:]):
         image = F.interpolate(image, size, mode="bilinear" if plan.dims == 2 else "trilinear")
