@@ -30,7 +30,7 @@ WIDTH = 32
 """Numbers a voxel: what is left of all encoder levels after a projection common to all scans of a run."""
 CELLS = 2_000_000
 """Most cells a scan: keeps a similarity map of a whole scan under a second."""
-BASIS_SCANS, BASIS_SLABS, BASIS_CELLS = 8, 12, 1000
+BASIS_SCANS, BASIS_SLABS, BASIS_CELLS = 8, 8, 1500
 """Scans, slabs of each and cells of each slab from which the projection is computed."""
 MOST_THREADS = 8
 """Slabs at a time on a CPU; each takes some 100 MB."""
@@ -230,7 +230,7 @@ def unit_levels(levels: Sequence[Tensor], grid: Tensor, weights: Sequence[float]
     sizes = [each.square().sum(1, keepdim=True).clamp_min(1e-12) for each in points]
     weights = weights or [1.0] * len(points)
     return torch.cat(
-        [weight * each * size.rsqrt() for weight, each, size in zip(weights, points, sizes, strict=True)],
+        [each * (weight * size.rsqrt()) for weight, each, size in zip(weights, points, sizes, strict=True)],
         dim=1,
     )
 
