@@ -12,7 +12,7 @@ from medssl import devices
 from medssl.config import Plan
 from medssl.errors import UserError
 from medssl.projects.project import LabelClass, Project
-from medssl.training import planner
+from medssl.training import planner, step_times
 from small import CPU, Shape, Spacing, make_project, plan, write_nifti
 
 FP32 = {"precision": "fp32"}
@@ -161,7 +161,7 @@ def test_bf16_is_taken_where_it_is_clearly_faster(
 ) -> None:
     monkeypatch.setattr(devices, "fast_bf16", lambda device: True)
     monkeypatch.setattr(
-        planner, "seconds_per_step", lambda plan, device, **_: half if plan.precision == "bf16" else 1.0
+        step_times, "seconds_per_step", lambda plan, device, **_: half if plan.precision == "bf16" else 1.0
     )
     project = make_project(tmp_path)
     plan, reasons = planner.choose(project, list(project.scans), CPU, {})
@@ -172,7 +172,7 @@ def test_bf16_is_taken_where_it_is_clearly_faster(
 def test_one_thread_is_taken_where_more_are_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "fast_bf16", lambda device: False)
     monkeypatch.setattr(devices, "THREADS", 2)
-    monkeypatch.setattr(planner, "seconds_per_step", lambda plan, device, **_: 1.0 * plan.threads)
+    monkeypatch.setattr(step_times, "seconds_per_step", lambda plan, device, **_: 1.0 * plan.threads)
     project = make_project(tmp_path)
     plan, reasons = planner.choose(project, list(project.scans), CPU, {})
     assert plan.threads == 1
@@ -183,7 +183,7 @@ def test_timing_a_step_gives_seconds_and_leaves_the_generators_alone() -> None:
     torch.manual_seed(4)
     expected = torch.rand(3)
     torch.manual_seed(4)
-    assert 0 < planner.seconds_per_step(plan(), CPU, repeats=1) < 60
+    assert 0 < step_times.seconds_per_step(plan(), CPU, repeats=1) < 60
     assert torch.equal(torch.rand(3), expected)
 
 
@@ -191,12 +191,12 @@ def test_timing_a_step_gives_seconds_and_leaves_the_generators_alone() -> None:
 def test_a_slow_step_is_timed_less_often(monkeypatch: pytest.MonkeyPatch, took: float, steps: int) -> None:
     clock = iter(took * tick for step in range(20) for tick in (step, step + 1))
     calls: list[float] = []
-    monkeypatch.setattr(planner.time, "perf_counter", lambda: calls.append(1) or next(clock))
-    assert planner.seconds_per_step(plan(), CPU) == pytest.approx(took)
+    monkeypatch.setattr(step_times.time, "perf_counter", lambda: calls.append(1) or next(clock))
+    assert step_times.seconds_per_step(plan(), CPU) == pytest.approx(took)
     assert len(calls) == 2 * steps
 
 
 def test_a_mode_whose_first_step_is_hopeless_is_not_timed_further(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 3.0])
-    monkeypatch.setattr(planner.time, "perf_counter", lambda: next(clock))
-    assert planner.seconds_per_step(plan(), CPU, hopeless_s=2.0) == 3.0
+    monkeypatch.setattr(step_times.time, "perf_counter", lambda: next(clock))
+    assert step_times.seconds_per_step(plan(), CPU, hopeless_s=2.0) == 3.0

@@ -12,7 +12,7 @@ from medssl import devices
 from medssl.config import Plan
 from medssl.errors import UserError
 from medssl.events import Notice
-from medssl.training import loop, planner
+from medssl.training import loop, planner, step_times
 from medssl.training.planner import smaller
 from small import CPU, SHAPE, Events, job_of, make_project, plan, run
 
@@ -60,7 +60,7 @@ def test_the_plan_gets_smaller_where_a_step_that_is_timed_does_not_fit(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return 0.1
 
-    monkeypatch.setattr(planner, "seconds_per_step", seconds)
+    monkeypatch.setattr(step_times, "seconds_per_step", seconds)
     project = make_project(tmp_path)
     monkeypatch.setattr(devices, "THREADS", 2)
     plan, reasons = planner.choose(project, list(project.scans), CPU, {"batch": 16, "precision": "fp32"})

@@ -7,8 +7,6 @@ measurement. The evidence behind the rules stands in ARCHITECTURE.md ("Why 2.5D 
 from __future__ import annotations
 
 import math
-import statistics
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,15 +20,13 @@ from medssl.config import Plan
 from medssl.errors import UserError
 from medssl.projects.project import Project
 from medssl.scans.geometry import AXIS_NAMES
-from medssl.training.networks import build
+from medssl.training import step_times
 
 SETTINGS = ("dims", "slice_axis", "batch", "precision", "threads", "patch", "context")
 """Names in a job's settings that override what is chosen here."""
 
 CHANNELS, CONTEXT = (16, 32, 64, 128), 3
 """Feature channels per level and neighbouring slices of the network that every device can train."""
-ENOUGH_S = 0.4
-"""Seconds of timed steps of one precision and number of threads."""
 PIXELS_A_STEP_CPU, PIXELS_A_STEP_GPU = 40_000, 1_200_000
 """What a batch holds: a step then takes about as long for small patches as for large ones."""
 
@@ -271,7 +267,7 @@ def measured(plan: Plan, device: torch.device, settings: dict[str, Any], reasons
         ]
         if len(candidates) == 1:
             return candidates[0]
-        seconds = _timed(candidates, device)
+        seconds = step_times.measure(candidates, device)
         if seconds is not None:
             break
         less = smaller(plan)
@@ -287,48 +283,6 @@ def measured(plan: Plan, device: torch.device, settings: dict[str, Any], reasons
     return chosen
 
 
-def _timed(candidates: Sequence[Plan], device: torch.device) -> dict[Plan, float] | None:
-    """Seconds of a step by plan; None where memory is short for one of them."""
-    try:
-        seconds: dict[Plan, float] = {}
-        for candidate in candidates:
-            best = min(seconds.values(), default=math.inf)
-            seconds[candidate] = seconds_per_step(candidate, device, hopeless_s=2 * best)
-        return seconds
-    except (RuntimeError, MemoryError) as error:
-        if not devices.out_of_memory(error):
-            raise
-    return None  # out here what the failed step held is free
-
-
 def _mode(plan: Plan, several: bool) -> str:
     threads = f" with {plan.threads} thread{'s' if plan.threads > 1 else ''}" if several else ""
     return plan.precision + threads
-
-
-def seconds_per_step(
-    plan: Plan, device: torch.device, repeats: int = 5, hopeless_s: float = math.inf
-) -> float:
-    """The median of a few training steps on ready tensors, after one to warm up.
-
-    Somebody waits for it: after ENOUGH_S there are only two, and none where the first takes `hopeless_s`.
-    """
-    if device.type == "cpu":
-        torch.set_num_threads(plan.threads)
-    network = build(plan, 2, seed=0).to(device)
-    channels = (plan.patch_vox[0],) if plan.dims == 2 else (1, plan.patch_vox[0])
-    image = torch.zeros(plan.batch, *channels, *plan.patch_vox[1:], device=device)
-    times = []
-    for attempt in range(1 + repeats):
-        begin = time.perf_counter()
-        with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
-            loss = network(image).float().square().mean()
-        loss.backward()
-        devices.wait(device)
-        took = time.perf_counter() - begin
-        if not attempt and took > hopeless_s:
-            return took
-        times += [took] * bool(attempt)
-        if len(times) > 1 and sum(times) > ENOUGH_S:
-            break
-    return statistics.median(times)

@@ -1,0 +1,59 @@
+"""How long a training step takes: what a plan's precision and number of threads are chosen by."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Sequence
+
+import torch
+
+from medssl import devices
+from medssl.config import Plan
+from medssl.training.networks import build
+
+ENOUGH_S = 0.4
+"""Seconds of timed steps of one precision and number of threads."""
+
+
+def measure(candidates: Sequence[Plan], device: torch.device) -> dict[Plan, float] | None:
+    """Seconds of a step by plan; None where memory is short for one of them."""
+    try:
+        seconds: dict[Plan, float] = {}
+        for candidate in candidates:
+            best = min(seconds.values(), default=math.inf)
+            seconds[candidate] = seconds_per_step(candidate, device, hopeless_s=2 * best)
+        return seconds
+    except (RuntimeError, MemoryError) as error:
+        if not devices.out_of_memory(error):
+            raise
+    return None  # out here what the failed step held is free
+
+
+def seconds_per_step(
+    plan: Plan, device: torch.device, repeats: int = 5, hopeless_s: float = math.inf
+) -> float:
+    """The median of a few training steps on ready tensors, after one to warm up.
+
+    Somebody waits for it: after ENOUGH_S there are only two, and none where the first takes `hopeless_s`.
+    """
+    if device.type == "cpu":
+        torch.set_num_threads(plan.threads)
+    network = build(plan, 2, seed=0).to(device)
+    channels = (plan.patch_vox[0],) if plan.dims == 2 else (1, plan.patch_vox[0])
+    image = torch.zeros(plan.batch, *channels, *plan.patch_vox[1:], device=device)
+    times = []
+    for attempt in range(1 + repeats):
+        begin = time.perf_counter()
+        with torch.autocast(device.type, torch.bfloat16, enabled=plan.precision == "bf16"):
+            loss = network(image).float().square().mean()
+        loss.backward()
+        devices.wait(device)
+        took = time.perf_counter() - begin
+        if not attempt and took > hopeless_s:
+            return took
+        times += [took] * bool(attempt)
+        if len(times) > 1 and sum(times) > ENOUGH_S:
+            break
+    return statistics.median(times)
