@@ -64,10 +64,13 @@ class Child(QObject):
         QApplication.instance().aboutToQuit.connect(self.shutdown)
         self._process.start(command[0], [*command[1:], str(job)])
 
-    def give(self, project: Path, job: Path) -> None:
-        """Name the job file to an engine that was started ahead."""
-        self._project = project
-        self.tell(f"job {job}")
+    def run(self, project: Path, job: Path, command: Sequence[str]) -> None:
+        """Start the engine on a job file, or name that to an engine that was started ahead."""
+        if self._process.state() == QProcess.ProcessState.NotRunning:
+            self.start(job, command)
+        else:
+            self._project = project
+            self.tell(f"job {job}")
 
     def tell(self, line: str) -> None:
         """Send a line down."""
@@ -256,16 +259,12 @@ class Jobs:
         project.need_writable()
         path = project.root / "job.json"
         config.write_job(path, job)
-        ahead = self.ahead.take()
-        self._child = child = ahead or Child(project.root)
+        self._child = child = self.ahead.take() or Child(project.root)
         child.heard.connect(self._session.hear)
         child.heard.connect(self.heard.emit)
         child.ended.connect(self._end)
         self._session.begin(config.kind_of(job))
-        if ahead is not None:
-            child.give(project.root, path)
-        else:
-            child.start(path, self._command)
+        child.run(project.root, path, self._command)
         self.started.emit()
 
     def show(self, place: events.SliceInView) -> None:

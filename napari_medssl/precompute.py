@@ -7,17 +7,21 @@ from contextlib import suppress
 
 from medssl.config import FeaturesJob
 from medssl.errors import UserError
+from medssl.features.similarity import has_features
 from medssl.projects.runs import refuse_collapsed
 from medssl.shipped import SHAPES
 from psygnal import Signal
 from qtpy.QtCore import QTimer
 
 from napari_medssl.guard import guarded
+from napari_medssl.jobs import Ahead
 from napari_medssl.session import Session
 from napari_medssl.side_jobs import SideJobs
 
 PATIENCE_MS = 150
 """A scan that is left again within this gets no features."""
+LONGEST_WAIT_MS = 60_000
+"""How long an engine waits for the first scan of a project."""
 
 
 class Precompute:
@@ -32,9 +36,11 @@ class Precompute:
     on = True
     """Tests of other things switch it off."""
 
-    def __init__(self, session: Session, side_jobs: SideJobs, weights: Callable[[], str | None]) -> None:
+    def __init__(
+        self, session: Session, side_jobs: SideJobs, ahead: Ahead, weights: Callable[[], str | None]
+    ) -> None:
         """weights: the run that step 6 looks at."""
-        self._session, self._side_jobs, self._weights = session, side_jobs, weights
+        self._session, self._side_jobs, self._ahead, self._weights = session, side_jobs, ahead, weights
         self.scan = ""
         """The scan whose features are being computed, or will be in a moment."""
         self._tried: set[tuple[str, str]] = set()
@@ -43,7 +49,9 @@ class Precompute:
         self._timer.timeout.connect(lambda: guarded(session, self._start))
         for signal in (session.scan_changed, session.job_changed, session.project_held):
             signal.connect(self.look)
-        session.project_changed.connect(self.cancel)
+        self._patience = QTimer(interval=LONGEST_WAIT_MS, singleShot=True)
+        self._patience.timeout.connect(self._give_up)
+        session.project_changed.connect(self._expect)
 
     def look(self) -> None:
         """Start with the scan on the screen where its features are missing; end what is not wanted."""
@@ -58,6 +66,21 @@ class Precompute:
         self._set(session.scan)
         self._timer.start()
 
+    def _expect(self) -> None:
+        """Another project: while its first scan is being read, an engine loads torch."""
+        self.cancel()
+        project = self._session.need_project()
+        last = project.view_state.get("scan")
+        scan = last if last in project.scans else next(iter(project.scans), None)
+        known = scan is not None and has_features(project, scan, SHAPES)
+        if self.on and not known and self._weights() == SHAPES:
+            self._ahead.warm_up()
+            self._patience.start()
+
+    def _give_up(self) -> None:
+        if self._session.scan is None:
+            self._ahead.cancel()
+
     def cancel(self) -> None:
         """End it."""
         with suppress(RuntimeError):  # at the end of the program Qt may have taken it down already
@@ -68,6 +91,8 @@ class Precompute:
     def close(self) -> None:
         """End it for good; whoever listened may be gone already."""
         self.changed.disconnect()
+        with suppress(RuntimeError):
+            self._patience.stop()
         self.cancel()
 
     def _start(self) -> None:

@@ -8,7 +8,7 @@ from contextlib import suppress
 from medssl import config, events
 from medssl.errors import UserError
 
-from napari_medssl.jobs import COMMAND, Child
+from napari_medssl.jobs import COMMAND, Ahead, Child
 from napari_medssl.session import Session
 
 End = Callable[[str, str], object]
@@ -22,8 +22,8 @@ class SideJobs:
     read. Nothing of them reaches the session.
     """
 
-    def __init__(self, session: Session, command: Sequence[str] = COMMAND) -> None:
-        self._session, self._command = session, command
+    def __init__(self, session: Session, ahead: Ahead, command: Sequence[str] = COMMAND) -> None:
+        self._session, self._ahead, self._command = session, ahead, command
         self._child: Child | None = None
         self._running: tuple[str, End] | None = None
         self._waiting: dict[str, tuple[config.Job, End]] = {}
@@ -76,10 +76,10 @@ class SideJobs:
                 end("failed", str(error))
                 continue
             self._running = (kind, end)
-            self._child = Child(root)
+            self._child = self._ahead.take() or Child(root)
             self._child.heard.connect(self._hear)
             self._child.ended.connect(self._on_end)
-            self._child.start(path, self._command)
+            self._child.run(root, path, self._command)
 
     def _hear(self, event: events.Event) -> None:
         if isinstance(event, events.Done) and not event.stopped:

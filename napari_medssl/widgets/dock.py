@@ -54,7 +54,7 @@ class Dock(QWidget):
         self.holding = Holding(self.session)
         self.workspace = Workspace(viewer, self.session)
         self.jobs = Jobs(self.session, command)
-        self.side_jobs = SideJobs(self.session, command)
+        self.side_jobs = SideJobs(self.session, self.jobs.ahead, command)
         self.estimates = Estimates(self.session, self.side_jobs)
         shared = (self.session, self.workspace)
         self.scans = Scans(*shared)

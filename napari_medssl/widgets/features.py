@@ -40,7 +40,7 @@ class Features(QWidget):
         self.similar = Similar(workspace)
         self.marks = Marks(self.similar)
         self.colors = FeatureColors(self.similar)
-        self.precompute = Precompute(session, side_jobs, lambda: self.similar.run)
+        self.precompute = Precompute(session, side_jobs, jobs.ahead, lambda: self.similar.run)
         self.weights = QComboBox()
         self.weights.setToolTip(
             "The network whose features are computed; the features of its own weights the program computes "

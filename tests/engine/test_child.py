@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from medssl import engine
 from medssl.config import PretrainJob, write_job
 from medssl.events import Done, Event, Failed, Progress, SliceInView, Started, from_line
 
@@ -27,7 +28,7 @@ def given(job, emit, should_stop, in_view):
 
 sys.modules["medssl.engine"] = stand_in = types.ModuleType("medssl.engine")
 stand_in.run = given
-stand_in.load = lambda: print("loaded")
+stand_in.load = lambda has_job: print("loaded")
 import medssl
 medssl.engine = stand_in
 sys.exit(child.run(Path(sys.argv[1])))
@@ -254,6 +255,13 @@ def test_a_child_that_was_started_ahead_loads_the_engine_and_is_given_its_job(
     events, _, code = finish(child, "stop\n")
     assert events == [Done(stopped=True, result={"shown": SliceInView("a", 0, 1).to_line()})]
     assert code == 0
+
+
+def test_a_job_that_comes_early_does_not_wait_for_what_it_does_not_need(monkeypatch) -> None:
+    imported: list[str] = []
+    monkeypatch.setattr(engine, "import_module", imported.append)
+    engine.load(lambda: len(imported) == 2)
+    assert imported == ["torch", "medssl.results.predict"]
 
 
 @pytest.mark.parametrize("said", [None, "stop\n", "show {}\nstop\n"])

@@ -19,7 +19,7 @@ from medssl.files import sha256_of
 from medssl.projects.project import Project
 from napari.components import ViewerModel
 
-from napari_medssl import jobs, layers, preview, session
+from napari_medssl import jobs, layers, precompute, preview, session
 from napari_medssl.precompute import Precompute
 from napari_medssl.widgets import Dock, features
 from napari_medssl.widgets.finetune import SHAPES_NAME
@@ -34,10 +34,16 @@ from medssl import config, events
 from medssl.features.similarity import write_features
 from medssl.projects.project import Project
 
-job = config.read_job(Path(sys.argv[-1]))
+path = sys.argv[-1]
+if path == "-":  # started ahead
+    path = sys.stdin.readline().removeprefix("job ").strip()
+    if not path or path == "stop":
+        sys.exit()
+job = config.read_job(Path(path))
 project = Project.open(Path(job.project))
 kind = config.kind_of(job)
-with (project.root / "asked").open("a") as asked:
+with (project.root / "asked").open("a") as asked, (project.root / "pid").open("a") as pid:
+    pid.write(f"{{os.getpid()}}\\n")
     asked.write(" ".join([kind, getattr(job, "weights", None) or "", *getattr(job, "scans", ())]) + "\\n")
 def say(event):
     print(events.to_line(event), flush=True)
@@ -352,7 +358,62 @@ def test_a_dock_that_goes_takes_its_engine_along(make, qtbot, project):
     qtbot.waitUntil(lambda: child not in jobs._alive, timeout=PATIENCE)
 
 
-def test_the_real_engine_leads_to_a_map(qtbot, said, project, no_precompute, monkeypatch):
+# --- an engine that is started ahead of the first scan ------------------------------------------------
+
+
+@pytest.fixture
+def ahead(monkeypatch):
+    monkeypatch.setattr(jobs.Ahead, "on", True)
+
+
+def test_an_engine_starts_while_the_first_scan_is_being_read(make, qtbot, project, tmp_path, ahead, said):
+    dock = make(show=False)
+    dock.open(project.root)
+    waiting = dock.jobs.ahead._child
+    assert dock.session.scan is None and waiting is not None
+    qtbot.waitUntil(lambda: waiting.process_id() > 0, timeout=PATIENCE)
+    process = waiting.process_id()
+    qtbot.waitUntil(lambda: ready(dock), timeout=PATIENCE)
+    assert (project.root / "pid").read_text() == f"{process}\n" and dock.jobs.ahead._child is None
+    assert asked(project) == ["features shapes a"] and not said
+    dock.workspace.opening.open("b")
+    qtbot.waitUntil(lambda: dock.session.scan == "b" and ready(dock), timeout=PATIENCE)
+    dock._leave()
+    again = make(show=False)
+    again.open(project.root)
+    assert again.jobs.ahead._child is None, "nothing is to be computed"
+
+
+def test_an_engine_that_is_started_ahead_takes_a_job_that_comes_before(make, qtbot, project, ahead, said):
+    dock = make(show=False)
+    dock.open(project.root)
+    waiting = dock.jobs.ahead._child
+    dock.session.select("a")
+    dock.pretrain.start.click()
+    assert dock.jobs._child is waiting
+    qtbot.waitUntil(lambda: ready(dock), timeout=PATIENCE)
+    assert asked(project) == ["pretrain ", "features shapes a"] and not said
+
+
+def test_no_engine_waits_for_long_or_in_a_window_that_may_only_look(
+    make, qtbot, project, tmp_path, ahead, monkeypatch
+):
+    first = make()
+    qtbot.waitUntil(lambda: ready(first), timeout=PATIENCE)
+    (project.root / "features" / "a-shapes.json").unlink()
+    second = make(show=False)
+    second.open(project.root)
+    assert second.session.read_only and second.jobs.ahead._child is None
+    monkeypatch.setattr(precompute, "LONGEST_WAIT_MS", 300)
+    third = make(show=False)
+    third.session.open(tmp_path / "empty")
+    waiting = third.jobs.ahead._child
+    assert waiting is not None
+    qtbot.waitUntil(lambda: waiting not in jobs._alive, timeout=PATIENCE)
+    assert third.jobs.ahead._child is None
+
+
+def test_the_real_engine_leads_to_a_map(qtbot, said, project, no_precompute, ahead, monkeypatch):
     """From an opened scan to a similarity map, nothing trained, by the child that users get."""
     monkeypatch.setattr(Precompute, "on", True)
     dock = Dock(ViewerModel())

@@ -46,7 +46,7 @@ def run(job_path: Path) -> int:
         from medssl import config, engine
 
         if job_path == LATER:
-            engine.load()
+            engine.load(told.has_job)
             named = told.job()
             if named is None:
                 return 0
@@ -125,6 +125,10 @@ class Told:
     def in_view(self) -> events.SliceInView | None:
         """The slice on the screen, None while that is not known."""
         return self._in_view
+
+    def has_job(self) -> bool:
+        """Whether `job` need not wait."""
+        return not self._jobs.empty()
 
     def job(self) -> Path | None:
         """Wait for the job file; None if there will be none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,17 @@ from medssl.shipped import RANDOM
 InView = Callable[[], SliceInView | None]
 
 
-def load() -> None:
-    """Import what a training needs, before there is one: it takes seconds."""
-    import torch
+def load(has_job: Callable[[], bool] = lambda: False) -> None:
+    """Import what jobs need, before there is one: it takes seconds.
 
-    from medssl.finetuning import finetune  # noqa: F401
-    from medssl.pretraining import pretrain  # noqa: F401
-    from medssl.results import predict  # noqa: F401
+    Ends early once `has_job` says so: the job imports what it needs.
+    """
+    parts = ("results.predict", "features.features", "finetuning.finetune", "pretraining.pretrain")
+    for name in ("torch", *(f"medssl.{part}" for part in parts)):
+        if has_job():
+            return
+        import_module(name)
+    import torch
 
     torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # the first optimizer imports as much again
 
