@@ -59,7 +59,7 @@ def open_once(folder: Path) -> dict[str, float]:
     begin = time.perf_counter()
     dock.scans.add([folder / "scan.nii.gz"])
     took = {"scan on the screen": wait_for(lambda: dock.session.scan is not None)}
-    took["engine started"] = wait_for(lambda: dock.side_jobs.child is not None)
+    took["features asked for"] = wait_for(lambda: dock.side_jobs.child is not None)
     took["features"] = wait_for(lambda: dock.session.features_hold("shapes"))
     wait_for(lambda: not dock.features.precompute.scan)
     dock.features.follow.click()
@@ -68,7 +68,7 @@ def open_once(folder: Path) -> dict[str, float]:
     took["similarity map"] = wait_for(lambda: layers.find(viewer.layers, layers.SIMILARITY).visible)
     timer.stop()
     late = np.diff([begin, *ticks]) - TICK_MS / 1e3
-    opened = np.array(ticks) > begin + took["engine started"]
+    opened = np.array(ticks) > begin + took["features asked for"]
     took["longest stall"], took["longest stall after that"] = late.max(), late[opened].max()
     took["99th percentile of stalls"] = float(np.percentile(late, 99))
     viewer.close()
