@@ -50,11 +50,11 @@ def feature_map(material: Material, run: str, scans: list[str]) -> Map:
     )
     caches = {scan: open_features(material.project, scan, run) for scan in scans}
 
-    def found(here: str, voxel: Voxel, there: str) -> np.ndarray:
+    def cosine_map(here: str, voxel: Voxel, there: str) -> np.ndarray:
         cosines = np.float32(caches[there].array) @ query_at(caches[here], voxel)
         return _to_voxels(cosines, caches[there])
 
-    return found
+    return cosine_map
 
 
 def _to_voxels(cells: np.ndarray, cache: FeatureCache) -> np.ndarray:

@@ -9,7 +9,7 @@ from medssl.config import FeaturesJob
 from medssl.errors import UserError
 from medssl.features.similarity import has_features
 from medssl.projects.runs import refuse_collapsed
-from medssl.shipped import SHAPES
+from medssl.shipped import SHAPES, weights_file
 from psygnal import Signal
 from qtpy.QtCore import QTimer
 
@@ -97,10 +97,9 @@ class Precompute:
 
     def _start(self) -> None:
         project = self._session.need_project()
-        run = project.run(SHAPES)
         try:
-            run.checkpoint  # noqa: B018 - raises where the file is missing or damaged
-            refuse_collapsed(run)
+            weights_file()  # an engine would find out in seconds only
+            refuse_collapsed(project.run(SHAPES))
         except UserError as error:
             self._on_end("failed", str(error))
             return

@@ -40,7 +40,7 @@ def task_on(device: torch.device, project: Project, kind: str, **settings: Any) 
     job = replace(job, settings={**job.settings, **settings})
     plan, _ = planner.choose(project, list(project.scans), CPU, job.settings)
     if isinstance(job, PretrainJob):
-        loop, task = pretrain.make_task(project, list(project.scans), job, plan, device)
+        loop, task = pretrain.make_task(project, list(project.scans), job, plan, device, None, Events())
         task.method.prepare(task.pool, Events())
         return loop, task
     assert isinstance(job, FinetuneJob)

@@ -12,6 +12,7 @@ from medssl import recipes
 from medssl.config import Plan, PretrainJob
 from medssl.events import Checkpoint, Metric, Notice, Started
 from medssl.methods import METHODS, WITHOUT_SCANS, find
+from medssl.methods.prototypes import both_ways
 from medssl.methods.shapes import Settings, Shapes
 from medssl.patches.pool import Pool
 from medssl.projects.project import Project
@@ -145,17 +146,16 @@ def test_pairs_that_are_rendered_anew_have_grey_values_of_their_own() -> None:
 
 def test_each_half_is_classified_by_the_prototypes_of_the_other() -> None:
     """Features that only the two views of a pair have in common are all right; in another order none are."""
-    shapes = method()
     labels = torch.randint(4, (6, 8, 8), generator=seeded()).repeat(2, 1, 1)
     codes = torch.eye(LABELS)[
         torch.stack([torch.randperm(LABELS, generator=seeded(each)) for each in range(6)])
     ]
     features = torch.stack([codes[number % 6][labels[number]] for number in range(12)]).movedim(-1, 1)
-    loss, right = shapes._both_ways(features, labels)
+    loss, right = both_ways(features, labels, LABELS, Settings().temperature)
     assert loss < 0.01
     assert right == 1
     mixed = torch.cat([features[:6], features[6:].roll(1, 0)])
-    assert shapes._both_ways(mixed, labels)[1] < 0.5
+    assert both_ways(mixed, labels, LABELS, Settings().temperature)[1] < 0.5
 
 
 def test_a_step_trains_encoder_decoder_and_heads_and_nothing_else() -> None:

@@ -14,7 +14,7 @@ from medssl.config import FeaturesJob, FinetuneJob, PredictJob, PretrainJob
 from medssl.errors import UserError
 from medssl.events import Notice
 from medssl.features.similarity import open_features
-from medssl.files import sha256_of
+from medssl.files import sha256_of, write_json
 from medssl.pretraining import pretrain
 from medssl.projects.project import Project
 from medssl.shipped import RANDOM, SHAPES
@@ -115,6 +115,19 @@ def test_a_pre_training_starts_where_its_start_stands(project: Project) -> None:
     assert card["job"]["weights"] == SHAPES
     state, wanted = checkpoint.unpack("modules.network", tensors), shipped_state("modules.average")
     assert all(torch.equal(state[name], wanted[name]) for name in state if not name.startswith("head."))
+
+
+def test_a_run_of_before_weights_shipped_goes_on_as_one_from_random_weights(project: Project) -> None:
+    name = run(job_of("mae", project, steps=2, weights=RANDOM))["run"]
+    stored = project.run(name)
+    tensors, card = checkpoint.load(stored.checkpoint)
+    old = {key: value for key, value in card["job"].items() if key != "weights"}
+    checkpoint.save(stored.checkpoint, tensors, {**card, "job": old})
+    write_json(stored.folder / "job.json", old)
+    events = Events()
+    run(PretrainJob(str(project.root), resume=name, steps=4), events)
+    assert project.run(name).card["job"]["weights"] == RANDOM
+    assert not any("of shapes" in notice.text for notice in events.of(Notice))
 
 
 def test_features_need_no_training(project: Project) -> None:

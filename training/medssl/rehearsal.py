@@ -96,14 +96,15 @@ Made = tuple[Plan, LoopSettings, Task, float, float]
 def _pretraining(project: Project, training: PretrainJob, device: torch.device) -> Made:
     scans = [scan.id for scan in project.scans.values() if not scan.held_out]
     training = pretrain.with_weights(training)
-    plan, _ = plan_from(project, scans, device, training.settings, load_start(project, training.weights))
+    start = load_start(project, training.weights)
+    plan, _ = plan_from(project, scans, device, training.settings, start)
     torch.set_num_threads(plan.threads)
     kind = find(training.method).Settings
     asked = loop.settings_for(f"{training.method}-{training.recipe}", training.settings, kind, plan)[1]
     if cut := "slices" in {each.name for each in fields(kind)}:
         training = replace(training, settings={**training.settings, "slices": SLICES})
     few = list(_few(project).scans)
-    settings, task = pretrain.make_task(project, few, training, plan, device, _unheard)
+    settings, task = pretrain.make_task(project, few, training, plan, device, start, _unheard)
     begin = time.monotonic()
     task.method.prepare(task.pool, _unheard)
     aside_s = time.monotonic() - begin

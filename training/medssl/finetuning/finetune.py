@@ -134,7 +134,7 @@ def make_task(
         network, plan, settings, painted, filled, rounds, terms, watch, between, layout, neighbours
     )
     task.modules.to(device)
-    if settings.first_head and not any(name.startswith("head.") for name in filled):
+    if settings.first_head and resume is None and not any(name.startswith("head.") for name in filled):
         task.fit_head(Generator().manual_seed(job.seed))
     return loop_settings, task
 

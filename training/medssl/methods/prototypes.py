@@ -7,9 +7,13 @@ painted slices without any training.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
-from torch import Tensor
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
+
+from medssl.training.networks import Network
 
 IGNORE = 255
 LEAST_PIXELS = 8
@@ -55,3 +59,50 @@ def prototype_loss(
     loss = F.cross_entropy(scores, wanted, ignore_index=IGNORE, reduction="sum") / total
     right = ((scores.detach().argmax(1) == wanted) & valid).sum() / total
     return loss, right
+
+
+def both_ways(features: Tensor, labels: Tensor, count: int, temperature: float) -> tuple[Tensor, Tensor]:
+    """`prototype_loss` of pairs (i, B + i), each of a pair once the support and once the query.
+
+    features: (2B, C, ...); labels: (2B, ...) integers, those below `count` are compared.
+    """
+    first, second = features.chunk(2)
+    first_labels, second_labels = labels.chunk(2)
+    query, query_labels = torch.cat([second, first]), torch.cat([second_labels, first_labels])
+    return prototype_loss(features, labels, query, query_labels, count, temperature)
+
+
+def pair_losses(
+    modules: nn.ModuleDict,
+    images: Tensor,
+    labels: Tensor,
+    count: int,
+    generator: Generator,
+    *,
+    level: int,
+    stride: int,
+    temperature: float,
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """`both_ways` on the finest decoder map and on an encoder level.
+
+    modules: "network", and the heads "fine" and "coarse" (`prototype_head`); images: (2B, S, H, W); labels:
+    (2B, H, W). Of the finest map every `stride`-th pixel is compared, from a random first one: neighbours
+    agree.
+    """
+    network = cast(Network, modules["network"])
+    levels = network.encode(images)
+    row, column = torch.randint(stride, (2,), generator=generator).tolist()
+    fine = modules["fine"](network.decode(levels)[..., row::stride, column::stride])
+    coarse = modules["coarse"](levels[level])
+    shrunk = F.interpolate(labels[:, None].float(), coarse.shape[2:], mode="nearest")[:, 0].long()
+    return (
+        both_ways(fine, labels[..., row::stride, column::stride], count, temperature),
+        both_ways(coarse, shrunk, count, temperature),
+    )
+
+
+def prototype_head(channels: int, hidden: int, dimension: int) -> nn.Sequential:
+    """Two 1 x 1 convolutions: what is compared, so that the features themselves stay free for other tasks."""
+    return nn.Sequential(
+        nn.Conv2d(channels, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, dimension, 1)
+    )

@@ -16,17 +16,15 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
 from medssl.config import Plan
 from medssl.devices import full_precision
 from medssl.events import Emit
 from medssl.methods.parts import follow
-from medssl.methods.prototypes import prototype_loss
+from medssl.methods.prototypes import pair_losses, prototype_head
 from medssl.patches.pool import Pool
 from medssl.shapes.rendering import draw_appearance, mixed, render, same_scanner
 from medssl.shapes.views import draw_views
@@ -84,17 +82,19 @@ class Shapes:
     def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a new batch of pairs; "right" is the share of pixels whose label is recognised."""
         images, labels = self.pairs(generator, pool.device)
-        network = cast(Network, self.modules["network"])
-        levels = network.encode(images)
-        stride = self.settings.stride
-        row, column = torch.randint(stride, (2,), generator=generator).tolist()
-        fine = self.modules["fine"](network.decode(levels)[..., row::stride, column::stride])
-        coarse = self.modules["coarse"](levels[self.settings.level])
-        shrunk = F.interpolate(labels[:, None].float(), coarse.shape[2:], mode="nearest")[:, 0].long()
-        loss, right = self._both_ways(fine, labels[..., row::stride, column::stride])
-        second, right_coarse = self._both_ways(coarse, shrunk)
-        total = loss + self.settings.level_weight * second
-        return total, {"fine": loss.detach(), "right": right, "right_coarse": right_coarse}
+        settings = self.settings
+        (fine, right), (coarse, right_coarse) = pair_losses(
+            self.modules,
+            images,
+            labels,
+            LABELS,
+            generator,
+            level=settings.level,
+            stride=settings.stride,
+            temperature=settings.temperature,
+        )
+        total = fine + settings.level_weight * coarse
+        return total, {"fine": fine.detach(), "right": right, "right_coarse": right_coarse}
 
     @full_precision
     def pairs(self, generator: Generator, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
@@ -124,16 +124,3 @@ class Shapes:
         """The moving average follows."""
         average, network = self.modules["average"], self.modules["network"]
         follow(list(average.parameters()), list(network.parameters()), self.settings.average)
-
-    def _both_ways(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        half = len(features) // 2
-        swapped = torch.cat([features[half:], features[:half]])
-        swapped_labels = torch.cat([labels[half:], labels[:half]])
-        return prototype_loss(features, labels, swapped, swapped_labels, LABELS, self.settings.temperature)
-
-
-def prototype_head(channels: int, hidden: int, dimension: int) -> nn.Sequential:
-    """Two 1 x 1 convolutions: what is compared, so that the features themselves stay free for other tasks."""
-    return nn.Sequential(
-        nn.Conv2d(channels, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, dimension, 1)
-    )

@@ -10,18 +10,15 @@ both views they alone would solve the task.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
 from medssl.config import Plan
 from medssl.devices import full_precision
 from medssl.errors import UserError
 from medssl.events import Emit, Progress
-from medssl.methods.prototypes import prototype_loss
-from medssl.methods.shapes import prototype_head
+from medssl.methods.prototypes import pair_losses, prototype_head
 from medssl.patches.augment import STRONG, change_intensity
 from medssl.patches.placement import sample_anywhere
 from medssl.patches.pool import Pool
@@ -31,6 +28,8 @@ from medssl.training.networks import Network
 
 KNOTS = 6
 """Of the curve that grey values go through."""
+STRIDE = 2
+"""Every so many pixels of the finest map are compared."""
 
 
 @dataclass(frozen=True)
@@ -88,15 +87,18 @@ class SuperVoxels:
     def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of new pairs; "right" is the share of pixels whose super-voxel is recognised."""
         images, labels, count = self.pairs(generator)
-        network = cast(Network, self.modules["network"])
-        levels = network.encode(images)
-        row, column = torch.randint(2, (2,), generator=generator).tolist()
-        fine = self.modules["fine"](network.decode(levels)[..., row::2, column::2])
-        coarse = self.modules["coarse"](levels[self.settings.level])
-        loss, right = self._both_ways(fine, labels[..., row::2, column::2], count)
-        shrunk = F.interpolate(labels[:, None].float(), coarse.shape[2:], mode="nearest")[:, 0].long()
-        second, _ = self._both_ways(coarse, shrunk, count)
-        return loss + self.settings.level_weight * second, {"right": right}
+        settings = self.settings
+        (fine, right), (coarse, _) = pair_losses(
+            self.modules,
+            images,
+            labels,
+            count,
+            generator,
+            level=settings.level,
+            stride=STRIDE,
+            temperature=settings.temperature,
+        )
+        return fine + settings.level_weight * coarse, {"right": right}
 
     @full_precision
     def pairs(self, generator: Generator) -> tuple[Tensor, Tensor, int]:
@@ -129,12 +131,6 @@ class SuperVoxels:
         step = torch.cat([views.step[:, :1], views.step[:, 1:] * zoom], 1)
         angle = torch.empty(len(views)).uniform_(-settings.turn, settings.turn, generator=generator)
         return replace(views, step=step, angle=angle, flip=torch.zeros(len(views), 3, dtype=torch.bool))
-
-    def _both_ways(self, features: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        half = len(features) // 2
-        swapped = torch.cat([features[half:], features[:half]])
-        swapped_labels = torch.cat([labels[half:], labels[:half]])
-        return prototype_loss(features, labels, swapped, swapped_labels, count, self.settings.temperature)
 
 
 def renumbered(labels: Tensor) -> tuple[Tensor, int]:

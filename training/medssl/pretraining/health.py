@@ -87,13 +87,12 @@ class Health:
         self,
         project: Project,
         method: Method,
-        start: Network,
         pool: Pool,
         seed: int,
         emit: Emit,
         heard: Callable[[], list[Event]],
     ) -> None:
-        """Draw the patches and look at `start`, the network as it is before the first step.
+        """Draw the patches and look at the method's network, as it is before the first step.
 
         `heard()` is all that the run has said so far, resumed parts included.
         """
@@ -106,7 +105,7 @@ class Health:
         views = sample_anywhere(pool, replace(method.plan, batch=PATCHES), method.plan.patch_vox, generator)
         self.patches = shown(cut(pool, views, method.plan))
         self.painted = draw_painted(project, method.plan, pool.device, generator)
-        self.start = self.look(start.to(pool.device))
+        self.start = self.look(self.network)
 
     @full_precision
     def look(self, network: Network) -> Look:

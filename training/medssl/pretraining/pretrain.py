@@ -19,6 +19,7 @@ from medssl.patches.pool import Pool, load_pool
 from medssl.pretraining.health import Health
 from medssl.projects.project import Project, Run
 from medssl.recipes import start_of
+from medssl.shipped import RANDOM
 from medssl.training import checkpoint, planner
 from medssl.training.loop import Budget, LoopSettings, settings_for, train
 from medssl.training.networks import Network, build, load_matching
@@ -68,7 +69,10 @@ def pretrain(
     `resume` are tensors and card of the same run's checkpoint. Returns {"run", "step", "stopped"}.
     """
     find(job.method)  # before anything is loaded
+    if resume:  # it started from what its card says; before weights shipped, from random ones
+        job = replace(job, weights=resume[1]["job"].get("weights") or RANDOM)
     job = with_weights(job)
+    start = load_start(project, job.weights)
     device = devices.choose(job.device)
     without_scans = job.method in WITHOUT_SCANS
     scans = [] if without_scans else [scan.id for scan in project.scans.values() if not scan.held_out]
@@ -78,19 +82,18 @@ def pretrain(
     elif without_scans:
         plan, reasons = planner.choose_without_scans(device, job.settings)
     else:
-        plan, reasons = plan_from(project, scans, device, job.settings, load_start(project, job.weights))
+        plan, reasons = plan_from(project, scans, device, job.settings, start)
     torch.set_num_threads(plan.threads)
     emit(Started(run.id, config.to_json(plan), reasons))
-    loop_settings, task = make_task(project, scans, job, plan, device, emit)
+    loop_settings, task = make_task(project, scans, job, plan, device, start, emit)
     method, pool = task.method, task.pool
     health = None
     if not without_scans:  # a classification of labels that are known cannot collapse unseen
         log = run.folder / "events.jsonl"
-        start = start_network(plan, job.seed, load_start(project, job.weights), _unsaid)
-        task.health = health = Health(project, method, start, pool, job.seed, emit, lambda: read_log(log))
+        task.health = health = Health(project, method, pool, job.seed, emit, lambda: read_log(log))
         if not resume:
             emit(Metric(0, health.start.numbers()))
-    begin = time.monotonic()  # looking at random weights takes nothing of the training's time
+    begin = time.monotonic()  # looking at the start takes nothing of the training's time
     with _until_stopped(emit, should_stop) as heard:
         method.prepare(pool, heard)  # where it is stopped the loop stops, too, and leaves a checkpoint
     card = {
@@ -119,15 +122,23 @@ def pretrain(
 
 
 def make_task(
-    project: Project, scans: list[str], job: PretrainJob, plan: Plan, device: torch.device, emit: Emit
+    project: Project,
+    scans: list[str],
+    job: PretrainJob,
+    plan: Plan,
+    device: torch.device,
+    start: Stored | None,
+    emit: Emit,
 ) -> tuple[LoopSettings, Pretraining]:
-    """All that the method's `prepare`, and after it the first step, needs, on the device."""
+    """All that the method's `prepare`, and after it the first step, needs, on the device.
+
+    start: the checkpoint to start from; None for random weights.
+    """
     kind = find(job.method)
     pool = load_pool(project, scans, plan, device) if scans else Pool((), (), (), works_on=device)
     loop_settings, settings = settings_for(f"{job.method}-{job.recipe}", job.settings, kind.Settings, plan)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)  # layers draw from the global generator when they are made
-        start = load_start(project, job.weights)
         method = kind(start_network(plan, job.seed, start, emit), plan, settings)
     if start is not None and start[1].get("method") in (job.method, *WITHOUT_SCANS):
         # The heads of the same task are taken over, too.
@@ -169,7 +180,3 @@ def start_network(plan: Plan, seed: int, start: Stored | None, emit: Emit) -> Ne
     if start is not None:
         fill(network, plan, start, emit, skip=("head.",))
     return network
-
-
-def _unsaid(event: Event) -> None:
-    """An Emit for what has been said before."""
