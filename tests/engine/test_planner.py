@@ -155,14 +155,11 @@ def test_bf16_is_not_taken_where_it_would_be_emulated(monkeypatch: pytest.Monkey
     assert planner.adapt(plan(), CPU, {"precision": "bf16"}).precision == "bf16"
 
 
-@pytest.mark.parametrize(("half", "taken"), [(0.5, "bf16"), (0.95, "fp32")])
-def test_bf16_is_taken_where_it_is_clearly_faster(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, half: float, taken: str
+@pytest.mark.parametrize(("fast", "taken"), [(True, "bf16"), (False, "fp32")])
+def test_precision_follows_from_what_the_device_has_instructions_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fast: bool, taken: str
 ) -> None:
-    monkeypatch.setattr(devices, "fast_bf16", lambda device: True)
-    monkeypatch.setattr(
-        step_times, "seconds_per_step", lambda plan, device, **_: half if plan.precision == "bf16" else 1.0
-    )
+    monkeypatch.setattr(devices, "fast_bf16", lambda device: fast)
     project = make_project(tmp_path)
     plan, reasons = planner.choose(project, list(project.scans), CPU, {})
     assert plan.precision == taken
@@ -176,7 +173,25 @@ def test_one_thread_is_taken_where_more_are_slower(tmp_path: Path, monkeypatch: 
     project = make_project(tmp_path)
     plan, reasons = planner.choose(project, list(project.scans), CPU, {})
     assert plan.threads == 1
-    assert any("with 1 thread" in each for each in reasons)
+    assert any(each.startswith("1 thread, by the time of a step") for each in reasons)
+
+
+def test_what_was_measured_in_a_project_is_not_measured_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "THREADS", 2)
+    monkeypatch.setattr(step_times, "seconds_per_step", lambda plan, device, **_: 1.0 * plan.threads)
+    project = make_project(tmp_path)
+    first, _ = planner.choose(project, list(project.scans), CPU, {})
+    monkeypatch.setattr(step_times, "seconds_per_step", lambda plan, device, **_: 1.0 / plan.threads)
+    again, reasons = planner.choose(project, list(project.scans), CPU, {})
+    assert again == first
+    assert "1 thread, as measured here before" in reasons
+    other, _ = planner.choose(project, list(project.scans), CPU, {"batch": 3})
+    assert other.threads == 2  # another kind of step
+    step_times.file_of(project.root).write_text("[3")
+    damaged, _ = planner.choose(project, list(project.scans), CPU, {})
+    assert damaged.threads == 2
 
 
 def test_timing_a_step_gives_seconds_and_leaves_the_generators_alone() -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from medssl import recipes
 from medssl.config import Plan, PretrainJob
+from medssl.errors import UserError
 from medssl.events import Checkpoint, Metric, Notice, Started
 from medssl.methods import METHODS, WITHOUT_SCANS, find
 from medssl.methods.prototypes import both_ways
@@ -62,8 +63,8 @@ def test_the_global_generator_is_neither_read_nor_moved() -> None:
 
 
 @pytest.mark.parametrize("side", Settings().sizes)
-def test_every_size_of_the_view_fits_the_network_s_strides(side: int) -> None:
-    usual, _ = planner.choose_without_scans(CPU, {"precision": "fp32", "threads": 1})
+def test_every_size_of_the_view_fits_the_network_s_strides(project: Project, side: int) -> None:
+    usual, _ = planner.choose_without_scans(project, CPU, {"precision": "fp32", "threads": 1})
     small = replace(usual, channels=(4, 4, 4, 4), batch=2)
     shapes = method(Settings(sizes=(side,)), small)
     images, labels = shapes.pairs(seeded())
@@ -72,6 +73,13 @@ def test_every_size_of_the_view_fits_the_network_s_strides(side: int) -> None:
     levels = shapes.modules["network"].encode(images)
     assert [each.shape[-1] for each in levels] == [side, side // 2, side // 4, side // 8]
     assert shapes.modules["network"].decode(levels).shape == (4, 4, side, side)
+
+
+@pytest.mark.parametrize("sizes", [(), (63,), (4,), (64, 0)])
+def test_sides_that_do_not_fit_the_network_are_refused_with_a_way_out(sizes: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match="write") as refused:
+        method(replace(SMALL, sizes=sizes))
+    assert refused.value.code == "bad-job"
 
 
 def test_views_of_all_sizes_hold_about_as_many_pixels() -> None:
@@ -190,7 +198,7 @@ def test_the_coarse_term_trains_the_encoder_too() -> None:
     for weight in (0.0, 2.0):
         shapes = method(replace(SMALL, level_weight=weight))
         shapes.loss(NO_SCANS, seeded(), 0.0)[0].backward()
-        gradients.append(shapes.modules["network"].encoder[2].conv1.conv.weight.grad)
+        gradients.append(shapes.modules["network"].encoder[-2].conv1.conv.weight.grad)
     assert (gradients[1] - gradients[0]).norm() > 0.1 * gradients[0].norm()
 
 

@@ -80,7 +80,7 @@ def pretrain(
         plan = config.from_json(Plan, resume[1]["plan"], str(run.checkpoint))
         reasons = ["as in the run before"]
     elif without_scans:
-        plan, reasons = planner.choose_without_scans(device, job.settings)
+        plan, reasons = planner.choose_without_scans(project, device, job.settings)
     else:
         plan, reasons = plan_from(project, scans, device, job.settings, start)
     torch.set_num_threads(plan.threads)

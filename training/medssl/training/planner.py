@@ -1,7 +1,8 @@
 """Decides how the network looks at these scans, and says what it chose and why.
 
-2.5D or 3D, patch, batch, precision follow from spacing, from how the annotation lies, and from a short
-measurement. The evidence behind the rules stands in ARCHITECTURE.md ("Why 2.5D first").
+2.5D or 3D, patch, batch follow from spacing and from how the annotation lies, precision from the device, and
+the number of threads from a short measurement. The evidence behind the rules stands in ARCHITECTURE.md ("Why
+2.5D first").
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -78,10 +80,14 @@ def choose(
     )
     plan = Plan(dims, slice_axis, grid, patch, batch, channels, strides, threads=devices.THREADS)  # type: ignore[arg-type]
     reasons.append(f"patches of {_shape_text(patch)} from scans of typically {_shape_text(shape.tolist())}")
-    return measured(adapt(plan, device, settings), device, settings, reasons), reasons
+    return measured(
+        adapt(plan, device, settings), device, settings, reasons, step_times.file_of(project.root)
+    ), reasons
 
 
-def choose_without_scans(device: torch.device, settings: dict[str, Any]) -> tuple[Plan, list[str]]:
+def choose_without_scans(
+    project: Project, device: torch.device, settings: dict[str, Any]
+) -> tuple[Plan, list[str]]:
     """A plan for a method that needs no scans: the CPU's network, which fits every device."""
     side = 64
     batch = round((PIXELS_A_STEP_GPU if device.type != "cpu" else 6 * PIXELS_A_STEP_CPU) / side**2)
@@ -89,7 +95,9 @@ def choose_without_scans(device: torch.device, settings: dict[str, Any]) -> tupl
     patch = _asked_patch(settings, (_whole(settings, "context", CONTEXT), side, side), strides)
     plan = Plan(2, 0, (0.0, 1.0, 1.0), patch, batch, CHANNELS, strides, threads=devices.THREADS)  # type: ignore[arg-type]
     reasons = [f"made-up volumes, {_amount(plan)} at a time"]
-    return measured(adapt(plan, device, settings), device, settings, reasons), reasons
+    return measured(
+        adapt(plan, device, settings), device, settings, reasons, step_times.file_of(project.root)
+    ), reasons
 
 
 def adapt(plan: Plan, device: torch.device, settings: dict[str, Any]) -> Plan:
@@ -244,45 +252,47 @@ def _shape_text(shape: Sequence[float]) -> str:
     return " x ".join(str(int(length)) for length in shape)
 
 
-def measured(plan: Plan, device: torch.device, settings: dict[str, Any], reasons: list[str]) -> Plan:
-    """Time a step in each precision the hardware is made for, with all threads and with one.
+def measured(
+    plan: Plan, device: torch.device, settings: dict[str, Any], reasons: list[str], known: Path
+) -> Plan:
+    """The plan in the precision that the device has instructions for, with the fastest number of threads.
 
-    Takes the fastest. One thread wins on small networks, and wherever something else keeps the other cores
-    busy. What the settings ask for is not measured.
+    One thread wins on small networks, and wherever something else keeps the other cores busy. That is
+    measured once for a project and a machine, and kept in the file `known`: the same job then gives the same
+    weights again, and nobody waits a second time. What the settings ask for is not measured.
     """
     if "precision" in settings:
-        precisions = [plan.precision]
         reasons.append(f"{plan.precision}, as asked")
     elif devices.fast_bf16(device):
-        precisions = ["fp32", "bf16"]
+        plan = replace(plan, precision="bf16")
+        reasons.append("bf16, which this device computes fast")
     else:
-        precisions = ["fp32"]
+        plan = replace(plan, precision="fp32")
         reasons.append("fp32, because bf16 would be emulated here")
-    several = device.type == "cpu" and plan.threads > 1 and "threads" not in settings
+    if device.type != "cpu" or plan.threads == 1 or "threads" in settings:
+        return plan
+    threads = step_times.known_threads(known, plan)
+    if threads is not None:
+        reasons.append(f"{_threads(threads)}, as measured here before")
+        return replace(plan, threads=threads)
     while True:
-        candidates = [
-            replace(plan, precision=precision, threads=threads)
-            for precision in precisions
-            for threads in ([plan.threads, 1] if several else [plan.threads])
-        ]
-        if len(candidates) == 1:
-            return candidates[0]
+        candidates = [replace(plan, threads=threads) for threads in (plan.threads, 1)]
         seconds = step_times.measure(candidates, device)
         if seconds is not None:
             break
         less = smaller(plan)
         if less is None:
-            return candidates[0]  # the training will say that there is too little memory
+            return plan  # the training will say that there is too little memory
         plan = less
         reasons.append(f"less at a time than usual, for memory is short: {_amount(plan)}")
     best = min(seconds, key=lambda each: seconds[each])
     # What is slower by less than noise stays: the usual choice repeats better.
     chosen = candidates[0] if seconds[candidates[0]] < 1.15 * seconds[best] else best
-    times = ", ".join(f"{_mode(each, several)} {time_s * 1e3:.0f} ms" for each, time_s in seconds.items())
-    reasons.append(f"{_mode(chosen, several)}, by the time of a step: {times}")
+    times = ", ".join(f"{_threads(each.threads)} {time_s * 1e3:.0f} ms" for each, time_s in seconds.items())
+    reasons.append(f"{_threads(chosen.threads)}, by the time of a step: {times}")
+    step_times.remember_threads(known, plan, chosen.threads)
     return chosen
 
 
-def _mode(plan: Plan, several: bool) -> str:
-    threads = f" with {plan.threads} thread{'s' if plan.threads > 1 else ''}" if several else ""
-    return plan.precision + threads
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"

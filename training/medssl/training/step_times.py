@@ -1,4 +1,4 @@
-"""How long a training step takes: what a plan's precision and number of threads are chosen by."""
+"""How long a training step takes, and the number of threads that was chosen by it in a project."""
 
 from __future__ import annotations
 
@@ -6,15 +6,54 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from medssl import devices
 from medssl.config import Plan
+from medssl.errors import UserError
+from medssl.files import read_json, write_json
+from medssl.machine import processor
 from medssl.training.networks import build
 
 ENOUGH_S = 0.4
-"""Seconds of timed steps of one precision and number of threads."""
+"""Seconds of timed steps of one number of threads."""
+
+
+def file_of(root: Path) -> Path:
+    """Where a project keeps what was measured in it."""
+    return root / "step-times.json"
+
+
+def known_threads(path: Path, plan: Plan) -> int | None:
+    """The number of threads that was the fastest for such steps on this machine; None if it is not known."""
+    threads = _read(path).get(_name(plan))
+    usable = isinstance(threads, int) and 1 <= threads <= plan.threads
+    return threads if usable else None
+
+
+def remember_threads(path: Path, plan: Plan, threads: int) -> None:
+    """Keep it; a folder that may not be written to is left as it is."""
+    with suppress(UserError):
+        write_json(path, {**_read(path), _name(plan): threads})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    with suppress(UserError):
+        known = read_json(path)
+        if isinstance(known, dict):
+            return known
+    return {}
+
+
+def _name(plan: Plan) -> str:
+    """A machine and a kind of step."""
+    size = "x".join(map(str, (plan.batch, *plan.patch_vox)))
+    channels = "-".join(map(str, plan.channels))
+    return f"{processor()}, {plan.threads} cores, {plan.dims}D, {channels}, {size}, {plan.precision}"
 
 
 def measure(candidates: Sequence[Plan], device: torch.device) -> dict[Plan, float] | None:
