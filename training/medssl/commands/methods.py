@@ -11,6 +11,7 @@ from rich.table import Table
 from typer.core import TyperCommand
 
 from medssl import recipes
+from medssl.methods import WITHOUT_SCANS
 
 
 def methods() -> None:
@@ -25,7 +26,8 @@ def methods() -> None:
     rest = [recipes.read(name) for name in recipes.names() if name not in taken]
     for recipe in rest:
         what, _, which = recipe.name.rpartition("-")
-        table.add_row(f"({what})", which, escape(recipe.purpose), recipe.time)
+        name = what if what in WITHOUT_SCANS else f"({what})"
+        table.add_row(name, which, escape(recipe.purpose), recipe.time)
     Console().print(table)
     typer.echo("\nWhat the viewer calls them:")
     for kind, purposes in (("pretrain", recipes.PRETRAINING), ("finetune", recipes.FINETUNING)):

@@ -73,7 +73,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Early(Settings):
-    """Of a study that asks how good a fine-tuning is while it goes on."""
+    """Of a study that asks how good a fine-tuning is while it goes on; painted scans are not judged."""
 
     marks_s: tuple[float, ...] = ()
     """Seconds of fine-tuning after which it is judged, besides its end."""
@@ -164,8 +164,8 @@ class Assignment:
 
     @property
     def scans(self) -> tuple[str, ...]:
-        """What to segment: the judged scans, and those that are annotated in part."""
-        return (*self.judged, *self.painted)
+        """What to segment: the judged scans, and those that are annotated in part unless time is short."""
+        return tuple(self.judged) if isinstance(self.settings, Early) else (*self.judged, *self.painted)
 
 
 def gather(

@@ -159,8 +159,8 @@ def judge(assignment: Assignment, outcome: Outcome) -> Cell:
     A method that can go on in painted scans only is judged on these, and the cell says so.
     """
     material, settings = assignment.material, assignment.settings
-    painted = assignment.painted
-    scores = _scores(material, painted if outcome.painted_only else assignment.judged, outcome)
+    painted = {scan: labels for scan, labels in assignment.painted.items() if scan in assignment.scans}
+    scores = _scores(material, assignment.painted if outcome.painted_only else assignment.judged, outcome)
     of_class = {name: _of_class(of_it) for name, of_it in scores.items()}
     return Cell(
         dataset=material.dataset.name,
