@@ -444,7 +444,7 @@ def test_without_clean_up_guesses_are_the_arg_max_and_with_it_parts_of_that(
         return found
 
     monkeypatch.setattr(self_training, "likely", watched)
-    tasks = [tuning("pseudo_contrast", clean_up=each, portion=0.0) for each in ("none", "largest")]
+    tasks = [tuning("pseudo_contrast", clean_up=each) for each in ("none", "largest")]
     for task in tasks:
         task.loss(seeded(), 0.5)
     none, largest = (guessed(task)[1] for task in tasks)

@@ -53,7 +53,7 @@ def tuning(
     terms = semi.terms(job, small, settings, painted[0][1], len(CLASSES) + 1, emit)
     rounds = None
     if choice != "none":
-        guesses = Guesses(scans, scans, settings, CLASSES, emit)  # type: ignore[arg-type]
+        guesses = Guesses(scans, settings, CLASSES, emit)  # type: ignore[arg-type]
         rounds = Rounds(network, guesses, settings)  # type: ignore[arg-type]
         rounds.remember(torch.tensor(0.0))  # as if it had learned already
     return Finetuning(network, small, settings, painted, set(), rounds, terms)

@@ -19,12 +19,13 @@ from torch import Generator, Tensor, nn
 from medssl.config import Plan
 from medssl.errors import UserError
 from medssl.events import Emit, Notice
-from medssl.finetuning import amounts, partial
+from medssl.finetuning import partial
 from medssl.finetuning.neighbours import Neighbours
 from medssl.finetuning.partial import AnnotatedVoxels, Seen, partial_loss, seen_from
 from medssl.patches.pool import Pool, in_one_storage
 from medssl.projects.project import IGNORE
 from medssl.results.cleaning import drop_parts
+from medssl.results.decide import LEVELS
 from medssl.results.layout import Layout
 from medssl.results.predict import Likely, likely
 from medssl.training.networks import Network
@@ -53,11 +54,6 @@ class Settings(partial.Settings):
     """Loss on the true labels below which the guesses are learned from."""
     sure: float = 0.7
     """Least probability of a guess; what is less sure stays unlabelled."""
-    portion: float = 0.5
-    """Least share of what is to be expected of a class that is labelled, even if unsure (amounts.py); 0 for
-    none, as for a structure that most scans do not show."""
-    unclear: float = 2.0
-    """So many times what is to be expected of a class found too seldom is not called background."""
     pasted: float = 0.5
     """Share of the patches around guesses into which a box of a painted patch is pasted (pasting.py)."""
     clean_up: Literal["none", "largest"] = "none"
@@ -72,18 +68,16 @@ class Guesses:
     def __init__(
         self,
         scans: Pool,
-        painted: Pool,
         settings: Settings,
         classes: Sequence[str],
         emit: Emit,
         layout: Layout | None = None,
         neighbours: Neighbours | None = None,
     ) -> None:
-        """painted: those of the scans on which anything is annotated; layout: theirs."""
+        """layout: of the scans on which anything is annotated."""
         self.neighbours = neighbours
         self.scans, self.settings, self.classes, self.emit = scans, settings, classes, emit
         self.layout = layout.to(scans.device) if layout else None
-        self.shares = amounts.shares(painted, len(classes))
         self.pool = scans
         self.seen: list[tuple[Pool, AnnotatedVoxels]] = []
         """What to cut patches from, for every side; empty before the first round, or if nothing was found."""
@@ -98,10 +92,7 @@ class Guesses:
         if self.neighbours is not None:
             plan = replace(plan, between_mm=self.neighbours.width_mm(network, plan))
         found = torch.zeros(256, dtype=torch.long)
-        seen = [self._look(network, plan, *part) for part in chosen]
-        own = self.settings
-        least = amounts.thresholds(seen, self.shares, own.sure, own.portion, own.unclear)
-        labels = [least.labels(each, own.sure) for each in seen]
+        labels = [sure_labels(self._look(network, plan, *part), self.settings.sure) for part in chosen]
         pool = self.scans.part([index for index, _, _ in chosen])
         room = sum(target.numel() for target in pool.targets)
         targets = in_one_storage(
@@ -173,6 +164,13 @@ class Guesses:
         found += torch.bincount(guess[open_].long(), minlength=256).cpu()
         targets[first:last] = torch.where(open_, guess, targets[first:last])
         return targets
+
+
+def sure_labels(seen: Likely, sure: float) -> Tensor:
+    """The most probable class where its probability is at least `sure`, else IGNORE; uint8."""
+    called = torch.where(seen.probability >= seen.background, seen.best, 0)
+    certain = torch.maximum(seen.probability, seen.background) >= round(sure * (LEVELS - 1))
+    return torch.where(certain, called, IGNORE).to(torch.uint8)
 
 
 def largest_parts(labels: Tensor) -> Tensor:

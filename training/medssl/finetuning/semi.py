@@ -89,4 +89,4 @@ def rounds(
     others = [scan.id for scan in project.scans.values() if not scan.held_out and scan.id not in pool.ids]
     scans = join(pool, load_pool(project, others, plan, pool.device)) if others else pool
     names = [each.name for each in project.classes]
-    return Rounds(network, Guesses(scans, pool, settings, names, emit, layout, neighbours), settings)
+    return Rounds(network, Guesses(scans, settings, names, emit, layout, neighbours), settings)
