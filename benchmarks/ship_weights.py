@@ -15,7 +15,7 @@ from medssl.files import sha256_of, write_json, write_whole
 from medssl.machine import surroundings
 from medssl.projects.project import Project
 from medssl.recipes import resources
-from medssl.shipped import SHAPES
+from medssl.shipped import SHAPES, card
 from medssl.training import checkpoint
 
 
@@ -23,22 +23,25 @@ def ship(
     project: Path, run_id: str, folder: Path, note: str = "", commit: str | None = None
 ) -> dict[str, Any]:
     """Write weights and card of that run into `folder`; returns the card."""
-    tensors, card = checkpoint.load(Project.open(project).run(run_id).checkpoint, under="modules.")
+    tensors, made = checkpoint.load(Project.open(project).run(run_id).checkpoint, under="modules.")
     # The moving average is what others start from; the heads serve a method that goes on with the same task.
     tensors = {name: each for name, each in tensors.items() if not name.startswith("modules.network.")}
-    job = {**card["job"], "project": f"medssl-{SHAPES}"}
+    job = {**made["job"], "project": f"medssl-{SHAPES}"}
     length = f"--steps {job['steps']}" if job["steps"] else f"--minutes {job['minutes']:g}"
     settings = "".join(f" --set {name}={value}" for name, value in job["settings"].items())
+    went_on = f" --weights {SHAPES}" if job["weights"] == SHAPES else ""
+    options = length + went_on + settings
     made_on = surroundings(job["device"])
     known = {
-        "kind": card["kind"],
-        "method": card["method"],
-        "plan": card["plan"],
+        "kind": made["kind"],
+        "method": made["method"],
+        "plan": made["plan"],
         "job": job,
         "scans": [],
-        "step": card["step"],
-        "elapsed_s": round(card["elapsed_s"]),
-        "command": f"medssl pretrain --method {card['method']} --seed {job['seed']} {length}{settings}",
+        "step": made["step"],
+        "elapsed_s": round(made["elapsed_s"]),
+        "command": f"medssl pretrain --method {made['method']} --seed {job['seed']} {options}",
+        **({"went_on_from": before()} if went_on else {}),
         "machine": {**made_on, "commit": commit or made_on["commit"]},
         "date": datetime.now(UTC).date().isoformat(),
         "note": note,
@@ -48,6 +51,14 @@ def ship(
     write_whole(path, lambda file: file.write(body))
     write_json(path.with_suffix(".json"), {**known, "sha256": sha256_of(path)})
     return known
+
+
+def before() -> dict[str, Any]:
+    """Of the weights that ship so far: what made them, so that the whole way can be gone again."""
+    known = card()
+    names = ("command", "step", "elapsed_s", "date", "sha256", "went_on_from")
+    commit = known.get("machine", {}).get("commit")
+    return {**{name: known[name] for name in names if name in known}, "commit": commit}
 
 
 def main() -> None:
