@@ -15,7 +15,7 @@ from medssl.commands.options import DeviceOption
 if TYPE_CHECKING:
     from medssl.evidence.demo import Demo
 
-DEMO_MINUTES, DATA_MINUTES = 0.85, 4.0
+DEMO_MINUTES, DATA_MINUTES = 0.75, 4.0
 """Fine-tuning time of a line and seed: on phantoms, and on a data set."""
 PRETRAIN_SHARE = 0.5
 """Of that, what a pre-training on the scans has, before it and on top."""
