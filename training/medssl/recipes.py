@@ -45,13 +45,7 @@ class Purpose:
 
 
 PRETRAINING = (
-    Purpose(
-        "Quick look",
-        "quick",
-        5,
-        "A first impression in minutes. Fine-tune first: on the scans that were measured, minutes of "
-        "pre-training gave no better segmentation than the weights that come with the program.",
-    ),
+    Purpose("Quick look", "quick", 5, "Minutes seldom beat Shapes alone: fine-tune first."),
     Purpose("Overnight", "quick", 480, "The same settings for eight hours: for many scans."),
     Purpose("As in the paper", "paper", 1440, "The published numbers: for a hundred scans and a GPU."),
 )
