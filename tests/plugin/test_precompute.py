@@ -395,7 +395,7 @@ def test_an_engine_that_is_started_ahead_takes_a_job_that_comes_before(make, qtb
     assert asked(project) == ["pretrain ", "features shapes a"] and not said
 
 
-def test_no_engine_waits_for_long_or_in_a_window_that_may_only_look(
+def test_no_engine_waits_for_long_or_in_a_read_only_window(
     make, qtbot, project, tmp_path, ahead, monkeypatch
 ):
     first = make()

@@ -92,11 +92,10 @@ class Guesses:
         if self.neighbours is not None:
             plan = replace(plan, between_mm=self.neighbours.width_mm(network, plan))
         found = torch.zeros(256, dtype=torch.long)
-        labels = [sure_labels(self._look(network, plan, *part), self.settings.sure) for part in chosen]
         pool = self.scans.part([index for index, _, _ in chosen])
         room = sum(target.numel() for target in pool.targets)
         targets = in_one_storage(
-            (self._labelled(found, *part, guess) for part, guess in zip(chosen, labels, strict=True)),
+            (self._labelled(found, network, plan, *part) for part in chosen),
             torch.empty(room, dtype=torch.uint8, device=pool.device),
         )
         self.pool = replace(pool, targets=targets)
@@ -152,12 +151,15 @@ class Guesses:
         placed = self.layout.placed(seen.best, seen.probability, spacing)
         return replace(seen, probability=placed, background=seen.background + (seen.probability - placed))
 
-    def _labelled(self, found: Tensor, index: int, first: int, last: int, guess: Tensor) -> Tensor:
-        """The scan's targets with `guess` on slices first..last - 1 where nothing is annotated.
+    def _labelled(
+        self, found: Tensor, network: Network, plan: Plan, index: int, first: int, last: int
+    ) -> Tensor:
+        """The scan's targets with pseudo-labels on slices first..last - 1 where nothing is annotated.
 
         The guessed voxels of every class are added to `found` (256,).
         """
         targets = self.scans.targets[index].clone()
+        guess = confident_labels(self._look(network, plan, index, first, last), self.settings.sure)
         if self.settings.clean_up == "largest":
             guess = largest_parts(guess)
         open_ = targets[first:last] == IGNORE
@@ -166,11 +168,11 @@ class Guesses:
         return targets
 
 
-def sure_labels(seen: Likely, sure: float) -> Tensor:
-    """The most probable class where its probability is at least `sure`, else IGNORE; uint8."""
-    called = torch.where(seen.probability >= seen.background, seen.best, 0)
-    certain = torch.maximum(seen.probability, seen.background) >= round(sure * (LEVELS - 1))
-    return torch.where(certain, called, IGNORE).to(torch.uint8)
+def confident_labels(likely: Likely, threshold: float) -> Tensor:
+    """The most probable class, uint8, and IGNORE where its probability is below `threshold` (0..1)."""
+    label = torch.where(likely.probability >= likely.background, likely.best, 0)
+    confident = torch.maximum(likely.probability, likely.background) >= round(threshold * (LEVELS - 1))
+    return torch.where(confident, label, IGNORE).to(torch.uint8)
 
 
 def largest_parts(labels: Tensor) -> Tensor:

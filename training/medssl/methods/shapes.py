@@ -100,9 +100,33 @@ class Shapes:
         total = fine + settings.level_weight * coarse
         return total, {"fine": fine.detach(), "right": right, "right_coarse": right_coarse}
 
+    @full_precision
     def pairs(self, generator: Generator, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-        """`draw_pairs` by this method's plan and settings."""
-        return draw_pairs(self.plan, self.settings, generator, device)
+        """First and second views of new volumes; pairs are (i, B + i).
+
+        Returns images (2B, slices, side, side) and the middle slices' labels (2B, side, side) below LABELS;
+        side is one of `settings.sizes`, 2B as many as give the plan's number of pixels.
+        """
+        settings = self.settings
+        side = settings.sizes[int(torch.randint(len(settings.sizes), (), generator=generator))]
+        count = max(2, round(self.plan.batch * (self.plan.patch_vox[1] / side) ** 2 / 2))
+        slices = self.plan.patch_vox[0]
+        volumes = draw(count, side, generator, device)
+        others = other_person(volumes, generator, settings.person)
+        thickness = torch.empty(count).uniform_(*settings.thickness_px, generator=generator)
+        middle = (torch.rand(2, count, generator=generator) - 0.5) * settings.apart * thickness
+        first, second = (
+            draw_views(count, slices, side, thickness, middle[which], generator).to(device)
+            for which in (0, 1)
+        )
+        labels = torch.cat([sample(volumes, first), sample(others, second)])
+        look = draw_appearance(count, generator, device)
+        anew = torch.rand(count, generator=generator) < settings.rendered_anew
+        other_look = mixed(same_scanner(look, generator), draw_appearance(count, generator, device), anew)
+        images = torch.cat(
+            [render(labels[:count], look, generator), render(labels[count:], other_look, generator)]
+        )
+        return images, labels[:, slices // 2].long()
 
     def after_step(self, fraction: float) -> None:
         """The moving average follows."""
@@ -121,32 +145,3 @@ def check_sizes(sizes: Sequence[int], stride: int) -> None:
             )
     if not sizes:
         raise UserError(f"sizes is empty; write at least one, e.g. [{8 * stride}].", code="bad-job")
-
-
-@full_precision
-def draw_pairs(
-    plan: Plan, settings: Settings, generator: Generator, device: torch.device | str = "cpu"
-) -> tuple[Tensor, Tensor]:
-    """First and second views of new volumes, pairs are (i, B + i).
-
-    Returns images (2B, slices, side, side) and the middle slices' labels (2B, side, side) below LABELS; side
-    is one of `settings.sizes`, 2B as many as give the plan's number of pixels.
-    """
-    side = settings.sizes[int(torch.randint(len(settings.sizes), (), generator=generator))]
-    count = max(2, round(plan.batch * (plan.patch_vox[1] / side) ** 2 / 2))
-    slices = plan.patch_vox[0]
-    volumes = draw(count, side, generator, device)
-    others = other_person(volumes, generator, settings.person)
-    thickness = torch.empty(count).uniform_(*settings.thickness_px, generator=generator)
-    middle = (torch.rand(2, count, generator=generator) - 0.5) * settings.apart * thickness
-    first, second = (
-        draw_views(count, slices, side, thickness, middle[which], generator).to(device) for which in (0, 1)
-    )
-    labels = torch.cat([sample(volumes, first), sample(others, second)])
-    look = draw_appearance(count, generator, device)
-    anew = torch.rand(count, generator=generator) < settings.rendered_anew
-    other_look = mixed(same_scanner(look, generator), draw_appearance(count, generator, device), anew)
-    images = torch.cat(
-        [render(labels[:count], look, generator), render(labels[count:], other_look, generator)]
-    )
-    return images, labels[:, slices // 2].long()

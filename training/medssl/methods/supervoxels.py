@@ -1,8 +1,8 @@
 """Super-voxels: the task of shapes.py on the scans themselves, with super-voxels as labels.
 
 Two slices of one scan, a few slices apart, with angles, zooms and grey values of their own: the prototypes
-of one slice's super-voxels classify the pixels of the other, both ways, on the finest decoder map and on the
-third encoder level. After SSL-ALPNet (Ouyang et al., arXiv 2007.09886), which does so with super-pixels of
+of one slice's super-voxels classify the pixels of the other, both ways, on the finest decoder map and on an
+encoder level. After SSL-ALPNet (Ouyang et al., arXiv 2007.09886), which does so with super-pixels of
 one slice. Grey values of one view go through a random curve that need not rise: with the same contrast in
 both views they alone would solve the task.
 """
@@ -10,6 +10,7 @@ both views they alone would solve the task.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -47,7 +48,7 @@ class Settings:
     turn: float = 0.35
     zoom: tuple[float, float] = (0.8, 1.25)
     temperature: float = 0.1
-    level: int = 2
+    level: Literal[-1, -2] = -2
     level_weight: float = 0.5
     hidden: int = 64
     dimension: int = 32

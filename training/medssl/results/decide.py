@@ -40,7 +40,7 @@ class Decision:
         probability, best = scores[:, 1:].max(1)
         level = (probability * (LEVELS - 1)).round()
         classes = scores.shape[1] - 1
-        found = histogram(best, level, classes)
+        found = _histogram(best, level, classes)
         size = scores[:, 1:].sum((0, 2, 3)).cpu().double()  # not every accelerator has doubles
         self._found = found if self._found is None else self._found + found
         self._size = size if self._size is None else self._size + size
@@ -51,7 +51,7 @@ class Decision:
         """Make classes less probable where they do not belong; all slices have been added."""
         best, level = torch.cat(self._best), torch.cat(self._level)
         placed = layout.placed(best, level, spacing_mm)
-        found = histogram(best - 1, placed, len(layout.maps))
+        found = _histogram(best - 1, placed, len(layout.maps))
         assert self._found is not None
         assert self._size is not None
         lost = ((self._found - found) * torch.arange(LEVELS)).sum(1)
@@ -71,13 +71,13 @@ class Decision:
         return torch.cat(parts)
 
 
-def histogram(kind: Tensor, level: Tensor, kinds: int) -> Tensor:
+def _histogram(kind: Tensor, level: Tensor, kinds: int) -> Tensor:
     """(kinds, LEVELS) how many voxels are of which kind and have which probability, in LEVELS; on the CPU."""
     both = (kind.int() * LEVELS + level.int()).flatten()
     return torch.bincount(both, minlength=kinds * LEVELS).view(kinds, LEVELS).cpu()
 
 
-def from_each_level_on(found: Tensor) -> Tensor:
+def _from_each_level_on(found: Tensor) -> Tensor:
     """Sums of (kinds, LEVELS) over each level and all above it."""
     return found.flip(1).cumsum(1).flip(1)
 
@@ -88,6 +88,6 @@ def _thresholds(found: Tensor, size: Tensor) -> Tensor:
     found: (K, LEVELS) how many voxels have which probability; size: (K,) sum of all probabilities.
     """
     level = torch.arange(LEVELS, dtype=torch.float64) / (LEVELS - 1)
-    overlap, voxels = from_each_level_on(found * level), from_each_level_on(found)
+    overlap, voxels = _from_each_level_on(found * level), _from_each_level_on(found)
     dice = 2 * overlap / (voxels + size[:, None]).clamp(min=1e-9)
     return level[dice.argmax(1)].clamp(LOWEST, 0.5)

@@ -11,7 +11,6 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -80,9 +79,7 @@ def choose(
     )
     plan = Plan(dims, slice_axis, grid, patch, batch, channels, strides, threads=devices.THREADS)  # type: ignore[arg-type]
     reasons.append(f"patches of {_shape_text(patch)} from scans of typically {_shape_text(shape.tolist())}")
-    return measured(
-        adapt(plan, device, settings), device, settings, reasons, step_times.file_of(project.root)
-    ), reasons
+    return measured(project, adapt(plan, device, settings), device, settings, reasons), reasons
 
 
 def choose_without_scans(
@@ -95,9 +92,7 @@ def choose_without_scans(
     patch = _asked_patch(settings, (_whole(settings, "context", CONTEXT), side, side), strides)
     plan = Plan(2, 0, (0.0, 1.0, 1.0), patch, batch, CHANNELS, strides, threads=devices.THREADS)  # type: ignore[arg-type]
     reasons = [f"made-up volumes, {_amount(plan)} at a time"]
-    return measured(
-        adapt(plan, device, settings), device, settings, reasons, step_times.file_of(project.root)
-    ), reasons
+    return measured(project, adapt(plan, device, settings), device, settings, reasons), reasons
 
 
 def adapt(plan: Plan, device: torch.device, settings: dict[str, Any]) -> Plan:
@@ -253,13 +248,13 @@ def _shape_text(shape: Sequence[float]) -> str:
 
 
 def measured(
-    plan: Plan, device: torch.device, settings: dict[str, Any], reasons: list[str], known: Path
+    project: Project, plan: Plan, device: torch.device, settings: dict[str, Any], reasons: list[str]
 ) -> Plan:
     """The plan in the precision that the device has instructions for, with the fastest number of threads.
 
     One thread wins on small networks, and wherever something else keeps the other cores busy. That is
-    measured once for a project and a machine, and kept in the file `known`: the same job then gives the same
-    weights again, and nobody waits a second time. What the settings ask for is not measured.
+    measured once for a project and a machine, and kept (step_times.py): the same job then gives the same
+    weights again, and a second training starts at once. What the settings ask for is not measured.
     """
     if "precision" in settings:
         reasons.append(f"{plan.precision}, as asked")
@@ -271,7 +266,7 @@ def measured(
         reasons.append("fp32, because bf16 would be emulated here")
     if device.type != "cpu" or plan.threads == 1 or "threads" in settings:
         return plan
-    threads = step_times.known_threads(known, plan)
+    threads = step_times.known_threads(project.root, plan)
     if threads is not None:
         reasons.append(f"{_threads(threads)}, as measured here before")
         return replace(plan, threads=threads)
@@ -290,7 +285,7 @@ def measured(
     chosen = candidates[0] if seconds[candidates[0]] < 1.15 * seconds[best] else best
     times = ", ".join(f"{_threads(each.threads)} {time_s * 1e3:.0f} ms" for each, time_s in seconds.items())
     reasons.append(f"{_threads(chosen.threads)}, by the time of a step: {times}")
-    step_times.remember_threads(known, plan, chosen.threads)
+    step_times.remember_threads(project.root, plan, chosen.threads)
     return chosen
 
 

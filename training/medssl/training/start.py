@@ -16,7 +16,7 @@ from medssl.events import Emit, Notice
 from medssl.methods import WITHOUT_SCANS, find
 from medssl.projects.project import Project, Run
 from medssl.shipped import RANDOM
-from medssl.training import checkpoint, planner, step_times
+from medssl.training import checkpoint, planner
 from medssl.training.networks import Network, load_matching, load_network
 
 Stored = tuple[dict[str, Tensor], dict[str, Any]]
@@ -53,7 +53,7 @@ def plan_from(
     # Precision and threads are no part of what the weights learned, but of this machine at this moment.
     reasons = ["slices and patches as the weights it starts from were trained"]
     plan = planner.adapt(replace(own, threads=devices.THREADS), device, settings)
-    return planner.measured(plan, device, settings, reasons, step_times.file_of(project.root)), reasons
+    return planner.measured(project, plan, device, settings, reasons), reasons
 
 
 def fill(network: Network, plan: Plan, start: Stored, emit: Emit, skip: tuple[str, ...] = ()) -> set[str]:
@@ -85,11 +85,7 @@ def load_for(project: Project, run: Run, device: torch.device) -> tuple[Network,
     """The network of a run with its card and the plan by which it looks at the project's scans."""
     network, plan, card = load_network(run.checkpoint)
     if card.get("method") in WITHOUT_SCANS:
-        settings = {
-            "dims": 2,
-            "precision": "bf16",
-            "threads": plan.threads,
-        }  # nothing to measure: it looks once
+        settings = {"dims": 2, "threads": plan.threads}  # nothing to measure: it looks once
         plan = planner.choose(project, list(project.scans), device, settings, network=plan)[0]
     return network.to(device), plan, card
 

@@ -28,22 +28,22 @@ def file_of(root: Path) -> Path:
     return root / "step-times.json"
 
 
-def known_threads(path: Path, plan: Plan) -> int | None:
+def known_threads(root: Path, plan: Plan) -> int | None:
     """The number of threads that was the fastest for such steps on this machine; None if it is not known."""
-    threads = _read(path).get(_name(plan))
+    threads = _read(root).get(_name(plan))
     usable = isinstance(threads, int) and 1 <= threads <= plan.threads
     return threads if usable else None
 
 
-def remember_threads(path: Path, plan: Plan, threads: int) -> None:
+def remember_threads(root: Path, plan: Plan, threads: int) -> None:
     """Keep it; a folder that may not be written to is left as it is."""
     with suppress(UserError):
-        write_json(path, {**_read(path), _name(plan): threads})
+        write_json(file_of(root), {**_read(root), _name(plan): threads})
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(root: Path) -> dict[str, Any]:
     with suppress(UserError):
-        known = read_json(path)
+        known = read_json(file_of(root))
         if isinstance(known, dict):
             return known
     return {}
