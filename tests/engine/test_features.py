@@ -12,7 +12,7 @@ from medssl import devices, engine, shipped
 from medssl.config import FeaturesJob, PretrainJob
 from medssl.errors import UserError
 from medssl.events import Preview
-from medssl.features.features import WIDTH, grid_step, raw_features
+from medssl.features.features import SMOOTHING, WIDTH, grid_step, raw_features, smoothed
 from medssl.features.search import Point, best_match, query_of
 from medssl.features.similarity import open_features
 from medssl.projects.project import Project
@@ -71,6 +71,28 @@ def test_levels_have_unit_length_side_by_side() -> None:
     assert raw.shape == (4, 8, 8, sum(small.channels))
     for level in raw.split(list(small.channels), dim=-1):
         assert torch.allclose(level.norm(dim=-1), torch.ones(4, 8, 8), atol=1e-4)
+
+
+def test_cells_take_part_in_their_neighbours_as_far_as_millimetres_say() -> None:
+    """One cell that differs shows as far across thick slices, in mm, as within a slice."""
+    cell_mm = (3.0, 1.0, 1.0)
+    features = np.zeros((5, 17, 17, 2), np.float32)
+    features[..., 0], features[2, 8, 8] = 1.0, (1.0, 1.0)
+    unit = smoothed(features, cell_mm)
+    assert unit.dtype == np.float16
+    assert np.allclose(np.linalg.norm(unit.astype(np.float32), axis=-1), 1, atol=2e-3)
+    share = unit[..., 1].astype(np.float32) / unit[..., 0].astype(np.float32)
+    assert share[2, 8, 8] == share.max() < 1
+    # A Gaussian as wide as SMOOTHING says, where the cells are fine enough to sample it.
+    fall = np.log(share[2, 8, 8] / share[2, 8, 10])
+    assert fall == pytest.approx(2**2 / 2 / SMOOTHING**2, rel=0.05)
+    assert 0 <= share[1, 8, 8] < share[2, 8, 10]
+    assert not share[2, 8, 13:].any()
+
+
+def test_one_and_the_same_everywhere_stays_what_it_is() -> None:
+    features = np.tile(np.float32([0.6, -0.8]), (3, 4, 5, 1))
+    assert np.allclose(smoothed(features, (1.0, 1.0, 1.0)), (0.6, -0.8), atol=1e-3)
 
 
 def test_the_grid_is_the_finest_that_keeps_a_map_small() -> None:

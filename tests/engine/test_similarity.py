@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from medssl.errors import UserError
 from medssl.features.similarity import (
+    FORMAT,
     FeatureCache,
     combine,
     open_features,
@@ -137,6 +139,15 @@ def test_features_of_earlier_weights_are_refused(small_project: Project, cache: 
 def test_features_of_another_image_are_refused(small_project: Project, cache: FeatureCache) -> None:
     about = feature_files(small_project, cache)[1]
     about.write_text(about.read_text().replace(small_project.scans[cache.scan].sha256, "0" * 64))
+    assert "outdated" in refused(small_project, cache)
+
+
+def test_features_made_in_another_way_are_refused(small_project: Project, cache: FeatureCache) -> None:
+    """Those of versions before knew no format; smoothed and sharp ones do not go together."""
+    about = feature_files(small_project, cache)[1]
+    known = json.loads(about.read_text())
+    assert known.pop("format") == FORMAT
+    about.write_text(json.dumps(known))
     assert "outdated" in refused(small_project, cache)
 
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,6 +29,9 @@ from medssl.training.start import load_for
 
 WIDTH = 32
 """Numbers a voxel: what is left of all encoder levels after a projection common to all scans of a run."""
+SMOOTHING = 1.5
+"""Standard deviation of the smoothing of features, in edges of a cell where it is shortest: a 2.5D network
+sees three slices, and neighbours know of others (docs/benchmarks/LOG.md, "Features of neighbouring cells")."""
 CELLS = 2_000_000
 """Most cells a scan: keeps a similarity map of a whole scan under a second."""
 BASIS_SCANS, BASIS_SLABS, BASIS_CELLS = 8, 8, 1500
@@ -65,9 +69,11 @@ def features(
         if matcher is None:
             project_slab = partial(_project, mean=mean, basis=basis)
             slabs = _slabs(project, scan, network, plan, step, device, then=project_slab)
+            spacing = project.scans[scan].geometry.spacing_mm
+            array = smoothed(_joined(slabs, plan), [a * b for a, b in zip(step, spacing, strict=True)])
         else:  # trained to find places in other scans: features for nothing else would do that worse
-            slabs = matched_features(project, scan, matcher, plan, step, device)
-        path = write_features(project, scan, run.id, _joined(slabs, image.shape, step, plan), step)
+            array = _joined(matched_features(project, scan, matcher, plan, step, device), plan)
+        path = write_features(project, scan, run.id, array, step)
         emit(Preview(scan, str(path)))
         emit(Progress("features", (number + 1) / len(scans), number + 1))
         done.append(scan)
@@ -275,13 +281,29 @@ def _some_cells(slab: Tensor) -> Tensor:
 
 def _project(slab: Tensor, mean: Tensor, basis: Tensor) -> np.ndarray:
     # Without the mean, two arbitrary voxels are no longer "similar" just for being tissue.
-    return F.normalize((slab - mean) @ basis.T, dim=-1, eps=1e-6).half().cpu().numpy()
+    return ((slab - mean) @ basis.T).cpu().numpy()
 
 
-def _joined(
-    slabs: Iterator[np.ndarray], shape_zyx: Sequence[int], step: Sequence[int], plan: Plan
-) -> np.ndarray:
-    """(Z', Y', X', F) float16 in canonical axes from slabs along the plan's slice axis."""
+def smoothed(features: np.ndarray, cell_mm: Sequence[float]) -> np.ndarray:
+    """Each cell's features averaged with those around it, as float16 unit vectors.
+
+    features: (Z', Y', X', F) float32, overwritten; cell_mm: edges of a cell along the first three axes. The
+    weights are Gaussian, as wide in mm along every axis: across thick slices less is averaged than within.
+    """
+    widths = [SMOOTHING * min(cell_mm) / each for each in cell_mm]
+
+    def part(channels: slice) -> None:
+        some = features[..., channels]
+        ndimage.gaussian_filter(some, (*widths, 0.0), output=some, mode="nearest", truncate=2.0)
+
+    with ThreadPoolExecutor(devices.THREADS) as pool:  # SciPy lets go of the interpreter
+        list(pool.map(part, (slice(first, first + 4) for first in range(0, features.shape[-1], 4))))
+    lengths = np.linalg.norm(features, axis=-1, keepdims=True)
+    return np.divide(features, np.maximum(lengths, 1e-6), out=features).astype(np.float16)
+
+
+def _joined(slabs: Iterator[np.ndarray], plan: Plan) -> np.ndarray:
+    """(Z', Y', X', F) in canonical axes from slabs along the plan's slice axis."""
     joined = np.concatenate(list(slabs))
     back = [*np.argsort(plan.work_axes).tolist(), 3]
     return np.ascontiguousarray(np.transpose(joined, back))

@@ -24,7 +24,7 @@ from medssl.projects.annotation import IGNORE, SURE_BACKGROUND, Annotation
 
 WAVES = 256
 """Random Fourier features a cell."""
-FEATURE_RATE, PLACE_RATE = 0.6, 6.0
+FEATURE_RATE, PLACE_RATE = 1.6, 6.0
 """How fast the waves turn with features (of unit length) and with the place (-1..1 over the scan). The first
 wave does not turn with the place at all, the last one fastest: some say what tissue is, some where."""
 PLAIN = 0.3

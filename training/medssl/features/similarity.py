@@ -17,6 +17,8 @@ from medssl.errors import UserError
 from medssl.files import read_array, read_json, write_array, write_json
 from medssl.projects.project import Project
 
+FORMAT = 2
+"""How cached features are made, as a number: where it has changed since, they are computed again."""
 CELLS_AT_ONCE = 1 << 14
 """Cells turned to float32 at a time: large enough for BLAS, small enough to stay in the CPU's cache."""
 
@@ -81,9 +83,10 @@ def write_features(
     return path
 
 
-def _origin(project: Project, scan: str, run: str) -> dict[str, str]:
+def _origin(project: Project, scan: str, run: str) -> dict[str, str | int]:
     """What features are made from: fingerprints of the scan and of the run's weights as they are now."""
-    return {"image": project.scans[scan].sha256, "weights": project.run(run).weights_sha256}
+    image, weights = project.scans[scan].sha256, project.run(run).weights_sha256
+    return {"image": image, "weights": weights, "format": FORMAT}
 
 
 def has_features(project: Project, scan: str, run: str) -> bool:
@@ -103,7 +106,7 @@ def open_features(project: Project, scan: str, run: str) -> FeatureCache:
     try:
         known = read_json(about)
         step = (int(known["step_vox"][0]), int(known["step_vox"][1]), int(known["step_vox"][2]))
-        fitting = all(known[name] == now for name, now in _origin(project, scan, run).items())
+        fitting = all(known.get(name) == now for name, now in _origin(project, scan, run).items())
         array = read_array(path, memory_map=True)
         cells = tuple(-(-length // each) for length, each in zip(shape, step, strict=True))
         fitting = fitting and array.dtype == np.float16 and array.shape[:-1] == cells
