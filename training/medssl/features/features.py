@@ -31,7 +31,7 @@ WIDTH = 32
 """Numbers a voxel: what is left of all encoder levels after a projection common to all scans of a run."""
 SMOOTHING = 1.5
 """Standard deviation of the smoothing of features, in edges of a cell where it is shortest: a 2.5D network
-sees three slices, and neighbours know of others (docs/benchmarks/LOG.md, "Features of neighbouring cells")."""
+sees three slices, its neighbours others (docs/benchmarks/LOG.md, "Features of neighbouring cells")."""
 CELLS = 2_000_000
 """Most cells a scan: keeps a similarity map of a whole scan under a second."""
 BASIS_SCANS, BASIS_SLABS, BASIS_CELLS = 8, 8, 1500
