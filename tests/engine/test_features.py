@@ -12,9 +12,10 @@ from medssl import devices, engine, shipped
 from medssl.config import FeaturesJob, PretrainJob
 from medssl.errors import UserError
 from medssl.events import Preview
-from medssl.features.features import SMOOTHING, WIDTH, grid_step, raw_features, smoothed
+from medssl.features.features import WIDTH, grid_step, raw_features
 from medssl.features.search import Point, best_match, query_of
 from medssl.features.similarity import open_features
+from medssl.features.smoothing import SMOOTHING, smoothed
 from medssl.projects.project import Project
 from medssl.shipped import SHAPES
 from medssl.training import checkpoint
@@ -73,7 +74,7 @@ def test_levels_have_unit_length_side_by_side() -> None:
         assert torch.allclose(level.norm(dim=-1), torch.ones(4, 8, 8), atol=1e-4)
 
 
-def test_cells_take_part_in_their_neighbours_as_far_as_millimetres_say() -> None:
+def test_smoothing_is_isotropic_in_millimetres() -> None:
     """One cell that differs shows as far across thick slices, in mm, as within a slice."""
     cell_mm = (3.0, 1.0, 1.0)
     features = np.zeros((5, 17, 17, 2), np.float32)
@@ -90,7 +91,7 @@ def test_cells_take_part_in_their_neighbours_as_far_as_millimetres_say() -> None
     assert not share[2, 8, 13:].any()
 
 
-def test_one_and_the_same_everywhere_stays_what_it_is() -> None:
+def test_smoothing_keeps_constant_features() -> None:
     features = np.tile(np.float32([0.6, -0.8]), (3, 4, 5, 1))
     assert np.allclose(smoothed(features, (1.0, 1.0, 1.0)), (0.6, -0.8), atol=1e-3)
 

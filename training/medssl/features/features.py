@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,6 +18,7 @@ from medssl.config import FeaturesJob, Plan
 from medssl.errors import UserError
 from medssl.events import Emit, Preview, Progress, Started
 from medssl.features.similarity import open_features, write_features
+from medssl.features.smoothing import smoothed
 from medssl.files import read_array, write_array
 from medssl.pretraining.matcher import FINE, Matcher, load_matcher, on_grid, side_by_side
 from medssl.projects.project import Project, Run
@@ -29,9 +29,6 @@ from medssl.training.start import load_for
 
 WIDTH = 32
 """Numbers a voxel: what is left of all encoder levels after a projection common to all scans of a run."""
-SMOOTHING = 1.5
-"""Standard deviation of the smoothing of features, in edges of a cell where it is shortest: a 2.5D network
-sees three slices, its neighbours others (docs/benchmarks/LOG.md, "Features of neighbouring cells")."""
 CELLS = 2_000_000
 """Most cells a scan: keeps a similarity map of a whole scan under a second."""
 BASIS_SCANS, BASIS_SLABS, BASIS_CELLS = 8, 8, 1500
@@ -282,24 +279,6 @@ def _some_cells(slab: Tensor) -> Tensor:
 def _project(slab: Tensor, mean: Tensor, basis: Tensor) -> np.ndarray:
     # Without the mean, two arbitrary voxels are no longer "similar" just for being tissue.
     return ((slab - mean) @ basis.T).cpu().numpy()
-
-
-def smoothed(features: np.ndarray, cell_mm: Sequence[float]) -> np.ndarray:
-    """Each cell's features averaged with those around it, as float16 unit vectors.
-
-    features: (Z', Y', X', F) float32, overwritten; cell_mm: edges of a cell along the first three axes. The
-    weights are Gaussian, as wide in mm along every axis: across thick slices less is averaged than within.
-    """
-    widths = [SMOOTHING * min(cell_mm) / each for each in cell_mm]
-
-    def part(channels: slice) -> None:
-        some = features[..., channels]
-        ndimage.gaussian_filter(some, (*widths, 0.0), output=some, mode="nearest", truncate=2.0)
-
-    with ThreadPoolExecutor(devices.THREADS) as pool:  # SciPy lets go of the interpreter
-        list(pool.map(part, (slice(first, first + 4) for first in range(0, features.shape[-1], 4))))
-    lengths = np.linalg.norm(features, axis=-1, keepdims=True)
-    return np.divide(features, np.maximum(lengths, 1e-6), out=features).astype(np.float16)
 
 
 def _joined(slabs: Iterator[np.ndarray], plan: Plan) -> np.ndarray:

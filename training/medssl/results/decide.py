@@ -77,9 +77,9 @@ def _histogram(kind: Tensor, level: Tensor, kinds: int) -> Tensor:
     return torch.bincount(both, minlength=kinds * LEVELS).view(kinds, LEVELS).cpu()
 
 
-def _from_each_level_on(found: Tensor) -> Tensor:
+def _reverse_cumsum(histogram: Tensor) -> Tensor:
     """Sums of (kinds, LEVELS) over each level and all above it."""
-    return found.flip(1).cumsum(1).flip(1)
+    return histogram.flip(1).cumsum(1).flip(1)
 
 
 def _thresholds(found: Tensor, size: Tensor) -> Tensor:
@@ -88,6 +88,6 @@ def _thresholds(found: Tensor, size: Tensor) -> Tensor:
     found: (K, LEVELS) how many voxels have which probability; size: (K,) sum of all probabilities.
     """
     level = torch.arange(LEVELS, dtype=torch.float64) / (LEVELS - 1)
-    overlap, voxels = _from_each_level_on(found * level), _from_each_level_on(found)
+    overlap, voxels = _reverse_cumsum(found * level), _reverse_cumsum(found)
     dice = 2 * overlap / (voxels + size[:, None]).clamp(min=1e-9)
     return level[dice.argmax(1)].clamp(LOWEST, 0.5)
