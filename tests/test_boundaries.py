@@ -70,6 +70,23 @@ def test_working_in_the_viewer_brings_no_torch():
     assert in_fresh_interpreter(EXERCISE, HEAVY) == "FOUND"
 
 
+def test_a_nifti_is_read_and_written_without_the_libraries_of_other_formats():
+    code = """
+import tempfile
+from pathlib import Path
+import numpy as np
+from medssl.scans.geometry import Geometry
+from medssl.scans.volume import read_labels, read_scan, write_labels
+path = Path(tempfile.mkdtemp()) / "labels.nii.gz"
+labels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
+write_labels(path, labels, Geometry.of(np.eye(4), (4, 3, 2)))
+assert (read_labels(path).array == labels).all()
+assert read_scan(path).array.shape == labels.shape
+"""
+    # nibabel itself loads pydicom where it is installed.
+    assert in_fresh_interpreter(code, ("SimpleITK", "highdicom", "medssl.scans.dicom")) == "FOUND"
+
+
 def test_the_engine_with_all_its_modules_brings_no_qt():
     code = "\n".join(f"import {name}" for name in [*modules_of(medssl), "medssl.__main__"])
     assert in_fresh_interpreter(code, SCREEN) == "FOUND"

@@ -18,8 +18,7 @@ import SimpleITK as sitk
 from pydicom.errors import InvalidDicomError
 
 from medssl.errors import UserError
-from medssl.scans.geometry import Geometry
-from medssl.scans.itk import RAS_TO_LPS
+from medssl.scans.geometry import RAS_TO_LPS, Geometry
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 """SOP class of DICOM-SEG."""

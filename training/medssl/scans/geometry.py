@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from medssl.errors import UserError
 Affine = tuple[tuple[float, ...], ...]
 AXIS_NAMES = ("axial", "coronal", "sagittal")
 """What slices across the canonical axes are called."""
+RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+"""ITK and DICOM count towards left and posterior, we towards right and anterior; its own inverse."""
 FLAT = 1e-4
 """Volume of a voxel, its edges scaled to length one, below which the axes no longer span space."""
 
@@ -148,3 +151,20 @@ class Geometry:
     @property
     def _mirror(self) -> tuple[slice, ...]:
         return tuple(slice(None, None, -1) if mirrored else slice(None) for mirrored in self._mirrored)
+
+
+def three_axes(array: np.ndarray, path: Path) -> np.ndarray:
+    """The array without trailing axes of length one.
+
+    Raises UserError ("not-3d") where that leaves anything but one volume.
+    """
+    shape = array.shape
+    while array.ndim > 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim != 3 or min(array.shape) < 2:
+        raise UserError(
+            f"{path} is not one 3D volume (its shape is {' x '.join(map(str, shape))}); "
+            "export a single volume with at least two slices.",
+            code="not-3d",
+        )
+    return array

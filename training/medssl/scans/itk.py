@@ -10,13 +10,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from medssl.errors import UserError
-from medssl.scans.geometry import Geometry
+from medssl.scans.geometry import RAS_TO_LPS, Geometry, three_axes
 
 # ITK prints warnings about odd headers to the terminal; what matters of them is checked in this package.
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
-
-RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""ITK and DICOM count towards left and posterior, we towards right and anterior; its own inverse."""
 
 
 def read_itk(path: Path) -> tuple[np.ndarray, Geometry]:
@@ -38,23 +35,6 @@ def read_itk(path: Path) -> tuple[np.ndarray, Geometry]:
     affine[:3, :3] = directions * np.array(image.GetSpacing()[:3])
     affine[:3, 3] = image.GetOrigin()[:3]
     return array, Geometry.of(RAS_TO_LPS @ affine, array.shape)
-
-
-def three_axes(array: np.ndarray, path: Path) -> np.ndarray:
-    """The array without trailing axes of length one.
-
-    Raises UserError ("not-3d") where that leaves anything but one volume.
-    """
-    shape = array.shape
-    while array.ndim > 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim != 3 or min(array.shape) < 2:
-        raise UserError(
-            f"{path} is not one 3D volume (its shape is {' x '.join(map(str, shape))}); "
-            "export a single volume with at least two slices.",
-            code="not-3d",
-        )
-    return array
 
 
 def nrrd_bytes(array: np.ndarray, geometry: Geometry) -> bytes:

@@ -11,8 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from medssl.errors import UserError
-from medssl.scans.geometry import Geometry
-from medssl.scans.itk import three_axes
+from medssl.scans.geometry import Geometry, three_axes
 
 PLACE_FIELDS = (
     "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",

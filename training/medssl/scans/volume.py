@@ -2,7 +2,8 @@
 
 nibabel reads NIfTI and MGH (nifti.py), SimpleITK NRRD and MetaImage (itk.py) and, with pydicom, DICOM
 (dicom.py). Whatever cannot be read right is refused in one sentence. These libraries take half a second to
-import, so it is done when a file is read or written: the viewer's dock opens without them.
+import, so each is loaded when a file needs it: the viewer's dock opens without them, and who reads NIfTI
+never waits for SimpleITK (nibabel itself loads pydicom).
 """
 
 from __future__ import annotations
@@ -42,9 +43,11 @@ def is_series(path: Path) -> bool:
     """Whether a path is read as DICOM: a folder, or a file of a series; also where it is gone by now."""
     if path.is_dir() or suffix_of(path) == ".dcm":
         return True
+    if suffix_of(path) in READABLE:
+        return False
     from medssl.scans.dicom import is_dicom
 
-    return suffix_of(path) not in READABLE and (is_dicom(path) or not path.exists())
+    return is_dicom(path) or not path.exists()
 
 
 def _one_that_fits(read: Callable[[Path], Volume]) -> Callable[[Path], Volume]:
@@ -110,19 +113,22 @@ def read_labels(path: Path) -> Volume:
 
 def _read(path: Path) -> tuple[np.ndarray, Geometry]:
     """Array in the file's order (i, j, k) and its geometry."""
-    from medssl.scans.dicom import read_series
-    from medssl.scans.itk import read_itk
-    from medssl.scans.nifti import read_nifti
-
     if not path.exists():
         raise UserError(f"{path} does not exist; check the path.", code="missing")
     ending = suffix_of(path)
     try:
+        # Each reader's library is loaded when a file needs it.
         if is_series(path):
+            from medssl.scans.dicom import read_series
+
             return read_series(path)
         if ending in NIFTI:
+            from medssl.scans.nifti import read_nifti
+
             return read_nifti(path)
         if ending in ITK:
+            from medssl.scans.itk import read_itk
+
             return read_itk(path)
     except UserError as error:
         if str(path) in str(error):
@@ -155,9 +161,6 @@ def write_labels(path: Path, labels_zyx: np.ndarray, geometry: Geometry) -> None
 
     Raises UserError ("unsupported", "wrong-shape", "not-labels", "disk-full", "not-writable").
     """
-    from medssl.scans.itk import mha_bytes, nrrd_bytes
-    from medssl.scans.nifti import nifti_bytes
-
     path = Path(path)
     ending = suffix_of(path)
     if ending not in WRITABLE:
@@ -172,13 +175,14 @@ def write_labels(path: Path, labels_zyx: np.ndarray, geometry: Geometry) -> None
             code="wrong-shape",
         )
     array = geometry.to_source(_narrow(path, labels_zyx))
-    match ending:
-        case ".nrrd":
-            content = nrrd_bytes(array, geometry)
-        case ".mha":
-            content = mha_bytes(array, geometry)
-        case _:
-            content = nifti_bytes(array, geometry, compress=ending == ".nii.gz")
+    if ending in NIFTI:
+        from medssl.scans.nifti import nifti_bytes
+
+        content = nifti_bytes(array, geometry, compress=ending == ".nii.gz")
+    else:
+        from medssl.scans.itk import mha_bytes, nrrd_bytes
+
+        content = (nrrd_bytes if ending == ".nrrd" else mha_bytes)(array, geometry)
     write_whole(path, lambda file: file.write(content))
 
 
