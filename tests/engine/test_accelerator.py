@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from medssl.config import FeaturesJob, FinetuneJob, Plan, PredictJob, PretrainJo
 from medssl.events import Metric
 from medssl.finetuning import finetune
 from medssl.methods import METHODS
+from medssl.methods.shapes import Settings, Shapes
+from medssl.patches import augment
 from medssl.pretraining import pretrain
 from medssl.projects.project import Project
 from medssl.results.predict import segment
@@ -34,6 +37,16 @@ def project(tmp_path: Path) -> Project:
     return make_project(tmp_path, (0, 1, 2, 3), shape=SHAPE)
 
 
+@pytest.fixture
+def same_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise is drawn where the images are; to compare devices it comes from the CPU for both."""
+
+    def normal(shape: Sequence[int], generator: torch.Generator, device: torch.device) -> Tensor:
+        return torch.randn(tuple(shape), generator=generator).to(device)
+
+    monkeypatch.setattr(augment, "normal", normal)
+
+
 def task_on(device: torch.device, project: Project, kind: str, **settings: Any) -> tuple[Any, Any]:
     """Loop settings and task of a small training, everything drawn by its seed."""
     job = job_of(kind, project)
@@ -48,6 +61,7 @@ def task_on(device: torch.device, project: Project, kind: str, **settings: Any) 
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "alice"])  # its matcher trains first
+@pytest.mark.usefixtures("same_noise")
 def test_the_first_steps_lose_the_same(project: Project, kind: str) -> None:
     losses = []
     for device in (CPU, CUDA):
@@ -111,6 +125,7 @@ def test_features_and_suggestions_come_from_it(project: Project, kind: str) -> N
     assert suggested["suggestions"]
 
 
+@pytest.mark.usefixtures("same_noise")
 def test_the_generator_decides_on_both_what_is_seen(project: Project) -> None:
     seen: list[Tensor] = []
     for device in (CPU, CUDA):
@@ -119,3 +134,29 @@ def test_the_generator_decides_on_both_what_is_seen(project: Project) -> None:
         seen += [image.cpu(), target.cpu()]
     assert torch.allclose(seen[0], seen[2], atol=0.05)
     assert (seen[1] == seen[3]).float().mean() > 0.999
+
+
+def test_made_up_volumes_are_drawn_there_and_look_like_those_of_the_cpu() -> None:
+    plan = Plan(2, 0, (0.0, 1.0, 1.0), (3, 32, 32), 400, (8, 8, 8), ((1, 1), (2, 2), (2, 2)), threads=1)
+    shapes = Shapes(build(plan, 3, 0), plan, Settings(sizes=(32,), hidden=16, dimension=8))
+    means, shares = [], []
+    for device in (CPU, CUDA):
+        images, labels = shapes.pairs(seeded(0), device)
+        assert images.device.type == labels.device.type == device.type
+        assert images.isfinite().all()
+        means.append((images.mean().item(), images.std().item()))
+        shares.append(labels.flatten().bincount(minlength=30).cpu() / labels.numel())
+    assert means[1] == pytest.approx(means[0], abs=0.1)
+    assert torch.allclose(shares[0], shares[1], atol=0.02)
+    again = shapes.pairs(seeded(0), CUDA)
+    assert torch.equal(again[1], labels)
+
+
+def test_a_training_on_made_up_volumes_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    settings = {"precision": "bf16", "batch": 8, "sizes": [32], "hidden": 16, "dimension": 8}
+    Project.create(tmp_path / "shapes")
+    job = PretrainJob(str(tmp_path / "shapes"), method="shapes", device="cuda", steps=6, settings=settings)
+    first = run(job)
+    assert first["step"] == 6
+    again = run(replace(job, steps=9, resume=first["run"]))
+    assert again["step"] == 9

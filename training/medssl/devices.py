@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
 import torch
+from torch import Generator, Tensor
 
 from medssl.errors import UserError
 
@@ -62,6 +63,25 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     return exact
+
+
+def normal(shape: Sequence[int], generator: Generator, device: torch.device | str = "cpu") -> Tensor:
+    """Many standard normal numbers on the device.
+
+    On the CPU they come from `generator`; elsewhere from one of the device that `generator` seeds, for it
+    would wait for millions of numbers from the CPU. The same seed gives the same numbers on one kind of
+    device only.
+    """
+    device = torch.device(device)
+    if device.type != "cpu":
+        seed = int(torch.randint(2**62, (), generator=generator))
+        generator = Generator(device).manual_seed(seed)
+    return torch.randn(tuple(shape), generator=generator, device=device)
+
+
+def send(tensor: Tensor, device: torch.device | str) -> Tensor:
+    """A few numbers from the CPU to the device, without waiting for what it still has to do."""
+    return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
 
 
 def wait(device: torch.device) -> None:

@@ -53,6 +53,8 @@ class Settings:
     level: Literal[-1, -2] = -2
     """Encoder level of the second term: the deepest or the one before."""
     level_weight: float = 0.5
+    linear_weight: float = 0.0
+    """Weight of the discriminant on the finest map."""
     hidden: int = 64
     dimension: int = 32
     stride: int = 2
@@ -87,7 +89,7 @@ class Shapes:
         """The loss of a new batch of pairs; "right" is the share of pixels whose label is recognised."""
         images, labels = self.pairs(generator, pool.device)
         settings = self.settings
-        (fine, right), (coarse, right_coarse) = pair_losses(
+        pairs = pair_losses(
             self.modules,
             images,
             labels,
@@ -97,8 +99,13 @@ class Shapes:
             stride=settings.stride,
             temperature=settings.temperature,
         )
-        total = fine + settings.level_weight * coarse
-        return total, {"fine": fine.detach(), "right": right, "right_coarse": right_coarse}
+        total = pairs.fine + settings.level_weight * pairs.coarse + settings.linear_weight * pairs.linear
+        return total, {
+            "fine": pairs.fine.detach(),
+            "right": pairs.right,
+            "right_coarse": pairs.right_coarse,
+            "right_linear": pairs.right_linear,
+        }
 
     @full_precision
     def pairs(self, generator: Generator, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
@@ -116,8 +123,7 @@ class Shapes:
         thickness = torch.empty(count).uniform_(*settings.thickness_px, generator=generator)
         middle = (torch.rand(2, count, generator=generator) - 0.5) * settings.apart * thickness
         first, second = (
-            draw_views(count, slices, side, thickness, middle[which], generator).to(device)
-            for which in (0, 1)
+            draw_views(count, slices, side, thickness, middle[which], generator, device) for which in (0, 1)
         )
         labels = torch.cat([sample(volumes, first), sample(others, second)])
         look = draw_appearance(count, generator, device)

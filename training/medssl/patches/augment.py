@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from medssl.devices import full_precision
+from medssl.devices import full_precision, normal, send
 
 
 @dataclass(frozen=True)
@@ -58,26 +58,24 @@ def change_intensity(image: Tensor, strength: Intensity, generator: Generator) -
         chosen = torch.rand(len(image), generator=generator) < probability
         amount = torch.empty(len(image)).uniform_(low, high, generator=generator)
         if chosen.any():
-            rows = chosen.nonzero()[:, 0].to(image.device)
-            image = image.index_copy(0, rows, change(image[rows], amount[chosen].to(image.device), generator))
+            rows = send(chosen.nonzero()[:, 0], image.device)
+            image = image.index_copy(0, rows, change(image[rows], amount[chosen], generator))
     return image
 
 
 def _spread(amount: Tensor, image: Tensor) -> Tensor:
-    return amount.view(-1, *[1] * (image.ndim - 1))
+    return send(amount, image.device).view(-1, *[1] * (image.ndim - 1))
 
 
 def _noise(image: Tensor, variance: Tensor, generator: Generator) -> Tensor:
-    # Drawn where the generator lives: the same seed gives the same noise on every device.
-    noise = torch.randn(image.shape, generator=generator).to(image.device)
-    return image + noise * _spread(variance, image).sqrt()
+    return image + normal(image.shape, generator, image.device) * _spread(variance, image).sqrt()
 
 
 def _blur(image: Tensor, sigma: Tensor, generator: Generator) -> Tensor:
     """Gaussian blur along rows and columns, as two grouped convolutions for the whole batch."""
     radius = max(1, int(torch.ceil(3 * sigma.max())))
     offsets = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
-    kernel = torch.exp(-0.5 * (offsets / sigma[:, None]) ** 2)
+    kernel = torch.exp(-0.5 * (offsets / send(sigma, image.device)[:, None]) ** 2)
     kernel = kernel / kernel.sum(1, keepdim=True)
     height, width = image.shape[-2:]
     planes = image.reshape(1, -1, height, width)

@@ -14,6 +14,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from medssl.devices import normal, send
 from medssl.patches.augment import Intensity, change_intensity
 from medssl.shapes.volumes import LABELS, OUTSIDE
 
@@ -72,12 +73,12 @@ def draw_appearance(count: int, generator: Generator, device: torch.device | str
     grey[:, OUTSIDE] = torch.where(empty, lowest, grey[:, OUTSIDE])
     texture = 0.25 * torch.rand(count, LABELS, generator=generator).square()
     texture[:, OUTSIDE] *= torch.where(empty, 0.1, 1.0)
-    return Appearance(grey.to(device), texture.to(device), is_ct.to(device))
+    return Appearance(send(grey, device), send(texture, device), send(is_ct, device))
 
 
 def mixed(first: Appearance, second: Appearance, take_second: Tensor) -> Appearance:
     """`second` where `take_second` (B,), else `first`."""
-    choose = take_second.to(first.grey.device)
+    choose = send(take_second, first.grey.device)
     return Appearance(
         torch.where(choose[:, None], second.grey, first.grey),
         torch.where(choose[:, None], second.texture, first.texture),
@@ -95,9 +96,9 @@ def render(labels: Tensor, appearance: Appearance, generator: Generator) -> Tens
     flat = labels.long().flatten(1)
     grey = appearance.grey.gather(1, flat).view(labels.shape)
     rough = appearance.texture.gather(1, flat).view(labels.shape)
-    image = grey + rough * _texture(labels.shape, generator).to(grey.device)
-    image = image + _bias(count, height, width, generator).to(grey.device)
-    thick = 0.5 * torch.rand(count, 1, 1, 1, generator=generator).to(grey.device)
+    image = grey + rough * _texture(labels.shape, generator, grey.device)
+    image = image + _bias(count, height, width, generator, grey.device)
+    thick = send(0.5 * torch.rand(count, 1, 1, 1, generator=generator), grey.device)
     if slices > 1:
         around = F.pad(image.flatten(2), (0, 0, 1, 1), mode="replicate")
         around = around.view(count, slices + 2, height, width)
@@ -111,25 +112,25 @@ def render(labels: Tensor, appearance: Appearance, generator: Generator) -> Tens
 
 def same_scanner(appearance: Appearance, generator: Generator, amount: float = 0.1) -> Appearance:
     """The appearance in another person: grey values a little off."""
-    noise = torch.randn(appearance.grey.shape, generator=generator).to(appearance.grey.device)
+    noise = normal(appearance.grey.shape, generator, appearance.grey.device)
     return replace(appearance, grey=appearance.grey + amount * noise)
 
 
-def _texture(shape: torch.Size, generator: Generator) -> Tensor:
+def _texture(shape: torch.Size, generator: Generator, device: torch.device) -> Tensor:
     """Noise of unit variance, grains of one to eight pixels, the same kind in a whole volume."""
     count, slices, height, width = shape
-    fine = torch.randn(shape, generator=generator)
-    total = fine * torch.rand(count, 1, 1, 1, generator=generator)
+    fine = normal(shape, generator, device)
+    total = fine * send(torch.rand(count, 1, 1, 1, generator=generator), device)
     for grain in (2, 4, 8):
         size = (-(-height // grain) + 1, -(-width // grain) + 1)
-        coarse = torch.randn(count, slices, *size, generator=generator)
-        weight = torch.rand(count, 1, 1, 1, generator=generator)
+        coarse = normal((count, slices, *size), generator, device)
+        weight = send(torch.rand(count, 1, 1, 1, generator=generator), device)
         total = total + weight * F.interpolate(coarse, (height, width), mode="bilinear", align_corners=False)
     return total / total.std((1, 2, 3), keepdim=True)
 
 
-def _bias(count: int, height: int, width: int, generator: Generator) -> Tensor:
+def _bias(count: int, height: int, width: int, generator: Generator, device: torch.device) -> Tensor:
     """A smooth drift of the grey values across the image, up to about 0.3."""
     knots = torch.randn(count, 1, 3, 3, generator=generator) * 0.3
-    knots = knots * torch.rand(count, 1, 1, 1, generator=generator)
+    knots = send(knots * torch.rand(count, 1, 1, 1, generator=generator), device)
     return F.interpolate(knots, (height, width), mode="bilinear", align_corners=True)

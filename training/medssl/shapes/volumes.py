@@ -18,6 +18,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from medssl.devices import normal, send
+
 KNOT_PX = 4
 """Distance between the knots of the random fields, working pixels."""
 OCTAVES = 4
@@ -63,20 +65,18 @@ class Volumes:
 def draw(count: int, size_px: int, generator: Generator, device: torch.device | str = "cpu") -> Volumes:
     """`count` volumes for views of about `size_px` pixels.
 
-    Numbers come from `generator` (on the CPU), so that one seed gives the same volumes on every device.
+    One seed gives the same volumes on one kind of device: the fields are drawn there (devices.normal).
     """
-    fields = _noise(count, _FIELDS, size_px, generator)
+    fields = _noise(count, _FIELDS, size_px, generator, device)
     offset = torch.randn(count, CELLS, 1, 1, 1, generator=generator) * 0.7
     number = torch.randint(3, CELLS + 1, (count, 1), generator=generator)
     absent = torch.arange(CELLS) >= number
-    cells = fields[:, :CELLS] + offset
-    fields[:, :CELLS] = cells.masked_fill(absent[..., None, None, None], -1e4)
+    cells = fields[:, :CELLS] + send(offset, device)
+    fields[:, :CELLS] = cells.masked_fill(send(absent, device)[..., None, None, None], -1e4)
     wall = _uniform(count, CELLS, 0.1, 0.5, generator) * _chance(count, CELLS, 0.25, generator)
     tube = _uniform(count, TUBES, 0.1, 0.45, generator) * _chance(count, TUBES, 0.5, generator)
-    volumes = Volumes(
-        size_px, fields, wall, tube, _organs(count, size_px, generator), _body(count, size_px, generator)
-    )
-    return _to(volumes, device)
+    organ, body = _organs(count, size_px, generator), _body(count, size_px, generator)
+    return Volumes(size_px, fields, *(send(each, device) for each in (wall, tube, organ, body)))
 
 
 def other_person(volumes: Volumes, generator: Generator, strength: float = 0.5) -> Volumes:
@@ -87,17 +87,17 @@ def other_person(volumes: Volumes, generator: Generator, strength: float = 0.5) 
     count = len(volumes)
     device = volumes.fields.device
     share = strength * torch.rand(count, 1, 1, 1, 1, generator=generator)
-    new = _noise(count, _FIELDS, volumes.size_px, generator)
-    fields = volumes.fields * (1 - share.square()).sqrt().to(device) + (share * new).to(device)
+    new = _noise(count, _FIELDS, volumes.size_px, generator, device)
+    fields = volumes.fields * send((1 - share.square()).sqrt(), device) + send(share, device) * new
     amount = share.view(count, 1, 1)
     moved = torch.randn(count, ORGANS, 3, generator=generator) * amount * volumes.size_px / 16
     resized = torch.exp(torch.randn(count, ORGANS, 3, generator=generator) * amount * 0.5)
     organ = volumes.organ.clone()
-    organ[..., :3] += moved.to(device)
-    organ[..., 3:6] *= resized.to(device)
+    organ[..., :3] += send(moved, device)
+    organ[..., 3:6] *= send(resized, device)
     body = volumes.body.clone()
     widened = torch.exp(torch.randn(count, 2, generator=generator) * share.view(count, 1) * 0.2)
-    body[:, 2:4] *= widened.to(device)
+    body[:, 2:4] *= send(widened, device)
     return replace(volumes, fields=fields, organ=organ, body=body)
 
 
@@ -134,7 +134,9 @@ def sample_fields(fields: Tensor, size_px: int, at: Tensor) -> Tensor:
     return F.grid_sample(fields, at.flip(-1) * (2 / size_px), align_corners=True, padding_mode="reflection")
 
 
-def _noise(count: int, channels: int, size_px: int, generator: Generator) -> Tensor:
+def _noise(
+    count: int, channels: int, size_px: int, generator: Generator, device: torch.device | str
+) -> Tensor:
     """(count, channels, K, K, K) sums of noise of all octaves, unit variance; each mixed its own way."""
     knots = math.ceil(size_px / KNOT_PX) + 1
     weight = torch.rand(OCTAVES, count, channels, 1, 1, 1, generator=generator)
@@ -146,10 +148,11 @@ def _noise(count: int, channels: int, size_px: int, generator: Generator) -> Ten
     weight[:2] *= rough
     weight[2] *= 0.3 + 0.7 * rough
     weight /= weight.square().sum(0).sqrt().clamp(min=1e-3)
-    total = torch.zeros(count, channels, knots, knots, knots)
+    weight = send(weight, device)
+    total = torch.zeros(count, channels, knots, knots, knots, device=device)
     for octave in range(OCTAVES):
-        smooth = _smoothing(knots, 2**octave)
-        noise = torch.randn(count, channels, *(smooth.shape[1],) * 3, generator=generator)
+        smooth = send(_smoothing(knots, 2**octave), device)
+        noise = normal((count, channels, *(smooth.shape[1],) * 3), generator, device)
         for _ in range(3):  # one axis after the other; the last one becomes the first
             noise = (noise @ smooth.T).movedim(-1, 2)
         total += weight[octave] * noise
@@ -200,8 +203,3 @@ def _uniform(count: int, width: int, low: float, high: float, generator: Generat
 def _chance(count: int, width: int, probability: float, generator: Generator) -> Tensor:
     """1 with that probability, else 0."""
     return (torch.rand(count, width, generator=generator) < probability).float()
-
-
-def _to(volumes: Volumes, device: torch.device | str) -> Volumes:
-    parts = ("fields", "wall", "tube", "organ", "body")
-    return replace(volumes, **{name: getattr(volumes, name).to(device) for name in parts})
