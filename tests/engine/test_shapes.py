@@ -13,7 +13,7 @@ from medssl.config import Plan, PretrainJob
 from medssl.errors import UserError
 from medssl.events import Checkpoint, Metric, Notice, Started
 from medssl.methods import METHODS, WITHOUT_SCANS, find
-from medssl.methods.prototypes import both_ways, prototype_loss
+from medssl.methods.prototypes import both_ways
 from medssl.methods.shapes import Settings, Shapes
 from medssl.patches.pool import Pool
 from medssl.projects.project import Project
@@ -159,11 +159,11 @@ def test_each_half_is_classified_by_the_prototypes_of_the_other() -> None:
         torch.stack([torch.randperm(LABELS, generator=seeded(each)) for each in range(6)])
     ]
     features = torch.stack([codes[number % 6][labels[number]] for number in range(12)]).movedim(-1, 1)
-    loss, right = both_ways(prototype_loss, features, labels, LABELS, temperature=Settings().temperature)
+    loss, right = both_ways(features, labels, LABELS, Settings().temperature)
     assert loss < 0.01
     assert right == 1
     mixed = torch.cat([features[:6], features[6:].roll(1, 0)])
-    assert both_ways(prototype_loss, mixed, labels, LABELS, temperature=Settings().temperature)[1] < 0.5
+    assert both_ways(mixed, labels, LABELS, Settings().temperature)[1] < 0.5
 
 
 def test_a_step_trains_encoder_decoder_and_heads_and_nothing_else() -> None:

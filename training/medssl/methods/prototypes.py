@@ -7,7 +7,6 @@ painted slices without any training.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,16 +14,11 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from medssl.devices import full_precision
 from medssl.training.networks import Network
 
-Compare = Callable[..., tuple[Tensor, Tensor]]
-"""Features and labels of supports and of queries, and the number of labels: a loss, and the share right."""
 IGNORE = 255
 LEAST_PIXELS = 8
 """A label with fewer support pixels has no prototype: its mean would be noise."""
-SHRINK = 0.02
-"""Share of the mean variance that is added to each variance before a covariance is inverted."""
 
 
 def label_prototypes(features: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -58,32 +52,6 @@ def prototype_loss(
     return _cross_entropy(scores, there, query_labels)
 
 
-@full_precision
-def discriminant_loss(
-    support: Tensor, support_labels: Tensor, query: Tensor, query_labels: Tensor, count: int
-) -> tuple[Tensor, Tensor]:
-    """As `prototype_loss`, with a linear discriminant that is fitted to the support's pixels in closed form.
-
-    It makes features that a linear head separates, which is what fine-tuning puts on them (first_head.py).
-    After differentiable closed-form solvers (Bertinetto et al., arXiv 1805.08136); labels weigh the same in
-    the covariance, as in the instant preview.
-    """
-    x, y = support.float().flatten(2), query.float().flatten(2)
-    member, pixels = _members(support_labels, count)
-    there = pixels >= LEAST_PIXELS
-    share = member * (there / pixels.clamp(min=1))[..., None]  # each label's sum to 1
-    labels = there.sum(1).clamp(min=1).view(-1, 1, 1)
-    means = torch.einsum("bln,bcn->blc", share, x)
-    spread = torch.einsum("bcn,bdn->bcd", x * share.sum(1, keepdim=True), x) - means.mT @ means
-    spread = spread / labels
-    least = SHRINK * spread.diagonal(dim1=1, dim2=2).mean(1) + 1e-6
-    spread = spread + least.view(-1, 1, 1) * torch.eye(x.shape[1], device=x.device)
-    weights, _ = torch.linalg.solve_ex(spread, means.mT)  # (B, C, count); solve would wait for the device
-    prior = (pixels / pixels.sum(1, keepdim=True).clamp(min=1)).clamp(min=1e-6).log()
-    offset = prior - (means.mT * weights).sum(1) / 2
-    return _cross_entropy(torch.einsum("bcl,bcn->bln", weights, y) + offset[..., None], there, query_labels)
-
-
 def _members(labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Which pixels are of which label, (B, count, N) float, and how many, (B, count)."""
     known = torch.arange(count, device=labels.device)
@@ -105,29 +73,29 @@ def _cross_entropy(scores: Tensor, there: Tensor, labels: Tensor) -> tuple[Tenso
     return loss, right
 
 
-def both_ways(
-    compare: Compare, features: Tensor, labels: Tensor, count: int, **settings: float
-) -> tuple[Tensor, Tensor]:
-    """`compare` pairs (i, B + i), each of a pair once the support and once the query.
+def both_ways(features: Tensor, labels: Tensor, count: int, temperature: float) -> tuple[Tensor, Tensor]:
+    """`prototype_loss` of pairs (i, B + i), each of a pair once the support and once the query.
 
     features: (2B, C, ...); labels: (2B, ...) integers, those below `count` are compared.
     """
     first, second = features.chunk(2)
     first_labels, second_labels = labels.chunk(2)
     query, query_labels = torch.cat([second, first]), torch.cat([second_labels, first_labels])
-    return compare(features, labels, query, query_labels, count, **settings)
+    return prototype_loss(features, labels, query, query_labels, count, temperature)
 
 
 @dataclass(frozen=True)
 class PairLosses:
-    """Losses of pairs, and the shares of pixels that are right."""
+    """Losses of pairs on maps of the network, and the shares of pixels that are right."""
 
     fine: Tensor
     right: Tensor
+    """Of the finest decoder map."""
     coarse: Tensor
     right_coarse: Tensor
-    linear: Tensor
-    right_linear: Tensor
+    """Of an encoder level."""
+    between: Tensor
+    """Mean over the decoder's other maps; 0 where there are no heads for them."""
 
 
 def pair_losses(
@@ -141,24 +109,29 @@ def pair_losses(
     stride: int,
     temperature: float,
 ) -> PairLosses:
-    """Pairs (i, B + i) compared both ways: by prototypes on the finest decoder map and on an encoder level,
-    by a linear discriminant on the finest map as it is.
+    """Pairs (i, B + i) compared `both_ways` on the decoder's maps and on an encoder level.
 
-    modules: "network", and the heads "fine" and "coarse" (`prototype_head`); images: (2B, S, H, W); labels:
+    modules: "network", the heads "fine" and "coarse" (`prototype_head`), and, where the decoder's other maps
+    are compared, too, "between", a list of one each, coarsest first; images: (2B, S, H, W); labels:
     (2B, H, W). Of the finest map every `stride`-th pixel is compared, from a random first one: neighbours
     agree.
     """
     network = cast(Network, modules["network"])
     levels = network.encode(images)
     row, column = torch.randint(stride, (2,), generator=generator).tolist()
-    finest = network.decode(levels)[..., row::stride, column::stride]
-    thinned = labels[..., row::stride, column::stride]
-    coarse = modules["coarse"](levels[level])
-    shrunk = F.interpolate(labels[:, None].float(), coarse.shape[2:], mode="nearest")[:, 0].long()
+    maps = network.decoder_maps(levels, len(network.decoder))
+    fine = modules["fine"](maps[-1][..., row::stride, column::stride])
+
+    def on(features: Tensor) -> tuple[Tensor, Tensor]:
+        shrunk = F.interpolate(labels[:, None].float(), features.shape[2:], mode="nearest")[:, 0].long()
+        return both_ways(features, shrunk, count, temperature)
+
+    heads = cast(nn.ModuleList, modules["between"]) if "between" in modules else ()
+    between = [on(head(each))[0] for head, each in zip(heads, maps[1:-1], strict=bool(heads))]
     return PairLosses(
-        *both_ways(prototype_loss, modules["fine"](finest), thinned, count, temperature=temperature),
-        *both_ways(prototype_loss, coarse, shrunk, count, temperature=temperature),
-        *both_ways(discriminant_loss, finest, thinned, count),
+        *both_ways(fine, labels[..., row::stride, column::stride], count, temperature),
+        *on(modules["coarse"](levels[level])),
+        torch.stack(between).mean() if between else images.new_zeros(()),
     )
 
 

@@ -53,8 +53,8 @@ class Settings:
     level: Literal[-1, -2] = -2
     """Encoder level of the second term: the deepest or the one before."""
     level_weight: float = 0.5
-    linear_weight: float = 0.0
-    """Weight of the discriminant on the finest map."""
+    between_weight: float = 0.0
+    """Weight of the decoder's maps between the deepest level and the finest map; 0: they are not compared."""
     hidden: int = 64
     dimension: int = 32
     stride: int = 2
@@ -81,6 +81,11 @@ class Shapes:
                 "coarse": prototype_head(plan.channels[settings.level], settings.hidden, settings.dimension),
             }
         )
+        if settings.between_weight > 0:
+            self.modules["between"] = nn.ModuleList(
+                prototype_head(channels, settings.hidden, settings.dimension)
+                for channels in reversed(plan.channels[1:-1])
+            )
 
     def prepare(self, pool: Pool, emit: Emit) -> None:
         """Nothing to prepare: volumes are made as they are needed."""
@@ -99,12 +104,11 @@ class Shapes:
             stride=settings.stride,
             temperature=settings.temperature,
         )
-        total = pairs.fine + settings.level_weight * pairs.coarse + settings.linear_weight * pairs.linear
+        total = pairs.fine + settings.level_weight * pairs.coarse + settings.between_weight * pairs.between
         return total, {
             "fine": pairs.fine.detach(),
             "right": pairs.right,
             "right_coarse": pairs.right_coarse,
-            "right_linear": pairs.right_linear,
         }
 
     @full_precision
