@@ -7,6 +7,8 @@ and shapes.json (its card: command, seed, steps, machine, commit, SHA-256).
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,11 @@ def ship(
     tensors = {name: each for name, each in tensors.items() if not name.startswith("modules.network.")}
     job = {**made["job"], "project": f"medssl-{SHAPES}"}
     length = f"--steps {job['steps']}" if job["steps"] else f"--minutes {job['minutes']:g}"
-    settings = "".join(f" --set {name}={value}" for name, value in job["settings"].items())
+    asked = {
+        name: value if isinstance(value, str) else json.dumps(value)
+        for name, value in job["settings"].items()
+    }
+    settings = "".join(f" --set {shlex.quote(f'{name}={value}')}" for name, value in asked.items())
     went_on = f" --weights {SHAPES}" if job["weights"] == SHAPES else ""
     options = length + went_on + settings
     made_on = surroundings(job["device"])

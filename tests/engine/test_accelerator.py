@@ -137,7 +137,7 @@ def test_the_generator_decides_on_both_what_is_seen(project: Project) -> None:
 
 
 def test_made_up_volumes_are_drawn_there_and_look_like_those_of_the_cpu() -> None:
-    plan = Plan(2, 0, (0.0, 1.0, 1.0), (3, 32, 32), 400, (8, 8, 8), ((1, 1), (2, 2), (2, 2)), threads=1)
+    plan = Plan(2, 0, (0.0, 1.0, 1.0), (3, 32, 32), 4000, (8, 8, 8), ((1, 1), (2, 2), (2, 2)), threads=1)
     shapes = Shapes(build(plan, 3, 0), plan, Settings(sizes=(32,), hidden=16, dimension=8))
     means, shares = [], []
     for device in (CPU, CUDA):

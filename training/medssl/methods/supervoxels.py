@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from medssl.config import Plan
-from medssl.devices import full_precision
+from medssl.devices import full_precision, send
 from medssl.errors import UserError
 from medssl.events import Emit, Progress
 from medssl.methods.prototypes import pair_losses, prototype_head
@@ -118,8 +118,9 @@ class SuperVoxels:
         centre[:, 1:] += shift[:, 1:]
         views = [self._varied(first, generator), self._varied(replace(first, centre=centre), generator)]
         images = [shown(cut(pool, each, plan)) for each in views]
-        curved = torch.rand(batch, generator=generator) < settings.curved
-        images[1] = torch.where(curved.view(-1, 1, 1, 1), through_curves(images[1], generator), images[1])
+        curved = torch.rand(batch, 1, 1, 1, generator=generator) < settings.curved
+        bent = through_curves(images[1], generator)
+        images[1] = torch.where(send(curved, bent.device), bent, images[1])
         labels = torch.cat([cut_targets(pool, each, plan, outside=-1) for each in views])
         return change_intensity(torch.cat(images), STRONG, generator), *renumbered(labels)
 
@@ -140,14 +141,13 @@ def renumbered(labels: Tensor) -> tuple[Tensor, int]:
     What was negative gets the number itself, which stands for no label.
     """
     half = len(labels) // 2
-    result = torch.empty_like(labels)
-    most = 0
-    for pair in range(half):
-        both = labels[[pair, half + pair]]
-        names, numbers = both.unique(return_inverse=True)
-        outside = int((names < 0).sum())
-        result[[pair, half + pair]] = numbers - outside
-        most = max(most, len(names) - outside)
+    numbers = labels.long() - labels.min().long()  # from 0 on, and apart from those of the other pairs
+    width = numbers.max() + 1
+    first = torch.arange(half, device=labels.device) * width
+    keys, ranks = (numbers + first.repeat(2).view(-1, 1, 1)).unique(return_inverse=True)
+    start = torch.searchsorted(keys, first - labels.min().long().clamp(max=0))
+    most = int((torch.searchsorted(keys, first + width) - start).max())
+    result = ranks - start.repeat(2).view(-1, 1, 1)
     return torch.where(result < 0, most, result), most
 
 
@@ -156,7 +156,7 @@ def through_curves(images: Tensor, generator: Generator) -> Tensor:
     low, high = images.flatten(1).amin(1), images.flatten(1).amax(1)
     shape = (-1, *[1] * (images.ndim - 1))
     unit = (images - low.view(shape)) / (high - low).clamp(min=1e-6).view(shape)
-    knots = torch.rand(len(images), KNOTS, generator=generator).to(images.device)
+    knots = send(torch.rand(len(images), KNOTS, generator=generator), images.device)
     at = unit * (KNOTS - 1)
     below = at.floor().clamp(0, KNOTS - 2)
     share = at - below

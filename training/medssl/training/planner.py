@@ -91,8 +91,9 @@ def choose_without_scans(
     strides = ((1, 1), *((2, 2),) * (len(CHANNELS) - 1))
     patch = _asked_patch(settings, (_whole(settings, "context", CONTEXT), side, side), strides)
     plan = Plan(2, 0, (0.0, 1.0, 1.0), patch, batch, CHANNELS, strides, threads=devices.THREADS)  # type: ignore[arg-type]
+    plan = adapt(plan, device, settings)
     reasons = [f"made-up volumes, {_amount(plan)} at a time"]
-    return measured(project, adapt(plan, device, settings), device, settings, reasons), reasons
+    return measured(project, plan, device, settings, reasons), reasons
 
 
 def adapt(plan: Plan, device: torch.device, settings: dict[str, Any]) -> Plan:
