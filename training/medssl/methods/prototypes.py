@@ -7,7 +7,6 @@ painted slices without any training.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -28,7 +27,9 @@ def label_prototypes(features: Tensor, labels: Tensor, count: int) -> tuple[Tens
     Returns (B, count, C) unit vectors and (B, count) bool.
     """
     unit = F.normalize(features.float(), dim=1).flatten(2)
-    member, pixels = _members(labels, count)
+    known = torch.arange(count, device=labels.device)
+    member = (labels.flatten(1)[:, None] == known[:, None]).float()  # (B, count, N)
+    pixels = member.sum(2)
     means = torch.einsum("bln,bcn->blc", member, unit)
     return F.normalize(means, dim=2, eps=1e-6), pixels >= LEAST_PIXELS
 
@@ -49,21 +50,8 @@ def prototype_loss(
     prototypes, there = label_prototypes(support, support_labels, count)
     unit = F.normalize(query.float(), dim=1).flatten(2)
     scores = torch.einsum("blc,bcn->bln", prototypes, unit) / temperature
-    return _cross_entropy(scores, there, query_labels)
-
-
-def _members(labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Which pixels are of which label, (B, count, N) float, and how many, (B, count)."""
-    known = torch.arange(count, device=labels.device)
-    member = (labels.flatten(1)[:, None] == known[:, None]).float()
-    return member, member.sum(2)
-
-
-def _cross_entropy(scores: Tensor, there: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Loss of scores (B, count, N) for labels that are `there` (B, count), and the share that is right."""
     scores = scores.masked_fill(~there[..., None], -1e4)
-    count = there.shape[1]
-    wanted = labels.long().flatten(1)
+    wanted = query_labels.long().flatten(1)
     inside = (wanted >= 0) & (wanted < count)
     valid = inside & there.gather(1, wanted.clamp(0, count - 1))
     wanted = torch.where(valid, wanted, IGNORE)
@@ -84,20 +72,6 @@ def both_ways(features: Tensor, labels: Tensor, count: int, temperature: float) 
     return prototype_loss(features, labels, query, query_labels, count, temperature)
 
 
-@dataclass(frozen=True)
-class PairLosses:
-    """Losses of pairs on maps of the network, and the shares of pixels that are right."""
-
-    fine: Tensor
-    right: Tensor
-    """Of the finest decoder map."""
-    coarse: Tensor
-    right_coarse: Tensor
-    """Of an encoder level."""
-    between: Tensor
-    """Mean over the decoder's other maps; 0 where there are no heads for them."""
-
-
 def pair_losses(
     modules: nn.ModuleDict,
     images: Tensor,
@@ -108,30 +82,22 @@ def pair_losses(
     level: int,
     stride: int,
     temperature: float,
-) -> PairLosses:
-    """Pairs (i, B + i) compared `both_ways` on the decoder's maps and on an encoder level.
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """`both_ways` on the finest decoder map and on an encoder level.
 
-    modules: "network", the heads "fine" and "coarse" (`prototype_head`), and, where the decoder's other maps
-    are compared, too, "between", a list of one each, coarsest first; images: (2B, S, H, W); labels:
+    modules: "network", and the heads "fine" and "coarse" (`prototype_head`); images: (2B, S, H, W); labels:
     (2B, H, W). Of the finest map every `stride`-th pixel is compared, from a random first one: neighbours
     agree.
     """
     network = cast(Network, modules["network"])
     levels = network.encode(images)
     row, column = torch.randint(stride, (2,), generator=generator).tolist()
-    maps = network.decoder_maps(levels, len(network.decoder))
-    fine = modules["fine"](maps[-1][..., row::stride, column::stride])
-
-    def on(features: Tensor) -> tuple[Tensor, Tensor]:
-        shrunk = F.interpolate(labels[:, None].float(), features.shape[2:], mode="nearest")[:, 0].long()
-        return both_ways(features, shrunk, count, temperature)
-
-    heads = cast(nn.ModuleList, modules["between"]) if "between" in modules else ()
-    between = [on(head(each))[0] for head, each in zip(heads, maps[1:-1], strict=bool(heads))]
-    return PairLosses(
-        *both_ways(fine, labels[..., row::stride, column::stride], count, temperature),
-        *on(modules["coarse"](levels[level])),
-        torch.stack(between).mean() if between else images.new_zeros(()),
+    fine = modules["fine"](network.decode(levels)[..., row::stride, column::stride])
+    coarse = modules["coarse"](levels[level])
+    shrunk = F.interpolate(labels[:, None].float(), coarse.shape[2:], mode="nearest")[:, 0].long()
+    return (
+        both_ways(fine, labels[..., row::stride, column::stride], count, temperature),
+        both_ways(coarse, shrunk, count, temperature),
     )
 
 

@@ -53,8 +53,6 @@ class Settings:
     level: Literal[-1, -2] = -2
     """Encoder level of the second term: the deepest or the one before."""
     level_weight: float = 0.5
-    between_weight: float = 0.0
-    """Weight of the decoder's maps between the deepest level and the finest map; 0: they are not compared."""
     hidden: int = 64
     dimension: int = 32
     stride: int = 2
@@ -81,11 +79,6 @@ class Shapes:
                 "coarse": prototype_head(plan.channels[settings.level], settings.hidden, settings.dimension),
             }
         )
-        if settings.between_weight > 0:
-            self.modules["between"] = nn.ModuleList(
-                prototype_head(channels, settings.hidden, settings.dimension)
-                for channels in reversed(plan.channels[1:-1])
-            )
 
     def prepare(self, pool: Pool, emit: Emit) -> None:
         """Nothing to prepare: volumes are made as they are needed."""
@@ -94,7 +87,7 @@ class Shapes:
         """The loss of a new batch of pairs; "right" is the share of pixels whose label is recognised."""
         images, labels = self.pairs(generator, pool.device)
         settings = self.settings
-        pairs = pair_losses(
+        (fine, right), (coarse, right_coarse) = pair_losses(
             self.modules,
             images,
             labels,
@@ -104,12 +97,8 @@ class Shapes:
             stride=settings.stride,
             temperature=settings.temperature,
         )
-        total = pairs.fine + settings.level_weight * pairs.coarse + settings.between_weight * pairs.between
-        return total, {
-            "fine": pairs.fine.detach(),
-            "right": pairs.right,
-            "right_coarse": pairs.right_coarse,
-        }
+        total = fine + settings.level_weight * coarse
+        return total, {"fine": fine.detach(), "right": right, "right_coarse": right_coarse}
 
     @full_precision
     def pairs(self, generator: Generator, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:

@@ -89,7 +89,7 @@ class SuperVoxels:
         """The loss of new pairs; "right" is the share of pixels whose super-voxel is recognised."""
         images, labels, count = self.pairs(generator)
         settings = self.settings
-        pairs = pair_losses(
+        (fine, right), (coarse, _) = pair_losses(
             self.modules,
             images,
             labels,
@@ -99,7 +99,7 @@ class SuperVoxels:
             stride=STRIDE,
             temperature=settings.temperature,
         )
-        return pairs.fine + settings.level_weight * pairs.coarse, {"right": pairs.right}
+        return fine + settings.level_weight * coarse, {"right": right}
 
     @full_precision
     def pairs(self, generator: Generator) -> tuple[Tensor, Tensor, int]:
