@@ -15,7 +15,7 @@ from medssl.commands.options import DeviceOption
 if TYPE_CHECKING:
     from medssl.evidence.demo import Demo
 
-DEMO_MINUTES, DATA_MINUTES = 0.75, 4.0
+DEMO_MINUTES, DATA_MINUTES = 0.5, 4.0
 """Fine-tuning time of a line and seed: on phantoms, and on a data set."""
 PRETRAIN_SHARE = 0.5
 """Of that, what a pre-training on the scans has, before it and on top."""
@@ -72,8 +72,8 @@ def demo(
 
     Fine-tunes from random weights, from those that ship (shapes), and from these after
     a pre-training on all but the test scans, each time on ten slices that a simulated
-    annotator completes; predicts, and compares with the reference. Less than five minutes
-    on two CPU cores. Ctrl-C stops; the same command goes on with what is not finished.
+    annotator completes; predicts, and compares with the reference. Three minutes
+    on two idle CPU cores. Ctrl-C stops; the same command goes on with what is not finished.
     """
     from medssl.evidence.demo import COMPARED, Demo
     from medssl.evidence.study import Early
