@@ -17,13 +17,13 @@ import numpy as np
 from few_slices_data import DATASETS, open_dataset
 from landmarks import random_run
 from medssl import engine
-from medssl.config import FeaturesJob, PretrainJob
-from medssl.evidence.evaluate import reference_labels
-from medssl.evidence.study import Material
-from medssl.features.similarity import FeatureCache, open_features, query_at
-from medssl.files import write_whole
-from medssl.machine import surroundings
-from medssl.shipped import SHAPES
+from medssl.benchmarking.protocol import Material
+from medssl.benchmarking.surroundings import surroundings
+from medssl.core.features.similarity import FeatureCache, open_features, query_at
+from medssl.core.files import write_whole
+from medssl.core.jobs import FeaturesJob, PretrainJob
+from medssl.core.labels.evaluate import reference_labels
+from medssl.core.shipped import SHAPES
 from scipy.ndimage import distance_transform_edt
 from sklearn.metrics import average_precision_score
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from early_page import FIRST, SLICES, WANTED, draw
 from few_slices import Grid, add_options, grid_of, names_in, run
 from few_slices_data import DATASETS, Source
-from medssl.errors import UserError
-from medssl.evidence.study import Early
+from medssl.benchmarking.protocol import Early
+from medssl.core.errors import UserError
 from peers import PEERS
 
 LINES = Path(__file__).parents[1] / "docs" / "benchmarks" / "early.jsonl"

@@ -11,10 +11,10 @@ from pathlib import Path
 from early_picture import Line, Panel, curves
 from few_slices_page import measured, spread
 from few_slices_rows import name_of, newest, plain_name
-from medssl.evidence.cells import Cell, Failure, mean, read_lines
-from medssl.evidence.study import ALL, RANDOM
-from medssl.files import write_whole
-from medssl.shipped import SHAPES
+from medssl.benchmarking.protocol import ALL, RANDOM
+from medssl.benchmarking.results_log import Cell, Failure, mean, read_lines
+from medssl.core.files import write_whole
+from medssl.core.shipped import SHAPES
 from peers import PEERS
 
 MARK = "<!-- Everything below is written by: python benchmarks/early.py draw -->"

@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
-from medssl import palette
-from medssl.evidence.pictures import page
-from medssl.evidence.pictures.charts import plain_axes
+from medssl.benchmarking.pictures import page
+from medssl.benchmarking.pictures.charts import plain_axes
+from medssl.core import palette
 
 PANEL_IN, HEIGHT_IN, GAP_IN, LEAST_IN = 2.15, 2.5, 0.5, 7.2
 NAME_IN = 0.068

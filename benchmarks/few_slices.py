@@ -4,8 +4,8 @@
     draw   makes the table and the curves of all lines
     early  what a start is worth when little time has passed (benchmarks/early.py)
 
-The protocol is that of medssl.evidence.study: test scans take part in nothing, the seed draws two of the
-others, a simulated annotator completes axial slices on them, and every method gets the same minutes of
+The protocol is that of medssl.benchmarking.protocol: test scans take part in nothing, the seed draws two of
+the others, a simulated annotator completes axial slices on them, and every method gets the same minutes of
 training.
 
 Stopped with Ctrl-C, the same command goes on with what is missing. Two runners at once are fine with a --work
@@ -27,16 +27,25 @@ from typing import Any
 
 from few_slices_data import DATASETS, Source, open_dataset
 from few_slices_page import draw
-from medssl.commands.options import settings_from
-from medssl.commands.terminal import Drawing, console, stop_on_interrupt, worker
-from medssl.config import FinetuneJob
-from medssl.errors import UserError
-from medssl.evidence import cells, trial
-from medssl.evidence.cells import Cell, Failure
-from medssl.evidence.study import ALL, PRETRAIN_SHARE, RANDOM, SHAPES, Combination, Material, Settings, assign
-from medssl.evidence.trial import Stopped, Work
-from medssl.methods import METHODS
-from medssl.projects.project import Project
+from medssl.benchmarking import experiment, results_log
+from medssl.benchmarking.experiment import Stopped, Work
+from medssl.benchmarking.protocol import (
+    ALL,
+    PRETRAIN_SHARE,
+    RANDOM,
+    SHAPES,
+    Combination,
+    Material,
+    Settings,
+    assign,
+)
+from medssl.benchmarking.results_log import Cell, Failure
+from medssl.cli.options import settings_from
+from medssl.cli.terminal import Drawing, console, stop_on_interrupt, worker
+from medssl.core.errors import UserError
+from medssl.core.jobs import FinetuneJob
+from medssl.core.methods import METHODS
+from medssl.core.project.project import Project
 from peers import PEERS, Bench
 
 LINES = Path(__file__).parents[1] / "docs" / "benchmarks" / "few_slices.jsonl"
@@ -102,7 +111,7 @@ def run(grid: Grid) -> None:
                 except Stopped:
                     screen.print("Stopped. The same command goes on with what is not finished.")
                     return
-                cells.append(grid.out, line)
+                results_log.append(grid.out, line)
                 screen.print(line.failed if isinstance(line, Failure) else f"Dice {line.dice:.3f}")
                 if not grid.keep:
                     forget_weights(material.project, line)
@@ -116,7 +125,9 @@ def run_cell(
     try:
         assignment = assign(material, method, seed, settings)
         peer = PEERS.get(method)
-        return trial.judge(assignment, peer(assignment, bench) if peer else trial.train(assignment, work))
+        return experiment.judge(
+            assignment, peer(assignment, bench) if peer else experiment.train(assignment, work)
+        )
     except (Stopped, KeyboardInterrupt):
         raise
     except Exception as error:  # one method's defect must not cost the others' night
@@ -135,8 +146,8 @@ def forget_weights(project: Project, line: Cell | Failure) -> None:
 
 
 def _finished(grid: Grid, dataset: str, method: str, seed: int, settings: Settings) -> bool:
-    known = cells.read_cells(grid.out)
-    return cells.finished(known, dataset, method, seed, settings) is not None
+    known = results_log.read_cells(grid.out)
+    return results_log.finished(known, dataset, method, seed, settings) is not None
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -196,7 +207,7 @@ def grid_of(
 
     Raises UserError ("no-dataset", "no-method", "bad-setting", "no-device").
     """
-    from medssl import devices
+    from medssl.nn import devices
 
     datasets = names_in(options.datasets)
     for name in datasets:

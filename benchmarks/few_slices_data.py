@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from medssl.events import Emit, Progress
-from medssl.evidence.dataset import TEST_EVERY, read_dataset
-from medssl.evidence.study import Material, gather
-from medssl.projects.project import Project, is_project
+from medssl.benchmarking.dataset import TEST_EVERY, read_dataset
+from medssl.benchmarking.protocol import Material, gather
+from medssl.core.events import Emit, Progress
+from medssl.core.project.project import Project, is_project
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def open_dataset(data: Path, name: str, work: Path, emit: Emit, source: Source |
     if source.phantoms is not None:
         folder = work / source.folder
         if not (folder / "dataset.json").exists():  # which is written last
-            from medssl.scans.phantom import write_dataset
+            from medssl.core.phantom import write_dataset
 
             write_dataset(folder, source.phantoms)
     dataset = replace(read_dataset(folder), name=name)

@@ -10,12 +10,12 @@ from datetime import datetime
 from pathlib import Path
 
 from few_slices_rows import NAMES, SEEDS, Row, Setting, newest, plain_name, rows_of, settings_of
-from medssl.evidence import pictures
-from medssl.evidence.cells import Cell, mean, read_lines
-from medssl.evidence.pictures import Amounts
-from medssl.evidence.report import number
-from medssl.evidence.study import RANDOM
-from medssl.files import write_whole
+from medssl.benchmarking import pictures
+from medssl.benchmarking.pictures import Amounts
+from medssl.benchmarking.protocol import RANDOM
+from medssl.benchmarking.report import number
+from medssl.benchmarking.results_log import Cell, mean, read_lines
+from medssl.core.files import write_whole
 
 MARK = "<!-- Everything below is written by: python benchmarks/few_slices.py draw -->"
 """What stands above it in the page is kept."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Any
 
-from medssl.evidence.cells import Cell, Failure
-from medssl.evidence.report import title
-from medssl.evidence.study import RANDOM, Combination, Settings
-from medssl.methods import METHODS
+from medssl.benchmarking.protocol import RANDOM, Combination, Settings
+from medssl.benchmarking.report import title
+from medssl.benchmarking.results_log import Cell, Failure
+from medssl.core.methods import METHODS
 from peers import PEERS
 
 SLICES, SEEDS = (5, 10, 20), (0, 1, 2)

@@ -16,11 +16,11 @@ import time
 from pathlib import Path
 
 from few_slices_data import DATASETS, open_dataset
-from medssl import config, events
-from medssl.config import FinetuneJob
-from medssl.evidence.study import Material, annotate_for
-from medssl.machine import surroundings
-from medssl.training.step_times import file_of
+from medssl.benchmarking.protocol import Material, annotate_for
+from medssl.benchmarking.surroundings import surroundings
+from medssl.core import events, jobs
+from medssl.core.jobs import FinetuneJob
+from medssl.tasks.step_times import file_of
 
 GOAL_S, SLICES = 3, 3
 
@@ -32,7 +32,7 @@ def answer(material: Material, warm_s: float) -> tuple[float, float]:
     shape = project.scans[shown].geometry.shape_zyx
     job = FinetuneJob(project=str(project.root), weights="shapes", minutes=0.2)
     path = project.root / "job.json"
-    config.write_job(path, job)
+    jobs.write_job(path, job)
     child = subprocess.Popen(
         [sys.executable, "-u", "-m", "medssl", "run", "-"],
         stdin=subprocess.PIPE,

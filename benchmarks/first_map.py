@@ -87,12 +87,13 @@ def parts(folder: Path) -> dict[str, tuple[float, float]]:
 
     def imports() -> None:
         import medssl.engine
-        import medssl.features.features  # noqa: F401
+        import medssl.tasks.inference.features  # noqa: F401
 
     part("engine import", imports)
-    from medssl.config import FeaturesJob
-    from medssl.features import features, similarity
-    from medssl.projects.project import Project
+    from medssl.core.features import similarity
+    from medssl.core.jobs import FeaturesJob
+    from medssl.core.project.project import Project
+    from medssl.tasks.inference import features
 
     project = Project.create(folder / "parts")
     scan = part("read and add the scan", lambda: project.add_scan(folder / "scan.nii.gz")).id  # type: ignore[attr-defined]

@@ -17,20 +17,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from medssl import config
-from medssl.commands.terminal import console, stop_on_interrupt, worker
-from medssl.config import FeaturesJob, PretrainJob
-from medssl.evidence.dataset import read_dataset
-from medssl.evidence.evaluate import reference_labels
-from medssl.evidence.study import Material, gather
-from medssl.features.landmarks import HALF_MM, Found, way_back_mm
-from medssl.features.search import ARMS_MM, Query, best_match, star_at
-from medssl.features.similarity import open_features, similarity
-from medssl.files import write_whole
-from medssl.machine import surroundings
-from medssl.projects.project import Project, is_project
-from medssl.training import checkpoint, planner
-from medssl.training.networks import build
+from medssl.benchmarking.dataset import read_dataset
+from medssl.benchmarking.protocol import Material, gather
+from medssl.benchmarking.surroundings import surroundings
+from medssl.cli.terminal import console, stop_on_interrupt, worker
+from medssl.core import jobs
+from medssl.core.features.landmarks import HALF_MM, Found, way_back_mm
+from medssl.core.features.retrieval import ARMS_MM, Query, best_match, star_at
+from medssl.core.features.similarity import open_features, similarity
+from medssl.core.files import write_whole
+from medssl.core.jobs import FeaturesJob, PretrainJob
+from medssl.core.labels.evaluate import reference_labels
+from medssl.core.project.project import Project, is_project
+from medssl.nn.models import checkpoint
+from medssl.nn.models.unet import build
+from medssl.tasks import planner
 
 LINES = Path(__file__).parents[1] / "docs" / "benchmarks" / "landmarks.jsonl"
 PAGE = LINES.with_suffix(".md")
@@ -151,12 +152,12 @@ def by_features(
 def random_run(project: Project, seed: int) -> str:
     """A run of the seed's random weights: what every pre-training here starts from."""
     scans = [scan.id for scan in project.scans.values() if not scan.held_out]
-    from medssl import devices
+    from medssl.nn import devices
 
     plan, _ = planner.choose(project, scans, devices.choose("cpu"), {})
     run = project.new_run("pretrain", {"job": "pretrain", "method": RANDOM, "seed": seed}, RANDOM)
     network = build(plan, plan.patch_vox[0] if plan.dims == 2 else 1, seed)
-    card = {"kind": "pretrain", "method": RANDOM, "plan": config.to_json(plan), "step": 0}
+    card = {"kind": "pretrain", "method": RANDOM, "plan": jobs.to_json(plan), "step": 0}
     checkpoint.save(run.checkpoint, checkpoint.pack("modules.network", network.state_dict()), card)
     return run.id
 
@@ -198,7 +199,7 @@ def run(options: argparse.Namespace) -> None:
 
 def current(project: Project, scan: str, run_id: str) -> bool:
     """Whether a scan's features are there and in order."""
-    from medssl.errors import UserError
+    from medssl.core.errors import UserError
 
     try:
         open_features(project, scan, run_id)

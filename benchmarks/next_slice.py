@@ -5,10 +5,10 @@
 
 A simulated annotator paints ten slices, three ways. Every way is trained for the same minutes on its ten
 slices; the short fine-tunings before suggestions come on top, while people paint. Test scans take part in
-nothing (medssl.evidence.study):
+nothing (medssl.benchmarking.protocol):
 
     suggested   a few evenly spaced ones on the seed's two scans to begin with; then, round by round, a short
-                fine-tuning, and the slices that it suggests in all scans (medssl.next_slice.suggest)
+                fine-tuning, and the slices that it suggests in all scans (tasks/active_learning)
     spread      evenly spaced through the structure, over as many scans as the suggestions used: what more
                 scans are worth by themselves
     even        evenly spaced on the seed's two scans: the usual protocol
@@ -30,16 +30,16 @@ import numpy as np
 from few_slices import DATASETS, forget_weights, open_dataset
 from few_slices_page import measured
 from few_slices_page import spread as spread_of
-from medssl.annotations.annotator import annotate, choose_slices
-from medssl.commands.terminal import Drawing, console, stop_on_interrupt, worker
-from medssl.config import FinetuneJob, SuggestJob
-from medssl.errors import UserError
-from medssl.evidence import cells, trial
-from medssl.evidence.cells import Cell, Failure
-from medssl.evidence.evaluate import reference_labels
-from medssl.evidence.study import RANDOM, Assignment, Material, Settings, assign
-from medssl.evidence.trial import Stopped, Work
-from medssl.files import write_whole
+from medssl.benchmarking import experiment, results_log
+from medssl.benchmarking.experiment import Stopped, Work
+from medssl.benchmarking.protocol import RANDOM, Assignment, Material, Settings, assign
+from medssl.benchmarking.results_log import Cell, Failure
+from medssl.benchmarking.simulated_annotator import annotate, choose_slices
+from medssl.cli.terminal import Drawing, console, stop_on_interrupt, worker
+from medssl.core.errors import UserError
+from medssl.core.files import write_whole
+from medssl.core.jobs import FinetuneJob, SuggestJob
+from medssl.core.labels.evaluate import reference_labels
 
 LINES = Path(__file__).parents[1] / "docs" / "benchmarks" / "next_slice.jsonl"
 ARMS = {
@@ -87,7 +87,7 @@ def run_cell(material: Material, arm: str, seed: int, protocol: Protocol, scans:
         drawn = np.random.default_rng(seed).permutation(len(free))[:scans]
         painted = spread(material, [free[number] for number in drawn], protocol.slices)
         assignment = _painted(assignment, painted)
-    return _line(arm, protocol, trial.judge(assignment, trial.train(assignment, work)), {})
+    return _line(arm, protocol, experiment.judge(assignment, experiment.train(assignment, work)), {})
 
 
 def spread(material: Material, scans: Sequence[str], slices: int) -> dict[str, list[int]]:
@@ -117,9 +117,9 @@ def _suggested(material: Material, seed: int, protocol: Protocol, work: Work) ->
         assignment = _painted(assignment, _with(assignment.annotated, found))
         reasons += [each["reason"] for each in found]
     last = replace(assignment, settings=protocol.settings)
-    outcome = trial.train(last, work)
+    outcome = experiment.train(last, work)
     outcome = replace(outcome, runs={**runs, **outcome.runs}, seconds={**seconds, **outcome.seconds})
-    return _line("suggested", protocol, trial.judge(last, outcome), {"reasons": reasons})
+    return _line("suggested", protocol, experiment.judge(last, outcome), {"reasons": reasons})
 
 
 def _with(painted: dict[str, list[int]], found: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
@@ -175,7 +175,7 @@ def run(options: argparse.Namespace) -> None:
             except Stopped:
                 screen.print("Stopped. The same command goes on with what is not finished.")
                 return
-            cells.append(options.out, line)
+            results_log.append(options.out, line)
             screen.print(line.failed if isinstance(line, Failure) else f"Dice {line.dice:.3f}")
             forget_weights(material.project, line)
 
@@ -197,12 +197,12 @@ def attempt(
 
 
 def _finished(options: argparse.Namespace, arm: str, seed: int, protocol: Protocol) -> Cell | None:
-    return cells.finished(cells.read_cells(options.out), options.dataset, arm, seed, protocol)
+    return results_log.finished(results_log.read_cells(options.out), options.dataset, arm, seed, protocol)
 
 
 def draw(lines: Path, page: Path) -> str:
     """Write the table of all finished cells, one table for each protocol; returns the page."""
-    known = cells.read_cells(lines)
+    known = results_log.read_cells(lines)
     protocol = (__doc__ or "").split("\n\n")[2:4]
     parts = ["# Suggested slices against evenly spaced ones", *protocol]
     settings: list[tuple[str, dict[str, Any]]] = []
@@ -231,7 +231,7 @@ def _table(dataset: str, given: dict[str, Any], here: Sequence[Cell]) -> str:
         f"| slices | seeds | Dice | of each seed | scans painted | {' | '.join(classes)} | s to suggest |",
         f"| --- | --- | ---: | --- | ---: | {' | '.join('---:' for _ in classes)} | ---: |",
     ]
-    for row in cells.rows(newest):
+    for row in results_log.rows(newest):
         of_it = [cell for cell in newest if cell.method == row.method]
         scans = sum(len(cell.annotated) for cell in of_it) / len(of_it)
         of_class = " | ".join(_number(row.dice_of_class[name]) for name in classes)
@@ -254,7 +254,7 @@ def protocol_of(options: argparse.Namespace) -> Protocol:
 
     Raises UserError ("bad-setting", "no-dataset", "no-device").
     """
-    from medssl import devices
+    from medssl.nn import devices
 
     if options.dataset not in DATASETS:
         raise UserError(

@@ -17,15 +17,15 @@ from pathlib import Path
 import napari
 import nibabel
 import numpy as np
-from medssl.features.similarity import write_features
-from medssl.projects.project import LabelClass, Project
+from medssl.core.features.similarity import write_features
+from medssl.core.project.project import LabelClass, Project
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from rich.console import Console
 from rich.table import Table
 
-from napari_medssl.preview import InstantPreview
-from napari_medssl.tasks import pretrain_job
+from napari_medssl.explore.instant_preview import InstantPreview
+from napari_medssl.model.job_factory import pretrain_job
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "plugin"))
 from hand import Hand, open_and_wait, wait_until

@@ -13,12 +13,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from medssl.files import sha256_of, write_json, write_whole
-from medssl.machine import surroundings
-from medssl.projects.project import Project
-from medssl.recipes import resources
-from medssl.shipped import SHAPES, card
-from medssl.training import checkpoint
+from medssl.benchmarking.surroundings import surroundings
+from medssl.core.files import sha256_of, write_json, write_whole
+from medssl.core.project.project import Project
+from medssl.core.recipes import resources
+from medssl.core.shipped import SHAPES, card
+from medssl.nn.models import checkpoint
 
 
 def ship(

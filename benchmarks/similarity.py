@@ -18,11 +18,17 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
-from medssl.features.features import WIDTH, grid_step
-from medssl.features.search import Point, query_of, search
-from medssl.features.similarity import open_features, query_at, similarity, similarity_slice, write_features
-from medssl.projects.project import Project
-from medssl.training import checkpoint
+from medssl.core.features.retrieval import Point, query_of, search
+from medssl.core.features.similarity import (
+    open_features,
+    query_at,
+    similarity,
+    similarity_slice,
+    write_features,
+)
+from medssl.core.project.project import Project
+from medssl.nn.models import checkpoint
+from medssl.tasks.inference.features import WIDTH, grid_step
 from rich.console import Console
 from rich.table import Table
 

@@ -22,19 +22,19 @@ from typing import Any
 
 import monai
 import torch
-from medssl import recipes
-from medssl.evidence.dataset import read_dataset
-from medssl.machine import processor
-from medssl.methods.parts import view_size
-from medssl.methods.pgl import PGL
-from medssl.patches.pool import Pool, load_pool
-from medssl.patches.views import Views
-from medssl.pretraining.pretrain import Pretraining
-from medssl.projects.project import Project
-from medssl.scans.phantom import write_dataset
-from medssl.training import planner
-from medssl.training.loop import LoopSettings, step
-from medssl.training.networks import build
+from medssl.benchmarking.dataset import read_dataset
+from medssl.core import recipes
+from medssl.core.environment import processor
+from medssl.core.phantom import write_dataset
+from medssl.core.project.project import Project
+from medssl.nn.data.crops import Views
+from medssl.nn.data.device_dataset import Pool, load_pool
+from medssl.nn.methods.common import view_size
+from medssl.nn.methods.pgl import PGL
+from medssl.nn.models.unet import build
+from medssl.tasks import planner
+from medssl.tasks.loop import LoopSettings, step
+from medssl.tasks.pretrain.pretrain import Pretraining
 from monai import transforms
 from monai.data import CacheDataset, DataLoader, set_track_meta
 from rich.console import Console

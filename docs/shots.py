@@ -21,13 +21,13 @@ import napari
 import numpy as np
 import scenes
 from hand import Hand, wait_until
-from medssl.annotations.annotator import choose_slices
+from medssl.benchmarking.simulated_annotator import choose_slices
 from PIL import Image
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
-from napari_medssl.certainty import UNCERTAINTY
+from napari_medssl.predict.uncertainty_layer import UNCERTAINTY
 
 ROOT = Path(__file__).parents[1]
 SIZE = 1280, 800

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from medssl.errors import UserError
-from medssl.files import write_whole
-from medssl.projects.project import SURE_BACKGROUND, LabelClass
-from medssl.scans.geometry import Geometry
+from medssl.core.errors import UserError
+from medssl.core.files import write_whole
+from medssl.core.io.geometry import Geometry
+from medssl.core.project.project import SURE_BACKGROUND, LabelClass
 from napari.layers import Image, Labels, Layer
 from napari.utils import DirectLabelColormap
 from napari.utils.transforms import Affine

@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from medssl.errors import UserError
-from medssl.projects.project import Scan
-from medssl.results.cleaning import Cleaning
-from medssl.scans.volume import Volume
+from medssl.core.errors import UserError
+from medssl.core.io.volume import Volume
+from medssl.core.labels.postprocess import Cleaning
+from medssl.core.project.project import Scan
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 
 from napari_medssl import layers
-from napari_medssl.autosave import Autosave
-from napari_medssl.opening import Opening
-from napari_medssl.predictions import Predictions
-from napari_medssl.session import Session
+from napari_medssl.annotate.autosave import Autosave
+from napari_medssl.io.scan_loader import Opening
+from napari_medssl.model.session import Session
+from napari_medssl.predict.predictions import Predictions
 
 
 class Workspace:

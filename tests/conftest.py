@@ -8,7 +8,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl.projects.project import LabelClass, Project
+from medssl.core.project.project import LabelClass, Project
 
 
 @pytest.fixture(scope="session")

@@ -20,9 +20,9 @@ import tempfile
 from qtpy.QtWidgets import QApplication
 application = QApplication([])
 from napari.components import ViewerModel
-from napari_medssl._samples import phantom
+from napari_medssl.io.samples import phantom
 from napari_medssl.layers import save_image
-from napari_medssl.tasks import finetune_job
+from napari_medssl.model.job_factory import finetune_job
 from napari_medssl.widgets import Dock
 from napari.layers import Image
 import numpy as np
@@ -75,8 +75,8 @@ def test_a_nifti_is_read_and_written_without_the_libraries_of_other_formats():
 import tempfile
 from pathlib import Path
 import numpy as np
-from medssl.scans.geometry import Geometry
-from medssl.scans.volume import read_labels, read_scan, write_labels
+from medssl.core.io.geometry import Geometry
+from medssl.core.io.volume import read_labels, read_scan, write_labels
 path = Path(tempfile.mkdtemp()) / "labels.nii.gz"
 labels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
 write_labels(path, labels, Geometry.of(np.eye(4), (4, 3, 2)))
@@ -84,7 +84,7 @@ assert (read_labels(path).array == labels).all()
 assert read_scan(path).array.shape == labels.shape
 """
     # nibabel itself loads pydicom where it is installed.
-    assert in_fresh_interpreter(code, ("SimpleITK", "highdicom", "medssl.scans.dicom")) == "FOUND"
+    assert in_fresh_interpreter(code, ("SimpleITK", "highdicom", "medssl.core.io.dicom")) == "FOUND"
 
 
 def test_the_engine_with_all_its_modules_brings_no_qt():

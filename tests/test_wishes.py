@@ -114,7 +114,7 @@ IN_TWO_THREADS = """
 import threading
 from types import SimpleNamespace
 from qtpy.QtCore import QCoreApplication, QThreadPool, QTimer
-from napari_medssl.background import Background
+from napari_medssl.latest_only_worker import Background
 
 application = QCoreApplication([])
 where = {}

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from medssl.evidence.study import Assignment
-from medssl.evidence.trial import Outcome
+from medssl.benchmarking.experiment import Outcome
+from medssl.benchmarking.protocol import Assignment
 
 from peers.forest import random_forest
 from peers.interpolation import interpolated

@@ -15,10 +15,10 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-from medssl import devices
-from medssl.evidence.study import Assignment
-from medssl.evidence.trial import Outcome
-from medssl.projects.project import IGNORE
+from medssl.benchmarking.experiment import Outcome
+from medssl.benchmarking.protocol import Assignment
+from medssl.core.project.project import IGNORE
+from medssl.nn import devices
 from skimage.feature import multiscale_basic_features
 from skimage.future import fit_segmenter, predict_segmenter
 

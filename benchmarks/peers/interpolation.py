@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import time
 
-from medssl.annotations.fill import interpolate
-from medssl.evidence.study import Assignment
-from medssl.evidence.trial import Outcome
-from medssl.projects.project import Annotation
+from medssl.benchmarking.experiment import Outcome
+from medssl.benchmarking.protocol import Assignment
+from medssl.core.labels.shape_interpolation import interpolate
+from medssl.core.project.project import Annotation
 
 
 def interpolated(assignment: Assignment) -> Outcome:

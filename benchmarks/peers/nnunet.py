@@ -20,14 +20,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from medssl import devices
-from medssl.errors import UserError
-from medssl.evidence.evaluate import reference_labels
-from medssl.evidence.study import Assignment
-from medssl.evidence.trial import Moment, Outcome, Stopped
-from medssl.files import write_json
-from medssl.projects.project import IGNORE
-from medssl.scans.volume import suffix_of, write_labels
+from medssl.benchmarking.experiment import Moment, Outcome, Stopped
+from medssl.benchmarking.protocol import Assignment
+from medssl.core.errors import UserError
+from medssl.core.files import write_json
+from medssl.core.io.volume import suffix_of, write_labels
+from medssl.core.labels.evaluate import reference_labels
+from medssl.core.project.project import IGNORE
+from medssl.nn import devices
 
 if TYPE_CHECKING:
     from peers import Bench

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from medssl.projects.project import SURE_BACKGROUND
+from medssl.core.project.project import SURE_BACKGROUND
 from qtpy.QtWidgets import QButtonGroup, QLabel, QPushButton, QWidget
 
-from napari_medssl.edits import Edits
-from napari_medssl.fills import Fills
-from napari_medssl.guard import guarded
-from napari_medssl.jobs import Jobs
-from napari_medssl.restore import Restore
-from napari_medssl.session import Session
-from napari_medssl.volumes import Volumes
+from napari_medssl.annotate.crash_recovery import Restore
+from napari_medssl.annotate.edits import Edits
+from napari_medssl.annotate.interpolation import Fills
+from napari_medssl.annotate.volumes import Volumes
+from napari_medssl.engine.child_process import Jobs
+from napari_medssl.error_handling import guarded
+from napari_medssl.model.session import Session
 from napari_medssl.widgets.classes import ClassTable
 from napari_medssl.widgets.masks import ImportMask
 from napari_medssl.widgets.next_slice import NextSlice

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from medssl.projects.project import LabelClass
+from medssl.core.project.project import LabelClass
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QAction, QColor, QKeySequence
 from qtpy.QtWidgets import (
@@ -18,9 +18,9 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_medssl.guard import guarded
-from napari_medssl.session import Session
-from napari_medssl.volumes import Volumes
+from napari_medssl.annotate.volumes import Volumes
+from napari_medssl.error_handling import guarded
+from napari_medssl.model.session import Session
 
 ROW = 30
 MOST_ROWS = 6

@@ -6,19 +6,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medssl.projects.project import SURE_BACKGROUND
+from medssl.core.project.project import SURE_BACKGROUND
 from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 
-from napari_medssl.estimates import Estimates
-from napari_medssl.guard import guarded
-from napari_medssl.holding import Holding
-from napari_medssl.jobs import COMMAND, Jobs
-from napari_medssl.live_preview import LivePreview
-from napari_medssl.preview import InstantPreview
-from napari_medssl.session import Session
-from napari_medssl.side_jobs import SideJobs
+from napari_medssl.engine.child_process import COMMAND, Jobs
+from napari_medssl.engine.estimates import Estimates
+from napari_medssl.engine.project_lock import Holding
+from napari_medssl.engine.side_jobs import SideJobs
+from napari_medssl.error_handling import guarded
+from napari_medssl.explore.instant_preview import InstantPreview
+from napari_medssl.model.session import Session
+from napari_medssl.predict.live_preview import LivePreview
 from napari_medssl.widgets import style
 from napari_medssl.widgets.annotate import Annotate
 from napari_medssl.widgets.features import Features

@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from medssl.config import ExportJob
-from medssl.projects.project import Project
-from medssl.results.cleaning import Cleaning
-from medssl.results.export import DICOM_SEG, export_scan, file_name
+from medssl.core.export.files import DICOM_SEG, export_scan, file_name
+from medssl.core.jobs import ExportJob
+from medssl.core.labels.postprocess import Cleaning
+from medssl.core.project.project import Project
 from qtpy.QtWidgets import QFileDialog, QMenu, QWidget
 from superqt.utils import create_worker
 
-from napari_medssl.guard import guarded
-from napari_medssl.jobs import Jobs
-from napari_medssl.session import Session
+from napari_medssl.engine.child_process import Jobs
+from napari_medssl.error_handling import guarded
+from napari_medssl.model.session import Session
 from napari_medssl.widgets.parts import JobPanel, button, column, row
 from napari_medssl.workspace import Workspace
 

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from medssl.shipped import SHAPES
+from medssl.core.shipped import SHAPES
 from qtpy.QtWidgets import QComboBox, QFormLayout, QWidget
 
-from napari_medssl.feature_colors import FeatureColors
-from napari_medssl.guard import guarded
-from napari_medssl.jobs import Jobs
-from napari_medssl.marks import Marks
-from napari_medssl.precompute import Precompute
-from napari_medssl.session import Session
-from napari_medssl.side_jobs import SideJobs
-from napari_medssl.similar import Similar
-from napari_medssl.tasks import features_job
+from napari_medssl.engine.child_process import Jobs
+from napari_medssl.engine.precompute import Precompute
+from napari_medssl.engine.side_jobs import SideJobs
+from napari_medssl.error_handling import guarded
+from napari_medssl.explore.landmarks import Marks
+from napari_medssl.explore.pca_colors import FeatureColors
+from napari_medssl.explore.similarity import Similar
+from napari_medssl.model.job_factory import features_job
+from napari_medssl.model.session import Session
 from napari_medssl.widgets.finetune import SHAPES_NAME, describe
 from napari_medssl.widgets.landmarks import LandmarkBox
 from napari_medssl.widgets.parts import JobPanel, button, column, hint, row, set_primary

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from medssl import config, recipes
-from medssl.projects.project import Run
-from medssl.shipped import RANDOM, SHAPES
+from medssl.core import jobs, recipes
+from medssl.core.project.project import Run
+from medssl.core.shipped import RANDOM, SHAPES
 from qtpy.QtCore import QSignalBlocker
 from qtpy.QtWidgets import QCheckBox, QFormLayout, QWidget
 
-from napari_medssl.estimates import Estimates
-from napari_medssl.guard import guarded
-from napari_medssl.history import curves_of
-from napari_medssl.jobs import Jobs
-from napari_medssl.session import Session
-from napari_medssl.tasks import finetune_job, resume_job
+from napari_medssl.engine.child_process import Jobs
+from napari_medssl.engine.estimates import Estimates
+from napari_medssl.error_handling import guarded
+from napari_medssl.model.job_factory import finetune_job, resume_job
+from napari_medssl.model.run_history import curves_of
+from napari_medssl.model.session import Session
 from napari_medssl.widgets.forecast import Forecast
 from napari_medssl.widgets.parts import JobPanel, button, choice, column, hint, minutes_box, row
 from napari_medssl.workspace import Workspace
@@ -24,7 +24,7 @@ from napari_medssl.workspace import Workspace
 SHAPES_NAME, RANDOM_NAME, CONTINUE = "Shapes (ready to use)", "Random weights", "Last fine-tuning"
 STARTS = {SHAPES: "the weights that come with the program", RANDOM: "random weights"}
 LEAST_TO_HOLD, ENOUGH_TO_HOLD = 4, 6
-"""Complete slices that holding one back takes (medssl.finetuning.held_slice), and of this scan for it to be
+"""Complete slices that holding one back takes (segment/validation_slice.py), and of this scan for it to be
 the usual choice: one of few is worth more to the training than its Dice to the eye."""
 
 
@@ -97,13 +97,13 @@ class Finetune(QWidget):
         if run is not None:
             guarded(self.session, lambda: self._run(lambda: resume_job(self.session, run)))
 
-    def _new_job(self) -> config.FinetuneJob:
+    def _new_job(self) -> jobs.FinetuneJob:
         purpose = self.purpose.currentData()
         job = finetune_job(self.session, self.weights.currentData(), self.minutes.value())
         settings = {"hold_slice_back": True} if self.hold.isChecked() else {}
         return replace(job, recipe=purpose.recipe, semi=purpose.semi, settings=settings)
 
-    def _run(self, job: Callable[[], config.Job]) -> None:
+    def _run(self, job: Callable[[], jobs.Job]) -> None:
         self.workspace.autosave.flush()  # only then is it known what is annotated
         self.jobs.start(job())
 
@@ -171,7 +171,7 @@ class Finetune(QWidget):
 def describe(run: Run) -> str:
     """A run in a few words: number, method, start."""
     job: dict = run.job
-    if job.get("job") == config.kind_of(config.PretrainJob(project="")):
+    if job.get("job") == jobs.kind_of(jobs.PretrainJob(project="")):
         return f"{job.get('method', '').upper()} pre-training ({number(run)})"
     weights = job.get("weights") or RANDOM
     known = {SHAPES: "shapes", RANDOM: "random weights"}

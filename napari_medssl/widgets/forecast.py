@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from medssl.config import TrainingJob
-from medssl.errors import UserError
-from medssl.estimate import in_words
+from medssl.core.errors import UserError
+from medssl.core.estimate import in_words
+from medssl.core.jobs import TrainingJob
 from qtpy.QtWidgets import QLabel
 
-from napari_medssl.estimates import Estimates
-from napari_medssl.session import Session
+from napari_medssl.engine.estimates import Estimates
+from napari_medssl.model.session import Session
 
 
 class Forecast(QLabel):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medssl.features.landmarks import Found
+from medssl.core.features.landmarks import Found
 from qtpy.QtWidgets import QFileDialog, QLineEdit, QWidget
 
-from napari_medssl.guard import guarded
-from napari_medssl.marks import Marks
+from napari_medssl.error_handling import guarded
+from napari_medssl.explore.landmarks import Marks
 from napari_medssl.widgets.parts import button, column, hint, row
 from napari_medssl.widgets.places import PlaceTable
 

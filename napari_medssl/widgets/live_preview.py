@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qtpy.QtWidgets import QLabel
 
-from napari_medssl.live_preview import LivePreview
+from napari_medssl.predict.live_preview import LivePreview
 from napari_medssl.widgets.parts import hint
 
 

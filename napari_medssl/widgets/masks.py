@@ -7,18 +7,18 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from medssl.annotations.masks import Brought, bring, need_same_grid
-from medssl.errors import UserError
-from medssl.projects.annotation import Annotation
-from medssl.scans.geometry import AXIS_NAMES, Geometry
-from medssl.scans.volume import read_labels
+from medssl.core.errors import UserError
+from medssl.core.io.geometry import AXIS_NAMES, Geometry
+from medssl.core.io.volume import read_labels
+from medssl.core.labels.import_mask import Brought, bring, need_same_grid
+from medssl.core.project.annotation import Annotation
 from napari.layers import Image, Labels
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QMenu, QMessageBox, QPushButton
 
 from napari_medssl import layers
-from napari_medssl.background import Background
-from napari_medssl.edits import Edits
-from napari_medssl.guard import guarded
+from napari_medssl.annotate.edits import Edits
+from napari_medssl.error_handling import guarded
+from napari_medssl.latest_only_worker import Background
 from napari_medssl.workspace import Workspace
 
 OURS = ("annotation", "prediction", "fill")

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from medssl import config
-from medssl.errors import UserError
-from medssl.next_slice.suggest import Suggestion
+from medssl.core import jobs
+from medssl.core.active_learning.slices import Suggestion
+from medssl.core.errors import UserError
 from qtpy.QtWidgets import QWidget
 
-from napari_medssl.guard import guarded
-from napari_medssl.jobs import Jobs
-from napari_medssl.session import Session
+from napari_medssl.engine.child_process import Jobs
+from napari_medssl.error_handling import guarded
+from napari_medssl.model.session import Session
 from napari_medssl.widgets.parts import JobPanel, button, column, hint
 from napari_medssl.workspace import Workspace
 
@@ -57,7 +57,7 @@ class NextSlice(QWidget):
             return
         self.workspace.autosave.flush()
         root = str(self.session.need_project().root)
-        self.jobs.start(config.SuggestJob(project=root))
+        self.jobs.start(jobs.SuggestJob(project=root))
         self._model = self._newest()
 
     def _on_suggested(self, result: dict[str, Any]) -> None:
@@ -65,7 +65,7 @@ class NextSlice(QWidget):
 
     def _take(self, result: dict[str, Any]) -> None:
         found = result.get("suggestions", [])
-        self._left = [config.from_json(Suggestion, each, "A suggestion") for each in found]
+        self._left = [jobs.from_json(Suggestion, each, "A suggestion") for each in found]
         if not self._show_next():
             raise UserError(
                 'No slice was suggested before it was stopped; press "Next slice" again.', code="stopped"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from medssl import events
+from medssl.core import events
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QComboBox,
@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
 )
 from superqt import QCollapsible
 
-from napari_medssl.session import Session
+from napari_medssl.model.session import Session
 from napari_medssl.widgets.drawing import Bar, Curve
 
 STOP_TIP = "End after the running step and keep the weights so far; a second press ends at once"

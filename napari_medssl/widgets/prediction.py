@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from medssl.results.cleaning import Cleaning
+from medssl.core.labels.postprocess import Cleaning
 from qtpy.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QFormLayout, QWidget
 from superqt.utils import qdebounced
 
-from napari_medssl.certainty import NOTHING, UNCERTAINTY, Certainty
-from napari_medssl.edits import Edits
-from napari_medssl.guard import guarded
-from napari_medssl.jobs import Jobs
-from napari_medssl.predictions import Changes, Shown
-from napari_medssl.session import Session
-from napari_medssl.tasks import predict_job
+from napari_medssl.annotate.edits import Edits
+from napari_medssl.engine.child_process import Jobs
+from napari_medssl.error_handling import guarded
+from napari_medssl.model.job_factory import predict_job
+from napari_medssl.model.session import Session
+from napari_medssl.predict.predictions import Changes, Shown
+from napari_medssl.predict.uncertainty_layer import NOTHING, UNCERTAINTY, Certainty
 from napari_medssl.widgets.export import Export
 from napari_medssl.widgets.finetune import describe
 from napari_medssl.widgets.parts import JobPanel, button, column, hint, row

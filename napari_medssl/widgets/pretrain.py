@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from medssl import config, recipes
-from medssl.methods import METHODS
+from medssl.core import jobs, recipes
+from medssl.core.methods import METHODS
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFormLayout, QWidget
 
-from napari_medssl.estimates import Estimates
-from napari_medssl.guard import guarded
-from napari_medssl.history import curves_of
-from napari_medssl.jobs import Jobs
-from napari_medssl.session import Session
-from napari_medssl.tasks import pretrain_job, resume_job
+from napari_medssl.engine.child_process import Jobs
+from napari_medssl.engine.estimates import Estimates
+from napari_medssl.error_handling import guarded
+from napari_medssl.model.job_factory import pretrain_job, resume_job
+from napari_medssl.model.run_history import curves_of
+from napari_medssl.model.session import Session
 from napari_medssl.widgets.finetune import STARTS
 from napari_medssl.widgets.forecast import Forecast
 from napari_medssl.widgets.parts import JobPanel, button, choice, column, hint, minutes_box, row
@@ -78,11 +78,11 @@ class Pretrain(QWidget):
         if run is not None:
             guarded(self.session, lambda: self._run(resume_job(self.session, run)))
 
-    def _new_job(self) -> config.PretrainJob:
+    def _new_job(self) -> jobs.PretrainJob:
         recipe = self.purpose.currentData().recipe
         return pretrain_job(self.session, self.method.currentData(), recipe, self.minutes.value())
 
-    def _run(self, job: config.Job) -> None:
+    def _run(self, job: jobs.Job) -> None:
         self.workspace.autosave.flush()
         self.jobs.start(job)
 

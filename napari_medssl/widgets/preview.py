@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from qtpy.QtWidgets import QCheckBox, QWidget
 
-from napari_medssl.preview import InstantPreview
+from napari_medssl.explore.instant_preview import InstantPreview
 from napari_medssl.widgets.parts import column, hint
 
 TIP = (

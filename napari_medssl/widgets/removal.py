@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from medssl.annotations.relabel import in_words, painted, turn
-from medssl.errors import UserError
+from medssl.core.errors import UserError
+from medssl.core.labels.relabel import in_words, painted, turn
 from qtpy.QtWidgets import QInputDialog, QWidget
 
-from napari_medssl.background import Background
-from napari_medssl.guard import guarded
+from napari_medssl.error_handling import guarded
+from napari_medssl.latest_only_worker import Background
 from napari_medssl.workspace import Workspace
 
 NOTHING = "not annotated (slices that lose strokes are then no longer complete)"

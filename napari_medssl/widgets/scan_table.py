@@ -6,17 +6,17 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from medssl.evidence.evaluate import reference_labels
-from medssl.projects.contents import Scan
-from medssl.scans.volume import READABLE
+from medssl.core.io.volume import READABLE
+from medssl.core.labels.evaluate import reference_labels
+from medssl.core.project.contents import Scan
 from qtpy.QtCore import QPoint, QSize, Qt
 from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtWidgets import QFileDialog, QHeaderView, QMenu, QTableWidget, QTableWidgetItem
 
 from napari_medssl import layers
-from napari_medssl.background import Background
-from napari_medssl.guard import guarded
-from napari_medssl.overview import Facts, Overview
+from napari_medssl.error_handling import guarded
+from napari_medssl.latest_only_worker import Background
+from napari_medssl.model.scan_summaries import Facts, Overview
 from napari_medssl.workspace import Workspace
 
 PICTURE, NAME, SLICES, PREDICTION, DICE = range(5)

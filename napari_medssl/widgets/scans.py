@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from medssl.errors import UserError
-from medssl.projects.project import Scan
-from medssl.scans.volume import READABLE, find_scans
+from medssl.core.errors import UserError
+from medssl.core.io.volume import READABLE, find_scans
+from medssl.core.project.project import Scan
 from napari.layers import Image
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtWidgets import QFileDialog, QWidget
@@ -15,9 +15,9 @@ from superqt import QElidingLabel
 from superqt.utils import create_worker
 
 from napari_medssl import layers
-from napari_medssl.guard import guarded
-from napari_medssl.opening import Read, read
-from napari_medssl.session import PROJECT_NAME, Session
+from napari_medssl.error_handling import guarded
+from napari_medssl.io.scan_loader import Read, read
+from napari_medssl.model.session import PROJECT_NAME, Session
 from napari_medssl.widgets.parts import button, column, hint, row
 from napari_medssl.widgets.scan_table import ScanTable
 from napari_medssl.workspace import Workspace

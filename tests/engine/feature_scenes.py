@@ -6,8 +6,8 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from medssl.features.similarity import write_features
-from medssl.projects.project import Project
+from medssl.core.features.similarity import write_features
+from medssl.core.project.project import Project
 
 SHAPE = (16, 20, 24)
 SPACING = (3.0, 1.5, 1.5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from medssl.errors import UserError
+from medssl.core.errors import UserError
 
 SHAPE = (6, 9, 10)
 """(Z, Y, X) of the small project's scan."""

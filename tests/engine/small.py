@@ -12,14 +12,15 @@ import nibabel as nib
 import numpy as np
 import torch
 from medssl import engine
-from medssl.annotations.annotator import annotate, choose_slices
-from medssl.config import FinetuneJob, Plan, PretrainJob, TrainingJob
-from medssl.events import Event
-from medssl.methods import METHODS, find
-from medssl.patches.pool import Pool
-from medssl.patches.views import Views
-from medssl.projects.project import LabelClass, Project
-from medssl.training import planner
+from medssl.benchmarking.simulated_annotator import annotate, choose_slices
+from medssl.core.events import Event
+from medssl.core.jobs import FinetuneJob, Plan, PretrainJob, TrainingJob
+from medssl.core.methods import METHODS
+from medssl.core.project.project import LabelClass, Project
+from medssl.nn.data.crops import Views
+from medssl.nn.data.device_dataset import Pool
+from medssl.nn.methods import find
+from medssl.tasks import planner
 from torch import Tensor
 
 CPU = torch.device("cpu")

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from medssl.config import Job, kind_of, to_json
-from medssl.projects.project import Project
+from medssl.core.jobs import Job, kind_of, to_json
+from medssl.core.project.project import Project
 
 
 class Engine:

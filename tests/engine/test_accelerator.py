@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from medssl.config import FeaturesJob, FinetuneJob, Plan, PredictJob, PretrainJob, SuggestJob
-from medssl.events import Metric
-from medssl.finetuning import finetune
-from medssl.methods import METHODS
-from medssl.methods.shapes import Settings, Shapes
-from medssl.patches import augment
-from medssl.pretraining import pretrain
-from medssl.projects.project import Project
-from medssl.results.predict import segment
-from medssl.training import planner
-from medssl.training.loop import step
-from medssl.training.networks import build
+from medssl.core.events import Metric
+from medssl.core.jobs import FeaturesJob, FinetuneJob, Plan, PredictJob, PretrainJob, SuggestJob
+from medssl.core.methods import METHODS
+from medssl.core.project.project import Project
+from medssl.nn.data import augment
+from medssl.nn.methods.shapes import Shapes, ShapesSettings
+from medssl.nn.models.unet import build
+from medssl.tasks import planner
+from medssl.tasks.inference.predict import segment
+from medssl.tasks.loop import step
+from medssl.tasks.pretrain import pretrain
+from medssl.tasks.segment import finetune
 from small import CPU, SHAPE, Events, dice, job_of, make_project, run, seeded
 from torch import Tensor
 
@@ -138,7 +138,7 @@ def test_the_generator_decides_on_both_what_is_seen(project: Project) -> None:
 
 def test_made_up_volumes_are_drawn_there_and_look_like_those_of_the_cpu() -> None:
     plan = Plan(2, 0, (0.0, 1.0, 1.0), (3, 32, 32), 4000, (8, 8, 8), ((1, 1), (2, 2), (2, 2)), threads=1)
-    shapes = Shapes(build(plan, 3, 0), plan, Settings(sizes=(32,), hidden=16, dimension=8))
+    shapes = Shapes(build(plan, 3, 0), plan, ShapesSettings(sizes=(32,), hidden=16, dimension=8))
     means, shares = [], []
     for device in (CPU, CUDA):
         images, labels = shapes.pairs(seeded(0), device)

@@ -8,18 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from medssl import recipes
-from medssl.errors import UserError
-from medssl.events import Notice
-from medssl.methods.alice import Alice, Settings, draw_visible, repainting, teacher_temperature
-from medssl.methods.alice_parts import CASA, Head, across, balanced, centred, cross_entropy, in_use
-from medssl.patches.pool import Pool
-from medssl.training.networks import build
+from medssl.core import recipes
+from medssl.core.errors import UserError
+from medssl.core.events import Notice
+from medssl.nn.data.device_dataset import Pool
+from medssl.nn.methods.alice import Alice, AliceSettings, draw_visible, repainting, teacher_temperature
+from medssl.nn.methods.alice_parts import CASA, Head, across, balanced, centred, cross_entropy, in_use
+from medssl.nn.models.unet import build
 from project_parts import code_of
 from small import Events, noise, plan, pool, seeded
 from torch import Tensor
 
-SMALL = Settings(
+SMALL = AliceSettings(
     dimension=8,
     crop=16,
     anchors=16,
@@ -193,7 +193,7 @@ def test_balanced_shares_keep_what_tells_cells_apart() -> None:
 def test_the_recipe_for_minutes_balances_and_the_published_one_centres() -> None:
     assert recipes.read("alice-quick").method["shares"] == "balanced"
     assert "shares" not in recipes.read("alice-paper").method
-    assert Settings().shares == "centred"
+    assert AliceSettings().shares == "centred"
     one = method(shares="balanced")
     _, numbers = one.compare(views(), torch.ones(4, 1, 16, 16), 0.5)
     assert numbers["prototypes"] > 0.8 * 12

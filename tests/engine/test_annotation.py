@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
-from medssl.errors import UserError
-from medssl.projects.annotation import read_annotation, write_annotation
-from medssl.projects.project import IGNORE, SURE_BACKGROUND, Annotation, Project
+from medssl.core.errors import UserError
+from medssl.core.project.annotation import read_annotation, write_annotation
+from medssl.core.project.project import IGNORE, SURE_BACKGROUND, Annotation, Project
 from project_parts import SHAPE, code_of, painted
 
 SMALL = (3, 4, 5)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from medssl.errors import UserError
-from medssl.files import read_array, read_json, write_array, write_json, write_whole
-from medssl.projects.project import Project
+from medssl.core.errors import UserError
+from medssl.core.files import read_array, read_json, write_array, write_json, write_whole
+from medssl.core.project.project import Project
 
 
 def refusal(error: pytest.ExceptionInfo[UserError], path: Path) -> str:
@@ -137,7 +137,7 @@ def test_a_missing_file_is_said(tmp_path: Path, read: object) -> None:
 SAVE_IN_A_LOOP = """
 import itertools, sys
 import numpy as np
-from medssl.projects.project import Annotation, Project
+from medssl.core.project.project import Annotation, Project
 project = Project.open(sys.argv[1])
 (scan,) = project.scans
 shape = project.scans[scan].geometry.shape_zyx

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from medssl.patches.augment import PUBLISHED, STRONG, Intensity, change_intensity, draw_bend
+from medssl.nn.data.augment import PUBLISHED, STRONG, Intensity, change_intensity, draw_bend
 from small import seeded
 from torch import Tensor
 

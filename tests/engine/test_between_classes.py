@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from medssl.annotations.annotator import annotate
-from medssl.finetuning import neighbours
-from medssl.finetuning.neighbours import Neighbours
-from medssl.patches.pool import load_pool
-from medssl.projects.project import IGNORE, LabelClass, Project
-from medssl.results import predict
-from medssl.results.between_classes import Width, best, shared_out, widths
-from medssl.training.networks import build
+from medssl.benchmarking.simulated_annotator import annotate
+from medssl.core.project.project import IGNORE, LabelClass, Project
+from medssl.nn.data.device_dataset import load_pool
+from medssl.nn.models.unet import build
+from medssl.tasks.inference import predict
+from medssl.tasks.inference.posterior_smoothing import Width, best, shared_out, widths
+from medssl.tasks.segment import smoothing_width
+from medssl.tasks.segment.smoothing_width import Neighbours
 from small import CPU, Events, job_of, never, noise, plan, pool, run, seeded, write_nifti
 from torch import Tensor
 
@@ -157,7 +157,7 @@ def test_the_more_names_are_wrong_the_wider_neighbours_are_asked(
     allowed = widths(pool(noise((12, 24, 24)), targets=[labels]), 2)
     asked = Neighbours(allowed, pool(noise((12, 24, 24))), 0)
     own = scores_of(labels, 2, wrong)
-    monkeypatch.setattr(neighbours, "scores_of_slabs", lambda *seen: iter([own[:5], own[5:]]))
+    monkeypatch.setattr(smoothing_width, "scores_of_slabs", lambda *seen: iter([own[:5], own[5:]]))
     width = asked.width_mm(build(plan(), 3, 0), plan())
     assert (width > 0) == (wrong > 0)
     assert wrong < 0.1 or width > 2
@@ -225,7 +225,7 @@ def test_a_few_scans_are_looked_at_however_many_there_are(
     known = load_pool(project, project.annotated(), plan(), CPU, class_ids=[1, 2])
     asked = Neighbours.of(project, known, plan(), 0)
     assert asked is not None
-    assert len(set(asked.scans.ids)) == len(asked.scans.ids) == neighbours.SCANS
+    assert len(set(asked.scans.ids)) == len(asked.scans.ids) == smoothing_width.SCANS
     assert set(asked.scans.ids).isdisjoint(known.ids) == bool(unpainted)
 
 

@@ -7,22 +7,22 @@ from dataclasses import replace
 
 import pytest
 import torch
-from medssl.errors import UserError
-from medssl.methods.byol import BYOL, Settings, disagreement
-from medssl.methods.parts import momentum
-from medssl.methods.pgl import PGL
-from medssl.patches.pool import Pool
-from medssl.patches.views import Views, cut, shown
-from medssl.training.networks import build
+from medssl.core.errors import UserError
+from medssl.nn.data.crops import Views, cut, shown
+from medssl.nn.data.device_dataset import Pool
+from medssl.nn.methods.byol import BYOL, BYOLSettings, disagreement
+from medssl.nn.methods.common import momentum
+from medssl.nn.methods.pgl import PGL
+from medssl.nn.models.unet import build
 from project_parts import code_of
 from small import Events, box, noise, plan, pool, seeded, stacked
 from torch import Tensor, nn
 
 SCAN = (16, 48, 40)
-SMALL = Settings(hidden=16, dimension=8)
+SMALL = BYOLSettings(hidden=16, dimension=8)
 
 
-def method(dims: int = 2, settings: Settings = SMALL) -> BYOL:
+def method(dims: int = 2, settings: BYOLSettings = SMALL) -> BYOL:
     torch.manual_seed(0)
     small = plan(dims)
     return BYOL(build(small, small.patch_vox[0] if dims == 2 else 1, 0), small, settings)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from medssl.errors import UserError
-from medssl.training import checkpoint
+from medssl.core.errors import UserError
+from medssl.nn.models import checkpoint
 from safetensors.torch import save_file
 from torch import Tensor, nn
 

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 from medssl import engine
-from medssl.config import PretrainJob, write_job
-from medssl.events import Done, Event, Failed, Progress, SliceInView, Started, from_line
+from medssl.core.events import Done, Event, Failed, Progress, SliceInView, Started, from_line
+from medssl.core.jobs import PretrainJob, write_job
 
 HARNESS = """
 import os, sys, time, types
 from pathlib import Path
-from medssl import child
-from medssl.errors import UserError
-from medssl.events import Done, Notice, Progress, Started
+from medssl import worker
+from medssl.core.errors import UserError
+from medssl.core.events import Done, Notice, Progress, Started
 
 {body}
 
@@ -31,7 +31,7 @@ stand_in.run = given
 stand_in.load = lambda has_job: print("loaded")
 import medssl
 medssl.engine = stand_in
-sys.exit(child.run(Path(sys.argv[1])))
+sys.exit(worker.run(Path(sys.argv[1])))
 """
 
 
@@ -261,7 +261,7 @@ def test_a_job_that_comes_early_does_not_wait_for_what_it_does_not_need(monkeypa
     imported: list[str] = []
     monkeypatch.setattr(engine, "import_module", imported.append)
     engine.load(lambda: len(imported) == 2)
-    assert imported == ["torch", "medssl.results.predict"]
+    assert imported == ["torch", "medssl.tasks.inference.predict"]
 
 
 @pytest.mark.parametrize("said", [None, "stop\n", "show {}\nstop\n"])

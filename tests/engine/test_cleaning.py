@@ -8,10 +8,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl.config import ExportJob
-from medssl.projects.project import Annotation, Project
-from medssl.results.cleaning import Cleaning, clean, cleaned, cleaning_of, save_cleaned
-from medssl.results.export import export_scan, export_scans
+from medssl.core.export.files import export_scan
+from medssl.core.jobs import ExportJob
+from medssl.core.labels.postprocess import Cleaning, clean, cleaned, cleaning_of, save_cleaned
+from medssl.core.project.project import Annotation, Project
+from medssl.tasks.export import export_scans
 
 LARGEST, HOLES = Cleaning(largest=True), Cleaning(fill_holes=True)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from feature_scenes import STEP, body, make_project
-from medssl.errors import UserError
-from medssl.features import colors
-from medssl.features.colors import colors_of
-from medssl.features.similarity import write_features
-from medssl.projects.project import Project
+from medssl.core.errors import UserError
+from medssl.core.features import pca_colors
+from medssl.core.features.pca_colors import colors_of
+from medssl.core.features.similarity import write_features
+from medssl.core.project.project import Project
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def test_the_same_place_has_the_same_colour_in_every_scan(made: tuple[Project, s
 def test_colours_are_read_and_not_computed_again(made: tuple[Project, str], monkeypatch) -> None:
     project, run = made
     first, _ = colors_of(project, "scan0", run)
-    monkeypatch.setattr(colors, "paint", lambda *_: pytest.fail("they were there"))
+    monkeypatch.setattr(pca_colors, "paint", lambda *_: pytest.fail("they were there"))
     assert np.array_equal(colors_of(project, "scan0", run)[0], first)
 
 

@@ -13,15 +13,15 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl import events, recipes
 from medssl.__main__ import main
-from medssl.commands import app
-from medssl.commands.choose import choose_run, split_scans
-from medssl.commands.options import settings_from
-from medssl.commands.outside import segmentation_path
-from medssl.commands.terminal import Drawing, duration, stop_on_interrupt
-from medssl.errors import UserError
-from medssl.projects.project import Project
+from medssl.cli import app
+from medssl.cli.external import segmentation_path
+from medssl.cli.options import settings_from
+from medssl.cli.selection import choose_run, split_scans
+from medssl.cli.terminal import Drawing, duration, stop_on_interrupt
+from medssl.core import events, recipes
+from medssl.core.errors import UserError
+from medssl.core.project.project import Project
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -76,7 +76,7 @@ def test_every_method_and_recipe_is_listed_with_what_it_is_for(
 
 
 def test_the_commands_import_nothing_heavy() -> None:
-    program = "import sys, medssl.commands; print({'torch', 'monai', 'numpy', 'nibabel'} & set(sys.modules))"
+    program = "import sys, medssl.cli; print({'torch', 'monai', 'numpy', 'nibabel'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert result.stdout.strip() == "set()"
 

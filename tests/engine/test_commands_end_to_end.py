@@ -13,11 +13,11 @@ import nibabel
 import numpy as np
 import pytest
 from made_dataset import write_dataset
-from medssl.annotations.annotator import annotate
-from medssl.commands import app
-from medssl.config import PretrainJob, write_job
-from medssl.events import Checkpoint, Done, Started, from_line
-from medssl.projects.project import Project
+from medssl.benchmarking.simulated_annotator import annotate
+from medssl.cli import app
+from medssl.core.events import Checkpoint, Done, Started, from_line
+from medssl.core.jobs import PretrainJob, write_job
+from medssl.core.project.project import Project
 from typer.testing import CliRunner, Result
 
 AFFINE = np.array([[0, -2.0, 0, 30], [2.0, 0, 0, -20], [0, 0, 4.0, 5], [0, 0, 0, 1]])  # rows run backwards

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from medssl.config import (
+from medssl.core.errors import UserError
+from medssl.core.jobs import (
     ExportJob,
     FeaturesJob,
     FinetuneJob,
@@ -22,7 +23,6 @@ from medssl.config import (
     to_json,
     write_job,
 )
-from medssl.errors import UserError
 
 PLAN = Plan(
     dims=2,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from medssl.patches.correspondence import align, common_points, features_at, overlap
-from medssl.patches.placement import sample_pairs
-from medssl.patches.views import Views, cut, shown
+from medssl.nn.data.correspondence import align, common_points, features_at, overlap
+from medssl.nn.data.crop_sampling import sample_pairs
+from medssl.nn.data.crops import Views, cut, shown
 from small import box, plan, ramps, seeded, stacked
 from torch import Tensor
 from torch.nn import functional as F

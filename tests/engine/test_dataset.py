@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from medssl.errors import UserError
-from medssl.evidence.dataset import classes_named, read_dataset, split
+from medssl.benchmarking.dataset import classes_named, read_dataset, split
+from medssl.core.errors import UserError
 
 
 @pytest.fixture

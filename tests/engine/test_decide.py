@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from medssl.results.decide import LOWEST, Decision
+from medssl.tasks.inference.threshold import LOWEST, Decision
 from torch import Tensor
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pydicom
 import pytest
 from dicom_files import SHAPE, numbered, write_series, write_slice
-from medssl.errors import UserError
-from medssl.scans.volume import find_scans, read_scan
+from medssl.core.errors import UserError
+from medssl.core.io.volume import find_scans, read_scan
 from pydicom.uid import SecondaryCaptureImageStorage, generate_uid
 
 LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])

@@ -10,9 +10,9 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from dicom_files import write_series
-from medssl.commands import app
-from medssl.projects.project import Annotation, LabelClass, Project
-from medssl.scans.dicom import read_stack
+from medssl.cli import app
+from medssl.core.io.dicom import read_stack
+from medssl.core.project.project import Annotation, LabelClass, Project
 from small import plan
 from test_predict import predictor
 from typer.testing import CliRunner

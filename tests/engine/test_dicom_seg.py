@@ -11,11 +11,11 @@ import pydicom
 import pytest
 import SimpleITK as sitk
 from dicom_files import SHAPE, numbered, write_series
-from medssl.errors import UserError
-from medssl.projects.contents import LabelClass
-from medssl.results.dicom_seg import How, write_dicom_seg
-from medssl.scans.dicom import read_stack
-from medssl.scans.volume import read_scan
+from medssl.core.errors import UserError
+from medssl.core.io.dicom import read_stack
+from medssl.core.io.dicom_seg import How, write_dicom_seg
+from medssl.core.io.volume import read_scan
+from medssl.core.project.contents import LabelClass
 from pydicom.uid import generate_uid
 
 CLASSES = (LabelClass(1, "Liver", "#ff9e64"), LabelClass(7, "Gefäß", "#7aa2ff"))

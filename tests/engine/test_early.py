@@ -17,14 +17,14 @@ from early import early_grid
 from few_slices import Grid
 from few_slices_data import Source, open_dataset
 from made_dataset import write_dataset
-from medssl.config import FinetuneJob, Job, PretrainJob
-from medssl.errors import UserError
-from medssl.evidence import cells, study
-from medssl.evidence.cells import Failure
-from medssl.evidence.study import ALL, Early, Material
-from medssl.projects.project import Project
-from medssl.results.predict import Trained
-from medssl.training.snapshots import snapshot_file
+from medssl.benchmarking import protocol, results_log
+from medssl.benchmarking.protocol import ALL, Early, Material
+from medssl.benchmarking.results_log import Failure
+from medssl.core.errors import UserError
+from medssl.core.jobs import FinetuneJob, Job, PretrainJob
+from medssl.core.project.project import Project
+from medssl.tasks.inference.predict import Trained
+from medssl.tasks.snapshots import snapshot_file
 from stand_in import Engine
 
 PART = {0.0: 7, 20.0: 9, 60.0: 10, 240.0: 14}
@@ -52,7 +52,7 @@ class OnTheWay(Engine):
 
 
 class Seen:
-    """Stands in for results.predict.Trained."""
+    """Stands in for inference.predict.Trained."""
 
     def __init__(self, seconds: float) -> None:
         self.end = PART[seconds]
@@ -133,8 +133,8 @@ def test_one_slice_lies_on_one_scan_and_more_on_two(data: Path, tmp_path: Path) 
     material = opened(data, tmp_path)
     counts = {}
     for slices in (1, 2, 3, 5, 10):
-        painted = study.annotate_for(material, 3, slices)
-        assert set(material.project.annotated()) == set(painted) <= set(study.draw_scans(material, 3))
+        painted = protocol.annotate_for(material, 3, slices)
+        assert set(material.project.annotated()) == set(painted) <= set(protocol.draw_scans(material, 3))
         counts[slices] = [len(chosen) for chosen in painted.values()]
     assert counts == {1: [1], 2: [1, 1], 3: [2, 1], 5: [3, 2], 10: [5, 5]}
 
@@ -145,10 +145,10 @@ def test_the_ceiling_is_every_slice_of_every_scan_that_is_not_judged(
 ) -> None:
     material = opened(data, tmp_path)
     settings = Early(ALL, 4.0, "cpu", judge, marks_s=(60.0,))
-    given = study.assign(material, "random", 0, settings)
-    few = study.assign(material, "random", 0, replace(settings, slices=3))
+    given = protocol.assign(material, "random", 0, settings)
+    few = protocol.assign(material, "random", 0, replace(settings, slices=3))
     assert given.judged == few.judged
-    given = study.assign(material, "random", 0, settings)
+    given = protocol.assign(material, "random", 0, settings)
     assert set(given.annotated) == set(material.rest) - set(given.judged)
     assert given.scans == tuple(given.judged)
     for scan in given.annotated:
@@ -174,7 +174,7 @@ def test_fewer_scans_may_be_judged_than_are_held_out(data: Path, tmp_path: Path,
 
 def test_of_the_lung_scans_three_of_five_are_test_scans(data: Path, tmp_path: Path) -> None:
     assert list(opened(data, tmp_path, "lung").references) == ["case0", "case2", "case4", "case6"]
-    assert study.split(range(5), early.SETS["lung"].test_every) == ((0, 2, 4), (1, 3))
+    assert protocol.split(range(5), early.SETS["lung"].test_every) == ((0, 2, 4), (1, 3))
 
 
 def test_phantoms_are_made_where_they_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,7 @@ def test_phantoms_are_made_where_they_are_missing(tmp_path: Path, monkeypatch: p
     for _ in range(2):
         material = open_dataset(tmp_path, "phantoms", tmp_path / "work", lambda event: None, few)
         assert list(material.project.scans) == ["phantom_100", "phantom_101"]
-        monkeypatch.setattr("medssl.scans.phantom.write_dataset", None)
+        monkeypatch.setattr("medssl.core.phantom.write_dataset", None)
 
 
 @pytest.mark.parametrize(
@@ -206,17 +206,17 @@ def test_differences_are_taken_draw_by_draw(data: Path, tmp_path: Path, engine: 
         grid(data, tmp_path, "--methods", "random,shapes", "--seeds", "0,1,2", "--slices", "3,all")
     )
     gains = {0: 0.1, 1: 0.2, 2: 0.3}
-    for cell in cells.read_cells(tmp_path / "lines"):
+    for cell in results_log.read_cells(tmp_path / "lines"):
         if (cell.method, cell.seed) == ("random", 2) and cell.settings["slices"] == ALL:
             continue  # this draw has no line yet
         base = 0.3 + 0.1 * cell.seed
         gain = gains[cell.seed] if cell.method == "shapes" else 0.0
         after = {mark: {**each, "dice": base + gain} for mark, each in cell.after_s.items()}
         after["0"] = {**after["0"], "dice": base - 0.05}
-        cells.append(tmp_path / "changed", replace(cell, after_s=after))
+        results_log.append(tmp_path / "changed", replace(cell, after_s=after))
     asked = replace(grid(data, tmp_path).settings, slices=3).concerning("mae+pgl")
     failed = Failure("hippocampus", "mae+pgl", 4, asdict(asked), "No.", "2026-11-28T09:00:00+00:00")
-    cells.append(tmp_path / "changed", failed)
+    results_log.append(tmp_path / "changed", failed)
     page = tmp_path / "page.md"
     page.write_text(f"# Ours\n\nWhat it says.\n{early_page.MARK}\nold")
     made = early_page.draw([tmp_path / "changed"], page, list(early.SETS), 3)
@@ -241,7 +241,7 @@ def test_a_real_training_is_judged_on_its_way(tmp_path: Path) -> None:
     small = ["--set", "finetune.batch=2", "--set", "finetune.threads=1", "--set", "finetune.precision=fp32"]
     asked = grid(tmp_path, tmp_path, "--methods", "shapes", "--marks", "0,1,3", "--slices", "1,all", *small)
     few_slices.run(asked)
-    one, every = cells.read_cells(tmp_path / "lines")
+    one, every = results_log.read_cells(tmp_path / "lines")
     for cell in (one, every):
         assert list(cell.after_s) == ["0", "1", "3"]
         assert cell.after_s["3"]["dice"] == cell.dice
@@ -258,7 +258,7 @@ def test_nnunet_is_judged_on_its_way(tmp_path: Path) -> None:
     write_dataset(tmp_path / early.SETS["hippocampus"].folder, contrast=6.0, scale=6)
     given = ["--nnunet-env", os.environ["MEDSSL_NNUNET_ENV"], "--no-mirroring", "--max-judged", "1"]
     few_slices.run(grid(tmp_path, tmp_path, "--methods", "nnunet_2d", "--marks", "0,5,15", *given))
-    (cell,) = cells.read_cells(tmp_path / "lines")
+    (cell,) = results_log.read_cells(tmp_path / "lines")
     assert list(cell.after_s) == ["5", "15"]
     assert cell.after_s["15"]["dice"] == cell.dice
     assert cell.seconds["finetune"] >= 15

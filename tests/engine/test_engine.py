@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from medssl.annotations.annotator import annotate, choose_slices
-from medssl.config import FeaturesJob, FinetuneJob, PretrainJob
-from medssl.events import Done, Notice, Preview, Started, to_line
-from medssl.features.similarity import open_features
-from medssl.methods import METHODS
-from medssl.projects.project import LabelClass, Project
-from medssl.scans.volume import read_labels
-from medssl.training import checkpoint
+from medssl.benchmarking.simulated_annotator import annotate, choose_slices
+from medssl.core.events import Done, Notice, Preview, Started, to_line
+from medssl.core.features.similarity import open_features
+from medssl.core.io.volume import read_labels
+from medssl.core.jobs import FeaturesJob, FinetuneJob, PretrainJob
+from medssl.core.methods import METHODS
+from medssl.core.project.project import LabelClass, Project
+from medssl.nn.models import checkpoint
 from small import FINETUNE, SHAPE, Events, job_of, make_project, run, stop_after
 from torch import Tensor
 

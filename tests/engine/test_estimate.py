@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from medssl import estimate, rehearsal
-from medssl.commands import terminal, training
-from medssl.config import EstimateJob, FinetuneJob, PretrainJob, SuggestJob, TrainingJob, to_json
-from medssl.errors import UserError
-from medssl.estimate import Estimate, in_words
-from medssl.events import Done
-from medssl.projects.project import Project
-from medssl.training import loop
+from medssl.cli import terminal, training
+from medssl.core import estimate
+from medssl.core.errors import UserError
+from medssl.core.estimate import Estimate, in_words
+from medssl.core.events import Done
+from medssl.core.jobs import EstimateJob, FinetuneJob, PretrainJob, SuggestJob, TrainingJob, to_json
+from medssl.core.project.project import Project
+from medssl.tasks import loop, profiling
 from small import SHAPE, Events, job_of, make_project, never, run
 
 MADE = Estimate(0.1, 0.2, 0.5, 0.0, int(1.1 * 2**30), 8 * 2**30, "cpu", 2, "bf16")
@@ -69,7 +69,7 @@ def test_a_rehearsal_takes_real_steps_and_leaves_no_run(project: Project, kind: 
 def test_what_was_measured_is_not_measured_again(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     job = replace(job_of("pgl", project), minutes=5.0)
     first = estimated(project, job)
-    monkeypatch.setattr(rehearsal, "measure", lambda *given: pytest.fail("it was measured before"))
+    monkeypatch.setattr(profiling, "measure", lambda *given: pytest.fail("it was measured before"))
     assert estimated(project, replace(job, minutes=60.0, seed=3)) == first
 
 
@@ -128,7 +128,7 @@ def test_a_rehearsal_with_little_memory_goes_on_with_less(
 
     monkeypatch.setattr(loop, "step", step)
     job = job_of("finetune-none", project)
-    assert rehearsal.measure(project, replace(job, settings={**job.settings, "batch": 8}), never).first_s > 0
+    assert profiling.measure(project, replace(job, settings={**job.settings, "batch": 8}), never).first_s > 0
 
 
 def test_the_command_line_says_it_before_the_run_begins(

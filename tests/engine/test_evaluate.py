@@ -8,10 +8,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl.errors import UserError
-from medssl.evidence.evaluate import Scores, evaluate, match_labels
-from medssl.projects.project import LabelClass, Project
-from medssl.results.measures import dice
+from medssl.core.errors import UserError
+from medssl.core.labels.evaluate import Scores, evaluate, match_labels
+from medssl.core.labels.metrics import dice
+from medssl.core.project.project import LabelClass, Project
 
 CLASSES = (LabelClass(1, "liver", "#ff0000"), LabelClass(2, "spleen", "#00ff00"))
 AFFINE = np.diag([2.0, 2.0, 5.0, 1.0])

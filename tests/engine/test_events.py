@@ -7,8 +7,8 @@ import math
 
 import numpy as np
 import pytest
-from medssl.errors import UserError
-from medssl.events import (
+from medssl.core.errors import UserError
+from medssl.core.events import (
     Checkpoint,
     Done,
     Event,

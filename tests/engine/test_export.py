@@ -11,12 +11,13 @@ import nibabel
 import numpy as np
 import pytest
 from dicom_files import SHAPE, write_series
-from medssl.config import ExportJob
-from medssl.errors import UserError
-from medssl.events import Notice, Progress
-from medssl.files import sha256_of
-from medssl.projects.project import Annotation, LabelClass, Project
-from medssl.results.export import export_scan, export_scans, may_write
+from medssl.core.errors import UserError
+from medssl.core.events import Notice, Progress
+from medssl.core.export.files import export_scan, may_write
+from medssl.core.files import sha256_of
+from medssl.core.jobs import ExportJob
+from medssl.core.project.project import Annotation, LabelClass, Project
+from medssl.tasks.export import export_scans
 from project_parts import code_of, painted
 
 

@@ -8,18 +8,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from medssl import devices, engine, shipped
-from medssl.config import FeaturesJob, PretrainJob
-from medssl.errors import UserError
-from medssl.events import Preview
-from medssl.features.features import WIDTH, grid_step, raw_features
-from medssl.features.search import Point, best_match, query_of
-from medssl.features.similarity import open_features
-from medssl.features.smoothing import SMOOTHING, smoothed
-from medssl.projects.project import Project
-from medssl.shipped import SHAPES
-from medssl.training import checkpoint
-from medssl.training.networks import build
+from medssl import engine
+from medssl.core import shipped
+from medssl.core.errors import UserError
+from medssl.core.events import Preview
+from medssl.core.features.retrieval import Point, best_match, query_of
+from medssl.core.features.similarity import open_features
+from medssl.core.jobs import FeaturesJob, PretrainJob
+from medssl.core.project.project import Project
+from medssl.core.shipped import SHAPES
+from medssl.nn import devices
+from medssl.nn.models import checkpoint
+from medssl.nn.models.unet import build
+from medssl.tasks.inference.feature_smoothing import SMOOTHING, smoothed
+from medssl.tasks.inference.features import WIDTH, grid_step, raw_features
 from small import CPU, Events, Shape, Spacing, job_of, make_project, never, plan, scan_of
 from torch import Tensor
 from torch.nn import functional as F

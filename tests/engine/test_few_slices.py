@@ -14,15 +14,15 @@ import numpy as np
 import pytest
 from few_slices import Grid, grid_of
 from made_dataset import write_dataset
-from medssl.annotations.fill import interpolate
-from medssl.config import FinetuneJob, Job
-from medssl.errors import UserError
-from medssl.evidence import cells, study, trial
-from medssl.evidence.cells import Failure
-from medssl.evidence.evaluate import reference_labels
-from medssl.evidence.study import Assignment, Material
-from medssl.projects.project import Project
-from medssl.scans.volume import read_labels
+from medssl.benchmarking import experiment, protocol, results_log
+from medssl.benchmarking.protocol import Assignment, Material
+from medssl.benchmarking.results_log import Failure
+from medssl.core.errors import UserError
+from medssl.core.io.volume import read_labels
+from medssl.core.jobs import FinetuneJob, Job
+from medssl.core.labels.evaluate import reference_labels
+from medssl.core.labels.shape_interpolation import interpolate
+from medssl.core.project.project import Project
 from peers import Bench, nnunet
 from peers.forest import features_of, random_forest
 from peers.interpolation import interpolated
@@ -53,7 +53,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
 @pytest.fixture
 def assignment(data: Path, tmp_path: Path) -> Assignment:
     material = opened(data, tmp_path)
-    return study.assign(material, "forest", 0, study.Settings(slices=10, minutes=1, device="cpu"))
+    return protocol.assign(material, "forest", 0, protocol.Settings(slices=10, minutes=1, device="cpu"))
 
 
 def opened(data: Path, tmp_path: Path, name: str = "hippocampus") -> Material:
@@ -69,7 +69,7 @@ def test_a_cell_that_has_its_line_is_not_run_again(data: Path, tmp_path: Path, e
     assert len(engine.jobs) == 2
     few_slices.run(grid(data, tmp_path, "--methods", "random,pgl", "--seeds", "0,1"))
     assert [job.weights == "random" for job in fine_tunings(engine)] == [True, True, False, False]
-    lines = cells.read_cells(tmp_path / "lines")
+    lines = results_log.read_cells(tmp_path / "lines")
     assert [(each.method, each.seed) for each in lines] == [
         ("random", 0), ("random", 1), ("pgl", 0), ("pgl", 1)
     ]  # fmt: skip
@@ -81,7 +81,7 @@ def test_other_slices_minutes_or_settings_are_other_cells(data: Path, tmp_path: 
         few_slices.run(grid(data, tmp_path, *usual, *more))
     assert len(fine_tunings(engine)) == 4
     assert fine_tunings(engine)[-1].settings == {"turn": 0.1}
-    assert cells.read_cells(tmp_path / "lines")[-1].settings["finetune"] == {"turn": 0.1}
+    assert results_log.read_cells(tmp_path / "lines")[-1].settings["finetune"] == {"turn": 0.1}
 
 
 def test_how_random_weights_share_their_time_with_pretraining_is_nothing_to_them(
@@ -91,7 +91,7 @@ def test_how_random_weights_share_their_time_with_pretraining_is_nothing_to_them
         few_slices.run(
             grid(data, tmp_path, "--methods", "random,pgl", "--seeds", "0", "--pretrain-share", share)
         )
-    assert [each.method for each in cells.read_cells(tmp_path / "lines")] == ["random", "pgl", "pgl"]
+    assert [each.method for each in results_log.read_cells(tmp_path / "lines")] == ["random", "pgl", "pgl"]
 
 
 def test_the_line_says_how_the_number_came_about(data: Path, tmp_path: Path, engine: Engine) -> None:
@@ -100,7 +100,7 @@ def test_the_line_says_how_the_number_came_about(data: Path, tmp_path: Path, eng
     assert (line["dataset"], line["method"], line["seed"]) == ("hippocampus", "pgl:none", 2)
     assert line["settings"]["slices"] == 10
     assert line["settings"]["minutes"] == 1.0
-    assert line["settings"]["pretrain_share"] == study.PRETRAIN_SHARE
+    assert line["settings"]["pretrain_share"] == protocol.PRETRAIN_SHARE
     assert line["notes"].pop("cores") >= 0
     assert line["notes"] == {"semi": "none"}
     assert fine_tunings(engine)[0].semi == "none"
@@ -122,8 +122,8 @@ def test_validation_scans_are_neither_test_scans_nor_annotated_and_are_held_out(
 ) -> None:
     material = opened(data, tmp_path)
     for seed in range(4):
-        settings = study.Settings(slices=10, minutes=1, judge="validation")
-        given = study.assign(material, "random", seed, settings)
+        settings = protocol.Settings(slices=10, minutes=1, judge="validation")
+        given = protocol.assign(material, "random", seed, settings)
         assert given.judged
         assert not set(given.judged) & {*material.references, *given.annotated}
         held_out = {scan.id for scan in material.project.scans.values() if scan.held_out}
@@ -142,12 +142,12 @@ def test_a_method_that_fails_is_noted_and_the_others_go_on(
     monkeypatch.setattr(few_slices, "worker", lambda screen, should_stop: fails_once)
     asked = grid(data, tmp_path, "--methods", "sal,random", "--seeds", "0")
     few_slices.run(asked)
-    first, second = cells.read_lines(tmp_path / "lines")
+    first, second = results_log.read_lines(tmp_path / "lines")
     assert isinstance(first, Failure)
     assert first.failed == "These scans are too thin; choose another method."
     assert second.method == "random"
     few_slices.run(asked)  # tries again what failed
-    assert [each.method for each in cells.read_cells(tmp_path / "lines")] == ["random", "sal"]
+    assert [each.method for each in results_log.read_cells(tmp_path / "lines")] == ["random", "sal"]
 
 
 @pytest.mark.parametrize(
@@ -174,10 +174,10 @@ def test_a_method_has_one_name_however_it_is_written(data: Path, tmp_path: Path)
 def test_a_forest_finds_a_structure_that_its_grey_values_tell(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     write_dataset(tmp_path / few_slices.DATASETS["hippocampus"].folder, contrast=6.0)
-    settings = study.Settings(slices=10, minutes=1, device="cpu")
-    given = study.assign(opened(tmp_path, tmp_path), "forest", 0, settings)
+    settings = protocol.Settings(slices=10, minutes=1, device="cpu")
+    given = protocol.assign(opened(tmp_path, tmp_path), "forest", 0, settings)
     for position in (False, True):
-        cell = trial.judge(given, random_forest(given, position))
+        cell = experiment.judge(given, random_forest(given, position))
         assert cell.judged_on == "test"
         assert cell.dice > 0.7
 
@@ -211,7 +211,7 @@ def test_a_structure_that_is_gone_in_the_next_painted_slice_tapers_to_an_end_hal
 
 
 def test_interpolation_is_judged_on_the_painted_scans_and_its_line_says_so(assignment: Assignment) -> None:
-    cell = trial.judge(assignment, interpolated(assignment))
+    cell = experiment.judge(assignment, interpolated(assignment))
     assert cell.judged_on == "painted"
     assert set(cell.dice_of_scan) == set(assignment.annotated)
     assert cell.dice == cell.dice_on_painted_scans > 0.8
@@ -240,8 +240,8 @@ def test_nnunet_is_given_the_painted_slices_and_an_ignore_label_elsewhere(
 @pytest.mark.parametrize("configuration", ["2d", "3d_fullres"])
 def test_nnunet_trains_for_its_minutes_and_predicts(tmp_path: Path, configuration: str) -> None:
     write_dataset(tmp_path / few_slices.DATASETS["hippocampus"].folder, contrast=6.0, scale=6)
-    settings = study.Settings(slices=10, minutes=0.3, device="cpu")
-    given = study.assign(opened(tmp_path, tmp_path), "nnunet", 0, settings)
+    settings = protocol.Settings(slices=10, minutes=0.3, device="cpu")
+    given = protocol.assign(opened(tmp_path, tmp_path), "nnunet", 0, settings)
     bench = Bench(tmp_path / "nnunet", Path(os.environ["MEDSSL_NNUNET_ENV"]), lambda: False)
     outcome = nnunet.run_nnunet(given, bench, configuration)
     assert outcome.seconds["finetune"] >= 18
@@ -296,9 +296,9 @@ def test_a_method_is_compared_with_random_weights_that_are_fine_tuned_in_the_sam
 ) -> None:
     few_slices.run(grid(data, tmp_path, "--methods", "random,random:none,pgl,pgl:none", "--seeds", "0"))
     found = {"random": 0.5, "random:none": 0.6, "pgl": 0.52, "pgl:none": 0.65}
-    lines = [replace(cell, dice=found[cell.method]) for cell in cells.read_cells(tmp_path / "lines")]
+    lines = [replace(cell, dice=found[cell.method]) for cell in results_log.read_cells(tmp_path / "lines")]
     for line in lines:
-        cells.append(tmp_path / "changed", line)
+        results_log.append(tmp_path / "changed", line)
     few_slices_page.draw([tmp_path / "changed"], tmp_path / "page.md", ["hippocampus"])
     text = (tmp_path / "page.md").read_text()
     assert "| random, labels only | 10 | **0.600** | +0.100 |" in text
@@ -312,7 +312,7 @@ def test_a_pretraining_that_other_seeds_start_from_is_kept(
     few_slices.run(
         grid(data, tmp_path, "--methods", "mae", "--seeds", "0", "--pretrain-minutes", "3", "--keep")
     )
-    (cell,) = cells.read_cells(tmp_path / "lines")
+    (cell,) = results_log.read_cells(tmp_path / "lines")
     project = Project.open(tmp_path / "work" / "hippocampus")
     for run in project.runs():
         run.checkpoint.write_bytes(b"weights")
@@ -322,8 +322,8 @@ def test_a_pretraining_that_other_seeds_start_from_is_kept(
 
 def test_of_two_lines_of_a_cell_the_newer_one_counts(data: Path, tmp_path: Path, engine: Engine) -> None:
     few_slices.run(grid(data, tmp_path, "--methods", "random", "--seeds", "0"))
-    (cell,) = cells.read_cells(tmp_path / "lines")
-    cells.append(tmp_path / "older", replace(cell, dice=0.1, date="2020-01-01T00:00:00+00:00"))
+    (cell,) = results_log.read_cells(tmp_path / "lines")
+    results_log.append(tmp_path / "older", replace(cell, dice=0.1, date="2020-01-01T00:00:00+00:00"))
     page = tmp_path / "page.md"
     few_slices_page.draw([tmp_path / "lines", tmp_path / "older"], page, ["hippocampus"])
     assert "**0.667**" in page.read_text()
@@ -337,7 +337,7 @@ def test_the_weights_of_finished_cells_are_deleted_unless_they_are_to_be_kept(
     project = Project.open(tmp_path / "work" / "hippocampus")
     (run,) = project.runs()
     run.checkpoint.write_bytes(b"weights")
-    (cell,) = cells.read_cells(tmp_path / "lines")
+    (cell,) = results_log.read_cells(tmp_path / "lines")
     few_slices.forget_weights(project, cell)
     assert not run.checkpoint.exists()
     assert (run.folder / "job.json").exists()

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from medssl.annotations.fill import fill
-from medssl.config import FinetuneJob
-from medssl.errors import UserError
-from medssl.finetuning.finetune import make_task
-from medssl.projects.annotation import FORMAT_VERSION, read_annotation, read_guesses, write_annotation
-from medssl.projects.project import IGNORE, SURE_BACKGROUND, Annotation, Project
-from medssl.training.planner import choose
+from medssl.core.errors import UserError
+from medssl.core.jobs import FinetuneJob
+from medssl.core.labels.shape_interpolation import fill
+from medssl.core.project.annotation import FORMAT_VERSION, read_annotation, read_guesses, write_annotation
+from medssl.core.project.project import IGNORE, SURE_BACKGROUND, Annotation, Project
+from medssl.tasks.planner import choose
+from medssl.tasks.segment.finetune import make_task
 from small import FINETUNE, Events, make_project
 
 SHAPE = (9, 24, 20)
@@ -87,7 +87,7 @@ def test_an_annotation_of_the_first_version_still_opens(tmp_path: Path) -> None:
 def test_an_annotation_of_a_newer_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "scan.npz"
     with monkeypatch.context() as patch:
-        patch.setattr("medssl.projects.annotation.FORMAT_VERSION", FORMAT_VERSION + 1)
+        patch.setattr("medssl.core.project.annotation.FORMAT_VERSION", FORMAT_VERSION + 1)
         write_annotation(path, balls(), SHAPE)
     with pytest.raises(UserError) as error:
         read_annotation(path, SHAPE)

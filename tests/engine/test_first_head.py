@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from medssl.finetuning.first_head import fit_head, logistic
-from medssl.finetuning.partial import partial_loss
+from medssl.tasks.segment.annotated_crops import partial_loss
+from medssl.tasks.segment.first_head import fit_head, logistic
 from small import seeded
 from tuning import tuning
 

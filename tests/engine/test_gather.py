@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from medssl.patches import gather
-from medssl.patches.pool import Pool, in_one_storage
-from medssl.patches.sides import turned
-from medssl.patches.views import Views, _grid, _slices, cut, cut_targets, scan_shapes, shown
+from medssl.nn.data import interpolation
+from medssl.nn.data.crops import Views, _grid, _slices, cut, cut_targets, scan_shapes, shown
+from medssl.nn.data.device_dataset import Pool, in_one_storage
+from medssl.nn.data.multiplanar import turned
 from small import noise, plan, pool, seeded
 
 SHAPES = ((12, 20, 16), (9, 14, 30), (12, 20, 16))
@@ -52,7 +52,7 @@ def test_a_batch_shows_what_its_views_show(
     views = views_of(some, dims, angle)
     points = _grid(views, plan(dims), some.device, None).flip(-1)
     own = [some.images[scan] for scan in views.scan.tolist()]
-    found = gather.interpolated(own, points, _slices(some, views) if dims == 2 else None)
+    found = interpolation.interpolated(own, points, _slices(some, views) if dims == 2 else None)
     assert torch.allclose(found, shown(cut(some, views, plan(dims))), atol=1e-4)
 
 
@@ -65,7 +65,7 @@ def test_a_batch_has_the_labels_of_its_views(dims: int, one_storage: bool) -> No
     own = [some.targets[scan] for scan in views.scan.tolist()]
     last = scan_shapes(some, views.scan)[:, :1] - 1
     middle = views.centre[:, :1].round().long().clamp(min=0).minimum(last) if dims == 2 else None
-    found = gather.nearest(own, points, 255, middle)[:, 0].long()
+    found = interpolation.nearest(own, points, 255, middle)[:, 0].long()
     expected = cut_targets(some, views, plan(dims))
     assert torch.equal(found, expected)
     assert (expected == 255).any()

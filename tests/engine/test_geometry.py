@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from medssl.errors import UserError
-from medssl.scans.geometry import Geometry
+from medssl.core.errors import UserError
+from medssl.core.io.geometry import Geometry
 
 UNEVEN_SHAPE = (3, 4, 5)
 

@@ -9,14 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from medssl.commands.choose import choose_run
-from medssl.config import PretrainJob
-from medssl.errors import UserError
-from medssl.events import Event, Metric, Notice, Progress
-from medssl.files import write_json
-from medssl.methods.pgl import PGL
-from medssl.pretraining import health
-from medssl.pretraining.health import (
+from medssl.cli.selection import choose_run
+from medssl.core.errors import UserError
+from medssl.core.events import Event, Metric, Notice, Progress
+from medssl.core.files import write_json
+from medssl.core.jobs import PretrainJob
+from medssl.core.project.project import Annotation, Project
+from medssl.nn.methods.pgl import PGL
+from medssl.nn.models import checkpoint
+from medssl.tasks import loop
+from medssl.tasks.pretrain import collapse_monitor
+from medssl.tasks.pretrain.collapse_monitor import (
     Look,
     curve_of,
     effective_rank,
@@ -25,8 +28,6 @@ from medssl.pretraining.health import (
     outlook,
     settled,
 )
-from medssl.projects.project import Annotation, Project
-from medssl.training import checkpoint, loop
 from small import SHAPE, Events, job_of, make_project, run, seeded, stop_after
 from torch import nn
 
@@ -41,7 +42,7 @@ def project(tmp_path: Path) -> Project:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every look is taken, whatever it costs, and every step's numbers are heard, however fast they come."""
-    monkeypatch.setattr(health, "SHARE", math.inf)
+    monkeypatch.setattr(collapse_monitor, "SHARE", math.inf)
     monkeypatch.setattr(loop, "REPORT_EVERY_S", -1.0)
 
 
@@ -99,7 +100,7 @@ def test_the_card_and_the_last_notice_say_how_it_went(project: Project) -> None:
 
 
 def test_numbers_are_said_at_the_quarters(project: Project, often: None, monkeypatch: Any) -> None:
-    monkeypatch.setattr("medssl.training.loop.REPORT_EVERY_S", 0)
+    monkeypatch.setattr("medssl.tasks.loop.REPORT_EVERY_S", 0)
     events = Events()
     run(job_of("pgl", project, steps=8), events)
     assert [step for step, _ in looks(events)] == [0, 3, 5, 7, 8]
@@ -107,7 +108,7 @@ def test_numbers_are_said_at_the_quarters(project: Project, often: None, monkeyp
 
 
 def test_looks_that_cost_too_much_are_left_out_but_for_the_last(project: Project, monkeypatch: Any) -> None:
-    monkeypatch.setattr(health, "SHARE", 0)
+    monkeypatch.setattr(collapse_monitor, "SHARE", 0)
     events = Events()
     run(job_of("mae", project, steps=8), events)
     assert [step for step, _ in looks(events)] == [0, 8]
@@ -141,7 +142,7 @@ def test_the_card_inside_the_checkpoint_says_the_same(project: Project) -> None:
 def test_looking_changes_no_weight(project: Project, method: str, monkeypatch: Any) -> None:
     tensors = []
     for share in (0, math.inf):
-        monkeypatch.setattr(health, "SHARE", share)
+        monkeypatch.setattr(collapse_monitor, "SHARE", share)
         result = run(job_of(method, project, steps=4))
         tensors.append(checkpoint.load(project.run(result["run"]).checkpoint)[0])
     assert all(torch.equal(tensor, tensors[1][name]) for name, tensor in tensors[0].items())
@@ -159,23 +160,25 @@ def test_a_resumed_training_is_judged_as_the_uninterrupted_one(project: Project,
 
 def test_a_look_takes_no_more_patches_at_once_than_a_step(project: Project, monkeypatch: Any) -> None:
     sizes: list[int] = []
-    plain = health._deepest
+    plain = collapse_monitor._deepest
     monkeypatch.setattr(
-        health, "_deepest", lambda network, images: (sizes.append(len(images)), plain(network, images))[1]
+        collapse_monitor,
+        "_deepest",
+        lambda network, images: (sizes.append(len(images)), plain(network, images))[1],
     )
     run(job_of("mae", project, steps=1))
     assert max(sizes) == 2
-    assert sum(sizes) == 2 * health.PATCHES
+    assert sum(sizes) == 2 * collapse_monitor.PATCHES
 
 
 def test_the_first_look_takes_nothing_of_the_training_s_time(project: Project, monkeypatch: Any) -> None:
-    plain = health.Health.look
+    plain = collapse_monitor.Health.look
 
-    def slow(self: health.Health, network: Any) -> Look:
+    def slow(self: collapse_monitor.Health, network: Any) -> Look:
         time.sleep(1)
         return plain(self, network)
 
-    monkeypatch.setattr(health.Health, "look", slow)
+    monkeypatch.setattr(collapse_monitor.Health, "look", slow)
     assert run(job_of("mae", project, steps=None, minutes=0.5 / 60))["step"] > 0
 
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from medssl.config import FinetuneJob
-from medssl.events import Metric, Notice
-from medssl.finetuning import held_slice
-from medssl.finetuning.held_slice import HeldSlice, choose, hold_back
-from medssl.projects.annotation import IGNORE, Annotation
-from medssl.projects.project import Project
-from medssl.training.checkpoint import load
-from medssl.training.networks import build
+from medssl.core.events import Metric, Notice
+from medssl.core.jobs import FinetuneJob
+from medssl.core.project.annotation import IGNORE, Annotation
+from medssl.core.project.project import Project
+from medssl.nn.models.checkpoint import load
+from medssl.nn.models.unet import build
+from medssl.tasks.segment import validation_slice
+from medssl.tasks.segment.validation_slice import HeldSlice, choose, hold_back
 from small import FINETUNE, SHAPE, Events, job_of, make_project, noise, plan, pool, run, seeded, stop_after
 
 A, B = frozenset({1}), frozenset({2})
@@ -90,7 +90,7 @@ def test_what_the_weights_before_have_learned_from_is_no_test(
 
 def test_the_dice_is_that_of_whole_scan_prediction_on_the_slice() -> None:
     """Slices around it are enough: the network sees no more."""
-    from medssl.results.predict import segment_work
+    from medssl.tasks.inference.predict import segment_work
 
     small, volume = plan(), noise((10, 20, 24))
     network = build(small, 2, 0).eval()
@@ -134,17 +134,17 @@ def test_looking_changes_nothing_but_the_slice_that_is_missing(
     """Weights with looks equal those without: neither the generator nor the network is touched."""
     job = FinetuneJob(str(project.root), steps=6, settings=HOLD)
     one = load(project.run(run(job)["run"]).checkpoint)[0]
-    monkeypatch.setattr(held_slice.Watch, "look_when_due", lambda *given: {})
+    monkeypatch.setattr(validation_slice.Watch, "look_when_due", lambda *given: {})
     two = load(project.run(run(job)["run"]).checkpoint)[0]
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
 def test_looks_cost_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(held_slice.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(validation_slice.time, "monotonic", lambda: clock[0])
     _, held = hold_back(scans(1, 3, 5, 7), plan(), None, Events())
     assert held is not None
-    watch = held_slice.Watch(held, plan(), ["block"], Events())
+    watch = validation_slice.Watch(held, plan(), ["block"], Events())
     network = build(plan(), 2, 0)
 
     def slow(*given: Any) -> dict[int, float]:

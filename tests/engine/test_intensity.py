@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from medssl.scans.intensity import modality_of, normalise
-from medssl.scans.volume import read_scan
+from medssl.core.io.intensity import modality_of, normalise
+from medssl.core.io.volume import read_scan
 
 HEAD_NECK = "HeadNeckCT_OpenKBP/imagesTr"
 REAL = {

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from medssl.errors import UserError
-from medssl.projects import journal
-from medssl.projects.annotation import Annotation
-from medssl.projects.journal import Stroke
+from medssl.core.errors import UserError
+from medssl.core.project import stroke_log
+from medssl.core.project.annotation import Annotation
+from medssl.core.project.stroke_log import Stroke
 
 
 def stroke(number: int, complete: tuple[tuple[int, int], ...] = ()) -> Stroke:
@@ -24,8 +24,8 @@ def empty() -> Annotation:
 
 def test_strokes_come_back_in_their_order(tmp_path: Path) -> None:
     for number in (3, 4):
-        journal.append(tmp_path / "scan.strokes", stroke(number, ((0, number - 2),)))
-    now = journal.apply(empty(), journal.read(tmp_path / "scan.strokes"))
+        stroke_log.append(tmp_path / "scan.strokes", stroke(number, ((0, number - 2),)))
+    now = stroke_log.apply(empty(), stroke_log.read(tmp_path / "scan.strokes"))
     assert now.labels.reshape(-1)[:7].tolist() == [0, 0, 0, 1, 1, 255, 0] and now.complete == ((0, 2),)
 
 
@@ -37,36 +37,36 @@ def test_a_journal_cut_anywhere_keeps_all_whole_strokes(
     path = tmp_path_factory.mktemp("cut") / "scan.strokes"
     ends = []
     for number in range(3):
-        journal.append(path, stroke(number))
-        ends.append(journal.length(path))
+        stroke_log.append(path, stroke(number))
+        ends.append(stroke_log.length(path))
     path.write_bytes(path.read_bytes()[:at])
-    assert len(journal.read(path)) == sum(end <= at for end in ends)
+    assert len(stroke_log.read(path)) == sum(end <= at for end in ends)
 
 
 def test_a_damaged_record_ends_the_journal(tmp_path: Path) -> None:
     path = tmp_path / "scan.strokes"
     for number in range(3):
-        journal.append(path, stroke(number))
+        stroke_log.append(path, stroke(number))
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 255
     path.write_bytes(content)
-    assert len(journal.read(path)) == 1
+    assert len(stroke_log.read(path)) == 1
 
 
 def test_what_is_saved_is_dropped_and_what_came_since_stays(tmp_path: Path) -> None:
     path = tmp_path / "scan.strokes"
-    journal.append(path, stroke(0))
-    size = journal.length(path)
-    journal.append(path, stroke(7))
-    journal.drop(path, size)
-    assert [each.voxels[0] for each in journal.read(path)] == [7]
-    journal.drop(path, journal.length(path))
+    stroke_log.append(path, stroke(0))
+    size = stroke_log.length(path)
+    stroke_log.append(path, stroke(7))
+    stroke_log.drop(path, size)
+    assert [each.voxels[0] for each in stroke_log.read(path)] == [7]
+    stroke_log.drop(path, stroke_log.length(path))
     assert not path.exists()
 
 
 def test_a_full_disk_leaves_the_journal_readable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "scan.strokes"
-    journal.append(path, stroke(0))
+    stroke_log.append(path, stroke(0))
     whole = path.read_bytes()
 
     class Full:
@@ -88,10 +88,10 @@ def test_a_full_disk_leaves_the_journal_readable(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(Path, "open", opened)
     with pytest.raises(UserError) as error:
-        journal.append(path, stroke(1))
+        stroke_log.append(path, stroke(1))
     assert error.value.code == "disk-full" and path.read_bytes() == whole
 
 
 def test_strokes_of_another_scan_are_left_out() -> None:
     far = Stroke(np.array([1000]), np.array([1], np.uint8))
-    assert not journal.apply(empty(), [far]).labels.any()
+    assert not stroke_log.apply(empty(), [far]).labels.any()

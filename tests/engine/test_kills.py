@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 from medssl import engine
-from medssl.config import FinetuneJob, write_job
-from medssl.events import Checkpoint, Done, Event, Notice, Started, from_line
-from medssl.projects.project import Project
-from medssl.training import checkpoint
+from medssl.core.events import Checkpoint, Done, Event, Notice, Started, from_line
+from medssl.core.jobs import FinetuneJob, write_job
+from medssl.core.project.project import Project
+from medssl.nn.models import checkpoint
 from small import FINETUNE, Events, make_project, never
 
 KILLS = int(os.environ.get("MEDSSL_KILLS", "4"))

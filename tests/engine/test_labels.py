@@ -8,9 +8,9 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from medssl.errors import UserError
-from medssl.scans.geometry import Geometry
-from medssl.scans.volume import read_labels, read_scan, write_labels
+from medssl.core.errors import UserError
+from medssl.core.io.geometry import Geometry
+from medssl.core.io.volume import read_labels, read_scan, write_labels
 from volume_files import ORIENTATIONS, reference, save
 
 SOURCES = [

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from feature_scenes import SPACING, make_project, moved
-from medssl.errors import UserError
-from medssl.features.landmarks import (
+from medssl.core.errors import UserError
+from medssl.core.features.landmarks import (
     FILE,
     Found,
     Landmark,
@@ -20,8 +20,8 @@ from medssl.features.landmarks import (
     write_landmark_table,
     write_landmarks,
 )
-from medssl.features.similarity import open_features, write_features
-from medssl.projects.project import Project
+from medssl.core.features.similarity import open_features, write_features
+from medssl.core.project.project import Project
 
 PLACE = (8, 11, 13)
 KNOWN = Landmarks().with_place(Landmark("carina", "scan0", PLACE))

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from medssl.annotations.annotator import annotate
-from medssl.patches.pool import Pool
-from medssl.projects.project import IGNORE, LabelClass, Project
-from medssl.results.decide import Decision
-from medssl.results.layout import FAR_OFF, Layout, learn, read_layout
-from medssl.results.predict import predict_scans
-from medssl.training import checkpoint
+from medssl.benchmarking.simulated_annotator import annotate
+from medssl.core.project.project import IGNORE, LabelClass, Project
+from medssl.nn.data.device_dataset import Pool
+from medssl.nn.models import checkpoint
+from medssl.tasks.inference.location_prior import FAR_OFF, Layout, learn, read_layout
+from medssl.tasks.inference.predict import predict_scans
+from medssl.tasks.inference.threshold import Decision
 from small import CPU, Events, job_of, never, pool, run, write_nifti
 from torch import Tensor
 

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 from medssl import engine
-from medssl.config import FinetuneJob, Plan
-from medssl.events import Metric, Progress, SliceInView, SlicePreview, read_log, to_line
-from medssl.finetuning import live_preview
-from medssl.finetuning.live_preview import LivePreview
-from medssl.projects.project import LabelClass, Project
-from medssl.results.predict import segment
-from medssl.training.checkpoint import load
-from medssl.training.networks import build, load_network
+from medssl.core.events import Metric, Progress, SliceInView, SlicePreview, read_log, to_line
+from medssl.core.jobs import FinetuneJob, Plan
+from medssl.core.project.project import LabelClass, Project
+from medssl.nn.models.checkpoint import load
+from medssl.nn.models.unet import build, load_network
+from medssl.tasks.inference.predict import segment
+from medssl.tasks.segment import live_preview
+from medssl.tasks.segment.live_preview import LivePreview
 from small import CPU, SHAPE, Events, job_of, make_project, never, plan, run
 
 MIDDLE = SHAPE[0] // 2

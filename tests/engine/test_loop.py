@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from medssl import devices
-from medssl.errors import UserError
-from medssl.events import Checkpoint, Metric, Notice, Progress
-from medssl.training import checkpoint, loop
-from medssl.training.loop import Budget, LoopSettings, schedule, train
+from medssl.core.errors import UserError
+from medssl.core.events import Checkpoint, Metric, Notice, Progress
+from medssl.nn import devices
+from medssl.nn.models import checkpoint
+from medssl.tasks import loop
+from medssl.tasks.loop import Budget, LoopSettings, schedule, train
 from small import Events, never, seeded
 from torch import Generator, Tensor, nn
 

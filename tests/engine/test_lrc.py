@@ -10,24 +10,25 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from medssl import engine, recipes
-from medssl.config import PretrainJob
-from medssl.errors import UserError
-from medssl.events import Notice, Progress
-from medssl.methods import find
-from medssl.methods.lrc import LRC, Settings, branch, region_contrast
-from medssl.patches.pool import Pool
-from medssl.patches.superpixels import IGNORE, SuperPixels, cut_pool, draw_pixels
-from medssl.patches.views import Views, cut_targets
-from medssl.training import checkpoint
-from medssl.training.networks import build
+from medssl import engine
+from medssl.core import recipes
+from medssl.core.errors import UserError
+from medssl.core.events import Notice, Progress
+from medssl.core.jobs import PretrainJob
+from medssl.nn.data.crops import Views, cut_targets
+from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.superpixels import IGNORE, SuperPixels, cut_pool, draw_pixels
+from medssl.nn.methods import find
+from medssl.nn.methods.lrc import LRC, LRCSettings, branch, region_contrast
+from medssl.nn.models import checkpoint
+from medssl.nn.models.unet import build
 from project_parts import code_of
 from scipy.ndimage import gaussian_filter
 from small import Events, box, job_of, make_project, noise, plan, pool, run, seeded
 from torch import Tensor
 
 TINY = {"hidden": 16, "dimension": 8}
-SMALL = Settings(base_settings=TINY, regions=6, samples=4, dimension=8, slices=8, side=48, min_size=200)
+SMALL = LRCSettings(base_settings=TINY, regions=6, samples=4, dimension=8, slices=8, side=48, min_size=200)
 BASES = {"simclr": TINY, "byol": TINY, "moco": {**TINY, "queue": 7}}
 """The global methods and what makes them small."""
 
@@ -38,13 +39,13 @@ def blobs(seed: int = 0, shape: tuple[int, int, int] = (6, 32, 28)) -> Tensor:
     return torch.from_numpy((smooth / smooth.std()).astype(np.float32))
 
 
-def method(settings: Settings = SMALL, seed: int = 0, **changes: Any) -> LRC:
+def method(settings: LRCSettings = SMALL, seed: int = 0, **changes: Any) -> LRC:
     torch.manual_seed(seed)
     small = plan(2, **changes)
     return LRC(build(small, small.patch_vox[0], seed), small, settings)
 
 
-def ready(settings: Settings = SMALL, scans: Pool | None = None, **changes: Any) -> tuple[LRC, Pool]:
+def ready(settings: LRCSettings = SMALL, scans: Pool | None = None, **changes: Any) -> tuple[LRC, Pool]:
     scans = pool(blobs(0), blobs(1)) if scans is None else scans
     lrc = method(settings, **changes)
     lrc.prepare(scans, Events())
@@ -95,7 +96,7 @@ def test_flipping_image_and_labels_together_leaves_the_loss_as_it_is() -> None:
 
 
 def test_the_middle_channel_is_the_slice_of_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medssl.methods.lrc.change_intensity", lambda image, strength, generator: image)
+    monkeypatch.setattr("medssl.nn.methods.lrc.change_intensity", lambda image, strength, generator: image)
     lrc, _ = ready()
     number = pool(*(torch.arange(6.0)[:, None, None].expand(6, 32, 28).contiguous() for _ in range(2)))
     found = lrc.superpixels

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from medssl.methods.mae import MAE, Settings, draw_mask, masked_error
-from medssl.training.networks import build
+from medssl.nn.methods.mae import MAE, MAESettings, draw_mask, masked_error
+from medssl.nn.models.unet import build
 from small import noise, plan, pool, seeded
 
 
@@ -92,7 +92,7 @@ def test_sizes_that_blocks_do_not_divide(size: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_step_trains_encoder_and_decoder(dims: int) -> None:
     small = plan(dims)
-    method = MAE(build(small, 3 if dims == 2 else 1, 0), small, Settings(block=4))
+    method = MAE(build(small, 3 if dims == 2 else 1, 0), small, MAESettings(block=4))
     loss, _ = method.loss(pool(noise((12, 30, 30)), noise((5, 9, 30))), seeded(), 0.0)
     loss.backward()
     assert loss.isfinite()
@@ -107,7 +107,7 @@ def test_a_step_trains_encoder_and_decoder(dims: int) -> None:
 def test_neighbouring_slices_are_masked_together() -> None:
     """A block that shows in the next slice would give the answer away."""
     small = plan(2)
-    method = MAE(build(small, 3, 0), small, Settings(block=4))
+    method = MAE(build(small, 3, 0), small, MAESettings(block=4))
     seen: list[torch.Tensor] = []
     method.modules["network"].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     method.loss(pool(noise((12, 30, 30)) + 100), seeded(), 0.0)

@@ -6,16 +6,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from medssl.methods.mae_pgl import MAEPGL, Settings, masked_huber
-from medssl.patches.views import shown
-from medssl.training.networks import build
+from medssl.nn.data.crops import shown
+from medssl.nn.methods.mae_pgl import MAEPGL, MAEPGLSettings, masked_huber
+from medssl.nn.models.unet import build
 from small import noise, plan, pool, seeded
 from torch import Tensor
 
-SMALL = Settings(hidden=16, dimension=8, block=4)
+SMALL = MAEPGLSettings(hidden=16, dimension=8, block=4)
 
 
-def method(dims: int = 2, settings: Settings = SMALL) -> MAEPGL:
+def method(dims: int = 2, settings: MAEPGLSettings = SMALL) -> MAEPGL:
     torch.manual_seed(0)
     small = plan(dims)
     return MAEPGL(build(small, small.patch_vox[0] if dims == 2 else 1, 0), small, settings)

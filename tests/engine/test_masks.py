@@ -8,12 +8,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from medssl.annotations.masks import bring, need_same_grid
-from medssl.errors import UserError
-from medssl.projects.annotation import Annotation
-from medssl.projects.contents import LabelClass
-from medssl.scans.geometry import Geometry
-from medssl.scans.volume import read_labels
+from medssl.core.errors import UserError
+from medssl.core.io.geometry import Geometry
+from medssl.core.io.volume import read_labels
+from medssl.core.labels.import_mask import bring, need_same_grid
+from medssl.core.project.annotation import Annotation
+from medssl.core.project.contents import LabelClass
 
 SHAPE = (5, 6, 7)
 CLASSES = (LabelClass(1, "Liver", "#ff9e64"), LabelClass(4, "Spleen", "#7aa2ff"))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from medssl.patches.pool import Pool
-from medssl.patches.views import Views, cut, scan_shapes, shown
-from medssl.pretraining.matched_views import around, matched_views
-from medssl.pretraining.matcher import Atlas, Matcher, Matching
+from medssl.nn.data.crops import Views, cut, scan_shapes, shown
+from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.matched_views import around, matched_views
+from medssl.nn.models.anatomical_embedding import Atlas, Matcher, Matching
 from small import noise, plan, pool, seeded
 from torch import Tensor
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from medssl.features.features import matched_features
-from medssl.pretraining.matcher import (
+from medssl.nn.methods.embedding_training import contrast, draw_crops, matching_loss
+from medssl.nn.models import checkpoint
+from medssl.nn.models.anatomical_embedding import (
     COARSE,
     FINE,
     Atlas,
@@ -21,8 +22,7 @@ from medssl.pretraining.matcher import (
     on_grid,
     side_by_side,
 )
-from medssl.pretraining.matcher_training import contrast, draw_crops, matching_loss
-from medssl.training import checkpoint
+from medssl.tasks.inference.features import matched_features
 from small import CPU, Shape, Spacing, block_phantom, noise, plan, pool, scan_of, seeded
 from torch import Tensor
 
@@ -188,7 +188,7 @@ def test_near_places_are_no_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(allowed)
         return contrast(anchors, positives, others, allowed, SMALL)
 
-    monkeypatch.setattr("medssl.pretraining.matcher_training.contrast", remember)
+    monkeypatch.setattr("medssl.nn.methods.embedding_training.contrast", remember)
     for far_mm, share in ((0.0, 0.9), (1e9, None)):
         seen.clear()
         far = atlas(noise((40, 40, 40)), settings=replace(SMALL, far_mm=far_mm))

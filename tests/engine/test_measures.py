@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from medssl.results.measures import hausdorff95_mm, measure, volume_error
+from medssl.benchmarking.metrics import hausdorff95_mm, measure
+from medssl.core.labels.metrics import volume_error
 
 SPACING = (2.0, 1.0, 1.0)
 

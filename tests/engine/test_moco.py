@@ -8,21 +8,21 @@ from dataclasses import replace
 
 import pytest
 import torch
-from medssl.errors import UserError
-from medssl.events import Notice
-from medssl.methods.moco import Centre, MoCo, Queue, Settings, found, info_nce
-from medssl.patches.pool import Pool
-from medssl.training.networks import build
+from medssl.core.errors import UserError
+from medssl.core.events import Notice
+from medssl.nn.data.device_dataset import Pool
+from medssl.nn.methods.moco import Centre, MoCo, MoCoSettings, Queue, found, info_nce
+from medssl.nn.models.unet import build
 from project_parts import code_of
 from small import Events, noise, plan, pool, seeded
 from torch import Tensor
 from torch.nn import functional as F
 
 SCAN = (16, 48, 40)
-SMALL = Settings(hidden=16, dimension=8, queue=10)
+SMALL = MoCoSettings(hidden=16, dimension=8, queue=10)
 
 
-def method(dims: int = 2, settings: Settings = SMALL) -> MoCo:
+def method(dims: int = 2, settings: MoCoSettings = SMALL) -> MoCo:
     torch.manual_seed(0)
     small = plan(dims)
     return MoCo(build(small, small.patch_vox[0] if dims == 2 else 1, 0), small, settings)

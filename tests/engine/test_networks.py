@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from medssl import config
-from medssl.training import checkpoint
-from medssl.training.networks import build, load_matching, load_network
+from medssl.core import jobs
+from medssl.nn.models import checkpoint
+from medssl.nn.models.unet import build, load_matching, load_network
 from small import noise, plan, seeded
 
 
@@ -112,7 +112,7 @@ def test_a_network_comes_back_from_its_checkpoint_as_its_average_where_there_is_
     tensors = checkpoint.pack("modules.network", build(small, 4, 1).state_dict())
     tensors |= checkpoint.pack(f"modules.{kept}", network.state_dict())
     path = tmp_path / "checkpoint.safetensors"
-    checkpoint.save(path, tensors, {"kind": "finetune", "plan": config.to_json(small)})
+    checkpoint.save(path, tensors, {"kind": "finetune", "plan": jobs.to_json(small)})
     again, again_plan, card = load_network(path)
     assert again_plan == small
     assert card["kind"] == "finetune"

@@ -9,11 +9,11 @@ import few_slices
 import next_slice
 import pytest
 from made_dataset import write_dataset
-from medssl.config import FinetuneJob, Job, SuggestJob
-from medssl.errors import UserError
-from medssl.evidence import cells
-from medssl.evidence.cells import Cell
-from medssl.projects.project import Project
+from medssl.benchmarking import results_log
+from medssl.benchmarking.results_log import Cell
+from medssl.core.errors import UserError
+from medssl.core.jobs import FinetuneJob, Job, SuggestJob
+from medssl.core.project.project import Project
 from stand_in import Engine
 
 HELD_OUT = {"case0", "case5"}
@@ -50,7 +50,7 @@ def words(tmp_path: Path) -> list[str]:
 def finished(words: list[str]) -> dict[str, Cell]:
     options = next_slice.arguments().parse_args(words)
     next_slice.run(options)
-    return {cell.method: cell for cell in cells.read_cells(options.out)}
+    return {cell.method: cell for cell in results_log.read_cells(options.out)}
 
 
 def test_every_arm_paints_as_many_slices_and_trains_as_long(words: list[str], engine: Suggesting) -> None:

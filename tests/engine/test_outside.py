@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from dicom_files import SHAPE, write_series
-from medssl.commands.outside import predict_outside, scans_outside, segmentation_path
-from medssl.config import Job, PredictJob
-from medssl.errors import UserError
-from medssl.projects.project import Project, Run
-from medssl.results.provenance import record_path
+from medssl.cli.external import predict_outside, scans_outside, segmentation_path
+from medssl.core.errors import UserError
+from medssl.core.export.provenance import record_path
+from medssl.core.jobs import Job, PredictJob
+from medssl.core.project.project import Project, Run
 
 
 def work(job: Job) -> dict[str, Any]:

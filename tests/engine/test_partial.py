@@ -8,10 +8,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from medssl.errors import UserError
-from medssl.finetuning.partial import AnnotatedVoxels, partial_loss, sample_annotated
-from medssl.patches.pool import Pool
-from medssl.patches.views import cut_targets
+from medssl.core.errors import UserError
+from medssl.nn.data.crops import cut_targets
+from medssl.nn.data.device_dataset import Pool
+from medssl.tasks.segment.annotated_crops import AnnotatedVoxels, partial_loss, sample_annotated
 from small import noise, plan, pool, seeded
 from torch import Tensor
 

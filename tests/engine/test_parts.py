@@ -6,16 +6,9 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from medssl.errors import UserError
-from medssl.methods.parts import (
-    draw_scans,
-    mlp,
-    need_places,
-    need_positive,
-    place_pairs,
-    pooled,
-)
-from medssl.patches.pool import Pool
+from medssl.core.errors import UserError
+from medssl.nn.data.device_dataset import Pool
+from medssl.nn.methods.common import draw_scans, mlp, need_places, need_positive, place_pairs, pooled
 from project_parts import code_of
 from small import noise, plan, pool, seeded
 from torch import nn

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from medssl.finetuning.pasting import SIDES, paste
+from medssl.tasks.segment.copy_paste import SIDES, paste
 from small import seeded
 from torch import Tensor
 

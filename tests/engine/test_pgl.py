@@ -9,22 +9,22 @@ from typing import Any
 
 import pytest
 import torch
-from medssl.methods.parts import follow, momentum, spread, view_size
-from medssl.methods.pgl import PGL, Settings, local_consistency
-from medssl.patches.correspondence import align
-from medssl.patches.pool import Pool
-from medssl.patches.views import Views, cut, shown
-from medssl.training.networks import build
+from medssl.nn.data.correspondence import align
+from medssl.nn.data.crops import Views, cut, shown
+from medssl.nn.data.device_dataset import Pool
+from medssl.nn.methods.common import follow, momentum, spread, view_size
+from medssl.nn.methods.pgl import PGL, PGLSettings, local_consistency
+from medssl.nn.models.unet import build
 from small import box, noise, plan, pool, ramps, seeded, stacked
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 SCAN = (16, 48, 40)
-SMALL = Settings(hidden=16, dimension=8)
+SMALL = PGLSettings(hidden=16, dimension=8)
 CELLS = (2, 3, 3)
 
 
-def method(dims: int, settings: Settings = SMALL, seed: int = 0) -> PGL:
+def method(dims: int, settings: PGLSettings = SMALL, seed: int = 0) -> PGL:
     torch.manual_seed(seed)
     small = plan(dims)
     return PGL(build(small, small.patch_vox[0] if dims == 2 else 1, seed), small, settings)
@@ -204,7 +204,7 @@ def test_a_scan_smaller_than_the_patch_gives_a_finite_loss(dims: int) -> None:
 
 
 def pairs(
-    dims: int, scan: tuple[int, int, int], settings: Settings = SMALL, count: int = 10_000, **changes: Any
+    dims: int, scan: tuple[int, int, int], settings: PGLSettings = SMALL, count: int = 10_000, **changes: Any
 ) -> tuple[Views, Views]:
     """So many pairs as the method draws them in a scan of that shape."""
     pgl = method(dims, settings)

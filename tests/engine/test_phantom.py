@@ -8,9 +8,9 @@ from functools import cache
 import nibabel as nib
 import numpy as np
 import pytest
-from medssl.errors import UserError
-from medssl.scans.geometry import Geometry
-from medssl.scans.phantom import CLASSES, make_phantom, write_dataset
+from medssl.core.errors import UserError
+from medssl.core.io.geometry import Geometry
+from medssl.core.phantom import CLASSES, make_phantom, write_dataset
 
 SEEDS = (3, 4)  # 3 got contrast agent, 4 did not
 IDS = {each.name: each.id for each in CLASSES}

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
-from medssl import palette
-from medssl.errors import UserError
-from medssl.events import Metric, Started, to_line
-from medssl.evidence import pictures
-from medssl.evidence.pictures.amounts import Amounts, amounts
-from medssl.evidence.pictures.charts import apart, running_mean
-from medssl.evidence.pictures.overlay import telling_slice
-from medssl.evidence.pictures.page import DOTS_PER_INCH
-from medssl.evidence.pictures.slices import AXIAL, CORONAL, greys, view
-from medssl.projects.project import LabelClass
-from medssl.scans.intensity import normalise
+from medssl.benchmarking import pictures
+from medssl.benchmarking.pictures.amounts import Amounts, amounts
+from medssl.benchmarking.pictures.charts import apart, running_mean
+from medssl.benchmarking.pictures.overlay import telling_slice
+from medssl.benchmarking.pictures.page import DOTS_PER_INCH
+from medssl.benchmarking.pictures.slices import AXIAL, CORONAL, greys, view
+from medssl.core import palette
+from medssl.core.errors import UserError
+from medssl.core.events import Metric, Started, to_line
+from medssl.core.io.intensity import normalise
+from medssl.core.project.project import LabelClass
 
 SPACING = (4.0, 2.0, 2.0)
 CLASSES = (LabelClass(1, "one", palette.class_color(1)), LabelClass(2, "two", palette.class_color(2)))

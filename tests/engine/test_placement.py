@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from medssl.patches.placement import sample_anywhere, sample_pairs
-from medssl.patches.views import Views, cut, scan_shapes, shown
+from medssl.nn.data.crop_sampling import sample_anywhere, sample_pairs
+from medssl.nn.data.crops import Views, cut, scan_shapes, shown
 from small import noise, plan, pool, seeded
 
 SCAN = (20, 40, 30)

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from medssl import devices
-from medssl.config import Plan
-from medssl.errors import UserError
-from medssl.projects.project import LabelClass, Project
-from medssl.training import planner, step_times
+from medssl.core.errors import UserError
+from medssl.core.jobs import Plan
+from medssl.core.project.project import LabelClass, Project
+from medssl.nn import devices
+from medssl.tasks import planner, step_times
 from small import CPU, Shape, Spacing, make_project, plan, write_nifti
 
 FP32 = {"precision": "fp32"}

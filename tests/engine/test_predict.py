@@ -9,15 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from medssl import config, engine
-from medssl.config import FinetuneJob, Plan, PredictJob
-from medssl.errors import UserError
-from medssl.events import Preview
-from medssl.projects.project import LabelClass, Project
-from medssl.results import predict
-from medssl.results.predict import likely, segment, segment_work
-from medssl.training import checkpoint
-from medssl.training.networks import build
+from medssl import engine
+from medssl.core import jobs
+from medssl.core.errors import UserError
+from medssl.core.events import Preview
+from medssl.core.jobs import FinetuneJob, Plan, PredictJob
+from medssl.core.project.project import LabelClass, Project
+from medssl.nn.models import checkpoint
+from medssl.nn.models.unet import build
+from medssl.tasks.inference import predict
+from medssl.tasks.inference.predict import likely, segment, segment_work
 from small import CPU, FINETUNE, Events, block_phantom, dice, make_project, never, plan
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -138,7 +139,7 @@ def predictor(project: Project, small: Plan, kind: str = "finetune") -> str:
     run = project.new_run(kind, {"job": kind}, "from-random")
     network = build(small, len(project.classes) + 1, 0)
     classes = [{"id": each.id, "name": each.name} for each in project.classes]
-    card = {"kind": kind, "plan": config.to_json(small), "classes": classes, "step": 0}
+    card = {"kind": kind, "plan": jobs.to_json(small), "classes": classes, "step": 0}
     checkpoint.save(run.checkpoint, checkpoint.pack("modules.network", network.state_dict()), card)
     return run.id
 

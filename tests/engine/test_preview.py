@@ -6,9 +6,9 @@ import sys
 
 import numpy as np
 import pytest
-from medssl.errors import UserError
-from medssl.features import preview
-from medssl.features.preview import (
+from medssl.core.errors import UserError
+from medssl.core.features import interactive_classifier
+from medssl.core.features.interactive_classifier import (
     Learner,
     Probe,
     fit,
@@ -18,8 +18,8 @@ from medssl.features.preview import (
     slice_scores,
     slice_waves,
 )
-from medssl.features.similarity import FeatureCache
-from medssl.projects.annotation import IGNORE, SURE_BACKGROUND, Annotation
+from medssl.core.features.similarity import FeatureCache
+from medssl.core.project.annotation import IGNORE, SURE_BACKGROUND, Annotation
 
 SHAPE, STEP = (12, 40, 32), (1, 2, 2)
 ORGAN = (slice(2, 10), slice(10, 26), slice(8, 24))
@@ -93,7 +93,7 @@ def test_scores_lie_where_their_cells_are(axis: int, step: tuple[int, int, int],
         indexing="ij",
     )
     cache = FeatureCache("scan", "run", np.stack(places, -1).astype(np.float16), step, SHAPE)
-    monkeypatch.setattr(preview, "_waves", lambda vectors, place, shape: vectors)
+    monkeypatch.setattr(interactive_classifier, "_waves", lambda vectors, place, shape: vectors)
     probe = Probe((0, 1, 2), np.eye(3, dtype=np.float32))
     index = SHAPE[axis] // 2
     scores = slice_scores(cache, slice_waves(cache, axis, index), probe, axis)
@@ -159,7 +159,7 @@ def test_painted_voxels_are_those_of_the_target() -> None:
 
 
 def test_only_so_many_voxels_a_class_are_looked_at_and_the_same_ones_again(monkeypatch) -> None:
-    monkeypatch.setattr(preview, "MOST", 100)
+    monkeypatch.setattr(interactive_classifier, "MOST", 100)
     labels = np.zeros((20, 30, 40), np.uint8)
     labels[:, :15] = 1
     before = painted_voxels(Annotation(labels))
@@ -217,5 +217,5 @@ def test_a_slice_outside_of_the_scan_is_refused() -> None:
 
 
 def test_it_needs_no_torch() -> None:
-    assert preview.__name__ in sys.modules
-    assert not any("torch" in name for name in vars(preview))
+    assert interactive_classifier.__name__ in sys.modules
+    assert not any("torch" in name for name in vars(interactive_classifier))

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from medssl import engine
-from medssl.config import PredictJob
-from medssl.errors import UserError
-from medssl.events import Progress
-from medssl.projects.project import Project
-from medssl.results import probabilities
-from medssl.results.probabilities import as_bytes, keep_probabilities, open_probabilities
+from medssl.core.errors import UserError
+from medssl.core.events import Progress
+from medssl.core.jobs import PredictJob
+from medssl.core.project import probabilities
+from medssl.core.project.probabilities import as_bytes, keep_probabilities, open_probabilities
+from medssl.core.project.project import Project
 from small import Events, make_project, never, plan
 from test_predict import predictor
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from medssl.pretraining.probe import PaintedVoxels, draw_painted, probe, surely, voxel_features
-from medssl.projects.project import Annotation, Project
+from medssl.core.project.project import Annotation, Project
+from medssl.tasks.pretrain.linear_probe import PaintedVoxels, draw_painted, probe, surely, voxel_features
 from small import CPU, make_project, plan, seeded
 from torch import Tensor
 

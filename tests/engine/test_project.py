@@ -11,10 +11,10 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-from medssl.errors import UserError
-from medssl.projects.project import Annotation, LabelClass, Project, is_project
-from medssl.results.export import export_scan
-from medssl.scans.volume import read_scan
+from medssl.core.errors import UserError
+from medssl.core.export.files import export_scan
+from medssl.core.io.volume import read_scan
+from medssl.core.project.project import Annotation, LabelClass, Project, is_project
 from project_parts import SHAPE, code_of, painted
 
 Action = Callable[[Project], Any]

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from medssl.methods.prototypes import IGNORE, LEAST_PIXELS, label_prototypes, prototype_loss
+from medssl.nn.methods.prototypes import IGNORE, LEAST_PIXELS, label_prototypes, prototype_loss
 from small import seeded
 from torch import Tensor
 from torch.nn import functional as F

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from medssl.errors import UserError
-from medssl.finetuning import self_training
-from medssl.finetuning.self_training import Guesses
-from medssl.methods.pseudo_contrast import Pixels, PseudoContrast, Settings, draw, inter, intra
-from medssl.results.predict import Likely
-from medssl.training.networks import Network
+from medssl.core.errors import UserError
+from medssl.nn.models.unet import Network
+from medssl.tasks.inference.predict import Likely
+from medssl.tasks.segment import pseudo_labels
+from medssl.tasks.segment.pseudo_contrast import Pixels, PseudoContrast, Settings, draw, inter, intra
+from medssl.tasks.segment.pseudo_labels import Guesses
 from small import Events, noise, plan, pool, seeded
 from torch import Tensor, nn
 from tuning import IGNORE, half_painted, tuning
@@ -369,7 +369,7 @@ def test_mixed_precision_gives_a_finite_loss_near_that_of_full_precision() -> No
 
 def test_guesses_are_made_in_eval_mode_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     task, seen = tuning("pseudo_contrast"), []
-    plain = self_training.likely
+    plain = pseudo_labels.likely
 
     def watched(network: Network, *given: Any) -> Likely:
         seen.append(network)
@@ -379,7 +379,7 @@ def test_guesses_are_made_in_eval_mode_without_gradients(monkeypatch: pytest.Mon
         assert not found.best.requires_grad
         return found
 
-    monkeypatch.setattr(self_training, "likely", watched)
+    monkeypatch.setattr(pseudo_labels, "likely", watched)
     task.loss(seeded(), 0.5)
     assert seen
     assert task.network.training
@@ -425,7 +425,7 @@ def test_clean_up_keeps_shape_and_classes() -> None:
     labels[1:4, 2:6, 2:6] = 1
     labels[2, 9, 9] = 1
     labels[5, 0:3, 8:11] = 2
-    cleaned = self_training.largest_parts(labels)
+    cleaned = pseudo_labels.largest_parts(labels)
     assert cleaned.shape == labels.shape
     assert cleaned.dtype == labels.dtype
     assert (cleaned != labels).nonzero().tolist() == [[2, 9, 9]]
@@ -436,14 +436,14 @@ def test_without_clean_up_guesses_are_the_arg_max_and_with_it_parts_of_that(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     best: list[Tensor] = []
-    plain = self_training.likely
+    plain = pseudo_labels.likely
 
     def watched(*given: Any) -> Likely:
         found = plain(*given)
         best.append(found.best.where(found.probability >= found.background, torch.zeros_like(found.best)))
         return found
 
-    monkeypatch.setattr(self_training, "likely", watched)
+    monkeypatch.setattr(pseudo_labels, "likely", watched)
     tasks = [tuning("pseudo_contrast", clean_up=each) for each in ("none", "largest")]
     for task in tasks:
         task.loss(seeded(), 0.5)
@@ -466,7 +466,7 @@ def test_a_class_that_no_guess_shows_is_said() -> None:
     with torch.no_grad():
         task.modules["average"].head.conv.conv.bias.copy_(torch.tensor([0.0, 1e3, -1e3]))
     task.loss(seeded(), 0.5)
-    assert "first 8,640 voxels, second nowhere" in events[0].text
+    assert "first 8,640 voxels; none yet of second" in events[0].text
 
 
 def test_guesses_of_background_alone_leave_plain_training() -> None:

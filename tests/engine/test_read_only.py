@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from medssl.errors import UserError
-from medssl.projects.project import Annotation, Project
+from medssl.core.errors import UserError
+from medssl.core.project.project import Annotation, Project
 
 
 def test_a_reference_is_kept_and_taken_away_again(small_project, tmp_path):

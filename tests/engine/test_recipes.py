@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import fields
 
 import pytest
-from medssl import recipes
-from medssl.errors import UserError
-from medssl.methods import METHODS, find
-from medssl.training.loop import settings_for
+from medssl.core import recipes
+from medssl.core.errors import UserError
+from medssl.core.methods import METHODS
+from medssl.nn.methods import find
+from medssl.tasks.loop import settings_for
 from small import plan
 
 PRETRAININGS = [(method, which) for method, which, _ in recipes.pretrainings()]

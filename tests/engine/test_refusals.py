@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from medssl.config import FeaturesJob, FinetuneJob, PredictJob, PretrainJob
-from medssl.errors import UserError
-from medssl.projects.project import Annotation, LabelClass, Project
-from medssl.results import predict
+from medssl.core.errors import UserError
+from medssl.core.jobs import FeaturesJob, FinetuneJob, PredictJob, PretrainJob
+from medssl.core.project.project import Annotation, LabelClass, Project
+from medssl.tasks.inference import predict
 from small import SHAPE, Events, job_of, make_project, run
 
 

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from medssl.methods.lrc import contrast, region_contrast
-from medssl.patches.superpixels import IGNORE, draw_pixels
+from medssl.nn.data.superpixels import IGNORE, draw_pixels
+from medssl.nn.methods.lrc import contrast, region_contrast
 from small import seeded
 from torch import Tensor
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from medssl.errors import UserError
-from medssl.projects.project import Annotation, Project
-from medssl.results.export import export_scan
-from medssl.scans.volume import read_labels, read_scan
+from medssl.core.errors import UserError
+from medssl.core.export.files import export_scan
+from medssl.core.io.volume import read_labels, read_scan
+from medssl.core.project.project import Annotation, Project
 from project_parts import SHAPE, code_of, painted
 
 
@@ -40,7 +40,7 @@ def test_a_run_never_takes_the_folder_of_another(
 ) -> None:
     first = small_project.new_run("pretrain", {}, "pgl")
     monkeypatch.setattr(
-        "medssl.projects.runs._number", lambda name: 0
+        "medssl.core.project.runs._number", lambda name: 0
     )  # as if the other had started just now
     assert small_project.new_run("pretrain", {}, "pgl").id != first.id
 

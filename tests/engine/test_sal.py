@@ -8,31 +8,31 @@ from typing import Any
 
 import pytest
 import torch
-from medssl.config import Plan
-from medssl.errors import UserError
-from medssl.events import Notice
-from medssl.methods import sal
-from medssl.methods.sal import (
+from medssl.core.errors import UserError
+from medssl.core.events import Notice
+from medssl.core.jobs import Plan
+from medssl.nn.data.device_dataset import Pool
+from medssl.nn.methods import sal
+from medssl.nn.methods.sal import (
     SAL,
-    Settings,
+    SALSettings,
     background_level,
     draw_slices,
     positions,
     sample_slice_pairs,
     share_above,
 )
-from medssl.methods.sal_losses import local_alignment, within_slice
-from medssl.patches.pool import Pool
-from medssl.training.networks import build
+from medssl.nn.methods.sal_losses import local_alignment, within_slice
+from medssl.nn.models.unet import build
 from small import Events, noise, plan, pool, seeded
 from torch import Tensor
 from torch.nn import functional as F
 
 SCAN = (12, 40, 36)
-SMALL = Settings(dimension=8, positional_dimension=8)
+SMALL = SALSettings(dimension=8, positional_dimension=8)
 
 
-def method(settings: Settings = SMALL, small: Plan | None = None) -> SAL:
+def method(settings: SALSettings = SMALL, small: Plan | None = None) -> SAL:
     torch.manual_seed(0)
     small = small or plan(2)
     return SAL(build(small, small.patch_vox[0] if small.dims == 2 else 1, 0), small, settings)

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from medssl.methods.parts import spread
-from medssl.methods.sal_losses import (
+from medssl.nn.methods.common import spread
+from medssl.nn.methods.sal_losses import (
     alike,
     best_match,
     contrast,

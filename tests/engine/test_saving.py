@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from medssl.errors import UserError
-from medssl.projects.project import Annotation, Project
-from medssl.results.export import export_scan
+from medssl.core.errors import UserError
+from medssl.core.export.files import export_scan
+from medssl.core.project.project import Annotation, Project
 from project_parts import code_of, painted
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from feature_scenes import STEP, make_project, moved
-from medssl.errors import UserError
-from medssl.features.search import Point, best_match, query_of, search, star_at
-from medssl.features.similarity import open_features, write_features
-from medssl.projects.project import Project
+from medssl.core.errors import UserError
+from medssl.core.features.retrieval import Point, best_match, query_of, search, star_at
+from medssl.core.features.similarity import open_features, write_features
+from medssl.core.project.project import Project
 
 PLACE = (8, 11, 13)
 
@@ -36,7 +36,7 @@ def test_a_thinned_grid_finds_the_same_place(
     project, run = made
     query, cache = query_of(project, run, [Point("scan0", PLACE)]), open_features(project, "scan1", run)
     exact = best_match(cache, query)
-    monkeypatch.setattr("medssl.features.search.COARSE_CELLS", 300)
+    monkeypatch.setattr("medssl.core.features.retrieval.COARSE_CELLS", 300)
     thin = best_match(cache, query)
     assert thin.voxel_zyx == exact.voxel_zyx and thin.score == pytest.approx(exact.score, abs=1e-4)
 

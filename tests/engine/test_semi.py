@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from medssl import recipes
-from medssl.config import FinetuneJob, read_job, to_json, write_job
-from medssl.errors import UserError
-from medssl.events import Metric, Notice
-from medssl.files import write_json
-from medssl.finetuning import semi
-from medssl.finetuning.partial import AnnotatedVoxels
-from medssl.finetuning.self_training import largest_parts
-from medssl.projects.project import Annotation, Project
-from medssl.training import checkpoint
+from medssl.core import recipes
+from medssl.core.errors import UserError
+from medssl.core.events import Metric, Notice
+from medssl.core.files import write_json
+from medssl.core.jobs import FinetuneJob, read_job, to_json, write_job
+from medssl.core.project.project import Annotation, Project
+from medssl.nn.models import checkpoint
+from medssl.tasks.segment import semi_supervised
+from medssl.tasks.segment.annotated_crops import AnnotatedVoxels
+from medssl.tasks.segment.pseudo_labels import largest_parts
 from small import SHAPE, Events, job_of, make_project, plan, run, seeded
 from tuning import IGNORE, half_painted, tuning
 
@@ -48,7 +48,7 @@ def test_every_choice_says_the_terms_it_adds(project: Project, choice: str, curv
     said = [set(metric.values) for metric in events.of(Metric)]
     assert said[0] == {"loss"}
     assert set().union(*said) == curves
-    labelled = [notice for notice in events.of(Notice) if "labelled slices" in notice.text]
+    labelled = [notice for notice in events.of(Notice) if "pseudo-labels" in notice.text]
     assert len(labelled) == (0 if choice == "none" else 2)
 
 
@@ -63,7 +63,7 @@ def test_both_is_the_sum_of_self_training_and_contrast() -> None:
 
 def test_a_job_without_the_choice_is_self_training(tmp_path: Path, project: Project) -> None:
     path = tmp_path / "job.json"
-    for choice in semi.CHOICES:
+    for choice in semi_supervised.CHOICES:
         job = FinetuneJob(str(project.root), semi=choice)  # type: ignore[arg-type]
         write_job(path, job)
         assert read_job(path) == job
@@ -79,9 +79,9 @@ def test_a_run_from_before_there_was_a_choice_can_be_resumed(project: Project) -
     assert run(FinetuneJob(str(project.root), resume=made, steps=4))["step"] == 4
 
 
-@pytest.mark.parametrize("choice", semi.CHOICES)
+@pytest.mark.parametrize("choice", semi_supervised.CHOICES)
 def test_every_choice_has_a_quick_recipe_and_its_settings(choice: str) -> None:
-    name, kind = semi.find(choice)
+    name, kind = semi_supervised.find(choice)
     for recipe in ("quick", "paper") if choice in CONTRAST else ("quick",):
         read = recipes.read(f"{name}-{recipe}")
         kind(**read.method)
@@ -226,8 +226,10 @@ def test_a_setting_of_another_choice_is_named(project: Project) -> None:
 def test_classes_that_nobody_painted_do_not_count(project: Project) -> None:
     """Two classes in the project, one on the scans: the background takes part."""
     voxels = AnnotatedVoxels.of(half_painted(1))
-    settings = semi.find("pseudo_contrast")[1]()
+    settings = semi_supervised.find("pseudo_contrast")[1]()
     events = Events()
-    terms = semi.terms(FinetuneJob("nowhere", semi="pseudo_contrast"), plan(), settings, voxels, 3, events)
+    terms = semi_supervised.terms(
+        FinetuneJob("nowhere", semi="pseudo_contrast"), plan(), settings, voxels, 3, events
+    )
     assert terms["contrast"].background
     assert "One class is painted" in events[0].text

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from medssl.patches.augment import Intensity
-from medssl.shapes import rendering, views
-from medssl.shapes.rendering import (
+from medssl.nn.data.augment import Intensity
+from medssl.nn.shapes import rendering, views
+from medssl.nn.shapes.rendering import (
     CT_SHARE,
     TISSUE_SHARES,
     TISSUES_HU,
@@ -19,14 +19,14 @@ from medssl.shapes.rendering import (
     render,
     same_scanner,
 )
-from medssl.shapes.views import draw_views
-from medssl.shapes.volumes import LABELS, OUTSIDE, draw, sample
+from medssl.nn.shapes.views import draw_views
+from medssl.nn.shapes.volumes import LABELS, OUTSIDE, draw, sample
 from small import seeded
 from torch import Tensor
 
 COUNT, SIDE = 32, 48
 LOWEST, HIGHEST = (math.asinh((hu - 40) / 100) for hu in (-1024, 3000))
-"""Of a normalised CT (scans/intensity.py)."""
+"""Of a normalised CT (core/io/intensity.py)."""
 AIR = math.asinh((-1000 - 40) / 100)
 
 

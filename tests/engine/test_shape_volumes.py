@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from medssl.shapes.volumes import (
+from medssl.nn.shapes.volumes import (
     CELLS,
     FIRST_CELL,
     FIRST_ORGAN,

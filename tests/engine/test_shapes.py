@@ -8,27 +8,29 @@ from typing import Any
 
 import pytest
 import torch
-from medssl import recipes
-from medssl.config import Plan, PretrainJob
-from medssl.errors import UserError
-from medssl.events import Checkpoint, Metric, Notice, Started
-from medssl.methods import METHODS, WITHOUT_SCANS, find
-from medssl.methods.prototypes import both_ways
-from medssl.methods.shapes import Settings, Shapes
-from medssl.patches.pool import Pool
-from medssl.projects.project import Project
-from medssl.shapes.volumes import LABELS
-from medssl.training import checkpoint, planner
-from medssl.training.loop import settings_for
-from medssl.training.networks import build, load_network
+from medssl.core import recipes
+from medssl.core.errors import UserError
+from medssl.core.events import Checkpoint, Metric, Notice, Started
+from medssl.core.jobs import Plan, PretrainJob
+from medssl.core.methods import METHODS, WITHOUT_SCANS
+from medssl.core.project.project import Project
+from medssl.nn.data.device_dataset import Pool
+from medssl.nn.methods import find
+from medssl.nn.methods.prototypes import both_ways
+from medssl.nn.methods.shapes import Shapes, ShapesSettings
+from medssl.nn.models import checkpoint
+from medssl.nn.models.unet import build, load_network
+from medssl.nn.shapes.volumes import LABELS
+from medssl.tasks import planner
+from medssl.tasks.loop import settings_for
 from small import CPU, Events, plan, run, seeded, stop_after
 from torch import Tensor
 
 NO_SCANS = Pool((), (), (), works_on=CPU)
-SMALL = Settings(sizes=(32,), hidden=16, dimension=8)
+SMALL = ShapesSettings(sizes=(32,), hidden=16, dimension=8)
 
 
-def method(settings: Settings = SMALL, small: Plan | None = None, seed: int = 0) -> Shapes:
+def method(settings: ShapesSettings = SMALL, small: Plan | None = None, seed: int = 0) -> Shapes:
     small = small or plan(patch_vox=(3, 32, 32), batch=8)
     torch.manual_seed(seed)
     return Shapes(build(small, 3, seed), small, settings)
@@ -62,11 +64,11 @@ def test_the_global_generator_is_neither_read_nor_moved() -> None:
     assert torch.equal(*losses)
 
 
-@pytest.mark.parametrize("side", Settings().sizes)
+@pytest.mark.parametrize("side", ShapesSettings().sizes)
 def test_every_size_of_the_view_fits_the_network_s_strides(project: Project, side: int) -> None:
     usual, _ = planner.choose_without_scans(project, CPU, {"precision": "fp32", "threads": 1})
     small = replace(usual, channels=(4, 4, 4, 4), batch=2)
-    shapes = method(Settings(sizes=(side,)), small)
+    shapes = method(ShapesSettings(sizes=(side,)), small)
     images, labels = shapes.pairs(seeded())
     assert images.shape == (4, 3, side, side)
     assert labels.shape == (4, side, side)
@@ -83,7 +85,7 @@ def test_sides_that_do_not_fit_the_network_are_refused_with_a_way_out(sizes: tup
 
 
 def test_views_of_all_sizes_hold_about_as_many_pixels() -> None:
-    shapes = method(Settings(sizes=(16, 32, 48)), plan(patch_vox=(3, 32, 32), batch=18))
+    shapes = method(ShapesSettings(sizes=(16, 32, 48)), plan(patch_vox=(3, 32, 32), batch=18))
     seen = {}
     for seed in range(10):
         images, _ = shapes.pairs(seeded(seed))
@@ -159,11 +161,11 @@ def test_each_half_is_classified_by_the_prototypes_of_the_other() -> None:
         torch.stack([torch.randperm(LABELS, generator=seeded(each)) for each in range(6)])
     ]
     features = torch.stack([codes[number % 6][labels[number]] for number in range(12)]).movedim(-1, 1)
-    loss, right = both_ways(features, labels, LABELS, Settings().temperature)
+    loss, right = both_ways(features, labels, LABELS, ShapesSettings().temperature)
     assert loss < 0.01
     assert right == 1
     mixed = torch.cat([features[:6], features[6:].roll(1, 0)])
-    assert both_ways(mixed, labels, LABELS, Settings().temperature)[1] < 0.5
+    assert both_ways(mixed, labels, LABELS, ShapesSettings().temperature)[1] < 0.5
 
 
 def test_a_step_trains_encoder_decoder_and_heads_and_nothing_else() -> None:
@@ -269,7 +271,7 @@ def test_it_is_found_by_its_name_and_not_offered_for_a_user_s_scans() -> None:
 
 
 def test_the_recipe_s_settings_are_those_of_the_method() -> None:
-    loop, own = settings_for("shapes-quick", {}, Settings, plan())
+    loop, own = settings_for("shapes-quick", {}, ShapesSettings, plan())
     recipe = recipes.read("shapes-quick")
     assert {name: getattr(loop, name) for name in recipe.loop} == recipe.loop
     assert set(recipe.method) <= {field.name for field in fields(own)}

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from medssl import devices
-from medssl.config import Plan
-from medssl.errors import UserError
-from medssl.events import Notice
-from medssl.training import loop, planner, step_times
-from medssl.training.planner import smaller
+from medssl.core.errors import UserError
+from medssl.core.events import Notice
+from medssl.core.jobs import Plan
+from medssl.nn import devices
+from medssl.tasks import loop, planner, step_times
+from medssl.tasks.planner import smaller
 from small import CPU, SHAPE, Events, job_of, make_project, plan, run
 
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from medssl.config import Sides
-from medssl.patches.sides import ORDERS, OWN, sides, turned
-from medssl.results import predict
-from medssl.results.predict import likely, segment_work
-from medssl.training.networks import build, load_network
+from medssl.core.jobs import Sides
+from medssl.nn.data.multiplanar import ORDERS, OWN, sides, turned
+from medssl.nn.models.unet import build, load_network
+from medssl.tasks.inference import predict
+from medssl.tasks.inference.predict import likely, segment_work
 from small import CPU, job_of, make_project, noise, plan, pool, run, seeded
 from test_predict import MM, Largest, Threshold, signs
 from torch import Tensor
@@ -154,7 +154,7 @@ def test_a_network_that_saw_thick_slices_only_looks_from_their_side() -> None:
 
 
 def test_a_slab_of_a_large_scan_is_guessed_from_its_own_side(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medssl.finetuning.self_training.VOXELS_A_ROUND", {"cpu": 1})
+    monkeypatch.setattr("medssl.tasks.segment.pseudo_labels.VOXELS_A_ROUND", {"cpu": 1})
     large = noise((40, 12, 12))
     painted = torch.full(large.shape, IGNORE, dtype=torch.uint8)
     painted[20], painted[20, 2:8, 2:8] = 0, 1

@@ -7,20 +7,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from medssl.errors import UserError
-from medssl.methods.simclr import Settings, SimCLR, nt_xent
-from medssl.patches.views import cut
-from medssl.training.networks import build
+from medssl.core.errors import UserError
+from medssl.nn.data.crops import cut
+from medssl.nn.methods.simclr import SimCLR, SimCLRSettings, nt_xent
+from medssl.nn.models.unet import build
 from project_parts import code_of
 from small import Events, box, noise, plan, pool, seeded, stacked
 from torch import Tensor
 from torch.nn import functional as F
 
 SCAN = (16, 48, 40)
-SMALL = Settings(hidden=16, dimension=8)
+SMALL = SimCLRSettings(hidden=16, dimension=8)
 
 
-def method(dims: int = 2, settings: Settings = SMALL) -> SimCLR:
+def method(dims: int = 2, settings: SimCLRSettings = SMALL) -> SimCLR:
     torch.manual_seed(0)
     small = plan(dims)
     return SimCLR(build(small, small.patch_vox[0] if dims == 2 else 1, 0), small, settings)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from medssl.errors import UserError
-from medssl.features.similarity import (
+from medssl.core.errors import UserError
+from medssl.core.features.similarity import (
     FORMAT,
     FeatureCache,
     combine,
@@ -18,8 +18,8 @@ from medssl.features.similarity import (
     similarity_slice,
     write_features,
 )
-from medssl.files import write_array, write_json
-from medssl.projects.project import Project
+from medssl.core.files import write_array, write_json
+from medssl.core.project.project import Project
 
 STEP = (1, 2, 2)
 
@@ -74,7 +74,7 @@ def test_clicks_that_cancel_out_are_one_sentence(like: list, unlike: list, code:
 
 def test_cosines_are_those_of_float64(cache: FeatureCache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "medssl.features.similarity.CELLS_AT_ONCE", 7
+        "medssl.core.features.similarity.CELLS_AT_ONCE", 7
     )  # several chunks, the last one not full
     query = query_at(cache, (0, 0, 0))
     exact = cache.array.astype(np.float64) @ query.astype(np.float64)

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from medssl.errors import UserError
-from medssl.finetuning.self_training import Settings as SelfTraining
-from medssl.training import checkpoint, loop
-from medssl.training.loop import Budget, LoopSettings, train
-from medssl.training.snapshots import snapshot_file
+from medssl.core.errors import UserError
+from medssl.nn.models import checkpoint
+from medssl.tasks import loop
+from medssl.tasks.loop import Budget, LoopSettings, train
+from medssl.tasks.segment.pseudo_labels import Settings as SelfTraining
+from medssl.tasks.snapshots import snapshot_file
 from small import Events, never, plan, seeded
 from test_loop import Fitting, fit, stop_after, weights
 

@@ -9,18 +9,20 @@ from typing import Any
 
 import pytest
 import torch
-from medssl import devices, recipes, shipped
-from medssl.config import FeaturesJob, FinetuneJob, PredictJob, PretrainJob
-from medssl.errors import UserError
-from medssl.events import Notice
-from medssl.features.similarity import open_features
-from medssl.files import sha256_of, write_json
-from medssl.pretraining import pretrain
-from medssl.projects.project import Project
-from medssl.shipped import RANDOM, SHAPES
-from medssl.training import checkpoint, planner
-from medssl.training.networks import build
-from medssl.training.start import fill, load_start, plan_from
+from medssl.core import recipes, shipped
+from medssl.core.errors import UserError
+from medssl.core.events import Notice
+from medssl.core.features.similarity import open_features
+from medssl.core.files import sha256_of, write_json
+from medssl.core.jobs import FeaturesJob, FinetuneJob, PredictJob, PretrainJob
+from medssl.core.project.project import Project
+from medssl.core.shipped import RANDOM, SHAPES
+from medssl.nn import devices
+from medssl.nn.models import checkpoint
+from medssl.nn.models.unet import build
+from medssl.tasks import planner
+from medssl.tasks.pretrain import pretrain
+from medssl.tasks.start import fill, load_start, plan_from
 from small import CPU, FINETUNE, SHAPE, Events, job_of, make_project, run
 
 FIXED: dict[str, Any] = {"precision": "fp32", "threads": 1, "batch": 2}

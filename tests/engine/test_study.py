@@ -10,14 +10,14 @@ from typing import Any
 import nibabel
 import pytest
 from made_dataset import write_dataset
-from medssl.config import FinetuneJob, Job, PretrainJob
-from medssl.errors import UserError
-from medssl.evidence import cells, demo, report, study, trial
-from medssl.evidence.cells import Cell
-from medssl.evidence.dataset import read_dataset
-from medssl.evidence.study import Material, Settings
-from medssl.files import write_json
-from medssl.projects.project import Project
+from medssl.benchmarking import demo, experiment, protocol, report, results_log
+from medssl.benchmarking.dataset import read_dataset
+from medssl.benchmarking.protocol import Material, Settings
+from medssl.benchmarking.results_log import Cell
+from medssl.core.errors import UserError
+from medssl.core.files import write_json
+from medssl.core.jobs import FinetuneJob, Job, PretrainJob
+from medssl.core.project.project import Project
 from stand_in import Engine
 
 SETTINGS = Settings(slices=5, minutes=10.0)
@@ -31,7 +31,7 @@ def dataset_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def material(dataset_folder: Path, tmp_path: Path) -> Material:
     dataset = read_dataset(dataset_folder)
-    return study.gather(Project.create(tmp_path / "project", dataset.classes), dataset, lambda done: None)
+    return protocol.gather(Project.create(tmp_path / "project", dataset.classes), dataset, lambda done: None)
 
 
 def test_test_cases_and_only_they_are_held_out(material: Material) -> None:
@@ -41,48 +41,48 @@ def test_test_cases_and_only_they_are_held_out(material: Material) -> None:
 
 def test_scans_that_are_there_are_not_read_again(material: Material, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Project, "add_scan", None)
-    again = study.gather(material.project, material.dataset, lambda done: None)
+    again = protocol.gather(material.project, material.dataset, lambda done: None)
     assert again.scan_ids == material.scan_ids
 
 
 def test_a_seed_always_draws_the_same_two_scans_and_never_a_test_scan(material: Material) -> None:
-    drawn = [study.annotate_for(material, seed, 5) for seed in (3, 4, 3)]
+    drawn = [protocol.annotate_for(material, seed, 5) for seed in (3, 4, 3)]
     assert drawn[0] == drawn[2] != drawn[1]
     assert all(len(each) == 2 and not set(each) & set(material.references) for each in drawn)
 
 
 def test_the_slices_are_spread_over_both_scans(material: Material) -> None:
-    counts = sorted(len(chosen) for chosen in study.annotate_for(material, 0, 5).values())
+    counts = sorted(len(chosen) for chosen in protocol.annotate_for(material, 0, 5).values())
     assert counts == [2, 3]
 
 
 def test_annotations_of_another_seed_are_gone(material: Material) -> None:
-    study.annotate_for(material, 3, 10)
-    latest = study.annotate_for(material, 4, 10)
+    protocol.annotate_for(material, 3, 10)
+    latest = protocol.annotate_for(material, 4, 10)
     assert set(material.project.annotated()) == set(latest)
 
 
 def test_too_few_labelled_scans_are_refused(material: Material) -> None:
     small = replace(material.dataset, pairs=material.dataset.pairs[:2])
     with pytest.raises(UserError, match="at least 2 are needed"):
-        study.annotate_for(replace(material, dataset=small), 0, 5)
+        protocol.annotate_for(replace(material, dataset=small), 0, 5)
 
 
 def test_random_weights_have_all_the_time_for_fine_tuning(material: Material) -> None:
     engine = Engine()
-    trial.run_cell(material, study.RANDOM, 0, SETTINGS, engine)
+    experiment.run_cell(material, protocol.RANDOM, 0, SETTINGS, engine)
     assert [type(job) for job in engine.jobs] == [FinetuneJob]
     assert engine.jobs[0].minutes == 10.0
-    assert engine.jobs[0].weights == study.RANDOM
+    assert engine.jobs[0].weights == protocol.RANDOM
 
 
 def test_pretrained_weights_share_the_same_time(material: Material) -> None:
     engine = Engine()
-    cell = trial.run_cell(material, "pgl", 0, SETTINGS, engine)
+    cell = experiment.run_cell(material, "pgl", 0, SETTINGS, engine)
     first, second = engine.jobs
     assert isinstance(first, PretrainJob)
     assert first.minutes + second.minutes == pytest.approx(10.0)
-    assert first.minutes == pytest.approx(10.0 * study.PRETRAIN_SHARE)
+    assert first.minutes == pytest.approx(10.0 * protocol.PRETRAIN_SHARE)
     assert second.weights == cell.runs["pretrain"]
 
 
@@ -99,15 +99,15 @@ def test_a_pretraining_on_top_is_made_once_for_all_seeds(material: Material) -> 
         )
         return result
 
-    done = [trial.run_cell(material, "pgl", seed, asked, work) for seed in (1, 2)]
+    done = [experiment.run_cell(material, "pgl", seed, asked, work) for seed in (1, 2)]
     assert [(type(job), job.seed, job.minutes) for job in engine.jobs] == [
         (PretrainJob, 0, 3.0), (FinetuneJob, 1, 10.0), (FinetuneJob, 2, 10.0)
     ]  # fmt: skip
     assert done[0].runs["pretrain"] == done[1].runs["pretrain"] == engine.jobs[-1].weights
     assert done[1].seconds["pretrain"] == 180
-    trial.run_cell(material, "pgl", 1, replace(asked, pretrain={"zoom": [1.0, 1.1]}), work)
+    experiment.run_cell(material, "pgl", 1, replace(asked, pretrain={"zoom": [1.0, 1.1]}), work)
     material.project.hold_out("case1", True)
-    trial.train(study.assign(material, "pgl", 1, replace(asked, judge="validation")), work)
+    experiment.train(protocol.assign(material, "pgl", 1, replace(asked, judge="validation")), work)
     assert [type(job) for job in engine.jobs[3:]] == [PretrainJob, FinetuneJob] * 2, "another pre-training"
 
 
@@ -117,7 +117,7 @@ def test_how_long_others_pretrained_is_nothing_to_random_weights() -> None:
 
 def test_a_cell_has_the_dice_of_the_test_scans(material: Material) -> None:
     engine = Engine()
-    cell = trial.run_cell(material, "pgl", 0, SETTINGS, engine)
+    cell = experiment.run_cell(material, "pgl", 0, SETTINGS, engine)
     assert set(engine.jobs[-1].predict_scans) == {"case0", "case5", *cell.annotated}
     assert cell.dice == pytest.approx(2 / 3, abs=1e-4)  # half of the structure is found
     assert cell.dice_of_class == {"structure": cell.dice}
@@ -150,33 +150,33 @@ def cell(method: str, seed: int, dice: float, settings: Settings = SETTINGS) -> 
 def test_cells_are_read_as_they_were_written(tmp_path: Path) -> None:
     written = [cell("random", 0, 0.5), cell("pgl", 0, 0.6)]
     for each in written:
-        cells.append(tmp_path / "cells.jsonl", each)
-    assert cells.read_cells(tmp_path / "cells.jsonl") == written
+        results_log.append(tmp_path / "cells.jsonl", each)
+    assert results_log.read_cells(tmp_path / "cells.jsonl") == written
 
 
 def test_lines_of_several_runners_do_not_mix(tmp_path: Path) -> None:
     path = tmp_path / "cells.jsonl"
     with ThreadPoolExecutor(4) as runners:
-        list(runners.map(lambda seed: cells.append(path, cell("random", seed, 0.5)), range(60)))
-    assert sorted(each.seed for each in cells.read_cells(path)) == list(range(60))
+        list(runners.map(lambda seed: results_log.append(path, cell("random", seed, 0.5)), range(60)))
+    assert sorted(each.seed for each in results_log.read_cells(path)) == list(range(60))
 
 
 def test_damaged_cells_are_refused_with_the_file_named(tmp_path: Path) -> None:
     (tmp_path / "cells.jsonl").write_text('{"method": "ran')
     with pytest.raises(UserError, match=r"cells\.jsonl is damaged"):
-        cells.read_cells(tmp_path / "cells.jsonl")
+        results_log.read_cells(tmp_path / "cells.jsonl")
 
 
 def test_a_cell_under_other_settings_is_not_finished() -> None:
     known = [cell("random", 0, 0.5)]
-    assert cells.finished(known, "Made", "random", 0, SETTINGS) == known[0]
-    assert cells.finished(known, "Made", "random", 1, SETTINGS) is None
-    assert cells.finished(known, "Other", "random", 0, SETTINGS) is None
-    assert cells.finished(known, "Made", "random", 0, replace(SETTINGS, minutes=1.0)) is None
+    assert results_log.finished(known, "Made", "random", 0, SETTINGS) == known[0]
+    assert results_log.finished(known, "Made", "random", 1, SETTINGS) is None
+    assert results_log.finished(known, "Other", "random", 0, SETTINGS) is None
+    assert results_log.finished(known, "Made", "random", 0, replace(SETTINGS, minutes=1.0)) is None
 
 
 def test_rows_have_mean_and_spread_over_seeds() -> None:
-    row, single = cells.rows([cell("random", 0, 0.5), cell("pgl", 0, 0.8), cell("random", 1, 0.7)])
+    row, single = results_log.rows([cell("random", 0, 0.5), cell("pgl", 0, 0.8), cell("random", 1, 0.7)])
     assert (row.method, row.seeds) == ("random", (0, 1))
     assert row.dice == pytest.approx(0.6)
     assert row.spread == pytest.approx(0.02**0.5)
@@ -215,7 +215,7 @@ def test_a_demo_that_was_stopped_goes_on_with_what_is_missing(dataset_folder: Pa
 
     def stopped_in_the_third(job: Job) -> dict[str, Any]:
         if len(first.jobs) == 3:
-            raise trial.Stopped
+            raise experiment.Stopped
         return first(job)
 
     assert len(demo.run(asked, material, stopped_in_the_third, quiet)) == 2

@@ -10,17 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from medssl.annotations.annotator import annotate
-from medssl.commands import app
-from medssl.config import SuggestJob
-from medssl.errors import UserError
-from medssl.events import Started
-from medssl.next_slice import slices, suggest
-from medssl.next_slice.coverage import alike, choose
-from medssl.next_slice.doubts import doubts, together, turn
-from medssl.next_slice.slices import Seen
-from medssl.next_slice.suggest import newest_weights, rank, why
-from medssl.projects.project import Annotation, LabelClass, Project
+from medssl.benchmarking.simulated_annotator import annotate
+from medssl.cli import app
+from medssl.core.active_learning import slices
+from medssl.core.active_learning.coverage import alike, choose
+from medssl.core.active_learning.slices import Seen
+from medssl.core.errors import UserError
+from medssl.core.events import Started
+from medssl.core.jobs import SuggestJob
+from medssl.core.project.project import Annotation, LabelClass, Project
+from medssl.tasks.active_learning import suggest
+from medssl.tasks.active_learning.suggest import newest_weights, rank, why
+from medssl.tasks.active_learning.uncertainty import doubts, together, turn
 from small import (
     CPU,
     Events,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from medssl.patches.superpixels import (
+from medssl.nn.data.superpixels import (
     IGNORE,
     Grain,
     body,

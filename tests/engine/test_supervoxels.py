@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from medssl.config import Plan
-from medssl.errors import UserError
-from medssl.methods.supervoxels import Settings, SuperVoxels, renumbered, through_curves
-from medssl.patches.pool import Pool
-from medssl.patches.supervoxels import SLAB, cut_volumes
-from medssl.training.networks import build
+from medssl.core.errors import UserError
+from medssl.core.jobs import Plan
+from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.supervoxels import SLAB, cut_volumes
+from medssl.nn.methods.supervoxels import SuperVoxels, SuperVoxelsSettings, renumbered, through_curves
+from medssl.nn.models.unet import build
 from small import Events, noise, plan, pool, seeded
 
 SHAPE = (12, 40, 40)
@@ -31,7 +31,7 @@ def blocks() -> Pool:
 def prepared(small: Plan | None = None, **own: object) -> SuperVoxels:
     small = small or plan()
     torch.manual_seed(0)
-    method = SuperVoxels(build(small, 3, 0), small, replace(Settings(edges_px=(8.0,)), **own))  # type: ignore[arg-type]
+    method = SuperVoxels(build(small, 3, 0), small, replace(SuperVoxelsSettings(edges_px=(8.0,)), **own))  # type: ignore[arg-type]
     method.prepare(blocks(), Events())
     return method
 
@@ -123,4 +123,4 @@ def test_steps_lower_the_loss() -> None:
 def test_3d_is_refused_with_a_way_out() -> None:
     flat = plan(3)
     with pytest.raises(UserError, match="dims=2"):
-        SuperVoxels(build(flat, 1, 0), flat, Settings())
+        SuperVoxels(build(flat, 1, 0), flat, SuperVoxelsSettings())

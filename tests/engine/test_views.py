@@ -6,16 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
-from medssl.patches.augment import STRONG, change_intensity, draw_bend
-from medssl.patches.pool import Pool
-from medssl.patches.views import (
-    Views,
-    cut,
-    cut_targets,
-    scan_shapes,
-    shown,
-    view_step,
-)
+from medssl.nn.data.augment import STRONG, change_intensity, draw_bend
+from medssl.nn.data.crops import Views, cut, cut_targets, scan_shapes, shown, view_step
+from medssl.nn.data.device_dataset import Pool
 from small import box, noise, plan, pool, ramps, seeded, stacked, voxel_positions
 
 SCAN = (20, 40, 30)

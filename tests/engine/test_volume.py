@@ -10,8 +10,8 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl.errors import UserError
-from medssl.scans.volume import find_scans, read_scan
+from medssl.core.errors import UserError
+from medssl.core.io.volume import find_scans, read_scan
 from volume_files import ORIENTATIONS, numbered, reference, refusal
 
 READ = {
@@ -160,8 +160,8 @@ def test_nothing_to_find_is_said(tmp_path: Path, name: str, code: str) -> None:
 READ_WITH_LITTLE = """
 import resource, sys
 from pathlib import Path
-from medssl.errors import UserError
-from medssl.scans import dicom, itk, nifti, volume  # before memory is short
+from medssl.core.errors import UserError
+from medssl.core.io import dicom, itk, nifti, volume  # before memory is short
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[3]), -1))
 try:

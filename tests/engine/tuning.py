@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from medssl.config import FinetuneJob, Plan
-from medssl.finetuning import semi
-from medssl.finetuning.finetune_step import Finetuning
-from medssl.finetuning.partial import seen_from
-from medssl.finetuning.self_training import Guesses, Rounds
-from medssl.patches.pool import Pool
-from medssl.training.networks import build
+from medssl.core.jobs import FinetuneJob, Plan
+from medssl.nn.data.device_dataset import Pool
+from medssl.nn.models.unet import build
+from medssl.tasks.segment import semi_supervised
+from medssl.tasks.segment.annotated_crops import seen_from
+from medssl.tasks.segment.finetune_step import Finetuning
+from medssl.tasks.segment.pseudo_labels import Guesses, Rounds
 from small import Events, noise, plan, pool
 
 IGNORE = 255
@@ -44,13 +44,13 @@ def tuning(
     early = (
         {} if choice == "none" else {"rounds": (0.0,), "least_steps": 0, "trusted_loss": 100.0, "sure": 0.0}
     )
-    settings = semi.find(choice)[1](**{**early, **own})
+    settings = semi_supervised.find(choice)[1](**{**early, **own})
     painted = list(seen_from(scans, replace(small, sides=settings.sides)))
     small = replace(small, sides="all" if len(painted) > 1 else "own")
     network = build(small, len(CLASSES) + 1, 0)
     job = FinetuneJob("nowhere", semi=choice)  # type: ignore[arg-type]
     emit = events if events is not None else Events()
-    terms = semi.terms(job, small, settings, painted[0][1], len(CLASSES) + 1, emit)
+    terms = semi_supervised.terms(job, small, settings, painted[0][1], len(CLASSES) + 1, emit)
     rounds = None
     if choice != "none":
         guesses = Guesses(scans, settings, CLASSES, emit)  # type: ignore[arg-type]

@@ -9,8 +9,8 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from medssl.errors import UserError
-from medssl.scans.volume import read_scan
+from medssl.core.errors import UserError
+from medssl.core.io.volume import read_scan
 
 ORIENTATIONS = [
     "".join(letters)

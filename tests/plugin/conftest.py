@@ -24,9 +24,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def no_engine_ahead(monkeypatch) -> None:
     """Strokes start no engine ahead of its job, but where that is tested."""
-    from napari_medssl import jobs
+    from napari_medssl.engine import child_process
 
-    monkeypatch.setattr(jobs.Ahead, "on", False)
+    monkeypatch.setattr(child_process.Ahead, "on", False)
 
 
 @pytest.fixture
@@ -45,6 +45,6 @@ def said(monkeypatch) -> list[tuple[str, str]]:
 @pytest.fixture(autouse=True)
 def no_precompute(monkeypatch) -> None:
     """No engine computes features by itself, except where a test is about that."""
-    from napari_medssl.precompute import Precompute
+    from napari_medssl.engine.precompute import Precompute
 
     monkeypatch.setattr(Precompute, "on", False)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from medssl.annotations.annotator import annotate, choose_slices
-from medssl.projects.project import LabelClass, Project
-from medssl.scans.phantom import make_phantom
-from medssl.scans.volume import read_labels
+from medssl.benchmarking.simulated_annotator import annotate, choose_slices
+from medssl.core.io.volume import read_labels
+from medssl.core.phantom import make_phantom
+from medssl.core.project.project import LabelClass, Project
 
 DATA = Path(os.environ.get("MEDSSL_DATA") or Path(__file__).parents[3] / "shared" / "data")
 

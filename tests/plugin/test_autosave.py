@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from medssl.errors import UserError
-from medssl.projects import journal
-from medssl.projects.project import Project
+from medssl.core.errors import UserError
+from medssl.core.project import stroke_log
+from medssl.core.project.project import Project
 from napari.components import ViewerModel
 from test_workspace import write_scan
 
-from napari_medssl.edits import Edits
-from napari_medssl.restore import Restore
-from napari_medssl.session import Session
+from napari_medssl.annotate.crash_recovery import Restore
+from napari_medssl.annotate.edits import Edits
+from napari_medssl.model.session import Session
 from napari_medssl.workspace import Workspace
 
 
@@ -41,7 +41,7 @@ def open_desk(folder: Path) -> Workspace:
 
 
 def journal_of(desk):
-    return journal.journal_file(desk.session.project.root, desk.session.scan)
+    return stroke_log.journal_file(desk.session.project.root, desk.session.scan)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -50,7 +50,7 @@ def test_a_stroke_is_on_the_disk_when_the_hand_lets_go(desk, axis):
     desk.go_to(axis, 3)
     place = tuple(3 if other == axis else 5 for other in range(3))
     desk.annotation_layer.paint(place, 1)
-    (stroke,) = journal.read(journal_of(desk))
+    (stroke,) = stroke_log.read(journal_of(desk))
     painted = desk.annotation_layer.data
     assert np.array_equal(np.sort(stroke.voxels), np.flatnonzero(painted)) and painted[place] == 1
 
@@ -116,7 +116,7 @@ def test_the_window_lives_while_the_annotation_is_written(desk, qtbot, monkeypat
     desk.annotation_layer.paint((4, 5, 6), 1)
     qtbot.waitUntil(lambda: desk.autosave._writing is not None)
     desk.annotation_layer.paint((4, 2, 2), 1)  # while it is written
-    assert journal.read(journal_of(desk))
+    assert stroke_log.read(journal_of(desk))
     qtbot.waitUntil(lambda: desk.session.saved == "saved", timeout=5000)
     saved = desk.session.project.annotation(desk.session.scan)
     assert np.array_equal(saved.labels, desk.annotation_layer.data) and not journal_of(desk).exists()
@@ -129,7 +129,7 @@ def test_a_disk_that_refuses_the_journal_is_told_and_the_strokes_stay(desk, qtbo
         raise UserError("The disk is full; free some space.", code="disk-full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(journal, "append", full)
+        patch.setattr(stroke_log, "append", full)
         desk.annotation_layer.paint((4, 5, 6), 1)
     assert desk.said == ["The disk is full; free some space."]
     qtbot.waitUntil(lambda: desk.session.saved == "saved")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from medssl.projects.project import Annotation
+from medssl.core.project.project import Annotation
 from napari.components import ViewerModel
 from qtpy.QtWidgets import QInputDialog
 from test_workspace import predict, write_scan
 
-from napari_medssl.session import Session
-from napari_medssl.volumes import Volumes
+from napari_medssl.annotate.volumes import Volumes
+from napari_medssl.model.session import Session
 from napari_medssl.widgets.classes import ClassTable
 from napari_medssl.widgets.removal import NOTHING, Removal
 from napari_medssl.widgets.strip import SliceStrip

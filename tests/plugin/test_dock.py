@@ -8,28 +8,28 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl.errors import UserError
+from medssl.core.errors import UserError
 from napari.components import ViewerModel
 from napari.utils.shortcuts import default_shortcuts
 
-from napari_medssl import _reader, _samples
-from napari_medssl.tasks import pretrain_job
+from napari_medssl.io import reader, samples
+from napari_medssl.model.job_factory import pretrain_job
 from napari_medssl.widgets import Dock, dock, style
 from napari_medssl.widgets.finetune import RANDOM_NAME, SHAPES_NAME
 
 ENGINE = """
 import json, sys, time
 from pathlib import Path
-from medssl import config, events
-from medssl.projects.annotation import Annotation, write_annotation
-from medssl.projects.project import Project
+from medssl.core import jobs, events
+from medssl.core.project.annotation import Annotation, write_annotation
+from medssl.core.project.project import Project
 import numpy as np
 
-job = config.read_job(Path(sys.argv[-1]))
+job = jobs.read_job(Path(sys.argv[-1]))
 project = Project.open(Path(job.project))
-kind = config.kind_of(job)
+kind = jobs.kind_of(job)
 resume = getattr(job, "resume", None)
-run = project.run(resume) if resume else project.new_run(kind, config.to_json(job), "test")
+run = project.run(resume) if resume else project.new_run(kind, jobs.to_json(job), "test")
 log = (run.folder / "events.jsonl").open("a")
 def say(event):
     line = events.to_line(event)
@@ -141,7 +141,7 @@ def test_a_click_in_the_table_shows_the_scan(make, qtbot, tmp_path):
 def test_sample_data_without_a_file_can_be_a_scan(qtbot, said, tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
     viewer = ViewerModel()
-    ((data, arguments, _),) = _samples.phantom()
+    ((data, arguments, _),) = samples.phantom()
     phantom = viewer.add_image(data, **arguments)
     made = Dock(viewer)
     qtbot.addWidget(made)
@@ -157,7 +157,7 @@ def test_a_layer_opened_by_a_relative_name_is_known_again(qtbot, said, tmp_path,
     write_scan(tmp_path / "a.nii.gz")
     monkeypatch.chdir(tmp_path)
     viewer = ViewerModel()
-    data, arguments, _ = _reader.read_one(Path("a.nii.gz"))
+    data, arguments, _ = reader.read_one(Path("a.nii.gz"))
     opened = viewer.add_image(data, **arguments)
     made = Dock(viewer)
     qtbot.addWidget(made)

@@ -10,7 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 from hand import open_and_wait
-from medssl.projects.project import LabelClass, Project
+from medssl.core.project.project import LabelClass, Project
 from napari.components import ViewerModel
 from qtpy.QtWidgets import QFileDialog
 

@@ -8,14 +8,14 @@ import nibabel
 import numpy as np
 import pytest
 from hand import open_and_wait
-from medssl.features.landmarks import read_landmarks
-from medssl.features.similarity import write_features
-from medssl.projects.project import Project
+from medssl.core.features.landmarks import read_landmarks
+from medssl.core.features.similarity import write_features
+from medssl.core.project.project import Project
 from napari.components import ViewerModel
 
 from napari_medssl import layers
-from napari_medssl.feature_colors import COLORS
-from napari_medssl.places import LANDMARKS, MATCHES
+from napari_medssl.explore.pca_colors import COLORS
+from napari_medssl.explore.point_layers import LANDMARKS, MATCHES
 from napari_medssl.widgets import Dock
 from napari_medssl.widgets.finetune import SHAPES_NAME
 
@@ -133,7 +133,7 @@ def test_shift_adds_a_place_and_control_one_that_is_not_meant(qtbot, dock):
 
 
 def test_a_place_that_is_not_meant_alone_is_one_sentence(qtbot, dock):
-    from medssl.errors import UserError
+    from medssl.core.errors import UserError
 
     with pytest.raises(UserError, match="meant"):
         dock.features.similar.click(PLACE, ("Control",))

@@ -7,11 +7,12 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl.scans.volume import read_labels, read_scan
+from medssl.core.io.volume import read_labels, read_scan
 from napari.layers import Image, Labels
 from napari.utils import notifications
 
-from napari_medssl import _reader, _samples, _writer, layers
+from napari_medssl import layers
+from napari_medssl.io import reader, samples, writer
 
 AFFINE = np.array([[-1.5, 0.1, 0, 20], [0.1, -1.5, 0.2, -30], [0, 0.2, 4, 7], [0, 0, 0, 1.0]])
 
@@ -33,20 +34,20 @@ def scan(tmp_path) -> Path:
 
 
 def test_a_scan_becomes_an_image_in_mm(scan):
-    ((data, kwargs, kind),) = _reader.get_reader(str(scan))(str(scan))
+    ((data, kwargs, kind),) = reader.get_reader(str(scan))(str(scan))
     assert kind == "image" and data.shape == (8, 10, 12) and kwargs["name"] == "head"
     assert layers.file_of(Image(data, **kwargs)) == scan
 
 
 def test_other_files_are_left_to_others(tmp_path):
-    assert _reader.get_reader(str(tmp_path / "a.gz")) is None
-    assert _reader.get_reader([str(tmp_path / "a.nii"), str(tmp_path / "a.png")]) is None
+    assert reader.get_reader(str(tmp_path / "a.gz")) is None
+    assert reader.get_reader([str(tmp_path / "a.nii"), str(tmp_path / "a.png")]) is None
 
 
 def test_a_bad_file_is_one_sentence_and_the_good_one_is_shown(scan, said, tmp_path):
     bad = tmp_path / "cut.nii.gz"
     bad.write_bytes(scan.read_bytes()[:500])
-    shown = _reader.read([str(bad), str(scan)])
+    shown = reader.read([str(bad), str(scan)])
     assert [kwargs["name"] for _, kwargs, _ in shown] == ["head"]
     assert len(said) == 1 and "cut.nii.gz" in said[0]
 
@@ -54,7 +55,7 @@ def test_a_bad_file_is_one_sentence_and_the_good_one_is_shown(scan, said, tmp_pa
 def test_only_bad_files_show_nothing_and_raise_nothing(said, tmp_path):
     bad = tmp_path / "flat.nii"
     nibabel.save(nibabel.Nifti1Image(np.zeros((5, 5), np.float32), np.eye(4)), bad)
-    assert _reader.read(str(bad)) == [(None,)] and len(said) == 1
+    assert reader.read(str(bad)) == [(None,)] and len(said) == 1
 
 
 def test_a_label_file_becomes_labels(scan, tmp_path):
@@ -63,8 +64,8 @@ def test_a_label_file_becomes_labels(scan, tmp_path):
     labels[3:5, 2:6, 4:8] = 2
     path = str(tmp_path / "out.nii.gz")
     attributes = {"metadata": layers.metadata("labels", volume.geometry)}
-    assert _writer.write_labels(path, labels, attributes) == [path]
-    ((data, _, kind),) = _reader.read(path)
+    assert writer.write_labels(path, labels, attributes) == [path]
+    ((data, _, kind),) = reader.read(path)
     assert kind == "labels" and np.array_equal(data, labels)
 
 
@@ -74,7 +75,7 @@ def test_labels_are_written_on_the_grid_of_their_scan(scan, tmp_path, suffix):
     labels = np.random.default_rng(0).integers(0, 3, volume.array.shape).astype(np.uint8)
     data, kwargs, _ = layers.labels_data(labels, volume.geometry, "labels")
     path = tmp_path / f"out{suffix}"
-    _writer.write_labels(str(path), *Labels(data, **kwargs).as_layer_data_tuple()[:2])
+    writer.write_labels(str(path), *Labels(data, **kwargs).as_layer_data_tuple()[:2])
     back = read_labels(path)
     assert np.array_equal(back.array, labels)
     assert np.allclose(back.geometry.affine, volume.geometry.affine, atol=1e-4)
@@ -85,17 +86,17 @@ def test_sure_background_is_background_in_the_file(scan, tmp_path):
     labels = np.zeros(volume.array.shape, np.uint8)
     labels[2, 3:6, 3:6], labels[4, 1:5, 1:5] = 1, 255
     layer = layers.annotation_layer(labels, volume.geometry, "s", ())
-    _writer.write_labels(str(tmp_path / "a.nii.gz"), *layer.as_layer_data_tuple()[:2])
+    writer.write_labels(str(tmp_path / "a.nii.gz"), *layer.as_layer_data_tuple()[:2])
     assert set(np.unique(read_labels(tmp_path / "a.nii.gz").array)) == {0, 1}
 
 
 def test_the_phantom_comes_without_a_network():
-    (data, kwargs, kind), (organs, _, _) = _samples.phantom_with_labels()
+    (data, kwargs, kind), (organs, _, _) = samples.phantom_with_labels()
     assert kind == "image" and data.shape == organs.shape and layers.KEY in kwargs["metadata"]
-    assert len(_samples.phantom()) == 1
+    assert len(samples.phantom()) == 1
 
 
 @pytest.mark.data
 def test_a_dicom_folder_is_one_layer(data):
     folder = str(data / "robustness" / "dicom_series_ct_head_small")
-    assert len(_reader.get_reader(folder)(folder)) == 1
+    assert len(reader.get_reader(folder)(folder)) == 1

@@ -7,10 +7,10 @@ import pytest
 from napari.components import ViewerModel
 from test_workspace import write_scan
 
-from napari_medssl.edits import Edits
-from napari_medssl.fills import FILL, Fills
+from napari_medssl.annotate.edits import Edits
+from napari_medssl.annotate.interpolation import FILL, Fills
 from napari_medssl.layers import entry_of
-from napari_medssl.session import Session
+from napari_medssl.model.session import Session
 from napari_medssl.workspace import Workspace
 
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl.features.similarity import write_features
-from medssl.projects.project import LabelClass, Project
+from medssl.core.features.similarity import write_features
+from medssl.core.project.project import LabelClass, Project
 from napari.components import ViewerModel
 from napari.utils.shortcuts import default_shortcuts
 
 from napari_medssl import layers
-from napari_medssl.preview import InstantPreview
-from napari_medssl.session import Session
-from napari_medssl.similar import Similar
+from napari_medssl.explore.instant_preview import InstantPreview
+from napari_medssl.explore.similarity import Similar
+from napari_medssl.model.session import Session
 from napari_medssl.widgets.dock import PREVIEW_KEY
 from napari_medssl.widgets.preview import PreviewBox
 from napari_medssl.workspace import Workspace
@@ -261,20 +261,20 @@ def test_outlines_of_a_scan_go_with_it(qtbot, desk):
 
 def test_strokes_while_it_computes_do_no_harm(desk, truth, monkeypatch):
     """numpy refuses arrays that change under its hands, so the thread works on a copy."""
-    from medssl.projects.annotation import Annotation
+    from medssl.core.project.annotation import Annotation
 
-    from napari_medssl import sketch
+    from napari_medssl.explore import preview_worker
 
     labels = np.zeros(SHAPE, np.uint8)
     labels[5, 10, 5:11], labels[5, 2] = 1, 255
-    fit = sketch.fit
+    fit = preview_worker.fit
 
     def paint_meanwhile(*moments):
         labels[:] = 1
         return fit(*moments)
 
-    monkeypatch.setattr(sketch, "fit", paint_meanwhile)
+    monkeypatch.setattr(preview_worker, "fit", paint_meanwhile)
     run = desk.session.runs("pretrain")[0].id
-    request = sketch.Request(desk.session.project, "a", run, Annotation(labels), 0, 5)
-    found = sketch.Sketcher().sketch(request).outlines[1]
+    request = preview_worker.Request(desk.session.project, "a", run, Annotation(labels), 0, 5)
+    found = preview_worker.Sketcher().sketch(request).outlines[1]
     assert found[..., 0].max() < 16, "the slice as it was when the thread began"

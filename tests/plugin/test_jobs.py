@@ -8,9 +8,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from medssl.events import Done, Notice, Progress, Started
+from medssl.core.events import Done, Notice, Progress, Started
 
-from napari_medssl import jobs
+from napari_medssl.engine import child_process
 
 HEAD = """
 import json, sys, time
@@ -28,7 +28,7 @@ def child(qtbot, tmp_path):
         script = tmp_path / "engine.py"
         script.write_text(HEAD + body)
         (tmp_path / "runs" / "0001").mkdir(parents=True)
-        process, heard, ended = jobs.Child(tmp_path), [], []
+        process, heard, ended = child_process.Child(tmp_path), [], []
         process.heard.connect(heard.append)
         process.ended.connect(lambda outcome, text: ended.append((outcome, text)))
         process.start(tmp_path / "job.json", (sys.executable, "-u", str(script)))
@@ -37,7 +37,7 @@ def child(qtbot, tmp_path):
 
     yield start
     for process in made:
-        if process in jobs._alive:
+        if process in child_process._alive:
             process.shutdown()
 
 
@@ -117,7 +117,7 @@ def test_killed_by_the_system_reads_as_out_of_memory(qtbot, child):
 
 
 def test_a_program_that_is_not_there(qtbot, tmp_path):
-    process, ended = jobs.Child(tmp_path), []
+    process, ended = child_process.Child(tmp_path), []
     process.ended.connect(lambda outcome, text: ended.append((outcome, text)))
     process.start(tmp_path / "job.json", (str(tmp_path / "nowhere"),))
     outcome, text = wait_for(qtbot, ended)
@@ -144,8 +144,8 @@ while True: time.sleep(0.1)
 
 
 def test_who_does_not_listen_is_killed(qtbot, child, monkeypatch):
-    monkeypatch.setattr(jobs, "TERMINATE_MS", 200)
-    monkeypatch.setattr(jobs, "KILL_MS", 500)
+    monkeypatch.setattr(child_process, "TERMINATE_MS", 200)
+    monkeypatch.setattr(child_process, "KILL_MS", 500)
     process, heard, ended = child(DEAF)
     qtbot.waitUntil(lambda: bool(heard))
     process.stop()
@@ -162,8 +162,8 @@ say("done", stopped=True)
 
 
 def test_who_still_says_something_is_given_time(qtbot, child, monkeypatch):
-    monkeypatch.setattr(jobs, "TERMINATE_MS", 400)
-    monkeypatch.setattr(jobs, "KILL_MS", 500)
+    monkeypatch.setattr(child_process, "TERMINATE_MS", 400)
+    monkeypatch.setattr(child_process, "KILL_MS", 500)
     process, heard, ended = child(LIVELY)
     qtbot.waitUntil(lambda: bool(heard))
     process.stop()
@@ -180,7 +180,7 @@ def test_a_second_stop_ends_at_once(qtbot, child):
 
 
 def test_a_closing_viewer_leaves_no_child(qtbot, child, monkeypatch):
-    monkeypatch.setattr(jobs, "SHUTDOWN_MS", (300, 300, 2000))
+    monkeypatch.setattr(child_process, "SHUTDOWN_MS", (300, 300, 2000))
     process, heard, _ = child(DEAF)
     qtbot.waitUntil(lambda: bool(heard))
     engine = psutil.Process(process.process_id())
@@ -189,8 +189,8 @@ def test_a_closing_viewer_leaves_no_child(qtbot, child, monkeypatch):
 
 
 def test_the_waiting_times_leave_no_child_after_ten_seconds():
-    assert jobs.TERMINATE_MS < jobs.KILL_MS < 10_000
-    assert sum(jobs.SHUTDOWN_MS) < 10_000
+    assert child_process.TERMINATE_MS < child_process.KILL_MS < 10_000
+    assert sum(child_process.SHUTDOWN_MS) < 10_000
 
 
 def test_the_viewer_never_waits_for_the_child(qtbot, child):
@@ -200,4 +200,4 @@ def test_the_viewer_never_waits_for_the_child(qtbot, child):
 
 
 def test_the_real_command_is_this_python(tmp_path: Path):
-    assert (sys.executable, "-u", "-m", "medssl", "run") == jobs.COMMAND
+    assert (sys.executable, "-u", "-m", "medssl", "run") == child_process.COMMAND

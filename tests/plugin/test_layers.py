@@ -5,10 +5,10 @@ from __future__ import annotations
 import nibabel
 import numpy as np
 import pytest
-from medssl.errors import UserError
-from medssl.projects.project import LabelClass
-from medssl.scans.geometry import Geometry
-from medssl.scans.volume import read_scan
+from medssl.core.errors import UserError
+from medssl.core.io.geometry import Geometry
+from medssl.core.io.volume import read_scan
+from medssl.core.project.project import LabelClass
 from napari.components import ViewerModel
 from napari.layers import Image
 

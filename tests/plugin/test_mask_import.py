@@ -5,12 +5,12 @@ from __future__ import annotations
 import nibabel
 import numpy as np
 import pytest
-from medssl.errors import UserError
+from medssl.core.errors import UserError
 from napari.components import ViewerModel
 from test_workspace import AFFINE, SHAPE, write_scan
 
-from napari_medssl.edits import Edits
-from napari_medssl.session import Session
+from napari_medssl.annotate.edits import Edits
+from napari_medssl.model.session import Session
 from napari_medssl.widgets.masks import ImportMask
 from napari_medssl.workspace import Workspace
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl.projects.project import LabelClass, Project
+from medssl.core.project.project import LabelClass, Project
 from napari.components import ViewerModel
 
-from napari_medssl.jobs import Jobs
-from napari_medssl.session import Session
+from napari_medssl.engine.child_process import Jobs
+from napari_medssl.model.session import Session
 from napari_medssl.widgets.annotate import Annotate
 from napari_medssl.workspace import Workspace
 

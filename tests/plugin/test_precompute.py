@@ -12,15 +12,18 @@ import nibabel
 import numpy as np
 import pytest
 from hand import open_and_wait
-from medssl import shipped
-from medssl.config import FeaturesJob, SuggestJob, kind_of
-from medssl.features.similarity import open_features, write_features
-from medssl.files import sha256_of
-from medssl.projects.project import Project
+from medssl.core import shipped
+from medssl.core.features.similarity import open_features, write_features
+from medssl.core.files import sha256_of
+from medssl.core.jobs import FeaturesJob, SuggestJob, kind_of
+from medssl.core.project.project import Project
 from napari.components import ViewerModel
 
-from napari_medssl import jobs, layers, precompute, preview, session
-from napari_medssl.precompute import Precompute
+from napari_medssl import layers
+from napari_medssl.engine import child_process, precompute
+from napari_medssl.engine.precompute import Precompute
+from napari_medssl.explore import instant_preview
+from napari_medssl.model import session
 from napari_medssl.widgets import Dock, features
 from napari_medssl.widgets.finetune import SHAPES_NAME
 
@@ -30,18 +33,18 @@ ENGINE = """
 import os, sys, time
 from pathlib import Path
 import numpy as np
-from medssl import config, events
-from medssl.features.similarity import write_features
-from medssl.projects.project import Project
+from medssl.core import jobs, events
+from medssl.core.features.similarity import write_features
+from medssl.core.project.project import Project
 
 path = sys.argv[-1]
 if path == "-":  # started ahead
     path = sys.stdin.readline().removeprefix("job ").strip()
     if not path or path == "stop":
         sys.exit()
-job = config.read_job(Path(path))
+job = jobs.read_job(Path(path))
 project = Project.open(Path(job.project))
-kind = config.kind_of(job)
+kind = jobs.kind_of(job)
 with (project.root / "asked").open("a") as asked, (project.root / "pid").open("a") as pid:
     pid.write(f"{{os.getpid()}}\\n")
     asked.write(" ".join([kind, getattr(job, "weights", None) or "", *getattr(job, "scans", ())]) + "\\n")
@@ -154,7 +157,7 @@ def test_a_job_goes_before_and_the_features_come_after_it(make, qtbot, project, 
     Path(dock.jobs._command[-1]).write_text(ENGINE.format(computing=QUICK))
     dock.pretrain.start.click()
     assert dock.side_jobs.child is None and not dock.features.precompute.scan
-    qtbot.waitUntil(lambda: child not in jobs._alive, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: child not in child_process._alive, timeout=PATIENCE)
     qtbot.waitUntil(lambda: ready(dock), timeout=PATIENCE)
     assert asked(project) == ["features shapes a", "pretrain ", "features shapes a"]
     assert (dock.session.job.kind, dock.session.job.phase) == ("pretrain", "Finished") and not said
@@ -307,7 +310,7 @@ def test_the_instant_preview_waits_for_them(make, qtbot, project):
     qtbot.waitUntil(lambda: asked(project) == ["features shapes a"], timeout=PATIENCE)
     dock.annotate.new.click()
     dock.preview.toggle()
-    assert dock.preview.words.text() == preview.COMING
+    assert dock.preview.words.text() == instant_preview.COMING
     (project.root / "go").touch()
     qtbot.waitUntil(lambda: "two classes" in dock.preview.words.text(), timeout=PATIENCE)
     box = dock.features.weights
@@ -317,7 +320,7 @@ def test_the_instant_preview_waits_for_them(make, qtbot, project):
     box.setCurrentIndex(1)
     box.activated.emit(1)
     dock.preview.preview.ask()
-    assert dock.preview.words.text() == preview.OTHER_WEIGHTS
+    assert dock.preview.words.text() == instant_preview.OTHER_WEIGHTS
     dock.preview.toggle()
 
 
@@ -355,7 +358,7 @@ def test_a_dock_that_goes_takes_its_engine_along(make, qtbot, project):
     dock.side_jobs.start(SuggestJob(str(project.root)), lambda *how: None)
     dock._leave()
     assert dock.side_jobs.child is None, "nor does the next one start"
-    qtbot.waitUntil(lambda: child not in jobs._alive, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: child not in child_process._alive, timeout=PATIENCE)
 
 
 # --- an engine that is started ahead of the first scan ------------------------------------------------
@@ -363,7 +366,7 @@ def test_a_dock_that_goes_takes_its_engine_along(make, qtbot, project):
 
 @pytest.fixture
 def ahead(monkeypatch):
-    monkeypatch.setattr(jobs.Ahead, "on", True)
+    monkeypatch.setattr(child_process.Ahead, "on", True)
 
 
 def test_an_engine_starts_while_the_first_scan_is_being_read(make, qtbot, project, tmp_path, ahead, said):
@@ -409,7 +412,7 @@ def test_no_engine_waits_for_long_or_in_a_read_only_window(
     third.session.open(tmp_path / "empty")
     waiting = third.jobs.ahead._child
     assert waiting is not None
-    qtbot.waitUntil(lambda: waiting not in jobs._alive, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: waiting not in child_process._alive, timeout=PATIENCE)
     assert third.jobs.ahead._child is None
 
 

@@ -6,16 +6,16 @@ import nibabel
 import numpy as np
 import pytest
 from hand import open_and_wait
-from medssl import config
-from medssl.config import Plan
-from medssl.projects.project import LabelClass, Project
-from medssl.results.cleaning import Cleaning
-from medssl.training import checkpoint
+from medssl.core import jobs
+from medssl.core.jobs import Plan
+from medssl.core.labels.postprocess import Cleaning
+from medssl.core.project.project import LabelClass, Project
+from medssl.nn.models import checkpoint
 from napari.components import ViewerModel
 
 from napari_medssl import layers
-from napari_medssl.certainty import ROLE, UNCERTAINTY, class_colors, uncertainty_colors
-from napari_medssl.predictions import Shown
+from napari_medssl.predict.predictions import Shown
+from napari_medssl.predict.uncertainty_layer import ROLE, UNCERTAINTY, class_colors, uncertainty_colors
 from napari_medssl.widgets import Dock
 
 PATIENCE = 120_000
@@ -23,13 +23,13 @@ PATIENCE = 120_000
 
 def run_with_weights(project: Project) -> str:
     """A fine-tuning with random weights, and the prediction of its first scan."""
-    from medssl.training.networks import build
+    from medssl.nn.models.unet import build
 
     plan = Plan(2, 0, (0.0, 1.0, 1.0), (3, 16, 16), 4, (4, 8, 8), ((1, 1), (2, 2), (2, 2)), threads=1)
     network = build(plan, len(project.classes) + 1, 0)
     run = project.new_run("finetune", {"job": "finetune"}, "from-random")
     classes = [{"id": item.id, "name": item.name} for item in project.classes]
-    card = {"kind": "finetune", "plan": config.to_json(plan), "classes": classes, "step": 0}
+    card = {"kind": "finetune", "plan": jobs.to_json(plan), "classes": classes, "step": 0}
     checkpoint.save(run.checkpoint, checkpoint.pack("modules.network", network.state_dict()), card)
     scan = next(iter(project.scans.values()))
     labels = np.zeros(scan.geometry.shape_zyx, np.uint8)

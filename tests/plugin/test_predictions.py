@@ -7,15 +7,15 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl.errors import UserError
-from medssl.projects.annotation import Annotation
-from medssl.results.cleaning import Cleaning, cleaning_of
-from medssl.results.export import export_scan
+from medssl.core.errors import UserError
+from medssl.core.export.files import export_scan
+from medssl.core.labels.postprocess import Cleaning, cleaning_of
+from medssl.core.project.annotation import Annotation
 from napari.components import ViewerModel
 
-from napari_medssl.edits import Edits
-from napari_medssl.predictions import Shown, changes_between
-from napari_medssl.session import Session
+from napari_medssl.annotate.edits import Edits
+from napari_medssl.model.session import Session
+from napari_medssl.predict.predictions import Shown, changes_between
 from napari_medssl.workspace import Workspace
 
 SHAPE_ZYX = (8, 10, 12)

@@ -9,12 +9,12 @@ import nibabel
 import numpy as np
 import pytest
 from hand import open_and_wait
-from medssl.projects.project import Annotation, Project
-from medssl.scans.volume import read_scan, write_labels
+from medssl.core.io.volume import read_scan, write_labels
+from medssl.core.project.project import Annotation, Project
 from napari.components import ViewerModel
 
-from napari_medssl import opening
-from napari_medssl.overview import count_slices, facts_of, picture
+from napari_medssl.io import scan_loader
+from napari_medssl.model.scan_summaries import count_slices, facts_of, picture
 from napari_medssl.widgets import Dock
 from napari_medssl.widgets.scan_table import DICE, NAME, PICTURE, PREDICTION, SLICES
 
@@ -57,7 +57,7 @@ def hold_reading(monkeypatch) -> tuple[threading.Event, list[threading.Thread]]:
         slow.wait(20)
         return read_scan(path)
 
-    monkeypatch.setattr(opening, "read_scan", read_slowly)
+    monkeypatch.setattr(scan_loader, "read_scan", read_slowly)
     return slow, threads
 
 
@@ -183,7 +183,7 @@ def test_opening_a_project_leaves_the_window_free(qtbot, said, project, monkeypa
 
 def test_the_last_click_wins(dock, qtbot, monkeypatch):
     slow = threading.Event()
-    monkeypatch.setattr(opening, "read_scan", lambda path: (slow.wait(20), read_scan(path))[1])
+    monkeypatch.setattr(scan_loader, "read_scan", lambda path: (slow.wait(20), read_scan(path))[1])
     dock.scans.table.selectRow(1)
     dock.scans.table.selectRow(0)
     slow.set()
@@ -193,7 +193,7 @@ def test_the_last_click_wins(dock, qtbot, monkeypatch):
 
 def test_the_way_back_is_not_read_again(dock, qtbot, monkeypatch):
     dock.session.select("other")
-    monkeypatch.setattr(opening, "read_scan", lambda path: 1 / 0)
+    monkeypatch.setattr(scan_loader, "read_scan", lambda path: 1 / 0)
     dock.scans.table.selectRow(0)
     assert dock.session.scan == "scan" and len(dock.viewer.layers) == 1
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl.errors import UserError
+from medssl.core.errors import UserError
 from napari.components import ViewerModel
 
-from napari_medssl import jobs
+from napari_medssl.engine import child_process
 from napari_medssl.widgets import Dock
 
 SHAPE = (12, 10, 8)
@@ -19,17 +19,17 @@ ENGINE = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from medssl import config, events
-from medssl.projects.project import Project
+from medssl.core import jobs, events
+from medssl.core.project.project import Project
 
 if sys.argv[-1] == "-":
     named = sys.stdin.readline().split()
     if not named or named[0] != "job":
         sys.exit()
     sys.argv[-1] = named[1]
-job = config.read_job(Path(sys.argv[-1]))
+job = jobs.read_job(Path(sys.argv[-1]))
 project = Project.open(Path(job.project))
-run = project.new_run("finetune", config.to_json(job), "test")
+run = project.new_run("finetune", jobs.to_json(job), "test")
 def say(event):
     print(events.to_line(event), flush=True)
 def answer():
@@ -95,7 +95,7 @@ def make(qtbot, said, tmp_path):
     yield with_engine
     for dock in made:
         dock._leave()
-        for child in list(jobs._alive):
+        for child in list(child_process._alive):
             child.shutdown()
 
 
@@ -315,7 +315,7 @@ def test_another_scan_shows_its_own(make, qtbot, tmp_path):
 
 
 def test_a_preview_that_fits_no_slice_is_left_out(make, qtbot, said):
-    from medssl.events import SliceInView, SlicePreview
+    from medssl.core.events import SliceInView, SlicePreview
 
     dock = make(GOES_ON)
     predict(dock)
@@ -334,7 +334,7 @@ def test_a_preview_that_fits_no_slice_is_left_out(make, qtbot, said):
 
 @pytest.fixture
 def ahead(monkeypatch):
-    monkeypatch.setattr(jobs.Ahead, "on", True)
+    monkeypatch.setattr(child_process.Ahead, "on", True)
 
 
 def test_a_stroke_starts_one_engine_that_takes_the_job(make, qtbot, ahead, said):
@@ -367,15 +367,15 @@ def test_a_closed_dock_leaves_none_behind(make, qtbot, ahead):
     dock = make(GOES_ON)
     waiting = dock.jobs.ahead._child
     dock._leave()
-    qtbot.waitUntil(lambda: waiting not in jobs._alive, timeout=10_000)
+    qtbot.waitUntil(lambda: waiting not in child_process._alive, timeout=10_000)
 
 
 REAL = """
 import sys
 from pathlib import Path
-from medssl import child
-child.POLITENESS = 0  # the test waits for it
-sys.exit(child.run(Path(sys.argv[-1])))
+from medssl import worker
+worker.POLITENESS = 0  # the test waits for it
+sys.exit(worker.run(Path(sys.argv[-1])))
 """
 
 

@@ -9,34 +9,34 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl import recipes
-from medssl.methods import METHODS
-from medssl.projects.project import Project, Run
+from medssl.core import recipes
+from medssl.core.methods import METHODS
+from medssl.core.project.project import Project, Run
 from napari.components import ViewerModel
 from qtpy.QtCore import Qt
 
-from napari_medssl import jobs
+from napari_medssl.engine import child_process
 from napari_medssl.widgets import Dock
 from napari_medssl.widgets.finetune import CONTINUE, RANDOM_NAME, SHAPES_NAME, STARTS, describe
 
 ENGINE = """
 import os, sys, time
 from pathlib import Path
-from medssl import config, estimate, events
-from medssl.projects.project import Project
+from medssl.core import jobs, estimate, events
+from medssl.core.project.project import Project
 
-job = config.read_job(Path(sys.argv[-1]))
+job = jobs.read_job(Path(sys.argv[-1]))
 project = Project.open(Path(job.project))
-if isinstance(job, config.EstimateJob):
+if isinstance(job, jobs.EstimateJob):
     with (project.root / "asked").open("a") as asked:
         asked.write("one\\n")
     {measuring}
     made = estimate.Estimate(0.1, 0.2, 0.5, 0.0, 1 << 30, 8 << 30, "cpu", 2, "bf16")
-    estimate.keep(project, config.job_of(job.training, "it"), made)
+    estimate.keep(project, jobs.job_of(job.training, "it"), made)
     print(events.to_line(events.Done()), flush=True)
     sys.exit()
-kind = config.kind_of(job)
-run = project.run(job.resume) if job.resume else project.new_run(kind, config.to_json(job), "test")
+kind = jobs.kind_of(job)
+run = project.run(job.resume) if job.resume else project.new_run(kind, jobs.to_json(job), "test")
 log = (run.folder / "events.jsonl").open("a")
 def say(event):
     log.write(events.to_line(event) + "\\n"); log.flush()
@@ -204,7 +204,7 @@ def test_a_measurement_gives_way_to_the_training(make, qtbot, said):
     child = made.side_jobs.child
     ran(qtbot, made, made.pretrain.start)
     assert made.session.job.phase == "Finished" and not said
-    qtbot.waitUntil(lambda: child not in jobs._alive, timeout=10_000)
+    qtbot.waitUntil(lambda: child not in child_process._alive, timeout=10_000)
 
 
 def test_a_measurement_that_fails_is_silent_and_not_repeated(make, qtbot, said):
@@ -316,7 +316,7 @@ def test_a_fine_tuning_says_what_it_started_from(tmp_path, weights, words):
 
 
 def test_pre_training_says_what_it_starts_from(make):
-    from medssl.pretraining.pretrain import with_weights
+    from medssl.tasks.pretrain.pretrain import with_weights
 
     step = make().pretrain
     for purpose, said in (("Quick look", "the weights that come with the program"),

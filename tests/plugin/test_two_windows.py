@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from filelock import SoftFileLease
 from hand import open_and_wait
-from medssl.errors import UserError
-from medssl.projects.project import Annotation, LabelClass, Project
+from medssl.core.errors import UserError
+from medssl.core.project.project import Annotation, LabelClass, Project
 from napari.components import ViewerModel
 
-from napari_medssl import holding
-from napari_medssl.tasks import pretrain_job
+from napari_medssl.engine import project_lock
+from napari_medssl.model.job_factory import pretrain_job
 from napari_medssl.widgets import Dock
 
 HOLD_AND_DIE = """
@@ -26,8 +26,8 @@ import os, sys
 from pathlib import Path
 from qtpy.QtWidgets import QApplication
 application = QApplication([])
-from napari_medssl.holding import Holding
-from napari_medssl.session import Session
+from napari_medssl.engine.project_lock import Holding
+from napari_medssl.model.session import Session
 session = Session()
 held = Holding(session)
 session.open(Path(sys.argv[1]))
@@ -126,10 +126,10 @@ def test_when_the_first_window_closes_the_second_may_write(open_window, said, pr
 
 
 def test_a_holder_elsewhere_without_a_sign_is_gone(open_window, project, monkeypatch):
-    monkeypatch.setattr(holding, "LEASE_S", 3.0)
+    monkeypatch.setattr(project_lock, "LEASE_S", 3.0)
     lease, lock = (
-        project.root / holding.LEASE,
-        SoftFileLease(project.root / holding.LEASE, lease_duration=3.0),
+        project.root / project_lock.LEASE,
+        SoftFileLease(project.root / project_lock.LEASE, lease_duration=3.0),
     )
     with lock:
         sign = lease.read_text()

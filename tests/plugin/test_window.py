@@ -14,14 +14,14 @@ import psutil
 import pytest
 import scenes
 from hand import Hand, Lag, open_and_wait, wait_until
-from medssl.annotations.annotator import choose_slices
-from medssl.methods import METHODS
-from medssl.scans.volume import read_labels
+from medssl.benchmarking.simulated_annotator import choose_slices
+from medssl.core.io.volume import read_labels
+from medssl.core.methods import METHODS
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
 
-from napari_medssl import jobs
+from napari_medssl.engine import child_process
 from napari_medssl.widgets.finetune import SHAPES_NAME
 
 pytestmark = pytest.mark.viewer
@@ -202,7 +202,7 @@ def test_closing_the_window_while_training_leaves_no_engine(window, scene):
     engine, project = psutil.Process(dock.jobs.process_id()), dock.session.project
     viewer.close()
     wait_until(lambda: not engine.is_running(), 10, "ending the engine")
-    assert not jobs._alive
+    assert not child_process._alive
     assert project.annotation(next(iter(project.scans))).labels[3, 3, 3]
     (run,) = project.runs("pretrain")
     assert run.checkpoint.exists()
@@ -225,7 +225,7 @@ def test_closing_the_dock_alone_saves_and_lets_go(window, scene):
 
 
 def test_a_project_is_opened_in_a_viewer_of_its_own(scene, qapp):
-    from medssl.projects.project import Project
+    from medssl.core.project.project import Project
 
     from napari_medssl import open_project
 

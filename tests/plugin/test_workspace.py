@@ -7,15 +7,15 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl.errors import UserError
-from medssl.projects.project import Annotation, Project
-from medssl.results.export import export_scan
+from medssl.core.errors import UserError
+from medssl.core.export.files import export_scan
+from medssl.core.project.project import Annotation, Project
 from napari.components import ViewerModel
 
 from napari_medssl import layers
-from napari_medssl.guard import guarded
-from napari_medssl.session import Session
-from napari_medssl.tasks import finetune_job
+from napari_medssl.error_handling import guarded
+from napari_medssl.model.job_factory import finetune_job
+from napari_medssl.model.session import Session
 from napari_medssl.workspace import Workspace
 
 AFFINE = np.diag([-1.5, -1.5, 4, 1.0])
@@ -77,7 +77,7 @@ def test_two_scans_share_one_layer(desk, tmp_path):
 
 
 def test_a_layer_that_the_user_opened_is_used_and_never_overwritten(desk, tmp_path):
-    from napari_medssl._reader import read_one
+    from napari_medssl.io.reader import read_one
 
     data, kwargs, _ = read_one(write_scan(tmp_path / "b.nii.gz", 1))
     opened = desk.viewer.add_image(data, **kwargs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from medssl.errors import UserError
+from medssl.core.errors import UserError
 
 
 def main() -> None:
@@ -14,7 +14,7 @@ def main() -> None:
     # once a step takes a third more time on idle cores; where they spin for long, ten times as much beside
     # busy neighbours. Has to be said before torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
-    from medssl.commands import app
+    from medssl.cli import app
 
     try:
         app()

@@ -9,8 +9,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from medssl import config
-from medssl.config import (
+from medssl.core import jobs
+from medssl.core.errors import UserError
+from medssl.core.events import Done, Emit, Event, SliceInView, SlicePreview, to_line
+from medssl.core.files import remove_unfinished
+from medssl.core.jobs import (
     EstimateJob,
     ExportJob,
     FeaturesJob,
@@ -21,12 +24,9 @@ from medssl.config import (
     SuggestJob,
     TrainingJob,
 )
-from medssl.errors import UserError
-from medssl.events import Done, Emit, Event, SliceInView, SlicePreview, to_line
-from medssl.files import remove_unfinished
-from medssl.projects.project import Project, Run
-from medssl.projects.runs import refuse_collapsed
-from medssl.shipped import RANDOM
+from medssl.core.project.project import Project, Run
+from medssl.core.project.runs import refuse_collapsed
+from medssl.core.shipped import RANDOM
 
 InView = Callable[[], SliceInView | None]
 
@@ -36,8 +36,8 @@ def load(has_job: Callable[[], bool] = lambda: False) -> None:
 
     Ends early once `has_job` says so: the job imports what it needs.
     """
-    parts = ("results.predict", "features.features", "finetuning.finetune", "pretraining.pretrain")
-    for name in ("torch", *(f"medssl.{part}" for part in parts)):
+    parts = ("inference.predict", "inference.features", "segment.finetune", "pretrain.pretrain")
+    for name in ("torch", *(f"medssl.tasks.{part}" for part in parts)):
         if has_job():
             return
         import_module(name)
@@ -59,7 +59,7 @@ def run(
     """
     project = Project.open(Path(job.project))
     # Imported here and below, after the project proved to be in order: torch takes seconds.
-    from medssl import devices
+    from medssl.nn import devices
 
     try:
         if isinstance(job, TrainingJob):
@@ -79,23 +79,23 @@ def _use(project: Project, job: Job, emit: Emit, should_stop: Callable[[], bool]
     if isinstance(job, PredictJob | FeaturesJob | ExportJob):
         _known_scans(project, job.scans)
     if isinstance(job, PredictJob):
-        from medssl.results.predict import predict
+        from medssl.tasks.inference.predict import predict
 
         result = predict(project, project.run(job.weights), job, emit, should_stop)
     elif isinstance(job, FeaturesJob):
-        from medssl.features.features import features
+        from medssl.tasks.inference.features import features
 
         result = features(project, project.run(job.weights), job, emit, should_stop)
     elif isinstance(job, ExportJob):
-        from medssl.results.export import export_scans
+        from medssl.tasks.export import export_scans
 
         result = export_scans(project, job, emit, should_stop)
     elif isinstance(job, SuggestJob):
-        from medssl.next_slice.suggest import suggest
+        from medssl.tasks.active_learning.suggest import suggest
 
         result = suggest(project, job, emit, should_stop)
     elif isinstance(job, EstimateJob):
-        from medssl.rehearsal import rehearse
+        from medssl.tasks.profiling import rehearse
 
         result = rehearse(project, job, emit, should_stop)
     else:
@@ -108,10 +108,10 @@ def _train(
     project: Project, job: TrainingJob, emit: Emit, should_stop: Callable[[], bool], in_view: InView | None
 ) -> dict[str, Any]:
     """Pre-train or fine-tune in a run folder of its own, or go on with the run that `job.resume` names."""
-    from medssl.finetuning.finetune import check_annotations, finetune
-    from medssl.pretraining.pretrain import pretrain
-    from medssl.results.predict import predict_scans
-    from medssl.training import checkpoint
+    from medssl.nn.models import checkpoint
+    from medssl.tasks.inference.predict import predict_scans
+    from medssl.tasks.pretrain.pretrain import pretrain
+    from medssl.tasks.segment.finetune import check_annotations, finetune
 
     if isinstance(job, FinetuneJob):
         check_annotations(project)
@@ -119,7 +119,7 @@ def _train(
         if job.weights not in (None, RANDOM):
             refuse_collapsed(project.run(job.weights))
     if job.steps is None and job.minutes is None and job.resume is None:
-        job = replace(job, minutes=config.MINUTES)
+        job = replace(job, minutes=jobs.MINUTES)
     stored = None
     if job.resume:
         chosen = project.run(job.resume)
@@ -129,7 +129,7 @@ def _train(
             stored = checkpoint.load(chosen.checkpoint)
     else:
         name = job.method if isinstance(job, PretrainJob) else "from-" + _origin(project, job)
-        chosen = project.new_run(config.kind_of(job), config.to_json(job), name)
+        chosen = project.new_run(jobs.kind_of(job), jobs.to_json(job), name)
     say = _kept(emit, chosen.folder / "events.jsonl")
     if isinstance(job, PretrainJob):
         result = pretrain(project, chosen, job, say, should_stop, stored)
@@ -164,14 +164,14 @@ def _origin(project: Project, job: TrainingJob) -> str:
 
 def _resumed(chosen: Run, job: TrainingJob) -> TrainingJob:
     """The run's own job, with a new budget and device where they are given."""
-    if chosen.kind != config.kind_of(job):
+    if chosen.kind != jobs.kind_of(job):
         raise UserError(
-            f"{chosen.id} is a {chosen.kind} run and cannot be gone on with as {config.kind_of(job)}; choose "
+            f"{chosen.id} is a {chosen.kind} run and cannot be gone on with as {jobs.kind_of(job)}; choose "
             f"another run or use {chosen.kind}.",
             code="wrong-run",
         )
     fields = {name: value for name, value in chosen.job.items() if name != "job"}
-    before = config.from_json(type(job), fields, str(chosen.folder / "job.json"))
+    before = jobs.from_json(type(job), fields, str(chosen.folder / "job.json"))
     return replace(
         before,
         project=job.project,

@@ -1,0 +1,1 @@
+"""Similarity maps, landmarks, PCA colours, the instant preview while somebody paints."""

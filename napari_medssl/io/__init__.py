@@ -1,0 +1,1 @@
+"""What napari reads and writes through the plugin: scans, labels, sample data."""

@@ -1,0 +1,90 @@
+"""Scans and label volumes from files and DICOM folders, as layers in canonical z, y, x with mm."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from medssl.core.errors import UserError
+
+LayerData = tuple[Any, ...]
+NOTHING: list[LayerData] = [(None,)]
+"""napari's sign for "read, and nothing to show": the sentence has been said already."""
+MANY = 24
+"""More scans than this in one folder belong into a project, not into one layer list."""
+
+
+def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[LayerData]] | None:
+    """The reader for `path`, or None where it is not for us."""
+    from medssl.core.io.volume import READABLE
+
+    paths = [Path(item) for item in _listed(path)]
+    suffixes = (*READABLE, ".dcm")
+    return read if all(p.is_dir() or p.name.lower().endswith(suffixes) for p in paths) else None
+
+
+def read(path: str | Sequence[str]) -> list[LayerData]:
+    """Read files and folders; what cannot be read is said in one sentence, the others are shown."""
+    from medssl.core.io.volume import find_scans
+    from napari.utils.notifications import show_error
+
+    layers: list[LayerData] = []
+    try:
+        scans = find_scans([Path(item) for item in _listed(path)])
+        if len(scans) > MANY:
+            raise UserError(
+                f"{path} holds {len(scans)} scans, too many for one layer list; "
+                'add the folder in the dock "Train on few slices".',
+                code="too-many",
+            )
+    except UserError as error:
+        show_error(str(error))
+        return NOTHING
+    for scan in scans:
+        try:
+            layers.append(read_one(scan))
+        except UserError as error:
+            show_error(str(error))
+    return layers or NOTHING
+
+
+def read_one(path: Path) -> LayerData:
+    """One volume as a layer: Labels if it holds few whole numbers from 0 up, else an Image.
+
+    Raises UserError for anything that is not one 3D scalar volume.
+    """
+    from medssl.core.io.volume import read_scan
+
+    from napari_medssl import layers
+
+    volume = read_scan(path)
+    name = short_name(path)
+    if _looks_like_labels(volume.array):
+        return layers.labels_data(volume.array.astype("uint8"), volume.geometry, name, path)
+    return layers.scan_data(volume.array, volume.geometry, name, path)
+
+
+def short_name(path: Path) -> str:
+    """File name without its suffixes, folder name for DICOM."""
+    name = path.name
+    for suffix in (".gz", ".nii", ".hdr", ".nrrd", ".mha", ".mhd", ".mgz", ".dcm"):
+        name = name[: -len(suffix)] if name.lower().endswith(suffix) else name
+    return name or path.name
+
+
+def _looks_like_labels(array: Any) -> bool:
+    """Few different whole numbers, most of them 0; a scan, even an 8-bit one, has many values."""
+    import numpy as np
+
+    low, high = array.min(), array.max()
+    if low < 0 or high > 255:
+        return False
+    step = max(1, round((array.size / 2_000_000) ** (1 / 3)))
+    values = np.unique(array[::step, ::step, ::step])
+    return len(values) <= 64 and bool(np.all(values == np.round(values))) and np.mean(array == 0) > 0.5
+
+
+def _listed(path: str | Sequence[str]) -> list[str]:
+    return [path] if isinstance(path, str | os.PathLike) else list(path)

@@ -1,0 +1,1 @@
+"""The state of the session: project, scan, jobs, runs. No Qt."""

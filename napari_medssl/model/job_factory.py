@@ -1,0 +1,52 @@
+"""The jobs that a user can ask for, made from what the session knows; nothing is written or started here."""
+
+from __future__ import annotations
+
+from medssl.core import jobs
+from medssl.core.errors import UserError
+from medssl.core.project.project import Run
+
+from napari_medssl.model.session import Session
+
+
+def pretrain_job(session: Session, method: str, recipe: str, minutes: float) -> jobs.PretrainJob:
+    """Pre-train anew, from what the recipe starts from. Raises UserError ("no-project", "no-scan")."""
+    project = session.need_project()
+    session.need_scan()
+    return jobs.PretrainJob(project=str(project.root), method=method, recipe=recipe, minutes=minutes)
+
+
+def resume_job(session: Session, run: Run) -> jobs.Job:
+    """Go on with a run from its last checkpoint. Raises UserError ("no-project")."""
+    kind = jobs.PretrainJob if run.job.get("job") == "pretrain" else jobs.FinetuneJob
+    return kind(project=str(session.need_project().root), resume=run.id)
+
+
+def finetune_job(session: Session, weights: str, minutes: float) -> jobs.FinetuneJob:
+    """Fine-tune on all annotations and predict the current scan; weights: as jobs.FinetuneJob has them.
+
+    Raises UserError ("no-project", "no-scan", "no-annotation").
+    """
+    project, scan = session.need_project(), session.need_scan()
+    if not session.annotated:
+        raise UserError(
+            "Nothing is annotated yet; paint a few slices in step 2 and mark them complete.",
+            code="no-annotation",
+        )
+    return jobs.FinetuneJob(
+        project=str(project.root), weights=weights, minutes=minutes, predict_scans=(scan.id,)
+    )
+
+
+def predict_job(session: Session) -> jobs.PredictJob | None:
+    """Segment the current scan with the newest fine-tuning; None where it has done so, or there is none."""
+    newest = next(iter(session.runs("finetune")), None)
+    if session.project is None or session.scan is None or newest is None or newest in session.predictions():
+        return None
+    return jobs.PredictJob(project=str(session.project.root), weights=newest.id, scans=(session.scan,))
+
+
+def features_job(session: Session, weights: str) -> jobs.FeaturesJob:
+    """Compute the current scan's dense features. Raises UserError ("no-project", "no-scan")."""
+    project, scan = session.need_project(), session.need_scan()
+    return jobs.FeaturesJob(project=str(project.root), weights=weights, scans=(scan.id,))

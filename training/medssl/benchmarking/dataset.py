@@ -1,0 +1,115 @@
+"""Folders of scans and reference labels in the layout of the Medical Segmentation Decathlon (MSD).
+
+    imagesTr/case_001.nii.gz    scans with labels
+    labelsTr/case_001.nii.gz    their labels, under the same name
+    imagesUn/...                scans without labels (optional)
+    dataset.json                the names of the classes
+
+The format: Antonelli et al., "The Medical Segmentation Decathlon", Nature Communications 13, 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from medssl.core.errors import UserError
+from medssl.core.files import read_json
+from medssl.core.palette import class_color
+from medssl.core.project.project import LabelClass
+
+TEST_EVERY = 5
+"""Every fifth of the sorted cases is a test case, unless said otherwise."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What one folder holds, sorted by file name."""
+
+    name: str
+    classes: tuple[LabelClass, ...]
+    pairs: tuple[tuple[Path, Path], ...]
+    """(scan, its reference labels)."""
+    unlabelled: tuple[Path, ...]
+
+
+def read_dataset(folder: Path) -> Dataset:
+    """List the scans, labels and classes of a folder in MSD layout; no voxel is read.
+
+    Scans in imagesTr that have no label file count as unlabelled, like those in imagesUn.
+
+    Raises UserError ("missing", "unreadable", "not-a-dataset") naming what is wrong.
+    """
+    folder = Path(folder)
+    for part in ("imagesTr", "labelsTr", "dataset.json"):
+        if not (folder / part).exists():
+            raise UserError(
+                f"{folder} is not a data set in MSD layout because it has no {part}; "
+                "give a folder with imagesTr, labelsTr and dataset.json.",
+                code="missing",
+            )
+    description = read_json(folder / "dataset.json")
+    images = {path.name: path for path in _scans_in(folder / "imagesTr")}
+    labels = {path.name: path for path in _scans_in(folder / "labelsTr")}
+    lonely = sorted(labels.keys() - images.keys())
+    if lonely:
+        raise UserError(
+            f"{labels[lonely[0]]} has no scan of the same name in imagesTr; add it or remove the label.",
+            code="not-a-dataset",
+        )
+    if not labels:
+        raise UserError(f"{folder / 'labelsTr'} is empty; put the label files there.", code="not-a-dataset")
+    return Dataset(
+        name=str(description.get("name", folder.name)) if isinstance(description, dict) else folder.name,
+        classes=_classes(description, folder / "dataset.json"),
+        pairs=tuple((images[name], labels[name]) for name in sorted(labels)),
+        unlabelled=tuple(
+            [images[name] for name in sorted(images.keys() - labels.keys())] + _scans_in(folder / "imagesUn")
+        ),
+    )
+
+
+def split(cases: Sequence[T], every: int = TEST_EVERY) -> tuple[tuple[T, ...], tuple[T, ...]]:
+    """The sorted cases as (test, rest): every so many, beginning with the first, is a test case."""
+    test = tuple(cases[::every])
+    rest = tuple(case for position, case in enumerate(cases) if position % every)
+    return test, rest
+
+
+def classes_named(names: Sequence[str]) -> tuple[LabelClass, ...]:
+    """Classes 1, 2, ... of these names, each in its colour of the palette."""
+    return tuple(
+        LabelClass(id=index, name=name, color=class_color(index)) for index, name in enumerate(names, 1)
+    )
+
+
+def _scans_in(folder: Path) -> list[Path]:
+    """Files of a folder sorted by name; archives made on a Mac carry hidden doubles ("._case.nii.gz")."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _classes(description: Any, path: Path) -> tuple[LabelClass, ...]:
+    """Classes from {"0": "background", "1": "liver"} (MSD) or {"background": 0, "liver": 1} (nnU-Net)."""
+    try:
+        entries = description["labels"].items()
+        by_id = {int(key): str(value) for key, value in (_id_first(*entry) for entry in entries)}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(
+            f'{path} has no usable "labels"; write them like {{"0": "background", "1": "liver"}}.',
+            code="not-a-dataset",
+        ) from None
+    return tuple(
+        LabelClass(id=class_id, name=by_id[class_id], color=class_color(class_id))
+        for class_id in sorted(by_id)
+        if class_id != 0
+    )
+
+
+def _id_first(key: str, value: Any) -> tuple[Any, Any]:
+    return (key, value) if key.isdecimal() else (value, key)

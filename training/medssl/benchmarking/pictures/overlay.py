@@ -1,0 +1,123 @@
+"""The picture that says it all: what was annotated by hand beside what the network says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from medssl.benchmarking.pictures import page, slices
+from medssl.benchmarking.pictures.slices import AXIAL, CORONAL, NAMES, Spacing, View
+from medssl.core import palette
+from medssl.core.project.project import LabelClass
+
+COLUMN_IN = 2.75
+GAP_IN = 0.07
+HEADS_IN = 0.5
+FOOT_IN = 0.52
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """A scan with what is known and what is predicted about it; arrays (Z, Y, X) of one shape.
+
+    image: HU or MR units, or as `medssl.core.io.intensity.normalise` made it. predictions: {title: labels}; a
+    second line of a title is set small, for a score. slices_zy: the axial and the coronal slice to show;
+    None: where most is to be seen.
+    """
+
+    image: np.ndarray
+    spacing_mm: Spacing
+    reference: np.ndarray
+    predictions: Mapping[str, np.ndarray] = field(default_factory=dict)
+    title: str = ""
+    modality: str = "ct"
+    slices_zy: tuple[int, int] | None = None
+
+
+def overlay(
+    path: Path,
+    scans: Segmented | Sequence[Segmented],
+    classes: Sequence[LabelClass],
+    title: str = "",
+    axes: Sequence[int] = (AXIAL, CORONAL),
+) -> Path:
+    """Draw scans: first the reference's outlines, then each prediction, with the reference in white.
+
+    Raises UserError ("unsupported", "not-writable", "disk-full").
+    """
+    scans = [scans] if isinstance(scans, Segmented) else list(scans)
+    colors = {each.id: each.color for each in classes}
+    rows = [(scan, [_view(scan, axis, colors) for axis in axes]) for scan in scans]
+    columns = 1 + max(len(scan.predictions) for scan in scans)
+    heights = [
+        [COLUMN_IN * seen.size_mm[1] / seen.size_mm[0] + GAP_IN for seen in views] for _, views in rows
+    ]
+    width = 2 * page.MARGIN_IN + columns * (COLUMN_IN + GAP_IN) - GAP_IN
+    height = page.heading_height(title) + sum(HEADS_IN + sum(each) for each in heights) + FOOT_IN
+    figure = page.page(width, height)
+    top = page.heading(figure, title)
+    for (scan, views), each in zip(rows, heights, strict=True):
+        _heads(figure, scan, top)
+        top += HEADS_IN
+        for seen, row_height in zip(views, each, strict=True):
+            _row(figure, scan, seen, colors, top, row_height - GAP_IN)
+            top += row_height
+    _foot(figure, classes, scans[0].modality, width, height)
+    return page.save(path, figure)
+
+
+def _view(scan: Segmented, axis: int, colors: Mapping[int, str]) -> View:
+    index = scan.slices_zy[axis] if scan.slices_zy else telling_slice(scan.reference, axis, tuple(colors))
+    return slices.view(scan.image, scan.spacing_mm, scan.modality, axis, index)
+
+
+def telling_slice(labels: np.ndarray, axis: int, class_ids: Sequence[int]) -> int:
+    """The slice in which most classes show well: small classes count as much as large ones."""
+    others = tuple(other for other in range(3) if other != axis)
+    score = np.zeros(labels.shape[axis])
+    for class_id in class_ids:
+        area = np.count_nonzero(labels == class_id, axis=others)
+        score += np.sqrt(area / max(area.max(), 1))
+    return int(score.argmax()) if score.any() else labels.shape[axis] // 2
+
+
+def _heads(figure: Figure, scan: Segmented, top: float) -> None:
+    titles = ["reference", *scan.predictions]
+    for column, words in enumerate(titles):
+        left = page.MARGIN_IN + column * (COLUMN_IN + GAP_IN)
+        first, _, second = words.partition("\n")
+        page.write(figure, left, top + 0.1, first, size=9, weight="bold")
+        small = scan.title if column == 0 else second
+        page.write(figure, left, top + 0.28, small, size=7.5, color=palette.MUTED)
+
+
+def _row(
+    figure: Figure, scan: Segmented, seen: View, colors: dict[int, str], top: float, height: float
+) -> None:
+    for column, labels in enumerate([scan.reference, *scan.predictions.values()]):
+        left = page.MARGIN_IN + column * (COLUMN_IN + GAP_IN)
+        plot = page.axes(figure, left, top, COLUMN_IN, height)
+        slices.show_scan(plot, scan.image, seen, scan.modality)
+        if column == 0:
+            slices.note(plot, 0.02, 0.98, NAMES[seen.axis], "left", "top", 6, palette.MUTED)
+            slices.scale_bar(plot, seen)
+            slices.outline(plot, labels, seen, colors, 1.2)
+        else:
+            slices.fill(plot, labels, seen, colors, 0.42)
+            slices.outline(plot, labels, seen, colors, 0.7)
+            white = dict.fromkeys(colors, palette.INK)
+            slices.outline(plot, scan.reference, seen, white, 0.55, "dotted")
+
+
+def _foot(figure: Figure, classes: Sequence[LabelClass], modality: str, width: float, height: float) -> None:
+    top = height - FOOT_IN + 0.12
+    left = page.MARGIN_IN
+    for each in classes:
+        page.write(figure, left, top, "●", size=9, color=each.color)
+        left = page.write(figure, left + 0.15, top + 0.015, each.name, size=7.5) + 0.24
+    line = "Dotted: the reference. " + slices.small_print(modality)
+    page.write(figure, page.MARGIN_IN, top + 0.2, line, size=6, color=palette.MUTED)

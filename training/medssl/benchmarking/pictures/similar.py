@@ -1,0 +1,153 @@
+"""Where the learned features say "the same": one voxel clicked, and its like found elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+
+from medssl.benchmarking.pictures import page, slices
+from medssl.benchmarking.pictures.slices import AXIAL, CORONAL, NAMES, Spacing, View
+from medssl.core import palette
+
+WIDTH_IN = 11.0
+GAP_IN = 0.07
+HEADS_IN = 0.5
+FOOT_IN = 0.62
+COLORS = "inferno"  # perceptually uniform: equal steps of similarity look equal
+
+
+@dataclass(frozen=True)
+class Similar:
+    """A scan and how similar each of its places is to the voxel that was clicked.
+
+    image: (Z, Y, X), HU or MR units or as `medssl.core.io.intensity.normalise` made it. values: (Z', Y', X')
+    cosines on a grid of `step_vox` voxels a cell. voxel_zyx: the voxel to mark and to cut at: the clicked
+    one, or the best match.
+    """
+
+    image: np.ndarray
+    spacing_mm: Spacing
+    values: np.ndarray
+    voxel_zyx: Sequence[int]
+    title: str = ""
+    step_vox: Sequence[int] = (1, 1, 1)
+    modality: str = "ct"
+
+
+def similarity(path: Path, scans: Similar | Sequence[Similar], title: str = "") -> Path:
+    """Draw the scan with the clicked voxel and its similarity map, and the same for further scans.
+
+    One scan a line: axial slice and map, coronal slice and map. All maps share one scale.
+    Raises UserError ("unsupported", "not-writable", "disk-full").
+    """
+    scans = [scans] if isinstance(scans, Similar) else list(scans)
+    lines = [[_view(scan, axis) for axis in (AXIAL, CORONAL)] for scan in scans]
+    room = WIDTH_IN - 2 * page.MARGIN_IN - 3 * GAP_IN
+    heights = [room / (2 * sum(_proportion(seen) for seen in views)) for views in lines]
+    height = page.heading_height(title) + sum(HEADS_IN + each + GAP_IN for each in heights) + FOOT_IN
+    figure = page.page(WIDTH_IN, height)
+    top = page.heading(figure, title)
+    limits = _limits(scans)
+    for scan, views, line_height in zip(scans, lines, heights, strict=True):
+        _line(figure, scan, views, top, line_height, limits)
+        top += HEADS_IN + line_height + GAP_IN
+    _legend(figure, limits, height)
+    page.write(
+        figure,
+        page.MARGIN_IN,
+        height - 0.36,
+        slices.small_print(scans[0].modality),
+        size=6,
+        color=palette.MUTED,
+    )
+    return page.save(path, figure)
+
+
+def _view(scan: Similar, axis: int) -> View:
+    return slices.view(scan.image, scan.spacing_mm, scan.modality, axis, int(scan.voxel_zyx[axis]))
+
+
+def _proportion(seen: View) -> float:
+    return seen.size_mm[0] / seen.size_mm[1]
+
+
+def _limits(scans: Sequence[Similar]) -> tuple[float, float]:
+    """One scale for all maps: from the fifth percentile, rounded down to tenths, to 1."""
+    low = min(float(np.percentile(scan.values, 5)) for scan in scans)
+    return float(np.clip(np.floor(low * 10) / 10, -1, 0.9)), 1.0
+
+
+def _line(
+    figure: Figure,
+    scan: Similar,
+    views: Sequence[View],
+    top: float,
+    height: float,
+    limits: tuple[float, float],
+) -> None:
+    words, _, small = scan.title.partition("\n")
+    page.write(figure, page.MARGIN_IN, top + 0.1, words, size=9, weight="bold")
+    page.write(figure, page.MARGIN_IN, top + 0.28, small, size=7.5, color=palette.MUTED)
+    left = page.MARGIN_IN
+    for seen in views:
+        width = height * _proportion(seen)
+        plot = page.axes(figure, left, top + HEADS_IN, width, height)
+        slices.show_scan(plot, scan.image, seen, scan.modality)
+        slices.note(plot, 0.02, 0.98, NAMES[seen.axis], "left", "top", 6, palette.MUTED)
+        slices.scale_bar(plot, seen)
+        mark(plot, seen, scan.voxel_zyx)
+        left += width + GAP_IN
+        plot = page.axes(figure, left, top + HEADS_IN, width, height)
+        plane = seen.cut(scan.values, scan.step_vox)
+        plot.imshow(
+            plane,
+            cmap=COLORS,
+            vmin=limits[0],
+            vmax=limits[1],
+            extent=seen.extent(plane, scan.step_vox),
+            interpolation="bilinear",
+            aspect="equal",
+        )
+        slices.frame(plot, seen)
+        mark(plot, seen, scan.voxel_zyx)
+        left += width + GAP_IN
+
+
+def mark(plot: Axes, seen: View, voxel_zyx: Sequence[int]) -> None:
+    """A ring with four ticks around a voxel; the voxel itself stays visible."""
+    column, row = seen.place(voxel_zyx)
+    reach = 0.028 * seen.size_mm[0]
+    around = [withStroke(linewidth=2.6, foreground=palette.PANEL)]
+    angles = np.linspace(0, 2 * np.pi, 61)
+    style = {"color": palette.ACCENT, "lw": 1.2, "path_effects": around, "zorder": 9}
+    plot.plot(column + reach * np.cos(angles), row + reach * np.sin(angles), **style)  # type: ignore[arg-type]
+    for across, along in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+        ends = np.array([1.0, 1.9]) * reach
+        plot.plot(column + across * ends, row + along * ends, **style)  # type: ignore[arg-type]
+
+
+def _legend(figure: Figure, limits: tuple[float, float], height: float) -> None:
+    bar_width = 1.9
+    left = WIDTH_IN - page.MARGIN_IN - bar_width
+    plot = page.axes(figure, left, height - FOOT_IN + 0.16, bar_width, 0.09)
+    plot.imshow(np.linspace(0, 1, 256)[None], cmap=COLORS, aspect="auto", extent=(0, 1, 0, 1))
+    for share, value in ((0, limits[0]), (1, limits[1])):
+        place = left + share * bar_width
+        words = f"{value:.1f}".replace("-", "−")
+        page.write(
+            figure,
+            place,
+            height - FOOT_IN + 0.29,
+            words,
+            6.5,
+            palette.MUTED,
+            align="right" if share else "left",
+        )
+    words = "cosine similarity to the marked voxel of the first scan"
+    page.write(figure, left - 0.1, height - FOOT_IN + 0.15, words, 7, palette.INK, align="right")

@@ -1,0 +1,236 @@
+"""What the demo hands over: its Dice table as Markdown and JSON, and its pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from scipy.ndimage import distance_transform_edt
+
+from medssl.benchmarking import pictures, protocol
+from medssl.benchmarking.experiment import Work
+from medssl.benchmarking.protocol import Material
+from medssl.benchmarking.results_log import Cell, rows
+from medssl.core.features.retrieval import Query, best_match, star_at
+from medssl.core.features.similarity import open_features, similarity
+from medssl.core.files import write_json, write_whole
+from medssl.core.jobs import FeaturesJob
+from medssl.core.labels.evaluate import Scores, reference_labels
+from medssl.core.labels.metrics import dice
+from medssl.core.project.project import Project
+from medssl.core.shipped import SHAPES
+
+PICTURED_SCANS = 2
+"""So many test scans are drawn."""
+
+
+def number(value: float | None) -> str:
+    """0.812, or a dash where there is nothing to compare."""
+    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def title(method: str) -> str:
+    """What a method of a study is called in tables and pictures: "PGL", "shapes, then PGL, labels only"."""
+    parts = protocol.Combination.of(method)
+    spelt = {"simclr": "SimCLR", "moco": "MoCo", "alice": "Alice", "supervoxels": "super-voxels"}
+    weights = parts.weights
+    if parts.pretraining:
+        own = spelt.get(parts.pretraining, parts.pretraining.upper())
+        weights = f"{SHAPES}, then {own}" if parts.start == SHAPES else own
+    if not parts.semi:
+        return weights
+    return f"{weights}, " + ("labels only" if parts.semi == "none" else parts.semi.replace("_", "-"))
+
+
+def study_lines(cells: Sequence[Cell]) -> list[list[str]]:
+    """The study as a table of words: a heading, then one line for each method."""
+    summary = rows(cells)
+    classes = list(summary[0].dice_of_class)
+    lines = [["start", *classes, "mean", "seeds", "seconds"]]
+    for row in summary:
+        spread = "" if row.spread is None else f" ± {row.spread:.3f}"
+        times = [row.seconds[phase] for phase in ("pretrain", "finetune") if phase in row.seconds]
+        lines.append(
+            [
+                title(row.method),
+                *(number(row.dice_of_class[name]) for name in classes),
+                number(row.dice) + spread,
+                ", ".join(map(str, row.seeds)),
+                "+".join(f"{seconds:.0f}" for seconds in times),
+            ]
+        )
+    return lines
+
+
+def write_tables(out: Path, material: Material, cells: Sequence[Cell]) -> None:
+    """Write dice.md and dice.json."""
+    heading, *lines = study_lines(cells)
+    first = cells[0]
+    slices = sum(len(indices) for indices in first.annotated.values())
+    text = [
+        "# Dice on the test scans",
+        "",
+        f"{material.dataset.name}: {len(material.references)} test scans, never trained on. "
+        f"{slices} complete axial slices on {len(first.annotated)} scans, drawn anew for each seed. "
+        f"{60 * first.settings['minutes']:g} s of fine-tuning for each line and seed, a pre-training on the "
+        "scans before it. "
+        "The mean is over classes and scans, ± is the standard deviation over seeds. "
+        "Seconds are those of training, pre-training + fine-tuning.",
+        "",
+        "| " + " | ".join(heading) + " |",
+        "| --- |" + " ---: |" * (len(heading) - 1),
+        *("| " + " | ".join(line) + " |" for line in lines),
+        "",
+    ]
+    write_whole(out / "dice.md", lambda file: file.write("\n".join(text).encode("utf-8")))
+    write_json(
+        out / "dice.json",
+        {
+            "dataset": material.dataset.name,
+            "test_scans": list(material.references),
+            "rows": [asdict(row) for row in rows(cells)],
+            "cells": [asdict(cell) for cell in cells],
+        },
+    )
+
+
+def write_pictures(out: Path, material: Material, cells: Sequence[Cell], work: Work) -> None:
+    """Draw the cells of the first seed, and Dice over all of them."""
+    cells_of_seed = [cell for cell in cells if cell.seed == cells[0].seed]
+    _draw_dice(out / "dice.png", material, cells)
+    _draw_over_time(out / "dice-over-time.png", material, cells)
+    _draw_overlay(out / "overlay.png", material, cells_of_seed)
+    _draw_curves(out, material, cells_of_seed)
+    _draw_similarity(out / "similarity.png", material, cells_of_seed, work)
+
+
+def _draw_dice(path: Path, material: Material, cells: Sequence[Cell]) -> None:
+    scores: dict[str, dict[str, list[float]]] = {}
+    for cell in cells:
+        of_class = scores.setdefault(title(cell.method), {})
+        for name, value in {**cell.dice_of_class, "mean": cell.dice}.items():
+            of_class.setdefault(name, []).append(math.nan if value is None else value)
+    colors = {each.name: each.color for each in material.project.classes}
+    pictures.dice_table(path, scores, f"{material.dataset.name}: Dice on test scans", colors)
+
+
+def _draw_over_time(path: Path, material: Material, cells: Sequence[Cell]) -> None:
+    """Mean Dice over seconds of fine-tuning, a line for each start; the seeds' mean."""
+    found = []
+    for method in dict.fromkeys(cell.method for cell in cells):
+        of_it = [cell for cell in cells if cell.method == method]
+        marks = [
+            {
+                **{float(at): each["dice"] for at, each in cell.after_s.items()},
+                cell.seconds["finetune"]: cell.dice,
+            }
+            for cell in of_it
+        ]
+        points = np.mean([sorted(each.items()) for each in marks], axis=0)
+        found.append(pictures.Curve(title(method), loss=np.empty((0, 2)), dice=points))
+    pictures.curves(path, found, f"{material.dataset.name}: Dice while it learns", "seconds of fine-tuning")
+
+
+def _draw_overlay(path: Path, material: Material, cells: Sequence[Cell]) -> None:
+    project = material.project
+    drawn = []
+    for scan_id, labels in list(material.references.items())[:PICTURED_SCANS]:
+        scan = project.scans[scan_id]
+        reference = reference_labels(scan, labels)
+        predictions = {}
+        for cell in cells:
+            predicted = project.prediction(cell.runs["finetune"], scan_id)
+            if predicted is not None:
+                scores = Scores(project.classes, {scan_id: dice(predicted, reference, _ids(project))})
+                words = f"{title(cell.method)}\nDice {number(scores.mean)}"
+                predictions[words] = predicted
+        image = np.asarray(project.image(scan_id))
+        drawn.append(
+            pictures.Segmented(
+                image, scan.geometry.spacing_mm, reference, predictions, scan_id, scan.modality
+            )
+        )
+    slices = sum(len(chosen) for chosen in cells[0].annotated.values())
+    heading = f"{material.dataset.name}: test scans, learned from {slices} annotated slices"
+    pictures.overlay(path, drawn, project.classes, heading)
+
+
+def _draw_curves(out: Path, material: Material, cells: Sequence[Cell]) -> None:
+    runs = [(title(cell.method), cell.runs["finetune"]) for cell in cells]
+    _draw_curve(out / "curves.png", material, runs, "fine-tuning")
+    runs = [(title(cell.method), cell.runs["pretrain"]) for cell in cells if "pretrain" in cell.runs]
+    for name, run_id in runs:  # a picture each: losses of different methods are not of one kind
+        _draw_curve(out / f"curves-{name.lower()}.png", material, [(name, run_id)], f"pre-training, {name}")
+
+
+def _draw_curve(path: Path, material: Material, runs: Sequence[tuple[str, str]], heading: str) -> None:
+    found = [
+        pictures.read_curve(material.project.run(run_id).folder / "events.jsonl", name)
+        for name, run_id in runs
+    ]
+    pictures.curves(path, found, f"{material.dataset.name}: {heading}")
+
+
+def _draw_similarity(path: Path, material: Material, cells: Sequence[Cell], work: Work) -> None:
+    """One voxel of the first class in one test scan, and what is most like it in the next."""
+    project = material.project
+    pretrained = [cell.runs["pretrain"] for cell in cells if "pretrain" in cell.runs]
+    run_id = pretrained[-1] if pretrained else SHAPES
+    scan_ids = list(material.references)[:PICTURED_SCANS]
+    device = cells[0].settings["device"]
+    work(FeaturesJob(project=str(project.root), device=device, weights=run_id, scans=tuple(scan_ids)))
+    query, drawn = None, []
+    for scan_id in scan_ids:
+        scan = project.scans[scan_id]
+        labels = reference_labels(scan, material.references[scan_id])
+        cache = open_features(project, scan_id, run_id)
+        if query is None:
+            voxel = innermost(labels)
+            query = Query(star_at(cache, voxel))
+            words = "the marked voxel lies in: "
+        else:
+            voxel = best_match(cache, query).voxel_zyx
+            words = "the best match lies in: "
+        names = {each.id: each.name for each in project.classes}
+        drawn.append(
+            pictures.Similar(
+                np.asarray(project.image(scan_id)),
+                scan.geometry.spacing_mm,
+                similarity(cache, query.centre),
+                voxel,
+                f"{scan_id}\n{words}{names.get(int(labels[voxel]), 'something else')}",
+                cache.step_vox,
+                scan.modality,
+            )
+        )
+    pictures.similarity(path, drawn, f"{material.dataset.name}: what looks alike to the network of {run_id}")
+
+
+def innermost(labels_zyx: np.ndarray) -> tuple[int, int, int]:
+    """The voxel of the lowest class that is farthest from the class's edge; (z, y, x)."""
+    inside = labels_zyx == labels_zyx[labels_zyx > 0].min()
+    depth = distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1, 1:-1]
+    z, y, x = (int(index) for index in np.unravel_index(int(depth.argmax()), depth.shape))
+    return z, y, x
+
+
+def _ids(project: Project) -> list[int]:
+    return [each.id for each in project.classes]
+
+
+def contents(out: Path) -> list[str]:
+    """What lies in the folder, for the end of the demo."""
+    parts = {
+        "dice.md": "the table above",
+        "dice.png": "the same as a picture",
+        "dice-over-time.png": "Dice over seconds of fine-tuning",
+        "overlay.png": "predictions and reference on a test scan",
+        "similarity.png": "what looks like one voxel, to the pre-trained network",
+        "curves.png": "training curves",
+        "predictions": "segmentations as NIfTI",
+        "project": "the project; open it in napari or with medssl demo --view",
+    }
+    return [f"{out / name}  {what}" for name, what in parts.items() if (out / name).exists()]

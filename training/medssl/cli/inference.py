@@ -1,0 +1,155 @@
+"""medssl predict, features, similarity and evaluate: what trained weights are used for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medssl.cli.export import work
+from medssl.cli.options import LAST, DeviceOption, FormatOption, ProjectArgument, SeedOption, WeightsOption
+
+ScansArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="SCAN", show_default=False, help="Scans of the project; none means all."),
+]
+
+
+def predict(
+    project: ProjectArgument,
+    scans: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="SCAN",
+            show_default=False,
+            help="Scans of the project, or files and folders anywhere; none means all scans of the project.",
+        ),
+    ] = None,
+    weights: WeightsOption = LAST,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            show_default=False,
+            help="Folder for the segmentations and a table of volumes. Without it segmentations of files "
+            "outside the project are written next to them, those of the project's scans stay in the project.",
+        ),
+    ] = None,
+    ending: FormatOption = "nii.gz",
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Segment scans with a fine-tuned network.
+
+    Segmentations lie exactly on the grid of the scan's file: same shape,
+    spacing, position and orientation. Beside each lies a record of what made
+    it. A file that cannot be used is named and left out.
+    """
+    from medssl.cli.export import Refusals, write_scans
+    from medssl.cli.external import predict_outside, scans_outside
+    from medssl.cli.selection import choose_run, split_scans
+    from medssl.core.export.files import check_ending
+    from medssl.core.jobs import PredictJob
+    from medssl.core.project.project import Project
+
+    opened, ending = Project.open(project), check_ending(ending)
+    run = choose_run(opened, weights, ("finetune",))
+    inside, outside = split_scans(opened, scans or [])
+    files = scans_outside(outside) if outside else []
+    refusals = Refusals()
+    job = PredictJob(project=str(project), seed=seed, device=device, weights=run.id, scans=inside)
+    if inside or not outside:
+        work(job)
+        if out is not None:
+            refusals.count += write_scans(project, run.id, inside, out, ending, device)
+    for path in predict_outside(opened, run, files, out, ending, job, work, refusals):
+        typer.echo(path)
+    refusals.end()
+
+
+def features(
+    project: ProjectArgument,
+    scans: ScansArgument = None,
+    weights: WeightsOption = LAST,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Compute dense features of scans and keep them, for similarity here and in the viewer."""
+    from medssl.cli.selection import choose_run, scan_in
+    from medssl.core.jobs import FeaturesJob
+    from medssl.core.project.project import Project
+
+    opened = Project.open(project)
+    run = choose_run(opened, weights, ("pretrain", "finetune"))
+    wanted = tuple(scan_in(opened, scan) for scan in scans or [])
+    work(FeaturesJob(project=str(project), seed=seed, device=device, weights=run.id, scans=wanted))
+
+
+def similarity(
+    project: ProjectArgument,
+    scan: Annotated[str, typer.Argument(metavar="SCAN", show_default=False, help="Scan of the project.")],
+    z: Annotated[int, typer.Argument(metavar="Z", show_default=False, help="Slice, counted from below.")],
+    y: Annotated[int, typer.Argument(metavar="Y", show_default=False, help="Row, counted from behind.")],
+    x: Annotated[
+        int, typer.Argument(metavar="X", show_default=False, help="Column, counted from the patient's left.")
+    ],
+    weights: WeightsOption = LAST,
+    out: Annotated[
+        Path,
+        typer.Option(metavar="FILE", help="Where to: a volume (.nii, .nii.gz) or a picture (.png)."),
+    ] = Path("similarity.nii.gz"),
+    device: DeviceOption = "auto",
+) -> None:
+    """Show which tissue looks like the tissue at one voxel, to the network's eye.
+
+    Features are computed first where the scan has none of these weights yet.
+    """
+    from medssl.cli.selection import choose_run, scan_in
+    from medssl.cli.similar import write_similarity
+    from medssl.core.project.project import Project
+
+    opened = Project.open(project)
+    run = choose_run(opened, weights, ("pretrain", "finetune"))
+    write_similarity(opened, scan_in(opened, scan), run, (z, y, x), out, device, work)
+    typer.echo(out)
+
+
+def evaluate(
+    project: ProjectArgument,
+    run: Annotated[
+        str, typer.Argument(metavar="RUN", help="Fine-tuning run whose predictions count.")
+    ] = LAST,
+    labels: Annotated[
+        Path,
+        typer.Option(
+            metavar="DIR", show_default=False, help="Folder of reference labels, named like the scans' files."
+        ),
+    ] = ...,  # type: ignore[assignment]  # typer's way to say: required
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", show_default=False, help="Write the numbers here, too.")
+    ] = None,
+) -> None:
+    """Compare a run's predictions with reference labels: a table of Dice per scan and class."""
+    from rich.console import Console
+
+    from medssl.cli.selection import choose_run
+    from medssl.cli.tables import scores_json, scores_table
+    from medssl.core.files import write_json
+    from medssl.core.labels.evaluate import evaluate as compare
+    from medssl.core.labels.evaluate import match_labels
+    from medssl.core.project.project import Project
+
+    opened = Project.open(project)
+    chosen = choose_run(opened, run, ("finetune",))
+    references = match_labels(opened, labels)
+    predicted = {
+        scan: path for scan, path in references.items() if opened.prediction(chosen.id, scan) is not None
+    }
+    scores = compare(opened, chosen.id, predicted or references)
+    if len(predicted) < len(references):
+        missing = len(references) - len(predicted)
+        typer.echo(f"{missing} scans with labels are left out: {chosen.id} has not predicted them.", err=True)
+    Console().print(scores_table(scores, title=f"Dice of {chosen.id}"))
+    if json is not None:
+        write_json(json, scores_json(scores))

@@ -1,0 +1,123 @@
+"""medssl init, run and doctor."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from medssl.core.project.project import Project
+
+
+def init(
+    folder: Annotated[
+        Path, typer.Argument(metavar="PROJECT", show_default=False, help="Project folder to make or add to.")
+    ],
+    scans: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="SCANS",
+            show_default=False,
+            help="Scan files (NIfTI, NRRD, MHA, MGZ), DICOM folders, or folders that hold such.",
+        ),
+    ] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            show_default=False,
+            help="What will be segmented, in order: --classes liver,spleen.",
+        ),
+    ] = None,
+    hold_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATTERN",
+            show_default=False,
+            help="Scans for testing only, never trained on: a pattern for file names such as 'test_*'. "
+            "May be repeated.",
+        ),
+    ] = None,
+) -> None:
+    """Make a project folder from scans, or add scans to it.
+
+    The scan files are only read. A file that cannot be used is named and left out.
+    """
+    from medssl.benchmarking.dataset import classes_named
+    from medssl.cli.terminal import console
+    from medssl.core.project.project import Project, is_project
+
+    names = [name.strip() for name in (classes or "").split(",") if name.strip()]
+    project = Project.open(folder) if is_project(folder) else Project.create(folder)
+    if names:
+        project.set_classes(classes_named(names))
+    screen = console()
+    refused = _add(project, scans or [], hold_out or [], screen)
+    held_out = sum(scan.held_out for scan in project.scans.values())
+    typer.echo(f"{folder}: {len(project.scans)} scans, {held_out} of them held out.")
+    if refused:
+        screen.print(f"[red]{refused} could not be used and were left out; the reasons stand above.")
+        raise typer.Exit(1)
+
+
+def _add(project: Project, paths: list[Path], hold_out: list[str], screen: Console) -> int:
+    """Add scans; returns how many could not be used."""
+    from rich.markup import escape
+    from rich.progress import track
+
+    from medssl.core.errors import UserError
+    from medssl.core.io.volume import find_scans
+
+    refused = 0
+    for path in track(find_scans(paths), "Reading scans", console=screen, disable=not screen.is_terminal):
+        try:
+            project.add_scan(path, held_out=any(fnmatch(path.name, pattern) for pattern in hold_out))
+        except UserError as error:
+            if error.code in ("disk-full", "not-writable"):
+                raise
+            screen.print(f"[yellow]{escape(str(error))}", soft_wrap=True)
+            refused += 1
+    return refused
+
+
+def run(
+    job: Annotated[
+        Path,
+        typer.Argument(
+            metavar="JOB",
+            show_default=False,
+            help='Job file (JSON); "-" waits for its name on standard input.',
+        ),
+    ],
+) -> None:
+    """Run a job file for another program: events as JSON lines on standard output.
+
+    A line "stop" on standard input, or its end, stops the job after the
+    running step with a checkpoint; `show {"scan": ..., "axis": ..., "index": ...}`
+    asks for previews of that slice. This is how the viewer runs the
+    engine; for people there are the other commands.
+    """
+    from medssl import worker
+
+    raise typer.Exit(worker.run(job))
+
+
+def doctor(
+    project: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="PROJECT", show_default=False, help="Show the choice for this project's scans, too."
+        ),
+    ] = None,
+) -> None:
+    """Print versions, devices, free memory, and what would be chosen for training here."""
+    from rich.console import Console
+
+    from medssl.cli.doctor import report
+
+    report(Console(highlight=False), project)

@@ -1,0 +1,205 @@
+"""medssl pretrain and medssl finetune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medssl.cli.options import (
+    DeviceOption,
+    MinutesOption,
+    OptionalProjectArgument,
+    ProjectArgument,
+    RecipeOption,
+    ResumeOption,
+    SeedOption,
+    SetOption,
+    StepsOption,
+    settings_from,
+)
+from medssl.core.jobs import MINUTES, Semi
+from medssl.core.methods import METHODS, WITHOUT_SCANS
+from medssl.core.shipped import RANDOM, SHAPES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console
+
+    from medssl.core.jobs import TrainingJob
+
+StartOption = Annotated[
+    str,
+    typer.Option(
+        "--weights",
+        metavar="WEIGHTS",
+        help="What to start from: shapes (weights that belong to the program), random, a run, "
+        'or "last" for the newest pre-training.',
+    ),
+]
+PretrainStartOption = Annotated[
+    str | None,
+    typer.Option(
+        "--weights",
+        metavar="WEIGHTS",
+        show_default=False,
+        help="What to start from: shapes (weights that belong to the program), random, or a run. "
+        "Without this option recipes for minutes start from shapes, published ones from random weights.",
+    ),
+]
+PredictOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="SCAN",
+        show_default=False,
+        help='Scan to segment at the end; may be repeated; "all" for every scan of the project.',
+    ),
+]
+SemiOption = Annotated[
+    Semi,
+    typer.Option(
+        help="What is made of voxels that nobody painted: learn from the network's own labels of them "
+        "(self_training), tell classes apart with their help (pseudo_contrast), both, or none."
+    ),
+]
+
+
+MethodOption = Annotated[
+    str,
+    typer.Option(metavar="METHOD", help=f"Self-supervised method: {', '.join([*METHODS, *WITHOUT_SCANS])}."),
+]
+
+
+def pretrain(
+    project: OptionalProjectArgument = None,
+    method: MethodOption = "pgl",
+    weights: PretrainStartOption = None,
+    minutes: MinutesOption = None,
+    steps: StepsOption = None,
+    recipe: RecipeOption = "quick",
+    setting: SetOption = None,
+    resume: ResumeOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Learn from the project's scans without any labels (held-out scans are left out).
+
+    The method shapes learns from made-up volumes: it needs no scans, and no project; without one its run
+    lies in a folder medssl-shapes.
+
+    Ctrl-C stops after the running step with a checkpoint; go on with --resume last.
+    """
+    from medssl.cli.selection import choose_run
+    from medssl.core.errors import UserError
+    from medssl.core.jobs import PretrainJob
+    from medssl.core.project.project import Project, is_project
+
+    if project is None and method not in WITHOUT_SCANS:
+        raise UserError(
+            f"{method} learns from scans; give a project folder (see medssl init).", code="no-project"
+        )
+    project = project or Path(f"medssl-{method}")
+    if method in WITHOUT_SCANS and not is_project(project):
+        Project.create(project)
+    if weights not in (None, RANDOM, SHAPES):
+        weights = choose_run(Project.open(project), weights, ("pretrain",), to_start_from=True).id
+    _train(
+        PretrainJob(
+            project=str(project),
+            seed=seed,
+            device=device,
+            minutes=minutes,
+            steps=steps,
+            resume=_resumed(project, resume, "pretrain"),
+            settings=settings_from(setting),
+            method=method,
+            recipe=recipe,
+            weights=weights,
+        )
+    )
+
+
+def finetune(
+    project: ProjectArgument,
+    weights: StartOption = SHAPES,
+    predict: PredictOption = None,
+    semi: SemiOption = "self_training",
+    minutes: MinutesOption = None,
+    steps: StepsOption = None,
+    recipe: RecipeOption = "quick",
+    setting: SetOption = None,
+    resume: ResumeOption = None,
+    seed: SeedOption = 0,
+    device: DeviceOption = "auto",
+) -> None:
+    """Learn to segment from the annotated slices, starting from pre-trained weights.
+
+    Ctrl-C stops after the running step with a checkpoint; go on with --resume last.
+    """
+    from medssl.cli.selection import choose_run, scan_in
+    from medssl.core.jobs import FinetuneJob
+    from medssl.core.project.project import Project
+
+    opened = Project.open(project)
+    scans = list(opened.scans) if predict == ["all"] else [scan_in(opened, scan) for scan in predict or []]
+    kinds = ("pretrain",) if weights == "last" else ("pretrain", "finetune")
+    _train(
+        FinetuneJob(
+            project=str(project),
+            seed=seed,
+            device=device,
+            minutes=minutes,
+            steps=steps,
+            resume=_resumed(project, resume, "finetune"),
+            settings=settings_from(setting),
+            weights=weights
+            if weights == RANDOM
+            else choose_run(opened, weights, kinds, to_start_from=True).id,
+            recipe=recipe,
+            semi=semi,
+            predict_scans=tuple(scans),
+        )
+    )
+
+
+def _resumed(project: Path, resume: str | None, kind: str) -> str | None:
+    from medssl.cli.selection import choose_run
+    from medssl.core.project.project import Project
+
+    return None if resume is None else choose_run(Project.open(project), resume, (kind,)).id
+
+
+def _train(job: TrainingJob) -> None:
+    """Run a training job and say where its weights are and how to go on."""
+    from medssl.cli.terminal import INTERRUPTED, console, run_job, stop_on_interrupt
+    from medssl.core.jobs import kind_of
+
+    screen = console()
+    with stop_on_interrupt(screen) as should_stop:
+        _foretell(job, screen, should_stop)
+        result = run_job(job, screen, should_stop)
+    if result["stopped"]:
+        command = f"medssl {kind_of(job)} {job.project} --resume {result['run']}"
+        screen.print(f"Stopped. Go on with: {command}", markup=False, soft_wrap=True)
+        raise typer.Exit(INTERRUPTED)
+    typer.echo(result["run"])
+
+
+def _foretell(job: TrainingJob, screen: Console, should_stop: Callable[[], bool]) -> None:
+    """Say what the training will come to. Not of one that goes on, nor of one that is over as soon."""
+    from medssl.cli.terminal import INTERRUPTED, run_job
+    from medssl.core.estimate import FEW_STEPS, Estimate, in_words
+    from medssl.core.jobs import EstimateJob, PretrainJob, from_json, to_json
+
+    minutes = MINUTES if job.minutes is None and job.steps is None else job.minutes
+    short = (minutes is not None and minutes < 1) or (job.steps is not None and job.steps < FEW_STEPS)
+    without_scans = isinstance(job, PretrainJob) and job.method in WITHOUT_SCANS
+    if job.resume or short or without_scans:
+        return
+    result = run_job(EstimateJob(job.project, training=to_json(job)), screen, should_stop)
+    if result["stopped"]:
+        raise typer.Exit(INTERRUPTED)
+    found = from_json(Estimate, result["estimate"], "the estimate")
+    screen.print(in_words(found, minutes, job.steps), markup=False, soft_wrap=True)

@@ -1,0 +1,1 @@
+"""What needs no torch: files, projects, annotations, jobs, events. The only part that the viewer imports."""

@@ -1,0 +1,1 @@
+"""Candidate slices for annotation and how well the annotated ones cover the scans."""

@@ -1,0 +1,188 @@
+"""What a job says while it runs: one JSON object a line, from the engine up to whoever started it.
+
+The same events drive the viewer (read from the child's standard output), the command line (drawn by
+rich) and `events.jsonl` in the run's folder. What a job is told meanwhile (`SliceInView`) goes the other way.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medssl.core.errors import UserError
+from medssl.core.jobs import from_json
+
+
+@dataclass(frozen=True)
+class SliceInView:
+    """The slice on the screen. Told to a job, as a line `show {...}` on its standard input."""
+
+    scan: str
+    axis: int
+    """Canonical: 0 axial, 1 coronal, 2 sagittal."""
+    index: int
+
+    def to_line(self) -> str:
+        """The line, without the newline."""
+        return "show " + json.dumps(asdict(self))
+
+    @classmethod
+    def from_line(cls, line: str) -> SliceInView:
+        """The slice of a line. Raises UserError ("bad-line") for any other line."""
+        word, _, rest = line.strip().partition(" ")
+        try:
+            if word == "show":
+                return from_json(cls, json.loads(rest), "The line")
+        except (ValueError, RecursionError, UserError):
+            pass
+        raise UserError(f"{line[:80]!r} shows no slice; write show and its JSON.", code="bad-line")
+
+
+@dataclass(frozen=True)
+class Started:
+    """The job has its scans and its plan and begins. `plan` is config.Plan as JSON, `reasons` says why."""
+
+    run: str
+    plan: dict[str, Any] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Progress:
+    """`fraction` of the phase done (0..1), with the seconds left as far as they are known."""
+
+    phase: str
+    fraction: float
+    step: int = 0
+    eta_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Numbers of one step, for curves: {"loss": 0.7, "dice": 0.8}."""
+
+    step: int
+    values: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """A scan's prediction (or similar) that is ready to be looked at while the job goes on."""
+
+    scan: str
+    path: str
+
+
+@dataclass(frozen=True)
+class SlicePreview:
+    """The labels of one slice so far, from a training that goes on; not kept in `events.jsonl`.
+
+    `packed` are the class ids, uint8 (rows, columns) in canonical order, as zlib and base64 make them:
+    `of` and `labels` are the two ways.
+    """
+
+    scan: str
+    axis: int
+    index: int
+    shape: tuple[int, int]
+    packed: str
+
+    @classmethod
+    def of(cls, place: SliceInView, labels: np.ndarray) -> SlicePreview:
+        """The event for a slice with these class ids."""
+        rows, columns = labels.shape
+        packed = base64.b64encode(zlib.compress(np.ascontiguousarray(labels, np.uint8).tobytes(), 1))
+        return cls(place.scan, place.axis, place.index, (rows, columns), packed.decode("ascii"))
+
+    def labels(self) -> np.ndarray:
+        """Class ids, uint8 (rows, columns). Raises UserError ("bad-event") where they are damaged."""
+        try:
+            flat = np.frombuffer(zlib.decompress(base64.b64decode(self.packed)), np.uint8)
+            return flat.reshape(self.shape)
+        except (ValueError, zlib.error) as error:
+            raise UserError(
+                f"The preview of slice {self.index} of {self.scan} is damaged; wait for the next one.",
+                code="bad-event",
+            ) from error
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """From here the job can be resumed."""
+
+    step: int
+    path: str
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One sentence the user should read: a decision, a warning."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """The job ended by itself or (stopped=True) on request; `result` depends on the job."""
+
+    stopped: bool = False
+    result: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The job could not go on; `text` is one sentence for the user, `code` one word for programs."""
+
+    code: str
+    text: str
+
+
+Event = Started | Progress | Metric | Preview | SlicePreview | Checkpoint | Notice | Done | Failed
+Emit = Callable[[Event], None]
+
+_KINDS: dict[str, type] = {
+    kind.__name__.lower(): kind
+    for kind in (Started, Progress, Metric, Preview, SlicePreview, Checkpoint, Notice, Done, Failed)
+}
+
+
+def to_line(event: Event) -> str:
+    """The event as one line of JSON, without the newline."""
+    return json.dumps({"event": type(event).__name__.lower(), **asdict(event)}, separators=(",", ":"))
+
+
+def from_line(line: str) -> Event:
+    """The event of one line.
+
+    Raises UserError ("bad-event") for anything that is not an event of this version.
+    """
+    try:
+        value = json.loads(line)
+        return from_json(_KINDS[value.pop("event")], value, "The event")
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, UserError) as error:
+        raise UserError(
+            f"The engine said something unknown ({line[:80]!r}); check that plugin and engine "
+            "are of one version.",
+            code="bad-event",
+        ) from error
+
+
+def read_log(path: Path) -> list[Event]:
+    """What a run has said so far, from its events.jsonl; lines that a crash cut off are left out."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    found = []
+    for line in lines:
+        with suppress(UserError):
+            found.append(from_line(line))
+    return found

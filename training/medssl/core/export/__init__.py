@@ -1,0 +1,1 @@
+"""Segmentations leave the project: label files, tables, provenance records."""

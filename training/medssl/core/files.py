@@ -1,0 +1,123 @@
+"""Files that are written whole or not at all, and read without running anything in them."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from medssl.core.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file so that a crash, a kill or a full disk leaves the old one untouched.
+
+    `write` gets a binary file with a temporary name in the same folder; only when its bytes are on
+    the disk does it take the place of `path`.
+
+    Raises UserError ("disk-full", "not-writable") where the disk or the folder refuses.
+    """
+    path = Path(path)
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        temporary = Path(name)
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)  # mkstemp makes private files; a project may be shared
+        temporary.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what writers that were killed left in a folder; only where nobody else is writing now."""
+    for path in folder.glob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """What to tell the user when the disk or the folder refused ("disk-full", "not-writable")."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            f"{path} was not written because the disk is full; free some space and save again "
+            "(what was there before is unchanged).",
+            code="disk-full",
+        )
+    return UserError(
+        f"{path} could not be written ({error.strerror or error}); choose a folder that you may write to.",
+        code="not-writable",
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all. Not-a-number is refused."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    write_whole(path, lambda file: file.write(text.encode("utf-8")))
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON. Raises UserError ("missing", "unreadable")."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; check the path.", code="missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} cannot be read as JSON ({error}); restore it from a backup or make it anew.",
+            code="unreadable",
+        ) from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def write_array(path: Path, array: np.ndarray) -> None:
+    """Write one array as .npy, whole or not at all."""
+    import numpy as np  # here and below: the command line starts without it
+
+    write_whole(path, lambda file: np.save(file, array, allow_pickle=False))
+
+
+def read_array(path: Path, memory_map: bool = False) -> np.ndarray:
+    """Read one .npy array; with `memory_map` only the pages that are used are read.
+
+    Raises UserError ("missing", "unreadable"); never unpickles.
+    """
+    import numpy as np
+
+    path = Path(path)
+    try:
+        if memory_map:
+            return np.lib.format.open_memmap(path, mode="r")
+        with path.open("rb") as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; check the path.", code="missing") from None
+    except Exception as error:  # a damaged header makes numpy raise just about anything
+        raise UserError(
+            f"{path} is damaged or not an array file ({error}); delete it and make it anew.",
+            code="unreadable",
+        ) from error

@@ -1,0 +1,268 @@
+"""What a job is told to do: frozen dataclasses, as JSON on disk beside everything they made."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from medssl.core.errors import UserError
+from medssl.core.files import read_json, write_json
+
+Precision = Literal["fp32", "bf16"]
+Sides = Literal["own", "all"]
+Semi = Literal["self_training", "pseudo_contrast", "both", "none"]
+T = TypeVar("T")
+MINUTES = 5.0
+"""How long a training takes whose job says neither minutes nor steps."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the network looks at the scans; chosen by planner.py, kept with the weights.
+
+    "Work order" is the scan's canonical (z, y, x) with `slice_axis` moved to the front, so that slices
+    always lie along the first axis: (slice, row, column).
+    """
+
+    dims: int
+    """2 for 2.5D (neighbouring slices as channels, 2D convolutions) or 3."""
+    slice_axis: int
+    """Canonical axis across slices: 0 axial, 1 coronal, 2 sagittal."""
+    spacing_mm: tuple[float, float, float]
+    """Grid the network works on, in work order. 2.5D never resamples across slices: 0 there."""
+    patch_vox: tuple[int, int, int]
+    """Training patch in work order; in 2.5D the first number is how many neighbouring slices are seen."""
+    batch: int
+    channels: tuple[int, ...]
+    """Feature channels per resolution level, finest first."""
+    strides: tuple[tuple[int, ...], ...]
+    """Downsampling on entering each level (first level 1)."""
+    precision: Precision = "fp32"
+    threads: int = 2
+    sides: Sides = "own"
+    """From where a 2.5D network knows how to look at a scan: across `slice_axis`, or from other sides too."""
+    between_mm: float = 0.0
+    """Sigma of the neighbourhood that says which class a voxel is (inference/posterior_smoothing.py)."""
+
+    @property
+    def work_axes(self) -> tuple[int, int, int]:
+        """Canonical axes in work order, e.g. (1, 0, 2) for coronal slices."""
+        rest = [axis for axis in range(3) if axis != self.slice_axis]
+        return (self.slice_axis, rest[0], rest[1])
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all jobs share."""
+
+    project: str
+    """Path of the project folder."""
+    seed: int = 0
+    device: str = "auto"
+    """"auto", "cpu", "cuda", "cuda:1", "mps"."""
+
+
+@dataclass(frozen=True)
+class TrainingJob(Job):
+    """A job that trains: it ends after `steps`, after `minutes`, or when it is asked to stop."""
+
+    minutes: float | None = None
+    steps: int | None = None
+    resume: str | None = None
+    """Run to go on with from its last checkpoint; everything else is then taken from that run."""
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Overrides of the recipe's settings, by name (e.g. {"learning_rate": 1e-3})."""
+
+
+@dataclass(frozen=True)
+class PretrainJob(TrainingJob):
+    """Self-supervised pre-training on the project's scans, held-out ones excepted."""
+
+    method: str = "pgl"
+    recipe: str = "quick"
+    weights: str | None = None
+    """"shapes" (the program's own weights), "random", or a run to start from; None as the recipe says."""
+
+
+@dataclass(frozen=True)
+class FinetuneJob(TrainingJob):
+    """Segmentation training on annotated voxels, then prediction of `predict_scans`."""
+
+    weights: str | None = "shapes"
+    """"shapes" (the program's own weights), "random", a pre-training run, or, to continue, a fine-tuning run.
+    None, as job files of before have it, is random."""
+    recipe: str = "quick"
+    semi: Semi = "self_training"
+    """What is made of voxels that nobody annotated (see finetune.SEMI)."""
+    predict_scans: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class PredictJob(Job):
+    """Segment scans with a fine-tuned network; empty `scans` means all of the project."""
+
+    weights: str = ""
+    scans: tuple[str, ...] = ()
+    probabilities: bool = False
+    """Keep how probable each class is and where the network is unsure, too (probabilities.py)."""
+
+
+@dataclass(frozen=True)
+class FeaturesJob(Job):
+    """Dense features of scans, cached for similarity; empty `scans` means all of the project without any."""
+
+    weights: str = ""
+    scans: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ExportJob(Job):
+    """Write segmentations into a folder, on the scans' own grids; empty `scans` means all of the project."""
+
+    folder: str = ""
+    ending: str = ".nii.gz"
+    weights: str | None = None
+    """Fine-tuning run that says what nobody painted; None exports what is painted alone."""
+    scans: tuple[str, ...] = ()
+    largest: bool = False
+    drop_ml: float = 0.0
+    fill_holes: bool = False
+    """What is done to predictions first, see cleaning.Cleaning."""
+
+
+@dataclass(frozen=True)
+class SuggestJob(Job):
+    """Which slices are worth painting next, of all scans that are not held out."""
+
+    count: int = 10
+    weights: str | None = None
+    """Run that looks at them; None is the newest fine-tuning, else pre-training, else none at all."""
+
+
+@dataclass(frozen=True)
+class EstimateJob(Job):
+    """Take a few steps of a training that is not started yet, and say what all of it will come to."""
+
+    training: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """The training's job, as `to_json` makes it."""
+
+
+JOBS: dict[str, type[Job]] = {
+    "pretrain": PretrainJob,
+    "finetune": FinetuneJob,
+    "predict": PredictJob,
+    "features": FeaturesJob,
+    "suggest": SuggestJob,
+    "export": ExportJob,
+    "estimate": EstimateJob,
+}
+
+
+def kind_of(job: Job) -> str:
+    """The job's name in files and on the command line: "pretrain", "finetune", ..."""
+    return next(name for name, kind in JOBS.items() if type(job) is kind)
+
+
+def to_json(value: Any) -> dict[str, Any]:
+    """A config dataclass as plain JSON values; a Job says which one it is under "job"."""
+    fields = dataclasses.asdict(value)
+    return {"job": kind_of(value), **fields} if isinstance(value, Job) else fields
+
+
+def write_job(path: Path, job: Job) -> None:
+    """Write a job file, whole or not at all."""
+    write_json(path, to_json(job))
+
+
+def read_job(path: Path) -> Job:
+    """Read a job file.
+
+    Raises UserError ("bad-job") naming the first thing that is wrong with it.
+    """
+    return job_of(read_json(path), where=str(path))
+
+
+def job_of(value: Any, where: str) -> Job:
+    """A job from what `to_json` made of it.
+
+    Raises UserError ("bad-job") naming `where` and the first thing that is wrong with it.
+    """
+    if not isinstance(value, dict) or value.get("job") not in list(JOBS):
+        raise UserError(
+            f'{where} is not a job file; it needs a field "job" with one of {", ".join(JOBS)}.',
+            code="bad-job",
+        )
+    fields = {name: item for name, item in value.items() if name != "job"}
+    return from_json(JOBS[value["job"]], fields, where)
+
+
+def from_json(kind: type[T], fields: dict[str, Any], where: str) -> T:
+    """Build a config dataclass from JSON fields, checking names and types.
+
+    Raises UserError ("bad-job") that names `where` and the offending field.
+    """
+    if not isinstance(fields, dict):
+        raise UserError(f"{where} has {fields!r} instead of fields with names; write these.", code="bad-job")
+    hints = typing.get_type_hints(kind)
+    for name, value in fields.items():
+        if name not in hints:
+            raise UserError(
+                f"{where} has an unknown field {name!r}; known are {', '.join(hints)}.", code="bad-job"
+            )
+        if not _fits(value, hints[name]):
+            raise UserError(
+                f"{where} has {value!r} for {name!r}, which does not fit; write a {_plain(hints[name])}.",
+                code="bad-job",
+            )
+    for name in _required(kind):
+        if name not in fields:
+            raise UserError(f"{where} lacks the field {name!r}; add it.", code="bad-job")
+    return kind(**{name: _tuples(value, hints[name]) for name, value in fields.items()})
+
+
+def _required(kind: Any) -> list[str]:
+    nothing = dataclasses.MISSING
+    every = dataclasses.fields(kind)
+    return [each.name for each in every if each.default is nothing and each.default_factory is nothing]
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, parts = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is Literal:
+        return value in parts
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            return False
+        if len(parts) == 2 and parts[1] is Ellipsis:
+            return all(_fits(item, parts[0]) for item in value)
+        return len(value) == len(parts) and all(map(_fits, value, parts))
+    if origin is list:
+        return isinstance(value, list) and all(_fits(item, parts[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(item, parts[1]) for item in value.values())
+    if hint is Any:
+        return True
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _tuples(value: Any, hint: Any) -> Any:
+    """JSON's lists as the tuples that a frozen dataclass holds."""
+    if isinstance(value, list | tuple) and typing.get_origin(hint) is tuple:
+        parts = typing.get_args(hint)
+        inner = [parts[0]] * len(value) if len(parts) == 2 and parts[1] is Ellipsis else list(parts)
+        return tuple(_tuples(item, part) for item, part in zip(value, inner, strict=True))
+    return value
+
+
+def _plain(hint: Any) -> str:
+    return getattr(hint, "__name__", None) or str(hint).replace("typing.", "")

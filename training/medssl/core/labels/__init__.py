@@ -1,0 +1,1 @@
+"""Operations on label volumes: interpolation between slices, import, postprocessing, metrics."""

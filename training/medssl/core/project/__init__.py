@@ -1,0 +1,1 @@
+"""The project folder: manifest, annotations, stroke log, runs, probability maps."""

@@ -1,0 +1,137 @@
+"""What project.json says: the classes, the scans, and where the viewer was left."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medssl.core.errors import UserError
+from medssl.core.files import read_json, write_json
+from medssl.core.io.geometry import Geometry
+from medssl.core.io.volume import READABLE
+from medssl.core.jobs import from_json
+
+FORMAT_VERSION = 1
+LONGEST_ID = 80
+
+
+@dataclass(frozen=True)
+class LabelClass:
+    """A structure to segment; `id` (1..254) is also its value in exported files."""
+
+    id: int
+    name: str
+    color: str
+    """ "#rrggbb"."""
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A scan of the project. `source` is the file or DICOM folder it came from."""
+
+    id: str
+    source: str
+    sha256: str
+    """Fingerprint of voxels and grid, whatever the file around them."""
+    geometry: Geometry
+    modality: str
+    held_out: bool = False
+    """Never trained on, with or without labels: kept to test on."""
+    reference: str = ""
+    """A file of labels that predictions are compared with; never trained on either."""
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All of project.json."""
+
+    classes: tuple[LabelClass, ...] = ()
+    scans: tuple[Scan, ...] = ()
+    view_state: dict[str, Any] = field(default_factory=dict)
+
+
+def read_contents(path: Path) -> Contents:
+    """Read project.json.
+
+    Raises UserError ("not-a-project", "newer-version", "unreadable").
+    """
+    if not path.is_file():
+        raise UserError(
+            f"{path.parent} holds no project; make one with `medssl init` or by adding scans in the viewer.",
+            code="not-a-project",
+        )
+    value = read_json(path)
+    version = value.get("version") if isinstance(value, dict) else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
+        raise UserError(
+            f"{path} was written by a newer version of medssl; update this one to open it.",
+            code="newer-version",
+        )
+    try:
+        if version != FORMAT_VERSION:
+            raise ValueError(f"version {version!r}")
+        classes = check_classes(from_json(LabelClass, each, "a class") for each in value["classes"])
+        return Contents(classes, tuple(map(_scan, value["scans"])), dict(value["view_state"]))
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, UserError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}); restore it from a backup, the annotations and runs beside it are "
+            "intact.",
+            code="unreadable",
+        ) from error
+
+
+def write_contents(path: Path, contents: Contents) -> None:
+    """Write project.json, whole or not at all."""
+    scans = [{**asdict(scan), "geometry": scan.geometry.to_json()} for scan in contents.scans]
+    for scan in scans:
+        if not scan["reference"]:
+            del scan["reference"]  # versions that know of none can read the project, too
+    value = {
+        "version": FORMAT_VERSION,
+        "classes": [asdict(each) for each in contents.classes],
+        "scans": scans,
+        "view_state": contents.view_state,
+    }
+    write_json(path, value)
+
+
+def check_classes(classes: Iterable[LabelClass]) -> tuple[LabelClass, ...]:
+    """The classes, if every one has an id of its own in 1..254 and a colour.
+
+    Raises UserError ("bad-classes").
+    """
+    classes = tuple(classes)
+    ids = [each.id for each in classes]
+    if len(set(ids)) < len(ids) or not all(type(each) is int and 1 <= each <= 254 for each in ids):
+        raise UserError(
+            f"Class ids {ids} do not work; give each class its own number from 1 to 254.", code="bad-classes"
+        )
+    for each in classes:
+        if not re.fullmatch(r"#[0-9A-Fa-f]{6}", each.color):
+            raise UserError(
+                f'Class {each.name!r} has the colour {each.color!r}; write it as "#rrggbb".',
+                code="bad-classes",
+            )
+    return classes
+
+
+def free_id(path: Path, taken: Iterable[str]) -> str:
+    """An id for the scan at `path` that no other has, in upper or lower case, and that any system takes as
+    a file name."""
+    name, lower = path.name, path.name.lower()
+    suffix = max((each for each in READABLE if lower.endswith(each)), key=len, default="")
+    base = re.sub(r"[^A-Za-z0-9_-]+", "-", name[: len(name) - len(suffix)]).strip("-")[:LONGEST_ID] or "scan"
+    known = {each.lower() for each in taken}
+    candidates = itertools.chain([base], (f"{base}-{number}" for number in itertools.count(2)))
+    return next(each for each in candidates if each.lower() not in known)
+
+
+def _scan(value: dict[str, Any]) -> Scan:
+    scan = from_json(Scan, {**value, "geometry": Geometry.from_json(value["geometry"])}, "a scan")
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", scan.id):  # ids become file names
+        raise ValueError(f"scan id {scan.id!r}")
+    return scan

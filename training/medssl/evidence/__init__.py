@@ -1,1 +1,0 @@
-"""How good a result is, by one protocol, in words and pictures."""

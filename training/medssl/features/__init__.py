@@ -1,1 +1,0 @@
-"""Dense features of a scan, and what they say is the same."""

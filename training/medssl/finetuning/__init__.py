@@ -1,1 +1,0 @@
-"""Learning from a few painted slices, and from what nobody painted."""

@@ -1,1 +1,0 @@
-"""Which slice is worth painting next."""

@@ -1,0 +1,1 @@
+"""Networks and what they are trained with: data on the device, models, methods. No project jobs."""

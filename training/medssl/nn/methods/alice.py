@@ -1,0 +1,278 @@
+"""Alice: the same place in two people, the same features (Jiang et al., ICCV 2023, arXiv 2302.05615).
+
+A matcher finds a place of one scan again in another; boxes around both are the views Q and K. A student sees
+them masked, its moving average (teacher) whole. The student repaints them (L_rec), names the other person's
+view as the teacher does (L_cls), and the cells of each view as the teacher does (L_patch). As masked and
+whole cells cannot be compared one by one, cross-attention (CASA) first says both in terms of the same
+queries. With H(t, s) = -sum softmax((t - c) / tau_t) log softmax(s / tau_s) and a running centre c:
+
+    L_cls = (H(T_Q, S_K) + H(T_K, S_Q)) / 2,   L_patch = mean H(T, S) of CASA's outputs,   L_rec = MSE / 2
+    L = L_cls + L_patch + 10 L_rec
+
+Where we depart from the paper, and why:
+- The network is our convolutional U-Net: cells of the deepest level stand for encoder tokens, those of the
+  decoder's first stage for decoder tokens, the deepest level's mean for the class token; the head repaints.
+- Views' means are standardised over the batch: instance norms leave nearly the same mean of every view, and
+  L_cls ended at log K, where nothing can be told.
+- The matcher (anatomical_embedding.py) is trained here, on the project's scans, in the first share of the
+  training.
+- Where figure and released code differ, the figure: the teacher has a CASA of its own that follows the
+  student's, and its encoder's cells are keys and values. `casa_teacher`, `kv_teacher` choose the code's way.
+- The other scan is random (in the code it is the one before), boxes are equally large in mm (in voxels), and
+  where no score exceeds the threshold the pair are two boxes of one scan (the bad pair). matched_views.py.
+- `shares` "balanced" gives all prototypes about as many cells (Sinkhorn-Knopp, as in DINOv2). "centred", as
+  published, subtracts what all cells like: after few scans a wide network calls all of them the same.
+- Cubes are masked as in MAE, not columns (`mask_shape`); their count is rounded down.
+- No dropout in CASA: a resumed training could not repeat it. AdamW as everywhere: the published rates rise.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import torch
+from torch import Generator, Tensor, nn
+
+from medssl.core.errors import UserError
+from medssl.core.events import Emit, Notice
+from medssl.core.jobs import Plan
+from medssl.nn.data.crops import Views, cut, shown
+from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.matched_views import matched_views
+from medssl.nn.methods.alice_parts import CASA, Head, across, balanced, centred, cross_entropy, in_use
+from medssl.nn.methods.common import follow, momentum, network_of, spread, teach, teacher_in, view_size
+from medssl.nn.methods.embedding_training import matching_loss
+from medssl.nn.methods.mae import draw_mask, masked_error
+from medssl.nn.models.anatomical_embedding import Atlas, Matcher, Matching
+from medssl.nn.models.unet import Network
+
+WARM = 0.03
+"""Share of the training over which the teacher's temperature rises: 30 of 1000 epochs."""
+
+
+@dataclass(frozen=True)
+class AliceSettings(Matching):
+    """The released code's numbers; those of the matcher stand beside them, as recipes are flat."""
+
+    matching: float = 0.2
+    """Share of the training that trains the matcher."""
+    threshold: float = 0.7
+    """Least score of a match."""
+    candidates: int = 64
+    """Places that are looked for in the other scan until one is found."""
+    room: float = 1.4
+    """Boxes are made so small that this many fit along a typical scan: else all show the same."""
+    ratio: float = 0.75
+    """Share of the blocks that is masked."""
+    block: int = 16
+    mask_shape: Literal["cubes", "columns"] = "cubes"
+    repaint_on: Literal["all", "masked"] = "all"
+    casa_teacher: Literal["ema", "shared"] = "ema"
+    kv_teacher: Literal["encoder", "decoder"] = "encoder"
+    inter: float = 1.0
+    intra: float = 1.0
+    repaint: float = 10.0
+    """Weights of the three terms."""
+    hidden: int = 2048
+    bottleneck: int = 256
+    prototypes: int = 512
+    attention_heads: int = 8
+    attention_width: int = 64
+    student_temperature: float = 0.1
+    teacher_temperature: tuple[float, float] = (0.008, 0.01)
+    """At the start, and after 3 % of the training."""
+    shares: Literal["centred", "balanced"] = "centred"
+    """How the teacher's scores become what the student is to say."""
+    centring: float = 0.9
+    """What the centre keeps at each step."""
+    frozen: float = 0.001
+    """Share of the training in which the heads' last layer stays as it is."""
+    momentum: float = 0.996
+
+
+class Alice:
+    """Matcher, student, teacher, and what a step makes of pairs of views."""
+
+    Settings = AliceSettings
+    TRANSFERS = ("encoder.", "decoder.")
+
+    def __init__(self, network: Network, plan: Plan, settings: AliceSettings) -> None:
+        self.plan, self.settings = plan, settings
+        hidden, prototypes = settings.hidden, settings.prototypes
+        head = Head(plan.channels[-1], plan.channels[-2], hidden, settings.bottleneck, prototypes)
+        casa = CASA(prototypes, settings.attention_heads, settings.attention_width, hidden)
+        student = {"encoder": network.encoder, "head": head}
+        if settings.kv_teacher == "decoder":
+            student["decoder"] = network.decoder[0]
+        if settings.casa_teacher == "ema":
+            student["casa"] = casa
+        self._student = nn.ModuleDict(student)  # whom the teacher follows; saved under other names
+        teacher = copy.deepcopy(self._student).requires_grad_(False)
+        centres = nn.Module()
+        for name in ("whole", "cell"):
+            centres.register_buffer(name, torch.zeros(prototypes))
+        self.modules = nn.ModuleDict(
+            {
+                "network": network,
+                "head": head,
+                "casa": casa,
+                "teacher": teacher,
+                "centres": centres,
+                "matcher": Matcher(settings.dimension),
+            }
+        )
+        self._ready: bool | None = None
+        """Whether the matcher is trained; None until its buffer, which a checkpoint may fill, was asked."""
+
+    def prepare(self, pool: Pool, emit: Emit) -> None:
+        """Lay out the common grid; the matcher itself is trained by the first steps.
+
+        Raises UserError ("one-scan").
+        """
+        if len(pool) < 2:
+            raise UserError(
+                f"Alice compares scans with each other, and there is only {pool.ids[0]} to learn from; add "
+                "scans, or choose another method, such as pgl or mae.",
+                code="one-scan",
+            )
+        matcher = cast(Matcher, self.modules["matcher"])
+        self.atlas = Atlas(pool, matcher, self.settings)
+        matcher.cell_mm.fill_(self.atlas.cell_mm)
+        self.emit = emit
+
+    def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The matcher's loss at first, then Alice's on a new batch of pairs.
+
+        "accepted": share of the pairs whose place was found in another scan; "prototypes": how many the
+        teacher's cells share evenly (1 is collapsed); "spread": as in PGL.
+        """
+        if not self._matcher_ready(fraction):
+            matching = matching_loss(self.atlas, generator)
+            return matching, {"matching": matching.detach()}
+        first, second, accepted = self.pairs(self.plan, generator)
+        images = torch.cat([shown(cut(pool, views, self.plan)) for views in (first, second)])
+        visible = draw_visible(len(images), tuple(images.shape[2:]), self.settings, generator)
+        loss, numbers = self.compare(images, visible.to(pool.device), self._own(fraction))
+        return loss, {**numbers, "accepted": accepted.float().mean()}
+
+    def after_step(self, fraction: float) -> None:
+        """Move the teacher a little towards the student, name by name."""
+        if self._ready:
+            mine = dict(self._student.named_parameters())
+            theirs = dict(self.modules["teacher"].named_parameters())
+            student = [mine[name] for name in theirs]
+            follow([*theirs.values()], student, momentum(self.settings.momentum, self._own(fraction)))
+
+    def _own(self, fraction: float) -> float:
+        """How much of what comes after the matcher's training is over."""
+        return max(0.0, fraction - self.settings.matching) / max(1e-9, 1 - self.settings.matching)
+
+    def _matcher_ready(self, fraction: float) -> bool:
+        ready = cast(Matcher, self.modules["matcher"]).ready
+        if self._ready is None:
+            self._ready = bool(ready)
+        if not self._ready and fraction >= self.settings.matching:
+            self._ready = True
+            ready.fill_(True)  # for good, also when the training is taken further
+            self._announce()
+        return self._ready
+
+    def _announce(self) -> None:
+        generator, trials = Generator().manual_seed(0), replace(self.plan, batch=32)
+        accepted = self.pairs(trials, generator)[2]
+        self.emit(
+            Notice(
+                "The matcher is trained: Alice compares places that it finds again in another scan. "
+                f"{100 * accepted.float().mean():.0f} % of {len(accepted)} trials had one with a score over "
+                f"{self.settings.threshold:g}; for the others it takes two boxes of the same scan."
+            )
+        )
+
+    def pairs(self, plan: Plan, generator: Generator) -> tuple[Views, Views, Tensor]:
+        """Where the next batch of views Q and K lies, and which pairs were matched across scans (B,)."""
+        settings = self.settings
+        size = view_size(self.atlas.pool, plan, settings.room)
+        return matched_views(self.atlas, plan, size, settings.candidates, settings.threshold, generator)
+
+    def compare(self, images: Tensor, visible: Tensor, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of views Q, then K, as images (2B, ...); visible: (2B, 1, ...), 0 where masked."""
+        settings, network = self.settings, network_of(self.modules)
+        head = cast(Head, self.modules["head"])
+        levels = network.encode(images * visible)
+        stage, finest = _decode(network, levels)
+        painted = network.head(finest)
+        frozen = fraction < settings.frozen
+        cells = _cells(levels[-1])
+        whole = head(head.standard(cells.mean(1)), head.encoder, head.whole, frozen)
+        queries = head(cells, head.encoder, head.cell, frozen)
+        named = self.modules["casa"](queries, head(_cells(stage), head.decoder, head.cell, frozen))
+        taught_whole, taught, spread_of = self._teach(images, queries.detach())
+        centres: Any = self.modules["centres"]
+        wanted_whole = self._shares(taught_whole, centres.whole, fraction)
+        wanted = self._shares(taught, centres.cell, fraction)
+        inter = across(wanted_whole, whole, settings.student_temperature)
+        intra = cross_entropy(wanted, named, settings.student_temperature)
+        repaint = repainting(painted.float(), images, visible, settings.repaint_on)
+        loss = settings.inter * inter + settings.intra * intra + settings.repaint * repaint
+        numbers = {"inter": inter, "intra": intra, "repaint": repaint}
+        detached = {name: value.detach() for name, value in numbers.items()}
+        return loss, {**detached, "prototypes": in_use(wanted), "spread": spread_of}
+
+    @torch.no_grad()
+    def _shares(self, scores: Tensor, centre: Tensor, fraction: float) -> Tensor:
+        """What the teacher's scores (..., K) ask of the student; the centre follows them."""
+        settings = self.settings
+        temperature = teacher_temperature(settings.teacher_temperature, fraction)
+        if settings.shares == "balanced":
+            return balanced(scores, temperature)
+        shares = centred(scores, centre, temperature)
+        centre.lerp_(scores.flatten(0, -2).mean(0), 1 - settings.centring)
+        return shares
+
+    @torch.no_grad()
+    def _teach(self, images: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Scores of whole views (2B, K), CASA's of the queries (2B, n, K), and the spread of the cells'."""
+        teacher = teacher_in(self.modules)
+        head = cast(Head, teacher["head"])
+        levels = teach(teacher, images)
+        cells = _cells(levels[-1])
+        whole = head(head.standard(cells.mean(1)), head.encoder, head.whole)
+        keys = head(cells, head.encoder, head.cell)
+        spread_of = spread(keys.flatten(0, 1))
+        if "decoder" in teacher:
+            keys = head(_cells(teacher["decoder"](levels[-1], levels[-2])), head.decoder, head.cell)
+        casa = teacher["casa"] if "casa" in teacher else self.modules["casa"]
+        return whole, casa(queries, keys), spread_of
+
+
+def repainting(painted: Tensor, images: Tensor, visible: Tensor, on: Literal["all", "masked"]) -> Tensor:
+    """Half the mean squared error over all voxels, or over those that `visible` (broadcast) has as 0."""
+    return masked_error(painted, images, visible if on == "masked" else torch.zeros_like(visible)) / 2
+
+
+def draw_visible(batch: int, size: tuple[int, ...], settings: AliceSettings, generator: Generator) -> Tensor:
+    """(batch, 1, *size) float, 0 on the masked blocks; columns go through all slices."""
+    if settings.mask_shape == "columns":
+        flat = draw_mask(batch, size[-2:], settings.block, settings.ratio, generator)
+        return flat.reshape(batch, *[1] * (len(size) - 1), *size[-2:]).expand(batch, 1, *size)
+    return draw_mask(batch, size, settings.block, settings.ratio, generator)[:, None]
+
+
+def teacher_temperature(ends: tuple[float, float], fraction: float) -> float:
+    """From the first to the second over `WARM` of the training."""
+    return ends[0] + (ends[1] - ends[0]) * min(1.0, fraction / WARM)
+
+
+def _cells(features: Tensor) -> Tensor:
+    """(B, C, ...) as (B, n, C)."""
+    return features.flatten(2).transpose(1, 2)
+
+
+def _decode(network: Network, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """The first and the finest map of the decoder."""
+    stages = [levels[-1]]
+    for block, skip in zip(network.decoder, reversed(levels[:-1]), strict=True):
+        stages.append(block(stages[-1], skip))
+    return stages[1], stages[-1]

@@ -1,0 +1,126 @@
+"""BYOL, bootstrap your own latent (Grill et al., arXiv 2006.07733): the global relative of PGL.
+
+Two boxes cut from one scan go through a student (encoder, projector, predictor) and its moving average, the
+teacher (encoder, projector). Each view is one vector, the average over the deepest feature map, and both must
+point the same way:
+
+    L(1 -> 2) = mean over pairs of || p1/|p1| - z'2/|z'2| ||^2,     L = L(1 -> 2) + L(2 -> 1)
+
+Where we depart from the paper, and why:
+- AdamW instead of LARS, and a smaller projector in the quick recipe: batches of 8-32 instead of 4096.
+- Views are PGL's, which are made for scans: no colours to change, and boxes that overlap. Rows of a table
+  that name PGL and BYOL then differ in the alignment alone.
+- Both views pass the heads as one batch, so their batch norms see twice as many vectors.
+- The teacher starts at a momentum of 0.99 as in PGL (0.996 in the paper): trainings are short.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+
+from medssl.core.events import Emit
+from medssl.core.jobs import Plan
+from medssl.nn.data.crops import Views, shown
+from medssl.nn.data.device_dataset import Pool
+from medssl.nn.devices import full_precision
+from medssl.nn.methods.common import (
+    cut_pair,
+    mlp,
+    momentum,
+    move_teacher,
+    need_pairs,
+    network_of,
+    place_pairs,
+    pooled,
+    spread,
+    teach,
+    teacher_in,
+    teacher_of,
+)
+from medssl.nn.models.unet import Network
+
+
+@dataclass(frozen=True)
+class BYOLSettings:
+    """The paper's heads, PGL's views."""
+
+    zoom: tuple[float, float] = (1.1, 1.4)
+    """Side of a box in patches, drawn for each box."""
+    min_overlap: float = 0.1
+    """Least intersection over union of a pair."""
+    hidden: int = 4096
+    dimension: int = 256
+    momentum: float = 0.99
+    """The teacher's at the start; rises to 1 as a cosine."""
+
+
+class BYOL:
+    """Student, teacher and what a step makes of a pair of views."""
+
+    Settings = BYOLSettings
+    TRANSFERS = ("encoder.",)  # the decoder takes no part, and stays random
+
+    def __init__(self, network: Network, plan: Plan, settings: BYOLSettings) -> None:
+        self.plan, self.settings = plan, settings
+        projector = mlp(plan.channels[-1], settings.hidden, settings.dimension, norm=True)
+        self.modules = nn.ModuleDict(
+            {
+                "network": network,
+                "projector": projector,
+                "predictor": mlp(settings.dimension, settings.hidden, settings.dimension, norm=True),
+                "teacher": teacher_of(network, projector),
+            }
+        )
+
+    def prepare(self, pool: Pool, emit: Emit) -> None:
+        """Nothing to prepare: pairs can be cut from any scan.
+
+        Raises UserError ("small-batch") for a batch of one pair.
+        """
+        self._need_pairs(self.plan.batch)
+
+    def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The symmetric loss of a new batch of pairs; "spread" near 1 is healthy, near 0 collapsed."""
+        return self.compare(*self.views(pool, generator))
+
+    def views(self, pool: Pool, generator: Generator) -> tuple[Views, Views]:
+        """A batch of pairs, cut and with the published grey-value changes, each view by itself."""
+        pair = place_pairs(
+            pool, self.plan, generator, zoom=self.settings.zoom, min_overlap=self.settings.min_overlap
+        )
+        return cut_pair(pool, self.plan, pair, generator)
+
+    def compare(self, first: Views, second: Views) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of pairs that have been cut, in 0..8.
+
+        Raises UserError ("small-batch") where short memory has left one pair.
+        """
+        self._need_pairs(len(first))
+        images = torch.cat([shown(first), shown(second)])
+        network, teacher = network_of(self.modules), teacher_in(self.modules)
+        predicted = self.modules["predictor"](self.modules["projector"](pooled(network.encode(images)[-1])))
+        with torch.no_grad():
+            wanted = teacher["projector"](pooled(teach(teacher, images)[-1]))
+        predicted_one, predicted_two = predicted.chunk(2)
+        wanted_one, wanted_two = wanted.chunk(2)
+        loss = disagreement(predicted_one, wanted_two) + disagreement(predicted_two, wanted_one)
+        return loss, {"spread": spread(wanted)}
+
+    def after_step(self, fraction: float) -> None:
+        """Move the teacher a little towards the student."""
+        move_teacher(self.modules, momentum(self.settings.momentum, fraction))
+
+    @staticmethod
+    def _need_pairs(batch: int) -> None:
+        need_pairs(batch, "BYOL", "its heads normalise over the pairs of a batch", "pgl")
+
+
+@full_precision
+def disagreement(predicted: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared distance of unit vectors, in 0..4 (one direction of the loss); both (B, C)."""
+    one, two = (F.normalize(each.float(), dim=1, eps=1e-6) for each in (predicted, wanted))
+    return (one - two).square().sum(1).mean()

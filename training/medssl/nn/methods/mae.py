@@ -1,0 +1,84 @@
+"""Masked auto-encoding on a convolutional encoder-decoder (He et al. 2111.06377; on U-Nets: 2410.23132).
+
+Blocks of the input are set to 0 and the whole network, skips included, predicts the image; the loss is the
+squared error on masked voxels only:  sum((1 - m)(y - x)^2) / sum(1 - m).
+
+Where we depart: AdamW for SGD, and in 2.5D blocks are masked through all neighbouring slices at once
+(a block visible in the next slice would give the answer away).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor, nn
+
+from medssl.core.events import Emit
+from medssl.core.jobs import Plan
+from medssl.nn.data.augment import PUBLISHED, change_intensity
+from medssl.nn.data.crop_sampling import sample_anywhere
+from medssl.nn.data.crops import cut, shown
+from medssl.nn.data.device_dataset import Pool
+from medssl.nn.models.unet import Network
+
+
+@dataclass(frozen=True)
+class MAESettings:
+    """Masking as in nnssl's auto-encoder."""
+
+    ratio: float = 0.75
+    """Share of the blocks that is masked."""
+    block: int = 16
+    """Side of a block in working voxels; made smaller where fewer than four fit along an axis."""
+
+
+class MAE:
+    """Network with a reconstruction head, and what a step makes of a batch of patches."""
+
+    Settings = MAESettings
+    TRANSFERS = ("encoder.", "decoder.")
+
+    def __init__(self, network: Network, plan: Plan, settings: MAESettings) -> None:
+        self.plan, self.settings = plan, settings
+        self.modules = nn.ModuleDict({"network": network})
+
+    def prepare(self, pool: Pool, emit: Emit) -> None:
+        """Nothing to prepare: blocks can be masked in any scan."""
+
+    def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Reconstruction error on the masked blocks of a new batch of patches."""
+        views = sample_anywhere(pool, self.plan, self.plan.patch_vox, generator)
+        image = change_intensity(shown(cut(pool, views, self.plan)), PUBLISHED, generator)
+        size = tuple(image.shape[2:])
+        visible = draw_mask(len(image), size, self.settings.block, self.settings.ratio, generator)
+        visible = visible.to(image.device)[:, None]
+        predicted = self.modules["network"](image * visible)
+        return masked_error(predicted.float(), image, visible), {}
+
+    def after_step(self, fraction: float) -> None:
+        """Nothing follows a step."""
+
+
+def draw_mask(batch: int, size: tuple[int, ...], block: int, ratio: float, generator: Generator) -> Tensor:
+    """(B, *size) float: 0 on exactly int(ratio * blocks) blocks of each sample, 1 elsewhere.
+
+    Blocks at the far ends are cut off where `size` is no multiple of the block's side.
+    """
+    sides = [max(1, min(block, length // 4)) for length in size]
+    counts = [-(-length // side) for length, side in zip(size, sides, strict=True)]
+    total = 1
+    for count in counts:
+        total *= count
+    order = torch.rand(batch, total, generator=generator).argsort(dim=1)
+    visible = torch.ones(batch, total).scatter_(1, order[:, : int(ratio * total)], 0.0)
+    visible = visible.reshape(batch, *counts)
+    for axis, (side, length) in enumerate(zip(sides, size, strict=True), start=1):
+        visible = visible.repeat_interleave(side, dim=axis).narrow(axis, 0, length)
+    return visible
+
+
+def masked_error(predicted: Tensor, image: Tensor, visible: Tensor) -> Tensor:
+    """Mean squared error over masked voxels; 0 where nothing is masked. `visible` is broadcast."""
+    hidden = (1 - visible).expand_as(image)
+    return (hidden * (predicted - image).square()).sum() / hidden.sum().clamp(min=1)

@@ -1,0 +1,113 @@
+"""MAE + PGL: repaint what is hidden, and agree with a teacher that sees everything ("aligned MAE").
+
+The strongest combination on convolutional networks in the SSL3D challenge of 2025 (LatentCampus, MAE + CVA).
+The student sees two overlapping views with most blocks masked; it repaints them, and its features must point
+where those of its moving average point, which sees both views whole:
+
+    L = repaint * Huber(masked voxels) + agree * PGL's local consistency over the overlap
+
+Where we depart from the released code, and why:
+- Overlap is brought onto common ground by PGL's alignment through the views' affines, whose flips and scales
+  are known; the released one draws its crops after all geometry instead, and mixes up two axes.
+- One encoder level is aligned (PGL's) instead of all levels pooled together: a quarter of the memory.
+- The cosine form of the agreement. The released flags choose Gram matrices; the published table says cosine.
+- The smaller third term, a contrast of whole views, is left out: with batches of a dozen views from similar
+  scans its negatives show the same anatomy.
+- It starts from random weights instead of those of a finished MAE: there is one training, not two.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from medssl.core.events import Emit
+from medssl.core.jobs import Plan
+from medssl.nn.data.crops import Views, shown
+from medssl.nn.data.device_dataset import Pool
+from medssl.nn.methods import pgl
+from medssl.nn.methods.common import network_of
+from medssl.nn.methods.mae import draw_mask
+from medssl.nn.models.unet import Network
+
+
+@dataclass(frozen=True)
+class MAEPGLSettings:
+    """Weights of the terms and masking as released; views and heads as in PGL."""
+
+    repaint: float = 5.0
+    """Weight of the reconstruction."""
+    agree: float = 1.0
+    """Weight of the consistency; 0 leaves an MAE on PGL's views."""
+    ratio: float = 0.75
+    """Share of the blocks that is masked."""
+    block: int = 16
+    """Side of a block in working voxels."""
+    zoom: tuple[float, float] = (1.1, 1.4)
+    min_overlap: float = 0.1
+    level: Literal[-1, -2] = -1
+    hidden: int = 2048
+    dimension: int = 2048
+    momentum: float = 0.995
+
+    def of_pgl(self) -> pgl.PGLSettings:
+        return pgl.PGLSettings(
+            self.zoom, self.min_overlap, self.level, self.hidden, self.dimension, self.momentum
+        )
+
+
+class MAEPGL:
+    """PGL's student and teacher; the student's decoder repaints what its encoder could not see."""
+
+    Settings = MAEPGLSettings
+    TRANSFERS = ("encoder.", "decoder.")
+
+    def __init__(self, network: Network, plan: Plan, settings: MAEPGLSettings) -> None:
+        self.settings = settings
+        self.pgl = pgl.PGL(network, plan, settings.of_pgl())
+        self.modules = self.pgl.modules
+
+    @property
+    def plan(self) -> Plan:
+        return self.pgl.plan
+
+    @plan.setter
+    def plan(self, plan: Plan) -> None:
+        self.pgl.plan = plan
+
+    def prepare(self, pool: Pool, emit: Emit) -> None:
+        """What PGL needs is all there is to prepare."""
+        self.pgl.prepare(pool, emit)
+
+    def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Both terms on a new batch of pairs; they are curves of their own too."""
+        first, second = self.pgl.views(pool, generator)
+        size = tuple(shown(first).shape[2:])
+        visible = draw_mask(2 * len(first), size, self.settings.block, self.settings.ratio, generator)
+        return self.compare(first, second, visible.to(pool.device)[:, None])
+
+    def compare(self, first: Views, second: Views, visible: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of pairs that have been cut; visible: (2B, 1, ...), 0 where the student sees nothing."""
+        images = torch.cat([shown(first), shown(second)])
+        network = network_of(self.modules)
+        levels = network.encode(images * visible)
+        painted = network.head(network.decode(levels))
+        repaint = masked_huber(painted.float(), images, visible)
+        agree, numbers = self.pgl.agreement(levels[self.settings.level], images, first, second)
+        loss = self.settings.repaint * repaint + self.settings.agree * agree
+        return loss, {**numbers, "repaint": repaint.detach(), "agree": agree.detach()}
+
+    def after_step(self, fraction: float) -> None:
+        """Move the teacher a little towards the student."""
+        self.pgl.after_step(fraction)
+
+
+def masked_huber(predicted: Tensor, image: Tensor, visible: Tensor) -> Tensor:
+    """Mean Huber distance (delta 1) over masked voxels; 0 where nothing is masked. `visible` is broadcast."""
+    hidden = (1 - visible).expand_as(image)
+    distance = F.huber_loss(predicted, image, reduction="none")
+    return (hidden * distance).sum() / hidden.sum().clamp(min=1)

@@ -1,0 +1,166 @@
+"""Super-voxels: the task of shapes.py on the scans themselves, with super-voxels as labels.
+
+Two slices of one scan, a few slices apart, with angles, zooms and grey values of their own: the prototypes
+of one slice's super-voxels classify the pixels of the other, both ways, on the finest decoder map and on an
+encoder level. After SSL-ALPNet (Ouyang et al., arXiv 2007.09886), which does so with super-pixels of
+one slice. Grey values of one view go through a random curve that need not rise: with the same contrast in
+both views they alone would solve the task.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor, nn
+
+from medssl.core.errors import UserError
+from medssl.core.events import Emit, Progress
+from medssl.core.jobs import Plan
+from medssl.nn.data.augment import STRONG, change_intensity
+from medssl.nn.data.crop_sampling import sample_anywhere
+from medssl.nn.data.crops import Views, cut, cut_targets, scan_shapes, shown
+from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.supervoxels import cut_volumes
+from medssl.nn.devices import full_precision, send
+from medssl.nn.methods.prototypes import pair_losses, prototype_head
+from medssl.nn.models.unet import Network
+
+KNOTS = 6
+"""Of the curve that grey values go through."""
+STRIDE = 2
+"""Every so many pixels of the finest map are compared."""
+
+
+@dataclass(frozen=True)
+class SuperVoxelsSettings:
+    """How pairs are made and compared."""
+
+    edges_px: tuple[float, ...] = (14.0, 8.0)
+    """Edges of a super-voxel, working pixels; slabs of scans have one or the other."""
+    voxels: int = 6_000_000
+    """Of all slabs that are cut into super-voxels."""
+    apart: int = 3
+    """Largest distance of the two slices."""
+    curved: float = 0.5
+    """Share of pairs whose second view has grey values through a random curve."""
+    turn: float = 0.35
+    zoom: tuple[float, float] = (0.8, 1.25)
+    temperature: float = 0.1
+    level: Literal[-1, -2] = -2
+    level_weight: float = 0.5
+    hidden: int = 64
+    dimension: int = 32
+
+
+class SuperVoxels:
+    """Network, heads and what a step makes of new pairs."""
+
+    Settings = SuperVoxelsSettings
+    TRANSFERS = ("encoder.", "decoder.")
+    DECODER_DESCRIBES = True
+
+    def __init__(self, network: Network, plan: Plan, settings: SuperVoxelsSettings) -> None:
+        if plan.dims != 2:
+            raise UserError("supervoxels compares slices; set dims=2 or choose mae.", code="not-2d")
+        self.plan, self.settings = plan, settings
+        self.cut: Pool | None = None
+        self.modules = nn.ModuleDict(
+            {
+                "network": network,
+                "fine": prototype_head(plan.channels[0], settings.hidden, settings.dimension),
+                "coarse": prototype_head(plan.channels[settings.level], settings.hidden, settings.dimension),
+            }
+        )
+
+    def prepare(self, pool: Pool, emit: Emit) -> None:
+        """Cut the scans into super-voxels."""
+        settings = self.settings
+        self.cut = cut_volumes(
+            pool,
+            self.plan,
+            settings.edges_px,
+            settings.voxels,
+            lambda done: emit(Progress("super-voxels", done)),
+        )
+
+    def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of new pairs; "right" is the share of pixels whose super-voxel is recognised."""
+        images, labels, count = self.pairs(generator)
+        settings = self.settings
+        (fine, right), (coarse, _) = pair_losses(
+            self.modules,
+            images,
+            labels,
+            count,
+            generator,
+            level=settings.level,
+            stride=STRIDE,
+            temperature=settings.temperature,
+        )
+        return fine + settings.level_weight * coarse, {"right": right}
+
+    @full_precision
+    def pairs(self, generator: Generator) -> tuple[Tensor, Tensor, int]:
+        """Images (2B, S, H, W), labels (2B, H, W) below the number that comes third; pairs are (i, B + i)."""
+        assert self.cut is not None, "prepare comes before the first step"
+        pool, plan, settings = self.cut, self.plan, self.settings
+        half = replace(plan, batch=max(1, plan.batch // 2))
+        first = sample_anywhere(pool, half, plan.patch_vox, generator)
+        batch = len(first)
+        last = scan_shapes(pool, first.scan)[:, 0] - 1
+        apart = torch.randint(-settings.apart, settings.apart + 1, (batch,), generator=generator)
+        centre = first.centre.clone()
+        centre[:, 0] = (first.centre[:, 0] + apart).clamp(min=0).minimum(last)
+        size = torch.tensor(plan.patch_vox)
+        shift = (torch.rand(batch, 3, generator=generator) - 0.5) * first.step * size / 4
+        centre[:, 1:] += shift[:, 1:]
+        views = [self._varied(first, generator), self._varied(replace(first, centre=centre), generator)]
+        images = [shown(cut(pool, each, plan)) for each in views]
+        curved = torch.rand(batch, 1, 1, 1, generator=generator) < settings.curved
+        bent = through_curves(images[1], generator)
+        images[1] = torch.where(send(curved, bent.device), bent, images[1])
+        labels = torch.cat([cut_targets(pool, each, plan, outside=-1) for each in views])
+        return change_intensity(torch.cat(images), STRONG, generator), *renumbered(labels)
+
+    def after_step(self, fraction: float) -> None:
+        """Nothing follows a step."""
+
+    def _varied(self, views: Views, generator: Generator) -> Views:
+        settings = self.settings
+        zoom = torch.empty(len(views), 1).uniform_(*settings.zoom, generator=generator)
+        step = torch.cat([views.step[:, :1], views.step[:, 1:] * zoom], 1)
+        angle = torch.empty(len(views)).uniform_(-settings.turn, settings.turn, generator=generator)
+        return replace(views, step=step, angle=angle, flip=torch.zeros(len(views), 3, dtype=torch.bool))
+
+
+def renumbered(labels: Tensor) -> tuple[Tensor, int]:
+    """Labels (2B, H, W) of pairs (i, B + i) numbered from 0 in each pair, and how many there are at most.
+
+    What was negative gets the number itself, which stands for no label.
+    """
+    half = len(labels) // 2
+    numbers = labels.long() - labels.min().long()  # from 0 on, and apart from those of the other pairs
+    width = numbers.max() + 1
+    first = torch.arange(half, device=labels.device) * width
+    keys, ranks = (numbers + first.repeat(2).view(-1, 1, 1)).unique(return_inverse=True)
+    start = torch.searchsorted(keys, first - labels.min().long().clamp(max=0))
+    most = int((torch.searchsorted(keys, first + width) - start).max())
+    result = ranks - start.repeat(2).view(-1, 1, 1)
+    return torch.where(result < 0, most, result), most
+
+
+def through_curves(images: Tensor, generator: Generator) -> Tensor:
+    """Images (B, ...) with grey values through curves of their own, linear between KNOTS random knots."""
+    low, high = images.flatten(1).amin(1), images.flatten(1).amax(1)
+    shape = (-1, *[1] * (images.ndim - 1))
+    unit = (images - low.view(shape)) / (high - low).clamp(min=1e-6).view(shape)
+    knots = send(torch.rand(len(images), KNOTS, generator=generator), images.device)
+    at = unit * (KNOTS - 1)
+    below = at.floor().clamp(0, KNOTS - 2)
+    share = at - below
+    index = below.long().flatten(1)
+    first, second = knots.gather(1, index), knots.gather(1, index + 1)
+    values = torch.lerp(first, second, share.flatten(1)).view(images.shape)
+    return low.view(shape) + values * (high - low).view(shape)

@@ -1,0 +1,1 @@
+"""Synthetic volumes: random anatomy-like labels, rendered as if by many scanners."""

@@ -1,1 +1,0 @@
-"""Scans on the device, and crops of them whose geometry is known."""

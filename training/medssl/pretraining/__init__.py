@@ -1,1 +1,0 @@
-"""Learning without labels, and whether it was worth it."""

@@ -1,1 +1,0 @@
-"""The project folder and what lies in it."""

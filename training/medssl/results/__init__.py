@@ -1,1 +1,0 @@
-"""Predictions, what is done with them, and how they leave the project."""

@@ -1,1 +1,0 @@
-"""Scan files into volumes: formats, geometry, grey values."""

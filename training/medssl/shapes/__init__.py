@@ -1,1 +1,0 @@
-"""Made-up volumes: random labels that look like anatomy, rendered as if by many scanners."""

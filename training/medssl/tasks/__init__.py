@@ -1,0 +1,1 @@
+"""Jobs: the training loop, planning, pre-training, segmentation, inference, active learning."""

@@ -1,0 +1,1 @@
+"""Uncertainty of a segmentation and the slices worth annotating next."""

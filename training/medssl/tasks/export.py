@@ -1,0 +1,124 @@
+"""The export job: predict what is missing, then write labels, tables and records of all scans."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from medssl.core.errors import UserError
+from medssl.core.events import Emit, Notice, Progress, Started
+from medssl.core.export.files import (
+    DICOM_SEG,
+    FATAL,
+    TABLE,
+    ClassVolume,
+    check_ending,
+    export_scan,
+    file_name,
+    may_write,
+    need_dicom,
+    write_table,
+)
+from medssl.core.jobs import ExportJob
+from medssl.core.labels.postprocess import Cleaning
+from medssl.core.project.contents import Scan
+from medssl.core.project.project import Project, Run
+from medssl.tasks.inference.predict import predict_scans
+
+
+def export_scans(
+    project: Project, job: ExportJob, emit: Emit, should_stop: Callable[[], bool]
+) -> dict[str, Any]:
+    """Export scans into a folder, with a table of their volumes.
+
+    What the run has not predicted yet, it predicts first. A scan that cannot be written
+    is named in a Notice, and the others go on.
+
+    Raises UserError ("unsupported", "no-run", "disk-full", "not-writable", "nothing-yet" where no scan at
+    all could be written).
+    """
+    ending, folder = check_ending(job.ending), Path(job.folder)
+    run = project.run(job.weights) if job.weights else None
+    cleaning = Cleaning(job.largest, job.drop_ml, job.fill_holes)
+    scans = job.scans or _with_something(project, run)
+    refused: dict[str, str] = {}
+    volumes: list[ClassVolume] = []
+    written: list[str] = []
+
+    def refuse(scan_id: str, error: UserError) -> None:
+        if error.code in FATAL:
+            raise error
+        refused[scan_id] = str(error)
+        emit(Notice(str(error)))
+
+    targets = {scan_id: folder / file_name(scan_id, ending) for scan_id in scans}
+    for scan_id, path in targets.items():
+        try:
+            _check_target(project.scans[scan_id], path, ending)
+        except UserError as error:
+            refuse(scan_id, error)
+    left = [scan_id for scan_id in scans if scan_id not in refused]
+    emit(Started(run.id if run else ""))
+    if run is not None:
+        _predict_missing(project, run, left, job, emit, should_stop)
+    for number, scan_id in enumerate(left):
+        if should_stop():
+            break
+        try:
+            volumes += export_scan(project, scan_id, run.id if run else None, targets[scan_id], cleaning)
+            written.append(str(targets[scan_id]))
+        except UserError as error:
+            refuse(scan_id, error)
+        emit(Progress("export", (number + 1) / len(left), number + 1))
+    if written:
+        write_table(folder / TABLE, volumes)
+    elif len(refused) == len(scans):
+        raise UserError(next(iter(refused.values())), code="nothing-yet")
+    emit(Notice(_summary(folder, written, refused)))
+    stopped = len(written) + len(refused) < len(scans)
+    return {"run": job.weights, "written": written, "refused": refused, "stopped": stopped}
+
+
+def _check_target(scan: Scan, path: Path, ending: str) -> None:
+    """What can be refused before anything is computed."""
+    if ending == DICOM_SEG:
+        need_dicom(scan)
+    if not may_write(path):
+        raise UserError(
+            f"{path} is there already and is no export of this program; move it or choose another folder.",
+            code="exists",
+        )
+
+
+def _with_something(project: Project, run: Run | None) -> tuple[str, ...]:
+    """All scans, or, where no network fills the rest, those on which somebody painted."""
+    if run is not None:
+        return tuple(project.scans)
+    painted = project.annotated(held_out=True)
+    if not painted:
+        raise UserError(
+            f"{project.root} has nothing painted yet; paint some slices or choose a fine-tuning run.",
+            code="nothing-yet",
+        )
+    return painted
+
+
+def _predict_missing(
+    project: Project,
+    run: Run,
+    scans: Sequence[str],
+    job: ExportJob,
+    emit: Emit,
+    should_stop: Callable[[], bool],
+) -> None:
+    missing = [scan for scan in scans if not project.has_prediction(run.id, scan)]
+    if missing:
+        predict_scans(project, run, missing, job.device, emit, should_stop)
+
+
+def _summary(folder: Path, written: Sequence[str], refused: dict[str, str]) -> str:
+    """What a user wants to read at the end."""
+    left_out = f"; left out: {', '.join(refused)}" if refused else ""
+    scans = "1 scan" if len(written) == 1 else f"{len(written)} scans"
+    return f"{scans} and {TABLE} are in {folder}{left_out}."

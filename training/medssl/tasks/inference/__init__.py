@@ -1,0 +1,1 @@
+"""Prediction of whole volumes, posterior smoothing, location prior, decision thresholds, features."""

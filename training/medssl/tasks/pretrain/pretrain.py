@@ -1,0 +1,185 @@
+"""Pre-training: a method's loss on all scans that are not held out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+
+from medssl.core import jobs
+from medssl.core.events import Emit, Event, Metric, Started, read_log
+from medssl.core.jobs import Plan, PretrainJob
+from medssl.core.methods import WITHOUT_SCANS
+from medssl.core.project.project import Project, Run
+from medssl.core.recipes import start_of
+from medssl.core.shipped import RANDOM
+from medssl.nn import devices
+from medssl.nn.data.device_dataset import Pool, load_pool
+from medssl.nn.methods import Method, find
+from medssl.nn.models import checkpoint
+from medssl.nn.models.unet import Network, build, load_matching
+from medssl.tasks import planner
+from medssl.tasks.loop import Budget, LoopSettings, settings_for, train
+from medssl.tasks.pretrain.collapse_monitor import Health
+from medssl.tasks.start import Stored, fill, load_start, plan_from
+
+
+class Pretraining:
+    """A method as a Task of the loop, watched by `health` where there is one."""
+
+    def __init__(self, method: Method, pool: Pool, health: Health | None = None) -> None:
+        self.method, self.pool, self.health = method, pool, health
+        self.modules: nn.ModuleDict = method.modules
+        self.kept: dict[str, Tensor] = {}
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        return [{"params": [each for each in self.modules.parameters() if each.requires_grad]}]
+
+    def loss(self, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.health is None:
+            return self.method.loss(self.pool, generator, fraction)
+        seen = self.health.look_when_due(fraction)
+        loss, numbers = self.method.loss(self.pool, generator, fraction)
+        return loss, {**numbers, **seen}
+
+    def after_step(self, fraction: float) -> None:
+        self.method.after_step(fraction)
+
+    def shrink(self) -> str | None:
+        # Most methods compare the views of a batch with each other: one alone would teach nothing.
+        plan = planner.smaller(self.method.plan, least_batch=2)
+        if plan is None:
+            return None
+        self.method.plan = plan
+        return planner.in_words(plan)
+
+
+def pretrain(
+    project: Project,
+    run: Run,
+    job: PretrainJob,
+    emit: Emit,
+    should_stop: Callable[[], bool],
+    resume: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """Train `job.method` on the project's scans; the checkpoint in the run's folder is the result.
+
+    `resume` are tensors and card of the same run's checkpoint. Returns {"run", "step", "stopped"}.
+    """
+    find(job.method)  # before anything is loaded
+    if resume:  # it started from what its card says; before weights shipped, from random ones
+        job = replace(job, weights=resume[1]["job"].get("weights") or RANDOM)
+    job = with_weights(job)
+    start = load_start(project, job.weights)
+    device = devices.choose(job.device)
+    without_scans = job.method in WITHOUT_SCANS
+    scans = [] if without_scans else [scan.id for scan in project.scans.values() if not scan.held_out]
+    if resume:
+        plan = jobs.from_json(Plan, resume[1]["plan"], str(run.checkpoint))
+        reasons = ["as in the run before"]
+    elif without_scans:
+        plan, reasons = planner.choose_without_scans(project, device, job.settings)
+    else:
+        plan, reasons = plan_from(project, scans, device, job.settings, start)
+    torch.set_num_threads(plan.threads)
+    emit(Started(run.id, jobs.to_json(plan), reasons))
+    loop_settings, task = make_task(project, scans, job, plan, device, start, emit)
+    method, pool = task.method, task.pool
+    health = None
+    if not without_scans:  # a classification of labels that are known cannot collapse unseen
+        log = run.folder / "events.jsonl"
+        task.health = health = Health(project, method, pool, job.seed, emit, lambda: read_log(log))
+        if not resume:
+            emit(Metric(0, health.start.numbers()))
+    begin = time.monotonic()  # looking at the start takes nothing of the training's time
+    with _until_stopped(emit, should_stop) as heard:
+        method.prepare(pool, heard)  # where it is stopped the loop stops, too, and leaves a checkpoint
+    card = {
+        "kind": "pretrain",
+        "method": job.method,
+        "plan": jobs.to_json(plan),
+        "job": jobs.to_json(job),
+        "scans": scans,
+    }
+    tensors, card = (resume[0], {**resume[1], **card}) if resume else (None, card)
+    position, stopped = train(
+        task,
+        loop_settings,
+        Budget(job.steps, job.minutes),
+        Generator().manual_seed(job.seed),
+        run.checkpoint,
+        card,
+        emit,
+        should_stop,
+        "pre-training",
+        tensors,
+        spent_s=time.monotonic() - begin,
+        close=(lambda step: {"health": health.verdict(step)}) if health else None,
+    )
+    return {"run": run.id, "step": position.step, "seconds": position.elapsed_s, "stopped": stopped}
+
+
+def make_task(
+    project: Project,
+    scans: list[str],
+    job: PretrainJob,
+    plan: Plan,
+    device: torch.device,
+    start: Stored | None,
+    emit: Emit,
+) -> tuple[LoopSettings, Pretraining]:
+    """All that the method's `prepare`, and after it the first step, needs, on the device.
+
+    start: the checkpoint to start from; None for random weights.
+    """
+    kind = find(job.method)
+    pool = load_pool(project, scans, plan, device) if scans else Pool((), (), (), works_on=device)
+    loop_settings, settings = settings_for(f"{job.method}-{job.recipe}", job.settings, kind.Settings, plan)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(job.seed)  # layers draw from the global generator when they are made
+        method = kind(start_network(plan, job.seed, start, emit), plan, settings)
+    if start is not None and start[1].get("method") in (job.method, *WITHOUT_SCANS):
+        # The heads of the same task are taken over, too.
+        load_matching(method.modules, checkpoint.unpack("modules", start[0]), skip=("network.", "average."))
+    method.modules.to(device)
+    return loop_settings, Pretraining(method, pool)
+
+
+class _Stopped(Exception):
+    """The user stopped the preparation."""
+
+
+@contextmanager
+def _until_stopped(emit: Emit, should_stop: Callable[[], bool]) -> Iterator[Emit]:
+    """An Emit with which a preparation ends as soon as it says something after the user asked to stop.
+
+    A method may keep it: later on it is a plain one.
+    """
+    preparing = True
+
+    def say(event: Event) -> None:
+        emit(event)
+        if preparing and should_stop():
+            raise _Stopped
+
+    with suppress(_Stopped):
+        yield say
+    preparing = False
+
+
+def with_weights(job: PretrainJob) -> PretrainJob:
+    """The job, saying what it starts from."""
+    return job if job.weights is not None else replace(job, weights=start_of(job.method, job.recipe))
+
+
+def start_network(plan: Plan, seed: int, start: Stored | None, emit: Emit) -> Network:
+    """What a method starts from; it can repaint what it sees."""
+    network = build(plan, plan.patch_vox[0] if plan.dims == 2 else 1, seed)
+    if start is not None:
+        fill(network, plan, start, emit, skip=("head.",))
+    return network

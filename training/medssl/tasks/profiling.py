@@ -1,0 +1,208 @@
+"""A few steps of a training that is still to come: what estimate.py says of it follows from these.
+
+The very steps, not some of their kind: methods differ in what a step costs by more than any rule would tell.
+They are taken on a few of the scans; what the others need of memory is known.
+"""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from medssl.core import environment, estimate, jobs
+from medssl.core.errors import UserError
+from medssl.core.estimate import Estimate
+from medssl.core.events import Emit, Event
+from medssl.core.jobs import EstimateJob, FinetuneJob, Plan, PretrainJob, TrainingJob
+from medssl.core.project.project import Project
+from medssl.nn import devices
+from medssl.nn.data.device_dataset import Pool, image_bytes
+from medssl.nn.data.multiplanar import sides
+from medssl.nn.methods import find
+from medssl.tasks import loop
+from medssl.tasks.inference.predict import likely
+from medssl.tasks.loop import LoopSettings, Task
+from medssl.tasks.pretrain import pretrain
+from medssl.tasks.segment import finetune
+from medssl.tasks.segment.annotated_crops import AnnotatedVoxels
+from medssl.tasks.segment.finetune_step import Finetuning
+from medssl.tasks.segment.pseudo_labels import Settings
+from medssl.tasks.start import load_start, plan_from
+
+WARM_UP, STEPS, LONGEST_S = 2, 6, 4.0
+"""Steps before those that are timed, steps that are, and seconds after which enough of them are."""
+SCANS, SLICES = 3, 8
+"""Scans that are loaded, and slices of them that are prepared or labelled, to see how long one takes."""
+
+
+def rehearse(
+    project: Project, job: EstimateJob, emit: Emit, should_stop: Callable[[], bool]
+) -> dict[str, Any]:
+    """Estimate `job.training`, unless that was done before; the result has it under "estimate".
+
+    Raises UserError for what the training itself would refuse.
+    """
+    training = jobs.job_of(job.training, "the training")
+    if not isinstance(training, TrainingJob):
+        raise UserError(
+            f"{jobs.kind_of(training)} does not train; only trainings are estimated.", code="bad-job"
+        )
+    found = estimate.known(project, training)
+    if found is None:
+        found = measure(project, training, should_stop)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()  # on the command line the training follows in this process
+        if should_stop():
+            return {"stopped": True}
+        estimate.keep(project, training, found)
+    return {"stopped": False, "estimate": jobs.to_json(found)}
+
+
+def measure(project: Project, training: TrainingJob, should_stop: Callable[[], bool]) -> Estimate:
+    """Take the steps, until enough are taken or somebody asks to stop."""
+    device = devices.choose(training.device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    if isinstance(training, PretrainJob):
+        plan, settings, task, aside_s, share = _pretraining(project, training, device)
+    else:
+        assert isinstance(training, FinetuneJob)
+        plan, settings, task, aside_s, share = _finetuning(project, training, device)
+    optimizer = loop.make_optimizer(task, settings)
+    first_s = later_s = _seconds(task, optimizer, settings, 0.0, should_stop)
+    if share < 1:
+        if isinstance(task, Finetuning):
+            task.rounds = _AsIfGuessed(task.pool, task.voxels)  # type: ignore[assignment]
+        later_s = _seconds(task, optimizer, settings, (1 + share) / 2, should_stop)
+    needed, there = _memory(device)
+    if needed:
+        all_scans, few = ([*some.scans] for some in (_taking_part(project), _few(project)))
+        needed += max(0, image_bytes(project, all_scans, device) - image_bytes(project, few, device))
+    return Estimate(
+        first_s, later_s, share, aside_s, needed, there, device.type, plan.threads, plan.precision
+    )
+
+
+Made = tuple[Plan, LoopSettings, Task, float, float]
+"""Plan, settings, task, seconds beside the steps, share of the training with steps of the first kind."""
+
+
+def _pretraining(project: Project, training: PretrainJob, device: torch.device) -> Made:
+    scans = [scan.id for scan in project.scans.values() if not scan.held_out]
+    training = pretrain.with_weights(training)
+    start = load_start(project, training.weights)
+    plan, _ = plan_from(project, scans, device, training.settings, start)
+    torch.set_num_threads(plan.threads)
+    kind = find(training.method).Settings
+    asked = loop.settings_for(f"{training.method}-{training.recipe}", training.settings, kind, plan)[1]
+    if cut := "slices" in {each.name for each in fields(kind)}:
+        training = replace(training, settings={**training.settings, "slices": SLICES})
+    few = list(_few(project).scans)
+    settings, task = pretrain.make_task(project, few, training, plan, device, start, _unheard)
+    begin = time.monotonic()
+    task.method.prepare(task.pool, _unheard)
+    aside_s = time.monotonic() - begin
+    if cut:
+        slices = sum(project.scans[scan].geometry.shape_zyx[plan.slice_axis] for scan in scans)
+        aside_s *= min(asked.slices, slices) / SLICES
+    return plan, settings, task, aside_s, getattr(asked, "matching", 1.0)
+
+
+def _finetuning(project: Project, training: FinetuneJob, device: torch.device) -> Made:
+    scans = finetune.check_annotations(project)
+    start = load_start(project, training.weights)
+    plan, _ = finetune.make_plan(project, scans, device, training, start, None)
+    torch.set_num_threads(plan.threads)
+    try:
+        settings, task = finetune.make_task(_few(project), training, plan, device, _unheard, start)
+    except UserError:  # a few scans may lack a class, or all background
+        settings, task = finetune.make_task(project, training, plan, device, _unheard, start)
+    if task.rounds is None or not isinstance(task.settings, Settings):
+        return plan, settings, task, 0.0, 1.0
+    # The rounds of guesses: their voxels, each seen from all sides that are learned.
+    images, spacing = task.pool.images[0][:SLICES], task.pool.spacing_mm[0]
+    begin = time.monotonic()
+    likely(task.average, replace(plan, sides="own"), images, spacing, device).best.cpu()
+    a_voxel = (time.monotonic() - begin) / images.numel()
+    a_round = a_voxel * min(_voxels(project), task.rounds.guesses.room()[0])
+    looks = len(sides(task.plan, spacing))
+    rounds = task.settings.rounds
+    return plan, settings, task, a_round * looks * len(rounds), rounds[0]
+
+
+def _unheard(event: Event) -> None:
+    """An Emit for a rehearsal: what a training would say is said by the training."""
+
+
+def _few(project: Project) -> Project:
+    """The project with a few of its scans: annotated ones first, for fine-tuning needs them."""
+    annotated = project.annotated()
+    few = _taking_part(project)
+    chosen = sorted(few.scans.values(), key=lambda scan: scan.id not in annotated)[:SCANS]
+    few.scans = {scan.id: scan for scan in chosen}
+    return few
+
+
+def _taking_part(project: Project) -> Project:
+    """The project without the scans that are held out."""
+    rest = copy.copy(project)
+    rest.scans = {scan.id: scan for scan in project.scans.values() if not scan.held_out}
+    return rest
+
+
+def _voxels(project: Project) -> int:
+    scans = _taking_part(project).scans.values()
+    return sum(torch.Size(scan.geometry.shape_zyx).numel() for scan in scans)
+
+
+class _AsIfGuessed:
+    """Rounds whose guesses are the painted slices: a step costs what it will cost with real ones."""
+
+    def __init__(self, pool: Pool, voxels: AnnotatedVoxels) -> None:
+        self.seen = [(pool, voxels)]
+
+    def guesses_at(self, *given: object) -> _AsIfGuessed:
+        return self
+
+    def side(self, generator: Generator) -> tuple[Pool, AnnotatedVoxels]:
+        return self.seen[0]
+
+    def remember(self, loss: Tensor) -> None:
+        pass
+
+
+def _seconds(
+    task: Task,
+    optimizer: torch.optim.Optimizer,
+    settings: LoopSettings,
+    fraction: float,
+    should_stop: Callable[[], bool],
+) -> float:
+    """The median of a few steps; where memory is short of steps as small as the training would make them."""
+    generator = Generator().manual_seed(0)
+    times: list[float] = []
+    device = next(task.modules.parameters()).device
+    began = time.monotonic()
+    while len(times) < WARM_UP + STEPS and not (
+        len(times) > WARM_UP and (should_stop() or time.monotonic() - began > LONGEST_S)
+    ):
+        begin = time.monotonic()
+        done = loop.step_or_shrink(task, optimizer, settings, generator, fraction, _unheard)
+        devices.wait(device)
+        if done is not None:
+            times.append(time.monotonic() - begin)
+    return statistics.median(times[WARM_UP:])
+
+
+def _memory(device: torch.device) -> tuple[int, int]:
+    """Bytes that were needed at most, and that there are in all; 0 where nobody tells."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device), torch.cuda.mem_get_info(device)[1]
+    return environment.peak_memory(), environment.memory()

@@ -1,0 +1,1 @@
+"""Fine-tuning from a few annotated slices, with pseudo-labels for the rest."""
