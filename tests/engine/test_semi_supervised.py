@@ -135,7 +135,7 @@ def test_guesses_are_those_of_the_average_and_not_of_the_network() -> None:
         task.network.head.conv.conv.bias.copy_(torch.tensor([0.0, 0.0, 1e3]))
         task.modules["average"].head.conv.conv.bias.copy_(torch.tensor([0.0, 1e3, 0.0]))
     task.loss(seeded(), 0.5)
-    assert "second nowhere" in events[0].text
+    assert "none yet of second" in events[0].text
 
 
 def test_guesses_that_are_not_sure_enough_stay_unlabelled() -> None:
