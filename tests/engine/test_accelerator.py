@@ -136,7 +136,7 @@ def test_the_generator_decides_on_both_what_is_seen(project: Project) -> None:
     assert (seen[1] == seen[3]).float().mean() > 0.999
 
 
-def test_made_up_volumes_are_drawn_there_and_look_like_those_of_the_cpu() -> None:
+def test_synthetic_volumes_have_the_label_and_intensity_distribution_of_the_cpu() -> None:
     plan = Plan(2, 0, (0.0, 1.0, 1.0), (3, 32, 32), 4000, (8, 8, 8), ((1, 1), (2, 2), (2, 2)), threads=1)
     shapes = Shapes(build(plan, 3, 0), plan, ShapesSettings(sizes=(32,), hidden=16, dimension=8))
     means, shares = [], []
@@ -152,7 +152,7 @@ def test_made_up_volumes_are_drawn_there_and_look_like_those_of_the_cpu() -> Non
     assert torch.equal(again[1], labels)
 
 
-def test_a_training_on_made_up_volumes_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_pre_training_on_synthetic_volumes_resumes(tmp_path: Path) -> None:
     settings = {"precision": "bf16", "batch": 8, "sizes": [32], "hidden": 16, "dimension": 8}
     Project.create(tmp_path / "shapes")
     job = PretrainJob(str(tmp_path / "shapes"), method="shapes", device="cuda", steps=6, settings=settings)

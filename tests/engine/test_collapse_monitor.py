@@ -20,7 +20,7 @@ from medssl.nn.models import checkpoint
 from medssl.tasks import loop
 from medssl.tasks.pretrain import collapse_monitor
 from medssl.tasks.pretrain.collapse_monitor import (
-    Look,
+    Sample,
     curve_of,
     effective_rank,
     has_collapsed,
@@ -172,13 +172,13 @@ def test_a_look_takes_no_more_patches_at_once_than_a_step(project: Project, monk
 
 
 def test_the_first_look_takes_nothing_of_the_training_s_time(project: Project, monkeypatch: Any) -> None:
-    plain = collapse_monitor.Health.look
+    plain = collapse_monitor.CollapseMonitor.look
 
-    def slow(self: collapse_monitor.Health, network: Any) -> Look:
+    def slow(self: collapse_monitor.CollapseMonitor, network: Any) -> Sample:
         time.sleep(1)
         return plain(self, network)
 
-    monkeypatch.setattr(collapse_monitor.Health, "look", slow)
+    monkeypatch.setattr(collapse_monitor.CollapseMonitor, "look", slow)
     assert run(job_of("mae", project, steps=None, minutes=0.5 / 60))["step"] > 0
 
 
@@ -237,22 +237,22 @@ def test_a_card_that_says_nothing_of_it_is_no_collapse(project: Project, text: s
     assert not made.collapsed
 
 
-GOOD = Look(spread=0.8, rank=90)
+GOOD = Sample(spread=0.8, rank=90)
 OUTPUT = {1: 0.8, 50: 0.7, 100: 0.75}
 
 
 @pytest.mark.parametrize(
     ("found", "output"),
     [
-        (Look(spread=0.8, rank=5), OUTPUT),
-        (Look(spread=0.3, rank=60), OUTPUT),
-        (Look(spread=0.3, rank=60), {}),
-        (Look(spread=0.8, rank=60), {1: 0.8, 50: 0.3, 100: 0.1}),
-        (Look(spread=0.8, rank=60), {1: 0.15, 50: 0.6, 100: 0.15}),
+        (Sample(spread=0.8, rank=5), OUTPUT),
+        (Sample(spread=0.3, rank=60), OUTPUT),
+        (Sample(spread=0.3, rank=60), {}),
+        (Sample(spread=0.8, rank=60), {1: 0.8, 50: 0.3, 100: 0.1}),
+        (Sample(spread=0.8, rank=60), {1: 0.15, 50: 0.6, 100: 0.15}),
     ],
     ids=["rank", "spread", "spread, and nothing of its own", "its own", "its own, which had risen"],
 )
-def test_any_of_three_numbers_shows_a_collapse(found: Look, output: dict[int, float]) -> None:
+def test_any_of_three_numbers_shows_a_collapse(found: Sample, output: dict[int, float]) -> None:
     assert has_collapsed(GOOD, found, output)
 
 
@@ -260,13 +260,13 @@ def test_any_of_three_numbers_shows_a_collapse(found: Look, output: dict[int, fl
     ("found", "output"),
     [
         (GOOD, {}),
-        (Look(spread=0.78, rank=28), OUTPUT),
-        (Look(spread=0.8, rank=88), {1: 0.15, 10: 0.14}),
-        (Look(spread=0.8, rank=88), {1: 0.15}),
+        (Sample(spread=0.78, rank=28), OUTPUT),
+        (Sample(spread=0.8, rank=88), {1: 0.15, 10: 0.14}),
+        (Sample(spread=0.8, rank=88), {1: 0.15}),
     ],
     ids=["nothing of its own", "a long training", "pooled features are alike at first", "one step"],
 )
-def test_what_healthy_trainings_say_is_no_collapse(found: Look, output: dict[int, float]) -> None:
+def test_what_healthy_trainings_say_is_no_collapse(found: Sample, output: dict[int, float]) -> None:
     assert not has_collapsed(GOOD, found, output)
 
 
@@ -336,9 +336,9 @@ def test_a_curve_takes_what_was_said_last_of_a_step() -> None:
     assert list(curve_of(heard, "loss").items()) == [(2, 1.0), (3, 2.0)]
 
 
-def look(probe: float) -> Look:
+def look(probe: float) -> Sample:
     """Ten slices, all alike."""
-    return Look(spread=0.8, rank=90, slices=torch.full((10,), probe / 10))
+    return Sample(spread=0.8, rank=90, slices=torch.full((10,), probe / 10))
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,12 @@ def test_the_commands_import_nothing_heavy() -> None:
     assert result.stdout.strip() == "set()"
 
 
+def test_tables_of_results_are_made_without_torch() -> None:
+    program = "import sys, medssl.cli.tables; print({'torch', 'monai'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.stdout.strip() == "set()"
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

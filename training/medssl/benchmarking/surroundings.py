@@ -5,15 +5,16 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-import torch
-
 from medssl import __version__
 from medssl.core.environment import commit, processor
-from medssl.nn import devices
 
 
 def surroundings(device: str) -> dict[str, Any]:
     """Plain values that say where a result comes from; `device` as a job names it."""
+    import torch  # here and not above: tables of results are read without it
+
+    from medssl.nn import devices
+
     chosen = devices.choose(device)
     gpu = torch.cuda.get_device_name(chosen) if chosen.type == "cuda" else None
     return {

@@ -48,7 +48,7 @@ class SliceInView:
 
 @dataclass(frozen=True)
 class Started:
-    """The job has its scans and its plan and begins. `plan` is config.Plan as JSON, `reasons` says why."""
+    """The job has its scans and its plan and begins. `plan` is jobs.Plan as JSON, `reasons` says why."""
 
     run: str
     plan: dict[str, Any] = field(default_factory=dict)

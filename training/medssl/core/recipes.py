@@ -69,7 +69,7 @@ def resources() -> Path:
 
 
 def start_of(method: str, recipe: str) -> str:
-    """The weights that a pre-training starts from whose job names none, as config.PretrainJob has them.
+    """The weights that a pre-training starts from whose job names none, as jobs.PretrainJob has them.
 
     Recipes for minutes start from the program's own weights; the published ones from random weights, as
     published.

@@ -41,7 +41,7 @@ class Method(Protocol):
     def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a new batch, and numbers worth a curve; `fraction` of the training is over.
 
-        "spread" among them is the parts.spread of the vectors that the loss compares, where it compares
+        "spread" among them is the common.spread of the vectors that the loss compares, where it compares
         some: by it a collapse is recognised (collapse_monitor.py).
         """
 
@@ -68,8 +68,8 @@ def find(name: str) -> type[Method]:
     try:
         method: type[Method] = getattr(import_module(module), kind)
     except (ImportError, AttributeError) as error:
-        if name in METHODS and module.startswith("medssl."):
-            raise
+        if module.startswith("medssl."):
+            raise  # a defect of our own
         raise UserError(
             f"The method {name!r} is registered as {known[name]}, which cannot be loaded ({error}); "
             "update or remove the package that registers it.",

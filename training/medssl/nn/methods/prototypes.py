@@ -7,13 +7,11 @@ painted slices without any training.
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from medssl.nn.models.unet import Network
+from medssl.nn.methods.common import network_of
 
 IGNORE = 255
 LEAST_PIXELS = 8
@@ -89,7 +87,7 @@ def pair_losses(
     (2B, H, W). Of the finest map every `stride`-th pixel is compared, from a random first one: neighbours
     agree.
     """
-    network = cast(Network, modules["network"])
+    network = network_of(modules)
     levels = network.encode(images)
     row, column = torch.randint(stride, (2,), generator=generator).tolist()
     fine = modules["fine"](network.decode(levels)[..., row::stride, column::stride])

@@ -27,7 +27,7 @@ from medssl.core.events import Emit
 from medssl.core.jobs import Plan
 from medssl.nn.data.device_dataset import Pool
 from medssl.nn.devices import full_precision
-from medssl.nn.methods.common import follow
+from medssl.nn.methods.common import follow, network_of
 from medssl.nn.methods.prototypes import pair_losses, prototype_head
 from medssl.nn.models.unet import Network
 from medssl.nn.shapes.rendering import draw_appearance, mixed, render, same_scanner
@@ -129,7 +129,7 @@ class Shapes:
 
     def after_step(self, fraction: float) -> None:
         """The moving average follows."""
-        average, network = self.modules["average"], self.modules["network"]
+        average, network = self.modules["average"], network_of(self.modules)
         follow(list(average.parameters()), list(network.parameters()), self.settings.average)
 
 

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -33,7 +33,7 @@ from medssl.nn.data.crops import cut, shown
 from medssl.nn.data.device_dataset import Pool
 from medssl.nn.devices import full_precision
 from medssl.nn.methods import Method
-from medssl.nn.methods.common import spread
+from medssl.nn.methods.common import network_of, spread
 from medssl.nn.models.unet import Network
 from medssl.tasks.pretrain.linear_probe import draw_painted, probe, surely, voxel_features
 
@@ -62,7 +62,7 @@ LOW_RANK, LOW_SPREAD, LOW_OUTPUT = 0.15, 0.6, 0.25
 
 
 @dataclass(frozen=True)
-class Look:
+class Sample:
     """The network's numbers at one moment."""
 
     spread: float
@@ -80,7 +80,7 @@ class Look:
         return numbers if self.probe is None else {**numbers, "probe": self.probe}
 
 
-class Health:
+class CollapseMonitor:
     """Watches one pre-training."""
 
     def __init__(
@@ -97,7 +97,7 @@ class Health:
         `heard()` is all that the run has said so far, resumed parts included.
         """
         self.method, self.emit, self.heard = method, emit, heard
-        self.network = cast(Network, method.modules["network"])
+        self.network = network_of(method.modules)
         self.began, self.spent_s, self.longest_s = time.monotonic(), 0.0, 0.0
         self.due = list(LOOKS)
         self.warned = False
@@ -108,7 +108,7 @@ class Health:
         self.start = self.look(self.network)
 
     @full_precision
-    def look(self, network: Network) -> Look:
+    def look(self, network: Network) -> Sample:
         """The numbers of a network on the patches."""
         begin = time.monotonic()
         batch = self.method.plan.batch  # read anew: it is halved where memory is short
@@ -117,7 +117,7 @@ class Health:
         if self.painted is not None:
             vectors = voxel_features(network, self.painted, batch)
             slices = probe(vectors, self.painted.label, self.painted.place)
-        found = Look(float(spread(deepest)), effective_rank(deepest), slices)
+        found = Sample(float(spread(deepest)), effective_rank(deepest), slices)
         took = time.monotonic() - begin
         self.spent_s, self.longest_s = self.spent_s + took, max(self.longest_s, took)
         return found
@@ -161,7 +161,7 @@ class Health:
         }
 
 
-def has_collapsed(start: Look, found: Look, output: dict[int, float]) -> bool:
+def has_collapsed(start: Sample, found: Sample, output: dict[int, float]) -> bool:
     """Whether these numbers are those of features that say the same everywhere.
 
     output: by step, the spread of what the method's loss compares; empty where it says none.
@@ -243,7 +243,7 @@ def outlook(losses: dict[int, float], probes: dict[int, float]) -> str:
     return f"{what}: more steps would hardly help." if enough and end >= ENOUGH_STEPS else ""
 
 
-def in_words(start: Look, end: Look, collapsed: bool, outlook: str) -> str:
+def in_words(start: Sample, end: Sample, collapsed: bool, outlook: str) -> str:
     """The numbers as a few plain sentences."""
     if collapsed:
         return (

@@ -25,14 +25,14 @@ from medssl.nn.models import checkpoint
 from medssl.nn.models.unet import Network, build, load_matching
 from medssl.tasks import planner
 from medssl.tasks.loop import Budget, LoopSettings, settings_for, train
-from medssl.tasks.pretrain.collapse_monitor import Health
+from medssl.tasks.pretrain.collapse_monitor import CollapseMonitor
 from medssl.tasks.start import Stored, fill, load_start, plan_from
 
 
 class Pretraining:
     """A method as a Task of the loop, watched by `health` where there is one."""
 
-    def __init__(self, method: Method, pool: Pool, health: Health | None = None) -> None:
+    def __init__(self, method: Method, pool: Pool, health: CollapseMonitor | None = None) -> None:
         self.method, self.pool, self.health = method, pool, health
         self.modules: nn.ModuleDict = method.modules
         self.kept: dict[str, Tensor] = {}
@@ -93,7 +93,7 @@ def pretrain(
     health = None
     if not without_scans:  # a classification of labels that are known cannot collapse unseen
         log = run.folder / "events.jsonl"
-        task.health = health = Health(project, method, pool, job.seed, emit, lambda: read_log(log))
+        task.health = health = CollapseMonitor(project, method, pool, job.seed, emit, lambda: read_log(log))
         if not resume:
             emit(Metric(0, health.start.numbers()))
     begin = time.monotonic()  # looking at the start takes nothing of the training's time
