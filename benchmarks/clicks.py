@@ -76,7 +76,7 @@ def central(mask: np.ndarray) -> Voxel:
     return tuple(int(each) for each in voxels[nearest])
 
 
-def measure(material: Material, scans: list[str], alike: Map, landmarks: bool) -> list[str]:
+def measure(material: Material, scans: list[str], positive_mask: Map, landmarks: bool) -> list[str]:
     """A line of the table."""
     project = material.project
     labels = {scan: reference_labels(project.scans[scan], material.references[scan]) for scan in scans}
@@ -91,10 +91,10 @@ def measure(material: Material, scans: list[str], alike: Map, landmarks: bool) -
             for scan, values in ((here, same), (there, other)):
                 if masks[scan].any():
                     values.append(
-                        average_precision_score(masks[scan].ravel(), alike(here, click, scan).ravel())
+                        average_precision_score(masks[scan].ravel(), positive_mask(here, click, scan).ravel())
                     )
             for scan in (scan for scan in scans if landmarks and scan != here and masks[scan].any()):
-                scores = alike(here, central(masks[here]), scan)
+                scores = positive_mask(here, central(masks[here]), scan)
                 match = np.array(np.unravel_index(int(scores.argmax()), scores.shape))
                 away = (match - central(masks[scan])) * np.array(project.scans[scan].geometry.spacing_mm)
                 errors.append(float(np.linalg.norm(away)))

@@ -252,7 +252,11 @@ def canonical(method: str) -> str:
     if known.pretraining not in (None, *METHODS):
         names = ", ".join([RANDOM, SHAPES, *METHODS, *PEERS])
         raise UserError(f"There is no method {known.weights!r}; choose of {names}.", code="no-method")
-    return known.weights if known.semi in (None, FinetuneJob.semi) else f"{known.weights}:{known.semi}"
+    return (
+        known.weights
+        if known.semi_supervised in (None, FinetuneJob.semi_supervised)
+        else f"{known.weights}:{known.semi_supervised}"
+    )
 
 
 def overrides_of(pairs: list[str] | None) -> dict[str, dict[str, Any]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from few_slices_rows import NAMES, SEEDS, Row, Setting, newest, plain_name, rows_of, settings_of
 from medssl.benchmarking import pictures
-from medssl.benchmarking.pictures import Amounts
+from medssl.benchmarking.pictures import SliceCounts
 from medssl.benchmarking.protocol import RANDOM
 from medssl.benchmarking.report import number
 from medssl.benchmarking.results_log import Cell, mean, read_lines
@@ -226,8 +226,8 @@ def _picture(path: Path, setting: Setting, rows: Sequence[Row]) -> None:
 
     best = sorted(ours, key=worth, reverse=True)[:BEST_DRAWN]
     order = [*plain, *best, *peers]
-    drawn = [Amounts(name, values[name], peer=name in peers) for name in order]
-    drawn += [Amounts(name, values[name], quiet=True) for name in ours if name not in best]
+    drawn = [SliceCounts(name, values[name], peer=name in peers) for name in order]
+    drawn += [SliceCounts(name, values[name], quiet=True) for name in ours if name not in best]
     several = any(len(each) > 1 for each in values.values())
     words = (
         f"{_times(setting)}; line: mean, {'band' if several else 'bar'}: standard "
@@ -235,4 +235,4 @@ def _picture(path: Path, setting: Setting, rows: Sequence[Row]) -> None:
         + ("; dashed: other programs" if peers else "")
         + ("; faint: our other methods" if len(ours) > len(best) else "")
     )
-    pictures.amounts(path, drawn, f"{setting.dataset}: Dice on test scans", words)
+    pictures.slice_counts(path, drawn, f"{setting.dataset}: Dice on test scans", words)

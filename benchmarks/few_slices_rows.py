@@ -105,8 +105,8 @@ def rows_of(setting: Setting, cells: Sequence[Cell], failures: Sequence[Failure]
     against: dict[str, str] = {}
     for method in known:
         named = [plain_name(method), *(name_of(line) for line in (*here, *failed) if line.method == method)]
-        weights, _, semi = method.partition(":")
-        same = f"{RANDOM}:{semi}" if semi and weights != RANDOM else RANDOM
+        weights, _, semi_supervised = method.partition(":")
+        same = f"{RANDOM}:{semi_supervised}" if semi_supervised and weights != RANDOM else RANDOM
         against.update(dict.fromkeys(named, plain_name(same if same in known else RANDOM)))
     rows = []
     for name, slices in itertools.product(against, sorted(amounts)):

@@ -22,8 +22,8 @@ from medssl.benchmarking.protocol import Material, gather
 from medssl.benchmarking.surroundings import surroundings
 from medssl.cli.terminal import console, stop_on_interrupt, worker
 from medssl.core import jobs
-from medssl.core.features.landmarks import HALF_MM, Found, way_back_mm
-from medssl.core.features.retrieval import ARMS_MM, Query, best_match, star_at
+from medssl.core.features.landmarks import HALF_MM, LandmarkMatch, way_back_mm
+from medssl.core.features.retrieval import ARMS_MM, Query, best_match, neighbourhood_descriptor
 from medssl.core.features.similarity import open_features, similarity
 from medssl.core.files import write_whole
 from medssl.core.jobs import FeaturesJob, PretrainJob
@@ -135,7 +135,7 @@ def by_features(
     confidences: dict[str, list[float]] = {}
     for name, here, there in clicks.pairs:
         start = clicks.places[here][name]
-        query = Query(star_at(caches[here], start))
+        query = Query(neighbourhood_descriptor(caches[here], start))
         if matching == ALONE:
             cosines = similarity(caches[there], query.centre)
             voxel = caches[there].voxel_of(np.unravel_index(int(cosines.argmax()), cosines.shape))
@@ -143,7 +143,7 @@ def by_features(
             match = best_match(caches[there], query)
             voxel = match.voxel_zyx
             back = way_back_mm(caches[there], voxel, caches[here], start)
-            found = Found(name, there, voxel, match.score, back)
+            found = LandmarkMatch(name, there, voxel, match.score, back)
             confidences.setdefault(name, []).append(round(found.confidence, 3))
         errors.setdefault(name, []).append(clicks.error_mm(name, there, voxel))
     return errors, confidences

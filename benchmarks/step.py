@@ -27,8 +27,8 @@ from medssl.core import recipes
 from medssl.core.environment import processor
 from medssl.core.phantom import write_dataset
 from medssl.core.project.project import Project
-from medssl.nn.data.crops import Views
-from medssl.nn.data.device_dataset import Pool, load_pool
+from medssl.nn.data.crops import CropBatch
+from medssl.nn.data.device_dataset import DeviceDataset, load_device_dataset
 from medssl.nn.methods.common import view_size
 from medssl.nn.methods.pgl import PGL
 from medssl.nn.models.unet import build
@@ -42,13 +42,13 @@ from rich.markdown import Markdown
 from torch import Tensor
 
 CPU = torch.device("cpu")
-Pairs = Iterator[tuple[Views, Views]]
+Pairs = Iterator[tuple[CropBatch, CropBatch]]
 
 
 class Fed(Pretraining):
     """PGL whose pairs of views come from somewhere else."""
 
-    def __init__(self, method: PGL, pool: Pool) -> None:
+    def __init__(self, method: PGL, pool: DeviceDataset) -> None:
         super().__init__(method, pool)
         self.pairs: Pairs = iter(())
 
@@ -58,7 +58,7 @@ class Fed(Pretraining):
         return self.method.compare(first, second)
 
 
-def own(method: PGL, pool: Pool) -> Pairs:
+def own(method: PGL, pool: DeviceDataset) -> Pairs:
     """Pairs as a pre-training makes them."""
     generator = torch.Generator().manual_seed(1)
     while True:
@@ -75,7 +75,7 @@ class TwoViews:
         return self.one(image), self.one(image)
 
 
-def transforms_of(method: PGL, pool: Pool) -> TwoViews:
+def transforms_of(method: PGL, pool: DeviceDataset) -> TwoViews:
     """PGL's views in MONAI's words: crop the largest box, zoom within it, flip, change grey values."""
     plan, zoom = method.plan, method.settings.zoom
     size = view_size(pool, plan, zoom[1])
@@ -99,7 +99,7 @@ def transforms_of(method: PGL, pool: Pool) -> TwoViews:
     return TwoViews(transforms.Compose(steps))
 
 
-def lent(method: PGL, pool: Pool, ready: list[tuple[Views, Views]], workers: int) -> Pairs:
+def lent(method: PGL, pool: DeviceDataset, ready: list[tuple[CropBatch, CropBatch]], workers: int) -> Pairs:
     """Endless pairs from MONAI's loader, on the places of ready views."""
     batch = method.plan.batch
     images = [image[None] for image in pool.images] * (1 + 4 * batch // len(pool))
@@ -154,11 +154,11 @@ def measure(project: Project, dims: int, repeats: int, steps: int) -> list[str]:
     """Lines of a Markdown table for one kind of plan."""
     plan, _ = planner.choose(project, list(project.scans), CPU, {"dims": dims})
     torch.set_num_threads(plan.threads)
-    pool = load_pool(project, list(project.scans), plan, CPU)
+    pool = load_device_dataset(project, list(project.scans), plan, CPU)
     settings = PGL.Settings(**recipes.read("pgl-quick").method)
     torch.manual_seed(0)
     method = PGL(build(plan, plan.patch_vox[0] if dims == 2 else 1, 0), plan, settings)
-    watch = Stopwatch(Fed(method, pool), plan.precision)
+    validation = Stopwatch(Fed(method, pool), plan.precision)
     ready = list(itertools.islice(own(method, pool), 8))
     feeds = {
         READY: itertools.cycle(ready),
@@ -166,20 +166,20 @@ def measure(project: Project, dims: int, repeats: int, steps: int) -> list[str]:
         NO_WORKERS: lent(method, pool, ready, 0),
     }
     for name, pairs in feeds.items():
-        watch.step(name, pairs, warm_up=True)
+        validation.step(name, pairs, warm_up=True)
     for _ in range(repeats):
-        watch.turns.append({})
+        validation.turns.append({})
         for _ in range(steps):  # one step of each in turn: what else the machine does hits all alike
             for name, pairs in feeds.items():
-                watch.step(name, pairs)
+                validation.step(name, pairs)
         # Workers fill their queue while others compute, so these steps go together.
         fed_by_workers = lent(method, pool, ready, 2)
         for number in range(2 + steps):
-            watch.step(WORKERS, fed_by_workers, warm_up=number < 2)
+            validation.step(WORKERS, fed_by_workers, warm_up=number < 2)
         del fed_by_workers
     size = " x ".join(map(str, view_size(pool, plan, settings.zoom[1])))
     return table(
-        f"{'2.5D' if dims == 2 else '3D'}, {plan.batch} pairs of {size}, {plan.precision}", watch.turns
+        f"{'2.5D' if dims == 2 else '3D'}, {plan.batch} pairs of {size}, {plan.precision}", validation.turns
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from medssl.core.errors import UserError
 from medssl.core.io.volume import Volume
-from medssl.core.labels.postprocess import Cleaning
+from medssl.core.labels.postprocess import Postprocessing
 from medssl.core.project.project import Scan
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
@@ -198,14 +198,14 @@ class Workspace:
     def _on_view(self, event: Any = None) -> None:
         self.session.view_changed.emit()
 
-    def to_export(self) -> tuple[str, str, Cleaning]:
+    def to_export(self) -> tuple[str, str, Postprocessing]:
         """(scan, run, cleaning) that an export writes now: strokes are saved, it is what is on the screen.
 
         Raises UserError ("no-scan", "no-prediction").
         """
         scan = self.session.need_scan()
         self.autosave.flush()
-        return scan.id, self.predictions.need_shown().run, self.predictions.cleaning
+        return scan.id, self.predictions.need_shown().run, self.predictions.postprocessing
 
     # --- helpers -------------------------------------------------------------------------------------
 

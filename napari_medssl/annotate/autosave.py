@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from medssl.core.errors import UserError
 from medssl.core.project import stroke_log
-from medssl.core.project.annotation import Annotation, read_guesses
+from medssl.core.project.annotation import Annotation, read_interpolated
 from medssl.core.project.project import Project
 from napari.components import ViewerModel
 from napari.layers import Labels
@@ -45,7 +45,7 @@ class Autosave:
 
     def __init__(self, viewer: ViewerModel, session: Session) -> None:
         self.viewer, self.session = viewer, session
-        self.guesses: np.ndarray | None = None
+        self.interpolated: np.ndarray | None = None
         """What is guessed between complete slices (interpolation.py); saved with the strokes."""
         self._layer: Labels | None = None
         self._known = np.empty(0, np.uint8)
@@ -60,7 +60,7 @@ class Autosave:
         self._bell.rang.connect(self._on_written, QtCore.Qt.ConnectionType.QueuedConnection)
         viewer.layers.events.removing.connect(self._on_removing)
         session.annotation_changed.connect(self._on_marked)
-        session.scan_changed.connect(self._read_guesses)
+        session.scan_changed.connect(self._read_interpolated)
 
     def watch(self, layer: Labels) -> None:
         """Save this layer's strokes from now on."""
@@ -127,7 +127,7 @@ class Autosave:
         self._thread.shutdown(wait=False)
         self.viewer.layers.events.removing.disconnect(self._on_removing)
         self.session.annotation_changed.disconnect(self._on_marked, missing_ok=True)
-        self.session.scan_changed.disconnect(self._read_guesses, missing_ok=True)
+        self.session.scan_changed.disconnect(self._read_interpolated, missing_ok=True)
 
     # --- writing -------------------------------------------------------------------------------------
 
@@ -136,15 +136,15 @@ class Autosave:
         if self._writing is None and self._dirty and self._layer is not None:
             guarded(self.session, self._begin)
 
-    def _read_guesses(self) -> None:
+    def _read_interpolated(self) -> None:
         project, scan = self.session.need_project(), self.session.need_scan()
         path = project.root / "annotations" / f"{scan.id}.npz"
-        self.guesses = read_guesses(path, scan.geometry.shape_zyx)
+        self.interpolated = read_interpolated(path, scan.geometry.shape_zyx)
 
     def _begin(self) -> None:
         # The thread reads what the hand may paint on meanwhile: all strokes from here on are in the journal.
         project, scan = self.session.need_project(), self.session.need_scan()
-        annotation = Annotation(np.asarray(self._layer.data), self.session.complete, self.guesses)
+        annotation = Annotation(np.asarray(self._layer.data), self.session.complete, self.interpolated)
         size = stroke_log.length(stroke_log.journal_file(project.root, scan.id))
         future = self._in_thread(project, scan.id, annotation)
         self._writing = (future, self._version, size)

@@ -20,7 +20,7 @@ FILL = "fill"
 
 
 class Fills:
-    """The guesses of the scan on the screen: `autosave.guesses`, saved with the strokes."""
+    """The guesses of the scan on the screen: `autosave.interpolated`, saved with the strokes."""
 
     changed = Signal()
 
@@ -43,7 +43,7 @@ class Fills:
     @property
     def some(self) -> bool:
         """Whether anything is filled in on the scan on the screen."""
-        return self.workspace.autosave.guesses is not None
+        return self.workspace.autosave.interpolated is not None
 
     def possible(self, place: tuple[int, int] | None) -> bool:
         """Whether a slice lies between two complete ones."""
@@ -68,7 +68,9 @@ class Fills:
                 "complete one on either side of it.",
                 code="no-gap",
             )
-        annotation = Annotation(np.array(layer.data), self.session.complete, self.workspace.autosave.guesses)
+        annotation = Annotation(
+            np.array(layer.data), self.session.complete, self.workspace.autosave.interpolated
+        )
         self._painted = []
         spacing = scan.geometry.spacing_mm
         self._thread.ask(
@@ -90,33 +92,33 @@ class Fills:
 
     # --- what comes in -------------------------------------------------------------------------------
 
-    def _take(self, scan: str, guesses: np.ndarray) -> None:
+    def _take(self, scan: str, interpolated: np.ndarray) -> None:
         if scan != self.session.scan:
             return
         for voxels in self._painted:  # since the thread began
-            guesses.reshape(-1)[voxels] = 0
-        self._set(guesses)
+            interpolated.reshape(-1)[voxels] = 0
+        self._set(interpolated)
 
-    def _set(self, guesses: np.ndarray | None) -> None:
-        self.workspace.autosave.guesses = guesses
+    def _set(self, interpolated: np.ndarray | None) -> None:
+        self.workspace.autosave.interpolated = interpolated
         self.workspace.autosave.touch()
         self._show()
 
     def _on_stroke(self, voxels: np.ndarray, before: np.ndarray, after: np.ndarray) -> None:
         self._painted.append(voxels)
-        guesses = self.workspace.autosave.guesses
-        if guesses is not None and guesses.reshape(-1)[voxels].any():
-            guesses.reshape(-1)[voxels] = 0
+        interpolated = self.workspace.autosave.interpolated
+        if interpolated is not None and interpolated.reshape(-1)[voxels].any():
+            interpolated.reshape(-1)[voxels] = 0
             self._refresh()
 
     def _on_marked(self) -> None:
         """In a slice that is complete nothing is left to guess."""
         new = set(self.session.complete) - set(self._complete)
         self._complete = self.session.complete
-        guesses = self.workspace.autosave.guesses
-        if guesses is not None:
+        interpolated = self.workspace.autosave.interpolated
+        if interpolated is not None:
             for axis, index in new:
-                guesses[(slice(None),) * axis + (index,)] = 0
+                interpolated[(slice(None),) * axis + (index,)] = 0
             if new:
                 self._refresh()
 
@@ -128,32 +130,32 @@ class Fills:
 
     def _guessed(self, axis: int, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Flat indices of a slice's guessed structures that nobody painted on, and their labels."""
-        guesses, layer = self.workspace.autosave.guesses, self.workspace.annotation_layer
-        if guesses is None or layer is None:
+        interpolated, layer = self.workspace.autosave.interpolated, self.workspace.annotation_layer
+        if interpolated is None or layer is None:
             return np.empty(0, np.int64), np.empty(0, np.uint8)
         plane = (slice(None),) * axis + (slice(index, index + 1),)
-        guess = guesses[plane]
+        guess = interpolated[plane]
         at = np.nonzero((guess != 0) & (guess != SURE_BACKGROUND) & (np.asarray(layer.data)[plane] == 0))
         labels = guess[at]
         whole = tuple(along + (index if number == axis else 0) for number, along in enumerate(at))
-        return np.ravel_multi_index(whole, guesses.shape), labels
+        return np.ravel_multi_index(whole, interpolated.shape), labels
 
     def _show(self) -> None:
-        guesses, layer, viewer = self.workspace.autosave.guesses, self.layer, self.workspace.viewer
-        if layer is not None and (guesses is None or layer.data.shape != guesses.shape):
+        interpolated, layer, viewer = self.workspace.autosave.interpolated, self.layer, self.workspace.viewer
+        if layer is not None and (interpolated is None or layer.data.shape != interpolated.shape):
             self._clear()
             layer = None
-        if guesses is not None:
+        if interpolated is not None:
             if layer is None:
-                layers.add(viewer, self._new_layer(guesses))
+                layers.add(viewer, self._new_layer(interpolated))
             else:
-                layer.data = guesses
+                layer.data = interpolated
         self.changed.emit()
 
-    def _new_layer(self, guesses: np.ndarray) -> Labels:
+    def _new_layer(self, interpolated: np.ndarray) -> Labels:
         scan = self.session.need_scan()
         layer = Labels(
-            guesses,
+            interpolated,
             name="fill (guess)",
             metadata=layers.metadata(FILL, scan.geometry, scan=scan.id),
             opacity=0.9,

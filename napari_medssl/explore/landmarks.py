@@ -8,8 +8,8 @@ from typing import Any
 
 from medssl.core.errors import UserError
 from medssl.core.features.landmarks import (
-    Found,
     Landmark,
+    LandmarkMatch,
     Landmarks,
     collect,
     propagate,
@@ -61,7 +61,7 @@ class Marks:
         clicked = [each for each in self.similar.points if each.like and each.scan == self.session.scan]
         if not clicked:
             raise UserError("Click the place in the scan first, then set the landmark.", code="no-points")
-        self._change(self.known.with_place(Landmark(name, clicked[-1].scan, clicked[-1].voxel_zyx)))
+        self._change(self.known.with_point(Landmark(name, clicked[-1].scan, clicked[-1].voxel_zyx)))
 
     def remove(self, name: str) -> None:
         """Forget a landmark in all scans."""
@@ -82,20 +82,20 @@ class Marks:
     def find(self) -> None:
         """Look for all landmarks in all scans, unless that is what was done or is being done."""
         project, run = self.session.project, self.similar.run
-        if project is None or run is None or not self.known.set_places:
+        if project is None or run is None or not self.known.points:
             return
         able = [scan for scan in project.scans if has_features(project, scan, run)]
-        wanted = (run, self.known.set_places, tuple(able))
-        homes = {each.scan for each in self.known.set_places}
+        wanted = (run, self.known.points, tuple(able))
+        homes = {each.scan for each in self.known.points}
         if wanted == self._asked or not homes <= set(able):
             return
-        self._asked, known, found = wanted, self.known, []
+        self._asked, known, matches = wanted, self.known, []
         self.fraction = 0.0
 
-        def take(result: tuple[str, float, list[Found]]) -> None:
+        def take(result: tuple[str, float, list[LandmarkMatch]]) -> None:
             weights, self.fraction, of_scan = result
-            found.extend(of_scan)
-            self.known = collect(known, run, weights, found)
+            matches.extend(of_scan)
+            self.known = collect(known, run, weights, matches)
             if any(each.scan == self.session.scan for each in of_scan):
                 self.show()
             self.changed.emit()
@@ -125,16 +125,16 @@ class Marks:
                 self.workspace.go_to(axis, each.voxel_zyx[axis])
 
 
-def _mark(place: Landmark | Found) -> Mark:
-    if isinstance(place, Found):
+def _mark(place: Landmark | LandmarkMatch) -> Mark:
+    if isinstance(place, LandmarkMatch):
         return Mark(place.voxel_zyx, "found", f"{place.name} {place.confidence:.2f}")
     return Mark(place.voxel_zyx, "set", place.name)
 
 
 def _found(
     project: Project, run: str, known: Landmarks, scans: int
-) -> Iterator[tuple[str, float, list[Found]]]:
+) -> Iterator[tuple[str, float, list[LandmarkMatch]]]:
     """(fingerprint of the weights, fraction done, places) of one scan after the other."""
     weights = project.run(run).weights_sha256
-    for number, (_, found) in enumerate(propagate(project, run, known), 1):
-        yield weights, number / max(scans, number), found
+    for number, (_, matches) in enumerate(propagate(project, run, known), 1):
+        yield weights, number / max(scans, number), matches

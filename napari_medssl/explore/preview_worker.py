@@ -8,13 +8,13 @@ import numpy as np
 from medssl.core.errors import UserError
 from medssl.core.features.interactive_classifier import (
     Learner,
+    LinearClassifier,
     Moments,
-    Probe,
     fit,
     outlines,
     painted_plane,
+    slice_fourier_features,
     slice_scores,
-    slice_waves,
 )
 from medssl.core.features.similarity import open_features
 from medssl.core.project.annotation import Annotation
@@ -57,9 +57,9 @@ class Sketcher:
         self._learner: Learner | None = None
         self._others: dict[str, Moments] = {}
         self._unread: list[str] = []
-        self._probe: Probe | None = None
+        self._classifier: LinearClassifier | None = None
         self._place: tuple[int, int] | None = None
-        self._waves = self._painted = np.empty(0)
+        self._fourier_features = self._painted = np.empty(0)
 
     def sketch(self, request: Request) -> Sketch | None:
         """The outlines of a slice as all strokes so far have it; None for "as before"."""
@@ -74,21 +74,21 @@ class Sketcher:
         request = replace(request, annotation=replace(request.annotation, labels=labels))
         learner = self._turn_to(request)
         changed = learner.look(request.annotation)
-        if self._unread and self._probe is not None:  # the scan's own strokes come first
+        if self._unread and self._classifier is not None:  # the scan's own strokes come first
             self._read_another(request)
             changed = True
-        if changed or self._probe is None:
-            self._probe = None
-            self._probe = self._fit(learner, request)
+        if changed or self._classifier is None:
+            self._classifier = None
+            self._classifier = self._fit(learner, request)
         painted = painted_plane(request.annotation, request.axis, request.index)
         place = (request.axis, request.index)
         if not changed and place == self._place and np.array_equal(painted, self._painted):
             return None
         if place != self._place:
-            self._waves = slice_waves(learner.cache, *place)
+            self._fourier_features = slice_fourier_features(learner.cache, *place)
         self._place, self._painted = place, painted
-        scores = slice_scores(learner.cache, self._waves, self._probe, request.axis)
-        return Sketch(request, outlines(scores, self._probe, painted), more=bool(self._unread))
+        scores = slice_scores(learner.cache, self._fourier_features, self._classifier, request.axis)
+        return Sketch(request, outlines(scores, self._classifier, painted), more=bool(self._unread))
 
     def _turn_to(self, request: Request) -> Learner:
         """The learner of this scan under these weights, as their files are now."""
@@ -96,7 +96,7 @@ class Sketcher:
         files = (project.root / "features" / f"{scan}-{run}.json", project.run(run).checkpoint)
         source = (str(project.root), scan, run, *(path.stat().st_mtime_ns for path in files if path.exists()))
         if self._learner is None or source != self._source:
-            self._learner = self._probe = self._place = None
+            self._learner = self._classifier = self._place = None
             self._others, self._unread = {}, []
             self._learner = Learner(open_features(project, scan, run))
             self._source = source
@@ -105,7 +105,7 @@ class Sketcher:
             self._unread = known[:MOST_OTHERS]
         return self._learner
 
-    def _fit(self, learner: Learner, request: Request) -> Probe:
+    def _fit(self, learner: Learner, request: Request) -> LinearClassifier:
         while True:
             try:
                 return fit(learner.moments, self._others.values())

@@ -8,7 +8,13 @@ from typing import Any
 
 import numpy as np
 from medssl.core.errors import UserError
-from medssl.core.labels.postprocess import Cleaning, clean, cleaning_of, read_cleaned, save_cleaned
+from medssl.core.labels.postprocess import (
+    Postprocessing,
+    clean,
+    postprocessing_of,
+    read_cleaned,
+    save_cleaned,
+)
 from medssl.core.project.project import Project, Scan
 from napari.components import ViewerModel
 from napari.layers import Labels
@@ -41,9 +47,9 @@ class Predictions:
         self.viewer, self.session = viewer, session
         self.shown: Shown | None = None
         self.other: Shown | None = None
-        self.cleaning = Cleaning()
+        self.postprocessing = Postprocessing()
         """How the prediction on the screen was cleaned, and kept so."""
-        self.previewed = Cleaning()
+        self.previewed = Postprocessing()
         """What is being tried on it."""
         self.unfinished: set[tuple[int, int]] = set()
         """Slices (axis, index) of the layer that a training still works at (live_preview.py)."""
@@ -94,8 +100,8 @@ class Predictions:
         self._stop()
         if wanted not in self._labels:
             self._labels[wanted] = _read(self.session.need_project(), scan.id, wanted)
-        how = cleaning_of(self.session.need_project(), run, scan.id) if cleaned else None
-        self.cleaning = how or Cleaning()
+        how = postprocessing_of(self.session.need_project(), run, scan.id) if cleaned else None
+        self.postprocessing = how or Postprocessing()
         if self.shown not in (None, wanted):
             self.other = self.shown
         self.shown = wanted
@@ -144,12 +150,12 @@ class Predictions:
         """Another scan: nothing of the last one's predictions holds."""
         self._stop()
         self.shown = self.other = None
-        self.cleaning, self._labels = Cleaning(), {}
+        self.postprocessing, self._labels = Postprocessing(), {}
 
     def _stop(self) -> None:
         self._compare.stop()
         self._clean.stop()
-        self.previewed, self.changes = Cleaning(), {}
+        self.previewed, self.changes = Postprocessing(), {}
 
     def _on_predicted(self, scan: str, run: str) -> None:
         looked_at_again = self.session.job.kind == "predict" and run == self.shown_run
@@ -175,22 +181,22 @@ class Predictions:
 
     # --- cleaning up ---------------------------------------------------------------------------------
 
-    def preview(self, cleaning: Cleaning) -> None:
+    def preview(self, postprocessing: Postprocessing) -> None:
         """Show what cleaning makes of the run's prediction, without keeping it; none shows the prediction.
 
         Raises UserError ("no-prediction").
         """
         shown, scan, project = self.need_shown(), self.session.need_scan(), self.session.need_project()
-        if not cleaning:
+        if not postprocessing:
             self.show(shown.run, shown.cleaned)
             return
         self._compare.stop()
         raw = self._labels.get(Shown(shown.run))
-        self.previewed, self.changes = cleaning, {}
+        self.previewed, self.changes = postprocessing, {}
 
         def compute() -> Iterator[tuple[np.ndarray, Changes]]:
             own = _read(project, scan.id, Shown(shown.run)) if raw is None else raw
-            result = clean(own, cleaning, scan.geometry.voxel_ml)
+            result = clean(own, postprocessing, scan.geometry.voxel_ml)
             yield result, changes_between(own, result, scan.geometry.voxel_ml)
 
         def take(result: tuple[np.ndarray, Changes]) -> None:
@@ -207,11 +213,11 @@ class Predictions:
         Raises UserError ("no-prediction", "read-only").
         """
         shown, scan, project = self.need_shown(), self.session.need_scan(), self.session.need_project()
-        cleaning = self.previewed
+        postprocessing = self.previewed
         project.need_writable()
-        if cleaning:
+        if postprocessing:
             self._labels.pop(Shown(shown.run, True), None)
-            steps = _kept(project, scan, shown.run, cleaning)
+            steps = _kept(project, scan, shown.run, postprocessing)
             self._clean.ask(lambda: steps, lambda _: self.show(shown.run, cleaned=True))
 
     @property
@@ -237,11 +243,11 @@ def _read(project: Project, scan: str, wanted: Shown) -> np.ndarray:
     return labels
 
 
-def _kept(project: Project, scan: Scan, run: str, cleaning: Cleaning) -> Iterator[Any]:
+def _kept(project: Project, scan: Scan, run: str, postprocessing: Postprocessing) -> Iterator[Any]:
     """In a thread: computed again, so that what is kept is surely what was asked for."""
-    labels = clean(_read(project, scan.id, Shown(run)), cleaning, scan.geometry.voxel_ml)
-    save_cleaned(project, run, scan.id, cleaning, labels)
-    yield cleaning
+    labels = clean(_read(project, scan.id, Shown(run)), postprocessing, scan.geometry.voxel_ml)
+    save_cleaned(project, run, scan.id, postprocessing, labels)
+    yield postprocessing
 
 
 def _after(entries: list[Shown], shown: Shown) -> Shown | None:

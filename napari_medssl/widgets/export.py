@@ -7,7 +7,7 @@ from pathlib import Path
 
 from medssl.core.export.files import DICOM_SEG, export_scan, file_name
 from medssl.core.jobs import ExportJob
-from medssl.core.labels.postprocess import Cleaning
+from medssl.core.labels.postprocess import Postprocessing
 from medssl.core.project.project import Project
 from qtpy.QtWidgets import QFileDialog, QMenu, QWidget
 from superqt.utils import create_worker
@@ -64,14 +64,14 @@ class Export(QWidget):
             guarded(self.session, lambda: self._save(Path(path)))
 
     def _save(self, path: Path) -> None:
-        scan, run, cleaning = self.workspace.to_export()
+        scan, run, postprocessing = self.workspace.to_export()
         self._worker = create_worker(
             _written,
             self.session.need_project(),
             scan,
             run,
             path,
-            cleaning,
+            postprocessing,
             _start_thread=False,
             _connect={"returned": self._on_saved},
         )
@@ -99,8 +99,8 @@ class Export(QWidget):
             guarded(self.session, lambda: self._save_all(Path(folder), ending))
 
     def _save_all(self, folder: Path, ending: str) -> None:
-        _, run, cleaning = self.workspace.to_export()
-        project, how = str(self.session.need_project().root), asdict(cleaning)
+        _, run, postprocessing = self.workspace.to_export()
+        project, how = str(self.session.need_project().root), asdict(postprocessing)
         self.jobs.start(ExportJob(project=project, folder=str(folder), ending=ending, weights=run, **how))
 
     def refresh(self) -> None:
@@ -114,11 +114,11 @@ class Export(QWidget):
 
 
 def _written(
-    project: Project, scan: str, run: str, path: Path, cleaning: Cleaning
+    project: Project, scan: str, run: str, path: Path, postprocessing: Postprocessing
 ) -> tuple[Path, Exception | None]:
     """In a thread: reads the project folder and writes the file; errors are told in the viewer's own."""
     try:
-        export_scan(project, scan, run, path, cleaning)
+        export_scan(project, scan, run, path, postprocessing)
     except Exception as error:
         return path, error
     return path, None

@@ -100,8 +100,8 @@ class Finetune(QWidget):
     def _new_job(self) -> jobs.FinetuneJob:
         purpose = self.purpose.currentData()
         job = finetune_job(self.session, self.weights.currentData(), self.minutes.value())
-        settings = {"hold_slice_back": True} if self.hold.isChecked() else {}
-        return replace(job, recipe=purpose.recipe, semi=purpose.semi, settings=settings)
+        settings = {"validation_slice": True} if self.hold.isChecked() else {}
+        return replace(job, recipe=purpose.recipe, semi_supervised=purpose.semi_supervised, settings=settings)
 
     def _run(self, job: Callable[[], jobs.Job]) -> None:
         self.workspace.autosave.flush()  # only then is it known what is annotated

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medssl.core.labels.postprocess import Cleaning
+from medssl.core.labels.postprocess import Postprocessing
 from qtpy.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QFormLayout, QWidget
 from superqt.utils import qdebounced
 
@@ -66,7 +66,7 @@ class Prediction(QWidget):
         self._shown_parts = QWidget()
         column(
             self._shown_parts, form, row(self.hide_it, self.flip), self.difference, self.accept,
-            self._cleaning(), self.out, self.out.panel,
+            self._postprocessing(), self.out, self.out.panel,
         ).setContentsMargins(0, 0, 0, 0)  # fmt: skip
         column(self, self.words, self.segment, self.panel, self._shown_parts)
         for signal in (session.project_changed, session.scan_changed, session.runs_changed,
@@ -75,7 +75,7 @@ class Prediction(QWidget):
             signal.connect(self.refresh)
         self.refresh()
 
-    def _cleaning(self) -> QFormLayout:
+    def _postprocessing(self) -> QFormLayout:
         """The options of cleaning up, shown at once, kept by a button."""
         self.largest = QCheckBox("Largest part only")
         self.largest.setToolTip("Of each class, keep its largest connected part")
@@ -139,8 +139,8 @@ class Prediction(QWidget):
         if not self.session.closed and self._wanted() != self.predictions.previewed:
             guarded(self.session, lambda: self.predictions.preview(self._wanted()))
 
-    def _wanted(self) -> Cleaning:
-        return Cleaning(self.largest.isChecked(), round(self.drop.value(), 2), self.holes.isChecked())
+    def _wanted(self) -> Postprocessing:
+        return Postprocessing(self.largest.isChecked(), round(self.drop.value(), 2), self.holes.isChecked())
 
     # --- what it shows -------------------------------------------------------------------------------
 

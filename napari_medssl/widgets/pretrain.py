@@ -97,7 +97,7 @@ class Pretrain(QWidget):
         self.forecast.refresh()
         # What the newest run came to, where no job of this viewer says so already.
         done = self.session.runs(self.kind)
-        self.verdict.setText(done[0].health.get("words", "") if done else "")
+        self.verdict.setText(done[0].collapse_report.get("words", "") if done else "")
         self.verdict.setVisible(bool(self.verdict.text()) and self.session.job.kind != self.kind)
 
     def _on_purpose(self) -> None:

@@ -32,8 +32,8 @@ def body(shift: int) -> np.ndarray:
     random = np.random.default_rng(7)
     cells = [np.arange(n // step) + shift for n, step in zip(SHAPE, STEP, strict=True)]
     place = np.stack(np.meshgrid(*cells, indexing="ij"), axis=-1)
-    waves = np.cos(place @ random.normal(0, 0.35, (3, 40)) + random.uniform(0, 6, 40))
-    return (waves / np.linalg.norm(waves, axis=-1, keepdims=True)).astype(np.float16)
+    fourier_features = np.cos(place @ random.normal(0, 0.35, (3, 40)) + random.uniform(0, 6, 40))
+    return (fourier_features / np.linalg.norm(fourier_features, axis=-1, keepdims=True)).astype(np.float16)
 
 
 def moved(voxel: tuple[int, int, int], shift: int) -> tuple[int, int, int]:

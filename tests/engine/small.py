@@ -17,8 +17,8 @@ from medssl.core.events import Event
 from medssl.core.jobs import FinetuneJob, Plan, PretrainJob, TrainingJob
 from medssl.core.methods import METHODS
 from medssl.core.project.project import LabelClass, Project
-from medssl.nn.data.crops import Views
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.crops import CropBatch
+from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.methods import find
 from medssl.tasks import planner
 from torch import Tensor
@@ -61,20 +61,24 @@ def plan(dims: int = 2, **changes: Any) -> Plan:
     return replace(small, **changes)
 
 
-def pool(*images: Tensor, spacing_mm: Spacing = (1.0, 1.0, 1.0), targets: Sequence[Tensor] = ()) -> Pool:
+def dataset(
+    *images: Tensor, spacing_mm: Spacing = (1.0, 1.0, 1.0), targets: Sequence[Tensor] = ()
+) -> DeviceDataset:
     """A pool of these images, all of one spacing."""
     names = tuple(f"scan-{number}" for number in range(len(images)))
-    return Pool(names, tuple(images), (spacing_mm,) * len(images), tuple(targets))
+    return DeviceDataset(names, tuple(images), (spacing_mm,) * len(images), tuple(targets))
 
 
 def noise(shape: Shape, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=seeded(seed))
 
 
-def ramps(shape: Shape, spacing_mm: Spacing = (1.0, 1.0, 1.0)) -> tuple[Pool, Pool, Pool]:
+def ramps(
+    shape: Shape, spacing_mm: Spacing = (1.0, 1.0, 1.0)
+) -> tuple[DeviceDataset, DeviceDataset, DeviceDataset]:
     """Three pools whose one image is its own slice, row and column index."""
     grids = torch.meshgrid(*(torch.arange(float(length)) for length in shape), indexing="ij")
-    first, second, third = (pool(grid.contiguous(), spacing_mm=spacing_mm) for grid in grids)
+    first, second, third = (dataset(grid.contiguous(), spacing_mm=spacing_mm) for grid in grids)
     return first, second, third
 
 
@@ -84,9 +88,9 @@ def box(
     step: Sequence[float] = (1, 1, 1),
     flip: Sequence[bool] = (False, False, False),
     angle: float = 0.0,
-) -> Views:
+) -> CropBatch:
     """One view of scan 0."""
-    return Views(
+    return CropBatch(
         size,
         torch.tensor([0]),
         torch.tensor([centre], dtype=torch.float32),
@@ -96,13 +100,13 @@ def box(
     )
 
 
-def stacked(views: Sequence[Views]) -> Views:
+def stacked(views: Sequence[CropBatch]) -> CropBatch:
     """Several views as one batch."""
     parts = ("scan", "centre", "step", "flip", "angle")
-    return Views(views[0].size, *(torch.cat([getattr(each, part) for each in views]) for part in parts))
+    return CropBatch(views[0].size, *(torch.cat([getattr(each, part) for each in views]) for part in parts))
 
 
-def voxel_positions(views: Views) -> Tensor:
+def voxel_positions(views: CropBatch) -> Tensor:
     """(B, D, H, W, 3): where `to_scan` says that every voxel of the views lies."""
     axes = [torch.arange(float(length)) for length in views.size]
     index = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3)
@@ -177,7 +181,12 @@ class Events(list[Event]):
 
 
 SHAPE: Shape = (12, 24, 24)
-ROUNDS = {"rounds": [0.3, 0.7], "least_steps": 0, "trusted_loss": 100.0, "sure": 0.0}
+ROUNDS = {
+    "rounds": [0.3, 0.7],
+    "min_steps_between": 0,
+    "start_below_loss": 100.0,
+    "confidence_threshold": 0.0,
+}
 """Fine-tuning learns from its own guesses that early, whatever they are worth."""
 
 
@@ -186,7 +195,7 @@ def job_of(kind: str, project: Project, **changes: Any) -> TrainingJob:
 
     It runs on the CPU, where the same seed gives the same bits.
 
-    kind: a method of pre-training, or "finetune", which "-3d" and a choice of `semi` may follow.
+    kind: a method of pre-training, or "finetune", which "-3d" and a choice of `semi_supervised` may follow.
     """
     common: dict[str, Any] = {"project": str(project.root), "steps": 10, "device": "cpu"}
     if kind in METHODS:
@@ -194,9 +203,9 @@ def job_of(kind: str, project: Project, **changes: Any) -> TrainingJob:
         settings = {name: value for name, value in SETTINGS.items() if name in known}
         return PretrainJob(**{**common, "method": kind, "settings": settings, **changes})
     shape = {"dims": 3, "patch": [8, 16, 16]} if "-3d" in kind else {}
-    semi = kind.replace("-3d", "").partition("-")[2] or "self_training"
-    settings = {**FINETUNE, **shape, **({} if semi == "none" else ROUNDS)}
-    return FinetuneJob(**{**common, "settings": settings, "semi": semi, **changes})
+    semi_supervised = kind.replace("-3d", "").partition("-")[2] or "self_training"
+    settings = {**FINETUNE, **shape, **({} if semi_supervised == "none" else ROUNDS)}
+    return FinetuneJob(**{**common, "settings": settings, "semi_supervised": semi_supervised, **changes})
 
 
 def run(job: Any, events: Events | None = None, should_stop: Callable[[], bool] = never) -> dict[str, Any]:

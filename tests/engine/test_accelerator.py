@@ -54,7 +54,7 @@ def task_on(device: torch.device, project: Project, kind: str, **settings: Any) 
     plan, _ = planner.choose(project, list(project.scans), CPU, job.settings)
     if isinstance(job, PretrainJob):
         loop, task = pretrain.make_task(project, list(project.scans), job, plan, device, None, Events())
-        task.method.prepare(task.pool, Events())
+        task.method.prepare(task.dataset, Events())
         return loop, task
     assert isinstance(job, FinetuneJob)
     return finetune.make_task(project, job, plan, device, Events())
@@ -92,7 +92,7 @@ def test_a_training_runs_to_its_end(project: Project, kind: str, precision: str)
 def test_labels_are_those_of_the_cpu(dims: int) -> None:
     shape = {2: (3, 32, 32), 3: (8, 32, 32)}[dims]
     strides = ((1,) * dims, (2,) * dims, (2,) * dims)
-    plan = Plan(dims, 0, (1.0,) * 3, shape, 2, (8, 16, 16), strides, sides="all")  # type: ignore[arg-type]
+    plan = Plan(dims, 0, (1.0,) * 3, shape, 2, (8, 16, 16), strides, multiplanar=True)  # type: ignore[arg-type]
     network = build(plan, 3, seed=4).eval()
     image = np.random.default_rng(0).normal(size=(20, 40, 36)).astype(np.float32)
     one = segment(network, plan, image, (1.0, 1.0, 1.0), CPU)

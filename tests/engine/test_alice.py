@@ -11,12 +11,18 @@ import torch
 from medssl.core import recipes
 from medssl.core.errors import UserError
 from medssl.core.events import Notice
-from medssl.nn.data.device_dataset import Pool
-from medssl.nn.methods.alice import Alice, AliceSettings, draw_visible, repainting, teacher_temperature
-from medssl.nn.methods.alice_parts import CASA, Head, across, balanced, centred, cross_entropy, in_use
+from medssl.nn.data.device_dataset import DeviceDataset
+from medssl.nn.methods.alice import (
+    Alice,
+    AliceSettings,
+    draw_visible,
+    reconstruction_loss,
+    teacher_temperature,
+)
+from medssl.nn.methods.alice_parts import CASA, Head, across, centering, cross_entropy, perplexity, sinkhorn
 from medssl.nn.models.unet import build
 from project_parts import code_of
-from small import Events, noise, plan, pool, seeded
+from small import Events, dataset, noise, plan, seeded
 from torch import Tensor
 
 SMALL = AliceSettings(
@@ -35,11 +41,11 @@ LATER = 0.6
 """Of the training: the matcher is ready."""
 
 
-def method(dims: int = 2, scans: Pool | None = None, **changes: Any) -> Alice:
+def method(dims: int = 2, scans: DeviceDataset | None = None, **changes: Any) -> Alice:
     torch.manual_seed(0)
     small = plan(dims)
     made = Alice(build(small, 3 if dims == 2 else 1, 0), small, replace(SMALL, **changes))
-    made.prepare(pool(*SCANS) if scans is None else scans, Events())
+    made.prepare(dataset(*SCANS) if scans is None else scans, Events())
     return made
 
 
@@ -59,15 +65,15 @@ def views(dims: int = 2, pairs: int = 2) -> Tensor:
 def test_h_is_least_where_student_and_teacher_say_the_same_at_their_temperatures() -> None:
     # Small scores: of surer ones the loss is nearly 0 whatever the student says, and rounding decides.
     teacher, centre = 0.02 * scores(5, 7), 0.02 * scores(7, seed=1)
-    wanted = centred(teacher, centre, 0.01)
+    target = centering(teacher, centre, 0.01)
     best = ((teacher - centre) / 0.01 * 0.1).requires_grad_()
-    least = cross_entropy(wanted, best, 0.1)
+    least = cross_entropy(target, best, 0.1)
     least.backward()
     assert best.grad is not None
     assert best.grad.abs().max() < 1e-6
     for seed in range(5):
         other = best.detach() + 0.05 * scores(5, 7, seed=seed)
-        assert cross_entropy(wanted, other, 0.1) >= least
+        assert cross_entropy(target, other, 0.1) >= least
 
 
 def test_h_of_the_same_scores_is_the_entropy_of_the_teacher() -> None:
@@ -87,11 +93,11 @@ def test_identical_views_and_networks_give_the_teachers_entropy_across_scans() -
 
 
 def test_across_scans_each_view_is_compared_with_the_other_one() -> None:
-    wanted, student = centred(scores(4, 6), scores(6, seed=2), 0.05), scores(4, 6, seed=1)
+    target, student = centering(scores(4, 6), scores(6, seed=2), 0.05), scores(4, 6, seed=1)
     by_hand = sum(
-        cross_entropy(wanted[one], student[two], 0.1) for one, two in ((0, 2), (1, 3), (2, 0), (3, 1))
+        cross_entropy(target[one], student[two], 0.1) for one, two in ((0, 2), (1, 3), (2, 0), (3, 1))
     )
-    assert across(wanted, student, 0.1).item() == pytest.approx(float(by_hand) / 4, rel=1e-5)
+    assert across(target, student, 0.1).item() == pytest.approx(float(by_hand) / 4, rel=1e-5)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -106,10 +112,10 @@ def test_swapping_q_and_k_leaves_the_loss_unchanged(dims: int) -> None:
 def test_the_loss_is_the_weighted_sum_of_its_terms() -> None:
     images = views()
     for weights in ((1.0, 1.0, 10.0), (0.5, 2.0, 0.0)):
-        inter, intra, repaint = weights
-        weighted = method(inter=inter, intra=intra, repaint=repaint)
+        inter, intra, reconstruction = weights
+        weighted = method(inter=inter, intra=intra, reconstruction=reconstruction)
         loss, numbers = weighted.compare(images, torch.ones(4, 1, 16, 16), 0.5)
-        terms = (numbers[name].item() for name in ("inter", "intra", "repaint"))
+        terms = (numbers[name].item() for name in ("inter", "intra", "reconstruction"))
         assert loss.item() == pytest.approx(sum(w * t for w, t in zip(weights, terms, strict=True)), rel=1e-4)
 
 
@@ -126,15 +132,15 @@ def test_the_teacher_gets_no_gradient_and_all_else_does() -> None:
 def test_the_reconstruction_loss_is_zero_only_for_the_image_itself() -> None:
     image = scores(2, 3, 8, 8)
     visible = draw_visible(2, (8, 8), SMALL, seeded())
-    assert repainting(image, image, visible, "all") == 0
-    assert repainting(image + 0.1 * visible, image, visible, "all") > 0
-    assert repainting(image + 2, image, visible, "all").item() == pytest.approx(2.0, rel=1e-5)
+    assert reconstruction_loss(image, image, visible, "all") == 0
+    assert reconstruction_loss(image + 0.1 * visible, image, visible, "all") > 0
+    assert reconstruction_loss(image + 2, image, visible, "all").item() == pytest.approx(2.0, rel=1e-5)
 
 
 def test_the_masked_variant_ignores_visible_voxels() -> None:
     image, painted = scores(2, 3, 8, 8), scores(2, 3, 8, 8, seed=1).requires_grad_()
     visible = draw_visible(2, (8, 8), SMALL, seeded())
-    repainting(painted, image, visible, "masked").backward()
+    reconstruction_loss(painted, image, visible, "masked").backward()
     assert painted.grad is not None
     seen = visible.expand_as(image) == 1
     assert (painted.grad[seen] == 0).all()
@@ -166,37 +172,37 @@ def test_the_teachers_temperature_rises_over_the_first_steps() -> None:
 
 def test_prototypes_in_use_are_counted_evenly() -> None:
     one_hot = 10.0 * torch.eye(8)
-    assert in_use(centred(one_hot, torch.zeros(8), 0.1)).item() == pytest.approx(8, rel=1e-4)
-    assert in_use(centred(one_hot[:1].expand(6, -1), torch.zeros(8), 0.1)).item() == pytest.approx(
+    assert perplexity(centering(one_hot, torch.zeros(8), 0.1)).item() == pytest.approx(8, rel=1e-4)
+    assert perplexity(centering(one_hot[:1].expand(6, -1), torch.zeros(8), 0.1)).item() == pytest.approx(
         1, rel=1e-4
     )
 
 
 def test_balanced_shares_use_all_prototypes_where_centred_ones_collapse() -> None:
     """Cells that hardly differ, and one prototype that all of them like best."""
-    alike = scores(1, 1, 8) + 0.05 * scores(4, 16, 8, seed=1)
-    shares = balanced(alike, 0.02)
-    assert shares.shape == alike.shape
-    assert torch.allclose(shares.sum(-1), torch.ones(4, 16), atol=1e-4)
-    assert in_use(shares) > 7.5
-    assert in_use(centred(alike, torch.zeros(8), 0.02)) < 2
-    assert not balanced(alike.requires_grad_(), 0.02).requires_grad
+    positive_mask = scores(1, 1, 8) + 0.05 * scores(4, 16, 8, seed=1)
+    assignment = sinkhorn(positive_mask, 0.02)
+    assert assignment.shape == positive_mask.shape
+    assert torch.allclose(assignment.sum(-1), torch.ones(4, 16), atol=1e-4)
+    assert perplexity(assignment) > 7.5
+    assert perplexity(centering(positive_mask, torch.zeros(8), 0.02)) < 2
+    assert not sinkhorn(positive_mask.requires_grad_(), 0.02).requires_grad
 
 
 def test_balanced_shares_keep_what_tells_cells_apart() -> None:
     """A cell gets most of the prototype it likes best where there are as many cells as prototypes."""
     liked = torch.eye(8)[torch.randperm(8, generator=seeded())] + 0.1 * scores(8, 8, seed=1)
-    assert torch.equal(balanced(liked, 0.1).argmax(-1), liked.argmax(-1))
-    assert balanced(3000 * liked, 0.01).isfinite().all(), "scores over a hundredth leave the range of floats"
+    assert torch.equal(sinkhorn(liked, 0.1).argmax(-1), liked.argmax(-1))
+    assert sinkhorn(3000 * liked, 0.01).isfinite().all(), "scores over a hundredth leave the range of floats"
 
 
 def test_the_recipe_for_minutes_balances_and_the_published_one_centres() -> None:
     assert recipes.read("alice-quick").method["shares"] == "balanced"
     assert "shares" not in recipes.read("alice-paper").method
-    assert AliceSettings().shares == "centred"
-    one = method(shares="balanced")
+    assert AliceSettings().assignment == "centred"
+    one = method(assignment="balanced")
     _, numbers = one.compare(views(), torch.ones(4, 1, 16, 16), 0.5)
-    assert numbers["prototypes"] > 0.8 * 12
+    assert numbers["perplexity"] > 0.8 * 12
     assert (one.modules["centres"].cell == 0).all()
 
 
@@ -244,7 +250,7 @@ def test_the_student_sees_masked_views_and_the_teacher_whole_ones() -> None:
     for name in ("network", "teacher"):
         encoder = one.modules["network"].encoder if name == "network" else one.modules["teacher"]["encoder"]
         encoder[0].register_forward_pre_hook(lambda module, given, name=name: seen.update({name: given[0]}))
-    one.loss(pool(*SCANS), seeded(), LATER)
+    one.loss(dataset(*SCANS), seeded(), LATER)
     hidden = seen["network"] == 0
     assert 0.7 < hidden.float().mean() < 0.8
     assert torch.equal(seen["network"][~hidden], seen["teacher"][~hidden])
@@ -338,7 +344,7 @@ def test_scores_are_cosines_with_prototypes() -> None:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_at_first_only_the_matcher_learns_and_then_all_but_it(dims: int) -> None:
-    scans = pool(*SCANS)
+    scans = dataset(*SCANS)
     one = method(dims, scans)
     for fraction, beginning in ((0.1, True), (LATER, False)):
         one.modules.zero_grad()
@@ -346,7 +352,9 @@ def test_at_first_only_the_matcher_learns_and_then_all_but_it(dims: int) -> None
         loss.backward()
         assert loss.isfinite()
         assert set(numbers) == (
-            {"matching"} if beginning else {"inter", "intra", "repaint", "prototypes", "spread", "accepted"}
+            {"matching"}
+            if beginning
+            else {"inter", "intra", "reconstruction", "perplexity", "feature_std", "accepted"}
         )
         for name, parameter in one.modules.named_parameters():
             trained = name.startswith("matcher.") == beginning and not name.startswith("teacher.")
@@ -354,7 +362,7 @@ def test_at_first_only_the_matcher_learns_and_then_all_but_it(dims: int) -> None
 
 
 def test_a_trained_matcher_stays_as_it_is_when_the_training_is_taken_further() -> None:
-    scans = pool(*SCANS)
+    scans = dataset(*SCANS)
     one = method(scans=scans)
     one.loss(scans, seeded(), LATER)
     assert "accepted" in one.loss(scans, seeded(), 0.1)[1]
@@ -367,7 +375,7 @@ def test_a_trained_matcher_stays_as_it_is_when_the_training_is_taken_further() -
 
 
 def test_it_says_how_often_the_matcher_finds_a_place() -> None:
-    scans, events = pool(*SCANS), Events()
+    scans, events = dataset(*SCANS), Events()
     for threshold, share in ((-1.0, "100 %"), (1.0, "0 %")):
         one = method(scans=scans, threshold=threshold)
         one.prepare(scans, events)
@@ -378,14 +386,14 @@ def test_it_says_how_often_the_matcher_finds_a_place() -> None:
 
 def test_a_single_scan_is_refused() -> None:
     with pytest.raises(UserError) as caught:
-        method(scans=pool(SCANS[0]))
+        method(scans=dataset(SCANS[0]))
     assert code_of(caught) == "one-scan"
     assert "scan-0" in str(caught.value)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_constant_scans_end_and_give_a_finite_loss(dims: int) -> None:
-    scans = pool(torch.zeros(12, 24, 24), torch.ones(9, 20, 24))
+    scans = dataset(torch.zeros(12, 24, 24), torch.ones(9, 20, 24))
     one = method(dims, scans)
     for fraction in (0.0, LATER):
         loss, _ = one.loss(scans, seeded(), fraction)
@@ -394,7 +402,7 @@ def test_constant_scans_end_and_give_a_finite_loss(dims: int) -> None:
 
 
 def test_a_step_repeats_with_the_generator() -> None:
-    scans = pool(*SCANS)
+    scans = dataset(*SCANS)
     losses = [method(scans=scans).loss(scans, seeded(seed), LATER)[0] for seed in (5, 5, 6)]
     assert torch.equal(losses[0], losses[1])
     assert not torch.equal(losses[0], losses[2])

@@ -13,29 +13,31 @@ from medssl.nn.models import checkpoint
 from medssl.nn.models.anatomical_embedding import (
     COARSE,
     FINE,
-    Atlas,
+    AnatomicalEmbedding,
     Embedded,
-    Matcher,
-    Matching,
+    EmbeddingBank,
+    EmbeddingSettings,
     find,
     load_matcher,
     on_grid,
     side_by_side,
 )
 from medssl.tasks.inference.features import matched_features
-from small import CPU, Shape, Spacing, block_phantom, noise, plan, pool, scan_of, seeded
+from small import CPU, Shape, Spacing, block_phantom, dataset, noise, plan, scan_of, seeded
 from torch import Tensor
 
-SMALL = Matching(dimension=8, crop=16, anchors=32)
+SMALL = EmbeddingSettings(dimension=8, crop=16, anchors=32)
 
 
-def matcher(dimension: int = 8) -> Matcher:
+def matcher(dimension: int = 8) -> AnatomicalEmbedding:
     torch.manual_seed(0)
-    return Matcher(dimension)
+    return AnatomicalEmbedding(dimension)
 
 
-def atlas(*images: Tensor, spacing_mm: Spacing = (1.0, 1.0, 1.0), settings: Matching = SMALL) -> Atlas:
-    return Atlas(pool(*images, spacing_mm=spacing_mm), matcher(settings.dimension), settings)
+def embedding_bank(
+    *images: Tensor, spacing_mm: Spacing = (1.0, 1.0, 1.0), settings: EmbeddingSettings = SMALL
+) -> EmbeddingBank:
+    return EmbeddingBank(dataset(*images, spacing_mm=spacing_mm), matcher(settings.dimension), settings)
 
 
 def ramps(shape: Shape) -> list[Tensor]:
@@ -46,7 +48,7 @@ def ramps(shape: Shape) -> list[Tensor]:
 
 @pytest.mark.parametrize("shape", [(24, 32, 32), (13, 27, 30), (1, 20, 20)])
 def test_a_place_is_found_in_its_own_scan_within_a_fine_cell_with_score_one(shape: Shape) -> None:
-    only = atlas(noise(shape)).embedded(0)
+    only = embedding_bank(noise(shape)).embedded(0)
     points = torch.rand(50, 3, generator=seeded()) * torch.tensor(shape) - 0.5
     number, score = find(only.vectors[only.number(points)], only.vectors)
     assert torch.allclose(score, torch.ones(50), atol=2e-3)
@@ -55,7 +57,7 @@ def test_a_place_is_found_in_its_own_scan_within_a_fine_cell_with_score_one(shap
 
 
 def test_scores_lie_between_minus_one_and_one() -> None:
-    both = atlas(noise((20, 24, 24)), noise((16, 30, 24), seed=1))
+    both = embedding_bank(noise((20, 24, 24)), noise((16, 30, 24), seed=1))
     _, score = find(both.embedded(0).vectors, both.embedded(1).vectors)
     assert ((score >= -1) & (score <= 1)).all()
     vectors = both.embedded(0).vectors.float()
@@ -71,7 +73,7 @@ def test_matching_follows_a_scan_that_is_shifted_by_coarse_cells() -> None:
         low = [30 + each for each in moved]
         scan[tuple(slice(at, at + 12) for at in low)] = content
         scans.append(scan)
-    both = atlas(*scans, settings=replace(SMALL, cells=72))
+    both = embedding_bank(*scans, settings=replace(SMALL, cells=72))
     one, two = both.embedded(0), both.embedded(1)
     points = 30 + 12 * torch.rand(40, 3, generator=seeded()) - 0.5
     number, score = find(one.vectors[one.number(points)], two.vectors)
@@ -114,7 +116,7 @@ def test_cells_and_voxels_agree() -> None:
 def test_places_are_drawn_on_the_body_only() -> None:
     image = torch.zeros(16, 32, 32)
     image[:, 8:16, 8:24] = 1 + 0.1 * noise((16, 8, 16))
-    only = atlas(image).embedded(0)
+    only = embedding_bank(image).embedded(0)
     cell = torch.stack(torch.unravel_index(only.body, only.cells), 1)
     assert cell.amin(0).tolist() == [0, 4, 4]
     assert cell.amax(0).tolist() == [7, 7, 11]
@@ -122,18 +124,22 @@ def test_places_are_drawn_on_the_body_only() -> None:
 
 @pytest.mark.parametrize("image", [torch.zeros(16, 24, 24), torch.full((1, 5, 5), 3.0)])
 def test_a_blank_scan_is_body_everywhere_and_its_loss_is_finite(image: Tensor) -> None:
-    blank = atlas(image)
+    blank = embedding_bank(image)
     assert len(blank.embedded(0).body) == len(blank.embedded(0).vectors)
     assert blank.embedded(0).vectors.isfinite().all()
     assert matching_loss(blank, seeded()).isfinite()
 
 
 def test_the_grid_follows_the_scans() -> None:
-    small = atlas(noise((36, 50, 36)), spacing_mm=(1.0, 1.0, 1.0), settings=Matching(dimension=8))
+    small = embedding_bank(
+        noise((36, 50, 36)), spacing_mm=(1.0, 1.0, 1.0), settings=EmbeddingSettings(dimension=8)
+    )
     assert small.cell_mm == 1.0, "finer than the voxels says nothing more"
     assert small.far_cells == 10.0, "a fifth of the scan"
     assert small.side == (32, 32, 32)
-    large = atlas(noise((20, 256, 200)), spacing_mm=(5.0, 2.0, 2.0), settings=Matching(dimension=8))
+    large = embedding_bank(
+        noise((20, 256, 200)), spacing_mm=(5.0, 2.0, 2.0), settings=EmbeddingSettings(dimension=8)
+    )
     assert large.cell_mm == 8.0
     assert large.far_cells == 2.5
     assert large.side == (16, 32, 32)
@@ -156,8 +162,8 @@ def test_crops_overlap_and_differ_in_place_turn_size_and_bend() -> None:
     first, second = draw_crops(volumes, (16, 16, 16), seeded())
     positions = first.positions(FINE)
     assert torch.allclose(first.voxels(positions).amin(1), torch.full((2, 3), 0.5), atol=1e-3)
-    assert (first.bend == 0).all()
-    assert second.bend.std() > 0.5
+    assert (first.displacement == 0).all()
+    assert second.displacement.std() > 0.5
     assert not torch.equal(first.linear, second.linear)
     within = first.voxels(second.positions(FINE))
     shared = ((within >= 0) & (within <= 15)).all(2).float().mean(1)
@@ -168,7 +174,7 @@ def test_contrast_is_info_nce_over_the_hardest_allowed_negatives() -> None:
     anchors = torch.tensor([[[1.0], [0.0]]])
     others = torch.tensor([[[1.0, 0.6, -1.0, 0.8], [0.0, 0.8, 0.0, 0.6]]])  # cosines 1, 0.6, -1, 0.8
     allowed = torch.tensor([[[False, True, True, True]]])
-    settings = Matching(negatives=2, matching_temperature=0.5)
+    settings = EmbeddingSettings(negatives=2, matching_temperature=0.5)
     loss = contrast(anchors, torch.tensor([[[0.6], [0.8]]]), others, allowed, settings)
     same, negatives = np.exp(0.6 / 0.5), np.exp(0.6 / 0.5) + np.exp(0.8 / 0.5)
     assert loss.item() == pytest.approx(-np.log(same / (same + negatives)), rel=1e-5)
@@ -189,16 +195,18 @@ def test_near_places_are_no_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
         return contrast(anchors, positives, others, allowed, SMALL)
 
     monkeypatch.setattr("medssl.nn.methods.embedding_training.contrast", remember)
-    for far_mm, share in ((0.0, 0.9), (1e9, None)):
+    for min_negative_distance_mm, share in ((0.0, 0.9), (1e9, None)):
         seen.clear()
-        far = atlas(noise((40, 40, 40)), settings=replace(SMALL, far_mm=far_mm))
+        far = embedding_bank(
+            noise((40, 40, 40)), settings=replace(SMALL, min_negative_distance_mm=min_negative_distance_mm)
+        )
         matching_loss(far, seeded())
         fine = seen[0].float().mean()
         assert fine > share if share else 0.1 < fine < 0.9, "at most a fifth of the scan is near"
 
 
 def test_the_matcher_learns_to_tell_places_apart() -> None:
-    scans = atlas(*(torch.from_numpy(block_phantom(seed, (16, 24, 24))[0]) for seed in range(3)))
+    scans = embedding_bank(*(torch.from_numpy(block_phantom(seed, (16, 24, 24))[0]) for seed in range(3)))
     optimizer = torch.optim.AdamW(scans.matcher.parameters(), lr=2e-3)
     generator, losses = seeded(), []
     for _ in range(20):
@@ -212,7 +220,7 @@ def test_the_matcher_learns_to_tell_places_apart() -> None:
 
 
 def test_the_loss_repeats_with_the_generator() -> None:
-    scans = atlas(noise((24, 24, 24)), noise((24, 30, 24)))
+    scans = embedding_bank(noise((24, 24, 24)), noise((24, 30, 24)))
     assert torch.equal(matching_loss(scans, seeded(3)), matching_loss(scans, seeded(3)))
     assert not torch.equal(matching_loss(scans, seeded(3)), matching_loss(scans, seeded(4)))
 
@@ -230,7 +238,7 @@ def test_a_checkpoint_gives_the_matcher_back_or_says_that_it_has_none(tmp_path: 
     assert load_matcher(tmp_path / "without.safetensors") is None
 
 
-class Coordinates(Matcher):
+class Coordinates(AnatomicalEmbedding):
     """A matcher that tells where each cell of the grid lies, as an angle in the fine and the coarse part."""
 
     def embed(self, volume: Tensor) -> Tensor:

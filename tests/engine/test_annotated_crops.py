@@ -10,9 +10,9 @@ import pytest
 import torch
 from medssl.core.errors import UserError
 from medssl.nn.data.crops import cut_targets
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.tasks.segment.annotated_crops import AnnotatedVoxels, partial_loss, sample_annotated
-from small import noise, plan, pool, seeded
+from small import dataset, noise, plan, seeded
 from torch import Tensor
 
 IGNORE = 255
@@ -103,13 +103,13 @@ def test_half_precision_scores_give_a_finite_loss() -> None:
     assert partial_loss(given, partly(0.3)).isfinite()
 
 
-def planes(*indices: int, label: int = 1) -> Pool:
+def planes(*indices: int, label: int = 1) -> DeviceDataset:
     """A scan whose slices `indices` are complete: a block of the class, background around."""
     target = torch.full(SCAN, IGNORE, dtype=torch.uint8)
     for index in indices:
         target[index] = 0
         target[index, 15:25, 10:20] = label
-    return pool(noise(SCAN), targets=[target])
+    return dataset(noise(SCAN), targets=[target])
 
 
 def test_annotated_planes_visit_every_patch_position_in_3d() -> None:
@@ -143,7 +143,7 @@ def test_classes_are_drawn_evenly_however_small() -> None:
     target = torch.zeros(SCAN, dtype=torch.uint8)
     target[2, 3, 4] = 2
     target[5:15] = 1
-    scans = pool(noise(SCAN), targets=[target])
+    scans = dataset(noise(SCAN), targets=[target])
     drawn = AnnotatedVoxels.of(scans).draw(3000, seeded(), foreground=2 / 3)
     labels = target[tuple(drawn[:, 1:].T)]
     shares = [(labels == label).float().mean().item() for label in range(3)]
@@ -152,7 +152,7 @@ def test_classes_are_drawn_evenly_however_small() -> None:
 
 def test_drawn_voxels_are_annotated_and_of_their_scan() -> None:
     first, second = planes(3), planes(15, label=1)
-    scans = pool(*first.images, *second.images, targets=[*first.targets, *second.targets])
+    scans = dataset(*first.images, *second.images, targets=[*first.targets, *second.targets])
     drawn = AnnotatedVoxels.of(scans).draw(500, seeded(), foreground=0.5)
     assert set(map(tuple, drawn[:, :2].tolist())) == {(0, 3), (1, 15)}
 
@@ -165,7 +165,7 @@ def test_a_single_class_is_refused(labels: tuple[int, ...], sentence: str) -> No
     for label in labels:
         target[4] = label
     with pytest.raises(UserError, match=sentence) as caught:
-        AnnotatedVoxels.of(pool(noise(SCAN), targets=[target]))
+        AnnotatedVoxels.of(dataset(noise(SCAN), targets=[target]))
     assert caught.value.code == "one-class"
 
 
@@ -194,7 +194,7 @@ def test_zoom_turn_and_step_stay_in_their_ranges(dims: int) -> None:
 def test_2_5d_patches_hardly_leave_the_scan(shape: tuple[int, int, int]) -> None:
     target = torch.zeros(shape, dtype=torch.uint8)
     target[:, 2:4, 2:4] = 1
-    scans = pool(noise(shape), targets=[target])
+    scans = dataset(noise(shape), targets=[target])
     views = sample_annotated(scans, plan(2, batch=300), AnnotatedVoxels.of(scans), seeded(), overshoot=0.1)
     low, high = views.extent()
     width = high - low

@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 import torch
-from medssl.nn.data.augment import PUBLISHED, STRONG, Intensity, change_intensity, draw_bend
+from medssl.nn.data.augment import PUBLISHED, STRONG, Intensity, change_intensity, draw_displacement
 from small import seeded
 from torch import Tensor
 
@@ -120,13 +120,13 @@ def test_blur_leaves_a_constant_view_alone() -> None:
 
 @pytest.mark.parametrize("size", [(20, 33), (4, 20, 33)])
 def test_a_bend_is_smooth_and_of_the_strength_asked_for(size: tuple[int, ...]) -> None:
-    bend = draw_bend(200, size, seeded(), probability=1, strength_vox=3)
-    assert bend.shape == (200, len(size), *size)
-    assert 1.0 < bend.flatten(1).abs().amax(1).median() < 6
-    for axis in range(2, bend.ndim):
-        assert bend.diff(dim=axis).abs().max() < 1, "folded over"
+    displacement = draw_displacement(200, size, seeded(), probability=1, strength_vox=3)
+    assert displacement.shape == (200, len(size), *size)
+    assert 1.0 < displacement.flatten(1).abs().amax(1).median() < 6
+    for axis in range(2, displacement.ndim):
+        assert displacement.diff(dim=axis).abs().max() < 1, "folded over"
 
 
 def test_a_bend_is_drawn_for_each_view_by_itself() -> None:
-    bent = draw_bend(1000, (4, 4), seeded(), probability=0.3).flatten(1).any(1)
+    bent = draw_displacement(1000, (4, 4), seeded(), probability=0.3).flatten(1).any(1)
     assert 0.24 < bent.float().mean() < 0.36

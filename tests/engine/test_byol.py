@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 from medssl.core.errors import UserError
-from medssl.nn.data.crops import Views, cut, shown
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.crops import CropBatch, cut, shown
+from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.methods.byol import BYOL, BYOLSettings, disagreement
 from medssl.nn.methods.common import momentum
 from medssl.nn.methods.pgl import PGL
 from medssl.nn.models.unet import build
 from project_parts import code_of
-from small import Events, box, noise, plan, pool, seeded, stacked
+from small import Events, box, dataset, noise, plan, seeded, stacked
 from torch import Tensor, nn
 
 SCAN = (16, 48, 40)
@@ -32,7 +32,7 @@ def size(dims: int) -> tuple[int, int, int]:
     return (3, 16, 16) if dims == 2 else (8, 16, 16)
 
 
-def unchanged(byol: BYOL, scans: Pool, *pair: Views) -> tuple[Views, Views]:
+def unchanged(byol: BYOL, scans: DeviceDataset, *pair: CropBatch) -> tuple[CropBatch, CropBatch]:
     """The pair as it lies in the scans, without changes of grey values."""
     first, second = (cut(scans, views, byol.plan) for views in pair)
     return first, second
@@ -45,7 +45,7 @@ def vectors(channels: int = 8, seed: int = 0) -> Tensor:
 @pytest.mark.parametrize("dims", [2, 3])
 def test_identity(dims: int) -> None:
     """The same view twice, teacher equal to student and no predictor: nothing to learn."""
-    byol, scans = method(dims), pool(noise(SCAN))
+    byol, scans = method(dims), dataset(noise(SCAN))
     byol.modules["predictor"] = nn.Identity()
     views = stacked([box((8, 20, 20), size(dims)), box((5, 30, 15), size(dims))])
     loss, _ = byol.compare(*unchanged(byol, scans, views, views))
@@ -53,7 +53,7 @@ def test_identity(dims: int) -> None:
 
 
 def test_swap_symmetry() -> None:
-    byol, scans = method(), pool(noise(SCAN))
+    byol, scans = method(), dataset(noise(SCAN))
     first = stacked([box((8, 20, 20), size(2)), box((5, 30, 15), size(2))])
     second = stacked([box((8, 24, 18), size(2)), box((5, 27, 20), size(2), flip=(False, True, False))])
     pair = unchanged(byol, scans, first, second)
@@ -105,7 +105,7 @@ def test_a_vector_of_zeros_gives_no_nan() -> None:
 @pytest.mark.parametrize("dims", [2, 3])
 def test_no_gradient_reaches_the_teacher_or_the_decoder(dims: int) -> None:
     byol = method(dims)
-    byol.loss(pool(noise(SCAN), noise(SCAN, 1)), seeded(), 0.0)[0].backward()
+    byol.loss(dataset(noise(SCAN), noise(SCAN, 1)), seeded(), 0.0)[0].backward()
     network = byol.modules["network"]
     for untouched in (byol.modules["teacher"], network.decoder, network.head):
         assert all(each.grad is None for each in untouched.parameters())
@@ -146,7 +146,7 @@ def test_the_teacher_follows_by_its_momentum_exactly(fraction: float) -> None:
 def test_the_loss_is_fp32_in_mixed_precision() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         loss = disagreement(vectors(), vectors(seed=1))
-        whole, _ = method().loss(pool(noise(SCAN)), seeded(), 0.0)
+        whole, _ = method().loss(dataset(noise(SCAN)), seeded(), 0.0)
     assert loss.dtype == whole.dtype == torch.float32
     assert torch.equal(loss, disagreement(vectors(), vectors(seed=1)))
     assert whole.isfinite()
@@ -156,15 +156,15 @@ def test_the_loss_is_fp32_in_mixed_precision() -> None:
 @pytest.mark.parametrize("image", [torch.full(SCAN, 0.7), noise((3, 9, 7))], ids=["constant", "tiny"])
 def test_constant_and_tiny_scans_give_a_finite_loss_and_finite_gradients(dims: int, image: Tensor) -> None:
     byol = method(dims)
-    loss, numbers = byol.loss(pool(image), seeded(), 0.0)
+    loss, numbers = byol.loss(dataset(image), seeded(), 0.0)
     loss.backward()
     assert loss.isfinite()
-    assert numbers["spread"].isfinite()
+    assert numbers["feature_std"].isfinite()
     assert all(each.grad.isfinite().all() for each in byol.modules.parameters() if each.grad is not None)
 
 
 def test_a_batch_of_one_pair_is_refused_before_the_start_and_when_memory_gets_short() -> None:
-    byol, scans = method(), pool(noise(SCAN))
+    byol, scans = method(), dataset(noise(SCAN))
     byol.prepare(scans, Events())
     byol.plan = replace(byol.plan, batch=1)
     with pytest.raises(UserError) as error:
@@ -178,11 +178,11 @@ def test_a_batch_of_one_pair_is_refused_before_the_start_and_when_memory_gets_sh
 def test_a_smaller_batch_reaches_the_views() -> None:
     byol = method()
     byol.plan = replace(byol.plan, batch=3)
-    assert [len(views) for views in byol.views(pool(noise(SCAN)), seeded())] == [3, 3]
+    assert [len(views) for views in byol.views(dataset(noise(SCAN)), seeded())] == [3, 3]
 
 
 def test_it_sees_the_pairs_of_pgl() -> None:
-    byol, scans = method(), pool(noise(SCAN), noise(SCAN, 1))
+    byol, scans = method(), dataset(noise(SCAN), noise(SCAN, 1))
     other = PGL(build(byol.plan, 3, 0), byol.plan, PGL.Settings(hidden=16, dimension=8))
     pairs = [each.views(scans, seeded(3)) for each in (byol, other)]
     for one, two in zip(*pairs, strict=True):
@@ -190,12 +190,12 @@ def test_it_sees_the_pairs_of_pgl() -> None:
 
 
 def test_a_step_is_repeatable_and_differs_between_seeds() -> None:
-    losses = [method().loss(pool(noise(SCAN)), seeded(seed), 0.0)[0].item() for seed in (1, 1, 2)]
+    losses = [method().loss(dataset(noise(SCAN)), seeded(seed), 0.0)[0].item() for seed in (1, 1, 2)]
     assert losses[0] == losses[1] != losses[2]
 
 
 def test_training_brings_the_loss_down_and_keeps_the_spread() -> None:
-    byol, scans, generator = method(), pool(noise(SCAN), noise(SCAN, 1)), seeded()
+    byol, scans, generator = method(), dataset(noise(SCAN), noise(SCAN, 1)), seeded()
     optimizer = torch.optim.AdamW([each for each in byol.modules.parameters() if each.requires_grad], lr=3e-3)
     losses, spreads = [], []
     for _ in range(25):
@@ -205,6 +205,6 @@ def test_training_brings_the_loss_down_and_keeps_the_spread() -> None:
         optimizer.step()
         byol.after_step(0.0)
         losses.append(loss.item())
-        spreads.append(numbers["spread"].item())
+        spreads.append(numbers["feature_std"].item())
     assert math.fsum(losses[-5:]) < 0.8 * math.fsum(losses[:5])
     assert spreads[-1] > 0.3

@@ -51,7 +51,7 @@ def looks(events: Events) -> list[tuple[int, dict[str, float]]]:
 
 
 def card(project: Project, result: dict[str, Any]) -> dict[str, Any]:
-    return project.run(result["run"]).card["health"]
+    return project.run(result["run"]).card["collapse_report"]
 
 
 # --- rank --------------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ def test_the_card_and_the_last_notice_say_how_it_went(project: Project) -> None:
     found = card(project, run(job_of("pgl", project), events))
     assert not found["collapsed"]
     assert found["rank"] > 0.5 * found["rank_at_start"] > 1
-    assert 0 < found["spread"] < 1.2 and 0.25 < found["output_spread"] < 1.2
+    assert 0 < found["feature_std"] < 1.2 and 0.25 < found["output_std"] < 1.2
     assert 0 <= found["probe"] <= 1 and 0 <= found["probe_at_start"] <= 1
     assert events.of(Notice)[-1].text == found["words"]
     assert found["words"].startswith(PLAIN)
@@ -104,7 +104,7 @@ def test_numbers_are_said_at_the_quarters(project: Project, often: None, monkeyp
     events = Events()
     run(job_of("pgl", project, steps=8), events)
     assert [step for step, _ in looks(events)] == [0, 3, 5, 7, 8]
-    assert all({"encoder_spread", "rank", "probe"} <= set(values) for _, values in looks(events))
+    assert all({"encoder_std", "rank", "probe"} <= set(values) for _, values in looks(events))
 
 
 def test_looks_that_cost_too_much_are_left_out_but_for_the_last(project: Project, monkeypatch: Any) -> None:
@@ -132,7 +132,7 @@ def test_a_stopped_training_is_judged_too(project: Project) -> None:
 def test_the_card_inside_the_checkpoint_says_the_same(project: Project) -> None:
     result = run(job_of("mae", project, steps=1))
     _, inside = checkpoint.load(project.run(result["run"]).checkpoint)
-    assert inside["health"] == card(project, result)
+    assert inside["collapse_report"] == card(project, result)
 
 
 # --- looking changes nothing -------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def test_a_resumed_training_is_judged_as_the_uninterrupted_one(project: Project,
     run(PretrainJob(project=str(project.root), resume=part["run"]))
     after = card(project, part)
     # Curves hold means over half a second each: what is read from them follows the clock a little.
-    looked = ("collapsed", "spread", "rank", "rank_at_start", "probe", "probe_at_start")
+    looked = ("collapsed", "feature_std", "rank", "rank_at_start", "probe", "probe_at_start")
     assert [after[name] for name in looked] == [whole[name] for name in looked]
 
 
@@ -224,12 +224,14 @@ def test_a_collapse_is_recognised_said_and_refused(project: Project, collapsed: 
 def test_last_passes_over_what_has_collapsed(project: Project) -> None:
     good, bad = (run(job_of("mae", project, steps=1))["run"] for _ in range(2))
     path = project.run(bad).folder / "card.json"
-    write_json(path, {**project.run(bad).card, "health": {"collapsed": True}})
+    write_json(path, {**project.run(bad).card, "collapse_report": {"collapsed": True}})
     assert choose_run(project, "last", ("pretrain",), to_start_from=True).id == good
     assert choose_run(project, "last", ("pretrain",)).id == bad, "to go on with it, or to look at it"
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"health": null}', '{"health": {"collapsed": "who knows"}}'])
+@pytest.mark.parametrize(
+    "text", ["{", "[]", '{"collapse_report": null}', '{"collapse_report": {"collapsed": "who knows"}}']
+)
 def test_a_card_that_says_nothing_of_it_is_no_collapse(project: Project, text: str) -> None:
     made = project.new_run("pretrain", {"job": "pretrain"}, "pgl")
     assert not made.collapsed
@@ -237,18 +239,18 @@ def test_a_card_that_says_nothing_of_it_is_no_collapse(project: Project, text: s
     assert not made.collapsed
 
 
-GOOD = Sample(spread=0.8, rank=90)
+GOOD = Sample(feature_std=0.8, rank=90)
 OUTPUT = {1: 0.8, 50: 0.7, 100: 0.75}
 
 
 @pytest.mark.parametrize(
     ("found", "output"),
     [
-        (Sample(spread=0.8, rank=5), OUTPUT),
-        (Sample(spread=0.3, rank=60), OUTPUT),
-        (Sample(spread=0.3, rank=60), {}),
-        (Sample(spread=0.8, rank=60), {1: 0.8, 50: 0.3, 100: 0.1}),
-        (Sample(spread=0.8, rank=60), {1: 0.15, 50: 0.6, 100: 0.15}),
+        (Sample(feature_std=0.8, rank=5), OUTPUT),
+        (Sample(feature_std=0.3, rank=60), OUTPUT),
+        (Sample(feature_std=0.3, rank=60), {}),
+        (Sample(feature_std=0.8, rank=60), {1: 0.8, 50: 0.3, 100: 0.1}),
+        (Sample(feature_std=0.8, rank=60), {1: 0.15, 50: 0.6, 100: 0.15}),
     ],
     ids=["rank", "spread", "spread, and nothing of its own", "its own", "its own, which had risen"],
 )
@@ -260,9 +262,9 @@ def test_any_of_three_numbers_shows_a_collapse(found: Sample, output: dict[int, 
     ("found", "output"),
     [
         (GOOD, {}),
-        (Sample(spread=0.78, rank=28), OUTPUT),
-        (Sample(spread=0.8, rank=88), {1: 0.15, 10: 0.14}),
-        (Sample(spread=0.8, rank=88), {1: 0.15}),
+        (Sample(feature_std=0.78, rank=28), OUTPUT),
+        (Sample(feature_std=0.8, rank=88), {1: 0.15, 10: 0.14}),
+        (Sample(feature_std=0.8, rank=88), {1: 0.15}),
     ],
     ids=["nothing of its own", "a long training", "pooled features are alike at first", "one step"],
 )
@@ -338,7 +340,7 @@ def test_a_curve_takes_what_was_said_last_of_a_step() -> None:
 
 def look(probe: float) -> Sample:
     """Ten slices, all alike."""
-    return Sample(spread=0.8, rank=90, slices=torch.full((10,), probe / 10))
+    return Sample(feature_std=0.8, rank=90, slices=torch.full((10,), probe / 10))
 
 
 @pytest.mark.parametrize(

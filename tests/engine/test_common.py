@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from medssl.core.errors import UserError
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.methods.common import draw_scans, mlp, need_places, need_positive, place_pairs, pooled
 from project_parts import code_of
-from small import noise, plan, pool, seeded
+from small import dataset, noise, plan, seeded
 from torch import nn
 
 ZOOM = (1.1, 1.4)
 
 
-def scans(*shapes: tuple[int, int, int]) -> Pool:
-    return pool(*(torch.zeros(1, 1, 1).expand(shape) for shape in shapes))
+def scans(*shapes: tuple[int, int, int]) -> DeviceDataset:
+    return dataset(*(torch.zeros(1, 1, 1).expand(shape) for shape in shapes))
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -104,7 +104,7 @@ def test_one_box_is_one_place_in_3d() -> None:
 
 def test_places_are_counted_in_the_plans_voxels() -> None:
     """Thirty slices half a millimetre apart are less deep than 8 working voxels of 2 mm."""
-    fine = pool(torch.zeros(1, 1, 1).expand(30, 30, 30), spacing_mm=(0.5, 1.0, 1.0))
+    fine = dataset(torch.zeros(1, 1, 1).expand(30, 30, 30), spacing_mm=(0.5, 1.0, 1.0))
     with pytest.raises(UserError):
         need_places(fine, replace(plan(3), spacing_mm=(2.0, 1.0, 1.0)), 1.4, "MoCo")
     need_places(fine, plan(3, patch_vox=(4, 16, 16)), 1.4, "MoCo")

@@ -43,8 +43,8 @@ def test_boxes_lie_all_over_a_patch() -> None:
 
 
 def test_what_it_is_given_stays_and_the_generator_decides() -> None:
-    painted, guessed = batch(2, 7), batch(2, 3)
-    one, other = (paste(*painted, *guessed, 0.5, seeded(4))[1] for _ in range(2))
+    painted, pseudo_labelled = batch(2, 7), batch(2, 3)
+    one, other = (paste(*painted, *pseudo_labelled, 0.5, seeded(4))[1] for _ in range(2))
     assert torch.equal(one, other)
-    assert (guessed[1] == 3).all()
-    assert not torch.equal(one, paste(*painted, *guessed, 0.5, seeded(5))[1])
+    assert (pseudo_labelled[1] == 3).all()
+    assert not torch.equal(one, paste(*painted, *pseudo_labelled, 0.5, seeded(5))[1])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from medssl.nn.data.correspondence import align, common_points, features_at, overlap
 from medssl.nn.data.crop_sampling import sample_pairs
-from medssl.nn.data.crops import Views, cut, shown
+from medssl.nn.data.crops import CropBatch, cut, shown
 from small import box, plan, ramps, seeded, stacked
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,7 +15,7 @@ SCAN = (40, 60, 50)
 FLIPS = [[bool(number >> axis & 1) for axis in range(3)] for number in range(8)]
 
 
-def pooled_coordinates(views: Views, dims: int, spacing: tuple[float, float, float]) -> Tensor:
+def pooled_coordinates(views: CropBatch, dims: int, spacing: tuple[float, float, float]) -> Tensor:
     """(B, 3, ...): what an encoder that only averages over blocks of 4 (2 across slices) says of a view."""
     channels = []
     for ramp in ramps(SCAN, spacing):
@@ -27,7 +27,9 @@ def pooled_coordinates(views: Views, dims: int, spacing: tuple[float, float, flo
     return torch.cat(channels, dim=1)
 
 
-def assert_same_tissue(first: Views, second: Views, dims: int, spacing: tuple[float, float, float]) -> None:
+def assert_same_tissue(
+    first: CropBatch, second: CropBatch, dims: int, spacing: tuple[float, float, float]
+) -> None:
     """Aligned coordinates agree with each other and with the truth to within half a cell; in the inner part
     of both views, where nothing is extrapolated, exactly."""
     one, two = (pooled_coordinates(each, dims, spacing) for each in (first, second))
@@ -114,7 +116,7 @@ def test_disjoint_boxes_have_no_overlap(shift: tuple[int, int, int]) -> None:
 
 def test_boxes_of_different_scans_have_no_overlap() -> None:
     first = box((20, 30, 25), (8, 16, 16))
-    second = Views(first.size, torch.tensor([1]), first.centre, first.step, first.flip, first.angle)
+    second = CropBatch(first.size, torch.tensor([1]), first.centre, first.step, first.flip, first.angle)
     assert not overlap(first, second)[2].any()
 
 

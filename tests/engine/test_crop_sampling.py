@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from medssl.nn.data.crop_sampling import sample_anywhere, sample_pairs
-from medssl.nn.data.crops import Views, cut, scan_shapes, shown
-from small import noise, plan, pool, seeded
+from medssl.nn.data.crops import CropBatch, cut, scan_shapes, shown
+from small import dataset, noise, plan, seeded
 
 SCAN = (20, 40, 30)
 
 
-def overlap_over_union(first: Views, second: Views, axes: slice) -> torch.Tensor:
+def overlap_over_union(first: CropBatch, second: CropBatch, axes: slice) -> torch.Tensor:
     (low, high), (other_low, other_high) = first.extent(), second.extent()
     shared = (torch.minimum(high, other_high) - torch.maximum(low, other_low))[:, axes].clamp(min=0).prod(1)
     return shared / ((high - low)[:, axes].prod(1) + (other_high - other_low)[:, axes].prod(1) - shared)
@@ -21,7 +21,7 @@ def overlap_over_union(first: Views, second: Views, axes: slice) -> torch.Tensor
     ("dims", "shape"), [(2, (9, 60, 44)), (2, (5, 512, 512)), (3, (30, 44, 60)), (3, (200, 300, 300))]
 )
 def test_ten_thousand_pairs_overlap_enough_and_stay_inside(dims: int, shape: tuple[int, int, int]) -> None:
-    scans = pool(noise((1, 1, 1)).expand(shape))
+    scans = dataset(noise((1, 1, 1)).expand(shape))
     size = (3, 24, 24) if dims == 2 else (8, 24, 24)
     many = plan(dims, batch=10_000)
     first, second = sample_pairs(scans, many, size, seeded(), min_cells=(0, 4, 4))
@@ -38,7 +38,7 @@ def test_ten_thousand_pairs_overlap_enough_and_stay_inside(dims: int, shape: tup
 
 def test_pairs_share_at_least_the_cells_that_were_asked_for() -> None:
     first, second = sample_pairs(
-        pool(noise(SCAN)), plan(3, batch=2000), (8, 16, 16), seeded(), min_cells=(5, 11, 3)
+        dataset(noise(SCAN)), plan(3, batch=2000), (8, 16, 16), seeded(), min_cells=(5, 11, 3)
     )
     (low, high), (other_low, other_high) = first.extent(), second.extent()
     shared = torch.minimum(high, other_high) - torch.maximum(low, other_low)
@@ -46,14 +46,14 @@ def test_pairs_share_at_least_the_cells_that_were_asked_for() -> None:
 
 
 def test_both_boxes_of_a_pair_lie_on_one_slice_in_2_5d() -> None:
-    first, second = sample_pairs(pool(noise(SCAN)), plan(2, batch=500), (3, 16, 16), seeded())
+    first, second = sample_pairs(dataset(noise(SCAN)), plan(2, batch=500), (3, 16, 16), seeded())
     assert torch.equal(first.centre[:, 0], second.centre[:, 0])
     assert set(first.centre[:, 0].tolist()) == set(range(SCAN[0]))
 
 
 def test_boxes_are_zoomed_in_the_plane_and_not_across_slices() -> None:
     first, second = sample_pairs(
-        pool(noise(SCAN)), plan(3, batch=500), (8, 16, 16), seeded(), zoom=(1.1, 1.4)
+        dataset(noise(SCAN)), plan(3, batch=500), (8, 16, 16), seeded(), zoom=(1.1, 1.4)
     )
     for views in (first, second):
         assert (views.step[:, 0] == 1).all()
@@ -67,19 +67,19 @@ def test_boxes_are_zoomed_in_the_plane_and_not_across_slices() -> None:
 def test_a_scan_smaller_than_the_patch_is_framed_around_its_middle(dims: int) -> None:
     small = noise((2, 9, 7))
     size = (3, 16, 16) if dims == 2 else (8, 16, 16)
-    first, second = sample_pairs(pool(small), plan(dims), size, seeded())
+    first, second = sample_pairs(dataset(small), plan(dims), size, seeded())
     for views in (first, second):
         low, high = views.extent()
         assert (low[:, 1:] < 0).all()
         assert (high[:, 1:] > torch.tensor([8, 6])).all()
-        assert torch.isfinite(shown(cut(pool(small), views, plan(dims)))).all()
+        assert torch.isfinite(shown(cut(dataset(small), views, plan(dims)))).all()
     assert (overlap_over_union(first, second, slice(3 - dims, 3)) >= 0.1).all()
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_boxes_anywhere_stay_inside_and_reach_every_end(dims: int) -> None:
     size = (3, 16, 16) if dims == 2 else (8, 16, 16)
-    views = sample_anywhere(pool(noise(SCAN)), plan(dims, batch=5000), size, seeded())
+    views = sample_anywhere(dataset(noise(SCAN)), plan(dims, batch=5000), size, seeded())
     low, high = views.extent()
     axes = slice(3 - dims, 3)
     assert (low[:, axes] >= -0.5 - 1e-4).all()
@@ -93,7 +93,7 @@ def test_boxes_anywhere_stay_inside_and_reach_every_end(dims: int) -> None:
 def test_boxes_in_given_scans_of_drawn_sizes_stay_inside(dims: int) -> None:
     size = (3, 16, 16) if dims == 2 else (8, 16, 16)
     scan = torch.tensor([1, 0, 1]).repeat(500)
-    scans = pool(noise((20, 30, 30)), noise(SCAN))
+    scans = dataset(noise((20, 30, 30)), noise(SCAN))
     views = sample_anywhere(scans, plan(dims), size, seeded(), scan=scan, zoom=(0.8, 1.2))
     low, high = views.extent()
     axes = slice(3 - dims, 3)
@@ -107,6 +107,6 @@ def test_boxes_in_given_scans_of_drawn_sizes_stay_inside(dims: int) -> None:
 
 
 def test_the_same_generator_gives_the_same_pairs() -> None:
-    pairs = [sample_pairs(pool(noise(SCAN)), plan(3), (8, 16, 16), seeded(5))[1] for _ in range(2)]
+    pairs = [sample_pairs(dataset(noise(SCAN)), plan(3), (8, 16, 16), seeded(5))[1] for _ in range(2)]
     assert torch.equal(pairs[0].centre, pairs[1].centre)
     assert torch.equal(pairs[0].flip, pairs[1].flip)

@@ -10,7 +10,7 @@ from medssl.core.methods import METHODS
 from medssl.core.project.annotation import IGNORE
 from medssl.core.project.project import Project
 from medssl.nn.data import device_dataset
-from medssl.nn.data.device_dataset import image_bytes, join, load_pool
+from medssl.nn.data.device_dataset import image_bytes, join, load_device_dataset
 from medssl.nn.models import checkpoint
 from small import CPU, SHAPE, job_of, make_project, plan, run
 
@@ -39,9 +39,9 @@ def test_what_has_no_room_is_mapped_and_not_copied(
     project: Project, axis: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scans, turned = list(project.scans), plan(slice_axis=axis)
-    held = load_pool(project, scans, turned, CPU)
+    held = load_device_dataset(project, scans, turned, CPU)
     monkeypatch.setattr(device_dataset, "ROOM", 0)
-    mapped = load_pool(project, scans, turned, CPU)
+    mapped = load_device_dataset(project, scans, turned, CPU)
     assert (held.images[0].dtype, mapped.images[0].dtype) == (torch.float32, torch.float16)
     assert all(torch.equal(one, two.float()) for one, two in zip(held.images, mapped.images, strict=True))
     if (maps := Path("/proc/self/maps")).exists():
@@ -57,8 +57,8 @@ def test_memory_is_needed_for_what_is_held_only(project: Project, monkeypatch: p
 
 def test_scans_that_nobody_painted_need_no_memory_for_targets(project: Project) -> None:
     painted, *others = project.scans
-    annotated = load_pool(project, [painted], plan(), CPU, class_ids=[1])
-    joined = join(annotated, load_pool(project, others, plan(), CPU))
+    annotated = load_device_dataset(project, [painted], plan(), CPU, class_ids=[1])
+    joined = join(annotated, load_device_dataset(project, others, plan(), CPU))
     assert joined.ids == tuple(project.scans)
     for target in joined.targets[1:]:
         assert (target == IGNORE).all() and target.shape == SHAPE

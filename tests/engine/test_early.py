@@ -51,7 +51,7 @@ class OnTheWay(Engine):
         return result
 
 
-class Seen:
+class StepBatch:
     """Stands in for inference.predict.Trained."""
 
     def __init__(self, seconds: float) -> None:
@@ -59,7 +59,7 @@ class Seen:
         self.card = {"step": int(2 * seconds), "elapsed_s": seconds + 0.123}
 
     @classmethod
-    def of(cls, path: Path, name: str, device: str) -> Seen:
+    def of(cls, path: Path, name: str, device: str) -> StepBatch:
         assert path.exists()
         return cls(float(path.stem.removeprefix("snapshot-")))
 
@@ -73,7 +73,7 @@ class Seen:
 def engine(monkeypatch: pytest.MonkeyPatch) -> OnTheWay:
     stand_in = OnTheWay()
     monkeypatch.setattr(few_slices, "worker", lambda screen, should_stop: stand_in)
-    monkeypatch.setattr(Trained, "of", Seen.of)
+    monkeypatch.setattr(Trained, "of", StepBatch.of)
     return stand_in
 
 

@@ -197,7 +197,7 @@ def test_real_scans_of_different_sizes_go_all_the_way(tmp_path: Path, data: Path
     labels = read_labels(folder / "labelsTr" / images[0].name).array
     project.save_annotation(scans[0], annotate(labels, choose_slices(labels, 5)))
     before = run(job_of(method, project, steps=2))["run"]
-    settings = {**FINETUNE, "rounds": [0.5], "trusted_loss": 100.0, "sure": 0.0}
+    settings = {**FINETUNE, "rounds": [0.5], "start_below_loss": 100.0, "confidence_threshold": 0.0}
     job = FinetuneJob(
         project=str(project.root), steps=4, settings=settings, weights=before, predict_scans=tuple(scans)
     )

@@ -102,8 +102,8 @@ def test_the_line_says_how_the_number_came_about(data: Path, tmp_path: Path, eng
     assert line["settings"]["minutes"] == 1.0
     assert line["settings"]["pretrain_share"] == protocol.PRETRAIN_SHARE
     assert line["notes"].pop("cores") >= 0
-    assert line["notes"] == {"semi": "none"}
-    assert fine_tunings(engine)[0].semi == "none"
+    assert line["notes"] == {"semi_supervised": "none"}
+    assert fine_tunings(engine)[0].semi_supervised == "none"
     assert sum(len(slices) for slices in line["annotated"].values()) == 10
     assert set(line["seconds"]) == {"pretrain", "finetune", "wall"}
     assert set(line["machine"]) == {"cpu", "gpu", "torch", "monai", "medssl", "commit"}

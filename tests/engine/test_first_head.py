@@ -52,7 +52,7 @@ def test_a_feature_that_never_varies_is_no_trouble() -> None:
 def test_the_head_lowers_the_loss_and_leaves_the_rest_of_the_network_alone() -> None:
     task = tuning("none")
     before = {name: each.clone() for name, each in task.network.state_dict().items()}
-    image, target = task.patches(task.pool, task.voxels, seeded(1))
+    image, target = task.patches(task.dataset, task.voxels, seeded(1))
     loss = partial_loss(task.network(image), target).item()
     task.fit_head(seeded())
     assert partial_loss(task.network(image), target).item() < 0.8 * loss

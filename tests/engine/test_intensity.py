@@ -32,8 +32,8 @@ REAL = {
 def test_real_scans_are_told_apart(data: Path, folder: str, modality: str) -> None:
     every = sorted((data / folder).glob("*.nii.gz"))
     chosen = every[:: max(1, len(every) // 10)]
-    guesses = {path.name: modality_of(read_scan(path).array) for path in chosen}
-    assert guesses == dict.fromkeys(guesses, modality)
+    pseudo_labels = {path.name: modality_of(read_scan(path).array) for path in chosen}
+    assert pseudo_labels == dict.fromkeys(pseudo_labels, modality)
 
 
 @pytest.mark.data

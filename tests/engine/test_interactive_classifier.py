@@ -10,13 +10,13 @@ from medssl.core.errors import UserError
 from medssl.core.features import interactive_classifier
 from medssl.core.features.interactive_classifier import (
     Learner,
-    Probe,
+    LinearClassifier,
     fit,
     outlines,
     painted_plane,
     painted_voxels,
+    slice_fourier_features,
     slice_scores,
-    slice_waves,
 )
 from medssl.core.features.similarity import FeatureCache
 from medssl.core.project.annotation import IGNORE, SURE_BACKGROUND, Annotation
@@ -49,9 +49,9 @@ def guess(cache: FeatureCache, annotation: Annotation, axis: int, index: int) ->
     """What the probe says about each voxel of a slice."""
     learner = Learner(cache)
     learner.look(annotation)
-    probe = fit(learner.moments)
-    scores = slice_scores(cache, slice_waves(cache, axis, index), probe, axis)
-    return np.array(probe.classes)[scores.argmax(0)]
+    classifier = fit(learner.moments)
+    scores = slice_scores(cache, slice_fourier_features(cache, axis, index), classifier, axis)
+    return np.array(classifier.classes)[scores.argmax(0)]
 
 
 def dice(one: np.ndarray, two: np.ndarray) -> float:
@@ -94,9 +94,9 @@ def test_scores_lie_where_their_cells_are(axis: int, step: tuple[int, int, int],
     )
     cache = FeatureCache("scan", "run", np.stack(places, -1).astype(np.float16), step, SHAPE)
     monkeypatch.setattr(interactive_classifier, "_waves", lambda vectors, place, shape: vectors)
-    probe = Probe((0, 1, 2), np.eye(3, dtype=np.float32))
+    classifier = LinearClassifier((0, 1, 2), np.eye(3, dtype=np.float32))
     index = SHAPE[axis] // 2
-    scores = slice_scores(cache, slice_waves(cache, axis, index), probe, axis)
+    scores = slice_scores(cache, slice_fourier_features(cache, axis, index), classifier, axis)
     true = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij")).take(index, axis + 1)
     inside = tuple(
         slice(each, length - each)
@@ -111,9 +111,9 @@ def test_outlines_run_along_the_organ_to_half_a_cell() -> None:
     cache, truth = tissue(noise=0)
     learner = Learner(cache)
     learner.look(Annotation(truth + SURE_BACKGROUND * (truth == 0).astype(np.uint8)))
-    probe = fit(learner.moments)
-    scores = slice_scores(cache, slice_waves(cache, 0, 5), probe, 0)
-    line = outlines(scores, probe, np.full(SHAPE[1:], IGNORE, np.uint8))[1]
+    classifier = fit(learner.moments)
+    scores = slice_scores(cache, slice_fourier_features(cache, 0, 5), classifier, 0)
+    line = outlines(scores, classifier, np.full(SHAPE[1:], IGNORE, np.uint8))[1]
     edges = [(span.start - 0.5, span.stop - 0.5) for span in ORGAN[1:]]
     for along, step in ((0, STEP[1]), (1, STEP[2])):
         assert line[..., along].min() == pytest.approx(edges[along][0], abs=step / 2)
@@ -122,12 +122,12 @@ def test_outlines_run_along_the_organ_to_half_a_cell() -> None:
 
 
 def test_strokes_win_in_the_outlines() -> None:
-    probe = Probe((0, 1), np.zeros((1, 2), np.float32))
+    classifier = LinearClassifier((0, 1), np.zeros((1, 2), np.float32))
     scores = np.stack([np.ones((9, 9), np.float32), np.zeros((9, 9), np.float32)])
     painted = np.full((9, 9), IGNORE, np.uint8)
-    assert not outlines(scores, probe, painted)
+    assert not outlines(scores, classifier, painted)
     painted[3:6, 2:7] = 1
-    line = outlines(scores, probe, painted)[1]
+    line = outlines(scores, classifier, painted)[1]
     assert line.min((0, 1)) == pytest.approx((2.5, 1.5)) and line.max((0, 1)) == pytest.approx((5.5, 6.5))
 
 
@@ -202,8 +202,8 @@ def test_other_scans_never_weigh_more_than_this_one() -> None:
     own.look(Annotation(scribbles(truth)))
     upside_down = np.where(truth == 1, SURE_BACKGROUND, 1).astype(np.uint8)
     other.look(Annotation(upside_down))
-    probe = fit(own.moments, [other.moments] * 5)
-    rows = slice_scores(cache, slice_waves(cache, 0, 6), probe, 0)
+    classifier = fit(own.moments, [other.moments] * 5)
+    rows = slice_scores(cache, slice_fourier_features(cache, 0, 6), classifier, 0)
     fives, once = fit(own.moments, [other.moments] * 5), fit(own.moments, [other.moments])
     assert fives.weights == pytest.approx(once.weights, rel=1e-2, abs=1e-2)
     assert rows.shape == (2, *SHAPE[1:])
@@ -212,7 +212,7 @@ def test_other_scans_never_weigh_more_than_this_one() -> None:
 def test_a_slice_outside_of_the_scan_is_refused() -> None:
     cache, _ = tissue()
     with pytest.raises(UserError) as error:
-        slice_waves(cache, 0, SHAPE[0])
+        slice_fourier_features(cache, 0, SHAPE[0])
     assert error.value.code == "outside"
 
 

@@ -5,33 +5,33 @@ from __future__ import annotations
 import pytest
 import torch
 from medssl.nn.data import interpolation
-from medssl.nn.data.crops import Views, _grid, _slices, cut, cut_targets, scan_shapes, shown
-from medssl.nn.data.device_dataset import Pool, in_one_storage
-from medssl.nn.data.multiplanar import turned
-from small import noise, plan, pool, seeded
+from medssl.nn.data.crops import CropBatch, _grid, _slices, cut, cut_targets, scan_shapes, shown
+from medssl.nn.data.device_dataset import DeviceDataset, in_one_storage
+from medssl.nn.data.multiplanar import reoriented
+from small import dataset, noise, plan, seeded
 
 SHAPES = ((12, 20, 16), (9, 14, 30), (12, 20, 16))
 SIZES = {2: (3, 14, 12), 3: (6, 10, 12)}
 
 
-def scans(one_storage: bool) -> Pool:
+def scans(one_storage: bool) -> DeviceDataset:
     """Three scans with labels, of two shapes."""
     images = [noise(shape, seed) for seed, shape in enumerate(SHAPES)]
     labels = [torch.randint(0, 4, shape, generator=seeded(9)).to(torch.uint8) for shape in SHAPES]
     if not one_storage:
-        return pool(*images, targets=labels)
+        return dataset(*images, targets=labels)
     voxels = sum(image.numel() for image in images)
-    return pool(
+    return dataset(
         *in_one_storage(images, torch.empty(voxels)),
         targets=in_one_storage(labels, torch.empty(voxels, dtype=torch.uint8)),
     )
 
 
-def views_of(some: Pool, dims: int, angle: float) -> Views:
+def views_of(some: DeviceDataset, dims: int, angle: float) -> CropBatch:
     """Views all over the scans and beyond their borders, some of them mirrored."""
     generator, count = seeded(3), 8
     scan = torch.randint(len(some), (count,), generator=generator)
-    return Views(
+    return CropBatch(
         SIZES[dims],
         scan,
         torch.rand(count, 3, generator=generator) * scan_shapes(some, scan),
@@ -48,7 +48,7 @@ def views_of(some: Pool, dims: int, angle: float) -> Views:
 def test_a_batch_shows_what_its_views_show(
     dims: int, angle: float, one_storage: bool, order: tuple[int, int, int]
 ) -> None:
-    some = turned(scans(one_storage), order)
+    some = reoriented(scans(one_storage), order)
     views = views_of(some, dims, angle)
     points = _grid(views, plan(dims), some.device, None).flip(-1)
     own = [some.images[scan] for scan in views.scan.tolist()]

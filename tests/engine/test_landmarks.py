@@ -11,8 +11,8 @@ from feature_scenes import SPACING, make_project, moved
 from medssl.core.errors import UserError
 from medssl.core.features.landmarks import (
     FILE,
-    Found,
     Landmark,
+    LandmarkMatch,
     Landmarks,
     collect,
     propagate,
@@ -24,7 +24,7 @@ from medssl.core.features.similarity import open_features, write_features
 from medssl.core.project.project import Project
 
 PLACE = (8, 11, 13)
-KNOWN = Landmarks().with_place(Landmark("carina", "scan0", PLACE))
+KNOWN = Landmarks().with_point(Landmark("carina", "scan0", PLACE))
 
 
 @pytest.fixture
@@ -33,16 +33,16 @@ def made(tmp_path: Path) -> tuple[Project, str]:
 
 
 def found_in(project: Project, run: str, known: Landmarks = KNOWN) -> Landmarks:
-    places = [place for _, found in propagate(project, run, known) for place in found]
+    places = [place for _, matches in propagate(project, run, known) for place in matches]
     return collect(known, run, project.run(run).weights_sha256, places)
 
 
 def test_a_landmark_is_found_in_all_other_scans_and_agrees_on_the_way_back(made: tuple[Project, str]) -> None:
-    found = found_in(*made).found
-    assert {each.scan: each.voxel_zyx for each in found} == {
+    matches = found_in(*made).matches
+    assert {each.scan: each.voxel_zyx for each in matches} == {
         "scan1": moved(PLACE, 2), "scan2": moved(PLACE, 3)
     }  # fmt: skip
-    assert all(each.agreement_mm == 0 and each.confidence > 0.8 for each in found)
+    assert all(each.agreement_mm == 0 and each.confidence > 0.8 for each in matches)
 
 
 def test_a_place_that_does_not_lead_back_is_trusted_less(made: tuple[Project, str]) -> None:
@@ -51,15 +51,15 @@ def test_a_place_that_does_not_lead_back_is_trusted_less(made: tuple[Project, st
     noise = np.random.default_rng(0).normal(size=array.shape)
     noise /= np.linalg.norm(noise, axis=-1, keepdims=True)
     write_features(project, "scan1", run, noise.astype(np.float16), (1, 2, 2))
-    lost, kept = found_in(project, run).found
+    lost, kept = found_in(project, run).matches
     assert lost.scan == "scan1" and lost.agreement_mm > 5
     assert lost.confidence < kept.confidence / 2
 
 
 def test_a_place_that_is_set_by_hand_wins_and_helps_to_find_the_others(made: tuple[Project, str]) -> None:
     project, run = made
-    known = found_in(project, run, found_in(project, run).with_place(Landmark("carina", "scan1", (7, 7, 9))))
-    assert [type(known.in_scan(scan)[0]) for scan in project.scans] == [Landmark, Landmark, Found]
+    known = found_in(project, run, found_in(project, run).with_point(Landmark("carina", "scan1", (7, 7, 9))))
+    assert [type(known.in_scan(scan)[0]) for scan in project.scans] == [Landmark, Landmark, LandmarkMatch]
     assert known.in_scan("scan1")[0].voxel_zyx == (7, 7, 9)
 
 
@@ -89,20 +89,20 @@ def test_a_damaged_file_is_one_sentence_that_names_it(made: tuple[Project, str],
 def test_places_outside_of_the_scans_are_left_out(made: tuple[Project, str]) -> None:
     project, _ = made
     gone, beyond = Landmark("a", "scan9", PLACE), Landmark("b", "scan0", (99, 0, 0))
-    write_landmarks(project, KNOWN.with_place(gone).with_place(beyond))
+    write_landmarks(project, KNOWN.with_point(gone).with_point(beyond))
     assert read_landmarks(project) == KNOWN
 
 
 @pytest.mark.parametrize("name", ["", "   ", "a\nb", "x" * 61])
 def test_a_name_that_does_not_work_is_refused(name: str) -> None:
     with pytest.raises(UserError) as error:
-        Landmarks().with_place(Landmark(name, "scan0", PLACE))
+        Landmarks().with_point(Landmark(name, "scan0", PLACE))
     assert error.value.code == "bad-name"
 
 
 def test_a_landmark_is_forgotten_in_all_scans(made: tuple[Project, str]) -> None:
     known = found_in(*made).without("carina")
-    assert not known.set_places and not known.found
+    assert not known.points and not known.matches
 
 
 def test_the_table_has_patient_millimetres(made: tuple[Project, str], tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def with_previews(
 
 def whole(project: Project, network: Any, small: Plan, scan: str) -> np.ndarray:
     """The scan's prediction from the painted side, as the engine makes it."""
-    own = replace(small, sides="own")
+    own = replace(small, multiplanar=False)
     return segment(network, own, project.image(scan), project.scans[scan].geometry.spacing_mm, CPU)
 
 
@@ -61,7 +61,7 @@ def test_it_is_that_slice_of_the_whole_scan_s_prediction(project: Project, axis:
     """Few slices around it are enough: the network sees no more. Only thresholds are those of the slab."""
     scan, events, small = "block-0", Events(), plan(slice_axis=axis)
     network = build(small, 2, 0).eval()
-    look_at(project, [SliceInView(scan, axis, index)], events).look_when_due(network, small)
+    look_at(project, [SliceInView(scan, axis, index)], events).update_when_due(network, small)
     (event,) = events.of(SlicePreview)
     assert (event.scan, event.axis, event.index) == (scan, axis, index)
     expected = whole(project, network, small, scan).take(index, axis)
@@ -72,7 +72,7 @@ def test_it_is_that_slice_of_the_whole_scan_s_prediction(project: Project, axis:
 def test_the_labels_are_the_project_s_ids(project: Project) -> None:
     events, small = Events(), plan()
     network = build(small, 3, 0).eval()
-    look_at(project, [SliceInView("block-0", 0, 5)], events, (7, 200)).look_when_due(network, small)
+    look_at(project, [SliceInView("block-0", 0, 5)], events, (7, 200)).update_when_due(network, small)
     (event,) = events.of(SlicePreview)
     expected = np.array([0, 7, 200])[whole(project, network, small, "block-0")[5]]
     assert set(np.unique(event.labels())) <= {0, 7, 200}
@@ -86,7 +86,7 @@ def test_the_labels_are_the_project_s_ids(project: Project) -> None:
 )  # fmt: skip
 def test_what_cannot_be_segmented_is_left_alone(project: Project, place: SliceInView | None) -> None:
     events = Events()
-    look_at(project, [place], events).look_when_due(build(plan(), 2, 0), plan())
+    look_at(project, [place], events).update_when_due(build(plan(), 2, 0), plan())
     assert not events
 
 
@@ -95,7 +95,7 @@ def test_a_scan_whose_image_is_gone_does_not_end_the_training(project: Project) 
     for path in project.root.rglob("*.npy"):
         if "block-1" in str(path):
             path.unlink()
-    look_at(project, [SliceInView("block-1", 0, 5)], events).look_when_due(build(plan(), 2, 0), plan())
+    look_at(project, [SliceInView("block-1", 0, 5)], events).update_when_due(build(plan(), 2, 0), plan())
     assert not events
 
 
@@ -107,7 +107,7 @@ def test_short_memory_costs_a_preview_and_nothing_else(
 
     events = Events()
     monkeypatch.setattr(live_preview, "segment_work", short)
-    look_at(project, [SliceInView("block-0", 0, 5)], events).look_when_due(build(plan(), 2, 0), plan())
+    look_at(project, [SliceInView("block-0", 0, 5)], events).update_when_due(build(plan(), 2, 0), plan())
     assert not events
 
 
@@ -184,7 +184,7 @@ def looked(
     for index in indices:
         place[0] = SliceInView("block-0", 0, index)
         before = len(events)
-        live.look_when_due(network, plan())
+        live.update_when_due(network, plan())
         found += [(clock[0] - begin, each.index) for each in events[before:]]
         clock[0] += 1.0
     return found

@@ -10,12 +10,17 @@ import pytest
 import torch
 from medssl.benchmarking.simulated_annotator import annotate
 from medssl.core.project.project import IGNORE, LabelClass, Project
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.models import checkpoint
-from medssl.tasks.inference.location_prior import FAR_OFF, Layout, learn, read_layout
+from medssl.tasks.inference.location_prior import (
+    FAR_OFF,
+    LocationPrior,
+    fit_location_prior,
+    read_location_prior,
+)
 from medssl.tasks.inference.predict import predict_scans
-from medssl.tasks.inference.threshold import Decision
-from small import CPU, Events, job_of, never, pool, run, write_nifti
+from medssl.tasks.inference.threshold import DiceOptimalLabels
+from small import CPU, Events, dataset, job_of, never, run, write_nifti
 from torch import Tensor
 
 Place = tuple[int, int, int]
@@ -42,12 +47,12 @@ def painted(labels: Tensor, every: int = 4, first: int = 0) -> Tensor:
     return target
 
 
-def scans(*targets: Tensor) -> Pool:
-    return pool(*(torch.zeros(target.shape) for target in targets), targets=targets)
+def scans(*targets: Tensor) -> DeviceDataset:
+    return dataset(*(torch.zeros(target.shape) for target in targets), targets=targets)
 
 
-def layout_of(*targets: Tensor) -> Layout:
-    found = learn(scans(*targets), 3)
+def layout_of(*targets: Tensor) -> LocationPrior:
+    found = fit_location_prior(scans(*targets), 3)
     assert found is not None
     return found
 
@@ -67,18 +72,18 @@ def test_what_lies_in_its_place_stays_and_what_lies_elsewhere_loses(move: Place)
     decoy = (slice(30, 38), slice(38, 46), slice(0, 8))
     there = labels > 0
     labels[decoy] = 1
-    placed = layout_of(*TWO).placed(*seen(labels), (1.0, 1.0, 1.0))
-    assert (placed[there] == 200).all()
-    assert (placed[decoy].float() < 0.5 * 200).all()
+    apply = layout_of(*TWO).apply(*seen(labels), (1.0, 1.0, 1.0))
+    assert (apply[there] == 200).all()
+    assert (apply[decoy].float() < 0.5 * 200).all()
 
 
 def test_a_scan_of_other_size_and_spacing_is_measured_in_mm() -> None:
     fine = boxes(PLACES).repeat_interleave(2, 1).repeat_interleave(2, 2)
     there = fine > 0
     fine[30:38, 76:92, 0:16] = 1
-    placed = layout_of(*TWO).placed(*seen(fine), (1.0, 0.5, 0.5))
-    assert (placed[there] == 200).all()
-    assert (placed[32:36, 80:90, 2:12].float() < 0.5 * 200).all()
+    apply = layout_of(*TWO).apply(*seen(fine), (1.0, 0.5, 0.5))
+    assert (apply[there] == 200).all()
+    assert (apply[32:36, 80:90, 2:12].float() < 0.5 * 200).all()
 
 
 def test_factors_lie_between_far_off_and_one() -> None:
@@ -91,9 +96,9 @@ def test_factors_lie_between_far_off_and_one() -> None:
 
 def test_a_class_that_keeps_no_place_may_lie_anywhere() -> None:
     elsewhere = {**PLACES, 3: (0, 40, 0)}
-    layout = layout_of(painted(boxes(PLACES)), painted(boxes(elsewhere)))
-    assert layout.reach_mm.isinf().tolist() == [False, False, True]
-    assert (layout.where(*seen(boxes(PLACES)), (1.0, 1.0, 1.0))[2] == 1).all()
+    location_prior = layout_of(painted(boxes(PLACES)), painted(boxes(elsewhere)))
+    assert location_prior.reach_mm.isinf().tolist() == [False, False, True]
+    assert (location_prior.where(*seen(boxes(PLACES)), (1.0, 1.0, 1.0))[2] == 1).all()
 
 
 def test_a_structure_may_go_on_beyond_the_outermost_painted_slice() -> None:
@@ -102,18 +107,18 @@ def test_a_structure_may_go_on_beyond_the_outermost_painted_slice() -> None:
     labels[:, 30:36, 4:10] = 3
     few = torch.full_like(labels, IGNORE)
     few[8:24:4] = labels[8:24:4]
-    layout = layout_of(few, few)
+    location_prior = layout_of(few, few)
     best, level = seen(labels)
-    placed = layout.placed(best, level, (1.0, 1.0, 1.0))
-    assert (placed[labels == 3] == 200).all()
+    apply = location_prior.apply(best, level, (1.0, 1.0, 1.0))
+    assert (apply[labels == 3] == 200).all()
 
 
 def test_between_a_slice_that_shows_it_and_one_that_does_not_it_may_end_anywhere() -> None:
     sparse = painted(boxes(PLACES), every=12, first=8)
-    layout = layout_of(sparse, sparse)
+    location_prior = layout_of(sparse, sparse)
     labels = boxes(PLACES)
-    placed = layout.placed(*seen(labels), (1.0, 1.0, 1.0))
-    assert (placed[labels == 1] == 200).all()
+    apply = location_prior.apply(*seen(labels), (1.0, 1.0, 1.0))
+    assert (apply[labels == 1] == 200).all()
 
 
 @pytest.mark.parametrize(
@@ -127,13 +132,13 @@ def test_between_a_slice_that_shows_it_and_one_that_does_not_it_may_end_anywhere
     ids=["one scan", "one painted scan", "one class", "no class in both"],
 )
 def test_where_nothing_confirms_it_there_is_none(targets: tuple[Tensor, ...], classes: int) -> None:
-    assert learn(scans(*targets), classes) is None
+    assert fit_location_prior(scans(*targets), classes) is None
 
 
 def test_strokes_and_partly_painted_slices_tell_nothing() -> None:
     partly = TWO[0].clone()
     partly[partly == 0] = IGNORE
-    assert learn(scans(partly, partly), 3) is None
+    assert fit_location_prior(scans(partly, partly), 3) is None
 
 
 def test_a_decision_leaves_out_what_does_not_belong() -> None:
@@ -141,29 +146,29 @@ def test_a_decision_leaves_out_what_does_not_belong() -> None:
     there = labels > 0
     decoy = (slice(30, 38), slice(38, 46), slice(0, 8))
     labels[decoy] = 1
-    sure = torch.nn.functional.one_hot(labels.long(), 4).movedim(-1, 1).float()
-    scores = torch.where(sure > 0, 0.6, 0.01)
+    confidence_threshold = torch.nn.functional.one_hot(labels.long(), 4).movedim(-1, 1).float()
+    scores = torch.where(confidence_threshold > 0, 0.6, 0.01)
     scores[:, 0] = 1 - scores[:, 1:].sum(1)
-    plain, placed = Decision(), Decision()
+    plain, apply = DiceOptimalLabels(), DiceOptimalLabels()
     for part in scores.split(7):
         plain.add(part)
-        placed.add(part)
-    placed.place(layout_of(*TWO), (1.0, 1.0, 1.0))
+        apply.add(part)
+    apply.place(layout_of(*TWO), (1.0, 1.0, 1.0))
     assert (plain.labels()[decoy] == 1).all()
-    found = placed.labels()
+    found = apply.labels()
     assert (found[decoy] == 0).all()
     assert torch.equal(found[there], labels[there])
 
 
 def test_a_checkpoint_keeps_it(tmp_path: Path) -> None:
-    layout = layout_of(*TWO)
-    checkpoint.save(tmp_path / "checkpoint.safetensors", layout.tensors(), {"kind": "finetune"})
-    again = read_layout(tmp_path / "checkpoint.safetensors", CPU)
+    location_prior = layout_of(*TWO)
+    checkpoint.save(tmp_path / "checkpoint.safetensors", location_prior.tensors(), {"kind": "finetune"})
+    again = read_location_prior(tmp_path / "checkpoint.safetensors", CPU)
     assert again is not None
-    for name, tensor in layout.tensors().items():
+    for name, tensor in location_prior.tensors().items():
         assert torch.equal(tensor, again.tensors()[name])
     checkpoint.save(tmp_path / "none.safetensors", {"one": torch.ones(1)}, {"kind": "finetune"})
-    assert read_layout(tmp_path / "none.safetensors", CPU) is None
+    assert read_location_prior(tmp_path / "none.safetensors", CPU) is None
 
 
 @pytest.fixture
@@ -189,16 +194,16 @@ def test_a_fine_tuning_says_learns_and_keeps_it_and_a_prediction_asks_it(
     result = run(job_of(kind, project), said)
     assert any("keep their places" in each.text for each in said if hasattr(each, "text"))
     made = project.run(result["run"])
-    layout = read_layout(made.checkpoint, CPU)
-    assert layout is not None
-    assert layout.reach_mm.isfinite().all()
+    location_prior = read_location_prior(made.checkpoint, CPU)
+    assert location_prior is not None
+    assert location_prior.reach_mm.isfinite().all()
     asked: list[tuple[int, ...]] = []
 
-    def placed(self: Layout, best: Tensor, level: Tensor, spacing_mm: object) -> Tensor:
+    def apply(self: LocationPrior, best: Tensor, level: Tensor, spacing_mm: object) -> Tensor:
         asked.append(tuple(best.shape))
         return torch.zeros_like(level)
 
-    monkeypatch.setattr(Layout, "placed", placed)
+    monkeypatch.setattr(LocationPrior, "placed", apply)
     predict_scans(project, made, ["scan2"], "cpu", Events(), never)
     assert asked == [SHAPE]
     labels = project.prediction(made.id, "scan2")
@@ -209,6 +214,6 @@ def test_a_fine_tuning_says_learns_and_keeps_it_and_a_prediction_asks_it(
 def test_it_can_be_left_out(project: Project) -> None:
     job = job_of("finetune", project)
     said = Events()
-    result = run(replace(job, settings={**job.settings, "layout": False}), said)
-    assert read_layout(project.run(result["run"]).checkpoint, CPU) is None
+    result = run(replace(job, settings={**job.settings, "location_prior": False}), said)
+    assert read_location_prior(project.run(result["run"]).checkpoint, CPU) is None
     assert not any("keep their places" in each.text for each in said if hasattr(each, "text"))

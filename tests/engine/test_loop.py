@@ -27,7 +27,7 @@ class Fitting:
     def __init__(self, batch: int = 8) -> None:
         torch.manual_seed(0)
         self.modules = nn.ModuleDict({"network": nn.Linear(4, 2)})
-        self.kept = {"besides": torch.ones(1)}
+        self.extra_state = {"besides": torch.ones(1)}
         self.batch = batch
         self.fractions: list[float] = []
         self.rates: list[float] = []
@@ -78,7 +78,7 @@ def fit(
     should_stop: Callable[[], bool] = never,
     settings: LoopSettings | None = None,
     resume: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
-    close: Callable[[int], dict[str, Any]] | None = None,
+    on_end: Callable[[int], dict[str, Any]] | None = None,
 ) -> tuple[loop.Position, bool]:
     tensors, card = resume or (None, {"kind": "pretrain"})
     return train(
@@ -92,7 +92,7 @@ def fit(
         should_stop,
         "fitting",
         tensors,
-        close=close,
+        on_end=on_end,
     )
 
 
@@ -116,7 +116,7 @@ def test_what_is_kept_besides_the_weights_is_in_the_checkpoint(tmp_path: Path) -
     task = Fitting()
     fit(tmp_path, task, Budget(steps=1))
     assert torch.equal(
-        checkpoint.load(tmp_path / "checkpoint.safetensors")[0]["besides"], task.kept["besides"]
+        checkpoint.load(tmp_path / "checkpoint.safetensors")[0]["besides"], task.extra_state["besides"]
     )
 
 
@@ -307,9 +307,9 @@ def test_a_gradient_that_is_no_number_is_noticed_before_the_weights_are_kept(
     task.modules["network"].weight.register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(UserError, match="diverged"):
         fit(tmp_path, task, Budget(steps=9), settings=LoopSettings(checkpoint_every_s=0))
-    kept, card = checkpoint.load(tmp_path / "checkpoint.safetensors")
+    extra_state, card = checkpoint.load(tmp_path / "checkpoint.safetensors")
     assert card["step"] == 0
-    assert kept["modules.network.weight"].isfinite().all()
+    assert extra_state["modules.network.weight"].isfinite().all()
 
 
 def test_a_full_disk_is_one_sentence_and_leaves_the_checkpoint_before(

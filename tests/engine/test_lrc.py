@@ -15,16 +15,16 @@ from medssl.core import recipes
 from medssl.core.errors import UserError
 from medssl.core.events import Notice, Progress
 from medssl.core.jobs import PretrainJob
-from medssl.nn.data.crops import Views, cut_targets
-from medssl.nn.data.device_dataset import Pool
-from medssl.nn.data.superpixels import IGNORE, SuperPixels, cut_pool, draw_pixels
+from medssl.nn.data.crops import CropBatch, cut_targets
+from medssl.nn.data.device_dataset import DeviceDataset
+from medssl.nn.data.superpixels import IGNORE, SuperPixels, draw_pixels, segment_dataset
 from medssl.nn.methods import find
 from medssl.nn.methods.lrc import LRC, LRCSettings, branch, region_contrast
 from medssl.nn.models import checkpoint
 from medssl.nn.models.unet import build
 from project_parts import code_of
 from scipy.ndimage import gaussian_filter
-from small import Events, box, job_of, make_project, noise, plan, pool, run, seeded
+from small import Events, box, dataset, job_of, make_project, noise, plan, run, seeded
 from torch import Tensor
 
 TINY = {"hidden": 16, "dimension": 8}
@@ -45,8 +45,10 @@ def method(settings: LRCSettings = SMALL, seed: int = 0, **changes: Any) -> LRC:
     return LRC(build(small, small.patch_vox[0], seed), small, settings)
 
 
-def ready(settings: LRCSettings = SMALL, scans: Pool | None = None, **changes: Any) -> tuple[LRC, Pool]:
-    scans = pool(blobs(0), blobs(1)) if scans is None else scans
+def ready(
+    settings: LRCSettings = SMALL, scans: DeviceDataset | None = None, **changes: Any
+) -> tuple[LRC, DeviceDataset]:
+    scans = dataset(blobs(0), blobs(1)) if scans is None else scans
     lrc = method(settings, **changes)
     lrc.prepare(scans, Events())
     return lrc, scans
@@ -55,19 +57,19 @@ def ready(settings: LRCSettings = SMALL, scans: Pool | None = None, **changes: A
 # Labels under views.
 
 
-def cut_labels(views: Views, scans: SuperPixels) -> Tensor:
-    return cut_targets(scans.pool, views, plan(2), outside=IGNORE)
+def cut_labels(views: CropBatch, scans: SuperPixels) -> Tensor:
+    return cut_targets(scans.dataset, views, plan(2), outside=IGNORE)
 
 
 def prepared() -> SuperPixels:
-    found = cut_pool(pool(blobs()), SMALL.grain(), 6)
+    found = segment_dataset(dataset(blobs()), SMALL.grain(), 6)
     assert found is not None
     return found
 
 
 def test_warped_labels_are_original_ones_or_ignored_beyond_the_scan() -> None:
     found = prepared()
-    original = set(found.pool.targets[0][2].unique().tolist())
+    original = set(found.dataset.targets[0][2].unique().tolist())
     turned = box((2, 16, 14), (3, 40, 40), step=(1, 0.7, 1.3), flip=(False, True, False), angle=0.4)
     labels = cut_labels(turned, found)
     assert set(labels.unique().tolist()) <= original | {IGNORE}
@@ -75,7 +77,7 @@ def test_warped_labels_are_original_ones_or_ignored_beyond_the_scan() -> None:
     corner = cut_labels(box((2, 0.5, 0.5), (3, 16, 16)), found)
     assert (corner[0, :7] == IGNORE).all()
     assert (corner[0, :, :7] == IGNORE).all()
-    assert torch.equal(corner[0, 7:, 7:], found.pool.targets[0][2][:9, :9].long())
+    assert torch.equal(corner[0, 7:, 7:], found.dataset.targets[0][2][:9, :9].long())
 
 
 def test_flipping_image_and_labels_together_leaves_the_loss_as_it_is() -> None:
@@ -98,12 +100,12 @@ def test_flipping_image_and_labels_together_leaves_the_loss_as_it_is() -> None:
 def test_the_middle_channel_is_the_slice_of_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medssl.nn.methods.lrc.change_intensity", lambda image, strength, generator: image)
     lrc, _ = ready()
-    number = pool(*(torch.arange(6.0)[:, None, None].expand(6, 32, 28).contiguous() for _ in range(2)))
+    number = dataset(*(torch.arange(6.0)[:, None, None].expand(6, 32, 28).contiguous() for _ in range(2)))
     found = lrc.superpixels
     assert found is not None
     slices = (torch.tensor([1, 3]), torch.tensor([0, 4, 5]))
     maps = [each.to(torch.int16)[:, None, None].expand(-1, 32, 28).contiguous() for each in slices]
-    lrc.superpixels = replace(found, pool=replace(number, targets=tuple(maps)), slices=slices)
+    lrc.superpixels = replace(found, dataset=replace(number, targets=tuple(maps)), slices=slices)
     lrc.plan = plan(2, batch=50)
     images, labels = lrc.views(seeded())
     for image, numbers in zip(images, labels, strict=True):
@@ -114,12 +116,12 @@ def test_the_middle_channel_is_the_slice_of_the_labels(monkeypatch: pytest.Monke
 
 def test_super_pixels_are_cut_in_the_unchanged_slice() -> None:
     lrc, scans = ready()
-    again = cut_pool(scans, SMALL.grain(), SMALL.slices)
+    again = segment_dataset(scans, SMALL.grain(), SMALL.slices)
     assert again is not None
     assert lrc.superpixels is not None
-    assert all(map(torch.equal, lrc.superpixels.pool.targets, again.pool.targets))
+    assert all(map(torch.equal, lrc.superpixels.dataset.targets, again.dataset.targets))
     lrc.loss(scans, seeded(), 0.0)
-    assert all(map(torch.equal, lrc.superpixels.pool.targets, again.pool.targets))
+    assert all(map(torch.equal, lrc.superpixels.dataset.targets, again.dataset.targets))
 
 
 # The method.
@@ -127,7 +129,7 @@ def test_super_pixels_are_cut_in_the_unchanged_slice() -> None:
 
 @pytest.mark.parametrize("base", BASES)
 def test_without_weight_it_is_the_global_method_bit_for_bit(base: str) -> None:
-    scans = pool(blobs(0), blobs(1))
+    scans = dataset(blobs(0), blobs(1))
     kind = find(base)
     settings = replace(SMALL, base=base, base_settings=BASES[base], local_weight=0.0)  # type: ignore[arg-type]
     lrc = method(settings)
@@ -227,7 +229,7 @@ def test_it_runs_on_each_global_method_and_its_parts_are_reported(base: str) -> 
     assert type(lrc.base) is find(base)
     loss, numbers = lrc.loss(scans, seeded(), 0.0)
     assert loss.isfinite()
-    assert {"global", "local", "skipped", "spread"} <= numbers.keys()
+    assert {"global", "local", "skipped", "feature_std"} <= numbers.keys()
 
 
 def test_mixed_precision_gives_a_finite_loss() -> None:
@@ -241,7 +243,7 @@ def test_mixed_precision_gives_a_finite_loss() -> None:
 def test_scans_of_different_sizes_and_spacings_make_one_batch() -> None:
     shapes = ((6, 32, 28), (3, 17, 40), (1, 50, 50))
     spacings = ((1.0, 1.0, 1.0), (3.0, 0.8, 0.8), (1.0, 1.5, 0.7))
-    scans = replace(pool(*map(blobs, range(3), shapes)), spacing_mm=spacings)
+    scans = replace(dataset(*map(blobs, range(3), shapes)), spacing_mm=spacings)
     lrc, _ = ready(scans=scans)
     assert lrc.loss(scans, seeded(), 0.0)[0].isfinite()
 
@@ -249,8 +251,8 @@ def test_scans_of_different_sizes_and_spacings_make_one_batch() -> None:
 def test_views_with_one_region_are_skipped_and_said_so() -> None:
     lrc, _ = ready()
     assert lrc.superpixels is not None
-    flat = tuple(torch.zeros_like(each) for each in lrc.superpixels.pool.targets)
-    lrc.superpixels = replace(lrc.superpixels, pool=replace(lrc.superpixels.pool, targets=flat))
+    flat = tuple(torch.zeros_like(each) for each in lrc.superpixels.dataset.targets)
+    lrc.superpixels = replace(lrc.superpixels, dataset=replace(lrc.superpixels.dataset, targets=flat))
     loss, skipped = lrc.local(seeded())
     loss.backward()
     assert (loss.item(), skipped.item()) == (0, 1)
@@ -276,7 +278,7 @@ def test_training_brings_the_local_loss_down() -> None:
 
 def test_preparing_says_how_many_slices_were_cut_and_how_far_it_is() -> None:
     events = Events()
-    method(replace(SMALL, slices=8)).prepare(pool(blobs(0), blobs(1)), events)
+    method(replace(SMALL, slices=8)).prepare(dataset(blobs(0), blobs(1)), events)
     assert events.of(Notice)[-1].text.startswith("8 of 12 slices were cut into super-pixels")
     assert events.of(Progress)[-1].phase == "super-pixels"
     assert events.of(Progress)[-1].fraction == 1
@@ -294,14 +296,14 @@ def test_stopped_while_slices_are_cut_it_leaves_a_checkpoint_to_go_on_from(tmp_p
 def test_without_weight_nothing_is_cut() -> None:
     events = Events()
     lrc = method(replace(SMALL, local_weight=0.0))
-    lrc.prepare(pool(blobs(0)), events)
+    lrc.prepare(dataset(blobs(0)), events)
     assert not events.of(Progress)
     assert lrc.superpixels is None
 
 
 def test_scans_without_any_super_pixel_are_refused() -> None:
     with pytest.raises(UserError) as error:
-        method().prepare(pool(torch.zeros(5, 30, 30), torch.ones(5, 30, 30)), Events())
+        method().prepare(dataset(torch.zeros(5, 30, 30), torch.ones(5, 30, 30)), Events())
     assert code_of(error) == "no-regions"
     assert "scan-0" in str(error.value)
 
@@ -310,7 +312,7 @@ def test_3d_is_refused() -> None:
     small = plan(3)
     lrc = LRC(build(small, 1, 0), small, SMALL)
     with pytest.raises(UserError) as error:
-        lrc.prepare(pool(noise((16, 32, 32))), Events())
+        lrc.prepare(dataset(noise((16, 32, 32))), Events())
     assert code_of(error) == "not-2d"
     assert "dims=2" in str(error.value)
 
@@ -321,7 +323,7 @@ def test_3d_is_refused() -> None:
 )
 def test_settings_that_leave_nothing_to_contrast_are_refused(name: str, value: float) -> None:
     with pytest.raises(UserError) as error:
-        method(replace(SMALL, **{name: value})).prepare(pool(blobs()), Events())
+        method(replace(SMALL, **{name: value})).prepare(dataset(blobs()), Events())
     assert code_of(error) == "bad-job"
     assert name in str(error.value)
 
@@ -335,7 +337,7 @@ def test_settings_that_the_global_method_does_not_know_are_refused() -> None:
 def test_a_refusal_of_the_global_method_is_one_of_ours() -> None:
     settings = replace(SMALL, base="simclr")
     with pytest.raises(UserError) as error:
-        method(settings, batch=1).prepare(pool(blobs()), Events())
+        method(settings, batch=1).prepare(dataset(blobs()), Events())
     assert code_of(error) == "small-batch"
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from medssl.nn.methods.mae import MAE, MAESettings, draw_mask, masked_error
 from medssl.nn.models.unet import build
-from small import noise, plan, pool, seeded
+from small import dataset, noise, plan, seeded
 
 
 def blocks_hidden(visible: torch.Tensor, sides: tuple[int, ...]) -> torch.Tensor:
@@ -93,7 +93,7 @@ def test_sizes_that_blocks_do_not_divide(size: tuple[int, ...]) -> None:
 def test_a_step_trains_encoder_and_decoder(dims: int) -> None:
     small = plan(dims)
     method = MAE(build(small, 3 if dims == 2 else 1, 0), small, MAESettings(block=4))
-    loss, _ = method.loss(pool(noise((12, 30, 30)), noise((5, 9, 30))), seeded(), 0.0)
+    loss, _ = method.loss(dataset(noise((12, 30, 30)), noise((5, 9, 30))), seeded(), 0.0)
     loss.backward()
     assert loss.isfinite()
     assert all(
@@ -110,7 +110,7 @@ def test_neighbouring_slices_are_masked_together() -> None:
     method = MAE(build(small, 3, 0), small, MAESettings(block=4))
     seen: list[torch.Tensor] = []
     method.modules["network"].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    method.loss(pool(noise((12, 30, 30)) + 100), seeded(), 0.0)
+    method.loss(dataset(noise((12, 30, 30)) + 100), seeded(), 0.0)
     hidden = seen[0] == 0
     assert hidden.any()
     assert (hidden == hidden[:, :1]).all()

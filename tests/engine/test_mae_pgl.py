@@ -9,7 +9,7 @@ import torch
 from medssl.nn.data.crops import shown
 from medssl.nn.methods.mae_pgl import MAEPGL, MAEPGLSettings, masked_huber
 from medssl.nn.models.unet import build
-from small import noise, plan, pool, seeded
+from small import dataset, noise, plan, seeded
 from torch import Tensor
 
 SMALL = MAEPGLSettings(hidden=16, dimension=8, block=4)
@@ -24,7 +24,7 @@ def method(dims: int = 2, settings: MAEPGLSettings = SMALL) -> MAEPGL:
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_step_trains_everything_but_the_teacher(dims: int) -> None:
     both = method(dims)
-    loss, numbers = both.loss(pool(noise((12, 40, 40)), noise((16, 32, 48))), seeded(), 0.0)
+    loss, numbers = both.loss(dataset(noise((12, 40, 40)), noise((16, 32, 48))), seeded(), 0.0)
     loss.backward()
     assert loss.isfinite()
     assert all(value.isfinite() for value in numbers.values())
@@ -41,7 +41,7 @@ def test_the_student_sees_masked_views_and_the_teacher_whole_ones() -> None:
     network, teacher = both.modules["network"], both.modules["teacher"]
     network.encoder[0].register_forward_pre_hook(lambda module, given: seen.update(student=given[0]))
     teacher["encoder"][0].register_forward_pre_hook(lambda module, given: seen.update(teacher=given[0]))
-    both.loss(pool(noise((12, 40, 40)) + 100), seeded(), 0.0)
+    both.loss(dataset(noise((12, 40, 40)) + 100), seeded(), 0.0)
     assert (seen["teacher"] != 0).all()
     hidden = seen["student"] == 0
     assert 0.6 < hidden.float().mean() < 0.85
@@ -49,22 +49,24 @@ def test_the_student_sees_masked_views_and_the_teacher_whole_ones() -> None:
 
 
 def test_the_loss_is_the_weighted_sum_of_both_terms() -> None:
-    scans = pool(noise((12, 40, 40)))
+    scans = dataset(noise((12, 40, 40)))
     loss, numbers = method().loss(scans, seeded(), 0.0)
-    assert loss.item() == pytest.approx(5 * numbers["repaint"].item() + numbers["agree"].item(), rel=1e-5)
+    assert loss.item() == pytest.approx(
+        5 * numbers["reconstruction"].item() + numbers["consistency"].item(), rel=1e-5
+    )
 
 
 def test_without_masks_its_agreement_is_pgls_loss() -> None:
-    both = method(settings=replace(SMALL, repaint=0.0, ratio=0.0))
-    scans = pool(noise((12, 40, 40)))
+    both = method(settings=replace(SMALL, reconstruction=0.0, ratio=0.0))
+    scans = dataset(noise((12, 40, 40)))
     loss, _ = both.loss(scans, seeded(), 0.0)
     alone, _ = both.pgl.loss(scans, seeded(), 0.0)
     assert loss.item() == pytest.approx(alone.item(), rel=1e-5)
 
 
 def test_without_agreement_no_gradient_reaches_the_heads() -> None:
-    both = method(settings=replace(SMALL, agree=0.0))
-    loss, _ = both.loss(pool(noise((12, 40, 40))), seeded(), 0.0)
+    both = method(settings=replace(SMALL, consistency=0.0))
+    loss, _ = both.loss(dataset(noise((12, 40, 40))), seeded(), 0.0)
     loss.backward()
     for parameter in both.modules["predictor"].parameters():
         assert parameter.grad is not None
@@ -89,5 +91,5 @@ def test_nothing_masked_is_zero_and_finite() -> None:
 def test_a_smaller_batch_reaches_the_views() -> None:
     both = method()
     both.plan = replace(both.plan, batch=2)
-    first, second = both.pgl.views(pool(noise((12, 40, 40))), seeded())
+    first, second = both.pgl.views(dataset(noise((12, 40, 40))), seeded())
     assert len(shown(first)) == len(shown(second)) == 2

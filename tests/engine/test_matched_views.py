@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import pytest
 import torch
-from medssl.nn.data.crops import Views, cut, scan_shapes, shown
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.crops import CropBatch, cut, scan_shapes, shown
+from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.data.matched_views import around, matched_views
-from medssl.nn.models.anatomical_embedding import Atlas, Matcher, Matching
-from small import noise, plan, pool, seeded
+from medssl.nn.models.anatomical_embedding import AnatomicalEmbedding, EmbeddingBank, EmbeddingSettings
+from small import dataset, noise, plan, seeded
 from torch import Tensor
 
 SIZE = {2: (3, 16, 16), 3: (8, 16, 16)}
 
 
-def atlas(scans: Pool) -> Atlas:
+def embedding_bank(scans: DeviceDataset) -> EmbeddingBank:
     torch.manual_seed(0)
-    return Atlas(scans, Matcher(8), Matching(dimension=8))
+    return EmbeddingBank(scans, AnatomicalEmbedding(8), EmbeddingSettings(dimension=8))
 
 
-def drawn(scans: Pool, dims: int = 2, threshold: float = -1.0, seed: int = 0) -> tuple[Views, Views, Tensor]:
-    return matched_views(atlas(scans), plan(dims, batch=12), SIZE[dims], 16, threshold, seeded(seed))
+def drawn(
+    scans: DeviceDataset, dims: int = 2, threshold: float = -1.0, seed: int = 0
+) -> tuple[CropBatch, CropBatch, Tensor]:
+    return matched_views(embedding_bank(scans), plan(dims, batch=12), SIZE[dims], 16, threshold, seeded(seed))
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -31,7 +33,7 @@ def test_a_box_has_its_exact_size_and_its_point_in_the_middle_also_at_a_border(
     image = noise((12, 30, 25))
     size = SIZE[dims]
     views = around(torch.tensor([0]), torch.tensor([point]).float(), size, torch.ones(1, 3))
-    seen = shown(cut(pool(image), views, plan(dims)))[0].reshape(size)
+    seen = shown(cut(dataset(image), views, plan(dims)))[0].reshape(size)
     middle = tuple(length // 2 for length in size)
     assert seen.shape == size
     assert seen[middle].item() == pytest.approx(image[point].item(), abs=1e-5)
@@ -43,7 +45,7 @@ def test_a_box_has_its_exact_size_and_its_point_in_the_middle_also_at_a_border(
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_both_boxes_are_equally_large_in_mm(dims: int) -> None:
-    scans = Pool(
+    scans = DeviceDataset(
         ("a", "b"), (noise((12, 30, 30)), noise((24, 40, 20), seed=1)), ((2.0, 1.0, 1.0), (1.0, 0.8, 1.5))
     )
     for views in drawn(scans, dims)[:2]:
@@ -53,7 +55,7 @@ def test_both_boxes_are_equally_large_in_mm(dims: int) -> None:
 
 
 def test_the_other_scan_is_never_the_same_one() -> None:
-    scans = pool(*(noise((10, 24, 24), seed=seed) for seed in range(4)))
+    scans = dataset(*(noise((10, 24, 24), seed=seed) for seed in range(4)))
     others = set()
     for seed in range(5):
         first, second, accepted = drawn(scans, seed=seed)
@@ -66,7 +68,7 @@ def test_the_other_scan_is_never_the_same_one() -> None:
 @pytest.mark.parametrize("dims", [2, 3])
 def test_without_a_good_match_a_pair_is_two_overlapping_boxes_of_one_scan(dims: int) -> None:
     first, second, accepted = drawn(
-        pool(noise((12, 40, 40)), noise((12, 40, 36), seed=1)), dims, threshold=1.0
+        dataset(noise((12, 40, 40)), noise((12, 40, 36), seed=1)), dims, threshold=1.0
     )
     assert not accepted.any()
     assert torch.equal(first.scan, second.scan)
@@ -79,7 +81,7 @@ def test_without_a_good_match_a_pair_is_two_overlapping_boxes_of_one_scan(dims: 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_the_first_box_lies_inside_its_scan(dims: int) -> None:
-    scans = pool(noise((12, 40, 40)), noise((9, 20, 36), seed=1))
+    scans = dataset(noise((12, 40, 40)), noise((9, 20, 36), seed=1))
     first, _, _ = drawn(scans, dims)
     low, high = first.extent()
     axes = slice(3 - dims, 3)
@@ -97,7 +99,7 @@ def test_views_of_a_shifted_scan_show_the_same(dims: int) -> None:
         image = torch.zeros(64, 64, 64)
         image[tuple(slice(at, at + 16) for at in low)] = content.abs() + 1
         images.append(image)
-    scans = pool(*images)
+    scans = dataset(*images)
     first, second, accepted = drawn(scans, dims)
     assert accepted.all()
     shift = torch.tensor([0.0, 8, -8]) * torch.where(first.scan == 0, 1, -1)[:, None]
@@ -115,7 +117,7 @@ def test_places_lie_on_the_body() -> None:
         image = torch.zeros(16, 64, 64)
         image[:, 24:40, 20:44] = 1 + 0.1 * noise((16, 16, 24), seed=seed).abs()
         images.append(image)
-    first, _, _ = drawn(pool(*images))
+    first, _, _ = drawn(dataset(*images))
     point = first.centre + 0.5  # the middle voxel of an even side
     assert ((point[:, 1] >= 23) & (point[:, 1] <= 41)).all()
     assert ((point[:, 2] >= 19) & (point[:, 2] <= 45)).all()

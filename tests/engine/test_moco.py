@@ -10,11 +10,11 @@ import pytest
 import torch
 from medssl.core.errors import UserError
 from medssl.core.events import Notice
-from medssl.nn.data.device_dataset import Pool
-from medssl.nn.methods.moco import Centre, MoCo, MoCoSettings, Queue, found, info_nce
+from medssl.nn.data.device_dataset import DeviceDataset
+from medssl.nn.methods.moco import Centre, MoCo, MoCoSettings, Queue, info_nce, top1_accuracy
 from medssl.nn.models.unet import build
 from project_parts import code_of
-from small import Events, noise, plan, pool, seeded
+from small import Events, dataset, noise, plan, seeded
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -28,8 +28,8 @@ def method(dims: int = 2, settings: MoCoSettings = SMALL) -> MoCo:
     return MoCo(build(small, small.patch_vox[0] if dims == 2 else 1, 0), small, settings)
 
 
-def scans() -> Pool:
-    return pool(*(noise(SCAN, seed) for seed in range(3)))
+def scans() -> DeviceDataset:
+    return dataset(*(noise(SCAN, seed) for seed in range(3)))
 
 
 def vectors(count: int = 4, channels: int = 8, seed: int = 0) -> Tensor:
@@ -126,10 +126,10 @@ def test_the_gradient_is_orthogonal_to_the_unnormalised_queries() -> None:
 
 def test_found_is_the_share_of_queries_nearer_to_their_key_than_to_others_of_the_batch() -> None:
     unit = torch.eye(4)
-    assert found(unit, unit) == 1
-    assert found(unit, unit.roll(1, 0)) == 0
-    assert found(unit, torch.stack([unit[0], unit[1], unit[2], unit[0] + unit[1]])) == 0.75
-    assert found(3 * unit, 0.1 * unit) == 1
+    assert top1_accuracy(unit, unit) == 1
+    assert top1_accuracy(unit, unit.roll(1, 0)) == 0
+    assert top1_accuracy(unit, torch.stack([unit[0], unit[1], unit[2], unit[0] + unit[1]])) == 0.75
+    assert top1_accuracy(3 * unit, 0.1 * unit) == 1
 
 
 def test_similarities_are_fp32_in_mixed_precision() -> None:
@@ -228,7 +228,7 @@ def test_a_halved_batch_goes_on_with_the_same_queue_down_to_one_pair() -> None:
         moco.after_step(0.0)
         come += batch
         assert loss.isfinite()
-        assert numbers["spread"].isfinite()
+        assert numbers["feature_std"].isfinite()
         assert moco.modules["queue"].waiting().sum() == min(7, come)
 
 
@@ -241,7 +241,7 @@ def test_a_training_can_start_with_one_pair_a_batch() -> None:
         loss.backward()
         moco.after_step(0.0)
         assert loss.isfinite()
-        assert numbers["spread"].isfinite()
+        assert numbers["feature_std"].isfinite()
 
 
 def test_what_all_keys_have_in_common_is_taken_off_and_so_is_most_of_a_drift() -> None:
@@ -346,7 +346,7 @@ def test_for_as_many_steps_as_it_says_the_loss_has_more_and_more_to_tell_from() 
 def test_constant_and_tiny_scans_give_a_finite_loss_and_finite_gradients(dims: int, image: Tensor) -> None:
     moco, pairs = method(dims), seeded()
     for _ in range(2):
-        loss, numbers = moco.loss(pool(image), pairs, 0.0)
+        loss, numbers = moco.loss(dataset(image), pairs, 0.0)
         loss.backward()
         moco.after_step(0.0)
         assert loss.isfinite()
@@ -356,7 +356,7 @@ def test_constant_and_tiny_scans_give_a_finite_loss_and_finite_gradients(dims: i
 
 def test_a_single_slice_is_refused_before_the_start() -> None:
     with pytest.raises(UserError) as error:
-        method().prepare(pool(noise((1, 48, 40))), Events())
+        method().prepare(dataset(noise((1, 48, 40))), Events())
     assert code_of(error) == "one-place"
 
 
@@ -368,7 +368,7 @@ def test_no_queue_and_no_temperature_are_refused(wrong: dict[str, float]) -> Non
 
 
 def test_the_pairs_of_a_batch_come_from_different_scans_while_there_are_some() -> None:
-    first, _ = method().views(pool(*(noise((6, 40, 40), seed) for seed in range(4))), seeded())
+    first, _ = method().views(dataset(*(noise((6, 40, 40), seed) for seed in range(4))), seeded())
     assert sorted(first.scan.tolist()) == [0, 1, 2, 3]
 
 
@@ -386,4 +386,4 @@ def test_training_tells_a_batch_from_the_one_before() -> None:
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.9 * losses[0]  # the keys stay where the untrained teacher put them
-    assert numbers["spread"] > 0.3
+    assert numbers["feature_std"] > 0.3

@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from medssl.core.jobs import Sides
-from medssl.nn.data.multiplanar import ORDERS, OWN, sides, turned
+from medssl.nn.data.multiplanar import ORDERS, OWN, axis_orders, reoriented
 from medssl.nn.models.unet import build, load_network
 from medssl.tasks.inference import predict
-from medssl.tasks.inference.predict import likely, segment_work
-from small import CPU, job_of, make_project, noise, plan, pool, run, seeded
+from medssl.tasks.inference.predict import segment_work, top1_posterior
+from small import CPU, dataset, job_of, make_project, noise, plan, run, seeded
 from test_predict import MM, Largest, Threshold, signs
 from torch import Tensor
 from tuning import IGNORE, half_painted, tuning
@@ -34,32 +33,32 @@ def scores_from(order: tuple[int, ...], network: torch.nn.Module, image: Tensor)
 @pytest.mark.parametrize(
     ("dims", "known", "spacing", "looks"),
     [
-        (2, "all", CUBES, BOTH),
-        (2, "all", (1.4, 1.0, 1.2), BOTH),
-        (2, "all", THICK, (OWN,)),
-        (2, "own", CUBES, (OWN,)),
-        (3, "all", CUBES, (OWN,)),
+        (2, True, CUBES, BOTH),
+        (2, True, (1.4, 1.0, 1.2), BOTH),
+        (2, True, THICK, (OWN,)),
+        (2, False, CUBES, (OWN,)),
+        (3, True, CUBES, (OWN,)),
     ],
 )
 def test_other_sides_are_looked_at_where_they_were_learned_and_voxels_are_nearly_cubes(
-    dims: int, known: Sides, spacing: tuple[float, ...], looks: tuple[tuple[int, ...], ...]
+    dims: int, known: bool, spacing: tuple[float, ...], looks: tuple[tuple[int, ...], ...]
 ) -> None:
-    assert sides(plan(dims, sides=known), spacing) == looks
+    assert axis_orders(plan(dims, multiplanar=known), spacing) == looks
 
 
 @pytest.mark.parametrize(("axis", "seen"), [(0, {0, 1}), (1, {1, 0}), (2, {2, 0, 1})])
 def test_sagittal_slices_are_looked_at_only_where_they_are_painted(axis: int, seen: set[int]) -> None:
     """Left and right look the same there."""
-    painted = plan(2, slice_axis=axis, sides="all")
-    orders = sides(painted, CUBES)
+    painted = plan(2, slice_axis=axis, multiplanar=True)
+    orders = axis_orders(painted, CUBES)
     assert orders[0] == OWN
     assert {painted.work_axes[order[0]] for order in orders} == seen
 
 
 def test_a_turned_pool_shares_its_voxels_and_turns_its_spacing() -> None:
-    scans = pool(noise((3, 4, 5)), spacing_mm=(3.0, 1.0, 2.0), targets=[torch.zeros(3, 4, 5).byte()])
+    scans = dataset(noise((3, 4, 5)), spacing_mm=(3.0, 1.0, 2.0), targets=[torch.zeros(3, 4, 5).byte()])
     for order in ORDERS:
-        seen = turned(scans, order)
+        seen = reoriented(scans, order)
         assert seen.images[0].shape == seen.targets[0].shape == tuple((3, 4, 5)[axis] for axis in order)
         assert seen.spacing_mm[0] == tuple((3.0, 1.0, 2.0)[axis] for axis in order)
         assert seen.images[0].data_ptr() == scans.images[0].data_ptr()
@@ -71,7 +70,7 @@ def test_every_voxel_gets_its_own_label_from_several_sides(
 ) -> None:
     monkeypatch.setattr(predict, "VOXELS_AT_ONCE", 1)  # slabs of eight slices
     image = torch.from_numpy(signs(shape)).float()
-    found = likely(Threshold(), plan(2, sides="all"), image, MM, CPU)  # type: ignore[arg-type]
+    found = top1_posterior(Threshold(), plan(2, multiplanar=True), image, MM, CPU)  # type: ignore[arg-type]
     assert torch.equal(found.probability > found.background, image > 0)
 
 
@@ -80,7 +79,7 @@ def test_a_label_is_that_of_the_mean_of_all_sides() -> None:
     with torch.inference_mode():
         by_side = [scores_from(order, network, image) for order in BOTH]
     mean = torch.stack(by_side).mean(0)
-    found = likely(network, plan(2, sides="all"), image, MM, CPU)
+    found = top1_posterior(network, plan(2, multiplanar=True), image, MM, CPU)
     best = 1 + mean[..., 1:].argmax(-1)
     assert (found.best == best).float().mean() > 0.999, "sums may round differently, nothing else"
     assert (found.best != 1 + by_side[0][..., 1:].argmax(-1)).any(), "the sides agree, so this shows nothing"
@@ -89,7 +88,9 @@ def test_a_label_is_that_of_the_mean_of_all_sides() -> None:
 
 def test_scans_of_thick_slices_are_segmented_from_their_own_side() -> None:
     network, image = build(plan(2), 3, 0).eval(), noise((12, 20, 16))
-    one, three = (segment_work(network, plan(2, sides=each), image, THICK, CPU) for each in ("own", "all"))
+    one, three = (
+        segment_work(network, plan(2, axis_orders=each), image, THICK, CPU) for each in ("own", "all")
+    )
     assert torch.equal(one, three)
 
 
@@ -97,7 +98,7 @@ def test_scores_of_the_whole_scan_are_never_in_memory_from_several_sides(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(predict, "VOXELS_AT_ONCE", 32 * 64 * 64)
-    wide, needed = plan(2, patch_vox=(3, 64, 64), sides="all"), []
+    wide, needed = plan(2, patch_vox=(3, 64, 64), multiplanar=True), []
     for slices in (128, 256):
         with Largest() as largest:
             segment_work(Threshold(4), wide, torch.ones(slices, 64, 64), MM, CPU)  # type: ignore[arg-type]
@@ -109,12 +110,12 @@ def test_guesses_are_learned_from_several_sides_and_labels_turn_with_their_scans
     task = tuning("self_training")
     task.loss(seeded(), 0.5)
     assert task.rounds is not None
-    guesses = task.rounds.guesses
-    for order, (seen, _) in zip(BOTH, guesses.seen, strict=True):
-        for one, own in zip(seen.targets, guesses.pool.targets, strict=True):
+    pseudo_labels = task.rounds.pseudo_labels
+    for order, (seen, _) in zip(BOTH, pseudo_labels.seen, strict=True):
+        for one, own in zip(seen.targets, pseudo_labels.dataset.targets, strict=True):
             assert torch.equal(one, own.permute(order))
     generator = seeded()
-    drawn = {guesses.side(generator)[0].images[0].shape for _ in range(40)}
+    drawn = {pseudo_labels.side(generator)[0].images[0].shape for _ in range(40)}
     assert len(drawn) == 2
 
 
@@ -123,7 +124,7 @@ def test_scans_of_thick_slices_are_learned_from_their_own_side_alone() -> None:
     task = tuning("self_training", scans)
     task.loss(seeded(), 0.5)
     assert task.rounds is not None
-    assert [set(seen.ids) for seen, _ in task.rounds.guesses.seen] == [{"scan-0", "scan-1"}, {"scan-0"}]
+    assert [set(seen.ids) for seen, _ in task.rounds.pseudo_labels.seen] == [{"scan-0", "scan-1"}, {"scan-0"}]
 
 
 def test_a_painted_slice_is_a_line_from_another_side() -> None:
@@ -138,19 +139,21 @@ def test_a_painted_slice_is_a_line_from_another_side() -> None:
     assert 70 < sum(drawn) < 130
 
 
-@pytest.mark.parametrize("known", ["all", "own"])
+@pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("choice", ["self_training", "none"])
-def test_a_network_says_from_where_it_knows_to_look(tmp_path: Path, choice: str, known: Sides) -> None:
+def test_a_network_says_from_where_it_knows_to_look(tmp_path: Path, choice: str, known: bool) -> None:
     project = make_project(tmp_path, shape=(16, 24, 24))
     job = job_of(f"finetune-{choice}", project)
-    job = replace(job, steps=1, settings={**job.settings, "sides": known})
+    job = replace(job, steps=1, settings={**job.settings, "multiplanar": known})
     _, learned, _ = load_network(project.run(run(job)["run"]).checkpoint)
-    assert learned.sides == known
+    assert learned.multiplanar == known
 
 
 def test_a_network_that_saw_thick_slices_only_looks_from_their_side() -> None:
     scans = replace(half_painted(), spacing_mm=(THICK, CUBES))
-    assert tuning("self_training", scans).plan.sides == "own", "the painted scan is the one of thick slices"
+    assert tuning("self_training", scans).plan.multiplanar is False, (
+        "the painted scan is the one of thick slices"
+    )
 
 
 def test_a_slab_of_a_large_scan_is_guessed_from_its_own_side(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,11 +161,11 @@ def test_a_slab_of_a_large_scan_is_guessed_from_its_own_side(monkeypatch: pytest
     large = noise((40, 12, 12))
     painted = torch.full(large.shape, IGNORE, dtype=torch.uint8)
     painted[20], painted[20, 2:8, 2:8] = 0, 1
-    task = tuning("self_training", pool(large, targets=[painted]), rounds=(0.0, 0.5))
+    task = tuning("self_training", dataset(large, targets=[painted]), rounds=(0.0, 0.5))
     generator = seeded()
     for fraction in (0.1, 0.6):
         task.loss(generator, fraction)
     assert task.rounds is not None
-    assert task.plan.sides == "all"
-    labelled = (task.rounds.guesses.pool.targets[0] != IGNORE).any(dim=(1, 2)).sum()
+    assert task.plan.axis_orders == "all"
+    labelled = (task.rounds.pseudo_labels.dataset.targets[0] != IGNORE).any(dim=(1, 2)).sum()
     assert labelled in (16, 17), "16 slices, and perhaps the painted one"

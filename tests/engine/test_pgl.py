@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 from medssl.nn.data.correspondence import align
-from medssl.nn.data.crops import Views, cut, shown
-from medssl.nn.data.device_dataset import Pool
-from medssl.nn.methods.common import follow, momentum, spread, view_size
+from medssl.nn.data.crops import CropBatch, cut, shown
+from medssl.nn.data.device_dataset import DeviceDataset
+from medssl.nn.methods.common import feature_std, momentum, update_ema, view_size
 from medssl.nn.methods.pgl import PGL, PGLSettings, local_consistency
 from medssl.nn.models.unet import build
-from small import box, noise, plan, pool, ramps, seeded, stacked
+from small import box, dataset, noise, plan, ramps, seeded, stacked
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,7 +34,7 @@ def size(dims: int) -> tuple[int, int, int]:
     return (3, 16, 16) if dims == 2 else (8, 16, 16)
 
 
-def overlapping(flip: bool = True) -> tuple[Views, Views]:
+def overlapping(flip: bool = True) -> tuple[CropBatch, CropBatch]:
     """Two pairs of 3D boxes with different shifts and flips."""
     first = stacked([box((8, 20, 20), size(3)), box((8, 24, 18), size(3), step=(1, 1.2, 1.2))])
     second = stacked(
@@ -50,16 +50,16 @@ def maps(count: int = 2, channels: int = 8, seed: int = 0) -> Tensor:
     return torch.randn(count, channels, 4, 4, 4, generator=seeded(seed))
 
 
-def stay_put(pgl: PGL, first: Views, second: Views, scans: Pool) -> None:
+def stay_put(pgl: PGL, first: CropBatch, second: CropBatch, scans: DeviceDataset) -> None:
     """Make the method see this pair, without any change of grey values."""
     pair = cut(scans, first, pgl.plan), cut(scans, second, pgl.plan)
-    pgl.views = lambda pool, generator: pair  # type: ignore[method-assign]
+    pgl.views = lambda dataset, generator: pair  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_identity(dims: int) -> None:
     """The same view twice, teacher equal to student and no predictor: nothing to learn."""
-    pgl, scans = method(dims), pool(noise(SCAN))
+    pgl, scans = method(dims), dataset(noise(SCAN))
     pgl.modules["predictor"] = nn.Identity()
     views = stacked([box((8, 20, 20), size(dims)), box((5, 30, 15), size(dims))])
     stay_put(pgl, views, views, scans)
@@ -68,7 +68,7 @@ def test_identity(dims: int) -> None:
 
 
 def test_swap_symmetry() -> None:
-    pgl, scans = method(3), pool(noise(SCAN))
+    pgl, scans = method(3), dataset(noise(SCAN))
     first, second = overlapping()
     stay_put(pgl, first, second, scans)
     one, _ = pgl.loss(scans, seeded(), 0.0)
@@ -112,7 +112,7 @@ def test_random_features_of_many_dimensions_give_about_two() -> None:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_no_gradient_reaches_the_teacher(dims: int) -> None:
-    pgl, scans = method(dims), pool(noise(SCAN), noise(SCAN, 1))
+    pgl, scans = method(dims), dataset(noise(SCAN), noise(SCAN, 1))
     loss, _ = pgl.loss(scans, seeded(), 0.0)
     loss.backward()
     assert all(each.grad is None and not each.requires_grad for each in pgl.modules["teacher"].parameters())
@@ -136,7 +136,7 @@ def test_the_gradient_is_orthogonal_to_the_unnormalised_features() -> None:
 @pytest.mark.parametrize("dims", [2, 3])
 def test_translation_on_a_periodic_image(dims: int) -> None:
     """The image repeats itself every 8 x 16 x 16 voxels: both boxes moved by that see the same."""
-    scans = pool(noise((8, 16, 16)).repeat(4, 4, 4))
+    scans = dataset(noise((8, 16, 16)).repeat(4, 4, 4))
     first = stacked([box((11, 22, 22), size(dims), (1, 1.1, 1.1)), box((10, 28, 20), size(dims))])
     second = stacked(
         [box((11, 27, 19), size(dims), flip=(False, True, False)), box((10, 22, 22), size(dims))]
@@ -185,13 +185,13 @@ def test_an_overlap_of_one_cell_gives_a_loss_and_a_gradient() -> None:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_constant_image_gives_a_finite_loss_and_finite_gradients(dims: int) -> None:
-    scans = pool(torch.full(SCAN, 0.7))
+    scans = dataset(torch.full(SCAN, 0.7))
     pgl = method(dims)
     for seed in range(3):
         loss, numbers = pgl.loss(scans, seeded(seed), 0.0)
         loss.backward()
         assert loss.isfinite()
-        assert numbers["spread"].isfinite()
+        assert numbers["feature_std"].isfinite()
     grads = [each.grad for each in pgl.modules.parameters() if each.grad is not None]
     assert grads
     assert all(grad.isfinite().all() for grad in grads)
@@ -199,17 +199,17 @@ def test_a_constant_image_gives_a_finite_loss_and_finite_gradients(dims: int) ->
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_scan_smaller_than_the_patch_gives_a_finite_loss(dims: int) -> None:
-    loss, _ = method(dims).loss(pool(noise((3, 9, 7))), seeded(), 0.0)
+    loss, _ = method(dims).loss(dataset(noise((3, 9, 7))), seeded(), 0.0)
     assert loss.isfinite()
 
 
 def pairs(
     dims: int, scan: tuple[int, int, int], settings: PGLSettings = SMALL, count: int = 10_000, **changes: Any
-) -> tuple[Views, Views]:
+) -> tuple[CropBatch, CropBatch]:
     """So many pairs as the method draws them in a scan of that shape."""
     pgl = method(dims, settings)
     pgl.plan = plan(dims, batch=count, **changes)
-    return pgl.pair(pool(torch.zeros(1, 1, 1).expand(scan)), seeded())
+    return pgl.pair(dataset(torch.zeros(1, 1, 1).expand(scan)), seeded())
 
 
 @pytest.mark.parametrize("level", [-1, -2])
@@ -250,12 +250,12 @@ def test_boxes_differ_across_slices_wherever_the_volume_is_deeper_than_the_patch
     away = (first.centre - second.centre)[:, 0].abs()
     assert away.median() > 0.5
     assert away.max() <= 8 - 3, "boxes of eight slices share a cell, which two slices and a half are"
-    for alike in (
+    for positive_mask in (
         pairs(3, (8, 60, 44), count=500),
         pairs(3, (30, 60, 44), count=500, spacing_mm=(4.0, 1.0, 1.0)),
         pairs(2, (30, 60, 44), count=500),
     ):
-        assert torch.allclose(alike[0].centre[:, 0], alike[1].centre[:, 0])
+        assert torch.allclose(positive_mask[0].centre[:, 0], positive_mask[1].centre[:, 0])
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -275,7 +275,7 @@ def test_flip_equivariance_of_alignment(dims: int, level: int) -> None:
     pgl = method(dims, settings)
     pgl.plan = plan(dims, batch=64)
     cells, stride = ((4, 4, 4), (2, 4, 4)) if level == -1 else ((8, 8, 8), (1, 2, 2))
-    first, second = pgl.pair(pool(noise(scan)), seeded())
+    first, second = pgl.pair(dataset(noise(scan)), seeded())
     assert len({tuple(flip) for flip in first.flip.tolist()}) == 8
     maps = []
     for views in (first, second):
@@ -307,7 +307,7 @@ def test_the_teacher_starts_as_an_exact_copy_and_not_as_the_same_tensors() -> No
 
 @pytest.mark.parametrize("fraction", [0.0, 0.4])
 def test_the_teacher_follows_by_its_momentum_exactly(fraction: float) -> None:
-    pgl, scans = method(2), pool(noise(SCAN))
+    pgl, scans = method(2), dataset(noise(SCAN))
     teacher = pgl.modules["teacher"]["projector"][0].weight
     student = pgl.modules["projector"][0].weight
     before = teacher.detach().clone()
@@ -322,7 +322,7 @@ def test_the_teacher_follows_by_its_momentum_exactly(fraction: float) -> None:
 
 def test_following_is_linear_interpolation() -> None:
     teacher, student = nn.Parameter(torch.tensor([0.0, 8.0])), nn.Parameter(torch.tensor([4.0, 0.0]))
-    follow([teacher], [student], 0.75)
+    update_ema([teacher], [student], 0.75)
     assert teacher.tolist() == [1.0, 6.0]
     assert student.tolist() == [4.0, 0.0]
 
@@ -335,58 +335,58 @@ def test_the_momentum_rises_from_its_start_to_one() -> None:
 
 
 def test_the_teacher_keeps_running_statistics_of_its_own() -> None:
-    pgl, scans = method(2), pool(noise(SCAN))
+    pgl, scans = method(2), dataset(noise(SCAN))
     teacher, student = pgl.modules["teacher"]["projector"][1], pgl.modules["projector"][1]
     before = teacher.running_mean.clone()
     pgl.loss(scans, seeded(), 0.0)
     assert not torch.equal(teacher.running_mean, before)
-    follow(list(pgl.modules["teacher"].parameters()), list(pgl.modules["teacher"].parameters()), 0.5)
+    update_ema(list(pgl.modules["teacher"].parameters()), list(pgl.modules["teacher"].parameters()), 0.5)
     assert teacher.running_mean.data_ptr() != student.running_mean.data_ptr()
 
 
 def test_the_collapse_monitor_is_one_for_spread_and_zero_for_collapsed_features() -> None:
-    assert spread(torch.randn(4, 64, 8, 8, generator=seeded())).item() == pytest.approx(1, abs=0.05)
+    assert feature_std(torch.randn(4, 64, 8, 8, generator=seeded())).item() == pytest.approx(1, abs=0.05)
     same = torch.randn(1, 64, 1, 1, generator=seeded()).expand(4, 64, 8, 8)
-    assert spread(same).item() == pytest.approx(0, abs=1e-4)
-    assert spread(3 * same).item() == pytest.approx(0, abs=1e-4)
+    assert feature_std(same).item() == pytest.approx(0, abs=1e-4)
+    assert feature_std(3 * same).item() == pytest.approx(0, abs=1e-4)
 
 
 def test_the_collapse_monitor_is_reported() -> None:
-    _, numbers = method(2).loss(pool(noise(SCAN)), seeded(), 0.0)
-    assert 0 < numbers["spread"] < 1.5
+    _, numbers = method(2).loss(dataset(noise(SCAN)), seeded(), 0.0)
+    assert 0 < numbers["feature_std"] < 1.5
 
 
 @pytest.mark.parametrize("level", [-1, -2])
 @pytest.mark.parametrize("dims", [2, 3])
 def test_either_of_the_two_deepest_levels_can_be_aligned(dims: int, level: int) -> None:
     settings = replace(SMALL, level=level)  # type: ignore[arg-type]
-    loss, _ = method(dims, settings).loss(pool(noise(SCAN)), seeded(), 0.0)
+    loss, _ = method(dims, settings).loss(dataset(noise(SCAN)), seeded(), 0.0)
     assert 0 < loss < 8
 
 
 def test_views_are_made_smaller_where_a_zoomed_patch_does_not_fit() -> None:
     small = plan(2, patch_vox=(3, 32, 32))
-    assert view_size(pool(noise((9, 60, 60))), small, 1.4) == (3, 32, 32)
-    assert view_size(pool(noise((9, 60, 35))), small, 1.4) == (3, 32, 24)
-    assert view_size(pool(noise((9, 5, 60))), small, 1.4) == (3, 8, 32)
+    assert view_size(dataset(noise((9, 60, 60))), small, 1.4) == (3, 32, 32)
+    assert view_size(dataset(noise((9, 60, 35))), small, 1.4) == (3, 32, 24)
+    assert view_size(dataset(noise((9, 5, 60))), small, 1.4) == (3, 8, 32)
 
 
 def test_views_are_sized_in_working_voxels() -> None:
     """60 voxels of half a millimetre are 30 working voxels."""
-    fine = pool(noise((9, 60, 60)), spacing_mm=(3.0, 0.5, 0.5))
+    fine = dataset(noise((9, 60, 60)), spacing_mm=(3.0, 0.5, 0.5))
     assert view_size(fine, plan(2, patch_vox=(3, 32, 32)), 1.4) == (3, 20, 20)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_step_is_repeatable_and_differs_between_seeds(dims: int) -> None:
-    scans = pool(noise(SCAN))
+    scans = dataset(noise(SCAN))
     losses = [method(dims).loss(scans, seeded(seed), 0.0)[0].item() for seed in (1, 1, 2)]
     assert losses[0] == losses[1] != losses[2]
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_training_brings_the_loss_down(dims: int) -> None:
-    pgl, scans = method(dims), pool(noise(SCAN))
+    pgl, scans = method(dims), dataset(noise(SCAN))
     generator = seeded()
     trained = [each for each in pgl.modules.parameters() if each.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=3e-3)

@@ -9,10 +9,10 @@ import pytest
 from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from medssl.benchmarking import pictures
-from medssl.benchmarking.pictures.amounts import Amounts, amounts
 from medssl.benchmarking.pictures.charts import apart, running_mean
 from medssl.benchmarking.pictures.overlay import telling_slice
 from medssl.benchmarking.pictures.page import DOTS_PER_INCH
+from medssl.benchmarking.pictures.slice_counts import SliceCounts, slice_counts
 from medssl.benchmarking.pictures.slices import AXIAL, CORONAL, greys, view
 from medssl.core import palette
 from medssl.core.errors import UserError
@@ -237,7 +237,10 @@ def test_names_that_would_touch_are_moved_apart_around_their_places() -> None:
 
 
 def test_amounts_draws_single_numbers_of_slices_and_several(tmp_path: Path) -> None:
-    one = [Amounts("random", {10: [0.5, 0.6]}), Amounts("nnU-Net", {10: [0.4]}, peer=True)]
-    more = [Amounts("random", {5: [0.5, 0.6], 20: [0.7]}), Amounts("MAE", {5: [0.4], 20: [0.5]}, quiet=True)]
+    one = [SliceCounts("random", {10: [0.5, 0.6]}), SliceCounts("nnU-Net", {10: [0.4]}, peer=True)]
+    more = [
+        SliceCounts("random", {5: [0.5, 0.6], 20: [0.7]}),
+        SliceCounts("MAE", {5: [0.4], 20: [0.5]}, quiet=True),
+    ]
     for name, methods in (("one.png", one), ("more.png", more)):
-        assert amounts(tmp_path / name, methods, "Dice", "words").stat().st_size > 5_000
+        assert slice_counts(tmp_path / name, methods, "Dice", "words").stat().st_size > 5_000

@@ -11,13 +11,13 @@ import pytest
 import torch
 from medssl.benchmarking.simulated_annotator import annotate
 from medssl.core.project.project import IGNORE, LabelClass, Project
-from medssl.nn.data.device_dataset import load_pool
+from medssl.nn.data.device_dataset import load_device_dataset
 from medssl.nn.models.unet import build
 from medssl.tasks.inference import predict
-from medssl.tasks.inference.posterior_smoothing import Width, best, shared_out, widths
+from medssl.tasks.inference.posterior_smoothing import Width, allowed_widths, best, smooth_posteriors
 from medssl.tasks.segment import smoothing_width
-from medssl.tasks.segment.smoothing_width import Neighbours
-from small import CPU, Events, job_of, never, noise, plan, pool, run, seeded, write_nifti
+from medssl.tasks.segment.smoothing_width import SmoothingWidth
+from small import CPU, Events, dataset, job_of, never, noise, plan, run, seeded, write_nifti
 from torch import Tensor
 
 SPACING = (1.0, 1.0, 1.0)
@@ -44,8 +44,8 @@ def painted(*labels: Tensor, spacing_mm: tuple[float, float, float] = SPACING) -
         target = torch.full_like(each, IGNORE)
         target[::3] = each[::3]
         targets.append(target)
-    scans = pool(*(noise(tuple(each.shape)) for each in labels), targets=targets, spacing_mm=spacing_mm)
-    return widest(widths(scans, int(max(each.max() for each in labels))))
+    scans = dataset(*(noise(tuple(each.shape)) for each in labels), targets=targets, spacing_mm=spacing_mm)
+    return widest(allowed_widths(scans, int(max(each.max() for each in labels))))
 
 
 def widest(allowed: Sequence[Width]) -> float:
@@ -58,7 +58,7 @@ def widest(allowed: Sequence[Width]) -> float:
 def test_voxels_with_the_wrong_name_are_renamed_and_the_border_stays() -> None:
     labels = halves()
     before = scores_of(labels, 2, wrong=0.2)
-    after = shared_out(before, 2.0, SPACING)
+    after = smooth_posteriors(before, 2.0, SPACING)
     inside = labels > 0
     wrong = [(each.argmax(1) != labels)[inside].float().mean() for each in (before, after)]
     assert wrong[0] > 0.15
@@ -68,7 +68,7 @@ def test_voxels_with_the_wrong_name_are_renamed_and_the_border_stays() -> None:
 
 def test_background_keeps_its_probability_and_the_rest_sums_up_to_one() -> None:
     before = scores_of(halves(), 2, wrong=0.2)
-    after = shared_out(before, 2.0, SPACING)
+    after = smooth_posteriors(before, 2.0, SPACING)
     assert torch.equal(after[:, 0], before[:, 0])
     assert torch.allclose(after.sum(1), torch.ones_like(after[:, 0]), atol=1e-5)
     assert (after >= 0).all()
@@ -76,15 +76,15 @@ def test_background_keeps_its_probability_and_the_rest_sums_up_to_one() -> None:
 
 def test_one_class_or_no_width_leaves_the_scores_as_they_are() -> None:
     scores = scores_of(halves(), 2, wrong=0.2)
-    assert shared_out(scores, 0.0, SPACING) is scores
-    assert shared_out(scores[:, :2], 2.0, SPACING).shape[1] == 2
+    assert smooth_posteriors(scores, 0.0, SPACING) is scores
+    assert smooth_posteriors(scores[:, :2], 2.0, SPACING).shape[1] == 2
 
 
 def test_the_neighbourhood_is_as_wide_in_mm_along_every_axis() -> None:
     """One voxel of a second class spreads as far in thick slices, which are fewer voxels."""
     scores = torch.zeros(15, 3, 15, 15)
     scores[:, 1], scores[7, 1, 7, 7], scores[7, 2, 7, 7] = 1, 0, 1
-    spread = shared_out(scores, 2.0, (2.0, 1.0, 1.0))[:, 2]
+    spread = smooth_posteriors(scores, 2.0, (2.0, 1.0, 1.0))[:, 2]
     assert spread[8, 7, 7].item() == pytest.approx(spread[7, 9, 7].item(), rel=0.02)
     assert spread[7, 9, 7].item() == pytest.approx(spread[7, 7, 9].item(), rel=0.02)
 
@@ -93,15 +93,15 @@ def test_a_step_in_mixed_precision_changes_nothing() -> None:
     """Guesses are made within one."""
     scores = scores_of(halves(), 2, wrong=0.2)
     with torch.autocast("cpu", torch.bfloat16):
-        within = shared_out(scores, 2.0, SPACING)
-    assert torch.equal(within, shared_out(scores, 2.0, SPACING))
+        within = smooth_posteriors(scores, 2.0, SPACING)
+    assert torch.equal(within, smooth_posteriors(scores, 2.0, SPACING))
 
 
 def test_where_no_class_is_near_scores_are_finite() -> None:
     scores = torch.zeros(4, 3, 300, 4)
     scores[:, 0] = 1
     scores[:, 1, 0], scores[:, 0, 0] = 1, 0
-    assert shared_out(scores, 0.5, SPACING).isfinite().all()
+    assert smooth_posteriors(scores, 0.5, SPACING).isfinite().all()
 
 
 # --- how wide ---------------------------------------------------------------------------------------------
@@ -119,7 +119,7 @@ def test_a_thin_class_inside_a_thick_one_makes_it_narrow_and_is_not_lost() -> No
     labels[2:-2, 4:-4, 11:13] = 2  # a sheet of two voxels
     width = painted(labels)
     assert width < painted(halves()) / 2
-    found = shared_out(scores_of(labels, 2, wrong=0.0), width, SPACING).argmax(1)
+    found = smooth_posteriors(scores_of(labels, 2, wrong=0.0), width, SPACING).argmax(1)
     assert ((found == 2) & (labels == 2)).sum() > 0.95 * (labels == 2).sum()
 
 
@@ -133,12 +133,12 @@ def test_a_single_class_or_nothing_complete_takes_none() -> None:
     assert painted(one) == 0
     strokes = torch.full((4, 10, 10), IGNORE, dtype=torch.uint8)
     strokes[1, 3:5], strokes[1, 7:9] = 1, 2
-    assert widths(pool(noise((4, 10, 10)), targets=[strokes]), 2) == ()
+    assert allowed_widths(dataset(noise((4, 10, 10)), targets=[strokes]), 2) == ()
 
 
 def test_a_class_that_no_slice_shows_is_no_obstacle() -> None:
-    scans = pool(noise((12, 24, 24)), targets=[halves()])
-    assert widths(scans, 3) == widths(scans, 2) != ()
+    scans = dataset(noise((12, 24, 24)), targets=[halves()])
+    assert allowed_widths(scans, 3) == allowed_widths(scans, 2) != ()
 
 
 def test_the_width_is_taken_that_puts_more_names_right_than_wrong() -> None:
@@ -154,8 +154,8 @@ def test_the_more_names_are_wrong_the_wider_neighbours_are_asked(
     wrong: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     labels = halves()
-    allowed = widths(pool(noise((12, 24, 24)), targets=[labels]), 2)
-    asked = Neighbours(allowed, pool(noise((12, 24, 24))), 0)
+    allowed = allowed_widths(dataset(noise((12, 24, 24)), targets=[labels]), 2)
+    asked = SmoothingWidth(allowed, dataset(noise((12, 24, 24))), 0)
     own = scores_of(labels, 2, wrong)
     monkeypatch.setattr(smoothing_width, "scores_of_slabs", lambda *seen: iter([own[:5], own[5:]]))
     width = asked.width_mm(build(plan(), 3, 0), plan())
@@ -192,7 +192,7 @@ def test_a_fine_tuning_keeps_the_width_with_the_weights_and_predictions_ask_for_
     monkeypatch.setattr(predict, "shared_out", seen)
     made = project.run(run(job_of(kind, project))["run"])
     assert bool(asked) == (kind == "finetune"), "guesses ask for it, too"
-    width = made.card["plan"]["between_mm"]
+    width = made.card["plan"]["smoothing_sigma_mm"]
     assert width > 1
     asked.clear()
     predict.predict_scans(project, made, list(project.scans), "cpu", Events(), never)
@@ -203,11 +203,11 @@ def test_guesses_are_what_both_the_voxel_and_its_neighbours_say(monkeypatch: pyt
     labels = halves()
     own = scores_of(labels, 2, wrong=0.2)
     monkeypatch.setattr(predict, "scores_of_slabs", lambda *asked: iter([own[:5], own[5:]]))
-    looked_with = replace(plan(), between_mm=2.0)
-    seen = predict.likely(build(looked_with, 3, 0), looked_with, labels.float(), SPACING, CPU)
-    sure = seen.probability > 0.6 * 255
-    assert (seen.best == labels)[sure].all(), "wrong names are not learned"
-    assert sure.sum() > 0.6 * (labels > 0).sum()
+    looked_with = replace(plan(), smoothing_sigma_mm=2.0)
+    seen = predict.top1_posterior(build(looked_with, 3, 0), looked_with, labels.float(), SPACING, CPU)
+    confidence_threshold = seen.probability > 0.6 * 255
+    assert (seen.best == labels)[confidence_threshold].all(), "wrong names are not learned"
+    assert confidence_threshold.sum() > 0.6 * (labels > 0).sum()
     assert torch.equal(seen.background, (own[:, 0] * 255).round().to(torch.uint8))
 
 
@@ -222,8 +222,8 @@ def test_a_few_scans_are_looked_at_however_many_there_are(
         scan = project.add_scan(path)
         if number < painted_too:
             project.save_annotation(scan.id, annotate(labels, [4, 8, 12], 0))
-    known = load_pool(project, project.annotated(), plan(), CPU, class_ids=[1, 2])
-    asked = Neighbours.of(project, known, plan(), 0)
+    known = load_device_dataset(project, project.annotated(), plan(), CPU, class_ids=[1, 2])
+    asked = SmoothingWidth.of(project, known, plan(), 0)
     assert asked is not None
     assert len(set(asked.scans.ids)) == len(asked.scans.ids) == smoothing_width.SCANS
     assert set(asked.scans.ids).isdisjoint(known.ids) == bool(unpainted)
@@ -231,5 +231,5 @@ def test_a_few_scans_are_looked_at_however_many_there_are(
 
 def test_it_can_be_left_out(project: Project) -> None:
     job = job_of("finetune", project)
-    result = run(replace(job, settings={**job.settings, "neighbours": False}))
-    assert project.run(result["run"]).card["plan"]["between_mm"] == 0
+    result = run(replace(job, settings={**job.settings, "posterior_smoothing": False}))
+    assert project.run(result["run"]).card["plan"]["smoothing_sigma_mm"] == 0

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from medssl.core.export.files import export_scan
 from medssl.core.jobs import ExportJob
-from medssl.core.labels.postprocess import Cleaning, clean, cleaned, cleaning_of, save_cleaned
+from medssl.core.labels.postprocess import Postprocessing, clean, cleaned, postprocessing_of, save_cleaned
 from medssl.core.project.project import Annotation, Project
 from medssl.tasks.export import export_scans
 
-LARGEST, HOLES = Cleaning(largest=True), Cleaning(fill_holes=True)
+LARGEST, HOLES = Postprocessing(largest=True), Postprocessing(fill_holes=True)
 
 
 def two_parts(label: int = 1) -> np.ndarray:
@@ -37,7 +37,7 @@ def test_only_the_largest_part_of_each_class_stays() -> None:
 
 @pytest.mark.parametrize(("ml", "left"), [(0.003, 30), (0.004, 30), (0.0041, 26), (0.026, 26), (0.0261, 0)])
 def test_parts_smaller_than_so_many_ml_go(ml: float, left: int) -> None:
-    assert np.count_nonzero(clean(two_parts(), Cleaning(drop_ml=ml), 0.001)) == left
+    assert np.count_nonzero(clean(two_parts(), Postprocessing(drop_ml=ml), 0.001)) == left
 
 
 def test_parts_that_touch_by_a_corner_are_one() -> None:
@@ -71,12 +71,12 @@ def test_another_class_in_a_hole_stays() -> None:
 def test_a_speck_in_a_hole_is_dropped_before_the_hole_is_filled() -> None:
     labels = two_parts()
     labels[2, 2, 2] = 2
-    assert clean(labels, Cleaning(drop_ml=0.002, fill_holes=True), 0.001)[2, 2, 2] == 1
+    assert clean(labels, Postprocessing(drop_ml=0.002, fill_holes=True), 0.001)[2, 2, 2] == 1
 
 
 def test_the_labels_that_were_given_are_left_as_they_are() -> None:
     labels = two_parts()
-    clean(labels, Cleaning(True, 1.0, True), 1.0)
+    clean(labels, Postprocessing(True, 1.0, True), 1.0)
     assert np.array_equal(labels, two_parts())
 
 
@@ -98,9 +98,9 @@ def predicted(small_project: Project) -> Project:
 
 def test_what_was_cleaned_is_kept_and_the_prediction_is_as_it_was(predicted: Project) -> None:
     before = predicted.prediction(RUN, "scan")
-    assert before is not None and cleaning_of(predicted, RUN, "scan") is None
+    assert before is not None and postprocessing_of(predicted, RUN, "scan") is None
     save_cleaned(predicted, RUN, "scan", LARGEST, cleaned(predicted, RUN, "scan", LARGEST))
-    assert cleaning_of(predicted, RUN, "scan") == LARGEST
+    assert postprocessing_of(predicted, RUN, "scan") == LARGEST
     assert np.array_equal(predicted.prediction(RUN, "scan"), before)
     assert cleaned(predicted, RUN, "scan", LARGEST)[5, 8, 9] == 0
     assert cleaned(predicted, RUN, "scan", HOLES)[5, 8, 9] == 1, "cleaned otherwise: computed anew"
@@ -111,9 +111,9 @@ def test_what_was_cleaned_of_an_earlier_prediction_counts_no_more(predicted: Pro
     labels = predicted.prediction(RUN, "scan")
     assert labels is not None
     predicted.save_prediction(RUN, "scan", labels)
-    assert cleaning_of(predicted, RUN, "scan") == LARGEST, "predicted again alike"
+    assert postprocessing_of(predicted, RUN, "scan") == LARGEST, "predicted again alike"
     predicted.save_prediction(RUN, "scan", 2 * labels)
-    assert cleaning_of(predicted, RUN, "scan") is None
+    assert postprocessing_of(predicted, RUN, "scan") is None
     assert cleaned(predicted, RUN, "scan", LARGEST).max() == 2
 
 
@@ -123,7 +123,7 @@ def test_an_exported_file_is_cleaned_its_record_says_so_and_strokes_stay(
     strokes = np.zeros(predicted.scans["scan"].geometry.shape_zyx, np.uint8)
     strokes[0, 0, 0] = 2
     predicted.save_annotation("scan", Annotation(strokes))
-    export_scan(predicted, "scan", RUN, tmp_path / "out.nii.gz", Cleaning(True, 0.5, True))
+    export_scan(predicted, "scan", RUN, tmp_path / "out.nii.gz", Postprocessing(True, 0.5, True))
     geometry = predicted.scans["scan"].geometry
     labels = geometry.to_canonical(np.asarray(nibabel.load(tmp_path / "out.nii.gz").dataobj))
     assert (labels[5, 8, 9], labels[2, 3, 3], labels[0, 0, 0]) == (0, 1, 2)

@@ -18,7 +18,7 @@ from medssl.core.project.project import LabelClass, Project
 from medssl.nn.models import checkpoint
 from medssl.nn.models.unet import build
 from medssl.tasks.inference import predict
-from medssl.tasks.inference.predict import likely, segment, segment_work
+from medssl.tasks.inference.predict import segment, segment_work, top1_posterior
 from small import CPU, FINETUNE, Events, block_phantom, dice, make_project, never, plan
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -125,7 +125,7 @@ def test_scores_of_the_whole_scan_are_never_in_memory(dims: int, spacing: tuple[
 def test_what_is_likely_is_what_is_predicted_before_anything_is_decided(dims: int) -> None:
     image = torch.from_numpy(signs((7, 33, 18)))
     image[3] = 0
-    found = likely(Threshold(), plan(dims), image, (5.0, 1.0, 1.0), CPU)  # type: ignore[arg-type]
+    found = top1_posterior(Threshold(), plan(dims), image, (5.0, 1.0, 1.0), CPU)  # type: ignore[arg-type]
     whole = segment_work(Threshold(), plan(dims), image, (5.0, 1.0, 1.0), CPU)  # type: ignore[arg-type]
     assert found.best.unique().tolist() == [1]
     known = image != 0

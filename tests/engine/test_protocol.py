@@ -95,7 +95,8 @@ def test_a_pretraining_on_top_is_made_once_for_all_seeds(material: Material) -> 
         scans = [scan.id for scan in material.project.scans.values() if not scan.held_out]
         run.checkpoint.write_bytes(b"weights")
         write_json(
-            run.folder / "card.json", {"health": {"step": 9}, "scans": scans, "step": 9, "elapsed_s": 180}
+            run.folder / "card.json",
+            {"collapse_report": {"step": 9}, "scans": scans, "step": 9, "elapsed_s": 180},
         )
         return result
 

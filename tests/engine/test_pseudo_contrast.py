@@ -12,11 +12,11 @@ import pytest
 import torch
 from medssl.core.errors import UserError
 from medssl.nn.models.unet import Network
-from medssl.tasks.inference.predict import Likely
+from medssl.tasks.inference.predict import Top1Posterior
 from medssl.tasks.segment import pseudo_labels
 from medssl.tasks.segment.pseudo_contrast import Pixels, PseudoContrast, Settings, draw, inter, intra
-from medssl.tasks.segment.pseudo_labels import Guesses
-from small import Events, noise, plan, pool, seeded
+from medssl.tasks.segment.pseudo_labels import PseudoLabels
+from small import Events, dataset, noise, plan, seeded
 from torch import Tensor, nn
 from tuning import IGNORE, half_painted, tuning
 
@@ -322,8 +322,10 @@ def test_steps_lower_the_contrast(dims: int, mode: str) -> None:
     """On the same patches and pixels in every step: with others each time, the draw outweighs the steps."""
     scans = half_painted()
     every = scans.targets[0][2].expand_as(scans.targets[0]).clone()
-    learnable = pool(scans.images[0].where(every == IGNORE, 3.0 * every + scans.images[1]), targets=[every])
-    task = tuning("pseudo_contrast", learnable, plan(dims), mode=mode, contrast_weight=1.0, sides="own")
+    learnable = dataset(
+        scans.images[0].where(every == IGNORE, 3.0 * every + scans.images[1]), targets=[every]
+    )
+    task = tuning("pseudo_contrast", learnable, plan(dims), mode=mode, contrast_weight=1.0, multiplanar=False)
     parameters = [each for group in task.parameter_groups() for each in group["params"]]
     optimizer = torch.optim.AdamW(parameters, lr=1e-2)
     values = []
@@ -369,9 +371,9 @@ def test_mixed_precision_gives_a_finite_loss_near_that_of_full_precision() -> No
 
 def test_guesses_are_made_in_eval_mode_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     task, seen = tuning("pseudo_contrast"), []
-    plain = pseudo_labels.likely
+    plain = pseudo_labels.top1_posterior
 
-    def watched(network: Network, *given: Any) -> Likely:
+    def watched(network: Network, *given: Any) -> Top1Posterior:
         seen.append(network)
         assert not network.training
         assert not any(each.requires_grad for each in network.parameters())
@@ -390,17 +392,17 @@ def test_guesses_stay_between_rounds_and_are_made_once_a_round(monkeypatch: pyte
     task = tuning("pseudo_contrast", rounds=(0.2, 0.5, 0.8))
     assert task.rounds is not None
     made: list[float] = []
-    plain = Guesses.refresh
+    plain = PseudoLabels.refresh
 
-    def counted(self: Guesses, *given: Any) -> None:
+    def counted(self: PseudoLabels, *given: Any) -> None:
         made.append(fraction)
         plain(self, *given)
 
-    monkeypatch.setattr(Guesses, "refresh", counted)
+    monkeypatch.setattr(PseudoLabels, "refresh", counted)
     generator, before = seeded(), None
     for fraction in torch.linspace(0, 1, 21).tolist():
         task.loss(generator, fraction)
-        now = task.rounds.guesses.pool
+        now = task.rounds.pseudo_labels.dataset
         assert (now is not before) == (fraction in made) or not made
         before = now
     assert made == pytest.approx([0.2, 0.5, 0.8])
@@ -411,9 +413,9 @@ def test_a_change_of_grey_values_moves_no_label() -> None:
     target = torch.zeros(10, 40, 40, dtype=torch.uint8)
     target[:, 10:30, 8:20] = 1
     target[:, 10:30, 20:32] = 2
-    scans = pool(10.0 * target, targets=[target])
+    scans = dataset(10.0 * target, targets=[target])
     task = tuning("none", scans, plan(batch=16))
-    image, labels = task.patches(task.pool, task.voxels, seeded())
+    image, labels = task.patches(task.dataset, task.voxels, seeded())
     middle, known = image[:, 1], labels != IGNORE
     for patch, label, inside in zip(middle, labels, known, strict=True):
         means = [patch[inside & (label == each)].mean() for each in label[inside].unique().tolist()]
@@ -425,7 +427,7 @@ def test_clean_up_keeps_shape_and_classes() -> None:
     labels[1:4, 2:6, 2:6] = 1
     labels[2, 9, 9] = 1
     labels[5, 0:3, 8:11] = 2
-    cleaned = pseudo_labels.largest_parts(labels)
+    cleaned = pseudo_labels.largest_components(labels)
     assert cleaned.shape == labels.shape
     assert cleaned.dtype == labels.dtype
     assert (cleaned != labels).nonzero().tolist() == [[2, 9, 9]]
@@ -436,9 +438,9 @@ def test_without_clean_up_guesses_are_the_arg_max_and_with_it_parts_of_that(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     best: list[Tensor] = []
-    plain = pseudo_labels.likely
+    plain = pseudo_labels.top1_posterior
 
-    def watched(*given: Any) -> Likely:
+    def watched(*given: Any) -> Top1Posterior:
         found = plain(*given)
         best.append(found.best.where(found.probability >= found.background, torch.zeros_like(found.best)))
         return found
@@ -447,16 +449,16 @@ def test_without_clean_up_guesses_are_the_arg_max_and_with_it_parts_of_that(
     tasks = [tuning("pseudo_contrast", clean_up=each) for each in ("none", "largest")]
     for task in tasks:
         task.loss(seeded(), 0.5)
-    none, largest = (guessed(task)[1] for task in tasks)
+    none, largest = (pseudo_labelled(task)[1] for task in tasks)
     assert any(torch.equal(none, each) for each in best[:2])
     assert ((none == largest) | (largest == IGNORE)).all()
     assert not torch.equal(none, largest)
 
 
-def guessed(task: Any) -> dict[int, Tensor]:
+def pseudo_labelled(task: Any) -> dict[int, Tensor]:
     """Targets of the current guesses by the scan's place in the training's pool."""
-    made = task.rounds.guesses.pool
-    return {task.pool.ids.index(name): each for name, each in zip(made.ids, made.targets, strict=True)}
+    made = task.rounds.pseudo_labels.dataset
+    return {task.dataset.ids.index(name): each for name, each in zip(made.ids, made.targets, strict=True)}
 
 
 def test_a_class_that_no_guess_shows_is_said() -> None:
@@ -470,10 +472,10 @@ def test_a_class_that_no_guess_shows_is_said() -> None:
 
 
 def test_guesses_of_background_alone_leave_plain_training() -> None:
-    empty = pool(noise((4, 20, 20)), targets=[torch.full((4, 20, 20), IGNORE, dtype=torch.uint8)])
+    empty = dataset(noise((4, 20, 20)), targets=[torch.full((4, 20, 20), IGNORE, dtype=torch.uint8)])
     task = tuning("pseudo_contrast")
     assert task.rounds is not None
-    task.rounds.guesses.scans = empty
+    task.rounds.pseudo_labels.scans = empty
     with torch.no_grad():
         task.modules["average"].head.conv.conv.bias.copy_(torch.tensor([1e3, 0.0, 0.0]))
     loss, numbers = task.loss(seeded(), 0.5)

@@ -150,12 +150,14 @@ def test_views_of_a_batch_do_not_see_each_other() -> None:
 
 def test_the_slope_is_negative_by_every_positive_and_positive_by_every_negative_and_cancels() -> None:
     """By the similarities: for every anchor the slopes sum to 0."""
-    alike = torch.randn(2, 4, 3, 4, 3, generator=seeded(), dtype=torch.float64).requires_grad_()
+    positive_mask = torch.randn(2, 4, 3, 4, 3, generator=seeded(), dtype=torch.float64).requires_grad_()
     valid = torch.tensor([[True] * 4, [True, True, False, True]])
-    contrast(alike, valid)[0].backward()
-    slope = alike.grad
+    contrast(positive_mask, valid)[0].backward()
+    slope = positive_mask.grad
     assert slope is not None
-    for view, n, a, m, c in torch.cartesian_prod(*(torch.arange(length) for length in alike.shape)).tolist():
+    for view, n, a, m, c in torch.cartesian_prod(
+        *(torch.arange(length) for length in positive_mask.shape)
+    ).tolist():
         here = slope[view, n, a, m, c]
         if not (valid[view, n] and valid[view, m]) or (n, a) == (m, c):
             assert here == 0
@@ -174,9 +176,9 @@ def test_following_the_gradient_gathers_regions_and_parts_them_from_each_other()
         optimizer.step()
     unit = torch.nn.functional.normalize(of.detach()[0], dim=-1).flatten(0, 1)
     same = torch.arange(3).repeat_interleave(3)
-    alike = unit @ unit.T
-    assert alike[same[:, None] == same].min() > 0.9
-    assert alike[same[:, None] != same].max() < 0.1
+    positive_mask = unit @ unit.T
+    assert positive_mask[same[:, None] == same].min() > 0.9
+    assert positive_mask[same[:, None] != same].max() < 0.1
 
 
 def test_similarities_are_fp32_under_mixed_precision() -> None:

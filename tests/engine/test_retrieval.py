@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from feature_scenes import STEP, make_project, moved
 from medssl.core.errors import UserError
-from medssl.core.features.retrieval import Point, best_match, query_of, search, star_at
+from medssl.core.features.retrieval import Point, best_match, neighbourhood_descriptor, query_of, search
 from medssl.core.features.similarity import open_features, write_features
 from medssl.core.project.project import Project
 
@@ -59,7 +59,7 @@ def test_a_place_that_is_not_meant_is_not_found(made: tuple[Project, str]) -> No
     cache, wrong, meant = open_features(project, "scan1", run), (6, 7, 7), Point("scan0", PLACE)
     lured = query_of(project, run, [meant, Point("scan1", wrong)])
     told = query_of(project, run, [meant, Point("scan1", wrong, like=False)])
-    place = star_at(cache, wrong)[0]
+    place = neighbourhood_descriptor(cache, wrong)[0]
     assert place @ lured.centre > 0.5 and abs(place @ told.centre) < 0.02
     assert best_match(cache, told).voxel_zyx != wrong
 

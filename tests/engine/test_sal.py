@@ -11,7 +11,7 @@ import torch
 from medssl.core.errors import UserError
 from medssl.core.events import Notice
 from medssl.core.jobs import Plan
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.methods import sal
 from medssl.nn.methods.sal import (
     SAL,
@@ -22,9 +22,9 @@ from medssl.nn.methods.sal import (
     sample_slice_pairs,
     share_above,
 )
-from medssl.nn.methods.sal_losses import local_alignment, within_slice
+from medssl.nn.methods.sal_losses import local_alignment, within_slice_std
 from medssl.nn.models.unet import build
-from small import Events, noise, plan, pool, seeded
+from small import Events, dataset, noise, plan, seeded
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -58,8 +58,8 @@ def test_the_same_slice_gives_0_for_any_weights(window: int) -> None:
 
 
 def test_evenness_keeps_cells_apart_that_alignment_alone_makes_equal() -> None:
-    def after(evenness: float) -> float:
-        aligned = method(replace(SMALL, evenness=evenness, global_weight=0.0))
+    def after(uniformity_weight: float) -> float:
+        aligned = method(replace(SMALL, uniformity_weight=uniformity_weight, global_weight=0.0))
         cells = (0.3 * maps(count=8) + 1).requires_grad_()
         slices, position = torch.ones(8, 8), torch.linspace(0, 1, 8)
         optimizer = torch.optim.Adam([cells], 0.03)
@@ -68,9 +68,9 @@ def test_evenness_keeps_cells_apart_that_alignment_alone_makes_equal() -> None:
             loss, numbers = aligned.combine(cells, slices, position)
             loss.backward()
             optimizer.step()
-        return float(numbers["within"])
+        return float(numbers["within_slice_std"])
 
-    before = float(within_slice(0.3 * maps(count=8) + 1).mean())
+    before = float(within_slice_std(0.3 * maps(count=8) + 1).mean())
     assert after(0.0) < 0.95 * before
     assert after(1.0) > 1.5 * before
 
@@ -79,7 +79,7 @@ def test_evenness_keeps_cells_apart_that_alignment_alone_makes_equal() -> None:
 
 
 def test_positions_are_shares_of_the_extent_in_mm_and_seen_alike_from_both_ends() -> None:
-    thick = Pool(("a", "b"), (noise((5, 20, 20)), noise((50, 20, 20))), ((10.0, 1, 1), (1.0, 1, 1)))
+    thick = DeviceDataset(("a", "b"), (noise((5, 20, 20)), noise((50, 20, 20))), ((10.0, 1, 1), (1.0, 1, 1)))
     first, _ = sample_slice_pairs(thick, plan(2, batch=400), SMALL, seeded())
     where = positions(thick, first)
     extent_mm = 50.0
@@ -112,7 +112,7 @@ def test_pairs_keep_to_d_max_in_mm_and_to_the_next_slice_of_thick_ones(apart_mm:
 
 @pytest.mark.parametrize("spacing", [(3.0, 0.5, 0.7), (0.5, 3.0, 3.0)])
 def test_anisotropic_scans_count_the_distance_across_slices(spacing: tuple[float, float, float]) -> None:
-    scans = pool(noise((30, 40, 36)), spacing_mm=spacing)
+    scans = dataset(noise((30, 40, 36)), spacing_mm=spacing)
     first, second = sample_slice_pairs(scans, plan(2, batch=500, patch_vox=(1, 16, 16)), SMALL, seeded())
     gaps_mm = (first.centre[:, 0] - second.centre[:, 0]).abs() * spacing[0]
     assert gaps_mm.amax() == {3.0: 3.0, 0.5: 5.0}[spacing[0]]
@@ -141,7 +141,7 @@ def test_every_slice_takes_part_on_both_sides() -> None:
 
 
 def test_pairs_never_cross_scans_and_leave_out_those_of_one_slice() -> None:
-    scans = pool(noise((9, 30, 30)), noise((1, 30, 30)), noise((2, 30, 30)))
+    scans = dataset(noise((9, 30, 30)), noise((1, 30, 30)), noise((2, 30, 30)))
     first, second = sample_slice_pairs(scans, plan(2, batch=300), SMALL, seeded())
     assert torch.equal(first.scan, second.scan)
     assert first.scan.unique().tolist() == [0, 2]
@@ -152,7 +152,7 @@ def test_pairs_never_cross_scans_and_leave_out_those_of_one_slice() -> None:
 
 
 def test_both_slices_show_the_same_box_mirrored_turned_and_sized_alike() -> None:
-    first, second = sample_slice_pairs(pool(noise(SCAN)), plan(2, batch=200), SMALL, seeded())
+    first, second = sample_slice_pairs(dataset(noise(SCAN)), plan(2, batch=200), SMALL, seeded())
     assert torch.equal(first.centre[:, 1:], second.centre[:, 1:])
     assert all(torch.equal(getattr(first, name), getattr(second, name)) for name in ("step", "flip", "angle"))
     assert first.flip.float().mean(0).sub(0.5).abs().amax() < 0.15
@@ -170,7 +170,7 @@ def test_grey_values_change_independently_in_both_slices(monkeypatch: pytest.Mon
     aligned.modules["network"].encoder[0].register_forward_pre_hook(
         lambda module, inputs: seen.append(inputs[0])
     )
-    aligned.loss(pool(noise((1, 40, 36)).repeat(9, 1, 1)), seeded(), 0.0)
+    aligned.loss(dataset(noise((1, 40, 36)).repeat(9, 1, 1)), seeded(), 0.0)
     one, two = seen[0].chunk(2)
     assert not any(torch.allclose(first, second, atol=1e-3) for first, second in zip(one, two, strict=True))
     assert [
@@ -186,7 +186,7 @@ VARIANTS: list[dict[str, Any]] = [
     {},
     {"window": 2, "level": -2, "mutual": True},
     {"positional": "regression", "detach": True},
-    {"foreground": True, "least_match": 0.1, "evenness": 1.0, "same_slice": True},
+    {"foreground": True, "least_match": 0.1, "uniformity_weight": 1.0, "same_slice": True},
 ]
 
 
@@ -195,13 +195,13 @@ VARIANTS: list[dict[str, Any]] = [
 def test_a_step_trains_the_encoder_and_both_embeddings(
     changes: dict[str, Any], precision: torch.dtype
 ) -> None:
-    aligned, scans = method(replace(SMALL, **changes)), pool(noise(SCAN), noise((5, 30, 14), 1))
+    aligned, scans = method(replace(SMALL, **changes)), dataset(noise(SCAN), noise((5, 30, 14), 1))
     aligned.prepare(scans, Events())
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
         loss, numbers = aligned.loss(scans, seeded(), 0.0)
     loss.backward()
     assert loss.isfinite()
-    assert set(numbers) == {"local", "global", "spread", "within"}
+    assert set(numbers) == {"local", "global", "feature_std", "within_slice_std"}
     assert all(value.isfinite() for value in numbers.values())
     trained = [aligned.modules["network"].encoder, aligned.modules["local"], aligned.modules["global"]]
     gradients = [each.grad for part in trained for each in part.parameters()]
@@ -211,7 +211,7 @@ def test_a_step_trains_the_encoder_and_both_embeddings(
 
 @pytest.mark.parametrize("weighed", ["local_weight", "global_weight"])
 def test_the_two_losses_are_added_with_their_weights(weighed: str) -> None:
-    scans = pool(noise(SCAN))
+    scans = dataset(noise(SCAN))
     loss, numbers = method().loss(scans, seeded(), 0.0)
     doubled, _ = method(replace(SMALL, **{weighed: 2.0})).loss(scans, seeded(), 0.0)
     assert torch.allclose(loss, numbers["local"] + numbers["global"])
@@ -219,7 +219,7 @@ def test_the_two_losses_are_added_with_their_weights(weighed: str) -> None:
 
 
 def test_steps_on_one_batch_lower_both_losses() -> None:
-    aligned, scans = method(), pool(noise(SCAN), noise(SCAN, 1))
+    aligned, scans = method(), dataset(noise(SCAN), noise(SCAN, 1))
     optimizer = torch.optim.AdamW(aligned.modules.parameters(), 3e-3)
     heard = []
     for _ in range(60):
@@ -241,7 +241,7 @@ def test_a_scans_background_is_told_from_tissue() -> None:
     assert torch.equal(share[0], F.pad(torch.ones(3, 3), (1, 1, 1, 1)))
 
 
-def refused(aligned: SAL, scans: Pool, code: str, *words: str) -> None:
+def refused(aligned: SAL, scans: DeviceDataset, code: str, *words: str) -> None:
     with pytest.raises(UserError) as caught:
         aligned.prepare(scans, Events())
     assert caught.value.code == code
@@ -250,20 +250,20 @@ def refused(aligned: SAL, scans: Pool, code: str, *words: str) -> None:
 
 
 def test_a_3d_plan_is_refused_with_what_to_set_instead() -> None:
-    refused(method(small=plan(3)), pool(noise(SCAN)), "not-2d", "dims=2")
+    refused(method(small=plan(3)), dataset(noise(SCAN)), "not-2d", "dims=2")
 
 
 def test_scans_of_one_slice_are_refused_unless_slices_may_be_paired_with_themselves() -> None:
-    scans = pool(noise((1, 30, 30)), noise((1, 20, 30), 1))
+    scans = dataset(noise((1, 30, 30)), noise((1, 20, 30), 1))
     refused(method(), scans, "one-slice", "same_slice=true")
-    asked = method(replace(SMALL, same_slice=True, near=0.0))
+    asked = method(replace(SMALL, same_slice=True, positive_threshold=0.0))
     asked.prepare(scans, Events())
     assert asked.loss(scans, seeded(), 0.0)[0].isfinite()
 
 
 def test_some_scans_of_one_slice_are_left_out_and_counted() -> None:
     events = Events()
-    method().prepare(pool(noise(SCAN), noise((1, 30, 30)), noise((1, 30, 30))), events)
+    method().prepare(dataset(noise(SCAN), noise((1, 30, 30)), noise((1, 30, 30))), events)
     (notice,) = events.of(Notice)
     assert "2 of 3" in notice.text
 
@@ -272,13 +272,13 @@ def test_some_scans_of_one_slice_are_left_out_and_counted() -> None:
 def test_one_pair_alone_has_nothing_to_contrast_with(positional: Any) -> None:
     single = method(replace(SMALL, positional=positional), plan(2, batch=1))
     if positional == "contrast":
-        refused(single, pool(noise(SCAN)), "small-batch", "SAL")
+        refused(single, dataset(noise(SCAN)), "small-batch", "SAL")
     else:
-        single.prepare(pool(noise(SCAN)), Events())
-        assert single.loss(pool(noise(SCAN)), seeded(), 0.0)[0].isfinite()
+        single.prepare(dataset(noise(SCAN)), Events())
+        assert single.loss(dataset(noise(SCAN)), seeded(), 0.0)[0].isfinite()
 
 
 def test_the_same_generator_gives_the_same_loss() -> None:
     scans: Sequence[Tensor] = [noise(SCAN), noise(SCAN, 1)]
-    one, two = (method().loss(pool(*scans), seeded(5), 0.0)[0] for _ in range(2))
+    one, two = (method().loss(dataset(*scans), seeded(5), 0.0)[0] for _ in range(2))
     assert torch.equal(one, two)

@@ -6,14 +6,14 @@ import math
 
 import pytest
 import torch
-from medssl.nn.methods.common import spread
+from medssl.nn.methods.common import feature_std
 from medssl.nn.methods.sal_losses import (
-    alike,
     best_match,
     contrast,
     local_alignment,
     positional_regression,
-    within_slice,
+    positive_mask,
+    within_slice_std,
 )
 from small import seeded
 from torch import Tensor
@@ -112,17 +112,17 @@ def test_equal_features_everywhere_are_a_trivial_optimum_that_the_curve_shows() 
     """A network that writes its vector for the slice into every cell: nothing lost, and all is."""
     vectors = torch.randn(16, 8, 1, 1, generator=seeded()).expand(16, 8, 5, 5)
     assert local_alignment(vectors, vectors).item() == pytest.approx(0, abs=1e-6)
-    assert within_slice(vectors).amax() < 1e-3
-    assert spread(vectors) > 0.8, "between slices all looks well"
-    assert within_slice(maps(20, 20, channels=64)).amin() > 0.9
+    assert within_slice_std(vectors).amax() < 1e-3
+    assert feature_std(vectors) > 0.8, "between slices all looks well"
+    assert within_slice_std(maps(20, 20, channels=64)).amin() > 0.9
 
 
 def test_within_slice_is_0_for_one_cell_and_has_a_finite_gradient() -> None:
     constant = torch.ones(2, 8, 3, 3, requires_grad=True)
-    within_slice(constant).sum().backward()
+    within_slice_std(constant).sum().backward()
     assert constant.grad is not None
     assert constant.grad.isfinite().all()
-    assert within_slice(maps(1, 1)).amax() < 1e-4
+    assert within_slice_std(maps(1, 1)).amax() < 1e-4
 
 
 def test_cells_without_weight_do_not_count() -> None:
@@ -208,7 +208,7 @@ POSITIONS = torch.tensor([0.05, 0.12, 0.3, 0.9, 0.11, 0.2, 0.33, 0.8])
 
 
 def test_the_contrast_is_the_one_counted_pair_by_pair() -> None:
-    features, positive = F.normalize(slice_features(), dim=1), alike(POSITIONS, 0.1)
+    features, positive = F.normalize(slice_features(), dim=1), positive_mask(POSITIONS, 0.1)
     losses = []
     for anchor in range(8):
         others = [math.exp(float(features[anchor] @ features[c]) / 0.1) for c in range(8) if c != anchor]
@@ -225,13 +225,13 @@ def test_the_contrast_is_the_one_counted_pair_by_pair() -> None:
 
 
 def test_a_large_threshold_makes_every_pair_positive() -> None:
-    assert torch.equal(alike(POSITIONS, math.inf), ~torch.eye(8, dtype=torch.bool))
+    assert torch.equal(positive_mask(POSITIONS, math.inf), ~torch.eye(8, dtype=torch.bool))
 
 
-@pytest.mark.parametrize("near", [0.0, -1.0])
-def test_without_a_threshold_partners_are_left_which_is_simclr(near: float) -> None:
+@pytest.mark.parametrize("positive_threshold", [0.0, -1.0])
+def test_without_a_threshold_partners_are_left_which_is_simclr(positive_threshold: float) -> None:
     """PCL's mask loses even these at 0; here a partner is a positive whatever the threshold."""
-    positive = alike(torch.zeros(8), near)
+    positive = positive_mask(torch.zeros(8), positive_threshold)
     assert torch.equal(positive.nonzero()[:, 1], torch.arange(8).roll(4))
     scores = F.normalize(slice_features(), dim=1) @ F.normalize(slice_features(), dim=1).T / 0.1
     wanted = F.cross_entropy(scores.fill_diagonal_(-math.inf), torch.arange(8).roll(4))
@@ -257,7 +257,7 @@ def test_slices_without_positives_are_skipped() -> None:
 
 def test_adding_to_all_positions_or_turning_the_order_round_changes_nothing() -> None:
     def loss(position: Tensor) -> Tensor:
-        return contrast(slice_features(), alike(position, 0.1), 0.1)
+        return contrast(slice_features(), positive_mask(position, 0.1), 0.1)
 
     assert torch.equal(loss(POSITIONS + 0.5), loss(POSITIONS))
     assert torch.equal(loss(1 - POSITIONS), loss(POSITIONS))

@@ -18,7 +18,7 @@ from medssl.core.project.project import Annotation, Project
 from medssl.nn.models import checkpoint
 from medssl.tasks.segment import semi_supervised
 from medssl.tasks.segment.annotated_crops import AnnotatedVoxels
-from medssl.tasks.segment.pseudo_labels import largest_parts
+from medssl.tasks.segment.pseudo_labels import largest_components
 from small import SHAPE, Events, job_of, make_project, plan, run, seeded
 from tuning import IGNORE, half_painted, tuning
 
@@ -37,9 +37,9 @@ def project(tmp_path: Path) -> Project:
     ("choice", "curves"),
     [
         ("none", {"loss"}),
-        ("self_training", {"loss", "guesses"}),
+        ("self_training", {"loss", "pseudo_labels"}),
         ("pseudo_contrast", {"loss", "contrast"}),
-        ("both", {"loss", "guesses", "contrast"}),
+        ("both", {"loss", "pseudo_labels", "contrast"}),
     ],
 )
 def test_every_choice_says_the_terms_it_adds(project: Project, choice: str, curves: set[str]) -> None:
@@ -64,18 +64,22 @@ def test_both_is_the_sum_of_self_training_and_contrast() -> None:
 def test_a_job_without_the_choice_is_self_training(tmp_path: Path, project: Project) -> None:
     path = tmp_path / "job.json"
     for choice in semi_supervised.CHOICES:
-        job = FinetuneJob(str(project.root), semi=choice)  # type: ignore[arg-type]
+        job = FinetuneJob(str(project.root), semi_supervised=choice)  # type: ignore[arg-type]
         write_job(path, job)
         assert read_job(path) == job
-    before = {name: value for name, value in to_json(FinetuneJob("project")).items() if name != "semi"}
+    before = {
+        name: value for name, value in to_json(FinetuneJob("project")).items() if name != "semi_supervised"
+    }
     write_json(path, before)
-    assert read_job(path) == FinetuneJob("project", semi="self_training")
+    assert read_job(path) == FinetuneJob("project", semi_supervised="self_training")
 
 
 def test_a_run_from_before_there_was_a_choice_can_be_resumed(project: Project) -> None:
     made = run(job_of("finetune", project, steps=2))["run"]
     path = project.run(made).folder / "job.json"
-    write_json(path, {name: value for name, value in project.run(made).job.items() if name != "semi"})
+    write_json(
+        path, {name: value for name, value in project.run(made).job.items() if name != "semi_supervised"}
+    )
     assert run(FinetuneJob(str(project.root), resume=made, steps=4))["step"] == 4
 
 
@@ -90,10 +94,12 @@ def test_every_choice_has_a_quick_recipe_and_its_settings(choice: str) -> None:
 
 def test_the_card_records_how_guesses_were_made(project: Project) -> None:
     job = job_of("finetune-pseudo_contrast", project, steps=1)
-    made = run(replace(job, settings={**job.settings, "clean_up": "largest", "sure": 0.5}))["run"]
+    made = run(replace(job, settings={**job.settings, "clean_up": "largest", "confidence_threshold": 0.5}))[
+        "run"
+    ]
     card = project.run(made).card
-    assert card["job"]["semi"] == "pseudo_contrast"
-    assert (card["settings"]["clean_up"], card["settings"]["sure"]) == ("largest", 0.5)
+    assert card["job"]["semi_supervised"] == "pseudo_contrast"
+    assert (card["settings"]["clean_up"], card["settings"]["confidence_threshold"]) == ("largest", 0.5)
 
 
 # --- rounds and guesses ----------------------------------------------------------------------------------
@@ -104,7 +110,7 @@ def test_true_labels_always_win_over_guesses() -> None:
     task = tuning("self_training", scans)
     task.loss(seeded(), 0.5)
     assert task.rounds is not None
-    made = task.rounds.guesses.pool
+    made = task.rounds.pseudo_labels.dataset
     for name, target in zip(made.ids, made.targets, strict=True):
         true = scans.targets[scans.ids.index(name)]
         assert torch.equal(target[true != IGNORE], true[true != IGNORE])
@@ -119,13 +125,13 @@ def test_targets_of_the_training_are_not_written_to() -> None:
 
 
 def test_a_network_that_does_not_fit_the_true_labels_is_not_trusted() -> None:
-    task = tuning("self_training", trusted_loss=0.35)
+    task = tuning("self_training", start_below_loss=0.35)
     assert task.rounds is not None
     task.rounds.remember(torch.tensor(100.0))
     assert task.loss(seeded(), 0.9)[1] == {}
     for _ in range(200):
         task.rounds.remember(torch.tensor(0.1))
-    assert "guesses" in task.loss(seeded(), 0.9)[1]
+    assert "pseudo_labels" in task.loss(seeded(), 0.9)[1]
 
 
 def test_guesses_are_those_of_the_average_and_not_of_the_network() -> None:
@@ -139,10 +145,10 @@ def test_guesses_are_those_of_the_average_and_not_of_the_network() -> None:
 
 
 def test_guesses_that_are_not_sure_enough_stay_unlabelled() -> None:
-    task = tuning("self_training", sure=0.4)
+    task = tuning("self_training", confidence_threshold=0.4)
     task.loss(seeded(), 0.5)
     assert task.rounds is not None
-    unknown = [(target == IGNORE).float().mean() for target in task.rounds.guesses.pool.targets]
+    unknown = [(target == IGNORE).float().mean() for target in task.rounds.pseudo_labels.dataset.targets]
     assert all(0 < share < 1 for share in unknown)
 
 
@@ -152,17 +158,17 @@ def test_the_largest_part_is_found_in_three_dimensions_and_for_every_class_by_it
     labels[0, 0:3, 0:3] = 2
     labels[7, 8:10, 8:10] = 1
     labels[7, 0, 9] = 2
-    cleaned = largest_parts(labels)
+    cleaned = largest_components(labels)
     assert (cleaned[0:6, 4, 4] == 1).all()
     assert (cleaned[0, 0:3, 0:3] == 2).all()
     assert (cleaned == IGNORE).sum() == 5
     assert (cleaned == 0).sum() == (labels == 0).sum()
-    assert torch.equal(largest_parts(cleaned), cleaned)
+    assert torch.equal(largest_components(cleaned), cleaned)
 
 
 def test_a_labelled_volume_without_any_class_stays_as_it_is() -> None:
     empty = torch.zeros(3, 4, 5, dtype=torch.uint8)
-    assert torch.equal(largest_parts(empty), empty)
+    assert torch.equal(largest_components(empty), empty)
 
 
 def test_the_contrast_head_is_trained_and_saved(project: Project) -> None:
@@ -213,7 +219,9 @@ def test_a_contrast_without_rounds_is_refused(project: Project) -> None:
 
 
 def test_a_choice_that_nobody_knows_is_named(project: Project) -> None:
-    assert_refused(job_of("finetune", project, semi="mean_teacher"), "bad-job", "mean_teacher", "both")
+    assert_refused(
+        job_of("finetune", project, semi_supervised="mean_teacher"), "bad-job", "mean_teacher", "both"
+    )
 
 
 def test_a_setting_of_another_choice_is_named(project: Project) -> None:
@@ -229,7 +237,7 @@ def test_classes_that_nobody_painted_do_not_count(project: Project) -> None:
     settings = semi_supervised.find("pseudo_contrast")[1]()
     events = Events()
     terms = semi_supervised.terms(
-        FinetuneJob("nowhere", semi="pseudo_contrast"), plan(), settings, voxels, 3, events
+        FinetuneJob("nowhere", semi_supervised="pseudo_contrast"), plan(), settings, voxels, 3, events
     )
     assert terms["contrast"].background
     assert "One class is painted" in events[0].text

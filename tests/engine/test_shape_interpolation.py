@@ -10,7 +10,12 @@ import torch
 from medssl.core.errors import UserError
 from medssl.core.jobs import FinetuneJob
 from medssl.core.labels.shape_interpolation import fill
-from medssl.core.project.annotation import FORMAT_VERSION, read_annotation, read_guesses, write_annotation
+from medssl.core.project.annotation import (
+    FORMAT_VERSION,
+    read_annotation,
+    read_interpolated,
+    write_annotation,
+)
 from medssl.core.project.project import IGNORE, SURE_BACKGROUND, Annotation, Project
 from medssl.tasks.planner import choose
 from medssl.tasks.segment.finetune import make_task
@@ -30,11 +35,11 @@ def balls(axis: int = 0) -> Annotation:
 
 @pytest.mark.parametrize("index", [1, 4, 7])
 def test_a_fill_goes_from_one_outline_to_the_other(index: int) -> None:
-    guesses = fill(balls(), 0, index, (1, 1, 1))
-    areas = [np.count_nonzero(plane == 3) for plane in guesses]
+    interpolated = fill(balls(), 0, index, (1, 1, 1))
+    areas = [np.count_nonzero(plane == 3) for plane in interpolated]
     assert areas[1] == areas[7] == areas[0] == areas[8] == 0, "complete slices and those outside stay"
     assert areas[2] > areas[4] > areas[6] > 0
-    assert set(np.unique(guesses[2:7])) == {3, SURE_BACKGROUND}
+    assert set(np.unique(interpolated[2:7])) == {3, SURE_BACKGROUND}
 
 
 def test_a_fill_in_another_orientation() -> None:
@@ -45,8 +50,8 @@ def test_a_fill_in_another_orientation() -> None:
 def test_strokes_are_never_guessed_over() -> None:
     annotation = balls()
     annotation.labels[4, 9, 9], annotation.labels[4, 9, 10] = 5, SURE_BACKGROUND
-    guesses = fill(annotation, 0, 4, (1, 1, 1))
-    assert guesses[4, 9, 9] == guesses[4, 9, 10] == 0 and guesses[4, 9, 11] == 3
+    interpolated = fill(annotation, 0, 4, (1, 1, 1))
+    assert interpolated[4, 9, 9] == interpolated[4, 9, 10] == 0 and interpolated[4, 9, 11] == 3
 
 
 @pytest.mark.parametrize("axis, index", [(0, 0), (0, 8), (1, 4)])
@@ -57,20 +62,20 @@ def test_where_there_is_no_gap_it_is_said(axis: int, index: int) -> None:
 
 def test_guesses_come_back_and_are_no_truth(small_project: Project) -> None:
     shape = small_project.scans["scan"].geometry.shape_zyx
-    guesses = np.zeros(shape, np.uint8)
-    guesses[2, 3, 4] = 7
-    small_project.save_annotation("scan", Annotation(np.zeros(shape, np.uint8), (), guesses))
+    interpolated = np.zeros(shape, np.uint8)
+    interpolated[2, 3, 4] = 7
+    small_project.save_annotation("scan", Annotation(np.zeros(shape, np.uint8), (), interpolated))
     back = small_project.annotation("scan")
-    assert back is not None and np.array_equal(back.guesses, guesses) and not back.labels.any()
+    assert back is not None and np.array_equal(back.interpolated, interpolated) and not back.labels.any()
     assert (back.target() == IGNORE).all()
     assert small_project.annotated() == ()
     assert not small_project.segmentation("scan").any()
 
 
 def test_a_person_s_word_takes_the_place_of_a_guess() -> None:
-    labels, guesses = np.zeros((3, 4, 5), np.uint8), np.full((3, 4, 5), 2, np.uint8)
+    labels, interpolated = np.zeros((3, 4, 5), np.uint8), np.full((3, 4, 5), 2, np.uint8)
     labels[0, 0, 0] = 1
-    target = Annotation(labels, ((0, 2),), guesses).guess_target()
+    target = Annotation(labels, ((0, 2),), interpolated).interpolated_target()
     assert target is not None
     assert target[0, 0, 0] == IGNORE and (target[2] == IGNORE).all() and (target[1] == 2).all()
 
@@ -81,7 +86,7 @@ def test_an_annotation_of_the_first_version_still_opens(tmp_path: Path) -> None:
     np.savez_compressed(path, labels=labels, corner=[1, 2, 3], shape=[3, 4, 5], complete=complete)
     annotation = read_annotation(path, (3, 4, 5))
     assert annotation.labels[1, 2, 3] == 4 and annotation.complete == ((0, 1),)
-    assert annotation.guesses is None and read_guesses(path, (3, 4, 5)) is None
+    assert annotation.interpolated is None and read_interpolated(path, (3, 4, 5)) is None
 
 
 def test_an_annotation_of_a_newer_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,12 +113,12 @@ def test_fine_tuning_learns_from_a_fill_with_a_lower_weight(tmp_path: Path) -> N
     project = make_project(tmp_path, shape=(12, 24, 24))
     scan = project.annotated()[0]
     plain, numbers = loss_of(project, 0.3)
-    assert "fill" not in numbers
+    assert "interpolated" not in numbers
     annotation = project.annotation(scan)
     assert annotation is not None
     inside = [index for axis, index in annotation.complete if axis == 0]
-    guesses = fill(annotation, 0, inside[0], (1, 1, 1))
-    project.save_annotation(scan, Annotation(annotation.labels, annotation.complete, guesses))
+    interpolated = fill(annotation, 0, inside[0], (1, 1, 1))
+    project.save_annotation(scan, Annotation(annotation.labels, annotation.complete, interpolated))
     loss, numbers = loss_of(project, 0.3)
     assert float(numbers["loss"]) == pytest.approx(plain), "painted voxels count as before"
-    assert loss == pytest.approx(plain + 0.3 * float(numbers["fill"]), rel=1e-5)
+    assert loss == pytest.approx(plain + 0.3 * float(numbers["interpolated"]), rel=1e-5)

@@ -108,8 +108,8 @@ def test_views_are_zoomed_turned_and_shifted_over_the_whole_range_and_not_beyond
 
 
 def test_views_are_bent_a_little_and_never_folded() -> None:
-    bend = views._bend(500, 32, seeded())
-    assert 0.5 < bend.abs().max() <= 1, "at most a 32nd of the side"
+    displacement = views._displacement(500, 32, seeded())
+    assert 0.5 < displacement.abs().max() <= 1, "at most a 32nd of the side"
     plane = views_of(500, side=32)[:, 0, :, :, 1:]
     down, right = plane.diff(dim=1)[:, :, 1:], plane.diff(dim=2)[:, 1:]
     area = down[..., 0] * right[..., 1] - down[..., 1] * right[..., 0]

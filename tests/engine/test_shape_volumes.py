@@ -214,12 +214,12 @@ def test_paired_organs_lie_on_both_sides_in_the_same_size_some_under_one_label()
     organ = draw(64, SIDE, seeded()).organ
     left, right = organ[:, 0], organ[:, 1]
     paired = (left[:, 2] == -right[:, 2]) & (left[:, 3] > 1)
-    alike = left[:, 6] == right[:, 6]
+    positive_mask = left[:, 6] == right[:, 6]
     assert 10 < paired.sum() < 40
     assert torch.equal(left[paired, :2], right[paired, :2])
     assert torch.equal(left[paired, 3:6], right[paired, 3:6])
-    assert 0 < alike.sum() < paired.sum()
-    assert not (alike & ~paired).any()
+    assert 0 < positive_mask.sum() < paired.sum()
+    assert not (positive_mask & ~paired).any()
 
 
 def test_only_a_volume_with_a_surface_has_an_outside_and_all_far_from_its_body_is_outside(

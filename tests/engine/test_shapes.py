@@ -14,7 +14,7 @@ from medssl.core.events import Checkpoint, Metric, Notice, Started
 from medssl.core.jobs import Plan, PretrainJob
 from medssl.core.methods import METHODS, WITHOUT_SCANS
 from medssl.core.project.project import Project
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.methods import find
 from medssl.nn.methods.prototypes import both_ways
 from medssl.nn.methods.shapes import Shapes, ShapesSettings
@@ -26,7 +26,7 @@ from medssl.tasks.loop import settings_for
 from small import CPU, Events, plan, run, seeded, stop_after
 from torch import Tensor
 
-NO_SCANS = Pool((), (), (), works_on=CPU)
+NO_SCANS = DeviceDataset((), (), (), works_on=CPU)
 SMALL = ShapesSettings(sizes=(32,), hidden=16, dimension=8)
 
 
@@ -125,12 +125,12 @@ def test_the_second_half_of_the_images_belongs_to_the_first() -> None:
 def test_another_person_and_a_distance_make_pairs_less_alike() -> None:
     """The same views but for these: their numbers are drawn in the same order."""
     small = plan(patch_vox=(3, 32, 32), batch=64)
-    alike = []
+    positive_mask = []
     for person, apart in ((0.0, 0.0), (1.0, 0.0), (0.0, 6.0)):
         first, second = method(replace(SMALL, person=person, apart=apart), small).pairs(seeded())[1].chunk(2)
-        alike.append((first == second).float().mean())
-    assert alike[1] < alike[0] - 0.05
-    assert alike[2] < alike[0] - 0.05
+        positive_mask.append((first == second).float().mean())
+    assert positive_mask[1] < positive_mask[0] - 0.05
+    assert positive_mask[2] < positive_mask[0] - 0.05
 
 
 def test_pairs_that_are_rendered_anew_have_grey_values_of_their_own() -> None:

@@ -12,7 +12,7 @@ from medssl.nn.data.crops import cut
 from medssl.nn.methods.simclr import SimCLR, SimCLRSettings, nt_xent
 from medssl.nn.models.unet import build
 from project_parts import code_of
-from small import Events, box, noise, plan, pool, seeded, stacked
+from small import Events, box, dataset, noise, plan, seeded, stacked
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -114,7 +114,7 @@ def test_similarities_are_fp32_in_mixed_precision() -> None:
     near = torch.ones(6, 8) + 1e-3 * vectors(3)
     with torch.autocast("cpu", torch.bfloat16):
         loss = nt_xent(near, 1e-5)[0]
-        whole, _ = method().loss(pool(noise(SCAN)), seeded(), 0.0)
+        whole, _ = method().loss(dataset(noise(SCAN)), seeded(), 0.0)
     assert loss.dtype == whole.dtype == torch.float32
     assert torch.equal(loss, nt_xent(near, 1e-5)[0])
     assert loss.item() != pytest.approx(math.log(5), abs=1e-3)
@@ -124,7 +124,7 @@ def test_similarities_are_fp32_in_mixed_precision() -> None:
 @pytest.mark.parametrize("dims", [2, 3])
 def test_gradients_reach_encoder_and_projector_and_not_the_decoder(dims: int) -> None:
     simclr = method(dims)
-    simclr.loss(pool(noise(SCAN), noise(SCAN, 1)), seeded(), 0.0)[0].backward()
+    simclr.loss(dataset(noise(SCAN), noise(SCAN, 1)), seeded(), 0.0)[0].backward()
     network = simclr.modules["network"]
     for untouched in (network.decoder, network.head):
         assert all(each.grad is None for each in untouched.parameters())
@@ -136,18 +136,18 @@ def test_gradients_reach_encoder_and_projector_and_not_the_decoder(dims: int) ->
 
 
 def test_equal_views_find_each_other() -> None:
-    simclr, scans = method(), pool(noise(SCAN))
+    simclr, scans = method(), dataset(noise(SCAN))
     places = stacked([box((z, 20, 20), (3, 16, 16)) for z in (2, 6, 10, 14)])
     views = cut(scans, places, simclr.plan)
     _, numbers = simclr.compare(views, views)
-    assert numbers["found"] == 1
+    assert numbers["top1_accuracy"] == 1
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("image", [torch.full(SCAN, 0.7), noise((3, 9, 7))], ids=["constant", "tiny"])
 def test_constant_and_tiny_scans_give_a_finite_loss_and_finite_gradients(dims: int, image: Tensor) -> None:
     simclr = method(dims)
-    loss, numbers = simclr.loss(pool(image), seeded(), 0.0)
+    loss, numbers = simclr.loss(dataset(image), seeded(), 0.0)
     loss.backward()
     assert loss.isfinite()
     assert all(value.isfinite() for value in numbers.values())
@@ -155,7 +155,7 @@ def test_constant_and_tiny_scans_give_a_finite_loss_and_finite_gradients(dims: i
 
 
 def test_a_batch_of_one_pair_is_refused_before_the_start_and_when_memory_gets_short() -> None:
-    simclr, scans = method(), pool(noise(SCAN), noise(SCAN, 1))
+    simclr, scans = method(), dataset(noise(SCAN), noise(SCAN, 1))
     simclr.prepare(scans, Events())
     simclr.plan = replace(simclr.plan, batch=1)
     with pytest.raises(UserError) as error:
@@ -169,13 +169,13 @@ def test_a_batch_of_one_pair_is_refused_before_the_start_and_when_memory_gets_sh
 
 def test_a_single_slice_is_refused_before_the_start() -> None:
     with pytest.raises(UserError) as error:
-        method().prepare(pool(noise((1, 48, 40))), Events())
+        method().prepare(dataset(noise((1, 48, 40))), Events())
     assert code_of(error) == "one-place"
 
 
 def test_a_single_small_scan_is_refused_in_3d() -> None:
     with pytest.raises(UserError) as error:
-        method(3).prepare(pool(noise((10, 20, 20))), Events())
+        method(3).prepare(dataset(noise((10, 20, 20))), Events())
     assert code_of(error) == "one-place"
 
 
@@ -186,25 +186,25 @@ def test_a_temperature_of_nothing_is_refused() -> None:
 
 
 def test_the_pairs_of_a_batch_come_from_different_scans_while_there_are_some() -> None:
-    first, second = method().views(pool(*(noise((6, 40, 40), seed) for seed in range(4))), seeded())
+    first, second = method().views(dataset(*(noise((6, 40, 40), seed) for seed in range(4))), seeded())
     assert sorted(first.scan.tolist()) == sorted(second.scan.tolist()) == [0, 1, 2, 3]
 
 
 def test_a_smaller_batch_reaches_the_views() -> None:
     simclr = method()
     simclr.plan = replace(simclr.plan, batch=3)
-    assert [len(views) for views in simclr.views(pool(noise(SCAN)), seeded())] == [3, 3]
+    assert [len(views) for views in simclr.views(dataset(noise(SCAN)), seeded())] == [3, 3]
 
 
 def test_a_step_is_repeatable_and_differs_between_seeds() -> None:
-    losses = [method().loss(pool(noise(SCAN)), seeded(seed), 0.0)[0].item() for seed in (1, 1, 2)]
+    losses = [method().loss(dataset(noise(SCAN)), seeded(seed), 0.0)[0].item() for seed in (1, 1, 2)]
     assert losses[0] == losses[1] != losses[2]
 
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_training_tells_the_pairs_of_a_batch_apart(dims: int) -> None:
     simclr = method(dims)
-    pair = simclr.views(pool(noise(SCAN), noise(SCAN, 1)), seeded())
+    pair = simclr.views(dataset(noise(SCAN), noise(SCAN, 1)), seeded())
     optimizer = torch.optim.AdamW(simclr.modules.parameters(), lr=1e-2)
     losses = []
     for _ in range(15):
@@ -215,5 +215,5 @@ def test_training_tells_the_pairs_of_a_batch_apart(dims: int) -> None:
         losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
     assert losses[0] < 1.1 * math.log(7)
-    assert numbers["found"] == 1
-    assert numbers["spread"] > 0.5
+    assert numbers["top1_accuracy"] == 1
+    assert numbers["feature_std"] > 0.5

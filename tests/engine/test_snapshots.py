@@ -47,12 +47,12 @@ def test_weights_are_kept_on_the_way_and_the_training_loses_no_time(
     clock = Clock(monkeypatch, task)
     before = weights(task)
 
-    def close(step: int) -> dict[str, Any]:
+    def on_end(step: int) -> dict[str, Any]:
         clock.wait(100.0)
         return {"width": step}
 
     marks = LoopSettings(learning_rate=0.1, snapshots_s=(0, 4, 6.5, 9))
-    position, _ = fit(tmp_path, task, Budget(steps=9, minutes=1), settings=marks, close=close)
+    position, _ = fit(tmp_path, task, Budget(steps=9, minutes=1), settings=marks, on_end=on_end)
     assert (position.step, position.elapsed_s) == (9, 9.0)
     assert torch.equal(weights(task), weights(plain))
     assert snapshots_in(tmp_path) == [f"snapshot-{each}.safetensors" for each in ("0", "4", "6.5", "9")]
@@ -60,10 +60,10 @@ def test_weights_are_kept_on_the_way_and_the_training_loses_no_time(
         tensors, card = checkpoint.load(snapshot_file(tmp_path / "checkpoint.safetensors", mark))
         assert card == {"format": 1, "kind": "pretrain", "step": step, "elapsed_s": step, "width": step}
         assert {name.partition(".")[0] for name in tensors} == {"modules", "besides"}
-        kept = Fitting()
-        kept.modules.load_state_dict(checkpoint.unpack("modules", tensors))
-        assert torch.equal(weights(kept), before) == (mark == 0)
-        assert torch.equal(weights(kept), weights(task)) == (mark == 9)
+        extra_state = Fitting()
+        extra_state.modules.load_state_dict(checkpoint.unpack("modules", tensors))
+        assert torch.equal(weights(extra_state), before) == (mark == 0)
+        assert torch.equal(weights(extra_state), weights(task)) == (mark == 9)
     assert checkpoint.load(tmp_path / "checkpoint.safetensors")[1]["step"] == 9
 
 

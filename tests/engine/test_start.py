@@ -22,7 +22,7 @@ from medssl.nn.models import checkpoint
 from medssl.nn.models.unet import build
 from medssl.tasks import planner
 from medssl.tasks.pretrain import pretrain
-from medssl.tasks.start import fill, load_start, plan_from
+from medssl.tasks.start import load_start, load_weights, plan_from
 from small import CPU, FINETUNE, SHAPE, Events, job_of, make_project, run
 
 FIXED: dict[str, Any] = {"precision": "fp32", "threads": 1, "batch": 2}
@@ -67,13 +67,13 @@ def test_encoder_and_decoder_start_from_the_shipped_weights_and_the_head_does_no
     assert start is not None
     plan, _ = plan_from(project, list(project.scans), CPU, FIXED, start)
     network, fresh = build(plan, 2, seed=0), build(plan, 2, seed=0)
-    filled = fill(network, plan, start, Events())
+    pretrained = load_weights(network, plan, start, Events())
     wanted = shipped_state("modules.average")
     for name, tensor in network.state_dict().items():
         if name.startswith("head."):
-            assert name not in filled and torch.equal(tensor, fresh.state_dict()[name])
+            assert name not in pretrained and torch.equal(tensor, fresh.state_dict()[name])
         else:
-            assert name in filled and torch.equal(tensor, wanted[name])
+            assert name in pretrained and torch.equal(tensor, wanted[name])
 
 
 def test_the_plan_is_that_of_the_scans_with_the_network_of_the_weights(project: Project) -> None:
@@ -164,8 +164,8 @@ def test_other_neighbouring_slices_leave_out_only_what_reads_them(project: Proje
     assert start is not None
     plan, _ = plan_from(project, list(project.scans), CPU, {**FIXED, "context": 5}, start)
     network = build(plan, 2, seed=0)
-    filled = fill(network, plan, start, Events())
-    left = {name for name in network.state_dict() if name not in filled and not name.startswith("head.")}
+    pretrained = load_weights(network, plan, start, Events())
+    left = {name for name in network.state_dict() if name not in pretrained and not name.startswith("head.")}
     assert left and all(name.startswith("encoder.0.") for name in left)
 
 

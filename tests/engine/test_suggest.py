@@ -13,15 +13,15 @@ import torch
 from medssl.benchmarking.simulated_annotator import annotate
 from medssl.cli import app
 from medssl.core.active_learning import slices
-from medssl.core.active_learning.coverage import alike, choose
-from medssl.core.active_learning.slices import Seen
+from medssl.core.active_learning.coverage import choose, similarity
+from medssl.core.active_learning.slices import ScoredSlices
 from medssl.core.errors import UserError
 from medssl.core.events import Started
 from medssl.core.jobs import SuggestJob
 from medssl.core.project.project import Annotation, LabelClass, Project
 from medssl.tasks.active_learning import suggest
 from medssl.tasks.active_learning.suggest import newest_weights, rank, why
-from medssl.tasks.active_learning.uncertainty import doubts, together, turn
+from medssl.tasks.active_learning.uncertainty import together, turn, uncertainty
 from small import (
     CPU,
     Events,
@@ -39,7 +39,7 @@ from typer.testing import CliRunner
 NAMES = {1: "Anterior", 2: "Posterior"}
 
 
-def seen(scan: str, vectors: Any, **changes: Any) -> Seen:
+def seen(scan: str, vectors: Any, **changes: Any) -> ScoredSlices:
     """Slices 0, 1, ... of a scan, 10 mm apart, of which nothing is painted and nothing doubted."""
     vectors = np.asarray(vectors, np.float32).reshape(len(vectors), -1)
     number = len(vectors)
@@ -53,7 +53,7 @@ def seen(scan: str, vectors: Any, **changes: Any) -> Seen:
         "between": np.zeros((number, 2), int),
         **{name: np.zeros(number, bool) for name in ("empty", "painted", "complete")},
     }
-    return Seen(**{**fields, **{name: np.asarray(value) for name, value in changes.items()}})
+    return ScoredSlices(**{**fields, **{name: np.asarray(value) for name, value in changes.items()}})
 
 
 def places(found: Sequence[Any]) -> list[tuple[str, int]]:
@@ -70,22 +70,29 @@ def suggested(project: Project, **changes: Any) -> list[tuple[str, int, int]]:
 
 def test_a_slice_where_the_model_is_unsure_outranks_one_where_it_is_sure() -> None:
     other = np.eye(4)
-    found = rank([seen("a", other, doubt_mm2=[1.0, 9, 3, 1])], 0, NAMES, 4)
+    found = rank([seen("a", other, expected_error_mm2=[1.0, 9, 3, 1])], 0, NAMES, 4)
     assert [each.index for each in found][:2] == [1, 2]
-    assert found[0].doubt_mm2 == 9
+    assert found[0].expected_error_mm2 == 9
 
 
 def test_near_duplicates_of_painted_slices_rank_low() -> None:
     vectors = [[0, 0], [0.01, 0], [5, 0], [0, 5], [5, 5]]
-    part = seen("a", vectors, doubt_mm2=[0, 5.0, 5, 5, 5], painted=[1, 0, 0, 0, 0], complete=[1, 0, 0, 0, 0])
-    part = Seen(**{**vars(part), "painted": part.painted == 1, "complete": part.complete == 1})
+    part = seen(
+        "a", vectors, expected_error_mm2=[0, 5.0, 5, 5, 5], painted=[1, 0, 0, 0, 0], complete=[1, 0, 0, 0, 0]
+    )
+    part = ScoredSlices(**{**vars(part), "painted": part.painted == 1, "complete": part.complete == 1})
     assert places(rank([part], 0, NAMES, 4))[-1] == ("a", 1)
 
 
 def test_the_neighbour_of_a_painted_slice_ranks_low_whatever_it_looks_like() -> None:
     painted = np.arange(20) == 10
     part = seen(
-        "a", np.eye(20), doubt_mm2=np.ones(20), painted=painted, complete=painted, reach_mm=np.float64(20)
+        "a",
+        np.eye(20),
+        expected_error_mm2=np.ones(20),
+        painted=painted,
+        complete=painted,
+        reach_mm=np.float64(20),
     )
     assert {9, 11}.isdisjoint(each.index for each in rank([part], 0, NAMES, 5))
 
@@ -94,7 +101,7 @@ def test_ten_suggestions_are_no_ten_neighbours() -> None:
     """All doubt lies in ten neighbouring slices of one scan; five scans look alike slice by slice."""
     looks = np.arange(40)[:, None] / 4.0
     doubt = np.where(np.arange(40) // 10 == 1, 10.0, 8.0)
-    parts = [seen(name, looks, doubt_mm2=doubt, reach_mm=np.float64(15)) for name in "abcde"]
+    parts = [seen(name, looks, expected_error_mm2=doubt, reach_mm=np.float64(15)) for name in "abcde"]
     found = places(rank(parts, 0, NAMES, 10))
     depths = sorted({index // 5 for _, index in found})
     assert len(depths) >= 6, found
@@ -112,7 +119,7 @@ def test_complete_and_empty_slices_are_never_suggested(asked: bool) -> None:
     closed = np.array([True, False, True, False])
     doubt = [9.0, 1, 9, 1] if asked else None
     for name in ("complete", "empty"):
-        part = seen("a", np.eye(4), doubt_mm2=doubt, **{name: closed}) if asked else seen(
+        part = seen("a", np.eye(4), expected_error_mm2=doubt, **{name: closed}) if asked else seen(
             "a", np.eye(4), **{name: closed}
         )  # fmt: skip
         assert {each.index for each in rank([part], 0, NAMES, 4)} == {1, 3}
@@ -126,7 +133,7 @@ def test_a_slice_with_strokes_may_be_finished_but_is_not_new() -> None:
 
 def test_taking_the_best_one_each_time_covers_most_of_what_the_best_set_would() -> None:
     vectors, doubt = np.random.default_rng(0).normal(size=(9, 2)), np.ones(9)
-    table = alike(vectors, ["a"] * 9, 100.0 * np.arange(9), np.ones(9))
+    table = similarity(vectors, ["a"] * 9, 100.0 * np.arange(9), np.ones(9))
 
     def value(chosen: Sequence[int]) -> float:
         return float(doubt @ table[:, list(chosen)].max(1))
@@ -224,8 +231,8 @@ def test_the_doubt_is_the_expected_wrong_area_and_names_the_classes() -> None:
     work[4, :8], work[4, 8:] = 1, 0
     spacing = (1.0, 2.0, 2.0)
     small = plan(2, spacing_mm=(0.0, 2.0, 2.0))
-    sure, unsure = doubts(Edge(), small, work, spacing, [1, 4], CPU)  # type: ignore[arg-type]
-    assert sure.area_mm2 < 0.01
+    confidence_threshold, unsure = uncertainty(Edge(), small, work, spacing, [1, 4], CPU)  # type: ignore[arg-type]
+    assert confidence_threshold.area_mm2 < 0.01
     assert unsure.area_mm2 == pytest.approx(0.5 * 128 * 4, rel=0.35)  # smoothed along slices and turned
     assert unsure.between == (1, 2)
 

@@ -7,20 +7,20 @@ import pytest
 import torch
 from medssl.nn.data.superpixels import (
     IGNORE,
-    Grain,
+    SuperpixelParams,
     body,
-    cut_pool,
     cut_slice,
     cut_slices,
     grey_range,
     regions_of,
+    segment_dataset,
     spread_evenly,
     to_unit,
 )
 from scipy.ndimage import gaussian_filter
-from small import noise, pool
+from small import dataset, noise
 
-SMALL = Grain(side=64)
+SMALL = SuperpixelParams(side=64)
 SQUARE = (1.0, 1.0)
 
 
@@ -69,10 +69,10 @@ def test_every_region_has_the_least_size() -> None:
 def test_what_the_edge_of_the_body_leaves_of_a_region_is_large_enough_or_nothing() -> None:
     inside = np.zeros((64, 64), bool)
     inside[10:41, 7:50] = True
-    labels = regions_of(texture(seed=1), inside, Grain(side=256), 5.0)
+    labels = regions_of(texture(seed=1), inside, SuperpixelParams(side=256), 5.0)
     assert (labels[~inside] == IGNORE).all()
     assert (labels[inside] == IGNORE).any()
-    assert np.bincount(labels[labels >= 0]).min() >= Grain(side=256).least
+    assert np.bincount(labels[labels >= 0]).min() >= SuperpixelParams(side=256).least
 
 
 @pytest.mark.parametrize("constant", [1.0, -0.5, 4.0])
@@ -111,7 +111,7 @@ def test_slices_are_cut_one_by_one() -> None:
 
 
 def test_the_scale_goes_on_from_the_slice_before() -> None:
-    coarse = Grain(side=64, scale=2000.0)
+    coarse = SuperpixelParams(side=64, scale=2000.0)
     first, scale = cut_slice(texture(), SQUARE, coarse)
     assert scale < 2000
     again, same = cut_slice(texture(), SQUARE, coarse, scale)
@@ -121,7 +121,7 @@ def test_the_scale_goes_on_from_the_slice_before() -> None:
 
 @pytest.mark.parametrize(("scale", "finer"), [(400.0, True), (2.0, False)])
 def test_the_scale_is_halved_or_doubled_until_30_to_150_regions_are_there(scale: float, finer: bool) -> None:
-    grain = Grain(side=128, scale=scale)
+    grain = SuperpixelParams(side=128, scale=scale)
     image = texture((128, 128))
     before = count(regions_of(image, np.ones(image.shape, bool), grain, scale))
     labels, found = cut_slice(image, SQUARE, grain)
@@ -132,14 +132,14 @@ def test_the_scale_is_halved_or_doubled_until_30_to_150_regions_are_there(scale:
 
 
 def test_the_search_for_a_scale_ends_where_no_scale_is_right() -> None:
-    grain = Grain(side=64, wanted=(2000, 3000))
+    grain = SuperpixelParams(side=64, wanted=(2000, 3000))
     labels, scale = cut_slice(texture(), SQUARE, grain)
     assert grain.scale / 32 <= scale <= grain.scale
     assert count(labels) > 1
 
 
 def test_the_best_of_the_scales_tried_is_taken() -> None:
-    grain = Grain(side=64, wanted=(2000, 3000))
+    grain = SuperpixelParams(side=64, wanted=(2000, 3000))
     everywhere = np.ones((64, 64), bool)
     counts = [count(regions_of(texture(), everywhere, grain, grain.scale / 2**step)) for step in range(6)]
     assert count(cut_slice(texture(), SQUARE, grain)[0]) == max(counts)
@@ -188,8 +188,8 @@ def test_labels_come_back_on_the_slices_own_grid(
 def test_coarse_pixels_are_not_mistaken_for_a_narrow_slice() -> None:
     """Rows of 4 mm and columns of 1 mm show the same regions as rows of 1 mm do."""
     image = texture((96, 96))
-    fine, _ = cut_slice(image, (1.0, 1.0), Grain(side=96))
-    coarse, _ = cut_slice(image.reshape(24, 4, 96).mean(1), (4.0, 1.0), Grain(side=96))
+    fine, _ = cut_slice(image, (1.0, 1.0), SuperpixelParams(side=96))
+    coarse, _ = cut_slice(image.reshape(24, 4, 96).mean(1), (4.0, 1.0), SuperpixelParams(side=96))
     assert count(coarse) == pytest.approx(count(fine), rel=0.5)
 
 
@@ -207,20 +207,20 @@ def test_grey_values_are_those_of_the_whole_scan_and_stray_voxels_do_not_decide(
 @pytest.mark.parametrize("factor", [0.01, 30.0])
 def test_units_of_grey_do_not_matter(factor: float) -> None:
     image = torch.from_numpy(texture().astype(np.float32))[None]
-    one, two = (cut_pool(pool(each), SMALL, 1) for each in (image, factor * image))
+    one, two = (segment_dataset(dataset(each), SMALL, 1) for each in (image, factor * image))
     assert one is not None
     assert two is not None
-    assert torch.equal(one.pool.targets[0], two.pool.targets[0])
+    assert torch.equal(one.dataset.targets[0], two.dataset.targets[0])
 
 
 def test_slices_are_spread_evenly_over_scans_and_along_them() -> None:
     scans = [torch.from_numpy(np.stack([texture(seed=seed)] * 10)) for seed in range(3)]
-    found = cut_pool(pool(*scans), SMALL, 7)
+    found = segment_dataset(dataset(*scans), SMALL, 7)
     assert found is not None
     assert [each.tolist() for each in found.slices] == [[2, 7]] * 3
-    assert [tuple(each.shape) for each in found.pool.targets] == [(2, 64, 64)] * 3
-    assert all(each.dtype == torch.int16 for each in found.pool.targets)
-    assert found.regions == 1 + max(int(each.max()) for each in found.pool.targets)
+    assert [tuple(each.shape) for each in found.dataset.targets] == [(2, 64, 64)] * 3
+    assert all(each.dtype == torch.int16 for each in found.dataset.targets)
+    assert found.regions == 1 + max(int(each.max()) for each in found.dataset.targets)
     assert 2 <= found.typical <= found.regions
 
 
@@ -234,26 +234,26 @@ def test_numbers_are_drawn_at_even_distances(count_: int, wanted: int, drawn: li
 
 def test_where_there_are_more_scans_than_slices_wanted_scans_are_left_out() -> None:
     scans = [torch.from_numpy(texture(seed=seed))[None] for seed in range(6)]
-    found = cut_pool(pool(*scans), SMALL, 3)
+    found = segment_dataset(dataset(*scans), SMALL, 3)
     assert found is not None
-    assert found.pool.ids == ("scan-1", "scan-3", "scan-5")
-    assert torch.equal(found.pool.images[0], scans[1])
+    assert found.dataset.ids == ("scan-1", "scan-3", "scan-5")
+    assert torch.equal(found.dataset.images[0], scans[1])
 
 
 def test_slices_of_one_region_are_left_out_and_so_are_scans_of_nothing_else() -> None:
     some = torch.from_numpy(np.stack([texture(), np.full((64, 64), 0.5), texture(seed=1)]))
-    found = cut_pool(pool(torch.full((3, 64, 64), 0.3), some), SMALL, 6)
+    found = segment_dataset(dataset(torch.full((3, 64, 64), 0.3), some), SMALL, 6)
     assert found is not None
-    assert found.pool.ids == ("scan-1",)
+    assert found.dataset.ids == ("scan-1",)
     assert found.slices[0].tolist() == [0, 2]
-    assert len(found.pool.targets[0]) == 2
+    assert len(found.dataset.targets[0]) == 2
 
 
 def test_constant_scans_leave_nothing() -> None:
-    assert cut_pool(pool(torch.zeros(3, 20, 20), torch.ones(3, 20, 20)), SMALL, 6) is None
+    assert segment_dataset(dataset(torch.zeros(3, 20, 20), torch.ones(3, 20, 20)), SMALL, 6) is None
 
 
 def test_progress_goes_from_scan_to_scan_up_to_one() -> None:
     said: list[float] = []
-    cut_pool(pool(*[noise((2, 16, 16), seed) for seed in range(4)]), SMALL, 4, said.append)
+    segment_dataset(dataset(*[noise((2, 16, 16), seed) for seed in range(4)]), SMALL, 4, said.append)
     assert said == [0.25, 0.5, 0.75, 1.0]

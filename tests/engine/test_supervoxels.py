@@ -9,23 +9,23 @@ import pytest
 import torch
 from medssl.core.errors import UserError
 from medssl.core.jobs import Plan
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.data.supervoxels import SLAB, cut_volumes
 from medssl.nn.methods.supervoxels import SuperVoxels, SuperVoxelsSettings, renumbered, through_curves
 from medssl.nn.models.unet import build
-from small import Events, noise, plan, pool, seeded
+from small import Events, dataset, noise, plan, seeded
 
 SHAPE = (12, 40, 40)
 
 
-def blocks() -> Pool:
+def blocks() -> DeviceDataset:
     """Two scans with a bright half and some noise."""
     images = []
     for seed in (0, 1):
         image = noise(SHAPE, seed) * 0.1
         image[:, :, 20:] += 3
         images.append(image)
-    return pool(*images)
+    return dataset(*images)
 
 
 def prepared(small: Plan | None = None, **own: object) -> SuperVoxels:
@@ -62,7 +62,7 @@ def test_the_same_pool_gives_the_same_regions() -> None:
 
 
 def test_deep_scans_are_cut_in_slabs_and_no_more_voxels_than_asked_for() -> None:
-    deep = pool(noise((3 * SLAB, 16, 16)))
+    deep = dataset(noise((3 * SLAB, 16, 16)))
     whole = cut_volumes(deep, plan(), (8.0,), 10**6)
     assert [len(image) for image in whole.images] == [SLAB] * 3
     part = cut_volumes(deep, plan(), (8.0,), 2 * SLAB * 16 * 16)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from medssl.tasks.inference.threshold import LOWEST, Decision
+from medssl.tasks.inference.threshold import LOWEST, DiceOptimalLabels
 from torch import Tensor
 
 
@@ -22,7 +22,7 @@ def blob(sharp: float, height: float = 1.0, shape: tuple[int, int, int] = (10, 2
 
 
 def decided(scores: Tensor, slab: int = 4) -> Tensor:
-    decision = Decision()
+    decision = DiceOptimalLabels()
     for part in scores.split(slab):
         decision.add(part)
     return decision.labels()
@@ -56,8 +56,8 @@ def test_a_structure_that_is_unsure_everywhere_is_found_where_the_likeliest_clas
 
 def test_sure_probabilities_are_decided_as_by_the_likeliest_class() -> None:
     scores = scores_of(blob(200) * 0.5, 0.5 * blob(300)).softmax(1)
-    sure = torch.nn.functional.one_hot(scores.argmax(1), 3).movedim(-1, 1).float()
-    assert torch.equal(decided(sure), scores.argmax(1).byte())
+    confidence_threshold = torch.nn.functional.one_hot(scores.argmax(1), 3).movedim(-1, 1).float()
+    assert torch.equal(decided(confidence_threshold), scores.argmax(1).byte())
 
 
 def test_a_structure_that_is_not_there_is_not_invented() -> None:
@@ -67,12 +67,12 @@ def test_a_structure_that_is_not_there_is_not_invented() -> None:
 
 def test_every_class_has_a_threshold_of_its_own() -> None:
     """The sure class stays as it is while the unsure one is found at 0.35."""
-    sure, unsure = blob(60), torch.zeros(10, 24, 24)
+    confidence_threshold, unsure = blob(60), torch.zeros(10, 24, 24)
     unsure[:, :3] = 0.35
-    sure[:, :3] = 0
-    edge = (sure > 0.36) & (sure < 0.47)
+    confidence_threshold[:, :3] = 0
+    edge = (confidence_threshold > 0.36) & (confidence_threshold < 0.47)
     assert edge.any()
-    found = decided(scores_of(sure, unsure))
+    found = decided(scores_of(confidence_threshold, unsure))
     assert (found[:, :3] == 2).all()
     assert not found[edge].any()
 

@@ -14,11 +14,11 @@ from medssl.core.project.project import Project
 from medssl.nn.models.checkpoint import load
 from medssl.nn.models.unet import build
 from medssl.tasks.segment import validation_slice
-from medssl.tasks.segment.validation_slice import HeldSlice, choose, hold_back
-from small import FINETUNE, SHAPE, Events, job_of, make_project, noise, plan, pool, run, seeded, stop_after
+from medssl.tasks.segment.validation_slice import ValidationSlice, choose, take_validation_slice
+from small import FINETUNE, SHAPE, Events, dataset, job_of, make_project, noise, plan, run, seeded, stop_after
 
 A, B = frozenset({1}), frozenset({2})
-HOLD = {**FINETUNE, "hold_slice_back": True}
+HOLD = {**FINETUNE, "validation_slice": True}
 
 
 def scans(*complete: int) -> Any:
@@ -27,7 +27,7 @@ def scans(*complete: int) -> Any:
     for index in complete:
         target[index] = 0
         target[index, 2:6, 2:6] = 1
-    return pool(noise((10, 8, 8)), targets=[target])
+    return dataset(noise((10, 8, 8)), targets=[target])
 
 
 @pytest.fixture
@@ -55,7 +55,7 @@ def test_no_class_loses_its_only_slice() -> None:
 
 def test_its_labels_leave_the_pool_and_no_others_do() -> None:
     before = scans(1, 3, 5, 7)
-    after, held = hold_back(before, plan(), None, Events())
+    after, held = take_validation_slice(before, plan(), None, Events())
     assert held is not None
     assert (held.scan, held.index) == ("scan-0", 3)
     changed = (after.targets[0] != before.targets[0]).any(2).any(1).nonzero()[:, 0].tolist()
@@ -67,7 +67,7 @@ def test_its_labels_leave_the_pool_and_no_others_do() -> None:
 
 def test_too_few_slices_are_told_and_all_are_learned_from() -> None:
     events, before = Events(), scans(1, 3, 5)
-    after, held = hold_back(before, plan(), None, events)
+    after, held = take_validation_slice(before, plan(), None, events)
     assert held is None
     assert after is before
     (notice,) = events.of(Notice)
@@ -77,14 +77,15 @@ def test_too_few_slices_are_told_and_all_are_learned_from() -> None:
 
 @pytest.mark.parametrize(
     ("card", "taken"),
-    [({}, None), ({"held_slice": {"scan": "scan-0", "index": 7}}, 7), ({"held_slice": None}, None),
-     ({"held_slice": {"scan": "gone", "index": 7}}, None),
-     ({"held_slice": {"scan": "scan-0", "index": 8}}, None)],
+    [({}, None), ({"validation_slice": {"scan": "scan-0", "index": 7}}, 7), ({"validation_slice": None},
+    None),
+     ({"validation_slice": {"scan": "gone", "index": 7}}, None),
+     ({"validation_slice": {"scan": "scan-0", "index": 8}}, None)],
 )  # fmt: skip
 def test_what_the_weights_before_have_learned_from_is_no_test(
     card: dict[str, Any], taken: int | None
 ) -> None:
-    _, held = hold_back(scans(1, 3, 5, 7), plan(), card, Events())
+    _, held = take_validation_slice(scans(1, 3, 5, 7), plan(), card, Events())
     assert (held.index if held else None) == taken
 
 
@@ -95,14 +96,15 @@ def test_the_dice_is_that_of_whole_scan_prediction_on_the_slice() -> None:
     small, volume = plan(), noise((10, 20, 24))
     network = build(small, 2, 0).eval()
     found = segment_work(network, small, volume, (1.0, 1.0, 1.0), volume.device)[4]
-    _, held = hold_back(
-        pool(volume, targets=[torch.stack([found if n in (2, 3, 4, 5) else found * 0 for n in range(10)])]),
+    _, held = take_validation_slice(
+        dataset(volume, targets=[torch.stack([found if n in (2, 3, 4, 5) else found * 0 for n in
+        range(10)])]),
         small, None, Events(),
     )  # fmt: skip
     assert held is not None
-    held = HeldSlice(held.scan, 4, volume[2:7], 2, found, held.spacing_mm)
+    held = ValidationSlice(held.scan, 4, volume[2:7], 2, found, held.spacing_mm)
     assert held.dice(network, small)[1] > 0.95, "but for the threshold, which is that of a few slices"
-    worse = HeldSlice(held.scan, 4, volume[2:7], 2, 1 - found, held.spacing_mm)
+    worse = ValidationSlice(held.scan, 4, volume[2:7], 2, 1 - found, held.spacing_mm)
     assert worse.dice(network, small)[1] < 0.5
 
 
@@ -110,13 +112,13 @@ def test_the_dice_is_that_of_whole_scan_prediction_on_the_slice() -> None:
 def test_a_run_says_the_dice_while_it_goes_and_a_sentence_at_the_end(project: Project, kind: str) -> None:
     events = Events()
     job = job_of(kind, project)
-    held = run(FinetuneJob(str(project.root), steps=6, settings={**job.settings, "hold_slice_back": True}),
+    held = run(FinetuneJob(str(project.root), steps=6, settings={**job.settings, "validation_slice": True}),
                events)  # fmt: skip
     assert len(dices(events)) >= 2
     assert all(0 <= each <= 1 for each in dices(events))
     last = events.of(Notice)[-1].text
     assert "which it did not learn from: Dice" in last
-    card = project.run(held["run"]).card["held_slice"]
+    card = project.run(held["run"]).card["validation_slice"]
     assert card["dice"] == pytest.approx(dices(events)[-1])
 
 
@@ -125,7 +127,7 @@ def test_without_being_asked_nothing_is_held_back(project: Project) -> None:
     made = run(job_of("finetune", project), events)
     assert not dices(events)
     assert not any("held back" in notice.text for notice in events.of(Notice))
-    assert "held_slice" not in project.run(made["run"]).card
+    assert "validation_slice" not in project.run(made["run"]).card
 
 
 def test_looking_changes_nothing_but_the_slice_that_is_missing(
@@ -134,7 +136,7 @@ def test_looking_changes_nothing_but_the_slice_that_is_missing(
     """Weights with looks equal those without: neither the generator nor the network is touched."""
     job = FinetuneJob(str(project.root), steps=6, settings=HOLD)
     one = load(project.run(run(job)["run"]).checkpoint)[0]
-    monkeypatch.setattr(validation_slice.Watch, "look_when_due", lambda *given: {})
+    monkeypatch.setattr(validation_slice.ValidationMonitor, "look_when_due", lambda *given: {})
     two = load(project.run(run(job)["run"]).checkpoint)[0]
     assert all(torch.equal(one[name], two[name]) for name in one)
 
@@ -142,26 +144,26 @@ def test_looking_changes_nothing_but_the_slice_that_is_missing(
 def test_looks_cost_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(validation_slice.time, "monotonic", lambda: clock[0])
-    _, held = hold_back(scans(1, 3, 5, 7), plan(), None, Events())
+    _, held = take_validation_slice(scans(1, 3, 5, 7), plan(), None, Events())
     assert held is not None
-    watch = validation_slice.Watch(held, plan(), ["block"], Events())
+    validation = validation_slice.ValidationMonitor(held, plan(), ["block"], Events())
     network = build(plan(), 2, 0)
 
     def slow(*given: Any) -> dict[int, float]:
         clock[0] += 2.0
         return {1: 0.5}
 
-    monkeypatch.setattr(HeldSlice, "dice", slow)
+    monkeypatch.setattr(ValidationSlice, "dice", slow)
     looks = 0
     for step in range(200):
-        looks += bool(watch.look_when_due(network, step / 200))
+        looks += bool(validation.update_when_due(network, step / 200))
         clock[0] += 1.0
     assert 2 <= looks <= 4  # 2 s each of 200 s
 
 
 def test_a_resumed_run_holds_the_same_slice_back_though_more_is_painted(project: Project) -> None:
     part = run(FinetuneJob(str(project.root), steps=8, settings=HOLD), should_stop=stop_after(3))
-    before = project.run(part["run"]).card["held_slice"]
+    before = project.run(part["run"]).card["validation_slice"]
     scan = project.annotated()[0]
     annotation = project.annotation(scan)
     assert annotation is not None
@@ -170,12 +172,12 @@ def test_a_resumed_run_holds_the_same_slice_back_though_more_is_painted(project:
     everything = tuple((0, n) for n in range(SHAPE[0]))
     project.save_annotation(scan, Annotation(labels, everything))
     run(FinetuneJob(str(project.root), resume=part["run"]))
-    after = project.run(part["run"]).card["held_slice"]
+    after = project.run(part["run"]).card["validation_slice"]
     assert (after["scan"], after["index"]) == (before["scan"], before["index"])
 
 
 def test_the_generator_is_not_asked() -> None:
     generator = seeded()
     state = generator.get_state()
-    hold_back(scans(1, 3, 5, 7), plan(), None, Events())
+    take_validation_slice(scans(1, 3, 5, 7), plan(), None, Events())
     assert torch.equal(generator.get_state(), state)

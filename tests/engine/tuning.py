@@ -7,20 +7,20 @@ from typing import Any
 
 import torch
 from medssl.core.jobs import FinetuneJob, Plan
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.models.unet import build
 from medssl.tasks.segment import semi_supervised
-from medssl.tasks.segment.annotated_crops import seen_from
+from medssl.tasks.segment.annotated_crops import orientations
 from medssl.tasks.segment.finetune_step import Finetuning
-from medssl.tasks.segment.pseudo_labels import Guesses, Rounds
-from small import Events, noise, plan, pool
+from medssl.tasks.segment.pseudo_labels import PseudoLabels, PseudoLabelSchedule
+from small import Events, dataset, noise, plan
 
 IGNORE = 255
 SCAN = (10, 24, 20)
 CLASSES = ("first", "second")
 
 
-def half_painted(classes: int = 2) -> Pool:
+def half_painted(classes: int = 2) -> DeviceDataset:
     """Two scans of noise; in the first, slices 2 and 6 are complete and show every class as a block."""
     target = torch.full(SCAN, IGNORE, dtype=torch.uint8)
     for index in (2, 6):
@@ -29,12 +29,12 @@ def half_painted(classes: int = 2) -> Pool:
             target[index, 8 * label - 4 : 8 * label + 3, 4:14] = label
     images = [noise(SCAN), noise(SCAN, 1)]
     shown = target.where(target != IGNORE, torch.zeros_like(target))
-    return pool(images[0] + 3 * shown, images[1], targets=[target, torch.full_like(target, IGNORE)])
+    return dataset(images[0] + 3 * shown, images[1], targets=[target, torch.full_like(target, IGNORE)])
 
 
 def tuning(
     choice: str,
-    scans: Pool | None = None,
+    scans: DeviceDataset | None = None,
     small: Plan | None = None,
     events: Events | None = None,
     **own: Any,
@@ -42,18 +42,25 @@ def tuning(
     """The task of a choice; guesses are made in the first step, unless `own` says otherwise."""
     scans, small = scans or half_painted(), small or plan()
     early = (
-        {} if choice == "none" else {"rounds": (0.0,), "least_steps": 0, "trusted_loss": 100.0, "sure": 0.0}
+        {}
+        if choice == "none"
+        else {
+            "rounds": (0.0,),
+            "min_steps_between": 0,
+            "start_below_loss": 100.0,
+            "confidence_threshold": 0.0,
+        }
     )
     settings = semi_supervised.find(choice)[1](**{**early, **own})
-    painted = list(seen_from(scans, replace(small, sides=settings.sides)))
-    small = replace(small, sides="all" if len(painted) > 1 else "own")
+    painted = list(orientations(scans, replace(small, multiplanar=settings.multiplanar)))
+    small = replace(small, multiplanar=len(painted) > 1)
     network = build(small, len(CLASSES) + 1, 0)
-    job = FinetuneJob("nowhere", semi=choice)  # type: ignore[arg-type]
+    job = FinetuneJob("nowhere", semi_supervised=choice)  # type: ignore[arg-type]
     emit = events if events is not None else Events()
     terms = semi_supervised.terms(job, small, settings, painted[0][1], len(CLASSES) + 1, emit)
     rounds = None
     if choice != "none":
-        guesses = Guesses(scans, settings, CLASSES, emit)  # type: ignore[arg-type]
-        rounds = Rounds(network, guesses, settings)  # type: ignore[arg-type]
+        pseudo_labels = PseudoLabels(scans, settings, CLASSES, emit)  # type: ignore[arg-type]
+        rounds = PseudoLabelSchedule(network, pseudo_labels, settings)  # type: ignore[arg-type]
         rounds.remember(torch.tensor(0.0))  # as if it had learned already
     return Finetuning(network, small, settings, painted, set(), rounds, terms)

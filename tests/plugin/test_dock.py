@@ -52,7 +52,7 @@ say(events.Done())
 COLLAPSES = """
 words = "This pre-training has collapsed."
 say(events.Notice(words))
-card = {"kind": kind, "health": {"collapsed": True, "words": words}}
+card = {"kind": kind, "collapse_report": {"collapsed": True, "words": words}}
 (run.folder / "card.json").write_text(json.dumps(card))
 say(events.Done())
 """

@@ -34,13 +34,13 @@ def project(tmp_path: Path) -> Project:
     run = project.new_run("pretrain", {"job": "pretrain", "method": "pgl"}, "pgl")
     run.checkpoint.write_bytes(b"weights")
     random = np.random.default_rng(3)
-    waves, phases = random.normal(0, 0.35, (3, 24)), random.uniform(0, 6, 24)
+    fourier_features, phases = random.normal(0, 0.35, (3, 24)), random.uniform(0, 6, 24)
     for number, name in enumerate("abc"):
         values = random.normal(size=SHAPE[::-1]).astype(np.float32)
         nibabel.save(nibabel.Nifti1Image(values, np.diag([1.5, 1.5, 3, 1])), tmp_path / f"{name}.nii")
         scan = project.add_scan(tmp_path / f"{name}.nii").id
         cells = [np.arange(n // step) + number * SHIFT for n, step in zip(SHAPE, STEP, strict=True)]
-        vectors = np.cos(np.stack(np.meshgrid(*cells, indexing="ij"), -1) @ waves + phases)
+        vectors = np.cos(np.stack(np.meshgrid(*cells, indexing="ij"), -1) @ fourier_features + phases)
         vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
         if name != "c":
             write_features(project, scan, run.id, vectors.astype(np.float16), STEP)

@@ -271,7 +271,7 @@ def _without_card(folder: Path) -> None:
 
 
 def _collapsed(folder: Path) -> None:
-    card = {"sha256": sha256_of(folder / "shapes.safetensors"), "health": {"collapsed": True}}
+    card = {"sha256": sha256_of(folder / "shapes.safetensors"), "collapse_report": {"collapsed": True}}
     (folder / "shapes.json").write_text(json.dumps(card))
 
 

@@ -8,7 +8,7 @@ import pytest
 from hand import open_and_wait
 from medssl.core import jobs
 from medssl.core.jobs import Plan
-from medssl.core.labels.postprocess import Cleaning
+from medssl.core.labels.postprocess import Postprocessing
 from medssl.core.project.project import LabelClass, Project
 from medssl.nn.models import checkpoint
 from napari.components import ViewerModel
@@ -87,7 +87,7 @@ def test_apply_makes_a_prediction_of_its_own(made, qtbot, said):
     qtbot.waitUntil(lambda: bool(predictions.changes), timeout=10_000)
     step.keep.click()
     qtbot.waitUntil(lambda: predictions.shown.cleaned, timeout=10_000)
-    assert predictions.cleaning == Cleaning(drop_ml=0.02) and not said
+    assert predictions.postprocessing == Postprocessing(drop_ml=0.02) and not said
     assert [step.choice.itemText(n) for n in range(2)] == [
         "Run 1, from random weights, cleaned up", "Run 1, from random weights",
     ]  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from medssl.core.errors import UserError
 from medssl.core.export.files import export_scan
-from medssl.core.labels.postprocess import Cleaning, cleaning_of
+from medssl.core.labels.postprocess import Postprocessing, postprocessing_of
 from medssl.core.project.annotation import Annotation
 from napari.components import ViewerModel
 
@@ -146,7 +146,7 @@ def test_without_a_prediction_there_is_no_slice_to_accept(desk):
 
 # --- cleaning up -------------------------------------------------------------------------------------
 
-BOTH = Cleaning(largest=True, fill_holes=True)
+BOTH = Postprocessing(largest=True, fill_holes=True)
 
 
 def tried(desk: Workspace, qtbot) -> None:
@@ -160,9 +160,9 @@ def test_cleaning_is_shown_before_it_is_kept_and_taken_back_by_leaving_it(desk, 
     shown = desk.prediction_layer.data
     assert (shown[4, 4, 4], shown[7, 9, 11]) == (1, 0)
     assert desk.predictions.changes == {1: (pytest.approx(VOXEL_ML), pytest.approx(VOXEL_ML))}
-    assert cleaning_of(desk.session.project, run, "a") is None
-    assert desk.to_export()[2] == Cleaning()
-    desk.predictions.preview(Cleaning())
+    assert postprocessing_of(desk.session.project, run, "a") is None
+    assert desk.to_export()[2] == Postprocessing()
+    desk.predictions.preview(Postprocessing())
     assert np.array_equal(desk.prediction_layer.data, box())
 
 
@@ -173,13 +173,13 @@ def test_what_is_kept_is_a_prediction_of_its_own_that_is_exported(desk, qtbot, t
     qtbot.waitUntil(lambda: desk.predictions.shown == Shown(run, True))
     assert desk.predictions.entries() == [Shown(run, True), Shown(run)]
     assert np.array_equal(desk.session.project.prediction(run, "a"), box()), "the run's own stays"
-    scan, chosen, cleaning = desk.to_export()
-    assert cleaning == BOTH
-    export_scan(desk.session.project, scan, chosen, tmp_path / "out.nii.gz", cleaning)
+    scan, chosen, postprocessing = desk.to_export()
+    assert postprocessing == BOTH
+    export_scan(desk.session.project, scan, chosen, tmp_path / "out.nii.gz", postprocessing)
     written = np.asarray(nibabel.load(tmp_path / "out.nii.gz").dataobj)
     assert np.count_nonzero(written) == 64
     desk.predictions.flip()
-    assert desk.to_export()[2] == Cleaning()
+    assert desk.to_export()[2] == Postprocessing()
 
 
 def test_a_cleaned_prediction_is_what_an_opened_scan_shows(desk, qtbot):
@@ -188,7 +188,7 @@ def test_a_cleaned_prediction_is_what_an_opened_scan_shows(desk, qtbot):
     desk.predictions.apply()
     qtbot.waitUntil(lambda: desk.predictions.shown == Shown(run, True))
     desk.session.select(desk.session.scan)
-    assert desk.predictions.shown == Shown(run, True) and desk.predictions.cleaning == BOTH
+    assert desk.predictions.shown == Shown(run, True) and desk.predictions.postprocessing == BOTH
     assert desk.prediction_layer.data[7, 9, 11] == 0
 
 
@@ -197,7 +197,9 @@ def test_another_scan_forgets_what_was_tried(desk, qtbot, tmp_path):
     tried(desk, qtbot)
     Path(tmp_path / "b.nii.gz").write_bytes((tmp_path / "a.nii.gz").read_bytes())
     desk.session.select(desk.session.scan)
-    assert desk.predictions.previewed == Cleaning() and np.array_equal(desk.prediction_layer.data, box())
+    assert desk.predictions.previewed == Postprocessing() and np.array_equal(
+        desk.prediction_layer.data, box()
+    )
 
 
 def test_strokes_are_not_cleaned(desk, qtbot, tmp_path):

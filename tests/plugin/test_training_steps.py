@@ -154,7 +154,7 @@ def test_the_paper_s_fine_tuning_is_the_contrast_between_classes(make, qtbot, sa
     ran(qtbot, made, made.finetune.start)
     assert not said
     (run,) = made.session.runs("finetune")
-    assert (run.job["semi"], run.job["recipe"]) == ("pseudo_contrast", "paper")
+    assert (run.job["semi_supervised"], run.job["recipe"]) == ("pseudo_contrast", "paper")
 
 
 # --- the estimate ------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ def test_a_slice_is_held_back_by_itself_only_where_there_are_many(make):
     assert not hold.isChecked()
     for index in range(5):
         made.session.mark(0, 5 + index, True)
-    assert hold.isChecked() and made.finetune._new_job().settings == {"hold_slice_back": True}
+    assert hold.isChecked() and made.finetune._new_job().settings == {"validation_slice": True}
     hold.click()
     made.session.mark(0, 11, True)
     assert not hold.isChecked() and made.finetune._new_job().settings == {}

@@ -183,7 +183,7 @@ def test_every_method_of_the_list_trains_and_none_collapses(window, tmp_path):
         assert (run.job["method"], run.job["recipe"], dock.session.job.phase) == (method, "quick", "Finished")
         losses = [loss for step, loss in dock.pretrain.panel.curve.points if step]
         assert len(set(losses)) > 1 and np.isfinite(losses).all() and not said
-        assert not run.collapsed, run.health
+        assert not run.collapsed, run.collapse_report
         moved = f"loss {losses[0]:.3f} to {losses[-1]:.3f} in {dock.session.job.step} steps"
         print(f"\n{method}: {moved}; {dock.pretrain.verdict.text()}")
 

@@ -55,7 +55,7 @@ class Outcome:
     steps: dict[str, int] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
-    """Of our own trainings: "semi", and how many "cores" fine-tuning had of this process's own."""
+    """Of our own trainings: "semi_supervised", and how many "cores" fine-tuning had of this process's own."""
 
 
 def run_cell(material: Material, method: str, seed: int, settings: Settings, work: Work) -> Cell:
@@ -96,7 +96,7 @@ def train(assignment: Assignment, work: Work) -> Outcome:
         minutes=minutes,
         recipe=settings.finetune_recipe,
         settings={**settings.finetune, **({"snapshots_s": list(marks)} if marks else {})},
-        semi=combination.semi or FinetuneJob.semi,
+        semi_supervised=combination.semi_supervised or FinetuneJob.semi_supervised,
         predict_scans=() if ends_marked else assignment.scans,
     )
     began = time.monotonic(), time.process_time()
@@ -115,7 +115,7 @@ def train(assignment: Assignment, work: Work) -> Outcome:
         },
         runs={phase: result["run"] for phase, result in results.items()},
         steps={phase: result["step"] for phase, result in results.items() if "step" in result},
-        notes={"semi": job.semi, "cores": round(cores, 2)},
+        notes={"semi_supervised": job.semi_supervised, "cores": round(cores, 2)},
         plan={name: plan.get(name) for name in ("dims", "patch_vox", "batch", "precision", "threads")},
     )
 
@@ -140,7 +140,12 @@ def _done_before(project: Project, job: PretrainJob) -> dict[str, Any] | None:
     """What `work` said of this very pre-training on these very scans; None if it was not, or not whole."""
     scans = [scan.id for scan in project.scans.values() if not scan.held_out]
     for run in project.runs("pretrain"):
-        if run.job == to_json(job) and run.health and run.card["scans"] == scans and run.checkpoint.exists():
+        if (
+            run.job == to_json(job)
+            and run.collapse_report
+            and run.card["scans"] == scans
+            and run.checkpoint.exists()
+        ):
             return {"run": run.id, "step": run.card["step"], "seconds": run.card["elapsed_s"]}
     return None
 

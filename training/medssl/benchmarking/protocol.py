@@ -7,9 +7,11 @@ may fine-tune for all of it. Or every method gets the same time for fine-tuning,
 came before, while people painted (`Settings.pretrain_minutes`). One *cell* is one method under one seed
 (experiment.py runs it). Under `Early` settings fine-tuning is judged on its way, too.
 
-A method is named `weights` or `weights:semi`: what fine-tuning starts from and what it does with voxels that
+A method is named `weights` or `weights:semi_supervised`: what fine-tuning starts from and what it does with
+voxels that
 nobody painted. Weights are "random", "shapes" (those that ship), a pre-training method on the scans from
-random weights ("pgl"), or from the shipped ones ("shapes+pgl"). Without `semi`, fine-tuning does what it does
+random weights ("pgl"), or from the shipped ones ("shapes+pgl"). Without `semi_supervised`, fine-tuning does
+what it does
 anyway.
 
 Settings are never tuned on test cases: `Settings.judge` "validation" judges on labelled scans that are
@@ -29,7 +31,7 @@ import numpy as np
 from medssl.benchmarking.dataset import TEST_EVERY, Dataset, split
 from medssl.benchmarking.simulated_annotator import annotate, choose_slices
 from medssl.core.errors import UserError
-from medssl.core.jobs import Semi
+from medssl.core.jobs import SemiSupervised
 from medssl.core.labels.evaluate import reference_labels
 from medssl.core.project.project import Annotation, Project
 from medssl.core.shipped import RANDOM, SHAPES
@@ -86,7 +88,7 @@ class Combination:
     """A method's name taken apart."""
 
     weights: str
-    semi: Semi | None
+    semi_supervised: SemiSupervised | None
 
     @property
     def pretraining(self) -> str | None:
@@ -104,15 +106,16 @@ class Combination:
     def of(cls, method: str) -> Combination:
         """Read "weights" or "weights:semi".
 
-        Raises UserError ("no-method") for a `semi` that is unknown.
+        Raises UserError ("no-method") for a `semi_supervised` that is unknown.
         """
-        weights, _, semi = method.partition(":")
-        if semi and semi not in get_args(Semi):
+        weights, _, semi_supervised = method.partition(":")
+        if semi_supervised and semi_supervised not in get_args(SemiSupervised):
             raise UserError(
-                f"{method!r} ends in none of {', '.join(get_args(Semi))}; write one of them after the colon.",
+                f"{method!r} ends in none of {', '.join(get_args(SemiSupervised))}; write one of them after "
+                "the colon.",
                 code="no-method",
             )
-        return cls(weights, semi or None)  # type: ignore[arg-type]  # it is one of them
+        return cls(weights, semi_supervised or None)  # type: ignore[arg-type]  # it is one of them
 
 
 @dataclass(frozen=True)

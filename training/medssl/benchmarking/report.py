@@ -14,7 +14,7 @@ from medssl.benchmarking import pictures, protocol
 from medssl.benchmarking.experiment import Work
 from medssl.benchmarking.protocol import Material
 from medssl.benchmarking.results_log import Cell, rows
-from medssl.core.features.retrieval import Query, best_match, star_at
+from medssl.core.features.retrieval import Query, best_match, neighbourhood_descriptor
 from medssl.core.features.similarity import open_features, similarity
 from medssl.core.files import write_json, write_whole
 from medssl.core.jobs import FeaturesJob
@@ -40,9 +40,11 @@ def title(method: str) -> str:
     if parts.pretraining:
         own = spelt.get(parts.pretraining, parts.pretraining.upper())
         weights = f"{SHAPES}, then {own}" if parts.start == SHAPES else own
-    if not parts.semi:
+    if not parts.semi_supervised:
         return weights
-    return f"{weights}, " + ("labels only" if parts.semi == "none" else parts.semi.replace("_", "-"))
+    return f"{weights}, " + (
+        "labels only" if parts.semi_supervised == "none" else parts.semi_supervised.replace("_", "-")
+    )
 
 
 def study_lines(cells: Sequence[Cell]) -> list[list[str]]:
@@ -189,7 +191,7 @@ def _draw_similarity(path: Path, material: Material, cells: Sequence[Cell], work
         cache = open_features(project, scan_id, run_id)
         if query is None:
             voxel = innermost(labels)
-            query = Query(star_at(cache, voxel))
+            query = Query(neighbourhood_descriptor(cache, voxel))
             words = "the marked voxel lies in: "
         else:
             voxel = best_match(cache, query).voxel_zyx

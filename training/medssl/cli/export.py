@@ -13,7 +13,7 @@ from medssl.cli.options import LAST, DeviceOption, FormatOption, ProjectArgument
 if TYPE_CHECKING:
     from medssl.core.errors import UserError
     from medssl.core.jobs import Job
-    from medssl.core.labels.postprocess import Cleaning
+    from medssl.core.labels.postprocess import Postprocessing
 
 NO_RUN = "none"
 
@@ -53,15 +53,15 @@ def export(
     """
     from medssl.cli.selection import choose_run, scan_in
     from medssl.core.export.files import check_ending
-    from medssl.core.labels.postprocess import Cleaning
+    from medssl.core.labels.postprocess import Postprocessing
     from medssl.core.project.project import Project
 
     opened, ending = Project.open(project), check_ending(ending)
     run = None if weights == NO_RUN else choose_run(opened, weights, ("finetune",)).id
     refusals = Refusals()
-    cleaning = Cleaning(largest, drop_ml, fill_holes)
+    postprocessing = Postprocessing(largest, drop_ml, fill_holes)
     chosen = tuple(scan_in(opened, scan) for scan in scans or [])
-    refusals.count += write_scans(project, run, chosen, out, ending, device, cleaning)
+    refusals.count += write_scans(project, run, chosen, out, ending, device, postprocessing)
     refusals.end()
 
 
@@ -72,12 +72,12 @@ def write_scans(
     out: Path,
     ending: str,
     device: str,
-    cleaning: Cleaning | None = None,
+    postprocessing: Postprocessing | None = None,
 ) -> int:
     """Export scans and print the files; returns how many could not be written, their reasons were shown."""
     from medssl.core.jobs import ExportJob
 
-    done = asdict(cleaning) if cleaning else {}
+    done = asdict(postprocessing) if postprocessing else {}
     job = ExportJob(
         project=str(project), device=device, folder=str(out), ending=ending, weights=run, scans=scans, **done
     )

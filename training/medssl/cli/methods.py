@@ -33,8 +33,12 @@ def methods() -> None:
     for kind, purposes in (("pretrain", recipes.PRETRAINING), ("finetune", recipes.FINETUNING)):
         for each in purposes:
             options = f"--recipe {each.recipe} --minutes {each.minutes:g}"
-            semi = "" if each.semi == recipes.Purpose.semi else f" --semi {each.semi}"
-            typer.echo(f"  medssl {kind} PROJECT {options}{semi}  {each.name}. {each.about}")
+            semi_supervised = (
+                ""
+                if each.semi_supervised == recipes.Purpose.semi_supervised
+                else f" --semi {each.semi_supervised}"
+            )
+            typer.echo(f"  medssl {kind} PROJECT {options}{semi_supervised}  {each.name}. {each.about}")
     typer.echo("\nUse: medssl pretrain PROJECT --method METHOD --recipe RECIPE")
 
 

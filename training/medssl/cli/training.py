@@ -19,7 +19,7 @@ from medssl.cli.options import (
     StepsOption,
     settings_from,
 )
-from medssl.core.jobs import MINUTES, Semi
+from medssl.core.jobs import MINUTES, SemiSupervised
 from medssl.core.methods import METHODS, WITHOUT_SCANS
 from medssl.core.shipped import RANDOM, SHAPES
 
@@ -58,7 +58,7 @@ PredictOption = Annotated[
     ),
 ]
 SemiOption = Annotated[
-    Semi,
+    SemiSupervised,
     typer.Option(
         help="What is made of voxels that nobody painted: learn from the network's own labels of them "
         "(self_training), tell classes apart with their help (pseudo_contrast), both, or none."
@@ -125,7 +125,7 @@ def finetune(
     project: ProjectArgument,
     weights: StartOption = SHAPES,
     predict: PredictOption = None,
-    semi: SemiOption = "self_training",
+    semi_supervised: SemiOption = "self_training",
     minutes: MinutesOption = None,
     steps: StepsOption = None,
     recipe: RecipeOption = "quick",
@@ -158,7 +158,7 @@ def finetune(
             if weights == RANDOM
             else choose_run(opened, weights, kinds, to_start_from=True).id,
             recipe=recipe,
-            semi=semi,
+            semi_supervised=semi_supervised,
             predict_scans=tuple(scans),
         )
     )

@@ -127,6 +127,6 @@ def key(project: Project, job: TrainingJob) -> str:
     fields = jobs.to_json(job)
     for name in ("project", "minutes", "steps", "seed", "resume", "predict_scans"):
         fields.pop(name, None)
-    fields["settings"].pop("hold_slice_back", None)
+    fields["settings"].pop("validation_slice", None)
     scans = [scan.id for scan in project.scans.values() if not scan.held_out]
     return json.dumps([fields, scans, len(project.classes), environment.processor()], sort_keys=True)

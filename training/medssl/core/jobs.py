@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from medssl.core import migrations
 from medssl.core.errors import UserError
 from medssl.core.files import read_json, write_json
 
 Precision = Literal["fp32", "bf16"]
-Sides = Literal["own", "all"]
-Semi = Literal["self_training", "pseudo_contrast", "both", "none"]
+SemiSupervised = Literal["self_training", "pseudo_contrast", "both", "none"]
 T = TypeVar("T")
 MINUTES = 5.0
 """How long a training takes whose job says neither minutes nor steps."""
@@ -43,9 +43,9 @@ class Plan:
     """Downsampling on entering each level (first level 1)."""
     precision: Precision = "fp32"
     threads: int = 2
-    sides: Sides = "own"
+    multiplanar: bool = False
     """From where a 2.5D network knows how to look at a scan: across `slice_axis`, or from other sides too."""
-    between_mm: float = 0.0
+    smoothing_sigma_mm: float = 0.0
     """Sigma of the neighbourhood that says which class a voxel is (inference/posterior_smoothing.py)."""
 
     @property
@@ -96,7 +96,7 @@ class FinetuneJob(TrainingJob):
     """"shapes" (the program's own weights), "random", a pre-training run, or, to continue, a fine-tuning run.
     None, as job files of before have it, is random."""
     recipe: str = "quick"
-    semi: Semi = "self_training"
+    semi_supervised: SemiSupervised = "self_training"
     """What is made of voxels that nobody annotated (see finetune.SEMI)."""
     predict_scans: tuple[str, ...] = ()
 
@@ -196,7 +196,7 @@ def job_of(value: Any, where: str) -> Job:
             f'{where} is not a job file; it needs a field "job" with one of {", ".join(JOBS)}.',
             code="bad-job",
         )
-    fields = {name: item for name, item in value.items() if name != "job"}
+    fields = {name: item for name, item in migrations.job(value).items() if name != "job"}
     return from_json(JOBS[value["job"]], fields, where)
 
 

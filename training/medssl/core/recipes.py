@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.core.errors import UserError
-from medssl.core.jobs import Semi
+from medssl.core.jobs import SemiSupervised
 from medssl.core.methods import METHODS, WITHOUT_SCANS, recipe_folders
 
 TIMES = {"quick": "10 minutes on two CPU cores", "paper": "hours on a GPU"}
@@ -40,7 +40,7 @@ class Purpose:
     minutes: float
     about: str
     """What it is for, in one plain line."""
-    semi: Semi = "self_training"
+    semi_supervised: SemiSupervised = "self_training"
     """Of fine-tuning alone."""
 
 

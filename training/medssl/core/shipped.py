@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from medssl.core import migrations
 from medssl.core.errors import UserError
 from medssl.core.files import read_json, sha256_of
 from medssl.core.recipes import resources
@@ -48,7 +49,7 @@ def card() -> dict[str, Any]:
         found = read_json(resources() / "weights" / f"{SHAPES}.json")
     except UserError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return migrations.card(found) if isinstance(found, dict) else {}
 
 
 @lru_cache(maxsize=4)

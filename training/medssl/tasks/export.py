@@ -21,7 +21,7 @@ from medssl.core.export.files import (
     write_table,
 )
 from medssl.core.jobs import ExportJob
-from medssl.core.labels.postprocess import Cleaning
+from medssl.core.labels.postprocess import Postprocessing
 from medssl.core.project.contents import Scan
 from medssl.core.project.project import Project, Run
 from medssl.tasks.inference.predict import predict_scans
@@ -40,7 +40,7 @@ def export_scans(
     """
     ending, folder = check_ending(job.ending), Path(job.folder)
     run = project.run(job.weights) if job.weights else None
-    cleaning = Cleaning(job.largest, job.drop_ml, job.fill_holes)
+    postprocessing = Postprocessing(job.largest, job.drop_ml, job.fill_holes)
     scans = job.scans or _with_something(project, run)
     refused: dict[str, str] = {}
     volumes: list[ClassVolume] = []
@@ -66,7 +66,9 @@ def export_scans(
         if should_stop():
             break
         try:
-            volumes += export_scan(project, scan_id, run.id if run else None, targets[scan_id], cleaning)
+            volumes += export_scan(
+                project, scan_id, run.id if run else None, targets[scan_id], postprocessing
+            )
             written.append(str(targets[scan_id]))
         except UserError as error:
             refuse(scan_id, error)

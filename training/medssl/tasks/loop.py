@@ -35,7 +35,7 @@ class Task(Protocol):
 
     modules: nn.ModuleDict
     """All that is saved; parameters that require gradients are trained."""
-    kept: dict[str, Tensor]
+    extra_state: dict[str, Tensor]
     """What is saved besides, for whoever uses the weights; a resumed training makes it anew."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -121,13 +121,14 @@ def train(
     phase: str,
     resume: dict[str, Tensor] | None = None,
     spent_s: float = 0.0,
-    close: Callable[[int], dict[str, Any]] | None = None,
+    on_end: Callable[[int], dict[str, Any]] | None = None,
 ) -> tuple[Position, bool]:
     """Run steps until the budget is spent or somebody asks to stop; leave a checkpoint at `path`.
 
     `card` goes into each checkpoint together with step and time. `resume` are the tensors of a
     checkpoint of the same training; `card` then says at which step it was. `spent_s` of the budget went
-    into preparation. `close(step)` is asked at the end, stopped or not, what else the last card says; and for
+    into preparation. `on_end(step)` is asked at the end, stopped or not, what else the last card says; and
+    for
     each snapshot, which costs the training no time.
 
     Returns where the training stands and whether it was stopped. Raises UserError ("diverged",
@@ -143,7 +144,7 @@ def train(
         emit(Notice(f"Going on from step {position.step}, {position.elapsed_s:.0f} s into the training."))
 
     def weights() -> dict[str, Tensor]:
-        return {**checkpoint.pack("modules", task.modules.state_dict()), **task.kept}
+        return {**checkpoint.pack("modules", task.modules.state_dict()), **task.extra_state}
 
     def stand() -> dict[str, Any]:
         return {**card, "step": position.step, "elapsed_s": position.elapsed_s}
@@ -158,7 +159,7 @@ def train(
         emit(Checkpoint(position.step, str(path)))
 
     def keep_snapshots() -> None:
-        said = close(position.step) if close else {}
+        said = on_end(position.step) if on_end else {}
         snapshots.keep(position.elapsed_s, weights(), {**stand(), **said})
 
     save()
@@ -186,8 +187,8 @@ def train(
             save()
             saved_at = time.monotonic()
     report.flush()
-    if close is not None:
-        card = {**card, **close(position.step)}
+    if on_end is not None:
+        card = {**card, **on_end(position.step)}
     save()
     return position, stopped
 

@@ -23,11 +23,11 @@ from medssl.core.events import Emit, Event
 from medssl.core.jobs import EstimateJob, FinetuneJob, Plan, PretrainJob, TrainingJob
 from medssl.core.project.project import Project
 from medssl.nn import devices
-from medssl.nn.data.device_dataset import Pool, image_bytes
-from medssl.nn.data.multiplanar import sides
+from medssl.nn.data.device_dataset import DeviceDataset, image_bytes
+from medssl.nn.data.multiplanar import axis_orders
 from medssl.nn.methods import find
 from medssl.tasks import loop
-from medssl.tasks.inference.predict import likely
+from medssl.tasks.inference.predict import top1_posterior
 from medssl.tasks.loop import LoopSettings, Task
 from medssl.tasks.pretrain import pretrain
 from medssl.tasks.segment import finetune
@@ -79,7 +79,7 @@ def measure(project: Project, training: TrainingJob, should_stop: Callable[[], b
     first_s = later_s = _seconds(task, optimizer, settings, 0.0, should_stop)
     if share < 1:
         if isinstance(task, Finetuning):
-            task.rounds = _AsIfGuessed(task.pool, task.voxels)  # type: ignore[assignment]
+            task.rounds = _AsIfGuessed(task.dataset, task.voxels)  # type: ignore[assignment]
         later_s = _seconds(task, optimizer, settings, (1 + share) / 2, should_stop)
     needed, there = _memory(device)
     if needed:
@@ -107,7 +107,7 @@ def _pretraining(project: Project, training: PretrainJob, device: torch.device) 
     few = list(_few(project).scans)
     settings, task = pretrain.make_task(project, few, training, plan, device, start, _unheard)
     begin = time.monotonic()
-    task.method.prepare(task.pool, _unheard)
+    task.method.prepare(task.dataset, _unheard)
     aside_s = time.monotonic() - begin
     if cut:
         slices = sum(project.scans[scan].geometry.shape_zyx[plan.slice_axis] for scan in scans)
@@ -127,12 +127,12 @@ def _finetuning(project: Project, training: FinetuneJob, device: torch.device) -
     if task.rounds is None or not isinstance(task.settings, Settings):
         return plan, settings, task, 0.0, 1.0
     # The rounds of guesses: their voxels, each seen from all sides that are learned.
-    images, spacing = task.pool.images[0][:SLICES], task.pool.spacing_mm[0]
+    images, spacing = task.dataset.images[0][:SLICES], task.dataset.spacing_mm[0]
     begin = time.monotonic()
-    likely(task.average, replace(plan, sides="own"), images, spacing, device).best.cpu()
+    top1_posterior(task.average, replace(plan, multiplanar=False), images, spacing, device).best.cpu()
     a_voxel = (time.monotonic() - begin) / images.numel()
-    a_round = a_voxel * min(_voxels(project), task.rounds.guesses.room()[0])
-    looks = len(sides(task.plan, spacing))
+    a_round = a_voxel * min(_voxels(project), task.rounds.pseudo_labels.room()[0])
+    looks = len(axis_orders(task.plan, spacing))
     rounds = task.settings.rounds
     return plan, settings, task, a_round * looks * len(rounds), rounds[0]
 
@@ -165,13 +165,13 @@ def _voxels(project: Project) -> int:
 class _AsIfGuessed:
     """Rounds whose guesses are the painted slices: a step costs what it will cost with real ones."""
 
-    def __init__(self, pool: Pool, voxels: AnnotatedVoxels) -> None:
-        self.seen = [(pool, voxels)]
+    def __init__(self, dataset: DeviceDataset, voxels: AnnotatedVoxels) -> None:
+        self.seen = [(dataset, voxels)]
 
-    def guesses_at(self, *given: object) -> _AsIfGuessed:
+    def pseudo_labels_at(self, *given: object) -> _AsIfGuessed:
         return self
 
-    def side(self, generator: Generator) -> tuple[Pool, AnnotatedVoxels]:
+    def side(self, generator: Generator) -> tuple[DeviceDataset, AnnotatedVoxels]:
         return self.seen[0]
 
     def remember(self, loss: Tensor) -> None:

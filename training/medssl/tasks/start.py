@@ -59,7 +59,9 @@ def plan_from(
     return planner.measured(project, plan, device, settings, reasons), reasons
 
 
-def fill(network: Network, plan: Plan, start: Stored, emit: Emit, skip: tuple[str, ...] = ()) -> set[str]:
+def load_weights(
+    network: Network, plan: Plan, start: Stored, emit: Emit, skip: tuple[str, ...] = ()
+) -> set[str]:
     """Copy what the start has learned into the network; returns the names of the tensors that were filled.
 
     Nothing is copied, and a notice says so, where the start was made for another kind of network (2.5D for
@@ -79,9 +81,9 @@ def fill(network: Network, plan: Plan, start: Stored, emit: Emit, skip: tuple[st
     state = checkpoint.unpack("modules.average" if average else "modules.network", tensors)
     if card["kind"] == "pretrain":
         state = {key: each for key, each in state.items() if key.startswith(find(card["method"]).TRANSFERS)}
-    filled = load_matching(network, state, skip)
-    emit(Notice(f"Starting from {len(filled)} of {len(network.state_dict())} tensors of {name}."))
-    return filled
+    pretrained = load_matching(network, state, skip)
+    emit(Notice(f"Starting from {len(pretrained)} of {len(network.state_dict())} tensors of {name}."))
+    return pretrained
 
 
 def load_for(project: Project, run: Run, device: torch.device) -> tuple[Network, Plan, dict[str, Any]]:

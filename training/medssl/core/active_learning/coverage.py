@@ -39,8 +39,8 @@ SAME_SCAN = 0.3
 """How much any slice says about any other of its scan: the person and the scanner are the same."""
 
 
-def alike(
-    vectors: np.ndarray, scans: Sequence[str], place_mm: np.ndarray, reach_mm: np.ndarray
+def similarity(
+    vectors: np.ndarray, scans: Sequence[str], position_mm: np.ndarray, reach_mm: np.ndarray
 ) -> np.ndarray:
     """(n, n) float32 in 0..1: how much one slice says about another, by looks, or by lying in the same scan.
 
@@ -53,7 +53,7 @@ def alike(
     different = distance[np.triu_indices(len(distance), 1)]
     typical = float(np.median(different)) if different.size else 0.0
     looks = np.exp(-2 * distance / max(typical, 1e-12))
-    gap = (place_mm[:, None] - place_mm[None]) / np.maximum(reach_mm[:, None], 1e-6)
+    gap = (position_mm[:, None] - position_mm[None]) / np.maximum(reach_mm[:, None], 1e-6)
     names = np.asarray(scans)
     near = np.where(names[:, None] == names[None], np.maximum(np.exp(-0.5 * gap**2), SAME_SCAN), 0)
     result: np.ndarray = np.maximum(looks, near).astype(np.float32)
@@ -62,23 +62,23 @@ def alike(
 
 
 def choose(
-    alike: np.ndarray, doubt: np.ndarray, painted: np.ndarray, free: np.ndarray, count: int
+    similarity: np.ndarray, doubt: np.ndarray, painted: np.ndarray, free: np.ndarray, count: int
 ) -> list[Choice]:
     """At most `count` of the `free` slices, the one that is worth most first.
 
     alike: (n, n); doubt: (n,) at least 0; painted, free: (n,) bool.
     """
-    covered = alike[:, painted].max(1, initial=0)
+    covered = similarity[:, painted].max(1, initial=0)
     novelty = 1 - covered
     weight = doubt + SURE * max(float(doubt.max(initial=0)), SURE)
     chosen: list[Choice] = []
     free = free.copy()
     while len(chosen) < count and free.any():
         numbers = np.flatnonzero(free)
-        relieved = np.clip(alike[:, numbers] - covered[:, None], 0, None)
+        relieved = np.clip(similarity[:, numbers] - covered[:, None], 0, None)
         gains = weight[numbers] * (weight @ relieved)
         best = int(numbers[gains.argmax()])
         chosen.append(Choice(best, float(novelty[best])))
         free[best] = False
-        covered = np.maximum(covered, alike[:, best])
+        covered = np.maximum(covered, similarity[:, best])
     return chosen

@@ -28,25 +28,25 @@ class Suggestion:
     """Canonical axis across the slice: 0 axial, 1 coronal, 2 sagittal."""
     index: int
     reason: str
-    doubt_mm2: float
+    expected_error_mm2: float
     """Area of which the network is expected to be wrong; 0 without a fine-tuned network."""
     novelty: float
     """1 where nothing painted looks like it, 0 where something does."""
 
 
 @dataclass(frozen=True)
-class Seen:
+class ScoredSlices:
     """What was seen in n slices of one scan. indices: (n,) along the canonical axis across slices."""
 
     scan: str
     indices: np.ndarray
-    place_mm: np.ndarray
+    position_mm: np.ndarray
     """(n,) along that axis."""
     reach_mm: float
     """Slices of the scan that are closer than this look alike anyway."""
     vectors: np.ndarray
     """(n, F) float32: what the slices look like, comparable between the scans of one job only."""
-    doubt_mm2: np.ndarray | None
+    expected_error_mm2: np.ndarray | None
     """(n,) area of which the network is expected to be wrong; None without a fine-tuned network."""
     between: np.ndarray
     """(n, 2) numbers of the classes (0 background) that it mixes up most; zeros without one."""

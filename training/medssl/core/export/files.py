@@ -19,7 +19,7 @@ from medssl.core.errors import UserError
 from medssl.core.export.provenance import record_path, write_record
 from medssl.core.files import write_whole
 from medssl.core.io.volume import WRITABLE, is_series, read_scan, suffix_of, write_labels
-from medssl.core.labels.postprocess import Cleaning, cleaned
+from medssl.core.labels.postprocess import Postprocessing, cleaned
 from medssl.core.palette import class_color
 from medssl.core.project.contents import LabelClass, Scan
 from medssl.core.project.project import Project, fingerprint
@@ -65,7 +65,11 @@ def check_ending(ending: str) -> str:
 
 
 def export_scan(
-    project: Project, scan_id: str, run_id: str | None, path: Path, cleaning: Cleaning | None = None
+    project: Project,
+    scan_id: str,
+    run_id: str | None,
+    path: Path,
+    postprocessing: Postprocessing | None = None,
 ) -> list[ClassVolume]:
     """Write a scan's segmentation on its source's own grid, and the record beside it.
 
@@ -77,7 +81,7 @@ def export_scan(
     """
     path = Path(path)
     ending = check_ending(suffix_of(path) or path.name)
-    predicted = cleaned(project, run_id, scan_id, cleaning) if run_id and cleaning else None
+    predicted = cleaned(project, run_id, scan_id, postprocessing) if run_id and postprocessing else None
     labels = project.segmentation(scan_id, run_id, predicted)
     scan, run = project.scans[scan_id], project.run(run_id) if run_id else None
     annotation = project.annotation(scan_id)
@@ -97,7 +101,7 @@ def export_scan(
         {"id": item.id, **{name: value for name, value in asdict(each).items() if name != "scan"}}
         for item, each in zip(classes, volumes, strict=True)
     ]
-    write_record(path, scan, annotation, run, cleaning, described)
+    write_record(path, scan, annotation, run, postprocessing, described)
     return volumes
 
 

@@ -15,7 +15,7 @@ from medssl import __version__
 from medssl.core.environment import commit
 from medssl.core.files import sha256_of, write_json
 from medssl.core.io.geometry import AXIS_NAMES
-from medssl.core.labels.postprocess import Cleaning
+from medssl.core.labels.postprocess import Postprocessing
 from medssl.core.project.annotation import Annotation
 from medssl.core.project.contents import Scan
 from medssl.core.project.project import Run
@@ -36,7 +36,7 @@ def write_record(
     scan: Scan,
     annotation: Annotation | None,
     run: Run | None,
-    cleaning: Cleaning | None,
+    postprocessing: Postprocessing | None,
     volumes: list[dict[str, Any]],
 ) -> None:
     """Write the record of a file that was just exported, whole or not at all.
@@ -57,7 +57,7 @@ def write_record(
                 "spacing_mm": list(scan.geometry.spacing_mm),
             },
             "annotation": _annotation(annotation),
-            "prediction": None if run is None else _prediction(run, cleaning),
+            "prediction": None if run is None else _prediction(run, postprocessing),
             "volumes": volumes,
             "versions": {
                 "medssl": __version__,
@@ -80,7 +80,7 @@ def _annotation(annotation: Annotation | None) -> dict[str, Any] | None:
     return {"complete_slices": complete, "painted_voxels": int(np.count_nonzero(annotation.labels))}
 
 
-def _prediction(run: Run, cleaning: Cleaning | None) -> dict[str, Any]:
+def _prediction(run: Run, postprocessing: Postprocessing | None) -> dict[str, Any]:
     """Which weights, what they were trained on, and what was done to the prediction afterwards."""
     card = run.card
     return {
@@ -89,6 +89,6 @@ def _prediction(run: Run, cleaning: Cleaning | None) -> dict[str, Any]:
         "step": card.get("step"),
         "started_from": card.get("weights"),
         "trained_on": card.get("scans"),
-        "cleaned_up": asdict(cleaning) if cleaning else None,
+        "cleaned_up": asdict(postprocessing) if postprocessing else None,
         "job": {name: value for name, value in run.job.items() if name != "project"},
     }

@@ -44,7 +44,7 @@ Moments = Mapping[int, np.ndarray]
 
 
 @dataclass(frozen=True)
-class Probe:
+class LinearClassifier:
     """classes: ids, ascending, 0 is background; weights: float32 (D, classes)."""
 
     classes: tuple[int, ...]
@@ -130,7 +130,7 @@ def _spread_in_slice(shape_zyx: tuple[int, ...], axis: int, at: int) -> np.ndarr
 # --- the probe ----------------------------------------------------------------------------------------
 
 
-def fit(own: Moments, others: Iterable[Moments] = ()) -> Probe:
+def fit(own: Moments, others: Iterable[Moments] = ()) -> LinearClassifier:
     """The discriminant between the classes of this scan and of others.
 
     Other scans together weigh no more than this one in any class that is painted here: strokes are made to
@@ -158,13 +158,13 @@ def fit(own: Moments, others: Iterable[Moments] = ()) -> Probe:
     scatter[np.diag_indices(len(scatter))] += SHRINK * max(scatter.trace() / len(scatter), 1e-9)
     weights = np.linalg.solve(scatter, mean.T)
     offset = PRIOR * np.log(number / number.sum()) - (mean.T * weights).sum(0) / 2
-    return Probe(classes, np.vstack([weights, offset]).astype(np.float32))
+    return LinearClassifier(classes, np.vstack([weights, offset]).astype(np.float32))
 
 
 # --- one slice ----------------------------------------------------------------------------------------
 
 
-def slice_waves(cache: FeatureCache, axis: int, index: int) -> np.ndarray:
+def slice_fourier_features(cache: FeatureCache, axis: int, index: int) -> np.ndarray:
     """One slice of a scan as the probe sees it: float32 (rows, columns, D), cells of the two axes that
     are left, between the two nearest planes of cells.
 
@@ -180,16 +180,18 @@ def slice_waves(cache: FeatureCache, axis: int, index: int) -> np.ndarray:
     for along, other in enumerate(rest):
         centre = (np.arange(vectors.shape[along]) + 0.5) * cache.step_vox[other] - 0.5
         place[..., other] = centre[:, None] if along == 0 else centre
-    flat = _waves(vectors.reshape(-1, vectors.shape[-1]), place.reshape(-1, 3), cache.shape_zyx)
+    flat = _fourier_features(vectors.reshape(-1, vectors.shape[-1]), place.reshape(-1, 3), cache.shape_zyx)
     return flat.reshape(*vectors.shape[:2], -1)
 
 
-def slice_scores(cache: FeatureCache, waves: np.ndarray, probe: Probe, axis: int) -> np.ndarray:
+def slice_scores(
+    cache: FeatureCache, fourier_features: np.ndarray, classifier: LinearClassifier, axis: int
+) -> np.ndarray:
     """Scores of each class in each voxel of a slice, float32 (classes, A, B); the highest is the guess.
 
     Interpolated between the cells' centres, and constant beyond the outermost ones.
     """
-    scores = np.moveaxis(waves @ probe.weights, -1, 0)
+    scores = np.moveaxis(fourier_features @ classifier.weights, -1, 0)
     for along, other in enumerate([each for each in range(3) if each != axis], start=1):
         low, high, part = _between(cache, other, np.arange(cache.shape_zyx[other]))
         part = part.reshape([-1 if each == along else 1 for each in range(3)])
@@ -206,7 +208,7 @@ def painted_plane(annotation: Annotation, axis: int, index: int) -> np.ndarray:
     return Annotation(slab, inside).target().take(0, axis)
 
 
-def outlines(scores: np.ndarray, probe: Probe, painted: np.ndarray) -> dict[int, np.ndarray]:
+def outlines(scores: np.ndarray, classifier: LinearClassifier, painted: np.ndarray) -> dict[int, np.ndarray]:
     """Where each class ends: by id, segments (N, 2, 2) of (start, end) in voxels (row, column) of the slice.
 
     Strokes (`painted` of `painted_plane`) win over what the probe says.
@@ -215,7 +217,7 @@ def outlines(scores: np.ndarray, probe: Probe, painted: np.ndarray) -> dict[int,
 
     found = {}
     best = np.partition(scores, -2, axis=0)[-2:]
-    for score, label in zip(scores, probe.classes, strict=True):
+    for score, label in zip(scores, classifier.classes, strict=True):
         lead = score - np.where(score < best[1], best[1], best[0])
         said = painted != IGNORE
         lead[said] = np.where(painted[said] == label, 1, -1)
@@ -256,18 +258,18 @@ def _at(cache: FeatureCache, voxel_zyx: np.ndarray) -> np.ndarray:
     """
     cell = voxel_zyx // np.array(cache.step_vox)
     vectors = cache.array[cell[:, 0], cell[:, 1], cell[:, 2]]
-    return _waves(vectors.astype(np.float64), voxel_zyx, cache.shape_zyx)
+    return _fourier_features(vectors.astype(np.float64), voxel_zyx, cache.shape_zyx)
 
 
-def _waves(vectors: np.ndarray, place_vox: np.ndarray, shape_zyx: Sequence[int]) -> np.ndarray:
+def _fourier_features(vectors: np.ndarray, place_vox: np.ndarray, shape_zyx: Sequence[int]) -> np.ndarray:
     """Vectors (N, F), random Fourier features of them and places (N, 3), and a one: (N, D), computed in the
     type of the vectors."""
     turns, phases = (each.astype(vectors.dtype, copy=False) for each in _directions(vectors.shape[1]))
     place = (2 * (place_vox + 0.5) / np.asarray(shape_zyx) - 1).astype(vectors.dtype)
     angle = vectors @ turns[:-3] + place @ turns[-3:] + phases
-    waves = np.cos(angle, out=angle)
-    waves *= (2 / WAVES) ** 0.5
-    return np.hstack([PLAIN * vectors, waves, np.ones((len(vectors), 1), vectors.dtype)])
+    fourier_features = np.cos(angle, out=angle)
+    fourier_features *= (2 / WAVES) ** 0.5
+    return np.hstack([PLAIN * vectors, fourier_features, np.ones((len(vectors), 1), vectors.dtype)])
 
 
 @lru_cache(maxsize=4)

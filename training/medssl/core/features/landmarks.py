@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from medssl.core.errors import UserError
-from medssl.core.features.retrieval import Point, Query, best_match, query_of, star_at
+from medssl.core.features.retrieval import Point, Query, best_match, neighbourhood_descriptor, query_of
 from medssl.core.features.similarity import FeatureCache, has_features, open_features
 from medssl.core.files import read_json, write_json, write_whole
 from medssl.core.jobs import from_json
@@ -41,7 +41,7 @@ class Landmark:
 
 
 @dataclass(frozen=True)
-class Found:
+class LandmarkMatch:
     """Where a landmark is in another scan, as the features have it.
 
     score: cosine, -1..1; agreement_mm: how far the way back ends from where the landmark was set.
@@ -63,17 +63,17 @@ class Found:
 class Landmarks:
     """All of a project's landmarks; run and weights say which features the found places come from."""
 
-    set_places: tuple[Landmark, ...] = ()
-    found: tuple[Found, ...] = ()
+    points: tuple[Landmark, ...] = ()
+    matches: tuple[LandmarkMatch, ...] = ()
     run: str = ""
     weights: str = ""
 
     @property
     def names(self) -> tuple[str, ...]:
         """In the order in which they were first set."""
-        return tuple(dict.fromkeys(each.name for each in self.set_places))
+        return tuple(dict.fromkeys(each.name for each in self.points))
 
-    def with_place(self, place: Landmark) -> Landmarks:
+    def with_point(self, place: Landmark) -> Landmarks:
         """Set a landmark, also where it was found or set before in that scan; what was found elsewhere goes.
 
         Raises UserError ("bad-name").
@@ -84,37 +84,39 @@ class Landmarks:
                 f"A landmark needs a name of 1 to {LONGEST_NAME} characters; type one.", code="bad-name"
             )
         place = replace(place, name=name)
-        others = tuple(x for x in self.set_places if (x.name, x.scan) != (place.name, place.scan))
+        others = tuple(x for x in self.points if (x.name, x.scan) != (place.name, place.scan))
         return self._with((*others, place), place.name)
 
     def without(self, name: str) -> Landmarks:
         """Forget a landmark in all scans."""
-        return self._with(tuple(each for each in self.set_places if each.name != name), name)
+        return self._with(tuple(each for each in self.points if each.name != name), name)
 
-    def _with(self, set_places: tuple[Landmark, ...], changed: str) -> Landmarks:
+    def _with(self, points: tuple[Landmark, ...], changed: str) -> Landmarks:
         return replace(
-            self, set_places=set_places, found=tuple(each for each in self.found if each.name != changed)
+            self, points=points, matches=tuple(each for each in self.matches if each.name != changed)
         )
 
-    def in_scan(self, scan: str) -> list[Landmark | Found]:
+    def in_scan(self, scan: str) -> list[Landmark | LandmarkMatch]:
         """Every landmark's place in a scan, where it has one; what was set wins."""
-        places: dict[str, Landmark | Found] = {each.name: each for each in self.found if each.scan == scan}
-        places.update({each.name: each for each in self.set_places if each.scan == scan})
+        places: dict[str, Landmark | LandmarkMatch] = {
+            each.name: each for each in self.matches if each.scan == scan
+        }
+        places.update({each.name: each for each in self.points if each.scan == scan})
         return [places[name] for name in self.names if name in places]
 
 
 # --- finding ----------------------------------------------------------------------------------------
 
 
-def propagate(project: Project, run: str, known: Landmarks) -> Iterator[tuple[str, list[Found]]]:
+def propagate(project: Project, run: str, known: Landmarks) -> Iterator[tuple[str, list[LandmarkMatch]]]:
     """Find all landmarks in every scan that has features: (scan, places), one scan after the other.
 
     A landmark that was set in several scans is looked for by all of these places at once.
 
     Raises UserError ("no-features") where a scan in which one was set has none.
     """
-    origins = {each.scan: open_features(project, each.scan, run) for each in known.set_places}
-    set_in = {name: [each for each in known.set_places if each.name == name] for name in known.names}
+    origins = {each.scan: open_features(project, each.scan, run) for each in known.points}
+    set_in = {name: [each for each in known.points if each.name == name] for name in known.names}
     queries = {
         name: query_of(project, run, [Point(each.scan, each.voxel_zyx) for each in places])
         for name, places in set_in.items()
@@ -126,20 +128,22 @@ def propagate(project: Project, run: str, known: Landmarks) -> Iterator[tuple[st
             cache = open_features(project, scan, run)
         except UserError:
             continue  # outdated: as good as none
-        found = []
+        matches = []
         for name, places in set_in.items():
             if scan in {each.scan for each in places}:
                 continue
             best = best_match(cache, queries[name])
             back = [way_back_mm(cache, best.voxel_zyx, origins[each.scan], each.voxel_zyx) for each in places]
             agreement_mm = round(float(np.mean(back)), 2)
-            found.append(Found(name, scan, best.voxel_zyx, round(best.score, 4), agreement_mm))
-        yield scan, found
+            matches.append(LandmarkMatch(name, scan, best.voxel_zyx, round(best.score, 4), agreement_mm))
+        yield scan, matches
 
 
-def way_back_mm(there: FeatureCache, found: Sequence[int], here: FeatureCache, start: Sequence[int]) -> float:
-    """Looking for `found` back in the scan it was looked for from: mm from `start` to where that ends."""
-    back = best_match(here, Query(star_at(there, found)))
+def way_back_mm(
+    there: FeatureCache, matches: Sequence[int], here: FeatureCache, start: Sequence[int]
+) -> float:
+    """Looking for `matches` back in the scan it was looked for from: mm from `start` to where that ends."""
+    back = best_match(here, Query(neighbourhood_descriptor(there, matches)))
     start_cell = here.voxel_of(here.cell_of(start))  # cells know nothing finer
     return float(np.linalg.norm((np.array(back.voxel_zyx) - start_cell) * here.spacing_mm))
 
@@ -162,8 +166,8 @@ def read_landmarks(project: Project) -> Landmarks:
     try:
         if value["version"] != FORMAT_VERSION:
             raise ValueError(f"version {value['version']!r}")
-        set_places = tuple(from_json(Landmark, each, "a landmark") for each in value["set"])
-        found = tuple(from_json(Found, each, "a found place") for each in value["found"])
+        points = tuple(from_json(Landmark, each, "a landmark") for each in value["set"])
+        matches = tuple(from_json(LandmarkMatch, each, "a found place") for each in value["found"])
         run, weights = str(value["run"]), str(value["weights"])
     except (KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(
@@ -171,12 +175,12 @@ def read_landmarks(project: Project) -> Landmarks:
             code="unreadable",
         ) from error
     known = {each.id: each.geometry.shape_zyx for each in project.scans.values()}
-    set_places = tuple(each for each in set_places if _inside(each, known))
-    names = {each.name for each in set_places}
-    found = tuple(each for each in found if _inside(each, known) and each.name in names)
-    if not found or weights != _weights(project, run):
-        return Landmarks(set_places)
-    return Landmarks(set_places, found, run, weights)
+    points = tuple(each for each in points if _inside(each, known))
+    names = {each.name for each in points}
+    matches = tuple(each for each in matches if _inside(each, known) and each.name in names)
+    if not matches or weights != _weights(project, run):
+        return Landmarks(points)
+    return Landmarks(points, matches, run, weights)
 
 
 def write_landmarks(project: Project, landmarks: Landmarks) -> None:
@@ -188,8 +192,8 @@ def write_landmarks(project: Project, landmarks: Landmarks) -> None:
         "version": FORMAT_VERSION,
         "run": landmarks.run,
         "weights": landmarks.weights,
-        "set": [asdict(each) for each in landmarks.set_places],
-        "found": [asdict(each) for each in landmarks.found],
+        "set": [asdict(each) for each in landmarks.points],
+        "found": [asdict(each) for each in landmarks.matches],
     }
     write_json(project.root / FILE, value)
 
@@ -202,7 +206,7 @@ def write_landmark_table(path: Path, project: Project, landmarks: Landmarks) -> 
 
     Raises UserError ("nothing-yet", "disk-full", "not-writable").
     """
-    if not landmarks.set_places:
+    if not landmarks.points:
         raise UserError("No landmark is set yet, so there is nothing to export.", code="nothing-yet")
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -210,7 +214,7 @@ def write_landmark_table(path: Path, project: Project, landmarks: Landmarks) -> 
     for scan in project.scans.values():
         for place in landmarks.in_scan(scan.id):
             x, y, z = (scan.geometry.canonical_affine @ (*place.voxel_zyx, 1))[:3]
-            sure = place.confidence if isinstance(place, Found) else 1.0
+            sure = place.confidence if isinstance(place, LandmarkMatch) else 1.0
             writer.writerow((scan.id, place.name, f"{x:.2f}", f"{y:.2f}", f"{z:.2f}", f"{sure:.3f}"))
     write_whole(path, lambda file: file.write(text.getvalue().encode("utf-8")))
 
@@ -222,12 +226,12 @@ def _weights(project: Project, run: str) -> str:
         return ""  # the run is gone
 
 
-def _inside(place: Landmark | Found, shapes: dict[str, tuple[int, int, int]]) -> bool:
+def _inside(place: Landmark | LandmarkMatch, shapes: dict[str, tuple[int, int, int]]) -> bool:
     """Whether a place lies in a scan that the project has."""
     shape = shapes.get(place.scan)
     return shape is not None and all(0 <= at < n for at, n in zip(place.voxel_zyx, shape, strict=True))
 
 
-def collect(known: Landmarks, run: str, weights: str, found: Iterable[Found]) -> Landmarks:
+def collect(known: Landmarks, run: str, weights: str, matches: Iterable[LandmarkMatch]) -> Landmarks:
     """The landmarks with what was found anew."""
-    return replace(known, found=tuple(found), run=run, weights=weights)
+    return replace(known, matches=tuple(matches), run=run, weights=weights)

@@ -58,16 +58,16 @@ class Match:
 class Query:
     """What clicks look for: star (13, F) float32, a unit vector for each offset of STAR_MM."""
 
-    star: np.ndarray
+    descriptors: np.ndarray
 
     @property
     def centre(self) -> np.ndarray:
         """(F,) the place alone: what a map of what looks alike is made from."""
-        centre: np.ndarray = self.star[0]
+        centre: np.ndarray = self.descriptors[0]
         return centre
 
 
-def star_at(cache: FeatureCache, voxel_zyx: Sequence[int]) -> np.ndarray:
+def neighbourhood_descriptor(cache: FeatureCache, voxel_zyx: Sequence[int]) -> np.ndarray:
     """(13, F) float32 unit vectors of a place and of what is around it.
 
     Raises UserError ("outside").
@@ -86,7 +86,9 @@ def query_of(project: Project, run: str, points: Iterable[Point]) -> Query:
     """
     stars: dict[bool, list[np.ndarray]] = {True: [], False: []}
     for point in points:
-        stars[point.like].append(star_at(open_features(project, point.scan, run), point.voxel_zyx))
+        stars[point.like].append(
+            neighbourhood_descriptor(open_features(project, point.scan, run), point.voxel_zyx)
+        )
     return combined(stars[True], stars[False])
 
 
@@ -145,24 +147,24 @@ def _scores(cache: FeatureCache, query: Query, thin: int) -> np.ndarray:
     vectors = cache.array[::thin, ::thin, ::thin]
     shape = vectors.shape[:3]
     flat = vectors.reshape(-1, vectors.shape[-1])
-    products = np.empty((len(query.star), len(flat)), np.float32)
+    products = np.empty((len(query.descriptors), len(flat)), np.float32)
     for first in range(0, len(flat), CELLS_AT_ONCE):
         part = slice(first, first + CELLS_AT_ONCE)
         cells = flat[part].astype(np.float32)
-        for row, vector in zip(products, query.star, strict=True):
+        for row, vector in zip(products, query.descriptors, strict=True):
             row[part] = np.einsum("nf,f->n", cells, vector)  # not BLAS: see similarity
     total = np.zeros(shape, np.float32)
     for row, arm in zip(products.reshape(-1, *shape), _arms(cache, thin), strict=True):
         z, y, x = (np.clip(np.arange(n) + by, 0, n - 1) for n, by in zip(shape, arm, strict=True))
         total += row[np.ix_(z, y, x)]
-    return total / len(query.star)
+    return total / len(query.descriptors)
 
 
 def _scores_at(cache: FeatureCache, query: Query, cells: np.ndarray) -> np.ndarray:
     """(N,) scores of cells (N, 3) of the full grid."""
     end = np.array(cache.array.shape[:3]) - 1
     total = np.zeros(len(cells), np.float32)
-    for vector, arm in zip(query.star, _arms(cache, 1), strict=True):
+    for vector, arm in zip(query.descriptors, _arms(cache, 1), strict=True):
         at = np.clip(cells + arm, 0, end)
         total += cache.array[tuple(at.T)].astype(np.float32) @ vector
-    return total / len(query.star)
+    return total / len(query.descriptors)

@@ -25,7 +25,7 @@ TOUCHING = np.ones((3, 3, 3), bool)
 
 
 @dataclass(frozen=True)
-class Cleaning:
+class Postprocessing:
     """What is done to a prediction, in this order."""
 
     largest: bool = False
@@ -36,15 +36,15 @@ class Cleaning:
     """Background that a class encloses from all sides becomes that class."""
 
     def __bool__(self) -> bool:
-        return self != Cleaning()
+        return self != Postprocessing()
 
 
-def clean(labels: np.ndarray, cleaning: Cleaning, voxel_ml: float) -> np.ndarray:
+def clean(labels: np.ndarray, postprocessing: Postprocessing, voxel_ml: float) -> np.ndarray:
     """A cleaned copy of class ids, uint8 (Z, Y, X). Class by class, in the smallest box around each."""
     result = labels.copy()
-    if cleaning.largest or cleaning.drop_ml > 0:
-        drop_parts(result, cleaning.drop_ml / voxel_ml, cleaning.largest)
-    if cleaning.fill_holes:
+    if postprocessing.largest or postprocessing.drop_ml > 0:
+        drop_parts(result, postprocessing.drop_ml / voxel_ml, postprocessing.largest)
+    if postprocessing.fill_holes:
         for label, part in _boxes(result):
             part[_holes(part == label) & (part == 0)] = label
     return result
@@ -94,7 +94,9 @@ def _paths(project: Project, run_id: str, scan_id: str) -> tuple[Path, Path, Pat
     return tuple(base / f"{scan_id}{end}" for end in (".npz", ".cleaned.npz", ".cleaned.json"))  # type: ignore[return-value]
 
 
-def save_cleaned(project: Project, run_id: str, scan_id: str, cleaning: Cleaning, labels: np.ndarray) -> None:
+def save_cleaned(
+    project: Project, run_id: str, scan_id: str, postprocessing: Postprocessing, labels: np.ndarray
+) -> None:
     """Keep a cleaned prediction in the place of an earlier one.
 
     Raises UserError ("disk-full", "not-writable").
@@ -102,16 +104,16 @@ def save_cleaned(project: Project, run_id: str, scan_id: str, cleaning: Cleaning
     prediction, path, about = _paths(project, run_id, scan_id)
     about.unlink(missing_ok=True)
     write_annotation(path, Annotation(labels), project.scans[scan_id].geometry.shape_zyx)
-    write_json(about, {"cleaning": asdict(cleaning), "prediction_sha256": sha256_of(prediction)})
+    write_json(about, {"cleaning": asdict(postprocessing), "prediction_sha256": sha256_of(prediction)})
 
 
-def cleaning_of(project: Project, run_id: str, scan_id: str) -> Cleaning | None:
+def postprocessing_of(project: Project, run_id: str, scan_id: str) -> Postprocessing | None:
     """How the kept prediction was cleaned; None where none is kept or it is of another prediction."""
     prediction, path, about = _paths(project, run_id, scan_id)
     try:
         known = read_json(about)
         fits = path.is_file() and known["prediction_sha256"] == sha256_of(prediction)
-        return from_json(Cleaning, known["cleaning"], str(about)) if fits else None
+        return from_json(Postprocessing, known["cleaning"], str(about)) if fits else None
     except (UserError, KeyError, TypeError, OSError):
         return None
 
@@ -121,7 +123,7 @@ def read_cleaned(project: Project, run_id: str, scan_id: str) -> np.ndarray:
 
     Raises UserError ("no-cleaned") where none was kept, or it is of another prediction.
     """
-    if cleaning_of(project, run_id, scan_id) is None:
+    if postprocessing_of(project, run_id, scan_id) is None:
         raise UserError(
             f"{scan_id} was predicted again by {run_id} since it was cleaned up; clean it up again.",
             code="no-cleaned",
@@ -130,15 +132,15 @@ def read_cleaned(project: Project, run_id: str, scan_id: str) -> np.ndarray:
     return read_annotation(_paths(project, run_id, scan_id)[1], shape).labels
 
 
-def cleaned(project: Project, run_id: str, scan_id: str, cleaning: Cleaning) -> np.ndarray:
+def cleaned(project: Project, run_id: str, scan_id: str, postprocessing: Postprocessing) -> np.ndarray:
     """A run's prediction of a scan, cleaned like this: the kept one where it was, computed otherwise.
 
     Raises UserError ("nothing-yet") where the run has not predicted the scan.
     """
     scan = project.scans[scan_id]
-    if cleaning and cleaning_of(project, run_id, scan_id) == cleaning:
+    if postprocessing and postprocessing_of(project, run_id, scan_id) == postprocessing:
         return read_cleaned(project, run_id, scan_id)
     labels = project.prediction(run_id, scan_id)
     if labels is None:
         raise UserError(f"{scan_id} has no prediction of {run_id} yet; predict it first.", code="nothing-yet")
-    return clean(labels, cleaning, scan.geometry.voxel_ml) if cleaning else labels
+    return clean(labels, postprocessing, scan.geometry.voxel_ml) if postprocessing else labels

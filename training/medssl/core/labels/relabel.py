@@ -35,10 +35,10 @@ def turned(annotation: Annotation, class_id: int, into: int) -> Annotation:
     labels, complete = np.where(its, np.uint8(into), annotation.labels), annotation.complete
     if into == 0:
         complete = tuple(place for place in complete if not its.take(place[1], place[0]).any())
-    guesses = annotation.guesses
-    if guesses is not None:
-        guesses = np.where(guesses == class_id, np.uint8(into), guesses)
-    return replace(annotation, labels=labels, complete=complete, guesses=guesses)
+    interpolated = annotation.interpolated
+    if interpolated is not None:
+        interpolated = np.where(interpolated == class_id, np.uint8(into), interpolated)
+    return replace(annotation, labels=labels, complete=complete, interpolated=interpolated)
 
 
 def turn(project: Project, scans: Sequence[str], class_id: int, into: int) -> None:

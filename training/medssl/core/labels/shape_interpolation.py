@@ -4,7 +4,7 @@ Raya and Udupa, "Shape-based interpolation of multidimensional objects" (IEEE Tr
 9, 1990): between two painted slices the signed distance to a structure's outline is blended linearly, and the
 structure is where it is positive. With several structures a voxel belongs to the one that it lies deepest in.
 
-It looks at no grey value. So what it fills in is a guess (`Annotation.guesses`): it says nothing about a
+It looks at no grey value. So what it fills in is a guess (`Annotation.interpolated`): it says nothing about a
 structure that begins and ends between the two slices.
 """
 
@@ -99,9 +99,9 @@ def fill(annotation: Annotation, axis: int, index: int, spacing_mm: Sequence[flo
             "one on either side of it.",
             code="no-gap",
         )
-    before = annotation.guesses
-    guesses = np.zeros_like(annotation.labels) if before is None else before.copy()
-    labels, open_ = (np.moveaxis(each, axis, 0) for each in (annotation.labels, guesses))
+    before = annotation.interpolated
+    interpolated = np.zeros_like(annotation.labels) if before is None else before.copy()
+    labels, open_ = (np.moveaxis(each, axis, 0) for each in (annotation.labels, interpolated))
     in_slice = [spacing for along, spacing in enumerate(spacing_mm) if along != axis]
     for low, high in found:
         part = np.ascontiguousarray(labels[low : high + 1])
@@ -109,12 +109,12 @@ def fill(annotation: Annotation, axis: int, index: int, spacing_mm: Sequence[flo
         ids = np.unique(part[[0, -1]])
         filled = interpolate(part, [0, high - low], ids[ids > 0].tolist(), in_slice)
         open_[low + 1 : high] = np.where(filled == 0, SURE_BACKGROUND, filled)[1:-1]
-    return without_strokes(guesses, annotation)
+    return without_strokes(interpolated, annotation)
 
 
-def without_strokes(guesses: np.ndarray, annotation: Annotation) -> np.ndarray:
+def without_strokes(interpolated: np.ndarray, annotation: Annotation) -> np.ndarray:
     """The guesses (changed in place) without what a person has said since."""
-    guesses[annotation.labels != 0] = 0
+    interpolated[annotation.labels != 0] = 0
     for axis, index in annotation.complete:
-        guesses[(slice(None),) * axis + (index,)] = 0
-    return guesses
+        interpolated[(slice(None),) * axis + (index,)] = 0
+    return interpolated

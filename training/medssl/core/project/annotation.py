@@ -17,8 +17,8 @@ SURE_BACKGROUND = 255
 """In an annotation: "this is none of the classes"."""
 IGNORE = 255
 """In a training target: "nobody said what this is"."""
-FORMAT_VERSION = 2
-"""Of an annotation's file; the first version had no guesses and said no number."""
+FORMAT_VERSION = 3
+"""Of an annotation's file. Version 1 had no interpolated labels and no number; 2 called them guesses."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +26,13 @@ class Annotation:
     """labels: uint8 (Z, Y, X), 0 not annotated, 1..254 class ids, 255 sure background.
 
     complete: (canonical axis, index) of slices in which everything unpainted is background.
-    guesses: interpolated between complete slices (shape_interpolation.py), in the same numbers as labels;
+    interpolated: labels between complete slices (shape_interpolation.py), in the same numbers as labels;
         None for nothing. Never truth: it counts neither as painted nor as complete, and is not exported.
     """
 
     labels: np.ndarray
     complete: tuple[tuple[int, int], ...] = ()
-    guesses: np.ndarray | None = None
+    interpolated: np.ndarray | None = None
 
     def target(self) -> np.ndarray:
         """What to learn, uint8 (Z, Y, X): 0 background, 1..254 class ids, IGNORE where nobody said."""
@@ -42,11 +42,11 @@ class Annotation:
             plane[plane == IGNORE] = 0
         return target
 
-    def guess_target(self) -> np.ndarray | None:
-        """As `target`, of the guesses alone: IGNORE wherever a person has said something."""
-        if self.guesses is None:
+    def interpolated_target(self) -> np.ndarray | None:
+        """As `target`, of the interpolated labels alone: IGNORE wherever a person has annotated."""
+        if self.interpolated is None:
             return None
-        target = _target(np.where(self.labels == 0, self.guesses, 0))
+        target = _target(np.where(self.labels == 0, self.interpolated, 0))
         for axis, index in self.complete:
             target[(slice(None),) * axis + (index,)] = IGNORE
         return None if (target == IGNORE).all() else target
@@ -78,9 +78,9 @@ def write_annotation(path: Path, annotation: Annotation, shape_zyx: tuple[int, .
     _check_slices(path, complete, shape_zyx)
     box = _painted_box(labels)
     arrays = {"labels": labels[box], "corner": _corner(box), "shape": np.array(labels.shape)}
-    if annotation.guesses is not None:
-        around = _painted_box(annotation.guesses)
-        arrays |= {"guesses": annotation.guesses[around], "guesses_corner": _corner(around)}
+    if annotation.interpolated is not None:
+        around = _painted_box(annotation.interpolated)
+        arrays |= {"interpolated": annotation.interpolated[around], "interpolated_corner": _corner(around)}
     version = np.array(FORMAT_VERSION)
 
     def write(file: BinaryIO) -> None:
@@ -123,7 +123,7 @@ def read_annotation(path: Path, shape_zyx: tuple[int, ...]) -> Annotation:
         if complete.dtype.kind != "i" or complete.shape[1:] != (2,):
             raise ValueError("it holds other arrays than those of an annotation")
         box, corner = _boxed(stored, "labels", "corner")
-        guessed = _boxed(stored, "guesses", "guesses_corner") if "guesses" in stored else None
+        interpolated_box = _interpolated_box(stored)
     if tuple(shape) != tuple(shape_zyx):
         raise UserError(
             f"{path} has {tuple(shape.tolist())} voxels, but its scan has {tuple(shape_zyx)}; "
@@ -132,22 +132,28 @@ def read_annotation(path: Path, shape_zyx: tuple[int, ...]) -> Annotation:
         )
     labels = _placed(box, corner, shape_zyx)
     _check_slices(path, complete, shape_zyx)
-    guesses = _placed(*guessed, shape_zyx) if guessed is not None else None
-    return Annotation(labels, tuple((int(axis), int(index)) for axis, index in complete), guesses)
+    interpolated = _placed(*interpolated_box, shape_zyx) if interpolated_box is not None else None
+    return Annotation(labels, tuple((int(axis), int(index)) for axis, index in complete), interpolated)
 
 
-def read_guesses(path: Path, shape_zyx: tuple[int, ...]) -> np.ndarray | None:
-    """Only the guesses of what `write_annotation` wrote; None where there is no file, or no guess in it.
+def read_interpolated(path: Path, shape_zyx: tuple[int, ...]) -> np.ndarray | None:
+    """Only the interpolated labels of what `write_annotation` wrote; None where there are none.
 
     Raises UserError ("unreadable", "newer-version").
     """
     if not path.exists():
         return None
     with _stored(path) as stored:
-        if "guesses" not in stored or tuple(stored["shape"]) != tuple(shape_zyx):
+        known = _interpolated_box(stored)
+        if known is None or tuple(stored["shape"]) != tuple(shape_zyx):
             return None
-        box, corner = _boxed(stored, "guesses", "guesses_corner")
-        return _placed(box, corner, shape_zyx) if box.size else None
+        return _placed(*known, shape_zyx) if known[0].size else None
+
+
+def _interpolated_box(stored: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
+    """The interpolated labels and where they lie; None where the file has none."""
+    name = "guesses" if "guesses" in stored else "interpolated"  # version 2, version 3
+    return _boxed(stored, name, f"{name}_corner") if name in stored else None
 
 
 def _boxed(stored: Mapping[str, np.ndarray], name: str, corner_name: str) -> tuple[np.ndarray, np.ndarray]:

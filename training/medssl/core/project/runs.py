@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from medssl.core import shipped
+from medssl.core import migrations, shipped
 from medssl.core.errors import UserError
 from medssl.core.files import cannot_write, read_json, sha256_of, write_json
 
@@ -48,21 +48,22 @@ class Run:
         if self.shipped:
             return shipped.card()
         path = self.folder / "card.json"
-        return read_json(path) if path.exists() else {}
+        card = read_json(path) if path.exists() else {}
+        return migrations.card(card) if isinstance(card, dict) else card
 
     @property
-    def health(self) -> dict[str, Any]:
+    def collapse_report(self) -> dict[str, Any]:
         """How the pre-training went (collapse_monitor.py); empty before its end."""
         try:
-            health = self.card.get("health")
+            collapse_report = self.card.get("collapse_report")
         except (UserError, AttributeError):
             return {}  # a damaged card says nothing; whoever needs the weights will be told
-        return health if isinstance(health, dict) else {}
+        return collapse_report if isinstance(collapse_report, dict) else {}
 
     @property
     def collapsed(self) -> bool:
         """Whether it is a pre-training to whose network nearly all places look the same."""
-        return self.health.get("collapsed") is True
+        return self.collapse_report.get("collapsed") is True
 
 
 @lru_cache(maxsize=16)
@@ -116,7 +117,7 @@ def find_run(folder: Path, run_id: str) -> Run:
     job = read_json(path)
     if not isinstance(job, dict):
         raise UserError(f"{path} is no job file; restore it or delete the run.", code="unreadable")
-    return Run(run_id, named[2], path.parent, job)
+    return Run(run_id, named[2], path.parent, migrations.job(job))
 
 
 def refuse_collapsed(run: Run) -> None:

@@ -107,7 +107,7 @@ def _shift(image: Tensor, offset: Tensor, generator: Generator) -> Tensor:
 
 
 @full_precision
-def draw_bend(
+def draw_displacement(
     batch: int,
     size: tuple[int, ...],
     generator: Generator,

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from medssl.nn.data.crops import Views
+from medssl.nn.data.crops import CropBatch
 from medssl.nn.devices import full_precision
 
 
-def overlap(first: Views, second: Views) -> tuple[Tensor, Tensor, Tensor]:
+def overlap(first: CropBatch, second: CropBatch) -> tuple[Tensor, Tensor, Tensor]:
     """Lower and upper edges (B, 3) of the boxes' intersection in scan voxels, and where it exists (B,)."""
     low_one, high_one = first.extent()
     low_two, high_two = second.extent()
@@ -32,7 +32,7 @@ def common_points(low: Tensor, high: Tensor, cells: tuple[int, ...]) -> Tensor:
 
 
 @full_precision
-def features_at(features: Tensor, views: Views, points: Tensor) -> Tensor:
+def features_at(features: Tensor, views: CropBatch, points: Tensor) -> Tensor:
     """Features of the views at scan positions, by linear interpolation between cell centres.
 
     features: (B, C, h, w) of 2.5D views or (B, C, d, h, w); points: (B, d', h', w', 3) scan voxels.
@@ -52,7 +52,7 @@ def features_at(features: Tensor, views: Views, points: Tensor) -> Tensor:
 
 
 def align(
-    first: Tensor, first_views: Views, second: Tensor, second_views: Views, cells: tuple[int, ...]
+    first: Tensor, first_views: CropBatch, second: Tensor, second_views: CropBatch, cells: tuple[int, ...]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Both feature maps on a common grid over their overlap, and which pairs overlap at all (B,) bool."""
     low, high, valid = overlap(first_views, second_views)

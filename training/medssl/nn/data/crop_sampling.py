@@ -8,15 +8,15 @@ import torch
 from torch import Generator, Tensor
 
 from medssl.core.jobs import Plan
-from medssl.nn.data.crops import Views, scan_shapes, view_step
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.crops import CropBatch, crop_step, scan_shapes
+from medssl.nn.data.device_dataset import DeviceDataset
 
 THICK = 3
 """Slices so many times as far apart as pixels are thick: a box moved across them shows other tissue."""
 
 
 def sample_pairs(
-    pool: Pool,
+    dataset: DeviceDataset,
     plan: Plan,
     size: tuple[int, int, int],
     generator: Generator,
@@ -26,7 +26,7 @@ def sample_pairs(
     min_cells: Sequence[float] = (1, 1, 1),
     scan: Tensor | None = None,
     tries: int = 30,
-) -> tuple[Views, Views]:
+) -> tuple[CropBatch, CropBatch]:
     """Pairs of overlapping boxes in the same scans (PGL, arXiv 2011.12640, section "views").
 
     Each box has `zoom` times the patch's side along rows and columns, drawn for each box by itself;
@@ -37,8 +37,8 @@ def sample_pairs(
     drawn one by one unless `scan` (B,) names them.
     """
     batch = plan.batch
-    scan = torch.randint(len(pool), (batch,), generator=generator) if scan is None else scan
-    shape, step = scan_shapes(pool, scan), view_step(pool, plan, scan)
+    scan = torch.randint(len(dataset), (batch,), generator=generator) if scan is None else scan
+    shape, step = scan_shapes(dataset, scan), crop_step(dataset, plan, scan)
 
     def draw_step() -> Tensor:
         scale = torch.empty(batch, 1).uniform_(*zoom, generator=generator)
@@ -71,9 +71,9 @@ def sample_pairs(
         second = torch.where(found[:, None], drawn, second)
         open_ &= ~found
 
-    def views(centre: Tensor, box_step: Tensor) -> Views:
+    def views(centre: Tensor, box_step: Tensor) -> CropBatch:
         flip = torch.rand(batch, 3, generator=generator) < 0.5
-        return Views(size, scan, centre, box_step, flip, torch.zeros(batch))
+        return CropBatch(size, scan, centre, box_step, flip, torch.zeros(batch))
 
     return views(first, first_step), views(second, second_step)
 
@@ -107,21 +107,21 @@ def _share_enough(
 
 
 def sample_anywhere(
-    pool: Pool,
+    dataset: DeviceDataset,
     plan: Plan,
     size: tuple[int, int, int],
     generator: Generator,
     *,
     scan: Tensor | None = None,
     zoom: tuple[float, float] | None = None,
-) -> Views:
+) -> CropBatch:
     """Boxes of the patch's own size, uniformly inside random scans, or inside those given as `scan` (B,).
 
     With `zoom` each box has that many times the patch's side along rows and columns, drawn for each.
     """
     if scan is None:
-        scan = torch.randint(len(pool), (plan.batch,), generator=generator)
-    shape, step = scan_shapes(pool, scan), view_step(pool, plan, scan)
+        scan = torch.randint(len(dataset), (plan.batch,), generator=generator)
+    shape, step = scan_shapes(dataset, scan), crop_step(dataset, plan, scan)
     if zoom is not None:
         scale = torch.empty(len(scan), 1).uniform_(*zoom, generator=generator)
         step = step * torch.cat([torch.ones(len(scan), 1), scale, scale], dim=1)
@@ -129,4 +129,4 @@ def sample_anywhere(
     if plan.dims == 2:
         centre[:, 0] = (torch.rand(len(scan), generator=generator) * shape[:, 0]).floor()
     flip = torch.zeros(len(scan), 3, dtype=torch.bool)
-    return Views(size, scan, centre, step, flip, torch.zeros(len(scan)))
+    return CropBatch(size, scan, centre, step, flip, torch.zeros(len(scan)))

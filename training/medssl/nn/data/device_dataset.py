@@ -25,7 +25,7 @@ ROOM = 0.5
 
 
 @dataclass(frozen=True)
-class Pool:
+class DeviceDataset:
     """Scans in work order (slice, row, column) as tensors on one device.
 
     `images[i]` is float32 on the CPU and float16 on an accelerator, or float16 in its mapped file;
@@ -48,7 +48,7 @@ class Pool:
     def __len__(self) -> int:
         return len(self.images)
 
-    def part(self, scans: Sequence[int]) -> Pool:
+    def part(self, scans: Sequence[int]) -> DeviceDataset:
         """Those scans alone, sharing their tensors."""
         return replace(
             self,
@@ -59,13 +59,13 @@ class Pool:
         )
 
 
-def load_pool(
+def load_device_dataset(
     project: Project,
     scans: Sequence[str],
     plan: Plan,
     device: torch.device,
     class_ids: Sequence[int] | None = None,
-) -> Pool:
+) -> DeviceDataset:
     """Bring scans onto the device, and with `class_ids` their training targets, numbered 1..K in that order.
 
     Raises UserError ("no-scans", "no-annotation", "memory") where there is nothing to train on or no room.
@@ -99,7 +99,7 @@ def load_pool(
         ) from error
     spacings = [project.scans[scan].geometry.spacing_mm for scan in scans]
     turned = tuple(tuple(float(each[axis]) for axis in plan.work_axes) for each in spacings)
-    return Pool(tuple(scans), images, turned, targets, device)  # type: ignore[arg-type]
+    return DeviceDataset(tuple(scans), images, turned, targets, device)  # type: ignore[arg-type]
 
 
 def complete_slices(target: Tensor) -> list[int]:
@@ -132,7 +132,7 @@ def _voxels(project: Project, scans: Sequence[str]) -> int:
     return sum(math.prod(project.scans[scan].geometry.shape_zyx) for scan in scans)
 
 
-def join(annotated: Pool, others: Pool) -> Pool:
+def join(annotated: DeviceDataset, others: DeviceDataset) -> DeviceDataset:
     """One pool of both, sharing their tensors; the others' targets are empty (nothing annotated)."""
     unknown = torch.tensor(IGNORE, dtype=torch.uint8, device=others.device)
     return replace(

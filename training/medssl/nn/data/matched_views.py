@@ -16,45 +16,51 @@ import torch
 from torch import Generator, Tensor
 
 from medssl.core.jobs import Plan
-from medssl.nn.data.crops import Views, scan_shapes, view_step
-from medssl.nn.models.anatomical_embedding import Atlas, find
+from medssl.nn.data.crops import CropBatch, crop_step, scan_shapes
+from medssl.nn.models.anatomical_embedding import EmbeddingBank, find
 
 
 def matched_views(
-    atlas: Atlas,
+    embedding_bank: EmbeddingBank,
     plan: Plan,
     size: tuple[int, int, int],
     candidates: int,
     threshold: float,
     generator: Generator,
-) -> tuple[Views, Views, Tensor]:
+) -> tuple[CropBatch, CropBatch, Tensor]:
     """The plan's batch of pairs, and which of them (B,) lie in two scans."""
-    pool, batch = atlas.pool, plan.batch
-    scan = torch.randint(len(pool), (batch,), generator=generator)
-    other = (scan + torch.randint(1, len(pool), (batch,), generator=generator)) % len(pool)
-    point, match, accepted = _match(atlas, scan, other, candidates, threshold, generator)
+    dataset, batch = embedding_bank.dataset, plan.batch
+    scan = torch.randint(len(dataset), (batch,), generator=generator)
+    other = (scan + torch.randint(1, len(dataset), (batch,), generator=generator)) % len(dataset)
+    point, match, accepted = _match(embedding_bank, scan, other, candidates, threshold, generator)
     other = torch.where(accepted, other, scan)
-    step, other_step = view_step(pool, plan, scan), view_step(pool, plan, other)
+    step, other_step = crop_step(dataset, plan, scan), crop_step(dataset, plan, other)
     # Half a box apart at most, and in 2.5D on one slice: they shall overlap.
     offset = step * torch.tensor(size) / 2 * (2 * torch.rand(batch, 3, generator=generator) - 1)
     offset[:, : 3 - plan.dims] = 0
-    nearby = (point + offset).clamp(min=0).minimum(scan_shapes(pool, scan) - 1)
+    nearby = (point + offset).clamp(min=0).minimum(scan_shapes(dataset, scan) - 1)
     match = torch.where(accepted[:, None], match, nearby)
     first, second = around(scan, point, size, step), around(other, match, size, other_step)
-    moved = _moves_inside(first, scan_shapes(pool, scan))
+    moved = _moves_inside(first, scan_shapes(dataset, scan))
     moved[:, : 3 - plan.dims] = 0
     first = replace(first, centre=first.centre + moved)
     return first, replace(second, centre=second.centre + moved / step * other_step), accepted
 
 
 def _match(
-    atlas: Atlas, scan: Tensor, other: Tensor, candidates: int, threshold: float, generator: Generator
+    embedding_bank: EmbeddingBank,
+    scan: Tensor,
+    other: Tensor,
+    candidates: int,
+    threshold: float,
+    generator: Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Of places drawn in each scan the first whose score exceeds the threshold: there, in the other scan
     (both (B, 3) voxels), and whether there was one (B,)."""
     within = torch.rand(len(scan), 3, generator=generator) - 0.5
     pairs = [
-        (atlas.embedded(int(one)), atlas.embedded(int(two))) for one, two in zip(scan, other, strict=True)
+        (embedding_bank.embedded(int(one)), embedding_bank.embedded(int(two)))
+        for one, two in zip(scan, other, strict=True)
     ]
     drawn, found = [], []
     for one, two in pairs:
@@ -71,14 +77,14 @@ def _match(
     return torch.stack(point), torch.stack(match), good.any(1)
 
 
-def around(scan: Tensor, point: Tensor, size: tuple[int, int, int], step: Tensor) -> Views:
+def around(scan: Tensor, point: Tensor, size: tuple[int, int, int], step: Tensor) -> CropBatch:
     """Boxes whose middle voxel (number size // 2) lies at points (B, 3) of the scans."""
     off_middle = torch.tensor([length // 2 - (length - 1) / 2 for length in size])
     flip = torch.zeros(len(scan), 3, dtype=torch.bool)
-    return Views(size, scan, point - step * off_middle, step, flip, torch.zeros(len(scan)))
+    return CropBatch(size, scan, point - step * off_middle, step, flip, torch.zeros(len(scan)))
 
 
-def _moves_inside(views: Views, shapes: Tensor) -> Tensor:
+def _moves_inside(views: CropBatch, shapes: Tensor) -> Tensor:
     """(B, 3) scan voxels by which boxes must move to lie inside their scans; 0 where they do not fit."""
     low, high = views.extent()
     move = (-0.5 - low).clamp(min=0) - (high - shapes + 0.5).clamp(min=0)

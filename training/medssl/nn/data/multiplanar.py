@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from medssl.core.jobs import Plan
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.device_dataset import DeviceDataset
 
 Order = tuple[int, int, int]
 """Axes of the work order with those across slices first: how a side sees slices, rows and columns."""
@@ -25,20 +25,20 @@ NEARLY_CUBES = 2.0
 """Longest over shortest edge of a voxel, up to which other sides are looked at."""
 
 
-def sides(plan: Plan, spacing_mm: Sequence[float]) -> tuple[Order, ...]:
+def axis_orders(plan: Plan, spacing_mm: Sequence[float]) -> tuple[Order, ...]:
     """From where the plan's network looks at a scan of this spacing (work order), the painted side first."""
-    if plan.dims == 3 or plan.sides == "own" or max(spacing_mm) > NEARLY_CUBES * min(spacing_mm):
+    if plan.dims == 3 or not plan.multiplanar or max(spacing_mm) > NEARLY_CUBES * min(spacing_mm):
         return (OWN,)
     return tuple(order for order in ORDERS if order == OWN or plan.work_axes[order[0]] != LEFT_RIGHT)
 
 
-def turned(pool: Pool, order: Order) -> Pool:
+def reoriented(dataset: DeviceDataset, order: Order) -> DeviceDataset:
     """The pool as seen from another side; shares its tensors."""
     return replace(
-        pool,
-        images=tuple(image.permute(order) for image in pool.images),
-        targets=tuple(target.permute(order) for target in pool.targets),
-        spacing_mm=tuple(_in(order, spacing) for spacing in pool.spacing_mm),
+        dataset,
+        images=tuple(image.permute(order) for image in dataset.images),
+        targets=tuple(target.permute(order) for target in dataset.targets),
+        spacing_mm=tuple(_in(order, spacing) for spacing in dataset.spacing_mm),
     )
 
 

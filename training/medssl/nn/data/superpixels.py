@@ -22,7 +22,7 @@ from skimage.segmentation import felzenszwalb
 from skimage.transform import resize
 from torch import Generator, Tensor
 
-from medssl.nn.data.device_dataset import Pool, in_one_storage
+from medssl.nn.data.device_dataset import DeviceDataset, in_one_storage
 
 IGNORE = -1
 """Where a label map has no region: air, bed, slivers."""
@@ -41,7 +41,7 @@ SAMPLE = 1_000_000
 
 
 @dataclass(frozen=True)
-class Grain:
+class SuperpixelParams:
     """How fine slices are cut; the paper's numbers are not known, these come from trying them out."""
 
     side: int = 256
@@ -65,11 +65,11 @@ class Grain:
 class SuperPixels:
     """Label maps of some slices of some scans, on the scans' device.
 
-    `pool` holds the scans that have any; its `targets[i]` (n, H, W) int16 are the label maps of the slices
+    `dataset` holds the scans that have any; its `targets[i]` (n, H, W) int16 are the label maps of the slices
     `slices[i]` (n,) of scan i, IGNORE where there is no region.
     """
 
-    pool: Pool
+    dataset: DeviceDataset
     slices: tuple[Tensor, ...]
     regions: int
     """Labels are below this."""
@@ -77,22 +77,25 @@ class SuperPixels:
     """Regions of a slice, the median."""
 
 
-def cut_pool(
-    pool: Pool, grain: Grain, slices: int, progress: Callable[[float], None] = lambda fraction: None
+def segment_dataset(
+    dataset: DeviceDataset,
+    grain: SuperpixelParams,
+    slices: int,
+    progress: Callable[[float], None] = lambda fraction: None,
 ) -> SuperPixels | None:
     """Super-pixels of about `slices` slices, evenly spread over all scans and along each of them.
 
     Where there are more scans than that, scans are left out. So are slices with fewer than two regions; None
     if that leaves nothing. The same pool gives the same result. `progress` is told what share is done.
     """
-    scans = spread_evenly(len(pool), slices)
+    scans = spread_evenly(len(dataset), slices)
     found: dict[int, tuple[Tensor, Tensor]] = {}
     counts: list[int] = []
     for number, scan in enumerate(scans):
-        image = pool.images[scan]
+        image = dataset.images[scan]
         chosen = spread_evenly(len(image), slices // len(scans))
         planes = image[torch.tensor(chosen, device=image.device)].float().cpu().numpy()
-        maps = cut_slices(to_unit(planes, *grey_range(image)), pool.spacing_mm[scan][1:], grain)
+        maps = cut_slices(to_unit(planes, *grey_range(image)), dataset.spacing_mm[scan][1:], grain)
         count = np.array([len(np.unique(each[each != IGNORE])) for each in maps])
         kept = np.flatnonzero(count > 1)
         if len(kept):
@@ -102,12 +105,12 @@ def cut_pool(
     if not found:
         return None
     labels = [maps for _, maps in found.values()]
-    room = torch.empty(sum(each.numel() for each in labels), dtype=torch.int16, device=pool.device)
+    room = torch.empty(sum(each.numel() for each in labels), dtype=torch.int16, device=dataset.device)
     labelled = replace(
-        pool,
-        ids=tuple(pool.ids[scan] for scan in found),
-        images=tuple(pool.images[scan] for scan in found),
-        spacing_mm=tuple(pool.spacing_mm[scan] for scan in found),
+        dataset,
+        ids=tuple(dataset.ids[scan] for scan in found),
+        images=tuple(dataset.images[scan] for scan in found),
+        spacing_mm=tuple(dataset.spacing_mm[scan] for scan in found),
         targets=in_one_storage(labels, room),
     )
     regions = 1 + max(int(each.max()) for each in labels)
@@ -115,7 +118,7 @@ def cut_pool(
     return SuperPixels(labelled, numbers, regions, float(np.median(counts)))
 
 
-def cut_slices(images: np.ndarray, spacing_mm: tuple[float, float], grain: Grain) -> np.ndarray:
+def cut_slices(images: np.ndarray, spacing_mm: tuple[float, float], grain: SuperpixelParams) -> np.ndarray:
     """Label maps (n, H, W) int16 of neighbouring slices (n, H, W) in [0, 1], one by one.
 
     Each begins with the scale that was right for the one before.
@@ -128,7 +131,7 @@ def cut_slices(images: np.ndarray, spacing_mm: tuple[float, float], grain: Grain
 
 
 def cut_slice(
-    image: np.ndarray, spacing_mm: tuple[float, float], grain: Grain, scale: float | None = None
+    image: np.ndarray, spacing_mm: tuple[float, float], grain: SuperpixelParams, scale: float | None = None
 ) -> tuple[np.ndarray, float]:
     """The label map (H, W) int16 of a slice (H, W) in [0, 1], and the scale that made it.
 
@@ -150,7 +153,7 @@ def cut_slice(
     return maps[rows[:, None], columns], scale
 
 
-def regions_of(grid: np.ndarray, inside: np.ndarray, grain: Grain, scale: float) -> np.ndarray:
+def regions_of(grid: np.ndarray, inside: np.ndarray, grain: SuperpixelParams, scale: float) -> np.ndarray:
     """Label map int16 of a grid (H, W) with one scale; IGNORE where not `inside`, and where too little is."""
     found = felzenszwalb(grid, scale=scale, sigma=grain.sigma, min_size=grain.least)
     enough = np.bincount(found[inside], minlength=found.max() + 1) >= grain.least
@@ -158,7 +161,9 @@ def regions_of(grid: np.ndarray, inside: np.ndarray, grain: Grain, scale: float)
     return np.where(inside, numbers[found], np.int16(IGNORE))
 
 
-def _adapted(grid: np.ndarray, inside: np.ndarray, grain: Grain, scale: float) -> tuple[np.ndarray, float]:
+def _adapted(
+    grid: np.ndarray, inside: np.ndarray, grain: SuperpixelParams, scale: float
+) -> tuple[np.ndarray, float]:
     """Label map with about the wanted number of regions, as near as halving and doubling comes; its scale."""
     if not inside.any():
         return np.full(grid.shape, IGNORE, np.int16), scale

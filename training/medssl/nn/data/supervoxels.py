@@ -15,7 +15,7 @@ import torch
 from skimage.segmentation import slic
 
 from medssl.core.jobs import Plan
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.data.superpixels import grey_range, spread_evenly, to_unit
 
 SLAB = 24
@@ -23,27 +23,27 @@ SLAB = 24
 
 
 def cut_volumes(
-    pool: Pool,
+    dataset: DeviceDataset,
     plan: Plan,
     edges_px: tuple[float, ...],
     voxels: int,
     progress: Callable[[float], None] = lambda fraction: None,
-) -> Pool:
+) -> DeviceDataset:
     """The scans (or slabs of them) with regions as targets, int32 (slices, rows, columns) numbered from 1.
 
     edges_px: typical lengths of a region's edge in working pixels, one after the other. voxels: of all slabs
     together, at most; scans are spread evenly. The same pool gives the same result.
     """
-    slabs = _slabs(pool)
-    typical = int(np.median([pool.images[scan][low:high].numel() for scan, low, high in slabs]))
+    slabs = _slabs(dataset)
+    typical = int(np.median([dataset.images[scan][low:high].numel() for scan, low, high in slabs]))
     chosen = [slabs[number] for number in spread_evenly(len(slabs), max(1, voxels // max(1, typical)))]
     images, targets, ids, spacings = [], [], [], []
     for number, (scan, low, high) in enumerate(chosen):
-        image = pool.images[scan][low:high]
-        spacing = pool.spacing_mm[scan]
+        image = dataset.images[scan][low:high]
+        spacing = dataset.spacing_mm[scan]
         pixel_mm = plan.spacing_mm[2] or spacing[2]
         edge_mm = edges_px[number % len(edges_px)] * pixel_mm
-        unit = to_unit(image.float().cpu().numpy(), *grey_range(pool.images[scan]))
+        unit = to_unit(image.float().cpu().numpy(), *grey_range(dataset.images[scan]))
         # Regions are about as deep as wide, but a slice at least.
         depth_mm = max(edge_mm, spacing[0])
         count = image.numel() * spacing[0] * spacing[1] * spacing[2] / (edge_mm * edge_mm * depth_mm)
@@ -57,19 +57,19 @@ def cut_volumes(
             channel_axis=None,
         )
         images.append(image)
-        targets.append(torch.from_numpy(regions.astype(np.int32)).to(pool.device))
-        ids.append(pool.ids[scan])
+        targets.append(torch.from_numpy(regions.astype(np.int32)).to(dataset.device))
+        ids.append(dataset.ids[scan])
         spacings.append(spacing)
         progress((number + 1) / len(chosen))
     return replace(
-        pool, ids=tuple(ids), images=tuple(images), spacing_mm=tuple(spacings), targets=tuple(targets)
+        dataset, ids=tuple(ids), images=tuple(images), spacing_mm=tuple(spacings), targets=tuple(targets)
     )
 
 
-def _slabs(pool: Pool) -> list[tuple[int, int, int]]:
+def _slabs(dataset: DeviceDataset) -> list[tuple[int, int, int]]:
     """(scan, first slice, end) of pieces of at most SLAB slices."""
     found = []
-    for scan, image in enumerate(pool.images):
+    for scan, image in enumerate(dataset.images):
         parts = -(-len(image) // SLAB)
         edges = [len(image) * part // parts for part in range(parts + 1)]
         found += [(scan, low, high) for low, high in pairwise(edges)]

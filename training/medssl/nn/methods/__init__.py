@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from medssl.core.events import Emit
     from medssl.core.jobs import Plan
-    from medssl.nn.data.device_dataset import Pool
+    from medssl.nn.data.device_dataset import DeviceDataset
     from medssl.nn.models.unet import Network
 
 
@@ -32,16 +32,18 @@ class Method(Protocol):
 
     def __init__(self, network: Network, plan: Plan, settings: Any) -> None: ...
 
-    def prepare(self, pool: Pool, emit: Emit) -> None:
+    def prepare(self, dataset: DeviceDataset, emit: Emit) -> None:
         """Make ready what steps need; the time counts as training.
 
         Raises UserError where these scans do not allow the method, in one sentence with what to do instead.
         """
 
-    def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, dataset: DeviceDataset, generator: Generator, fraction: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a new batch, and numbers worth a curve; `fraction` of the training is over.
 
-        "spread" among them is the common.spread of the vectors that the loss compares, where it compares
+        "feature_std" among them is the common.spread of the vectors that the loss compares, where it compares
         some: by it a collapse is recognised (collapse_monitor.py).
         """
 

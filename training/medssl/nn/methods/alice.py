@@ -20,7 +20,8 @@ Where we depart from the paper, and why:
   student's, and its encoder's cells are keys and values. `casa_teacher`, `kv_teacher` choose the code's way.
 - The other scan is random (in the code it is the one before), boxes are equally large in mm (in voxels), and
   where no score exceeds the threshold the pair are two boxes of one scan (the bad pair). matched_views.py.
-- `shares` "balanced" gives all prototypes about as many cells (Sinkhorn-Knopp, as in DINOv2). "centred", as
+- `assignment` "balanced" gives all prototypes about as many cells (Sinkhorn-Knopp, as in DINOv2).
+  "centred", as
   published, subtracts what all cells like: after few scans a wide network calls all of them the same.
 - Cubes are masked as in MAE, not columns (`mask_shape`); their count is rounded down.
 - No dropout in CASA: a resumed training could not repeat it. AdamW as everywhere: the published rates rise.
@@ -38,14 +39,22 @@ from torch import Generator, Tensor, nn
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Notice
 from medssl.core.jobs import Plan
-from medssl.nn.data.crops import Views, cut, shown
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.crops import CropBatch, cut, shown
+from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.data.matched_views import matched_views
-from medssl.nn.methods.alice_parts import CASA, Head, across, balanced, centred, cross_entropy, in_use
-from medssl.nn.methods.common import follow, momentum, network_of, spread, teach, teacher_in, view_size
+from medssl.nn.methods.alice_parts import CASA, Head, across, centering, cross_entropy, perplexity, sinkhorn
+from medssl.nn.methods.common import (
+    feature_std,
+    momentum,
+    network_of,
+    teacher_forward,
+    teacher_in,
+    update_ema,
+    view_size,
+)
 from medssl.nn.methods.embedding_training import matching_loss
 from medssl.nn.methods.mae import draw_mask, masked_error
-from medssl.nn.models.anatomical_embedding import Atlas, Matcher, Matching
+from medssl.nn.models.anatomical_embedding import AnatomicalEmbedding, EmbeddingBank, EmbeddingSettings
 from medssl.nn.models.unet import Network
 
 WARM = 0.03
@@ -53,7 +62,7 @@ WARM = 0.03
 
 
 @dataclass(frozen=True)
-class AliceSettings(Matching):
+class AliceSettings(EmbeddingSettings):
     """The released code's numbers; those of the matcher stand beside them, as recipes are flat."""
 
     matching: float = 0.2
@@ -68,12 +77,12 @@ class AliceSettings(Matching):
     """Share of the blocks that is masked."""
     block: int = 16
     mask_shape: Literal["cubes", "columns"] = "cubes"
-    repaint_on: Literal["all", "masked"] = "all"
+    reconstruct_on: Literal["all", "masked"] = "all"
     casa_teacher: Literal["ema", "shared"] = "ema"
     kv_teacher: Literal["encoder", "decoder"] = "encoder"
     inter: float = 1.0
     intra: float = 1.0
-    repaint: float = 10.0
+    reconstruction: float = 10.0
     """Weights of the three terms."""
     hidden: int = 2048
     bottleneck: int = 256
@@ -83,11 +92,11 @@ class AliceSettings(Matching):
     student_temperature: float = 0.1
     teacher_temperature: tuple[float, float] = (0.008, 0.01)
     """At the start, and after 3 % of the training."""
-    shares: Literal["centred", "balanced"] = "centred"
+    assignment: Literal["centred", "balanced"] = "centred"
     """How the teacher's scores become what the student is to say."""
-    centring: float = 0.9
+    centering_momentum: float = 0.9
     """What the centre keeps at each step."""
-    frozen: float = 0.001
+    freeze_last_layer: float = 0.001
     """Share of the training in which the heads' last layer stays as it is."""
     momentum: float = 0.996
 
@@ -120,41 +129,44 @@ class Alice:
                 "casa": casa,
                 "teacher": teacher,
                 "centres": centres,
-                "matcher": Matcher(settings.dimension),
+                "matcher": AnatomicalEmbedding(settings.dimension),
             }
         )
         self._ready: bool | None = None
         """Whether the matcher is trained; None until its buffer, which a checkpoint may fill, was asked."""
 
-    def prepare(self, pool: Pool, emit: Emit) -> None:
+    def prepare(self, dataset: DeviceDataset, emit: Emit) -> None:
         """Lay out the common grid; the matcher itself is trained by the first steps.
 
         Raises UserError ("one-scan").
         """
-        if len(pool) < 2:
+        if len(dataset) < 2:
             raise UserError(
-                f"Alice compares scans with each other, and there is only {pool.ids[0]} to learn from; add "
+                f"Alice compares scans with each other, and there is only {dataset.ids[0]} to learn from; "
+                "add "
                 "scans, or choose another method, such as pgl or mae.",
                 code="one-scan",
             )
-        matcher = cast(Matcher, self.modules["matcher"])
-        self.atlas = Atlas(pool, matcher, self.settings)
-        matcher.cell_mm.fill_(self.atlas.cell_mm)
+        matcher = cast(AnatomicalEmbedding, self.modules["matcher"])
+        self.embedding_bank = EmbeddingBank(dataset, matcher, self.settings)
+        matcher.cell_mm.fill_(self.embedding_bank.cell_mm)
         self.emit = emit
 
-    def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, dataset: DeviceDataset, generator: Generator, fraction: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The matcher's loss at first, then Alice's on a new batch of pairs.
 
-        "accepted": share of the pairs whose place was found in another scan; "prototypes": how many the
-        teacher's cells share evenly (1 is collapsed); "spread": as in PGL.
+        "accepted": share of the pairs whose place was found in another scan; "perplexity": how many the
+        teacher's cells share evenly (1 is collapsed); "feature_std": as in PGL.
         """
         if not self._matcher_ready(fraction):
-            matching = matching_loss(self.atlas, generator)
+            matching = matching_loss(self.embedding_bank, generator)
             return matching, {"matching": matching.detach()}
         first, second, accepted = self.pairs(self.plan, generator)
-        images = torch.cat([shown(cut(pool, views, self.plan)) for views in (first, second)])
+        images = torch.cat([shown(cut(dataset, views, self.plan)) for views in (first, second)])
         visible = draw_visible(len(images), tuple(images.shape[2:]), self.settings, generator)
-        loss, numbers = self.compare(images, visible.to(pool.device), self._own(fraction))
+        loss, numbers = self.compare(images, visible.to(dataset.device), self._own(fraction))
         return loss, {**numbers, "accepted": accepted.float().mean()}
 
     def after_step(self, fraction: float) -> None:
@@ -163,14 +175,14 @@ class Alice:
             mine = dict(self._student.named_parameters())
             theirs = dict(self.modules["teacher"].named_parameters())
             student = [mine[name] for name in theirs]
-            follow([*theirs.values()], student, momentum(self.settings.momentum, self._own(fraction)))
+            update_ema([*theirs.values()], student, momentum(self.settings.momentum, self._own(fraction)))
 
     def _own(self, fraction: float) -> float:
         """How much of what comes after the matcher's training is over."""
         return max(0.0, fraction - self.settings.matching) / max(1e-9, 1 - self.settings.matching)
 
     def _matcher_ready(self, fraction: float) -> bool:
-        ready = cast(Matcher, self.modules["matcher"]).ready
+        ready = cast(AnatomicalEmbedding, self.modules["matcher"]).ready
         if self._ready is None:
             self._ready = bool(ready)
         if not self._ready and fraction >= self.settings.matching:
@@ -190,11 +202,13 @@ class Alice:
             )
         )
 
-    def pairs(self, plan: Plan, generator: Generator) -> tuple[Views, Views, Tensor]:
+    def pairs(self, plan: Plan, generator: Generator) -> tuple[CropBatch, CropBatch, Tensor]:
         """Where the next batch of views Q and K lies, and which pairs were matched across scans (B,)."""
         settings = self.settings
-        size = view_size(self.atlas.pool, plan, settings.room)
-        return matched_views(self.atlas, plan, size, settings.candidates, settings.threshold, generator)
+        size = view_size(self.embedding_bank.dataset, plan, settings.room)
+        return matched_views(
+            self.embedding_bank, plan, size, settings.candidates, settings.threshold, generator
+        )
 
     def compare(self, images: Tensor, visible: Tensor, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of views Q, then K, as images (2B, ...); visible: (2B, 1, ...), 0 where masked."""
@@ -203,51 +217,53 @@ class Alice:
         levels = network.encode(images * visible)
         stage, finest = _decode(network, levels)
         painted = network.head(finest)
-        frozen = fraction < settings.frozen
+        frozen = fraction < settings.freeze_last_layer
         cells = _cells(levels[-1])
         whole = head(head.standard(cells.mean(1)), head.encoder, head.whole, frozen)
         queries = head(cells, head.encoder, head.cell, frozen)
         named = self.modules["casa"](queries, head(_cells(stage), head.decoder, head.cell, frozen))
         taught_whole, taught, spread_of = self._teach(images, queries.detach())
         centres: Any = self.modules["centres"]
-        wanted_whole = self._shares(taught_whole, centres.whole, fraction)
-        wanted = self._shares(taught, centres.cell, fraction)
+        wanted_whole = self._assign(taught_whole, centres.whole, fraction)
+        target = self._assign(taught, centres.cell, fraction)
         inter = across(wanted_whole, whole, settings.student_temperature)
-        intra = cross_entropy(wanted, named, settings.student_temperature)
-        repaint = repainting(painted.float(), images, visible, settings.repaint_on)
-        loss = settings.inter * inter + settings.intra * intra + settings.repaint * repaint
-        numbers = {"inter": inter, "intra": intra, "repaint": repaint}
+        intra = cross_entropy(target, named, settings.student_temperature)
+        reconstruction = reconstruction_loss(painted.float(), images, visible, settings.reconstruct_on)
+        loss = settings.inter * inter + settings.intra * intra + settings.reconstruction * reconstruction
+        numbers = {"inter": inter, "intra": intra, "reconstruction": reconstruction}
         detached = {name: value.detach() for name, value in numbers.items()}
-        return loss, {**detached, "prototypes": in_use(wanted), "spread": spread_of}
+        return loss, {**detached, "perplexity": perplexity(target), "feature_std": spread_of}
 
     @torch.no_grad()
-    def _shares(self, scores: Tensor, centre: Tensor, fraction: float) -> Tensor:
+    def _assign(self, scores: Tensor, centre: Tensor, fraction: float) -> Tensor:
         """What the teacher's scores (..., K) ask of the student; the centre follows them."""
         settings = self.settings
         temperature = teacher_temperature(settings.teacher_temperature, fraction)
-        if settings.shares == "balanced":
-            return balanced(scores, temperature)
-        shares = centred(scores, centre, temperature)
-        centre.lerp_(scores.flatten(0, -2).mean(0), 1 - settings.centring)
-        return shares
+        if settings.assignment == "sinkhorn":
+            return sinkhorn(scores, temperature)
+        assignment = centering(scores, centre, temperature)
+        centre.lerp_(scores.flatten(0, -2).mean(0), 1 - settings.centering_momentum)
+        return assignment
 
     @torch.no_grad()
     def _teach(self, images: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Scores of whole views (2B, K), CASA's of the queries (2B, n, K), and the spread of the cells'."""
         teacher = teacher_in(self.modules)
         head = cast(Head, teacher["head"])
-        levels = teach(teacher, images)
+        levels = teacher_forward(teacher, images)
         cells = _cells(levels[-1])
         whole = head(head.standard(cells.mean(1)), head.encoder, head.whole)
         keys = head(cells, head.encoder, head.cell)
-        spread_of = spread(keys.flatten(0, 1))
+        spread_of = feature_std(keys.flatten(0, 1))
         if "decoder" in teacher:
             keys = head(_cells(teacher["decoder"](levels[-1], levels[-2])), head.decoder, head.cell)
         casa = teacher["casa"] if "casa" in teacher else self.modules["casa"]
         return whole, casa(queries, keys), spread_of
 
 
-def repainting(painted: Tensor, images: Tensor, visible: Tensor, on: Literal["all", "masked"]) -> Tensor:
+def reconstruction_loss(
+    painted: Tensor, images: Tensor, visible: Tensor, on: Literal["all", "masked"]
+) -> Tensor:
     """Half the mean squared error over all voxels, or over those that `visible` (broadcast) has as 0."""
     return masked_error(painted, images, visible if on == "masked" else torch.zeros_like(visible)) / 2
 

@@ -57,13 +57,13 @@ class CASA(nn.Module):
 
 
 @full_precision
-def centred(teacher: Tensor, centre: Tensor, temperature: float) -> Tensor:
+def centering(teacher: Tensor, centre: Tensor, temperature: float) -> Tensor:
     """The teacher's scores (..., K) as shares that sum to 1, without what all cells have in common."""
     return torch.softmax((teacher.detach() - centre) / temperature, -1)
 
 
 @full_precision
-def balanced(teacher: Tensor, temperature: float, rounds: int = 3) -> Tensor:
+def sinkhorn(teacher: Tensor, temperature: float, rounds: int = 3) -> Tensor:
     """The same, as a transport in which all prototypes get about as much (Sinkhorn-Knopp).
 
     A few rounds, as in SwAV (Caron et al., NeurIPS 2020, section 3.1); in logarithms, for scores over a
@@ -77,17 +77,17 @@ def balanced(teacher: Tensor, temperature: float, rounds: int = 3) -> Tensor:
 
 
 @full_precision
-def cross_entropy(wanted: Tensor, student: Tensor, temperature: float) -> Tensor:
+def cross_entropy(target: Tensor, student: Tensor, temperature: float) -> Tensor:
     """Mean of H(t, s) over the teacher's shares and the student's scores (..., K)."""
-    return -(wanted * torch.log_softmax(student / temperature, -1)).sum(-1).mean()
+    return -(target * torch.log_softmax(student / temperature, -1)).sum(-1).mean()
 
 
-def across(wanted: Tensor, student: Tensor, temperature: float) -> Tensor:
+def across(target: Tensor, student: Tensor, temperature: float) -> Tensor:
     """(H(T_Q, S_K) + H(T_K, S_Q)) / 2 of (2B, K), Q's before K's."""
-    first, second = wanted.chunk(2)
+    first, second = target.chunk(2)
     return cross_entropy(torch.cat([second, first]), student, temperature)
 
 
-def in_use(wanted: Tensor) -> Tensor:
+def perplexity(target: Tensor) -> Tensor:
     """How many prototypes the teacher's cells share evenly: exp of the entropy of their mean."""
-    return torch.special.entr(wanted.flatten(0, -2).mean(0)).sum().exp()
+    return torch.special.entr(target.flatten(0, -2).mean(0)).sum().exp()

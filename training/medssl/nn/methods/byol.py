@@ -24,11 +24,12 @@ from torch.nn import functional as F
 
 from medssl.core.events import Emit
 from medssl.core.jobs import Plan
-from medssl.nn.data.crops import Views, shown
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.crops import CropBatch, shown
+from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
 from medssl.nn.methods.common import (
     cut_pair,
+    feature_std,
     mlp,
     momentum,
     move_teacher,
@@ -36,8 +37,7 @@ from medssl.nn.methods.common import (
     network_of,
     place_pairs,
     pooled,
-    spread,
-    teach,
+    teacher_forward,
     teacher_in,
     teacher_of,
 )
@@ -76,25 +76,27 @@ class BYOL:
             }
         )
 
-    def prepare(self, pool: Pool, emit: Emit) -> None:
+    def prepare(self, dataset: DeviceDataset, emit: Emit) -> None:
         """Nothing to prepare: pairs can be cut from any scan.
 
         Raises UserError ("small-batch") for a batch of one pair.
         """
         self._need_pairs(self.plan.batch)
 
-    def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The symmetric loss of a new batch of pairs; "spread" near 1 is healthy, near 0 collapsed."""
-        return self.compare(*self.views(pool, generator))
+    def loss(
+        self, dataset: DeviceDataset, generator: Generator, fraction: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The symmetric loss of a new batch of pairs; "feature_std" near 1 is healthy, near 0 collapsed."""
+        return self.compare(*self.views(dataset, generator))
 
-    def views(self, pool: Pool, generator: Generator) -> tuple[Views, Views]:
+    def views(self, dataset: DeviceDataset, generator: Generator) -> tuple[CropBatch, CropBatch]:
         """A batch of pairs, cut and with the published grey-value changes, each view by itself."""
         pair = place_pairs(
-            pool, self.plan, generator, zoom=self.settings.zoom, min_overlap=self.settings.min_overlap
+            dataset, self.plan, generator, zoom=self.settings.zoom, min_overlap=self.settings.min_overlap
         )
-        return cut_pair(pool, self.plan, pair, generator)
+        return cut_pair(dataset, self.plan, pair, generator)
 
-    def compare(self, first: Views, second: Views) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(self, first: CropBatch, second: CropBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of pairs that have been cut, in 0..8.
 
         Raises UserError ("small-batch") where short memory has left one pair.
@@ -104,11 +106,11 @@ class BYOL:
         network, teacher = network_of(self.modules), teacher_in(self.modules)
         predicted = self.modules["predictor"](self.modules["projector"](pooled(network.encode(images)[-1])))
         with torch.no_grad():
-            wanted = teacher["projector"](pooled(teach(teacher, images)[-1]))
+            wanted = teacher["projector"](pooled(teacher_forward(teacher, images)[-1]))
         predicted_one, predicted_two = predicted.chunk(2)
         wanted_one, wanted_two = wanted.chunk(2)
         loss = disagreement(predicted_one, wanted_two) + disagreement(predicted_two, wanted_one)
-        return loss, {"spread": spread(wanted)}
+        return loss, {"feature_std": feature_std(wanted)}
 
     def after_step(self, fraction: float) -> None:
         """Move the teacher a little towards the student."""

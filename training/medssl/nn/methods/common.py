@@ -16,18 +16,18 @@ from medssl.core.errors import UserError
 from medssl.core.jobs import Plan
 from medssl.nn.data.augment import PUBLISHED, change_intensity
 from medssl.nn.data.crop_sampling import sample_pairs
-from medssl.nn.data.crops import Views, cut, scan_shapes, shown, view_step
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.crops import CropBatch, crop_step, cut, scan_shapes, shown
+from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.models.unet import Network
 
 
-def view_size(pool: Pool, plan: Plan, zoom: float) -> tuple[int, int, int]:
+def view_size(dataset: DeviceDataset, plan: Plan, zoom: float) -> tuple[int, int, int]:
     """The plan's patch, made smaller where `zoom` patches would not fit into a typical scan.
 
     Rows and columns stay multiples of the network's stride, and at least two cells.
     """
-    every = torch.arange(len(pool))
-    fits = (scan_shapes(pool, every) / view_step(pool, plan, every)).median(0).values / zoom
+    every = torch.arange(len(dataset))
+    fits = (scan_shapes(dataset, every) / crop_step(dataset, plan, every)).median(0).values / zoom
     total = [math.prod(step[axis] for step in plan.strides) for axis in range(plan.dims)]
     size = list(plan.patch_vox)
     for axis in (1, 2):
@@ -37,7 +37,7 @@ def view_size(pool: Pool, plan: Plan, zoom: float) -> tuple[int, int, int]:
 
 
 def place_pairs(
-    pool: Pool,
+    dataset: DeviceDataset,
     plan: Plan,
     generator: Generator,
     *,
@@ -46,20 +46,20 @@ def place_pairs(
     shared: float = 0.0,
     level: int = -1,
     apart: bool = False,
-) -> tuple[Views, Views]:
+) -> tuple[CropBatch, CropBatch]:
     """Where the next batch of pairs lies: boxes of `zoom` patches, two of one scan that overlap.
 
     They share `min_overlap` of their union, and along every axis `shared` of a side and a feature cell of
     `level` at least. With `apart` no scan gives a second pair before every scan has given one.
     """
-    size = view_size(pool, plan, zoom[1])
+    size = view_size(dataset, plan, zoom[1])
     # A cell grows with its box; in 2.5D both boxes lie on one slice, and there is nothing to ask across.
     least = [math.ceil(span * zoom[1]) for span in cell(plan, level)]
     for axis in range(3 - plan.dims, 3):
         least[axis] = max(least[axis], math.ceil(shared * size[axis] * (zoom[1] if axis else 1)))
-    scan = draw_scans(len(pool), plan.batch, generator) if apart else None
+    scan = draw_scans(len(dataset), plan.batch, generator) if apart else None
     return sample_pairs(
-        pool, plan, size, generator, zoom=zoom, min_overlap=min_overlap, min_cells=least, scan=scan
+        dataset, plan, size, generator, zoom=zoom, min_overlap=min_overlap, min_cells=least, scan=scan
     )
 
 
@@ -70,9 +70,11 @@ def cell(plan: Plan, level: int) -> tuple[float, ...]:
     return (0.0, *spans) if plan.dims == 2 else tuple(spans)
 
 
-def cut_pair(pool: Pool, plan: Plan, pair: tuple[Views, Views], generator: Generator) -> tuple[Views, Views]:
+def cut_pair(
+    dataset: DeviceDataset, plan: Plan, pair: tuple[CropBatch, CropBatch], generator: Generator
+) -> tuple[CropBatch, CropBatch]:
     """Both views with their images, each with the published grey-value changes, drawn by itself."""
-    first, second = (cut(pool, views, plan) for views in pair)
+    first, second = (cut(dataset, views, plan) for views in pair)
     images = change_intensity(torch.cat([shown(first), shown(second)]), PUBLISHED, generator)
     return replace(first, image=images[: len(first)]), replace(second, image=images[len(first) :])
 
@@ -91,18 +93,19 @@ def need_positive(settings: Any, *names: str) -> None:
             raise UserError(f"{name} is {value}; write a number above 0.", code="bad-job")
 
 
-def need_places(pool: Pool, plan: Plan, zoom: float, method: str) -> None:
+def need_places(dataset: DeviceDataset, plan: Plan, zoom: float, method: str) -> None:
     """Raises UserError ("one-place") where no two boxes can show different tissue.
 
     In 2.5D slices are places of their own, in 3D boxes that do not touch.
     """
-    every = torch.arange(len(pool))
-    size = torch.tensor(view_size(pool, plan, zoom))
-    boxes = (scan_shapes(pool, every) / (view_step(pool, plan, every) * size)).floor().clamp(min=1)
-    places = scan_shapes(pool, every)[:, 0] if plan.dims == 2 else boxes.prod(1)
+    every = torch.arange(len(dataset))
+    size = torch.tensor(view_size(dataset, plan, zoom))
+    boxes = (scan_shapes(dataset, every) / (crop_step(dataset, plan, every) * size)).floor().clamp(min=1)
+    places = scan_shapes(dataset, every)[:, 0] if plan.dims == 2 else boxes.prod(1)
     if places.sum() < 2:
         raise UserError(
-            f"{method} tells places from each other, and {pool.ids[0]} has room for one only; add scans or "
+            f"{method} tells places from each other, and {dataset.ids[0]} has room for one only; add scans "
+            "or "
             "choose mae.",
             code="one-place",
         )
@@ -166,7 +169,7 @@ def teacher_in(modules: nn.ModuleDict) -> nn.ModuleDict:
     return cast(nn.ModuleDict, modules["teacher"])
 
 
-def teach(teacher: nn.ModuleDict, images: Tensor) -> list[Tensor]:
+def teacher_forward(teacher: nn.ModuleDict, images: Tensor) -> list[Tensor]:
     """The teacher's feature maps of all levels, finest first."""
     features, levels = images, []
     for block in cast(nn.ModuleList, teacher["encoder"]):
@@ -179,7 +182,7 @@ def move_teacher(modules: nn.ModuleDict, keep: float) -> None:
     """The teacher's parameters a little towards the student's; norms' running statistics are its own."""
     student = [*network_of(modules).encoder.parameters(), *modules["projector"].parameters()]
     teacher = teacher_in(modules)
-    follow([*teacher["encoder"].parameters(), *teacher["projector"].parameters()], student, keep)
+    update_ema([*teacher["encoder"].parameters(), *teacher["projector"].parameters()], student, keep)
 
 
 def momentum(start: float, fraction: float) -> float:
@@ -188,12 +191,12 @@ def momentum(start: float, fraction: float) -> float:
 
 
 @torch.no_grad()
-def follow(teacher: Sequence[Tensor], student: Sequence[Tensor], keep: float) -> None:
+def update_ema(teacher: Sequence[Tensor], student: Sequence[Tensor], keep: float) -> None:
     """teacher <- keep * teacher + (1 - keep) * student."""
     torch._foreach_lerp_(list(teacher), list(student), 1 - keep)
 
 
-def spread(features: Tensor) -> Tensor:
+def feature_std(features: Tensor) -> Tensor:
     """Mean standard deviation of the unit vectors' channels times sqrt(C): 1 when they fill the sphere."""
     unit = F.normalize(features.detach().float(), dim=1).movedim(1, -1).flatten(0, -2)
     return unit.std(0).mean() * math.sqrt(unit.shape[1])

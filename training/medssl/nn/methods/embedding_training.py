@@ -6,7 +6,8 @@ have the same vector in both, and another one than places farther away (arXiv 20
     L = mean over anchors a of -log( exp(a.p/t) / (exp(a.p/t) + sum over hard negatives n of exp(a.n/t)) )
 
 Where we depart from the paper, and why:
-- Negatives lie farther away than `far_mm`, or than a fifth of a typical scan where that is less: in scans
+- Negatives lie farther away than `min_negative_distance_mm`, or than a fifth of a typical scan where that
+  is less: in scans
   that were cropped to one organ hardly two places lie 20 mm apart.
 - They come from the same two crops only: another scan shows the same places.
 - Crops are also turned and bent: the paper learns from thousands of patients, a project has a dozen.
@@ -21,9 +22,9 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from medssl.nn.data.augment import STRONG, change_intensity, draw_bend
+from medssl.nn.data.augment import STRONG, change_intensity, draw_displacement
 from medssl.nn.devices import full_precision
-from medssl.nn.models.anatomical_embedding import COARSE, FINE, Atlas, Matching
+from medssl.nn.models.anatomical_embedding import COARSE, FINE, EmbeddingBank, EmbeddingSettings
 
 TURN, ZOOM, BEND = 0.2, 0.2, 3.0
 """What crops may differ by: radians about each axis, logarithm of the scale, cells."""
@@ -39,7 +40,7 @@ class Crops:
     """(B, 3) cells of the volume."""
     linear: Tensor
     """(B, 3, 3) cells of the volume a crop voxel."""
-    bend: Tensor
+    displacement: Tensor
     """(B, 3, *side) crop voxels by which each voxel is displaced."""
 
     @property
@@ -48,7 +49,7 @@ class Crops:
 
     def positions(self, stride: int) -> Tensor:
         """(B, N, 3) cells of the volume at the centres of the feature cells of that stride."""
-        return _positions(self.centre, self.linear, F.avg_pool3d(self.bend, stride), stride)
+        return _positions(self.centre, self.linear, F.avg_pool3d(self.displacement, stride), stride)
 
     def voxels(self, position: Tensor) -> Tensor:
         """(B, n, 3) crop voxels at cells of the volume; for crops that are not bent."""
@@ -56,10 +57,10 @@ class Crops:
         return offset + (self.side - 1) / 2
 
 
-def _positions(centre: Tensor, linear: Tensor, bend: Tensor, stride: int) -> Tensor:
-    axes = [torch.arange(count) * stride + (stride - 1) / 2 for count in bend.shape[2:]]
-    voxel = torch.stack(torch.meshgrid(*axes, indexing="ij")) + bend
-    middle = (torch.tensor(bend.shape[2:]) * stride - 1) / 2
+def _positions(centre: Tensor, linear: Tensor, displacement: Tensor, stride: int) -> Tensor:
+    axes = [torch.arange(count) * stride + (stride - 1) / 2 for count in displacement.shape[2:]]
+    voxel = torch.stack(torch.meshgrid(*axes, indexing="ij")) + displacement
+    middle = (torch.tensor(displacement.shape[2:]) * stride - 1) / 2
     return (voxel.flatten(2).transpose(1, 2) - middle) @ linear.transpose(1, 2) + centre[:, None]
 
 
@@ -71,17 +72,17 @@ def draw_crops(volumes: Sequence[Tensor], side: Sequence[int], generator: Genera
     centre = (shapes - 1) / 2 + room * _uniform(room.shape, generator)
     nearby = centre + torch.tensor(side) / 4 * _uniform(room.shape, generator)
     straight = torch.zeros(len(volumes), 3, *side)
-    bend = draw_bend(len(volumes), tuple(side), generator, probability=1.0, strength_vox=BEND)
-    return _cut(volumes, centre, straight, generator), _cut(volumes, nearby, bend, generator)
+    displacement = draw_displacement(len(volumes), tuple(side), generator, probability=1.0, strength_vox=BEND)
+    return _cut(volumes, centre, straight, generator), _cut(volumes, nearby, displacement, generator)
 
 
-def _cut(volumes: Sequence[Tensor], centre: Tensor, bend: Tensor, generator: Generator) -> Crops:
+def _cut(volumes: Sequence[Tensor], centre: Tensor, displacement: Tensor, generator: Generator) -> Crops:
     linear = _turned_and_scaled(len(volumes), generator)
     images = []
-    for volume, points in zip(volumes, _positions(centre, linear, bend, 1), strict=True):
-        grid = _normalised(points, volume.shape).reshape(1, *bend.shape[2:], 3).to(volume.device)
+    for volume, points in zip(volumes, _positions(centre, linear, displacement, 1), strict=True):
+        grid = _normalised(points, volume.shape).reshape(1, *displacement.shape[2:], 3).to(volume.device)
         images.append(F.grid_sample(volume[None, None], grid, padding_mode="border", align_corners=False))
-    return Crops(torch.cat(images), centre, linear, bend)
+    return Crops(torch.cat(images), centre, linear, displacement)
 
 
 def _normalised(voxels: Tensor, shape: Sequence[int]) -> Tensor:
@@ -96,22 +97,22 @@ def _uniform(shape: Sequence[int], generator: Generator) -> Tensor:
 def _turned_and_scaled(batch: int, generator: Generator) -> Tensor:
     """(B, 3, 3): turned about all axes, scaled as a whole and by half as much along each axis."""
     angle = TURN * _uniform((batch, 3), generator)
-    turn = torch.zeros(batch, 3, 3)
+    rotation = torch.zeros(batch, 3, 3)
     for axis, (one, two) in enumerate(((1, 2), (2, 0), (0, 1))):
-        turn[:, one, two], turn[:, two, one] = -angle[:, axis], angle[:, axis]
+        rotation[:, one, two], rotation[:, two, one] = -angle[:, axis], angle[:, axis]
     scale = ZOOM * (_uniform((batch, 1), generator) + _uniform((batch, 3), generator) / 2)
-    return torch.linalg.matrix_exp(turn) * scale.exp()[:, None]
+    return torch.linalg.matrix_exp(rotation) * scale.exp()[:, None]
 
 
-def matching_loss(atlas: Atlas, generator: Generator) -> Tensor:
+def matching_loss(embedding_bank: EmbeddingBank, generator: Generator) -> Tensor:
     """The loss of the atlas' matcher on new pairs of crops from random scans: both levels together."""
-    settings = atlas.settings
-    scans = torch.randint(len(atlas.pool), (settings.crop_pairs,), generator=generator).tolist()
-    volumes, floors = zip(*(atlas.volume(scan) for scan in scans), strict=True)
-    first, second = draw_crops(volumes, atlas.side, generator)
+    settings = embedding_bank.settings
+    scans = torch.randint(len(embedding_bank.dataset), (settings.crop_pairs,), generator=generator).tolist()
+    volumes, floors = zip(*(embedding_bank.volume(scan) for scan in scans), strict=True)
+    first, second = draw_crops(volumes, embedding_bank.side, generator)
     images = change_intensity(torch.cat([first.image, second.image]), STRONG, generator)
     device = images.device
-    fine, coarse = atlas.matcher(images)
+    fine, coarse = embedding_bank.matcher(images)
     cells = second.positions(FINE)
     anchor = torch.randint(cells.shape[1], (len(scans), settings.anchors), generator=generator)
     place = cells.gather(1, anchor[..., None].expand(-1, -1, 3))
@@ -125,7 +126,7 @@ def matching_loss(atlas: Atlas, generator: Generator) -> Tensor:
         one, two = maps.chunk(2)
         others = torch.cat([first.positions(stride), second.positions(stride)], dim=1)
         there = _inside(others, volumes).to(device)[:, None]
-        allowed = (torch.cdist(place.to(device), others.to(device)) > atlas.far_cells) & there
+        allowed = (torch.cdist(place.to(device), others.to(device)) > embedding_bank.far_cells) & there
         each = contrast(
             _vectors_at(two, own, second.side),
             _vectors_at(one, first.voxels(place), first.side),
@@ -157,7 +158,7 @@ def _vectors_at(maps: Tensor, voxels: Tensor, side: Tensor) -> Tensor:
 
 @full_precision
 def contrast(
-    anchors: Tensor, positives: Tensor, others: Tensor, allowed: Tensor, settings: Matching
+    anchors: Tensor, positives: Tensor, others: Tensor, allowed: Tensor, settings: EmbeddingSettings
 ) -> Tensor:
     """(B, n) InfoNCE of each anchor against the hardest of its negatives.
 

@@ -42,8 +42,8 @@ from medssl.core.jobs import Plan, from_json
 from medssl.nn.data.augment import PUBLISHED, change_intensity
 from medssl.nn.data.crop_sampling import sample_anywhere
 from medssl.nn.data.crops import cut, cut_targets, shown
-from medssl.nn.data.device_dataset import Pool
-from medssl.nn.data.superpixels import IGNORE, Grain, SuperPixels, cut_pool, draw_pixels
+from medssl.nn.data.device_dataset import DeviceDataset
+from medssl.nn.data.superpixels import IGNORE, SuperpixelParams, SuperPixels, draw_pixels, segment_dataset
 from medssl.nn.devices import full_precision
 from medssl.nn.methods import find
 from medssl.nn.methods.common import need_positive, network_of, view_size
@@ -81,8 +81,8 @@ class LRCSettings:
     min_size: int = 50
     """With `side`, `scale` and `sigma` how fine super-pixels are (superpixels.Grain)."""
 
-    def grain(self) -> Grain:
-        return Grain(self.side, self.scale, self.sigma, self.min_size)
+    def grain(self) -> SuperpixelParams:
+        return SuperpixelParams(self.side, self.scale, self.sigma, self.min_size)
 
 
 class LRC:
@@ -116,26 +116,27 @@ class LRC:
     def plan(self, plan: Plan) -> None:
         self.base.plan = plan
 
-    def prepare(self, pool: Pool, emit: Emit) -> None:
+    def prepare(self, dataset: DeviceDataset, emit: Emit) -> None:
         """Cut slices into super-pixels.
 
         Raises UserError ("not-2d", "bad-job", "no-regions") where scans or settings leave nothing to
         contrast, and what the global method raises.
         """
-        self.base.prepare(pool, emit)
+        self.base.prepare(dataset, emit)
         if self.settings.local_weight == 0:
             return
         _check(self.plan, self.settings)
         begin = time.monotonic()
-        found = cut_pool(pool, self.settings.grain(), self.settings.slices, _said(emit))
+        found = segment_dataset(dataset, self.settings.grain(), self.settings.slices, _said(emit))
         if found is None:
             raise UserError(
-                f"{pool.ids[0]} and all other scans are empty or of one grey in every slice that was looked "
+                f"{dataset.ids[0]} and all other scans are empty or of one grey in every slice that was "
+                "looked "
                 "at, and LRC needs regions to tell apart; take scans that show something, or choose mae.",
                 code="no-regions",
             )
         self.superpixels = found
-        done, total = sum(map(len, found.slices)), sum(map(len, pool.images))
+        done, total = sum(map(len, found.slices)), sum(map(len, dataset.images))
         emit(
             Notice(
                 f"{done} of {total} slices were cut into super-pixels in {time.monotonic() - begin:.0f} s, "
@@ -143,24 +144,26 @@ class LRC:
             )
         )
 
-    def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, dataset: DeviceDataset, generator: Generator, fraction: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The global method's loss of a new batch, and the local one of another; both are curves too.
 
         "skipped" is the share of views with fewer than two regions.
         """
         if self.settings.local_weight == 0:
-            return self.base.loss(pool, generator, fraction)
+            return self.base.loss(dataset, generator, fraction)
         own = branch(generator)
-        whole, numbers = self.base.loss(pool, generator, fraction)
+        whole, numbers = self.base.loss(dataset, generator, fraction)
         local, skipped = self.local(own)
         loss = whole + self.settings.local_weight * local
         return loss, {**numbers, "global": whole.detach(), "local": local.detach(), "skipped": skipped}
 
     def views(self, generator: Generator) -> tuple[Tensor, Tensor]:
         """A batch of images (B, S, H, W) of slices that have super-pixels, and labels (B, H, W) long."""
-        pool, slices = self._prepared().pool, self._prepared().slices
-        size = view_size(pool, self.plan, self.settings.zoom[1])
-        views = sample_anywhere(pool, self.plan, size, generator, zoom=self.settings.zoom)
+        dataset, slices = self._prepared().dataset, self._prepared().slices
+        size = view_size(dataset, self.plan, self.settings.zoom[1])
+        views = sample_anywhere(dataset, self.plan, size, generator, zoom=self.settings.zoom)
         counts = torch.tensor([len(each) for each in slices])[views.scan]
         # Which of the scan's label maps, and which slice that is.
         row = (torch.rand(len(views), generator=generator) * counts).long()
@@ -169,8 +172,8 @@ class LRC:
         rows, columns = views.centre[:, 1], views.centre[:, 2]
         there = replace(views, centre=torch.stack([chosen.float(), rows, columns], 1))
         on_map = replace(views, centre=torch.stack([row.float(), rows, columns], 1))
-        labels = cut_targets(pool, on_map, self.plan, outside=IGNORE)
-        return change_intensity(shown(cut(pool, there, self.plan)), PUBLISHED, generator), labels
+        labels = cut_targets(dataset, on_map, self.plan, outside=IGNORE)
+        return change_intensity(shown(cut(dataset, there, self.plan)), PUBLISHED, generator), labels
 
     def local(self, generator: Generator) -> tuple[Tensor, Tensor]:
         """The local loss of a new batch of views, and the share of them that was skipped."""
@@ -214,16 +217,18 @@ def region_contrast(vectors: Tensor, valid: Tensor, temperature: float) -> tuple
     unit = F.normalize(vectors.float(), dim=-1, eps=1e-6)
     regions, samples = unit.shape[1:3]
     flat = unit.flatten(1, 2)
-    alike = flat @ flat.transpose(1, 2) / temperature
-    return contrast(alike.unflatten(2, (regions, samples)).unflatten(1, (regions, samples)), valid)
+    positive_mask = flat @ flat.transpose(1, 2) / temperature
+    return contrast(positive_mask.unflatten(2, (regions, samples)).unflatten(1, (regions, samples)), valid)
 
 
-def contrast(alike: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+def contrast(positive_mask: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
     """`region_contrast` of the similarities (B, N, K, N, K) of all pixels, over the temperature."""
-    regions, samples = alike.shape[1:3]
+    regions, samples = positive_mask.shape[1:3]
     other = valid[:, :, None] & valid[:, None] & ~torch.eye(regions, dtype=torch.bool, device=valid.device)
-    negatives = alike.masked_fill(~other[:, :, None, :, None], NOTHING).flatten(3).logsumexp(3)  # (B, n, a)
-    positives = alike.diagonal(dim1=1, dim2=3).movedim(-1, 1)  # (B, n, a, b)
+    negatives = (
+        positive_mask.masked_fill(~other[:, :, None, :, None], NOTHING).flatten(3).logsumexp(3)
+    )  # (B, n, a)
+    positives = positive_mask.diagonal(dim1=1, dim2=3).movedim(-1, 1)  # (B, n, a, b)
     # -log(p / (p + q)) = log(1 + q / p)
     surprise = F.softplus(negatives[..., None] - positives)
     itself = torch.eye(samples, dtype=torch.bool, device=valid.device)

@@ -19,7 +19,7 @@ from medssl.core.jobs import Plan
 from medssl.nn.data.augment import PUBLISHED, change_intensity
 from medssl.nn.data.crop_sampling import sample_anywhere
 from medssl.nn.data.crops import cut, shown
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.models.unet import Network
 
 
@@ -43,13 +43,15 @@ class MAE:
         self.plan, self.settings = plan, settings
         self.modules = nn.ModuleDict({"network": network})
 
-    def prepare(self, pool: Pool, emit: Emit) -> None:
+    def prepare(self, dataset: DeviceDataset, emit: Emit) -> None:
         """Nothing to prepare: blocks can be masked in any scan."""
 
-    def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, dataset: DeviceDataset, generator: Generator, fraction: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Reconstruction error on the masked blocks of a new batch of patches."""
-        views = sample_anywhere(pool, self.plan, self.plan.patch_vox, generator)
-        image = change_intensity(shown(cut(pool, views, self.plan)), PUBLISHED, generator)
+        views = sample_anywhere(dataset, self.plan, self.plan.patch_vox, generator)
+        image = change_intensity(shown(cut(dataset, views, self.plan)), PUBLISHED, generator)
         size = tuple(image.shape[2:])
         visible = draw_mask(len(image), size, self.settings.block, self.settings.ratio, generator)
         visible = visible.to(image.device)[:, None]

@@ -27,8 +27,8 @@ from torch.nn import functional as F
 
 from medssl.core.events import Emit
 from medssl.core.jobs import Plan
-from medssl.nn.data.crops import Views, shown
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.crops import CropBatch, shown
+from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.methods import pgl
 from medssl.nn.methods.common import network_of
 from medssl.nn.methods.mae import draw_mask
@@ -39,9 +39,9 @@ from medssl.nn.models.unet import Network
 class MAEPGLSettings:
     """Weights of the terms and masking as released; views and heads as in PGL."""
 
-    repaint: float = 5.0
+    reconstruction: float = 5.0
     """Weight of the reconstruction."""
-    agree: float = 1.0
+    consistency: float = 1.0
     """Weight of the consistency; 0 leaves an MAE on PGL's views."""
     ratio: float = 0.75
     """Share of the blocks that is masked."""
@@ -79,27 +79,35 @@ class MAEPGL:
     def plan(self, plan: Plan) -> None:
         self.pgl.plan = plan
 
-    def prepare(self, pool: Pool, emit: Emit) -> None:
+    def prepare(self, dataset: DeviceDataset, emit: Emit) -> None:
         """What PGL needs is all there is to prepare."""
-        self.pgl.prepare(pool, emit)
+        self.pgl.prepare(dataset, emit)
 
-    def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, dataset: DeviceDataset, generator: Generator, fraction: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """Both terms on a new batch of pairs; they are curves of their own too."""
-        first, second = self.pgl.views(pool, generator)
+        first, second = self.pgl.views(dataset, generator)
         size = tuple(shown(first).shape[2:])
         visible = draw_mask(2 * len(first), size, self.settings.block, self.settings.ratio, generator)
-        return self.compare(first, second, visible.to(pool.device)[:, None])
+        return self.compare(first, second, visible.to(dataset.device)[:, None])
 
-    def compare(self, first: Views, second: Views, visible: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(
+        self, first: CropBatch, second: CropBatch, visible: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of pairs that have been cut; visible: (2B, 1, ...), 0 where the student sees nothing."""
         images = torch.cat([shown(first), shown(second)])
         network = network_of(self.modules)
         levels = network.encode(images * visible)
         painted = network.head(network.decode(levels))
-        repaint = masked_huber(painted.float(), images, visible)
-        agree, numbers = self.pgl.agreement(levels[self.settings.level], images, first, second)
-        loss = self.settings.repaint * repaint + self.settings.agree * agree
-        return loss, {**numbers, "repaint": repaint.detach(), "agree": agree.detach()}
+        reconstruction = masked_huber(painted.float(), images, visible)
+        consistency, numbers = self.pgl.agreement(levels[self.settings.level], images, first, second)
+        loss = self.settings.reconstruction * reconstruction + self.settings.consistency * consistency
+        return loss, {
+            **numbers,
+            "reconstruction": reconstruction.detach(),
+            "consistency": consistency.detach(),
+        }
 
     def after_step(self, fraction: float) -> None:
         """Move the teacher a little towards the student."""

@@ -16,7 +16,8 @@ Where we depart from the paper, and why:
 - What the latest projections have in common is taken off before they are compared (DINO's centring, arXiv
   2104.14294, for both networks). Pooled features of an untrained network hardly differ, since its instance
   norms even out what pooling looks at, and neither do keys: queries told theirs from the queue's by age
-  alone, "found" stayed at chance for hundreds of steps, and with a quick teacher the keys collapsed. MoCo v3
+  alone, "top1_accuracy" stayed at chance for hundreds of steps, and with a quick teacher the keys
+  collapsed. MoCo v3
   ends its projector in a batch norm for that, which leaves of the two pairs of a 3D batch nothing but signs.
 - Batches are not shuffled between devices: no batch norm could betray which keys came together.
 - Views are those of our SimCLR, for tables in which rows differ in what is learned.
@@ -34,11 +35,12 @@ from torch.nn import functional as F
 
 from medssl.core.events import Emit, Notice
 from medssl.core.jobs import Plan
-from medssl.nn.data.crops import Views, shown
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.crops import CropBatch, shown
+from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
 from medssl.nn.methods.common import (
     cut_pair,
+    feature_std,
     mlp,
     move_teacher,
     need_places,
@@ -46,8 +48,7 @@ from medssl.nn.methods.common import (
     network_of,
     place_pairs,
     pooled,
-    spread,
-    teach,
+    teacher_forward,
     teacher_in,
     teacher_of,
 )
@@ -95,35 +96,43 @@ class MoCo:
         self.keys: Tensor | None = None
         """Of the running step; they queue up after it."""
 
-    def prepare(self, pool: Pool, emit: Emit) -> None:
+    def prepare(self, dataset: DeviceDataset, emit: Emit) -> None:
         """Say why the loss will rise at first, which it does in no other method.
 
         Raises UserError ("one-place") where there is nothing to tell views from.
         """
-        need_places(pool, self.plan, self.settings.zoom[1], "MoCo")
+        need_places(dataset, self.plan, self.settings.zoom[1], "MoCo")
         steps = math.ceil(self.settings.queue / self.plan.batch)
         emit(Notice(f"MoCo's loss rises from 0 for {steps} steps, while keys gather to tell views from."))
 
-    def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """InfoNCE of a new batch of pairs; "found" says for how many queries the own key is nearest."""
-        return self.compare(*self.views(pool, generator))
+    def loss(
+        self, dataset: DeviceDataset, generator: Generator, fraction: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """InfoNCE of a new batch of pairs; "top1_accuracy" says for how many queries the own key is
+        nearest."""
+        return self.compare(*self.views(dataset, generator))
 
-    def views(self, pool: Pool, generator: Generator) -> tuple[Views, Views]:
+    def views(self, dataset: DeviceDataset, generator: Generator) -> tuple[CropBatch, CropBatch]:
         """A batch of pairs, cut and with the published grey-value changes, each view by itself."""
         settings = self.settings
-        pair = place_pairs(pool, self.plan, generator, zoom=settings.zoom, shared=settings.shared, apart=True)
-        return cut_pair(pool, self.plan, pair, generator)
+        pair = place_pairs(
+            dataset, self.plan, generator, zoom=settings.zoom, shared=settings.shared, apart=True
+        )
+        return cut_pair(dataset, self.plan, pair, generator)
 
-    def compare(self, first: Views, second: Views) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(self, first: CropBatch, second: CropBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of pairs that have been cut; the second views' keys queue up in `after_step`."""
         network, teacher = network_of(self.modules), teacher_in(self.modules)
         queue = cast(Queue, self.modules["queue"])
         queries = self.modules["projector"](pooled(network.encode(shown(first))[-1]))
         with torch.no_grad():
-            keys = teacher["projector"](pooled(teach(teacher, shown(second))[-1]))
+            keys = teacher["projector"](pooled(teacher_forward(teacher, shown(second))[-1]))
         self.keys = F.normalize(keys.float(), dim=1, eps=1e-6)
         loss = info_nce(queries, self.keys, queue.keys, queue.waiting(), self.settings.temperature)
-        return loss, {"spread": spread(torch.cat([queries, keys])), "found": found(queries, self.keys)}
+        return loss, {
+            "feature_std": feature_std(torch.cat([queries, keys])),
+            "top1_accuracy": top1_accuracy(queries, self.keys),
+        }
 
     def after_step(self, fraction: float) -> None:
         """Move the teacher a little towards the student, and let the step's keys queue up.
@@ -198,7 +207,7 @@ def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, usable: Tensor, t
 
 @torch.no_grad()
 @full_precision
-def found(queries: Tensor, keys: Tensor) -> Tensor:
+def top1_accuracy(queries: Tensor, keys: Tensor) -> Tensor:
     """The share of queries (B, C) that are nearer to their key (B, C) than to any other of the batch.
 
     Not than to those of the queue, which differ by their age: a teacher that moves too fast, and collapses,

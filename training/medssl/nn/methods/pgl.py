@@ -28,17 +28,17 @@ from torch.nn import functional as F
 from medssl.core.events import Emit
 from medssl.core.jobs import Plan
 from medssl.nn.data.correspondence import align
-from medssl.nn.data.crops import Views, shown
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.crops import CropBatch, shown
+from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.methods.common import (
     Head,
     cut_pair,
+    feature_std,
     momentum,
     move_teacher,
     network_of,
     place_pairs,
-    spread,
-    teach,
+    teacher_forward,
     teacher_in,
     teacher_of,
 )
@@ -81,21 +81,24 @@ class PGL:
             }
         )
 
-    def prepare(self, pool: Pool, emit: Emit) -> None:
+    def prepare(self, dataset: DeviceDataset, emit: Emit) -> None:
         """Nothing to prepare: pairs can be cut from any scan."""
 
-    def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The symmetric local loss of a new batch of pairs; "spread" near 1 is healthy, near 0 collapsed."""
-        return self.compare(*self.views(pool, generator))
+    def loss(
+        self, dataset: DeviceDataset, generator: Generator, fraction: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The symmetric local loss of a new batch of pairs; "feature_std" near 1 is healthy, near 0
+        collapsed."""
+        return self.compare(*self.views(dataset, generator))
 
-    def compare(self, first: Views, second: Views) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(self, first: CropBatch, second: CropBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of pairs that have been cut; all that follows from them."""
         # Both views in one batch: half the calls, and the batch norms of the heads see both.
         images = torch.cat([shown(first), shown(second)])
         return self.agreement(self._encode(images), images, first, second)
 
     def agreement(
-        self, features: Tensor, images: Tensor, first: Views, second: Views
+        self, features: Tensor, images: Tensor, first: CropBatch, second: CropBatch
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss between the student's features of both views and what the teacher sees in `images`.
 
@@ -104,23 +107,23 @@ class PGL:
         predicted = self.modules["predictor"](self.modules["projector"](features))
         teacher = teacher_in(self.modules)
         with torch.no_grad():
-            wanted = teacher["projector"](teach(teacher, images)[self.settings.level])
+            wanted = teacher["projector"](teacher_forward(teacher, images)[self.settings.level])
         predicted_one, predicted_two = predicted.float().chunk(2)
         wanted_one, wanted_two = wanted.float().chunk(2)
         cells = tuple(predicted.shape[2:]) if self.plan.dims == 3 else (1, *predicted.shape[2:])
         loss = local_consistency(predicted_one, first, wanted_two, second, cells)
         loss = loss + local_consistency(predicted_two, second, wanted_one, first, cells)
-        return loss, {"spread": spread(wanted)}
+        return loss, {"feature_std": feature_std(wanted)}
 
-    def views(self, pool: Pool, generator: Generator) -> tuple[Views, Views]:
+    def views(self, dataset: DeviceDataset, generator: Generator) -> tuple[CropBatch, CropBatch]:
         """A batch of pairs, cut and with the published grey-value changes, each view by itself."""
-        return cut_pair(pool, self.plan, self.pair(pool, generator), generator)
+        return cut_pair(dataset, self.plan, self.pair(dataset, generator), generator)
 
-    def pair(self, pool: Pool, generator: Generator) -> tuple[Views, Views]:
+    def pair(self, dataset: DeviceDataset, generator: Generator) -> tuple[CropBatch, CropBatch]:
         """Where the next batch of pairs lies; what is shared spans a feature cell at least."""
         settings = self.settings
         return place_pairs(
-            pool,
+            dataset,
             self.plan,
             generator,
             zoom=settings.zoom,
@@ -137,7 +140,7 @@ class PGL:
 
 
 def local_consistency(
-    predicted: Tensor, views: Views, wanted: Tensor, other_views: Views, cells: tuple[int, ...]
+    predicted: Tensor, views: CropBatch, wanted: Tensor, other_views: CropBatch, cells: tuple[int, ...]
 ) -> Tensor:
     """Mean squared distance of unit vectors over the overlap, in 0..4 (one direction of the loss).
 

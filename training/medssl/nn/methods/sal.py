@@ -18,7 +18,8 @@ Where we depart from the paper or decide what it leaves open, and why:
 - The deepest level of the planner's networks has stride 8, not 16.
 - The embedding has no bias: one direction common to all cells is the cheapest way to agree about nothing.
 - LA is lowest where all cells of a slice agree, and the second loss does not forbid it. The embedding goes
-  there within some twenty steps; the curve "within" shows it. `evenness`, not published, works against it.
+  there within some twenty steps; the curve "within_slice_std" shows it. `uniformity_weight`, not published,
+  works against it.
 - Positions are (k + 1/2) / N where PCL has (k + 1) / N: in mm, the share of the scan's extent, the same seen
   from either end. Scans are in canonical order, so positions run the same way in all.
 - A slice's partner is near in position at any threshold: in a scan of few slices the contrast would push
@@ -40,15 +41,15 @@ from medssl.core.events import Emit, Notice
 from medssl.core.jobs import Plan
 from medssl.nn.data.augment import PUBLISHED, change_intensity
 from medssl.nn.data.crop_sampling import sample_anywhere
-from medssl.nn.data.crops import Views, cut, scan_shapes, shown
-from medssl.nn.data.device_dataset import Pool
-from medssl.nn.methods.common import mlp, need_pairs, network_of, pooled, spread
+from medssl.nn.data.crops import CropBatch, cut, scan_shapes, shown
+from medssl.nn.data.device_dataset import DeviceDataset
+from medssl.nn.methods.common import feature_std, mlp, need_pairs, network_of, pooled
 from medssl.nn.methods.sal_losses import (
-    alike,
     contrast,
     local_alignment,
     positional_regression,
-    within_slice,
+    positive_mask,
+    within_slice_std,
 )
 from medssl.nn.models.unet import Network
 
@@ -77,16 +78,16 @@ class SALSettings:
     foreground: bool = False
     """Weigh each cell by how much of it is brighter than the scan's background; published is 1 for all."""
     positional: Literal["contrast", "regression"] = "contrast"
-    near: float = 0.1
+    positive_threshold: float = 0.1
     """Positions closer than this share of a scan are alike (PCL: 0.1 in CT, 0.35 in cardiac MR)."""
     temperature: float = 0.1
     local_weight: float = 1.0
     global_weight: float = 1.0
-    evenness: float = 0.0
+    uniformity_weight: float = 0.0
     """Weight of what keeps the cells of a slice from all agreeing; 0 as published."""
     dimension: int = 128
     positional_dimension: int = 512
-    turn_degrees: float = 15.0
+    rotation_degrees: float = 15.0
     zoom: tuple[float, float] = (0.8, 1.2)
 
 
@@ -105,7 +106,7 @@ class SAL:
         place = mlp(width, width, settings.positional_dimension, norm=False)
         self.modules = nn.ModuleDict({"network": network, "local": embedding, "global": place})
 
-    def prepare(self, pool: Pool, emit: Emit) -> None:
+    def prepare(self, dataset: DeviceDataset, emit: Emit) -> None:
         """Find out where each scan's background ends.
 
         Raises UserError: "not-2d" for a 3D network, "one-slice" where no scan has two, "small-batch".
@@ -115,27 +116,32 @@ class SAL:
                 "SAL compares slices, but the network would be 3D; set dims=2 or choose another method.",
                 code="not-2d",
             )
-        left_out = len(pool) - len(pairable(pool, self.settings.same_slice))
-        if left_out == len(pool):
+        left_out = len(dataset) - len(pairable(dataset, self.settings.same_slice))
+        if left_out == len(dataset):
             raise UserError(
                 "SAL compares nearby slices and every scan has just one; add scans with more of them, set "
                 "same_slice=true and near=0, or choose mae.",
                 code="one-slice",
             )
         if left_out:
-            emit(Notice(f"SAL leaves out {left_out} of {len(pool)} scans, which have a single slice."))
+            emit(Notice(f"SAL leaves out {left_out} of {len(dataset)} scans, which have a single slice."))
         self._need_pairs(self.plan.batch)
-        self.background = torch.stack([background_level(image) for image in pool.images]).to(pool.device)
+        self.background = torch.stack([background_level(image) for image in dataset.images]).to(
+            dataset.device
+        )
 
-    def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Alignment and position of a new batch of pairs; after a collapse "spread" or "within" is near 0.
+    def loss(
+        self, dataset: DeviceDataset, generator: Generator, fraction: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Alignment and position of a new batch of pairs; after a collapse "feature_std" or
+        "within_slice_std" is near 0.
 
         Raises UserError ("small-batch") where short memory has left one pair.
         """
         self._need_pairs(self.plan.batch)
-        pair = sample_slice_pairs(pool, self.plan, self.settings, generator)
-        images = torch.cat([shown(cut(pool, views, self.plan)) for views in pair])
-        position = torch.cat([positions(pool, views) for views in pair]).to(images.device)
+        pair = sample_slice_pairs(dataset, self.plan, self.settings, generator)
+        images = torch.cat([shown(cut(dataset, views, self.plan)) for views in pair])
+        position = torch.cat([positions(dataset, views) for views in pair]).to(images.device)
         levels = network_of(self.modules).encode(change_intensity(images, GREY_VALUES, generator))
         cells = self.modules["local"](levels[self.settings.level])
         weights = None
@@ -160,14 +166,21 @@ class SAL:
             least_match=settings.least_match,
         )
         if settings.positional == "contrast":
-            order = contrast(slices, alike(position, settings.near), settings.temperature)
+            order = contrast(
+                slices, positive_mask(position, settings.positive_threshold), settings.temperature
+            )
         else:
             order = positional_regression(slices, position)
         loss = settings.local_weight * local + settings.global_weight * order
-        within = within_slice(cells)
-        if settings.evenness:
-            loss = loss + settings.evenness * (1 - within).clamp(min=0).square().mean()
-        return loss, {"local": local, "global": order, "spread": spread(cells), "within": within.mean()}
+        within_std = within_slice_std(cells)
+        if settings.uniformity_weight:
+            loss = loss + settings.uniformity_weight * (1 - within_std).clamp(min=0).square().mean()
+        return loss, {
+            "local": local,
+            "global": order,
+            "feature_std": feature_std(cells),
+            "within_slice_std": within_std.mean(),
+        }
 
     def after_step(self, fraction: float) -> None:
         """Nothing follows a step."""
@@ -177,26 +190,26 @@ class SAL:
             need_pairs(batch, "SAL", "it tells places from each other", "mae")
 
 
-def pairable(pool: Pool, same_slice: bool) -> Tensor:
+def pairable(dataset: DeviceDataset, same_slice: bool) -> Tensor:
     """(n,) numbers of the scans that pairs can be drawn from: those of several slices, or all."""
-    fit = [number for number, image in enumerate(pool.images) if same_slice or len(image) > 1]
+    fit = [number for number, image in enumerate(dataset.images) if same_slice or len(image) > 1]
     return torch.tensor(fit, dtype=torch.long)
 
 
 def sample_slice_pairs(
-    pool: Pool, plan: Plan, settings: SALSettings, generator: Generator
-) -> tuple[Views, Views]:
+    dataset: DeviceDataset, plan: Plan, settings: SALSettings, generator: Generator
+) -> tuple[CropBatch, CropBatch]:
     """`plan.batch` pairs of slices, each of one scan: the same box in both, mirrored and turned alike."""
-    fit = pairable(pool, settings.same_slice)
+    fit = pairable(dataset, settings.same_slice)
     scan = fit[torch.randint(len(fit), (plan.batch,), generator=generator)]
-    count, context = scan_shapes(pool, scan)[:, 0], plan.patch_vox[0]
-    apart_mm = torch.tensor([spacing[0] for spacing in pool.spacing_mm])[scan]
+    count, context = scan_shapes(dataset, scan)[:, 0], plan.patch_vox[0]
+    apart_mm = torch.tensor([spacing[0] for spacing in dataset.spacing_mm])[scan]
     chosen = draw_slices(count, apart_mm, settings.d_max_mm, context, settings.same_slice, generator)
-    turn = math.radians(settings.turn_degrees)
+    rotation = math.radians(settings.rotation_degrees)
     views = replace(
-        sample_anywhere(pool, plan, plan.patch_vox, generator, scan=scan, zoom=settings.zoom),
+        sample_anywhere(dataset, plan, plan.patch_vox, generator, scan=scan, zoom=settings.zoom),
         flip=torch.rand(len(scan), 3, generator=generator) < 0.5,
-        angle=torch.empty(len(scan)).uniform_(-turn, turn, generator=generator),
+        angle=torch.empty(len(scan)).uniform_(-rotation, rotation, generator=generator),
     )
     centres = (torch.cat([index[:, None], views.centre[:, 1:]], dim=1) for index in chosen)
     first, second = (replace(views, centre=centre) for centre in centres)
@@ -222,9 +235,9 @@ def draw_slices(
     return lower + gap * swap, lower + gap * ~swap
 
 
-def positions(pool: Pool, views: Views) -> Tensor:
+def positions(dataset: DeviceDataset, views: CropBatch) -> Tensor:
     """(B,) where each view's slice lies in its scan, as a share 0..1 of the extent in mm across slices."""
-    return (views.centre[:, 0] + 0.5) / scan_shapes(pool, views.scan)[:, 0]
+    return (views.centre[:, 0] + 0.5) / scan_shapes(dataset, views.scan)[:, 0]
 
 
 def background_level(scan: Tensor) -> Tensor:

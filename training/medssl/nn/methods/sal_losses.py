@@ -65,7 +65,7 @@ def best_match(queries: Tensor, keys: Tensor, inside: Tensor, mutual: bool = Fal
     return best, chosen.gather(-1, partner) == torch.arange(inside.shape[-1], device=inside.device)
 
 
-def alike(position: Tensor, near: float) -> Tensor:
+def positive_mask(position: Tensor, near: float) -> Tensor:
     """(2B, 2B) bool: slices whose positions (2B,) differ by less than `near`, and partners, B apart."""
     order = torch.arange(len(position), device=position.device)
     apart = (order[:, None] - order).abs()
@@ -94,7 +94,7 @@ def positional_regression(slices: Tensor, position: Tensor) -> Tensor:
 
 
 @full_precision
-def within_slice(cells: Tensor) -> Tensor:
+def within_slice_std(cells: Tensor) -> Tensor:
     """(B,) mean deviation of unit vectors' channels within each map (B, C, h, w) times sqrt(C), in 0..1."""
     unit = F.normalize(cells.float(), dim=1).flatten(2)
     return (unit.var(2, correction=0) + 1e-12).sqrt().mean(1) * math.sqrt(cells.shape[1])

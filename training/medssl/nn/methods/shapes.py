@@ -25,9 +25,9 @@ from torch import Generator, Tensor, nn
 from medssl.core.errors import UserError
 from medssl.core.events import Emit
 from medssl.core.jobs import Plan
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
-from medssl.nn.methods.common import follow, network_of
+from medssl.nn.methods.common import network_of, update_ema
 from medssl.nn.methods.prototypes import pair_losses, prototype_head
 from medssl.nn.models.unet import Network
 from medssl.nn.shapes.rendering import draw_appearance, mixed, render, same_scanner
@@ -80,12 +80,14 @@ class Shapes:
             }
         )
 
-    def prepare(self, pool: Pool, emit: Emit) -> None:
+    def prepare(self, dataset: DeviceDataset, emit: Emit) -> None:
         """Nothing to prepare: volumes are made as they are needed."""
 
-    def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, dataset: DeviceDataset, generator: Generator, fraction: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a new batch of pairs; "right" is the share of pixels whose label is recognised."""
-        images, labels = self.pairs(generator, pool.device)
+        images, labels = self.pairs(generator, dataset.device)
         settings = self.settings
         (fine, right), (coarse, right_coarse) = pair_losses(
             self.modules,
@@ -130,7 +132,7 @@ class Shapes:
     def after_step(self, fraction: float) -> None:
         """The moving average follows."""
         average, network = self.modules["average"], network_of(self.modules)
-        follow(list(average.parameters()), list(network.parameters()), self.settings.average)
+        update_ema(list(average.parameters()), list(network.parameters()), self.settings.average)
 
 
 def check_sizes(sizes: Sequence[int], stride: int) -> None:

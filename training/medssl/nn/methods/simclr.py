@@ -26,11 +26,12 @@ from torch.nn import functional as F
 
 from medssl.core.events import Emit
 from medssl.core.jobs import Plan
-from medssl.nn.data.crops import Views, shown
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.crops import CropBatch, shown
+from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
 from medssl.nn.methods.common import (
     cut_pair,
+    feature_std,
     mlp,
     need_pairs,
     need_places,
@@ -38,7 +39,6 @@ from medssl.nn.methods.common import (
     network_of,
     place_pairs,
     pooled,
-    spread,
 )
 from medssl.nn.models.unet import Network
 
@@ -68,25 +68,30 @@ class SimCLR:
         projector = mlp(plan.channels[-1], settings.hidden, settings.dimension, norm=False)
         self.modules = nn.ModuleDict({"network": network, "projector": projector})
 
-    def prepare(self, pool: Pool, emit: Emit) -> None:
+    def prepare(self, dataset: DeviceDataset, emit: Emit) -> None:
         """Nothing to prepare.
 
         Raises UserError where there is nothing to tell views from: "small-batch", "one-place".
         """
         self._need_pairs(self.plan.batch)
-        need_places(pool, self.plan, self.settings.zoom[1], "SimCLR")
+        need_places(dataset, self.plan, self.settings.zoom[1], "SimCLR")
 
-    def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """NT-Xent of a new batch of pairs; "found" is the share of views whose partner is the most alike."""
-        return self.compare(*self.views(pool, generator))
+    def loss(
+        self, dataset: DeviceDataset, generator: Generator, fraction: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """NT-Xent of a new batch of pairs; "top1_accuracy" is the share of views whose partner is the most
+        alike."""
+        return self.compare(*self.views(dataset, generator))
 
-    def views(self, pool: Pool, generator: Generator) -> tuple[Views, Views]:
+    def views(self, dataset: DeviceDataset, generator: Generator) -> tuple[CropBatch, CropBatch]:
         """A batch of pairs, cut and with the published grey-value changes, each view by itself."""
         settings = self.settings
-        pair = place_pairs(pool, self.plan, generator, zoom=settings.zoom, shared=settings.shared, apart=True)
-        return cut_pair(pool, self.plan, pair, generator)
+        pair = place_pairs(
+            dataset, self.plan, generator, zoom=settings.zoom, shared=settings.shared, apart=True
+        )
+        return cut_pair(dataset, self.plan, pair, generator)
 
-    def compare(self, first: Views, second: Views) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(self, first: CropBatch, second: CropBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of pairs that have been cut.
 
         Raises UserError ("small-batch") where short memory has left one pair.
@@ -95,7 +100,7 @@ class SimCLR:
         images = torch.cat([shown(first), shown(second)])
         projected = self.modules["projector"](pooled(network_of(self.modules).encode(images)[-1]))
         loss, found = nt_xent(projected, self.settings.temperature)
-        return loss, {"spread": spread(projected), "found": found}
+        return loss, {"feature_std": feature_std(projected), "top1_accuracy": found}
 
     def after_step(self, fraction: float) -> None:
         """Nothing follows a step."""

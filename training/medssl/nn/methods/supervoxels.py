@@ -20,8 +20,8 @@ from medssl.core.events import Emit, Progress
 from medssl.core.jobs import Plan
 from medssl.nn.data.augment import STRONG, change_intensity
 from medssl.nn.data.crop_sampling import sample_anywhere
-from medssl.nn.data.crops import Views, cut, cut_targets, scan_shapes, shown
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.crops import CropBatch, cut, cut_targets, scan_shapes, shown
+from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.data.supervoxels import cut_volumes
 from medssl.nn.devices import full_precision, send
 from medssl.nn.methods.prototypes import pair_losses, prototype_head
@@ -45,7 +45,7 @@ class SuperVoxelsSettings:
     """Largest distance of the two slices."""
     curved: float = 0.5
     """Share of pairs whose second view has grey values through a random curve."""
-    turn: float = 0.35
+    rotation: float = 0.35
     zoom: tuple[float, float] = (0.8, 1.25)
     temperature: float = 0.1
     level: Literal[-1, -2] = -2
@@ -65,7 +65,7 @@ class SuperVoxels:
         if plan.dims != 2:
             raise UserError("supervoxels compares slices; set dims=2 or choose mae.", code="not-2d")
         self.plan, self.settings = plan, settings
-        self.cut: Pool | None = None
+        self.cut: DeviceDataset | None = None
         self.modules = nn.ModuleDict(
             {
                 "network": network,
@@ -74,18 +74,20 @@ class SuperVoxels:
             }
         )
 
-    def prepare(self, pool: Pool, emit: Emit) -> None:
+    def prepare(self, dataset: DeviceDataset, emit: Emit) -> None:
         """Cut the scans into super-voxels."""
         settings = self.settings
         self.cut = cut_volumes(
-            pool,
+            dataset,
             self.plan,
             settings.edges_px,
             settings.voxels,
             lambda done: emit(Progress("super-voxels", done)),
         )
 
-    def loss(self, pool: Pool, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(
+        self, dataset: DeviceDataset, generator: Generator, fraction: float
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of new pairs; "right" is the share of pixels whose super-voxel is recognised."""
         images, labels, count = self.pairs(generator)
         settings = self.settings
@@ -105,11 +107,11 @@ class SuperVoxels:
     def pairs(self, generator: Generator) -> tuple[Tensor, Tensor, int]:
         """Images (2B, S, H, W), labels (2B, H, W) below the number that comes third; pairs are (i, B + i)."""
         assert self.cut is not None, "prepare comes before the first step"
-        pool, plan, settings = self.cut, self.plan, self.settings
+        dataset, plan, settings = self.cut, self.plan, self.settings
         half = replace(plan, batch=max(1, plan.batch // 2))
-        first = sample_anywhere(pool, half, plan.patch_vox, generator)
+        first = sample_anywhere(dataset, half, plan.patch_vox, generator)
         batch = len(first)
-        last = scan_shapes(pool, first.scan)[:, 0] - 1
+        last = scan_shapes(dataset, first.scan)[:, 0] - 1
         apart = torch.randint(-settings.apart, settings.apart + 1, (batch,), generator=generator)
         centre = first.centre.clone()
         centre[:, 0] = (first.centre[:, 0] + apart).clamp(min=0).minimum(last)
@@ -117,21 +119,21 @@ class SuperVoxels:
         shift = (torch.rand(batch, 3, generator=generator) - 0.5) * first.step * size / 4
         centre[:, 1:] += shift[:, 1:]
         views = [self._varied(first, generator), self._varied(replace(first, centre=centre), generator)]
-        images = [shown(cut(pool, each, plan)) for each in views]
+        images = [shown(cut(dataset, each, plan)) for each in views]
         curved = torch.rand(batch, 1, 1, 1, generator=generator) < settings.curved
         bent = through_curves(images[1], generator)
         images[1] = torch.where(send(curved, bent.device), bent, images[1])
-        labels = torch.cat([cut_targets(pool, each, plan, outside=-1) for each in views])
+        labels = torch.cat([cut_targets(dataset, each, plan, outside=-1) for each in views])
         return change_intensity(torch.cat(images), STRONG, generator), *renumbered(labels)
 
     def after_step(self, fraction: float) -> None:
         """Nothing follows a step."""
 
-    def _varied(self, views: Views, generator: Generator) -> Views:
+    def _varied(self, views: CropBatch, generator: Generator) -> CropBatch:
         settings = self.settings
         zoom = torch.empty(len(views), 1).uniform_(*settings.zoom, generator=generator)
         step = torch.cat([views.step[:, :1], views.step[:, 1:] * zoom], 1)
-        angle = torch.empty(len(views)).uniform_(-settings.turn, settings.turn, generator=generator)
+        angle = torch.empty(len(views)).uniform_(-settings.rotation, settings.rotation, generator=generator)
         return replace(views, step=step, angle=angle, flip=torch.zeros(len(views), 3, dtype=torch.bool))
 
 

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
 from medssl.nn.models import checkpoint
 
@@ -34,7 +34,7 @@ BODY = 0.2
 
 
 @dataclass(frozen=True)
-class Matching:
+class EmbeddingSettings:
     """How the embedding is trained: the paper's numbers where a common grid has them."""
 
     cells: int = 64
@@ -48,7 +48,7 @@ class Matching:
     """Places that are compared in a pair of crops."""
     negatives: int = 500
     """Hardest negatives that an anchor keeps."""
-    far_mm: float = 20.0
+    min_negative_distance_mm: float = 20.0
     """Nearer places are neither the same nor another one."""
     matching_temperature: float = 0.5
 
@@ -72,7 +72,7 @@ class Block(nn.Module):
         return features + self.convolution(F.relu(self.norm(features)))
 
 
-class Matcher(nn.Module):
+class AnatomicalEmbedding(nn.Module):
     """The embedding's network, with the grid that it was made for."""
 
     cell_mm: Tensor
@@ -129,7 +129,7 @@ def side_by_side(both: Tensor) -> Tensor:
     return torch.cat([F.normalize(fine, dim=1), F.normalize(coarse, dim=1)], dim=1) * 0.5**0.5
 
 
-def load_matcher(path: Path) -> Matcher | None:
+def load_matcher(path: Path) -> AnatomicalEmbedding | None:
     """The matcher of a checkpoint, if there is one.
 
     Raises UserError where the file is missing or foreign.
@@ -137,7 +137,7 @@ def load_matcher(path: Path) -> Matcher | None:
     state = checkpoint.unpack("modules.matcher", checkpoint.load(path)[0])
     if not state:
         return None
-    matcher = Matcher(len(state["coarse.1.weight"]))
+    matcher = AnatomicalEmbedding(len(state["coarse.1.weight"]))
     matcher.load_state_dict(state)
     return matcher.eval()
 
@@ -189,16 +189,20 @@ class Embedded:
         return (cell[..., 0] * rows + cell[..., 1]) * columns + cell[..., 2]
 
 
-class Atlas:
+class EmbeddingBank:
     """The scans of a pool on the common grid, and embedded there, each when it is first asked for."""
 
-    def __init__(self, pool: Pool, matcher: Matcher, settings: Matching) -> None:
-        self.pool, self.matcher, self.settings = pool, matcher, settings
-        size = torch.tensor([tuple(image.shape) for image in pool.images]) * torch.tensor(pool.spacing_mm)
+    def __init__(
+        self, dataset: DeviceDataset, matcher: AnatomicalEmbedding, settings: EmbeddingSettings
+    ) -> None:
+        self.dataset, self.matcher, self.settings = dataset, matcher, settings
+        size = torch.tensor([tuple(image.shape) for image in dataset.images]) * torch.tensor(
+            dataset.spacing_mm
+        )
         longest = float(size.amax(1).median())
-        finest = float(torch.tensor(pool.spacing_mm).amin(1).median())
+        finest = float(torch.tensor(dataset.spacing_mm).amin(1).median())
         self.cell_mm = max(longest / settings.cells, finest)
-        self.far_cells = min(settings.far_mm, longest / 5) / self.cell_mm
+        self.far_cells = min(settings.min_negative_distance_mm, longest / 5) / self.cell_mm
         typical = (size.median(0).values / self.cell_mm).tolist()
         whole = [max(2 * COARSE, int(cells) // COARSE * COARSE) for cells in typical]
         self.side = tuple(min(settings.crop, cells) for cells in whole)
@@ -209,7 +213,7 @@ class Atlas:
         """A scan on the common grid, and the grey value above which it shows body."""
         if scan not in self._volumes:
             volume = on_grid(
-                self.pool.images[scan].to(self.pool.device), self.pool.spacing_mm[scan], self.cell_mm
+                self.dataset.images[scan].to(self.dataset.device), self.dataset.spacing_mm[scan], self.cell_mm
             )
             ordered = volume.flatten().sort().values
             low, high = ordered[len(ordered) // 100], ordered[-1 - len(ordered) // 100]
@@ -227,7 +231,7 @@ class Atlas:
                 vectors.flatten(1).T.half().contiguous(),
                 tuple(vectors.shape[1:]),
                 tuple(volume.shape),
-                tuple(self.pool.images[scan].shape),
+                tuple(self.dataset.images[scan].shape),
                 body if len(body) else torch.arange(len(grey)),
             )
         return self._embedded[scan]

@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from medssl.core import migrations
 from medssl.core.errors import UserError
 from medssl.core.files import write_json, write_whole
 
@@ -48,8 +49,9 @@ def load(path: Path, under: str = "") -> tuple[dict[str, Tensor], dict[str, Any]
         with safe_open(path, framework="pt") as file:
             card = json.loads((file.metadata() or {})["medssl"])
             _check_format(path, card)
-            names = [name for name in file.keys() if name.startswith(under)]  # noqa: SIM118 - not a dict
-            return {name: file.get_tensor(name) for name in names}, card
+            names = {name: migrations.tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            tensors = {new: file.get_tensor(name) for name, new in names.items() if new.startswith(under)}
+            return tensors, migrations.card(card)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise UserError(
             f"{path} is not a checkpoint of this program ({error}); choose a run that medssl made.",

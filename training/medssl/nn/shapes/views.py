@@ -31,14 +31,16 @@ def draw_views(
     shift = (torch.rand(count, 1, 1, 2, generator=generator) - 0.5) * size_px / 4
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
     turn = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
-    bend = _bend(count, size_px, generator, device)
-    plane = torch.einsum("hwj,nij->nhwi", plane, send(turn, device)) + send(shift, device) + bend
+    displacement = _displacement(count, size_px, generator, device)
+    plane = torch.einsum("hwj,nij->nhwi", plane, send(turn, device)) + send(shift, device) + displacement
     z = middle_px[:, None] + thickness_px[:, None] * (torch.arange(slices) - slices // 2)
     across = send(z, device)[:, :, None, None, None].expand(count, slices, size_px, size_px, 1)
     return torch.cat([across, plane[:, None].expand(count, slices, size_px, size_px, 2)], -1)
 
 
-def _bend(count: int, size_px: int, generator: Generator, device: torch.device | str = "cpu") -> Tensor:
+def _displacement(
+    count: int, size_px: int, generator: Generator, device: torch.device | str = "cpu"
+) -> Tensor:
     """Smooth displacements (count, size_px, size_px, 2): two waves across the view."""
     strength = torch.rand(count, 2, generator=generator) * size_px / 32
     phase = torch.rand(count, 2, generator=generator) * 2 * math.pi

@@ -177,12 +177,12 @@ def _organs(count: int, size_px: int, generator: Generator) -> Tensor:
     label = FIRST_ORGAN + torch.arange(ORGANS).repeat(count, 1)
     for first, partner in ((0, 1), (2, 3), (4, 5)):
         paired = _chance(count, 1, 0.5, generator)[:, 0] * there[:, first] > 0
-        alike = paired & (_chance(count, 1, 0.4, generator)[:, 0] > 0)
+        positive_mask = paired & (_chance(count, 1, 0.4, generator)[:, 0] > 0)
         mirrored = centre[:, first] * torch.tensor([1.0, 1.0, -1.0])
         centre[paired, partner] = mirrored[paired]
         radius[paired, partner] = radius[paired, first]
         there[paired, partner] = 1.0
-        label[alike, partner] = label[alike, first]
+        label[positive_mask, partner] = label[positive_mask, first]
     radius = (radius * there[..., None]).clamp(min=1e-3)
     return torch.cat([centre, radius, label[..., None].float()], dim=2)
 

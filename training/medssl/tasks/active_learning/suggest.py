@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from medssl.core.active_learning import coverage, slices
-from medssl.core.active_learning.slices import Seen, Suggestion
+from medssl.core.active_learning.slices import ScoredSlices, Suggestion
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Progress, Started
 from medssl.core.jobs import SuggestJob
@@ -52,9 +52,9 @@ def suggest(
     if run is not None:
         refuse_collapsed(run)
     emit(Started(run.id if run else ""))
-    eye = _eye(project, run, scans, job.device)
+    eye = _slice_scorer(project, run, scans, job.device)
     chosen = list(slices.sample(project, scans, eye.axis, eye.pixels, np.random.default_rng(job.seed)))
-    seen: list[Seen] = []
+    seen: list[ScoredSlices] = []
     begin = time.monotonic()
     for number, (scan, indices) in enumerate(chosen, 1):
         if should_stop():
@@ -77,10 +77,10 @@ def suggest(
     }
 
 
-def rank(seen: Sequence[Seen], axis: int, names: Mapping[int, str], count: int) -> list[Suggestion]:
+def rank(seen: Sequence[ScoredSlices], axis: int, names: Mapping[int, str], count: int) -> list[Suggestion]:
     """The slices that are most worth painting of all that were seen, the best one first.
 
-    names: of the classes by their numbers in `Seen.between`.
+    names: of the classes by their numbers in `ScoredSlices.between`.
     """
 
     def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
@@ -90,17 +90,21 @@ def rank(seen: Sequence[Seen], axis: int, names: Mapping[int, str], count: int) 
     index, between = joined([each.indices for each in seen]), joined([each.between for each in seen])
     free = ~joined([each.empty | each.complete for each in seen])
     reach = joined([np.full(len(each.indices), each.reach_mm) for each in seen])
-    alike = coverage.alike(
-        joined([each.vectors for each in seen]), scans, joined([each.place_mm for each in seen]), reach
+    similarity = coverage.similarity(
+        joined([each.vectors for each in seen]), scans, joined([each.position_mm for each in seen]), reach
     )
     painted = joined([each.painted for each in seen])
-    asked = all(each.doubt_mm2 is not None for each in seen)
-    doubt = joined([each.doubt_mm2 for each in seen if each.doubt_mm2 is not None] if asked else [~free])
+    asked = all(each.expected_error_mm2 is not None for each in seen)
+    doubt = joined(
+        [each.expected_error_mm2 for each in seen if each.expected_error_mm2 is not None]
+        if asked
+        else [~free]
+    )
     if not asked:
         doubt = (free | painted).astype(np.float32)
     most = float(doubt[free].max(initial=0))
     result = []
-    for choice in coverage.choose(alike, doubt, painted, free, count):
+    for choice in coverage.choose(similarity, doubt, painted, free, count):
         number = choice.number
         own = float(doubt[number]) if asked else 0.0
         pair = [names.get(int(each), "") for each in between[number]] if asked else []
@@ -138,17 +142,17 @@ def newest_weights(project: Project) -> Run | None:
 
 
 @dataclass(frozen=True)
-class Eye:
+class SliceScorer:
     """Who looks at slices: `look(scan, indices)`."""
 
     axis: int
     pixels: int
     """How much is to be looked at."""
     names: Mapping[int, str]
-    look: Callable[[str, np.ndarray], Seen]
+    look: Callable[[str, np.ndarray], ScoredSlices]
 
 
-def _eye(project: Project, run: Run | None, scans: Sequence[str], device_name: str) -> Eye:
+def _slice_scorer(project: Project, run: Run | None, scans: Sequence[str], device_name: str) -> SliceScorer:
     """A fine-tuned network doubts and compares, a pre-trained one compares; without one grey values do."""
     from medssl.nn import devices
     from medssl.tasks import planner
@@ -158,8 +162,8 @@ def _eye(project: Project, run: Run | None, scans: Sequence[str], device_name: s
     spacing = np.median([project.scans[scan].geometry.spacing_mm for scan in scans], axis=0)
     if run is None:
         axis = planner.slice_axis(project, spacing, [])
-        return Eye(axis, PIXELS_GPU, {}, lambda scan, indices: _seen(project, scan, axis, indices))
-    from medssl.tasks.active_learning.uncertainty import doubts, vector
+        return SliceScorer(axis, PIXELS_GPU, {}, lambda scan, indices: _seen(project, scan, axis, indices))
+    from medssl.tasks.active_learning.uncertainty import uncertainty, vector
     from medssl.tasks.start import load_for
 
     network, plan, card = load_for(project, run, device)
@@ -169,7 +173,7 @@ def _eye(project: Project, run: Run | None, scans: Sequence[str], device_name: s
         axis = planner.slice_axis(project, spacing, [])
     plan = replace(plan, slice_axis=axis)
 
-    def look(scan: str, indices: np.ndarray) -> Seen:
+    def look(scan: str, indices: np.ndarray) -> ScoredSlices:
         seen = _seen(project, scan, axis, indices)
         work = np.transpose(project.image(scan), plan.work_axes)
         spacing = [project.scans[scan].geometry.spacing_mm[each] for each in plan.work_axes]
@@ -177,27 +181,27 @@ def _eye(project: Project, run: Run | None, scans: Sequence[str], device_name: s
         seen = replace(seen, vectors=np.array(vectors))
         if run.kind != "finetune":
             return seen
-        found = doubts(network, plan, work, spacing, [int(index) for index in indices], device)
+        found = uncertainty(network, plan, work, spacing, [int(index) for index in indices], device)
         areas = np.array([each.area_mm2 for each in found], np.float32)
-        return replace(seen, doubt_mm2=areas, between=np.array([each.between for each in found]))
+        return replace(seen, expected_error_mm2=areas, between=np.array([each.between for each in found]))
 
     names = {number: each["name"] for number, each in enumerate(card.get("classes", []), 1)}
-    return Eye(axis, pixels, names, look)
+    return SliceScorer(axis, pixels, names, look)
 
 
-def _seen(project: Project, scan: str, axis: int, indices: np.ndarray) -> Seen:
+def _seen(project: Project, scan: str, axis: int, indices: np.ndarray) -> ScoredSlices:
     """What grey values and annotation say about slices of a scan."""
     step = project.scans[scan].geometry.spacing_mm[axis]
     image, annotation = project.image(scan), project.annotation(scan)
     vectors, contrast = slices.grey_vectors(slices.stack(image, axis, indices))
     painted = slices.painted_slices(annotation, axis) if annotation else np.zeros(image.shape[axis], bool)
-    return Seen(
+    return ScoredSlices(
         scan=scan,
         indices=indices,
-        place_mm=indices * step,
+        position_mm=indices * step,
         reach_mm=max(REACH_SLICES * step, REACH * image.shape[axis] * step),
         vectors=vectors,
-        doubt_mm2=None,
+        expected_error_mm2=None,
         between=np.zeros((len(indices), 2), int),
         empty=slices.is_empty(contrast),
         painted=painted[indices],

@@ -47,7 +47,7 @@ class Doubt:
 
 
 @torch.inference_mode()
-def doubts(
+def uncertainty(
     network: Network,
     plan: Plan,
     work: np.ndarray,

@@ -21,13 +21,13 @@ def smoothed(features: np.ndarray, cell_mm: Sequence[float]) -> np.ndarray:
     features: (Z', Y', X', F) float32, overwritten; cell_mm: edges of a cell along the first three axes. The
     weights are Gaussian, as wide in mm along every axis: across thick slices less is averaged than within.
     """
-    widths = [SMOOTHING * min(cell_mm) / each for each in cell_mm]
+    allowed_widths = [SMOOTHING * min(cell_mm) / each for each in cell_mm]
 
     def part(channels: slice) -> None:
         some = features[..., channels]
-        ndimage.gaussian_filter(some, (*widths, 0.0), output=some, mode="nearest", truncate=2.0)
+        ndimage.gaussian_filter(some, (*allowed_widths, 0.0), output=some, mode="nearest", truncate=2.0)
 
-    with ThreadPoolExecutor(devices.THREADS) as pool:  # SciPy lets go of the interpreter
-        list(pool.map(part, (slice(first, first + 4) for first in range(0, features.shape[-1], 4))))
+    with ThreadPoolExecutor(devices.THREADS) as dataset:  # SciPy lets go of the interpreter
+        list(dataset.map(part, (slice(first, first + 4) for first in range(0, features.shape[-1], 4))))
     lengths = np.linalg.norm(features, axis=-1, keepdims=True)
     return np.divide(features, np.maximum(lengths, 1e-6), out=features).astype(np.float16)

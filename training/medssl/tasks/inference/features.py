@@ -20,7 +20,13 @@ from medssl.core.files import read_array, write_array
 from medssl.core.jobs import FeaturesJob, Plan
 from medssl.core.project.project import Project, Run
 from medssl.nn import devices
-from medssl.nn.models.anatomical_embedding import FINE, Matcher, load_matcher, on_grid, side_by_side
+from medssl.nn.models.anatomical_embedding import (
+    FINE,
+    AnatomicalEmbedding,
+    load_matcher,
+    on_grid,
+    side_by_side,
+)
 from medssl.nn.models.unet import Network
 from medssl.tasks.inference.feature_smoothing import smoothed
 from medssl.tasks.inference.predict import neighbouring_slices, slab_of, working_size
@@ -154,8 +160,11 @@ def _in_order(
     if threads == 1:
         yield from map(work, numbers)
         return
-    with _one_thread(), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield from pool.map(work, numbers)
+    with (
+        _one_thread(),
+        ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as dataset,
+    ):
+        yield from dataset.map(work, numbers)
 
 
 @contextmanager
@@ -170,7 +179,12 @@ def _one_thread() -> Iterator[None]:
 
 @torch.inference_mode()
 def matched_features(
-    project: Project, scan: str, matcher: Matcher, plan: Plan, step: Sequence[int], device: torch.device
+    project: Project,
+    scan: str,
+    matcher: AnatomicalEmbedding,
+    plan: Plan,
+    step: Sequence[int],
+    device: torch.device,
 ) -> Iterator[np.ndarray]:
     """A matcher's embedding on the grid: float16 slabs (1, rows, columns, 2C) of unit vectors.
 

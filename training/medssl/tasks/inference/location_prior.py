@@ -24,9 +24,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medssl.core.labels.shape_interpolation import interpolate
-from medssl.nn.data.device_dataset import Pool, complete_slices
+from medssl.nn.data.device_dataset import DeviceDataset, complete_slices
 from medssl.nn.models import checkpoint
 
+PREFIX = "location_prior"
+"""Of its tensors' names in a checkpoint."""
 CELLS = 64
 """Cells of the maps along the longest side of a painted scan."""
 MOST_SCANS = 4
@@ -42,7 +44,7 @@ AT_A_TIME = 1 << 22
 
 
 @dataclass(frozen=True)
-class Layout:
+class LocationPrior:
     """Maps of where classes lie, in work order, all on one device."""
 
     maps: Tensor
@@ -57,9 +59,9 @@ class Layout:
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""
-        return checkpoint.pack("layout", {each.name: getattr(self, each.name) for each in fields(self)})
+        return checkpoint.pack(PREFIX, {each.name: getattr(self, each.name) for each in fields(self)})
 
-    def to(self, device: torch.device) -> Layout:
+    def to(self, device: torch.device) -> LocationPrior:
         """The layout on that device."""
         return replace(self, maps=self.maps.to(device), factors=self.factors.to(device))
 
@@ -74,7 +76,7 @@ class Layout:
         move = _best_move(self.maps, torch.stack(shares))
         return _moved(self.factors, [step - MARGIN for step in move], shares[0].shape, on=(0, 1, 2))
 
-    def placed(self, best: Tensor, level: Tensor, spacing_mm: Sequence[float]) -> Tensor:
+    def apply(self, best: Tensor, level: Tensor, spacing_mm: Sequence[float]) -> Tensor:
         """The levels (slices, rows, columns) uint8, less where the class does not belong."""
         factors = self.where(best, level, spacing_mm)
         index = [
@@ -91,31 +93,31 @@ class Layout:
         return found
 
 
-def read_layout(path: Path, device: torch.device) -> Layout | None:
+def read_location_prior(path: Path, device: torch.device) -> LocationPrior | None:
     """That of a checkpoint, on the device; None where it has none.
 
     Raises UserError where the file is missing or foreign.
     """
-    kept = checkpoint.unpack("layout", checkpoint.load(path, under="layout.")[0])
-    return Layout(**kept).to(device) if kept else None
+    kept = checkpoint.unpack(PREFIX, checkpoint.load(path, under=f"{PREFIX}.")[0])
+    return LocationPrior(**kept).to(device) if kept else None
 
 
-def learn(pool: Pool, classes: int) -> Layout | None:
+def fit_location_prior(dataset: DeviceDataset, classes: int) -> LocationPrior | None:
     """The layout of painted scans in work order; None where they confirm no two classes.
 
     Only complete slices tell; a scan needs two of them.
     """
-    complete = [len(complete_slices(target)) for target in pool.targets]
+    complete = [len(complete_slices(target)) for target in dataset.targets]
     chosen = [scan for scan in np.argsort(complete)[::-1].tolist() if complete[scan] > 1][:MOST_SCANS]
     if classes < 2 or len(chosen) < 2:
         return None
     longest = max(
         length * step
         for scan in chosen
-        for length, step in zip(pool.targets[scan].shape, pool.spacing_mm[scan], strict=True)
+        for length, step in zip(dataset.targets[scan].shape, dataset.spacing_mm[scan], strict=True)
     )
-    cell = max(longest / CELLS, min(min(pool.spacing_mm[scan]) for scan in chosen))
-    seen, rooms = zip(*(_seen(pool, scan, classes, cell) for scan in chosen), strict=True)
+    cell = max(longest / CELLS, min(min(dataset.spacing_mm[scan]) for scan in chosen))
+    seen, rooms = zip(*(_seen(dataset, scan, classes, cell) for scan in chosen), strict=True)
     known = torch.stack([each.sum((1, 2, 3)) > 0 for each in seen])  # (scans, K)
     radius = torch.stack([_radius(each) for each in seen])
     reach = 2 * cell * radius.sum(0) / known.sum(0).clamp(min=1)
@@ -128,14 +130,14 @@ def learn(pool: Pool, classes: int) -> Layout | None:
     room = torch.stack(_together(rooms, moves)).any(0)
     room = _moved(room, (MARGIN,) * 3, [length + 2 * MARGIN for length in room.shape[1:]], on=(0,))
     factors = torch.stack([_near(one, far, cell) for one, far in zip(room, reach.tolist(), strict=True)])
-    return Layout(maps, factors, reach, torch.tensor(cell))
+    return LocationPrior(maps, factors, reach, torch.tensor(cell))
 
 
-def _seen(pool: Pool, scan: int, classes: int, cell: float) -> tuple[Tensor, Tensor]:
+def _seen(dataset: DeviceDataset, scan: int, classes: int, cell: float) -> tuple[Tensor, Tensor]:
     """Of a painted scan, coarse: (K, Z, Y, X) shares of its classes, filled in between complete slices; and
     the cells where they may be, as far as anybody knows: all the way to the next complete slice.
     """
-    target, spacing = pool.targets[scan], pool.spacing_mm[scan]
+    target, spacing = dataset.targets[scan], dataset.spacing_mm[scan]
     slices = complete_slices(target)
     # Half a cell is fine enough, and what is filled in between slices costs by the pixel.
     rows, columns = (max(1, int(cell / step / 2)) for step in spacing[1:])

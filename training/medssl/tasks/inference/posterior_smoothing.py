@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from medssl.nn.data.device_dataset import Pool, complete_slices
+from medssl.nn.data.device_dataset import DeviceDataset, complete_slices
 from medssl.nn.devices import full_precision
 
 Slice = tuple[Tensor, Sequence[float]]
@@ -41,14 +41,14 @@ class Width:
     """To which share of the painted voxels of all classes it gives another name."""
 
 
-def widths(pool: Pool, classes: int) -> tuple[Width, ...]:
+def allowed_widths(dataset: DeviceDataset, classes: int) -> tuple[Width, ...]:
     """Those that leave the complete slices of scans in work order as they are, the widest first.
 
     None with a single class, or where classes are too thin.
     """
     painted = [
         (target[index].cpu(), spacing[1:])
-        for target, spacing in zip(pool.targets, pool.spacing_mm, strict=True)
+        for target, spacing in zip(dataset.targets, dataset.spacing_mm, strict=True)
         for index in complete_slices(target)
     ]
     radii = [each for each in _radii_mm(painted, classes) if each]
@@ -76,7 +76,7 @@ def best(allowed: Sequence[Width], renamed: Sequence[float]) -> float:
 
 
 @full_precision
-def shared_out(scores: Tensor, sigma_mm: float, spacing_mm: Sequence[float]) -> Tensor:
+def smooth_posteriors(scores: Tensor, sigma_mm: float, spacing_mm: Sequence[float]) -> Tensor:
     """Softmax scores (n, 1 + K, rows, columns) of neighbouring slices, the background's as they are."""
     if not sigma_mm or scores.shape[1] < 3:
         return scores

@@ -21,12 +21,12 @@ from medssl.core.jobs import Plan, PredictJob
 from medssl.core.project.probabilities import keep_probabilities
 from medssl.core.project.project import Project, Run
 from medssl.nn import devices
-from medssl.nn.data.multiplanar import sides
+from medssl.nn.data.multiplanar import axis_orders
 from medssl.nn.models.unet import Network, load_network
-from medssl.tasks.inference.location_prior import Layout, read_layout
-from medssl.tasks.inference.posterior_smoothing import shared_out
+from medssl.tasks.inference.location_prior import LocationPrior, read_location_prior
+from medssl.tasks.inference.posterior_smoothing import smooth_posteriors
 from medssl.tasks.inference.slabs import neighbouring_slices, slab_of, working_size
-from medssl.tasks.inference.threshold import LEVELS, Decision
+from medssl.tasks.inference.threshold import LEVELS, DiceOptimalLabels
 from medssl.tasks.loop import autocast
 
 MARGIN = 8
@@ -83,7 +83,7 @@ class Trained:
     network: Network
     plan: Plan
     card: dict[str, Any]
-    layout: Layout | None
+    location_prior: LocationPrior | None
     ids: np.ndarray
     """Ids of its classes, the background's 0 first."""
     device: torch.device
@@ -102,14 +102,14 @@ class Trained:
                 code="not-finetuned",
             )
         ids = np.array([0, *(each["id"] for each in card["classes"])], np.uint8)
-        return cls(network.to(device), plan, card, read_layout(path, device), ids, device)
+        return cls(network.to(device), plan, card, read_location_prior(path, device), ids, device)
 
     def labels(
         self, project: Project, scan: str, keep: Callable[[np.ndarray], None] | None = None
     ) -> np.ndarray:
         """Class ids (Z, Y, X) of a scan; `keep` as `segment` has it."""
         own, spacing = (self.network, self.plan), project.scans[scan].geometry.spacing_mm
-        return self.ids[segment(*own, project.image(scan), spacing, self.device, keep, self.layout)]
+        return self.ids[segment(*own, project.image(scan), spacing, self.device, keep, self.location_prior)]
 
 
 def segment(
@@ -119,7 +119,7 @@ def segment(
     spacing_mm: Sequence[float],
     device: torch.device,
     keep: Callable[[np.ndarray], None] | None = None,
-    layout: Layout | None = None,
+    location_prior: LocationPrior | None = None,
 ) -> np.ndarray:
     """Class numbers 0..K of every voxel, uint8 (Z, Y, X).
 
@@ -128,7 +128,7 @@ def segment(
     """
     work = np.transpose(image, plan.work_axes)
     spacing = [spacing_mm[axis] for axis in plan.work_axes]
-    labels = segment_work(network, plan, work, spacing, device, keep, layout).cpu().numpy()
+    labels = segment_work(network, plan, work, spacing, device, keep, location_prior).cpu().numpy()
     return np.ascontiguousarray(np.transpose(labels, np.argsort(plan.work_axes)))
 
 
@@ -140,22 +140,22 @@ def segment_work(
     spacing: Sequence[float],
     device: torch.device,
     keep: Callable[[np.ndarray], None] | None = None,
-    layout: Layout | None = None,
+    location_prior: LocationPrior | None = None,
 ) -> Tensor:
     """`segment` in work order: uint8 (slices, rows, columns) on the device, from an array or a tensor."""
-    decision = Decision()
+    decision = DiceOptimalLabels()
     for own in scores_of_slabs(network, plan, work, spacing, device):
-        scores = shared_out(own, plan.between_mm, spacing)
+        scores = smooth_posteriors(own, plan.smoothing_sigma_mm, spacing)
         decision.add(scores)
         if keep is not None:
             keep(scores.cpu().numpy())
-    if layout is not None:
-        decision.place(layout, spacing)
+    if location_prior is not None:
+        decision.place(location_prior, spacing)
     return decision.labels()
 
 
 @dataclass(frozen=True)
-class Likely:
+class Top1Posterior:
     """What a network makes of voxels, in three bytes each: uint8 (slices, rows, columns)."""
 
     best: Tensor
@@ -167,9 +167,9 @@ class Likely:
 
 
 @torch.inference_mode()
-def likely(
+def top1_posterior(
     network: Network, plan: Plan, work: Tensor, spacing: Sequence[float], device: torch.device
-) -> Likely:
+) -> Top1Posterior:
     """What could be learned from a scan in work order: `segment_work` before anything is decided.
 
     Of a class no more than both the voxel and its neighbours say: these move a border a little towards the
@@ -177,11 +177,11 @@ def likely(
     """
     parts = []
     for own in scores_of_slabs(network, plan, work, spacing, device):
-        scores = torch.minimum(own, shared_out(own, plan.between_mm, spacing))
+        scores = torch.minimum(own, smooth_posteriors(own, plan.smoothing_sigma_mm, spacing))
         probability, best = scores[:, 1:].max(1)
         levels = ((each * (LEVELS - 1)).round() for each in (probability, scores[:, 0]))
         parts.append([each.to(torch.uint8) for each in (best + 1, *levels)])
-    return Likely(*map(torch.cat, zip(*parts, strict=True)))
+    return Top1Posterior(*map(torch.cat, zip(*parts, strict=True)))
 
 
 def scores_of_slabs(
@@ -193,7 +193,7 @@ def scores_of_slabs(
 ) -> Iterator[Tensor]:
     """Softmax scores (n, 1 + K, rows, columns) of slab after slab, in the mean of all sides."""
     look = _slices_2d if plan.dims == 2 else _slabs_3d
-    orders = sides(plan, spacing)
+    orders = axis_orders(plan, spacing)
     if len(orders) == 1:
         yield from look(network, plan, work, spacing, device)
         return
@@ -205,8 +205,8 @@ def scores_of_slabs(
         slab = slab_of(work, low, high, device)
         total: Tensor | None = None
         for order in orders:
-            turned = slab.permute(order)
-            parts = look(network, plan, turned, [spacing[axis] for axis in order], device)
+            reoriented = slab.permute(order)
+            parts = look(network, plan, reoriented, [spacing[axis] for axis in order], device)
             scores = torch.cat(list(parts)).movedim(1, -1)
             back = scores.permute(*(order.index(axis) for axis in range(3)), 3)[first - low : last - low]
             total = back.clone() if total is None else total.add_(back)
@@ -219,8 +219,8 @@ def scores_of(
     network: Network, plan: Plan, work: np.ndarray | Tensor, spacing: Sequence[float], device: torch.device
 ) -> Tensor:
     """Softmax scores (n, K, rows, columns) of n slices from their own side; all of them are in memory."""
-    parts = scores_of_slabs(network, replace(plan, sides="own"), work, spacing, device)
-    return shared_out(torch.cat(list(parts)), plan.between_mm, spacing)
+    parts = scores_of_slabs(network, replace(plan, multiplanar=False), work, spacing, device)
+    return smooth_posteriors(torch.cat(list(parts)), plan.smoothing_sigma_mm, spacing)
 
 
 def _scores(network: Network, plan: Plan, image: Tensor) -> Tensor:

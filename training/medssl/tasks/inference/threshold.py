@@ -15,14 +15,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from medssl.tasks.inference.location_prior import Layout
+from medssl.tasks.inference.location_prior import LocationPrior
 
 LEVELS = 256
 LOWEST = 0.2
 """No threshold is lower: of a structure that is not in the scan, the least improbable voxels are no part."""
 
 
-class Decision:
+class DiceOptimalLabels:
     """Labels of one scan, whose softmax scores come slab by slab; two bytes a voxel are remembered.
 
     Every class has a threshold of its own in every scan. A voxel gets its most probable class, background
@@ -47,16 +47,16 @@ class Decision:
         self._best.append((best + 1).to(torch.uint8))
         self._level.append(level.to(torch.uint8))
 
-    def place(self, layout: Layout, spacing_mm: Sequence[float]) -> None:
+    def place(self, location_prior: LocationPrior, spacing_mm: Sequence[float]) -> None:
         """Make classes less probable where they do not belong; all slices have been added."""
         best, level = torch.cat(self._best), torch.cat(self._level)
-        placed = layout.placed(best, level, spacing_mm)
-        found = _histogram(best - 1, placed, len(layout.maps))
+        apply = location_prior.apply(best, level, spacing_mm)
+        found = _histogram(best - 1, apply, len(location_prior.maps))
         assert self._found is not None
         assert self._size is not None
         lost = ((self._found - found) * torch.arange(LEVELS)).sum(1)
         self._found, self._size = found, self._size - lost / (LEVELS - 1)
-        self._best, self._level = [best], [placed]
+        self._best, self._level = [best], [apply]
 
     def labels(self) -> Tensor:
         """Class numbers 0..K, uint8 (slices, rows, columns), on the scores' device."""

@@ -30,10 +30,10 @@ from medssl.core.events import Emit, Event, Metric, Notice
 from medssl.core.project.project import Project
 from medssl.nn.data.crop_sampling import sample_anywhere
 from medssl.nn.data.crops import cut, shown
-from medssl.nn.data.device_dataset import Pool
+from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
 from medssl.nn.methods import Method
-from medssl.nn.methods.common import network_of, spread
+from medssl.nn.methods.common import feature_std, network_of
 from medssl.nn.models.unet import Network
 from medssl.tasks.pretrain.linear_probe import draw_painted, probe, surely, voxel_features
 
@@ -65,7 +65,7 @@ LOW_RANK, LOW_SPREAD, LOW_OUTPUT = 0.15, 0.6, 0.25
 class Sample:
     """The network's numbers at one moment."""
 
-    spread: float
+    feature_std: float
     rank: float
     slices: Tensor | None = None
     """What each painted slice adds to the probe."""
@@ -75,8 +75,8 @@ class Sample:
         return None if self.slices is None else float(self.slices.sum())
 
     def numbers(self) -> dict[str, float]:
-        """For curves; "spread" alone would be the method's own."""
-        numbers = {"encoder_spread": self.spread, "rank": self.rank}
+        """For curves; "feature_std" alone would be the method's own."""
+        numbers = {"encoder_std": self.feature_std, "rank": self.rank}
         return numbers if self.probe is None else {**numbers, "probe": self.probe}
 
 
@@ -87,7 +87,7 @@ class CollapseMonitor:
         self,
         project: Project,
         method: Method,
-        pool: Pool,
+        dataset: DeviceDataset,
         seed: int,
         emit: Emit,
         heard: Callable[[], list[Event]],
@@ -102,9 +102,11 @@ class CollapseMonitor:
         self.due = list(LOOKS)
         self.warned = False
         generator = Generator().manual_seed(seed)
-        views = sample_anywhere(pool, replace(method.plan, batch=PATCHES), method.plan.patch_vox, generator)
-        self.patches = shown(cut(pool, views, method.plan))
-        self.painted = draw_painted(project, method.plan, pool.device, generator)
+        views = sample_anywhere(
+            dataset, replace(method.plan, batch=PATCHES), method.plan.patch_vox, generator
+        )
+        self.patches = shown(cut(dataset, views, method.plan))
+        self.painted = draw_painted(project, method.plan, dataset.device, generator)
         self.start = self.look(self.network)
 
     @full_precision
@@ -117,12 +119,12 @@ class CollapseMonitor:
         if self.painted is not None:
             vectors = voxel_features(network, self.painted, batch)
             slices = probe(vectors, self.painted.label, self.painted.place)
-        found = Sample(float(spread(deepest)), effective_rank(deepest), slices)
+        found = Sample(float(feature_std(deepest)), effective_rank(deepest), slices)
         took = time.monotonic() - begin
         self.spent_s, self.longest_s = self.spent_s + took, max(self.longest_s, took)
         return found
 
-    def look_when_due(self, fraction: float) -> dict[str, Tensor]:
+    def update_when_due(self, fraction: float) -> dict[str, Tensor]:
         """Numbers for the curves at LOOKS, as long as they are cheap; else nothing."""
         if not self.due or fraction < self.due[0]:
             return {}
@@ -130,19 +132,19 @@ class CollapseMonitor:
         if self.spent_s + self.longest_s > SHARE * (time.monotonic() - self.began):
             return {}
         found = self.look(self.network)
-        if not self.warned and has_collapsed(self.start, found, curve_of(self.heard(), "spread")):
+        if not self.warned and has_collapsed(self.start, found, curve_of(self.heard(), "feature_std")):
             self.warned = True
             self.emit(
                 Notice("The features are collapsing: nearly all places look the same to the network by now.")
             )
         return {name: torch.tensor(value) for name, value in found.numbers().items()}
 
-    def verdict(self, step: int) -> dict[str, Any]:
+    def report(self, step: int) -> dict[str, Any]:
         """Look for the last time, say in a few sentences what that means, and return both for the card."""
         found = self.look(self.network)
         self.emit(Metric(step, found.numbers()))
         heard = self.heard()
-        output = curve_of(heard, "spread")
+        output = curve_of(heard, "feature_std")
         collapsed = has_collapsed(self.start, found, output)
         losses, probes = curve_of(heard, "loss"), curve_of(heard, "probe")
         if found.probe is not None:
@@ -151,8 +153,8 @@ class CollapseMonitor:
         self.emit(Notice(words))
         return {
             "collapsed": collapsed,
-            "spread": found.spread,
-            "output_spread": output[max(output)] if output else None,
+            "feature_std": found.feature_std,
+            "output_std": output[max(output)] if output else None,
             "rank": found.rank,
             "rank_at_start": self.start.rank,
             "probe": found.probe,
@@ -166,7 +168,7 @@ def has_collapsed(start: Sample, found: Sample, output: dict[int, float]) -> boo
 
     output: by step, the spread of what the method's loss compares; empty where it says none.
     """
-    if found.rank < LOW_RANK * start.rank or found.spread < LOW_SPREAD * start.spread:
+    if found.rank < LOW_RANK * start.rank or found.feature_std < LOW_SPREAD * start.feature_std:
         return True
     if not output:
         return False

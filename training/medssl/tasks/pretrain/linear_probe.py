@@ -13,7 +13,7 @@ from medssl.core.errors import UserError
 from medssl.core.jobs import Plan
 from medssl.core.project.project import IGNORE, Project
 from medssl.nn.data.crops import cut, cut_targets, shown
-from medssl.nn.data.device_dataset import load_pool
+from medssl.nn.data.device_dataset import load_device_dataset
 from medssl.nn.models.unet import Network
 from medssl.tasks.inference.features import unit_levels
 from medssl.tasks.segment.annotated_crops import AnnotatedVoxels, sample_annotated
@@ -50,19 +50,21 @@ def draw_painted(
     scans = scans[:: max(1, -(-len(scans) // MOST_SCANS))]
     plan = replace(plan, batch=PATCHES)
     try:
-        pool = load_pool(project, scans, plan, device, [each.id for each in project.classes])
-        voxels = AnnotatedVoxels.of(pool)
+        dataset = load_device_dataset(project, scans, plan, device, [each.id for each in project.classes])
+        voxels = AnnotatedVoxels.of(dataset)
     except UserError:
         return None  # pre-training needs no annotation; fine-tuning will say what is wrong with it
-    views = sample_annotated(pool, plan, voxels, generator, zoom=(1, 1), turn=0, reach=0.5, overshoot=0)
-    targets = cut_targets(pool, views, plan).cpu()
+    views = sample_annotated(
+        dataset, plan, voxels, generator, zoom=(1, 1), rotation=0, reach=0.5, overshoot=0
+    )
+    targets = cut_targets(dataset, views, plan).cpu()
     index, label = _draw_voxels(targets, generator)
     middle = (plan.patch_vox[0] - 1) / 2
     across = index[..., 0] - middle if plan.dims == 3 else torch.zeros(label.shape)
     slices = (views.centre[:, :1] + views.step[:, :1] * across).round().long()
-    longest = max(len(image) for image in pool.images)
+    longest = max(len(image) for image in dataset.images)
     return PaintedVoxels(
-        shown(cut(pool, views, plan)),
+        shown(cut(dataset, views, plan)),
         index.to(device),
         label.flatten(),
         (views.scan[:, None] * longest + slices).flatten(),

@@ -19,32 +19,34 @@ from medssl.core.project.project import Project, Run
 from medssl.core.recipes import start_of
 from medssl.core.shipped import RANDOM
 from medssl.nn import devices
-from medssl.nn.data.device_dataset import Pool, load_pool
+from medssl.nn.data.device_dataset import DeviceDataset, load_device_dataset
 from medssl.nn.methods import Method, find
 from medssl.nn.models import checkpoint
 from medssl.nn.models.unet import Network, build, load_matching
 from medssl.tasks import planner
 from medssl.tasks.loop import Budget, LoopSettings, settings_for, train
 from medssl.tasks.pretrain.collapse_monitor import CollapseMonitor
-from medssl.tasks.start import Stored, fill, load_start, plan_from
+from medssl.tasks.start import Stored, load_start, load_weights, plan_from
 
 
 class Pretraining:
-    """A method as a Task of the loop, watched by `health` where there is one."""
+    """A method as a Task of the loop, watched by `monitor` where there is one."""
 
-    def __init__(self, method: Method, pool: Pool, health: CollapseMonitor | None = None) -> None:
-        self.method, self.pool, self.health = method, pool, health
+    def __init__(
+        self, method: Method, dataset: DeviceDataset, monitor: CollapseMonitor | None = None
+    ) -> None:
+        self.method, self.dataset, self.monitor = method, dataset, monitor
         self.modules: nn.ModuleDict = method.modules
-        self.kept: dict[str, Tensor] = {}
+        self.extra_state: dict[str, Tensor] = {}
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": [each for each in self.modules.parameters() if each.requires_grad]}]
 
     def loss(self, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
-        if self.health is None:
-            return self.method.loss(self.pool, generator, fraction)
-        seen = self.health.look_when_due(fraction)
-        loss, numbers = self.method.loss(self.pool, generator, fraction)
+        if self.monitor is None:
+            return self.method.loss(self.dataset, generator, fraction)
+        seen = self.monitor.update_when_due(fraction)
+        loss, numbers = self.method.loss(self.dataset, generator, fraction)
         return loss, {**numbers, **seen}
 
     def after_step(self, fraction: float) -> None:
@@ -89,16 +91,18 @@ def pretrain(
     torch.set_num_threads(plan.threads)
     emit(Started(run.id, jobs.to_json(plan), reasons))
     loop_settings, task = make_task(project, scans, job, plan, device, start, emit)
-    method, pool = task.method, task.pool
-    health = None
+    method, dataset = task.method, task.dataset
+    monitor = None
     if not without_scans:  # a classification of labels that are known cannot collapse unseen
         log = run.folder / "events.jsonl"
-        task.health = health = CollapseMonitor(project, method, pool, job.seed, emit, lambda: read_log(log))
+        task.monitor = monitor = CollapseMonitor(
+            project, method, dataset, job.seed, emit, lambda: read_log(log)
+        )
         if not resume:
-            emit(Metric(0, health.start.numbers()))
+            emit(Metric(0, monitor.start.numbers()))
     begin = time.monotonic()  # looking at the start takes nothing of the training's time
     with _until_stopped(emit, should_stop) as heard:
-        method.prepare(pool, heard)  # where it is stopped the loop stops, too, and leaves a checkpoint
+        method.prepare(dataset, heard)  # where it is stopped the loop stops, too, and leaves a checkpoint
     card = {
         "kind": "pretrain",
         "method": job.method,
@@ -119,7 +123,7 @@ def pretrain(
         "pre-training",
         tensors,
         spent_s=time.monotonic() - begin,
-        close=(lambda step: {"health": health.verdict(step)}) if health else None,
+        on_end=(lambda step: {"collapse_report": monitor.report(step)}) if monitor else None,
     )
     return {"run": run.id, "step": position.step, "seconds": position.elapsed_s, "stopped": stopped}
 
@@ -138,7 +142,11 @@ def make_task(
     start: the checkpoint to start from; None for random weights.
     """
     kind = find(job.method)
-    pool = load_pool(project, scans, plan, device) if scans else Pool((), (), (), works_on=device)
+    dataset = (
+        load_device_dataset(project, scans, plan, device)
+        if scans
+        else DeviceDataset((), (), (), works_on=device)
+    )
     loop_settings, settings = settings_for(f"{job.method}-{job.recipe}", job.settings, kind.Settings, plan)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)  # layers draw from the global generator when they are made
@@ -147,7 +155,7 @@ def make_task(
         # The heads of the same task are taken over, too.
         load_matching(method.modules, checkpoint.unpack("modules", start[0]), skip=("network.", "average."))
     method.modules.to(device)
-    return loop_settings, Pretraining(method, pool)
+    return loop_settings, Pretraining(method, dataset)
 
 
 class _Stopped(Exception):
@@ -181,5 +189,5 @@ def start_network(plan: Plan, seed: int, start: Stored | None, emit: Emit) -> Ne
     """What a method starts from; it can repaint what it sees."""
     network = build(plan, plan.patch_vox[0] if plan.dims == 2 else 1, seed)
     if start is not None:
-        fill(network, plan, start, emit, skip=("head.",))
+        load_weights(network, plan, start, emit, skip=("head.",))
     return network

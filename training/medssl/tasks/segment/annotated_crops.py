@@ -11,11 +11,11 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from medssl.core.errors import UserError
-from medssl.core.jobs import Plan, Sides
+from medssl.core.jobs import Plan
 from medssl.core.project.project import IGNORE
-from medssl.nn.data.crops import Views, scan_shapes, view_step
-from medssl.nn.data.device_dataset import Pool
-from medssl.nn.data.multiplanar import ORDERS, sides, turned
+from medssl.nn.data.crops import CropBatch, crop_step, scan_shapes
+from medssl.nn.data.device_dataset import DeviceDataset
+from medssl.nn.data.multiplanar import ORDERS, axis_orders, reoriented
 from medssl.nn.models.unet import Network
 
 
@@ -26,35 +26,35 @@ class Settings:
     foreground: float = 0.67
     """Share of patches around a voxel of a painted class (classes drawn evenly)."""
     zoom: tuple[float, float] = (0.8, 1.25)
-    turn: float = 0.35
+    rotation: float = 0.35
     """Largest angle of the patch, radians."""
-    bend: float = 3.0
+    displacement: float = 3.0
     """Typical largest displacement of the elastic deformation, working voxels."""
     reach: float = 0.8
     """How far from the patch's middle the annotated voxel may lie, as a share of the patch."""
-    average: float = 0.99
+    ema_decay: float = 0.99
     """Momentum of the moving average of the weights; the average is what predicts."""
-    sides: Sides = "all"
+    multiplanar: bool = True
     """From where scans of nearly cubic voxels are learned and segmented (multiplanar.py)."""
-    other_sides: float = 0.33
+    multiplanar_prob: float = 0.33
     """Share of steps whose patches around painted voxels are cut from another side; there, a painted slice
     is a line."""
-    layout: bool = True
+    location_prior: bool = True
     """Hold structures to where painted scans have them among each other (inference/location_prior.py)."""
-    neighbours: bool = True
+    posterior_smoothing: bool = True
     """Ask a voxel's neighbours, too, which class it is (inference/posterior_smoothing.py)."""
     first_head: bool = True
     """Fit the head to the painted voxels before the first step (first_head.py)."""
     pretrained_rate: float = 1.0
     """Factor of the learning rate for layers that start from pre-trained weights."""
-    fill_weight: float = 0.3
+    interpolated_weight: float = 0.3
     """Weight of the loss on what was filled in between complete slices; that on painted voxels has 1."""
-    hold_slice_back: bool = False
+    validation_slice: bool = False
     """Learn nothing from one complete slice, and say how well it is segmented (validation_slice.py)."""
 
 
 @dataclass(frozen=True)
-class Seen:
+class StepBatch:
     """A step's patches as the network sees them: those around painted voxels, then those around guesses."""
 
     network: Network
@@ -100,13 +100,13 @@ class AnnotatedVoxels:
     """For every class that was painted, and first for background: (N, 4) of scan, slice, row, column."""
 
     @classmethod
-    def of(cls, pool: Pool) -> AnnotatedVoxels:
+    def of(cls, dataset: DeviceDataset) -> AnnotatedVoxels:
         """Look at all targets of the pool.
 
         Raises UserError ("one-class") where only background or only one class was annotated.
         """
         found: dict[int, list[Tensor]] = {}
-        for scan, target in enumerate(pool.targets):
+        for scan, target in enumerate(dataset.targets):
             target = target.cpu()
             for label in torch.unique(target).tolist():
                 if label == IGNORE:
@@ -140,55 +140,55 @@ class AnnotatedVoxels:
         return torch.stack(rows).long()
 
 
-def seen_from(pool: Pool, plan: Plan) -> Iterator[tuple[Pool, AnnotatedVoxels]]:
+def orientations(dataset: DeviceDataset, plan: Plan) -> Iterator[tuple[DeviceDataset, AnnotatedVoxels]]:
     """The annotated scans from every side that the plan and their voxels allow, the painted side first.
 
     Another side whose scans show nothing but background is left out.
 
     Raises UserError ("one-class") where this holds for all scans.
     """
-    yield pool, AnnotatedVoxels.of(pool)
+    yield dataset, AnnotatedVoxels.of(dataset)
     for order in ORDERS[1:]:
-        scans = [n for n, spacing in enumerate(pool.spacing_mm) if order in sides(plan, spacing)]
+        scans = [n for n, spacing in enumerate(dataset.spacing_mm) if order in axis_orders(plan, spacing)]
         if scans:
-            side = turned(pool.part(scans), order)
+            side = reoriented(dataset.part(scans), order)
             with suppress(UserError):
                 yield side, AnnotatedVoxels.of(side)
 
 
 def sample_annotated(
-    pool: Pool,
+    dataset: DeviceDataset,
     plan: Plan,
     voxels: AnnotatedVoxels,
     generator: Generator,
     *,
     foreground: float = 0.67,
     zoom: tuple[float, float] = (0.8, 1.25),
-    turn: float = 0.35,
+    rotation: float = 0.35,
     reach: float = 0.8,
     overshoot: float = 0.1,
-) -> Views:
+) -> CropBatch:
     """Patches that hold an annotated voxel at any place of the patch, beyond the scan's border too.
 
     In 3D the annotated plane thus visits every depth of the patch; a network that always saw it in the
-    middle learns the position instead of the tissue. `turn` is the largest angle in radians, `zoom` the
+    middle learns the position instead of the tissue. `rotation` is the largest angle in radians, `zoom` the
     range of sizes. Patches are not mirrored: a network must be able to tell left from right.
     """
     batch = plan.batch
     drawn = voxels.draw(batch, generator, foreground)
     scan = drawn[:, 0]
     scale = torch.empty(batch, 1).uniform_(*zoom, generator=generator)
-    step = view_step(pool, plan, scan)
+    step = crop_step(dataset, plan, scan)
     step = step * (torch.cat([torch.ones(batch, 1), scale, scale], 1) if plan.dims == 2 else scale)
     size = torch.tensor(plan.patch_vox)
     away = (torch.rand(batch, 3, generator=generator) - 0.5) * reach * size * step
     centre = drawn[:, 1:].float() + away
     if plan.dims == 2:
-        centre = _kept_inside(centre, scan_shapes(pool, scan), size * step, overshoot)
+        centre = _kept_inside(centre, scan_shapes(dataset, scan), size * step, overshoot)
         centre[:, 0] = drawn[:, 1]
     flip = torch.zeros(batch, 3, dtype=torch.bool)
-    angle = torch.empty(batch).uniform_(-turn, turn, generator=generator)
-    return Views(plan.patch_vox, scan, centre, step, flip, angle)
+    angle = torch.empty(batch).uniform_(-rotation, rotation, generator=generator)
+    return CropBatch(plan.patch_vox, scan, centre, step, flip, angle)
 
 
 def _kept_inside(centre: Tensor, shape: Tensor, extent: Tensor, overshoot: float) -> Tensor:

@@ -15,20 +15,20 @@ from medssl.core.events import Emit, Notice, SliceInView, Started
 from medssl.core.jobs import FinetuneJob, Plan
 from medssl.core.project.project import Project, Run
 from medssl.nn import devices
-from medssl.nn.data.device_dataset import load_pool
+from medssl.nn.data.device_dataset import load_device_dataset
 from medssl.nn.models.unet import build
 from medssl.tasks import planner
-from medssl.tasks.inference.location_prior import learn
+from medssl.tasks.inference.location_prior import fit_location_prior
 from medssl.tasks.loop import Budget, LoopSettings, settings_for, train
 from medssl.tasks.segment import semi_supervised
-from medssl.tasks.segment.annotated_crops import seen_from
+from medssl.tasks.segment.annotated_crops import orientations
 from medssl.tasks.segment.finetune_step import Finetuning
-from medssl.tasks.segment.interpolated_labels import FilledIn
+from medssl.tasks.segment.interpolated_labels import InterpolatedLabels
 from medssl.tasks.segment.live_preview import LivePreview
 from medssl.tasks.segment.pseudo_labels import NAMED
-from medssl.tasks.segment.smoothing_width import Neighbours
-from medssl.tasks.segment.validation_slice import Watch, hold_back
-from medssl.tasks.start import Stored, fill, load_start, plan_from
+from medssl.tasks.segment.smoothing_width import SmoothingWidth
+from medssl.tasks.segment.validation_slice import ValidationMonitor, take_validation_slice
+from medssl.tasks.start import Stored, load_start, load_weights, plan_from
 
 
 def finetune(
@@ -64,7 +64,7 @@ def finetune(
         "classes": [{"id": each.id, "name": each.name} for each in project.classes],
         "scans": scans,
         "weights": job.weights,
-        **({"held_slice": task.watch.card} if task.watch else {}),
+        **({"validation_slice": task.validation.card} if task.validation else {}),
     }
     tensors, card = (resume[0], {**resume[1], **card}) if resume else (None, card)
     if resume:
@@ -82,7 +82,7 @@ def finetune(
         should_stop,
         "fine-tuning",
         tensors,
-        close=lambda step: task.close(card["plan"], step),
+        on_end=lambda step: task.on_end(card["plan"], step),
     )
     return {"run": run.id, "step": position.step, "seconds": position.elapsed_s, "stopped": stopped}
 
@@ -101,28 +101,33 @@ def make_task(
     Raises UserError ("one-class", "bad-job", "memory", ...).
     """
     classes = [label.id for label in project.classes]
-    recipe, kind = semi_supervised.find(job.semi)
+    recipe, kind = semi_supervised.find(job.semi_supervised)
     loop_settings, settings = settings_for(f"{recipe}-{job.recipe}", job.settings, kind, plan)
-    pool = load_pool(project, project.annotated(), plan, device, class_ids=classes)
-    neighbours = Neighbours.of(project, pool, plan, job.seed) if settings.neighbours else None
-    plan, watch = replace(plan, between_mm=neighbours.widest_mm if neighbours else 0.0), None
-    if settings.hold_slice_back:
+    dataset = load_device_dataset(project, project.annotated(), plan, device, class_ids=classes)
+    smoothing_width = (
+        SmoothingWidth.of(project, dataset, plan, job.seed) if settings.posterior_smoothing else None
+    )
+    plan, validation = (
+        replace(plan, smoothing_sigma_mm=smoothing_width.widest_mm if smoothing_width else 0.0),
+        None,
+    )
+    if settings.validation_slice:
         before = next((each[1] for each in (resume, start) if each and each[1]["kind"] == "finetune"), None)
-        pool, held = hold_back(pool, plan, before, emit)
+        dataset, held = take_validation_slice(dataset, plan, before, emit)
         names = [label.name for label in project.classes]
-        watch = Watch(held, plan, names, emit) if held else None
-    painted = list(seen_from(pool, replace(plan, sides=settings.sides)))
-    plan = replace(plan, sides="all" if len(painted) > 1 else "own")
-    between = FilledIn.of(project, pool, plan, classes)
+        validation = ValidationMonitor(held, plan, names, emit) if held else None
+    painted = list(orientations(dataset, replace(plan, multiplanar=settings.multiplanar)))
+    plan = replace(plan, multiplanar=len(painted) > 1)
+    between = InterpolatedLabels.of(project, dataset, plan, classes)
     network = build(plan, len(classes) + 1, job.seed)
-    filled = set()
+    pretrained = set()
     if start:  # a head is kept only if it was trained for the same classes
         same = [each["id"] for each in start[1].get("classes", [])] == classes
-        filled = fill(network, plan, start, emit, skip=() if same else ("head.",))
+        pretrained = load_weights(network, plan, start, emit, skip=() if same else ("head.",))
     terms = semi_supervised.terms(job, plan, settings, painted[0][1], len(classes) + 1, emit)
-    layout = learn(pool, len(classes)) if settings.layout else None
-    if layout is not None:
-        keeping = zip(project.classes, layout.reach_mm.isfinite().tolist(), strict=True)
+    location_prior = fit_location_prior(dataset, len(classes)) if settings.location_prior else None
+    if location_prior is not None:
+        keeping = zip(project.classes, location_prior.reach_mm.isfinite().tolist(), strict=True)
         listed = ", ".join([label.name for label, kept in keeping if kept][:NAMED])
         emit(
             Notice(
@@ -131,13 +136,23 @@ def make_task(
             )
         )
     rounds = semi_supervised.rounds(
-        job.semi, project, pool, plan, settings, network, emit, layout, neighbours
+        job.semi_supervised, project, dataset, plan, settings, network, emit, location_prior, smoothing_width
     )
     task = Finetuning(
-        network, plan, settings, painted, filled, rounds, terms, watch, between, layout, neighbours
+        network,
+        plan,
+        settings,
+        painted,
+        pretrained,
+        rounds,
+        terms,
+        validation,
+        between,
+        location_prior,
+        smoothing_width,
     )
     task.modules.to(device)
-    if settings.first_head and resume is None and not any(name.startswith("head.") for name in filled):
+    if settings.first_head and resume is None and not any(name.startswith("head.") for name in pretrained):
         task.fit_head(Generator().manual_seed(job.seed))
     return loop_settings, task
 

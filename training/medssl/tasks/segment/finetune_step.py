@@ -16,30 +16,30 @@ import torch
 from torch import Generator, Tensor, nn
 
 from medssl.core.jobs import Plan
-from medssl.nn.data.augment import STRONG, change_intensity, draw_bend
+from medssl.nn.data.augment import STRONG, change_intensity, draw_displacement
 from medssl.nn.data.crops import cut, cut_targets, shown
-from medssl.nn.data.device_dataset import Pool
-from medssl.nn.methods.common import follow
+from medssl.nn.data.device_dataset import DeviceDataset
+from medssl.nn.methods.common import update_ema
 from medssl.nn.models.unet import Network
 from medssl.tasks import planner
-from medssl.tasks.inference.location_prior import Layout
+from medssl.tasks.inference.location_prior import LocationPrior
 from medssl.tasks.segment.annotated_crops import (
     AnnotatedVoxels,
-    Seen,
     Settings,
+    StepBatch,
     partial_loss,
     sample_annotated,
 )
 from medssl.tasks.segment.copy_paste import paste
 from medssl.tasks.segment.first_head import fit_head
-from medssl.tasks.segment.interpolated_labels import FilledIn
+from medssl.tasks.segment.interpolated_labels import InterpolatedLabels
 from medssl.tasks.segment.live_preview import LivePreview
-from medssl.tasks.segment.pseudo_labels import Rounds
+from medssl.tasks.segment.pseudo_labels import PseudoLabelSchedule
 from medssl.tasks.segment.pseudo_labels import Settings as SelfTraining
-from medssl.tasks.segment.smoothing_width import Neighbours
-from medssl.tasks.segment.validation_slice import Watch
+from medssl.tasks.segment.smoothing_width import SmoothingWidth
+from medssl.tasks.segment.validation_slice import ValidationMonitor
 
-FILLED_SHARE = 4
+INTERPOLATED_SHARE = 4
 """For so many patches around painted voxels one is drawn around a filled-in one, on top of these."""
 
 
@@ -55,21 +55,21 @@ class Finetuning:
         network: Network,
         plan: Plan,
         settings: Settings,
-        painted: Sequence[tuple[Pool, AnnotatedVoxels]],
-        filled: set[str],
-        rounds: Rounds | None = None,
+        painted: Sequence[tuple[DeviceDataset, AnnotatedVoxels]],
+        pretrained: set[str],
+        rounds: PseudoLabelSchedule | None = None,
         terms: Mapping[str, nn.Module] | None = None,
-        watch: Watch | None = None,
-        fill: FilledIn | None = None,
-        layout: Layout | None = None,
-        neighbours: Neighbours | None = None,
+        validation: ValidationMonitor | None = None,
+        load_weights: InterpolatedLabels | None = None,
+        location_prior: LocationPrior | None = None,
+        smoothing_width: SmoothingWidth | None = None,
     ) -> None:
-        self.watch, self.fill, self.neighbours = watch, fill, neighbours
-        self.kept = layout.tensors() if layout else {}
-        self.pasted = settings.pasted if isinstance(settings, SelfTraining) else 0.0
-        self.network, self.plan, self.settings, self.filled = network, plan, settings, filled
+        self.validation, self.load_weights, self.smoothing_width = validation, load_weights, smoothing_width
+        self.extra_state = location_prior.tensors() if location_prior else {}
+        self.copy_paste_prob = settings.copy_paste_prob if isinstance(settings, SelfTraining) else 0.0
+        self.network, self.plan, self.settings, self.pretrained = network, plan, settings, pretrained
         self.painted = painted
-        self.pool, self.voxels = painted[0]
+        self.dataset, self.voxels = painted[0]
         self.rounds, self.terms = rounds, nn.ModuleDict(terms)
         average = copy.deepcopy(network).requires_grad_(False)
         self.modules = nn.ModuleDict({"network": network, "average": average, "terms": self.terms})
@@ -85,10 +85,10 @@ class Finetuning:
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         named = list(self.network.named_parameters())
-        fresh = [each for name, each in named if name not in self.filled]
+        fresh = [each for name, each in named if name not in self.pretrained]
         groups = [
             {
-                "params": [each for name, each in named if name in self.filled],
+                "params": [each for name, each in named if name in self.pretrained],
                 "rate": self.settings.pretrained_rate,
             },
             {"params": [*fresh, *self.terms.parameters()], "rate": 1.0},
@@ -101,13 +101,13 @@ class Finetuning:
         Among the numbers is the Dice of the slice that is held back, now and then.
         """
         if self.live is not None:
-            self.live.look_when_due(self.average, self.plan)
-        seen = self.watch.look_when_due(self.average, fraction) if self.watch else {}
+            self.live.update_when_due(self.average, self.plan)
+        seen = self.validation.update_when_due(self.average, fraction) if self.validation else {}
         loss, numbers = self._loss(generator, fraction)
-        if self.fill is not None:
-            guessed = self._fill_loss(self.fill, generator)
-            numbers = {"loss": loss.detach(), "fill": guessed.detach(), **numbers}
-            loss = loss + self.settings.fill_weight * guessed
+        if self.load_weights is not None:
+            pseudo_labelled = self._fill_loss(self.load_weights, generator)
+            numbers = {"loss": loss.detach(), "interpolated": pseudo_labelled.detach(), **numbers}
+            loss = loss + self.settings.interpolated_weight * pseudo_labelled
         return loss, {**numbers, **seen}
 
     @property
@@ -117,39 +117,41 @@ class Finetuning:
 
     def _loss(self, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
         image, target = self.patches(*self._side(generator), generator)
-        guesses = None
+        pseudo_labels = None
         if self.rounds is not None:
-            guesses = self.rounds.guesses_at(fraction, self.average, self.plan, generator)
-        if guesses is None or not guesses.seen:
+            pseudo_labels = self.rounds.pseudo_labels_at(fraction, self.average, self.plan, generator)
+        if pseudo_labels is None or not pseudo_labels.seen:
             loss = partial_loss(self.network(image), target)
             self._remember(loss)
             return loss, {}
-        more, guessed = self.patches(*guesses.side(generator), generator)
-        if self.pasted:
-            more, guessed = paste(image, target, more, guessed, self.pasted, generator)
+        more, pseudo_labelled = self.patches(*pseudo_labels.side(generator), generator)
+        if self.copy_paste_prob:
+            more, pseudo_labelled = paste(
+                image, target, more, pseudo_labelled, self.copy_paste_prob, generator
+            )
         features = self.network.finest(torch.cat([image, more]))
         loss = partial_loss(self.network.head(features[: len(image)]), target)
         self._remember(loss)
         # The curve goes on with the loss on true labels: with the terms added it would seem to jump.
         numbers = {"loss": loss.detach()}
-        seen = Seen(self.network, features, torch.cat([target, guessed]), len(image))
+        seen = StepBatch(self.network, features, torch.cat([target, pseudo_labelled]), len(image))
         for name, term in self.terms.items():
             value = term(seen, generator)
             numbers[name] = value.detach()
             loss = loss + term.weight * value
         return loss, numbers
 
-    def _side(self, generator: Generator) -> tuple[Pool, AnnotatedVoxels]:
+    def _side(self, generator: Generator) -> tuple[DeviceDataset, AnnotatedVoxels]:
         """From where this step sees what is painted."""
         own, *others = self.painted
-        if others and float(torch.rand((), generator=generator)) < self.settings.other_sides:
+        if others and float(torch.rand((), generator=generator)) < self.settings.multiplanar_prob:
             return others[int(torch.randint(len(others), (), generator=generator))]
         return own
 
-    def _fill_loss(self, fill: FilledIn, generator: Generator) -> Tensor:
+    def _fill_loss(self, load_weights: InterpolatedLabels, generator: Generator) -> Tensor:
         """Cross-entropy and Dice on patches around filled-in voxels, fewer than those around painted ones."""
-        plan = replace(self.plan, batch=max(1, self.plan.batch // FILLED_SHARE))
-        image, target = self.patches(fill.pool, fill.voxels, generator, plan)
+        plan = replace(self.plan, batch=max(1, self.plan.batch // INTERPOLATED_SHARE))
+        image, target = self.patches(load_weights.dataset, load_weights.voxels, generator, plan)
         return partial_loss(self.network(image), target)
 
     def _remember(self, loss: Tensor) -> None:
@@ -157,40 +159,42 @@ class Finetuning:
             self.rounds.remember(loss)
 
     def patches(
-        self, pool: Pool, voxels: AnnotatedVoxels, generator: Generator, plan: Plan | None = None
+        self, dataset: DeviceDataset, voxels: AnnotatedVoxels, generator: Generator, plan: Plan | None = None
     ) -> tuple[Tensor, Tensor]:
         """A batch of changed patches (B, ...) and their targets: the targets lie as the patches do."""
         settings, plan = self.settings, plan or self.plan
         views = sample_annotated(
-            pool,
+            dataset,
             plan,
             voxels,
             generator,
             foreground=settings.foreground,
             zoom=settings.zoom,
-            turn=settings.turn,
+            rotation=settings.rotation,
             reach=settings.reach,
         )
-        bend = None
-        if settings.bend:
+        displacement = None
+        if settings.displacement:
             size = plan.patch_vox[3 - plan.dims :]
-            bend = draw_bend(plan.batch, size, generator, strength_vox=settings.bend).to(pool.device)
-        image = change_intensity(shown(cut(pool, views, plan, bend)), STRONG, generator)
-        return image, cut_targets(pool, views, plan, bend)
+            displacement = draw_displacement(
+                plan.batch, size, generator, strength_vox=settings.displacement
+            ).to(dataset.device)
+        image = change_intensity(shown(cut(dataset, views, plan, displacement)), STRONG, generator)
+        return image, cut_targets(dataset, views, plan, displacement)
 
     def after_step(self, fraction: float) -> None:
         """Move the average; at the start it follows closely, or it would remember the random weights."""
         self.steps += 1
-        keep = min(self.settings.average, (1 + self.steps) / (10 + self.steps))
-        follow(list(self.average.parameters()), list(self.network.parameters()), keep)
+        keep = min(self.settings.ema_decay, (1 + self.steps) / (10 + self.steps))
+        update_ema(list(self.average.parameters()), list(self.network.parameters()), keep)
 
-    def close(self, plan: dict[str, Any], step: int) -> dict[str, Any]:
+    def on_end(self, plan: dict[str, Any], step: int) -> dict[str, Any]:
         """What the last card says: the card's `plan` for these very weights, and the held slice's verdict."""
-        if self.neighbours is not None:
-            width = self.neighbours.width_mm(self.average, self.plan)
-            self.plan, plan = replace(self.plan, between_mm=width), {**plan, "between_mm": width}
-        verdict = self.watch.verdict(self.average, self.plan, step) if self.watch else {}
-        return {"plan": plan, **verdict}
+        if self.smoothing_width is not None:
+            width = self.smoothing_width.width_mm(self.average, self.plan)
+            self.plan, plan = replace(self.plan, smoothing_sigma_mm=width), {**plan, "between_mm": width}
+        report = self.validation.report(self.average, self.plan, step) if self.validation else {}
+        return {"plan": plan, **report}
 
     def shrink(self) -> str | None:
         plan = planner.smaller(self.plan)

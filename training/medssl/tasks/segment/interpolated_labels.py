@@ -12,37 +12,39 @@ import torch
 from medssl.core.errors import UserError
 from medssl.core.jobs import Plan
 from medssl.core.project.project import IGNORE, Project
-from medssl.nn.data.device_dataset import Pool, numbered
+from medssl.nn.data.device_dataset import DeviceDataset, numbered
 from medssl.tasks.segment.annotated_crops import AnnotatedVoxels
 
 
 @dataclass(frozen=True)
-class FilledIn:
+class InterpolatedLabels:
     """The scans with guesses, their targets holding nothing but these, and where these lie."""
 
-    pool: Pool
+    dataset: DeviceDataset
     voxels: AnnotatedVoxels
 
     @classmethod
-    def of(cls, project: Project, pool: Pool, plan: Plan, class_ids: Sequence[int]) -> FilledIn | None:
+    def of(
+        cls, project: Project, dataset: DeviceDataset, plan: Plan, class_ids: Sequence[int]
+    ) -> InterpolatedLabels | None:
         """What was filled in on the pool's scans; None where nothing was.
 
         A scan of which a slice is held back (its targets know fewer voxels than its annotation) gives none: a
         fill would tell what that slice shows.
         """
         scans, targets = [], []
-        for number, scan in enumerate(pool.ids):
+        for number, scan in enumerate(dataset.ids):
             annotation = project.annotation(scan)
-            guesses = annotation.guess_target() if annotation else None
-            if annotation is None or guesses is None:
+            pseudo_labels = annotation.interpolated_target() if annotation else None
+            if annotation is None or pseudo_labels is None:
                 continue
-            known = int((pool.targets[number] != IGNORE).sum())
+            known = int((dataset.targets[number] != IGNORE).sum())
             if known == np.count_nonzero(annotation.target() != IGNORE):
-                work = np.array(np.transpose(numbered(guesses, class_ids), plan.work_axes), order="C")
+                work = np.array(np.transpose(numbered(pseudo_labels, class_ids), plan.work_axes), order="C")
                 scans.append(number)
-                targets.append(torch.from_numpy(work).to(pool.device))
+                targets.append(torch.from_numpy(work).to(dataset.device))
         if scans:
-            filled = replace(pool.part(scans), targets=tuple(targets))
+            filled = replace(dataset.part(scans), targets=tuple(targets))
             with suppress(UserError):  # nothing but background was filled in
                 return cls(filled, AnnotatedVoxels.of(filled))
         return None

@@ -52,7 +52,7 @@ class LivePreview:
         self._began, self._spent_s, self._took_s = 0.0, 0.0, 0.0
         self._slab: tuple[SliceInView, Tensor, int] | None = None
 
-    def look_when_due(self, network: Network, plan: Plan) -> None:
+    def update_when_due(self, network: Network, plan: Plan) -> None:
         """Emit a preview, unless it is too early for one or there is nothing to look at."""
         place = self._in_view()
         now = time.monotonic()
@@ -102,5 +102,5 @@ class LivePreview:
             first, last = max(0, place.index - around), min(len(work), place.index + around + 1)
             self._slab = place, slab_of(work, first, last, self._device), place.index - first
         _, slab, at = self._slab
-        found = segment_work(network, replace(plan, sides="own"), slab, steps, self._device)
+        found = segment_work(network, replace(plan, multiplanar=False), slab, steps, self._device)
         return self._ids[found[at].cpu().numpy()]

@@ -27,7 +27,8 @@ Where we depart from the paper, and why:
 - Background is left out as in the released code, except where one class was painted: the contrast would be
   constant (and the released loop would skip every step).
 - No CRF. The prediction that guesses are made of is blended across slices; guesses of little probability can
-  be left out (`sure`), and islands with `clean_up = "largest"`. What is left out is unknown, not background.
+  be left out (`confidence_threshold`), and islands with `clean_up = "largest"`. What is left out is
+  unknown, not background.
 - One training instead of four: the moving average labels in rounds, and weights go on from where they are.
   There is no validation scan to choose a best checkpoint by, and the segmentation head is not made anew.
 - AdamW. Cross-entropy beside Dice, as in all our fine-tuning. Any number of dimensions.
@@ -46,7 +47,7 @@ from medssl.core.errors import UserError
 from medssl.core.jobs import Plan
 from medssl.nn.devices import full_precision
 from medssl.tasks.segment import pseudo_labels
-from medssl.tasks.segment.annotated_crops import Seen
+from medssl.tasks.segment.annotated_crops import StepBatch
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class PseudoContrast(nn.Module):
             convolution(settings.hidden, settings.dimension, 1, bias=False),
         )
 
-    def forward(self, seen: Seen, generator: Generator) -> Tensor:
+    def forward(self, seen: StepBatch, generator: Generator) -> Tensor:
         """The contrast over this step's patches, painted and guessed alike."""
         settings = self.settings
         vectors = self.head(seen.features)

@@ -21,14 +21,14 @@ from medssl.core.events import Emit, Notice
 from medssl.core.jobs import Plan
 from medssl.core.labels.postprocess import drop_parts
 from medssl.core.project.project import IGNORE
-from medssl.nn.data.device_dataset import Pool, in_one_storage
+from medssl.nn.data.device_dataset import DeviceDataset, in_one_storage
 from medssl.nn.models.unet import Network
-from medssl.tasks.inference.location_prior import Layout
-from medssl.tasks.inference.predict import Likely, likely
+from medssl.tasks.inference.location_prior import LocationPrior
+from medssl.tasks.inference.predict import Top1Posterior, top1_posterior
 from medssl.tasks.inference.threshold import LEVELS
 from medssl.tasks.segment import annotated_crops
-from medssl.tasks.segment.annotated_crops import AnnotatedVoxels, Seen, partial_loss, seen_from
-from medssl.tasks.segment.smoothing_width import Neighbours
+from medssl.tasks.segment.annotated_crops import AnnotatedVoxels, StepBatch, orientations, partial_loss
+from medssl.tasks.segment.smoothing_width import SmoothingWidth
 
 VOXELS_A_ROUND = {"cpu": 1_200_000, "cuda": 200_000_000}
 """How much is labelled in a round: a few seconds' work on the device."""
@@ -47,39 +47,39 @@ class Settings(annotated_crops.Settings):
 
     rounds: tuple[float, ...] = (0.35, 0.5, 0.65, 0.8)
     """When (share of the training) the network labels the unpainted voxels anew; () for never."""
-    least_steps: int = 150
+    min_steps_between: int = 150
     """Steps before the first round and between two: a round costs as much as dozens of steps, and in a
     training of a minute four of them would take most of it."""
-    trusted_loss: float = 0.35
+    start_below_loss: float = 0.35
     """Loss on the true labels below which the guesses are learned from."""
-    sure: float = 0.7
+    confidence_threshold: float = 0.7
     """Least probability of a guess; what is less sure stays unlabelled."""
-    pasted: float = 0.5
+    copy_paste_prob: float = 0.5
     """Share of the patches around guesses into which a box of a painted patch is pasted (copy_paste.py)."""
     clean_up: Literal["none", "largest"] = "none"
     """"largest" keeps only the largest connected part of every class in a labelled slab."""
-    guess_weight: float = 1.0
+    pseudo_label_weight: float = 1.0
     """Weight of the loss on guesses, where it is part of the choice; the loss on true labels has 1."""
 
 
-class Guesses:
+class PseudoLabels:
     """Pseudo-labels of a part of the scans, drawn anew in each round."""
 
     def __init__(
         self,
-        scans: Pool,
+        scans: DeviceDataset,
         settings: Settings,
         classes: Sequence[str],
         emit: Emit,
-        layout: Layout | None = None,
-        neighbours: Neighbours | None = None,
+        location_prior: LocationPrior | None = None,
+        smoothing_width: SmoothingWidth | None = None,
     ) -> None:
         """layout: of the scans on which anything is annotated."""
-        self.neighbours = neighbours
+        self.smoothing_width = smoothing_width
         self.scans, self.settings, self.classes, self.emit = scans, settings, classes, emit
-        self.layout = layout.to(scans.device) if layout else None
-        self.pool = scans
-        self.seen: list[tuple[Pool, AnnotatedVoxels]] = []
+        self.location_prior = location_prior.to(scans.device) if location_prior else None
+        self.dataset = scans
+        self.seen: list[tuple[DeviceDataset, AnnotatedVoxels]] = []
         """What to cut patches from, for every side; empty before the first round, or if nothing was found."""
 
     def refresh(self, network: Network, plan: Plan, generator: Generator) -> None:
@@ -89,19 +89,19 @@ class Guesses:
         """
         chosen = self._chosen(generator)
         network.eval()
-        if self.neighbours is not None:
-            plan = replace(plan, between_mm=self.neighbours.width_mm(network, plan))
+        if self.smoothing_width is not None:
+            plan = replace(plan, smoothing_sigma_mm=self.smoothing_width.width_mm(network, plan))
         found = torch.zeros(256, dtype=torch.long)
-        pool = self.scans.part([index for index, _, _ in chosen])
-        room = sum(target.numel() for target in pool.targets)
+        dataset = self.scans.part([index for index, _, _ in chosen])
+        room = sum(target.numel() for target in dataset.targets)
         targets = in_one_storage(
             (self._labelled(found, network, plan, *part) for part in chosen),
-            torch.empty(room, dtype=torch.uint8, device=pool.device),
+            torch.empty(room, dtype=torch.uint8, device=dataset.device),
         )
-        self.pool = replace(pool, targets=targets)
+        self.dataset = replace(dataset, targets=targets)
         self.seen = []
         with suppress(UserError):
-            self.seen = list(seen_from(self.pool, plan))
+            self.seen = list(orientations(self.dataset, plan))
         if not self.seen:
             return  # So far it sees background only; the painted slices alone go on teaching it.
         self.emit(
@@ -117,7 +117,7 @@ class Guesses:
         typical = sizes[len(sizes) // 2]
         whole = VOXELS_A_ROUND.get(self.scans.device.type, VOXELS_A_ROUND["cpu"])
         share = whole // SCANS_A_ROUND
-        if self.layout is None or typical > LARGEST_WHOLE:
+        if self.location_prior is None or typical > LARGEST_WHOLE:
             return whole, share
         return max(whole, WHOLE_A_ROUND * typical), max(share, LARGEST_WHOLE)
 
@@ -135,21 +135,21 @@ class Guesses:
             chosen.append((index, first, first + count))
         return chosen
 
-    def side(self, generator: Generator) -> tuple[Pool, AnnotatedVoxels]:
+    def side(self, generator: Generator) -> tuple[DeviceDataset, AnnotatedVoxels]:
         """One of `seen`, drawn."""
         return self.seen[int(torch.randint(len(self.seen), (1,), generator=generator))]
 
-    def _look(self, network: Network, plan: Plan, index: int, first: int, last: int) -> Likely:
+    def _look(self, network: Network, plan: Plan, index: int, first: int, last: int) -> Top1Posterior:
         """What the network makes of slices first..last - 1 of a scan."""
         scans = self.scans
         part, spacing = scans.images[index][first:last], scans.spacing_mm[index]
         if last - first < len(scans.images[index]):
-            plan = replace(plan, sides="own")  # a slab is too thin to be looked at from its edges
-        seen = likely(network, plan, part, spacing, scans.device)
-        if self.layout is None or last - first < len(scans.images[index]):
+            plan = replace(plan, multiplanar=False)  # a slab is too thin to be looked at from its edges
+        seen = top1_posterior(network, plan, part, spacing, scans.device)
+        if self.location_prior is None or last - first < len(scans.images[index]):
             return seen  # nor does it show how structures lie
-        placed = self.layout.placed(seen.best, seen.probability, spacing)
-        return replace(seen, probability=placed, background=seen.background + (seen.probability - placed))
+        apply = self.location_prior.apply(seen.best, seen.probability, spacing)
+        return replace(seen, probability=apply, background=seen.background + (seen.probability - apply))
 
     def _labelled(
         self, found: Tensor, network: Network, plan: Plan, index: int, first: int, last: int
@@ -159,23 +159,27 @@ class Guesses:
         The guessed voxels of every class are added to `found` (256,).
         """
         targets = self.scans.targets[index].clone()
-        guess = confident_labels(self._look(network, plan, index, first, last), self.settings.sure)
+        guess = confident_labels(
+            self._look(network, plan, index, first, last), self.settings.confidence_threshold
+        )
         if self.settings.clean_up == "largest":
-            guess = largest_parts(guess)
+            guess = largest_components(guess)
         open_ = targets[first:last] == IGNORE
         found += torch.bincount(guess[open_].long(), minlength=256).cpu()
         targets[first:last] = torch.where(open_, guess, targets[first:last])
         return targets
 
 
-def confident_labels(likely: Likely, threshold: float) -> Tensor:
+def confident_labels(top1_posterior: Top1Posterior, threshold: float) -> Tensor:
     """The most probable class, uint8, and IGNORE where its probability is below `threshold` (0..1)."""
-    label = torch.where(likely.probability >= likely.background, likely.best, 0)
-    confident = torch.maximum(likely.probability, likely.background) >= round(threshold * (LEVELS - 1))
+    label = torch.where(top1_posterior.probability >= top1_posterior.background, top1_posterior.best, 0)
+    confident = torch.maximum(top1_posterior.probability, top1_posterior.background) >= round(
+        threshold * (LEVELS - 1)
+    )
     return torch.where(confident, label, IGNORE).to(torch.uint8)
 
 
-def largest_parts(labels: Tensor) -> Tensor:
+def largest_components(labels: Tensor) -> Tensor:
     """Labels (Z, Y, X) uint8 with the largest connected part of every class; smaller ones become IGNORE.
 
     Background stays. An island is called unknown instead of background: it may be the other kidney.
@@ -202,19 +206,20 @@ def _counted(classes: Sequence[str], voxels: Sequence[int]) -> str:
     return "; ".join(part for part in (listed, none) if part)
 
 
-class Rounds(nn.Module):
+class PseudoLabelSchedule(nn.Module):
     """When guesses are made anew, and by which weights; saved, so that a resumed training makes the same."""
 
-    def __init__(self, network: Network, guesses: Guesses, settings: Settings) -> None:
+    def __init__(self, network: Network, pseudo_labels: PseudoLabels, settings: Settings) -> None:
         super().__init__()
-        self.guesses, self.settings = guesses, settings
-        self.guesser = copy.deepcopy(network).requires_grad_(False)
+        self.pseudo_labels, self.settings = pseudo_labels, settings
+        self.pseudo_labeller = copy.deepcopy(network).requires_grad_(False)
         self.recent_loss: Tensor
         self.round: Tensor
         self.steps: Tensor
         self.register_buffer("recent_loss", torch.tensor(torch.inf))
         self.register_buffer("round", torch.tensor(0))
         self.register_buffer("steps", torch.tensor(0))
+        self.register_load_state_dict_pre_hook(_count_steps_anew)
         self.made: int | None = None
         """The round whose guesses are there; None as long as this may be a resumed training."""
 
@@ -224,42 +229,47 @@ class Rounds(nn.Module):
         recent, new = self.recent_loss, loss.detach().float()
         recent.copy_(torch.where(recent.isinf(), new, recent.lerp(new, 0.05)))
 
-    def guesses_at(
+    def pseudo_labels_at(
         self, fraction: float, average: nn.Module, plan: Plan, generator: Generator
-    ) -> Guesses | None:
+    ) -> PseudoLabels | None:
         """The current guesses, made anew by `average` where a round is due; None before the first.
 
         A round waits until the network fits the true labels: before, it would teach itself its mistakes. And
-        for `least_steps`, not for seconds: the same job with a budget in steps gives the same rounds.
+        for `min_steps_between`, not for seconds: the same job with a budget in steps gives the same rounds.
         """
         if self.made is None:
             self.made = int(self.round)
             if self.made:
                 self._guess(plan, generator)
         due = sum(fraction >= start for start in self.settings.rounds)
-        rested = int(self.steps) >= self.settings.least_steps
-        if due > self.made and rested and float(self.recent_loss) < self.settings.trusted_loss:
+        rested = int(self.steps) >= self.settings.min_steps_between
+        if due > self.made and rested and float(self.recent_loss) < self.settings.start_below_loss:
             self.made = due
             self.steps.fill_(0)
             self.round.fill_(due)
-            self.guesser.load_state_dict(average.state_dict())
+            self.pseudo_labeller.load_state_dict(average.state_dict())
             self._guess(plan, generator)
-        return self.guesses if self.made else None
+        return self.pseudo_labels if self.made else None
 
     def _guess(self, plan: Plan, generator: Generator) -> None:
         """Make the guesses of this round, drawn by the training's seed and the round alone."""
         own = Generator().manual_seed(generator.initial_seed() + (self.made or 0))
-        self.guesses.refresh(self.guesser, plan, own)
+        self.pseudo_labels.refresh(self.pseudo_labeller, plan, own)
 
 
-class GuessLoss(nn.Module):
+def _count_steps_anew(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Version 0.1 did not count the steps since the last round."""
+    state.setdefault(f"{prefix}steps", torch.tensor(0))
+
+
+class PseudoLabelLoss(nn.Module):
     """Self-training: guesses are learned like true labels."""
 
     def __init__(self, weight: float) -> None:
         super().__init__()
         self.weight = weight
 
-    def forward(self, seen: Seen, generator: Generator) -> Tensor:
+    def forward(self, seen: StepBatch, generator: Generator) -> Tensor:
         """Cross-entropy and Dice on the patches around guesses."""
         scores = seen.network.head(seen.features[seen.painted :])
         return partial_loss(scores, seen.target[seen.painted :])

@@ -7,15 +7,15 @@ from torch import nn
 
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Notice
-from medssl.core.jobs import FinetuneJob, Plan, Semi
+from medssl.core.jobs import FinetuneJob, Plan, SemiSupervised
 from medssl.core.project.project import Project
-from medssl.nn.data.device_dataset import Pool, join, load_pool
+from medssl.nn.data.device_dataset import DeviceDataset, join, load_device_dataset
 from medssl.nn.models.unet import Network
-from medssl.tasks.inference.location_prior import Layout
+from medssl.tasks.inference.location_prior import LocationPrior
 from medssl.tasks.segment import annotated_crops, pseudo_contrast, pseudo_labels
 from medssl.tasks.segment.annotated_crops import AnnotatedVoxels
-from medssl.tasks.segment.pseudo_labels import Guesses, GuessLoss, Rounds
-from medssl.tasks.segment.smoothing_width import Neighbours
+from medssl.tasks.segment.pseudo_labels import PseudoLabelLoss, PseudoLabels, PseudoLabelSchedule
+from medssl.tasks.segment.smoothing_width import SmoothingWidth
 
 CHOICES: dict[str, tuple[str, type[annotated_crops.Settings]]] = {
     "self_training": ("finetune", pseudo_labels.Settings),
@@ -49,12 +49,13 @@ def terms(
     Raises UserError ("one-class", "bad-job") for a contrast that would be none.
     """
     made: dict[str, nn.Module] = {}
-    if isinstance(settings, pseudo_labels.Settings) and job.semi != "pseudo_contrast":
-        made["guesses"] = GuessLoss(settings.guess_weight)
+    if isinstance(settings, pseudo_labels.Settings) and job.semi_supervised != "pseudo_contrast":
+        made["pseudo_labels"] = PseudoLabelLoss(settings.pseudo_label_weight)
     if isinstance(settings, pseudo_contrast.Settings):
         if not settings.rounds:
             raise UserError(
-                f"Without rounds there is nothing for {job.semi} to learn from; give rounds as shares of the "
+                f"Without rounds there is nothing for {job.semi_supervised} to learn from; give rounds as "
+                "shares of the "
                 "training, e.g. [0.35, 0.65], or choose none instead.",
                 code="bad-job",
             )
@@ -68,16 +69,16 @@ def terms(
 
 
 def rounds(
-    choice: Semi,
+    choice: SemiSupervised,
     project: Project,
-    pool: Pool,
+    dataset: DeviceDataset,
     plan: Plan,
     settings: annotated_crops.Settings,
     network: Network,
     emit: Emit,
-    layout: Layout | None = None,
-    neighbours: Neighbours | None = None,
-) -> Rounds | None:
+    location_prior: LocationPrior | None = None,
+    smoothing_width: SmoothingWidth | None = None,
+) -> PseudoLabelSchedule | None:
     """Rounds of guessing over all scans that are not held out; None where the choice has none.
 
     pool: the annotated scans; layout: theirs.
@@ -85,7 +86,9 @@ def rounds(
     if not isinstance(settings, pseudo_labels.Settings) or not settings.rounds:
         return None
     # Annotated scans too: most of their voxels are unpainted, and what is painted stays as it is.
-    others = [scan.id for scan in project.scans.values() if not scan.held_out and scan.id not in pool.ids]
-    scans = join(pool, load_pool(project, others, plan, pool.device)) if others else pool
+    others = [scan.id for scan in project.scans.values() if not scan.held_out and scan.id not in dataset.ids]
+    scans = join(dataset, load_device_dataset(project, others, plan, dataset.device)) if others else dataset
     names = [each.name for each in project.classes]
-    return Rounds(network, Guesses(scans, settings, names, emit, layout, neighbours), settings)
+    return PseudoLabelSchedule(
+        network, PseudoLabels(scans, settings, names, emit, location_prior, smoothing_width), settings
+    )

@@ -15,19 +15,19 @@ import torch
 
 from medssl.core.jobs import Plan
 from medssl.core.project.project import Project
-from medssl.nn.data.device_dataset import Pool, load_pool
+from medssl.nn.data.device_dataset import DeviceDataset, load_device_dataset
 from medssl.nn.models.unet import Network
-from medssl.tasks.inference.posterior_smoothing import Width, best, shared_out, widths
+from medssl.tasks.inference.posterior_smoothing import Width, allowed_widths, best, smooth_posteriors
 from medssl.tasks.inference.predict import scores_of_slabs
 
 SCANS, SLICES, VOXELS = 4, 16, 100_000
 """What is looked at: of so many scans that many voxels of neighbouring slices, at least so many slices."""
 
 
-class Neighbours:
+class SmoothingWidth:
     """The widths that painted slices allow, and scans to choose one of them by."""
 
-    def __init__(self, allowed: Sequence[Width], scans: Pool, seed: int) -> None:
+    def __init__(self, allowed: Sequence[Width], scans: DeviceDataset, seed: int) -> None:
         """allowed: at least one, the widest first; scans: to look at, slices of the larger are drawn."""
         self.allowed, self.scans = allowed, scans
         chance = random.Random(seed)
@@ -39,12 +39,12 @@ class Neighbours:
             self.parts.append((first, first + count))
 
     @classmethod
-    def of(cls, project: Project, painted: Pool, plan: Plan, seed: int) -> Neighbours | None:
+    def of(cls, project: Project, painted: DeviceDataset, plan: Plan, seed: int) -> SmoothingWidth | None:
         """Looks at scans that nobody painted, at painted ones where there are no others.
 
         None where neighbours have nothing to say.
         """
-        allowed = widths(painted, len(project.classes))
+        allowed = allowed_widths(painted, len(project.classes))
         if not allowed:
             return None
         unpainted = [scan for scan in project.scans.values() if scan.id not in painted.ids]
@@ -52,7 +52,7 @@ class Neighbours:
         chance = random.Random(seed)
         if others:
             drawn = chance.sample(others, min(SCANS, len(others)))
-            return cls(allowed, load_pool(project, drawn, plan, painted.device), seed)
+            return cls(allowed, load_device_dataset(project, drawn, plan, painted.device), seed)
         few = chance.sample(range(len(painted)), min(SCANS, len(painted)))
         return cls(allowed, painted.part(few), seed)
 
@@ -69,11 +69,11 @@ class Neighbours:
         network.eval()
         for image, spacing, (first, last) in zip(scans.images, scans.spacing_mm, self.parts, strict=True):
             # A slab is too thin to be looked at from its edges.
-            look = plan if last - first == len(image) else replace(plan, sides="own")
+            look = plan if last - first == len(image) else replace(plan, multiplanar=False)
             for own in scores_of_slabs(network, look, image[first:last], spacing, scans.device):
                 inside, named = own[:, 0] < 0.5, own[:, 1:].argmax(1)
                 found += int(inside.sum())
                 for number, width in enumerate(self.allowed):
-                    asked = shared_out(own, width.sigma_mm, spacing)[:, 1:].argmax(1)
+                    asked = smooth_posteriors(own, width.sigma_mm, spacing)[:, 1:].argmax(1)
                     renamed[number] += int(((asked != named) & inside).sum())
         return best(self.allowed, [count / found for count in renamed]) if found else self.widest_mm

@@ -23,7 +23,7 @@ from medssl.core.io.geometry import AXIS_NAMES
 from medssl.core.jobs import Plan
 from medssl.core.labels import metrics
 from medssl.core.project.project import IGNORE
-from medssl.nn.data.device_dataset import Pool, complete_slices
+from medssl.nn.data.device_dataset import DeviceDataset, complete_slices
 from medssl.nn.devices import full_precision
 from medssl.nn.models.unet import Network
 from medssl.tasks.inference.predict import segment_work
@@ -37,7 +37,7 @@ SHARE = 0.03
 
 
 @dataclass(frozen=True)
-class HeldSlice:
+class ValidationSlice:
     """The slice, with as many slices around it as segmenting it takes, in work order.
 
     images: (slices, rows, columns), the slice is number `place` of these; target: uint8 (rows, columns) with
@@ -59,46 +59,46 @@ class HeldSlice:
     @full_precision
     def dice(self, network: Network, plan: Plan) -> dict[int, float]:
         """Dice of each class that the slice shows, seen from the side that is painted."""
-        device, plan = self.images.device, replace(plan, sides="own")
+        device, plan = self.images.device, replace(plan, multiplanar=False)
         found = segment_work(network, plan, self.images, self.spacing_mm, device)
         return metrics.dice(found[self.place].cpu().numpy(), self.target.cpu().numpy(), self.classes)
 
 
-def hold_back(
-    pool: Pool, plan: Plan, before: dict[str, Any] | None, emit: Emit
-) -> tuple[Pool, HeldSlice | None]:
+def take_validation_slice(
+    dataset: DeviceDataset, plan: Plan, before: dict[str, Any] | None, emit: Emit
+) -> tuple[DeviceDataset, ValidationSlice | None]:
     """The pool without the labels of one complete slice, and that slice; None where none can be spared.
 
     before: the card of the fine-tuning that this one goes on from. What that has learned from is no test any
     more: then only the slice that it held back is taken.
     """
     if before is not None:
-        place = _place_before(pool, before.get("held_slice"))
+        place = _place_before(dataset, before.get("validation_slice"))
         why = "the weights it starts from have learned from all slices that are painted"
     else:
-        showing = slices_that_show(pool)
+        showing = slices_that_show(dataset)
         place = choose(showing)
         wanted = f"{LEAST} complete {AXIS_NAMES[plan.slice_axis]} slices that show the structures"
         why = f"that takes {wanted}, and there are {len(showing)}"
     if place is None:
         emit(Notice(f"No slice is held back: {why}."))
-        return pool, None
+        return dataset, None
     scan, index = place
-    around = radius(plan, pool.spacing_mm[scan])
-    first, last = max(0, index - around), min(len(pool.images[scan]), index + around + 1)
-    targets = list(pool.targets)
-    held = HeldSlice(
-        pool.ids[scan],
+    around = radius(plan, dataset.spacing_mm[scan])
+    first, last = max(0, index - around), min(len(dataset.images[scan]), index + around + 1)
+    targets = list(dataset.targets)
+    held = ValidationSlice(
+        dataset.ids[scan],
         index,
-        pool.images[scan][first:last].to(pool.device),
+        dataset.images[scan][first:last].to(dataset.device),
         index - first,
         targets[scan][index].clone(),
-        pool.spacing_mm[scan],
+        dataset.spacing_mm[scan],
     )
     targets[scan] = targets[scan].clone()
     targets[scan][index] = IGNORE
     emit(Notice(f"{_name(held, plan)} is held back: nothing is learned from it, and its Dice is shown."))
-    return replace(pool, targets=tuple(targets)), held
+    return replace(dataset, targets=tuple(targets)), held
 
 
 def radius(plan: Plan, spacing_mm: Sequence[float]) -> int:
@@ -108,10 +108,10 @@ def radius(plan: Plan, spacing_mm: Sequence[float]) -> int:
     return plan.patch_vox[0] // 2 + 1  # one more than the network sees: scores are smoothed
 
 
-def slices_that_show(pool: Pool) -> list[tuple[int, int, frozenset[int]]]:
+def slices_that_show(dataset: DeviceDataset) -> list[tuple[int, int, frozenset[int]]]:
     """(scan, slice, classes) of all complete slices across the first axis that show a class."""
     found = []
-    for scan, target in enumerate(pool.targets):
+    for scan, target in enumerate(dataset.targets):
         for index in complete_slices(target):
             classes = frozenset(target[index].unique().tolist()) - {0}
             if classes:
@@ -135,21 +135,21 @@ def choose(showing: Sequence[tuple[int, int, frozenset[int]]]) -> tuple[int, int
     return showing[best][:2]
 
 
-def _place_before(pool: Pool, held: dict[str, Any] | None) -> tuple[int, int] | None:
-    if not held or held["scan"] not in pool.ids:
+def _place_before(dataset: DeviceDataset, held: dict[str, Any] | None) -> tuple[int, int] | None:
+    if not held or held["scan"] not in dataset.ids:
         return None
-    place = pool.ids.index(held["scan"]), held["index"]
-    return place if place in [each[:2] for each in slices_that_show(pool)] else None
+    place = dataset.ids.index(held["scan"]), held["index"]
+    return place if place in [each[:2] for each in slices_that_show(dataset)] else None
 
 
-def _name(held: HeldSlice, plan: Plan) -> str:
+def _name(held: ValidationSlice, plan: Plan) -> str:
     return f"{AXIS_NAMES[plan.slice_axis].capitalize()} slice {held.index} of {held.scan}"
 
 
-class Watch:
+class ValidationMonitor:
     """Looks at the held slice now and then while a training runs, and at its end."""
 
-    def __init__(self, held: HeldSlice, plan: Plan, names: Sequence[str], emit: Emit) -> None:
+    def __init__(self, held: ValidationSlice, plan: Plan, names: Sequence[str], emit: Emit) -> None:
         """names: of the classes 1, 2, ..."""
         self.held, self.plan, self.names = held, plan, names
         self.emit = emit
@@ -169,14 +169,14 @@ class Watch:
         self.spent_s, self.longest_s = self.spent_s + took, max(self.longest_s, took)
         return found
 
-    def look_when_due(self, network: Network, fraction: float) -> dict[str, Tensor]:
+    def update_when_due(self, network: Network, fraction: float) -> dict[str, Tensor]:
         """The mean Dice for the curve, LOOKS times in a training as long as that is cheap; else nothing."""
         if fraction < self.due or self.spent_s + self.longest_s > SHARE * (time.monotonic() - self.began):
             return {}
         self.due = fraction + 1 / LOOKS
         return {"dice": torch.tensor(fmean(self.look(network, self.plan).values()))}
 
-    def verdict(self, network: Network, plan: Plan, step: int) -> dict[str, Any]:
+    def report(self, network: Network, plan: Plan, step: int) -> dict[str, Any]:
         """Look for the last time, say what came of it, and return it for the card."""
         found = self.look(network, plan)
         mean = fmean(found.values())
@@ -184,4 +184,4 @@ class Watch:
         each = ", ".join(f"{self.names[label - 1]} {value:.2f}" for label, value in found.items())
         said = f"{_name(self.held, self.plan)}, which it did not learn from: Dice {mean:.2f}"
         self.emit(Notice(f"{said} ({each})." if len(found) > 1 else f"{said}."))
-        return {"held_slice": {**self.card, "dice": mean}}
+        return {"validation_slice": {**self.card, "dice": mean}}

@@ -21,7 +21,7 @@ APART = 0.03
 
 
 @dataclass(frozen=True)
-class Amounts:
+class SliceCounts:
     """A method: {annotated slices: Dice of each seed}.
 
     peer: another program, grey and dashed. quiet: drawn faintly, without a name.
@@ -33,7 +33,7 @@ class Amounts:
     quiet: bool = False
 
 
-def amounts(path: Path, methods: Sequence[Amounts], title: str, words: str = "") -> Path:
+def slice_counts(path: Path, methods: Sequence[SliceCounts], title: str, words: str = "") -> Path:
     """Draw the mean over seeds as a line, their standard deviation as a band, each seed as a dot.
 
     The first method is the grey one. `words` stand small under the title.
@@ -61,7 +61,7 @@ def amounts(path: Path, methods: Sequence[Amounts], title: str, words: str = "")
     return page.save(path, figure)
 
 
-def _scale(plot: Axes, counts: Sequence[int], methods: Sequence[Amounts]) -> None:
+def _scale(plot: Axes, counts: Sequence[int], methods: Sequence[SliceCounts]) -> None:
     """Doublings of the slices are equally wide; Dice from below the lowest dot, never above 1."""
     plain_axes(plot, "painted slices, on two scans")
     places = np.log2(counts)
@@ -75,7 +75,7 @@ def _scale(plot: Axes, counts: Sequence[int], methods: Sequence[Amounts]) -> Non
     plot.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
 
 
-def _means(plot: Axes, method: Amounts, color: str, aside: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def _means(plot: Axes, method: SliceCounts, color: str, aside: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Draw the line through the means; returns its places and heights."""
     counts = sorted(method.values)
     places = np.log2(counts) + aside
@@ -87,7 +87,7 @@ def _means(plot: Axes, method: Amounts, color: str, aside: float = 0.0) -> tuple
     return places, means
 
 
-def _seeds(plot: Axes, method: Amounts, color: str, aside: float) -> float:
+def _seeds(plot: Axes, method: SliceCounts, color: str, aside: float) -> float:
     """Draw one method with the spread over its seeds and each of them; returns the height of its end."""
     places, means = _means(plot, method, color, aside)
     values = [method.values[count] for count in sorted(method.values)]
