@@ -112,23 +112,23 @@ def _suggested(material: Material, seed: int, protocol: Protocol, work: Work) ->
         runs[f"round {number}"] = trained["run"]
         seconds[f"round {number}"] = trained["seconds"]
         begin = time.monotonic()
-        found = work(SuggestJob(**common, count=count, weights=trained["run"]))["suggestions"]
+        suggested = work(SuggestJob(**common, count=count, weights=trained["run"]))["suggestions"]
         seconds["suggesting"] = seconds.get("suggesting", 0.0) + time.monotonic() - begin
-        assignment = _painted(assignment, _with(assignment.annotated, found))
-        reasons += [each["reason"] for each in found]
+        assignment = _painted(assignment, _with(assignment.annotated, suggested))
+        reasons += [each["reason"] for each in suggested]
     last = replace(assignment, settings=protocol.settings)
     outcome = experiment.train(last, work)
     outcome = replace(outcome, runs={**runs, **outcome.runs}, seconds={**seconds, **outcome.seconds})
     return _line("suggested", protocol, experiment.judge(last, outcome), {"reasons": reasons})
 
 
-def _with(painted: dict[str, list[int]], found: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
+def _with(painted: dict[str, list[int]], suggested: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
     """The painted slices and the suggested ones.
 
     Raises UserError ("wrong-axis") for a slice that the protocol's annotator does not paint.
     """
     result = {scan: list(indices) for scan, indices in painted.items()}
-    for each in found:
+    for each in suggested:
         if each["axis"] != 0:
             raise UserError("Only axial slices are painted here, another was suggested.", code="wrong-axis")
         result.setdefault(each["scan"], []).append(each["index"])

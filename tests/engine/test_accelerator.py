@@ -130,7 +130,7 @@ def test_the_generator_decides_on_both_what_is_seen(project: Project) -> None:
     seen: list[Tensor] = []
     for device in (CPU, CUDA):
         _, task = task_on(device, project, "finetune-none")
-        image, target = task.patches(*task.painted[0], seeded(5))
+        image, target = task.patches(*task.orientations[0], seeded(5))
         seen += [image.cpu(), target.cpu()]
     assert torch.allclose(seen[0], seen[2], atol=0.05)
     assert (seen[1] == seen[3]).float().mean() > 0.999

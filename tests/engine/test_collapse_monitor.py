@@ -86,17 +86,17 @@ def test_the_rank_of_one_vector_everywhere_is_one() -> None:
 
 def test_the_card_and_the_last_notice_say_how_it_went(project: Project) -> None:
     events = Events()
-    found = card(project, run(job_of("pgl", project), events))
-    assert not found["collapsed"]
-    assert found["rank"] > 0.5 * found["rank_at_start"] > 1
-    assert 0 < found["feature_std"] < 1.2 and 0.25 < found["output_std"] < 1.2
-    assert 0 <= found["probe"] <= 1 and 0 <= found["probe_at_start"] <= 1
-    assert events.of(Notice)[-1].text == found["words"]
-    assert found["words"].startswith(PLAIN)
-    assert f"in {round(100 * found['probe'])} of 100 voxels" in found["words"]
+    sample = card(project, run(job_of("pgl", project), events))
+    assert not sample["collapsed"]
+    assert sample["rank"] > 0.5 * sample["rank_at_start"] > 1
+    assert 0 < sample["feature_std"] < 1.2 and 0.25 < sample["output_std"] < 1.2
+    assert 0 <= sample["probe"] <= 1 and 0 <= sample["probe_at_start"] <= 1
+    assert events.of(Notice)[-1].text == sample["words"]
+    assert sample["words"].startswith(PLAIN)
+    assert f"right in {100 * sample['probe']:.0f} % of voxels" in sample["words"]
     (first, start), *_, (last, end) = looks(events)
-    assert (first, start["rank"], start["probe"]) == (0, found["rank_at_start"], found["probe_at_start"])
-    assert (last, end["rank"], end["probe"]) == (10, found["rank"], found["probe"])
+    assert (first, start["rank"], start["probe"]) == (0, sample["rank_at_start"], sample["probe_at_start"])
+    assert (last, end["rank"], end["probe"]) == (10, sample["rank"], sample["probe"])
 
 
 def test_numbers_are_said_at_the_quarters(project: Project, often: None, monkeypatch: Any) -> None:
@@ -119,9 +119,9 @@ def test_without_painted_slices_there_is_no_probe_and_no_word_of_it(project: Pro
     annotation = project.annotation(scan)
     assert annotation is not None
     project.save_annotation(scan, Annotation(annotation.labels * 0))
-    found = card(project, run(job_of("mae", project, steps=2)))
-    assert found["probe"] is None and found["probe_at_start"] is None
-    assert found["words"] == PLAIN
+    sample = card(project, run(job_of("mae", project, steps=2)))
+    assert sample["probe"] is None and sample["probe_at_start"] is None
+    assert sample["words"] == PLAIN
 
 
 def test_a_stopped_training_is_judged_too(project: Project) -> None:
@@ -254,8 +254,8 @@ OUTPUT = {1: 0.8, 50: 0.7, 100: 0.75}
     ],
     ids=["rank", "spread", "spread, and nothing of its own", "its own", "its own, which had risen"],
 )
-def test_any_of_three_numbers_shows_a_collapse(found: Sample, output: dict[int, float]) -> None:
-    assert has_collapsed(GOOD, found, output)
+def test_any_of_three_numbers_shows_a_collapse(sample: Sample, output: dict[int, float]) -> None:
+    assert has_collapsed(GOOD, sample, output)
 
 
 @pytest.mark.parametrize(
@@ -268,8 +268,8 @@ def test_any_of_three_numbers_shows_a_collapse(found: Sample, output: dict[int, 
     ],
     ids=["nothing of its own", "a long training", "pooled features are alike at first", "one step"],
 )
-def test_what_healthy_trainings_say_is_no_collapse(found: Sample, output: dict[int, float]) -> None:
-    assert not has_collapsed(GOOD, found, output)
+def test_what_healthy_trainings_say_is_no_collapse(sample: Sample, output: dict[int, float]) -> None:
+    assert not has_collapsed(GOOD, sample, output)
 
 
 # --- do more steps help ------------------------------------------------------------------------------
@@ -345,7 +345,7 @@ def look(probe: float) -> Sample:
 
 @pytest.mark.parametrize(
     ("end", "words"),
-    [(0.8, "80 of 100 voxels, more than"), (0.6, "60 of 100 voxels, which may be"), (0.4, "less than the")],
+    [(0.8, "80 % of voxels, better than"), (0.6, "60 % of voxels, no better than"), (0.4, "worse than with")],
 )
 def test_the_words_set_the_probe_beside_random_weights(end: float, words: str) -> None:
     said = in_words(look(0.6), look(end), False, "The loss was still falling.")

@@ -25,7 +25,7 @@ def varied_views(dims: int, size: tuple[int, int, int], turned: bool = True) -> 
     return stacked(made)
 
 
-def seen_positions(views: CropBatch, dims: int, displacement: torch.Tensor | None = None) -> torch.Tensor:
+def shown_positions(views: CropBatch, dims: int, displacement: torch.Tensor | None = None) -> torch.Tensor:
     """(B, D, H, W, 3) scan positions that the views show, read off images of coordinates."""
     images = [shown(cut(ramp, views, plan(dims), displacement)) for ramp in ramps(SCAN)]
     seen = torch.stack(images, dim=-1)
@@ -41,7 +41,7 @@ def inside(positions: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_view_shows_the_positions_its_affine_says(dims: int, turned: bool) -> None:
     views = varied_views(dims, (3, 14, 12) if dims == 2 else (6, 10, 12), turned)
-    assert torch.allclose(seen_positions(views, dims), inside(voxel_positions(views)), atol=1e-3)
+    assert torch.allclose(shown_positions(views, dims), inside(voxel_positions(views)), atol=1e-3)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -53,7 +53,7 @@ def test_a_bend_displaces_in_view_voxels(dims: int) -> None:
     moved = torch.einsum("bij,bj...->b...i", affine, displacement)
     expected = voxel_positions(views)
     expected[..., 3 - dims :] += moved[:, None] if dims == 2 else moved
-    assert torch.allclose(seen_positions(views, dims, displacement), inside(expected), atol=1e-3)
+    assert torch.allclose(shown_positions(views, dims, displacement), inside(expected), atol=1e-3)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -45,7 +45,7 @@ def scribbles(truth: np.ndarray) -> np.ndarray:
     return labels
 
 
-def guess(cache: FeatureCache, annotation: Annotation, axis: int, index: int) -> np.ndarray:
+def classified(cache: FeatureCache, annotation: Annotation, axis: int, index: int) -> np.ndarray:
     """What the probe says about each voxel of a slice."""
     learner = Learner(cache)
     learner.look(annotation)
@@ -61,7 +61,7 @@ def dice(one: np.ndarray, two: np.ndarray) -> float:
 @pytest.mark.parametrize(("axis", "index"), [(0, 5), (1, 18), (2, 15)])
 def test_a_few_strokes_recover_tissue_that_features_tell_apart(axis: int, index: int) -> None:
     cache, truth = tissue()
-    found = guess(cache, Annotation(scribbles(truth)), axis, index)
+    found = classified(cache, Annotation(scribbles(truth)), axis, index)
     assert dice(found == 1, truth.take(index, axis) == 1) > 0.85
 
 
@@ -69,7 +69,7 @@ def test_a_class_painted_thirty_times_less_is_not_swallowed() -> None:
     cache, truth = tissue(noise=0.5)
     labels = np.zeros_like(truth)
     labels[6, 18, 12:20] = 1
-    found = guess(cache, Annotation(labels, complete=((0, 0), (0, 11))), 0, 6)
+    found = classified(cache, Annotation(labels, complete=((0, 0), (0, 11))), 0, 6)
     assert found[ORGAN[1:]].mean() > 0.9
 
 
@@ -77,7 +77,7 @@ def test_an_unpainted_part_of_a_complete_slice_is_background() -> None:
     cache, truth = tissue()
     labels = np.zeros_like(truth)
     labels[6] = truth[6]
-    found = guess(cache, Annotation(labels, complete=((0, 6),)), 0, 4)
+    found = classified(cache, Annotation(labels, complete=((0, 6),)), 0, 4)
     assert dice(found == 1, truth[4] == 1) > 0.85
 
 

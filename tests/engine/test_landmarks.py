@@ -32,13 +32,13 @@ def made(tmp_path: Path) -> tuple[Project, str]:
     return make_project(tmp_path)
 
 
-def found_in(project: Project, run: str, known: Landmarks = KNOWN) -> Landmarks:
+def matches_in(project: Project, run: str, known: Landmarks = KNOWN) -> Landmarks:
     places = [place for _, matches in propagate(project, run, known) for place in matches]
     return collect(known, run, project.run(run).weights_sha256, places)
 
 
 def test_a_landmark_is_found_in_all_other_scans_and_agrees_on_the_way_back(made: tuple[Project, str]) -> None:
-    matches = found_in(*made).matches
+    matches = matches_in(*made).matches
     assert {each.scan: each.voxel_zyx for each in matches} == {
         "scan1": moved(PLACE, 2), "scan2": moved(PLACE, 3)
     }  # fmt: skip
@@ -51,28 +51,30 @@ def test_a_place_that_does_not_lead_back_is_trusted_less(made: tuple[Project, st
     noise = np.random.default_rng(0).normal(size=array.shape)
     noise /= np.linalg.norm(noise, axis=-1, keepdims=True)
     write_features(project, "scan1", run, noise.astype(np.float16), (1, 2, 2))
-    lost, kept = found_in(project, run).matches
+    lost, kept = matches_in(project, run).matches
     assert lost.scan == "scan1" and lost.agreement_mm > 5
     assert lost.confidence < kept.confidence / 2
 
 
 def test_a_place_that_is_set_by_hand_wins_and_helps_to_find_the_others(made: tuple[Project, str]) -> None:
     project, run = made
-    known = found_in(project, run, found_in(project, run).with_point(Landmark("carina", "scan1", (7, 7, 9))))
+    known = matches_in(
+        project, run, matches_in(project, run).with_point(Landmark("carina", "scan1", (7, 7, 9)))
+    )
     assert [type(known.in_scan(scan)[0]) for scan in project.scans] == [Landmark, Landmark, LandmarkMatch]
     assert known.in_scan("scan1")[0].voxel_zyx == (7, 7, 9)
 
 
 def test_landmarks_come_back_from_the_disk(made: tuple[Project, str]) -> None:
     project, run = made
-    known = found_in(project, run)
+    known = matches_in(project, run)
     write_landmarks(project, known)
     assert read_landmarks(Project.open(project.root)) == known
 
 
 def test_what_other_weights_found_is_not_shown_any_more(made: tuple[Project, str]) -> None:
     project, run = made
-    write_landmarks(project, found_in(project, run))
+    write_landmarks(project, matches_in(project, run))
     project.run(run).checkpoint.write_bytes(b"trained further")
     assert read_landmarks(project) == KNOWN
 
@@ -101,13 +103,13 @@ def test_a_name_that_does_not_work_is_refused(name: str) -> None:
 
 
 def test_a_landmark_is_forgotten_in_all_scans(made: tuple[Project, str]) -> None:
-    known = found_in(*made).without("carina")
+    known = matches_in(*made).without("carina")
     assert not known.points and not known.matches
 
 
 def test_the_table_has_patient_millimetres(made: tuple[Project, str], tmp_path: Path) -> None:
     project, run = made
-    write_landmark_table(tmp_path / "out.csv", project, found_in(project, run))
+    write_landmark_table(tmp_path / "out.csv", project, matches_in(project, run))
     rows = list(csv.DictReader((tmp_path / "out.csv").open()))
     assert [row["scan"] for row in rows] == list(project.scans)
     assert (rows[0]["name"], rows[0]["confidence"]) == ("carina", "1.000")

@@ -60,7 +60,7 @@ def layout_of(*targets: Tensor) -> LocationPrior:
 TWO = (painted(boxes(PLACES)), painted(boxes(PLACES, move=(3, 2, -4)), first=1))
 
 
-def seen(labels: Tensor, level: int = 200) -> tuple[Tensor, Tensor]:
+def predicted(labels: Tensor, level: int = 200) -> tuple[Tensor, Tensor]:
     """A network's most probable classes, and how probable: `level` on the labels, little elsewhere."""
     best = torch.where(labels > 0, labels, 1)
     return best, torch.where(labels > 0, level, 2).to(torch.uint8)
@@ -72,7 +72,7 @@ def test_what_lies_in_its_place_stays_and_what_lies_elsewhere_loses(move: Place)
     decoy = (slice(30, 38), slice(38, 46), slice(0, 8))
     there = labels > 0
     labels[decoy] = 1
-    apply = layout_of(*TWO).apply(*seen(labels), (1.0, 1.0, 1.0))
+    apply = layout_of(*TWO).apply(*predicted(labels), (1.0, 1.0, 1.0))
     assert (apply[there] == 200).all()
     assert (apply[decoy].float() < 0.5 * 200).all()
 
@@ -81,13 +81,13 @@ def test_a_scan_of_other_size_and_spacing_is_measured_in_mm() -> None:
     fine = boxes(PLACES).repeat_interleave(2, 1).repeat_interleave(2, 2)
     there = fine > 0
     fine[30:38, 76:92, 0:16] = 1
-    apply = layout_of(*TWO).apply(*seen(fine), (1.0, 0.5, 0.5))
+    apply = layout_of(*TWO).apply(*predicted(fine), (1.0, 0.5, 0.5))
     assert (apply[there] == 200).all()
     assert (apply[32:36, 80:90, 2:12].float() < 0.5 * 200).all()
 
 
 def test_factors_lie_between_far_off_and_one() -> None:
-    factors = layout_of(*TWO).where(*seen(boxes(PLACES)), (1.0, 1.0, 1.0))
+    factors = layout_of(*TWO).where(*predicted(boxes(PLACES)), (1.0, 1.0, 1.0))
     assert factors.shape[0] == 3
     assert factors.max() == 1
     assert factors.min() >= FAR_OFF
@@ -98,7 +98,7 @@ def test_a_class_that_keeps_no_place_may_lie_anywhere() -> None:
     elsewhere = {**PLACES, 3: (0, 40, 0)}
     location_prior = layout_of(painted(boxes(PLACES)), painted(boxes(elsewhere)))
     assert location_prior.reach_mm.isinf().tolist() == [False, False, True]
-    assert (location_prior.where(*seen(boxes(PLACES)), (1.0, 1.0, 1.0))[2] == 1).all()
+    assert (location_prior.where(*predicted(boxes(PLACES)), (1.0, 1.0, 1.0))[2] == 1).all()
 
 
 def test_a_structure_may_go_on_beyond_the_outermost_painted_slice() -> None:
@@ -108,7 +108,7 @@ def test_a_structure_may_go_on_beyond_the_outermost_painted_slice() -> None:
     few = torch.full_like(labels, IGNORE)
     few[8:24:4] = labels[8:24:4]
     location_prior = layout_of(few, few)
-    best, level = seen(labels)
+    best, level = predicted(labels)
     apply = location_prior.apply(best, level, (1.0, 1.0, 1.0))
     assert (apply[labels == 3] == 200).all()
 
@@ -117,7 +117,7 @@ def test_between_a_slice_that_shows_it_and_one_that_does_not_it_may_end_anywhere
     sparse = painted(boxes(PLACES), every=12, first=8)
     location_prior = layout_of(sparse, sparse)
     labels = boxes(PLACES)
-    apply = location_prior.apply(*seen(labels), (1.0, 1.0, 1.0))
+    apply = location_prior.apply(*predicted(labels), (1.0, 1.0, 1.0))
     assert (apply[labels == 1] == 200).all()
 
 

@@ -9,9 +9,9 @@ from medssl.nn.models.unet import build
 from small import dataset, noise, plan, seeded
 
 
-def blocks_hidden(visible: torch.Tensor, sides: tuple[int, ...]) -> torch.Tensor:
+def blocks_hidden(visible: torch.Tensor, block_shape: tuple[int, ...]) -> torch.Tensor:
     """(B, blocks) whether each block is hidden; fails where one is hidden in part."""
-    for axis, side in enumerate(sides, start=1):
+    for axis, side in enumerate(block_shape, start=1):
         visible = torch.stack([each.amin(axis) for each in visible.split(side, axis)], axis)
     return visible.flatten(1) == 0
 
@@ -28,12 +28,12 @@ def test_exact_masked_count(size: tuple[int, ...], ratio: float) -> None:
 @pytest.mark.parametrize("size", [(32, 64), (16, 32, 48), (17, 30), (9, 21, 30)])
 def test_block_alignment(size: tuple[int, ...]) -> None:
     visible = draw_mask(3, size, 4, 0.6, seeded())
-    sides = tuple(min(4, length // 4) for length in size)
+    block_shape = tuple(min(4, length // 4) for length in size)
     assert set(visible.unique().tolist()) == {0, 1}
-    for axis, side in enumerate(sides, start=1):
+    for axis, side in enumerate(block_shape, start=1):
         for block in visible.split(side, axis):
             assert (block == block.narrow(axis, 0, 1)).all(), "a block is hidden in part"
-    assert blocks_hidden(visible, sides).sum(1).unique().numel() == 1
+    assert blocks_hidden(visible, block_shape).sum(1).unique().numel() == 1
 
 
 def test_blocks_differ_between_samples() -> None:

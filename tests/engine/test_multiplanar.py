@@ -115,7 +115,7 @@ def test_guesses_are_learned_from_several_sides_and_labels_turn_with_their_scans
         for one, own in zip(seen.targets, pseudo_labels.dataset.targets, strict=True):
             assert torch.equal(one, own.permute(order))
     generator = seeded()
-    drawn = {pseudo_labels.side(generator)[0].images[0].shape for _ in range(40)}
+    drawn = {pseudo_labels.draw_orientation(generator)[0].images[0].shape for _ in range(40)}
     assert len(drawn) == 2
 
 
@@ -130,12 +130,12 @@ def test_scans_of_thick_slices_are_learned_from_their_own_side_alone() -> None:
 def test_a_painted_slice_is_a_line_from_another_side() -> None:
     """Every third step or so sees what is painted from there; no voxel of it is another."""
     task = tuning("none")
-    (own, _), (other, voxels) = task.painted
+    (own, _), (other, voxels) = task.orientations
     assert torch.equal(other.targets[0], own.targets[0].permute(1, 0, 2))
     lines = {int(line) for _, _, line, _ in torch.cat(voxels.by_class)}
     assert lines == {2, 6}
     generator = seeded()
-    drawn = [task._side(generator)[0] is other for _ in range(300)]
+    drawn = [task._draw_orientation(generator)[0] is other for _ in range(300)]
     assert 70 < sum(drawn) < 130
 
 

@@ -157,7 +157,7 @@ def test_the_more_names_are_wrong_the_wider_neighbours_are_asked(
     allowed = allowed_widths(dataset(noise((12, 24, 24)), targets=[labels]), 2)
     asked = SmoothingWidth(allowed, dataset(noise((12, 24, 24))), 0)
     own = scores_of(labels, 2, wrong)
-    monkeypatch.setattr(smoothing_width, "scores_of_slabs", lambda *seen: iter([own[:5], own[5:]]))
+    monkeypatch.setattr(smoothing_width, "scores_of_slabs", lambda *smoothed: iter([own[:5], own[5:]]))
     width = asked.width_mm(build(plan(), 3, 0), plan())
     assert (width > 0) == (wrong > 0)
     assert wrong < 0.1 or width > 2
@@ -185,11 +185,11 @@ def test_a_fine_tuning_keeps_the_width_with_the_weights_and_predictions_ask_for_
 ) -> None:
     asked: list[float] = []
 
-    def seen(scores: Tensor, sigma_mm: float, spacing_mm: object) -> Tensor:
+    def smoothed(scores: Tensor, sigma_mm: float, spacing_mm: object) -> Tensor:
         asked.append(sigma_mm)
         return scores
 
-    monkeypatch.setattr(predict, "shared_out", seen)
+    monkeypatch.setattr(predict, "shared_out", smoothed)
     made = project.run(run(job_of(kind, project))["run"])
     assert bool(asked) == (kind == "finetune"), "guesses ask for it, too"
     width = made.card["plan"]["smoothing_sigma_mm"]
@@ -204,11 +204,11 @@ def test_guesses_are_what_both_the_voxel_and_its_neighbours_say(monkeypatch: pyt
     own = scores_of(labels, 2, wrong=0.2)
     monkeypatch.setattr(predict, "scores_of_slabs", lambda *asked: iter([own[:5], own[5:]]))
     looked_with = replace(plan(), smoothing_sigma_mm=2.0)
-    seen = predict.top1_posterior(build(looked_with, 3, 0), looked_with, labels.float(), SPACING, CPU)
-    confidence_threshold = seen.probability > 0.6 * 255
-    assert (seen.best == labels)[confidence_threshold].all(), "wrong names are not learned"
+    smoothed = predict.top1_posterior(build(looked_with, 3, 0), looked_with, labels.float(), SPACING, CPU)
+    confidence_threshold = smoothed.probability > 0.6 * 255
+    assert (smoothed.best == labels)[confidence_threshold].all(), "wrong names are not learned"
     assert confidence_threshold.sum() > 0.6 * (labels > 0).sum()
-    assert torch.equal(seen.background, (own[:, 0] * 255).round().to(torch.uint8))
+    assert torch.equal(smoothed.background, (own[:, 0] * 255).round().to(torch.uint8))
 
 
 @pytest.mark.parametrize(("unpainted", "painted_too"), [(0, 6), (6, 0)])

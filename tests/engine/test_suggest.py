@@ -39,7 +39,7 @@ from typer.testing import CliRunner
 NAMES = {1: "Anterior", 2: "Posterior"}
 
 
-def seen(scan: str, vectors: Any, **changes: Any) -> ScoredSlices:
+def scored_slices(scan: str, vectors: Any, **changes: Any) -> ScoredSlices:
     """Slices 0, 1, ... of a scan, 10 mm apart, of which nothing is painted and nothing doubted."""
     vectors = np.asarray(vectors, np.float32).reshape(len(vectors), -1)
     number = len(vectors)
@@ -56,8 +56,8 @@ def seen(scan: str, vectors: Any, **changes: Any) -> ScoredSlices:
     return ScoredSlices(**{**fields, **{name: np.asarray(value) for name, value in changes.items()}})
 
 
-def places(found: Sequence[Any]) -> list[tuple[str, int]]:
-    return [(each.scan, each.index) for each in found]
+def places(suggestions: Sequence[Any]) -> list[tuple[str, int]]:
+    return [(each.scan, each.index) for each in suggestions]
 
 
 def suggested(project: Project, **changes: Any) -> list[tuple[str, int, int]]:
@@ -70,14 +70,14 @@ def suggested(project: Project, **changes: Any) -> list[tuple[str, int, int]]:
 
 def test_a_slice_where_the_model_is_unsure_outranks_one_where_it_is_sure() -> None:
     other = np.eye(4)
-    found = rank([seen("a", other, expected_error_mm2=[1.0, 9, 3, 1])], 0, NAMES, 4)
-    assert [each.index for each in found][:2] == [1, 2]
-    assert found[0].expected_error_mm2 == 9
+    suggestions = rank([scored_slices("a", other, expected_error_mm2=[1.0, 9, 3, 1])], 0, NAMES, 4)
+    assert [each.index for each in suggestions][:2] == [1, 2]
+    assert suggestions[0].expected_error_mm2 == 9
 
 
 def test_near_duplicates_of_painted_slices_rank_low() -> None:
     vectors = [[0, 0], [0.01, 0], [5, 0], [0, 5], [5, 5]]
-    part = seen(
+    part = scored_slices(
         "a", vectors, expected_error_mm2=[0, 5.0, 5, 5, 5], painted=[1, 0, 0, 0, 0], complete=[1, 0, 0, 0, 0]
     )
     part = ScoredSlices(**{**vars(part), "painted": part.painted == 1, "complete": part.complete == 1})
@@ -86,7 +86,7 @@ def test_near_duplicates_of_painted_slices_rank_low() -> None:
 
 def test_the_neighbour_of_a_painted_slice_ranks_low_whatever_it_looks_like() -> None:
     painted = np.arange(20) == 10
-    part = seen(
+    part = scored_slices(
         "a",
         np.eye(20),
         expected_error_mm2=np.ones(20),
@@ -101,17 +101,19 @@ def test_ten_suggestions_are_no_ten_neighbours() -> None:
     """All doubt lies in ten neighbouring slices of one scan; five scans look alike slice by slice."""
     looks = np.arange(40)[:, None] / 4.0
     doubt = np.where(np.arange(40) // 10 == 1, 10.0, 8.0)
-    parts = [seen(name, looks, expected_error_mm2=doubt, reach_mm=np.float64(15)) for name in "abcde"]
-    found = places(rank(parts, 0, NAMES, 10))
-    depths = sorted({index // 5 for _, index in found})
-    assert len(depths) >= 6, found
-    gaps = [abs(i - j) for s, i in found for t, j in found if (s, i) < (t, j) and s == t]
+    parts = [
+        scored_slices(name, looks, expected_error_mm2=doubt, reach_mm=np.float64(15)) for name in "abcde"
+    ]
+    suggestions = places(rank(parts, 0, NAMES, 10))
+    depths = sorted({index // 5 for _, index in suggestions})
+    assert len(depths) >= 6, suggestions
+    gaps = [abs(i - j) for s, i in suggestions for t, j in suggestions if (s, i) < (t, j) and s == t]
     assert min(gaps, default=9) > 2
 
 
 def test_an_odd_slice_teaches_less_than_one_of_many() -> None:
     vectors = [[9.0, 9.0], *([0.1 * n, 0.0] for n in range(8))]
-    assert rank([seen("a", vectors)], 0, {}, 1)[0].index != 0
+    assert rank([scored_slices("a", vectors)], 0, {}, 1)[0].index != 0
 
 
 @pytest.mark.parametrize("asked", [True, False])
@@ -119,16 +121,15 @@ def test_complete_and_empty_slices_are_never_suggested(asked: bool) -> None:
     closed = np.array([True, False, True, False])
     doubt = [9.0, 1, 9, 1] if asked else None
     for name in ("complete", "empty"):
-        part = seen("a", np.eye(4), expected_error_mm2=doubt, **{name: closed}) if asked else seen(
-            "a", np.eye(4), **{name: closed}
-        )  # fmt: skip
+        known = {"expected_error_mm2": doubt} if asked else {}
+        part = scored_slices("a", np.eye(4), **known, **{name: closed})
         assert {each.index for each in rank([part], 0, NAMES, 4)} == {1, 3}
 
 
 def test_a_slice_with_strokes_may_be_finished_but_is_not_new() -> None:
     strokes = np.arange(4) == 0
-    found = rank([seen("a", np.eye(4), painted=strokes)], 0, {}, 4)
-    assert places(found)[-1] == ("a", 0) and found[-1].novelty == 0
+    suggestions = rank([scored_slices("a", np.eye(4), painted=strokes)], 0, {}, 4)
+    assert places(suggestions)[-1] == ("a", 0) and suggestions[-1].novelty == 0
 
 
 def test_taking_the_best_one_each_time_covers_most_of_what_the_best_set_would() -> None:
@@ -146,7 +147,10 @@ def test_taking_the_best_one_each_time_covers_most_of_what_the_best_set_would() 
 def test_another_scan_comes_before_one_that_is_painted_already_where_slices_are_as_new() -> None:
     """Ten slices of ten people teach more than ten of one."""
     first = np.arange(3) == 0
-    parts = [seen("a", np.eye(6)[:3], painted=first, complete=first), seen("b", np.eye(6)[3:])]
+    parts = [
+        scored_slices("a", np.eye(6)[:3], painted=first, complete=first),
+        scored_slices("b", np.eye(6)[3:]),
+    ]
     assert [scan for scan, _ in places(rank(parts, 0, {}, 2))] == ["b", "a"]
 
 

@@ -166,13 +166,13 @@ class _AsIfGuessed:
     """Rounds whose guesses are the painted slices: a step costs what it will cost with real ones."""
 
     def __init__(self, dataset: DeviceDataset, voxels: AnnotatedVoxels) -> None:
-        self.seen = [(dataset, voxels)]
+        self.orientations = [(dataset, voxels)]
 
     def pseudo_labels_at(self, *given: object) -> _AsIfGuessed:
         return self
 
-    def side(self, generator: Generator) -> tuple[DeviceDataset, AnnotatedVoxels]:
-        return self.seen[0]
+    def draw_orientation(self, generator: Generator) -> tuple[DeviceDataset, AnnotatedVoxels]:
+        return self.orientations[0]
 
     def remember(self, loss: Tensor) -> None:
         pass

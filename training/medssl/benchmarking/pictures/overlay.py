@@ -54,7 +54,7 @@ def overlay(
     rows = [(scan, [_view(scan, axis, colors) for axis in axes]) for scan in scans]
     columns = 1 + max(len(scan.predictions) for scan in scans)
     heights = [
-        [COLUMN_IN * seen.size_mm[1] / seen.size_mm[0] + GAP_IN for seen in views] for _, views in rows
+        [COLUMN_IN * view.size_mm[1] / view.size_mm[0] + GAP_IN for view in views] for _, views in rows
     ]
     width = 2 * page.MARGIN_IN + columns * (COLUMN_IN + GAP_IN) - GAP_IN
     height = page.heading_height(title) + sum(HEADS_IN + sum(each) for each in heights) + FOOT_IN
@@ -63,8 +63,8 @@ def overlay(
     for (scan, views), each in zip(rows, heights, strict=True):
         _heads(figure, scan, top)
         top += HEADS_IN
-        for seen, row_height in zip(views, each, strict=True):
-            _row(figure, scan, seen, colors, top, row_height - GAP_IN)
+        for view, row_height in zip(views, each, strict=True):
+            _row(figure, scan, view, colors, top, row_height - GAP_IN)
             top += row_height
     _foot(figure, classes, scans[0].modality, width, height)
     return page.save(path, figure)
@@ -96,21 +96,21 @@ def _heads(figure: Figure, scan: Segmented, top: float) -> None:
 
 
 def _row(
-    figure: Figure, scan: Segmented, seen: View, colors: dict[int, str], top: float, height: float
+    figure: Figure, scan: Segmented, view: View, colors: dict[int, str], top: float, height: float
 ) -> None:
     for column, labels in enumerate([scan.reference, *scan.predictions.values()]):
         left = page.MARGIN_IN + column * (COLUMN_IN + GAP_IN)
         plot = page.axes(figure, left, top, COLUMN_IN, height)
-        slices.show_scan(plot, scan.image, seen, scan.modality)
+        slices.show_scan(plot, scan.image, view, scan.modality)
         if column == 0:
-            slices.note(plot, 0.02, 0.98, NAMES[seen.axis], "left", "top", 6, palette.MUTED)
-            slices.scale_bar(plot, seen)
-            slices.outline(plot, labels, seen, colors, 1.2)
+            slices.note(plot, 0.02, 0.98, NAMES[view.axis], "left", "top", 6, palette.MUTED)
+            slices.scale_bar(plot, view)
+            slices.outline(plot, labels, view, colors, 1.2)
         else:
-            slices.fill(plot, labels, seen, colors, 0.42)
-            slices.outline(plot, labels, seen, colors, 0.7)
+            slices.fill(plot, labels, view, colors, 0.42)
+            slices.outline(plot, labels, view, colors, 0.7)
             white = dict.fromkeys(colors, palette.INK)
-            slices.outline(plot, scan.reference, seen, white, 0.55, "dotted")
+            slices.outline(plot, scan.reference, view, white, 0.55, "dotted")
 
 
 def _foot(figure: Figure, classes: Sequence[LabelClass], modality: str, width: float, height: float) -> None:

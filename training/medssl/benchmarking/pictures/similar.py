@@ -49,7 +49,7 @@ def similarity(path: Path, scans: Similar | Sequence[Similar], title: str = "") 
     scans = [scans] if isinstance(scans, Similar) else list(scans)
     lines = [[_view(scan, axis) for axis in (AXIAL, CORONAL)] for scan in scans]
     room = WIDTH_IN - 2 * page.MARGIN_IN - 3 * GAP_IN
-    heights = [room / (2 * sum(_proportion(seen) for seen in views)) for views in lines]
+    heights = [room / (2 * sum(_proportion(view) for view in views)) for views in lines]
     height = page.heading_height(title) + sum(HEADS_IN + each + GAP_IN for each in heights) + FOOT_IN
     figure = page.page(WIDTH_IN, height)
     top = page.heading(figure, title)
@@ -73,8 +73,8 @@ def _view(scan: Similar, axis: int) -> View:
     return slices.view(scan.image, scan.spacing_mm, scan.modality, axis, int(scan.voxel_zyx[axis]))
 
 
-def _proportion(seen: View) -> float:
-    return seen.size_mm[0] / seen.size_mm[1]
+def _proportion(view: View) -> float:
+    return view.size_mm[0] / view.size_mm[1]
 
 
 def _limits(scans: Sequence[Similar]) -> tuple[float, float]:
@@ -95,34 +95,34 @@ def _line(
     page.write(figure, page.MARGIN_IN, top + 0.1, words, size=9, weight="bold")
     page.write(figure, page.MARGIN_IN, top + 0.28, small, size=7.5, color=palette.MUTED)
     left = page.MARGIN_IN
-    for seen in views:
-        width = height * _proportion(seen)
+    for view in views:
+        width = height * _proportion(view)
         plot = page.axes(figure, left, top + HEADS_IN, width, height)
-        slices.show_scan(plot, scan.image, seen, scan.modality)
-        slices.note(plot, 0.02, 0.98, NAMES[seen.axis], "left", "top", 6, palette.MUTED)
-        slices.scale_bar(plot, seen)
-        mark(plot, seen, scan.voxel_zyx)
+        slices.show_scan(plot, scan.image, view, scan.modality)
+        slices.note(plot, 0.02, 0.98, NAMES[view.axis], "left", "top", 6, palette.MUTED)
+        slices.scale_bar(plot, view)
+        mark(plot, view, scan.voxel_zyx)
         left += width + GAP_IN
         plot = page.axes(figure, left, top + HEADS_IN, width, height)
-        plane = seen.cut(scan.values, scan.step_vox)
+        plane = view.cut(scan.values, scan.step_vox)
         plot.imshow(
             plane,
             cmap=COLORS,
             vmin=limits[0],
             vmax=limits[1],
-            extent=seen.extent(plane, scan.step_vox),
+            extent=view.extent(plane, scan.step_vox),
             interpolation="bilinear",
             aspect="equal",
         )
-        slices.frame(plot, seen)
-        mark(plot, seen, scan.voxel_zyx)
+        slices.frame(plot, view)
+        mark(plot, view, scan.voxel_zyx)
         left += width + GAP_IN
 
 
-def mark(plot: Axes, seen: View, voxel_zyx: Sequence[int]) -> None:
+def mark(plot: Axes, view: View, voxel_zyx: Sequence[int]) -> None:
     """A ring with four ticks around a voxel; the voxel itself stays visible."""
-    column, row = seen.place(voxel_zyx)
-    reach = 0.028 * seen.size_mm[0]
+    column, row = view.place(voxel_zyx)
+    reach = 0.028 * view.size_mm[0]
     around = [withStroke(linewidth=2.6, foreground=palette.PANEL)]
     angles = np.linspace(0, 2 * np.pi, 61)
     style = {"color": palette.ACCENT, "lw": 1.2, "path_effects": around, "zorder": 9}

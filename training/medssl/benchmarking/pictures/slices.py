@@ -128,10 +128,10 @@ def view(image: np.ndarray, spacing_mm: Spacing, modality: str, axis: int, index
     return View(axis, index, (z, y, x), spacing_mm, left, right, top, bottom)
 
 
-def show_scan(plot: Axes, image: np.ndarray, seen: View, modality: str) -> None:
+def show_scan(plot: Axes, image: np.ndarray, view: View, modality: str) -> None:
     """Draw the slice in grey, in true proportions, and say where the sides are."""
     low, high = greys(image, modality)
-    plane = seen.cut(image).astype(np.float32)
+    plane = view.cut(image).astype(np.float32)
     if modality == "ct" and is_normalised(image):
         plane = 40 + 100 * np.sinh(np.clip(plane, -6, 6))
         low, high = CT_WINDOW_HU
@@ -140,24 +140,24 @@ def show_scan(plot: Axes, image: np.ndarray, seen: View, modality: str) -> None:
         cmap="gray",
         vmin=low,
         vmax=high,
-        extent=seen.extent(plane),
+        extent=view.extent(plane),
         interpolation="bicubic",
         aspect="equal",
     )
-    frame(plot, seen)
+    frame(plot, view)
 
 
-def frame(plot: Axes, seen: View) -> None:
+def frame(plot: Axes, view: View) -> None:
     """Show the view's part only; letters at the four sides."""
-    plot.set_xlim(seen.left, seen.right)
-    plot.set_ylim(seen.bottom, seen.top)
+    plot.set_xlim(view.left, view.right)
+    plot.set_ylim(view.bottom, view.top)
     places = (
         (0.02, 0.5, "left", "center"),
         (0.98, 0.5, "right", "center"),
         (0.5, 0.985, "center", "top"),
         (0.5, 0.015, "center", "bottom"),
     )
-    for letter, (x, y, across, along) in zip(EDGES[seen.axis], places, strict=True):
+    for letter, (x, y, across, along) in zip(EDGES[view.axis], places, strict=True):
         note(plot, x, y, letter, across, along, 5.5, palette.MUTED)
 
 
@@ -171,34 +171,34 @@ def note(
     )  # fmt: skip
 
 
-def scale_bar(plot: Axes, seen: View) -> None:
+def scale_bar(plot: Axes, view: View) -> None:
     """A bar at the lower right, as long as is handy: 5 cm in a trunk, 1 cm in a small organ."""
-    width, height = seen.size_mm
+    width, height = view.size_mm
     length = max((size for size in (2, 5, 10, 20, 50) if size < 0.3 * width), default=1)
-    right, row = seen.right - 0.04 * width, seen.bottom - 0.035 * height
+    right, row = view.right - 0.04 * width, view.bottom - 0.035 * height
     plot.plot([right - length, right], [row, row], color=palette.PANEL, lw=2.4, solid_capstyle="projecting")
     plot.plot([right - length, right], [row, row], color=palette.INK, lw=1.3, solid_capstyle="butt")
     label = f"{length // 10} cm" if length >= 10 else f"{length} mm"
-    across, up = (right - length / 2 - seen.left) / width, (seen.bottom - row) / height + 0.012
+    across, up = (right - length / 2 - view.left) / width, (view.bottom - row) / height + 0.012
     note(plot, across, up, label, "center", "bottom", 5.5, palette.INK)
 
 
-def fill(plot: Axes, labels: np.ndarray, seen: View, colors: dict[int, str], strength: float) -> None:
+def fill(plot: Axes, labels: np.ndarray, view: View, colors: dict[int, str], strength: float) -> None:
     """Cover each class with its colour, voxel by voxel, letting the scan through."""
-    plane = seen.cut(labels)
+    plane = view.cut(labels)
     cover = np.zeros((*plane.shape, 4))
     for class_id, color in colors.items():
         cover[plane == class_id] = (*to_rgb(color), strength)
-    plot.imshow(cover, extent=seen.extent(plane), interpolation="nearest", aspect="equal")
+    plot.imshow(cover, extent=view.extent(plane), interpolation="nearest", aspect="equal")
 
 
 def outline(
-    plot: Axes, labels: np.ndarray, seen: View, colors: dict[int, str], width: float, style: str = "solid"
+    plot: Axes, labels: np.ndarray, view: View, colors: dict[int, str], width: float, style: str = "solid"
 ) -> None:
     """Draw the border of each class, its voxel corners rounded off by half a voxel."""
-    plane = seen.cut(labels)
-    left, _, _, top = seen.extent(plane)
-    width_mm, height_mm = seen.spacing_mm[2], seen.spacing_mm[seen.rows]
+    plane = view.cut(labels)
+    left, _, _, top = view.extent(plane)
+    width_mm, height_mm = view.spacing_mm[2], view.spacing_mm[view.rows]
     fine = 4
     for class_id, color in colors.items():
         rows, columns = np.nonzero(plane == class_id)

@@ -16,14 +16,14 @@ NAMED_SCANS, NAMED_SLICES = 3, 5
 
 def painted(project: Project, class_id: int) -> dict[str, list[int]]:
     """Axial slices with strokes of a class, by scan; reads all annotations."""
-    found = {}
+    slices_of = {}
     for scan in project.annotated(held_out=True):
         annotation = project.annotation(scan)
         if annotation is not None:
             slices = np.flatnonzero((annotation.labels == class_id).any((1, 2))).tolist()
             if slices:
-                found[scan] = slices
-    return found
+                slices_of[scan] = slices
+    return slices_of
 
 
 def turned(annotation: Annotation, class_id: int, into: int) -> Annotation:
@@ -49,10 +49,10 @@ def turn(project: Project, scans: Sequence[str], class_id: int, into: int) -> No
             project.save_annotation(scan, turned(annotation, class_id, into))
 
 
-def in_words(found: Mapping[str, Sequence[int]]) -> str:
+def in_words(slices_of: Mapping[str, Sequence[int]]) -> str:
     """ "scan-a (axial slices 3, 4) and 2 more scans"."""
-    named = [f"{scan} ({_slices(slices)})" for scan, slices in list(found.items())[:NAMED_SCANS]]
-    more = len(found) - len(named)
+    named = [f"{scan} ({_slices(slices)})" for scan, slices in list(slices_of.items())[:NAMED_SCANS]]
+    more = len(slices_of) - len(named)
     return ", ".join(named) + (f" and {more} more scan{'s' if more > 1 else ''}" if more else "")
 
 

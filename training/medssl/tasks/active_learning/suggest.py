@@ -54,16 +54,16 @@ def suggest(
     emit(Started(run.id if run else ""))
     eye = _slice_scorer(project, run, scans, job.device)
     chosen = list(slices.sample(project, scans, eye.axis, eye.pixels, np.random.default_rng(job.seed)))
-    seen: list[ScoredSlices] = []
+    scored: list[ScoredSlices] = []
     begin = time.monotonic()
     for number, (scan, indices) in enumerate(chosen, 1):
         if should_stop():
             break
-        seen.append(eye.look(scan, indices))
+        scored.append(eye.look(scan, indices))
         left = (time.monotonic() - begin) * (len(chosen) / number - 1)
         emit(Progress("looking at slices", number / len(chosen), number, left))
-    found = rank(seen, eye.axis, eye.names, job.count) if seen else []
-    stopped = len(seen) < len(chosen)
+    found = rank(scored, eye.axis, eye.names, job.count) if scored else []
+    stopped = len(scored) < len(chosen)
     if not found and not stopped:
         raise UserError(
             f"All slices of {project.root} that are worth painting are complete; fine-tune and look at the "
@@ -77,7 +77,7 @@ def suggest(
     }
 
 
-def rank(seen: Sequence[ScoredSlices], axis: int, names: Mapping[int, str], count: int) -> list[Suggestion]:
+def rank(scored: Sequence[ScoredSlices], axis: int, names: Mapping[int, str], count: int) -> list[Suggestion]:
     """The slices that are most worth painting of all that were seen, the best one first.
 
     names: of the classes by their numbers in `ScoredSlices.between`.
@@ -86,17 +86,17 @@ def rank(seen: Sequence[ScoredSlices], axis: int, names: Mapping[int, str], coun
     def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
         return np.concatenate([np.asarray(part) for part in parts])
 
-    scans = [each.scan for each in seen for _ in each.indices]
-    index, between = joined([each.indices for each in seen]), joined([each.between for each in seen])
-    free = ~joined([each.empty | each.complete for each in seen])
-    reach = joined([np.full(len(each.indices), each.reach_mm) for each in seen])
+    scans = [each.scan for each in scored for _ in each.indices]
+    index, between = joined([each.indices for each in scored]), joined([each.between for each in scored])
+    free = ~joined([each.empty | each.complete for each in scored])
+    reach = joined([np.full(len(each.indices), each.reach_mm) for each in scored])
     similarity = coverage.similarity(
-        joined([each.vectors for each in seen]), scans, joined([each.position_mm for each in seen]), reach
+        joined([each.vectors for each in scored]), scans, joined([each.position_mm for each in scored]), reach
     )
-    painted = joined([each.painted for each in seen])
-    asked = all(each.expected_error_mm2 is not None for each in seen)
+    painted = joined([each.painted for each in scored])
+    asked = all(each.expected_error_mm2 is not None for each in scored)
     doubt = joined(
-        [each.expected_error_mm2 for each in seen if each.expected_error_mm2 is not None]
+        [each.expected_error_mm2 for each in scored if each.expected_error_mm2 is not None]
         if asked
         else [~free]
     )
@@ -162,7 +162,9 @@ def _slice_scorer(project: Project, run: Run | None, scans: Sequence[str], devic
     spacing = np.median([project.scans[scan].geometry.spacing_mm for scan in scans], axis=0)
     if run is None:
         axis = planner.slice_axis(project, spacing, [])
-        return SliceScorer(axis, PIXELS_GPU, {}, lambda scan, indices: _seen(project, scan, axis, indices))
+        return SliceScorer(
+            axis, PIXELS_GPU, {}, lambda scan, indices: _score_slices(project, scan, axis, indices)
+        )
     from medssl.tasks.active_learning.uncertainty import uncertainty, vector
     from medssl.tasks.start import load_for
 
@@ -174,22 +176,22 @@ def _slice_scorer(project: Project, run: Run | None, scans: Sequence[str], devic
     plan = replace(plan, slice_axis=axis)
 
     def look(scan: str, indices: np.ndarray) -> ScoredSlices:
-        seen = _seen(project, scan, axis, indices)
+        scored = _score_slices(project, scan, axis, indices)
         work = np.transpose(project.image(scan), plan.work_axes)
         spacing = [project.scans[scan].geometry.spacing_mm[each] for each in plan.work_axes]
         vectors = [vector(network, plan, work, spacing, int(index), device) for index in indices]
-        seen = replace(seen, vectors=np.array(vectors))
+        scored = replace(scored, vectors=np.array(vectors))
         if run.kind != "finetune":
-            return seen
+            return scored
         found = uncertainty(network, plan, work, spacing, [int(index) for index in indices], device)
         areas = np.array([each.area_mm2 for each in found], np.float32)
-        return replace(seen, expected_error_mm2=areas, between=np.array([each.between for each in found]))
+        return replace(scored, expected_error_mm2=areas, between=np.array([each.between for each in found]))
 
     names = {number: each["name"] for number, each in enumerate(card.get("classes", []), 1)}
     return SliceScorer(axis, pixels, names, look)
 
 
-def _seen(project: Project, scan: str, axis: int, indices: np.ndarray) -> ScoredSlices:
+def _score_slices(project: Project, scan: str, axis: int, indices: np.ndarray) -> ScoredSlices:
     """What grey values and annotation say about slices of a scan."""
     step = project.scans[scan].geometry.spacing_mm[axis]
     image, annotation = project.image(scan), project.annotation(scan)

@@ -117,23 +117,23 @@ def fit_location_prior(dataset: DeviceDataset, classes: int) -> LocationPrior | 
         for length, step in zip(dataset.targets[scan].shape, dataset.spacing_mm[scan], strict=True)
     )
     cell = max(longest / CELLS, min(min(dataset.spacing_mm[scan]) for scan in chosen))
-    seen, rooms = zip(*(_seen(dataset, scan, classes, cell) for scan in chosen), strict=True)
-    known = torch.stack([each.sum((1, 2, 3)) > 0 for each in seen])  # (scans, K)
-    radius = torch.stack([_radius(each) for each in seen])
+    scan_maps, rooms = zip(*(_coarse_maps(dataset, scan, classes, cell) for scan in chosen), strict=True)
+    known = torch.stack([each.sum((1, 2, 3)) > 0 for each in scan_maps])  # (scans, K)
+    radius = torch.stack([_radius(each) for each in scan_maps])
     reach = 2 * cell * radius.sum(0) / known.sum(0).clamp(min=1)
-    kept = (known.sum(0) > 1) & _confirmed(seen, rooms, reach, cell)
+    kept = (known.sum(0) > 1) & _confirmed(scan_maps, rooms, reach, cell)
     if kept.sum() < 2:
         return None
     reach = torch.where(kept, reach, torch.inf)
-    moves = [(0, 0, 0), *(_best_move(each, seen[0]) for each in seen[1:])]
-    maps = torch.stack(_together(seen, moves)).mean(0) * kept.view(-1, 1, 1, 1)
+    moves = [(0, 0, 0), *(_best_move(each, scan_maps[0]) for each in scan_maps[1:])]
+    maps = torch.stack(_together(scan_maps, moves)).mean(0) * kept.view(-1, 1, 1, 1)
     room = torch.stack(_together(rooms, moves)).any(0)
     room = _moved(room, (MARGIN,) * 3, [length + 2 * MARGIN for length in room.shape[1:]], on=(0,))
     factors = torch.stack([_near(one, far, cell) for one, far in zip(room, reach.tolist(), strict=True)])
     return LocationPrior(maps, factors, reach, torch.tensor(cell))
 
 
-def _seen(dataset: DeviceDataset, scan: int, classes: int, cell: float) -> tuple[Tensor, Tensor]:
+def _coarse_maps(dataset: DeviceDataset, scan: int, classes: int, cell: float) -> tuple[Tensor, Tensor]:
     """Of a painted scan, coarse: (K, Z, Y, X) shares of its classes, filled in between complete slices; and
     the cells where they may be, as far as anybody knows: all the way to the next complete slice.
     """
@@ -144,16 +144,16 @@ def _seen(dataset: DeviceDataset, scan: int, classes: int, cell: float) -> tuple
     coarse = target[:, rows // 2 :: rows, columns // 2 :: columns].cpu().numpy()
     spacing = (spacing[0], spacing[1] * rows, spacing[2] * columns)
     labels = interpolate(coarse, slices, list(range(1, classes + 1)), spacing[1:])
-    seen, room = [], []
+    scan_maps, room = [], []
     for label in range(1, classes + 1):
-        seen.append(_coarse(torch.from_numpy(labels == label), spacing, cell))
+        scan_maps.append(_coarse(torch.from_numpy(labels == label), spacing, cell))
         known = coarse == label
         there = np.zeros_like(known)
         for low, high in pairwise([0, *slices, len(coarse) - 1]):
             ends = [each for each in (low, high) if each in slices]
             there[low : high + 1] |= known[ends].any(0)
         room.append(_coarse(torch.from_numpy(there), spacing, cell) > 0)
-    return torch.stack(seen), torch.stack(room)
+    return torch.stack(scan_maps), torch.stack(room)
 
 
 def _coarse(volume: Tensor, spacing_mm: Sequence[float], cell: float) -> Tensor:
@@ -223,14 +223,14 @@ def _near(there: Tensor, reach: float, cell: float) -> Tensor:
     return FAR_OFF + (1 - FAR_OFF) * torch.exp(-(away - reach).clamp(min=0) / (reach / 4))
 
 
-def _confirmed(seen: Sequence[Tensor], rooms: Sequence[Tensor], reach: Tensor, cell: float) -> Tensor:
+def _confirmed(scan_maps: Sequence[Tensor], rooms: Sequence[Tensor], reach: Tensor, cell: float) -> Tensor:
     """(K,) whether each class lies in all painted scans where each other one has room for it."""
     kept = torch.ones(len(reach), dtype=torch.bool)
-    for one, other in permutations(range(len(seen)), 2):
-        move, there = _best_move(seen[one], seen[other]), seen[other]
+    for one, other in permutations(range(len(scan_maps)), 2):
+        move, there = _best_move(scan_maps[one], scan_maps[other]), scan_maps[other]
         for label, far in enumerate(reach.tolist()):
             room = _moved(rooms[one][label], move, there.shape[1:], on=(0,))
-            if seen[one][label].any() and there[label].any():
+            if scan_maps[one][label].any() and there[label].any():
                 near = _near(room, far, cell) == 1
                 kept[label] &= bool((there[label] * near).sum() >= CONFIRMED * there[label].sum())
     return kept

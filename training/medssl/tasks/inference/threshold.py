@@ -32,18 +32,20 @@ class DiceOptimalLabels:
     def __init__(self) -> None:
         self._best: list[Tensor] = []
         self._level: list[Tensor] = []
-        self._found: Tensor | None = None
-        self._size: Tensor | None = None
+        self._counts: Tensor | None = None
+        self._expected_size: Tensor | None = None
 
     def add(self, scores: Tensor) -> None:
         """The next slices: (n, 1 + K, rows, columns), the background's first."""
         probability, best = scores[:, 1:].max(1)
         level = (probability * (LEVELS - 1)).round()
         classes = scores.shape[1] - 1
-        found = _histogram(best, level, classes)
-        size = scores[:, 1:].sum((0, 2, 3)).cpu().double()  # not every accelerator has doubles
-        self._found = found if self._found is None else self._found + found
-        self._size = size if self._size is None else self._size + size
+        counts = _histogram(best, level, classes)
+        expected_size = scores[:, 1:].sum((0, 2, 3)).cpu().double()  # not every accelerator has doubles
+        self._counts = counts if self._counts is None else self._counts + counts
+        self._expected_size = (
+            expected_size if self._expected_size is None else self._expected_size + expected_size
+        )
         self._best.append((best + 1).to(torch.uint8))
         self._level.append(level.to(torch.uint8))
 
@@ -51,18 +53,20 @@ class DiceOptimalLabels:
         """Make classes less probable where they do not belong; all slices have been added."""
         best, level = torch.cat(self._best), torch.cat(self._level)
         apply = location_prior.apply(best, level, spacing_mm)
-        found = _histogram(best - 1, apply, len(location_prior.maps))
-        assert self._found is not None
-        assert self._size is not None
-        lost = ((self._found - found) * torch.arange(LEVELS)).sum(1)
-        self._found, self._size = found, self._size - lost / (LEVELS - 1)
+        counts = _histogram(best - 1, apply, len(location_prior.maps))
+        assert self._counts is not None
+        assert self._expected_size is not None
+        lost = ((self._counts - counts) * torch.arange(LEVELS)).sum(1)
+        self._counts, self._expected_size = counts, self._expected_size - lost / (LEVELS - 1)
         self._best, self._level = [best], [apply]
 
     def labels(self) -> Tensor:
         """Class numbers 0..K, uint8 (slices, rows, columns), on the scores' device."""
-        if self._found is None or self._size is None:
+        if self._counts is None or self._expected_size is None:
             raise ValueError("No scores were added.")
-        least = torch.cat([torch.zeros_like(self._size[:1]), _thresholds(self._found, self._size)])
+        least = torch.cat(
+            [torch.zeros_like(self._expected_size[:1]), _thresholds(self._counts, self._expected_size)]
+        )
         least = (least * (LEVELS - 1)).round().to(self._best[0].device, torch.uint8)
         parts = []
         while self._best:  # Emptied on the way, so that there never are two of everything.
@@ -82,12 +86,12 @@ def _reverse_cumsum(histogram: Tensor) -> Tensor:
     return histogram.flip(1).cumsum(1).flip(1)
 
 
-def _thresholds(found: Tensor, size: Tensor) -> Tensor:
+def _thresholds(counts: Tensor, expected_size: Tensor) -> Tensor:
     """(K,) probabilities of the best expected Dice.
 
     found: (K, LEVELS) how many voxels have which probability; size: (K,) sum of all probabilities.
     """
     level = torch.arange(LEVELS, dtype=torch.float64) / (LEVELS - 1)
-    overlap, voxels = _reverse_cumsum(found * level), _reverse_cumsum(found)
-    dice = 2 * overlap / (voxels + size[:, None]).clamp(min=1e-9)
+    overlap, voxels = _reverse_cumsum(counts * level), _reverse_cumsum(counts)
+    dice = 2 * overlap / (voxels + expected_size[:, None]).clamp(min=1e-9)
     return level[dice.argmax(1)].clamp(LOWEST, 0.5)

@@ -119,10 +119,10 @@ class CollapseMonitor:
         if self.painted is not None:
             vectors = voxel_features(network, self.painted, batch)
             slices = probe(vectors, self.painted.label, self.painted.place)
-        found = Sample(float(feature_std(deepest)), effective_rank(deepest), slices)
+        sample = Sample(float(feature_std(deepest)), effective_rank(deepest), slices)
         took = time.monotonic() - begin
         self.spent_s, self.longest_s = self.spent_s + took, max(self.longest_s, took)
-        return found
+        return sample
 
     def update_when_due(self, fraction: float) -> dict[str, Tensor]:
         """Numbers for the curves at LOOKS, as long as they are cheap; else nothing."""
@@ -131,44 +131,44 @@ class CollapseMonitor:
         self.due = [each for each in self.due if each > fraction]
         if self.spent_s + self.longest_s > SHARE * (time.monotonic() - self.began):
             return {}
-        found = self.look(self.network)
-        if not self.warned and has_collapsed(self.start, found, curve_of(self.heard(), "feature_std")):
+        sample = self.look(self.network)
+        if not self.warned and has_collapsed(self.start, sample, curve_of(self.heard(), "feature_std")):
             self.warned = True
             self.emit(
                 Notice("The features are collapsing: nearly all places look the same to the network by now.")
             )
-        return {name: torch.tensor(value) for name, value in found.numbers().items()}
+        return {name: torch.tensor(value) for name, value in sample.numbers().items()}
 
     def report(self, step: int) -> dict[str, Any]:
         """Look for the last time, say in a few sentences what that means, and return both for the card."""
-        found = self.look(self.network)
-        self.emit(Metric(step, found.numbers()))
+        sample = self.look(self.network)
+        self.emit(Metric(step, sample.numbers()))
         heard = self.heard()
         output = curve_of(heard, "feature_std")
-        collapsed = has_collapsed(self.start, found, output)
+        collapsed = has_collapsed(self.start, sample, output)
         losses, probes = curve_of(heard, "loss"), curve_of(heard, "probe")
-        if found.probe is not None:
-            probes[step] = found.probe
-        words = in_words(self.start, found, collapsed, outlook(losses, probes))
+        if sample.probe is not None:
+            probes[step] = sample.probe
+        words = in_words(self.start, sample, collapsed, outlook(losses, probes))
         self.emit(Notice(words))
         return {
             "collapsed": collapsed,
-            "feature_std": found.feature_std,
+            "feature_std": sample.feature_std,
             "output_std": output[max(output)] if output else None,
-            "rank": found.rank,
+            "rank": sample.rank,
             "rank_at_start": self.start.rank,
-            "probe": found.probe,
+            "probe": sample.probe,
             "probe_at_start": self.start.probe,
             "words": words,
         }
 
 
-def has_collapsed(start: Sample, found: Sample, output: dict[int, float]) -> bool:
+def has_collapsed(start: Sample, sample: Sample, output: dict[int, float]) -> bool:
     """Whether these numbers are those of features that say the same everywhere.
 
     output: by step, the spread of what the method's loss compares; empty where it says none.
     """
-    if found.rank < LOW_RANK * start.rank or found.feature_std < LOW_SPREAD * start.feature_std:
+    if sample.rank < LOW_RANK * start.rank or sample.feature_std < LOW_SPREAD * start.feature_std:
         return True
     if not output:
         return False
@@ -254,12 +254,10 @@ def in_words(start: Sample, end: Sample, collapsed: bool, outlook: str) -> str:
         )
     said = ["No collapse: the features differ from place to place."]
     if end.slices is not None and start.slices is not None:
-        than = {1: "more than", 0: "which may be chance beside", -1: "less than"}[
-            surely(end.slices, start.slices)
-        ]
-        found, random = (round(100 * float(each.sum())) for each in (end.slices, start.slices))
+        than = {1: "better than", 0: "no better than", -1: "worse than"}[surely(end.slices, start.slices)]
+        accuracy, before = (100 * float(each.sum()) for each in (end.slices, start.slices))
         said.append(
-            f"On painted slices they tell the classes apart in {found} of 100 voxels, {than} the {random} of "
-            "the weights it started from."
+            f"A linear classifier on annotated slices is right in {accuracy:.0f} % of voxels, {than} with the "
+            f"weights it started from ({before:.0f} %)."
         )
     return " ".join([*said, *([outlook] if outlook else [])])

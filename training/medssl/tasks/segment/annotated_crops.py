@@ -62,8 +62,8 @@ class StepBatch:
     """(N, C, ...) finest decoder map; the network's head makes scores of it."""
     target: Tensor
     """(N, ...) long: 0 background, 1..K, 255 unknown."""
-    painted: int
-    """So many of them are the first."""
+    n_labelled: int
+    """Number of leading items that come from annotated patches; the others come from pseudo-labels."""
 
 
 def partial_loss(scores: Tensor, target: Tensor) -> Tensor:

@@ -46,8 +46,9 @@ INTERPOLATED_SHARE = 4
 class Finetuning:
     """Partial-label segmentation as a Task of the loop.
 
-    `painted` are the annotated scans from every side, the painted one first (partial.seen_from); `terms` are
-    losses by name, modules that take (Seen, Generator) and have a `weight`.
+    `orientations` are the annotated scans in every orientation that the plan allows, the painted one first
+    (annotated_crops.orientations). `terms` are losses by name: modules that take (StepBatch, Generator) and
+    have a `weight`.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class Finetuning:
         network: Network,
         plan: Plan,
         settings: Settings,
-        painted: Sequence[tuple[DeviceDataset, AnnotatedVoxels]],
+        orientations: Sequence[tuple[DeviceDataset, AnnotatedVoxels]],
         pretrained: set[str],
         rounds: PseudoLabelSchedule | None = None,
         terms: Mapping[str, nn.Module] | None = None,
@@ -68,8 +69,8 @@ class Finetuning:
         self.extra_state = location_prior.tensors() if location_prior else {}
         self.copy_paste_prob = settings.copy_paste_prob if isinstance(settings, SelfTraining) else 0.0
         self.network, self.plan, self.settings, self.pretrained = network, plan, settings, pretrained
-        self.painted = painted
-        self.dataset, self.voxels = painted[0]
+        self.orientations = orientations
+        self.dataset, self.voxels = orientations[0]
         self.rounds, self.terms = rounds, nn.ModuleDict(terms)
         average = copy.deepcopy(network).requires_grad_(False)
         self.modules = nn.ModuleDict({"network": network, "average": average, "terms": self.terms})
@@ -80,7 +81,9 @@ class Finetuning:
 
     def fit_head(self, generator: Generator) -> None:
         """Give network and average a head that fits the painted voxels (first_head.py)."""
-        fit_head(self.network, self.plan, lambda own: self.patches(*self._side(own), own), generator)
+        fit_head(
+            self.network, self.plan, lambda own: self.patches(*self._draw_orientation(own), own), generator
+        )
         self.average.load_state_dict(self.network.state_dict())
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -102,13 +105,13 @@ class Finetuning:
         """
         if self.live is not None:
             self.live.update_when_due(self.average, self.plan)
-        seen = self.validation.update_when_due(self.average, fraction) if self.validation else {}
+        dice = self.validation.update_when_due(self.average, fraction) if self.validation else {}
         loss, numbers = self._loss(generator, fraction)
         if self.load_weights is not None:
-            pseudo_labelled = self._fill_loss(self.load_weights, generator)
+            pseudo_labelled = self._interpolated_loss(self.load_weights, generator)
             numbers = {"loss": loss.detach(), "interpolated": pseudo_labelled.detach(), **numbers}
             loss = loss + self.settings.interpolated_weight * pseudo_labelled
-        return loss, {**numbers, **seen}
+        return loss, {**numbers, **dice}
 
     @property
     def average(self) -> Network:
@@ -116,15 +119,15 @@ class Finetuning:
         return cast(Network, self.modules["average"])
 
     def _loss(self, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
-        image, target = self.patches(*self._side(generator), generator)
+        image, target = self.patches(*self._draw_orientation(generator), generator)
         pseudo_labels = None
         if self.rounds is not None:
             pseudo_labels = self.rounds.pseudo_labels_at(fraction, self.average, self.plan, generator)
-        if pseudo_labels is None or not pseudo_labels.seen:
+        if pseudo_labels is None or not pseudo_labels.orientations:
             loss = partial_loss(self.network(image), target)
             self._remember(loss)
             return loss, {}
-        more, pseudo_labelled = self.patches(*pseudo_labels.side(generator), generator)
+        more, pseudo_labelled = self.patches(*pseudo_labels.draw_orientation(generator), generator)
         if self.copy_paste_prob:
             more, pseudo_labelled = paste(
                 image, target, more, pseudo_labelled, self.copy_paste_prob, generator
@@ -134,21 +137,21 @@ class Finetuning:
         self._remember(loss)
         # The curve goes on with the loss on true labels: with the terms added it would seem to jump.
         numbers = {"loss": loss.detach()}
-        seen = StepBatch(self.network, features, torch.cat([target, pseudo_labelled]), len(image))
+        batch = StepBatch(self.network, features, torch.cat([target, pseudo_labelled]), len(image))
         for name, term in self.terms.items():
-            value = term(seen, generator)
+            value = term(batch, generator)
             numbers[name] = value.detach()
             loss = loss + term.weight * value
         return loss, numbers
 
-    def _side(self, generator: Generator) -> tuple[DeviceDataset, AnnotatedVoxels]:
+    def _draw_orientation(self, generator: Generator) -> tuple[DeviceDataset, AnnotatedVoxels]:
         """From where this step sees what is painted."""
-        own, *others = self.painted
+        own, *others = self.orientations
         if others and float(torch.rand((), generator=generator)) < self.settings.multiplanar_prob:
             return others[int(torch.randint(len(others), (), generator=generator))]
         return own
 
-    def _fill_loss(self, load_weights: InterpolatedLabels, generator: Generator) -> Tensor:
+    def _interpolated_loss(self, load_weights: InterpolatedLabels, generator: Generator) -> Tensor:
         """Cross-entropy and Dice on patches around filled-in voxels, fewer than those around painted ones."""
         plan = replace(self.plan, batch=max(1, self.plan.batch // INTERPOLATED_SHARE))
         image, target = self.patches(load_weights.dataset, load_weights.voxels, generator, plan)

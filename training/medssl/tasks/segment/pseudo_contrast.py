@@ -94,16 +94,16 @@ class PseudoContrast(nn.Module):
             convolution(settings.hidden, settings.dimension, 1, bias=False),
         )
 
-    def forward(self, seen: StepBatch, generator: Generator) -> Tensor:
+    def forward(self, batch: StepBatch, generator: Generator) -> Tensor:
         """The contrast over this step's patches, painted and guessed alike."""
         settings = self.settings
-        vectors = self.head(seen.features)
-        pixels = draw(vectors, seen.target, self.classes, settings.anchors, generator, self.background)
+        vectors = self.head(batch.features)
+        pixels = draw(vectors, batch.target, self.classes, settings.anchors, generator, self.background)
         if settings.detach:
             pixels = Pixels(pixels.anchors, pixels.means.detach(), pixels.present)
         if settings.mode == "intra":
             return intra(pixels, settings.temperature)
-        order = torch.randperm(len(seen.target), generator=generator).to(seen.target.device)
+        order = torch.randperm(len(batch.target), generator=generator).to(batch.target.device)
         one, two = order.chunk(2)
         return inter(pixels.of(one[: len(two)]), pixels.of(two), settings.temperature)
 

@@ -79,7 +79,7 @@ class PseudoLabels:
         self.scans, self.settings, self.classes, self.emit = scans, settings, classes, emit
         self.location_prior = location_prior.to(scans.device) if location_prior else None
         self.dataset = scans
-        self.seen: list[tuple[DeviceDataset, AnnotatedVoxels]] = []
+        self.orientations: list[tuple[DeviceDataset, AnnotatedVoxels]] = []
         """What to cut patches from, for every side; empty before the first round, or if nothing was found."""
 
     def refresh(self, network: Network, plan: Plan, generator: Generator) -> None:
@@ -91,23 +91,23 @@ class PseudoLabels:
         network.eval()
         if self.smoothing_width is not None:
             plan = replace(plan, smoothing_sigma_mm=self.smoothing_width.width_mm(network, plan))
-        found = torch.zeros(256, dtype=torch.long)
+        counts = torch.zeros(256, dtype=torch.long)
         dataset = self.scans.part([index for index, _, _ in chosen])
         room = sum(target.numel() for target in dataset.targets)
         targets = in_one_storage(
-            (self._labelled(found, network, plan, *part) for part in chosen),
+            (self._labelled(counts, network, plan, *part) for part in chosen),
             torch.empty(room, dtype=torch.uint8, device=dataset.device),
         )
         self.dataset = replace(dataset, targets=targets)
-        self.seen = []
+        self.orientations = []
         with suppress(UserError):
-            self.seen = list(orientations(self.dataset, plan))
-        if not self.seen:
+            self.orientations = list(orientations(self.dataset, plan))
+        if not self.orientations:
             return  # So far it sees background only; the painted slices alone go on teaching it.
         self.emit(
             Notice(
                 f"Confident pseudo-labels in {len(chosen)} of {len(self.scans)} scans: "
-                f"{_counted(self.classes, found.tolist()[1:])}."
+                f"{_counted(self.classes, counts.tolist()[1:])}."
             )
         )
 
@@ -135,9 +135,9 @@ class PseudoLabels:
             chosen.append((index, first, first + count))
         return chosen
 
-    def side(self, generator: Generator) -> tuple[DeviceDataset, AnnotatedVoxels]:
-        """One of `seen`, drawn."""
-        return self.seen[int(torch.randint(len(self.seen), (1,), generator=generator))]
+    def draw_orientation(self, generator: Generator) -> tuple[DeviceDataset, AnnotatedVoxels]:
+        """One of `orientations`, drawn."""
+        return self.orientations[int(torch.randint(len(self.orientations), (1,), generator=generator))]
 
     def _look(self, network: Network, plan: Plan, index: int, first: int, last: int) -> Top1Posterior:
         """What the network makes of slices first..last - 1 of a scan."""
@@ -145,28 +145,32 @@ class PseudoLabels:
         part, spacing = scans.images[index][first:last], scans.spacing_mm[index]
         if last - first < len(scans.images[index]):
             plan = replace(plan, multiplanar=False)  # a slab is too thin to be looked at from its edges
-        seen = top1_posterior(network, plan, part, spacing, scans.device)
+        posterior = top1_posterior(network, plan, part, spacing, scans.device)
         if self.location_prior is None or last - first < len(scans.images[index]):
-            return seen  # nor does it show how structures lie
-        apply = self.location_prior.apply(seen.best, seen.probability, spacing)
-        return replace(seen, probability=apply, background=seen.background + (seen.probability - apply))
+            return posterior  # nor does it show how structures lie
+        probability = self.location_prior.apply(posterior.best, posterior.probability, spacing)
+        return replace(
+            posterior,
+            probability=probability,
+            background=posterior.background + (posterior.probability - probability),
+        )
 
     def _labelled(
-        self, found: Tensor, network: Network, plan: Plan, index: int, first: int, last: int
+        self, counts: Tensor, network: Network, plan: Plan, index: int, first: int, last: int
     ) -> Tensor:
         """The scan's targets with pseudo-labels on slices first..last - 1 where nothing is annotated.
 
-        The guessed voxels of every class are added to `found` (256,).
+        The guessed voxels of every class are added to `counts` (256,).
         """
         targets = self.scans.targets[index].clone()
-        guess = confident_labels(
+        labels = confident_labels(
             self._look(network, plan, index, first, last), self.settings.confidence_threshold
         )
         if self.settings.clean_up == "largest":
-            guess = largest_components(guess)
+            labels = largest_components(labels)
         open_ = targets[first:last] == IGNORE
-        found += torch.bincount(guess[open_].long(), minlength=256).cpu()
-        targets[first:last] = torch.where(open_, guess, targets[first:last])
+        counts += torch.bincount(labels[open_].long(), minlength=256).cpu()
+        targets[first:last] = torch.where(open_, labels, targets[first:last])
         return targets
 
 
@@ -240,7 +244,7 @@ class PseudoLabelSchedule(nn.Module):
         if self.made is None:
             self.made = int(self.round)
             if self.made:
-                self._guess(plan, generator)
+                self._label_scans(plan, generator)
         due = sum(fraction >= start for start in self.settings.rounds)
         rested = int(self.steps) >= self.settings.min_steps_between
         if due > self.made and rested and float(self.recent_loss) < self.settings.start_below_loss:
@@ -248,10 +252,10 @@ class PseudoLabelSchedule(nn.Module):
             self.steps.fill_(0)
             self.round.fill_(due)
             self.pseudo_labeller.load_state_dict(average.state_dict())
-            self._guess(plan, generator)
+            self._label_scans(plan, generator)
         return self.pseudo_labels if self.made else None
 
-    def _guess(self, plan: Plan, generator: Generator) -> None:
+    def _label_scans(self, plan: Plan, generator: Generator) -> None:
         """Make the guesses of this round, drawn by the training's seed and the round alone."""
         own = Generator().manual_seed(generator.initial_seed() + (self.made or 0))
         self.pseudo_labels.refresh(self.pseudo_labeller, plan, own)
@@ -269,7 +273,7 @@ class PseudoLabelLoss(nn.Module):
         super().__init__()
         self.weight = weight
 
-    def forward(self, seen: StepBatch, generator: Generator) -> Tensor:
+    def forward(self, batch: StepBatch, generator: Generator) -> Tensor:
         """Cross-entropy and Dice on the patches around guesses."""
-        scores = seen.network.head(seen.features[seen.painted :])
-        return partial_loss(scores, seen.target[seen.painted :])
+        scores = batch.network.head(batch.features[batch.n_labelled :])
+        return partial_loss(scores, batch.target[batch.n_labelled :])
