@@ -197,10 +197,10 @@ def test_balanced_shares_keep_what_tells_cells_apart() -> None:
 
 
 def test_the_recipe_for_minutes_balances_and_the_published_one_centres() -> None:
-    assert recipes.read("alice-quick").method["shares"] == "balanced"
+    assert recipes.read("alice-quick").method["assignment"] == "sinkhorn"
     assert "shares" not in recipes.read("alice-paper").method
-    assert AliceSettings().assignment == "centred"
-    one = method(assignment="balanced")
+    assert AliceSettings().assignment == "centering"
+    one = method(assignment="sinkhorn")
     _, numbers = one.compare(views(), torch.ones(4, 1, 16, 16), 0.5)
     assert numbers["perplexity"] > 0.8 * 12
     assert (one.modules["centres"].cell == 0).all()

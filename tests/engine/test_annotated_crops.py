@@ -117,7 +117,7 @@ def test_annotated_planes_visit_every_patch_position_in_3d() -> None:
     scans = planes(0, 10, 19)
     wide = plan(3, patch_vox=(8, 16, 16), batch=400)
     views = sample_annotated(
-        scans, wide, AnnotatedVoxels.of(scans), seeded(), zoom=(1, 1), turn=0, reach=1.0, foreground=0.5
+        scans, wide, AnnotatedVoxels.of(scans), seeded(), zoom=(1, 1), rotation=0, reach=1.0, foreground=0.5
     )
     known = cut_targets(scans, views, wide) != IGNORE
     counts = known.flatten(2).any(2).sum(0)
@@ -180,7 +180,7 @@ def test_nothing_is_mirrored_so_that_left_and_right_can_be_told_apart(dims: int)
 def test_zoom_turn_and_step_stay_in_their_ranges(dims: int) -> None:
     scans = replace(planes(3, 11), spacing_mm=((4.0, 0.5, 0.5),))
     views = sample_annotated(
-        scans, plan(dims, batch=500), AnnotatedVoxels.of(scans), seeded(), zoom=(0.8, 1.25), turn=0.3
+        scans, plan(dims, batch=500), AnnotatedVoxels.of(scans), seeded(), zoom=(0.8, 1.25), rotation=0.3
     )
     assert views.angle.abs().max() <= 0.3
     assert views.angle.std().item() == pytest.approx(0.3 / math.sqrt(3), rel=0.1)

@@ -203,7 +203,7 @@ def test_a_fine_tuning_says_learns_and_keeps_it_and_a_prediction_asks_it(
         asked.append(tuple(best.shape))
         return torch.zeros_like(level)
 
-    monkeypatch.setattr(LocationPrior, "placed", apply)
+    monkeypatch.setattr(LocationPrior, "apply", apply)
     predict_scans(project, made, ["scan2"], "cpu", Events(), never)
     assert asked == [SHAPE]
     labels = project.prediction(made.id, "scan2")

@@ -89,7 +89,7 @@ def test_a_label_is_that_of_the_mean_of_all_sides() -> None:
 def test_scans_of_thick_slices_are_segmented_from_their_own_side() -> None:
     network, image = build(plan(2), 3, 0).eval(), noise((12, 20, 16))
     one, three = (
-        segment_work(network, plan(2, axis_orders=each), image, THICK, CPU) for each in ("own", "all")
+        segment_work(network, plan(2, multiplanar=each), image, THICK, CPU) for each in (False, True)
     )
     assert torch.equal(one, three)
 
@@ -111,7 +111,7 @@ def test_guesses_are_learned_from_several_sides_and_labels_turn_with_their_scans
     task.loss(seeded(), 0.5)
     assert task.rounds is not None
     pseudo_labels = task.rounds.pseudo_labels
-    for order, (seen, _) in zip(BOTH, pseudo_labels.seen, strict=True):
+    for order, (seen, _) in zip(BOTH, pseudo_labels.orientations, strict=True):
         for one, own in zip(seen.targets, pseudo_labels.dataset.targets, strict=True):
             assert torch.equal(one, own.permute(order))
     generator = seeded()
@@ -124,7 +124,10 @@ def test_scans_of_thick_slices_are_learned_from_their_own_side_alone() -> None:
     task = tuning("self_training", scans)
     task.loss(seeded(), 0.5)
     assert task.rounds is not None
-    assert [set(seen.ids) for seen, _ in task.rounds.pseudo_labels.seen] == [{"scan-0", "scan-1"}, {"scan-0"}]
+    assert [set(seen.ids) for seen, _ in task.rounds.pseudo_labels.orientations] == [
+        {"scan-0", "scan-1"},
+        {"scan-0"},
+    ]
 
 
 def test_a_painted_slice_is_a_line_from_another_side() -> None:
@@ -166,6 +169,6 @@ def test_a_slab_of_a_large_scan_is_guessed_from_its_own_side(monkeypatch: pytest
     for fraction in (0.1, 0.6):
         task.loss(generator, fraction)
     assert task.rounds is not None
-    assert task.plan.axis_orders == "all"
+    assert task.plan.multiplanar
     labelled = (task.rounds.pseudo_labels.dataset.targets[0] != IGNORE).any(dim=(1, 2)).sum()
     assert labelled in (16, 17), "16 slices, and perhaps the painted one"

@@ -189,7 +189,7 @@ def test_a_fine_tuning_keeps_the_width_with_the_weights_and_predictions_ask_for_
         asked.append(sigma_mm)
         return scores
 
-    monkeypatch.setattr(predict, "shared_out", smoothed)
+    monkeypatch.setattr(predict, "smooth_posteriors", smoothed)
     made = project.run(run(job_of(kind, project))["run"])
     assert bool(asked) == (kind == "finetune"), "guesses ask for it, too"
     width = made.card["plan"]["smoothing_sigma_mm"]

@@ -381,7 +381,7 @@ def test_guesses_are_made_in_eval_mode_without_gradients(monkeypatch: pytest.Mon
         assert not found.best.requires_grad
         return found
 
-    monkeypatch.setattr(pseudo_labels, "likely", watched)
+    monkeypatch.setattr(pseudo_labels, "top1_posterior", watched)
     task.loss(seeded(), 0.5)
     assert seen
     assert task.network.training
@@ -445,7 +445,7 @@ def test_without_clean_up_guesses_are_the_arg_max_and_with_it_parts_of_that(
         best.append(found.best.where(found.probability >= found.background, torch.zeros_like(found.best)))
         return found
 
-    monkeypatch.setattr(pseudo_labels, "likely", watched)
+    monkeypatch.setattr(pseudo_labels, "top1_posterior", watched)
     tasks = [tuning("pseudo_contrast", clean_up=each) for each in ("none", "largest")]
     for task in tasks:
         task.loss(seeded(), 0.5)

@@ -226,7 +226,9 @@ def test_a_choice_that_nobody_knows_is_named(project: Project) -> None:
 
 def test_a_setting_of_another_choice_is_named(project: Project) -> None:
     job = job_of("finetune-none", project)
-    assert_refused(replace(job, settings={**job.settings, "guess_weight": 2.0}), "bad-job", "guess_weight")
+    assert_refused(
+        replace(job, settings={**job.settings, "pseudo_label_weight": 2.0}), "bad-job", "pseudo_label_weight"
+    )
     job = job_of("finetune", project)
     assert_refused(replace(job, settings={**job.settings, "temperature": 0.2}), "bad-job", "temperature")
 

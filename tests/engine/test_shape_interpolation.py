@@ -101,7 +101,9 @@ def test_an_annotation_of_a_newer_version_is_refused(tmp_path: Path, monkeypatch
 
 def loss_of(project: Project, weight: float) -> tuple[float, dict[str, torch.Tensor]]:
     """Of a first step."""
-    job = FinetuneJob(project=str(project.root), steps=1, settings={**FINETUNE, "fill_weight": weight})
+    job = FinetuneJob(
+        project=str(project.root), steps=1, settings={**FINETUNE, "interpolated_weight": weight}
+    )
     device = torch.device("cpu")
     plan, _ = choose(project, list(project.annotated()), device, job.settings)
     _, task = make_task(project, job, plan, device, Events())

@@ -46,10 +46,10 @@ def scored_slices(scan: str, vectors: Any, **changes: Any) -> ScoredSlices:
     fields: dict[str, Any] = {
         "scan": scan,
         "indices": np.arange(number),
-        "place_mm": 10.0 * np.arange(number),
+        "position_mm": 10.0 * np.arange(number),
         "reach_mm": 1.0,
         "vectors": vectors,
-        "doubt_mm2": None,
+        "expected_error_mm2": None,
         "between": np.zeros((number, 2), int),
         **{name: np.zeros(number, bool) for name in ("empty", "painted", "complete")},
     }
@@ -260,7 +260,7 @@ def test_the_newest_fine_tuning_is_asked_and_said(project: Project) -> None:
     assert result["run"] == events.of(Started)[0].run == newest
     assert len(result["suggestions"]) == 3
     for each in result["suggestions"]:
-        assert each["doubt_mm2"] > 0 and ("the model" in each["reason"] or each["novelty"] >= 0.5)
+        assert each["expected_error_mm2"] > 0 and ("the model" in each["reason"] or each["novelty"] >= 0.5)
 
 
 def test_held_out_scans_and_complete_slices_are_not_suggested(project: Project) -> None:

@@ -136,7 +136,7 @@ def test_looking_changes_nothing_but_the_slice_that_is_missing(
     """Weights with looks equal those without: neither the generator nor the network is touched."""
     job = FinetuneJob(str(project.root), steps=6, settings=HOLD)
     one = load(project.run(run(job)["run"]).checkpoint)[0]
-    monkeypatch.setattr(validation_slice.ValidationMonitor, "look_when_due", lambda *given: {})
+    monkeypatch.setattr(validation_slice.ValidationMonitor, "update_when_due", lambda *given: {})
     two = load(project.run(run(job)["run"]).checkpoint)[0]
     assert all(torch.equal(one[name], two[name]) for name in one)
 

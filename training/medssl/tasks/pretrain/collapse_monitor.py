@@ -257,7 +257,7 @@ def in_words(start: Sample, end: Sample, collapsed: bool, outlook: str) -> str:
         than = {1: "better than", 0: "no better than", -1: "worse than"}[surely(end.slices, start.slices)]
         accuracy, before = (100 * float(each.sum()) for each in (end.slices, start.slices))
         said.append(
-            f"A linear classifier on annotated slices is right in {accuracy:.0f} % of voxels, {than} with the "
-            f"weights it started from ({before:.0f} %)."
+            f"A linear classifier on annotated slices is right in {accuracy:.0f} % of voxels, {than} with "
+            f"the weights it started from ({before:.0f} %)."
         )
     return " ".join([*said, *([outlook] if outlook else [])])
