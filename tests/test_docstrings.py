@@ -37,16 +37,22 @@ def missing(function: ast.FunctionDef) -> str:
         each.arg for each in arguments if each.annotation and ARRAYS.search(ast.unparse(each.annotation))
     ]
     described = section(ast.get_docstring(function) or "", "Args")
-    lacking = [
-        name
-        for name in arrays
-        if not re.search(rf"^[ \t]*{name}:(?:(?!^[ \t]*\w+:).)*?(?:{SHAPE.pattern})", described, re.M | re.S)
-    ]
+    entry = r"^[ \t]*{}:(?:(?!^[ \t]*\w+:).)*?(?:" + SHAPE.pattern + ")"
+    lacking = [name for name in arrays if not re.search(entry.format(name), described, re.M | re.S)]
     return f"{function.name} ({', '.join(lacking)})" if lacking else ""
 
 
-@pytest.mark.parametrize("package", ["training/medssl/core", "training/medssl/nn", "training/medssl/tasks",
-                                     "training/medssl/benchmarking", "training/medssl/cli", "napari_medssl"])  # fmt: skip
+PACKAGES = (
+    "training/medssl/core",
+    "training/medssl/nn",
+    "training/medssl/tasks",
+    "training/medssl/benchmarking",
+    "training/medssl/cli",
+    "napari_medssl",
+)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
 def test_functions_that_take_arrays_say_their_shapes(package: str) -> None:
     lacking = [
         f"{path.relative_to(ROOT)}: {said}"

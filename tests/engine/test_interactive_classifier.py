@@ -93,7 +93,7 @@ def test_scores_lie_where_their_cells_are(axis: int, step: tuple[int, int, int],
         indexing="ij",
     )
     cache = FeatureCache("scan", "run", np.stack(places, -1).astype(np.float16), step, SHAPE)
-    monkeypatch.setattr(interactive_classifier, "_waves", lambda vectors, place, shape: vectors)
+    monkeypatch.setattr(interactive_classifier, "_fourier_features", lambda vectors, place, shape: vectors)
     classifier = LinearClassifier((0, 1, 2), np.eye(3, dtype=np.float32))
     index = SHAPE[axis] // 2
     scores = slice_scores(cache, slice_fourier_features(cache, axis, index), classifier, axis)

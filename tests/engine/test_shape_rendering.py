@@ -95,7 +95,7 @@ def test_slices_are_flat_and_lie_their_distance_apart_around_the_middle_one() ->
 def test_views_are_zoomed_turned_and_shifted_over_the_whole_range_and_not_beyond(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(views, "_bend", lambda count, side, *rest: torch.zeros(count, side, side, 2))
+    monkeypatch.setattr(views, "_displacement", lambda count, side, *rest: torch.zeros(count, side, side, 2))
     plane = views_of(2000, side=16)[:, 0, :, :, 1:]
     down, right = plane[:, 1, 0] - plane[:, 0, 0], plane[:, 0, 1] - plane[:, 0, 0]
     zoom, angle = down.norm(dim=1), torch.atan2(down[:, 1], down[:, 0])

@@ -246,7 +246,7 @@ def test_the_average_starts_as_a_copy_and_not_as_the_same_tensors() -> None:
 
 
 def test_the_average_follows_by_its_momentum_exactly() -> None:
-    shapes = method(replace(SMALL, average=0.75))
+    shapes = method(replace(SMALL, ema_decay=0.75))
     average, network = (shapes.modules[name].encoder[0].conv1.conv.weight for name in ("average", "network"))
     before = average.detach().clone()
     with torch.no_grad():
@@ -298,7 +298,7 @@ JOB: dict[str, Any] = {
     "patch": [3, 32, 32],
     "batch": 8,
     "sizes": [16, 32],
-    "average": 0.9,
+    "ema_decay": 0.9,
 }
 STEPS = 6
 

@@ -20,8 +20,8 @@ Where we depart from the paper, and why:
   student's, and its encoder's cells are keys and values. `casa_teacher`, `kv_teacher` choose the code's way.
 - The other scan is random (in the code it is the one before), boxes are equally large in mm (in voxels), and
   where no score exceeds the threshold the pair are two boxes of one scan (the bad pair). matched_views.py.
-- `assignment` "balanced" gives all prototypes about as many cells (Sinkhorn-Knopp, as in DINOv2).
-  "centred", as
+- `assignment` "sinkhorn" gives all prototypes about as many cells (Sinkhorn-Knopp, as in DINOv2).
+  "centering", as
   published, subtracts what all cells like: after few scans a wide network calls all of them the same.
 - Cubes are masked as in MAE, not columns (`mask_shape`); their count is rounded down.
 - No dropout in CASA: a resumed training could not repeat it. AdamW as everywhere: the published rates rise.
@@ -92,7 +92,7 @@ class AliceSettings(EmbeddingSettings):
     student_temperature: float = 0.1
     teacher_temperature: tuple[float, float] = (0.008, 0.01)
     """At the start, and after 3 % of the training."""
-    assignment: Literal["centred", "balanced"] = "centred"
+    assignment: Literal["centering", "sinkhorn"] = "centering"
     """How the teacher's scores become what the student is to say."""
     centering_momentum: float = 0.9
     """What the centre keeps at each step."""

@@ -57,7 +57,7 @@ class ShapesSettings:
     dimension: int = 32
     stride: int = 2
     """Every so many pixels, from a random first one, are compared on the finest map: neighbours agree."""
-    average: float = 0.998
+    ema_decay: float = 0.998
     """Momentum of the moving average of the weights; the average is what others start from."""
 
 
@@ -132,7 +132,7 @@ class Shapes:
     def after_step(self, fraction: float) -> None:
         """The moving average follows."""
         average, network = self.modules["average"], network_of(self.modules)
-        update_ema(list(average.parameters()), list(network.parameters()), self.settings.average)
+        update_ema(list(average.parameters()), list(network.parameters()), self.settings.ema_decay)
 
 
 def check_sizes(sizes: Sequence[int], stride: int) -> None:
