@@ -36,7 +36,7 @@ def methods() -> None:
             semi_supervised = (
                 ""
                 if each.semi_supervised == recipes.Purpose.semi_supervised
-                else f" --semi {each.semi_supervised}"
+                else f" --semi-supervised {each.semi_supervised}"
             )
             typer.echo(f"  medssl {kind} PROJECT {options}{semi_supervised}  {each.name}. {each.about}")
     typer.echo("\nUse: medssl pretrain PROJECT --method METHOD --recipe RECIPE")

@@ -57,11 +57,13 @@ PredictOption = Annotated[
         help='Scan to segment at the end; may be repeated; "all" for every scan of the project.',
     ),
 ]
-SemiOption = Annotated[
+SemiSupervisedOption = Annotated[
     SemiSupervised,
     typer.Option(
-        help="What is made of voxels that nobody painted: learn from the network's own labels of them "
-        "(self_training), tell classes apart with their help (pseudo_contrast), both, or none."
+        "--semi-supervised",
+        "--semi",
+        help="What to learn from unannotated voxels: pseudo-labels (self_training), a contrast between "
+        "classes by pseudo-labels (pseudo_contrast), both, or none.",
     ),
 ]
 
@@ -125,7 +127,7 @@ def finetune(
     project: ProjectArgument,
     weights: StartOption = SHAPES,
     predict: PredictOption = None,
-    semi_supervised: SemiOption = "self_training",
+    semi_supervised: SemiSupervisedOption = "self_training",
     minutes: MinutesOption = None,
     steps: StepsOption = None,
     recipe: RecipeOption = "quick",
