@@ -28,7 +28,7 @@ from napari_medssl.explore.instant_preview import InstantPreview
 from napari_medssl.model.job_factory import pretrain_job
 
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "plugin"))
-from hand import Hand, open_and_wait, wait_until
+from user_simulation import UserSimulation, open_and_wait, wait_until
 
 SHAPE = (128, 256, 256)
 STEP, WIDTH = (2, 2, 2), 32  # features.grid_step and features.WIDTH, which need torch
@@ -57,11 +57,11 @@ def make_project(folder: Path) -> Project:
 class Clock:
     """Notes when a frame was shown that has the newest outlines."""
 
-    def __init__(self, hand: Hand) -> None:
-        self.canvas = hand.canvas
+    def __init__(self, user: UserSimulation) -> None:
+        self.canvas = user.canvas
         self.released = self.known = self.shown = 0.0
-        hand.dock.preview.preview.drawn.connect(self._on_drawn)
-        hand.canvas.frameSwapped.connect(self._on_frame)
+        user.dock.preview.preview.drawn.connect(self._on_drawn)
+        user.canvas.frameSwapped.connect(self._on_frame)
 
     def start(self) -> None:
         """The button was released just now."""
@@ -76,12 +76,12 @@ class Clock:
             self.shown = time.perf_counter()
 
 
-def stroke_times(hand: Hand, strokes: int, seed: int) -> np.ndarray:
+def stroke_times(user: UserSimulation, strokes: int, seed: int) -> np.ndarray:
     """Milliseconds (strokes, 2) to the answer and to its frame, in three orientations.
 
     Another seed for each call: a stroke where all is painted already changes nothing, and has no answer.
     """
-    desk, preview, clock = hand.dock.workspace, hand.dock.preview.preview, Clock(hand)
+    desk, preview, clock = user.dock.workspace, user.dock.preview.preview, Clock(user)
     random, times = np.random.default_rng(seed), []
     for number in range(strokes):
         axis = number * 3 // strokes
@@ -95,7 +95,7 @@ def stroke_times(hand: Hand, strokes: int, seed: int) -> np.ndarray:
         start[axis] = desk.slice_on_screen()[1]
         end = start + 12
         end[axis] = start[axis]
-        hand.drag(desk.annotation_layer, start, end)
+        user.drag(desk.annotation_layer, start, end)
         clock.start()
         wait_until(lambda: clock.shown, 60, f"the outlines ({preview.missing})")
         times.append((clock.known - clock.released, clock.shown - clock.released))
@@ -123,11 +123,11 @@ def main() -> None:
         _, dock = viewer.window.add_plugin_dock_widget("napari-medssl")
         open_and_wait(dock, project.root)
         QTest.qWait(1000)
-        hand = Hand(viewer, dock)
-        hand.open_step(2)
+        user = UserSimulation(viewer, dock)
+        user.open_step(2)
         dock.workspace.new_annotation()
         QTest.qWait(500)
-        hand.key(Qt.Key.Key_W)
+        user.key(Qt.Key.Key_W)
         assert dock.preview.preview.on
         columns = np.arange(30)
         for label, row in ((1, 120), (255, 20)):
@@ -138,8 +138,8 @@ def main() -> None:
         if options.train:
             dock.jobs.start(pretrain_job(session, "pgl", "quick", 30))
             wait_until(lambda: session.job.step > 2 or not session.job.running, 300, "the first steps")
-        stroke_times(hand, 3, seed=0)  # the first ones load what later ones have
-        times = stroke_times(hand, options.strokes, seed=1)
+        stroke_times(user, 3, seed=0)  # the first ones load what later ones have
+        times = stroke_times(user, options.strokes, seed=1)
         assert not options.train or session.job.running, "the training ended too early"
         if options.shot:
             viewer.window.screenshot(options.shot, canvas_only=False, flash=False)

@@ -1,8 +1,8 @@
 """The pictures of the guide and the film of the README, taken of the real window: `python -m docs.shots`.
 
-A hand walks through the steps on a real scan by mouse and keyboard, with the real engine, as the window tests
-do (tests/plugin/hand.py); what the guide shows is therefore what the window looks like. Without a display it
-runs itself under xvfb-run.
+A simulated user goes through the steps on a real scan by mouse and keyboard, with the real engine, as in
+the window tests (tests/plugin/user_simulation.py), so that the guide shows the window as it is. Without a
+display it runs itself under xvfb-run.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pathlib import Path
 import napari
 import numpy as np
 import scenes
-from hand import Hand, wait_until
 from medssl.benchmarking.simulated_annotator import choose_slices
 from PIL import Image
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
+from user_simulation import UserSimulation, wait_until
 
 from napari_medssl.predict.uncertainty_layer import UNCERTAINTY
 
@@ -111,62 +111,62 @@ def walk(folder: Path, out: Path, minutes: float, themes: list[str]) -> None:
     viewer = napari.Viewer(show=True)
     viewer.window.resize(*SIZE)
     _, dock = viewer.window.add_plugin_dock_widget("napari-medssl")
-    camera, hand = Camera(viewer, out, themes), Hand(viewer, dock)
+    camera, user = Camera(viewer, out, themes), UserSimulation(viewer, dock)
     camera.settle(500)
-    _open(hand, camera, scans, scene)
-    slices = _annotate(hand, camera, scene)
-    _pretrain(hand, camera, minutes)
-    _fine_tune(hand, camera, minutes, (slices[1] + slices[2]) // 2)
-    _features(hand, camera, scene, slices[2])
+    _open(user, camera, scans, scene)
+    slices = _annotate(user, camera, scene)
+    _pretrain(user, camera, minutes)
+    _fine_tune(user, camera, minutes, (slices[1] + slices[2]) // 2)
+    _features(user, camera, scene, slices[2])
     camera.develop(out / "loop.gif")
     viewer.close()
 
 
-def _open(hand, camera: Camera, scans: Path, scene) -> None:
-    hand.choose_file(hand.dock.scans.dicom, scans)
+def _open(user, camera: Camera, scans: Path, scene) -> None:
+    user.choose_file(user.dock.scans.dicom, scans)
     files = len(list(scans.glob("[!.]*.nii*")))
-    session = hand.dock.session
+    session = user.dock.session
     wait_until(lambda: session.project is not None and len(session.project.scans) == files, 60, "opening")
     scan = next(
         each.id for each in session.project.scans.values() if Path(each.source).name == scene.path.name
     )
     session.select(scan)
-    wait_until(lambda: hand.dock.workspace.scan_layer is not None, 30, "the scan")
-    hand.open_step(1)
+    wait_until(lambda: user.dock.workspace.scan_layer is not None, 30, "the scan")
+    user.open_step(1)
     camera.settle(1500)
     camera.shoot("1-scans")
     camera.frame(8)
 
 
-def _annotate(hand, camera: Camera, scene) -> list[int]:
-    dock = hand.dock
-    hand.open_step(2)
+def _annotate(user, camera: Camera, scene) -> list[int]:
+    dock = user.dock
+    user.open_step(2)
     if dock.annotate.new.isVisible():
-        hand.click(dock.annotate.new)
+        user.click(dock.annotate.new)
     for _ in range(len(scene.names) - 1):
-        hand.click(dock.annotate.add)
+        user.click(dock.annotate.add)
     for row, name in enumerate(scene.names):
-        hand.rename_class(row, name)
+        user.rename_class(row, name)
     layer = dock.workspace.annotation_layer
     while layer.brush_size > 1:
-        hand.key(Qt.Key.Key_BracketLeft)
+        user.key(Qt.Key.Key_BracketLeft)
     slices = list(choose_slices(scene.truth, 6))
     for index in slices:
         with camera.rolling(1500):
-            hand.complete_slice(scene.truth, index)
+            user.complete_slice(scene.truth, index)
         camera.frame(4)
-    hand.go_to_slice(slices[2])
+    user.go_to_slice(slices[2])
     camera.settle(1500)
     camera.shoot("2-annotate")
     return slices
 
 
-def _pretrain(hand, camera: Camera, minutes: float) -> None:
-    dock = hand.dock
-    hand.open_step(3)
-    hand.set_minutes(dock.pretrain.minutes, minutes)
-    wait_until(lambda: bool(dock.pretrain.forecast.text()), 120, "the estimate")
-    hand.click(dock.pretrain.start)
+def _pretrain(user, camera: Camera, minutes: float) -> None:
+    dock = user.dock
+    user.open_step(3)
+    user.set_minutes(dock.pretrain.minutes, minutes)
+    wait_until(lambda: bool(dock.pretrain.estimate.text()), 120, "the estimate")
+    user.click(dock.pretrain.start)
     with camera.rolling(round(minutes * 60_000 / 25)):
         wait_until(
             lambda: dock.session.job.fraction > 0.8 or not dock.session.job.running, 900, "pre-training"
@@ -183,52 +183,52 @@ def _watch(dock, camera: Camera, minutes: float, name: str) -> None:
     wait_until(lambda: not dock.session.job.running, 900, f"the end of {name}")
 
 
-def _fine_tune(hand, camera: Camera, minutes: float, between: int) -> None:
-    dock = hand.dock
-    hand.open_step(4)
-    hand.set_minutes(dock.finetune.minutes, minutes)
-    hand.go_to_slice(between)
-    hand.click(dock.finetune.start)
+def _fine_tune(user, camera: Camera, minutes: float, between: int) -> None:
+    dock = user.dock
+    user.open_step(4)
+    user.set_minutes(dock.finetune.minutes, minutes)
+    user.go_to_slice(between)
+    user.click(dock.finetune.start)
     with camera.rolling(round(minutes * 60_000 / 25)):
         wait_until(
             lambda: dock.session.job.fraction > 0.8 or not dock.session.job.running, 900, "fine-tuning"
         )
     camera.shoot("4-finetune")
     wait_until(lambda: not dock.session.job.running, 900, "the end of fine-tuning")
-    hand.dismiss_notifications()
-    hand.open_step(5)
+    user.dismiss_notifications()
+    user.open_step(5)
     wait_until(lambda: dock.workspace.prediction_layer is not None, 30, "the prediction")
     camera.frame(4)
     for index in range(between, between + 8):
-        hand.go_to_slice(index)
+        user.go_to_slice(index)
         camera.frame()
-    hand.go_to_slice(between)
+    user.go_to_slice(between)
     camera.shoot("5-prediction")
     camera.frame(12)
-    hand.choose(dock.prediction.what, "Where it is unsure")
-    wait_until(lambda: dock.prediction.certainty.what == UNCERTAINTY, 30, "the choice")
+    user.choose(dock.prediction.display_box, "Uncertainty")
+    wait_until(lambda: dock.prediction.uncertainty.displayed == UNCERTAINTY, 30, "the choice")
     wait_until(lambda: not dock.session.job.running, 120, "the doubt")
     camera.settle(500)
     camera.shoot("5-unsure")
-    hand.choose(dock.prediction.what, "Classes")
+    user.choose(dock.prediction.display_box, "Classes")
 
 
-def _features(hand, camera: Camera, scene, index: int) -> None:
-    dock = hand.dock
-    hand.open_step(6)
-    hand.go_to_slice(index)
-    hand.click(dock.features.compute_all)
+def _features(user, camera: Camera, scene, index: int) -> None:
+    dock = user.dock
+    user.open_step(6)
+    user.go_to_slice(index)
+    user.click(dock.features.compute_all)
     wait_until(lambda: not dock.session.job.running, 300, "the features")
-    hand.dismiss_notifications()
-    hand.click(dock.features.follow)
+    user.dismiss_notifications()
+    user.click(dock.features.follow)
     inside = np.argwhere(scene.truth[index] == 1)
     middle = inside[np.linalg.norm(inside - inside.mean(0), axis=1).argmin()]
-    hand.click_voxel(dock.workspace.scan_layer, (index, *middle))
-    wait_until(lambda: any(each.name == "similarity" for each in hand.viewer.layers), 30, "similarity")
+    user.click_voxel(dock.workspace.scan_layer, (index, *middle))
+    wait_until(lambda: any(each.name == "similarity" for each in user.viewer.layers), 30, "similarity")
     camera.settle(2500)
     camera.shoot("6-features")
     camera.frame(14)
-    hand.click(dock.features.show_colors)
+    user.click(dock.features.show_colors)
     camera.settle(4000)
     camera.shoot("6-colours")
 

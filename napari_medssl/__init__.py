@@ -1,4 +1,4 @@
-"""napari-medssl: the plugin. It knows Qt and napari; the engine (package `medssl`) knows torch."""
+"""The napari plugin: Qt and napari only. The engine, package `medssl`, runs in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,9 +12,15 @@ __version__ = "0.1.0"
 
 
 def open_project(folder: str | Path | None = None) -> napari.Viewer:
-    """Open a viewer with the dock, and the project in `folder` where it was left.
+    """Open a viewer with the dock, and optionally a project.
 
     The caller runs the event loop (`napari.run()`).
+
+    Args:
+        folder: A project folder; its last scan and slice are shown. Without one the dock is empty.
+
+    Returns:
+        The viewer.
     """
     import napari
 

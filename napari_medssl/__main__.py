@@ -1,4 +1,4 @@
-"""`python -m napari_medssl [FOLDER]`: the viewer with the dock, on a project folder."""
+"""`python -m napari_medssl [FOLDER]`: open the viewer with the dock, optionally on a project folder."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import sys
 
 
 def main() -> None:
-    """Open the viewer and stay until its window is closed."""
+    """Open the viewer and return when its window is closed."""
     import napari
 
     from napari_medssl import open_project

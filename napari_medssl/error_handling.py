@@ -1,4 +1,4 @@
-"""Errors become sentences here, and nowhere else in the plugin."""
+"""Turns exceptions into messages for the user."""
 
 from __future__ import annotations
 
@@ -13,28 +13,34 @@ if TYPE_CHECKING:
     from napari_medssl.model.session import Session
 
 
-def guarded(session: Session, action: Callable[[], Any]) -> Any:
-    """Run what a button does; an error becomes one sentence, never a traceback.
+def catch_errors(session: Session, action: Callable[[], Any]) -> Any:
+    """Run an action of the window; an exception becomes a message, never a traceback.
 
-    Returns None after an error.
+    Returns:
+        What the action returns; None after an error.
     """
     try:
         return action()
     except Exception as error:
-        tell(session, error)
+        report_error(session, error)
     return None
 
 
-def tell(session: Session, error: BaseException) -> None:
-    """An error as one sentence; also one that was met in a thread."""
+def report_error(session: Session, error: BaseException) -> None:
+    """Show an exception as a message.
+
+    Args:
+        session: Shows the message.
+        error: A UserError is shown as it is; anything else is logged as a defect.
+    """
     if isinstance(error, EmitLoopError) and error.__cause__ is not None:
         error = error.__cause__  # psygnal wraps what a listener raises
     if isinstance(error, UserError):
-        session.tell("error", str(error))
+        session.notify("error", str(error))
         return
     logging.getLogger("napari_medssl").error("defect", exc_info=error)
-    session.tell(
+    session.notify(
         "error",
-        f"Something in napari-medssl went wrong ({type(error).__name__}: {error}); your strokes are "
-        "kept, please report it with the log.",
+        f"Internal error in napari-medssl ({type(error).__name__}: {error}); your strokes are kept. "
+        "Please report it with the log.",
     )

@@ -1,4 +1,4 @@
-"""Work beside the viewer's thread, one thing at a time; the newest request wins."""
+"""Work in a thread, one task at a time; the newest request replaces earlier ones."""
 
 from __future__ import annotations
 
@@ -7,79 +7,87 @@ from typing import Any
 
 from superqt.utils import create_worker
 
-from napari_medssl.error_handling import guarded, tell
+from napari_medssl.error_handling import catch_errors, report_error
 from napari_medssl.model.session import Session
 
-Steps = Callable[[], Iterator[Any]]
+Compute = Callable[[], Iterator[Any]]
 """Computes, in a thread, one result after the other."""
-Show = Callable[[Any], object]
+OnResult = Callable[[Any], object]
 """Takes one of them in, in the viewer's thread."""
 
 
-class Background:
-    """A thread for one purpose. What is asked for meanwhile takes the place of what runs."""
+class LatestOnlyWorker:
+    """Runs the newest task; a task that is running is cancelled by the next one."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._worker: Any = None
-        self._waiting: tuple[Steps, Show, Callable[[], object]] | None = None
-        self._number = 0
+        self._next: tuple[Compute, OnResult, Callable[[], object]] | None = None
+        self._request = 0
 
     @property
     def busy(self) -> bool:
-        """Whether something is being computed."""
+        """Whether a task is running."""
         return self._worker is not None
 
-    def ask(self, steps: Steps, show: Show, end: Callable[[], object] = lambda: None) -> None:
-        """Run `steps` and show each result; `end` is called after the last, unless it was replaced."""
+    def submit(
+        self, compute: Compute, on_result: OnResult, on_finished: Callable[[], object] = lambda: None
+    ) -> None:
+        """Run a task in a thread.
+
+        Args:
+            compute: Returns an iterator of results; consumed in the thread.
+            on_result: Called with each result, in the viewer's thread.
+            on_finished: Called after the last result, unless the task was replaced.
+        """
         if self._worker is not None:
-            self._waiting = (steps, show, end)
+            self._next = (compute, on_result, on_finished)
             self._worker.quit()
             return
-        self._number += 1
-        number = self._number
+        self._request += 1
+        request = self._request
         self._worker = create_worker(
-            _caught,
-            steps,
+            _with_error,
+            compute,
             _start_thread=False,
             _connect={
-                "yielded": lambda result: self._on_result(number, result, show),
-                "finished": lambda: self._on_end(number, end),
+                "yielded": lambda result: self._on_result(request, result, on_result),
+                "finished": lambda: self._on_finished(request, on_finished),
             },
         )
         self._worker.start()
 
     def stop(self) -> None:
-        """Show nothing of what was asked for so far."""
-        self._waiting = None
-        self._number += 1
+        """Drop the results of all tasks so far."""
+        self._next = None
+        self._request += 1
         if self._worker is not None:
             self._worker.quit()
 
-    def _on_result(self, number: int, result: Any, show: Show) -> None:
+    def _on_result(self, request: int, result: Any, on_result: OnResult) -> None:
         if self._session.closed and self._worker is not None:
             self._worker.quit()
-        if number != self._number or self._waiting is not None or self._session.closed:
+        if request != self._request or self._next is not None or self._session.closed:
             return
         if isinstance(result, Exception):
-            tell(self._session, result)
+            report_error(self._session, result)
         else:
-            guarded(self._session, lambda: show(result))
+            catch_errors(self._session, lambda: on_result(result))
 
-    def _on_end(self, number: int, end: Callable[[], object]) -> None:
+    def _on_finished(self, request: int, on_finished: Callable[[], object]) -> None:
         self._worker = None
-        waiting, self._waiting = self._waiting, None
+        following, self._next = self._next, None
         if self._session.closed:
             return
-        if waiting is not None:
-            self.ask(*waiting)
-        elif number == self._number:
-            guarded(self._session, end)
+        if following is not None:
+            self.submit(*following)
+        elif request == self._request:
+            catch_errors(self._session, on_finished)
 
 
-def _caught(steps: Steps) -> Iterator[Any]:
+def _with_error(compute: Compute) -> Iterator[Any]:
     """The results, and the error that ended them as the last one."""
     try:
-        yield from steps()
+        yield from compute()
     except Exception as error:
         yield error

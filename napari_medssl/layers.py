@@ -1,8 +1,8 @@
-"""napari layers and what the engine works with: the only place that turns the one into the other.
+"""Converts between napari layers and the engine's arrays and geometries; no other module does.
 
-All our layers hold canonical (z, y, x) arrays with increasing index towards Superior, Anterior and
-Right, `scale` in mm, no rotation. What a layer cannot hold (source affine, path, which scan of the
-project) travels in `layer.metadata["medssl"]`.
+All layers of the plugin hold canonical (z, y, x) arrays whose indices increase towards superior, anterior and
+right, with `scale` in mm and no rotation. What a layer cannot hold (source affine, path, id of the scan) is
+in `layer.metadata["medssl"]`.
 """
 
 from __future__ import annotations
@@ -24,21 +24,25 @@ KEY = "medssl"
 SCAN, ANNOTATION, PREDICTION, SIMILARITY = "scan", "annotation", "prediction", "similarity"
 PREVIEW = "preview"
 SURE_BACKGROUND_COLOR = "#8f9aa8"
-RADIOLOGICAL = ("away", "up", "left")
-PLACE = ("scale", "translate", "rotate", "shear", "affine")
-"""What a layer says about its place."""
+PLACEMENT_KEYS = ("scale", "translate", "rotate", "shear", "affine")
+"""Attributes that place a layer in the world."""
 
 
 # --- what a layer says about itself -----------------------------------------------------------------
 
 
 def placement(geometry: Geometry) -> dict[str, Any]:
-    """Layer arguments that put a canonical array of `geometry` where it belongs."""
+    """Layer arguments that place a canonical array of this geometry in mm."""
     return {"scale": geometry.spacing_mm, "axis_labels": ("z", "y", "x"), "units": ("mm",) * 3}
 
 
 def coarse_placement(geometry: Geometry, step_vox: Sequence[int]) -> dict[str, Any]:
-    """The same for cells of `step_vox` voxels, the first from voxel 0 on."""
+    """Layer arguments for a coarser grid.
+
+    Args:
+        geometry: Geometry of the scan.
+        step_vox: Voxels per cell along z, y, x; the first cell begins at voxel 0.
+    """
     spacing, step = np.asarray(geometry.spacing_mm), np.asarray(step_vox)
     scale, translate = spacing * step, spacing * (step - 1) / 2
     return {**placement(geometry), "scale": tuple(scale), "translate": tuple(translate)}
@@ -47,13 +51,20 @@ def coarse_placement(geometry: Geometry, step_vox: Sequence[int]) -> dict[str, A
 def metadata(
     role: str, geometry: Geometry, path: Path | str | None = None, scan: str | None = None
 ) -> dict[str, Any]:
-    """What goes into `layer.metadata`; plain JSON values, so that any writer may keep it."""
-    place = str(Path(path).resolve()) if path else ""
-    return {KEY: {"role": role, "geometry": geometry.to_json(), "path": place, "scan": scan or ""}}
+    """The plugin's entry for `layer.metadata`, as plain JSON values.
+
+    Args:
+        role: What the layer shows, such as SCAN or ANNOTATION.
+        geometry: Geometry of the source.
+        path: File of the source.
+        scan: Id of the scan in the project.
+    """
+    source = str(Path(path).resolve()) if path else ""
+    return {KEY: {"role": role, "geometry": geometry.to_json(), "path": source, "scan": scan or ""}}
 
 
 def entry_of(layer: Layer) -> dict[str, Any]:
-    """Our part of the layer's metadata; empty for a layer that is not ours."""
+    """The plugin's entry in the layer's metadata; empty for other layers."""
     entry = layer.metadata.get(KEY)
     return entry if isinstance(entry, dict) else {}
 
@@ -64,13 +75,21 @@ def find(layers: Iterable[Layer], role: str) -> Any:
 
 
 def canonical(data: Any, attributes: dict[str, Any]) -> tuple[np.ndarray, Geometry]:
-    """A layer's data as canonical (z, y, x) array and the geometry of its source.
+    """A layer's data as a canonical array, and the geometry of its source.
 
-    A layer of ours is canonical and knows its source's grid. Any other is taken as most programs keep
-    arrays in memory: slices towards Superior, rows towards Posterior, columns towards Left, placed by all
-    that the layer says about its place, in mm.
+    A layer of the plugin is canonical and has its source's geometry. Any other is taken in the usual memory
+    order (slices towards superior, rows towards posterior, columns towards left), placed by its transforms,
+    in mm.
 
-    Raises UserError ("not-3d", "wrong-shape") for data that fits no scan or not its own.
+    Args:
+        data: Array of the layer.
+        attributes: Attributes of the layer, as napari passes them to writers.
+
+    Returns:
+        The array (Z, Y, X) and its geometry.
+
+    Raises:
+        UserError: The data are not 3D ("not-3d") or differ from their scan's shape ("wrong-shape").
     """
     array, name = np.asarray(data), attributes.get("name", "")
     entry = attributes.get("metadata", {}).get(KEY)
@@ -95,36 +114,40 @@ def canonical(data: Any, attributes: dict[str, Any]) -> tuple[np.ndarray, Geomet
 
 def _world_of(attributes: dict[str, Any]) -> np.ndarray:
     """(4, 4) from voxels to mm along z, y, x: scale, shear, rotation and translation, then the affine."""
-    own = {name: attributes[name] for name in PLACE if name != "affine" and name in attributes}
+    own = {name: attributes[name] for name in PLACEMENT_KEYS if name != "affine" and name in attributes}
     outer = attributes.get("affine")
     inner = Affine(ndim=3, **own).affine_matrix
     return inner if outer is None else np.asarray(getattr(outer, "affine_matrix", outer)) @ inner
 
 
 def file_of(layer: Layer) -> Path | None:
-    """The file that an image layer was read from, if it was read from one."""
+    """The file that an image layer was read from; None for none."""
     path = entry_of(layer).get("path") or layer.source.path
     return Path(path) if path else None
 
 
 def remember_file(layer: Layer, path: Path) -> None:
-    """Note in a layer of ours where its file is now."""
+    """Store the path of its file in a layer of the plugin."""
     if entry_of(layer):
         layer.metadata = {**layer.metadata, KEY: {**entry_of(layer), "path": str(path.resolve())}}
 
 
 def save_image(layer: Image, folder: Path) -> Path:
-    """Write an image layer that has no file (sample data, a result) as NIfTI, so that it can be a scan.
+    """Write an image layer without a file as NIfTI, so that it can be added as a scan.
 
-    Raises UserError for layers that are no 3D scalar volumes.
+    Returns:
+        The file that was written, in `folder`.
+
+    Raises:
+        UserError: The layer is not a 3D scalar volume ("not-scalar", "not-3d"), or the disk refuses.
     """
     import nibabel
 
     if layer.multiscale or layer.rgb:
         raise UserError(
-            f"Layer {layer.name!r} is multi-scale or colour; a scan has one plain channel.", code="not-scalar"
+            f"Layer {layer.name!r} is multi-scale or RGB; a scan has a single channel.", code="not-scalar"
         )
-    attributes = {name: getattr(layer, name) for name in ("name", "metadata", *PLACE)}
+    attributes = {name: getattr(layer, name) for name in ("name", "metadata", *PLACEMENT_KEYS)}
     array, geometry = canonical(np.asarray(layer.data, dtype=np.float32), attributes)
     image = nibabel.Nifti1Image(geometry.to_source(array), geometry.matrix)
     path = folder / f"{_file_name(layer.name)}.nii"
@@ -138,16 +161,16 @@ def save_image(layer: Image, folder: Path) -> Path:
 def scan_data(
     array: np.ndarray, geometry: Geometry, name: str, path: Path | str | None = None, scan: str | None = None
 ) -> tuple[np.ndarray, dict[str, Any], str]:
-    """A scan as napari's layer-data tuple."""
+    """A scan (Z, Y, X) as napari's layer-data tuple."""
     kwargs = {"name": name, "metadata": metadata(SCAN, geometry, path, scan), **placement(geometry)}
-    looks = {"colormap": "gray", "contrast_limits": contrast(array), "interpolation2d": "linear"}
-    return (array, {**kwargs, **looks}, "image")
+    style = {"colormap": "gray", "contrast_limits": contrast(array), "interpolation2d": "linear"}
+    return (array, {**kwargs, **style}, "image")
 
 
 def labels_data(
     labels: np.ndarray, geometry: Geometry, name: str, path: Path | str | None = None
 ) -> tuple[np.ndarray, dict[str, Any], str]:
-    """A label volume as napari's layer-data tuple."""
+    """A label volume (Z, Y, X) as napari's layer-data tuple."""
     return (
         labels,
         {"name": name, "metadata": metadata("labels", geometry, path), **placement(geometry)},
@@ -156,7 +179,7 @@ def labels_data(
 
 
 def contrast(array: np.ndarray) -> tuple[float, float]:
-    """Display limits from a thin sample of the voxels: CT soft tissue to bone, else percentiles."""
+    """Contrast limits from a sample of the voxels: a soft-tissue window for CT, otherwise percentiles."""
     step = max(1, round((array.size / 300_000) ** (1 / 3)))
     sample = np.asarray(array[::step, ::step, ::step], dtype=np.float32)
     if sample.min() < -500:  # Hounsfield units: nothing else has air there
@@ -165,17 +188,30 @@ def contrast(array: np.ndarray) -> tuple[float, float]:
     return (float(low), float(high)) if high > low else (float(low), float(low) + 1)
 
 
-def add(viewer: Any, layer: Layer, place: int | None = None) -> None:
-    """Put a layer at a place in the list, or on top; what is selected, with the tool in hand, stays so."""
+def add(viewer: Any, layer: Layer, position: int | None = None) -> None:
+    """Insert a layer without changing the selection, so that the active tool stays active.
+
+    Args:
+        viewer: The viewer.
+        layer: The layer to insert.
+        position: Index in the layer list; None for the top.
+    """
     active = viewer.layers.selection.active
-    viewer.layers.insert(len(viewer.layers) if place is None else place, layer)
+    viewer.layers.insert(len(viewer.layers) if position is None else position, layer)
     viewer.layers.selection.active = active
 
 
 def annotation_layer(
     labels: np.ndarray, geometry: Geometry, scan: str, classes: Sequence[LabelClass]
 ) -> Labels:
-    """The layer that is painted on; edits one slice at a time."""
+    """The layer that is painted on, one slice at a time.
+
+    Args:
+        labels: uint8 (Z, Y, X), edited in place.
+        geometry: Geometry of the scan.
+        scan: Id of the scan.
+        classes: The classes, for their colours.
+    """
     layer = Labels(
         labels,
         name="annotation",
@@ -192,7 +228,7 @@ def annotation_layer(
 def prediction_layer(
     labels: np.ndarray, geometry: Geometry, scan: str, classes: Sequence[LabelClass]
 ) -> Labels:
-    """The network's answer: can be neither painted on nor deleted by accident."""
+    """A layer for predicted labels, uint8 (Z, Y, X); it cannot be painted on or deleted by accident."""
     layer = Labels(
         labels,
         name="prediction",
@@ -207,7 +243,7 @@ def prediction_layer(
 
 
 def similarity_layer(values: np.ndarray, geometry: Geometry, step_vox: Sequence[int], scan: str) -> Image:
-    """Similarity at the features' own resolution."""
+    """A layer for similarities, float32 (Z', Y', X') on a grid of `step_vox` voxels per cell."""
     return Image(
         values,
         name="similarity",
@@ -221,62 +257,16 @@ def similarity_layer(values: np.ndarray, geometry: Geometry, step_vox: Sequence[
 
 
 def colormap(classes: Sequence[LabelClass]) -> DirectLabelColormap:
-    """The classes' colours, grey for "background, I am sure", nothing for what is not annotated."""
+    """The classes' colours; grey for sure background, transparent for voxels that are not annotated."""
     colors: dict[int | None, Any] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0)}
     colors |= {item.id: item.color for item in classes}
     colors[SURE_BACKGROUND] = SURE_BACKGROUND_COLOR
     return DirectLabelColormap(color_dict=colors)
 
 
-# --- where the viewer is ----------------------------------------------------------------------------
-
-
-def camera_of(viewer: Any) -> Any:
-    """The viewer's camera; it moved from the viewer to its scene in napari 0.9."""
-    return getattr(viewer, "scene", viewer).camera
-
-
-def show_radiologically(viewer: Any) -> None:
-    """Anterior (or superior) up, the patient's right on the left, as if one looked from the feet."""
-    camera_of(viewer).orientation = RADIOLOGICAL
-
-
-def current_slice(dims: Any, layer: Layer) -> tuple[int, int]:
-    """(canonical axis, voxel index) of the slice on the screen, in any of the three orientations.
-
-    Raises UserError ("not-2d", "outside").
-    """
-    if dims.ndisplay != 2:
-        raise UserError("A slice can only be marked in the 2D view; press Ctrl+Y to go there.", code="not-2d")
-    extra = dims.ndim - layer.ndim
-    axis = next(axis - extra for axis in dims.not_displayed if axis >= extra)
-    index = round(layer.world_to_data(dims.point)[axis])
-    if not 0 <= index < layer.data.shape[axis]:
-        raise UserError("This slice is outside of the scan; move the slider back into it.", code="outside")
-    return int(axis), int(index)
-
-
-def show_slice(dims: Any, layer: Layer, axis: int, index: int) -> None:
-    """Turn the viewer to a slice (canonical axis, voxel index)."""
-    extra = dims.ndim - layer.ndim
-    rest = [other for other in range(layer.ndim) if other != axis]
-    dims.ndisplay = 2
-    dims.order = (*range(extra), axis + extra, *(other + extra for other in rest))
-    dims.set_point(axis + extra, index * layer.scale[axis] + layer.translate[axis])
-
-
-def voxel_at(layer: Layer, position: Sequence[float]) -> tuple[int, int, int] | None:
-    """The voxel (z, y, x) under a world position, or None outside of the layer."""
-    voxel = np.round(layer.world_to_data(position)).astype(int)
-    if np.any(voxel < 0) or np.any(voxel >= layer.data.shape):
-        return None
-    z, y, x = (int(value) for value in voxel)
-    return z, y, x
-
-
 def times(shape: Iterable[int]) -> str:
-    """Sizes as people write them: "64 × 112 × 112"."""
-    return " × ".join(str(int(n)) for n in shape)
+    """A shape (Z, Y, X) as text, x first: "112 × 112 × 64"."""
+    return " × ".join(str(int(n)) for n in reversed(tuple(shape)))
 
 
 def _file_name(name: str) -> str:

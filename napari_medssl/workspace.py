@@ -1,4 +1,4 @@
-"""What the session means for the viewer: which layers there are and what they show."""
+"""The layers that show the state of the session in the viewer."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from medssl.core.project.project import Scan
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 
-from napari_medssl import layers
+from napari_medssl import layers, navigation
 from napari_medssl.annotate.autosave import Autosave
-from napari_medssl.io.scan_loader import Opening
+from napari_medssl.io.scan_loader import ScanLoader
 from napari_medssl.model.session import Session
 from napari_medssl.predict.predictions import Predictions
 
 
 class Workspace:
-    """The four layers of the scan on the screen: scan, prediction, annotation, similarity.
+    """The layers of the scan on the screen: scan, prediction, annotation, similarity.
 
-    The layers are found by what their metadata says, so that a user may rename, hide or delete them.
+    Layers are identified by their metadata, so that a user may rename, hide or delete them.
     """
 
     def __init__(self, viewer: ViewerModel, session: Session) -> None:
         self.viewer = viewer
         self.session = session
         self.autosave = Autosave(viewer, session)
-        self.opening = Opening(session, lambda scan: self._layer_with(scan) is not None)
-        self._own: Image | None = None
+        self.scan_loader = ScanLoader(session, lambda scan: self._layer_with(scan) is not None)
+        self._own_layer: Image | None = None
         self._hidden: list[Layer] = []
         self.predictions = Predictions(viewer, session)
         session.scan_leaving.connect(self.leave)
@@ -44,7 +44,7 @@ class Workspace:
             emitter.connect(self._on_view)
 
     def close(self) -> None:
-        """Let the viewer go. What would not be saved any more cannot be painted any more."""
+        """Disconnect from the viewer, and lock the annotation: strokes would no longer be saved."""
         if self.annotation_layer is not None:
             self.annotation_layer.editable = False
         self.autosave.close()
@@ -55,7 +55,7 @@ class Workspace:
 
     @property
     def scan_layer(self) -> Image | None:
-        """The scan on the screen."""
+        """The image layer of the scan on the screen."""
         scan = self.session.scan
         return next((x for x in self._scan_layers() if scan and layers.entry_of(x)["scan"] == scan), None)
 
@@ -66,11 +66,15 @@ class Workspace:
 
     @property
     def prediction_layer(self) -> Labels | None:
-        """The network's answer."""
+        """The layer of the predicted labels."""
         return self.predictions.layer
 
     def need_annotation(self) -> Labels:
-        """The annotation layer. Raises UserError ("no-annotation")."""
+        """The annotation layer.
+
+        Raises:
+            UserError: "no-annotation".
+        """
         layer = self.annotation_layer
         if layer is None:
             raise UserError('There is no annotation yet; press "New annotation".', code="no-annotation")
@@ -79,25 +83,24 @@ class Workspace:
     # --- the scan on the screen ----------------------------------------------------------------------
 
     def leave(self) -> None:
-        """Before another scan comes, or the window goes: strokes and view reach the disk."""
+        """Save strokes and view before another scan is opened or the window is closed."""
         self.autosave.flush()
-        self.remember()
+        self.save_view()
 
     def show_scan(self) -> None:
         """Show the session's scan with its annotation and its newest prediction."""
         scan = self.session.need_scan()
         self._remove(self.annotation_layer)
         self._remove(layers.find(self.viewer.layers, layers.SIMILARITY))
-        layer = self._layer_with(scan) or self._show_volume(scan, self.opening.volume(scan))
+        layer = self._layer_with(scan) or self._show_volume(scan, self.scan_loader.volume(scan))
         layers.entry_of(layer)["scan"] = scan.id
         for other in self._scan_layers():
             other.visible = other is layer
-        layers.show_radiologically(self.viewer)
-        annotation = self.session.need_project().annotation(scan.id)
-        if annotation is not None:
-            self._add_annotation(annotation.labels)
+        navigation.show_radiologically(self.viewer)
+        if self.session.annotation.labels is not None:
+            self._add_annotation(self.session.annotation.labels)
         self.predictions.show_newest()
-        self._go_where_it_was_left(layer)
+        self._restore_view(layer)
 
     def _layer_with(self, scan: Scan) -> Image | None:
         """The layer that shows this scan already: ours, or one that the user opened from its file."""
@@ -113,9 +116,9 @@ class Workspace:
     def _show_volume(self, scan: Scan, volume: Volume) -> Image:
         """Put the scan into the layer that we made for an earlier one, or into a new one."""
         data, kwargs, _ = layers.scan_data(volume.array, volume.geometry, scan.id, scan.source, scan.id)
-        layer = next((layer for layer in self._scan_layers() if layer is self._own), None)
+        layer = next((layer for layer in self._scan_layers() if layer is self._own_layer), None)
         if layer is None:
-            self._own = layer = Image(data, **kwargs)
+            self._own_layer = layer = Image(data, **kwargs)
             self.viewer.layers.insert(0, layer)
             return layer
         layer.data = data
@@ -123,30 +126,32 @@ class Workspace:
             setattr(layer, name, kwargs[name])
         return layer
 
-    def _go_where_it_was_left(self, layer: Image) -> None:
+    def _restore_view(self, layer: Image) -> None:
         view = self.session.need_project().view_state
-        place = view.get("slices", {}).get(self.session.scan)
-        axis, index = place or (0, layer.data.shape[0] // 2)
-        layers.show_slice(self.viewer.dims, layer, axis, min(index, layer.data.shape[axis] - 1))
+        position = view.get("slices", {}).get(self.session.scan)
+        axis, index = position or (0, layer.data.shape[0] // 2)
+        navigation.show_slice(self.viewer.dims, layer, axis, min(index, layer.data.shape[axis] - 1))
         self.viewer.reset_view()
 
     # --- annotation ----------------------------------------------------------------------------------
 
     def new_annotation(self) -> None:
-        """Make the layer to paint on (or go to it), with the brush in hand."""
+        """Create the annotation layer if there is none, and select its brush.
+
+        Raises:
+            UserError: "no-scan", "read-only".
+        """
         self.session.need_project().need_writable()
-        scan, layer, unsaved = self.session.need_scan(), self.annotation_layer, self.autosave.unsaved
-        if layer is None and unsaved is not None:
-            layer = unsaved
-            self.viewer.add_layer(layer)
-        if layer is None:
-            saved = self.session.need_project().annotation(scan.id)  # of a layer that was deleted
-            nothing = np.zeros(scan.geometry.shape_zyx, dtype=np.uint8)
-            layer = self._add_annotation(nothing if saved is None else saved.labels)
+        self.session.need_scan()
+        layer = self.annotation_layer or self._add_annotation(self.session.annotation.create())
         self.paint(layer.selected_label or 1)
 
     def paint(self, label: int) -> None:
-        """Take the brush for a class id, for sure background (255), or the eraser (0)."""
+        """Select the brush for a class id, for sure background (255), or the eraser (0).
+
+        Raises:
+            UserError: "no-annotation", "read-only".
+        """
         layer = self.need_annotation()
         self.session.need_project().need_writable()
         self.viewer.layers.selection.active = layer
@@ -166,19 +171,23 @@ class Workspace:
         return layer
 
     def toggle_complete(self) -> None:
-        """Mark the slice on the screen complete, or take that back."""
-        axis, index = layers.current_slice(self.viewer.dims, self.need_annotation())
-        self.session.mark(axis, index, (axis, index) not in self.session.complete)
-        self.autosave.touch()
+        """Mark the slice on the screen complete, or take that back.
+
+        Raises:
+            UserError: "no-annotation", "not-2d", "outside", "read-only".
+        """
+        axis, index = navigation.current_slice(self.viewer.dims, self.need_annotation())
+        annotation = self.session.annotation
+        annotation.mark(axis, index, (axis, index) not in annotation.complete)
 
     def go_to(self, axis: int, index: int) -> None:
-        """Show a slice of the scan."""
+        """Show a slice (canonical axis, voxel index) of the scan."""
         layer = self.annotation_layer or self.scan_layer
         if layer is not None:
-            layers.show_slice(self.viewer.dims, layer, axis, index)
+            navigation.show_slice(self.viewer.dims, layer, axis, index)
 
-    def uncover(self, on: bool) -> None:
-        """A free view of the scan: what covers it is hidden, or shown again."""
+    def hide_overlays(self, on: bool) -> None:
+        """Hide annotation and prediction to look at the scan, or show them again."""
         if on:
             covers = (self.annotation_layer, self.prediction_layer)
             self._hidden += [layer for layer in covers if layer is not None and layer.visible]
@@ -188,20 +197,24 @@ class Workspace:
             self._hidden = []
 
     def slice_on_screen(self) -> tuple[int, int] | None:
-        """(axis, index) of the slice on the screen, None in 3D or outside of the scan."""
+        """(canonical axis, voxel index) of the slice on the screen; None in 3D or outside of the scan."""
         layer = self.annotation_layer or self.scan_layer
         try:
-            return layers.current_slice(self.viewer.dims, layer) if layer is not None else None
+            return navigation.current_slice(self.viewer.dims, layer) if layer is not None else None
         except UserError:
             return None
 
     def _on_view(self, event: Any = None) -> None:
         self.session.view_changed.emit()
 
-    def to_export(self) -> tuple[str, str, Postprocessing]:
-        """(scan, run, cleaning) that an export writes now: strokes are saved, it is what is on the screen.
+    def export_source(self) -> tuple[str, str, Postprocessing]:
+        """What an export writes now: the prediction on the screen and the annotation, which is saved first.
 
-        Raises UserError ("no-scan", "no-prediction").
+        Returns:
+            Id of the scan, id of the run, and the post-processing.
+
+        Raises:
+            UserError: "no-scan", "no-prediction".
         """
         scan = self.session.need_scan()
         self.autosave.flush()
@@ -217,7 +230,7 @@ class Workspace:
 
     def _clear(self) -> None:
         """Another project: its layers come, those of the last one go; the user's own scans stay."""
-        for layer in (self.annotation_layer, self.prediction_layer, self._own):
+        for layer in (self.annotation_layer, self.prediction_layer, self._own_layer):
             self._remove(layer)
         self._remove(layers.find(self.viewer.layers, layers.SIMILARITY))
         for layer in self._scan_layers():
@@ -228,9 +241,9 @@ class Workspace:
             layer.locked = False
             self.viewer.layers.remove(layer)
 
-    def remember(self) -> None:
-        """Keep scan and slice for the next time."""
-        place, project = self.slice_on_screen(), self.session.project
-        if place and project:
+    def save_view(self) -> None:
+        """Save scan and slice in the project, to restore them next time."""
+        position, project = self.slice_on_screen(), self.session.project
+        if position and project:
             slices = project.view_state.get("slices", {})
-            self.session.remember(slices={**slices, self.session.scan: list(place)})
+            self.session.save_view(slices={**slices, self.session.scan: list(position)})

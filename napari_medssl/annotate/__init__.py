@@ -1,1 +1,1 @@
-"""Strokes reach the disk and come back; edits that undo takes back; interpolation between slices."""
+"""Autosave and crash recovery of strokes, undoable edits, interpolation between slices, volumes."""

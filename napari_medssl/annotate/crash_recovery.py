@@ -1,53 +1,38 @@
-"""Brings back what a viewer that was killed had not saved."""
+"""Recovers the strokes that were not saved when a viewer was killed."""
 
 from __future__ import annotations
 
-import numpy as np
-from medssl.core.project import stroke_log
-from medssl.core.project.annotation import Annotation
-
 from napari_medssl.annotate.edits import Edits
-from napari_medssl.error_handling import guarded
+from napari_medssl.error_handling import catch_errors
+from napari_medssl.model.annotation_model import scans_with_journal
 from napari_medssl.workspace import Workspace
 
 
-class Restore:
-    """Strokes in a scan's journal go back into its layer, as one step that Ctrl+Z takes out again."""
+class CrashRecovery:
+    """Applies the strokes in a scan's journal to its layer, as one step that Ctrl+Z undoes."""
 
     def __init__(self, workspace: Workspace, edits: Edits) -> None:
         self.workspace, self.session, self.edits = workspace, workspace.session, edits
-        self.session.project_changed.connect(self._go_there)
-        self.session.scan_changed.connect(lambda: guarded(self.session, self._bring_back))
+        self.session.project_changed.connect(self._choose_scan)
+        self.session.scan_changed.connect(lambda: catch_errors(self.session, self._recover))
 
-    def _go_there(self) -> None:
+    def _choose_scan(self) -> None:
         """A project opens with the scan that has such strokes."""
         project = self.session.need_project()
-        left = [
-            scan for scan in project.scans if stroke_log.length(stroke_log.journal_file(project.root, scan))
-        ]
-        if left and not project.read_only:
-            project.view_state = {**project.view_state, "scan": left[0]}
+        scans = scans_with_journal(project)
+        if scans and not project.read_only:
+            project.view_state = {**project.view_state, "scan": scans[0]}
 
-    def _bring_back(self) -> None:
-        project, scan = self.session.need_project(), self.session.need_scan()
-        path = stroke_log.journal_file(project.root, scan.id)
-        strokes = stroke_log.read(path)
-        if not strokes or project.read_only:
+    def _recover(self) -> None:
+        recovered = self.session.annotation.recover()
+        if recovered is None:
             return
         if self.workspace.annotation_layer is None:
             self.workspace.new_annotation()
-        saved = np.asarray(self.workspace.need_annotation().data)
-        known = Annotation(saved, self.session.complete)
-        now = stroke_log.apply(known, strokes)
-        voxels = np.flatnonzero(now.labels != saved)
-        if len(voxels) == 0 and now.complete == known.complete:
-            stroke_log.drop(path, stroke_log.length(path))
-            return
-        self.edits.apply(voxels, now.labels.reshape(-1)[voxels], now.complete)
-        number = sum(len(stroke.voxels) > 0 for stroke in strokes)
-        said = "1 stroke" if number == 1 else f"{number} strokes"
-        self.session.tell(
+        self.edits.apply(recovered.voxels, recovered.labels, recovered.complete)
+        strokes = "1 unsaved stroke" if recovered.strokes == 1 else f"{recovered.strokes} unsaved strokes"
+        self.session.notify(
             "warning",
-            f"Brought back on {scan.id}: {said} that had not been saved when the viewer ended; "
-            "Ctrl+Z takes this out again.",
+            f"Recovered {strokes} on {self.session.scan} after the viewer ended unexpectedly; "
+            "Ctrl+Z removes them.",
         )

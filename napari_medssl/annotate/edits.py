@@ -1,4 +1,4 @@
-"""Many voxels of the annotation changed at once: one step, which Ctrl+Z takes back whole."""
+"""Edits of many annotation voxels at once, each a single step of undo."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ import numpy as np
 from medssl.core.errors import UserError
 from napari.layers import Labels
 
-from napari_medssl import layers
+from napari_medssl import navigation
+from napari_medssl.error_handling import catch_errors
+from napari_medssl.model.annotation_state import SliceIndex
 from napari_medssl.workspace import Workspace
 
-Places = Iterable[tuple[int, int]]
-SAMPLE = 64
-"""So many voxels of an edit are looked at to see whether it was undone."""
+SAMPLE_SIZE = 64
+"""Number of voxels of an edit that are compared to detect its undo."""
 
 
 @dataclass(frozen=True)
-class Marked:
-    """Slices that an edit marked complete (or no longer), and voxels by which is seen whether it holds."""
+class EditRecord:
+    """What undo and redo of one edit change besides voxels.
+
+    voxels: index arrays of a sample of the edited voxels; `before` and `after` are their labels, by which
+    undo and redo are recognised. added, removed: slices that became complete, or are no longer complete.
+    """
 
     voxels: tuple[np.ndarray, ...]
     before: np.ndarray
@@ -29,50 +34,62 @@ class Marked:
 
 
 class Edits:
-    """Changes of the annotation that are no strokes: brought back, imported, accepted, relabelled."""
+    """Changes of the annotation other than strokes: recovered, imported or accepted labels."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace, self.session = workspace, workspace.session
-        self._holding: list[Marked] = []
-        self._undone: list[Marked] = []
-        self.session.scan_changed.connect(self._forget)
-        workspace.autosave.redrawn.connect(self._on_redrawn)
-        workspace.autosave.stroke.connect(self._on_redrawn)
+        self.annotation = self.session.annotation
+        self._applied: list[EditRecord] = []
+        self._undone: list[EditRecord] = []
+        self.session.scan_changed.connect(self._clear)
+        self.annotation.redrawn.connect(self._on_redrawn)
+        self.annotation.stroke.connect(self._on_redrawn)
 
-    def apply(self, voxels: np.ndarray, labels: np.ndarray, complete: Places | None = None) -> None:
-        """Give voxels (flat indices) of the annotation these labels; `complete`: all complete slices then.
+    def apply(
+        self, voxels: np.ndarray, labels: np.ndarray, complete: Iterable[SliceIndex] | None = None
+    ) -> None:
+        """Assign labels to voxels as one step of undo.
 
-        Raises UserError ("no-annotation", "read-only").
+        Args:
+            voxels: (N,) flat indices into the annotation (Z, Y, X).
+            labels: (N,) uint8 labels.
+            complete: All complete slices after the edit; None leaves them as they are.
+
+        Raises:
+            UserError: There is no annotation ("no-annotation") or another window has the project
+                ("read-only").
         """
         layer = self.workspace.need_annotation()
         self.session.need_project().need_writable()
         data = np.asarray(layer.data)
         new = data.reshape(-1)[voxels] != labels
         voxels, labels = voxels[new], np.asarray(labels, np.uint8)[new]
-        before = frozenset(self.session.complete)
+        before = frozenset(self.annotation.complete)
         after = before if complete is None else frozenset(complete)
         if len(voxels):
-            at = np.unravel_index(voxels, data.shape)
-            some = slice(None, None, max(1, len(voxels) // SAMPLE))
-            sample = tuple(along[some] for along in at)
-            step = Marked(sample, data[sample], labels[some], after - before, before - after)
-            self.workspace.autosave.expect(voxels, labels)
-            layer.data_setitem(at, labels)
-            self._holding.append(step)
+            coordinates = np.unravel_index(voxels, data.shape)
+            sparse = slice(None, None, max(1, len(voxels) // SAMPLE_SIZE))
+            sample = tuple(along[sparse] for along in coordinates)
+            step = EditRecord(sample, data[sample], labels[sparse], after - before, before - after)
+            self.annotation.expect(voxels, labels)
+            layer.data_setitem(coordinates, labels)
+            self._applied.append(step)
             self._undone.clear()
-        self._mark(after)
+        self.annotation.set_complete(after)
         layer.refresh()
 
     def accept(self) -> None:
-        """Take the predicted slice on the screen, as it is shown, and mark it complete.
+        """Copy the predicted slice on the screen into the annotation and mark it complete.
 
-        What a person has painted there stays.
-        Raises UserError ("unfinished", "no-prediction", "not-2d", "outside", "read-only").
+        Voxels that are already annotated keep their labels.
+
+        Raises:
+            UserError: "unfinished", "no-prediction", "not-2d", "outside" or "read-only".
         """
         workspace = self.workspace
         if workspace.predictions.unfinished:
             raise UserError(
-                "What is on the screen is still in the making; accept it when the training has ended.",
+                "The slice on the screen is a preview of a running training; accept it when that has ended.",
                 code="unfinished",
             )
         workspace.predictions.need_shown()
@@ -81,39 +98,36 @@ class Edits:
         if workspace.annotation_layer is None:
             workspace.new_annotation()
         annotation = workspace.need_annotation()
-        axis, index = layers.current_slice(workspace.viewer.dims, annotation)
+        axis, index = navigation.current_slice(workspace.viewer.dims, annotation)
         plane = (slice(None),) * axis + (slice(index, index + 1),)
         taken = (np.asarray(annotation.data)[plane] == 0) & (predicted[plane] > 0)
-        at = list(np.nonzero(taken))
-        at[axis] += index
-        voxels = np.ravel_multi_index(tuple(at), predicted.shape)
-        self.apply(voxels, predicted.reshape(-1)[voxels], {*self.session.complete, (axis, index)})
+        coordinates = list(np.nonzero(taken))
+        coordinates[axis] += index
+        voxels = np.ravel_multi_index(tuple(coordinates), predicted.shape)
+        self.apply(voxels, predicted.reshape(-1)[voxels], {*self.annotation.complete, (axis, index)})
 
-    def _mark(self, complete: Places) -> None:
-        if tuple(sorted(complete)) != self.session.complete:
-            self.session.complete = tuple(sorted(complete))
-            self.session.annotation_changed.emit()
-            self.workspace.autosave.touch()
+    def _on_redrawn(self, *stroke: object) -> None:
+        catch_errors(self.session, self._follow_undo)
 
-    def _on_redrawn(self, *of: object) -> None:
-        """Complete slices follow undo and redo: an empty slice that is called complete would be a lie."""
+    def _follow_undo(self) -> None:
+        """Complete slices follow undo and redo: an emptied slice must not become background."""
         layer = self.workspace.annotation_layer
         if layer is None:
             return
-        while self._holding and _are(layer, self._holding[-1].voxels, self._holding[-1].before):
-            last = self._holding.pop()
+        while self._applied and _has_labels(layer, self._applied[-1].voxels, self._applied[-1].before):
+            last = self._applied.pop()
             self._undone.append(last)
-            self._mark((set(self.session.complete) - last.added) | last.removed)
-            self.workspace.autosave.doubt()
-        while self._undone and _are(layer, self._undone[-1].voxels, self._undone[-1].after):
-            again = self._undone.pop()
-            self._holding.append(again)
-            self._mark((set(self.session.complete) | again.added) - again.removed)
-            self.workspace.autosave.doubt()
+            self.annotation.set_complete((set(self.annotation.complete) - last.added) | last.removed)
+            self.annotation.invalidate()
+        while self._undone and _has_labels(layer, self._undone[-1].voxels, self._undone[-1].after):
+            step = self._undone.pop()
+            self._applied.append(step)
+            self.annotation.set_complete((set(self.annotation.complete) | step.added) - step.removed)
+            self.annotation.invalidate()
 
-    def _forget(self) -> None:
-        self._holding, self._undone = [], []
+    def _clear(self) -> None:
+        self._applied, self._undone = [], []
 
 
-def _are(layer: Labels, voxels: tuple[np.ndarray, ...], labels: np.ndarray) -> bool:
+def _has_labels(layer: Labels, voxels: tuple[np.ndarray, ...], labels: np.ndarray) -> bool:
     return bool((np.asarray(layer.data)[voxels] == labels).all())

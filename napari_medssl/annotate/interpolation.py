@@ -1,6 +1,8 @@
-"""What is guessed between complete slices: a layer of its own, outlines only, gone where somebody paints."""
+"""Labels interpolated between complete slices: a layer of outlines, which vanish where somebody paints."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 from medssl.core.errors import UserError
@@ -11,153 +13,138 @@ from napari.layers import Labels
 from napari.utils import DirectLabelColormap
 from psygnal import Signal
 
-from napari_medssl import layers
+from napari_medssl import layers, navigation
 from napari_medssl.annotate.edits import Edits
-from napari_medssl.latest_only_worker import Background
+from napari_medssl.latest_only_worker import LatestOnlyWorker
+from napari_medssl.model.annotation_state import SliceIndex
 from napari_medssl.workspace import Workspace
 
-FILL = "fill"
+INTERPOLATED = "interpolated"
 
 
-class Fills:
-    """The guesses of the scan on the screen: `autosave.interpolated`, saved with the strokes."""
+class Interpolation:
+    """Makes, shows and accepts the interpolated labels, which `session.annotation` holds."""
 
     changed = Signal()
 
     def __init__(self, workspace: Workspace, edits: Edits) -> None:
         self.workspace, self.session, self.edits = workspace, workspace.session, edits
-        self._thread = Background(self.session)
+        self.annotation = self.session.annotation
+        self._worker = LatestOnlyWorker(self.session)
         self._painted: list[np.ndarray] = []
-        self._complete: tuple[tuple[int, int], ...] = ()
-        self.session.project_changed.connect(self._clear)
-        self.session.scan_changed.connect(self._on_scan)
+        self.session.project_changed.connect(self._remove_layer)
+        self.session.scan_changed.connect(self._show)
         self.session.classes_changed.connect(self._recolor)
-        self.session.annotation_changed.connect(self._on_marked)
-        workspace.autosave.stroke.connect(self._on_stroke)
+        self.annotation.interpolated_changed.connect(self._show)
+        self.annotation.stroke.connect(self._on_stroke)
 
     @property
     def layer(self) -> Labels | None:
-        """The outlines, where there are any."""
-        return layers.find(self.workspace.viewer.layers, FILL)
+        """The layer of outlines; None before anything was interpolated."""
+        return layers.find(self.workspace.viewer.layers, INTERPOLATED)
 
     @property
-    def some(self) -> bool:
-        """Whether anything is filled in on the scan on the screen."""
-        return self.workspace.autosave.interpolated is not None
+    def available(self) -> bool:
+        """Whether anything is interpolated in the scan on the screen."""
+        return self.annotation.interpolated is not None
 
-    def possible(self, place: tuple[int, int] | None) -> bool:
+    def possible(self, slice_index: SliceIndex | None) -> bool:
         """Whether a slice lies between two complete ones."""
-        complete = self.session.complete
-        return place is not None and bool(gaps(Annotation(np.empty(0), complete), *place))
+        complete = Annotation(np.empty(0), self.annotation.complete)
+        return slice_index is not None and bool(gaps(complete, *slice_index))
 
-    def here(self, place: tuple[int, int] | None) -> bool:
-        """Whether any structure is guessed on a slice."""
-        return place is not None and len(self._guessed(*place)[0]) > 0
+    def covers(self, slice_index: SliceIndex | None) -> bool:
+        """Whether any structure is interpolated on a slice."""
+        return slice_index is not None and len(self._unpainted(*slice_index)[0]) > 0
 
-    def fill(self) -> None:
-        """Guess what lies between the complete slices around the one on the screen; in a thread.
+    def interpolate(self) -> None:
+        """Interpolate between the complete slices around the one on the screen; in a thread.
 
-        Raises UserError ("no-gap", "no-annotation", "not-2d", "read-only").
+        Raises:
+            UserError: "no-gap", "no-annotation", "not-2d", "read-only".
         """
         self.session.need_project().need_writable()
         layer, scan = self.workspace.need_annotation(), self.session.need_scan()
-        axis, index = layers.current_slice(self.workspace.viewer.dims, layer)
+        axis, index = navigation.current_slice(self.workspace.viewer.dims, layer)
         if not self.possible((axis, index)):
             raise UserError(
-                f"{AXIS_NAMES[axis].capitalize()} slice {index} does not lie between two complete ones; "
+                f"{AXIS_NAMES[axis].capitalize()} slice {index} does not lie between two complete slices; "
                 "complete one on either side of it.",
                 code="no-gap",
             )
-        annotation = Annotation(
-            np.array(layer.data), self.session.complete, self.workspace.autosave.interpolated
-        )
+        now = self.annotation.current()
+        copy = replace(now, labels=now.labels.copy())
         self._painted = []
         spacing = scan.geometry.spacing_mm
-        self._thread.ask(
-            lambda: iter([fill(annotation, axis, index, spacing)]), lambda found: self._take(scan.id, found)
+        self._worker.submit(
+            lambda: iter([fill(copy, axis, index, spacing)]), lambda labels: self._take(scan.id, labels)
         )
 
     def remove(self) -> None:
-        """Take all guesses of the scan away."""
+        """Remove all interpolated labels of the scan.
+
+        Raises:
+            UserError: Another window has the project ("read-only").
+        """
         self.session.need_project().need_writable()
-        self._set(None)
+        self.annotation.set_interpolated(None)
 
     def accept(self, axis: int, index: int) -> bool:
-        """Turn a slice's guess into strokes and mark it complete, as one step; False where there is none."""
-        voxels, labels = self._guessed(axis, index)
+        """Turn a slice's interpolated labels into strokes and mark it complete, as one step.
+
+        Returns:
+            False where nothing is interpolated on the slice.
+        """
+        voxels, labels = self._unpainted(axis, index)
         if len(voxels) == 0:
             return False
-        self.edits.apply(voxels, labels, {*self.session.complete, (axis, index)})
+        self.edits.apply(voxels, labels, {*self.annotation.complete, (axis, index)})
         return True
 
-    # --- what comes in -------------------------------------------------------------------------------
-
-    def _take(self, scan: str, interpolated: np.ndarray) -> None:
+    def _take(self, scan: str, labels: np.ndarray) -> None:
         if scan != self.session.scan:
             return
         for voxels in self._painted:  # since the thread began
-            interpolated.reshape(-1)[voxels] = 0
-        self._set(interpolated)
-
-    def _set(self, interpolated: np.ndarray | None) -> None:
-        self.workspace.autosave.interpolated = interpolated
-        self.workspace.autosave.touch()
-        self._show()
+            labels.reshape(-1)[voxels] = 0
+        self.annotation.set_interpolated(labels)
 
     def _on_stroke(self, voxels: np.ndarray, before: np.ndarray, after: np.ndarray) -> None:
-        self._painted.append(voxels)
-        interpolated = self.workspace.autosave.interpolated
-        if interpolated is not None and interpolated.reshape(-1)[voxels].any():
-            interpolated.reshape(-1)[voxels] = 0
-            self._refresh()
+        if self._worker.busy:
+            self._painted.append(voxels)
 
-    def _on_marked(self) -> None:
-        """In a slice that is complete nothing is left to guess."""
-        new = set(self.session.complete) - set(self._complete)
-        self._complete = self.session.complete
-        interpolated = self.workspace.autosave.interpolated
-        if interpolated is not None:
-            for axis, index in new:
-                interpolated[(slice(None),) * axis + (index,)] = 0
-            if new:
-                self._refresh()
-
-    def _on_scan(self) -> None:
-        self._complete = self.session.complete
-        self._show()
-
-    # --- what is shown -------------------------------------------------------------------------------
-
-    def _guessed(self, axis: int, index: int) -> tuple[np.ndarray, np.ndarray]:
-        """Flat indices of a slice's guessed structures that nobody painted on, and their labels."""
-        interpolated, layer = self.workspace.autosave.interpolated, self.workspace.annotation_layer
-        if interpolated is None or layer is None:
+    def _unpainted(self, axis: int, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Flat indices of a slice's interpolated structures that nobody has painted on, and their labels."""
+        interpolated, painted = self.annotation.interpolated, self.annotation.labels
+        if interpolated is None or painted is None:
             return np.empty(0, np.int64), np.empty(0, np.uint8)
         plane = (slice(None),) * axis + (slice(index, index + 1),)
-        guess = interpolated[plane]
-        at = np.nonzero((guess != 0) & (guess != SURE_BACKGROUND) & (np.asarray(layer.data)[plane] == 0))
-        labels = guess[at]
-        whole = tuple(along + (index if number == axis else 0) for number, along in enumerate(at))
-        return np.ravel_multi_index(whole, interpolated.shape), labels
+        labels = interpolated[plane]
+        local = np.nonzero((labels != 0) & (labels != SURE_BACKGROUND) & (painted[plane] == 0))
+        whole = tuple(along + (index if number == axis else 0) for number, along in enumerate(local))
+        return np.ravel_multi_index(whole, interpolated.shape), labels[local]
+
+    # --- the layer -----------------------------------------------------------------------------------
 
     def _show(self) -> None:
-        interpolated, layer, viewer = self.workspace.autosave.interpolated, self.layer, self.workspace.viewer
-        if layer is not None and (interpolated is None or layer.data.shape != interpolated.shape):
-            self._clear()
+        labels, layer, viewer = self.annotation.interpolated, self.layer, self.workspace.viewer
+        if layer is not None and (labels is None or layer.data.shape != labels.shape):
+            self._remove_layer()
             layer = None
-        if interpolated is not None:
+        if labels is not None:
             if layer is None:
-                layers.add(viewer, self._new_layer(interpolated))
+                layers.add(viewer, self._new_layer(labels))
+            elif layer.data is labels:
+                layer.refresh()
             else:
-                layer.data = interpolated
+                layer.data = labels
         self.changed.emit()
 
-    def _new_layer(self, interpolated: np.ndarray) -> Labels:
+    def _new_layer(self, labels: np.ndarray) -> Labels:
         scan = self.session.need_scan()
         layer = Labels(
-            interpolated,
-            name="fill (guess)",
-            metadata=layers.metadata(FILL, scan.geometry, scan=scan.id),
+            labels,
+            name="interpolated",
+            metadata=layers.metadata(INTERPOLATED, scan.geometry, scan=scan.id),
             opacity=0.9,
             colormap=self._colors(),
             **layers.placement(scan.geometry),
@@ -168,7 +155,7 @@ class Fills:
         return layer
 
     def _colors(self) -> DirectLabelColormap:
-        """The classes' colours; guessed background is not shown."""
+        """The classes' colours; interpolated background is not shown."""
         colors = dict(layers.colormap(self.session.need_project().classes).color_dict)
         colors[SURE_BACKGROUND] = (0, 0, 0, 0)
         return DirectLabelColormap(color_dict=colors)
@@ -177,12 +164,7 @@ class Fills:
         if self.layer is not None and self.session.project is not None:
             self.layer.colormap = self._colors()
 
-    def _refresh(self) -> None:
-        if self.layer is not None:
-            self.layer.refresh()
-        self.changed.emit()
-
-    def _clear(self) -> None:
+    def _remove_layer(self) -> None:
         layer = self.layer
         if layer is not None:
             layer.locked = False

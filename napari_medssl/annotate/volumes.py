@@ -1,4 +1,4 @@
-"""How large each class is on the screen: in the prediction that is shown, else in what is painted."""
+"""Volumes of the classes: in the prediction on the screen, otherwise in the annotation."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ import numpy as np
 from napari.layers import Labels
 from psygnal import Signal
 
-from napari_medssl.latest_only_worker import Background
+from napari_medssl.latest_only_worker import LatestOnlyWorker
 from napari_medssl.workspace import Workspace
 
 
-class Volumes:
-    """Voxels by label, counted in a thread once and then stroke by stroke."""
+class ClassVolumes:
+    """Voxel counts by label, computed once in a thread and then updated with every stroke."""
 
     changed = Signal()
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace, self.session = workspace, workspace.session
-        self._thread = Background(self.session)
+        self._worker = LatestOnlyWorker(self.session)
         self._counts = np.zeros(256, np.int64)
         self._prediction: Labels | None = None
         self.predicted = False
-        """Whether the numbers are those of the prediction."""
-        for signal in (self.session.scan_changed, workspace.autosave.redrawn):
+        """Whether the volumes are those of the prediction, not of the annotation."""
+        for signal in (self.session.scan_changed, self.session.annotation.redrawn):
             signal.connect(self.count)
-        self.session.view_changed.connect(self._watch)
-        workspace.autosave.stroke.connect(self._on_stroke)
+        self.session.view_changed.connect(self._follow_layer)
+        self.session.annotation.stroke.connect(self._on_stroke)
 
     def ml(self, class_id: int) -> float:
-        """Volume of a class."""
+        """Volume of a class in millilitres."""
         return float(self._counts[class_id] * self.session.need_scan().geometry.voxel_ml)
 
     def count(self) -> None:
-        """Count anew, in a thread."""
+        """Count all voxels again, in a thread; `changed` is emitted at the end."""
         if self.session.scan is None:
             return
         shown = self._prediction
@@ -44,14 +44,14 @@ class Volumes:
             self._take(np.zeros(256, np.int64))
             return
         labels = np.asarray(layer.data)
-        self._thread.ask(lambda: _counted(labels), self._take)
+        self._worker.submit(lambda: _count_labels(labels), self._take)
 
     def _take(self, counts: np.ndarray) -> None:
         self._counts = counts
         self.changed.emit()
 
-    def _watch(self) -> None:
-        """The prediction's layer comes with the first prediction."""
+    def _follow_layer(self) -> None:
+        """The prediction layer is created by the first prediction."""
         layer = self.workspace.prediction_layer
         if layer is not self._prediction:
             self._prediction = layer
@@ -61,16 +61,16 @@ class Volumes:
             self.count()
 
     def _on_stroke(self, voxels: np.ndarray, before: np.ndarray, after: np.ndarray) -> None:
-        if self._thread.busy:
+        if self._worker.busy:
             self.count()
         elif not self.predicted:
-            gone, come = (np.bincount(each, minlength=256) for each in (before, after))
-            self._counts = self._counts - gone + come
+            removed, added = (np.bincount(labels, minlength=256) for labels in (before, after))
+            self._counts = self._counts - removed + added
             self.changed.emit()
 
 
-def _counted(labels: np.ndarray) -> Iterator[np.ndarray]:
-    """Slice by slice: numpy counts in 64 bits, and holds Python up meanwhile."""
+def _count_labels(labels: np.ndarray) -> Iterator[np.ndarray]:
+    """Slice by slice: numpy counts in 64 bits and holds the GIL."""
     counts = np.zeros(256, np.int64)
     for plane in labels:
         counts += np.bincount(plane.ravel(), minlength=256)

@@ -1,1 +1,1 @@
-"""The engine's child process, and what runs in it beside the session's job; one window writes a project."""
+"""The engine's child process, background jobs, and the lock that lets one window write a project."""

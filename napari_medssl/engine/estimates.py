@@ -1,6 +1,6 @@
-"""What a training will come to, measured by an engine of its own before the training is started.
+"""Predicted steps, time and memory of a training, measured by a background job.
 
-The viewer never waits for it: what was measured before is in the project, all else is told when it is there.
+The viewer never waits for it: estimates are cached per project, and a new one is announced by a signal.
 """
 
 from __future__ import annotations
@@ -11,69 +11,75 @@ from medssl.core import estimate, jobs
 from medssl.core.estimate import Estimate
 from medssl.core.jobs import EstimateJob, TrainingJob
 from psygnal import Signal
-from qtpy.QtCore import QTimer
 
-from napari_medssl.engine.side_jobs import SideJobs
-from napari_medssl.error_handling import guarded
+from napari_medssl.engine.background_jobs import BackgroundJobs
+from napari_medssl.error_handling import catch_errors
 from napari_medssl.model.session import Session
+from napari_medssl.qt import timer
 
-PATIENCE_MS = 600
-"""A choice that changes again within this is not measured."""
+DEBOUNCE_MS = 600
+"""Settings that change again within this time are not measured."""
 
 
 class Estimates:
-    """Estimates trainings, one at a time, as side jobs."""
+    """Estimates trainings, one at a time, as background jobs."""
 
     changed = Signal()
-    """There is the estimate that was asked for, or there will be none."""
+    """The requested estimate is available, or has failed."""
 
-    def __init__(self, session: Session, side_jobs: SideJobs) -> None:
-        self._session, self._side_jobs = session, side_jobs
+    def __init__(self, session: Session, background_jobs: BackgroundJobs) -> None:
+        self._session, self._background_jobs = session, background_jobs
         self._job: TrainingJob | None = None
-        self._wanted = ""
-        """The key of what is being measured, or will be in a moment."""
-        self._refused: set[str] = set()
-        self._timer = QTimer(interval=PATIENCE_MS, singleShot=True)
-        self._timer.timeout.connect(lambda: guarded(session, self._measure))
-        session.job_changed.connect(self._give_way)
+        self._pending_key = ""
+        """Key of the training that is being measured, or is about to be."""
+        self._failed_keys: set[str] = set()
+        self._timer = timer(DEBOUNCE_MS, lambda: catch_errors(session, self._measure))
+        session.job_changed.connect(self._on_job)
         session.project_changed.connect(self.cancel)
 
     def ask(self, job: TrainingJob) -> Estimate | None:
-        """The estimate, if it is known; else it is measured, and `changed` says when it is there."""
+        """The estimate of a training, if it is cached; otherwise it is measured and `changed` is emitted.
+
+        Args:
+            job: The training that would be started.
+
+        Returns:
+            The cached estimate, or None.
+        """
         project = self._session.need_project()
-        key, found = estimate.key(project, job), estimate.known(project, job)
-        if found is not None or key != self._wanted:
+        key, known = estimate.key(project, job), estimate.known(project, job)
+        if known is not None or key != self._pending_key:
             self.cancel()
-        if found is None and not self._wanted and key not in self._refused and self._session.idle:
-            self._job, self._wanted = job, key
+        if known is None and not self._pending_key and key not in self._failed_keys and self._session.idle:
+            self._job, self._pending_key = job, key
             self._timer.start()
-        return found
+        return known
 
     @property
     def measuring(self) -> bool:
-        """Whether `changed` is still to come."""
-        return bool(self._wanted)
+        """Whether an estimate is being measured."""
+        return bool(self._pending_key)
 
     def cancel(self) -> None:
-        """Nobody wants to know any more."""
-        self._wanted = ""
-        with suppress(RuntimeError):  # at the end of the program Qt may have taken it down already
+        """Cancel the measurement."""
+        self._pending_key = ""
+        with suppress(RuntimeError):  # at the end of the program Qt may have deleted it already
             self._timer.stop()
-        self._side_jobs.cancel("estimate")
+        self._background_jobs.cancel("estimate")
 
     def _measure(self) -> None:
         job = self._job
         assert job is not None
-        self._side_jobs.start(EstimateJob(job.project, training=jobs.to_json(job)), self._end)
+        self._background_jobs.start(EstimateJob(job.project, training=jobs.to_json(job)), self._end)
 
     def _end(self, outcome: str, text: str) -> None:
-        job, key, self._wanted = self._job, self._wanted, ""
+        job, key, self._pending_key = self._job, self._pending_key, ""
         if outcome == "stopped":
             return
         if job is None or estimate.known(self._session.need_project(), job) is None:
-            self._refused.add(key)  # once it is started, the training will say what is wrong
+            self._failed_keys.add(key)  # the training itself will report what is wrong
         self.changed.emit()
 
-    def _give_way(self) -> None:
+    def _on_job(self) -> None:
         if self._session.job.running:
             self.cancel()

@@ -1,4 +1,4 @@
-"""Features of the scan on the screen with the weights that ship, computed before anybody asks for them."""
+"""Computes features of the scan on the screen with the bundled weights before anybody asks for them."""
 
 from __future__ import annotations
 
@@ -11,109 +11,121 @@ from medssl.core.jobs import FeaturesJob
 from medssl.core.project.runs import refuse_collapsed
 from medssl.core.shipped import SHAPES, weights_file
 from psygnal import Signal
-from qtpy.QtCore import QTimer
 
-from napari_medssl.engine.child_process import Ahead
-from napari_medssl.engine.side_jobs import SideJobs
-from napari_medssl.error_handling import guarded
+from napari_medssl.engine.background_jobs import BackgroundJobs
+from napari_medssl.engine.child_process import StandbyEngine
+from napari_medssl.error_handling import catch_errors
 from napari_medssl.model.session import Session
+from napari_medssl.qt import timer
 
-PATIENCE_MS = 150
-"""A scan that is left again within this gets no features."""
-LONGEST_WAIT_MS = 60_000
+DEBOUNCE_MS = 150
+"""A scan that is left again within this time gets no features."""
+MAX_STANDBY_MS = 60_000
 """How long an engine waits for the first scan of a project."""
 
 
 class Precompute:
-    """Starts a side job for the scan that was opened, where its features are missing.
+    """Starts a background job for the scan that was opened if its features are missing.
 
-    Only while step 6 looks at the weights that ship. What failed is not tried again, and its reason is said
-    once.
+    Only while the bundled weights are chosen in step 6. A scan that failed is not tried again; the reason is
+    shown once.
     """
 
     changed = Signal()
-    """`scan` is another one."""
+    """`scan` has changed."""
     on = True
-    """Tests of other things switch it off."""
+    """Off in tests of other features."""
 
     def __init__(
-        self, session: Session, side_jobs: SideJobs, ahead: Ahead, weights: Callable[[], str | None]
+        self,
+        session: Session,
+        background_jobs: BackgroundJobs,
+        standby: StandbyEngine,
+        weights: Callable[[], str | None],
     ) -> None:
-        """weights: the run that step 6 looks at."""
-        self._session, self._side_jobs, self._ahead, self._weights = session, side_jobs, ahead, weights
+        """Args:
+        session: The state of the viewer.
+        background_jobs: Where the job runs.
+        standby: Started while the first scan of a project is read.
+        weights: Returns the run that is chosen in step 6.
+        """
+        self._session, self._background_jobs, self._standby, self._weights = (
+            session,
+            background_jobs,
+            standby,
+            weights,
+        )
         self.scan = ""
-        """The scan whose features are being computed, or will be in a moment."""
-        self._tried: set[tuple[str, str]] = set()
-        self._said: set[str] = set()
-        self._timer = QTimer(interval=PATIENCE_MS, singleShot=True)
-        self._timer.timeout.connect(lambda: guarded(session, self._start))
-        for signal in (session.scan_changed, session.job_changed, session.project_held):
-            signal.connect(self.look)
-        self._patience = QTimer(interval=LONGEST_WAIT_MS, singleShot=True)
-        self._patience.timeout.connect(self._give_up)
-        session.project_changed.connect(self._expect)
+        """Id of the scan whose features are being computed, or are about to be."""
+        self._attempted: set[tuple[str, str]] = set()
+        self._reported: set[str] = set()
+        self._timer = timer(DEBOUNCE_MS, lambda: catch_errors(session, self._start))
+        for signal in (session.scan_changed, session.job_changed, session.lock_changed):
+            signal.connect(self.update)
+        self._standby_timer = timer(MAX_STANDBY_MS, self._give_up)
+        session.project_changed.connect(self._prepare)
 
-    def look(self) -> None:
-        """Start with the scan on the screen where its features are missing; end what is not wanted."""
+    def update(self) -> None:
+        """Start if the features of the scan on the screen are missing; cancel what is no longer needed."""
         session = self._session
         if not self.on or not session.idle or session.scan is None or self._weights() != SHAPES:
             self.cancel()
             return
         key = (str(session.need_project().root), session.scan)
-        if session.scan == self.scan or key in self._tried or session.features_hold(SHAPES):
-            return  # a scan that was left for this one is still computed
+        if session.scan == self.scan or key in self._attempted or session.features_valid(SHAPES):
+            return  # features of the scan before this one are still computed
         self.cancel()
         self._set(session.scan)
         self._timer.start()
 
-    def _expect(self) -> None:
-        """Another project: while its first scan is being read, an engine loads torch."""
+    def _prepare(self) -> None:
+        """A project was opened: while its first scan is read, an engine loads torch."""
         self.cancel()
         project = self._session.need_project()
         last = project.view_state.get("scan")
         scan = last if last in project.scans else next(iter(project.scans), None)
         known = scan is not None and has_features(project, scan, SHAPES)
         if self.on and not known and self._weights() == SHAPES:
-            self._ahead.warm_up()
-            self._patience.start()
+            self._standby.warm_up()
+            self._standby_timer.start()
 
     def _give_up(self) -> None:
         if self._session.scan is None:
-            self._ahead.cancel()
+            self._standby.cancel()
 
     def cancel(self) -> None:
-        """End it."""
-        with suppress(RuntimeError):  # at the end of the program Qt may have taken it down already
+        """Cancel the computation."""
+        with suppress(RuntimeError):  # at the end of the program Qt may have deleted it already
             self._timer.stop()
-        self._side_jobs.cancel("features")
+        self._background_jobs.cancel("features")
         self._set("")
 
     def close(self) -> None:
-        """End it for good; whoever listened may be gone already."""
+        """Cancel the computation and disconnect all listeners."""
         self.changed.disconnect()
         with suppress(RuntimeError):
-            self._patience.stop()
+            self._standby_timer.stop()
         self.cancel()
 
     def _start(self) -> None:
         project = self._session.need_project()
         try:
-            weights_file()  # an engine would find out in seconds only
+            weights_file()  # an engine would need seconds to find out
             refuse_collapsed(project.run(SHAPES))
         except UserError as error:
             self._on_end("failed", str(error))
             return
         job = FeaturesJob(str(project.root), weights=SHAPES, scans=(self.scan,))
-        self._side_jobs.start(job, self._on_end)
+        self._background_jobs.start(job, self._on_end)
 
     def _on_end(self, outcome: str, text: str) -> None:
         session, scan = self._session, self.scan
         if outcome != "stopped":
-            self._tried.add((str(session.need_project().root), scan))
+            self._attempted.add((str(session.need_project().root), scan))
         self._set("")
-        if outcome == "failed" and text not in self._said:
-            self._said.add(text)
-            session.tell("warning", text)
+        if outcome == "failed" and text not in self._reported:
+            self._reported.add(text)
+            session.notify("warning", text)
 
     def _set(self, scan: str) -> None:
         if scan != self.scan:

@@ -1,7 +1,7 @@
-"""One window writes into a project, the first one; others show it and say who has it.
+"""A lock that lets one window write a project; other windows open it read-only.
 
-Only viewers ask here: the engine's jobs and the command line write files of their own, or change
-project.json by what is on disk at that moment, and go on beside any window.
+Only viewers take it: jobs and the command line write files of their own, or merge changes into the
+project.json that is on disk at that moment.
 """
 
 from __future__ import annotations
@@ -16,109 +16,111 @@ from pathlib import Path
 from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 from medssl.core.errors import UserError
 from medssl.core.files import read_json, write_json
-from qtpy.QtCore import QTimer
 
-from napari_medssl.error_handling import guarded
+from napari_medssl.error_handling import catch_errors
 from napari_medssl.model.session import Session
+from napari_medssl.qt import timer
 
-LEASE, CARD = "viewer.lock", "viewer.json"
-LEASE_S = 30.0
-"""A holder on another machine that gave no sign for so long is gone; one on this machine is looked up."""
-LOOK_MS = 3_000
+LEASE_FILE, OWNER_FILE = "viewer.lock", "viewer.json"
+LEASE_SECONDS = 30.0
+"""A lock of another machine expires after this time; on this machine its process is checked."""
+POLL_MS = 3_000
 
 
 @dataclass(frozen=True)
-class Holder:
-    """Who has a project open; `since` is ISO 8601 with the zone."""
+class LockOwner:
+    """The window that has a project open; `since` is an ISO 8601 time with time zone."""
 
     host: str
     process: int
     since: str
 
-    def words(self, now: datetime) -> str:
-        """ "process 4711 on ward-3, since 14:03"; another day is named."""
+    def describe(self, now: datetime) -> str:
+        """Text such as "process 4711 on ward-3, since 14:03", with the date if it is another day."""
         since = datetime.fromisoformat(self.since).astimezone(now.tzinfo)
         when = f"{since:%H:%M}" if since.date() == now.date() else f"{since:%d %B %Y, %H:%M}"
         return f"process {self.process} on {self.host}, since {when}"
 
 
-class Holding:
-    """Holds the session's project for this window, or waits until it is free.
+class ProjectLock:
+    """Locks the session's project for this window, or waits until it is free.
 
-    Make it before whatever else listens to the session: the others ask `session.read_only`.
+    Create it before other listeners of the session: they ask `session.read_only`.
     """
 
     def __init__(self, session: Session) -> None:
         self._session = session
         self._lease: SoftFileLease | None = None
         self._folder: Path | None = None
-        self._timer = QTimer(interval=LOOK_MS)
-        self._timer.timeout.connect(lambda: guarded(session, self.look))
+        self._timer = timer(POLL_MS, lambda: catch_errors(session, self.poll), single_shot=False)
         session.project_changed.connect(self._on_project)
 
     def release(self) -> None:
-        """Let the project go."""
-        with suppress(RuntimeError):  # at the end of the program Qt may have taken it down already
+        """Release the lock."""
+        with suppress(RuntimeError):  # at the end of the program Qt may have deleted it already
             self._timer.stop()
         if self._lease is not None and self._lease.is_locked:
             if self._lease.compromise is None and self._folder is not None:
-                (self._folder / CARD).unlink(missing_ok=True)
+                (self._folder / OWNER_FILE).unlink(missing_ok=True)
             self._lease.release()
         self._lease = self._folder = None
 
-    def look(self) -> None:
-        """What time brings: a project that has become free is opened anew, a lost one is only shown."""
+    def poll(self) -> None:
+        """Open a project again that has become free; make one read-only whose lock was lost."""
         project = self._session.project
         if project is None or self._lease is None:
             return
         if project.read_only:
-            if self._take() == "":
-                self._session.tell("info", f"{project.root.name} is free; this window may write again.")
+            if self._acquire() == "":
+                text = f"{project.root.name} is no longer open elsewhere; this window can edit it."
+                self._session.notify("info", text)
                 self._session.open(project.root)
         elif self._lease.compromise is not None:
-            # Strokes may have been painted since; they stay on the screen, and say that they are not saved.
-            project.read_only = _taken(project.root)
-            self._session.tell("warning", project.read_only)
-            self._session.project_held.emit()
+            # Strokes painted since then stay on the screen, shown as not saved.
+            project.read_only = _locked_message(project.root)
+            self._session.notify("warning", project.read_only)
+            self._session.lock_changed.emit()
 
     def _on_project(self) -> None:
         project = self._session.need_project()
         if self._folder != project.root.resolve():
             self.release()
             self._folder = project.root.resolve()
-            self._lease = SoftFileLease(self._folder / LEASE, lease_duration=LEASE_S, thread_local=False)
-        project.read_only = self._take()
+            self._lease = SoftFileLease(
+                self._folder / LEASE_FILE, lease_duration=LEASE_SECONDS, thread_local=False
+            )
+        project.read_only = self._acquire()
         self._timer.start()
         if project.read_only:
-            self._session.tell("warning", project.read_only)
-        self._session.project_held.emit()
+            self._session.notify("warning", project.read_only)
+        self._session.lock_changed.emit()
 
-    def _take(self) -> str:
-        """Hold the project; why that is not possible, in a sentence, or nothing."""
+    def _acquire(self) -> str:
+        """Take the lock; returns why that is not possible, or an empty string."""
         assert self._lease is not None and self._folder is not None
         if self._lease.is_locked and self._lease.compromise is None:
             return ""
         try:
             self._lease.acquire(timeout=0)
             since = datetime.now().astimezone().isoformat()
-            me = Holder(platform.node() or "this computer", os.getpid(), since)
-            write_json(self._folder / CARD, asdict(me))
+            owner = LockOwner(platform.node() or "this computer", os.getpid(), since)
+            write_json(self._folder / OWNER_FILE, asdict(owner))
         except (Timeout, LeaseSettingsMismatch):
-            return _taken(self._folder)
+            return _locked_message(self._folder)
         except (OSError, UserError) as error:
             return (
-                f"{self._folder} cannot be written to ({error}), so the project is only shown; copy the "
-                "folder to a place where you may write."
+                f"{self._folder} cannot be written to ({error}), so the project is read-only; copy it to "
+                "a folder that you can write to."
             )
         return ""
 
 
-def _taken(folder: Path) -> str:
+def _locked_message(folder: Path) -> str:
     try:
-        holder = Holder(**read_json(folder / CARD)).words(datetime.now().astimezone())
+        owner = LockOwner(**read_json(folder / OWNER_FILE)).describe(datetime.now().astimezone())
     except (UserError, TypeError, ValueError):
-        holder = "it does not say which"
+        owner = "unknown process"
     return (
-        f"{folder.name} is open in another window ({holder}), so this one only shows it; close the other "
-        "window and this one may write."
+        f"{folder.name} is open in another window ({owner}), so it is read-only here; close the other "
+        "window to edit it here."
     )

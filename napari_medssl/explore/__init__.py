@@ -1,1 +1,1 @@
-"""Similarity maps, landmarks, PCA colours, the instant preview while somebody paints."""
+"""Similarity maps, landmarks, PCA colours and the instant preview."""

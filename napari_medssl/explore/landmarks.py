@@ -1,4 +1,4 @@
-"""Landmarks in the viewer: set at the last click, found in all scans beside, kept in the project."""
+"""Landmarks: placed at the last click, propagated to all scans, saved in the project."""
 
 from __future__ import annotations
 
@@ -21,120 +21,126 @@ from medssl.core.features.similarity import has_features
 from medssl.core.project.project import Project
 from psygnal import Signal
 
-from napari_medssl.error_handling import guarded
-from napari_medssl.explore.point_layers import LANDMARKS, Mark, show_marks
-from napari_medssl.explore.similarity import Similar
-from napari_medssl.latest_only_worker import Background
+from napari_medssl.error_handling import catch_errors
+from napari_medssl.explore.point_layers import LANDMARKS, PointMarker, show_points
+from napari_medssl.explore.similarity import SimilaritySearch
+from napari_medssl.latest_only_worker import LatestOnlyWorker
 
 
-class Marks:
-    """The open project's landmarks."""
+class LandmarkEditor:
+    """The landmarks of the open project."""
 
     changed = Signal()
-    """Others are set, or more were found."""
+    """Landmarks were added, removed or propagated."""
 
-    def __init__(self, similar: Similar) -> None:
-        self.similar, self.workspace, self.session = similar, similar.workspace, similar.session
-        self.known = Landmarks()
-        self.background = Background(self.session)
+    def __init__(self, similar: SimilaritySearch) -> None:
+        self.similarity, self.workspace, self.session = similar, similar.workspace, similar.session
+        self.landmarks = Landmarks()
+        self.background = LatestOnlyWorker(self.session)
         self.fraction = 1.0
-        """How many of the scans have been searched."""
-        self._asked: tuple[Any, ...] = ()
+        """Fraction of the scans that have been searched."""
+        self._request: tuple[Any, ...] = ()
         self.session.project_changed.connect(self._read)
         self.session.scan_changed.connect(self.show)
 
     def _read(self) -> None:
         self.background.stop()
-        self.known, self._asked, self.fraction = Landmarks(), (), 1.0
+        self.landmarks, self._request, self.fraction = Landmarks(), (), 1.0
         project = self.session.project
         if project is not None:
-            self.known = guarded(self.session, lambda: read_landmarks(project)) or Landmarks()
+            self.landmarks = catch_errors(self.session, lambda: read_landmarks(project)) or Landmarks()
         self.changed.emit()
 
     # --- setting -------------------------------------------------------------------------------------
 
     def set_here(self, name: str) -> None:
-        """Set a landmark at the last place that was clicked in the scan on the screen, and find it elsewhere.
+        """Place a landmark at the last click in the scan on the screen and propagate it to all other scans.
 
-        Raises UserError ("no-points", "bad-name", "disk-full", "not-writable").
+        Raises:
+            UserError: Nothing was clicked ("no-points"), the name is not usable ("bad-name"), or the disk
+                refuses ("disk-full", "not-writable").
         """
-        clicked = [each for each in self.similar.points if each.like and each.scan == self.session.scan]
+        clicked = [
+            landmark
+            for landmark in self.similarity.points
+            if landmark.like and landmark.scan == self.session.scan
+        ]
         if not clicked:
-            raise UserError("Click the place in the scan first, then set the landmark.", code="no-points")
-        self._change(self.known.with_point(Landmark(name, clicked[-1].scan, clicked[-1].voxel_zyx)))
+            raise UserError("Click a voxel in the scan first, then set the landmark.", code="no-points")
+        self._change(self.landmarks.with_point(Landmark(name, clicked[-1].scan, clicked[-1].voxel_zyx)))
 
     def remove(self, name: str) -> None:
-        """Forget a landmark in all scans."""
-        self._change(self.known.without(name))
+        """Delete a landmark from all scans."""
+        self._change(self.landmarks.without(name))
 
     def export(self, path: Path) -> None:
-        """Write all places as CSV."""
-        write_landmark_table(path, self.session.need_project(), self.known)
+        """Write the positions of all landmarks as CSV."""
+        write_landmark_table(path, self.session.need_project(), self.landmarks)
 
-    def _change(self, known: Landmarks) -> None:
-        write_landmarks(self.session.need_project(), known)
-        self.known = known
+    def _change(self, landmarks: Landmarks) -> None:
+        write_landmarks(self.session.need_project(), landmarks)
+        self.landmarks = landmarks
         self.show()
         self.find()
 
     # --- finding -------------------------------------------------------------------------------------
 
     def find(self) -> None:
-        """Look for all landmarks in all scans, unless that is what was done or is being done."""
-        project, run = self.session.project, self.similar.run
-        if project is None or run is None or not self.known.points:
+        """Propagate all landmarks to all scans with features, unless this is done or running."""
+        project, run = self.session.project, self.similarity.run
+        if project is None or run is None or not self.landmarks.points:
             return
-        able = [scan for scan in project.scans if has_features(project, scan, run)]
-        wanted = (run, self.known.points, tuple(able))
-        homes = {each.scan for each in self.known.points}
-        if wanted == self._asked or not homes <= set(able):
+        searchable = [scan for scan in project.scans if has_features(project, scan, run)]
+        request = (run, self.landmarks.points, tuple(searchable))
+        sources = {landmark.scan for landmark in self.landmarks.points}
+        if request == self._request or not sources <= set(searchable):
             return
-        self._asked, known, matches = wanted, self.known, []
+        self._request, landmarks, matches = request, self.landmarks, []
         self.fraction = 0.0
 
         def take(result: tuple[str, float, list[LandmarkMatch]]) -> None:
             weights, self.fraction, of_scan = result
             matches.extend(of_scan)
-            self.known = collect(known, run, weights, matches)
-            if any(each.scan == self.session.scan for each in of_scan):
+            self.landmarks = collect(landmarks, run, weights, matches)
+            if any(landmark.scan == self.session.scan for landmark in of_scan):
                 self.show()
             self.changed.emit()
 
         def end() -> None:
             self.fraction = 1.0
-            write_landmarks(project, self.known)
+            write_landmarks(project, self.landmarks)
             self.changed.emit()
 
-        self.background.ask(lambda: _found(project, run, known, len(able)), take, end)
+        self.background.submit(lambda: _propagated(project, run, landmarks, len(searchable)), take, end)
 
     # --- showing -------------------------------------------------------------------------------------
 
     def show(self) -> None:
-        """Draw the landmarks of the scan on the screen, found ones with their confidence."""
+        """Draw the landmarks of the scan on the screen, propagated ones with their confidence."""
         if self.session.scan is not None:
-            marks = [_mark(each) for each in self.known.in_scan(self.session.scan)]
-            show_marks(self.workspace, LANDMARKS, marks)
+            markers = [_marker(landmark) for landmark in self.landmarks.in_scan(self.session.scan)]
+            show_points(self.workspace, LANDMARKS, markers)
         self.changed.emit()
 
     def go_to(self, name: str) -> None:
-        """Show the slice of the scan on the screen that holds a landmark."""
-        place = self.workspace.slice_on_screen()
-        axis = place[0] if place else 0
-        for each in self.known.in_scan(self.session.need_scan().id):
-            if each.name == name:
-                self.workspace.go_to(axis, each.voxel_zyx[axis])
+        """Show the slice that contains a landmark."""
+        position = self.workspace.slice_on_screen()
+        axis = position[0] if position else 0
+        for landmark in self.landmarks.in_scan(self.session.need_scan().id):
+            if landmark.name == name:
+                self.workspace.go_to(axis, landmark.voxel_zyx[axis])
 
 
-def _mark(place: Landmark | LandmarkMatch) -> Mark:
-    if isinstance(place, LandmarkMatch):
-        return Mark(place.voxel_zyx, "found", f"{place.name} {place.confidence:.2f}")
-    return Mark(place.voxel_zyx, "set", place.name)
+def _marker(landmark: Landmark | LandmarkMatch) -> PointMarker:
+    if isinstance(landmark, LandmarkMatch):
+        return PointMarker(landmark.voxel_zyx, "propagated", f"{landmark.name} {landmark.confidence:.2f}")
+    return PointMarker(landmark.voxel_zyx, "placed", landmark.name)
 
 
-def _found(
-    project: Project, run: str, known: Landmarks, scans: int
+def _propagated(
+    project: Project, run: str, landmarks: Landmarks, scans: int
 ) -> Iterator[tuple[str, float, list[LandmarkMatch]]]:
     """(fingerprint of the weights, fraction done, places) of one scan after the other."""
     weights = project.run(run).weights_sha256
-    for number, (_, matches) in enumerate(propagate(project, run, known), 1):
+    for number, (_, matches) in enumerate(propagate(project, run, landmarks), 1):
         yield weights, number / max(scans, number), matches

@@ -1,4 +1,4 @@
-"""The features of the scan on the screen as colours."""
+"""The first principal components of the features of the scan on the screen, as colours."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from medssl.core.project.project import Project
 from napari.layers import Image
 
 from napari_medssl import layers
-from napari_medssl.explore.similarity import Similar
-from napari_medssl.latest_only_worker import Background
+from napari_medssl.explore.similarity import SimilaritySearch
+from napari_medssl.latest_only_worker import LatestOnlyWorker
 
 COLORS = "colors"
 """Role of the layer."""
@@ -20,33 +20,39 @@ NAME = "feature colours"
 
 
 class FeatureColors:
-    """A colour layer over the scan while it is switched on; it follows the scan and the chosen weights."""
+    """A colour layer over the scan while it is on; follows the scan and the chosen weights."""
 
-    def __init__(self, similar: Similar) -> None:
-        self._similar, self.workspace, self.session = similar, similar.workspace, similar.session
+    def __init__(self, similar: SimilaritySearch) -> None:
+        self._similarity, self.workspace, self.session = similar, similar.workspace, similar.session
         self.on = False
-        self.background = Background(self.session)
+        self.background = LatestOnlyWorker(self.session)
         self._shown: tuple[Any, ...] = ()
         self.session.scan_changed.connect(self.refresh)
-        self.session.project_changed.connect(self._forget)
-        self.session.runs_changed.connect(self._computed_anew)
+        self.session.project_changed.connect(self._clear)
+        self.session.runs_changed.connect(self._on_runs)
 
     @property
     def layer(self) -> Image | None:
-        """The colours, where there are any."""
+        """The colour layer; None before anything was shown."""
         return layers.find(self.workspace.viewer.layers, COLORS)
 
     def switch(self, on: bool) -> None:
-        """Show the colours, or hide them."""
+        """Show or hide the colours."""
         self.on = on
-        self.workspace.uncover(on)
+        self.workspace.hide_overlays(on)
         self.refresh()
 
     def refresh(self) -> None:
-        """Show the colours of what is on the screen now, once they are known."""
-        scan, run, project = self.session.scan, self._similar.run, self.session.project
+        """Show the colours of the scan on the screen; they are computed in a thread if necessary."""
+        scan, run, project = self.session.scan, self._similarity.run, self.session.project
         layer = self.layer
-        if not self.on or project is None or scan is None or not self.session.has_features(run):
+        if (
+            not self.on
+            or project is None
+            or scan is None
+            or run is None
+            or not self.session.has_features(run)
+        ):
             self.background.stop()
             if layer is not None:
                 layer.visible = False
@@ -56,14 +62,16 @@ class FeatureColors:
             return
         if layer is not None:
             layer.visible = False
-        self.background.ask(lambda: _colors(project, scan, run), lambda found: self._show(scan, run, found))
+        self.background.submit(
+            lambda: _colors(project, scan, run), lambda result: self._show(scan, run, result)
+        )
 
-    def _show(self, scan_id: str, run: str | None, found: tuple[np.ndarray, tuple[int, int, int]]) -> None:
-        if not self.on or (scan_id, run) != (self.session.scan, self._similar.run):
+    def _show(self, scan_id: str, run: str, result: tuple[np.ndarray, tuple[int, int, int]]) -> None:
+        if not self.on or (scan_id, run) != (self.session.scan, self._similarity.run):
             return
-        colors, step_vox = found
+        colors, step_vox = result
         viewer, scan, layer = self.workspace.viewer, self.session.need_scan(), self.layer
-        place = layers.coarse_placement(scan.geometry, step_vox)
+        placement = layers.coarse_placement(scan.geometry, step_vox)
         if layer is None:
             layer = Image(
                 colors,
@@ -71,24 +79,24 @@ class FeatureColors:
                 name=NAME,
                 metadata=layers.metadata(COLORS, scan.geometry, scan=scan.id),
                 opacity=0.55,
-                **place,
+                **placement,
             )
             layer.locked = True
             below = self.workspace.scan_layer
             layers.add(viewer, layer, viewer.layers.index(below) + 1 if below is not None else 0)
         else:
             layer.data = colors
-            layer.scale, layer.translate = place["scale"], place["translate"]
+            layer.scale, layer.translate = placement["scale"], placement["translate"]
             layer.metadata = layers.metadata(COLORS, scan.geometry, scan=scan.id)
         layer.visible = True
         self._shown = (scan_id, run)
 
-    def _computed_anew(self) -> None:
-        """Features of this scan may be others now; whether they are, the cache on disk knows."""
+    def _on_runs(self) -> None:
+        """Features of this scan may have been computed again."""
         if not self.session.job.running:
-            self._forget()
+            self._clear()
 
-    def _forget(self) -> None:
+    def _clear(self) -> None:
         self._shown = ()
         self.refresh()
 

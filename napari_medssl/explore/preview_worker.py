@@ -1,4 +1,4 @@
-"""From strokes to outlines: what the instant preview computes beside the viewer's thread. No Qt or napari."""
+"""Computes the outlines of the instant preview in a thread. No Qt, no napari."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from medssl.core.features.similarity import open_features
 from medssl.core.project.annotation import Annotation
 from medssl.core.project.project import Project
 
-MOST_OTHERS = 8
-"""Other painted scans that the probe learns from: each costs a moment once."""
+MAX_OTHER_SCANS = 8
+"""Largest number of other annotated scans to learn from: reading one takes time."""
 
 
 @dataclass(frozen=True)
-class Request:
-    """A slice (canonical axis, voxel index) of a scan, and all that is painted on the scan (it is copied)."""
+class PreviewRequest:
+    """A slice (canonical axis, voxel index) of a scan and the scan's annotation, which is copied."""
 
     project: Project
     scan: str
@@ -37,20 +37,20 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Sketch:
-    """What to draw on a slice of a scan: segments (N, 2, 2) by class id, in voxels of the slice.
+class PreviewResult:
+    """Outlines on a slice: segments (N, 2, 2) by class id, in voxels of the slice.
 
-    missing: one sentence where there is nothing to draw; more: whether other scans can still be asked.
+    missing: a message if there is nothing to draw. more: whether strokes of other scans can still be added.
     """
 
-    request: Request
+    request: PreviewRequest
     outlines: dict[int, np.ndarray] = field(default_factory=dict)
     missing: str = ""
     more: bool = False
 
 
-class Sketcher:
-    """Remembers what it learned between strokes. One thread at a time."""
+class PreviewWorker:
+    """Fits a classifier to the strokes and keeps it between requests. Not thread-safe."""
 
     def __init__(self) -> None:
         self._source: object = None
@@ -58,21 +58,25 @@ class Sketcher:
         self._others: dict[str, Moments] = {}
         self._unread: list[str] = []
         self._classifier: LinearClassifier | None = None
-        self._place: tuple[int, int] | None = None
-        self._fourier_features = self._painted = np.empty(0)
+        self._position: tuple[int, int] | None = None
+        self._projected = self._painted = np.empty(0)
 
-    def sketch(self, request: Request) -> Sketch | None:
-        """The outlines of a slice as all strokes so far have it; None for "as before"."""
+    def compute(self, request: PreviewRequest) -> PreviewResult | None:
+        """The outlines of a slice for the strokes so far.
+
+        Returns:
+            The outlines, or None if they are unchanged.
+        """
         try:
-            return self._sketch(request)
+            return self._compute(request)
         except UserError as error:
-            self._painted = np.empty(0)  # whatever comes next is new
-            return Sketch(request, missing=str(error), more=bool(self._unread))
+            self._painted = np.empty(0)  # so that the next request is computed
+            return PreviewResult(request, missing=str(error), more=bool(self._unread))
 
-    def _sketch(self, request: Request) -> Sketch | None:
-        labels = request.annotation.labels.copy()  # the hand may paint on meanwhile
+    def _compute(self, request: PreviewRequest) -> PreviewResult | None:
+        labels = request.annotation.labels.copy()  # painting goes on meanwhile
         request = replace(request, annotation=replace(request.annotation, labels=labels))
-        learner = self._turn_to(request)
+        learner = self._learner_of(request)
         changed = learner.look(request.annotation)
         if self._unread and self._classifier is not None:  # the scan's own strokes come first
             self._read_another(request)
@@ -81,41 +85,41 @@ class Sketcher:
             self._classifier = None
             self._classifier = self._fit(learner, request)
         painted = painted_plane(request.annotation, request.axis, request.index)
-        place = (request.axis, request.index)
-        if not changed and place == self._place and np.array_equal(painted, self._painted):
+        position = (request.axis, request.index)
+        if not changed and position == self._position and np.array_equal(painted, self._painted):
             return None
-        if place != self._place:
-            self._fourier_features = slice_fourier_features(learner.cache, *place)
-        self._place, self._painted = place, painted
-        scores = slice_scores(learner.cache, self._fourier_features, self._classifier, request.axis)
-        return Sketch(request, outlines(scores, self._classifier, painted), more=bool(self._unread))
+        if position != self._position:
+            self._projected = slice_fourier_features(learner.cache, *position)
+        self._position, self._painted = position, painted
+        scores = slice_scores(learner.cache, self._projected, self._classifier, request.axis)
+        return PreviewResult(request, outlines(scores, self._classifier, painted), more=bool(self._unread))
 
-    def _turn_to(self, request: Request) -> Learner:
-        """The learner of this scan under these weights, as their files are now."""
+    def _learner_of(self, request: PreviewRequest) -> Learner:
+        """The learner for this scan and these weights; a new one if their files have changed."""
         project, scan, run = request.project, request.scan, request.run
         files = (project.root / "features" / f"{scan}-{run}.json", project.run(run).checkpoint)
         source = (str(project.root), scan, run, *(path.stat().st_mtime_ns for path in files if path.exists()))
         if self._learner is None or source != self._source:
-            self._learner = self._classifier = self._place = None
+            self._learner = self._classifier = self._position = None
             self._others, self._unread = {}, []
             self._learner = Learner(open_features(project, scan, run))
             self._source = source
             painted = [other for other in project.annotated() if other != scan]
-            known = [other for other in painted if (files[0].parent / f"{other}-{run}.json").exists()]
-            self._unread = known[:MOST_OTHERS]
+            with_features = [other for other in painted if (files[0].parent / f"{other}-{run}.json").exists()]
+            self._unread = with_features[:MAX_OTHER_SCANS]
         return self._learner
 
-    def _fit(self, learner: Learner, request: Request) -> LinearClassifier:
+    def _fit(self, learner: Learner, request: PreviewRequest) -> LinearClassifier:
         while True:
             try:
                 return fit(learner.moments, self._others.values())
             except UserError:
                 if not self._unread:
                     raise
-                self._read_another(request)  # this scan alone says too little
+                self._read_another(request)  # this scan alone has too few strokes
 
-    def _read_another(self, request: Request) -> None:
-        """Take in what is painted on one more scan; one whose files are of no use is left out."""
+    def _read_another(self, request: PreviewRequest) -> None:
+        """Add the strokes of one more scan; a scan whose files cannot be read is skipped."""
         other = self._unread.pop(0)
         try:
             learner = Learner(open_features(request.project, other, request.run))

@@ -1,4 +1,4 @@
-"""Clicks that ask "where else?": in the scan on the screen as a map, in all other scans the best match."""
+"""Similarity to clicked voxels: a map of the scan on the screen, and the best match in every other scan."""
 
 from __future__ import annotations
 
@@ -13,64 +13,68 @@ from medssl.core.features.similarity import has_features, open_features, similar
 from medssl.core.project.project import Project
 from psygnal import Signal
 
-from napari_medssl import layers
-from napari_medssl.error_handling import guarded
-from napari_medssl.explore.point_layers import MATCHES, Mark, hide_marks, show_marks
-from napari_medssl.latest_only_worker import Background
+from napari_medssl import layers, navigation
+from napari_medssl.error_handling import catch_errors
+from napari_medssl.explore.point_layers import MATCHES, PointMarker, hide_points, show_points
+from napari_medssl.latest_only_worker import LatestOnlyWorker
 from napari_medssl.workspace import Workspace
 
 CLICK_PIXELS = 4
-"""How far a hand may tremble between press and release."""
-TOO, NOT = "Shift", "Control"
-"""Keys held during a click: this place too; not this place. napari takes Alt for zooming."""
+"""Largest movement between press and release that still counts as a click."""
+ADD_KEY, EXCLUDE_KEY = "Shift", "Control"
+"""Modifiers of a click: add a positive or a negative example. napari uses Alt for zooming."""
 
 
 @dataclass(frozen=True)
-class Map:
-    """Similarity of one scan: float32 (Z', Y', X'), the voxels of a cell, and the best match."""
+class SimilarityMap:
+    """Similarity of one scan.
+
+    values: float32 (Z', Y', X') on the feature grid, -1 to 1. step_vox: voxels per cell along z, y, x. best:
+    the cell of highest similarity.
+    """
 
     values: np.ndarray
     step_vox: tuple[int, int, int]
     best: Match
 
 
-class Similar:
-    """The places that were clicked and what is like them, while it is switched on."""
+class SimilaritySearch:
+    """The clicked points and the voxels similar to them, while it is active."""
 
     changed = Signal()
-    """Other places were clicked, or a scan's best match came in."""
+    """Points or matches have changed."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace, self.session = workspace, workspace.session
         self.run: str | None = None
-        """The run whose features are looked at; see `use`."""
+        """The run whose features are compared."""
         self.on = False
         self.points: tuple[Point, ...] = ()
         self.matches: dict[str, Match] = {}
-        """By scan; they come in one after the other."""
-        self.coming = ""
-        """The scan whose features are being computed: a click in it is answered when they are there."""
-        self.background = Background(self.session)
-        self._asked: tuple[str | None, tuple[Point, ...]] = (None, ())
-        """Scan and points of the last map that was looked for."""
-        self.session.project_changed.connect(self.forget)
-        self.session.scan_changed.connect(self._look_here)
+        """Best match by scan."""
+        self.pending_scan = ""
+        """The scan whose features are being computed: a click in it is answered afterwards."""
+        self.background = LatestOnlyWorker(self.session)
+        self._last_query: tuple[str | None, tuple[Point, ...]] = (None, ())
+        """Scan and points of the last map."""
+        self.session.project_changed.connect(self.clear)
+        self.session.scan_changed.connect(self._search)
 
-    def use(self, run: str | None) -> None:
-        """Look at the features of another run; what was found with the last one is forgotten."""
+    def set_run(self, run: str | None) -> None:
+        """Choose the run whose features are compared; other features clear the points."""
         if run != self.run:
             self.run = run
-            self.forget()
+            self.clear()
 
-    def forget(self) -> None:
-        """Begin without any place."""
+    def clear(self) -> None:
+        """Remove all points and matches."""
         self.background.stop()
         self.points, self.matches = (), {}
         self._hide()
         self.changed.emit()
 
-    def follow(self, on: bool) -> None:
-        """Listen to clicks in the canvas, with a free view of the scan, or stop listening."""
+    def set_active(self, on: bool) -> None:
+        """Follow clicks in the canvas and hide the layers that cover the scan, or stop doing so."""
         self.on = on
         viewer = self.workspace.viewer
         if on and self._on_mouse not in viewer.mouse_drag_callbacks:
@@ -78,14 +82,14 @@ class Similar:
             viewer.mouse_drag_callbacks.append(self._on_mouse)
         if not on:
             self.close()
-        self.workspace.uncover(on)
+        self.workspace.hide_overlays(on)
         if on:
-            self._look_here()
+            self._search()
         else:
             self._hide()
 
     def close(self) -> None:
-        """Let the viewer go."""
+        """Disconnect from the viewer."""
         self.background.stop()
         if self._on_mouse in self.workspace.viewer.mouse_drag_callbacks:
             self.workspace.viewer.mouse_drag_callbacks.remove(self._on_mouse)
@@ -93,21 +97,27 @@ class Similar:
     # --- asking --------------------------------------------------------------------------------------
 
     def click(self, voxel: tuple[int, int, int], keys: Sequence[str] = ()) -> None:
-        """Look for a voxel (z, y, x) of the scan on the screen; with TOO or NOT, for it beside the others.
+        """Search for a voxel of the scan on the screen.
 
-        Raises UserError ("no-scan", "no-features", "no-points").
+        Args:
+            voxel: (z, y, x).
+            keys: Modifier keys. With ADD_KEY the voxel is added to the query, with EXCLUDE_KEY as a negative
+                example; otherwise it replaces the query.
+
+        Raises:
+            UserError: "no-scan", "no-features", or "no-points" if a negative example comes first.
         """
-        point = Point(self.session.need_scan().id, voxel, like=NOT not in keys)
-        adds = TOO in keys or NOT in keys
-        points = (*self.points, point) if adds else (point,)
-        if not any(each.like for each in points):
-            raise UserError("Click a place that is meant before one that is not.", code="no-points")
-        if self.coming != point.scan:
+        point = Point(self.session.need_scan().id, voxel, like=EXCLUDE_KEY not in keys)
+        extends = ADD_KEY in keys or EXCLUDE_KEY in keys
+        points = (*self.points, point) if extends else (point,)
+        if not any(example.like for example in points):
+            raise UserError("Click a positive example before a negative one.", code="no-points")
+        if self.pending_scan != point.scan:
             self._need_features()
         self.background.stop()
         self.points, self.matches = points, {}
         self.changed.emit()
-        self._look_here()
+        self._search()
 
     def _need_features(self) -> str:
         if self.run is None or not self.session.has_features(self.run):
@@ -116,86 +126,97 @@ class Similar:
             )
         return self.run
 
-    def look_again(self) -> None:
-        """Features may have come: show the map of the scan on the screen, unless that has been asked for."""
-        if self.on and self._asked != (self.session.scan, self.points):
-            self._look_here()
+    def refresh(self) -> None:
+        """Show the map of the scan on the screen if its features have become available."""
+        if self.on and self._last_query != (self.session.scan, self.points):
+            self._search()
 
-    def _look_here(self) -> None:
-        """Show the map of the scan on the screen, where features of it and of all clicks are there."""
+    def _search(self) -> None:
+        """Compute the map of the scan on the screen if it and all clicked scans have features."""
         project, scan, run, points = self.session.project, self.session.scan, self.run, self.points
         if not self.on or not points or project is None or scan is None or run is None:
             self._hide()
             return
-        if not all(has_features(project, each, run) for each in {scan, *(point.scan for point in points)}):
+        if not all(has_features(project, other, run) for other in {scan, *(point.scan for point in points)}):
             self._hide()
             return
-        self._asked = (scan, points)
-        others = [each for each in project.scans if each != scan and each not in self.matches]
-        self.background.ask(lambda: look(project, run, points, scan, others), self._take)
+        self._last_query = (scan, points)
+        others = [other for other in project.scans if other != scan and other not in self.matches]
+        self.background.submit(lambda: search_scans(project, run, points, scan, others), self._on_match)
 
-    def _take(self, found: Map | Match) -> None:
-        match = found.best if isinstance(found, Map) else found
+    def _on_match(self, result: SimilarityMap | Match) -> None:
+        match = result.best if isinstance(result, SimilarityMap) else result
         self.matches[match.scan] = match
-        if isinstance(found, Map) and match.scan == self.session.scan:
-            self._show(found)
+        if isinstance(result, SimilarityMap) and match.scan == self.session.scan:
+            self._show(result)
         self.changed.emit()
 
     # --- showing -------------------------------------------------------------------------------------
 
-    def _show(self, found: Map) -> None:
+    def _show(self, result: SimilarityMap) -> None:
         viewer, scan = self.workspace.viewer, self.session.need_scan()
         layer = layers.find(viewer.layers, layers.SIMILARITY)
-        if layer is not None and layer.data.shape == found.values.shape:
-            layer.data = found.values
+        if layer is not None and layer.data.shape == result.values.shape:
+            layer.data = result.values
             layer.visible = True
         else:
             if layer is not None:
                 viewer.layers.remove(layer)
-            layer = layers.similarity_layer(found.values, scan.geometry, found.step_vox, scan.id)
-            above = self.workspace.scan_layer
-            layers.add(viewer, layer, viewer.layers.index(above) + 1 if above is not None else 0)
+            layer = layers.similarity_layer(result.values, scan.geometry, result.step_vox, scan.id)
+            scan_layer = self.workspace.scan_layer
+            layers.add(viewer, layer, viewer.layers.index(scan_layer) + 1 if scan_layer is not None else 0)
         clicked = [
-            Mark(each.voxel_zyx, "like" if each.like else "unlike")
-            for each in self.points
-            if each.scan == scan.id
+            PointMarker(point.voxel_zyx, "positive" if point.like else "negative")
+            for point in self.points
+            if point.scan == scan.id
         ]
-        best = [] if clicked else [Mark(found.best.voxel_zyx, "match", f"{found.best.score:.2f}")]
-        show_marks(self.workspace, MATCHES, [*clicked, *best])
+        best = [] if clicked else [PointMarker(result.best.voxel_zyx, "match", f"{result.best.score:.2f}")]
+        show_points(self.workspace, MATCHES, [*clicked, *best])
 
     def _hide(self) -> None:
-        similar = layers.find(self.workspace.viewer.layers, layers.SIMILARITY)
-        if similar is not None:
-            similar.visible = False
-        hide_marks(self.workspace, MATCHES)
+        layer = layers.find(self.workspace.viewer.layers, layers.SIMILARITY)
+        if layer is not None:
+            layer.visible = False
+        hide_points(self.workspace, MATCHES)
 
     def go_to(self, scan: str) -> None:
-        """Show the best match of a scan, on the slice that holds it."""
-        match, place = self.matches[scan], self.workspace.slice_on_screen()
-        axis = place[0] if place else 0
-        self.workspace.opening.open(scan, lambda: self.workspace.go_to(axis, match.voxel_zyx[axis]))
+        """Open a scan at the slice of its best match."""
+        match, position = self.matches[scan], self.workspace.slice_on_screen()
+        axis = position[0] if position else 0
+        self.workspace.scan_loader.open(scan, lambda: self.workspace.go_to(axis, match.voxel_zyx[axis]))
 
     def _on_mouse(self, viewer: Any, event: Any) -> Iterator[None]:
-        """A click that stays where it is; a drag still moves the view."""
+        """A click without movement; a drag still moves the view."""
         start = np.asarray(event.pos)
-        farthest, keys = 0.0, tuple(event.modifiers)
+        distance, keys = 0.0, tuple(event.modifiers)
         yield
         while event.type == "mouse_move":
-            farthest = max(farthest, float(np.linalg.norm(np.asarray(event.pos) - start)))
+            distance = max(distance, float(np.linalg.norm(np.asarray(event.pos) - start)))
             yield
         layer = self.workspace.scan_layer
-        if farthest > CLICK_PIXELS or layer is None or viewer.dims.ndisplay != 2:
+        if distance > CLICK_PIXELS or layer is None or viewer.dims.ndisplay != 2:
             return
-        voxel = layers.voxel_at(layer, event.position)
+        voxel = navigation.voxel_at(layer, event.position)
         if voxel is not None:
-            guarded(self.session, lambda: self.click(voxel, keys))
+            catch_errors(self.session, lambda: self.click(voxel, keys))
 
 
-def look(
+def search_scans(
     project: Project, run: str, points: Sequence[Point], scan: str, others: Sequence[str]
-) -> Iterator[Map | Match]:
-    """The map of `scan` first, then the best match of each of the others."""
+) -> Iterator[SimilarityMap | Match]:
+    """Compute the map of one scan, then the best match of each of the others.
+
+    Args:
+        project: The project.
+        run: Id of the run whose features are compared.
+        points: Positive and negative examples.
+        scan: Id of the scan to map.
+        others: Ids of the scans to search.
+
+    Yields:
+        The map of `scan`, then one match per other scan.
+    """
     query = query_of(project, run, points)
     cache = open_features(project, scan, run)
-    yield Map(similarity(cache, query.centre), cache.step_vox, best_match(cache, query))
+    yield SimilarityMap(similarity(cache, query.centre), cache.step_vox, best_match(cache, query))
     yield from search(project, run, query, others)

@@ -1,1 +1,1 @@
-"""What napari reads and writes through the plugin: scans, labels, sample data."""
+"""Reader, writer and sample data for napari; loading of scans in a thread."""

@@ -1,4 +1,4 @@
-"""Scans and label volumes from files and DICOM folders, as layers in canonical z, y, x with mm."""
+"""Reads scans and label volumes from files and DICOM folders, as canonical (z, y, x) layers in mm."""
 
 from __future__ import annotations
 
@@ -10,50 +10,55 @@ from typing import Any
 from medssl.core.errors import UserError
 
 LayerData = tuple[Any, ...]
-NOTHING: list[LayerData] = [(None,)]
-"""napari's sign for "read, and nothing to show": the sentence has been said already."""
-MANY = 24
-"""More scans than this in one folder belong into a project, not into one layer list."""
+NO_LAYERS: list[LayerData] = [(None,)]
+"""napari's value for "read, nothing to show": the error has been reported already."""
+MAX_SCANS = 24
+"""More scans than this in a folder are not opened as layers."""
 
 
 def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], list[LayerData]] | None:
-    """The reader for `path`, or None where it is not for us."""
+    """napari's reader hook.
+
+    Returns:
+        A function that reads `path`, or None for an unsupported format.
+    """
     from medssl.core.io.volume import READABLE
 
-    paths = [Path(item) for item in _listed(path)]
+    paths = [Path(item) for item in _as_list(path)]
     suffixes = (*READABLE, ".dcm")
     return read if all(p.is_dir() or p.name.lower().endswith(suffixes) for p in paths) else None
 
 
 def read(path: str | Sequence[str]) -> list[LayerData]:
-    """Read files and folders; what cannot be read is said in one sentence, the others are shown."""
+    """Read files and folders as layers. A file that cannot be read is reported; the others are shown."""
     from medssl.core.io.volume import find_scans
     from napari.utils.notifications import show_error
 
     layers: list[LayerData] = []
     try:
-        scans = find_scans([Path(item) for item in _listed(path)])
-        if len(scans) > MANY:
+        scans = find_scans([Path(item) for item in _as_list(path)])
+        if len(scans) > MAX_SCANS:
             raise UserError(
-                f"{path} holds {len(scans)} scans, too many for one layer list; "
+                f"{path} contains {len(scans)} scans, too many for one layer list; "
                 'add the folder in the dock "Train on few slices".',
                 code="too-many",
             )
     except UserError as error:
         show_error(str(error))
-        return NOTHING
+        return NO_LAYERS
     for scan in scans:
         try:
             layers.append(read_one(scan))
         except UserError as error:
             show_error(str(error))
-    return layers or NOTHING
+    return layers or NO_LAYERS
 
 
 def read_one(path: Path) -> LayerData:
-    """One volume as a layer: Labels if it holds few whole numbers from 0 up, else an Image.
+    """Read one volume as a layer: Labels if it has few distinct non-negative integers, otherwise an Image.
 
-    Raises UserError for anything that is not one 3D scalar volume.
+    Raises:
+        UserError: It is not a single 3D scalar volume.
     """
     from medssl.core.io.volume import read_scan
 
@@ -67,7 +72,7 @@ def read_one(path: Path) -> LayerData:
 
 
 def short_name(path: Path) -> str:
-    """File name without its suffixes, folder name for DICOM."""
+    """File name without its suffixes; for DICOM the folder name."""
     name = path.name
     for suffix in (".gz", ".nii", ".hdr", ".nrrd", ".mha", ".mhd", ".mgz", ".dcm"):
         name = name[: -len(suffix)] if name.lower().endswith(suffix) else name
@@ -75,7 +80,7 @@ def short_name(path: Path) -> str:
 
 
 def _looks_like_labels(array: Any) -> bool:
-    """Few different whole numbers, most of them 0; a scan, even an 8-bit one, has many values."""
+    """Few distinct integers, most voxels 0; a scan, even an 8-bit one, has many values."""
     import numpy as np
 
     low, high = array.min(), array.max()
@@ -86,5 +91,5 @@ def _looks_like_labels(array: Any) -> bool:
     return len(values) <= 64 and bool(np.all(values == np.round(values))) and np.mean(array == 0) > 0.5
 
 
-def _listed(path: str | Sequence[str]) -> list[str]:
+def _as_list(path: str | Sequence[str]) -> list[str]:
     return [path] if isinstance(path, str | os.PathLike) else list(path)

@@ -1,4 +1,4 @@
-"""Sample data: a synthetic CT of a torso, made on this machine (nothing is downloaded)."""
+"""Sample data: a synthetic CT of a torso, computed locally (nothing is downloaded)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ SEED = 1
 
 
 def phantom() -> list[tuple[Any, ...]]:
-    """A phantom CT as an image layer."""
+    """A synthetic CT as an image layer."""
     return phantom_with_labels()[:1]
 
 
 def phantom_with_labels() -> list[tuple[Any, ...]]:
-    """A phantom CT and its organs as an image layer and a labels layer."""
+    """A synthetic CT and its organs as an image layer and a labels layer."""
     from medssl.core.phantom import CLASSES, make_phantom
 
     from napari_medssl import layers

@@ -1,4 +1,4 @@
-"""Scans come from their files to the screen: read in a thread, kept for the way back."""
+"""Reads scans in a thread and caches the most recent ones."""
 
 from __future__ import annotations
 
@@ -12,68 +12,76 @@ from medssl.core.project.project import Project, Scan
 from psygnal import Signal
 from superqt.utils import create_worker
 
-from napari_medssl.error_handling import guarded, tell
+from napari_medssl.error_handling import catch_errors, report_error
 from napari_medssl.model.session import Session
 
-KEPT_BYTES = 512 * 2**20
-"""Scans that were on the screen stay in memory up to this size, for whoever compares two of them."""
+CACHE_BYTES = 512 * 2**20
+"""Size of the cache of recently shown scans."""
 
-Read = tuple[Volume, str]
-"""A scan, and a sentence where it is not what its file has."""
+LoadedScan = tuple[Volume, str]
+"""A scan, and a warning if it is not read from its file."""
 
 
-class Opening:
-    """Shows a scan as soon as it is read; until then the one before stays on the screen, to paint on."""
+class ScanLoader:
+    """Shows a scan once it is read; until then the previous one stays on the screen and can be painted on."""
 
     changed = Signal()
-    """Another scan is being read, or none any more."""
+    """`pending` has changed."""
 
     def __init__(self, session: Session, on_screen: Callable[[Scan], bool]) -> None:
-        """on_screen: whether a layer shows a scan already, so that nothing has to be read."""
+        """Args:
+        session: The state of the viewer.
+        on_screen: Whether a layer already shows a scan, so that nothing has to be read.
+        """
         self._session, self._on_screen = session, on_screen
-        self.waiting: str | None = None
-        """The scan that is being read."""
+        self.pending: str | None = None
+        """Id of the scan that is being read."""
         self._then: Callable[[], object] | None = None
-        self._kept: OrderedDict[tuple[str, str], Volume] = OrderedDict()
-        session.project_changed.connect(self._forget)
+        self._cache: OrderedDict[tuple[str, str], Volume] = OrderedDict()
+        session.project_changed.connect(self._clear)
 
     def open(self, scan_id: str, then: Callable[[], object] | None = None) -> None:
-        """Select a scan once it is read, then call `then`; the last one that was asked for wins."""
+        """Select a scan once it is read. A newer call replaces it.
+
+        Args:
+            scan_id: Id of the scan.
+            then: Called after the scan was selected.
+        """
         project = self._session.need_project()
         scan = project.scans[scan_id]
         if scan_id == self._session.scan and self._on_screen(scan):
-            self._wait_for(None)
+            self._set_pending(None)
             if then is not None:
-                guarded(self._session, then)
-        elif self._on_screen(scan) or _key(project, scan) in self._kept:
-            self._wait_for(None)
+                catch_errors(self._session, then)
+        elif self._on_screen(scan) or _key(project, scan) in self._cache:
+            self._set_pending(None)
             self._select(scan_id, then)
         else:
             self._then = then
-            self._wait_for(scan_id)
+            self._set_pending(scan_id)
             create_worker(_read, project, scan, _connect={"returned": self._on_read})
 
     def volume(self, scan: Scan) -> Volume:
-        """The scan as its file has it; where that file is gone or another one, the project's own copy."""
+        """A scan from its file, or from the project's copy if the file is missing or has changed."""
         project = self._session.need_project()
-        kept = self._kept.get(_key(project, scan))
-        if kept is not None:
-            self._kept.move_to_end(_key(project, scan))
-            return kept
-        return self.keep(project, scan, read(project, scan))
+        cached = self._cache.get(_key(project, scan))
+        if cached is not None:
+            self._cache.move_to_end(_key(project, scan))
+            return cached
+        return self.cache(project, scan, read(project, scan))
 
-    def _on_read(self, result: tuple[Project, Scan, Read | Exception]) -> None:
-        project, scan, found = result
+    def _on_read(self, result: tuple[Project, Scan, LoadedScan | Exception]) -> None:
+        project, scan, loaded = result
         if self._session.closed or self._session.project is not project:
             return
-        if isinstance(found, Exception):
-            wanted = self.waiting == scan.id
-            self._wait_for(None if wanted else self.waiting)
-            tell(self._session, found)
+        if isinstance(loaded, Exception):
+            was_pending = self.pending == scan.id
+            self._set_pending(None if was_pending else self.pending)
+            report_error(self._session, loaded)
             return
-        self.keep(project, scan, found)
-        if self.waiting == scan.id:
-            self._wait_for(None)
+        self.cache(project, scan, loaded)
+        if self.pending == scan.id:
+            self._set_pending(None)
             self._select(scan.id, self._then)
 
     def _select(self, scan_id: str, then: Callable[[], object] | None) -> None:
@@ -82,31 +90,37 @@ class Opening:
             if then is not None:
                 then()
 
-        guarded(self._session, select)
+        catch_errors(self._session, select)
 
-    def keep(self, project: Project, scan: Scan, found: Read) -> Volume:
-        """Take in a scan that somebody has read already."""
-        volume, warning = found
+    def cache(self, project: Project, scan: Scan, loaded: LoadedScan) -> Volume:
+        """Cache a scan that has been read already, and show its warning."""
+        volume, warning = loaded
         if warning:
-            self._session.tell("warning", warning)
-        self._kept[_key(project, scan)] = volume
-        while len(self._kept) > 1 and sum(each.array.nbytes for each in self._kept.values()) > KEPT_BYTES:
-            self._kept.popitem(last=False)
+            self._session.notify("warning", warning)
+        self._cache[_key(project, scan)] = volume
+        while (
+            len(self._cache) > 1 and sum(volume.array.nbytes for volume in self._cache.values()) > CACHE_BYTES
+        ):
+            self._cache.popitem(last=False)
         return volume
 
-    def _wait_for(self, scan_id: str | None) -> None:
-        self.waiting = scan_id
+    def _set_pending(self, scan_id: str | None) -> None:
+        self.pending = scan_id
         self.changed.emit()
 
-    def _forget(self) -> None:
-        self._kept.clear()
-        self._wait_for(None)
+    def _clear(self) -> None:
+        self._cache.clear()
+        self._set_pending(None)
 
 
-def read(project: Project, scan: Scan) -> Read:
-    """A scan from its file, or, where that is gone or changed, from the project's own copy.
+def read(project: Project, scan: Scan) -> LoadedScan:
+    """Read a scan from its file, or from the project's copy if the file is missing or has changed.
 
-    Raises UserError where that is missing, too.
+    Returns:
+        The volume, and a warning (empty for none).
+
+    Raises:
+        UserError: The project's copy cannot be read either.
     """
     source = Path(scan.source)
     try:
@@ -114,14 +128,14 @@ def read(project: Project, scan: Scan) -> Read:
         if volume.geometry == scan.geometry:
             return volume, ""
     except UserError:
-        pass  # gone, or no scan any more
-    reason = "has changed since it was added" if source.exists() else "is not where it was"
-    said = f"{source} {reason}; the project's own copy is shown, and all steps work on it."
-    return Volume(project.image(scan.id), scan.geometry, source), said
+        pass  # missing, or not a scan
+    reason = "has changed since it was added" if source.exists() else "was not found"
+    warning = f"{source} {reason}; the project's copy is used instead."
+    return Volume(project.image(scan.id), scan.geometry, source), warning
 
 
-def _read(project: Project, scan: Scan) -> tuple[Project, Scan, Read | Exception]:
-    """In a thread: errors are told in the viewer's own."""
+def _read(project: Project, scan: Scan) -> tuple[Project, Scan, LoadedScan | Exception]:
+    """Runs in a thread; errors are reported in the viewer's."""
     try:
         return project, scan, read(project, scan)
     except Exception as error:

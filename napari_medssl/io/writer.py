@@ -1,4 +1,4 @@
-"""Labels layers to files, on the grid of the scan that they belong to."""
+"""Writes Labels layers on the grid of their scan."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ from typing import Any
 
 
 def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
-    """Write a Labels layer as NIfTI, NRRD or MHA with its scan's exact affine and shape.
+    """Write a Labels layer as NIfTI, NRRD or MHA with the affine and shape of its scan.
 
-    "Background, I am sure" of an annotation is background in the file.
+    "Sure background" of an annotation is written as background (0).
 
-    Raises UserError where shape or disk do not allow it.
+    Args:
+        path: The file to write; its suffix selects the format.
+        data: Labels (Z, Y, X).
+        attributes: Attributes of the layer, as napari passes them to writers.
+
+    Returns:
+        The paths that were written.
+
+    Raises:
+        UserError: The shape does not match, or the disk refuses.
     """
     import numpy as np
     from medssl.core.io.volume import write_labels as write

@@ -1,1 +1,1 @@
-"""The state of the session: project, scan, jobs, runs. No Qt."""
+"""The state of the session: project, scan, annotation, jobs, runs. No Qt."""

@@ -1,4 +1,4 @@
-"""The jobs that a user can ask for, made from what the session knows; nothing is written or started here."""
+"""Creates the jobs that a user can start from the state of the session, without starting them."""
 
 from __future__ import annotations
 
@@ -10,22 +10,42 @@ from napari_medssl.model.session import Session
 
 
 def pretrain_job(session: Session, method: str, recipe: str, minutes: float) -> jobs.PretrainJob:
-    """Pre-train anew, from what the recipe starts from. Raises UserError ("no-project", "no-scan")."""
+    """A pre-training on all scans of the project.
+
+    Args:
+        session: The state of the viewer.
+        method: Name of the method.
+        recipe: Name of the recipe, without the method's name.
+        minutes: Time budget.
+
+    Raises:
+        UserError: "no-project", "no-scan".
+    """
     project = session.need_project()
     session.need_scan()
     return jobs.PretrainJob(project=str(project.root), method=method, recipe=recipe, minutes=minutes)
 
 
 def resume_job(session: Session, run: Run) -> jobs.Job:
-    """Go on with a run from its last checkpoint. Raises UserError ("no-project")."""
+    """A job that continues a run from its last checkpoint.
+
+    Raises:
+        UserError: "no-project".
+    """
     kind = jobs.PretrainJob if run.job.get("job") == "pretrain" else jobs.FinetuneJob
     return kind(project=str(session.need_project().root), resume=run.id)
 
 
 def finetune_job(session: Session, weights: str, minutes: float) -> jobs.FinetuneJob:
-    """Fine-tune on all annotations and predict the current scan; weights: as jobs.FinetuneJob has them.
+    """A fine-tuning on all annotations that then segments the current scan.
 
-    Raises UserError ("no-project", "no-scan", "no-annotation").
+    Args:
+        session: The state of the viewer.
+        weights: Initial weights, as in `jobs.FinetuneJob`.
+        minutes: Time budget.
+
+    Raises:
+        UserError: "no-project", "no-scan", "no-annotation".
     """
     project, scan = session.need_project(), session.need_scan()
     if not session.annotated:
@@ -39,7 +59,7 @@ def finetune_job(session: Session, weights: str, minutes: float) -> jobs.Finetun
 
 
 def predict_job(session: Session) -> jobs.PredictJob | None:
-    """Segment the current scan with the newest fine-tuning; None where it has done so, or there is none."""
+    """A job that segments the current scan with the newest fine-tuning; None if there is nothing to do."""
     newest = next(iter(session.runs("finetune")), None)
     if session.project is None or session.scan is None or newest is None or newest in session.predictions():
         return None
@@ -47,6 +67,10 @@ def predict_job(session: Session) -> jobs.PredictJob | None:
 
 
 def features_job(session: Session, weights: str) -> jobs.FeaturesJob:
-    """Compute the current scan's dense features. Raises UserError ("no-project", "no-scan")."""
+    """A job that computes dense features of the current scan.
+
+    Raises:
+        UserError: "no-project", "no-scan".
+    """
     project, scan = session.need_project(), session.need_scan()
     return jobs.FeaturesJob(project=str(project.root), weights=weights, scans=(scan.id,))

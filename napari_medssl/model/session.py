@@ -1,11 +1,11 @@
-"""What is going on: the open project, the scan on the screen, the running job. No Qt, no napari.
+"""State of the session: the open project, the scan on the screen, the running job. No Qt, no napari.
 
-Every panel of the dock reads from here and listens to the signals; none talks to another panel.
+The panels of the dock read it and listen to its signals; they do not know each other.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,86 +16,84 @@ from medssl.core.palette import class_color
 from medssl.core.project.project import LabelClass, Project, Run, Scan, is_project
 from psygnal import Signal
 
-from napari_medssl.model.run_history import came_to_its_end
+from napari_medssl.model.annotation_model import AnnotationModel
+from napari_medssl.model.job_state import JobState
+from napari_medssl.model.run_history import ran_to_completion
 
 PROJECT_NAME = "medssl-project"
 FIRST_CLASS = LabelClass(id=1, name="Structure", color=class_color(1))
-MOST_CLASSES = 254
-
-
-@dataclass(frozen=True)
-class JobState:
-    """The running job, or the last one. `phase` and `said` (sentences, the newest last) are for the user."""
-
-    kind: str = ""
-    running: bool = False
-    stopping: bool = False
-    run: str | None = None
-    phase: str = ""
-    fraction: float = 0.0
-    step: int = 0
-    eta_s: float | None = None
-    said: tuple[str, ...] = ()
-    plan: tuple[str, ...] = ()
-    """Why the training is what it is, for who wants to know."""
+MAX_CLASSES = 254
 
 
 class Session:
     """State of one viewer's project.
 
-    Methods that touch files raise UserError; nothing is changed then.
+    Methods that touch files raise UserError and then change nothing.
     """
 
     project_changed = Signal()
-    project_held = Signal()
-    """It has become known whether this window may write into the project."""
+    lock_changed = Signal()
+    """Whether this window may write to the project has become known."""
     scans_changed = Signal()
     scan_leaving = Signal()
-    """Before another scan or project takes the place of this one: the last moment to save strokes."""
+    """Emitted before the scan or project changes: strokes are saved now."""
     scan_changed = Signal()
     classes_changed = Signal()
-    annotation_changed = Signal()
     runs_changed = Signal()
     job_changed = Signal()
     metric = Signal(object)
     predicted = Signal(str, str)
     """(scan, run): a prediction has been saved."""
     suggested = Signal(object)
-    """What the engine says is worth painting next (medssl.tasks.active_learning.suggest)."""
+    """Slices suggested for annotation (medssl.tasks.active_learning.suggest)."""
     view_changed = Signal()
-    """Another slice is on the screen, or a layer came or went."""
-    said = Signal(str, str)
+    """Another slice is on the screen, or a layer was added or removed."""
+    message = Signal(str, str)
     """("info" | "warning" | "error", one sentence)."""
 
     def __init__(self) -> None:
         self.closed = False
         self.project: Project | None = None
         self.scan: str | None = None
-        self.complete: tuple[tuple[int, int], ...] = ()
-        self.saved = ""
-        """How the current annotation stands on the disk, in words."""
+        self.annotation = AnnotationModel()
+        """Of the scan on the screen."""
         self.job = JobState()
         self.annotated: set[str] = set()
-        """Scans that have strokes or complete slices."""
+        """Ids of scans with strokes or complete slices."""
         self._runs: list[Run] = []
+        self.annotation.written.connect(self._on_annotation_written)
 
-    def tell(self, severity: str, text: str) -> None:
-        """Show the user one sentence ("info", "warning", "error")."""
-        self.said.emit(severity, text)
+    def notify(self, severity: str, text: str) -> None:
+        """Show a message to the user.
+
+        Args:
+            severity: "info", "warning" or "error".
+            text: One sentence.
+        """
+        self.message.emit(severity, text)
 
     def close(self) -> None:
-        """Nobody listens any more: the dock is gone."""
+        """Disconnect all listeners: the dock is closed."""
         self.closed = True
-        for name, signal in vars(type(self)).items():
-            if isinstance(signal, Signal):
-                getattr(self, name).disconnect()
+        for owner in (self, self.annotation):
+            for name, signal in vars(type(owner)).items():
+                if isinstance(signal, Signal):
+                    getattr(owner, name).disconnect()
 
     # --- the project ---------------------------------------------------------------------------------
 
     def open(self, folder: Path, show: bool = True) -> str | None:
-        """Open the project in `folder`, or the one inside it, or make one there.
+        """Open the project in a folder, or inside it, or create one there.
 
-        show: select the scan that was on the screen last; its name is returned.
+        Args:
+            folder: The project folder, a folder that contains one, or where to create one.
+            show: Select the scan that was on the screen last.
+
+        Returns:
+            Id of the scan that was on the screen last; None without scans.
+
+        Raises:
+            UserError: A job is running ("busy"), or the project cannot be read or created.
         """
         if self.job.running:
             raise UserError("A job of this project is still running; stop it first.", code="busy")
@@ -109,11 +107,12 @@ class Session:
             empty = not folder.exists() or not any(folder.iterdir())
             project = Project.create(folder if empty else inside, classes=(FIRST_CLASS,))
         self.scan_leaving.emit()
-        self.project, self.scan, self.complete, self.saved = project, None, (), ""
+        self.project, self.scan = project, None
+        self.annotation.close()
         self.job = JobState()
-        self.count_annotated()
+        self.refresh_annotated()
         self._runs = project.runs()
-        # First of all others: whether it may be written becomes known by it.
+        # project_changed comes first: it decides whether the project is read-only.
         for signal in (self.project_changed, self.runs_changed, self.classes_changed, self.scans_changed):
             signal.emit()
         self.job_changed.emit()
@@ -123,19 +122,23 @@ class Session:
             self.select(scan)
         return scan
 
-    def count_annotated(self) -> None:
-        """Look anew which scans can be learned from."""
+    def refresh_annotated(self) -> None:
+        """Read again which scans are annotated and take part in training."""
         self.annotated = set(self.need_project().annotated())
 
     def need_project(self) -> Project:
-        """The open project. Raises UserError ("no-project")."""
+        """The open project.
+
+        Raises:
+            UserError: "no-project".
+        """
         if self.project is None:
             raise UserError("No project is open yet; open a scan in step 1.", code="no-project")
         return self.project
 
     @property
     def read_only(self) -> str:
-        """Why the project may only be looked at, a sentence; empty where it may be worked on."""
+        """Why the project is read-only, as a message; empty if it may be changed."""
         return self.project.read_only if self.project is not None else ""
 
     @property
@@ -144,86 +147,86 @@ class Session:
         return not self.job.running and not self.read_only
 
     def need_scan(self) -> Scan:
-        """The scan on the screen. Raises UserError ("no-scan")."""
+        """The scan on the screen.
+
+        Raises:
+            UserError: "no-project", "no-scan".
+        """
         project = self.need_project()
         if self.scan is None:
             raise UserError("No scan is open yet; open one in step 1.", code="no-scan")
         return project.scans[self.scan]
 
     def select(self, scan: str) -> None:
-        """Make `scan` the current one and load its annotation's complete slices."""
-        project = self.need_project()
-        annotation = project.annotation(scan)
-        self.scan_leaving.emit()
-        self.scan = scan
-        self.complete = annotation.complete if annotation else ()
-        self.saved = "saved" if annotation else ""
-        self.scan_changed.emit()
-        self.annotation_changed.emit()
+        """Make a scan the current one and load its annotation.
 
-    def remember(self, **view: Any) -> None:
-        """Keep where the user is (scan, step, slice), for the next time."""
+        Raises:
+            UserError: Strokes of the previous scan cannot be saved, or the annotation cannot be read.
+        """
+        project = self.need_project()
+        self.scan_leaving.emit()  # saves strokes, which are then read again where it is the same scan
+        self.annotation.open(project, scan)
+        self.scan = scan
+        self.scan_changed.emit()
+        self.annotation.changed.emit()
+
+    def save_view(self, **view: Any) -> None:
+        """Save the view (scan, step, slice) in the project, to restore it next time."""
         if self.project is not None and not self.read_only:
             state = {**self.project.view_state, "scan": self.scan, **view}
             if state != self.project.view_state:
                 self.project.save_view_state(state)
 
-    # --- classes and annotation ----------------------------------------------------------------------
+    # --- classes -------------------------------------------------------------------------------------
 
     def set_class(self, item: LabelClass) -> None:
-        """Change the class with this id, or add it."""
+        """Add a class, or replace the one with the same id."""
         project = self.need_project()
         known = {other.id: other for other in project.classes}
         project.set_classes(tuple({**known, item.id: item}.values()))
         self.classes_changed.emit()
 
     def need_class(self) -> None:
-        """A project made on the command line may have no class yet; painting needs one."""
+        """Add a class if there is none: a project created on the command line may have none."""
         if not self.need_project().classes:
             self.set_class(FIRST_CLASS)
 
     def add_class(self) -> LabelClass:
-        """Add a class with the next free id and a colour of its own."""
+        """Add a class with the next free id and a distinct colour.
+
+        Raises:
+            UserError: All ids are used ("too-many").
+        """
         taken = {item.id for item in self.need_project().classes}
-        if len(taken) >= MOST_CLASSES:
-            raise UserError(f"A project has at most {MOST_CLASSES} classes.", code="too-many")
-        number = next(n for n in range(1, MOST_CLASSES + 1) if n not in taken)
+        if len(taken) >= MAX_CLASSES:
+            raise UserError(f"A project has at most {MAX_CLASSES} classes.", code="too-many")
+        number = next(n for n in range(1, MAX_CLASSES + 1) if n not in taken)
         item = LabelClass(id=number, name=f"Structure {number}", color=class_color(number))
         self.set_class(item)
         return item
 
-    def mark(self, axis: int, index: int, complete: bool) -> None:
-        """Mark a slice complete (what is not painted in it is background), or take that back."""
-        self.need_project().need_writable()
-        others = [place for place in self.complete if place != (axis, index)]
-        self.complete = tuple(sorted([*others, (axis, index)] if complete else others))
-        self.annotation_changed.emit()
-
-    def touch(self) -> None:
-        """There are strokes that the disk does not have yet."""
-        if self.saved != "saving":
-            self.saved = "saving"
-            self.annotation_changed.emit()
+    def _on_annotation_written(self, scan: str, annotated: bool) -> None:
+        self.annotated = (self.annotated - {scan}) | ({scan} if annotated else set())
 
     # --- runs ----------------------------------------------------------------------------------------
 
     def runs(self, kind: str) -> list[Run]:
-        """Runs of a kind that have weights, newest first."""
+        """Runs of a kind ("pretrain", "finetune") that have weights, newest first."""
         return [run for run in reversed(self._runs) if run.kind == kind and run.checkpoint.exists()]
 
-    def starts(self) -> list[Run]:
-        """Pre-trainings to fine-tune from, newest first: what has collapsed is worse than random weights."""
+    def starting_runs(self) -> list[Run]:
+        """Pre-trainings to fine-tune from, newest first, without collapsed ones."""
         return [run for run in self.runs("pretrain") if not run.collapsed]
 
     def resumable(self, kind: str) -> Run | None:
-        """The newest run of a kind, if it has a checkpoint and did not come to its end."""
+        """The newest run of a kind if it has a checkpoint and did not run to completion; otherwise None."""
         newest = next(iter(self.runs(kind)), None)
         if newest is None or (self.job.running and self.job.run == newest.id):
             return None
-        return None if came_to_its_end(newest.folder) else newest
+        return None if ran_to_completion(newest.folder) else newest
 
     def predictions(self) -> list[Run]:
-        """Runs that have predicted the current scan, newest first."""
+        """Runs that have segmented the current scan, newest first."""
         if self.project is None or self.scan is None:
             return []
         return [run for run in reversed(self._runs) if self.project.has_prediction(run.id, self.scan)]
@@ -231,10 +234,10 @@ class Session:
     def has_features(self, run: str | None) -> bool:
         """Whether a run has computed features of the current scan."""
         project, scan = self.project, self.scan
-        return project is not None and scan is not None and bool(run) and has_features(project, scan, run)
+        return bool(project is not None and scan and run and has_features(project, scan, run))
 
-    def features_hold(self, run: str | None) -> bool:
-        """Whether these features are whole, and of the scan and the weights as they are now."""
+    def features_valid(self, run: str | None) -> bool:
+        """Whether these features are readable and belong to the current scan and weights."""
         if self.project is None or self.scan is None or run is None or not self.has_features(run):
             return False
         try:
@@ -243,20 +246,20 @@ class Session:
             return False
         return True
 
-    def _look_for_runs(self) -> None:
-        """Read the run folders' job files; not at every event of a job."""
+    def _reload_runs(self) -> None:
+        """Read the job files of all runs; too slow for every event of a job."""
         self._runs = self.project.runs() if self.project else []
         self.runs_changed.emit()
 
     # --- the job -------------------------------------------------------------------------------------
 
     def begin(self, kind: str) -> None:
-        """A job was started; its child has still to say so."""
+        """A job was started; the engine has not confirmed it yet."""
         self._job(kind=kind, running=True, phase="Starting the engine", fresh=True)
         self.runs_changed.emit()
 
-    def hear(self, event: events.Event) -> None:
-        """Take in what the job says."""
+    def handle_event(self, event: events.Event) -> None:
+        """Update the state by an event of the running job."""
         match event:
             case events.Started():
                 self._job(run=event.run, phase="Started", plan=tuple(event.reasons))
@@ -268,28 +271,33 @@ class Session:
             case events.Metric():
                 self.metric.emit(event)
             case events.Preview():
-                self._look_for_runs()
+                self._reload_runs()
                 if self.job.kind != "features":
                     self.predicted.emit(event.scan, self.job.run or "")
             case events.Notice():
-                self._job(said=(*self.job.said, event.text))
+                self._job(notices=(*self.job.notices, event.text))
             case events.Checkpoint():
-                self._look_for_runs()
+                self._reload_runs()
             case events.Done() if self.job.kind == "suggest":
                 self.suggested.emit(event.result)
 
     def stopping(self) -> None:
-        """The user asked the job to stop."""
+        """The user has asked the job to stop."""
         self._job(stopping=True, phase="Stopping after this step")
 
     def end(self, outcome: str, text: str) -> None:
-        """The job's child is gone: "done", "stopped" or "failed" with a sentence."""
-        words = {"done": "Finished", "stopped": "Stopped", "failed": "Failed"}
+        """The engine process has ended.
+
+        Args:
+            outcome: "done", "stopped" or "failed".
+            text: The error message of a failed job.
+        """
+        phases = {"done": "Finished", "stopped": "Stopped", "failed": "Failed"}
         fraction = 1.0 if outcome == "done" else self.job.fraction
-        self._job(running=False, stopping=False, phase=words[outcome], eta_s=None, fraction=fraction)
-        self._look_for_runs()
+        self._job(running=False, stopping=False, phase=phases[outcome], eta_s=None, fraction=fraction)
+        self._reload_runs()
         if outcome == "failed":
-            self.tell("error", text)
+            self.notify("error", text)
 
     def _job(self, fresh: bool = False, **changes: Any) -> None:
         self.job = replace(JobState() if fresh else self.job, **changes)

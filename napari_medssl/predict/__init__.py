@@ -1,1 +1,1 @@
-"""Predictions about the scan on the screen, where they are uncertain, live previews."""
+"""Predictions of the scan on the screen, their uncertainty, and live previews during training."""

@@ -1,4 +1,4 @@
-"""Where a prediction is unsure, and how probable each class is: one image layer, filled on demand."""
+"""Uncertainty of a prediction and class probabilities, in one image layer that is computed on demand."""
 
 from __future__ import annotations
 
@@ -14,106 +14,112 @@ from napari.utils.colormaps.standardize_color import transform_color
 from psygnal import Signal
 
 from napari_medssl import layers
-from napari_medssl.engine.child_process import Jobs
-from napari_medssl.error_handling import guarded
+from napari_medssl.engine.job_runner import JobRunner
+from napari_medssl.error_handling import catch_errors
 from napari_medssl.predict.predictions import Predictions
 
-NOTHING, UNCERTAINTY = -1, 0
-"""What may be shown besides the classes' ids."""
-ROLE = "certainty"
+CLASSES_ONLY, UNCERTAINTY = -1, 0
+"""Values of `displayed` besides class ids."""
+ROLE = "uncertainty"
 
 
-class Certainty:
-    """Follows the prediction on the screen; what is not on the disk yet the engine computes first."""
+class UncertaintyLayer:
+    """Follows the prediction on the screen; maps that are not saved yet are computed by the engine."""
 
     changed = Signal()
 
-    def __init__(self, predictions: Predictions, jobs: Jobs) -> None:
+    def __init__(self, predictions: Predictions, jobs: JobRunner) -> None:
         self.predictions, self.session, self.jobs = predictions, predictions.session, jobs
-        self.what = NOTHING
-        """NOTHING, UNCERTAINTY or the id of a class."""
-        self._of = ("", "")
-        """(scan, run) that it belongs to."""
-        self._asked = False
+        self.displayed = CLASSES_ONLY
+        """CLASSES_ONLY, UNCERTAINTY or the id of a class."""
+        self._source = ("", "")
+        """(scan, run) of the displayed map."""
+        self._requested = False
         predictions.changed.connect(self._on_prediction)
         self.session.job_changed.connect(self._on_job)
         self.session.project_changed.connect(self._remove)
 
     @property
     def layer(self) -> Image | None:
-        """The image, once there was something to show."""
+        """The image layer; None before anything was shown."""
         return layers.find(self.predictions.viewer.layers, ROLE)
 
-    def show(self, what: int) -> None:
-        """Show it over the scan, the prediction as outlines; starts the engine where it has to be computed.
+    def show(self, content: int) -> None:
+        """Show a map over the scan and the prediction as outlines; the map is computed first if necessary.
 
-        Raises UserError ("no-prediction", "busy").
+        Args:
+            content: CLASSES_ONLY, UNCERTAINTY or the id of a class.
+
+        Raises:
+            UserError: "no-prediction", "busy".
         """
         scan, run = self.session.need_scan().id, self.predictions.need_shown().run
-        if what == NOTHING:
+        if content == CLASSES_ONLY:
             self.hide()
             return
         try:
-            found = open_probabilities(self.session.need_project(), run, scan)
+            probabilities = open_probabilities(self.session.need_project(), run, scan)
         except UserError as error:
-            if error.code != "no-probabilities" or self._asked:
+            if error.code != "no-probabilities" or self._requested:
                 raise
-            self._ask(scan, run, what)
+            self._request(scan, run, content)
             return
-        values = found.uncertainty if what == UNCERTAINTY else found.classes.get(what)
+        values = probabilities.uncertainty if content == UNCERTAINTY else probabilities.classes.get(content)
         if values is None:
-            raise UserError("The prediction was made before there was this class.", code="no-prediction")
-        self.what, self._of = what, (scan, run)
-        self._put(values)
+            raise UserError(
+                "This class was added after the prediction; fine-tune again.", code="no-prediction"
+            )
+        self.displayed, self._source = content, (scan, run)
+        self._show_values(values)
         self.changed.emit()
 
     def hide(self) -> None:
         """Show the prediction's areas again."""
-        self.what = NOTHING
+        self.displayed = CLASSES_ONLY
         self._outline(False)
         if self.layer is not None:
             self.layer.visible = False
         self.changed.emit()
 
-    def _ask(self, scan: str, run: str, what: int) -> None:
+    def _request(self, scan: str, run: str, content: int) -> None:
         root = str(self.session.need_project().root)
         self.jobs.start(PredictJob(project=root, weights=run, scans=(scan,), probabilities=True))
-        self.what, self._of, self._asked = what, (scan, run), True
+        self.displayed, self._source, self._requested = content, (scan, run), True
         self.changed.emit()
 
     def _on_job(self) -> None:
         job = self.session.job
-        if not self._asked or job.kind != "predict" or job.running:
+        if not self._requested or job.kind != "predict" or job.running:
             return
-        if job.phase == "Finished" and self._of == self._on_screen():
-            guarded(self.session, lambda: self.show(self.what))
+        if job.phase == "Finished" and self._source == self._current_source():
+            catch_errors(self.session, lambda: self.show(self.displayed))
         else:
             self.hide()
-        self._asked = False
+        self._requested = False
 
     def _on_prediction(self) -> None:
-        """Probabilities of another run, or of another scan, are not those of what is on the screen."""
-        if self.what != NOTHING and not self._asked and self._of != self._on_screen():
+        """Hide the map of another run or scan."""
+        if self.displayed != CLASSES_ONLY and not self._requested and self._source != self._current_source():
             self.hide()
-        elif self.what == NOTHING:
+        elif self.displayed == CLASSES_ONLY:
             self._outline(False)
 
-    def _on_screen(self) -> tuple[str, str]:
+    def _current_source(self) -> tuple[str, str]:
         return self.session.scan or "", self.predictions.shown_run
 
     # --- the layer -----------------------------------------------------------------------------------
 
-    def _put(self, values: np.ndarray) -> None:
+    def _show_values(self, values: np.ndarray) -> None:
         scan, layer, viewer = self.session.need_scan(), self.layer, self.predictions.viewer
         if layer is None:
-            layer = certainty_layer(values, scan.geometry, scan.id)
-            place = self.predictions.layer
-            layers.add(viewer, layer, viewer.layers.index(place) if place is not None else 1)
+            layer = uncertainty_image(values, scan.geometry, scan.id)
+            below = self.predictions.layer
+            layers.add(viewer, layer, viewer.layers.index(below) if below is not None else 1)
         else:
             layer.data = values
             layer.scale = scan.geometry.spacing_mm
             layer.metadata = layers.metadata(ROLE, scan.geometry, scan=scan.id)
-        item = next((each for each in self.session.need_project().classes if each.id == self.what), None)
+        item = next((item for item in self.session.need_project().classes if item.id == self.displayed), None)
         layer.name = "uncertainty" if item is None else f"probability of {item.name}"
         layer.colormap = uncertainty_colors() if item is None else class_colors(item.color)
         layer.visible = True
@@ -126,15 +132,21 @@ class Certainty:
 
     def _remove(self) -> None:
         """Another project."""
-        self.what, self._asked = NOTHING, False
+        self.displayed, self._requested = CLASSES_ONLY, False
         layer = self.layer
         if layer is not None:
             layer.locked = False
             self.predictions.viewer.layers.remove(layer)
 
 
-def certainty_layer(values: np.ndarray, geometry: Geometry, scan: str) -> Image:
-    """values: uint8 (Z, Y, X), a view of a memory map; 255 is 1."""
+def uncertainty_image(values: np.ndarray, geometry: Geometry, scan: str) -> Image:
+    """A layer for a probability map.
+
+    Args:
+        values: uint8 (Z, Y, X), a view of a memory map; 255 is a probability of 1.
+        geometry: Geometry of the scan.
+        scan: Id of the scan.
+    """
     layer = Image(
         values,
         name="uncertainty",
@@ -149,13 +161,13 @@ def certainty_layer(values: np.ndarray, geometry: Geometry, scan: str) -> Image:
 
 
 def class_colors(color: str) -> Colormap:
-    """From transparent to the class's colour."""
+    """A colormap from transparent to the colour of a class."""
     red, green, blue, _ = transform_color(color)[0]
     return Colormap([[red, green, blue, 0], [red, green, blue, 1]], name=f"probability {color}")
 
 
 def uncertainty_colors() -> Colormap:
-    """Perceptually even (inferno), transparent where nothing is doubted."""
+    """A perceptually uniform colormap (inferno), transparent where uncertainty is low."""
     colors = np.array(ensure_colormap("inferno").colors)
     colors[:, 3] = np.linspace(0, 1, len(colors)).clip(0, 0.5) * 2
     return Colormap(colors, name="uncertainty")

@@ -1,4 +1,4 @@
-"""The dock and its five steps."""
+"""The dock and its six steps."""
 
 from napari_medssl.widgets.dock import Dock
 

@@ -9,32 +9,35 @@ from typing import TYPE_CHECKING
 from medssl.core.project.project import SURE_BACKGROUND
 from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 
-from napari_medssl.engine.child_process import COMMAND, Jobs
+from napari_medssl.engine.background_jobs import BackgroundJobs
+from napari_medssl.engine.child_process import COMMAND
 from napari_medssl.engine.estimates import Estimates
-from napari_medssl.engine.project_lock import Holding
-from napari_medssl.engine.side_jobs import SideJobs
-from napari_medssl.error_handling import guarded
+from napari_medssl.engine.job_runner import JobRunner
+from napari_medssl.engine.project_lock import ProjectLock
+from napari_medssl.error_handling import catch_errors
 from napari_medssl.explore.instant_preview import InstantPreview
 from napari_medssl.model.session import Session
 from napari_medssl.predict.live_preview import LivePreview
+from napari_medssl.qt import not_none
 from napari_medssl.widgets import style
 from napari_medssl.widgets.annotate import Annotate
+from napari_medssl.widgets.components import Step, StepContent, button, hint
 from napari_medssl.widgets.features import Features
 from napari_medssl.widgets.finetune import Finetune
-from napari_medssl.widgets.live_preview import live_words
-from napari_medssl.widgets.parts import Step, button, hint
+from napari_medssl.widgets.instant_preview import InstantPreviewBox
+from napari_medssl.widgets.live_preview import live_preview_label
 from napari_medssl.widgets.prediction import Prediction
 from napari_medssl.widgets.pretrain import Pretrain
-from napari_medssl.widgets.preview import PreviewBox
 from napari_medssl.widgets.scans import Scans
 from napari_medssl.workspace import Workspace
 
 if TYPE_CHECKING:
     import napari
 
-SHOW = {"info": show_info, "warning": show_warning, "error": show_error}
+NOTIFICATIONS = {"info": show_info, "warning": show_warning, "error": show_error}
 SURE_KEY, COMPLETE_KEY, PREDICTION_KEY, PREVIEW_KEY = "Q", "K", "H", "W"
 NEXT_SCAN_KEY, LAST_SCAN_KEY = "PageDown", "PageUp"
 FLIP_KEY, ACCEPT_KEY = "J", "U"
@@ -45,33 +48,40 @@ WIDTH = 345
 
 
 class Dock(QWidget):
-    """Six steps, one open at a time; they share one session."""
+    """Six steps, one open at a time, that share one session."""
 
     def __init__(self, viewer: napari.viewer.Viewer, command: Sequence[str] = COMMAND) -> None:
         super().__init__()
         self.viewer = viewer
         self.session = Session()
-        self.holding = Holding(self.session)
+        self.project_lock = ProjectLock(self.session)
         self.workspace = Workspace(viewer, self.session)
-        self.jobs = Jobs(self.session, command)
-        self.side_jobs = SideJobs(self.session, self.jobs.ahead, command)
-        self.estimates = Estimates(self.session, self.side_jobs)
+        self.jobs = JobRunner(self.session, command)
+        self.background_jobs = BackgroundJobs(self.session, self.jobs.standby, command)
+        self.estimates = Estimates(self.session, self.background_jobs)
         shared = (self.session, self.workspace)
         self.scans = Scans(*shared)
         self.annotate = Annotate(*shared, self.jobs)
         self.pretrain = Pretrain(*shared, self.jobs, self.estimates)
         self.finetune = Finetune(*shared, self.jobs, self.estimates)
         self.live = LivePreview(self.workspace, self.jobs)
-        self.finetune.layout().addWidget(live_words(self.live))
+        not_none(self.finetune.layout()).addWidget(live_preview_label(self.live))
         self.prediction = Prediction(*shared, self.jobs, self.annotate.edits)
-        self.features = Features(*shared, self.jobs, self.side_jobs)
-        self.preview = PreviewBox(InstantPreview(self.workspace, self.features.similar))
-        self.annotate.layout().addWidget(self.preview)
-        self.train = button("Fine-tune and predict", self._train, "Start step 4 as it is set there")
+        self.features = Features(*shared, self.jobs, self.background_jobs)
+        self.preview = InstantPreviewBox(InstantPreview(self.workspace, self.features.similarity))
+        not_none(self.annotate.layout()).addWidget(self.preview)
+        self.train = button("Fine-tune and predict", self._train, "Start step 4 with its current settings")
         self.train.setEnabled(False)
-        self.annotate.layout().addWidget(self.train)
-        contents = (self.scans, self.annotate, self.pretrain, self.finetune, self.prediction, self.features)
-        self.steps = [Step(number, content.title, content) for number, content in enumerate(contents, 1)]
+        not_none(self.annotate.layout()).addWidget(self.train)
+        contents: tuple[StepContent, ...] = (
+            self.scans,
+            self.annotate,
+            self.pretrain,
+            self.finetune,
+            self.prediction,
+            self.features,
+        )
+        self.steps = [Step(number, content) for number, content in enumerate(contents, 1)]
         self._lay_out()
         self._connect()
         self._keys()
@@ -79,8 +89,8 @@ class Dock(QWidget):
         self.steps[0].expand()
 
     def open(self, folder: str | Path) -> None:
-        """Open a project folder, where it was left; the scan appears once it is read."""
-        guarded(self.session, lambda: self.scans.open_project(Path(folder)))
+        """Open a project folder; its last scan appears once it is read."""
+        catch_errors(self.session, lambda: self.scans.open_project(Path(folder)))
 
     def _lay_out(self) -> None:
         inside = QWidget()
@@ -90,36 +100,36 @@ class Dock(QWidget):
         for step in self.steps:
             layout.addWidget(step)
         layout.addStretch()
-        self.scroll = scroll = QScrollArea()
+        self.scroll_area = scroll = QScrollArea()
         scroll.setWidgetResizable(True)
         scroll.setFrameShape(QFrame.Shape.NoFrame)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         scroll.setWidget(inside)
-        foot = hint("Not a medical device. Data stay on this machine.")
-        foot.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        footer = hint("Not a medical device. Data stay on this machine.")
+        footer.setAlignment(Qt.AlignmentFlag.AlignCenter)
         outside = QVBoxLayout(self)
         outside.setContentsMargins(0, 0, 0, 4)
         outside.addWidget(scroll)
-        outside.addWidget(foot)
+        outside.addWidget(footer)
         self.setMinimumWidth(WIDTH)
 
     def _connect(self) -> None:
         session = self.session
-        session.said.connect(lambda severity, text: SHOW[severity](text))
-        self.workspace.autosave.stroke.connect(lambda *of: self.jobs.ahead.warm_up())
+        session.message.connect(lambda severity, text: NOTIFICATIONS[severity](text))
+        self.session.annotation.stroke.connect(lambda *of: self.jobs.standby.warm_up())
         for step in self.steps:
             step.toggled.connect(lambda opened, step=step: self._on_toggled(step, opened))
-            if isinstance(step.content(), Pretrain | Finetune):
-                step.toggled.connect(step.content().forecast.opened)
-        for signal in (session.project_changed, session.scans_changed, session.annotation_changed,
+            if isinstance(step.body, Pretrain | Finetune):
+                step.toggled.connect(step.body.estimate.set_open)
+        for signal in (session.project_changed, session.scans_changed, session.annotation.changed,
                        session.runs_changed, session.job_changed, session.scan_changed):  # fmt: skip
             signal.connect(self._summarise)
         session.predicted.connect(lambda scan, run: self._summarise())
-        for react in (self._summarise, self.preview.preview.ask):
-            self.features.precompute.changed.connect(react)
+        for listener in (self._summarise, self.preview.preview.ask):
+            self.features.precompute.changed.connect(listener)
         self.scans.ready.connect(self._paint)
         self.viewer.events.theme.connect(self._restyle)
-        self._leave = self._farewell()
+        self._leave = self._cleanup()
         self.destroyed.connect(self._leave)
 
     def _on_toggled(self, opened: Step, is_open: bool) -> None:
@@ -128,19 +138,19 @@ class Dock(QWidget):
                 step.collapse()
 
     def _paint(self) -> None:
-        """On to painting, with the brush in hand."""
+        """Open step 2 with the brush selected."""
         self.steps[1].expand()
         self.annotate.new_annotation()
 
     def _train(self) -> None:
-        """From painting to training with one press."""
+        """Open step 4 and start it."""
         self.steps[3].expand()
         self.finetune.fine_tune()
 
     def _summarise(self) -> None:
         self.train.setEnabled(self.session.idle and bool(self.session.annotated))
         for step in self.steps:
-            step.set_summary(step.content().summary())
+            step.refresh_summary()
 
     def _restyle(self, event: object = None) -> None:
         self.setStyleSheet(style.sheet(self.viewer.theme))
@@ -148,7 +158,7 @@ class Dock(QWidget):
             step.redraw_icons()
 
     def _keys(self) -> None:
-        """Keys that napari leaves free for Labels and Image layers."""
+        """Bind keys that napari does not use for Labels and Image layers."""
         actions = {
             SURE_KEY: lambda: self.annotate.use(SURE_BACKGROUND),
             COMPLETE_KEY: self.annotate.toggle_complete,
@@ -164,50 +174,60 @@ class Dock(QWidget):
 
     # --- leaving -------------------------------------------------------------------------------------
 
-    def showEvent(self, event: QEvent) -> None:
-        """Watch the window that the dock sits in, to save before it closes."""
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """Watch the window that contains the dock, to save before it closes."""
         super().showEvent(event)
-        self.window().installEventFilter(self)
+        not_none(self.window()).installEventFilter(self)
 
-    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
-        """Strokes reach the disk before the window may close."""
-        if event.type() == QEvent.Type.Close and watched is self.window():
-            guarded(self.session, self.workspace.leave)
+    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
+        """Save strokes before the window closes."""
+        if event is not None and event.type() == QEvent.Type.Close and watched is self.window():
+            catch_errors(self.session, self.workspace.leave)
         return False
 
-    def changeEvent(self, event: QEvent) -> None:
-        """Napari takes a closed dock's content out of the window without deleting it: that ends it here."""
+    def changeEvent(self, event: QEvent | None) -> None:
+        """Clean up when napari takes a closed dock's content out of the window without deleting it."""
         super().changeEvent(event)
-        if event.type() == QEvent.Type.ParentChange and self.parent() is None and self.isHidden():
+        taken_out = event is not None and event.type() == QEvent.Type.ParentChange and self.parent() is None
+        if taken_out and self.isHidden():
             self._leave()
             self.deleteLater()
 
-    def _farewell(self) -> Callable[[], None]:
-        """When the dock goes, once: strokes are saved, nobody listens any more, the engine is told to stop.
+    def _cleanup(self) -> Callable[[], None]:
+        """A function that saves strokes, disconnects listeners and stops the engine, once.
 
-        It may run while this widget is half gone, so it knows the parts but not the widget.
+        It may run while this widget is being destroyed, so it refers to the parts but not to the widget.
         """
-        session, workspace, jobs, similar = self.session, self.workspace, self.jobs, self.features.similar
-        preview, holding, live = self.preview.preview, self.holding, self.live
+        session, workspace, jobs, similarity = (
+            self.session,
+            self.workspace,
+            self.jobs,
+            self.features.similarity,
+        )
+        preview, project_lock, live = self.preview.preview, self.project_lock, self.live
         viewer, restyle = self.viewer, self._restyle
-        estimates, precompute, side_jobs = self.estimates, self.features.precompute, self.side_jobs
+        estimates, precompute, background_jobs = (
+            self.estimates,
+            self.features.precompute,
+            self.background_jobs,
+        )
 
         def leave() -> None:
             if session.closed:
                 return
-            guarded(session, workspace.leave)
+            catch_errors(session, workspace.leave)
             preview.close()
             live.close()
             session.close()
-            similar.close()
+            similarity.close()
             workspace.close()
             viewer.events.theme.disconnect(restyle)
             for key in KEYS:
                 viewer.bind_key(key, None)
             estimates.cancel()
             precompute.close()
-            side_jobs.cancel_all()
+            background_jobs.cancel_all()
             jobs.leave()
-            holding.release()
+            project_lock.release()
 
         return leave

@@ -1,103 +1,105 @@
-"""Step 6: what the network has learned: click a voxel, see what looks like it, here and in other scans."""
+"""Step 6: explore the features of a network: similarity to a clicked voxel, colours, landmarks."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from medssl.core.shipped import SHAPES
-from qtpy.QtWidgets import QComboBox, QFormLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QFormLayout
 
-from napari_medssl.engine.child_process import Jobs
+from napari_medssl.engine.background_jobs import BackgroundJobs
+from napari_medssl.engine.job_runner import JobRunner
 from napari_medssl.engine.precompute import Precompute
-from napari_medssl.engine.side_jobs import SideJobs
-from napari_medssl.error_handling import guarded
-from napari_medssl.explore.landmarks import Marks
+from napari_medssl.error_handling import catch_errors
+from napari_medssl.explore.landmarks import LandmarkEditor
 from napari_medssl.explore.pca_colors import FeatureColors
-from napari_medssl.explore.similarity import Similar
+from napari_medssl.explore.similarity import SimilaritySearch
 from napari_medssl.model.job_factory import features_job
 from napari_medssl.model.session import Session
+from napari_medssl.widgets.components import JobPanel, StepContent, button, column, hint, row, set_primary
 from napari_medssl.widgets.finetune import SHAPES_NAME, describe
 from napari_medssl.widgets.landmarks import LandmarkBox
-from napari_medssl.widgets.parts import JobPanel, button, column, hint, row, set_primary
-from napari_medssl.widgets.places import PlaceTable
+from napari_medssl.widgets.navigation_table import NavigationTable
 from napari_medssl.workspace import Workspace
 
 MOST_ROWS = 4
-HOW = "Click a place in the scan. Shift-click adds a place that is meant, Ctrl-click one that is not."
-NONE_HERE = "This scan has no features of these weights yet; compute them."
-COMING = "The features of this scan are being computed, which takes some seconds."
+CLICK_HINT = "Click a voxel in the scan. Shift-click adds a positive example, Ctrl-click a negative one."
+NO_FEATURES = "This scan has no features of these weights yet; compute them."
+FEATURES_PENDING = "The features of this scan are being computed; this takes a few seconds."
 
 
-class Features(QWidget):
-    """Weights, compute; clicks or colours; the best match of each scan; landmarks."""
+class Features(StepContent):
+    """Weights, computation, similarity search, colours, landmarks."""
 
     title = "Features"
     kind = "features"
 
-    def __init__(self, session: Session, workspace: Workspace, jobs: Jobs, side_jobs: SideJobs) -> None:
+    def __init__(
+        self, session: Session, workspace: Workspace, jobs: JobRunner, background_jobs: BackgroundJobs
+    ) -> None:
         super().__init__()
         self.session, self.workspace, self.jobs = session, workspace, jobs
-        self.similar = Similar(workspace)
-        self.marks = Marks(self.similar)
-        self.colors = FeatureColors(self.similar)
-        self.precompute = Precompute(session, side_jobs, jobs.ahead, lambda: self.similar.run)
+        self.similarity = SimilaritySearch(workspace)
+        self.landmark_editor = LandmarkEditor(self.similarity)
+        self.colors = FeatureColors(self.similarity)
+        self.precompute = Precompute(session, background_jobs, jobs.standby, lambda: self.similarity.run)
         self.weights = QComboBox()
         self.weights.setToolTip(
-            "The network whose features are computed; the features of its own weights the program computes "
-            "by itself when a scan is opened"
+            "The network whose features are used; those of the bundled weights are computed when a scan is "
+            "opened"
         )
         self.weights.activated.connect(lambda number: self._on_weights())
         self.form = QFormLayout()
         self.form.addRow("Weights", self.weights)
         self.compute = button(
-            "Compute features", self.start, "Describe every place of the scan; kept in the project", True
+            "Compute features", self.start, "Compute a feature map of the scan; saved in the project", True
         )
         self.compute_all = button(
             "All scans", self.start_all, "Compute the features of all scans of the project that have none yet"
         )
         self.panel = JobPanel(session, self.kind, jobs.stop, curve=False)
         self.follow = button(
-            "Follow clicks", self.toggle, "A click shows what looks like the place, here and in other scans"
+            "Follow clicks", self.toggle, "Click a voxel to find similar ones in this and in other scans"
         )
         self.show_colors = button(
             "Colours",
             self.toggle_colors,
-            "The same colour is what the network takes for the same, in all scans",
+            "Principal components of the features: similar features have similar colours in all scans",
         )
-        for each in (self.follow, self.show_colors):
-            each.setCheckable(True)
-        self.words = hint()
-        self.table = PlaceTable(
+        for toggle in (self.follow, self.show_colors):
+            toggle.setCheckable(True)
+        self.status = hint()
+        self.table = NavigationTable(
             self._go_to,
             MOST_ROWS,
-            "The best match of each scan and its score, at most 1; click one to go there",
+            "Best match in each scan and its similarity (at most 1); click to go there",
         )
-        self.landmarks = LandmarkBox(self.marks)
+        self.landmarks = LandmarkBox(self.landmark_editor)
         column(self, self.form, row(self.compute, self.compute_all, stretch=0), self.panel,
-               row(self.follow, self.show_colors), self.words, self.table, self.landmarks)  # fmt: skip
+               row(self.follow, self.show_colors), self.status, self.table, self.landmarks)  # fmt: skip
         session.project_changed.connect(self._on_project)
         for signal in (session.scan_changed, session.runs_changed):
             signal.connect(self.refresh)
-        self.similar.changed.connect(self._show_matches)
+        self.similarity.changed.connect(self._show_matches)
         self.precompute.changed.connect(self._on_precompute)
         self.refresh()
 
     def summary(self) -> str:
-        """For the step's header."""
-        if self.session.has_features(self.similar.run):
+        """Whether the features of the scan on the screen are ready."""
+        if self.session.has_features(self.similarity.run):
             return "ready"
-        return "computing" if self._coming() else ""
+        return "computing" if self._pending() else ""
 
-    def _coming(self) -> bool:
+    def _pending(self) -> bool:
         return bool(self.precompute.scan) and self.precompute.scan == self.session.scan
 
     def start(self) -> None:
         """Compute the features of the scan on the screen."""
-        guarded(self.session, lambda: self._run(False))
+        catch_errors(self.session, lambda: self._run(False))
 
     def start_all(self) -> None:
         """Compute the features of all scans that have none yet."""
-        guarded(self.session, lambda: self._run(True))
+        catch_errors(self.session, lambda: self._run(True))
 
     def _run(self, all_scans: bool) -> None:
         self.workspace.autosave.flush()
@@ -105,30 +107,30 @@ class Features(QWidget):
         self.jobs.start(replace(job, scans=()) if all_scans else job)
 
     def toggle(self) -> None:
-        """Follow clicks, or stop."""
+        """Follow clicks, or stop following them."""
         if self.follow.isChecked():
             self.show_colors.setChecked(False)
             self.colors.switch(False)
-        guarded(self.session, lambda: self.similar.follow(self.follow.isChecked()))
+        catch_errors(self.session, lambda: self.similarity.set_active(self.follow.isChecked()))
         self.refresh()
 
     def toggle_colors(self) -> None:
-        """Show the features as colours, or the scan alone."""
+        """Show or hide the features as colours."""
         if self.show_colors.isChecked() and self.follow.isChecked():
             self.follow.setChecked(False)
-            self.similar.follow(False)
-        guarded(self.session, lambda: self.colors.switch(self.show_colors.isChecked()))
+            self.similarity.set_active(False)
+        catch_errors(self.session, lambda: self.colors.switch(self.show_colors.isChecked()))
         self.refresh()
 
     def _go_to(self, scan: str) -> None:
-        guarded(self.session, lambda: self.similar.go_to(scan))
+        catch_errors(self.session, lambda: self.similarity.go_to(scan))
 
     def _show_matches(self) -> None:
         if self.session.closed:
             return
-        found, project = self.similar.matches, self.session.project
-        scans = [scan for scan in project.scans if scan in found] if project else []
-        rows = [(scan, f"{found[scan].score:.2f}") for scan in scans]
+        matches, project = self.similarity.matches, self.session.project
+        scans = [scan for scan in project.scans if scan in matches] if project else []
+        rows = [(scan, f"{matches[scan].score:.2f}") for scan in scans]
         self.table.show_rows(rows if self.follow.isChecked() else [], self.session.scan or "")
 
     def _on_project(self) -> None:
@@ -137,33 +139,33 @@ class Features(QWidget):
 
     def _on_weights(self) -> None:
         self.refresh()
-        self.precompute.look()
+        self.precompute.update()
 
     def _on_precompute(self) -> None:
-        self.similar.coming = self.precompute.scan
+        self.similarity.pending_scan = self.precompute.scan
         self.refresh()
 
     def refresh(self) -> None:
-        """Show which weights there are, and whether clicks can be followed."""
+        """Update the list of weights and which buttons are enabled."""
         self._fill_weights()
-        self.similar.use(self.weights.currentData())
-        ready, coming = self.session.features_hold(self.similar.run), self._coming()
+        self.similarity.set_run(self.weights.currentData())
+        ready, pending = self.session.features_valid(self.similarity.run), self._pending()
         free = self.session.scan is not None and self.session.idle
-        self.compute.setEnabled(free and not coming)
+        self.compute.setEnabled(free and not pending)
         self.compute_all.setEnabled(free)
         several = self.session.project is not None and len(self.session.project.scans) > 1
         self.compute_all.setVisible(several)
-        for each in (self.follow, self.show_colors):
-            each.setEnabled(ready or coming or each.isChecked())
-        set_primary(self.compute, not (ready or coming))
-        watching = self.follow.isChecked() or self.show_colors.isChecked()
-        missing = COMING if coming else NONE_HERE if watching else ""
-        self.words.setText((HOW if self.follow.isChecked() else "") if ready else missing)
-        self.words.setVisible(bool(self.words.text()))
+        for toggle in (self.follow, self.show_colors):
+            toggle.setEnabled(ready or pending or toggle.isChecked())
+        set_primary(self.compute, not (ready or pending))
+        active = self.follow.isChecked() or self.show_colors.isChecked()
+        missing = FEATURES_PENDING if pending else NO_FEATURES if active else ""
+        self.status.setText((CLICK_HINT if self.follow.isChecked() else "") if ready else missing)
+        self.status.setVisible(bool(self.status.text()))
         self.colors.refresh()
-        self.similar.look_again()
+        self.similarity.refresh()
         if not self.session.job.running:
-            self.marks.find()
+            self.landmark_editor.find()
         self._show_matches()
 
     def _fill_weights(self) -> None:

@@ -1,4 +1,4 @@
-"""Step 4: train on the painted slices."""
+"""Step 4: fine-tune on the annotated slices."""
 
 from __future__ import annotations
 
@@ -9,62 +9,71 @@ from medssl.core import jobs, recipes
 from medssl.core.project.project import Run
 from medssl.core.shipped import RANDOM, SHAPES
 from qtpy.QtCore import QSignalBlocker
-from qtpy.QtWidgets import QCheckBox, QFormLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QFormLayout
 
-from napari_medssl.engine.child_process import Jobs
 from napari_medssl.engine.estimates import Estimates
-from napari_medssl.error_handling import guarded
+from napari_medssl.engine.job_runner import JobRunner
+from napari_medssl.error_handling import catch_errors
 from napari_medssl.model.job_factory import finetune_job, resume_job
 from napari_medssl.model.run_history import curves_of
 from napari_medssl.model.session import Session
-from napari_medssl.widgets.forecast import Forecast
-from napari_medssl.widgets.parts import JobPanel, button, choice, column, hint, minutes_box, row
+from napari_medssl.widgets.components import (
+    JobPanel,
+    StepContent,
+    button,
+    column,
+    combo_box,
+    hint,
+    minutes_box,
+    row,
+)
+from napari_medssl.widgets.estimate_label import EstimateLabel
 from napari_medssl.workspace import Workspace
 
 SHAPES_NAME, RANDOM_NAME, CONTINUE = "Shapes (ready to use)", "Random weights", "Last fine-tuning"
-STARTS = {SHAPES: "the weights that come with the program", RANDOM: "random weights"}
+STARTS = {SHAPES: "the bundled weights", RANDOM: "random weights"}
 LEAST_TO_HOLD, ENOUGH_TO_HOLD = 4, 6
-"""Complete slices that holding one back takes (segment/validation_slice.py), and of this scan for it to be
-the usual choice: one of few is worth more to the training than its Dice to the eye."""
+"""Complete slices that a validation slice needs (segment/validation_slice.py), and in this scan for it to be
+the default: of few slices, each is worth more in training."""
 
 
-class Finetune(QWidget):
-    """What for, starting weights, time; start, continue, stop."""
+class Finetune(StepContent):
+    """Purpose, initial weights, time budget; start, continue, stop."""
 
     title = "Fine-tune"
     kind = "finetune"
 
-    def __init__(self, session: Session, workspace: Workspace, jobs: Jobs, estimates: Estimates) -> None:
+    def __init__(self, session: Session, workspace: Workspace, jobs: JobRunner, estimates: Estimates) -> None:
         super().__init__()
         self.session, self.workspace, self.jobs = session, workspace, jobs
-        self.purpose, self.weights, self.about = choice(), choice(), hint()
-        self.weights.setToolTip("What the network knows at the start; Shapes comes with the program")
-        for each in recipes.FINETUNING:
-            self.purpose.addItem(each.name, each)
+        self.purpose, self.weights, self.about = combo_box(), combo_box(), hint()
+        self.weights.setToolTip("Initial weights of the network; Shapes is bundled with the program")
+        for entry in recipes.FINETUNING:
+            self.purpose.addItem(entry.name, entry)
         self.minutes = minutes_box(recipes.FINETUNING[0].minutes)
-        self.hold = QCheckBox("Hold one slice back to see the Dice")
+        self.hold = QCheckBox("Hold out one slice for validation")
         self.hold.setToolTip(
-            "Nothing is learned from one of the complete slices; how well it is segmented is drawn while the "
-            f"training runs.\nTakes {LEAST_TO_HOLD} complete slices that show the structures."
+            "One complete slice is not trained on; its Dice is plotted during the training.\n"
+            f"Needs {LEAST_TO_HOLD} complete slices that show the structures."
         )
         self._hold_chosen = False
         form = QFormLayout()
         form.addRow(row(self.purpose, self.minutes, stretch=0))
         form.addRow("Start from", self.weights)
         form.addRow(self.about)
-        self.forecast = Forecast(session, estimates, self._new_job)
+        self.estimate = EstimateLabel(session, estimates, self._new_job)
         self.start = button(
             "Fine-tune and predict",
             self.fine_tune,
-            "Train on the painted slices of all scans, then segment the scan on the screen",
+            "Train on the annotated slices of all scans, then segment the scan on the screen",
             True,
         )
         self.resume = button(
-            "Continue", self.go_on, "Go on from the last checkpoint of the fine-tuning that was stopped"
+            "Continue", self.go_on, "Resume the stopped fine-tuning from its last checkpoint"
         )
         self.panel = JobPanel(session, self.kind, jobs.stop)
         buttons = row(self.start, self.resume, stretch=0)
-        column(self, form, self.hold, self.forecast, buttons, self.panel)
+        column(self, form, self.hold, self.estimate, buttons, self.panel)
         self._connect()
         self.refresh()
 
@@ -72,30 +81,30 @@ class Finetune(QWidget):
         session = self.session
         for signal in (session.project_changed, session.scan_changed, session.runs_changed):
             signal.connect(self.refresh)
-        for react in (self._suggest_to_hold, self.forecast.refresh):
-            session.annotation_changed.connect(react)
+        for listener in (self._suggest_to_hold, self.estimate.refresh):
+            session.annotation.changed.connect(listener)
         # Another project's runs may have the same names.
         session.project_changed.connect(lambda: self.weights.setCurrentIndex(0))
         session.project_changed.connect(self._show_last_curves)
         self.purpose.currentIndexChanged.connect(self._on_purpose)
         self.weights.currentIndexChanged.connect(self._explain)
-        self.minutes.valueChanged.connect(self.forecast.refresh)
+        self.minutes.valueChanged.connect(self.estimate.refresh)
         self.hold.clicked.connect(self._on_hold)
 
     def summary(self) -> str:
-        """For the step's header."""
+        """Progress of a running fine-tuning in per cent."""
         job = self.session.job
         return f"{job.fraction:.0%}" if job.running and job.kind == self.kind else ""
 
     def fine_tune(self) -> None:
-        """Train on the annotation and predict the scan on the screen."""
-        guarded(self.session, lambda: self._run(self._new_job))
+        """Fine-tune on all annotations and segment the scan on the screen."""
+        catch_errors(self.session, lambda: self._run(self._new_job))
 
     def go_on(self) -> None:
-        """Continue the newest fine-tuning that did not come to its end."""
+        """Continue the newest fine-tuning that did not run to completion."""
         run = self.session.resumable(self.kind)
         if run is not None:
-            guarded(self.session, lambda: self._run(lambda: resume_job(self.session, run)))
+            catch_errors(self.session, lambda: self._run(lambda: resume_job(self.session, run)))
 
     def _new_job(self) -> jobs.FinetuneJob:
         purpose = self.purpose.currentData()
@@ -108,15 +117,15 @@ class Finetune(QWidget):
         self.jobs.start(job())
 
     def refresh(self) -> None:
-        """Show the weights that there are; buttons that can do nothing are grey."""
+        """Update the list of weights and which controls are enabled."""
         idle = self.session.idle
         self._fill_weights()
         self.start.setEnabled(idle and self.session.scan is not None)
         self.resume.setVisible(idle and self.session.resumable(self.kind) is not None)
         for widget in (self.purpose, self.weights, self.minutes):
             widget.setEnabled(idle)
-        for widget in (self.about, self.hold):
-            widget.setVisible(idle)
+        self.about.setVisible(idle)
+        self.hold.setVisible(idle)
         self._explain()
 
     def _fill_weights(self) -> None:
@@ -127,7 +136,7 @@ class Finetune(QWidget):
         last = self.session.runs(self.kind)[:1]
         items = [
             (SHAPES_NAME, SHAPES),
-            *((describe(run), run.id) for run in self.session.starts()),
+            *((describe(run), run.id) for run in self.session.starting_runs()),
             (RANDOM_NAME, RANDOM),
             *((f"{CONTINUE} ({number(run)})", run.id) for run in last),
         ]
@@ -143,7 +152,7 @@ class Finetune(QWidget):
 
     def _show_last_curves(self) -> None:
         runs = self.session.runs(self.kind)
-        self.panel.curve.set_points(*curves_of(runs[0].folder, "loss", "dice") if runs else [[]])
+        self.panel.set_curves(*curves_of(runs[0].folder, "loss", "dice") if runs else [[]])
 
     def _on_purpose(self) -> None:
         self.minutes.setValue(self.purpose.currentData().minutes)
@@ -151,31 +160,31 @@ class Finetune(QWidget):
 
     def _suggest_to_hold(self) -> None:
         if not self._hold_chosen:
-            self.hold.setChecked(len(self.session.complete) >= ENOUGH_TO_HOLD)
+            self.hold.setChecked(len(self.session.annotation.complete) >= ENOUGH_TO_HOLD)
 
     def _on_hold(self) -> None:
         self._hold_chosen = True
-        self.forecast.refresh()
+        self.estimate.refresh()
 
     def _explain(self) -> None:
-        """What the choice is for, and what a round starts from."""
+        """Describe the purpose and the initial weights."""
         if self.weights.currentText().startswith(CONTINUE):
-            start = "Continues from what that one has learned, with all annotations."
+            start = "Continues from the weights of that fine-tuning, with all annotations."
         else:
             which = STARTS.get(self.weights.currentData(), "your pre-trained weights")
             start = f"Starts anew from {which}, with all annotations."
         self.about.setText(f"{self.purpose.currentData().about}\n{start}")
-        self.forecast.refresh()
+        self.estimate.refresh()
 
 
 def describe(run: Run) -> str:
-    """A run in a few words: number, method, start."""
+    """A short description of a run: number, method, initial weights."""
     job: dict = run.job
     if job.get("job") == jobs.kind_of(jobs.PretrainJob(project="")):
         return f"{job.get('method', '').upper()} pre-training ({number(run)})"
     weights = job.get("weights") or RANDOM
     known = {SHAPES: "shapes", RANDOM: "random weights"}
-    start = known.get(weights, "the one before" if "-finetune" in weights else "pre-training")
+    start = known.get(weights, "the previous fine-tuning" if "-finetune" in weights else "pre-training")
     return f"{number(run).capitalize()}, from {start}"
 
 

@@ -1,20 +1,20 @@
-"""The line that says that what is on the screen is still in the making."""
+"""The message of the live preview."""
 
 from __future__ import annotations
 
 from qtpy.QtWidgets import QLabel
 
 from napari_medssl.predict.live_preview import LivePreview
-from napari_medssl.widgets.parts import hint
+from napari_medssl.widgets.components import hint
 
 
-def live_words(live: LivePreview) -> QLabel:
-    """Hidden while there is nothing to say."""
+def live_preview_label(live: LivePreview) -> QLabel:
+    """A label with the message of the live preview; hidden if there is none."""
     label = hint()
 
     def refresh() -> None:
-        label.setText(live.words)
-        label.setVisible(bool(live.words))
+        label.setText(live.status)
+        label.setVisible(bool(live.status))
 
     live.changed.connect(refresh)
     refresh()

@@ -1,8 +1,8 @@
-"""Step 1: which scans the project has, and which one is on the screen."""
+"""Step 1: the scans of the project, and which one is on the screen."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from medssl.core.errors import UserError
@@ -10,58 +10,58 @@ from medssl.core.io.volume import READABLE, find_scans
 from medssl.core.project.project import Scan
 from napari.layers import Image
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtWidgets import QFileDialog, QWidget
+from qtpy.QtWidgets import QFileDialog
 from superqt import QElidingLabel
-from superqt.utils import create_worker
+from superqt.utils import GeneratorWorker, create_worker
 
 from napari_medssl import layers
-from napari_medssl.error_handling import guarded
-from napari_medssl.io.scan_loader import Read, read
+from napari_medssl.error_handling import catch_errors
+from napari_medssl.io.scan_loader import LoadedScan, read
 from napari_medssl.model.session import PROJECT_NAME, Session
-from napari_medssl.widgets.parts import button, column, hint, row
+from napari_medssl.widgets.components import StepContent, button, column, hint, row
 from napari_medssl.widgets.scan_table import ScanTable
 from napari_medssl.workspace import Workspace
 
-Added = tuple[Path, Scan | UserError, Read | None]
-"""A file, the scan that it became, and, where that is shown next, what it looks like."""
+Added = tuple[Path, Scan | UserError, LoadedScan | None]
+"""A file, the scan added from it or the error, and its voxels if it is shown next."""
 
 
-class Scans(QWidget):
-    """Open files, folders and layers; choose the project folder; pick a scan."""
+class Scans(StepContent):
+    """Open files, folders and layers; choose the project folder; select a scan."""
 
     title = "Scans"
     ready = Signal()
-    """The scan that was open already is in the project: on to painting."""
+    """The scan that was open already has been added: it can be painted on."""
 
     def __init__(self, session: Session, workspace: Workspace) -> None:
         super().__init__()
         self.session, self.workspace = session, workspace
-        self._worker = None
+        self._worker: GeneratorWorker[Added, None, None] | None = None
         self.folder = QElidingLabel()
         self.folder.setElideMode(Qt.TextElideMode.ElideMiddle)
-        self.choose = button(
-            "Project…", self.choose_project, "Open another project folder, or make one where you choose"
-        )
+        self.choose = button("Project…", self.choose_project, "Open or create a project folder")
         self.files = button("Open files…", self.open_files, "NIfTI, NRRD, MHA, MGZ or DICOM files", True)
-        self.dicom = button("Open folder…", self.open_folder, "A DICOM series, or a folder full of scans")
-        self.adopt = button("Use open layers", self.use_layers, "Take the image layers that are open already")
+        self.dicom = button("Open folder…", self.open_folder, "A DICOM series, or a folder of scans")
+        self.use_open_layers = button(
+            "Use open layers", self.use_layers, "Add the image layers that are open"
+        )
         self.table = ScanTable(workspace)
-        self.busy, self.held = hint(), hint()
-        self.sides = hint("The patient's right is on the left of the screen.")
-        self.sides.setToolTip("Radiological convention: as if you looked from the patient's feet.")
+        self.progress, self.read_only_note = hint(), hint()
+        self.orientation_note = hint("The patient's right is on the left of the screen.")
+        self.orientation_note.setToolTip("Radiological convention: viewed from the patient's feet.")
         column(
-            self, row(self.folder, self.choose, stretch=0), self.held, row(self.files, self.dicom),
-            self.adopt, self.table, self.busy, self.sides,
+            self, row(self.folder, self.choose, stretch=0), self.read_only_note, row(self.files, self.dicom),
+            self.use_open_layers, self.table, self.progress, self.orientation_note,
         )  # fmt: skip
-        session.project_held.connect(self._refresh)
+        session.lock_changed.connect(self._refresh)
         session.scans_changed.connect(self._refresh)
         session.scan_changed.connect(self._refresh)
-        session.view_changed.connect(self._refresh_adopt)
-        self._set_busy("")
+        session.view_changed.connect(self._refresh_open_layers)
+        self._set_progress("")
         self._refresh()
 
     def summary(self) -> str:
-        """For the step's header."""
+        """How many scans the project has."""
         project = self.session.project
         return "" if project is None else _count(len(project.scans), "scan")
 
@@ -76,46 +76,50 @@ class Scans(QWidget):
         self.add([Path(path) for path in paths])
 
     def open_folder(self) -> None:
-        """Ask for a folder (a DICOM series, or many files) and add what is in it."""
+        """Ask for a folder (a DICOM series, or many files) and add its scans."""
         folder = QFileDialog.getExistingDirectory(self, "Open a folder of scans", self._start_folder())
         if folder:
             self.add([Path(folder)])
 
     def choose_project(self) -> None:
-        """Ask for the project's folder; open the project there or make one."""
+        """Ask for a project folder and open it, or create a project there."""
         folder = QFileDialog.getExistingDirectory(self, "Choose a project folder", self._start_folder())
         if folder:
-            guarded(self.session, lambda: self.open_project(Path(folder)))
+            catch_errors(self.session, lambda: self.open_project(Path(folder)))
 
     def open_project(self, folder: Path) -> None:
-        """Open the project, or make one there; the scan that was on the screen last is read in a thread.
+        """Open a project, or create one; its last scan is read in a thread.
 
-        Raises UserError where the folder cannot be one, or a job of another project runs.
+        Raises:
+            UserError: The folder cannot be a project, or a job is running ("busy").
         """
         scan = self.session.open(folder, show=False)
         if scan is not None:
-            self.workspace.opening.open(scan)
+            self.workspace.scan_loader.open(scan)
 
     def use_layers(self) -> None:
-        """Add the image layers that are open; one without a file is first saved into the project."""
-        guarded(self.session, lambda: self.add(self._files_of_layers(), on_screen=True))
+        """Add the image layers that are open; a layer without a file is saved into the project first."""
+        catch_errors(self.session, lambda: self.add(self._files_of_layers(), on_screen=True))
 
     def add(self, paths: list[Path], on_screen: bool = False) -> None:
-        """Add scans in the background, one after the other, and show the first new one.
+        """Add scans in a thread, one after the other, and show the first new one.
 
-        Without a project yet, one is made (or opened again) beside the first scan.
-        on_screen: layers show them already, so that the next thing to do is to paint.
+        Without an open project, one is created (or opened) beside the first scan.
+
+        Args:
+            paths: Scan files and folders.
+            on_screen: Whether layers show the scans already; painting starts at once then.
         """
         if paths and self._worker is None:
-            guarded(self.session, lambda: self._add(paths, on_screen))
+            catch_errors(self.session, lambda: self._add(paths, on_screen))
 
     def _add(self, paths: list[Path], on_screen: bool) -> None:
         scans = find_scans(paths)
-        self._before: str | None = None
+        self._last_scan: str | None = None
         if self.session.project is None:
-            self._before = self.session.open(scans[0].parent / PROJECT_NAME, show=False)
-        self._set_busy(f"Reading {_count(len(scans), 'scan')}…")
-        self._worker = create_worker(
+            self._last_scan = self.session.open(scans[0].parent / PROJECT_NAME, show=False)
+        self._set_progress(f"Reading {_count(len(scans), 'scan')}…")
+        self._worker = worker = create_worker(
             self._read_all,
             scans,
             on_screen,
@@ -123,10 +127,10 @@ class Scans(QWidget):
             _connect={"yielded": self._on_read, "finished": lambda: self._on_all_read(on_screen)},
         )
         self._shown: str | None = None
-        self._worker.start()
+        worker.start()
 
-    def _read_all(self, scans: list[Path], on_screen: bool) -> Iterator[Added]:
-        """In a thread: touches the project folder only, neither session nor viewer."""
+    def _read_all(self, scans: list[Path], on_screen: bool) -> Generator[Added, None, None]:
+        """Runs in a thread: uses the project folder only, neither session nor viewer."""
         project, first = self.session.need_project(), not on_screen
         for path in scans:
             try:
@@ -137,28 +141,29 @@ class Scans(QWidget):
                 yield path, error, None
 
     def _on_read(self, result: Added) -> None:
-        path, scan, found = result
+        path, scan, loaded = result
         if self.session.closed:
             return
         if isinstance(scan, UserError):
-            self.session.tell("error", str(scan))
+            self.session.notify("error", str(scan))
             return
-        self._set_busy(f"{path.name} is in.")
+        self._set_progress(f"Added {path.name}.")
         if self._shown is None:
             self._shown = scan.id
-            if found is not None:
-                self.workspace.opening.keep(self.session.need_project(), scan, found)
-            guarded(self.session, lambda: self.workspace.opening.open(scan.id))
+            if loaded is not None:
+                self.workspace.scan_loader.cache(self.session.need_project(), scan, loaded)
+            catch_errors(self.session, lambda: self.workspace.scan_loader.open(scan.id))
         self.session.scans_changed.emit()
 
     def _on_all_read(self, on_screen: bool) -> None:
         if self.session.closed:
             return
         self._worker = None
-        self._set_busy("")
+        self._set_progress("")
         self.session.scans_changed.emit()
-        if self._shown is None and self._before is not None:
-            guarded(self.session, lambda: self.workspace.opening.open(self._before))
+        last_scan = self._last_scan
+        if self._shown is None and last_scan is not None:
+            catch_errors(self.session, lambda: self.workspace.scan_loader.open(last_scan))
         elif self._shown is not None and on_screen:
             self.ready.emit()
 
@@ -168,22 +173,22 @@ class Scans(QWidget):
         project = self.session.project
         root = project.root.resolve() if project else None
         self.folder.setText(f"{root.parent.name}/{root.name}" if root else "No project yet")
-        self.folder.setToolTip(f"Scans, annotations, weights, predictions are kept in {root or 'a folder'}")
-        self.held.setText(self.session.read_only)
-        self.held.setVisible(bool(self.session.read_only))
-        self._set_busy(self.busy.text())
+        self.folder.setToolTip(f"Scans, annotations, weights, predictions are saved in {root or 'a folder'}")
+        self.read_only_note.setText(self.session.read_only)
+        self.read_only_note.setVisible(bool(self.session.read_only))
+        self._set_progress(self.progress.text())
         scans = project.scans if project else {}
         self.table.setVisible(bool(scans))
-        self.sides.setVisible(bool(scans))
-        self._refresh_adopt()
+        self.orientation_note.setVisible(bool(scans))
+        self._refresh_open_layers()
 
-    def _refresh_adopt(self) -> None:
-        found = len(self._foreign_layers())
-        self.adopt.setVisible(bool(found))
-        self.adopt.setText(f"Use {_count(found, 'open layer')}")
-        self.adopt.setProperty("primary", True)
+    def _refresh_open_layers(self) -> None:
+        count = len(self._open_layers())
+        self.use_open_layers.setVisible(bool(count))
+        self.use_open_layers.setText(f"Use {_count(count, 'open layer')}")
+        self.use_open_layers.setProperty("primary", True)
 
-    def _foreign_layers(self) -> list[Image]:
+    def _open_layers(self) -> list[Image]:
         return [
             layer
             for layer in self.workspace.viewer.layers
@@ -195,7 +200,7 @@ class Scans(QWidget):
 
     def _files_of_layers(self) -> list[Path]:
         paths = []
-        for layer in self._foreign_layers():
+        for layer in self._open_layers():
             path = layers.file_of(layer)
             if path is None or not path.exists():
                 if self.session.project is None:
@@ -205,18 +210,18 @@ class Scans(QWidget):
             paths.append(path)
         return paths
 
-    def _set_busy(self, text: str) -> None:
-        self.busy.setText(text)
-        self.busy.setVisible(bool(text))
-        free = self._worker is None or not text
-        self.choose.setEnabled(free)
-        for widget in (self.files, self.dicom, self.adopt):
-            widget.setEnabled(free and not self.session.read_only)
+    def _set_progress(self, text: str) -> None:
+        self.progress.setText(text)
+        self.progress.setVisible(bool(text))
+        idle = self._worker is None or not text
+        self.choose.setEnabled(idle)
+        for widget in (self.files, self.dicom, self.use_open_layers):
+            widget.setEnabled(idle and not self.session.read_only)
 
     def _start_folder(self) -> str:
         project = self.session.project
         return str(project.root.parent if project else Path.home())
 
 
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

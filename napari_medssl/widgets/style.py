@@ -1,4 +1,4 @@
-"""Looks of the dock: napari's own style sheet and theme, with a little more air and one accent."""
+"""Style sheet of the dock: napari's theme with more spacing and one accent colour."""
 
 from __future__ import annotations
 

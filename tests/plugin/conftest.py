@@ -26,7 +26,7 @@ def no_engine_ahead(monkeypatch) -> None:
     """Strokes start no engine ahead of its job, but where that is tested."""
     from napari_medssl.engine import child_process
 
-    monkeypatch.setattr(child_process.Ahead, "on", False)
+    monkeypatch.setattr(child_process.StandbyEngine, "on", False)
 
 
 @pytest.fixture
@@ -35,9 +35,9 @@ def said(monkeypatch) -> list[tuple[str, str]]:
     from napari_medssl.widgets import dock  # Qt, which the platform above is for
 
     shown: list[tuple[str, str]] = []
-    for severity in dock.SHOW:
+    for severity in dock.NOTIFICATIONS:
         monkeypatch.setitem(
-            dock.SHOW, severity, lambda text, severity=severity: shown.append((severity, text))
+            dock.NOTIFICATIONS, severity, lambda text, severity=severity: shown.append((severity, text))
         )
     return shown
 

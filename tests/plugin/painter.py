@@ -11,9 +11,9 @@ from pathlib import Path
 
 import napari
 import numpy as np
-from hand import Hand, open_and_wait
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
+from user_simulation import UserSimulation, open_and_wait
 
 WIDTH, ROWS = 8, 10
 
@@ -33,17 +33,17 @@ def main(root: Path, first: int) -> None:
     dock.workspace.new_annotation()
     layer = dock.workspace.annotation_layer
     layer.brush_size = 1
-    hand = Hand(viewer, dock)
+    user = UserSimulation(viewer, dock)
     QTest.qWait(100)
     print(f"holds {np.count_nonzero(layer.data)}", flush=True)
     for number in range(first, 12 * ROWS * 2):
         index, row, column = place(number)
         dock.workspace.go_to(0, index)
         QTest.qWait(5)
-        hand.drag(layer, (index, row, column), (index, row, column + WIDTH - 1))
+        user.drag(layer, (index, row, column), (index, row, column + WIDTH - 1))
         print(np.count_nonzero(layer.data[index, row, column : column + WIDTH]), flush=True)
         if number % 7 == 3:
-            hand.key(Qt.Key.Key_K)
+            user.key(Qt.Key.Key_K)
         QTest.qWait(number * 37 % 120)
 
 

@@ -13,7 +13,7 @@ from medssl.core.project.project import Project
 from napari.components import ViewerModel
 from test_workspace import write_scan
 
-from napari_medssl.annotate.crash_recovery import Restore
+from napari_medssl.annotate.crash_recovery import CrashRecovery
 from napari_medssl.annotate.edits import Edits
 from napari_medssl.model.session import Session
 from napari_medssl.workspace import Workspace
@@ -33,9 +33,9 @@ def open_desk(folder: Path) -> Workspace:
     session = Session()
     made = Workspace(ViewerModel(), session)
     made.edits = Edits(made)
-    made.restore = Restore(made, made.edits)
+    made.crash_recovery = CrashRecovery(made, made.edits)
     made.said = []
-    session.said.connect(lambda severity, text: made.said.append(text))
+    session.message.connect(lambda severity, text: made.said.append(text))
     session.open(folder)
     return made
 
@@ -62,12 +62,14 @@ def test_a_killed_viewers_strokes_come_back_and_can_be_taken_out(desk):
     desk.toggle_complete()
     painted = desk.annotation_layer.data.copy()
     again = open_desk(desk.session.project.root)
-    assert np.array_equal(again.annotation_layer.data, painted) and again.session.complete == ((0, 4),)
-    assert "Brought back on a: 1 stroke" in again.said[0]
+    assert np.array_equal(again.annotation_layer.data, painted)
+    assert again.session.annotation.complete == ((0, 4),)
+    assert "Recovered 1 unsaved stroke on a" in again.said[0]
     again.annotation_layer.undo()
-    assert not again.annotation_layer.data.any() and again.session.complete == ()
+    assert not again.annotation_layer.data.any() and again.session.annotation.complete == ()
     again.annotation_layer.redo()
-    assert np.array_equal(again.annotation_layer.data, painted) and again.session.complete == ((0, 4),)
+    assert np.array_equal(again.annotation_layer.data, painted)
+    assert again.session.annotation.complete == ((0, 4),)
     again.close()
 
 
@@ -98,7 +100,7 @@ def test_an_undone_stroke_of_another_slice_does_not_come_back(desk, qtbot):
     desk.annotation_layer.paint((4, 5, 6), 1)
     desk.go_to(0, 2)
     desk.annotation_layer.undo()
-    qtbot.waitUntil(lambda: desk.session.saved == "saved")
+    qtbot.waitUntil(lambda: desk.session.annotation.save_state == "saved")
     assert not journal_of(desk).exists()
     assert not desk.session.project.annotation(desk.session.scan).labels.any()
 
@@ -117,7 +119,7 @@ def test_the_window_lives_while_the_annotation_is_written(desk, qtbot, monkeypat
     qtbot.waitUntil(lambda: desk.autosave._writing is not None)
     desk.annotation_layer.paint((4, 2, 2), 1)  # while it is written
     assert stroke_log.read(journal_of(desk))
-    qtbot.waitUntil(lambda: desk.session.saved == "saved", timeout=5000)
+    qtbot.waitUntil(lambda: desk.session.annotation.save_state == "saved", timeout=5000)
     saved = desk.session.project.annotation(desk.session.scan)
     assert np.array_equal(saved.labels, desk.annotation_layer.data) and not journal_of(desk).exists()
 
@@ -132,7 +134,7 @@ def test_a_disk_that_refuses_the_journal_is_told_and_the_strokes_stay(desk, qtbo
         patch.setattr(stroke_log, "append", full)
         desk.annotation_layer.paint((4, 5, 6), 1)
     assert desk.said == ["The disk is full; free some space."]
-    qtbot.waitUntil(lambda: desk.session.saved == "saved")
+    qtbot.waitUntil(lambda: desk.session.annotation.save_state == "saved")
     assert desk.session.project.annotation(desk.session.scan).labels[4, 5, 6] == 1
 
 

@@ -28,16 +28,16 @@ def child(qtbot, tmp_path):
         script = tmp_path / "engine.py"
         script.write_text(HEAD + body)
         (tmp_path / "runs" / "0001").mkdir(parents=True)
-        process, heard, ended = child_process.Child(tmp_path), [], []
-        process.heard.connect(heard.append)
+        process, event_received, ended = child_process.EngineProcess(tmp_path), [], []
+        process.event_received.connect(event_received.append)
         process.ended.connect(lambda outcome, text: ended.append((outcome, text)))
         process.start(tmp_path / "job.json", (sys.executable, "-u", str(script)))
         made.append(process)
-        return process, heard, ended
+        return process, event_received, ended
 
     yield start
     for process in made:
-        if process in child_process._alive:
+        if process in child_process._running:
             process.shutdown()
 
 
@@ -47,22 +47,22 @@ def wait_for(qtbot, ended: list, seconds: float = 20) -> tuple[str, str]:
 
 
 def test_events_arrive_in_order_and_the_end_is_told_once(qtbot, child):
-    _, heard, ended = child(
+    _, event_received, ended = child(
         'say("started", run="0001"); say("progress", phase="train", fraction=0.5); say("done")'
     )
     assert wait_for(qtbot, ended) == ("done", "")
-    assert heard == [Started("0001"), Progress("train", 0.5), Done()]
+    assert event_received == [Started("0001"), Progress("train", 0.5), Done()]
     assert len(ended) == 1
 
 
 def test_a_line_that_comes_in_pieces_is_one_event(qtbot, child):
-    _, heard, ended = child("""
+    _, event_received, ended = child("""
 sys.stdout.write('{"event":"not'); sys.stdout.flush(); time.sleep(0.3)
 sys.stdout.write('ice","text":"hello"}'); sys.stdout.flush(); time.sleep(0.3)
 sys.stdout.write("\\n"); say("done")
 """)
     wait_for(qtbot, ended)
-    assert heard[0] == Notice("hello")
+    assert event_received[0] == Notice("hello")
 
 
 def test_a_last_line_without_newline_is_heard(qtbot, child):
@@ -92,20 +92,20 @@ def test_what_it_prints_on_standard_error_goes_to_the_runs_log(qtbot, child, tmp
 
 
 def test_a_flood_on_both_pipes_blocks_nothing(qtbot, child):
-    _, heard, ended = child("""
+    _, event_received, ended = child("""
 for n in range(2000):
     say("notice", text="x" * 500)
     print("y" * 500, file=sys.stderr)
 say("done")
 """)
     wait_for(qtbot, ended)
-    assert len(heard) == 2001
+    assert len(event_received) == 2001
 
 
 def test_something_printed_between_the_events_is_no_event(qtbot, child):
-    _, heard, ended = child('print("hello from a library"); say("done")')
+    _, event_received, ended = child('print("hello from a library"); say("done")')
     assert wait_for(qtbot, ended)[0] == "done"
-    assert heard == [Done()]
+    assert event_received == [Done()]
 
 
 def test_killed_by_the_system_reads_as_out_of_memory(qtbot, child):
@@ -117,7 +117,7 @@ def test_killed_by_the_system_reads_as_out_of_memory(qtbot, child):
 
 
 def test_a_program_that_is_not_there(qtbot, tmp_path):
-    process, ended = child_process.Child(tmp_path), []
+    process, ended = child_process.EngineProcess(tmp_path), []
     process.ended.connect(lambda outcome, text: ended.append((outcome, text)))
     process.start(tmp_path / "job.json", (str(tmp_path / "nowhere"),))
     outcome, text = wait_for(qtbot, ended)
@@ -125,12 +125,12 @@ def test_a_program_that_is_not_there(qtbot, tmp_path):
 
 
 def test_stop_is_a_line_on_standard_input(qtbot, child):
-    process, heard, ended = child("""
+    process, event_received, ended = child("""
 say("started", run="0001")
 assert sys.stdin.readline() == "stop\\n"
 say("done", stopped=True)
 """)
-    qtbot.waitUntil(lambda: bool(heard))
+    qtbot.waitUntil(lambda: bool(event_received))
     process.stop()
     assert wait_for(qtbot, ended)[0] == "stopped"
 
@@ -146,8 +146,8 @@ while True: time.sleep(0.1)
 def test_who_does_not_listen_is_killed(qtbot, child, monkeypatch):
     monkeypatch.setattr(child_process, "TERMINATE_MS", 200)
     monkeypatch.setattr(child_process, "KILL_MS", 500)
-    process, heard, ended = child(DEAF)
-    qtbot.waitUntil(lambda: bool(heard))
+    process, event_received, ended = child(DEAF)
+    qtbot.waitUntil(lambda: bool(event_received))
     process.stop()
     assert wait_for(qtbot, ended, seconds=5)[0] == "stopped"
 
@@ -164,16 +164,16 @@ say("done", stopped=True)
 def test_who_still_says_something_is_given_time(qtbot, child, monkeypatch):
     monkeypatch.setattr(child_process, "TERMINATE_MS", 400)
     monkeypatch.setattr(child_process, "KILL_MS", 500)
-    process, heard, ended = child(LIVELY)
-    qtbot.waitUntil(lambda: bool(heard))
+    process, event_received, ended = child(LIVELY)
+    qtbot.waitUntil(lambda: bool(event_received))
     process.stop()
     wait_for(qtbot, ended)
-    assert heard[-1] == Done(stopped=True)
+    assert event_received[-1] == Done(stopped=True)
 
 
 def test_a_second_stop_ends_at_once(qtbot, child):
-    process, heard, ended = child(DEAF)
-    qtbot.waitUntil(lambda: bool(heard))
+    process, event_received, ended = child(DEAF)
+    qtbot.waitUntil(lambda: bool(event_received))
     process.stop()
     process.stop()
     assert wait_for(qtbot, ended, seconds=2)[0] == "stopped"
@@ -181,8 +181,8 @@ def test_a_second_stop_ends_at_once(qtbot, child):
 
 def test_a_closing_viewer_leaves_no_child(qtbot, child, monkeypatch):
     monkeypatch.setattr(child_process, "SHUTDOWN_MS", (300, 300, 2000))
-    process, heard, _ = child(DEAF)
-    qtbot.waitUntil(lambda: bool(heard))
+    process, event_received, _ = child(DEAF)
+    qtbot.waitUntil(lambda: bool(event_received))
     engine = psutil.Process(process.process_id())
     process.shutdown()
     assert not engine.is_running() or engine.status() == psutil.STATUS_ZOMBIE

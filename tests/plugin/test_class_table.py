@@ -9,11 +9,11 @@ from napari.components import ViewerModel
 from qtpy.QtWidgets import QInputDialog
 from test_workspace import predict, write_scan
 
-from napari_medssl.annotate.volumes import Volumes
+from napari_medssl.annotate.volumes import ClassVolumes
 from napari_medssl.model.session import Session
-from napari_medssl.widgets.classes import ClassTable
-from napari_medssl.widgets.removal import NOTHING, Removal
-from napari_medssl.widgets.strip import SliceStrip
+from napari_medssl.widgets.class_removal import NOT_ANNOTATED, ClassRemoval
+from napari_medssl.widgets.class_table import ClassTable
+from napari_medssl.widgets.slice_bar import SliceBar
 from napari_medssl.workspace import Workspace
 
 ML = 4 * 1.5 * 1.5 / 1000
@@ -24,11 +24,11 @@ def desk(qtbot, tmp_path) -> Workspace:
     """Ten voxels of class 1 in the complete axial slice 4, one of class 2 in slice 6."""
     made = Workspace(ViewerModel(), Session())
     made.said = []
-    made.session.said.connect(lambda severity, text: made.said.append(text))
-    made.volumes = Volumes(made)
+    made.session.message.connect(lambda severity, text: made.said.append(text))
+    made.volumes = ClassVolumes(made)
     made.table = ClassTable(made.session, made.volumes)
     qtbot.addWidget(made.table)
-    made.removal = Removal(made, made.table)
+    made.removal = ClassRemoval(made, made.table)
     made.session.open(tmp_path / "project")
     made.session.add_class()
     scan = made.session.project.add_scan(write_scan(tmp_path / "a.nii.gz")).id
@@ -60,7 +60,7 @@ def test_volumes_are_those_of_the_prediction_while_it_is_shown(desk, qtbot):
     assert not desk.volumes.predicted
 
 
-@pytest.mark.parametrize("choice, into", [("Structure 2 (2)", 2), (NOTHING, 0)])
+@pytest.mark.parametrize("choice, into", [("Structure 2 (2)", 2), (NOT_ANNOTATED, 0)])
 def test_strokes_of_a_deleted_class_become_what_was_chosen(desk, qtbot, monkeypatch, choice, into):
     asked = []
 
@@ -71,10 +71,10 @@ def test_strokes_of_a_deleted_class_become_what_was_chosen(desk, qtbot, monkeypa
     monkeypatch.setattr(QInputDialog, "getItem", choose)
     desk.removal.remove(1)
     qtbot.waitUntil(lambda: len(desk.session.project.classes) == 1, timeout=20000)
-    assert "painted in a (axial slice 4)" in asked[0][0] and asked[0][1] == ["Structure 2 (2)", NOTHING]
+    assert "painted in a (axial slice 4)" in asked[0][0] and asked[0][1] == ["Structure 2 (2)", NOT_ANNOTATED]
     assert np.all(desk.annotation_layer.data[4, 5, :10] == into) and desk.annotation_layer.data[6, 1, 1] == 2
     left = ((0, 4), (0, 6)) if into else ((0, 6),)
-    assert desk.session.complete == left, "an emptied slice must not become background"
+    assert desk.session.annotation.complete == left, "an emptied slice must not become background"
 
 
 def test_nothing_changes_where_the_question_is_cancelled(desk, qtbot, monkeypatch):
@@ -97,7 +97,7 @@ def test_the_last_class_stays(desk):
 
 
 def test_a_strip_goes_to_the_nearest_mark(qtbot):
-    strip = SliceStrip()
+    strip = SliceBar()
     qtbot.addWidget(strip)
     strip.resize(100, 14)
     strip.show_slices(50, 3, [10, 40], "axial")

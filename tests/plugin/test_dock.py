@@ -145,12 +145,15 @@ def test_sample_data_without_a_file_can_be_a_scan(qtbot, said, tmp_path, monkeyp
     phantom = viewer.add_image(data, **arguments)
     made = Dock(viewer)
     qtbot.addWidget(made)
-    assert made.scans.adopt.isVisibleTo(made.scans) and made.scans.adopt.text() == "Use 1 open layer"
-    made.scans.adopt.click()
+    assert (
+        made.scans.use_open_layers.isVisibleTo(made.scans)
+        and made.scans.use_open_layers.text() == "Use 1 open layer"
+    )
+    made.scans.use_open_layers.click()
     qtbot.waitUntil(lambda: made.session.scan is not None and made.scans._worker is None, timeout=20_000)
     assert made.workspace.scan_layer is phantom
     assert list(viewer.layers) == [phantom, made.workspace.annotation_layer] and made.steps[1].isExpanded()
-    assert not made.scans.adopt.isVisibleTo(made.scans) and not said
+    assert not made.scans.use_open_layers.isVisibleTo(made.scans) and not said
 
 
 def test_a_layer_opened_by_a_relative_name_is_known_again(qtbot, said, tmp_path, monkeypatch):
@@ -161,7 +164,7 @@ def test_a_layer_opened_by_a_relative_name_is_known_again(qtbot, said, tmp_path,
     opened = viewer.add_image(data, **arguments)
     made = Dock(viewer)
     qtbot.addWidget(made)
-    made.scans.adopt.click()
+    made.scans.use_open_layers.click()
     qtbot.waitUntil(lambda: made.session.scan is not None and made.scans._worker is None, timeout=20_000)
     assert made.workspace.scan_layer is opened and not said
     assert list(viewer.layers) == [opened, made.workspace.annotation_layer]
@@ -247,8 +250,8 @@ def test_a_collapsed_pre_training_says_so_and_is_not_offered(make, qtbot, said):
     assert "collapsed" in made.pretrain.panel._text.text()
     assert made.pretrain.summary() == "PGL collapsed" and not said
     again = make()
-    assert again.pretrain.verdict.text() == "This pre-training has collapsed."
-    assert again.pretrain.verdict.isVisibleTo(again.pretrain)
+    assert again.pretrain.report.text() == "This pre-training has collapsed."
+    assert again.pretrain.report.isVisibleTo(again.pretrain)
 
 
 def test_a_pre_training_before_a_collapsed_one_is_still_offered(make, qtbot):
@@ -281,7 +284,7 @@ def test_fine_tuning_saves_the_strokes_first_and_shows_the_prediction(make, qtbo
     assert made.session.project.annotation("a").labels[4, 5, 6] == 1
     wait_for_end(qtbot, made)
     assert made.workspace.prediction_layer.visible and np.all(made.workspace.prediction_layer.data == 1)
-    assert made.prediction.choice.count() == 1 and not said
+    assert made.prediction.prediction_box.count() == 1 and not said
 
 
 def test_fine_tuning_without_strokes_is_one_sentence(make, said):
@@ -330,7 +333,7 @@ def test_the_steps_say_how_far_they_are(make, qtbot):
     made = painted(make())
     made.finetune.start.click()
     wait_for_end(qtbot, made)
-    texts = [step.content().summary() for step in made.steps]
+    texts = [step.body.summary() for step in made.steps]
     assert texts == ["1 scan", "1 slice complete", "", "", "1 prediction", ""]
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from hand import open_and_wait
 from medssl.core.features.landmarks import read_landmarks
 from medssl.core.features.similarity import write_features
 from medssl.core.project.project import Project
 from napari.components import ViewerModel
+from user_simulation import open_and_wait
 
 from napari_medssl import layers
 from napari_medssl.explore.pca_colors import COLORS
@@ -70,13 +70,13 @@ def choose(dock: Dock, weights: str) -> None:
 
 def busy(dock: Dock) -> bool:
     step = dock.features
-    return any(each.background.busy for each in (step.similar, step.marks, step.colors)) or bool(
-        dock.workspace.opening.waiting
+    return any(each.background.busy for each in (step.similarity, step.landmark_editor, step.colors)) or bool(
+        dock.workspace.scan_loader.pending
     )
 
 
 def click(qtbot, dock: Dock, voxel: tuple[int, int, int], *keys: str) -> None:
-    dock.features.similar.click(voxel, keys)
+    dock.features.similarity.click(voxel, keys)
     rest(qtbot, dock)
 
 
@@ -86,7 +86,7 @@ def rest(qtbot, dock: Dock) -> None:
 
 
 def go(qtbot, dock: Dock, scan: str) -> None:
-    dock.workspace.opening.open(scan)
+    dock.workspace.scan_loader.open(scan)
     rest(qtbot, dock)
 
 
@@ -101,7 +101,7 @@ def points(dock: Dock, role: str) -> list[tuple[int, ...]]:
 
 def test_a_click_finds_its_place_in_all_scans_that_have_features(qtbot, dock, said):
     click(qtbot, dock, PLACE)
-    assert dock.features.similar.matches["b"].voxel_zyx == THERE
+    assert dock.features.similarity.matches["b"].voxel_zyx == THERE
     assert list(rows(dock.features.table)) == ["a", "b"] and dock.features.table.isVisible()
     assert float(rows(dock.features.table)["b"]) > 0.8
     assert layers.find(dock.viewer.layers, layers.SIMILARITY).data.max() == pytest.approx(1, abs=0.01)
@@ -136,22 +136,22 @@ def test_a_place_that_is_not_meant_alone_is_one_sentence(qtbot, dock):
     from medssl.core.errors import UserError
 
     with pytest.raises(UserError, match="meant"):
-        dock.features.similar.click(PLACE, ("Control",))
+        dock.features.similarity.click(PLACE, ("Control",))
 
 
 def test_a_scan_without_features_says_so_and_the_way_back_still_knows(qtbot, dock, said):
     click(qtbot, dock, PLACE)
     go(qtbot, dock, "c")
-    assert "no features" in dock.features.words.text() and not points(dock, MATCHES)
+    assert "no features" in dock.features.status.text() and not points(dock, MATCHES)
     go(qtbot, dock, "a")
     assert points(dock, MATCHES) == [PLACE] and not said
 
 
 def test_the_newest_click_wins(qtbot, dock):
     for voxel in ((1, 1, 1), (2, 3, 3), PLACE):
-        dock.features.similar.click(voxel)
+        dock.features.similarity.click(voxel)
     rest(qtbot, dock)
-    assert points(dock, MATCHES) == [PLACE] and dock.features.similar.matches["b"].voxel_zyx == THERE
+    assert points(dock, MATCHES) == [PLACE] and dock.features.similarity.matches["b"].voxel_zyx == THERE
 
 
 def test_not_to_follow_clicks_leaves_nothing_on_the_screen(qtbot, dock):
@@ -159,7 +159,7 @@ def test_not_to_follow_clicks_leaves_nothing_on_the_screen(qtbot, dock):
     dock.features.follow.click()
     assert not points(dock, MATCHES) and not dock.features.table.isVisible()
     assert not layers.find(dock.viewer.layers, layers.SIMILARITY).visible
-    assert dock.features.similar._on_mouse not in dock.viewer.mouse_drag_callbacks
+    assert dock.features.similarity._on_mouse not in dock.viewer.mouse_drag_callbacks
 
 
 def test_a_landmark_is_set_found_shown_and_kept(qtbot, dock, project, said):
@@ -172,11 +172,11 @@ def test_a_landmark_is_set_found_shown_and_kept(qtbot, dock, project, said):
     go(qtbot, dock, "b")
     assert float(rows(box.table)["carina"]) > 0.8 and points(dock, LANDMARKS) == [THERE]
     kept = read_landmarks(Project.open(project.root))
-    assert kept == dock.features.marks.known and len(kept.found) == 1 and not said
+    assert kept == dock.features.landmark_editor.landmarks and len(kept.found) == 1 and not said
 
 
 def test_a_landmark_can_be_corrected_removed_and_exported(qtbot, dock, tmp_path, said):
-    box, marks = dock.features.landmarks, dock.features.marks
+    box, marks = dock.features.landmarks, dock.features.landmark_editor
     click(qtbot, dock, PLACE)
     box.set_button.click()
     rest(qtbot, dock)
@@ -226,7 +226,7 @@ def test_the_weights_that_ship_are_the_first_and_those_one_has_chosen_stay(qtbot
     assert [box.itemText(n) for n in range(box.count())] == [SHAPES_NAME, "PGL pre-training (run 1)"]
     newer = project.new_run("pretrain", {"job": "pretrain", "method": "mae"}, "mae")
     newer.checkpoint.write_bytes(b"weights")
-    dock.session._look_for_runs()
+    dock.session._reload_runs()
     assert [box.itemText(n) for n in range(box.count())][1:] == [
         "MAE pre-training (run 2)",
         "PGL pre-training (run 1)",
@@ -248,4 +248,4 @@ def test_nothing_has_to_be_trained_before_features_are_computed(qtbot, tmp_path,
     nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "a.nii")
     Project.create(tmp_path / "project").add_scan(tmp_path / "a.nii")
     open_and_wait(made, tmp_path / "project")
-    assert made.features.compute.isEnabled() and not made.features.words.text() and not said
+    assert made.features.compute.isEnabled() and not made.features.status.text() and not said

@@ -14,10 +14,10 @@ from napari.utils.shortcuts import default_shortcuts
 
 from napari_medssl import layers
 from napari_medssl.explore.instant_preview import InstantPreview
-from napari_medssl.explore.similarity import Similar
+from napari_medssl.explore.similarity import SimilaritySearch
 from napari_medssl.model.session import Session
 from napari_medssl.widgets.dock import PREVIEW_KEY
-from napari_medssl.widgets.preview import PreviewBox
+from napari_medssl.widgets.instant_preview import InstantPreviewBox
 from napari_medssl.workspace import Workspace
 
 SHAPE = (12, 20, 16)
@@ -60,8 +60,8 @@ def desk(qtbot, project):
     session = Session()
     desk = Workspace(ViewerModel(), session)
     desk.said = []
-    session.said.connect(lambda severity, text: desk.said.append(text))
-    similar = Similar(desk)
+    session.message.connect(lambda severity, text: desk.said.append(text))
+    similar = SimilaritySearch(desk)
     desk.preview = InstantPreview(desk, similar)
     session.open(project.root)
     session.select("a")
@@ -217,7 +217,7 @@ def test_one_class_alone_is_one_sentence(qtbot, desk):
 
 def test_features_of_other_weights_are_one_sentence(qtbot, desk, project):
     strokes(qtbot, desk)
-    desk.preview._similar.run = new_run(project)
+    desk.preview._similarity.run = new_run(project)
     desk.preview.ask()
     assert "other weights" in desk.preview.missing and shown(desk) is None
 
@@ -238,12 +238,12 @@ def test_outdated_features_are_one_sentence(qtbot, desk, project):
 
 
 def test_the_box_says_what_is_missing(qtbot, desk):
-    box = PreviewBox(desk.preview)
+    box = InstantPreviewBox(desk.preview)
     qtbot.addWidget(box)
     assert box.box.isChecked()
-    qtbot.waitUntil(lambda: "two classes" in box.words.text(), timeout=PATIENCE)
+    qtbot.waitUntil(lambda: "two classes" in box.status.text(), timeout=PATIENCE)
     box.toggle()
-    assert not desk.preview.on and not box.words.isVisibleTo(box)
+    assert not desk.preview.on and not box.status.isVisibleTo(box)
 
 
 def test_its_key_is_not_napari_s():
@@ -253,7 +253,7 @@ def test_its_key_is_not_napari_s():
 
 def test_outlines_of_a_scan_go_with_it(qtbot, desk):
     strokes(qtbot, desk)
-    desk.preview._similar.run = None
+    desk.preview._similarity.run = None
     desk.session.select("b")
     assert shown(desk) is None
     assert len([x for x in desk.viewer.layers if layers.entry_of(x).get("role") == layers.PREVIEW]) == 1
@@ -276,5 +276,5 @@ def test_strokes_while_it_computes_do_no_harm(desk, truth, monkeypatch):
     monkeypatch.setattr(preview_worker, "fit", paint_meanwhile)
     run = desk.session.runs("pretrain")[0].id
     request = preview_worker.Request(desk.session.project, "a", run, Annotation(labels), 0, 5)
-    found = preview_worker.Sketcher().sketch(request).outlines[1]
+    found = preview_worker.PreviewWorker().sketch(request).outlines[1]
     assert found[..., 0].max() < 16, "the slice as it was when the thread began"

@@ -12,7 +12,7 @@ from medssl.core.project.project import LabelClass
 from napari.components import ViewerModel
 from napari.layers import Image
 
-from napari_medssl import layers
+from napari_medssl import layers, navigation
 
 SHAPE = (6, 8, 10)
 LPS = Geometry.of(np.diag([-2.0, -3.0, 5.0, 1.0]), SHAPE[::-1])
@@ -118,8 +118,8 @@ def test_a_slice_is_found_again_in_every_orientation(axis, array):
     viewer = ViewerModel()
     data, kwargs, _ = layers.scan_data(array, LPS, "scan")
     layer = viewer.add_image(data, **kwargs)
-    layers.show_slice(viewer.dims, layer, axis, 4)
-    assert layers.current_slice(viewer.dims, layer) == (axis, 4)
+    navigation.show_slice(viewer.dims, layer, axis, 4)
+    assert navigation.current_slice(viewer.dims, layer) == (axis, 4)
     assert viewer.dims.not_displayed == (axis,)
 
 
@@ -128,8 +128,8 @@ def test_a_slice_is_found_beside_a_finer_layer_that_reaches_further(array):
     data, kwargs, _ = layers.scan_data(array, LPS, "scan")
     layer = viewer.add_image(data, **kwargs)
     viewer.add_image(np.zeros((40, 40, 40)), scale=(2, 2, 2), translate=(-20, -20, -20), units=("mm",) * 3)
-    layers.show_slice(viewer.dims, layer, 0, 3)
-    assert layers.current_slice(viewer.dims, layer) == (0, 3)
+    navigation.show_slice(viewer.dims, layer, 0, 3)
+    assert navigation.current_slice(viewer.dims, layer) == (0, 3)
 
 
 def test_there_is_no_slice_in_3d(array):
@@ -138,13 +138,13 @@ def test_there_is_no_slice_in_3d(array):
     layer = viewer.add_image(data, **kwargs)
     viewer.dims.ndisplay = 3
     with pytest.raises(UserError, match="2D"):
-        layers.current_slice(viewer.dims, layer)
+        navigation.current_slice(viewer.dims, layer)
 
 
 def test_voxels_under_the_pointer(array):
     layer = Image(array, **layers.placement(LPS))
-    assert layers.voxel_at(layer, (10.2, 3.1, 17.9)) == (2, 1, 9)
-    assert layers.voxel_at(layer, (10.2, 3.1, 60)) is None
+    assert navigation.voxel_at(layer, (10.2, 3.1, 17.9)) == (2, 1, 9)
+    assert navigation.voxel_at(layer, (10.2, 3.1, 60)) is None
 
 
 def test_ct_gets_a_soft_tissue_window_and_mr_its_percentiles(array):

@@ -11,7 +11,7 @@ from test_workspace import AFFINE, SHAPE, write_scan
 
 from napari_medssl.annotate.edits import Edits
 from napari_medssl.model.session import Session
-from napari_medssl.widgets.masks import ImportMask
+from napari_medssl.widgets.mask_import import MaskImportButton
 from napari_medssl.workspace import Workspace
 
 
@@ -20,9 +20,9 @@ def desk(qtbot, tmp_path) -> Workspace:
     """A scan on the screen, with a stroke of sure background."""
     made = Workspace(ViewerModel(), Session())
     made.said = []
-    made.session.said.connect(lambda severity, text: made.said.append(text))
-    made.masks = ImportMask(made, Edits(made))
-    qtbot.addWidget(made.masks)
+    made.session.message.connect(lambda severity, text: made.said.append(text))
+    made.mask_import = MaskImportButton(made, Edits(made))
+    qtbot.addWidget(made.mask_import)
     made.session.open(tmp_path / "project")
     made.session.select(made.session.project.add_scan(write_scan(tmp_path / "a.nii.gz")).id)
     made.new_annotation()
@@ -43,26 +43,26 @@ def write_mask(folder, affine=AFFINE):
 
 def test_a_mask_from_a_file_is_in_the_annotation_until_ctrl_z(desk, qtbot, tmp_path):
     path, voxels = write_mask(tmp_path)
-    desk.masks.take_file(path, complete_axis=0)
+    desk.mask_import.take_file(path, complete_axis=0)
     qtbot.waitUntil(lambda: any("mask.nii.gz is in" in text for text in desk.said), timeout=20000)
     layer = desk.annotation_layer
     assert np.count_nonzero(layer.data) in (voxels, voxels + 1) and layer.data[4, 5, 6] == 255
     assert [item.id for item in desk.session.project.classes] == [1, 9]
-    assert desk.session.complete == ((0, 3), (0, 4), (0, 5))
+    assert desk.session.annotation.complete == ((0, 3), (0, 4), (0, 5))
     layer.undo()
-    assert np.count_nonzero(layer.data) == 1 and desk.session.complete == ()
+    assert np.count_nonzero(layer.data) == 1 and desk.session.annotation.complete == ()
 
 
 def test_without_a_word_nothing_is_complete(desk, qtbot, tmp_path):
-    desk.masks.take_file(write_mask(tmp_path)[0])
+    desk.mask_import.take_file(write_mask(tmp_path)[0])
     qtbot.waitUntil(lambda: bool(desk.said), timeout=20000)
-    assert desk.session.complete == () and np.count_nonzero(desk.annotation_layer.data) > 1
+    assert desk.session.annotation.complete == () and np.count_nonzero(desk.annotation_layer.data) > 1
 
 
 def test_a_mask_of_another_place_is_refused_in_words(desk, qtbot, tmp_path):
     affine = AFFINE.copy()
     affine[2, 3] = 12
-    desk.masks.take_file(write_mask(tmp_path, affine)[0])
+    desk.mask_import.take_file(write_mask(tmp_path, affine)[0])
     qtbot.waitUntil(lambda: bool(desk.said), timeout=20000)
     assert "lies 12.0 mm away" in desk.said[0] and np.count_nonzero(desk.annotation_layer.data) == 1
 
@@ -71,7 +71,7 @@ def test_a_layer_that_lies_on_the_scan_is_taken_as_it_is_seen(desk, qtbot):
     values = np.zeros(SHAPE[::-1], np.int32)
     values[2, 1, 1:4] = 1
     layer = desk.viewer.add_labels(values, scale=desk.scan_layer.scale)
-    desk.masks.take_layer(layer)
+    desk.mask_import.take_layer(layer)
     qtbot.waitUntil(lambda: bool(desk.said), timeout=20000)
     assert np.array_equal(desk.annotation_layer.data == 1, values == 1)
 
@@ -80,4 +80,4 @@ def test_a_layer_beside_the_scan_is_refused(desk):
     scale = desk.scan_layer.scale
     layer = desk.viewer.add_labels(np.ones(SHAPE[::-1], np.int32), scale=scale, translate=(0, 9, 0))
     with pytest.raises(UserError, match="import its file instead"):
-        desk.masks.take_layer(layer)
+        desk.mask_import.take_layer(layer)

@@ -12,7 +12,7 @@ import pytest
 from medssl.core.project.project import LabelClass, Project
 from napari.components import ViewerModel
 
-from napari_medssl.engine.child_process import Jobs
+from napari_medssl.engine.job_runner import JobRunner
 from napari_medssl.model.session import Session
 from napari_medssl.widgets.annotate import Annotate
 from napari_medssl.workspace import Workspace
@@ -62,10 +62,10 @@ def desk(qtbot, tmp_path):
             project.add_scan(tmp_path / f"{name}.nii")
         session = Session()
         workspace = Workspace(ViewerModel(), session)
-        jobs = Jobs(session, (sys.executable, "-u", str(script)))
+        jobs = JobRunner(session, (sys.executable, "-u", str(script)))
         step = Annotate(session, workspace, jobs)
         step.said = []
-        session.said.connect(lambda severity, text: step.said.append(text))
+        session.message.connect(lambda severity, text: step.said.append(text))
         qtbot.addWidget(step)
         step.show()
         session.open(project.root)
@@ -80,8 +80,8 @@ def desk(qtbot, tmp_path):
 
 def press(qtbot, step: Annotate) -> None:
     """Press the button, and wait for the engine where it is asked."""
-    step.next.press.click()
-    opening = step.workspace.opening
+    step.next.button.click()
+    opening = step.workspace.scan_loader
     qtbot.waitUntil(lambda: not step.session.job.running and opening.waiting is None, timeout=20_000)
 
 
@@ -98,8 +98,8 @@ def test_it_opens_the_scan_and_the_slice_in_its_orientation_and_says_why(qtbot, 
     step = desk()
     press(qtbot, step)
     assert here(step) == PLACES[0]
-    assert step.next.why.text() == "Here the model is least sure between One and Two."
-    assert not step.next.panel.isVisible() and step.next.press.isEnabled()
+    assert step.next.reason.text() == "Here the model is least sure between One and Two."
+    assert not step.next.panel.isVisible() and step.next.button.isEnabled()
 
 
 def test_the_brush_is_in_the_hand_on_arrival(qtbot, desk):
@@ -122,7 +122,7 @@ def test_one_answer_is_gone_through_press_by_press_and_then_asked_for_anew(qtbot
 def test_a_slice_that_was_completed_since_is_left_out(qtbot, desk):
     step = desk()
     press(qtbot, step)
-    step.session.mark(1, 3, True)
+    step.session.annotation.mark(1, 3, True)
     press(qtbot, step)
     assert here(step) == PLACES[2]
 
@@ -139,9 +139,9 @@ def test_the_reason_goes_when_another_slice_is_on_the_screen(qtbot, desk):
     step = desk()
     press(qtbot, step)
     step.workspace.go_to(0, 1)
-    assert not step.next.why.isVisible()
+    assert not step.next.reason.isVisible()
     step.workspace.go_to(0, 7)
-    assert step.next.why.isVisible()
+    assert step.next.reason.isVisible()
 
 
 def test_a_newer_model_is_asked_anew(qtbot, desk):
@@ -149,20 +149,20 @@ def test_a_newer_model_is_asked_anew(qtbot, desk):
     press(qtbot, step)
     run = step.session.project.new_run("finetune", {"job": "finetune"}, "newer")
     run.checkpoint.write_bytes(b"weights")
-    step.session._look_for_runs()
+    step.session._reload_runs()
     press(qtbot, step)
     assert asked(step) == 2 and here(step) == PLACES[0]
 
 
 def test_the_wait_is_shown_and_can_be_stopped(qtbot, desk):
     step = desk(WAITS)
-    step.next.press.click()
-    assert step.next.panel.isVisible() and not step.next.press.isEnabled()
+    step.next.button.click()
+    assert step.next.panel.isVisible() and not step.next.button.isEnabled()
     qtbot.waitUntil(lambda: step.session.job.run == "", timeout=20_000)
     step.next.panel.stop_button.click()
     qtbot.waitUntil(lambda: not step.session.job.running, timeout=20_000)
-    assert step.said == ['No slice was suggested before it was stopped; press "Next slice" again.']
-    assert not step.next.panel.isVisible() and step.next.press.isEnabled()
+    assert step.said == ['The search was stopped too early; press "Next slice" again.']
+    assert not step.next.panel.isVisible() and step.next.button.isEnabled()
 
 
 def test_what_the_engine_refuses_is_one_sentence(qtbot, desk):
@@ -182,9 +182,9 @@ def test_a_suggested_scan_that_is_gone_is_one_sentence_and_the_next_press_goes_o
 def test_without_a_scan_there_is_nothing_to_press(qtbot, desk, tmp_path):
     session = Session()
     workspace = Workspace(ViewerModel(), session)
-    step = Annotate(session, workspace, Jobs(session))
+    step = Annotate(session, workspace, JobRunner(session))
     qtbot.addWidget(step)
-    assert not step.next.press.isEnabled()
+    assert not step.next.button.isEnabled()
     workspace.close()
 
 

@@ -11,19 +11,20 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from hand import open_and_wait
 from medssl.core import shipped
 from medssl.core.features.similarity import open_features, write_features
 from medssl.core.files import sha256_of
 from medssl.core.jobs import FeaturesJob, SuggestJob, kind_of
 from medssl.core.project.project import Project
 from napari.components import ViewerModel
+from user_simulation import open_and_wait
 
 from napari_medssl import layers
 from napari_medssl.engine import child_process, precompute
 from napari_medssl.engine.precompute import Precompute
 from napari_medssl.explore import instant_preview
-from napari_medssl.model import session
+from napari_medssl.model import job_state
+from napari_medssl.model.session import FIRST_CLASS
 from napari_medssl.widgets import Dock, features
 from napari_medssl.widgets.finetune import SHAPES_NAME
 
@@ -71,7 +72,7 @@ WAITS = "while not (project.root / 'go').exists(): time.sleep(0.02)"
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     """Two scans."""
-    made = Project.create(tmp_path / "project", (session.FIRST_CLASS,))
+    made = Project.create(tmp_path / "project", (FIRST_CLASS,))
     for number, name in enumerate("ab"):
         values = np.random.default_rng(number).normal(size=SHAPE[::-1]).astype(np.float32)
         nibabel.save(nibabel.Nifti1Image(values, np.diag([1.5, 1.5, 3, 1])), tmp_path / f"{name}.nii")
@@ -103,7 +104,7 @@ def asked(project: Project) -> list[str]:
 
 
 def ready(dock: Dock) -> bool:
-    return dock.session.features_hold("shapes") and not dock.features.precompute.scan
+    return dock.session.features_valid("shapes") and not dock.features.precompute.scan
 
 
 def rest(qtbot) -> None:
@@ -114,16 +115,16 @@ def rest(qtbot) -> None:
 def test_opening_a_scan_computes_its_features_and_nothing_of_it_is_seen(make, qtbot, project, said):
     dock = make(WAITS)
     qtbot.waitUntil(lambda: asked(project) == ["features shapes a"], timeout=PATIENCE)
-    assert dock.features.words.text() == features.COMING and dock.features.summary() == "computing"
-    assert dock.session.job == session.JobState() and not dock.features.panel.isVisibleTo(dock.features)
+    assert dock.features.status.text() == features.COMING and dock.features.summary() == "computing"
+    assert dock.session.job == job_state.JobState() and not dock.features.panel.isVisibleTo(dock.features)
     assert [step.isExpanded() for step in dock.steps] == [True] + [False] * 5
     assert dock.pretrain.start.isEnabled() and dock.features.compute_all.isEnabled()
     assert not dock.features.compute.isEnabled(), "that is what is being done"
     (project.root / "go").touch()
     qtbot.waitUntil(lambda: ready(dock), timeout=PATIENCE)
-    assert dock.features.summary() == "ready" and not dock.features.words.text() and not said
+    assert dock.features.summary() == "ready" and not dock.features.status.text() and not said
     assert dock.features.follow.isEnabled() and dock.features.compute.isEnabled()
-    assert not project.runs() and dock.session.job == session.JobState()
+    assert not project.runs() and dock.session.job == job_state.JobState()
     rest(qtbot)
     assert asked(project) == ["features shapes a"]
 
@@ -132,7 +133,7 @@ def test_features_that_are_there_are_not_computed_again(make, qtbot, project):
     dock = make()
     qtbot.waitUntil(lambda: ready(dock), timeout=PATIENCE)
     for scan in "bab":
-        dock.workspace.opening.open(scan)
+        dock.workspace.scan_loader.open(scan)
         qtbot.waitUntil(lambda scan=scan: dock.session.scan == scan and ready(dock), timeout=PATIENCE)
     assert asked(project) == ["features shapes a", "features shapes b"]
     again = make()
@@ -153,11 +154,11 @@ def test_features_of_earlier_weights_of_the_program_are_computed_again(make, qtb
 def test_a_job_goes_before_and_the_features_come_after_it(make, qtbot, project, said):
     dock = make(SLOW)
     qtbot.waitUntil(lambda: asked(project) == ["features shapes a"], timeout=PATIENCE)
-    child = dock.side_jobs.child
+    child = dock.background_jobs.child
     Path(dock.jobs._command[-1]).write_text(ENGINE.format(computing=QUICK))
     dock.pretrain.start.click()
-    assert dock.side_jobs.child is None and not dock.features.precompute.scan
-    qtbot.waitUntil(lambda: child not in child_process._alive, timeout=PATIENCE)
+    assert dock.background_jobs.child is None and not dock.features.precompute.scan
+    qtbot.waitUntil(lambda: child not in child_process._running, timeout=PATIENCE)
     qtbot.waitUntil(lambda: ready(dock), timeout=PATIENCE)
     assert asked(project) == ["features shapes a", "pretrain ", "features shapes a"]
     assert (dock.session.job.kind, dock.session.job.phase) == ("pretrain", "Finished") and not said
@@ -168,10 +169,10 @@ def test_nothing_starts_while_a_job_runs(make, qtbot, project):
     dock.features.compute.setEnabled(True)
     dock.features.start()
     assert dock.session.job.running
-    dock.workspace.opening.open("b")
+    dock.workspace.scan_loader.open("b")
     qtbot.waitUntil(lambda: dock.session.scan == "b", timeout=PATIENCE)
     rest(qtbot)
-    assert dock.side_jobs.child is None and set(asked(project)) <= {"features shapes a"}
+    assert dock.background_jobs.child is None and set(asked(project)) <= {"features shapes a"}
     dock.jobs.stop()
     dock.jobs.stop()
     qtbot.waitUntil(lambda: asked(project)[-1:] == ["features shapes b"], timeout=PATIENCE)
@@ -181,7 +182,7 @@ def test_another_scan_takes_the_place_of_the_one_that_is_computed(make, qtbot, p
     dock = make(SLOW)
     qtbot.waitUntil(lambda: asked(project) == ["features shapes a"], timeout=PATIENCE)
     Path(dock.jobs._command[-1]).write_text(ENGINE.format(computing=QUICK))
-    dock.workspace.opening.open("b")
+    dock.workspace.scan_loader.open("b")
     qtbot.waitUntil(lambda: dock.session.scan == "b" and ready(dock), timeout=PATIENCE)
     assert asked(project) == ["features shapes a", "features shapes b"]
 
@@ -190,9 +191,9 @@ def test_a_scan_that_has_features_lets_the_one_before_be_finished(make, qtbot, p
     write_features(project, "b", "shapes", np.ones((5, 8, 9, 1), np.float16), (2, 2, 2))
     dock = make(WAITS)
     qtbot.waitUntil(lambda: asked(project) == ["features shapes a"], timeout=PATIENCE)
-    dock.workspace.opening.open("b")
+    dock.workspace.scan_loader.open("b")
     qtbot.waitUntil(lambda: dock.session.scan == "b", timeout=PATIENCE)
-    assert not dock.features.words.text() and dock.features.summary() == "ready"
+    assert not dock.features.status.text() and dock.features.summary() == "ready"
     (project.root / "go").touch()
     qtbot.waitUntil(lambda: not dock.features.precompute.scan, timeout=PATIENCE)
     assert open_features(project, "a", "shapes")
@@ -210,8 +211,8 @@ def test_whoever_chose_other_weights_gets_no_features_of_these(make, qtbot, proj
         box.activated.emit(box.currentIndex())
 
     choose("PGL pre-training (run 1)")
-    assert dock.side_jobs.child is None, "what nobody wants any more is ended"
-    dock.workspace.opening.open("b")
+    assert dock.background_jobs.child is None, "what nobody wants any more is ended"
+    dock.workspace.scan_loader.open("b")
     qtbot.waitUntil(lambda: dock.session.scan == "b", timeout=PATIENCE)
     rest(qtbot)
     assert asked(project) == ["features shapes a"] and dock.features.compute.isEnabled()
@@ -224,11 +225,11 @@ def test_a_window_that_may_only_look_computes_nothing(make, qtbot, project):
     qtbot.waitUntil(lambda: ready(first), timeout=PATIENCE)
     second = make()
     assert second.session.read_only
-    second.workspace.opening.open("b")
+    second.workspace.scan_loader.open("b")
     qtbot.waitUntil(lambda: second.session.scan == "b", timeout=PATIENCE)
     rest(qtbot)
     assert asked(project) == ["features shapes a"] and not second.features.precompute.scan
-    assert not second.features.words.text(), "it does not promise any"
+    assert not second.features.status.text(), "it does not promise any"
 
 
 @pytest.mark.parametrize(("computing", "words"), [(FAILS, "too little memory"), (DIES, "signal 11")])
@@ -237,7 +238,7 @@ def test_a_failure_is_one_sentence_and_not_repeated(make, qtbot, project, said, 
     qtbot.waitUntil(lambda: bool(said), timeout=PATIENCE)
     rest(qtbot)
     for scan in "ba":
-        dock.workspace.opening.open(scan)
+        dock.workspace.scan_loader.open(scan)
         qtbot.waitUntil(lambda scan=scan: dock.session.scan == scan, timeout=PATIENCE)
         rest(qtbot)
         qtbot.waitUntil(lambda: not dock.features.precompute.scan, timeout=PATIENCE)
@@ -285,7 +286,7 @@ def test_weights_of_no_use_are_one_sentence_and_no_engine(
     spoil(resources)
     dock = make()
     qtbot.waitUntil(lambda: bool(said), timeout=PATIENCE)
-    dock.workspace.opening.open("b")
+    dock.workspace.scan_loader.open("b")
     qtbot.waitUntil(lambda: dock.session.scan == "b", timeout=PATIENCE)
     rest(qtbot)
     ((severity, text),) = said
@@ -298,10 +299,10 @@ def test_a_click_that_comes_before_the_features_is_answered_with_them(make, qtbo
     qtbot.waitUntil(lambda: asked(project) == ["features shapes a"], timeout=PATIENCE)
     dock.steps[5].expand()
     dock.features.follow.click()
-    dock.features.similar.click((5, 9, 11))
+    dock.features.similarity.click((5, 9, 11))
     assert layers.find(dock.viewer.layers, layers.SIMILARITY) is None
     (project.root / "go").touch()
-    qtbot.waitUntil(lambda: "a" in dock.features.similar.matches, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: "a" in dock.features.similarity.matches, timeout=PATIENCE)
     assert layers.find(dock.viewer.layers, layers.SIMILARITY).visible and not said
 
 
@@ -310,17 +311,17 @@ def test_the_instant_preview_waits_for_them(make, qtbot, project):
     qtbot.waitUntil(lambda: asked(project) == ["features shapes a"], timeout=PATIENCE)
     dock.annotate.new.click()
     dock.preview.toggle()
-    assert dock.preview.words.text() == instant_preview.COMING
+    assert dock.preview.status.text() == instant_preview.COMING
     (project.root / "go").touch()
-    qtbot.waitUntil(lambda: "two classes" in dock.preview.words.text(), timeout=PATIENCE)
+    qtbot.waitUntil(lambda: "two classes" in dock.preview.status.text(), timeout=PATIENCE)
     box = dock.features.weights
     run = project.new_run("pretrain", {"job": "pretrain", "method": "pgl"}, "pgl")
     run.checkpoint.write_bytes(b"weights")
-    dock.session._look_for_runs()
+    dock.session._reload_runs()
     box.setCurrentIndex(1)
     box.activated.emit(1)
     dock.preview.preview.ask()
-    assert dock.preview.words.text() == instant_preview.OTHER_WEIGHTS
+    assert dock.preview.status.text() == instant_preview.OTHER_WEIGHTS
     dock.preview.toggle()
 
 
@@ -335,18 +336,18 @@ def test_estimates_and_features_take_turns(make, qtbot, project):
     assert ready(dock)
 
 
-def test_side_jobs_take_turns_and_all_end_with_a_job(make, qtbot, project):
+def test_background_jobs_take_turns_and_all_end_with_a_job(make, qtbot, project):
     dock = make(SLOW, show=False)
     dock.features.precompute.on = False
     open_and_wait(dock, project.root)
     ends: list[tuple[str, str, str]] = []
     root = str(project.root)
     for job in (FeaturesJob(root, weights="shapes", scans=("a",)), SuggestJob(root), SuggestJob(root)):
-        dock.side_jobs.start(job, lambda *how, kind=kind_of(job): ends.append((kind, *how)))
+        dock.background_jobs.start(job, lambda *how, kind=kind_of(job): ends.append((kind, *how)))
     qtbot.waitUntil(lambda: asked(project) == ["features shapes a"], timeout=PATIENCE)
     dock.pretrain.start.click()
     assert ends == [("suggest", "stopped", ""), ("features", "stopped", "")]
-    assert dock.side_jobs.child is None
+    assert dock.background_jobs.child is None
     qtbot.waitUntil(lambda: not dock.session.job.running, timeout=PATIENCE)
     assert asked(project) == ["features shapes a", "pretrain "]
 
@@ -354,11 +355,11 @@ def test_side_jobs_take_turns_and_all_end_with_a_job(make, qtbot, project):
 def test_a_dock_that_goes_takes_its_engine_along(make, qtbot, project):
     dock = make(SLOW)
     qtbot.waitUntil(lambda: asked(project) == ["features shapes a"], timeout=PATIENCE)
-    child = dock.side_jobs.child
-    dock.side_jobs.start(SuggestJob(str(project.root)), lambda *how: None)
+    child = dock.background_jobs.child
+    dock.background_jobs.start(SuggestJob(str(project.root)), lambda *how: None)
     dock._leave()
-    assert dock.side_jobs.child is None, "nor does the next one start"
-    qtbot.waitUntil(lambda: child not in child_process._alive, timeout=PATIENCE)
+    assert dock.background_jobs.child is None, "nor does the next one start"
+    qtbot.waitUntil(lambda: child not in child_process._running, timeout=PATIENCE)
 
 
 # --- an engine that is started ahead of the first scan ------------------------------------------------
@@ -366,31 +367,31 @@ def test_a_dock_that_goes_takes_its_engine_along(make, qtbot, project):
 
 @pytest.fixture
 def ahead(monkeypatch):
-    monkeypatch.setattr(child_process.Ahead, "on", True)
+    monkeypatch.setattr(child_process.StandbyEngine, "on", True)
 
 
 def test_an_engine_starts_while_the_first_scan_is_being_read(make, qtbot, project, tmp_path, ahead, said):
     dock = make(show=False)
     dock.open(project.root)
-    waiting = dock.jobs.ahead._child
+    waiting = dock.jobs.standby._child
     assert dock.session.scan is None and waiting is not None
     qtbot.waitUntil(lambda: waiting.process_id() > 0, timeout=PATIENCE)
     process = waiting.process_id()
     qtbot.waitUntil(lambda: ready(dock), timeout=PATIENCE)
-    assert (project.root / "pid").read_text() == f"{process}\n" and dock.jobs.ahead._child is None
+    assert (project.root / "pid").read_text() == f"{process}\n" and dock.jobs.standby._child is None
     assert asked(project) == ["features shapes a"] and not said
-    dock.workspace.opening.open("b")
+    dock.workspace.scan_loader.open("b")
     qtbot.waitUntil(lambda: dock.session.scan == "b" and ready(dock), timeout=PATIENCE)
     dock._leave()
     again = make(show=False)
     again.open(project.root)
-    assert again.jobs.ahead._child is None, "nothing is to be computed"
+    assert again.jobs.standby._child is None, "nothing is to be computed"
 
 
 def test_an_engine_that_is_started_ahead_takes_a_job_that_comes_before(make, qtbot, project, ahead, said):
     dock = make(show=False)
     dock.open(project.root)
-    waiting = dock.jobs.ahead._child
+    waiting = dock.jobs.standby._child
     dock.session.select("a")
     dock.pretrain.start.click()
     assert dock.jobs._child is waiting
@@ -406,14 +407,14 @@ def test_no_engine_waits_for_long_or_in_a_read_only_window(
     (project.root / "features" / "a-shapes.json").unlink()
     second = make(show=False)
     second.open(project.root)
-    assert second.session.read_only and second.jobs.ahead._child is None
+    assert second.session.read_only and second.jobs.standby._child is None
     monkeypatch.setattr(precompute, "LONGEST_WAIT_MS", 300)
     third = make(show=False)
     third.session.open(tmp_path / "empty")
-    waiting = third.jobs.ahead._child
+    waiting = third.jobs.standby._child
     assert waiting is not None
-    qtbot.waitUntil(lambda: waiting not in child_process._alive, timeout=PATIENCE)
-    assert third.jobs.ahead._child is None
+    qtbot.waitUntil(lambda: waiting not in child_process._running, timeout=PATIENCE)
+    assert third.jobs.standby._child is None
 
 
 def test_the_real_engine_leads_to_a_map(qtbot, said, project, no_precompute, ahead, monkeypatch):
@@ -426,9 +427,9 @@ def test_the_real_engine_leads_to_a_map(qtbot, said, project, no_precompute, ahe
     cache = open_features(project, "a", "shapes")
     assert np.allclose(np.linalg.norm(cache.array.astype(np.float32), axis=-1), 1, atol=0.01)
     dock.features.follow.click()
-    dock.features.similar.click((5, 9, 11))
-    qtbot.waitUntil(lambda: "a" in dock.features.similar.matches, timeout=PATIENCE)
-    match = dock.features.similar.matches["a"]
+    dock.features.similarity.click((5, 9, 11))
+    qtbot.waitUntil(lambda: "a" in dock.features.similarity.matches, timeout=PATIENCE)
+    match = dock.features.similarity.matches["a"]
     assert match.score > 0.99 and layers.find(dock.viewer.layers, layers.SIMILARITY).visible
     assert not said and not project.runs() and not (project.root / "runs" / "shapes" / "job.json").exists()
-    qtbot.waitUntil(lambda: dock.side_jobs.child is None, timeout=PATIENCE)
+    qtbot.waitUntil(lambda: dock.background_jobs.child is None, timeout=PATIENCE)

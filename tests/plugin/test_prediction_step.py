@@ -5,16 +5,16 @@ from __future__ import annotations
 import nibabel
 import numpy as np
 import pytest
-from hand import open_and_wait
 from medssl.core import jobs
 from medssl.core.jobs import Plan
 from medssl.core.labels.postprocess import Postprocessing
 from medssl.core.project.project import LabelClass, Project
 from medssl.nn.models import checkpoint
 from napari.components import ViewerModel
+from user_simulation import open_and_wait
 
 from napari_medssl import layers
-from napari_medssl.predict.predictions import Shown
+from napari_medssl.predict.predictions import PredictionKey
 from napari_medssl.predict.uncertainty_layer import ROLE, UNCERTAINTY, class_colors, uncertainty_colors
 from napari_medssl.widgets import Dock
 
@@ -56,17 +56,17 @@ def made(qtbot, said, tmp_path) -> Dock:
 
 def test_what_is_unsure_is_computed_when_it_is_asked_for_and_then_kept(made, qtbot, said):
     step = made.prediction
-    step.what.activated.emit(step.what.findData(UNCERTAINTY))
+    step.display_box.activated.emit(step.display_box.findData(UNCERTAINTY))
     assert made.session.job.running and step.panel.isVisibleTo(step)
     qtbot.waitUntil(lambda: not made.session.job.running, timeout=PATIENCE)
     layer = layers.find(made.viewer.layers, ROLE)
     assert not said and layer.visible and layer.data.max() > 100 and layer.name == "uncertainty"
     assert made.workspace.prediction_layer.contour == 1
-    step.what.activated.emit(step.what.findData(1))
+    step.display_box.activated.emit(step.display_box.findData(1))
     assert layer.name == "probability of Liver" and not made.session.job.running
-    step.what.activated.emit(0)
+    step.display_box.activated.emit(0)
     assert not layer.visible and made.workspace.prediction_layer.contour == 0
-    assert step.what.currentText() == "Classes"
+    assert step.display_box.currentText() == "Classes"
 
 
 def test_the_boxes_show_at_once_what_cleaning_makes_of_it(made, qtbot, said):
@@ -75,31 +75,31 @@ def test_the_boxes_show_at_once_what_cleaning_makes_of_it(made, qtbot, said):
     step.largest.click()
     qtbot.waitUntil(lambda: bool(made.workspace.predictions.changes), timeout=10_000)
     assert np.count_nonzero(layer.data) < before
-    assert "not kept yet: Liver −0.01 ml" in step.difference.text() and step.keep.isEnabled()
+    assert "not saved yet: Liver −0.01 ml" in step.difference.text() and step.apply_button.isEnabled()
     step.largest.click()
     qtbot.waitUntil(lambda: np.count_nonzero(layer.data) == before, timeout=10_000)
-    assert not step.keep.isEnabled() and not said
+    assert not step.apply_button.isEnabled() and not said
 
 
 def test_apply_makes_a_prediction_of_its_own(made, qtbot, said):
     step, predictions = made.prediction, made.workspace.predictions
-    step.drop.setValue(0.02)
+    step.min_volume.setValue(0.02)
     qtbot.waitUntil(lambda: bool(predictions.changes), timeout=10_000)
-    step.keep.click()
+    step.apply_button.click()
     qtbot.waitUntil(lambda: predictions.shown.cleaned, timeout=10_000)
     assert predictions.postprocessing == Postprocessing(drop_ml=0.02) and not said
-    assert [step.choice.itemText(n) for n in range(2)] == [
+    assert [step.prediction_box.itemText(n) for n in range(2)] == [
         "Run 1, from random weights, cleaned up", "Run 1, from random weights",
     ]  # fmt: skip
-    assert step.drop.value() == 0 and step.summary() == "2 predictions"
+    assert step.min_volume.value() == 0 and step.summary() == "2 predictions"
     step.flip.click()
-    assert predictions.shown == Shown(predictions.shown_run)
+    assert predictions.shown == PredictionKey(predictions.shown_run)
 
 
 def test_one_button_takes_the_slice_over(made, qtbot, said):
     made.workspace.go_to(0, 3)
     made.prediction.accept.click()
-    assert made.session.complete == ((0, 3),) and not said
+    assert made.session.annotation.complete == ((0, 3),) and not said
     assert np.array_equal(made.workspace.annotation_layer.data[3], made.workspace.prediction_layer.data[3])
 
 
@@ -109,7 +109,7 @@ def test_nothing_is_in_the_step_before_there_is_a_prediction(made):
     made.session.select("a")
     made.prediction.refresh()
     assert not made.prediction.accept.isVisibleTo(made.prediction)
-    assert made.prediction.words.isVisibleTo(made.prediction)
+    assert made.prediction.status.isVisibleTo(made.prediction)
 
 
 def test_colours_grow_from_nothing_to_the_class(qtbot):

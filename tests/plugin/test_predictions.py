@@ -15,7 +15,7 @@ from napari.components import ViewerModel
 
 from napari_medssl.annotate.edits import Edits
 from napari_medssl.model.session import Session
-from napari_medssl.predict.predictions import Shown, changes_between
+from napari_medssl.predict.predictions import PredictionKey, changes_between
 from napari_medssl.workspace import Workspace
 
 SHAPE_ZYX = (8, 10, 12)
@@ -60,7 +60,7 @@ def predict(desk: Workspace, labels: np.ndarray) -> str:
 
 def test_a_flip_shows_the_previous_prediction_and_another_one_goes_back(desk):
     old, new = predict(desk, box()), predict(desk, box(end=7))
-    assert desk.predictions.other == Shown(old)
+    assert desk.predictions.other == PredictionKey(old)
     desk.predictions.flip()
     assert desk.predictions.shown_run == old and np.array_equal(desk.prediction_layer.data, box())
     desk.predictions.flip()
@@ -70,12 +70,12 @@ def test_a_flip_shows_the_previous_prediction_and_another_one_goes_back(desk):
 def test_a_scan_that_is_opened_again_can_be_flipped_at_once(desk):
     old, new = predict(desk, box()), predict(desk, box(end=7))
     desk.session.select(desk.session.scan)
-    assert (desk.predictions.shown_run, desk.predictions.other) == (new, Shown(old))
+    assert (desk.predictions.shown_run, desk.predictions.other) == (new, PredictionKey(old))
 
 
 def test_a_single_prediction_has_nothing_to_flip_to(desk):
     run, said = predict(desk, box()), []
-    desk.session.said.connect(lambda severity, text: said.append(text))
+    desk.session.message.connect(lambda severity, text: said.append(text))
     desk.predictions.flip()
     assert desk.predictions.shown_run == run and "only one prediction" in said[0]
 
@@ -106,7 +106,7 @@ def test_an_accepted_slice_is_annotated_and_complete_and_nothing_else_is(desk, a
     assert np.array_equal(labels[plane], box()[plane]) and np.count_nonzero(labels) == np.count_nonzero(
         box()[plane]
     )
-    assert desk.session.complete == ((axis, 3),)
+    assert desk.session.annotation.complete == ((axis, 3),)
 
 
 def test_strokes_win_over_the_accepted_slice(desk):
@@ -124,9 +124,9 @@ def test_undo_takes_the_accepted_slice_and_its_mark_back_and_redo_brings_both(de
     desk.go_to(0, 3)
     desk.edits.accept()
     desk.annotation_layer.undo()
-    assert not np.any(desk.annotation_layer.data) and desk.session.complete == ()
+    assert not np.any(desk.annotation_layer.data) and desk.session.annotation.complete == ()
     desk.annotation_layer.redo()
-    assert np.any(desk.annotation_layer.data) and desk.session.complete == ((0, 3),)
+    assert np.any(desk.annotation_layer.data) and desk.session.annotation.complete == ((0, 3),)
     desk.autosave.flush()
     saved = desk.session.project.annotation(desk.session.scan)
     assert saved.complete == ((0, 3),) and saved.labels[3, 3, 3] == 1
@@ -136,7 +136,7 @@ def test_an_empty_slice_may_be_accepted_too(desk):
     predict(desk, box())
     desk.go_to(0, 0)
     desk.edits.accept()
-    assert desk.session.complete == ((0, 0),) and not np.any(desk.annotation_layer.data)
+    assert desk.session.annotation.complete == ((0, 0),) and not np.any(desk.annotation_layer.data)
 
 
 def test_without_a_prediction_there_is_no_slice_to_accept(desk):
@@ -161,7 +161,7 @@ def test_cleaning_is_shown_before_it_is_kept_and_taken_back_by_leaving_it(desk, 
     assert (shown[4, 4, 4], shown[7, 9, 11]) == (1, 0)
     assert desk.predictions.changes == {1: (pytest.approx(VOXEL_ML), pytest.approx(VOXEL_ML))}
     assert postprocessing_of(desk.session.project, run, "a") is None
-    assert desk.to_export()[2] == Postprocessing()
+    assert desk.export_source()[2] == Postprocessing()
     desk.predictions.preview(Postprocessing())
     assert np.array_equal(desk.prediction_layer.data, box())
 
@@ -170,25 +170,25 @@ def test_what_is_kept_is_a_prediction_of_its_own_that_is_exported(desk, qtbot, t
     run = predict(desk, box())
     tried(desk, qtbot)
     desk.predictions.apply()
-    qtbot.waitUntil(lambda: desk.predictions.shown == Shown(run, True))
-    assert desk.predictions.entries() == [Shown(run, True), Shown(run)]
+    qtbot.waitUntil(lambda: desk.predictions.shown == PredictionKey(run, True))
+    assert desk.predictions.entries() == [PredictionKey(run, True), PredictionKey(run)]
     assert np.array_equal(desk.session.project.prediction(run, "a"), box()), "the run's own stays"
-    scan, chosen, postprocessing = desk.to_export()
+    scan, chosen, postprocessing = desk.export_source()
     assert postprocessing == BOTH
     export_scan(desk.session.project, scan, chosen, tmp_path / "out.nii.gz", postprocessing)
     written = np.asarray(nibabel.load(tmp_path / "out.nii.gz").dataobj)
     assert np.count_nonzero(written) == 64
     desk.predictions.flip()
-    assert desk.to_export()[2] == Postprocessing()
+    assert desk.export_source()[2] == Postprocessing()
 
 
 def test_a_cleaned_prediction_is_what_an_opened_scan_shows(desk, qtbot):
     run = predict(desk, box())
     tried(desk, qtbot)
     desk.predictions.apply()
-    qtbot.waitUntil(lambda: desk.predictions.shown == Shown(run, True))
+    qtbot.waitUntil(lambda: desk.predictions.shown == PredictionKey(run, True))
     desk.session.select(desk.session.scan)
-    assert desk.predictions.shown == Shown(run, True) and desk.predictions.postprocessing == BOTH
+    assert desk.predictions.shown == PredictionKey(run, True) and desk.predictions.postprocessing == BOTH
     assert desk.prediction_layer.data[7, 9, 11] == 0
 
 

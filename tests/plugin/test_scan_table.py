@@ -8,15 +8,15 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from hand import open_and_wait
 from medssl.core.io.volume import read_scan, write_labels
 from medssl.core.project.project import Annotation, Project
 from napari.components import ViewerModel
+from user_simulation import open_and_wait
 
 from napari_medssl.io import scan_loader
-from napari_medssl.model.scan_summaries import count_slices, facts_of, picture
+from napari_medssl.model.scan_summaries import count_slices, picture, summarise_scans
 from napari_medssl.widgets import Dock
-from napari_medssl.widgets.scan_table import DICE, NAME, PICTURE, PREDICTION, SLICES
+from napari_medssl.widgets.scan_table import DICE, NAME, PREDICTION, SLICES, THUMBNAIL
 
 SHAPE = (6, 9, 10)
 
@@ -78,7 +78,7 @@ def test_a_row_has_a_picture_and_counts_slices(dock, qtbot, project):
     project.save_annotation("scan", Annotation(np.zeros(SHAPE, np.uint8), ((0, 1), (0, 4))))
     dock.session.scans_changed.emit()
     qtbot.waitUntil(lambda: cell(dock, 0, SLICES) == "2", timeout=20_000)
-    assert not dock.scans.table.item(0, PICTURE).data(1).isNull()
+    assert not dock.scans.table.item(0, THUMBNAIL).data(1).isNull()
     assert (project.root / "thumbnails" / "scan.npy").exists()
 
 
@@ -111,7 +111,7 @@ def test_dice_of_the_newest_prediction_against_a_reference(project, tmp_path):
     predict(project, np.zeros(SHAPE, np.uint8))
     run = predict(project, half)
     project.set_reference("scan", truth_file(project, tmp_path, truth))
-    facts = dict(facts_of(project, {}))["scan"]
+    facts = dict(summarise_scans(project, {}))["scan"]
     assert facts.run == run and set(facts.dice) == {"one", "two"}
     assert facts.mean_dice == pytest.approx(2 / 3)
 
@@ -123,7 +123,7 @@ def test_the_dice_column_comes_with_a_reference_and_goes_with_it(dock, qtbot, pr
     table.compare(project.scans["scan"], truth_file(project, tmp_path, truth))
     qtbot.waitUntil(lambda: cell(dock, 0, DICE) == "1.00", timeout=20_000)
     assert not table.isColumnHidden(DICE) and cell(dock, 0, PREDICTION) == "✓"
-    assert table.item(0, DICE).toolTip().splitlines() == ["one: 1.000", "two: in neither"]
+    assert table.item(0, DICE).toolTip().splitlines() == ["one: 1.000", "two: absent in both"]
     menu = table.menu("scan")
     next(action for action in menu.actions() if "Stop comparing" in action.text()).trigger()
     assert table.isColumnHidden(DICE)
@@ -151,7 +151,7 @@ def test_keys_go_from_scan_to_scan_and_stop_at_the_ends(dock, qtbot):
     table = dock.scans.table
     for by, expected in ((-1, "scan"), (1, "other"), (1, "other"), (-1, "scan")):
         table.step(by)
-        qtbot.waitUntil(lambda: dock.workspace.opening.waiting is None, timeout=20_000)
+        qtbot.waitUntil(lambda: dock.workspace.scan_loader.pending is None, timeout=20_000)
         assert dock.session.scan == expected
         assert table.currentRow() == ["scan", "other"].index(expected)
 
@@ -188,7 +188,7 @@ def test_the_last_click_wins(dock, qtbot, monkeypatch):
     dock.scans.table.selectRow(0)
     slow.set()
     qtbot.wait(300)
-    assert dock.session.scan == "scan" and dock.workspace.opening.waiting is None
+    assert dock.session.scan == "scan" and dock.workspace.scan_loader.pending is None
 
 
 def test_the_way_back_is_not_read_again(dock, qtbot, monkeypatch):
@@ -206,7 +206,7 @@ def test_a_moved_scan_is_shown_from_the_project_in_one_sentence(dock, qtbot, sai
     dock.scans.table.selectRow(1)
     qtbot.waitUntil(lambda: dock.session.scan == "other", timeout=20_000)
     ((severity, text),) = said
-    assert severity == "warning" and "other.nii is not where it was" in text and "all steps work" in text
+    assert severity == "warning" and "other.nii was not found" in text and "project's copy" in text
     assert dock.workspace.scan_layer.data.shape == (7, 6, 5)
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hand import LEFT, Hand, wait_until
 from qtpy.QtCore import QPoint, Qt, QTimer
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QDialogButtonBox, QMenu, QMenuBar, QRadioButton, QWidget
+from user_simulation import LEFT, UserSimulation, wait_until
 
 from napari_medssl.widgets import Dock
 
@@ -24,7 +24,7 @@ MINUTES = 0.3
 TITLE = "Train on few slices"
 
 
-class CountingHand(Hand):
+class CountingHand(UserSimulation):
     """A hand that counts its clicks; it starts with the viewer alone, the dock comes by the menu."""
 
     def __init__(self, viewer, clicks: int) -> None:
@@ -96,28 +96,28 @@ def test_six_clicks_from_an_open_file_to_an_overlay(make_napari_viewer, data, tm
     (shutil.copytree if source.is_dir() else shutil.copyfile)(source, path)
     viewer = make_napari_viewer(show=True)
     viewer.window.resize(1280, 800)
-    hand = CountingHand(viewer, clicks=open_as_napari_does(viewer, path))
-    dock = hand.dock
+    user = CountingHand(viewer, clicks=open_as_napari_does(viewer, path))
+    dock = user.dock
     said: list[str] = []
-    dock.session.said.connect(lambda severity, text: said.append(text))
+    dock.session.message.connect(lambda severity, text: said.append(text))
     dock.finetune.minutes.setValue(MINUTES)
 
-    hand.click(dock.scans.adopt)
+    user.click(dock.scans.use_open_layers)
     wait_until(lambda: dock.session.scan is not None and dock.steps[1].isExpanded(), 30, "taking the scan")
     layer, scan = dock.workspace.annotation_layer, np.asarray(dock.workspace.scan_layer.data)
     for index in (len(scan) // 3, len(scan) // 2):
-        hand.go_to_slice(index)
+        user.go_to_slice(index)
         rows, columns = scan.shape[1] // 3, scan.shape[2] // 3
         middle = np.zeros(scan.shape[1:], bool)
         middle[rows : 2 * rows : 5, columns : 2 * columns] = True
-        hand.paint_rows(layer, index, middle)
-        hand.key(Qt.Key.Key_K)
-    assert len(dock.session.complete) == 2 and layer.data.any()
+        user.paint_rows(layer, index, middle)
+        user.key(Qt.Key.Key_K)
+    assert len(dock.session.annotation.complete) == 2 and layer.data.any()
 
     wait_until(dock.train.isEnabled, 20, "saving what was painted")
-    hand.click(dock.train)
-    print(f"\n{path.name}: {hand.clicks} clicks besides painting")
-    assert hand.clicks <= MOST_CLICKS
+    user.click(dock.train)
+    print(f"\n{path.name}: {user.clicks} clicks besides painting")
+    assert user.clicks <= MOST_CLICKS
     wait_until(lambda: not dock.session.job.running, 240, "the fine-tuning")
     prediction = dock.workspace.prediction_layer
     assert prediction is not None and prediction.visible and prediction.data.any(), said

@@ -95,8 +95,8 @@ def options(box) -> list[str]:
 
 def measured(qtbot, made: Dock, step: int) -> str:
     made.steps[step].toggleButton().click()
-    forecast = made.steps[step].content().forecast
-    assert forecast.text() == "Measuring how long a step takes ..."
+    forecast = made.steps[step].body.estimate
+    assert forecast.text() == "Measuring the time per step…"
     qtbot.waitUntil(lambda: "steps in" in forecast.text(), timeout=30_000)
     return forecast.text()
 
@@ -154,7 +154,7 @@ def test_the_paper_s_fine_tuning_is_the_contrast_between_classes(make, qtbot, sa
     ran(qtbot, made, made.finetune.start)
     assert not said
     (run,) = made.session.runs("finetune")
-    assert (run.job["semi_supervised"], run.job["recipe"]) == ("pseudo_contrast", "paper")
+    assert (run.job["semi"], run.job["recipe"]) == ("pseudo_contrast", "paper")
 
 
 # --- the estimate ------------------------------------------------------------------------------------
@@ -165,7 +165,7 @@ def test_an_open_step_says_what_the_training_will_come_to(make, qtbot):
     text = measured(qtbot, made, 2)
     assert text.startswith("About 2,200 steps in 5 min, on CPU with 2 threads in bf16; needs 1.0 GB.")
     made.pretrain.minutes.setValue(0.5)
-    assert made.pretrain.forecast.text().endswith("Fewer than 300 steps: expect little.")
+    assert made.pretrain.estimate.text().endswith("Fewer than 300 steps: expect little.")
     assert not made.session.project.runs() and not made.session.job.running
 
 
@@ -174,9 +174,9 @@ def test_what_was_measured_is_not_measured_again(make, qtbot):
     measured(qtbot, made, 2)
     again = make()
     again.steps[2].toggleButton().click()
-    assert "steps in" in again.pretrain.forecast.text()
+    assert "steps in" in again.pretrain.estimate.text()
     again.pretrain.purpose.setCurrentText("Overnight")
-    assert "steps in 8 h" in again.pretrain.forecast.text()
+    assert "steps in 8 h" in again.pretrain.estimate.text()
     assert (again.session.project.root / "asked").read_text() == "one\n"
 
 
@@ -190,7 +190,7 @@ def test_a_closed_step_measures_nothing(make, qtbot):
 def test_fine_tuning_is_estimated_once_something_is_painted(make, qtbot):
     made = make()
     made.steps[3].toggleButton().click()
-    assert not made.finetune.forecast.isVisibleTo(made.finetune)
+    assert not made.finetune.estimate.isVisibleTo(made.finetune)
     painted(made)
     made.steps[2].toggleButton().click()
     assert "steps in 3 min" in measured(qtbot, made, 3)
@@ -201,10 +201,10 @@ def test_a_measurement_gives_way_to_the_training(make, qtbot, said):
     made.steps[2].toggleButton().click()
     asked = made.session.project.root / "asked"
     qtbot.waitUntil(asked.exists, timeout=30_000)
-    child = made.side_jobs.child
+    child = made.background_jobs.child
     ran(qtbot, made, made.pretrain.start)
     assert made.session.job.phase == "Finished" and not said
-    qtbot.waitUntil(lambda: child not in child_process._alive, timeout=10_000)
+    qtbot.waitUntil(lambda: child not in child_process._running, timeout=10_000)
 
 
 def test_a_measurement_that_fails_is_silent_and_not_repeated(make, qtbot, said):
@@ -212,7 +212,7 @@ def test_a_measurement_that_fails_is_silent_and_not_repeated(make, qtbot, said):
     made.steps[2].toggleButton().click()
     qtbot.waitUntil(lambda: (made.session.project.root / "asked").exists(), timeout=30_000)
     qtbot.waitUntil(lambda: not made.estimates.measuring, timeout=30_000)
-    assert not made.pretrain.forecast.isVisibleTo(made.pretrain)
+    assert not made.pretrain.estimate.isVisibleTo(made.pretrain)
     made.pretrain.minutes.setValue(7)
     assert not made.estimates.measuring and not said
 
@@ -233,10 +233,10 @@ def test_a_slice_is_held_back_by_itself_only_where_there_are_many(make):
     hold = made.finetune.hold
     assert not hold.isChecked()
     for index in range(5):
-        made.session.mark(0, 5 + index, True)
+        made.session.annotation.mark(0, 5 + index, True)
     assert hold.isChecked() and made.finetune._new_job().settings == {"validation_slice": True}
     hold.click()
-    made.session.mark(0, 11, True)
+    made.session.annotation.mark(0, 11, True)
     assert not hold.isChecked() and made.finetune._new_job().settings == {}
 
 
@@ -258,10 +258,10 @@ def test_a_round_starts_anew_unless_continue_is_chosen_and_says_so(make, qtbot):
     ]
     assert step.weights.currentIndex() == 0
     starts = (
-        "Starts anew from the weights that come with the program, with all annotations.",
+        "Starts anew from the bundled weights, with all annotations.",
         "Starts anew from your pre-trained weights, with all annotations.",
         "Starts anew from random weights, with all annotations.",
-        "Continues from what that one has learned, with all annotations.",
+        "Continues from the weights of that fine-tuning, with all annotations.",
     )
     for number, start in enumerate(starts):
         step.weights.setCurrentIndex(number)
@@ -307,7 +307,7 @@ def test_another_project_begins_with_the_weights_that_ship(make, qtbot, tmp_path
         ({"weights": "random"}, "random weights"),
         ({"weights": "shapes"}, "shapes"),
         ({"weights": "0001-pretrain-pgl"}, "pre-training"),
-        ({"weights": "0002-finetune-from-pgl"}, "the one before"),
+        ({"weights": "0002-finetune-from-pgl"}, "the previous fine-tuning"),
     ],
 )
 def test_a_fine_tuning_says_what_it_started_from(tmp_path, weights, words):
@@ -319,7 +319,7 @@ def test_pre_training_says_what_it_starts_from(make):
     from medssl.tasks.pretrain.pretrain import with_weights
 
     step = make().pretrain
-    for purpose, said in (("Quick look", "the weights that come with the program"),
+    for purpose, said in (("Quick look", "the bundled weights"),
                           ("As in the paper", "random weights")):  # fmt: skip
         step.purpose.setCurrentText(purpose)
         assert step.about.text().endswith(f"Starts from {said}.")

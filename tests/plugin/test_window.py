@@ -13,13 +13,13 @@ import numpy as np
 import psutil
 import pytest
 import scenes
-from hand import Hand, Lag, open_and_wait, wait_until
 from medssl.benchmarking.simulated_annotator import choose_slices
 from medssl.core.io.volume import read_labels
 from medssl.core.methods import METHODS
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication
+from user_simulation import EventLoopLag, UserSimulation, open_and_wait, wait_until
 
 from napari_medssl.engine import child_process
 from napari_medssl.widgets.finetune import SHAPES_NAME
@@ -60,45 +60,45 @@ def training_begins(dock) -> None:
 def test_from_a_file_to_an_exported_segmentation(window, scene, tmp_path):
     viewer, dock = window
     path, truth = scene.path, scene.truth
-    hand = Hand(viewer, dock)
+    user = UserSimulation(viewer, dock)
     said: list[str] = []
-    dock.session.said.connect(lambda severity, text: said.append(text) if severity == "error" else None)
+    dock.session.message.connect(lambda severity, text: said.append(text) if severity == "error" else None)
 
     # open
-    hand.choose_file(dock.scans.files, path)
+    user.choose_file(dock.scans.files, path)
     wait_until(lambda: dock.session.scan is not None, 20, "opening the scan")
     assert (path.parent / "medssl-project" / "project.json").exists()
 
     # annotate five slices
-    hand.open_step(2)
-    hand.click(dock.annotate.new)
+    user.open_step(2)
+    user.click(dock.annotate.new)
     for _ in range(len(scene.names) - 1):
-        hand.click(dock.annotate.add)
+        user.click(dock.annotate.add)
     for row, name in enumerate(scene.names):
-        hand.rename_class(row, name)
+        user.rename_class(row, name)
     assert tuple(item.name for item in dock.session.project.classes) == scene.names
     layer = dock.workspace.annotation_layer
     while layer.brush_size > 1:
-        hand.key(Qt.Key.Key_BracketLeft)
+        user.key(Qt.Key.Key_BracketLeft)
     slices = list(choose_slices(truth, 5))
     for index in slices:
-        hand.complete_slice(truth, index)
+        user.complete_slice(truth, index)
     for index in slices:
         assert np.array_equal(layer.data[index], truth[index]), f"slice {index} was not painted as meant"
-    assert dock.session.complete == tuple((0, index) for index in slices)
-    hand.go_to_slice(slices[2])
+    assert dock.session.annotation.complete == tuple((0, index) for index in slices)
+    user.go_to_slice(slices[2])
 
     # pre-train, stop, go on from the checkpoint
-    hand.open_step(3)
-    hand.set_minutes(dock.pretrain.minutes, MINUTES)
-    hand.click(dock.pretrain.start)
+    user.open_step(3)
+    user.set_minutes(dock.pretrain.minutes, MINUTES)
+    user.click(dock.pretrain.start)
     training_begins(dock)
-    hand.click(dock.pretrain.panel.stop_button)
+    user.click(dock.pretrain.panel.stop_button)
     job_ends(dock)
     assert dock.session.job.phase == "Stopped", said
     stopped_at = dock.session.job.step
-    hand.click(dock.pretrain.resume)
-    lag = Lag()
+    user.click(dock.pretrain.resume)
+    lag = EventLoopLag()
     lag.start()
     training_begins(dock)
     wait_until(
@@ -114,24 +114,24 @@ def test_from_a_file_to_an_exported_segmentation(window, scene, tmp_path):
     )
 
     # fine-tune, overlay
-    hand.open_step(4)
-    hand.set_minutes(dock.finetune.minutes, MINUTES)
+    user.open_step(4)
+    user.set_minutes(dock.finetune.minutes, MINUTES)
     assert dock.finetune.weights.currentText() == SHAPES_NAME
-    hand.choose(dock.finetune.weights, "PGL pre-training (run 1)")
-    hand.click(dock.finetune.start)
+    user.choose(dock.finetune.weights, "PGL pre-training (run 1)")
+    user.click(dock.finetune.start)
     job_ends(dock)
     prediction = dock.workspace.prediction_layer
     assert not said and prediction is not None and prediction.visible and prediction.data.any()
     first = prediction.data.copy()
     between = (slices[1] + slices[2]) // 2
-    hand.go_to_slice(between)
+    user.go_to_slice(between)
 
     # correct a slice, fine-tune again
-    hand.open_step(2)
-    hand.complete_slice(truth, between)
-    wait_until(lambda: dock.session.saved == "saved", 10, "the autosave")
-    hand.open_step(4)
-    hand.click(dock.finetune.start)
+    user.open_step(2)
+    user.complete_slice(truth, between)
+    wait_until(lambda: dock.session.annotation.save_state == "saved", 10, "the autosave")
+    user.open_step(4)
+    user.click(dock.finetune.start)
     job_ends(dock)
     assert not said and len(dock.session.predictions()) == 2
     assert np.array_equal(
@@ -139,10 +139,10 @@ def test_from_a_file_to_an_exported_segmentation(window, scene, tmp_path):
     )
 
     # export
-    hand.open_step(5)
+    user.open_step(5)
     out = tmp_path / "segmentation.nii.gz"
-    hand.choose_file(dock.prediction.out.one, out)
-    wait_until(lambda: dock.prediction.out.one.isEnabled(), 20, "the export")
+    user.choose_file(dock.prediction.export.one, out)
+    wait_until(lambda: dock.prediction.export.one.isEnabled(), 20, "the export")
     written, scan = nibabel.load(out), nibabel.load(path)
     assert written.shape == scan.shape and np.array_equal(written.affine, scan.affine)
     exported = read_labels(out).array
@@ -150,14 +150,14 @@ def test_from_a_file_to_an_exported_segmentation(window, scene, tmp_path):
     assert not said
 
     # features
-    hand.dismiss_notifications()
-    hand.open_step(6)
-    hand.click(dock.features.compute)
+    user.dismiss_notifications()
+    user.open_step(6)
+    user.click(dock.features.compute)
     job_ends(dock)
-    hand.click(dock.features.follow)
+    user.click(dock.features.follow)
     inside = np.argwhere(truth[between] == 1)
     middle = inside[np.linalg.norm(inside - inside.mean(0), axis=1).argmin()]
-    hand.click_voxel(dock.workspace.scan_layer, (between, *middle))
+    user.click_voxel(dock.workspace.scan_layer, (between, *middle))
     wait_until(lambda: "similarity" in viewer.layers, 20, "the map")
     similarity = viewer.layers["similarity"]
     assert similarity.data.max() > 0.9
@@ -170,14 +170,14 @@ def test_every_method_of_the_list_trains_and_none_collapses(window, tmp_path):
     viewer, dock = window
     dock.open(Path(os.environ.get("MEDSSL_PROJECT") or scenes.several(tmp_path)))
     wait_until(lambda: dock.session.scan is not None, 20, "opening the project's first scan")
-    hand = Hand(viewer, dock)
+    user = UserSimulation(viewer, dock)
     said: list[str] = []
-    dock.session.said.connect(lambda severity, text: said.append(text) if severity == "error" else None)
-    hand.open_step(3)
-    hand.set_minutes(dock.pretrain.minutes, MINUTES)
+    dock.session.message.connect(lambda severity, text: said.append(text) if severity == "error" else None)
+    user.open_step(3)
+    user.set_minutes(dock.pretrain.minutes, MINUTES)
     for method in METHODS:
-        hand.choose(dock.pretrain.method, method.upper())
-        hand.click(dock.pretrain.start)
+        user.choose(dock.pretrain.method, method.upper())
+        user.click(dock.pretrain.start)
         job_ends(dock)
         run = dock.session.runs("pretrain")[0]
         assert (run.job["method"], run.job["recipe"], dock.session.job.phase) == (method, "quick", "Finished")
@@ -185,7 +185,7 @@ def test_every_method_of_the_list_trains_and_none_collapses(window, tmp_path):
         assert len(set(losses)) > 1 and np.isfinite(losses).all() and not said
         assert not run.collapsed, run.collapse_report
         moved = f"loss {losses[0]:.3f} to {losses[-1]:.3f} in {dock.session.job.step} steps"
-        print(f"\n{method}: {moved}; {dock.pretrain.verdict.text()}")
+        print(f"\n{method}: {moved}; {dock.pretrain.report.text()}")
 
 
 def test_closing_the_window_while_training_leaves_no_engine(window, scene):
@@ -195,14 +195,14 @@ def test_closing_the_window_while_training_leaves_no_engine(window, scene):
     wait_until(lambda: dock.session.scan is not None and dock.scans._worker is None, 20, "opening")
     dock.workspace.new_annotation()
     dock.workspace.annotation_layer.paint((3, 3, 3), 1)
-    hand = Hand(viewer, dock)
-    hand.open_step(3)
-    hand.click(dock.pretrain.start)
+    user = UserSimulation(viewer, dock)
+    user.open_step(3)
+    user.click(dock.pretrain.start)
     training_begins(dock)
     engine, project = psutil.Process(dock.jobs.process_id()), dock.session.project
     viewer.close()
     wait_until(lambda: not engine.is_running(), 10, "ending the engine")
-    assert not child_process._alive
+    assert not child_process._running
     assert project.annotation(next(iter(project.scans))).labels[3, 3, 3]
     (run,) = project.runs("pretrain")
     assert run.checkpoint.exists()

@@ -12,8 +12,8 @@ from medssl.core.export.files import export_scan
 from medssl.core.project.project import Annotation, Project
 from napari.components import ViewerModel
 
-from napari_medssl import layers
-from napari_medssl.error_handling import guarded
+from napari_medssl import layers, navigation
+from napari_medssl.error_handling import catch_errors
 from napari_medssl.model.job_factory import finetune_job
 from napari_medssl.model.session import Session
 from napari_medssl.workspace import Workspace
@@ -34,7 +34,7 @@ def desk(qtbot, tmp_path) -> Workspace:
     session = Session()
     desk = Workspace(ViewerModel(), session)
     desk.said = []
-    session.said.connect(lambda severity, text: desk.said.append(text))
+    session.message.connect(lambda severity, text: desk.said.append(text))
     session.open(tmp_path / "project")
     session.select(session.project.add_scan(write_scan(tmp_path / "a.nii.gz")).id)
     yield desk
@@ -67,7 +67,7 @@ def refuse(self, scan, annotation) -> None:
 
 def test_a_scan_is_shown_as_its_file_has_it(desk):
     assert desk.scan_layer.data.shape == SHAPE[::-1] and tuple(desk.scan_layer.scale) == (4, 1.5, 1.5)
-    assert layers.camera_of(desk.viewer).orientation == ("away", "up", "left")
+    assert navigation.camera_of(desk.viewer).orientation == ("away", "up", "left")
 
 
 def test_two_scans_share_one_layer(desk, tmp_path):
@@ -202,7 +202,7 @@ def test_a_project_opens_where_it_was_left(desk):
     desk.leave()
     again = other_desk(desk.session.project.root)
     assert again.annotation_layer.data[4, 3, 6] == 1
-    assert again.session.complete == ((1, 3),) and again.slice_on_screen() == (1, 3)
+    assert again.session.annotation.complete == ((1, 3),) and again.slice_on_screen() == (1, 3)
     again.close()
 
 
@@ -214,7 +214,7 @@ def test_complete_slices_in_every_orientation(desk, axis):
     desk.autosave.flush()
     assert desk.session.project.annotation(desk.session.scan).complete == ((axis, 2),)
     desk.toggle_complete()
-    assert desk.session.complete == ()
+    assert desk.session.annotation.complete == ()
 
 
 def test_a_disk_that_refuses_is_told_and_the_stroke_is_tried_again(desk, monkeypatch):
@@ -223,9 +223,10 @@ def test_a_disk_that_refuses_is_told_and_the_stroke_is_tried_again(desk, monkeyp
 
     with monkeypatch.context() as patch:
         patch.setattr(Project, "save_annotation", refuse)
-        guarded(desk.session, desk.autosave.flush)
-        assert desk.said == ["The disk is full; free some space."] and desk.session.saved == "NOT SAVED"
-        guarded(desk.session, lambda: desk.session.select(desk.session.scan))
+        catch_errors(desk.session, desk.autosave.flush)
+        assert desk.said == ["The disk is full; free some space."]
+        assert desk.session.annotation.save_state == "failed"
+        catch_errors(desk.session, lambda: desk.session.select(desk.session.scan))
         assert desk.annotation_layer.data[4, 5, 6] == 1, "the layer must not go while its strokes are unsaved"
     desk.autosave.flush()
     assert desk.session.project.annotation(desk.session.scan).labels[4, 5, 6] == 1
@@ -266,7 +267,7 @@ def test_strokes_win_over_the_prediction_in_the_exported_file(desk, tmp_path):
     desk.new_annotation()
     desk.annotation_layer.data[0, 0, :3] = 255
     desk.annotation_layer.paint((4, 5, 6), 2)
-    scan, run, _ = desk.to_export()
+    scan, run, _ = desk.export_source()
     export_scan(desk.session.project, scan, run, tmp_path / "out.nii.gz")
     written, source = nibabel.load(tmp_path / "out.nii.gz"), nibabel.load(tmp_path / "a.nii.gz")
     assert written.shape == source.shape and np.array_equal(written.affine, source.affine)
@@ -276,7 +277,7 @@ def test_strokes_win_over_the_prediction_in_the_exported_file(desk, tmp_path):
 
 def test_there_is_nothing_to_export_before_a_prediction(desk):
     with pytest.raises(UserError, match="fine-tune first"):
-        desk.to_export()
+        desk.export_source()
 
 
 def test_fine_tuning_without_annotation_is_refused_in_words(desk):

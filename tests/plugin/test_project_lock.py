@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filelock import SoftFileLease
-from hand import open_and_wait
 from medssl.core.errors import UserError
 from medssl.core.project.project import Annotation, LabelClass, Project
 from napari.components import ViewerModel
+from user_simulation import open_and_wait
 
 from napari_medssl.engine import project_lock
 from napari_medssl.model.job_factory import pretrain_job
@@ -85,7 +85,9 @@ def test_the_second_window_says_who_has_the_project(another_process, open_window
     ((severity, text),) = said
     assert severity == "warning" and f"process {another_process.pid} on " in text and "since " in text
     assert "close the other window" in text and text == second.session.read_only
-    assert second.scans.held.text() == text and second.scans.held.isVisibleTo(second.scans)
+    assert second.scans.read_only_note.text() == text and second.scans.read_only_note.isVisibleTo(
+        second.scans
+    )
 
 
 def test_the_second_window_shows_everything_and_writes_nothing(another_process, open_window, project, said):
@@ -102,7 +104,7 @@ def test_the_second_window_shows_everything_and_writes_nothing(another_process, 
     second.workspace.leave()
     with pytest.raises(UserError, match="open in another window"):
         second.jobs.start(pretrain_job(second.session, "pgl", "quick", 1))
-    assert layer.mode != "paint" and second.session.complete == ((0, 2),)
+    assert layer.mode != "paint" and second.session.annotation.complete == ((0, 2),)
     after = files_of(project.root)
     assert before.keys() == after.keys() and before == after
 
@@ -119,17 +121,17 @@ def test_when_the_first_window_closes_the_second_may_write(open_window, said, pr
     assert not first.session.read_only and second.session.read_only
     first.workspace.annotation_layer.paint((5, 5, 5), 2)
     first._leave()
-    second.holding.look()
+    second.project_lock.look()
     assert not second.session.read_only and second.workspace.annotation_layer.editable
-    assert second.pretrain.start.isEnabled() and not second.scans.held.isVisibleTo(second.scans)
+    assert second.pretrain.start.isEnabled() and not second.scans.read_only_note.isVisibleTo(second.scans)
     assert second.workspace.annotation_layer.data[5, 5, 5] == 2, "what the first one painted has come along"
 
 
 def test_a_holder_elsewhere_without_a_sign_is_gone(open_window, project, monkeypatch):
     monkeypatch.setattr(project_lock, "LEASE_S", 3.0)
     lease, lock = (
-        project.root / project_lock.LEASE,
-        SoftFileLease(project.root / project_lock.LEASE, lease_duration=3.0),
+        project.root / project_lock.LEASE_FILE,
+        SoftFileLease(project.root / project_lock.LEASE_FILE, lease_duration=3.0),
     )
     with lock:
         sign = lease.read_text()
@@ -137,7 +139,7 @@ def test_a_holder_elsewhere_without_a_sign_is_gone(open_window, project, monkeyp
     window = open_window()
     assert window.session.read_only
     time.sleep(3.1)
-    window.holding.look()
+    window.project_lock.look()
     assert not window.session.read_only
 
 

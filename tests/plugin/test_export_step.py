@@ -9,10 +9,10 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from hand import open_and_wait
 from medssl.core.project.project import LabelClass, Project
 from napari.components import ViewerModel
 from qtpy.QtWidgets import QFileDialog
+from user_simulation import open_and_wait
 
 from napari_medssl.widgets import Dock
 
@@ -40,9 +40,9 @@ def made(qtbot, said, tmp_path) -> Dock:
 
 def save_as(made: Dock, qtbot, monkeypatch, path: Path) -> None:
     monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(path), ""))
-    made.prediction.out.one.click()
-    assert not made.prediction.out.one.isEnabled()
-    qtbot.waitUntil(made.prediction.out.one.isEnabled, timeout=PATIENCE)
+    made.prediction.export.one.click()
+    assert not made.prediction.export.one.isEnabled()
+    qtbot.waitUntil(made.prediction.export.one.isEnabled, timeout=PATIENCE)
 
 
 def test_the_ending_of_the_name_says_how_it_is_written(made, qtbot, said, monkeypatch, tmp_path):
@@ -60,13 +60,13 @@ def test_what_cannot_be_written_is_one_sentence(made, qtbot, said, monkeypatch, 
 
 def test_all_scans_go_into_a_folder(made, qtbot, said, monkeypatch, tmp_path):
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path / "out"))
-    made.prediction.out.menu.actions()[0].trigger()
-    assert not made.prediction.out.every.isEnabled()
+    made.prediction.export.menu.actions()[0].trigger()
+    assert not made.prediction.export.every.isEnabled()
     qtbot.waitUntil(lambda: not made.session.job.running, timeout=PATIENCE)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"a_segmentation.nii.gz", "b_segmentation.nii.gz", "volumes.csv"} <= names
-    assert not said and made.session.job.said[-1].startswith("2 scans and volumes.csv are in")
-    assert made.prediction.out.panel.isVisibleTo(made.prediction)
+    assert not said and made.session.job.notices[-1].startswith("2 scans and volumes.csv are in")
+    assert made.prediction.export.panel.isVisibleTo(made.prediction)
 
 
 def test_opening_the_dock_does_not_load_what_reads_and_writes_files():

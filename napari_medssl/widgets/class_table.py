@@ -1,4 +1,4 @@
-"""The table of classes: colour, name, id and volume each."""
+"""The table of classes: colour, name, id and volume."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
-from napari_medssl.annotate.volumes import Volumes
-from napari_medssl.error_handling import guarded
+from napari_medssl.annotate.volumes import ClassVolumes
+from napari_medssl.error_handling import catch_errors
 from napari_medssl.model.session import Session
+from napari_medssl.qt import cell, headers
 
 ROW = 30
-MOST_ROWS = 6
+MAX_ROWS = 6
 ID = Qt.ItemDataRole.UserRole
 
 
@@ -31,21 +32,21 @@ class ClassTable(QTableWidget):
     """Click a class to paint it, double-click its name to rename it, click its colour to change it."""
 
     picked = Signal(int)
-    """Id of the class that the user chose."""
+    """Id of the class that the user has selected."""
     removing = Signal(int)
-    """Id of a class that the user wants deleted."""
+    """Id of a class that the user wants to delete."""
 
-    def __init__(self, session: Session, volumes: Volumes) -> None:
+    def __init__(self, session: Session, volumes: ClassVolumes) -> None:
         super().__init__(0, 4)
         self.session, self.volumes = session, volumes
         self.setToolTip("Click a class to paint it, double-click its name to rename it")
-        self.verticalHeader().hide()
-        self.verticalHeader().setDefaultSectionSize(ROW)
+        header, row_header = headers(self)
+        row_header.hide()
+        row_header.setDefaultSectionSize(ROW)
         self.setShowGrid(False)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        header = self.horizontalHeader()
         header.hide()
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Fixed)
         header.setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
@@ -65,21 +66,21 @@ class ClassTable(QTableWidget):
         self.refresh()
 
     def current(self) -> int:
-        """Id of the chosen class."""
+        """Id of the selected class."""
         name = self.item(max(self.currentRow(), 0), 1)
         return int(name.data(ID)) if name is not None else 1
 
     def choose(self, class_id: int) -> None:
-        """Choose a class as if it had been clicked."""
+        """Select a class as if it had been clicked."""
         for number in range(self.rowCount()):
-            if self.item(number, 1).data(ID) == class_id:
+            if cell(self, number, 1).data(ID) == class_id:
                 self.selectRow(number)
                 self.picked.emit(class_id)
 
     def refresh(self) -> None:
         """Show the project's classes."""
         classes = self.session.project.classes if self.session.project else ()
-        chosen = max(self.currentRow(), 0)
+        selected = max(self.currentRow(), 0)
         self.blockSignals(True)
         self.setRowCount(len(classes))
         for number, item in enumerate(classes):
@@ -87,22 +88,22 @@ class ClassTable(QTableWidget):
             name = QTableWidgetItem(item.name)
             name.setData(ID, item.id)
             self.setItem(number, 1, name)
-            self.setItem(number, 2, _fixed(str(item.id), "The number of this class in exported files"))
+            self.setItem(number, 2, _fixed(str(item.id), "Label value of this class in exported files"))
             self.setItem(number, 3, _fixed("", ""))
         if classes:
-            self.selectRow(min(chosen, len(classes) - 1))
+            self.selectRow(min(selected, len(classes) - 1))
         self.blockSignals(False)
-        self.setFixedHeight(ROW * min(max(len(classes), 1), MOST_ROWS) + 6)
+        self.setFixedHeight(ROW * min(max(len(classes), 1), MAX_ROWS) + 6)
         self.show_volumes()
 
     def show_volumes(self) -> None:
-        """Show how large each class is."""
-        source = "the prediction on the screen" if self.volumes.predicted else "what is painted"
+        """Show the volumes of the classes."""
+        source = "the prediction on the screen" if self.volumes.predicted else "the annotation"
         self.blockSignals(True)
         for number in range(self.rowCount() if self.session.scan is not None else 0):
-            cell, volume = self.item(number, 3), self.volumes.ml(self.item(number, 1).data(ID))
-            cell.setText(f"{volume:.0f} ml" if volume >= 100 else f"{volume:.2g} ml" if volume else "")
-            cell.setToolTip(f"Volume of {source}")
+            item, volume = cell(self, number, 3), self.volumes.ml(cell(self, number, 1).data(ID))
+            item.setText(f"{volume:.0f} ml" if volume >= 100 else f"{volume:.2g} ml" if volume else "")
+            item.setToolTip(f"Volume of {source}")
         self.blockSignals(False)
 
     def _swatch(self, item: LabelClass) -> QWidget:
@@ -118,17 +119,17 @@ class ClassTable(QTableWidget):
         layout.addWidget(button)
         return holder
 
-    def _on_renamed(self, cell: QTableWidgetItem) -> None:
-        item, name = self._class_with(cell.data(ID)), cell.text().strip()
+    def _on_renamed(self, edited: QTableWidgetItem) -> None:
+        item, name = self._class_with(edited.data(ID)), edited.text().strip()
         if item is not None and name and name != item.name:
             changed = LabelClass(id=item.id, name=name, color=item.color)
-            guarded(self.session, lambda: self.session.set_class(changed))
+            catch_errors(self.session, lambda: self.session.set_class(changed))
 
     def _pick_color(self, item: LabelClass, checked: bool = False) -> None:
         color = QColorDialog.getColor(QColor(item.color), self, f"Colour of {item.name}")
         if color.isValid():
             changed = LabelClass(id=item.id, name=item.name, color=color.name())
-            guarded(self.session, lambda: self.session.set_class(changed))
+            catch_errors(self.session, lambda: self.session.set_class(changed))
 
     def _class_with(self, class_id: int | None) -> LabelClass | None:
         classes = self.session.project.classes if self.session.project else ()
@@ -137,8 +138,8 @@ class ClassTable(QTableWidget):
 
 def _fixed(text: str, tip: str) -> QTableWidgetItem:
     """A cell that is only read."""
-    cell = QTableWidgetItem(text)
-    cell.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable)
-    cell.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-    cell.setToolTip(tip)
-    return cell
+    item = QTableWidgetItem(text)
+    item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable)
+    item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+    item.setToolTip(tip)
+    return item

@@ -1,4 +1,4 @@
-"""The line that says what a training will come to before it is started."""
+"""The predicted steps, time and memory of a training, shown before it is started."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from napari_medssl.engine.estimates import Estimates
 from napari_medssl.model.session import Session
 
 
-class Forecast(QLabel):
-    """Steps, time, memory and device of the job that `job` makes; measured while its step is open."""
+class EstimateLabel(QLabel):
+    """Estimate of the job that `job` creates; measured while its step is open."""
 
     def __init__(self, session: Session, estimates: Estimates, job: Callable[[], TrainingJob]) -> None:
         super().__init__()
@@ -25,25 +25,25 @@ class Forecast(QLabel):
         estimates.changed.connect(self.refresh)
         self.refresh()
 
-    def opened(self, is_open: bool) -> None:
-        """The step was opened or closed."""
+    def set_open(self, is_open: bool) -> None:
+        """Say whether the step is open; nothing is measured for a closed one."""
         self._open = is_open
         if not is_open:
             self._estimates.cancel()
         self.refresh()
 
     def refresh(self) -> None:
-        """Say what is known of the present choice, and have it measured if nothing is."""
+        """Show the estimate of the current settings, and measure it if it is unknown."""
         if self._open:
-            self.setText(self._words())
+            self.setText(self._text())
         self.setVisible(self._open and self._session.idle and bool(self.text()))
 
-    def _words(self) -> str:
+    def _text(self) -> str:
         try:
             job = self._job()
-            found = self._estimates.ask(job)
+            known = self._estimates.ask(job)
         except UserError:
-            return ""  # the button says what is missing
-        if found is not None:
-            return in_words(found, job.minutes, job.steps)
-        return "Measuring how long a step takes ..." if self._estimates.measuring else ""
+            return ""  # the button reports what is missing
+        if known is not None:
+            return in_words(known, job.minutes, job.steps)
+        return "Measuring the time per step…" if self._estimates.measuring else ""

@@ -95,7 +95,7 @@ def make(qtbot, said, tmp_path):
     yield with_engine
     for dock in made:
         dock._leave()
-        for child in list(child_process._alive):
+        for child in list(child_process._running):
             child.shutdown()
 
 
@@ -239,7 +239,7 @@ def test_neither_the_annotation_nor_its_undo_nor_the_disk_knows_of_it(make, qtbo
     assert dock.session.predictions() == []
     assert not list(dock.session.project.root.rglob("predictions/*"))
     with pytest.raises(UserError, match="no prediction"):
-        dock.workspace.to_export()
+        dock.workspace.export_source()
 
 
 def test_it_cannot_be_accepted_as_annotation(make, qtbot):
@@ -278,11 +278,11 @@ def test_from_the_side_the_last_prediction_is_shown_and_nothing_is_asked(make, q
     dock.finetune.start.click()
     arrives(qtbot, dock, 4)
     dock.workspace.go_to(1, 3)
-    qtbot.waitUntil(lambda: "axial" in dock.live.words, timeout=5_000)
+    qtbot.waitUntil(lambda: "axial" in dock.live.status, timeout=5_000)
     assert (shown(dock) == 3).all() and not dock.workspace.predictions.unfinished
     dock.workspace.go_to(0, 5)
     arrives(qtbot, dock, 5)
-    assert "in the making" in dock.live.words.lower()
+    assert "in the making" in dock.live.status.lower()
 
 
 def test_a_hidden_prediction_stays_hidden(make, qtbot):
@@ -324,7 +324,7 @@ def test_a_preview_that_fits_no_slice_is_left_out(make, qtbot, said):
     for odd in (SlicePreview.of(SliceInView("a", 0, 4), np.ones((3, 3), np.uint8)),
                 SlicePreview.of(SliceInView("a", 0, 99), np.ones(SHAPE[1:], np.uint8)),
                 SlicePreview.of(SliceInView("a", 0, -1), np.ones(SHAPE[1:], np.uint8))):  # fmt: skip
-        dock.jobs.heard.emit(odd)
+        dock.jobs.event_received.emit(odd)
     assert np.array_equal(shown(dock)[4], preview_of(4)) and (np.delete(shown(dock), 4, axis=0) == 3).all()
     assert not said
 
@@ -334,30 +334,30 @@ def test_a_preview_that_fits_no_slice_is_left_out(make, qtbot, said):
 
 @pytest.fixture
 def ahead(monkeypatch):
-    monkeypatch.setattr(child_process.Ahead, "on", True)
+    monkeypatch.setattr(child_process.StandbyEngine, "on", True)
 
 
 def test_a_stroke_starts_one_engine_that_takes_the_job(make, qtbot, ahead, said):
     dock = make(GOES_ON)
-    waiting = dock.jobs.ahead._child
+    waiting = dock.jobs.standby._child
     assert waiting is not None
     qtbot.waitUntil(lambda: waiting.process_id() > 0)
     process = waiting.process_id()
     dock.workspace.annotation_layer.paint((5, 5, 6), 1)
-    assert dock.jobs.ahead._child is waiting
+    assert dock.jobs.standby._child is waiting
     dock.finetune.start.click()
     arrives(qtbot, dock, 4)
-    assert dock.jobs.process_id() == process and dock.jobs.ahead._child is None
+    assert dock.jobs.process_id() == process and dock.jobs.standby._child is None
     dock.workspace.annotation_layer.paint((6, 5, 6), 1)
-    assert dock.jobs.ahead._child is None, "not beside a training"
+    assert dock.jobs.standby._child is None, "not beside a training"
     assert not said
 
 
 def test_an_engine_that_dies_while_it_waits_is_not_missed(make, qtbot, ahead, said):
     dock = make(GOES_ON)
-    waiting = dock.jobs.ahead._child
+    waiting = dock.jobs.standby._child
     waiting._process.kill()
-    qtbot.waitUntil(lambda: dock.jobs.ahead._child is None, timeout=10_000)
+    qtbot.waitUntil(lambda: dock.jobs.standby._child is None, timeout=10_000)
     dock.finetune.start.click()
     arrives(qtbot, dock, 4)
     assert not said
@@ -365,9 +365,9 @@ def test_an_engine_that_dies_while_it_waits_is_not_missed(make, qtbot, ahead, sa
 
 def test_a_closed_dock_leaves_none_behind(make, qtbot, ahead):
     dock = make(GOES_ON)
-    waiting = dock.jobs.ahead._child
+    waiting = dock.jobs.standby._child
     dock._leave()
-    qtbot.waitUntil(lambda: waiting not in child_process._alive, timeout=10_000)
+    qtbot.waitUntil(lambda: waiting not in child_process._running, timeout=10_000)
 
 
 REAL = """
@@ -382,24 +382,24 @@ sys.exit(worker.run(Path(sys.argv[-1])))
 @pytest.mark.timeout(400)
 def test_the_real_engine_is_warm_and_answers_before_its_first_step(make, qtbot, ahead, said, monkeypatch):
     dock = make(GOES_ON)
-    dock.jobs.ahead.cancel()
+    dock.jobs.standby.cancel()
     command = (sys.executable, "-u", "-c", REAL)
     monkeypatch.setattr(dock.jobs, "_command", command)
-    monkeypatch.setattr(dock.jobs.ahead, "_command", command)
+    monkeypatch.setattr(dock.jobs.standby, "_command", command)
     for index in (3, 4, 5, 6):
         dock.workspace.go_to(0, index)
         for row in (2, 3, 4):
             dock.workspace.annotation_layer.paint((index, row, 3), 1)
-        dock.session.mark(0, index, True)
+        dock.session.annotation.mark(0, index, True)
     dock.workspace.autosave.flush()
-    process = dock.jobs.ahead._child
+    process = dock.jobs.standby._child
     dock.finetune.minutes.setValue(0.1)
-    heard = []
-    dock.jobs.heard.connect(heard.append)
+    event_received = []
+    dock.jobs.event_received.connect(event_received.append)
     dock.workspace.go_to(0, 4)
     dock.finetune.start.click()
     assert dock.jobs._child is process
-    names = lambda: [type(event).__name__ for event in heard]  # noqa: E731
+    names = lambda: [type(event).__name__ for event in event_received]  # noqa: E731
     qtbot.waitUntil(lambda: "SlicePreview" in names(), timeout=180_000)
     assert "Metric" not in names()[: names().index("SlicePreview")]
     qtbot.waitUntil(lambda: not dock.session.job.running, timeout=180_000)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from medssl.core import events
 from qtpy.QtCore import Qt
+from qtpy.QtGui import QStandardItem, QStandardItemModel
 from qtpy.QtWidgets import (
     QComboBox,
     QDoubleSpinBox,
@@ -19,15 +20,23 @@ from qtpy.QtWidgets import (
 from superqt import QCollapsible
 
 from napari_medssl.model.session import Session
-from napari_medssl.widgets.drawing import Bar, Curve
+from napari_medssl.qt import not_none
+from napari_medssl.widgets.plots import LearningCurve, ProgressBar
 
-STOP_TIP = "End after the running step and keep the weights so far; a second press ends at once"
+STOP_TIP = "Stop after the current step and keep the weights; press again to stop at once"
 NO_LIMIT = 16_777_215
 """Qt's own maximum of a widget's height."""
 
 
 def button(text: str, action: Callable[[], object], tip: str, primary: bool = False) -> QPushButton:
-    """A push button that calls `action` without arguments."""
+    """A push button.
+
+    Args:
+        text: Its label.
+        action: Called without arguments on a click.
+        tip: Its tooltip.
+        primary: Whether it is highlighted as the next thing to do.
+    """
     made = QPushButton(text)
     made.setToolTip(tip)
     made.setProperty("primary", primary)
@@ -36,14 +45,15 @@ def button(text: str, action: Callable[[], object], tip: str, primary: bool = Fa
 
 
 def set_primary(button: QPushButton, primary: bool) -> None:
-    """Make a button the one to press next, or one among others."""
+    """Highlight a button as the next thing to do, or not."""
     button.setProperty("primary", primary)
-    button.style().unpolish(button)
-    button.style().polish(button)
+    style = not_none(button.style())
+    style.unpolish(button)
+    style.polish(button)
 
 
 def hint(text: str = "") -> QLabel:
-    """A line or two in second-rank colour."""
+    """A word-wrapped label in muted colour."""
     label = QLabel(text)
     label.setWordWrap(True)
     label.setProperty("hint", True)
@@ -51,7 +61,12 @@ def hint(text: str = "") -> QLabel:
 
 
 def row(*items: QWidget, stretch: int | None = None) -> QHBoxLayout:
-    """Widgets side by side; the one at `stretch` takes the room that is left."""
+    """Widgets side by side.
+
+    Args:
+        items: The widgets.
+        stretch: Index of the one that takes the remaining width; None shares it equally.
+    """
     layout = QHBoxLayout()
     layout.setContentsMargins(0, 0, 0, 0)
     layout.setSpacing(6)
@@ -61,7 +76,7 @@ def row(*items: QWidget, stretch: int | None = None) -> QHBoxLayout:
 
 
 def column(widget: QWidget, *items: QWidget | QLayout) -> QVBoxLayout:
-    """Lay a step's rows out below each other."""
+    """Lay widgets and layouts out below each other in `widget`."""
     layout = QVBoxLayout(widget)
     layout.setContentsMargins(4, 8, 4, 10)
     layout.setSpacing(8)
@@ -73,32 +88,51 @@ def column(widget: QWidget, *items: QWidget | QLayout) -> QVBoxLayout:
     return layout
 
 
-def choice() -> QComboBox:
-    """A box to choose from that never widens the dock: long texts are cut off, and whole in the list."""
+def combo_box() -> QComboBox:
+    """A combo box that never widens the dock: long entries are cut off, but shown in full in the list."""
     box = QComboBox()
     box.setSizeAdjustPolicy(QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon)
     box.setMinimumContentsLength(10)
     return box
 
 
+def combo_item(box: QComboBox, index: int) -> QStandardItem:
+    """An entry of a combo box, to disable it or to ask whether it is enabled."""
+    model = box.model()
+    if not isinstance(model, QStandardItemModel):
+        raise TypeError("the entries of this combo box come from another model")
+    return not_none(model.item(index))
+
+
 def minutes_box(value: float) -> QDoubleSpinBox:
-    """How long to train, in minutes."""
+    """A spin box for a time budget in minutes."""
     box = QDoubleSpinBox()
     box.setRange(0.1, 6000)
     box.setDecimals(1)
     box.setSuffix(" min")
     box.setAlignment(Qt.AlignmentFlag.AlignCenter)
     box.setValue(value)
-    box.editingFinished.connect(box.lineEdit().deselect)
-    box.setToolTip("How long to train; more scans and harder tasks want more")
+    box.editingFinished.connect(not_none(box.lineEdit()).deselect)
+    box.setToolTip("Training time; more scans and harder tasks need more")
     return box
 
 
-class Step(QCollapsible):
-    """One of the dock's steps: a header with a number, a title and a summary, and its content."""
+class StepContent(QWidget):
+    """The content of a step of the dock, below its header."""
 
-    def __init__(self, number: int, title: str, content: QWidget) -> None:
-        super().__init__(f"{number}   {title}")
+    title = ""
+
+    def summary(self) -> str:
+        """Progress of the step in a few words, for the right of its header."""
+        return ""
+
+
+class Step(QCollapsible):
+    """A step of the dock: a header with number, title and summary, and its content."""
+
+    def __init__(self, number: int, content: StepContent) -> None:
+        super().__init__(f"{number}   {content.title}")
+        self.body = content
         header = self.toggleButton()
         header.setStyleSheet("")
         header.setProperty("header", True)
@@ -110,7 +144,7 @@ class Step(QCollapsible):
         inside.setContentsMargins(0, 0, 12, 0)
         inside.addStretch()
         inside.addWidget(self._summary)
-        layout = self.layout()
+        layout = not_none(self.layout())
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(0)
         self.content().setParent(None)
@@ -119,60 +153,65 @@ class Step(QCollapsible):
         self.setDuration(0)
         self.toggled.connect(self._grow)
 
-    def set_summary(self, text: str) -> None:
-        """What the header says on its right: how far this step is."""
-        self._summary.setText(text)
+    def refresh_summary(self) -> None:
+        """Show the summary of the content in the header."""
+        self._summary.setText(self.body.summary())
 
     def redraw_icons(self) -> None:
-        """Draw the header's arrow in the colour that the theme gives its text."""
+        """Draw the header's arrow in the text colour of the theme."""
         self.toggleButton().ensurePolished()
         self.setExpandedIcon("▾")
         self.setCollapsedIcon("▸")
 
     def _grow(self, expanded: bool) -> None:
-        """Let the content be as high as it wants: wrapped text changes its height with the width."""
+        """Remove the height limit: the height of wrapped text depends on the width."""
         self.content().setMaximumHeight(NO_LIMIT if expanded else 0)
 
 
 class JobPanel(QWidget):
-    """Progress of the session's job while it is of this step's kind: phase, time left, curve, stop."""
+    """Progress of the session's job if it is of this step's kind: phase, time left, curves, stop."""
 
     def __init__(self, session: Session, kind: str, stop: Callable[[], object], curve: bool = True) -> None:
         super().__init__()
         self._session, self._kind = session, kind
-        self._phase, self._left = QLabel(), hint()
-        self._left.setWordWrap(False)
-        self._left.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-        self._bar = Bar()
-        self._text = hint()
-        self.curve = Curve() if curve else None
+        self._phase, self._time_left = QLabel(), hint()
+        self._time_left.setWordWrap(False)
+        self._time_left.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+        self._bar = ProgressBar()
+        self._notice = hint()
+        self.curve = LearningCurve() if curve else None
         self.stop_button = button("Stop", stop, STOP_TIP)
-        layout = column(self, row(self._phase, self._left), self._bar)
+        layout = column(self, row(self._phase, self._time_left), self._bar)
         layout.setContentsMargins(0, 0, 0, 0)
         if self.curve is not None:
             layout.addWidget(self.curve)
-        layout.addWidget(self._text)
+        layout.addWidget(self._notice)
         layout.addWidget(self.stop_button)
         session.job_changed.connect(self._refresh)
         session.metric.connect(self._on_metric)
         self._refresh()
 
+    def set_curves(self, loss: list[tuple[float, float]], dice: Sequence[tuple[float, float]] = ()) -> None:
+        """Show the curves of an earlier job, as (step, value) points; ignored by a panel without curves."""
+        if self.curve is not None:
+            self.curve.set_points(loss, dice)
+
     def _refresh(self) -> None:
         job = self._session.job
-        mine = job.kind == self._kind
-        self.setVisible(mine or bool(self.curve and self.curve.points))
-        self.stop_button.setVisible(mine and job.running)
+        own = job.kind == self._kind
+        self.setVisible(own or bool(self.curve and self.curve.points))
+        self.stop_button.setVisible(own and job.running)
         self.stop_button.setText("Stop now" if job.stopping else "Stop")
-        self._text.setVisible(mine and bool(job.said))
-        if not mine:
+        self._notice.setVisible(own and bool(job.notices))
+        if not own:
             return
         if job.running and job.run is None and self.curve is not None:
             self.curve.set_points([])
         self._phase.setText(job.phase.capitalize() if job.phase.islower() else job.phase)
-        self._left.setText(time_left(job.eta_s) if job.running and not job.stopping else "")
+        self._time_left.setText(time_left(job.eta_s) if job.running and not job.stopping else "")
         self._bar.set_fraction(job.fraction)
-        self._text.setText(job.said[-1] if job.said else "")
-        self._text.setToolTip("\n".join(job.said))
+        self._notice.setText(job.notices[-1] if job.notices else "")
+        self._notice.setToolTip("\n".join(job.notices))
         self._phase.setToolTip("\n".join(job.plan))
 
     def _on_metric(self, metric: events.Metric) -> None:
@@ -181,7 +220,7 @@ class JobPanel(QWidget):
 
 
 def time_left(seconds: float | None) -> str:
-    """Seconds in words: "40 s left", "3 min left"; nothing while they are not known."""
+    """Time left as text: "40 s left", "3 min left"; empty if unknown."""
     if seconds is None:
         return ""
     if seconds < 90:

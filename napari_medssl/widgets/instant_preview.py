@@ -1,20 +1,20 @@
-"""The check box of the instant preview, and what it waits for."""
+"""The check box of the instant preview, with a message if something is missing."""
 
 from __future__ import annotations
 
 from qtpy.QtWidgets import QCheckBox, QWidget
 
 from napari_medssl.explore.instant_preview import InstantPreview
-from napari_medssl.widgets.parts import column, hint
+from napari_medssl.widgets.components import column, hint
 
 TIP = (
-    "Outlines of what your strokes say about this slice, at once (W). "
-    "A rough guess from features: nothing of it is saved; fine-tuning (step 4) does it well."
+    "Outlines predicted from your strokes, updated while you paint (W). A quick classifier on features: not "
+    "saved, and less accurate than fine-tuning (step 4)."
 )
 
 
-class PreviewBox(QWidget):
-    """On, off, and one sentence about what is missing."""
+class InstantPreviewBox(QWidget):
+    """A check box, and a message if the preview cannot be drawn."""
 
     def __init__(self, preview: InstantPreview) -> None:
         super().__init__()
@@ -22,17 +22,17 @@ class PreviewBox(QWidget):
         self.box = QCheckBox("Instant preview")
         self.box.setToolTip(TIP)
         self.box.toggled.connect(preview.switch)
-        self.words = hint()
-        layout = column(self, self.box, self.words)
+        self.status = hint()
+        layout = column(self, self.box, self.status)
         layout.setContentsMargins(0, 0, 0, 0)
         preview.changed.connect(self._refresh)
         self._refresh()
 
     def toggle(self) -> None:
-        """What the key does."""
+        """Turn the preview on or off."""
         self.box.toggle()
 
     def _refresh(self) -> None:
         self.box.setChecked(self.preview.on)
-        self.words.setText(self.preview.missing)
-        self.words.setVisible(bool(self.preview.missing))
+        self.status.setText(self.preview.missing)
+        self.status.setVisible(bool(self.preview.missing))

@@ -8,7 +8,7 @@ from napari.components import ViewerModel
 from test_workspace import write_scan
 
 from napari_medssl.annotate.edits import Edits
-from napari_medssl.annotate.interpolation import FILL, Fills
+from napari_medssl.annotate.interpolation import INTERPOLATED, Interpolation
 from napari_medssl.layers import entry_of
 from napari_medssl.model.session import Session
 from napari_medssl.workspace import Workspace
@@ -18,7 +18,7 @@ from napari_medssl.workspace import Workspace
 def desk(qtbot, tmp_path) -> Workspace:
     """Axial slices 2 and 6 are painted and complete; slice 4 is on the screen, filled in."""
     made = Workspace(ViewerModel(), Session())
-    made.fills = Fills(made, Edits(made))
+    made.interpolation = Interpolation(made, Edits(made))
     made.session.open(tmp_path / "project")
     made.session.select(made.session.project.add_scan(write_scan(tmp_path / "a.nii.gz")).id)
     made.new_annotation()
@@ -28,15 +28,17 @@ def desk(qtbot, tmp_path) -> Workspace:
         made.annotation_layer.data_setitem((np.full(25, index), rows, columns), 1)
         made.toggle_complete()
     made.go_to(0, 4)
-    made.fills.fill()
-    qtbot.waitUntil(lambda: made.fills.layer is not None, timeout=20000)
+    made.interpolation.interpolate()
+    qtbot.waitUntil(lambda: made.interpolation.layer is not None, timeout=20000)
     yield made
     made.close()
 
 
 def test_a_fill_has_a_locked_layer_of_its_own_and_is_saved_apart_from_strokes(desk):
-    layer = desk.fills.layer
-    assert entry_of(layer)["role"] == FILL and layer.locked and layer.contour == 1 and not layer.editable
+    layer = desk.interpolation.layer
+    assert (
+        entry_of(layer)["role"] == INTERPOLATED and layer.locked and layer.contour == 1 and not layer.editable
+    )
     assert np.count_nonzero(layer.data == 1) == 75 and not desk.annotation_layer.data[3:6].any()
     desk.autosave.flush()
     saved = desk.session.project.annotation(desk.session.scan)
@@ -44,33 +46,34 @@ def test_a_fill_has_a_locked_layer_of_its_own_and_is_saved_apart_from_strokes(de
 
 
 def test_a_fill_comes_back_with_its_scan(desk):
-    before = desk.fills.layer.data.copy()
+    before = desk.interpolation.layer.data.copy()
     desk.session.select(desk.session.scan)
-    assert np.array_equal(desk.fills.layer.data, before)
+    assert np.array_equal(desk.interpolation.layer.data, before)
 
 
 @pytest.mark.parametrize("label", [1, 255])
 def test_a_fill_is_gone_where_somebody_paints(desk, label):
     desk.annotation_layer.brush_size = 1
     desk.annotation_layer.paint((4, 5, 5), label)
-    assert desk.fills.layer.data[4, 5, 5] == 0 and desk.fills.layer.data[4, 5, 4] == 1
+    assert desk.interpolation.layer.data[4, 5, 5] == 0 and desk.interpolation.layer.data[4, 5, 4] == 1
 
 
 def test_completing_a_filled_slice_accepts_it_and_undo_takes_that_back(desk):
-    desk.fills.accept(0, 4)
-    assert np.count_nonzero(desk.annotation_layer.data[4] == 1) == 25 and (0, 4) in desk.session.complete
-    assert not desk.fills.layer.data[4].any()
+    desk.interpolation.accept(0, 4)
+    assert np.count_nonzero(desk.annotation_layer.data[4] == 1) == 25
+    assert (0, 4) in desk.session.annotation.complete
+    assert not desk.interpolation.layer.data[4].any()
     desk.annotation_layer.undo()
-    assert not desk.annotation_layer.data[4].any() and (0, 4) not in desk.session.complete
+    assert not desk.annotation_layer.data[4].any() and (0, 4) not in desk.session.annotation.complete
 
 
 def test_a_fill_can_be_removed(desk):
-    desk.fills.remove()
-    assert desk.fills.layer is None
+    desk.interpolation.remove()
+    assert desk.interpolation.layer is None
     desk.autosave.flush()
     assert desk.session.project.annotation(desk.session.scan).guesses is None
 
 
 def test_a_mark_on_a_filled_slice_leaves_no_guess_in_it(desk):
     desk.toggle_complete()
-    assert not desk.fills.layer.data[4].any() and desk.fills.layer.data[3].any()
+    assert not desk.interpolation.layer.data[4].any() and desk.interpolation.layer.data[3].any()

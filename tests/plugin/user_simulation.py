@@ -11,12 +11,12 @@ from qtpy.QtGui import QMouseEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QComboBox, QDoubleSpinBox, QFileDialog, QLineEdit, QWidget
 
-from napari_medssl.layers import camera_of
+from napari_medssl.navigation import camera_of
 
 LEFT = Qt.MouseButton.LeftButton
 
 
-class Hand:
+class UserSimulation:
     """Clicks, drags and types; looks at the model only to know where on the screen a voxel is."""
 
     def __init__(self, viewer, dock: QWidget) -> None:
@@ -103,7 +103,7 @@ class Hand:
         QTest.qWait(300)
 
     def _scroll_to(self, widget: QWidget) -> None:
-        area = self.dock.scroll
+        area = self.dock.scroll_area
         if area.widget().isAncestorOf(widget):
             area.ensureWidgetVisible(widget)
 
@@ -178,7 +178,7 @@ class Hand:
         self.key(Qt.Key.Key_K)
 
 
-class Lag:
+class EventLoopLag:
     """How late a 10 ms timer fires, in ms."""
 
     def __init__(self) -> None:

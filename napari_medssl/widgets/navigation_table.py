@@ -1,4 +1,4 @@
-"""Tables of places that one can go to: the best match of each scan, the landmarks of this one."""
+"""A table of targets to go to: the best match of each scan, the landmarks of a scan."""
 
 from __future__ import annotations
 
@@ -7,38 +7,45 @@ from collections.abc import Callable, Sequence
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem
 
+from napari_medssl.qt import cell, headers
+
 ROW = 26
 
 
-class PlaceTable(QTableWidget):
-    """A name and a number a row; a click goes there."""
+class NavigationTable(QTableWidget):
+    """A name and a number per row; a click on a row goes there."""
 
-    def __init__(self, go: Callable[[str], object], most_rows: int, tip: str) -> None:
+    def __init__(self, go_to: Callable[[str], object], max_rows: int, tip: str) -> None:
         super().__init__(0, 2)
-        self._go, self._most_rows = go, most_rows
+        self._go_to, self._max_rows = go_to, max_rows
         self.setToolTip(tip)
-        self.verticalHeader().hide()
-        self.verticalHeader().setDefaultSectionSize(ROW)
+        header, row_header = headers(self)
+        row_header.hide()
+        row_header.setDefaultSectionSize(ROW)
         self.setShowGrid(False)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
         self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        header = self.horizontalHeader()
         header.hide()
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         header.setSectionResizeMode(1, QHeaderView.ResizeMode.ResizeToContents)
-        self.cellClicked.connect(lambda row, column: self._go(self.item(row, 0).text()))
+        self.cellClicked.connect(lambda row, column: self._go_to(cell(self, row, 0).text()))
         self.show_rows([], "")
 
     @property
     def chosen(self) -> str:
-        """Name in the row that was clicked last, or ""."""
+        """Name in the selected row; empty for none."""
         item = self.item(self.currentRow(), 0) if self.selectedItems() else None
         return item.text() if item is not None else ""
 
-    def show_rows(self, rows: Sequence[tuple[str, str]], here: str) -> None:
-        """Show these names and numbers; the row of the name `here` is chosen. Without rows, be hidden."""
+    def show_rows(self, rows: Sequence[tuple[str, str]], current: str) -> None:
+        """Replace the rows. An empty table is hidden.
+
+        Args:
+            rows: (name, number) of each row.
+            current: Name of the row to select.
+        """
         self.setRowCount(len(rows))
         for number, texts in enumerate(rows):
             for column, text in enumerate(texts):
@@ -50,9 +57,9 @@ class PlaceTable(QTableWidget):
                     self.setItem(number, column, item)
                 item.setText(text)
         names = [name for name, _ in rows]
-        if here in names:
-            self.selectRow(names.index(here))
+        if current in names:
+            self.selectRow(names.index(current))
         else:
             self.clearSelection()
-        self.setFixedHeight(ROW * min(len(rows), self._most_rows) + 10)
+        self.setFixedHeight(ROW * min(len(rows), self._max_rows) + 10)
         self.setVisible(bool(rows))

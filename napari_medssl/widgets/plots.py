@@ -1,7 +1,7 @@
-"""What the dock draws itself: a curve and a bar.
+"""Learning curves and a progress bar, drawn by the dock itself.
 
-Neither animates: each repaint composes the whole window with the canvas's OpenGL picture, which costs
-tens of milliseconds where that is software.
+Neither is animated: each repaint composes the whole window with the OpenGL canvas, which takes tens of
+milliseconds with software rendering.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from qtpy.QtWidgets import QWidget
 from napari_medssl.widgets.style import ACCENT, DICE_ON_DARK, DICE_ON_LIGHT, LINE
 
 
-class Bar(QWidget):
-    """How much is done. QProgressBar would repaint the window at once at every value; this waits its turn."""
+class ProgressBar(QWidget):
+    """A progress bar. QProgressBar would repaint the window at every value; this one coalesces repaints."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -24,12 +24,12 @@ class Bar(QWidget):
         self.setFixedHeight(6)
 
     def set_fraction(self, fraction: float) -> None:
-        """Show a share from 0 to 1."""
+        """Show a fraction from 0 to 1."""
         self.fraction = min(max(fraction, 0.0), 1.0)
         self.update()
 
-    def paintEvent(self, event: QPaintEvent) -> None:
-        """Draw the groove and what is done of it."""
+    def paintEvent(self, event: QPaintEvent | None) -> None:
+        """Draw the groove and the completed part."""
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         painter.setPen(Qt.PenStyle.NoPen)
@@ -40,14 +40,13 @@ class Bar(QWidget):
         painter.end()
 
 
-class Curve(QWidget):
-    """The loss over steps, smoothed, with the raw values faint behind it; and the Dice, where there is one.
+class LearningCurve(QWidget):
+    """Smoothed loss over steps with the raw values behind it, and the Dice on a validation slice.
 
-    The loss fills the height between its own lowest and highest value; Dice has an axis of its own on the
-    right, always from 0 to 1.
+    The loss is scaled to its own range; Dice has an axis of its own on the right, from 0 to 1.
     """
 
-    MOST = 600
+    MAX_POINTS = 600
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,39 +55,39 @@ class Curve(QWidget):
         self.setMinimumHeight(84)
         self.setToolTip(
             "Training loss over steps: it should fall and then flatten.\n"
-            "Dice, where a slice is held back: how well it is segmented, from 0 to 1."
+            "Dice on the validation slice, from 0 to 1, if one is held out."
         )
 
     def sizeHint(self) -> QSize:
-        """Wide and low."""
+        """Preferred size in pixels."""
         return QSize(240, 84)
 
     def set_points(self, points: list[tuple[float, float]], dice: Sequence[tuple[float, float]] = ()) -> None:
-        """Replace both curves."""
-        self.points, self.dice = points[-20 * self.MOST :], list(dice)
+        """Replace both curves, given as (step, value)."""
+        self.points, self.dice = points[-20 * self.MAX_POINTS :], list(dice)
         self.update()
 
     def add(self, step: float, values: Mapping[str, float]) -> None:
-        """Append what there is of "loss" and "dice"."""
+        """Append the scalars "loss" and "dice", if present."""
         if "loss" in values:
             self.points.append((step, values["loss"]))
         if "dice" in values:
             self.dice.append((step, values["dice"]))
         self.update()
 
-    def paintEvent(self, event: QPaintEvent) -> None:
-        """Draw grid, both curves and their newest values."""
+    def paintEvent(self, event: QPaintEvent | None) -> None:
+        """Draw grid, curves and their newest values."""
         painter = QPainter(self)
         painter.setRenderHint(QPainter.RenderHint.Antialiasing)
         text = self.palette().color(QPalette.ColorRole.WindowText)
-        ground = self.rect().adjusted(0, 0, -1, -1)
+        background = self.rect().adjusted(0, 0, -1, -1)
         painter.setPen(Qt.PenStyle.NoPen)
         painter.setBrush(_faint(text, 14))
-        painter.drawRoundedRect(ground, 4, 4)
+        painter.drawRoundedRect(background, 4, 4)
         font = painter.font()
         font.setPointSizeF(max(6.5, font.pointSizeF() - 1))
         painter.setFont(font)
-        area = ground.adjusted(8, 18, -24 if self.dice else -8, -8)
+        area = background.adjusted(8, 18, -24 if self.dice else -8, -8)
         for part, value in enumerate(("1", "", "0")):
             y = area.top() + area.height() * part // 2
             painter.setPen(QPen(_faint(text, 26), 1))
@@ -99,12 +98,12 @@ class Curve(QWidget):
                 painter.drawText(label, Qt.AlignmentFlag.AlignVCenter, value)
         loss = self._draw_loss(painter, area)
         self._draw_dice(painter, area, _dice_color(text))
-        self._write(painter, ground.adjusted(8, 3, -8, 0), text, loss)
+        self._write(painter, background.adjusted(8, 3, -8, 0), text, loss)
         painter.end()
 
     def _draw_loss(self, painter: QPainter, area: QRect) -> float | None:
         """The newest smoothed value, or None."""
-        points = self.points[:: max(1, len(self.points) // self.MOST)]
+        points = self.points[:: max(1, len(self.points) // self.MAX_POINTS)]
         smooth = _smoothed([value for _, value in points])
         if len(points) > 1:
             low, high = min(smooth), max(smooth)
@@ -134,8 +133,8 @@ class Curve(QWidget):
     def _write(self, painter: QPainter, line: QRect, text: QColor, loss: float | None) -> None:
         """The newest values above the curves: loss left, Dice in the middle, step right."""
         painter.setPen(_faint(text, 170))
-        words = "loss" if loss is None else f"loss {loss:.3f}"
-        painter.drawText(line, Qt.AlignmentFlag.AlignLeft, words)
+        caption = "loss" if loss is None else f"loss {loss:.3f}"
+        painter.drawText(line, Qt.AlignmentFlag.AlignLeft, caption)
         if self.points:
             painter.drawText(line, Qt.AlignmentFlag.AlignRight, f"step {self.points[-1][0]:.0f}")
         if self.dice:
@@ -144,7 +143,7 @@ class Curve(QWidget):
 
 
 def _dice_color(text: QColor) -> QColor:
-    """The shade that is read on the ground that goes with this text: light text stands on a dark one."""
+    """A shade with contrast to the background: light text means a dark background."""
     return QColor(DICE_ON_DARK if text.lightnessF() > 0.5 else DICE_ON_LIGHT)
 
 

@@ -1,0 +1,274 @@
+"""The annotation of the scan on the screen: labels, complete slices, interpolated labels and stroke journal.
+
+One class owns all four and keeps them consistent, in memory and on the disk; whoever shows or changes one of
+them asks it. It knows neither Qt nor napari: `annotate/autosave.py` says when to record and when to write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from medssl.core.project import stroke_log
+from medssl.core.project.annotation import Annotation
+from medssl.core.project.project import Project, Scan
+from psygnal import Signal
+
+from napari_medssl.model.annotation_state import PendingWrite, Recovered, SaveState, SliceIndex
+
+Region = tuple[slice, ...]
+EVERYTHING: Region = (slice(None),) * 3
+
+
+class AnnotationModel:
+    """Load, edit, save and recover the annotation of one scan at a time.
+
+    The annotation layer edits `labels` in place. What differs from the labels recorded last is a stroke; it
+    is appended to the journal by `record`.
+    """
+
+    changed = Signal()
+    """Complete slices or the save state have changed."""
+    edited = Signal()
+    """There is something to save."""
+    stroke = Signal(object, object, object)
+    """(voxels, before, after): flat indices that changed, and their labels (uint8)."""
+    redrawn = Signal()
+    """Labels have changed by undo or from outside, at unknown voxels."""
+    interpolated_changed = Signal()
+    written = Signal(str, bool)
+    """(scan, whether anything is annotated): the file has been written."""
+
+    labels: np.ndarray | None
+    """uint8 (Z, Y, X): 0 not annotated, 1..254 class ids, 255 sure background; None before there are any."""
+    complete: tuple[SliceIndex, ...]
+    """Slices in which everything unpainted is background, sorted."""
+    interpolated: np.ndarray | None
+    """Interpolated between complete slices, in the same numbers; 0 wherever somebody has painted."""
+    save_state: SaveState
+
+    def __init__(self) -> None:
+        self._project: Project | None = None
+        self._scan: Scan | None = None
+        self.close()
+
+    @property
+    def unsaved(self) -> bool:
+        """Whether there are edits that the annotation file does not contain."""
+        return self.labels is not None and self._version != self._saved_version
+
+    # --- load ----------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Forget the annotation; no scan is open."""
+        self._project = self._scan = None
+        self._reset(None, SaveState.EMPTY)
+
+    def open(self, project: Project, scan_id: str) -> None:
+        """Read the annotation of a scan.
+
+        Raises:
+            UserError: The file is damaged or belongs to another scan; the model is unchanged then.
+        """
+        annotation = project.annotation(scan_id)
+        self._project, self._scan = project, project.scans[scan_id]
+        self._reset(annotation, SaveState.SAVED if annotation else SaveState.EMPTY)
+
+    def create(self) -> np.ndarray:
+        """The labels (Z, Y, X) to paint on, uint8; empty ones where nothing is annotated yet."""
+        if self.labels is None:
+            self.watch(np.zeros(self._need_scan().geometry.shape_zyx, np.uint8))
+        assert self.labels is not None
+        return self.labels
+
+    def watch(self, labels: np.ndarray) -> None:
+        """Take these labels (uint8, (Z, Y, X)) as the ones that are edited, without recording a stroke."""
+        self.labels, self._recorded, self._stale = labels, np.array(labels), False
+        self._recorded_complete = self.complete
+
+    def _reset(self, annotation: Annotation | None, state: SaveState) -> None:
+        self.labels = None
+        self.complete = annotation.complete if annotation else ()
+        self.interpolated = annotation.interpolated if annotation else None
+        self.save_state = state
+        self._version = self._saved_version = 0
+        self._recorded = np.empty(0, np.uint8)
+        self._recorded_complete = self.complete
+        self._stale = False
+        if annotation is not None:
+            self.watch(annotation.labels)
+
+    def current(self) -> Annotation:
+        """The annotation as it is now; its arrays are those that are edited, not copies."""
+        labels = self.labels
+        if labels is None:
+            labels = np.zeros(self._need_scan().geometry.shape_zyx, np.uint8)
+        return Annotation(labels, self.complete, self.interpolated)
+
+    # --- edit ----------------------------------------------------------------------------------------
+
+    def touch(self) -> None:
+        """Say that there is something to save."""
+        if self.labels is None:
+            return
+        self._version += 1
+        if self.save_state != SaveState.SAVING:
+            self.save_state = SaveState.SAVING
+            self.changed.emit()
+        self.edited.emit()
+
+    def record(self, region: Region = EVERYTHING) -> bool:
+        """Append what has changed in a region of the labels to the journal.
+
+        Args:
+            region: A slice along each of (Z, Y, X). After `invalidate` all voxels are compared.
+
+        Returns:
+            Whether any voxel has changed.
+
+        Raises:
+            UserError: The disk refuses ("disk-full", "not-writable"); the labels keep the stroke.
+        """
+        if self.labels is None:
+            return False
+        region, self._stale = EVERYTHING if self._stale else region, False
+        corner = [span.start or 0 for span in region]
+        local = np.nonzero(self.labels[region] != self._recorded[region])
+        index = tuple(along + start for along, start in zip(local, corner, strict=True))
+        before, after = self._recorded[index], self.labels[index]
+        self._recorded[index] = after
+        voxels = np.ravel_multi_index(index, self.labels.shape)
+        self._announce(voxels, before, after)
+        self._append(voxels, after)
+        return len(voxels) > 0
+
+    def expect(self, voxels: np.ndarray, labels: np.ndarray) -> None:
+        """Append an edit to the journal before the layer makes it, on whatever slices.
+
+        Args:
+            voxels: (N,) flat indices into (Z, Y, X).
+            labels: (N,) uint8, what they become.
+
+        Raises:
+            UserError: The disk refuses ("disk-full", "not-writable"); nothing has changed then.
+        """
+        self._append(voxels, labels)
+        recorded = self._recorded.reshape(-1)
+        before = recorded[voxels]
+        recorded[voxels] = labels
+        self._announce(voxels, before, labels)
+
+    def invalidate(self) -> None:
+        """Labels have changed at unknown voxels: the next `record` compares all of them."""
+        self._stale = True
+        self.touch()
+        self.redrawn.emit()
+
+    def mark(self, axis: int, index: int, complete: bool) -> None:
+        """Mark a slice complete (its unpainted voxels are background), or take that back.
+
+        Raises:
+            UserError: Another window has the project ("read-only"), or the disk refuses.
+        """
+        self.set_complete({*self.complete} - {(axis, index)} | ({(axis, index)} if complete else set()))
+
+    def set_complete(self, complete: Iterable[SliceIndex]) -> None:
+        """Replace the complete slices; interpolated labels in newly complete ones are dropped.
+
+        Raises:
+            UserError: Another window has the project ("read-only"), or the disk refuses.
+        """
+        now = tuple(sorted(set(complete)))
+        if now == self.complete:
+            return
+        self._need_project().need_writable()
+        added, self.complete = set(now) - set(self.complete), now
+        if self.interpolated is not None and added:
+            for axis, index in added:
+                self.interpolated[(slice(None),) * axis + (index,)] = 0
+            self.interpolated_changed.emit()
+        self.touch()
+        self.changed.emit()
+        if self.labels is not None:
+            self._append(np.empty(0, np.int64), np.empty(0, np.uint8))
+
+    def set_interpolated(self, labels: np.ndarray | None) -> None:
+        """Replace the interpolated labels, uint8 (Z, Y, X); None removes them."""
+        self.interpolated = labels
+        self.touch()
+        self.interpolated_changed.emit()
+
+    def _announce(self, voxels: np.ndarray, before: np.ndarray, after: np.ndarray) -> None:
+        """Tell listeners of a stroke; it takes the place of what was interpolated there."""
+        if len(voxels) == 0:
+            return
+        if self.interpolated is not None and self.interpolated.reshape(-1)[voxels].any():
+            self.interpolated.reshape(-1)[voxels] = 0
+            self.interpolated_changed.emit()
+        self.stroke.emit(voxels, before, after)
+
+    def _append(self, voxels: np.ndarray, labels: np.ndarray) -> None:
+        nothing_new = len(voxels) == 0 and self.complete == self._recorded_complete
+        if nothing_new or self._need_project().read_only:
+            return
+        self._recorded_complete = self.complete
+        stroke_log.append(self._journal(), stroke_log.Stroke(voxels, labels, self.complete))
+
+    # --- save ----------------------------------------------------------------------------------------
+
+    def begin_write(self) -> PendingWrite:
+        """What has to be written now.
+
+        The labels may be edited while it is written: the journal has all later strokes.
+        """
+        size = stroke_log.length(self._journal())
+        return PendingWrite(self._need_project(), self._need_scan().id, self.current(), self._version, size)
+
+    def end_write(self, pending: PendingWrite, annotated: bool) -> None:
+        """The file has been written: the journal loses what the file contains."""
+        stroke_log.drop(stroke_log.journal_file(pending.project.root, pending.scan), pending.journal_bytes)
+        self._saved_version = pending.version
+        self.save_state = SaveState.SAVING if self.unsaved else SaveState.SAVED
+        self.written.emit(pending.scan, annotated)
+        self.changed.emit()
+
+    def fail_write(self) -> None:
+        """The disk has refused the file."""
+        self.save_state = SaveState.FAILED
+        self.changed.emit()
+
+    # --- recover -------------------------------------------------------------------------------------
+
+    def recover(self) -> Recovered | None:
+        """What the journal of a viewer that was killed adds to the file; None for nothing.
+
+        A journal that adds nothing is deleted. In a project that may only be read, it is left alone.
+        """
+        strokes = stroke_log.read(self._journal())
+        if not strokes or self._need_project().read_only:
+            return None
+        saved = self.current()
+        replayed = stroke_log.apply(saved, strokes)
+        voxels = np.flatnonzero(replayed.labels != saved.labels)
+        if len(voxels) == 0 and replayed.complete == saved.complete:
+            stroke_log.drop(self._journal(), stroke_log.length(self._journal()))
+            return None
+        painted = sum(len(stroke.voxels) > 0 for stroke in strokes)
+        return Recovered(voxels, replayed.labels.reshape(-1)[voxels], replayed.complete, painted)
+
+    def _journal(self) -> Path:
+        return stroke_log.journal_file(self._need_project().root, self._need_scan().id)
+
+    def _need_project(self) -> Project:
+        assert self._project is not None, "no scan is open"
+        return self._project
+
+    def _need_scan(self) -> Scan:
+        assert self._scan is not None, "no scan is open"
+        return self._scan
+
+
+def scans_with_journal(project: Project) -> list[str]:
+    """Scans whose last strokes are in the journal only, because a viewer was killed."""
+    return [scan for scan in project.scans if stroke_log.length(stroke_log.journal_file(project.root, scan))]

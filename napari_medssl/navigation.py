@@ -1,0 +1,59 @@
+"""Which slice the viewer shows, in any of the three orientations, and where the camera looks from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from medssl.core.errors import UserError
+from napari.layers import Layer
+
+RADIOLOGICAL_ORIENTATION = ("away", "up", "left")
+
+
+def camera_of(viewer: Any) -> Any:
+    """The viewer's camera; napari 0.9 moved it from the viewer to its scene."""
+    return getattr(viewer, "scene", viewer).camera
+
+
+def show_radiologically(viewer: Any) -> None:
+    """Orient the camera radiologically: anterior (or superior) up, the patient's right on the left."""
+    camera_of(viewer).orientation = RADIOLOGICAL_ORIENTATION
+
+
+def current_slice(dims: Any, layer: Layer) -> tuple[int, int]:
+    """The slice on the screen, in any of the three orientations.
+
+    Returns:
+        (canonical axis, voxel index).
+
+    Raises:
+        UserError: The viewer shows 3D ("not-2d"), or the slice is outside of the layer ("outside").
+    """
+    if dims.ndisplay != 2:
+        raise UserError("Slices are marked in the 2D view; press Ctrl+Y to switch to it.", code="not-2d")
+    extra = dims.ndim - layer.ndim
+    axis = next(axis - extra for axis in dims.not_displayed if axis >= extra)
+    index = round(layer.world_to_data(dims.point)[axis])
+    if not 0 <= index < layer.data.shape[axis]:
+        raise UserError("This slice is outside of the scan; move the slider back into it.", code="outside")
+    return int(axis), int(index)
+
+
+def show_slice(dims: Any, layer: Layer, axis: int, index: int) -> None:
+    """Show a slice (canonical axis, voxel index) of a layer."""
+    extra = dims.ndim - layer.ndim
+    rest = [other for other in range(layer.ndim) if other != axis]
+    dims.ndisplay = 2
+    dims.order = (*range(extra), axis + extra, *(other + extra for other in rest))
+    dims.set_point(axis + extra, index * layer.scale[axis] + layer.translate[axis])
+
+
+def voxel_at(layer: Layer, position: Sequence[float]) -> tuple[int, int, int] | None:
+    """The voxel (z, y, x) at a world position in mm; None outside of the layer."""
+    voxel = np.round(layer.world_to_data(position)).astype(int)
+    if np.any(voxel < 0) or np.any(voxel >= layer.data.shape):
+        return None
+    z, y, x = (int(value) for value in voxel)
+    return z, y, x

@@ -1,0 +1,91 @@
+"""Deletes a class; its strokes are only removed after a question."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from medssl.core.errors import UserError
+from medssl.core.labels.relabel import in_words, painted, turn
+from medssl.core.project.project import Project
+from qtpy.QtWidgets import QInputDialog, QWidget
+
+from napari_medssl.error_handling import catch_errors
+from napari_medssl.latest_only_worker import LatestOnlyWorker
+from napari_medssl.workspace import Workspace
+
+NOT_ANNOTATED = "not annotated (slices that lose strokes are then no longer complete)"
+
+
+class ClassRemoval:
+    """Finds the strokes of a class, asks what to do with them, and deletes the class."""
+
+    def __init__(self, workspace: Workspace, parent: QWidget) -> None:
+        self.workspace, self.session, self.parent = workspace, workspace.session, parent
+        self._worker = LatestOnlyWorker(self.session)
+
+    def remove(self, class_id: int) -> None:
+        """Delete a class; ask first if it has strokes in any scan."""
+        catch_errors(self.session, lambda: self._search(class_id))
+
+    def _search(self, class_id: int) -> None:
+        project = self.session.need_project()
+        project.need_writable()
+        if len(project.classes) < 2:
+            raise UserError("A project needs a class; rename this one instead.", code="last-class")
+        if self.session.job.running:
+            raise UserError("A job is running on these classes; stop it first.", code="busy")
+        self.workspace.autosave.flush()
+        self._worker.submit(
+            lambda: iter([painted(project, class_id)]),
+            lambda slices_by_scan: self._ask(class_id, slices_by_scan),
+        )
+
+    def _ask(self, class_id: int, slices_by_scan: dict[str, list[int]]) -> None:
+        if not slices_by_scan:
+            self._delete(class_id)
+            return
+        others = [item for item in self.session.need_project().classes if item.id != class_id]
+        name = next(item.name for item in self.session.need_project().classes if item.id == class_id)
+        choices = [*(f"{item.name} ({item.id})" for item in others), NOT_ANNOTATED]
+        text = f"{name} is painted in {in_words(slices_by_scan)}.\nDelete it and relabel these strokes as:"
+        chosen, agreed = QInputDialog.getItem(self.parent, "Delete class", text, choices, 0, False)
+        if agreed:
+            into = 0 if chosen == NOT_ANNOTATED else others[choices.index(chosen)].id
+            self.turn(class_id, into, list(slices_by_scan))
+
+    def turn(self, class_id: int, into: int, scans: list[str]) -> None:
+        """Relabel the strokes of a class, then delete it.
+
+        Args:
+            class_id: The class to delete.
+            into: Class id that its strokes get; 0 for not annotated.
+            scans: Ids of the scans with such strokes.
+        """
+        project = self.session.need_project()
+        self.workspace.autosave.flush()
+        self._lock(True)
+        self._worker.submit(
+            lambda: _turned(project, scans, class_id, into),
+            lambda _result: self._delete(class_id),
+            lambda: self._lock(False),
+        )
+
+    def _lock(self, locked: bool) -> None:
+        """Lock the annotation while its file is rewritten."""
+        layer = self.workspace.annotation_layer
+        if layer is not None:
+            layer.editable = not locked
+
+    def _delete(self, class_id: int) -> None:
+        project = self.session.need_project()
+        if self.session.scan is not None:
+            self.session.select(self.session.scan)  # read again: undo must not restore a deleted class
+        project.set_classes([item for item in project.classes if item.id != class_id])
+        self.session.refresh_annotated()
+        self.session.classes_changed.emit()
+
+
+def _turned(project: Project, scans: list[str], class_id: int, into: int) -> Iterator[None]:
+    """In a thread."""
+    turn(project, scans, class_id, into)
+    yield
