@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from medssl.core.errors import UserError
 from psygnal import EmitLoopError
@@ -12,8 +12,10 @@ from psygnal import EmitLoopError
 if TYPE_CHECKING:
     from napari_medssl.model.session import Session
 
+T = TypeVar("T")
 
-def catch_errors(session: Session, action: Callable[[], Any]) -> Any:
+
+def catch_errors(session: Session, action: Callable[[], T]) -> T | None:
     """Run an action of the window; an exception becomes a message, never a traceback.
 
     Returns:

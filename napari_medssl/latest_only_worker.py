@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, TypeVar
 
-from superqt.utils import create_worker
+from superqt.utils import GeneratorWorker, create_worker
 
 from napari_medssl.error_handling import catch_errors, report_error
 from napari_medssl.model.session import Session
 
+T = TypeVar("T")
 Compute = Callable[[], Iterator[Any]]
 """Computes, in a thread, one result after the other."""
 OnResult = Callable[[Any], object]
@@ -21,7 +22,7 @@ class LatestOnlyWorker:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._worker: Any = None
+        self._worker: GeneratorWorker[Any, None, None] | None = None
         self._next: tuple[Compute, OnResult, Callable[[], object]] | None = None
         self._request = 0
 
@@ -31,7 +32,10 @@ class LatestOnlyWorker:
         return self._worker is not None
 
     def submit(
-        self, compute: Compute, on_result: OnResult, on_finished: Callable[[], object] = lambda: None
+        self,
+        compute: Callable[[], Iterator[T]],
+        on_result: Callable[[T], object],
+        on_finished: Callable[[], object] = lambda: None,
     ) -> None:
         """Run a task in a thread.
 
@@ -46,7 +50,7 @@ class LatestOnlyWorker:
             return
         self._request += 1
         request = self._request
-        self._worker = create_worker(
+        self._worker = worker = create_worker(
             _with_error,
             compute,
             _start_thread=False,
@@ -55,7 +59,7 @@ class LatestOnlyWorker:
                 "finished": lambda: self._on_finished(request, on_finished),
             },
         )
-        self._worker.start()
+        worker.start()
 
     def stop(self) -> None:
         """Drop the results of all tasks so far."""
@@ -85,7 +89,7 @@ class LatestOnlyWorker:
             catch_errors(self._session, on_finished)
 
 
-def _with_error(compute: Compute) -> Iterator[Any]:
+def _with_error(compute: Compute) -> Generator[Any, None, None]:
     """The results, and the error that ended them as the last one."""
     try:
         yield from compute()

@@ -16,6 +16,7 @@ from medssl.core.errors import UserError
 from medssl.core.files import write_whole
 from medssl.core.io.geometry import Geometry
 from medssl.core.project.project import SURE_BACKGROUND, LabelClass
+from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from napari.utils import DirectLabelColormap
 from napari.utils.transforms import Affine
@@ -188,7 +189,7 @@ def contrast(array: np.ndarray) -> tuple[float, float]:
     return (float(low), float(high)) if high > low else (float(low), float(low) + 1)
 
 
-def add(viewer: Any, layer: Layer, position: int | None = None) -> None:
+def add(viewer: ViewerModel, layer: Layer, position: int | None = None) -> None:
     """Insert a layer without changing the selection, so that the active tool stays active.
 
     Args:

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from medssl.core.errors import UserError
+from napari.components import Camera, Dims, ViewerModel
 from napari.layers import Layer
 
 RADIOLOGICAL_ORIENTATION = ("away", "up", "left")
 
 
-def camera_of(viewer: Any) -> Any:
+def camera_of(viewer: ViewerModel) -> Camera:
     """The viewer's camera; napari 0.9 moved it from the viewer to its scene."""
     return getattr(viewer, "scene", viewer).camera
 
 
-def show_radiologically(viewer: Any) -> None:
+def show_radiologically(viewer: ViewerModel) -> None:
     """Orient the camera radiologically: anterior (or superior) up, the patient's right on the left."""
     camera_of(viewer).orientation = RADIOLOGICAL_ORIENTATION
 
 
-def current_slice(dims: Any, layer: Layer) -> tuple[int, int]:
+def current_slice(dims: Dims, layer: Layer) -> tuple[int, int]:
     """The slice on the screen, in any of the three orientations.
 
     Returns:
@@ -41,7 +41,7 @@ def current_slice(dims: Any, layer: Layer) -> tuple[int, int]:
     return int(axis), int(index)
 
 
-def show_slice(dims: Any, layer: Layer, axis: int, index: int) -> None:
+def show_slice(dims: Dims, layer: Layer, axis: int, index: int) -> None:
     """Show a slice (canonical axis, voxel index) of a layer."""
     extra = dims.ndim - layer.ndim
     rest = [other for other in range(layer.ndim) if other != axis]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from medssl.core.errors import UserError
@@ -204,7 +203,7 @@ class Workspace:
         except UserError:
             return None
 
-    def _on_view(self, event: Any = None) -> None:
+    def _on_view(self, event: object = None) -> None:
         self.session.view_changed.emit()
 
     def export_source(self) -> tuple[str, str, Postprocessing]:

@@ -114,7 +114,7 @@ IN_TWO_THREADS = """
 import threading
 from types import SimpleNamespace
 from qtpy.QtCore import QCoreApplication, QThreadPool, QTimer
-from napari_medssl.latest_only_worker import Background
+from napari_medssl.latest_only_worker import LatestOnlyWorker
 
 application = QCoreApplication([])
 where = {}
@@ -131,8 +131,8 @@ def end():
     where["ended"] = threading.get_ident()
     application.quit()
 
-background = Background(SimpleNamespace(closed=False))
-background.ask(steps, show, end)
+worker = LatestOnlyWorker(SimpleNamespace(closed=False))
+worker.submit(steps, show, end)
 QTimer.singleShot(200_000, application.quit)
 application.exec()
 QThreadPool.globalInstance().waitForDone()  # or the thread outlives what it tells its end to

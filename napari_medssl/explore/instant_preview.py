@@ -8,7 +8,6 @@ one slice are not shown on another.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from medssl.core.features.similarity import has_features
@@ -18,7 +17,7 @@ from medssl.core.shipped import SHAPES
 from napari.layers import Labels, Vectors
 from napari.utils.colormaps.standardize_color import transform_color
 from psygnal import Signal
-from superqt.utils import create_worker, qdebounced
+from superqt.utils import FunctionWorker, create_worker, qdebounced
 
 from napari_medssl import layers, navigation
 from napari_medssl.error_handling import catch_errors
@@ -52,7 +51,7 @@ class InstantPreview:
         self.missing = ""
         """Message that says what the preview needs; empty while it can be drawn."""
         self._computation = PreviewWorker()
-        self._worker: Any = None
+        self._worker: FunctionWorker[PreviewResult | None] | None = None
         self._repeat = False
         self._watched: Labels | None = None
         self._result: PreviewResult | None = None
@@ -91,7 +90,7 @@ class InstantPreview:
 
     # --- from strokes to a request -------------------------------------------------------------------
 
-    def ask(self, event: Any = None) -> None:
+    def ask(self, event: object = None) -> None:
         """Request the outlines of the slice on the screen."""
         if not self.on or self.session.closed:
             return
@@ -120,7 +119,7 @@ class InstantPreview:
                     getattr(emitter, action)(self._schedule)
         self._watched = layer
 
-    def _schedule(self, event: Any = None) -> None:
+    def _schedule(self, event: object = None) -> None:
         self._soon()
 
     def _missing_requirement(self) -> str:

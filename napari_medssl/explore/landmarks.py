@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from medssl.core.errors import UserError
 from medssl.core.features.landmarks import (
@@ -39,7 +38,7 @@ class LandmarkEditor:
         self.background = LatestOnlyWorker(self.session)
         self.fraction = 1.0
         """Fraction of the scans that have been searched."""
-        self._request: tuple[Any, ...] = ()
+        self._request: tuple[object, ...] = ()
         self.session.project_changed.connect(self._read)
         self.session.scan_changed.connect(self.show)
 
@@ -140,7 +139,7 @@ def _marker(landmark: Landmark | LandmarkMatch) -> PointMarker:
 def _propagated(
     project: Project, run: str, landmarks: Landmarks, scans: int
 ) -> Iterator[tuple[str, float, list[LandmarkMatch]]]:
-    """(fingerprint of the weights, fraction done, places) of one scan after the other."""
+    """(fingerprint of the weights, fraction done, matches) of one scan after the other."""
     weights = project.run(run).weights_sha256
     for number, (_, matches) in enumerate(propagate(project, run, landmarks), 1):
         yield weights, number / max(scans, number), matches

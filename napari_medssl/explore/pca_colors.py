@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from medssl.core.features.pca_colors import colors_of
@@ -26,7 +25,7 @@ class FeatureColors:
         self._similarity, self.workspace, self.session = similar, similar.workspace, similar.session
         self.on = False
         self.background = LatestOnlyWorker(self.session)
-        self._shown: tuple[Any, ...] = ()
+        self._shown: tuple[str, str] | None = None
         self.session.scan_changed.connect(self.refresh)
         self.session.project_changed.connect(self._clear)
         self.session.runs_changed.connect(self._on_runs)
@@ -97,7 +96,7 @@ class FeatureColors:
             self._clear()
 
     def _clear(self) -> None:
-        self._shown = ()
+        self._shown = None
         self.refresh()
 
 

@@ -11,6 +11,7 @@ from medssl.core.errors import UserError
 from medssl.core.features.retrieval import Match, Point, best_match, query_of, search
 from medssl.core.features.similarity import has_features, open_features, similarity
 from medssl.core.project.project import Project
+from napari.components import ViewerModel
 from psygnal import Signal
 
 from napari_medssl import layers, navigation
@@ -185,7 +186,7 @@ class SimilaritySearch:
         axis = position[0] if position else 0
         self.workspace.scan_loader.open(scan, lambda: self.workspace.go_to(axis, match.voxel_zyx[axis]))
 
-    def _on_mouse(self, viewer: Any, event: Any) -> Iterator[None]:
+    def _on_mouse(self, viewer: ViewerModel, event: Any) -> Iterator[None]:
         """A click without movement; a drag still moves the view."""
         start = np.asarray(event.pos)
         distance, keys = 0.0, tuple(event.modifiers)

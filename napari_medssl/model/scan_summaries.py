@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from medssl.core.errors import UserError
@@ -25,6 +26,9 @@ THUMBNAIL_SIZE = 64
 """Longest side of a thumbnail in pixels."""
 CT_WINDOW = (-1.44, 1.54)
 """-160 to 260 HU, as `intensity.normalise` maps them."""
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -96,7 +100,7 @@ def summarise_scans(project: Project, cache: dict[Any, Any]) -> Iterator[tuple[s
             _dice(project, scan, run, cache) if run is not None and scan.reference else ({}, "")
         )
         summary = ScanSummary(
-            picture=_cached(cache, ("picture", scan.id), lambda scan=scan: picture(project, scan)),
+            picture=_cached(cache, ("picture", scan.id), partial(picture, project, scan)),
             slices=_slices(project, scan, cache),
             run=run.id if run is not None else "",
             dice=dice,
@@ -175,7 +179,7 @@ def _modified(path: Path) -> tuple[str, int]:
     return str(path), path.stat().st_mtime_ns if path.exists() else 0
 
 
-def _cached(cache: dict[Any, Any], key: tuple[Any, ...], compute: Any) -> Any:
+def _cached(cache: dict[Any, Any], key: tuple[Any, ...], compute: Callable[[], T]) -> T:
     if key not in cache:
         cache[key] = compute()
     return cache[key]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from medssl.core.errors import UserError
@@ -260,7 +259,9 @@ def _read(project: Project, scan: str, wanted: PredictionKey) -> np.ndarray:
     return labels
 
 
-def _postprocessed(project: Project, scan: Scan, run: str, postprocessing: Postprocessing) -> Iterator[Any]:
+def _postprocessed(
+    project: Project, scan: Scan, run: str, postprocessing: Postprocessing
+) -> Iterator[Postprocessing]:
     """Runs in a thread; computed again, so that the saved labels match the options."""
     labels = clean(_read(project, scan.id, PredictionKey(run)), postprocessing, scan.geometry.voxel_ml)
     save_cleaned(project, run, scan.id, postprocessing, labels)

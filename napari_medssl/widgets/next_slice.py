@@ -39,7 +39,7 @@ class NextSlice(QWidget):
         super().__init__()
         self.session, self.workspace, self.jobs, self._on_arrival = session, workspace, jobs, on_arrival
         self._queue: list[Suggestion] = []
-        self._model: tuple[Any, ...] = ()
+        self._model: tuple[str, ...] = ()
         self._shown: Suggestion | None = None
         self.button = button("Next slice", self.go, TIP)
         self.panel = JobPanel(session, self.kind, jobs.stop, curve=False)
@@ -98,7 +98,7 @@ class NextSlice(QWidget):
         annotation = self.session.need_project().annotation(suggestion.scan)
         return annotation is not None and (suggestion.axis, suggestion.index) in annotation.complete
 
-    def _model_key(self) -> tuple[Any, ...]:
+    def _model_key(self) -> tuple[str, ...]:
         """Identifies the models that a list is computed from; it is valid until they change."""
         project = self.session.need_project()
         runs = [*self.session.runs("finetune")[:1], *self.session.starting_runs()[:1]]

@@ -247,7 +247,7 @@ def test_a_collapsed_pre_training_says_so_and_is_not_offered(make, qtbot, said):
     wait_for_end(qtbot, made)
     texts = [made.finetune.weights.itemText(n) for n in range(made.finetune.weights.count())]
     assert texts == [SHAPES_NAME, RANDOM_NAME]
-    assert "collapsed" in made.pretrain.panel._text.text()
+    assert "collapsed" in made.pretrain.panel._notice.text()
     assert made.pretrain.summary() == "PGL collapsed" and not said
     again = make()
     assert again.pretrain.report.text() == "This pre-training has collapsed."

@@ -172,7 +172,7 @@ def test_a_landmark_is_set_found_shown_and_kept(qtbot, dock, project, said):
     go(qtbot, dock, "b")
     assert float(rows(box.table)["carina"]) > 0.8 and points(dock, LANDMARKS) == [THERE]
     kept = read_landmarks(Project.open(project.root))
-    assert kept == dock.features.landmark_editor.landmarks and len(kept.found) == 1 and not said
+    assert kept == dock.features.landmark_editor.landmarks and len(kept.matches) == 1 and not said
 
 
 def test_a_landmark_can_be_corrected_removed_and_exported(qtbot, dock, tmp_path, said):

@@ -42,7 +42,7 @@ def test_a_fill_has_a_locked_layer_of_its_own_and_is_saved_apart_from_strokes(de
     assert np.count_nonzero(layer.data == 1) == 75 and not desk.annotation_layer.data[3:6].any()
     desk.autosave.flush()
     saved = desk.session.project.annotation(desk.session.scan)
-    assert np.array_equal(saved.guesses, layer.data) and saved.complete == ((0, 2), (0, 6))
+    assert np.array_equal(saved.interpolated, layer.data) and saved.complete == ((0, 2), (0, 6))
 
 
 def test_a_fill_comes_back_with_its_scan(desk):
@@ -71,7 +71,7 @@ def test_a_fill_can_be_removed(desk):
     desk.interpolation.remove()
     assert desk.interpolation.layer is None
     desk.autosave.flush()
-    assert desk.session.project.annotation(desk.session.scan).guesses is None
+    assert desk.session.project.annotation(desk.session.scan).interpolated is None
 
 
 def test_a_mark_on_a_filled_slice_leaves_no_guess_in_it(desk):

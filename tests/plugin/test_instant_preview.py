@@ -276,5 +276,5 @@ def test_strokes_while_it_computes_do_no_harm(desk, truth, monkeypatch):
     monkeypatch.setattr(preview_worker, "fit", paint_meanwhile)
     run = desk.session.runs("pretrain")[0].id
     request = preview_worker.Request(desk.session.project, "a", run, Annotation(labels), 0, 5)
-    found = preview_worker.PreviewWorker().sketch(request).outlines[1]
+    found = preview_worker.PreviewWorker().compute(request).outlines[1]
     assert found[..., 0].max() < 16, "the slice as it was when the thread began"

@@ -81,8 +81,8 @@ def desk(qtbot, tmp_path):
 def press(qtbot, step: Annotate) -> None:
     """Press the button, and wait for the engine where it is asked."""
     step.next.button.click()
-    opening = step.workspace.scan_loader
-    qtbot.waitUntil(lambda: not step.session.job.running and opening.waiting is None, timeout=20_000)
+    loader = step.workspace.scan_loader
+    qtbot.waitUntil(lambda: not step.session.job.running and loader.pending is None, timeout=20_000)
 
 
 def here(step: Annotate) -> tuple[str, int, int]:

@@ -408,7 +408,7 @@ def test_no_engine_waits_for_long_or_in_a_read_only_window(
     second = make(show=False)
     second.open(project.root)
     assert second.session.read_only and second.jobs.standby._child is None
-    monkeypatch.setattr(precompute, "LONGEST_WAIT_MS", 300)
+    monkeypatch.setattr(precompute, "MAX_STANDBY_MS", 300)
     third = make(show=False)
     third.session.open(tmp_path / "empty")
     waiting = third.jobs.standby._child

@@ -26,10 +26,10 @@ import os, sys
 from pathlib import Path
 from qtpy.QtWidgets import QApplication
 application = QApplication([])
-from napari_medssl.engine.project_lock import Holding
+from napari_medssl.engine.project_lock import ProjectLock
 from napari_medssl.model.session import Session
 session = Session()
-held = Holding(session)
+lock = ProjectLock(session)
 session.open(Path(sys.argv[1]))
 assert not session.read_only, session.read_only
 print("held", flush=True)
@@ -121,14 +121,14 @@ def test_when_the_first_window_closes_the_second_may_write(open_window, said, pr
     assert not first.session.read_only and second.session.read_only
     first.workspace.annotation_layer.paint((5, 5, 5), 2)
     first._leave()
-    second.project_lock.look()
+    second.project_lock.poll()
     assert not second.session.read_only and second.workspace.annotation_layer.editable
     assert second.pretrain.start.isEnabled() and not second.scans.read_only_note.isVisibleTo(second.scans)
     assert second.workspace.annotation_layer.data[5, 5, 5] == 2, "what the first one painted has come along"
 
 
 def test_a_holder_elsewhere_without_a_sign_is_gone(open_window, project, monkeypatch):
-    monkeypatch.setattr(project_lock, "LEASE_S", 3.0)
+    monkeypatch.setattr(project_lock, "LEASE_SECONDS", 3.0)
     lease, lock = (
         project.root / project_lock.LEASE_FILE,
         SoftFileLease(project.root / project_lock.LEASE_FILE, lease_duration=3.0),
@@ -139,7 +139,7 @@ def test_a_holder_elsewhere_without_a_sign_is_gone(open_window, project, monkeyp
     window = open_window()
     assert window.session.read_only
     time.sleep(3.1)
-    window.project_lock.look()
+    window.project_lock.poll()
     assert not window.session.read_only
 
 

@@ -225,7 +225,7 @@ def test_loss_and_dice_are_drawn_and_the_last_word_is_the_dice(make, qtbot):
     ran(qtbot, made, made.finetune.start)
     curve = made.finetune.panel.curve
     assert curve.points == [(0, 1), (1, 0.5), (2, 1 / 3)] and curve.dice == [(0, 0), (1, 0.25), (2, 0.5)]
-    assert "Dice 0.50" in made.finetune.panel._text.text()
+    assert "Dice 0.50" in made.finetune.panel._notice.text()
 
 
 def test_a_slice_is_held_back_by_itself_only_where_there_are_many(make):
