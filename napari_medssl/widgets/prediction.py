@@ -83,7 +83,7 @@ class Prediction(StepContent):
         self.min_volume.setRange(0, 1000)
         self.min_volume.setSingleStep(0.1)
         self.min_volume.setSuffix(" ml")
-        self.min_volume.setSpecialValueText("nothing")
+        self.min_volume.setSpecialValueText("none")
         self.apply_button = button(
             "Apply", self.apply_postprocessing, "Save it as a separate prediction, which is exported"
         )
@@ -93,7 +93,7 @@ class Prediction(StepContent):
         self.min_volume.valueChanged.connect(self._soon)
         form = QFormLayout()
         form.addRow("Clean up", row(self.largest, self.holes))
-        form.addRow("Remove below", row(self.min_volume, self.apply_button))
+        form.addRow("Min. size", row(self.min_volume, self.apply_button))
         return form
 
     def summary(self) -> str:

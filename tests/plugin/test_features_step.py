@@ -135,7 +135,7 @@ def test_shift_adds_a_place_and_control_one_that_is_not_meant(qtbot, dock):
 def test_a_place_that_is_not_meant_alone_is_one_sentence(qtbot, dock):
     from medssl.core.errors import UserError
 
-    with pytest.raises(UserError, match="meant"):
+    with pytest.raises(UserError, match="positive example"):
         dock.features.similarity.click(PLACE, ("Control",))
 
 

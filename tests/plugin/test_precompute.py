@@ -115,7 +115,7 @@ def rest(qtbot) -> None:
 def test_opening_a_scan_computes_its_features_and_nothing_of_it_is_seen(make, qtbot, project, said):
     dock = make(WAITS)
     qtbot.waitUntil(lambda: asked(project) == ["features shapes a"], timeout=PATIENCE)
-    assert dock.features.status.text() == features.COMING and dock.features.summary() == "computing"
+    assert dock.features.status.text() == features.FEATURES_PENDING and dock.features.summary() == "computing"
     assert dock.session.job == job_state.JobState() and not dock.features.panel.isVisibleTo(dock.features)
     assert [step.isExpanded() for step in dock.steps] == [True] + [False] * 5
     assert dock.pretrain.start.isEnabled() and dock.features.compute_all.isEnabled()
@@ -311,7 +311,7 @@ def test_the_instant_preview_waits_for_them(make, qtbot, project):
     qtbot.waitUntil(lambda: asked(project) == ["features shapes a"], timeout=PATIENCE)
     dock.annotate.new.click()
     dock.preview.toggle()
-    assert dock.preview.status.text() == instant_preview.COMING
+    assert dock.preview.status.text() == instant_preview.FEATURES_PENDING
     (project.root / "go").touch()
     qtbot.waitUntil(lambda: "two classes" in dock.preview.status.text(), timeout=PATIENCE)
     box = dock.features.weights

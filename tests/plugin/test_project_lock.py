@@ -157,5 +157,5 @@ def test_a_folder_that_cannot_be_written_is_shown(open_window, project, said, mo
 
     monkeypatch.setattr("filelock.SoftFileLease.acquire", refuse)
     window = open_window()
-    assert "cannot be written to" in window.session.read_only and "copy the folder" in said[0][1]
+    assert "cannot be written to" in window.session.read_only and "copy it to" in said[0][1]
     assert window.workspace.scan_layer is not None

@@ -137,7 +137,7 @@ def test_a_reference_on_another_grid_is_refused_in_words(dock, qtbot, said, proj
 
 
 def test_a_scan_is_held_out_and_takes_part_again(dock, project):
-    for words, held in (("Hold out", True), ("take part", False)):
+    for words, held in (("Hold out", True), ("Include", False)):
         menu = dock.scans.table.menu("scan")
         next(action for action in menu.actions() if words in action.text()).trigger()
         assert Project.open(project.root).scans["scan"].held_out is held

@@ -181,7 +181,7 @@ def test_what_is_shown_is_said_to_be_in_the_making(make, qtbot):
     assert not label.text()
     dock.finetune.start.click()
     arrives(qtbot, dock, 4)
-    assert "in the making" in label.text().lower() and label.isVisibleTo(dock.finetune)
+    assert "live preview" in label.text().lower() and label.isVisibleTo(dock.finetune)
     dock.jobs.stop()
     dock.jobs.stop()
     ends(qtbot, dock)
@@ -248,7 +248,7 @@ def test_it_cannot_be_accepted_as_annotation(make, qtbot):
     dock.finetune.start.click()
     arrives(qtbot, dock, 4)
     before = np.array(dock.workspace.annotation_layer.data)
-    with pytest.raises(UserError, match="in the making"):
+    with pytest.raises(UserError, match="running training"):
         dock.annotate.edits.accept()
     assert np.array_equal(dock.workspace.annotation_layer.data, before)
     dock.jobs.stop()
