@@ -226,7 +226,7 @@ def test_no_features_are_one_sentence(qtbot, desk, project):
     for path in (project.root / "features").glob("a-*.json"):
         path.unlink()
     desk.preview.ask()
-    assert "no features of this scan" in desk.preview.missing
+    assert "no features" in desk.preview.missing
 
 
 def test_outdated_features_are_one_sentence(qtbot, desk, project):
@@ -275,6 +275,6 @@ def test_strokes_while_it_computes_do_no_harm(desk, truth, monkeypatch):
 
     monkeypatch.setattr(preview_worker, "fit", paint_meanwhile)
     run = desk.session.runs("pretrain")[0].id
-    request = preview_worker.Request(desk.session.project, "a", run, Annotation(labels), 0, 5)
+    request = preview_worker.PreviewRequest(desk.session.project, "a", run, Annotation(labels), 0, 5)
     found = preview_worker.PreviewWorker().compute(request).outlines[1]
     assert found[..., 0].max() < 16, "the slice as it was when the thread began"
