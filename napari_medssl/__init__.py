@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from medssl import __version__
+
 if TYPE_CHECKING:
     import napari
 
-__version__ = "0.1.0"
+__all__ = ["__version__", "open_project"]
 
 
 def open_project(folder: str | Path | None = None) -> napari.Viewer:

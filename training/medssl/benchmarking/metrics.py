@@ -27,7 +27,8 @@ def hausdorff95_mm(
     has it.
 
     Args:
-        prediction, reference: labels (Z, Y, X).
+        prediction: labels (Z, Y, X).
+        reference: reference labels of the same shape.
         spacing_mm: along (z, y, x).
 
     Raises:

@@ -14,7 +14,8 @@ def dice(prediction: np.ndarray, reference: np.ndarray, class_ids: Sequence[int]
     """Dice of each class: twice the common volume over the sum of both; NaN where a class is in neither.
 
     Args:
-        prediction, reference: labels of one shape.
+        prediction: labels of one shape.
+        reference: reference labels of the same shape.
 
     Raises:
         UserError: "wrong-shape".
