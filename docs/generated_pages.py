@@ -7,7 +7,6 @@ the repository; links to modules lead to their page in the reference.
 
 from __future__ import annotations
 
-import ast
 import posixpath
 import re
 import subprocess
@@ -92,7 +91,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     for section in config.nav or []:
         if "Methods" in section:
             section["Methods"] = [
-                "methods/index.md",
+                {"Overview": "methods.md"},
                 *({name: _page(m)} for name, m in METHOD_MODULES.items()),
             ]
         if "Reference" in section:
@@ -104,7 +103,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that do not lie in docs/."""
     for name, page in AT_THE_ROOT.items():
         files.append(File.generated(config, page, abs_src_path=str(ROOT / name)))
-    pages = {"methods/index.md": _methods(), "command-line.md": _command_line()}
+    pages = {"command-line-reference.md": _command_line()}
     pages |= {_page(module): _method(name, module) for name, module in METHOD_MODULES.items()}
     pages |= {_page(module): f"# {module}\n\n::: {module}\n" for module in _modules()}
     for page, text in pages.items():
@@ -176,31 +175,6 @@ def _reference_nav() -> list[Any]:
         return entries
 
     return section(tree, "")
-
-
-def _methods() -> str:
-    rows = [
-        f"| [{name}]({posixpath.relpath(_page(module), 'methods')}) | {_first_paragraph(module)} |"
-        for name, module in METHOD_MODULES.items()
-    ]
-    others = [name for name in recipes.names() if name.rpartition("-")[0] not in METHOD_MODULES]
-    return "\n".join(
-        [
-            "# Methods\n",
-            "Methods of pre-training:\n",
-            "| name | what it learns from |",
-            "| --- | --- |",
-            *rows,
-            "\nRecipes of fine-tuning:\n",
-            _recipe_table(others),
-        ]
-    )
-
-
-def _first_paragraph(module: str) -> str:
-    path = ROOT / "training" / f"{module.replace('.', '/')}.py"
-    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-    return docstring.partition("\n\n")[0].replace("\n", " ").replace("|", "\\|")
 
 
 def _method(name: str, module: str) -> str:
