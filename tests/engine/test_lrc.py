@@ -58,11 +58,11 @@ def ready(
 
 
 def cut_labels(views: CropBatch, scans: SuperPixels) -> Tensor:
-    return cut_targets(scans.dataset, views, plan(2), outside=IGNORE)
+    return cut_targets(scans.dataset, views, plan(2), fill_value=IGNORE)
 
 
 def prepared() -> SuperPixels:
-    found = segment_dataset(dataset(blobs()), SMALL.grain(), 6)
+    found = segment_dataset(dataset(blobs()), SMALL.superpixel_params(), 6)
     assert found is not None
     return found
 
@@ -116,7 +116,7 @@ def test_the_middle_channel_is_the_slice_of_the_labels(monkeypatch: pytest.Monke
 
 def test_super_pixels_are_cut_in_the_unchanged_slice() -> None:
     lrc, scans = ready()
-    again = segment_dataset(scans, SMALL.grain(), SMALL.slices)
+    again = segment_dataset(scans, SMALL.superpixel_params(), SMALL.slices)
     assert again is not None
     assert lrc.superpixels is not None
     assert all(map(torch.equal, lrc.superpixels.dataset.targets, again.dataset.targets))

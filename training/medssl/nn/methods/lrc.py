@@ -81,7 +81,7 @@ class LRCSettings:
     min_size: int = 50
     """With `side`, `scale` and `sigma` how fine super-pixels are (superpixels.Grain)."""
 
-    def grain(self) -> SuperpixelParams:
+    def superpixel_params(self) -> SuperpixelParams:
         return SuperpixelParams(self.side, self.scale, self.sigma, self.min_size)
 
 
@@ -127,7 +127,7 @@ class LRC:
             return
         _check(self.plan, self.settings)
         begin = time.monotonic()
-        found = segment_dataset(dataset, self.settings.grain(), self.settings.slices, _said(emit))
+        found = segment_dataset(dataset, self.settings.superpixel_params(), self.settings.slices, _said(emit))
         if found is None:
             raise UserError(
                 f"{dataset.ids[0]} and all other scans are empty or of one grey in every slice that was "
@@ -140,7 +140,7 @@ class LRC:
         emit(
             Notice(
                 f"{done} of {total} slices were cut into super-pixels in {time.monotonic() - begin:.0f} s, "
-                f"typically {found.typical:.0f} a slice."
+                f"typically {found.median_regions:.0f} a slice."
             )
         )
 
@@ -172,7 +172,7 @@ class LRC:
         rows, columns = views.centre[:, 1], views.centre[:, 2]
         there = replace(views, centre=torch.stack([chosen.float(), rows, columns], 1))
         on_map = replace(views, centre=torch.stack([row.float(), rows, columns], 1))
-        labels = cut_targets(dataset, on_map, self.plan, outside=IGNORE)
+        labels = cut_targets(dataset, on_map, self.plan, fill_value=IGNORE)
         return change_intensity(shown(cut(dataset, there, self.plan)), PUBLISHED, generator), labels
 
     def local(self, generator: Generator) -> tuple[Tensor, Tensor]:
