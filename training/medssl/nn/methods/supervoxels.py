@@ -151,7 +151,7 @@ def renumbered(labels: Tensor) -> tuple[Tensor, int]:
         labels: Integer labels (2B, H, W) of pairs (i, B + i); negative ones stand for no label.
 
     Returns:
-        Labels (2B, H, W) int64 and the largest number of labels in a pair; negative labels become that number.
+        Labels (2B, H, W) int64 and the largest number of labels in a pair, which negative labels become.
     """
     half = len(labels) // 2
     numbers = labels.long() - labels.min().long()  # from 0, so that an offset per pair keeps pairs disjoint

@@ -57,7 +57,7 @@ class Volumes:
     organ: Tensor
     """Centre (z, y, x) and radii (z, y, x) in pixels, and label (B, ORGANS, 7); radii near 0 for no organ."""
     body: Tensor
-    """Centre and radii (y, x) in pixels, relative thickness of the rim (B, 5); radii inf for no background."""
+    """Centre, radii (y, x) in pixels, relative thickness of the rim (B, 5); radii inf for no background."""
 
     def __len__(self) -> int:
         return len(self.fields)
