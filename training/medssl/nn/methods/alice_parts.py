@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medssl.nn.devices import full_precision
+from medssl.nn.methods.mae import masked_error
 
 
 class Head(nn.Module):
@@ -45,7 +48,7 @@ class Head(nn.Module):
 
 
 class CASA(nn.Module):
-    """Conditional anatomical alignment: cross-attention and a two-layer network with residuals and layer norms."""
+    """Conditional alignment: cross-attention and a two-layer network, each with residual and layer norm."""
 
     def __init__(self, prototypes: int, heads: int, width: int, hidden: int) -> None:
         super().__init__()
@@ -93,7 +96,7 @@ def centering(teacher: Tensor, centre: Tensor, temperature: float) -> Tensor:
 def sinkhorn(teacher: Tensor, temperature: float, rounds: int = 3) -> Tensor:
     """Turn the teacher's scores into assignments that use all prototypes about equally (Sinkhorn-Knopp).
 
-    After SwAV (Caron et al., NeurIPS 2020, section 3.1); in the log domain, as scores divided by 0.01 overflow.
+    After SwAV (Caron et al., NeurIPS 2020, section 3.1); in the log domain, as scores over 0.01 overflow.
 
     Args:
         teacher: Scores (..., K).
@@ -150,3 +153,20 @@ def perplexity(target: Tensor) -> Tensor:
         Scalar in 1..K; 1 after a collapse.
     """
     return torch.special.entr(target.flatten(0, -2).mean(0)).sum().exp()
+
+
+def reconstruction_loss(
+    predicted: Tensor, images: Tensor, visible: Tensor, on: Literal["all", "masked"]
+) -> Tensor:
+    """Half the mean squared error, L_rec.
+
+    Args:
+        predicted: Reconstructions (B, C, ...).
+        images: Original images (B, C, ...).
+        visible: Masks (B, 1, ...), 0 where masked.
+        on: Average over all voxels or over masked ones.
+
+    Returns:
+        Scalar.
+    """
+    return masked_error(predicted, images, visible if on == "masked" else torch.zeros_like(visible)) / 2

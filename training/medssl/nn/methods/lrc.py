@@ -16,8 +16,8 @@ Where we depart from the paper or decide what it leaves open, and why:
   the segmentation: that would double the cost of a prediction.
 - The local loss has views of its own, since only some slices have super-pixels: segmenting all slices would
   take longer than a short training, and evenly spaced ones represent the others.
-- Regions are segmented in the original slice; labels are resampled by nearest neighbour, none beyond the scan.
-- The projector, two 1x1 convolutions, is applied to the drawn pixels alone: equal results, a tenth of the work.
+- Regions are segmented in the original slice; labels are resampled by nearest neighbour, none beyond it.
+- The projector, two 1x1 convolutions, is applied to the drawn pixels alone: same result, a tenth of the work.
 - A view with one region has no negatives; it is skipped, and does not dilute the others.
 - 2.5D only. Regions are two-dimensional as published; in a 3D crop every slice would have regions of its own,
   the same tissue in the next slice would count as a negative, and every slice would have to be segmented.

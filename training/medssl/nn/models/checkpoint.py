@@ -109,7 +109,7 @@ def unpack(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state as named tensors: "<parameter number>.<name>"."""
+    """An optimizer's state as named tensors: "<parameter index>.<name>"."""
     return {
         f"{number}.{name}": torch.as_tensor(value)
         for number, entry in optimizer.state_dict()["state"].items()
@@ -118,7 +118,12 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put `optimizer_tensors` back; learning rates are the schedule's business and stay."""
+    """Load the tensors of `optimizer_tensors`; learning rates stay, as the schedule sets them.
+
+    Args:
+        optimizer: Optimizer of the same parameters.
+        tensors: Named tensors of any shape.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         number, name = key.split(".", 1)
