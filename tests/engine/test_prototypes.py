@@ -72,9 +72,7 @@ def test_a_prototype_is_the_unit_mean_of_the_unit_features_of_its_label() -> Non
 
 
 def test_a_label_needs_enough_pixels_for_a_prototype() -> None:
-    _, there = label_prototypes(
-        features(), stripes(48 - 2 * MIN_PIXELS + 1, MIN_PIXELS, MIN_PIXELS - 1), 3
-    )
+    _, there = label_prototypes(features(), stripes(48 - 2 * MIN_PIXELS + 1, MIN_PIXELS, MIN_PIXELS - 1), 3)
     assert there.tolist() == [[True, True, False]] * 2
 
 

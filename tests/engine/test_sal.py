@@ -18,9 +18,9 @@ from medssl.nn.methods.sal import (
     SALSettings,
     background_level,
     draw_slices,
+    fraction_above,
     positions,
     sample_slice_pairs,
-    fraction_above,
 )
 from medssl.nn.methods.sal_losses import local_alignment, within_slice_std
 from medssl.nn.models.unet import build

@@ -1,4 +1,4 @@
-"""Alice (Jiang et al., ICCV 2023, arXiv 2302.05615): the same anatomy in two patients, the same features.
+"""Alice (Jiang et al., ICCV 2023, arXiv 2302.05615): similar features at corresponding positions of patients.
 
 A matcher finds corresponding positions of two scans; crops around them are the views Q and K. A student sees
 them masked, its moving average (teacher) unmasked. The student reconstructs them (L_rec), predicts the
@@ -45,11 +45,13 @@ from medssl.nn.methods.alice_parts import (
     CASA,
     Head,
     across,
+    cells_of,
     centering,
     cross_entropy,
     perplexity,
     reconstruction_loss,
     sinkhorn,
+    teacher_temperature,
 )
 from medssl.nn.methods.common import (
     feature_std,
@@ -64,9 +66,6 @@ from medssl.nn.methods.embedding_training import matching_loss
 from medssl.nn.methods.mae import draw_mask
 from medssl.nn.models.anatomical_embedding import AnatomicalEmbedding, EmbeddingBank, EmbeddingSettings
 from medssl.nn.models.unet import Network
-
-WARM = 0.03
-"""Fraction of the training over which the teacher's temperature rises: 30 of 1000 epochs."""
 
 
 @dataclass(frozen=True)
@@ -232,10 +231,10 @@ class Alice:
         stage, finest = _decode(network, levels)
         reconstructed = network.head(finest)
         frozen = fraction < settings.freeze_last_layer
-        cells = _cells(levels[-1])
+        cells = cells_of(levels[-1])
         cls = head(head.standard(cells.mean(1)), head.encoder, head.whole, frozen)
         queries = head(cells, head.encoder, head.cell, frozen)
-        patches = self.modules["casa"](queries, head(_cells(stage), head.decoder, head.cell, frozen))
+        patches = self.modules["casa"](queries, head(cells_of(stage), head.decoder, head.cell, frozen))
         teacher_cls, teacher_patches, cell_std = self._teach(images, queries.detach())
         centres: Any = self.modules["centres"]
         target_cls = self._assign(teacher_cls, centres.whole, fraction)
@@ -265,12 +264,12 @@ class Alice:
         teacher = teacher_in(self.modules)
         head = cast(Head, teacher["head"])
         levels = teacher_forward(teacher, images)
-        cells = _cells(levels[-1])
+        cells = cells_of(levels[-1])
         cls = head(head.standard(cells.mean(1)), head.encoder, head.whole)
         keys = head(cells, head.encoder, head.cell)
         cell_std = feature_std(keys.flatten(0, 1))
         if "decoder" in teacher:
-            keys = head(_cells(teacher["decoder"](levels[-1], levels[-2])), head.decoder, head.cell)
+            keys = head(cells_of(teacher["decoder"](levels[-1], levels[-2])), head.decoder, head.cell)
         casa = teacher["casa"] if "casa" in teacher else self.modules["casa"]
         return cls, casa(queries, keys), cell_std
 
@@ -281,16 +280,6 @@ def draw_visible(batch: int, size: tuple[int, ...], settings: AliceSettings, gen
         flat = draw_mask(batch, size[-2:], settings.block, settings.ratio, generator)
         return flat.reshape(batch, *[1] * (len(size) - 1), *size[-2:]).expand(batch, 1, *size)
     return draw_mask(batch, size, settings.block, settings.ratio, generator)[:, None]
-
-
-def teacher_temperature(ends: tuple[float, float], fraction: float) -> float:
-    """The teacher's temperature: from the first to the second of `ends` over `WARM` of the training."""
-    return ends[0] + (ends[1] - ends[0]) * min(1.0, fraction / WARM)
-
-
-def _cells(features: Tensor) -> Tensor:
-    """Feature maps (B, C, ...) as cells (B, n, C)."""
-    return features.flatten(2).transpose(1, 2)
 
 
 def _decode(network: Network, levels: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,9 @@ from torch.nn import functional as F
 from medssl.nn.devices import full_precision
 from medssl.nn.methods.mae import masked_error
 
+WARM = 0.03
+"""Fraction of the training over which the teacher's temperature rises: 30 of 1000 epochs."""
+
 
 class Head(nn.Module):
     """DINO's projection head, with an input layer for encoder and for decoder cells."""
@@ -153,6 +156,23 @@ def perplexity(target: Tensor) -> Tensor:
         Scalar in 1..K; 1 after a collapse.
     """
     return torch.special.entr(target.flatten(0, -2).mean(0)).sum().exp()
+
+
+def teacher_temperature(ends: tuple[float, float], fraction: float) -> float:
+    """The teacher's temperature: from the first to the second of `ends` over `WARM` of the training."""
+    return ends[0] + (ends[1] - ends[0]) * min(1.0, fraction / WARM)
+
+
+def cells_of(features: Tensor) -> Tensor:
+    """Flatten feature maps to cells.
+
+    Args:
+        features: Feature maps (B, C, ...).
+
+    Returns:
+        Cells (B, n, C).
+    """
+    return features.flatten(2).transpose(1, 2)
 
 
 def reconstruction_loss(

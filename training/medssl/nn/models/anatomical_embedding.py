@@ -275,8 +275,9 @@ class EmbeddingBank:
     def volume(self, scan: int) -> tuple[Tensor, Tensor]:
         """A scan on the common grid, float32 (D, H, W), and its body threshold, a scalar tensor."""
         if scan not in self._volumes:
-            image = self.dataset.images[scan].to(self.dataset.device)
-            volume = on_grid(image, self.dataset.spacing_mm[scan], self.cell_mm)
+            volume = on_grid(
+                self.dataset.images[scan].to(self.dataset.device), self.dataset.spacing_mm[scan], self.cell_mm
+            )
             ordered = volume.flatten().sort().values
             low, high = ordered[len(ordered) // 100], ordered[-1 - len(ordered) // 100]
             self._volumes[scan] = volume, low + BODY * (high - low)
@@ -285,15 +286,15 @@ class EmbeddingBank:
     def embedded(self, scan: int) -> Embedded:
         """The embedding of a scan; call it only once the matcher is `ready`, as the result is cached."""
         if scan not in self._embedded:
-            volume, body_threshold = self.volume(scan)
+            volume, floor = self.volume(scan)
             vectors = self.matcher.embed(volume)
-            intensity = F.avg_pool3d(volume[None, None], FINE, ceil_mode=True).flatten()
-            body = (intensity > body_threshold).nonzero()[:, 0].cpu()
+            grey = F.avg_pool3d(volume[None, None], FINE, ceil_mode=True).flatten()
+            body = (grey > floor).nonzero()[:, 0].cpu()
             self._embedded[scan] = Embedded(
                 vectors.flatten(1).T.half().contiguous(),
                 tuple(vectors.shape[1:]),
                 tuple(volume.shape),
                 tuple(self.dataset.images[scan].shape),
-                body if len(body) else torch.arange(len(intensity)),
+                body if len(body) else torch.arange(len(grey)),
             )
         return self._embedded[scan]
