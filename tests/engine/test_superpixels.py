@@ -11,11 +11,11 @@ from medssl.nn.data.superpixels import (
     body,
     cut_slice,
     cut_slices,
-    grey_range,
+    evenly_spaced,
+    intensity_range,
     regions_of,
+    rescale,
     segment_dataset,
-    spread_evenly,
-    to_unit,
 )
 from scipy.ndimage import gaussian_filter
 from small import dataset, noise
@@ -196,12 +196,12 @@ def test_coarse_pixels_are_not_mistaken_for_a_narrow_slice() -> None:
 def test_grey_values_are_those_of_the_whole_scan_and_stray_voxels_do_not_decide() -> None:
     scan = torch.linspace(-3, 2, 64 * 64).reshape(1, 64, 64).repeat(8, 1, 1)
     scan[0, 0, 0] = 1000
-    low, high = grey_range(scan)
+    low, high = intensity_range(scan)
     assert low == pytest.approx(-3, abs=0.1)
     assert high == pytest.approx(2, abs=0.1)
-    unit = to_unit(scan.numpy(), low, high)
+    unit = rescale(scan.numpy(), low, high)
     assert (unit.min(), unit.max()) == (0, 1)
-    assert (to_unit(np.full((2, 2), 7.0), 7.0, 7.0) == 0).all()
+    assert (rescale(np.full((2, 2), 7.0), 7.0, 7.0) == 0).all()
 
 
 @pytest.mark.parametrize("factor", [0.01, 30.0])
@@ -229,7 +229,7 @@ def test_slices_are_spread_evenly_over_scans_and_along_them() -> None:
     [(10, 3, [1, 5, 8]), (4, 4, [0, 1, 2, 3]), (3, 9, [0, 1, 2]), (5, 0, [2]), (1, 1, [0])],
 )
 def test_numbers_are_drawn_at_even_distances(count_: int, wanted: int, drawn: list[int]) -> None:
-    assert spread_evenly(count_, wanted) == drawn
+    assert evenly_spaced(count_, wanted) == drawn
 
 
 def test_where_there_are_more_scans_than_slices_wanted_scans_are_left_out() -> None:

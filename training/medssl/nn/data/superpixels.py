@@ -91,14 +91,14 @@ def segment_dataset(
     Returns:
         Label maps of the slices with at least two regions; None if there are none.
     """
-    scans = spread_evenly(len(dataset), slices)
+    scans = evenly_spaced(len(dataset), slices)
     segmented: dict[int, tuple[Tensor, Tensor]] = {}
     counts: list[int] = []
     for number, scan in enumerate(scans):
         image = dataset.images[scan]
-        chosen = spread_evenly(len(image), slices // len(scans))
+        chosen = evenly_spaced(len(image), slices // len(scans))
         planes = image[torch.tensor(chosen, device=image.device)].float().cpu().numpy()
-        maps = cut_slices(to_unit(planes, *grey_range(image)), dataset.spacing_mm[scan][1:], params)
+        maps = cut_slices(rescale(planes, *intensity_range(image)), dataset.spacing_mm[scan][1:], params)
         count = np.array([len(np.unique(labels[labels != IGNORE])) for labels in maps])
         usable = np.flatnonzero(count > 1)
         if len(usable):
@@ -226,8 +226,8 @@ def body(image: np.ndarray) -> np.ndarray:
     return binary_fill_holes(components == 1 + sizes.argmax())
 
 
-def grey_range(scan: Tensor) -> tuple[float, float]:
-    """The 0.5th and 99.5th percentile of a scan's intensities, which `to_unit` maps to 0 and 1.
+def intensity_range(scan: Tensor) -> tuple[float, float]:
+    """The 0.5th and 99.5th percentile of a scan's intensities, which `rescale` maps to 0 and 1.
 
     Args:
         scan: Scan of any shape.
@@ -237,7 +237,7 @@ def grey_range(scan: Tensor) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def to_unit(values: np.ndarray, low: float, high: float) -> np.ndarray:
+def rescale(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Scale intensities to [0, 1] and clip them.
 
     Args:
@@ -283,7 +283,7 @@ def draw_pixels(
     return pixels.reshape(nth.shape), keys >= 0
 
 
-def spread_evenly(count: int, n: int) -> list[int]:
+def evenly_spaced(count: int, n: int) -> list[int]:
     """`n` evenly spaced numbers below `count`; at least one, at most all of them."""
     n = min(count, max(1, n))
     return [int((number + 0.5) * count / n) for number in range(n)]

@@ -15,7 +15,7 @@ from skimage.segmentation import slic
 
 from medssl.core.jobs import Plan
 from medssl.nn.data.device_dataset import DeviceDataset
-from medssl.nn.data.superpixels import grey_range, spread_evenly, to_unit
+from medssl.nn.data.superpixels import evenly_spaced, intensity_range, rescale
 
 SLAB = 24
 """Most slices that are segmented together; a scan with more gives several slabs."""
@@ -42,14 +42,14 @@ def cut_volumes(
     """
     slabs = _slabs(dataset)
     slab_voxels = int(np.median([dataset.images[scan][low:high].numel() for scan, low, high in slabs]))
-    chosen = [slabs[number] for number in spread_evenly(len(slabs), max(1, voxels // max(1, slab_voxels)))]
+    chosen = [slabs[number] for number in evenly_spaced(len(slabs), max(1, voxels // max(1, slab_voxels)))]
     images, targets, ids, spacings = [], [], [], []
     for number, (scan, low, high) in enumerate(chosen):
         image = dataset.images[scan][low:high]
         spacing = dataset.spacing_mm[scan]
         pixel_mm = plan.spacing_mm[2] or spacing[2]
         edge_mm = edges_px[number % len(edges_px)] * pixel_mm
-        unit = to_unit(image.float().cpu().numpy(), *grey_range(dataset.images[scan]))
+        unit = rescale(image.float().cpu().numpy(), *intensity_range(dataset.images[scan]))
         # Regions are about as deep as wide, and at least one slice deep.
         depth_mm = max(edge_mm, spacing[0])
         count = image.numel() * spacing[0] * spacing[1] * spacing[2] / (edge_mm * edge_mm * depth_mm)

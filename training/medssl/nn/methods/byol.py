@@ -28,18 +28,18 @@ from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
 from medssl.nn.methods.common import (
+    check_batch,
     cut_pair,
     feature_std,
     mlp,
     momentum,
-    move_teacher,
-    need_pairs,
     network_of,
-    place_pairs,
     pooled,
+    sample_view_pairs,
     teacher_forward,
     teacher_in,
     teacher_of,
+    update_teacher,
 )
 from medssl.nn.models.unet import Network
 
@@ -82,7 +82,7 @@ class BYOL:
         Raises:
             UserError: "small-batch" for a batch of one pair.
         """
-        self._need_pairs(self.plan.batch)
+        self._check_batch(self.plan.batch)
 
     def loss(
         self, dataset: DeviceDataset, generator: Generator, fraction: float
@@ -92,7 +92,7 @@ class BYOL:
 
     def views(self, dataset: DeviceDataset, generator: Generator) -> tuple[CropBatch, CropBatch]:
         """Draw and cut a batch of pairs, with the published intensity augmentation drawn for each view."""
-        pair = place_pairs(
+        pair = sample_view_pairs(
             dataset, self.plan, generator, zoom=self.settings.zoom, min_overlap=self.settings.min_overlap
         )
         return cut_pair(dataset, self.plan, pair, generator)
@@ -103,7 +103,7 @@ class BYOL:
         Raises:
             UserError: "small-batch" if short memory has reduced the batch to one pair.
         """
-        self._need_pairs(len(first))
+        self._check_batch(len(first))
         images = torch.cat([shown(first), shown(second)])
         network, teacher = network_of(self.modules), teacher_in(self.modules)
         predicted = self.modules["predictor"](self.modules["projector"](pooled(network.encode(images)[-1])))
@@ -116,11 +116,11 @@ class BYOL:
 
     def after_step(self, fraction: float) -> None:
         """Update the teacher."""
-        move_teacher(self.modules, momentum(self.settings.momentum, fraction))
+        update_teacher(self.modules, momentum(self.settings.momentum, fraction))
 
     @staticmethod
-    def _need_pairs(batch: int) -> None:
-        need_pairs(batch, "BYOL", "its heads have batch norms", "pgl")
+    def _check_batch(batch: int) -> None:
+        check_batch(batch, "BYOL", "its heads have batch norms", "pgl")
 
 
 @full_precision

@@ -43,7 +43,7 @@ def view_size(dataset: DeviceDataset, plan: Plan, zoom: float) -> tuple[int, int
     return (size[0], size[1], size[2])
 
 
-def place_pairs(
+def sample_view_pairs(
     dataset: DeviceDataset,
     plan: Plan,
     generator: Generator,
@@ -109,7 +109,7 @@ def draw_scans(count: int, batch: int, generator: Generator) -> Tensor:
     return torch.cat([torch.randperm(count, generator=generator) for _ in range(rounds)])[:batch]
 
 
-def need_positive(settings: Any, *names: str) -> None:
+def check_positive(settings: Any, *names: str) -> None:
     """Check that settings are above 0.
 
     Raises:
@@ -121,7 +121,7 @@ def need_positive(settings: Any, *names: str) -> None:
             raise UserError(f"{name} is {value}; set it to a number above 0.", code="bad-job")
 
 
-def need_places(dataset: DeviceDataset, plan: Plan, zoom: float, method: str) -> None:
+def check_positions(dataset: DeviceDataset, plan: Plan, zoom: float, method: str) -> None:
     """Check that the scans have at least two different positions: slices in 2.5D, disjoint boxes in 3D.
 
     Args:
@@ -168,7 +168,7 @@ def mlp(in_features: int, hidden: int, out_features: int, *, norm: bool) -> nn.S
     )
 
 
-def need_pairs(batch: int, method: str, reason: str, instead: str) -> None:
+def check_batch(batch: int, method: str, reason: str, instead: str) -> None:
     """Check that a batch has at least two pairs; short memory may have reduced it.
 
     Raises:
@@ -231,7 +231,7 @@ def teacher_forward(teacher: nn.ModuleDict, images: Tensor) -> list[Tensor]:
     return levels
 
 
-def move_teacher(modules: nn.ModuleDict, keep: float) -> None:
+def update_teacher(modules: nn.ModuleDict, keep: float) -> None:
     """Update the teacher's encoder and projector by EMA; its batch norms keep their own running statistics.
 
     Args:

@@ -46,7 +46,7 @@ from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.data.superpixels import IGNORE, SuperpixelParams, SuperPixels, draw_pixels, segment_dataset
 from medssl.nn.devices import full_precision
 from medssl.nn.methods import find
-from medssl.nn.methods.common import need_positive, network_of, view_size
+from medssl.nn.methods.common import check_positive, network_of, view_size
 from medssl.nn.models.unet import Network
 
 NOTHING = -1e30
@@ -93,7 +93,7 @@ class LRC:
     TRANSFERS = ("encoder.", "decoder.")
 
     def __init__(self, network: Network, plan: Plan, settings: LRCSettings) -> None:
-        need_positive(settings, "temperature", "slices", "side", "scale", "min_size")
+        check_positive(settings, "temperature", "slices", "side", "scale", "min_size")
         self.settings = settings
         kind = find(settings.base)
         numbers = {

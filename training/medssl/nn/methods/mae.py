@@ -75,15 +75,15 @@ def draw_mask(batch: int, size: tuple[int, ...], block: int, ratio: float, gener
     Returns:
         Masks (B, *size) float32: 0 on exactly int(ratio * blocks) blocks of each, 1 elsewhere.
     """
-    sides = [max(1, min(block, length // 4)) for length in size]
-    counts = [-(-length // side) for length, side in zip(size, sides, strict=True)]
+    block_sizes = [max(1, min(block, length // 4)) for length in size]
+    counts = [-(-length // side) for length, side in zip(size, block_sizes, strict=True)]
     total = 1
     for count in counts:
         total *= count
     order = torch.rand(batch, total, generator=generator).argsort(dim=1)
     visible = torch.ones(batch, total).scatter_(1, order[:, : int(ratio * total)], 0.0)
     visible = visible.reshape(batch, *counts)
-    for axis, (side, length) in enumerate(zip(sides, size, strict=True), start=1):
+    for axis, (side, length) in enumerate(zip(block_sizes, size, strict=True), start=1):
         visible = visible.repeat_interleave(side, dim=axis).narrow(axis, 0, length)
     return visible
 

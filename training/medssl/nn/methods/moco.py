@@ -40,18 +40,18 @@ from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
 from medssl.nn.methods.common import (
+    check_positions,
+    check_positive,
     cut_pair,
     feature_std,
     mlp,
-    move_teacher,
-    need_places,
-    need_positive,
     network_of,
-    place_pairs,
     pooled,
+    sample_view_pairs,
     teacher_forward,
     teacher_in,
     teacher_of,
+    update_teacher,
 )
 from medssl.nn.models.unet import Network
 
@@ -80,7 +80,7 @@ class MoCo:
     TRANSFERS = ("encoder.",)  # the decoder takes no part, and stays random
 
     def __init__(self, network: Network, plan: Plan, settings: MoCoSettings) -> None:
-        need_positive(settings, "temperature", "queue")
+        check_positive(settings, "temperature", "queue")
         self.plan, self.settings = plan, settings
         projector = nn.Sequential(
             mlp(plan.channels[-1], settings.hidden, settings.dimension, norm=False),
@@ -103,7 +103,7 @@ class MoCo:
         Raises:
             UserError: "one-place" if there are no negatives.
         """
-        need_places(dataset, self.plan, self.settings.zoom[1], "MoCo")
+        check_positions(dataset, self.plan, self.settings.zoom[1], "MoCo")
         steps = math.ceil(self.settings.queue / self.plan.batch)
         emit(Notice(f"MoCo's loss rises from 0 for {steps} steps, while its queue of negatives fills."))
 
@@ -116,7 +116,7 @@ class MoCo:
     def views(self, dataset: DeviceDataset, generator: Generator) -> tuple[CropBatch, CropBatch]:
         """Draw and cut a batch of pairs, with the published intensity augmentation drawn for each view."""
         settings = self.settings
-        pair = place_pairs(
+        pair = sample_view_pairs(
             dataset, self.plan, generator, zoom=settings.zoom, shared=settings.shared, apart=True
         )
         return cut_pair(dataset, self.plan, pair, generator)
@@ -140,7 +140,7 @@ class MoCo:
 
         Not during the step: its gradient needs the old queue, and a step that fails must not leave keys.
         """
-        move_teacher(self.modules, self.settings.momentum)
+        update_teacher(self.modules, self.settings.momentum)
         if self.keys is not None:
             cast(Queue, self.modules["queue"]).put(self.keys)
             self.keys = None

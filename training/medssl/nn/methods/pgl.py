@@ -35,12 +35,12 @@ from medssl.nn.methods.common import (
     cut_pair,
     feature_std,
     momentum,
-    move_teacher,
     network_of,
-    place_pairs,
+    sample_view_pairs,
     teacher_forward,
     teacher_in,
     teacher_of,
+    update_teacher,
 )
 from medssl.nn.models.unet import Network
 
@@ -128,7 +128,7 @@ class PGL:
     def pair(self, dataset: DeviceDataset, generator: Generator) -> tuple[CropBatch, CropBatch]:
         """Draw a batch of pairs, not cut yet, that share at least one cell along every axis."""
         settings = self.settings
-        return place_pairs(
+        return sample_view_pairs(
             dataset,
             self.plan,
             generator,
@@ -139,7 +139,7 @@ class PGL:
 
     def after_step(self, fraction: float) -> None:
         """Update the teacher."""
-        move_teacher(self.modules, momentum(self.settings.momentum, fraction))
+        update_teacher(self.modules, momentum(self.settings.momentum, fraction))
 
     def _encode(self, images: Tensor) -> Tensor:
         return network_of(self.modules).encode(images)[self.settings.level]

@@ -72,7 +72,9 @@ def prototype_loss(
     return loss, accuracy
 
 
-def both_ways(features: Tensor, labels: Tensor, count: int, temperature: float) -> tuple[Tensor, Tensor]:
+def symmetric_prototype_loss(
+    features: Tensor, labels: Tensor, count: int, temperature: float
+) -> tuple[Tensor, Tensor]:
     """`prototype_loss` of pairs in both directions: each image is once the support and once the query.
 
     Args:
@@ -101,7 +103,7 @@ def pair_losses(
     stride: int,
     temperature: float,
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """`both_ways` on the finest decoder map and on an encoder level.
+    """`symmetric_prototype_loss` on the finest decoder map and on an encoder level.
 
     Args:
         modules: "network", and the heads "fine" and "coarse" (`prototype_head`).
@@ -123,8 +125,8 @@ def pair_losses(
     coarse = modules["coarse"](levels[level])
     shrunk = F.interpolate(labels[:, None].float(), coarse.shape[2:], mode="nearest")[:, 0].long()
     return (
-        both_ways(fine, labels[..., row::stride, column::stride], count, temperature),
-        both_ways(coarse, shrunk, count, temperature),
+        symmetric_prototype_loss(fine, labels[..., row::stride, column::stride], count, temperature),
+        symmetric_prototype_loss(coarse, shrunk, count, temperature),
     )
 
 

@@ -43,7 +43,7 @@ from medssl.nn.data.augment import PUBLISHED, change_intensity
 from medssl.nn.data.crop_sampling import sample_anywhere
 from medssl.nn.data.crops import CropBatch, cut, scan_shapes, shown
 from medssl.nn.data.device_dataset import DeviceDataset
-from medssl.nn.methods.common import feature_std, mlp, need_pairs, network_of, pooled
+from medssl.nn.methods.common import check_batch, feature_std, mlp, network_of, pooled
 from medssl.nn.methods.sal_losses import (
     contrast,
     local_alignment,
@@ -128,7 +128,7 @@ class SAL:
             )
         if left_out:
             emit(Notice(f"SAL leaves out {left_out} of {len(dataset)} scans, which have only one slice."))
-        self._need_pairs(self.plan.batch)
+        self._check_batch(self.plan.batch)
         self.background = torch.stack([background_level(image) for image in dataset.images]).to(
             dataset.device
         )
@@ -141,7 +141,7 @@ class SAL:
         Raises:
             UserError: "small-batch" if short memory has reduced the batch to one pair.
         """
-        self._need_pairs(self.plan.batch)
+        self._check_batch(self.plan.batch)
         pair = sample_slice_pairs(dataset, self.plan, self.settings, generator)
         images = torch.cat([shown(cut(dataset, views, self.plan)) for views in pair])
         position = torch.cat([positions(dataset, views) for views in pair]).to(images.device)
@@ -198,9 +198,9 @@ class SAL:
     def after_step(self, fraction: float) -> None:
         """Nothing follows a step."""
 
-    def _need_pairs(self, batch: int) -> None:
+    def _check_batch(self, batch: int) -> None:
         if self.settings.positional == "contrast":
-            need_pairs(batch, "SAL", "its contrastive loss needs negatives", "mae")
+            check_batch(batch, "SAL", "its contrastive loss needs negatives", "mae")
 
 
 def pairable(dataset: DeviceDataset, same_slice: bool) -> Tensor:

@@ -30,15 +30,15 @@ from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
 from medssl.nn.methods.common import (
+    check_batch,
+    check_positions,
+    check_positive,
     cut_pair,
     feature_std,
     mlp,
-    need_pairs,
-    need_places,
-    need_positive,
     network_of,
-    place_pairs,
     pooled,
+    sample_view_pairs,
 )
 from medssl.nn.models.unet import Network
 
@@ -63,7 +63,7 @@ class SimCLR:
     TRANSFERS = ("encoder.",)  # the decoder takes no part, and stays random
 
     def __init__(self, network: Network, plan: Plan, settings: SimCLRSettings) -> None:
-        need_positive(settings, "temperature")
+        check_positive(settings, "temperature")
         self.plan, self.settings = plan, settings
         projector = mlp(plan.channels[-1], settings.hidden, settings.dimension, norm=False)
         self.modules = nn.ModuleDict({"network": network, "projector": projector})
@@ -74,8 +74,8 @@ class SimCLR:
         Raises:
             UserError: "small-batch" for a batch of one pair, "one-place" if the scans have one position only.
         """
-        self._need_pairs(self.plan.batch)
-        need_places(dataset, self.plan, self.settings.zoom[1], "SimCLR")
+        self._check_batch(self.plan.batch)
+        check_positions(dataset, self.plan, self.settings.zoom[1], "SimCLR")
 
     def loss(
         self, dataset: DeviceDataset, generator: Generator, fraction: float
@@ -86,7 +86,7 @@ class SimCLR:
     def views(self, dataset: DeviceDataset, generator: Generator) -> tuple[CropBatch, CropBatch]:
         """Draw and cut a batch of pairs, with the published intensity augmentation drawn for each view."""
         settings = self.settings
-        pair = place_pairs(
+        pair = sample_view_pairs(
             dataset, self.plan, generator, zoom=settings.zoom, shared=settings.shared, apart=True
         )
         return cut_pair(dataset, self.plan, pair, generator)
@@ -97,7 +97,7 @@ class SimCLR:
         Raises:
             UserError: "small-batch" if short memory has reduced the batch to one pair.
         """
-        self._need_pairs(len(first))
+        self._check_batch(len(first))
         images = torch.cat([shown(first), shown(second)])
         projected = self.modules["projector"](pooled(network_of(self.modules).encode(images)[-1]))
         loss, accuracy = nt_xent(projected, self.settings.temperature)
@@ -107,8 +107,8 @@ class SimCLR:
         """Nothing follows a step."""
 
     @staticmethod
-    def _need_pairs(batch: int) -> None:
-        need_pairs(batch, "SimCLR", "other pairs are its negatives", "moco")
+    def _check_batch(batch: int) -> None:
+        check_batch(batch, "SimCLR", "other pairs are its negatives", "moco")
 
 
 @full_precision

@@ -127,10 +127,10 @@ class SuperVoxels:
         views = [self._augmented(first, generator), self._augmented(replace(first, centre=centre), generator)]
         images = [shown(cut(dataset, crops, plan)) for crops in views]
         curved = torch.rand(batch, 1, 1, 1, generator=generator) < settings.curved
-        mapped = through_curves(images[1], generator)
+        mapped = map_random_curves(images[1], generator)
         images[1] = torch.where(send(curved, mapped.device), mapped, images[1])
         labels = torch.cat([cut_targets(dataset, crops, plan, fill_value=-1) for crops in views])
-        return change_intensity(torch.cat(images), STRONG, generator), *renumbered(labels)
+        return change_intensity(torch.cat(images), STRONG, generator), *renumber_pairs(labels)
 
     def after_step(self, fraction: float) -> None:
         """Nothing follows a step."""
@@ -144,7 +144,7 @@ class SuperVoxels:
         return replace(views, step=step, angle=angle, flip=torch.zeros(len(views), 3, dtype=torch.bool))
 
 
-def renumbered(labels: Tensor) -> tuple[Tensor, int]:
+def renumber_pairs(labels: Tensor) -> tuple[Tensor, int]:
     """Renumber the labels of each pair from 0.
 
     Args:
@@ -164,7 +164,7 @@ def renumbered(labels: Tensor) -> tuple[Tensor, int]:
     return torch.where(result < 0, most, result), most
 
 
-def through_curves(images: Tensor, generator: Generator) -> Tensor:
+def map_random_curves(images: Tensor, generator: Generator) -> Tensor:
     """Map the intensities of each image by a random curve, linear between KNOTS control points.
 
     Args:
