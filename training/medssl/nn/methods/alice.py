@@ -224,6 +224,9 @@ class Alice:
             images: Views Q, then K (2B, C, ...).
             visible: Masks (2B, 1, ...), 0 where masked.
             fraction: Completed fraction of the student's training.
+
+        Returns:
+            Loss and scalars to log.
         """
         settings, network = self.settings, network_of(self.modules)
         head = cast(Head, self.modules["head"])
@@ -234,13 +237,13 @@ class Alice:
         cells = cells_of(levels[-1])
         cls = head(head.standard(cells.mean(1)), head.encoder, head.whole, frozen)
         queries = head(cells, head.encoder, head.cell, frozen)
-        patches = self.modules["casa"](queries, head(cells_of(stage), head.decoder, head.cell, frozen))
-        teacher_cls, teacher_patches, cell_std = self._teach(images, queries.detach())
+        aligned = self.modules["casa"](queries, head(cells_of(stage), head.decoder, head.cell, frozen))
+        teacher_cls, teacher_aligned, cell_std = self._teach(images, queries.detach())
         centres: Any = self.modules["centres"]
         target_cls = self._assign(teacher_cls, centres.whole, fraction)
-        target = self._assign(teacher_patches, centres.cell, fraction)
+        target = self._assign(teacher_aligned, centres.cell, fraction)
         inter = across(target_cls, cls, settings.student_temperature)
-        intra = cross_entropy(target, patches, settings.student_temperature)
+        intra = cross_entropy(target, aligned, settings.student_temperature)
         reconstruction = reconstruction_loss(reconstructed.float(), images, visible, settings.reconstruct_on)
         loss = settings.inter * inter + settings.intra * intra + settings.reconstruction * reconstruction
         numbers = {"inter": inter, "intra": intra, "reconstruction": reconstruction}

@@ -100,6 +100,9 @@ class BYOL:
     def compare(self, first: CropBatch, second: CropBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of pairs that have been cut, in 0..8.
 
+        Returns:
+            Loss and scalars to log.
+
         Raises:
             UserError: "small-batch" if short memory has reduced the batch to one pair.
         """

@@ -136,8 +136,8 @@ def check_positions(dataset: DeviceDataset, plan: Plan, zoom: float, method: str
     every = torch.arange(len(dataset))
     size = torch.tensor(view_size(dataset, plan, zoom))
     boxes = (scan_shapes(dataset, every) / (crop_step(dataset, plan, every) * size)).floor().clamp(min=1)
-    places = scan_shapes(dataset, every)[:, 0] if plan.dims == 2 else boxes.prod(1)
-    if places.sum() < 2:
+    positions = scan_shapes(dataset, every)[:, 0] if plan.dims == 2 else boxes.prod(1)
+    if positions.sum() < 2:
         raise UserError(
             f"{method} needs views of different positions, and {dataset.ids[0]} has only one; add scans or "
             "choose mae.",

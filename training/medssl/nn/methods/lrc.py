@@ -111,6 +111,7 @@ class LRC:
 
     @property
     def plan(self) -> Plan:
+        """The plan, shared with the global method."""
         return self.base.plan
 
     @plan.setter

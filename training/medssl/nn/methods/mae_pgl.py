@@ -74,6 +74,7 @@ class MAEPGL:
 
     @property
     def plan(self) -> Plan:
+        """The plan, shared with PGL."""
         return self.pgl.plan
 
     @plan.setter

@@ -122,7 +122,11 @@ class MoCo:
         return cut_pair(dataset, self.plan, pair, generator)
 
     def compare(self, first: CropBatch, second: CropBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of pairs that have been cut; `after_step` adds the second views' keys to the queue."""
+        """The loss of pairs that have been cut; `after_step` adds the second views' keys to the queue.
+
+        Returns:
+            Loss and scalars to log.
+        """
         network, teacher = network_of(self.modules), teacher_in(self.modules)
         queue = cast(Queue, self.modules["queue"])
         queries = self.modules["projector"](pooled(network.encode(shown(first))[-1]))

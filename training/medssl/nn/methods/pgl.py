@@ -91,7 +91,11 @@ class PGL:
         return self.compare(*self.views(dataset, generator))
 
     def compare(self, first: CropBatch, second: CropBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of pairs that have been cut."""
+        """The loss of pairs that have been cut.
+
+        Returns:
+            Loss and scalars to log.
+        """
         # Both views as one batch: half the calls, and the heads' batch norms see both.
         images = torch.cat([shown(first), shown(second)])
         return self.agreement(self._encode(images), images, first, second)

@@ -94,6 +94,9 @@ class SimCLR:
     def compare(self, first: CropBatch, second: CropBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of pairs that have been cut.
 
+        Returns:
+            Loss and scalars to log.
+
         Raises:
             UserError: "small-batch" if short memory has reduced the batch to one pair.
         """
