@@ -8,7 +8,14 @@ import pytest
 import torch
 from medssl.core.errors import UserError
 from medssl.nn.data.device_dataset import DeviceDataset
-from medssl.nn.methods.common import draw_scans, mlp, need_places, need_positive, place_pairs, pooled
+from medssl.nn.methods.common import (
+    check_positions,
+    check_positive,
+    draw_scans,
+    mlp,
+    pooled,
+    sample_view_pairs,
+)
 from project_parts import code_of
 from small import dataset, noise, plan, seeded
 from torch import nn
@@ -22,7 +29,7 @@ def scans(*shapes: tuple[int, int, int]) -> DeviceDataset:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_pairs_share_half_a_side_along_every_axis(dims: int) -> None:
-    first, second = place_pairs(
+    first, second = sample_view_pairs(
         scans((40, 90, 70), (30, 60, 80)), plan(dims, batch=2000), seeded(), zoom=ZOOM, shared=0.5
     )
     (low, high), (other_low, other_high) = first.extent(), second.extent()
@@ -37,7 +44,7 @@ def test_pairs_share_half_a_side_along_every_axis(dims: int) -> None:
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_the_partner_lies_in_the_same_scan_and_is_another_box(dims: int) -> None:
-    first, second = place_pairs(scans((40, 90, 70), (30, 60, 80)), plan(dims), seeded(), zoom=ZOOM)
+    first, second = sample_view_pairs(scans((40, 90, 70), (30, 60, 80)), plan(dims), seeded(), zoom=ZOOM)
     assert torch.equal(first.scan, second.scan)
     assert (first.centre != second.centre).any(1).all()
 
@@ -45,7 +52,7 @@ def test_the_partner_lies_in_the_same_scan_and_is_another_box(dims: int) -> None
 def test_apart_no_scan_gives_a_second_pair_before_all_have_given_one() -> None:
     many = scans(*((8, 40, 40),) * 9)
     for seed in range(5):
-        first, _ = place_pairs(many, plan(2, batch=9), seeded(seed), zoom=ZOOM, apart=True)
+        first, _ = sample_view_pairs(many, plan(2, batch=9), seeded(seed), zoom=ZOOM, apart=True)
         assert sorted(first.scan.tolist()) == list(range(9))
 
 
@@ -87,27 +94,27 @@ def test_only_the_head_that_asks_for_it_mixes_the_views_of_a_batch() -> None:
 
 def test_one_slice_is_one_place_and_two_are_two() -> None:
     with pytest.raises(UserError) as error:
-        need_places(scans((1, 40, 40)), plan(2), 1.4, "SimCLR")
+        check_positions(scans((1, 40, 40)), plan(2), 1.4, "SimCLR")
     assert code_of(error) == "one-place"
     assert "scan-0" in str(error.value)
-    need_places(scans((2, 40, 40)), plan(2), 1.4, "SimCLR")
-    need_places(scans((1, 40, 40), (1, 40, 40)), plan(2), 1.4, "SimCLR")
+    check_positions(scans((2, 40, 40)), plan(2), 1.4, "SimCLR")
+    check_positions(scans((1, 40, 40), (1, 40, 40)), plan(2), 1.4, "SimCLR")
 
 
 def test_one_box_is_one_place_in_3d() -> None:
     with pytest.raises(UserError) as error:
-        need_places(scans((15, 30, 30)), plan(3), 1.4, "MoCo")
+        check_positions(scans((15, 30, 30)), plan(3), 1.4, "MoCo")
     assert code_of(error) == "one-place"
-    need_places(scans((16, 30, 30)), plan(3), 1.4, "MoCo")
-    need_places(scans((15, 30, 30), (15, 30, 30)), plan(3), 1.4, "MoCo")
+    check_positions(scans((16, 30, 30)), plan(3), 1.4, "MoCo")
+    check_positions(scans((15, 30, 30), (15, 30, 30)), plan(3), 1.4, "MoCo")
 
 
 def test_places_are_counted_in_the_plans_voxels() -> None:
     """Thirty slices half a millimetre apart are less deep than 8 working voxels of 2 mm."""
     fine = dataset(torch.zeros(1, 1, 1).expand(30, 30, 30), spacing_mm=(0.5, 1.0, 1.0))
     with pytest.raises(UserError):
-        need_places(fine, replace(plan(3), spacing_mm=(2.0, 1.0, 1.0)), 1.4, "MoCo")
-    need_places(fine, plan(3, patch_vox=(4, 16, 16)), 1.4, "MoCo")
+        check_positions(fine, replace(plan(3), spacing_mm=(2.0, 1.0, 1.0)), 1.4, "MoCo")
+    check_positions(fine, plan(3, patch_vox=(4, 16, 16)), 1.4, "MoCo")
 
 
 def test_settings_that_leave_nothing_are_refused_by_name() -> None:
@@ -116,8 +123,8 @@ def test_settings_that_leave_nothing_are_refused_by_name() -> None:
         queue: int = 3
         temperature: float = 0.0
 
-    need_positive(Settings(), "queue")
+    check_positive(Settings(), "queue")
     with pytest.raises(UserError) as error:
-        need_positive(Settings(), "queue", "temperature")
+        check_positive(Settings(), "queue", "temperature")
     assert code_of(error) == "bad-job"
     assert str(error.value).startswith("temperature is 0.0")

@@ -25,8 +25,8 @@ def test_a_training_learns_the_same_from_files(
     project: Project, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     weights = []
-    for room in (device_dataset.ROOM, 0):
-        monkeypatch.setattr(device_dataset, "ROOM", room)
+    for fraction in (device_dataset.MAX_MEMORY_FRACTION, 0):
+        monkeypatch.setattr(device_dataset, "MAX_MEMORY_FRACTION", fraction)
         done = run(job_of(kind, project))
         weights.append(checkpoint.load(project.run(done["run"]).checkpoint)[0])
     assert weights[0].keys() == weights[1].keys()
@@ -40,7 +40,7 @@ def test_what_has_no_room_is_mapped_and_not_copied(
 ) -> None:
     scans, turned = list(project.scans), plan(slice_axis=axis)
     held = load_device_dataset(project, scans, turned, CPU)
-    monkeypatch.setattr(device_dataset, "ROOM", 0)
+    monkeypatch.setattr(device_dataset, "MAX_MEMORY_FRACTION", 0)
     mapped = load_device_dataset(project, scans, turned, CPU)
     assert (held.images[0].dtype, mapped.images[0].dtype) == (torch.float32, torch.float16)
     assert all(torch.equal(one, two.float()) for one, two in zip(held.images, mapped.images, strict=True))
@@ -51,7 +51,7 @@ def test_what_has_no_room_is_mapped_and_not_copied(
 def test_memory_is_needed_for_what_is_held_only(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     scans = list(project.scans)
     assert image_bytes(project, scans, CPU) == 4 * 3 * 12 * 24 * 24
-    monkeypatch.setattr(device_dataset, "ROOM", 0)
+    monkeypatch.setattr(device_dataset, "MAX_MEMORY_FRACTION", 0)
     assert image_bytes(project, scans, CPU) == 0
 
 

@@ -58,11 +58,11 @@ def ready(
 
 
 def cut_labels(views: CropBatch, scans: SuperPixels) -> Tensor:
-    return cut_targets(scans.dataset, views, plan(2), outside=IGNORE)
+    return cut_targets(scans.dataset, views, plan(2), fill_value=IGNORE)
 
 
 def prepared() -> SuperPixels:
-    found = segment_dataset(dataset(blobs()), SMALL.grain(), 6)
+    found = segment_dataset(dataset(blobs()), SMALL.superpixel_params(), 6)
     assert found is not None
     return found
 
@@ -116,7 +116,7 @@ def test_the_middle_channel_is_the_slice_of_the_labels(monkeypatch: pytest.Monke
 
 def test_super_pixels_are_cut_in_the_unchanged_slice() -> None:
     lrc, scans = ready()
-    again = segment_dataset(scans, SMALL.grain(), SMALL.slices)
+    again = segment_dataset(scans, SMALL.superpixel_params(), SMALL.slices)
     assert again is not None
     assert lrc.superpixels is not None
     assert all(map(torch.equal, lrc.superpixels.dataset.targets, again.dataset.targets))
@@ -279,7 +279,7 @@ def test_training_brings_the_local_loss_down() -> None:
 def test_preparing_says_how_many_slices_were_cut_and_how_far_it_is() -> None:
     events = Events()
     method(replace(SMALL, slices=8)).prepare(dataset(blobs(0), blobs(1)), events)
-    assert events.of(Notice)[-1].text.startswith("8 of 12 slices were cut into super-pixels")
+    assert events.of(Notice)[-1].text.startswith("8 of 12 slices")
     assert events.of(Progress)[-1].phase == "super-pixels"
     assert events.of(Progress)[-1].fraction == 1
 
@@ -289,7 +289,7 @@ def test_stopped_while_slices_are_cut_it_leaves_a_checkpoint_to_go_on_from(tmp_p
     job = job_of("lrc", project)
     stopped = engine.run(job, events, lambda: bool(events.of(Progress)))
     assert (stopped["stopped"], stopped["step"]) == (True, 0)
-    assert not any("cut into super-pixels" in notice.text for notice in events.of(Notice))
+    assert not any("super-pixels" in notice.text for notice in events.of(Notice))
     assert run(replace(job, resume=stopped["run"]))["step"] == job.steps
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from medssl.nn.methods.prototypes import IGNORE, LEAST_PIXELS, label_prototypes, prototype_loss
+from medssl.nn.methods.prototypes import IGNORE, MIN_PIXELS, label_prototypes, prototype_loss
 from small import seeded
 from torch import Tensor
 from torch.nn import functional as F
@@ -43,7 +43,7 @@ def by_hand(
         means = {}
         for label in range(COUNT):
             members = support[image][:, support_labels[image] == label].double()
-            if members.shape[1] >= LEAST_PIXELS:
+            if members.shape[1] >= MIN_PIXELS:
                 mean = (members / members.norm(dim=0)).mean(1)
                 means[label] = mean / mean.norm()
         for at in zip(*torch.where(query_labels[image] < COUNT), strict=True):
@@ -72,9 +72,7 @@ def test_a_prototype_is_the_unit_mean_of_the_unit_features_of_its_label() -> Non
 
 
 def test_a_label_needs_enough_pixels_for_a_prototype() -> None:
-    _, there = label_prototypes(
-        features(), stripes(48 - 2 * LEAST_PIXELS + 1, LEAST_PIXELS, LEAST_PIXELS - 1), 3
-    )
+    _, there = label_prototypes(features(), stripes(48 - 2 * MIN_PIXELS + 1, MIN_PIXELS, MIN_PIXELS - 1), 3)
     assert there.tolist() == [[True, True, False]] * 2
 
 
@@ -215,7 +213,7 @@ def test_a_label_of_the_query_alone_counts_nothing() -> None:
     assert_counts_nothing(support, query, (support > 1, query == 2))
 
 
-@pytest.mark.parametrize("few", [1, LEAST_PIXELS - 1])
+@pytest.mark.parametrize("few", [1, MIN_PIXELS - 1])
 def test_a_label_of_too_few_support_pixels_counts_nothing_in_both_images(few: int) -> None:
     support, query = stripes(24, 24 - few, few), stripes(16, 16, 16)
     assert_counts_nothing(support, query, (support == 2, query == 2))

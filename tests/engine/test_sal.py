@@ -18,9 +18,9 @@ from medssl.nn.methods.sal import (
     SALSettings,
     background_level,
     draw_slices,
+    fraction_above,
     positions,
     sample_slice_pairs,
-    share_above,
 )
 from medssl.nn.methods.sal_losses import local_alignment, within_slice_std
 from medssl.nn.models.unet import build
@@ -237,7 +237,7 @@ def test_a_scans_background_is_told_from_tissue() -> None:
     scan[:, 4:16, 4:16] = noise((6, 12, 12)).mul(0.1) + 1
     level = background_level(scan)
     assert -3 < level < 0
-    share = share_above(scan[None, :3], level[None], torch.Size((5, 5)))
+    share = fraction_above(scan[None, :3], level[None], torch.Size((5, 5)))
     assert torch.equal(share[0], F.pad(torch.ones(3, 3), (1, 1, 1, 1)))
 
 

@@ -10,8 +10,8 @@ import torch
 from medssl.nn.data.augment import Intensity
 from medssl.nn.shapes import rendering, views
 from medssl.nn.shapes.rendering import (
-    CT_SHARE,
-    TISSUE_SHARES,
+    CT_PROB,
+    TISSUE_PROBS,
     TISSUES_HU,
     Appearance,
     draw_appearance,
@@ -126,7 +126,7 @@ def test_the_same_seed_gives_the_same_appearances_and_another_seed_others(look: 
 
 
 def test_some_volumes_look_like_ct() -> None:
-    assert draw_appearance(2000, seeded()).is_ct.float().mean().item() == pytest.approx(CT_SHARE, abs=0.04)
+    assert draw_appearance(2000, seeded()).is_ct.float().mean().item() == pytest.approx(CT_PROB, abs=0.04)
 
 
 def test_grey_values_of_ct_are_those_of_tissues_in_their_shares() -> None:
@@ -136,7 +136,7 @@ def test_grey_values_of_ct_are_those_of_tissues_in_their_shares() -> None:
     assert grey.max() <= HIGHEST
     hu = 40 + 100 * torch.sinh(grey[:, OUTSIDE + 1 :])
     soft = ((hu >= -10) & (hu <= 110)).float().mean()
-    assert soft.item() == pytest.approx(TISSUE_SHARES[3], abs=0.05)
+    assert soft.item() == pytest.approx(TISSUE_PROBS[3], abs=0.05)
     tissue = torch.stack([(hu >= low - 1) & (hu <= high + 1) for low, high in TISSUES_HU]).any(0)
     assert tissue.all()
 

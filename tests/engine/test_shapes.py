@@ -16,7 +16,7 @@ from medssl.core.methods import METHODS, WITHOUT_SCANS
 from medssl.core.project.project import Project
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.methods import find
-from medssl.nn.methods.prototypes import both_ways
+from medssl.nn.methods.prototypes import symmetric_prototype_loss
 from medssl.nn.methods.shapes import Shapes, ShapesSettings
 from medssl.nn.models import checkpoint
 from medssl.nn.models.unet import build, load_network
@@ -79,7 +79,7 @@ def test_every_size_of_the_view_fits_the_network_s_strides(project: Project, sid
 
 @pytest.mark.parametrize("sizes", [(), (63,), (4,), (64, 0)])
 def test_sides_that_do_not_fit_the_network_are_refused_with_a_way_out(sizes: tuple[int, ...]) -> None:
-    with pytest.raises(UserError, match="write") as refused:
+    with pytest.raises(UserError, match="sizes") as refused:
         method(replace(SMALL, sizes=sizes))
     assert refused.value.code == "bad-job"
 
@@ -161,11 +161,11 @@ def test_each_half_is_classified_by_the_prototypes_of_the_other() -> None:
         torch.stack([torch.randperm(LABELS, generator=seeded(each)) for each in range(6)])
     ]
     features = torch.stack([codes[number % 6][labels[number]] for number in range(12)]).movedim(-1, 1)
-    loss, right = both_ways(features, labels, LABELS, ShapesSettings().temperature)
+    loss, right = symmetric_prototype_loss(features, labels, LABELS, ShapesSettings().temperature)
     assert loss < 0.01
     assert right == 1
     mixed = torch.cat([features[:6], features[6:].roll(1, 0)])
-    assert both_ways(mixed, labels, LABELS, ShapesSettings().temperature)[1] < 0.5
+    assert symmetric_prototype_loss(mixed, labels, LABELS, ShapesSettings().temperature)[1] < 0.5
 
 
 def test_a_step_trains_encoder_decoder_and_heads_and_nothing_else() -> None:

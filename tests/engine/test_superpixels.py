@@ -11,11 +11,11 @@ from medssl.nn.data.superpixels import (
     body,
     cut_slice,
     cut_slices,
-    grey_range,
+    evenly_spaced,
+    intensity_range,
     regions_of,
+    rescale,
     segment_dataset,
-    spread_evenly,
-    to_unit,
 )
 from scipy.ndimage import gaussian_filter
 from small import dataset, noise
@@ -63,7 +63,7 @@ def test_every_region_has_the_least_size() -> None:
     labels = regions_of(texture(), everywhere, SMALL, 5.0)
     assert labels.min() == 0
     assert count(labels) > 10
-    assert np.bincount(labels.ravel()).min() >= SMALL.least
+    assert np.bincount(labels.ravel()).min() >= SMALL.min_pixels
 
 
 def test_what_the_edge_of_the_body_leaves_of_a_region_is_large_enough_or_nothing() -> None:
@@ -72,7 +72,7 @@ def test_what_the_edge_of_the_body_leaves_of_a_region_is_large_enough_or_nothing
     labels = regions_of(texture(seed=1), inside, SuperpixelParams(side=256), 5.0)
     assert (labels[~inside] == IGNORE).all()
     assert (labels[inside] == IGNORE).any()
-    assert np.bincount(labels[labels >= 0]).min() >= SuperpixelParams(side=256).least
+    assert np.bincount(labels[labels >= 0]).min() >= SuperpixelParams(side=256).min_pixels
 
 
 @pytest.mark.parametrize("constant", [1.0, -0.5, 4.0])
@@ -121,10 +121,10 @@ def test_the_scale_goes_on_from_the_slice_before() -> None:
 
 @pytest.mark.parametrize(("scale", "finer"), [(400.0, True), (2.0, False)])
 def test_the_scale_is_halved_or_doubled_until_30_to_150_regions_are_there(scale: float, finer: bool) -> None:
-    grain = SuperpixelParams(side=128, scale=scale)
+    params = SuperpixelParams(side=128, scale=scale)
     image = texture((128, 128))
-    before = count(regions_of(image, np.ones(image.shape, bool), grain, scale))
-    labels, found = cut_slice(image, SQUARE, grain)
+    before = count(regions_of(image, np.ones(image.shape, bool), params, scale))
+    labels, found = cut_slice(image, SQUARE, params)
     assert (before < 30) if finer else (before > 150)
     assert (found < scale) if finer else (found > scale)
     assert np.log2(scale / found) % 1 == 0
@@ -132,17 +132,17 @@ def test_the_scale_is_halved_or_doubled_until_30_to_150_regions_are_there(scale:
 
 
 def test_the_search_for_a_scale_ends_where_no_scale_is_right() -> None:
-    grain = SuperpixelParams(side=64, wanted=(2000, 3000))
-    labels, scale = cut_slice(texture(), SQUARE, grain)
-    assert grain.scale / 32 <= scale <= grain.scale
+    params = SuperpixelParams(side=64, n_regions=(2000, 3000))
+    labels, scale = cut_slice(texture(), SQUARE, params)
+    assert params.scale / 32 <= scale <= params.scale
     assert count(labels) > 1
 
 
 def test_the_best_of_the_scales_tried_is_taken() -> None:
-    grain = SuperpixelParams(side=64, wanted=(2000, 3000))
+    params = SuperpixelParams(side=64, n_regions=(2000, 3000))
     everywhere = np.ones((64, 64), bool)
-    counts = [count(regions_of(texture(), everywhere, grain, grain.scale / 2**step)) for step in range(6)]
-    assert count(cut_slice(texture(), SQUARE, grain)[0]) == max(counts)
+    counts = [count(regions_of(texture(), everywhere, params, params.scale / 2**step)) for step in range(6)]
+    assert count(cut_slice(texture(), SQUARE, params)[0]) == max(counts)
 
 
 def test_regions_follow_edges() -> None:
@@ -196,12 +196,12 @@ def test_coarse_pixels_are_not_mistaken_for_a_narrow_slice() -> None:
 def test_grey_values_are_those_of_the_whole_scan_and_stray_voxels_do_not_decide() -> None:
     scan = torch.linspace(-3, 2, 64 * 64).reshape(1, 64, 64).repeat(8, 1, 1)
     scan[0, 0, 0] = 1000
-    low, high = grey_range(scan)
+    low, high = intensity_range(scan)
     assert low == pytest.approx(-3, abs=0.1)
     assert high == pytest.approx(2, abs=0.1)
-    unit = to_unit(scan.numpy(), low, high)
+    unit = rescale(scan.numpy(), low, high)
     assert (unit.min(), unit.max()) == (0, 1)
-    assert (to_unit(np.full((2, 2), 7.0), 7.0, 7.0) == 0).all()
+    assert (rescale(np.full((2, 2), 7.0), 7.0, 7.0) == 0).all()
 
 
 @pytest.mark.parametrize("factor", [0.01, 30.0])
@@ -221,7 +221,7 @@ def test_slices_are_spread_evenly_over_scans_and_along_them() -> None:
     assert [tuple(each.shape) for each in found.dataset.targets] == [(2, 64, 64)] * 3
     assert all(each.dtype == torch.int16 for each in found.dataset.targets)
     assert found.regions == 1 + max(int(each.max()) for each in found.dataset.targets)
-    assert 2 <= found.typical <= found.regions
+    assert 2 <= found.median_regions <= found.regions
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_slices_are_spread_evenly_over_scans_and_along_them() -> None:
     [(10, 3, [1, 5, 8]), (4, 4, [0, 1, 2, 3]), (3, 9, [0, 1, 2]), (5, 0, [2]), (1, 1, [0])],
 )
 def test_numbers_are_drawn_at_even_distances(count_: int, wanted: int, drawn: list[int]) -> None:
-    assert spread_evenly(count_, wanted) == drawn
+    assert evenly_spaced(count_, wanted) == drawn
 
 
 def test_where_there_are_more_scans_than_slices_wanted_scans_are_left_out() -> None:

@@ -11,7 +11,7 @@ from medssl.core.errors import UserError
 from medssl.core.jobs import Plan
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.data.supervoxels import SLAB, cut_volumes
-from medssl.nn.methods.supervoxels import SuperVoxels, SuperVoxelsSettings, renumbered, through_curves
+from medssl.nn.methods.supervoxels import SuperVoxels, SuperVoxelsSettings, map_random_curves, renumber_pairs
 from medssl.nn.models.unet import build
 from small import Events, dataset, noise, plan, seeded
 
@@ -87,7 +87,7 @@ def test_pairs_follow_from_the_generator() -> None:
 
 def test_numbers_of_a_pair_start_at_0_and_what_has_no_region_gets_the_count() -> None:
     labels = torch.tensor([[[7, 9]], [[5, 5]], [[9, -1]], [[5, 30]]])
-    numbers, count = renumbered(labels)
+    numbers, count = renumber_pairs(labels)
     assert count == 2
     assert numbers.tolist() == [[[0, 1]], [[0, 0]], [[1, 2]], [[0, 1]]]
 
@@ -95,14 +95,14 @@ def test_numbers_of_a_pair_start_at_0_and_what_has_no_region_gets_the_count() ->
 def test_curves_keep_the_range_and_equal_values_equal() -> None:
     images = torch.linspace(-2, 3, 60).repeat(4, 1).view(4, 1, 6, 10)
     images[..., -1] = images[..., 0]
-    curved = through_curves(images, seeded())
+    curved = map_random_curves(images, seeded())
     assert curved.min() >= -2 - 1e-5 and curved.max() <= 3 + 1e-5
     assert torch.equal(curved[..., -1], curved[..., 0])
     assert not torch.allclose(curved[0], curved[1])
 
 
 def test_a_constant_image_goes_through_a_curve_unharmed() -> None:
-    assert torch.equal(through_curves(torch.ones(1, 1, 4, 4), seeded()), torch.ones(1, 1, 4, 4))
+    assert torch.equal(map_random_curves(torch.ones(1, 1, 4, 4), seeded()), torch.ones(1, 1, 4, 4))
 
 
 def test_steps_lower_the_loss() -> None:

@@ -1,4 +1,4 @@
-"""Which device to compute on, and what it is good for."""
+"""Device selection, device capabilities, and helpers that behave the same on all devices."""
 
 from __future__ import annotations
 
@@ -12,16 +12,27 @@ from torch import Generator, Tensor
 from medssl.core.errors import UserError
 
 THREADS = torch.get_num_threads()
-"""What torch would use on this machine, before a plan says otherwise."""
+"""Torch's default number of threads, read before a plan sets another one."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def choose(name: str) -> torch.device:
-    """The device of that name; "auto" takes CUDA, then Apple's MPS, then the CPU.
+    """Select a device by name.
 
-    Raises UserError ("no-device") for a device this machine lacks.
+    Args:
+        name: A torch device such as "cpu" or "cuda:1", or "auto" for the first of CUDA, MPS and CPU.
+
+    Returns:
+        The device, which exists on this machine.
+
+    Raises:
+        UserError: "no-device" if this machine has no such device.
+
+    Example:
+        >>> choose("cpu")
+        device(type='cpu')
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -32,29 +43,29 @@ def choose(name: str) -> torch.device:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(
-            f"There is no device {name!r} here; `medssl doctor` lists those there are.", code="no-device"
+            f"This machine has no device {name!r}; `medssl doctor` lists its devices.", code="no-device"
         ) from error
     return device
 
 
 def fast_bf16(device: torch.device) -> bool:
-    """Whether the hardware has instructions for bf16.
+    """Whether the hardware has bf16 instructions.
 
-    Without them a CPU emulates it a hundred times slower, so it must not even be tried.
+    Without them a CPU emulates bf16, a hundred times slower, so mixed precision must stay off.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu":
         return False
-    # torch has no public question for this; where a version lacks these, the answer is no.
-    asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
-    return any(question() for question in asked if question)
+    # Torch has no public query for this; a version without the private ones counts as unsupported.
+    queries = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
+    return any(query() for query in queries if query)
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
-    """The function, out of reach of a mixed-precision block around it.
+    """Decorator that disables autocast inside `function`.
 
-    For geometry and grey values: in bf16 a coordinate near 300 is off by a voxel.
+    For geometry and intensities: in bf16 a coordinate near 300 is off by a voxel.
     """
 
     @wraps(function)
@@ -66,11 +77,18 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def normal(shape: Sequence[int], generator: Generator, device: torch.device | str = "cpu") -> Tensor:
-    """Many standard normal numbers on the device.
+    """Standard normal random numbers, drawn on the device.
 
-    On the CPU they come from `generator`; elsewhere from one of the device that `generator` seeds, for it
-    would wait for millions of numbers from the CPU. The same seed gives the same numbers on one kind of
-    device only.
+    The same seed gives the same numbers on one type of device only.
+
+    Args:
+        shape: Shape of the result.
+        generator: CPU generator. On other devices it seeds a generator of that device, which would
+            otherwise wait for millions of numbers from the CPU.
+        device: Device of the result.
+
+    Returns:
+        Float32 tensor of the given shape.
     """
     device = torch.device(device)
     if device.type != "cpu":
@@ -80,12 +98,20 @@ def normal(shape: Sequence[int], generator: Generator, device: torch.device | st
 
 
 def send(tensor: Tensor, device: torch.device | str) -> Tensor:
-    """A few numbers from the CPU to the device, without waiting for what it still has to do."""
+    """Copy a small CPU tensor to the device without waiting for the device's pending work.
+
+    Args:
+        tensor: CPU tensor of any shape.
+        device: Target device.
+
+    Returns:
+        The tensor on the device, same shape.
+    """
     return tensor.to(device, non_blocking=torch.device(device).type == "cuda")
 
 
 def wait(device: torch.device) -> None:
-    """Until the device has done all that it was told: only then does a clock say anything."""
+    """Block until all work queued on the device is done, as timing needs."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -93,20 +119,20 @@ def wait(device: torch.device) -> None:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether it says that memory is short.
+    """Whether an exception reports that memory ran out.
 
-    Only CUDA has an exception of its own for that; on the CPU, on MPS and in CUDA's libraries (cuDNN, cuBLAS)
-    it is a RuntimeError like any other.
+    Only CUDA has a dedicated exception; the CPU, MPS and CUDA's libraries (cuDNN, cuBLAS) raise a plain
+    RuntimeError.
     """
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    said = str(error)
-    short = ("can't allocate memory", "out of memory", "bad_alloc", "_ALLOC_FAILED")
-    return isinstance(error, RuntimeError) and any(each in said for each in short)
+    message = str(error)
+    phrases = ("can't allocate memory", "out of memory", "bad_alloc", "_ALLOC_FAILED")
+    return isinstance(error, RuntimeError) and any(phrase in message for phrase in phrases)
 
 
 def describe(device: torch.device) -> str:
-    """The device in words: its name and memory."""
+    """Name and memory of the device, as text for the user."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         name = torch.cuda.get_device_name(device)

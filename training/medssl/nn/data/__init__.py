@@ -1,1 +1,1 @@
-"""Scans on the device, and crops of them with known geometry."""
+"""Scans on the device, and crops of them with their geometry."""

@@ -1,8 +1,7 @@
-"""What may happen to a view's grey values and shape without changing what it shows.
+"""Intensity and deformation augmentations of crops, on whole batches and on the device.
 
-Everything works on whole batches on the device; each view draws its own strength. Probabilities and
-ranges of `published_intensity` are those of PGL (arXiv 2011.12640); `strong_intensity` is nnU-Net-like,
-for the few-slice training.
+Each crop draws its own strength. Probabilities and ranges of `PUBLISHED` are those of PGL (arXiv
+2011.12640); `STRONG` is close to nnU-Net's and meant for few-slice training.
 """
 
 from __future__ import annotations
@@ -19,18 +18,18 @@ from medssl.nn.devices import full_precision, normal, send
 
 @dataclass(frozen=True)
 class Intensity:
-    """Probability and range of each grey-value change; a range is drawn from uniformly."""
+    """Probability and range of each intensity augmentation; values are drawn uniformly from the range."""
 
     noise: tuple[float, float, float] = (0.1, 0.0, 0.1)
-    """probability, lowest and highest variance of additive Gaussian noise."""
+    """Probability, lowest and highest variance of additive Gaussian noise."""
     blur: tuple[float, float, float] = (0.2, 0.5, 1.0)
-    """probability, lowest and highest sigma in voxels of the slice plane."""
+    """Probability, lowest and highest sigma in voxels of the slice plane."""
     contrast: tuple[float, float, float] = (0.5, 0.75, 1.25)
-    """probability, lowest and highest factor; the result is clipped to the range before."""
+    """Probability, lowest and highest factor; the result is clipped to the crop's original range."""
     gamma: tuple[float, float, float] = (0.5, 0.7, 1.5)
-    """probability, lowest and highest exponent on the view rescaled to 0..1, range restored."""
+    """Probability, lowest and highest exponent, applied to the crop rescaled to 0..1 and scaled back."""
     shift: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """probability, lowest and highest additive offset."""
+    """Probability, lowest and highest additive offset."""
 
 
 PUBLISHED = Intensity()
@@ -43,13 +42,22 @@ STRONG = Intensity(
 )
 
 KNOT_VOX = 16
-"""Distance between the knots of a bend."""
+"""Spacing of a displacement field's control points in voxels."""
 
 
 @full_precision
 def change_intensity(image: Tensor, strength: Intensity, generator: Generator) -> Tensor:
-    """Noise, blur, contrast, gamma, shift in this order on a batch (B, ...), each view by itself."""
-    for change, (probability, low, high) in (
+    """Apply noise, blur, contrast, gamma and shift in this order, to each crop independently.
+
+    Args:
+        image: Batch of crops, float (B, ..., H, W).
+        strength: Probabilities and ranges.
+        generator: CPU generator of all draws.
+
+    Returns:
+        The augmented batch, same shape.
+    """
+    for augmentation, (probability, low, high) in (
         (_noise, strength.noise),
         (_blur, strength.blur),
         (_contrast, strength.contrast),
@@ -60,16 +68,17 @@ def change_intensity(image: Tensor, strength: Intensity, generator: Generator) -
         amount = torch.empty(len(image)).uniform_(low, high, generator=generator)
         if chosen.any():
             rows = send(chosen.nonzero()[:, 0], image.device)
-            image = image.index_copy(0, rows, change(image[rows], amount[chosen], generator))
+            image = image.index_copy(0, rows, augmentation(image[rows], amount[chosen], generator))
     return image
 
 
-def _spread(amount: Tensor, image: Tensor) -> Tensor:
+def _per_crop(amount: Tensor, image: Tensor) -> Tensor:
+    """Amounts (B,) on the image's device, shaped (B, 1, ...) so that they broadcast over the image."""
     return send(amount, image.device).view(-1, *[1] * (image.ndim - 1))
 
 
 def _noise(image: Tensor, variance: Tensor, generator: Generator) -> Tensor:
-    return image + normal(image.shape, generator, image.device) * _spread(variance, image).sqrt()
+    return image + normal(image.shape, generator, image.device) * _per_crop(variance, image).sqrt()
 
 
 def _blur(image: Tensor, sigma: Tensor, generator: Generator) -> Tensor:
@@ -80,30 +89,30 @@ def _blur(image: Tensor, sigma: Tensor, generator: Generator) -> Tensor:
     kernel = kernel / kernel.sum(1, keepdim=True)
     height, width = image.shape[-2:]
     planes = image.reshape(1, -1, height, width)
-    each = kernel.repeat_interleave(planes.shape[1] // len(image), dim=0)[:, None]
+    kernels = kernel.repeat_interleave(planes.shape[1] // len(image), dim=0)[:, None]
     padded = F.pad(planes, (radius,) * 4, mode="replicate")
-    rows = F.conv2d(padded, each[..., None], groups=len(each))
-    return F.conv2d(rows, each[..., None, :], groups=len(each)).reshape(image.shape)
+    rows = F.conv2d(padded, kernels[..., None], groups=len(kernels))
+    return F.conv2d(rows, kernels[..., None, :], groups=len(kernels)).reshape(image.shape)
 
 
 def _range(image: Tensor) -> tuple[Tensor, Tensor]:
     flat = image.flatten(1)
-    return _spread(flat.amin(1), image), _spread(flat.amax(1), image)
+    return _per_crop(flat.amin(1), image), _per_crop(flat.amax(1), image)
 
 
 def _contrast(image: Tensor, factor: Tensor, generator: Generator) -> Tensor:
     low, high = _range(image)
-    return (image * _spread(factor, image)).clamp(low, high)
+    return (image * _per_crop(factor, image)).clamp(low, high)
 
 
 def _gamma(image: Tensor, exponent: Tensor, generator: Generator) -> Tensor:
     low, high = _range(image)
-    width = (high - low).clamp(min=1e-6)  # a constant view stays as it is
-    return ((image - low) / width).clamp(0, 1) ** _spread(exponent, image) * width + low
+    width = (high - low).clamp(min=1e-6)  # a constant crop stays unchanged
+    return ((image - low) / width).clamp(0, 1) ** _per_crop(exponent, image) * width + low
 
 
 def _shift(image: Tensor, offset: Tensor, generator: Generator) -> Tensor:
-    return image + _spread(offset, image)
+    return image + _per_crop(offset, image)
 
 
 @full_precision
@@ -115,18 +124,27 @@ def draw_displacement(
     probability: float = 0.5,
     strength_vox: float = 3.0,
 ) -> Tensor:
-    """Smooth random displacements (B, n, *size) in view voxels: a coarse grid, interpolated.
+    """Draw smooth random displacement fields: control points KNOT_VOX voxels apart, linearly interpolated.
 
-    n = len(size). Knots lie KNOT_VOX voxels apart, each moved by up to `strength_vox` (one sigma at half
-    of it); views not chosen are not bent.
+    Args:
+        batch: Number of fields B.
+        size: Crop size in voxels, n numbers: (H, W) or (D, H, W).
+        generator: CPU generator of all draws.
+        probability: Fraction of the crops that are deformed; the others get a field of zeros.
+        strength_vox: Twice the standard deviation of a control point's displacement.
+
+    Returns:
+        Displacements in crop voxels, float32 (B, n, *size), on the CPU.
     """
-    # Always that far apart, also along a thin patch: closer knots would fold the tissue over.
-    gaps = [max(1, -(-(length - 1) // KNOT_VOX)) for length in size]
-    coarse = torch.randn(batch, len(size), *(gap + 1 for gap in gaps), generator=generator)
-    bent = torch.rand(batch, generator=generator) < probability
-    coarse = coarse * _spread(bent.float(), coarse) * (strength_vox / 2)
+    # The same spacing along a thin crop: closer control points would fold the tissue over.
+    intervals = [max(1, -(-(length - 1) // KNOT_VOX)) for length in size]
+    coarse = torch.randn(batch, len(size), *(count + 1 for count in intervals), generator=generator)
+    deformed = torch.rand(batch, generator=generator) < probability
+    coarse = coarse * _per_crop(deformed.float(), coarse) * (strength_vox / 2)
     mode = "bilinear" if len(size) == 2 else "trilinear"
-    whole = F.interpolate(coarse, [gap * KNOT_VOX + 1 for gap in gaps], mode=mode, align_corners=True)
+    whole = F.interpolate(
+        coarse, [count * KNOT_VOX + 1 for count in intervals], mode=mode, align_corners=True
+    )
     inside: Any = (..., *(slice(0, length) for length in size))
     cropped: Tensor = whole[inside]
     return cropped

@@ -1,4 +1,4 @@
-"""Where views lie: pairs of boxes that overlap, and boxes anywhere. All draws come from a CPU generator."""
+"""Random crop positions: pairs of overlapping crops, and single crops. All draws use a CPU generator."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from medssl.nn.data.crops import CropBatch, crop_step, scan_shapes
 from medssl.nn.data.device_dataset import DeviceDataset
 
 THICK = 3
-"""Slices so many times as far apart as pixels are thick: a box moved across them shows other tissue."""
+"""An axis counts as thick-sliced above this ratio of its spacing to the finest one; a crop that moves by a
+slice then shows other tissue."""
 
 
 def sample_pairs(
@@ -27,14 +28,25 @@ def sample_pairs(
     scan: Tensor | None = None,
     tries: int = 30,
 ) -> tuple[CropBatch, CropBatch]:
-    """Pairs of overlapping boxes in the same scans (PGL, arXiv 2011.12640, section "views").
+    """Draw pairs of overlapping crops of the same scans (PGL, arXiv 2011.12640, section "views").
 
-    Each box has `zoom` times the patch's side along rows and columns, drawn for each box by itself;
-    across slices it is not scaled. Boxes lie inside the scan, or where the scan is smaller inside the
-    smallest frame around it that holds them. Pairs whose intersection over union is below
-    `min_overlap`, or that share fewer than `min_cells` working voxels along an axis, are drawn again.
-    In 2.5D both boxes lie on the same slice, in 3D as close as they can along axes of THICK slices. Scans are
-    drawn one by one unless `scan` (B,) names them.
+    Crops lie inside the scan; a crop larger than the scan is centred on it. In 2.5D both crops lie on the
+    same slice, in 3D as close to each other as possible along axes of THICK slices.
+
+    Args:
+        dataset: Scans to crop from.
+        plan: Gives the batch size B and the working spacing.
+        size: Crop size in voxels (slices, rows, columns).
+        generator: CPU generator of all draws.
+        zoom: Range of a crop's side in patch sides along rows and columns, drawn for each crop; slices are
+            not scaled.
+        min_overlap: Pairs with a smaller intersection over union are drawn again.
+        min_cells: Pairs that share fewer working voxels along an axis are drawn again.
+        scan: Index of the scan of each pair (B,) int64; None draws them.
+        tries: How often a pair is drawn again before the most concentric pair is taken.
+
+    Returns:
+        First and second crops, not cut yet.
     """
     batch = plan.batch
     scan = torch.randint(len(dataset), (batch,), generator=generator) if scan is None else scan
@@ -53,33 +65,33 @@ def sample_pairs(
     low, high = _centres_inside(shape, other_box)
     if plan.dims == 2:
         low[:, 0] = high[:, 0] = first[:, 0]
-    # As close to concentric as the scan allows: what stays where no try shares enough.
+    # Fallback for pairs of which no draw overlaps enough: as close to concentric as the scan allows.
     second = torch.maximum(torch.minimum(first, high), low)
     if plan.dims == 3:
         thick = torch.tensor(plan.spacing_mm) > THICK * min(plan.spacing_mm)
         low, high = (torch.where(thick, second, edge) for edge in (low, high))
     cells = step * torch.tensor(min_cells)
-    # Tries go where enough can be shared at all; in a large scan they would hardly ever hit otherwise.
-    reach = (box + other_box) / 2 - torch.maximum(cells, _least_shared(box, other_box, min_overlap))
-    low, high = torch.maximum(low, first - reach), torch.minimum(high, first + reach)
-    open_ = (high >= low).all(1)
+    # Draws are limited to where the overlap can suffice; in a large scan almost none would otherwise.
+    max_offset = (box + other_box) / 2 - torch.maximum(cells, _min_shared(box, other_box, min_overlap))
+    low, high = torch.maximum(low, first - max_offset), torch.minimum(high, first + max_offset)
+    pending = (high >= low).all(1)
     for _ in range(tries):
-        if not open_.any():
+        if not pending.any():
             break
-        drawn = _between(low, high, generator)
-        found = open_ & _share_enough(first, box, drawn, other_box, min_overlap, cells)
-        second = torch.where(found[:, None], drawn, second)
-        open_ &= ~found
+        candidate = _between(low, high, generator)
+        accepted = pending & _overlap_enough(first, box, candidate, other_box, min_overlap, cells)
+        second = torch.where(accepted[:, None], candidate, second)
+        pending &= ~accepted
 
-    def views(centre: Tensor, box_step: Tensor) -> CropBatch:
+    def crops(centre: Tensor, box_step: Tensor) -> CropBatch:
         flip = torch.rand(batch, 3, generator=generator) < 0.5
         return CropBatch(size, scan, centre, box_step, flip, torch.zeros(batch))
 
-    return views(first, first_step), views(second, second_step)
+    return crops(first, first_step), crops(second, second_step)
 
 
 def _centres_inside(shape: Tensor, box: Tensor) -> tuple[Tensor, Tensor]:
-    """Lowest and highest centres (B, 3) of boxes inside scans; the scan's middle where a box is too large."""
+    """Lowest and highest centres (B, 3) of boxes inside scans; the scan's centre where a box is too large."""
     low, high, middle = (box - 1) / 2, shape - (box + 1) / 2, (shape - 1) / 2
     return torch.where(high > low, low, middle), torch.where(high > low, high, middle)
 
@@ -88,14 +100,14 @@ def _between(low: Tensor, high: Tensor, generator: Generator) -> Tensor:
     return low + torch.rand(low.shape, generator=generator) * (high - low)
 
 
-def _least_shared(box: Tensor, other: Tensor, min_overlap: float) -> Tensor:
-    """What two boxes must share along each axis (B, 3) if along the other axes they shared all they can."""
+def _min_shared(box: Tensor, other: Tensor, min_overlap: float) -> Tensor:
+    """Least length (B, 3) that two boxes must share along each axis when the other axes overlap fully."""
     smaller = torch.minimum(box, other)
     volume = (box.prod(1) + other.prod(1)) * min_overlap / (1 + min_overlap)
     return smaller * (volume / smaller.prod(1))[:, None]
 
 
-def _share_enough(
+def _overlap_enough(
     first: Tensor, box: Tensor, second: Tensor, other: Tensor, min_overlap: float, cells: Tensor
 ) -> Tensor:
     shared = torch.minimum(first + box / 2, second + other / 2) - torch.maximum(
@@ -115,9 +127,18 @@ def sample_anywhere(
     scan: Tensor | None = None,
     zoom: tuple[float, float] | None = None,
 ) -> CropBatch:
-    """Boxes of the patch's own size, uniformly inside random scans, or inside those given as `scan` (B,).
+    """Draw crops uniformly inside scans.
 
-    With `zoom` each box has that many times the patch's side along rows and columns, drawn for each.
+    Args:
+        dataset: Scans to crop from.
+        plan: Gives the batch size B and the working spacing.
+        size: Crop size in voxels (slices, rows, columns).
+        generator: CPU generator of all draws.
+        scan: Index of each crop's scan (B,) int64; None draws them.
+        zoom: Range of a crop's side in patch sides along rows and columns, drawn for each crop; None for 1.
+
+    Returns:
+        The crops, not cut yet.
     """
     if scan is None:
         scan = torch.randint(len(dataset), (plan.batch,), generator=generator)

@@ -1,6 +1,6 @@
-"""All scans of a job, on the device: nothing is read, decoded or copied between steps.
+"""All scans of a job on the device, so that no file is read, decoded or copied between steps.
 
-Where memory has no room for them they stay in their files, mapped: a step then reads the pages it cuts from.
+Images that do not fit into memory stay memory-mapped; a step then reads only the pages that it crops from.
 """
 
 from __future__ import annotations
@@ -20,17 +20,22 @@ from medssl.core.jobs import Plan
 from medssl.core.project.project import IGNORE, Project
 from medssl.nn import devices
 
-ROOM = 0.5
-"""Share of the memory that images may take; networks, patches and the viewer need the rest."""
+MAX_MEMORY_FRACTION = 0.5
+"""Fraction of the memory that images may take; networks, crops and the viewer need the rest."""
 
 
 @dataclass(frozen=True)
 class DeviceDataset:
     """Scans in work order (slice, row, column) as tensors on one device.
 
-    `images[i]` is float32 on the CPU and float16 on an accelerator, or float16 in its mapped file;
-    `targets[i]`, where the scan takes part in supervised training, uint8 with 0 background, 1..K classes,
-    255 not annotated.
+    Attributes:
+        ids: Scan ids.
+        images: Images (slices, rows, columns): float32 on the CPU, float16 on an accelerator or
+            memory-mapped.
+        spacing_mm: Voxel spacing of each scan in mm, in work order.
+        targets: Targets (slices, rows, columns) uint8 for supervised training: 0 background, 1..K classes,
+            255 not annotated; empty otherwise.
+        works_on: Device of crops and targets; None for that of the images.
     """
 
     ids: tuple[str, ...]
@@ -38,18 +43,17 @@ class DeviceDataset:
     spacing_mm: tuple[tuple[float, float, float], ...]
     targets: tuple[Tensor, ...] = ()
     works_on: torch.device | None = None
-    """Where patches go; None for where the images are."""
 
     @property
     def device(self) -> torch.device:
-        """Where patches and targets are."""
+        """Device of crops and targets."""
         return self.works_on or self.images[0].device
 
     def __len__(self) -> int:
         return len(self.images)
 
     def part(self, scans: Sequence[int]) -> DeviceDataset:
-        """Those scans alone, sharing their tensors."""
+        """A dataset of the scans with these indices; shares their tensors."""
         return replace(
             self,
             ids=tuple(self.ids[scan] for scan in scans),
@@ -66,13 +70,22 @@ def load_device_dataset(
     device: torch.device,
     class_ids: Sequence[int] | None = None,
 ) -> DeviceDataset:
-    """Bring scans onto the device, and with `class_ids` their training targets, numbered 1..K in that order.
+    """Load scans of a project onto a device.
 
-    Raises UserError ("no-scans", "no-annotation", "memory") where there is nothing to train on or no room.
+    Args:
+        project: Project that holds the scans.
+        scans: Scan ids.
+        plan: Gives the work order of the axes.
+        device: Device of the images, or of crops alone where the images stay memory-mapped.
+        class_ids: Also load the targets, with these classes numbered 1..K in this order.
+
+    Raises:
+        UserError: "no-scans" without scans, "no-annotation" or "unknown-class" for a target that cannot be
+            trained on, "memory" if the scans do not fit.
     """
     if not scans:
         raise UserError(
-            f"{project.root} has no scan to train on; add scans, or hold fewer of them out.", code="no-scans"
+            f"{project.root} has no scan to train on; add scans or hold out fewer of them.", code="no-scans"
         )
     dtype = torch.float32 if device.type == "cpu" else torch.float16
     mapped = image_bytes(project, scans, device) == 0
@@ -87,72 +100,82 @@ def load_device_dataset(
             images = in_one_storage(images, torch.empty(voxels, dtype=dtype, device=device))
         images = tuple(images)
         if class_ids is not None:
-            known = (_to_work_order(_target(project, scan, class_ids), plan) for scan in scans)
-            targets = in_one_storage(known, torch.empty(voxels, dtype=torch.uint8, device=device))
+            loaded = (_to_work_order(_target(project, scan, class_ids), plan) for scan in scans)
+            targets = in_one_storage(loaded, torch.empty(voxels, dtype=torch.uint8, device=device))
     except (RuntimeError, MemoryError) as error:
         if not devices.out_of_memory(error):
             raise
         raise UserError(
-            f"The {len(scans)} scans do not fit into the memory of {device}; train on fewer scans or choose "
+            f"{len(scans)} scans do not fit into the memory of {device}; train on fewer scans or choose "
             "--device cpu.",
             code="memory",
         ) from error
     spacings = [project.scans[scan].geometry.spacing_mm for scan in scans]
-    turned = tuple(tuple(float(each[axis]) for axis in plan.work_axes) for each in spacings)
-    return DeviceDataset(tuple(scans), images, turned, targets, device)  # type: ignore[arg-type]
+    in_work_order = tuple(tuple(float(spacing[axis]) for axis in plan.work_axes) for spacing in spacings)
+    return DeviceDataset(tuple(scans), images, in_work_order, targets, device)  # type: ignore[arg-type]
 
 
 def complete_slices(target: Tensor) -> list[int]:
-    """The slices of a target (slices, rows, columns) of which every voxel is annotated, rising."""
-    found: list[int] = (target != IGNORE).flatten(1).all(1).nonzero()[:, 0].tolist()
-    return found
+    """Numbers of the completely annotated slices of a target, ascending.
 
-
-def in_one_storage(tensors: Iterable[Tensor], room: Tensor) -> tuple[Tensor, ...]:
-    """Copies of the tensors, one behind the other in `room` (N,), on its device and of its kind.
-
-    Patches of several scans can then be cut in one go (interpolation.py).
+    Args:
+        target: Target (slices, rows, columns) uint8; 255 is not annotated.
     """
-    parts = []
+    slices: list[int] = (target != IGNORE).flatten(1).all(1).nonzero()[:, 0].tolist()
+    return slices
+
+
+def in_one_storage(tensors: Iterable[Tensor], buffer: Tensor) -> tuple[Tensor, ...]:
+    """Copy tensors one after the other into a buffer, from which crops of several scans are cut in one batch
+    (interpolation.py).
+
+    Args:
+        tensors: Tensors of any shape, N elements in all.
+        buffer: Buffer (N,) whose device and dtype the copies take.
+
+    Returns:
+        Views into the buffer, of the tensors' shapes.
+    """
+    views = []
     for tensor in tensors:
-        part, room = room[: tensor.numel()].view(tensor.shape), room[tensor.numel() :]
-        parts.append(part.copy_(tensor))
-    return tuple(parts)
+        view, buffer = buffer[: tensor.numel()].view(tensor.shape), buffer[tensor.numel() :]
+        views.append(view.copy_(tensor))
+    return tuple(views)
 
 
 def image_bytes(project: Project, scans: Sequence[str], device: torch.device) -> int:
-    """Memory of the device that the images of scans take in a pool; 0 where they stay in their files."""
-    size, there = (4 if device.type == "cpu" else 2) * _voxels(project, scans), environment.memory()
+    """Bytes of device memory that the images of a dataset take; 0 if they stay memory-mapped."""
+    size, memory = (4 if device.type == "cpu" else 2) * _voxels(project, scans), environment.memory()
     if device.type == "cuda":
-        there = torch.cuda.mem_get_info(device)[1]
-    return size if not there or size <= ROOM * there else 0
+        memory = torch.cuda.mem_get_info(device)[1]
+    return size if not memory or size <= MAX_MEMORY_FRACTION * memory else 0
 
 
 def _voxels(project: Project, scans: Sequence[str]) -> int:
     return sum(math.prod(project.scans[scan].geometry.shape_zyx) for scan in scans)
 
 
-def join(annotated: DeviceDataset, others: DeviceDataset) -> DeviceDataset:
-    """One pool of both, sharing their tensors; the others' targets are empty (nothing annotated)."""
-    unknown = torch.tensor(IGNORE, dtype=torch.uint8, device=others.device)
+def join(annotated: DeviceDataset, unannotated: DeviceDataset) -> DeviceDataset:
+    """Concatenate two datasets, sharing their tensors; the second one's targets are 255 throughout."""
+    ignore = torch.tensor(IGNORE, dtype=torch.uint8, device=unannotated.device)
     return replace(
         annotated,
-        ids=annotated.ids + others.ids,
-        images=annotated.images + others.images,
-        spacing_mm=annotated.spacing_mm + others.spacing_mm,
-        targets=annotated.targets + tuple(unknown.expand(image.shape) for image in others.images),
+        ids=annotated.ids + unannotated.ids,
+        images=annotated.images + unannotated.images,
+        spacing_mm=annotated.spacing_mm + unannotated.spacing_mm,
+        targets=annotated.targets + tuple(ignore.expand(image.shape) for image in unannotated.images),
     )
 
 
 def _mapped(image: np.ndarray, plan: Plan) -> Tensor:
-    """A memory-mapped image as a tensor over its file's pages."""
+    """A memory-mapped image as a tensor in work order, without a copy."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nobody writes to images
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # images are only read
         return torch.from_numpy(np.transpose(image, plan.work_axes))
 
 
 def _to_work_order(array: np.ndarray, plan: Plan) -> Tensor:
-    # A copy of its own, whose rows lie together: what has room in memory is not read from the file again.
+    # A contiguous copy: what fits into memory is not read from the mapped file again.
     return torch.from_numpy(np.array(np.transpose(array, plan.work_axes), order="C"))
 
 
@@ -161,20 +184,29 @@ def _target(project: Project, scan: str, class_ids: Sequence[int]) -> np.ndarray
     target = None if annotation is None else annotation.target()
     if target is None or (target == IGNORE).all():
         raise UserError(
-            f"{scan} has no annotated voxel; paint some slices of it or leave it out.", code="no-annotation"
+            f"{scan} has no annotated voxel; annotate some of its slices or leave it out.",
+            code="no-annotation",
         )
     unknown = set(np.unique(target).tolist()) - {0, IGNORE, *class_ids}
     if unknown:
         raise UserError(
-            f"The annotation of {scan} holds {sorted(unknown)}, which is no class of the project; add the "
-            "class or repaint those voxels.",
+            f"The annotation of {scan} has labels {sorted(unknown)} that are not classes of the project; add "
+            "the classes or repaint these voxels.",
             code="unknown-class",
         )
     return numbered(target, class_ids)
 
 
 def numbered(target: np.ndarray, class_ids: Sequence[int]) -> np.ndarray:
-    """A target with its classes numbered 1..K in that order; what is no class of them becomes IGNORE."""
+    """Renumber the classes of a target.
+
+    Args:
+        target: Target of any shape, uint8.
+        class_ids: Labels that become 1..K in this order; 0 stays, all others become 255.
+
+    Returns:
+        Target of the same shape, uint8.
+    """
     number = np.full(256, IGNORE, np.uint8)
     number[[0, *class_ids]] = np.arange(len(class_ids) + 1)
     return number[target]

@@ -1,11 +1,12 @@
-"""Pairs of views at the same place of two scans, for methods that compare people with each other (Alice).
+"""Pairs of crops at corresponding positions of two scans, for methods that compare patients (Alice).
 
-Places are drawn on the body of one scan and looked for in the other until one is found with a good score;
-boxes equally large in mm go around both. Where none is found, the pair are two boxes of the first scan.
+Positions are drawn on the body of one scan and matched in the other by the anatomical embedding; the first
+match above a threshold gives the centres of two crops of the same size in mm. Without such a match, both
+crops come from the first scan.
 
-Alice's code cuts where the place lies, however much of the box is beyond the scan, and fills with zeros. Here
-both boxes are moved by the same mm until the first lies inside its scan, where it fits: half of a patch that
-is nearly as large as the scan would be made up. Beyond a border its last voxel repeats, as in all views.
+Alice's code crops around the position however much lies beyond the scan, and pads with zeros. Here both crops
+are moved by the same distance in mm until the first lies inside its scan, if it fits: half of a crop nearly
+as large as the scan would be padding. Beyond the border the last voxel repeats, as in all crops.
 """
 
 from __future__ import annotations
@@ -28,23 +29,35 @@ def matched_views(
     threshold: float,
     generator: Generator,
 ) -> tuple[CropBatch, CropBatch, Tensor]:
-    """The plan's batch of pairs, and which of them (B,) lie in two scans."""
+    """Draw pairs of crops at corresponding positions.
+
+    Args:
+        embedding_bank: Scans (at least two) and their embeddings.
+        plan: Gives the batch size B and the working spacing.
+        size: Crop size in voxels (slices, rows, columns).
+        candidates: Positions that are matched per pair, of which the first good one is taken.
+        threshold: Least score of a match, a cosine.
+        generator: CPU generator of all draws.
+
+    Returns:
+        First and second crops, and which pairs were matched across scans (B,) bool.
+    """
     dataset, batch = embedding_bank.dataset, plan.batch
     scan = torch.randint(len(dataset), (batch,), generator=generator)
     other = (scan + torch.randint(1, len(dataset), (batch,), generator=generator)) % len(dataset)
     point, match, accepted = _match(embedding_bank, scan, other, candidates, threshold, generator)
     other = torch.where(accepted, other, scan)
     step, other_step = crop_step(dataset, plan, scan), crop_step(dataset, plan, other)
-    # Half a box apart at most, and in 2.5D on one slice: they shall overlap.
+    # Crops of one scan must overlap: at most half a crop apart, and in 2.5D on one slice.
     offset = step * torch.tensor(size) / 2 * (2 * torch.rand(batch, 3, generator=generator) - 1)
     offset[:, : 3 - plan.dims] = 0
     nearby = (point + offset).clamp(min=0).minimum(scan_shapes(dataset, scan) - 1)
     match = torch.where(accepted[:, None], match, nearby)
     first, second = around(scan, point, size, step), around(other, match, size, other_step)
-    moved = _moves_inside(first, scan_shapes(dataset, scan))
-    moved[:, : 3 - plan.dims] = 0
-    first = replace(first, centre=first.centre + moved)
-    return first, replace(second, centre=second.centre + moved / step * other_step), accepted
+    shift = _shift_inside(first, scan_shapes(dataset, scan))
+    shift[:, : 3 - plan.dims] = 0
+    first = replace(first, centre=first.centre + shift)
+    return first, replace(second, centre=second.centre + shift / step * other_step), accepted
 
 
 def _match(
@@ -55,37 +68,47 @@ def _match(
     threshold: float,
     generator: Generator,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Of places drawn in each scan the first whose score exceeds the threshold: there, in the other scan
-    (both (B, 3) voxels), and whether there was one (B,)."""
-    within = torch.rand(len(scan), 3, generator=generator) - 0.5
+    """Of positions drawn in each scan, the first whose score exceeds the threshold.
+
+    Returns:
+        Position in the scan and in the other scan, both (B, 3) voxels, and whether there is one (B,) bool.
+    """
+    offset = torch.rand(len(scan), 3, generator=generator) - 0.5
     pairs = [
-        (embedding_bank.embedded(int(one)), embedding_bank.embedded(int(two)))
-        for one, two in zip(scan, other, strict=True)
+        (embedding_bank.embedded(int(query)), embedding_bank.embedded(int(key)))
+        for query, key in zip(scan, other, strict=True)
     ]
-    drawn, found = [], []
-    for one, two in pairs:
-        chosen = one.body[torch.randint(len(one.body), (candidates,), generator=generator)]
-        drawn.append(chosen)
-        found.append(find(one.vectors[chosen.to(one.vectors.device)], two.vectors))
-    # Asked once for the whole batch: an accelerator's work must end before boxes can be placed.
-    number = torch.stack([each for each, _ in found]).cpu()
-    good = torch.stack([score for _, score in found]).cpu() > threshold
+    drawn, matches = [], []
+    for query, key in pairs:
+        cells = query.body[torch.randint(len(query.body), (candidates,), generator=generator)]
+        drawn.append(cells)
+        matches.append(find(query.vectors[cells.to(query.vectors.device)], key.vectors))
+    # One transfer for the whole batch: each waits for all pending work of an accelerator.
+    matched = torch.stack([index for index, _ in matches]).cpu()
+    good = torch.stack([score for _, score in matches]).cpu() > threshold
     first = good.int().argmax(1).tolist()
-    rows = list(zip(pairs, first, within, strict=True))
-    point = [one.voxel(drawn[row][at], part) for row, ((one, _), at, part) in enumerate(rows)]
-    match = [two.voxel(number[row, at], part) for row, ((_, two), at, part) in enumerate(rows)]
+    rows = list(enumerate(zip(pairs, first, offset, strict=True)))
+    point = [query.voxel(drawn[row][nth], within) for row, ((query, _), nth, within) in rows]
+    match = [key.voxel(matched[row, nth], within) for row, ((_, key), nth, within) in rows]
     return torch.stack(point), torch.stack(match), good.any(1)
 
 
 def around(scan: Tensor, point: Tensor, size: tuple[int, int, int], step: Tensor) -> CropBatch:
-    """Boxes whose middle voxel (number size // 2) lies at points (B, 3) of the scans."""
+    """Crops whose middle voxel (index size // 2) lies at given positions.
+
+    Args:
+        scan: Scan indices (B,) int64.
+        point: Positions in scan voxels (B, 3).
+        size: Crop size in voxels (slices, rows, columns).
+        step: Scan voxels per crop voxel (B, 3).
+    """
     off_middle = torch.tensor([length // 2 - (length - 1) / 2 for length in size])
     flip = torch.zeros(len(scan), 3, dtype=torch.bool)
     return CropBatch(size, scan, point - step * off_middle, step, flip, torch.zeros(len(scan)))
 
 
-def _moves_inside(views: CropBatch, shapes: Tensor) -> Tensor:
-    """(B, 3) scan voxels by which boxes must move to lie inside their scans; 0 where they do not fit."""
+def _shift_inside(views: CropBatch, shapes: Tensor) -> Tensor:
+    """Scan voxels (B, 3) by which crops must move to lie inside their scans; 0 where they do not fit."""
     low, high = views.extent()
-    move = (-0.5 - low).clamp(min=0) - (high - shapes + 0.5).clamp(min=0)
-    return torch.where(high - low <= shapes, move, 0.0)
+    shift = (-0.5 - low).clamp(min=0) - (high - shapes + 0.5).clamp(min=0)
+    return torch.where(high - low <= shapes, shift, 0.0)

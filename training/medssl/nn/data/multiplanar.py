@@ -1,9 +1,9 @@
-"""Looking at a scan from several sides with one 2.5D network (multi-planar, Perslev et al., MICCAI 2019).
+"""Multi-planar training: one 2.5D network sees slices across several axes (Perslev et al., MICCAI 2019).
 
-People paint slices across one axis. From another side a painted slice is a line, and the loss looks at
-annotated voxels only, so lines teach as slices do; what the painted side can hardly tell, such as a border
-that lies in its plane, or a slice that looks like none of those painted, another side sees. This needs
-voxels that are nearly cubes: of thick slices the other sides show stripes.
+Slices are annotated across one axis. Across another axis an annotated slice is a line; the loss uses
+annotated voxels only, so a line trains the network as a slice does. Other planes show what the annotated one
+hardly can, such as a border that lies in its plane or a slice unlike all annotated ones. This needs nearly
+isotropic voxels: resliced thick slices are stripes.
 """
 
 from __future__ import annotations
@@ -15,33 +15,39 @@ from medssl.core.jobs import Plan
 from medssl.nn.data.device_dataset import DeviceDataset
 
 Order = tuple[int, int, int]
-"""Axes of the work order with those across slices first: how a side sees slices, rows and columns."""
+"""Permutation of the work order's axes; the first is the one across slices."""
 
 OWN: Order = (0, 1, 2)
+"""The annotated plane."""
 ORDERS: tuple[Order, ...] = (OWN, (1, 0, 2), (2, 0, 1))
 LEFT_RIGHT = 2
-"""Canonical axis. Sagittal slices, in which both look the same, are left out unless people paint them."""
-NEARLY_CUBES = 2.0
-"""Longest over shortest edge of a voxel, up to which other sides are looked at."""
+"""Canonical axis. Sagittal slices look the same on both sides, so they are used only if annotated."""
+MAX_ANISOTROPY = 2.0
+"""Largest ratio of a voxel's longest to its shortest edge for which other planes are used."""
 
 
 def axis_orders(plan: Plan, spacing_mm: Sequence[float]) -> tuple[Order, ...]:
-    """From where the plan's network looks at a scan of this spacing (work order), the painted side first."""
-    if plan.dims == 3 or not plan.multiplanar or max(spacing_mm) > NEARLY_CUBES * min(spacing_mm):
+    """Axis orders in which the plan's network sees a scan, the annotated plane first.
+
+    Args:
+        plan: Says whether the network is 2.5D and multi-planar.
+        spacing_mm: Spacing of the scan in work order.
+    """
+    if plan.dims == 3 or not plan.multiplanar or max(spacing_mm) > MAX_ANISOTROPY * min(spacing_mm):
         return (OWN,)
     return tuple(order for order in ORDERS if order == OWN or plan.work_axes[order[0]] != LEFT_RIGHT)
 
 
 def reoriented(dataset: DeviceDataset, order: Order) -> DeviceDataset:
-    """The pool as seen from another side; shares its tensors."""
+    """The dataset with its axes permuted; shares its tensors."""
     return replace(
         dataset,
         images=tuple(image.permute(order) for image in dataset.images),
         targets=tuple(target.permute(order) for target in dataset.targets),
-        spacing_mm=tuple(_in(order, spacing) for spacing in dataset.spacing_mm),
+        spacing_mm=tuple(_permuted(spacing, order) for spacing in dataset.spacing_mm),
     )
 
 
-def _in(order: Order, values: Sequence[float]) -> tuple[float, float, float]:
+def _permuted(values: Sequence[float], order: Order) -> tuple[float, float, float]:
     first, second, third = (values[axis] for axis in order)
     return first, second, third

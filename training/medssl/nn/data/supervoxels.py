@@ -1,7 +1,6 @@
-"""Super-voxels: scans cut into small 3D regions of even grey, by SLIC (Achanta et al., in scikit-image).
+"""Super-voxels: small homogeneous 3D regions of scans, by SLIC (Achanta et al., in scikit-image).
 
-They stand in for labels where a method needs "the same piece of tissue" in neighbouring slices
-(methods/supervoxels.py).
+They replace labels where a method needs regions of one tissue across slices (methods/supervoxels.py).
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from skimage.segmentation import slic
 
 from medssl.core.jobs import Plan
 from medssl.nn.data.device_dataset import DeviceDataset
-from medssl.nn.data.superpixels import grey_range, spread_evenly, to_unit
+from medssl.nn.data.superpixels import evenly_spaced, intensity_range, rescale
 
 SLAB = 24
-"""Slices of a scan that are cut into regions, at most; a thick scan gives several slabs."""
+"""Most slices that are segmented together; a scan with more gives several slabs."""
 
 
 def cut_volumes(
@@ -29,22 +28,29 @@ def cut_volumes(
     voxels: int,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> DeviceDataset:
-    """The scans (or slabs of them) with regions as targets, int32 (slices, rows, columns) numbered from 1.
+    """Segment scans, or slabs of them, into super-voxels. Deterministic.
 
-    edges_px: typical lengths of a region's edge in working pixels, one after the other. voxels: of all slabs
-    together, at most; scans are spread evenly. The same pool gives the same result.
+    Args:
+        dataset: Scans.
+        plan: Gives the working spacing.
+        edges_px: Typical edge lengths of a region in working pixels, used by one slab after the other.
+        voxels: Most voxels to segment; with more, slabs evenly spaced over the scans are taken.
+        progress: Called with the completed fraction after each slab.
+
+    Returns:
+        Slabs with regions as targets, int32 (slices, rows, columns) numbered from 1.
     """
     slabs = _slabs(dataset)
-    typical = int(np.median([dataset.images[scan][low:high].numel() for scan, low, high in slabs]))
-    chosen = [slabs[number] for number in spread_evenly(len(slabs), max(1, voxels // max(1, typical)))]
+    slab_voxels = int(np.median([dataset.images[scan][low:high].numel() for scan, low, high in slabs]))
+    chosen = [slabs[number] for number in evenly_spaced(len(slabs), max(1, voxels // max(1, slab_voxels)))]
     images, targets, ids, spacings = [], [], [], []
     for number, (scan, low, high) in enumerate(chosen):
         image = dataset.images[scan][low:high]
         spacing = dataset.spacing_mm[scan]
         pixel_mm = plan.spacing_mm[2] or spacing[2]
         edge_mm = edges_px[number % len(edges_px)] * pixel_mm
-        unit = to_unit(image.float().cpu().numpy(), *grey_range(dataset.images[scan]))
-        # Regions are about as deep as wide, but a slice at least.
+        unit = rescale(image.float().cpu().numpy(), *intensity_range(dataset.images[scan]))
+        # Regions are about as deep as wide, and at least one slice deep.
         depth_mm = max(edge_mm, spacing[0])
         count = image.numel() * spacing[0] * spacing[1] * spacing[2] / (edge_mm * edge_mm * depth_mm)
         regions = slic(
@@ -67,10 +73,10 @@ def cut_volumes(
 
 
 def _slabs(dataset: DeviceDataset) -> list[tuple[int, int, int]]:
-    """(scan, first slice, end) of pieces of at most SLAB slices."""
-    found = []
+    """(scan, first slice, end) of slabs of at most SLAB slices."""
+    slabs = []
     for scan, image in enumerate(dataset.images):
-        parts = -(-len(image) // SLAB)
-        edges = [len(image) * part // parts for part in range(parts + 1)]
-        found += [(scan, low, high) for low, high in pairwise(edges)]
-    return found
+        count = -(-len(image) // SLAB)
+        edges = [len(image) * number // count for number in range(count + 1)]
+        slabs += [(scan, low, high) for low, high in pairwise(edges)]
+    return slabs

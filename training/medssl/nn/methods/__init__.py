@@ -41,10 +41,16 @@ class Method(Protocol):
     def loss(
         self, dataset: DeviceDataset, generator: Generator, fraction: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a new batch, and numbers worth a curve; `fraction` of the training is over.
+        """The loss of a new batch, and scalars to log.
 
-        "feature_std" among them is the common.spread of the vectors that the loss compares, where it compares
-        some: by it a collapse is recognised (collapse_monitor.py).
+        Args:
+            dataset: Scans.
+            generator: CPU generator of all draws.
+            fraction: Completed fraction of the training.
+
+        Returns:
+            Loss and scalars. Among them, if the loss compares vectors, is "feature_std": their
+            `common.feature_std`, from which collapse_monitor.py detects a collapse.
         """
 
     def after_step(self, fraction: float) -> None:

@@ -1,28 +1,27 @@
-"""Alice: the same place in two people, the same features (Jiang et al., ICCV 2023, arXiv 2302.05615).
+"""Alice (Jiang et al., ICCV 2023, arXiv 2302.05615): similar features at corresponding positions of patients.
 
-A matcher finds a place of one scan again in another; boxes around both are the views Q and K. A student sees
-them masked, its moving average (teacher) whole. The student repaints them (L_rec), names the other person's
-view as the teacher does (L_cls), and the cells of each view as the teacher does (L_patch). As masked and
-whole cells cannot be compared one by one, cross-attention (CASA) first says both in terms of the same
+A matcher finds corresponding positions of two scans; crops around them are the views Q and K. A student sees
+them masked, its moving average (teacher) unmasked. The student reconstructs them (L_rec), predicts the
+teacher's assignment of the other patient's view (L_cls) and of the cells of each view (L_patch). As masked
+and unmasked cells do not correspond one to one, cross-attention (CASA) first expresses both by the same
 queries. With H(t, s) = -sum softmax((t - c) / tau_t) log softmax(s / tau_s) and a running centre c:
 
     L_cls = (H(T_Q, S_K) + H(T_K, S_Q)) / 2,   L_patch = mean H(T, S) of CASA's outputs,   L_rec = MSE / 2
     L = L_cls + L_patch + 10 L_rec
 
 Where we depart from the paper, and why:
-- The network is our convolutional U-Net: cells of the deepest level stand for encoder tokens, those of the
-  decoder's first stage for decoder tokens, the deepest level's mean for the class token; the head repaints.
-- Views' means are standardised over the batch: instance norms leave nearly the same mean of every view, and
-  L_cls ended at log K, where nothing can be told.
+- The network is our U-Net: cells of the deepest level stand for encoder tokens, those of the first decoder
+  stage for decoder tokens, the deepest level's mean for the class token; the head reconstructs.
+- The views' means are standardised over the batch: instance norms make them nearly equal, and L_cls ended at
+  log K, the value of uniform predictions.
 - The matcher (anatomical_embedding.py) is trained here, on the project's scans, in the first share of the
   training.
-- Where figure and released code differ, the figure: the teacher has a CASA of its own that follows the
-  student's, and its encoder's cells are keys and values. `casa_teacher`, `kv_teacher` choose the code's way.
-- The other scan is random (in the code it is the one before), boxes are equally large in mm (in voxels), and
-  where no score exceeds the threshold the pair are two boxes of one scan (the bad pair). matched_views.py.
-- `assignment` "sinkhorn" gives all prototypes about as many cells (Sinkhorn-Knopp, as in DINOv2).
-  "centering", as
-  published, subtracts what all cells like: after few scans a wide network calls all of them the same.
+- Where figure and released code differ, we follow the figure: the teacher has a CASA of its own that follows
+  the student's, and its encoder's cells are keys and values. `casa_teacher`, `kv_teacher` select the code's.
+- The other scan is random (in the code the previous one), crops are equally large in mm (in voxels), and if
+  no score exceeds the threshold the pair are two crops of one scan (the bad pair). See matched_views.py.
+- `assignment` "sinkhorn" uses all prototypes about equally (Sinkhorn-Knopp, as in DINOv2). "centering", as
+  published, subtracts the mean scores: with few scans a wide network assigns all cells to one prototype.
 - Cubes are masked as in MAE, not columns (`mask_shape`); their count is rounded down.
 - No dropout in CASA: a resumed training could not repeat it. AdamW as everywhere: the published rates rise.
 """
@@ -42,7 +41,18 @@ from medssl.core.jobs import Plan
 from medssl.nn.data.crops import CropBatch, cut, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.data.matched_views import matched_views
-from medssl.nn.methods.alice_parts import CASA, Head, across, centering, cross_entropy, perplexity, sinkhorn
+from medssl.nn.methods.alice_parts import (
+    CASA,
+    Head,
+    across,
+    cells_of,
+    centering,
+    cross_entropy,
+    perplexity,
+    reconstruction_loss,
+    sinkhorn,
+    teacher_temperature,
+)
 from medssl.nn.methods.common import (
     feature_std,
     momentum,
@@ -53,28 +63,25 @@ from medssl.nn.methods.common import (
     view_size,
 )
 from medssl.nn.methods.embedding_training import matching_loss
-from medssl.nn.methods.mae import draw_mask, masked_error
+from medssl.nn.methods.mae import draw_mask
 from medssl.nn.models.anatomical_embedding import AnatomicalEmbedding, EmbeddingBank, EmbeddingSettings
 from medssl.nn.models.unet import Network
-
-WARM = 0.03
-"""Share of the training over which the teacher's temperature rises: 30 of 1000 epochs."""
 
 
 @dataclass(frozen=True)
 class AliceSettings(EmbeddingSettings):
-    """The released code's numbers; those of the matcher stand beside them, as recipes are flat."""
+    """The released code's values; inherits the matcher's settings, as recipes are flat."""
 
     matching: float = 0.2
-    """Share of the training that trains the matcher."""
+    """Fraction of the training that trains the matcher."""
     threshold: float = 0.7
     """Least score of a match."""
     candidates: int = 64
-    """Places that are looked for in the other scan until one is found."""
+    """Positions that are matched in the other scan, of which the first above the threshold is used."""
     room: float = 1.4
-    """Boxes are made so small that this many fit along a typical scan: else all show the same."""
+    """Number of crops that fit along a typical scan, by a smaller patch if needed: else all show the same."""
     ratio: float = 0.75
-    """Share of the blocks that is masked."""
+    """Fraction of the blocks that is masked."""
     block: int = 16
     mask_shape: Literal["cubes", "columns"] = "cubes"
     reconstruct_on: Literal["all", "masked"] = "all"
@@ -93,16 +100,16 @@ class AliceSettings(EmbeddingSettings):
     teacher_temperature: tuple[float, float] = (0.008, 0.01)
     """At the start, and after 3 % of the training."""
     assignment: Literal["centering", "sinkhorn"] = "centering"
-    """How the teacher's scores become what the student is to say."""
+    """How the teacher's scores become the student's targets."""
     centering_momentum: float = 0.9
-    """What the centre keeps at each step."""
+    """Momentum of the running centre."""
     freeze_last_layer: float = 0.001
-    """Share of the training in which the heads' last layer stays as it is."""
+    """Fraction of the training in which the heads' last layer is frozen."""
     momentum: float = 0.996
 
 
 class Alice:
-    """Matcher, student, teacher, and what a step makes of pairs of views."""
+    """Alice pre-training: matcher, student, teacher and the loss of a batch of pairs."""
 
     Settings = AliceSettings
     TRANSFERS = ("encoder.", "decoder.")
@@ -117,7 +124,7 @@ class Alice:
             student["decoder"] = network.decoder[0]
         if settings.casa_teacher == "ema":
             student["casa"] = casa
-        self._student = nn.ModuleDict(student)  # whom the teacher follows; saved under other names
+        self._student = nn.ModuleDict(student)  # the EMA's source; saved under other names
         teacher = copy.deepcopy(self._student).requires_grad_(False)
         centres = nn.Module()
         for name in ("whole", "cell"):
@@ -133,18 +140,18 @@ class Alice:
             }
         )
         self._ready: bool | None = None
-        """Whether the matcher is trained; None until its buffer, which a checkpoint may fill, was asked."""
+        """Whether the matcher is trained; None until its buffer, which a checkpoint may set, is read."""
 
     def prepare(self, dataset: DeviceDataset, emit: Emit) -> None:
-        """Lay out the common grid; the matcher itself is trained by the first steps.
+        """Set up the common grid; the first steps train the matcher.
 
-        Raises UserError ("one-scan").
+        Raises:
+            UserError: "one-scan" if there is only one.
         """
         if len(dataset) < 2:
             raise UserError(
-                f"Alice compares scans with each other, and there is only {dataset.ids[0]} to learn from; "
-                "add "
-                "scans, or choose another method, such as pgl or mae.",
+                f"Alice compares scans, and there is only {dataset.ids[0]}; add scans or choose another "
+                "method, such as pgl or mae.",
                 code="one-scan",
             )
         matcher = cast(AnatomicalEmbedding, self.modules["matcher"])
@@ -157,8 +164,8 @@ class Alice:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The matcher's loss at first, then Alice's on a new batch of pairs.
 
-        "accepted": share of the pairs whose place was found in another scan; "perplexity": how many the
-        teacher's cells share evenly (1 is collapsed); "feature_std": as in PGL.
+        "accepted": fraction of the pairs matched across scans; "perplexity": effective number of prototypes
+        in use (1 after a collapse); "feature_std": as in PGL.
         """
         if not self._matcher_ready(fraction):
             matching = matching_loss(self.embedding_bank, generator)
@@ -170,7 +177,7 @@ class Alice:
         return loss, {**numbers, "accepted": accepted.float().mean()}
 
     def after_step(self, fraction: float) -> None:
-        """Move the teacher a little towards the student, name by name."""
+        """Update the teacher, parameter by parameter."""
         if self._ready:
             mine = dict(self._student.named_parameters())
             theirs = dict(self.modules["teacher"].named_parameters())
@@ -196,14 +203,14 @@ class Alice:
         accepted = self.pairs(trials, generator)[2]
         self.emit(
             Notice(
-                "The matcher is trained: Alice compares places that it finds again in another scan. "
-                f"{100 * accepted.float().mean():.0f} % of {len(accepted)} trials had one with a score over "
-                f"{self.settings.threshold:g}; for the others it takes two boxes of the same scan."
+                "The matcher is trained; Alice now compares corresponding positions of two scans. "
+                f"{100 * accepted.float().mean():.0f} % of {len(accepted)} trials had a match with a score "
+                f"above {self.settings.threshold:g}; the other pairs come from one scan."
             )
         )
 
     def pairs(self, plan: Plan, generator: Generator) -> tuple[CropBatch, CropBatch, Tensor]:
-        """Where the next batch of views Q and K lies, and which pairs were matched across scans (B,)."""
+        """Draw a batch of views Q and K, not cut yet, and which pairs were matched across scans (B,) bool."""
         settings = self.settings
         size = view_size(self.embedding_bank.dataset, plan, settings.room)
         return matched_views(
@@ -211,32 +218,41 @@ class Alice:
         )
 
     def compare(self, images: Tensor, visible: Tensor, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of views Q, then K, as images (2B, ...); visible: (2B, 1, ...), 0 where masked."""
+        """The loss of pairs that have been cut.
+
+        Args:
+            images: Views Q, then K (2B, C, ...).
+            visible: Masks (2B, 1, ...), 0 where masked.
+            fraction: Completed fraction of the student's training.
+
+        Returns:
+            Loss and scalars to log.
+        """
         settings, network = self.settings, network_of(self.modules)
         head = cast(Head, self.modules["head"])
         levels = network.encode(images * visible)
         stage, finest = _decode(network, levels)
-        painted = network.head(finest)
+        reconstructed = network.head(finest)
         frozen = fraction < settings.freeze_last_layer
-        cells = _cells(levels[-1])
-        whole = head(head.standard(cells.mean(1)), head.encoder, head.whole, frozen)
+        cells = cells_of(levels[-1])
+        cls = head(head.standard(cells.mean(1)), head.encoder, head.whole, frozen)
         queries = head(cells, head.encoder, head.cell, frozen)
-        named = self.modules["casa"](queries, head(_cells(stage), head.decoder, head.cell, frozen))
-        taught_whole, taught, spread_of = self._teach(images, queries.detach())
+        aligned = self.modules["casa"](queries, head(cells_of(stage), head.decoder, head.cell, frozen))
+        teacher_cls, teacher_aligned, cell_std = self._teach(images, queries.detach())
         centres: Any = self.modules["centres"]
-        wanted_whole = self._assign(taught_whole, centres.whole, fraction)
-        target = self._assign(taught, centres.cell, fraction)
-        inter = across(wanted_whole, whole, settings.student_temperature)
-        intra = cross_entropy(target, named, settings.student_temperature)
-        reconstruction = reconstruction_loss(painted.float(), images, visible, settings.reconstruct_on)
+        target_cls = self._assign(teacher_cls, centres.whole, fraction)
+        target = self._assign(teacher_aligned, centres.cell, fraction)
+        inter = across(target_cls, cls, settings.student_temperature)
+        intra = cross_entropy(target, aligned, settings.student_temperature)
+        reconstruction = reconstruction_loss(reconstructed.float(), images, visible, settings.reconstruct_on)
         loss = settings.inter * inter + settings.intra * intra + settings.reconstruction * reconstruction
         numbers = {"inter": inter, "intra": intra, "reconstruction": reconstruction}
         detached = {name: value.detach() for name, value in numbers.items()}
-        return loss, {**detached, "perplexity": perplexity(target), "feature_std": spread_of}
+        return loss, {**detached, "perplexity": perplexity(target), "feature_std": cell_std}
 
     @torch.no_grad()
     def _assign(self, scores: Tensor, centre: Tensor, fraction: float) -> Tensor:
-        """What the teacher's scores (..., K) ask of the student; the centre follows them."""
+        """The student's targets (..., K) from the teacher's scores (..., K); updates the centre."""
         settings = self.settings
         temperature = teacher_temperature(settings.teacher_temperature, fraction)
         if settings.assignment == "sinkhorn":
@@ -247,47 +263,30 @@ class Alice:
 
     @torch.no_grad()
     def _teach(self, images: Tensor, queries: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Scores of whole views (2B, K), CASA's of the queries (2B, n, K), and the spread of the cells'."""
+        """The teacher's scores of views (2B, K) and of cells after CASA (2B, n, K), and its `feature_std`."""
         teacher = teacher_in(self.modules)
         head = cast(Head, teacher["head"])
         levels = teacher_forward(teacher, images)
-        cells = _cells(levels[-1])
-        whole = head(head.standard(cells.mean(1)), head.encoder, head.whole)
+        cells = cells_of(levels[-1])
+        cls = head(head.standard(cells.mean(1)), head.encoder, head.whole)
         keys = head(cells, head.encoder, head.cell)
-        spread_of = feature_std(keys.flatten(0, 1))
+        cell_std = feature_std(keys.flatten(0, 1))
         if "decoder" in teacher:
-            keys = head(_cells(teacher["decoder"](levels[-1], levels[-2])), head.decoder, head.cell)
+            keys = head(cells_of(teacher["decoder"](levels[-1], levels[-2])), head.decoder, head.cell)
         casa = teacher["casa"] if "casa" in teacher else self.modules["casa"]
-        return whole, casa(queries, keys), spread_of
-
-
-def reconstruction_loss(
-    painted: Tensor, images: Tensor, visible: Tensor, on: Literal["all", "masked"]
-) -> Tensor:
-    """Half the mean squared error over all voxels, or over those that `visible` (broadcast) has as 0."""
-    return masked_error(painted, images, visible if on == "masked" else torch.zeros_like(visible)) / 2
+        return cls, casa(queries, keys), cell_std
 
 
 def draw_visible(batch: int, size: tuple[int, ...], settings: AliceSettings, generator: Generator) -> Tensor:
-    """(batch, 1, *size) float, 0 on the masked blocks; columns go through all slices."""
+    """Draw block masks (batch, 1, *size) float32, 0 where masked; columns extend through all slices."""
     if settings.mask_shape == "columns":
         flat = draw_mask(batch, size[-2:], settings.block, settings.ratio, generator)
         return flat.reshape(batch, *[1] * (len(size) - 1), *size[-2:]).expand(batch, 1, *size)
     return draw_mask(batch, size, settings.block, settings.ratio, generator)[:, None]
 
 
-def teacher_temperature(ends: tuple[float, float], fraction: float) -> float:
-    """From the first to the second over `WARM` of the training."""
-    return ends[0] + (ends[1] - ends[0]) * min(1.0, fraction / WARM)
-
-
-def _cells(features: Tensor) -> Tensor:
-    """(B, C, ...) as (B, n, C)."""
-    return features.flatten(2).transpose(1, 2)
-
-
 def _decode(network: Network, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """The first and the finest map of the decoder."""
+    """The decoder's first and finest maps."""
     stages = [levels[-1]]
     for block, skip in zip(network.decoder, reversed(levels[:-1]), strict=True):
         stages.append(block(stages[-1], skip))

@@ -1,16 +1,22 @@
-"""What Alice's student and teacher say of cells, and how it is compared: head, CASA, cross-entropies."""
+"""Parts of Alice: projection head, CASA, the teacher's assignments, cross-entropies."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medssl.nn.devices import full_precision
+from medssl.nn.methods.mae import masked_error
+
+WARM = 0.03
+"""Fraction of the training over which the teacher's temperature rises: 30 of 1000 epochs."""
 
 
 class Head(nn.Module):
-    """Cells (B, n, C) to scores of prototypes (B, n, K) in -1..1: DINO's, with a way in for either level."""
+    """DINO's projection head, with an input layer for encoder and for decoder cells."""
 
     def __init__(self, encoder: int, decoder: int, hidden: int, inner: int, prototypes: int) -> None:
         super().__init__()
@@ -27,7 +33,17 @@ class Head(nn.Module):
         self.cell = nn.Linear(inner, prototypes, bias=False)
 
     def forward(self, cells: Tensor, level: nn.Linear, last: nn.Linear, frozen: bool = False) -> Tensor:
-        """Scores of cells that come in by `level` (of this head); `frozen` leaves the `last` layer alone."""
+        """Score cells against prototypes.
+
+        Args:
+            cells: Cells (B, n, C) or vectors (B, C).
+            level: Input layer: `encoder` or `decoder` of this head.
+            last: Prototypes: `whole` or `cell` of this head.
+            frozen: Stop the gradient to the prototypes.
+
+        Returns:
+            Cosines (B, n, K) or (B, K).
+        """
         inner = F.normalize(self.shared(level(cells)).float(), dim=-1)
         prototypes = last.weight.detach() if frozen else last.weight
         with torch.autocast(inner.device.type, enabled=False):  # the teacher divides scores by a hundredth
@@ -45,29 +61,53 @@ class CASA(nn.Module):
         self.attended, self.norm = nn.LayerNorm(prototypes), nn.LayerNorm(prototypes)
         self.network = nn.Sequential(nn.Linear(prototypes, hidden), nn.ReLU(), nn.Linear(hidden, prototypes))
 
-    def forward(self, queries: Tensor, others: Tensor) -> Tensor:
-        """(B, n, K) for queries (B, n, K), whatever the number m and the order of the others (B, m, K)."""
+    def forward(self, queries: Tensor, context: Tensor) -> Tensor:
+        """Attend from queries to context.
+
+        Args:
+            queries: Scores of the cells that ask (B, n, K).
+            context: Scores of the cells that are keys and values (B, m, K), in any order.
+
+        Returns:
+            Aligned scores (B, n, K).
+        """
         query, key, value = (
             layer(cells).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for layer, cells in ((self.query, queries), (self.key, others), (self.value, others))
+            for layer, cells in ((self.query, queries), (self.key, context), (self.value, context))
         )
-        found = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        attended = self.attended(queries + self.out(found).float())
+        attention = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        attended = self.attended(queries + self.out(attention).float())
         return self.norm(attended + self.network(attended).float())
 
 
 @full_precision
 def centering(teacher: Tensor, centre: Tensor, temperature: float) -> Tensor:
-    """The teacher's scores (..., K) as shares that sum to 1, without what all cells have in common."""
+    """Turn the teacher's scores into assignments by centering and softmax (DINO).
+
+    Args:
+        teacher: Scores (..., K).
+        centre: Running mean of the scores (K,).
+        temperature: Divides the centred scores.
+
+    Returns:
+        Probabilities (..., K).
+    """
     return torch.softmax((teacher.detach() - centre) / temperature, -1)
 
 
 @full_precision
 def sinkhorn(teacher: Tensor, temperature: float, rounds: int = 3) -> Tensor:
-    """The same, as a transport in which all prototypes get about as much (Sinkhorn-Knopp).
+    """Turn the teacher's scores into assignments that use all prototypes about equally (Sinkhorn-Knopp).
 
-    A few rounds, as in SwAV (Caron et al., NeurIPS 2020, section 3.1); in logarithms, for scores over a
-    hundredth leave the range of floats.
+    After SwAV (Caron et al., NeurIPS 2020, section 3.1); in the log domain, as scores over 0.01 overflow.
+
+    Args:
+        teacher: Scores (..., K).
+        temperature: Divides the scores.
+        rounds: Number of iterations.
+
+    Returns:
+        Probabilities (..., K).
     """
     plan = teacher.detach().flatten(0, -2) / temperature
     for _ in range(rounds):
@@ -78,16 +118,75 @@ def sinkhorn(teacher: Tensor, temperature: float, rounds: int = 3) -> Tensor:
 
 @full_precision
 def cross_entropy(target: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """Mean of H(t, s) over the teacher's shares and the student's scores (..., K)."""
+    """Mean cross-entropy H(t, s) between assignments and scores.
+
+    Args:
+        target: The teacher's assignments, probabilities (..., K).
+        student: The student's scores (..., K).
+        temperature: Divides the student's scores.
+
+    Returns:
+        Scalar.
+    """
     return -(target * torch.log_softmax(student / temperature, -1)).sum(-1).mean()
 
 
 def across(target: Tensor, student: Tensor, temperature: float) -> Tensor:
-    """(H(T_Q, S_K) + H(T_K, S_Q)) / 2 of (2B, K), Q's before K's."""
+    """Cross-entropy between the views of a pair: (H(T_Q, S_K) + H(T_K, S_Q)) / 2.
+
+    Args:
+        target: The teacher's assignments of views Q, then K (2B, K).
+        student: The student's scores of views Q, then K (2B, K).
+        temperature: Divides the student's scores.
+
+    Returns:
+        Scalar.
+    """
     first, second = target.chunk(2)
     return cross_entropy(torch.cat([second, first]), student, temperature)
 
 
 def perplexity(target: Tensor) -> Tensor:
-    """How many prototypes the teacher's cells share evenly: exp of the entropy of their mean."""
+    """Effective number of prototypes in use: exp of the entropy of the mean assignment.
+
+    Args:
+        target: The teacher's assignments (..., K).
+
+    Returns:
+        Scalar in 1..K; 1 after a collapse.
+    """
     return torch.special.entr(target.flatten(0, -2).mean(0)).sum().exp()
+
+
+def teacher_temperature(ends: tuple[float, float], fraction: float) -> float:
+    """The teacher's temperature: from the first to the second of `ends` over `WARM` of the training."""
+    return ends[0] + (ends[1] - ends[0]) * min(1.0, fraction / WARM)
+
+
+def cells_of(features: Tensor) -> Tensor:
+    """Flatten feature maps to cells.
+
+    Args:
+        features: Feature maps (B, C, ...).
+
+    Returns:
+        Cells (B, n, C).
+    """
+    return features.flatten(2).transpose(1, 2)
+
+
+def reconstruction_loss(
+    predicted: Tensor, images: Tensor, visible: Tensor, on: Literal["all", "masked"]
+) -> Tensor:
+    """Half the mean squared error, L_rec.
+
+    Args:
+        predicted: Reconstructions (B, C, ...).
+        images: Original images (B, C, ...).
+        visible: Masks (B, 1, ...), 0 where masked.
+        on: Average over all voxels or over masked ones.
+
+    Returns:
+        Scalar.
+    """
+    return masked_error(predicted, images, visible if on == "masked" else torch.zeros_like(visible)) / 2

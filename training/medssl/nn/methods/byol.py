@@ -1,16 +1,16 @@
-"""BYOL, bootstrap your own latent (Grill et al., arXiv 2006.07733): the global relative of PGL.
+"""BYOL, bootstrap your own latent (Grill et al., arXiv 2006.07733): the global counterpart of PGL.
 
-Two boxes cut from one scan go through a student (encoder, projector, predictor) and its moving average, the
-teacher (encoder, projector). Each view is one vector, the average over the deepest feature map, and both must
-point the same way:
+Two views of one scan go through a student (encoder, projector, predictor) and its moving average, the teacher
+(encoder, projector). A view is one vector, the average of the deepest feature map; the student's prediction
+of one view must point in the direction of the teacher's projection of the other:
 
     L(1 -> 2) = mean over pairs of || p1/|p1| - z'2/|z'2| ||^2,     L = L(1 -> 2) + L(2 -> 1)
 
 Where we depart from the paper, and why:
 - AdamW instead of LARS, and a smaller projector in the quick recipe: batches of 8-32 instead of 4096.
-- Views are PGL's, which are made for scans: no colours to change, and boxes that overlap. Rows of a table
-  that name PGL and BYOL then differ in the alignment alone.
-- Both views pass the heads as one batch, so their batch norms see twice as many vectors.
+- Views are PGL's, which are made for scans: no colour augmentation, and crops that overlap. The table rows of
+  PGL and BYOL then differ in the alignment alone.
+- Both views pass through the heads as one batch, so the batch norms see twice as many vectors.
 - The teacher starts at a momentum of 0.99 as in PGL (0.996 in the paper): trainings are short.
 """
 
@@ -28,18 +28,18 @@ from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
 from medssl.nn.methods.common import (
+    check_batch,
     cut_pair,
     feature_std,
     mlp,
     momentum,
-    move_teacher,
-    need_pairs,
     network_of,
-    place_pairs,
     pooled,
+    sample_view_pairs,
     teacher_forward,
     teacher_in,
     teacher_of,
+    update_teacher,
 )
 from medssl.nn.models.unet import Network
 
@@ -49,17 +49,17 @@ class BYOLSettings:
     """The paper's heads, PGL's views."""
 
     zoom: tuple[float, float] = (1.1, 1.4)
-    """Side of a box in patches, drawn for each box."""
+    """Side of a view in patches, drawn for each view."""
     min_overlap: float = 0.1
     """Least intersection over union of a pair."""
     hidden: int = 4096
     dimension: int = 256
     momentum: float = 0.99
-    """The teacher's at the start; rises to 1 as a cosine."""
+    """Initial momentum of the teacher; rises to 1 by a cosine schedule."""
 
 
 class BYOL:
-    """Student, teacher and what a step makes of a pair of views."""
+    """BYOL pre-training: student, teacher and the loss of a batch of pairs."""
 
     Settings = BYOLSettings
     TRANSFERS = ("encoder.",)  # the decoder takes no part, and stays random
@@ -77,21 +77,22 @@ class BYOL:
         )
 
     def prepare(self, dataset: DeviceDataset, emit: Emit) -> None:
-        """Nothing to prepare: pairs can be cut from any scan.
+        """Check the batch size.
 
-        Raises UserError ("small-batch") for a batch of one pair.
+        Raises:
+            UserError: "small-batch" for a batch of one pair.
         """
-        self._need_pairs(self.plan.batch)
+        self._check_batch(self.plan.batch)
 
     def loss(
         self, dataset: DeviceDataset, generator: Generator, fraction: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The symmetric loss of a new batch of pairs; "feature_std" near 1 is healthy, near 0 collapsed."""
+        """The symmetric loss of a new batch of pairs; "feature_std" near 0 indicates a collapse."""
         return self.compare(*self.views(dataset, generator))
 
     def views(self, dataset: DeviceDataset, generator: Generator) -> tuple[CropBatch, CropBatch]:
-        """A batch of pairs, cut and with the published grey-value changes, each view by itself."""
-        pair = place_pairs(
+        """Draw and cut a batch of pairs, with the published intensity augmentation drawn for each view."""
+        pair = sample_view_pairs(
             dataset, self.plan, generator, zoom=self.settings.zoom, min_overlap=self.settings.min_overlap
         )
         return cut_pair(dataset, self.plan, pair, generator)
@@ -99,30 +100,42 @@ class BYOL:
     def compare(self, first: CropBatch, second: CropBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of pairs that have been cut, in 0..8.
 
-        Raises UserError ("small-batch") where short memory has left one pair.
+        Returns:
+            Loss and scalars to log.
+
+        Raises:
+            UserError: "small-batch" if short memory has reduced the batch to one pair.
         """
-        self._need_pairs(len(first))
+        self._check_batch(len(first))
         images = torch.cat([shown(first), shown(second)])
         network, teacher = network_of(self.modules), teacher_in(self.modules)
         predicted = self.modules["predictor"](self.modules["projector"](pooled(network.encode(images)[-1])))
         with torch.no_grad():
-            wanted = teacher["projector"](pooled(teacher_forward(teacher, images)[-1]))
+            target = teacher["projector"](pooled(teacher_forward(teacher, images)[-1]))
         predicted_one, predicted_two = predicted.chunk(2)
-        wanted_one, wanted_two = wanted.chunk(2)
-        loss = disagreement(predicted_one, wanted_two) + disagreement(predicted_two, wanted_one)
-        return loss, {"feature_std": feature_std(wanted)}
+        target_one, target_two = target.chunk(2)
+        loss = disagreement(predicted_one, target_two) + disagreement(predicted_two, target_one)
+        return loss, {"feature_std": feature_std(target)}
 
     def after_step(self, fraction: float) -> None:
-        """Move the teacher a little towards the student."""
-        move_teacher(self.modules, momentum(self.settings.momentum, fraction))
+        """Update the teacher."""
+        update_teacher(self.modules, momentum(self.settings.momentum, fraction))
 
     @staticmethod
-    def _need_pairs(batch: int) -> None:
-        need_pairs(batch, "BYOL", "its heads normalise over the pairs of a batch", "pgl")
+    def _check_batch(batch: int) -> None:
+        check_batch(batch, "BYOL", "its heads have batch norms", "pgl")
 
 
 @full_precision
-def disagreement(predicted: Tensor, wanted: Tensor) -> Tensor:
-    """Mean squared distance of unit vectors, in 0..4 (one direction of the loss); both (B, C)."""
-    one, two = (F.normalize(each.float(), dim=1, eps=1e-6) for each in (predicted, wanted))
+def disagreement(predicted: Tensor, target: Tensor) -> Tensor:
+    """Mean squared distance of unit vectors: one direction of the loss.
+
+    Args:
+        predicted: The student's predictions (B, C), normalised here.
+        target: The teacher's projections (B, C), normalised here.
+
+    Returns:
+        Scalar in 0..4.
+    """
+    one, two = (F.normalize(vectors.float(), dim=1, eps=1e-6) for vectors in (predicted, target))
     return (one - two).square().sum(1).mean()

@@ -1,4 +1,4 @@
-"""What several methods share: pairs of views, heads, the teacher, a measure of collapse."""
+"""Parts shared by several methods: pairs of views, heads, the EMA teacher, a measure of collapse."""
 
 from __future__ import annotations
 
@@ -22,9 +22,16 @@ from medssl.nn.models.unet import Network
 
 
 def view_size(dataset: DeviceDataset, plan: Plan, zoom: float) -> tuple[int, int, int]:
-    """The plan's patch, made smaller where `zoom` patches would not fit into a typical scan.
+    """Size of the views: the plan's patch, smaller if `zoom` patches do not fit into a typical scan.
 
-    Rows and columns stay multiples of the network's stride, and at least two cells.
+    Args:
+        dataset: Scans.
+        plan: Gives the patch and the strides.
+        zoom: Largest side of a view in patches.
+
+    Returns:
+        Voxels (slices, rows, columns); rows and columns are multiples of the network's stride, and at least
+        two cells.
     """
     every = torch.arange(len(dataset))
     fits = (scan_shapes(dataset, every) / crop_step(dataset, plan, every)).median(0).values / zoom
@@ -36,7 +43,7 @@ def view_size(dataset: DeviceDataset, plan: Plan, zoom: float) -> tuple[int, int
     return (size[0], size[1], size[2])
 
 
-def place_pairs(
+def sample_view_pairs(
     dataset: DeviceDataset,
     plan: Plan,
     generator: Generator,
@@ -47,112 +54,150 @@ def place_pairs(
     level: int = -1,
     apart: bool = False,
 ) -> tuple[CropBatch, CropBatch]:
-    """Where the next batch of pairs lies: boxes of `zoom` patches, two of one scan that overlap.
+    """Draw a batch of pairs of overlapping views, each pair from one scan.
 
-    They share `min_overlap` of their union, and along every axis `shared` of a side and a feature cell of
-    `level` at least. With `apart` no scan gives a second pair before every scan has given one.
+    Args:
+        dataset: Scans.
+        plan: Gives the batch size B and the patch.
+        generator: CPU generator of all draws.
+        zoom: Range of a view's side in patches.
+        min_overlap: Least intersection over union of a pair.
+        shared: Least fraction of a side that a pair shares along every axis.
+        level: Encoder level of which a pair shares at least one cell along every axis.
+        apart: Draw a second pair from a scan only after each scan has given one.
+
+    Returns:
+        First and second views, not cut yet.
     """
     size = view_size(dataset, plan, zoom[1])
-    # A cell grows with its box; in 2.5D both boxes lie on one slice, and there is nothing to ask across.
-    least = [math.ceil(span * zoom[1]) for span in cell(plan, level)]
+    # A cell grows with its view; in 2.5D both views lie on one slice, so the slice axis is not constrained.
+    min_cells = [math.ceil(span * zoom[1]) for span in cell(plan, level)]
     for axis in range(3 - plan.dims, 3):
-        least[axis] = max(least[axis], math.ceil(shared * size[axis] * (zoom[1] if axis else 1)))
+        min_cells[axis] = max(min_cells[axis], math.ceil(shared * size[axis] * (zoom[1] if axis else 1)))
     scan = draw_scans(len(dataset), plan.batch, generator) if apart else None
     return sample_pairs(
-        dataset, plan, size, generator, zoom=zoom, min_overlap=min_overlap, min_cells=least, scan=scan
+        dataset, plan, size, generator, zoom=zoom, min_overlap=min_overlap, min_cells=min_cells, scan=scan
     )
 
 
 def cell(plan: Plan, level: int) -> tuple[float, ...]:
-    """Working voxels that one feature cell of that level spans, in work order; 0 across 2.5D's slices."""
-    reached = plan.strides[: len(plan.strides) + 1 + level]
-    spans = [math.prod(step[axis] for step in reached) for axis in range(plan.dims)]
+    """Working voxels per feature cell of an encoder level, in work order; 0 across the slices of 2.5D."""
+    strides = plan.strides[: len(plan.strides) + 1 + level]
+    spans = [math.prod(stride[axis] for stride in strides) for axis in range(plan.dims)]
     return (0.0, *spans) if plan.dims == 2 else tuple(spans)
 
 
 def cut_pair(
     dataset: DeviceDataset, plan: Plan, pair: tuple[CropBatch, CropBatch], generator: Generator
 ) -> tuple[CropBatch, CropBatch]:
-    """Both views with their images, each with the published grey-value changes, drawn by itself."""
+    """Cut both views, with the published intensity augmentation drawn for each.
+
+    Args:
+        dataset: Scans.
+        plan: Says whether views are 2.5D or 3D.
+        pair: First and second views.
+        generator: CPU generator of all draws.
+    """
     first, second = (cut(dataset, views, plan) for views in pair)
     images = change_intensity(torch.cat([shown(first), shown(second)]), PUBLISHED, generator)
     return replace(first, image=images[: len(first)]), replace(second, image=images[len(first) :])
 
 
 def draw_scans(count: int, batch: int, generator: Generator) -> Tensor:
-    """(batch,) numbers below `count`, none a second time before all have been drawn."""
+    """Draw scan indices (batch,) below `count`; none repeats before all have been drawn."""
     rounds = -(-batch // count)
     return torch.cat([torch.randperm(count, generator=generator) for _ in range(rounds)])[:batch]
 
 
-def need_positive(settings: Any, *names: str) -> None:
-    """Raises UserError ("bad-job") where one of these settings is 0 or less."""
+def check_positive(settings: Any, *names: str) -> None:
+    """Check that settings are above 0.
+
+    Raises:
+        UserError: "bad-job" if one of the named settings is not.
+    """
     for name in names:
         value = getattr(settings, name)
         if value <= 0:
-            raise UserError(f"{name} is {value}; write a number above 0.", code="bad-job")
+            raise UserError(f"{name} is {value}; set it to a number above 0.", code="bad-job")
 
 
-def need_places(dataset: DeviceDataset, plan: Plan, zoom: float, method: str) -> None:
-    """Raises UserError ("one-place") where no two boxes can show different tissue.
+def check_positions(dataset: DeviceDataset, plan: Plan, zoom: float, method: str) -> None:
+    """Check that the scans have at least two different positions: slices in 2.5D, disjoint boxes in 3D.
 
-    In 2.5D slices are places of their own, in 3D boxes that do not touch.
+    Args:
+        dataset: Scans.
+        plan: Says whether views are 2.5D or 3D.
+        zoom: Largest side of a view in patches.
+        method: Name of the method, for the message.
+
+    Raises:
+        UserError: "one-place" if there is only one.
     """
     every = torch.arange(len(dataset))
     size = torch.tensor(view_size(dataset, plan, zoom))
     boxes = (scan_shapes(dataset, every) / (crop_step(dataset, plan, every) * size)).floor().clamp(min=1)
-    places = scan_shapes(dataset, every)[:, 0] if plan.dims == 2 else boxes.prod(1)
-    if places.sum() < 2:
+    positions = scan_shapes(dataset, every)[:, 0] if plan.dims == 2 else boxes.prod(1)
+    if positions.sum() < 2:
         raise UserError(
-            f"{method} tells places from each other, and {dataset.ids[0]} has room for one only; add scans "
-            "or "
+            f"{method} needs views of different positions, and {dataset.ids[0]} has only one; add scans or "
             "choose mae.",
             code="one-place",
         )
 
 
 def pooled(features: Tensor) -> Tensor:
-    """Global average: (B, C, ...) feature maps to (B, C) in fp32."""
+    """Global average pooling.
+
+    Args:
+        features: Feature maps (B, C, ...).
+
+    Returns:
+        Vectors (B, C) float32.
+    """
     return features.float().flatten(2).mean(2)
 
 
-def mlp(inside: int, hidden: int, outside: int, *, norm: bool) -> nn.Sequential:
-    """Projector or predictor of pooled features: linear, batch norm where asked for, ReLU, linear."""
-    between = [nn.BatchNorm1d(hidden)] if norm else []
+def mlp(in_features: int, hidden: int, out_features: int, *, norm: bool) -> nn.Sequential:
+    """Projector or predictor of pooled features: linear, batch norm if `norm`, ReLU, linear."""
+    batch_norm = [nn.BatchNorm1d(hidden)] if norm else []
     return nn.Sequential(
-        nn.Linear(inside, hidden, bias=not norm),
-        *between,
+        nn.Linear(in_features, hidden, bias=not norm),
+        *batch_norm,
         nn.ReLU(inplace=True),
-        nn.Linear(hidden, outside),
+        nn.Linear(hidden, out_features),
     )
 
 
-def need_pairs(batch: int, method: str, reason: str, instead: str) -> None:
-    """Raises UserError ("small-batch") where a batch is a single pair, from the start or by short memory."""
+def check_batch(batch: int, method: str, reason: str, instead: str) -> None:
+    """Check that a batch has at least two pairs; short memory may have reduced it.
+
+    Raises:
+        UserError: "small-batch" otherwise.
+    """
     if batch < 2:
         raise UserError(
-            f"{method} cannot learn from a batch of one pair of views, because {reason}; ask for a batch of "
-            f"2 or more (with a smaller patch where memory is short) or choose {instead}.",
+            f"{method} cannot train with a batch of one pair of views, because {reason}; set a batch of "
+            f"2 or more (with a smaller patch if memory is short) or choose {instead}.",
             code="small-batch",
         )
 
 
 class Head(nn.Sequential):
-    """Projector or predictor: 1x1 convolution, batch norm, ReLU, 1x1 convolution, on every cell."""
+    """Projector or predictor of every cell: 1x1 convolution, batch norm, ReLU, 1x1 convolution."""
 
-    def __init__(self, dims: int, inside: int, hidden: int, outside: int) -> None:
+    def __init__(self, dims: int, in_channels: int, hidden: int, out_channels: int) -> None:
         convolution = nn.Conv2d if dims == 2 else nn.Conv3d
         norm = nn.BatchNorm2d if dims == 2 else nn.BatchNorm3d
         super().__init__(
-            convolution(inside, hidden, 1, bias=False),
+            convolution(in_channels, hidden, 1, bias=False),
             norm(hidden),
             nn.ReLU(inplace=True),
-            convolution(hidden, outside, 1),
+            convolution(hidden, out_channels, 1),
         )
 
 
 def teacher_of(network: Network, projector: nn.Module) -> nn.ModuleDict:
-    """Encoder and projector once more, an exact copy: teacher and student start as one network."""
+    """Frozen copies of encoder and projector: teacher and student start with the same weights."""
     teacher = nn.ModuleDict(
         {"encoder": copy.deepcopy(network.encoder), "projector": copy.deepcopy(projector)}
     )
@@ -165,12 +210,20 @@ def network_of(modules: nn.ModuleDict) -> Network:
 
 
 def teacher_in(modules: nn.ModuleDict) -> nn.ModuleDict:
-    """The teacher: "encoder", "projector", and whatever else the method gives it."""
+    """The teacher of a method: "encoder", "projector", and further modules of the method."""
     return cast(nn.ModuleDict, modules["teacher"])
 
 
 def teacher_forward(teacher: nn.ModuleDict, images: Tensor) -> list[Tensor]:
-    """The teacher's feature maps of all levels, finest first."""
+    """Compute the teacher's feature maps.
+
+    Args:
+        teacher: Modules with an "encoder".
+        images: Images (B, S, H, W) or (B, 1, D, H, W).
+
+    Returns:
+        Feature maps of all levels, finest first (B, C, ...).
+    """
     features, levels = images, []
     for block in cast(nn.ModuleList, teacher["encoder"]):
         features = block(features)
@@ -178,25 +231,43 @@ def teacher_forward(teacher: nn.ModuleDict, images: Tensor) -> list[Tensor]:
     return levels
 
 
-def move_teacher(modules: nn.ModuleDict, keep: float) -> None:
-    """The teacher's parameters a little towards the student's; norms' running statistics are its own."""
+def update_teacher(modules: nn.ModuleDict, keep: float) -> None:
+    """Update the teacher's encoder and projector by EMA; its batch norms keep their own running statistics.
+
+    Args:
+        modules: "network", "projector" and "teacher".
+        keep: Momentum of the EMA.
+    """
     student = [*network_of(modules).encoder.parameters(), *modules["projector"].parameters()]
     teacher = teacher_in(modules)
     update_ema([*teacher["encoder"].parameters(), *teacher["projector"].parameters()], student, keep)
 
 
 def momentum(start: float, fraction: float) -> float:
-    """The teacher's momentum: from `start` to 1 as a cosine (BYOL, arXiv 2006.07733)."""
+    """Momentum of the teacher: cosine schedule from `start` to 1 (BYOL, arXiv 2006.07733)."""
     return 1 - (1 - start) * (math.cos(math.pi * fraction) + 1) / 2
 
 
 @torch.no_grad()
 def update_ema(teacher: Sequence[Tensor], student: Sequence[Tensor], keep: float) -> None:
-    """teacher <- keep * teacher + (1 - keep) * student."""
+    """Exponential moving average, in place: teacher <- keep * teacher + (1 - keep) * student.
+
+    Args:
+        teacher: Parameters of any shape.
+        student: Parameters of the same shapes, in the same order.
+        keep: Momentum.
+    """
     torch._foreach_lerp_(list(teacher), list(student), 1 - keep)
 
 
 def feature_std(features: Tensor) -> Tensor:
-    """Mean standard deviation of the unit vectors' channels times sqrt(C): 1 when they fill the sphere."""
+    """Standard deviation of the normalised features' channels, times sqrt(C): a measure of collapse.
+
+    Args:
+        features: Features (N, C) or feature maps (B, C, ...); normalised here.
+
+    Returns:
+        Scalar: near 1 if the vectors are spread over the sphere, near 0 after a collapse.
+    """
     unit = F.normalize(features.detach().float(), dim=1).movedim(1, -1).flatten(0, -2)
     return unit.std(0).mean() * math.sqrt(unit.shape[1])

@@ -1,16 +1,16 @@
-"""How the dense anatomical embedding of anatomical_embedding.py learns from scans that nobody has annotated.
+"""Self-supervised training of the dense anatomical embedding (models/anatomical_embedding.py).
 
-Two crops of one scan, scaled, turned, bent and changed in their grey values, overlap. What they share must
-have the same vector in both, and another one than places farther away (arXiv 2012.02383), at both levels:
+Two overlapping crops of one scan are augmented by scaling, rotation, deformation and intensity changes. A
+position must have the same vector in both crops, and another one than distant positions (arXiv 2012.02383),
+at both levels:
 
     L = mean over anchors a of -log( exp(a.p/t) / (exp(a.p/t) + sum over hard negatives n of exp(a.n/t)) )
 
 Where we depart from the paper, and why:
-- Negatives lie farther away than `min_negative_distance_mm`, or than a fifth of a typical scan where that
-  is less: in scans
-  that were cropped to one organ hardly two places lie 20 mm apart.
-- They come from the same two crops only: another scan shows the same places.
-- Crops are also turned and bent: the paper learns from thousands of patients, a project has a dozen.
+- Negatives are farther away than `min_negative_distance_mm`, or than a fifth of a typical scan if that is
+  less: scans cropped to one organ have hardly any positions 20 mm apart.
+- They come from the same two crops only: another scan shows the same anatomy.
+- Crops are also rotated and deformed: the paper has thousands of patients, a project has a dozen.
 """
 
 from __future__ import annotations
@@ -26,33 +26,41 @@ from medssl.nn.data.augment import STRONG, change_intensity, draw_displacement
 from medssl.nn.devices import full_precision
 from medssl.nn.models.anatomical_embedding import COARSE, FINE, EmbeddingBank, EmbeddingSettings
 
-TURN, ZOOM, BEND = 0.2, 0.2, 3.0
-"""What crops may differ by: radians about each axis, logarithm of the scale, cells."""
+ROTATION, ZOOM, DISPLACEMENT = 0.2, 0.2, 3.0
+"""Ranges of the augmentation: radians about each axis, logarithm of the scale, displacement in cells."""
 
 
 @dataclass(frozen=True)
 class Crops:
-    """B crops of volumes on the common grid: what they show, and where each of their voxels lies there."""
+    """B crops of volumes on the common grid, with the mapping from crop voxels to cells of the volumes."""
 
     image: Tensor
-    """(B, 1, *side)."""
+    """Images (B, 1, *side) float32."""
     centre: Tensor
-    """(B, 3) cells of the volume."""
+    """Centres in cells of the volumes (B, 3)."""
     linear: Tensor
-    """(B, 3, 3) cells of the volume a crop voxel."""
+    """Linear maps from crop voxels to cells (B, 3, 3)."""
     displacement: Tensor
-    """(B, 3, *side) crop voxels by which each voxel is displaced."""
+    """Displacement of each voxel in crop voxels (B, 3, *side)."""
 
     @property
     def side(self) -> Tensor:
+        """Size of a crop in voxels (3,) int64."""
         return torch.tensor(self.image.shape[2:])
 
     def positions(self, stride: int) -> Tensor:
-        """(B, N, 3) cells of the volume at the centres of the feature cells of that stride."""
+        """Positions of the feature cells of a stride, in cells of the volumes (B, N, 3)."""
         return _positions(self.centre, self.linear, F.avg_pool3d(self.displacement, stride), stride)
 
     def voxels(self, position: Tensor) -> Tensor:
-        """(B, n, 3) crop voxels at cells of the volume; for crops that are not bent."""
+        """Convert positions to crop voxels, for crops without deformation.
+
+        Args:
+            position: Positions in cells of the volumes (B, n, 3).
+
+        Returns:
+            Voxels (B, n, 3).
+        """
         offset = (position - self.centre[:, None]) @ torch.linalg.inv(self.linear).transpose(1, 2)
         return offset + (self.side - 1) / 2
 
@@ -66,18 +74,26 @@ def _positions(centre: Tensor, linear: Tensor, displacement: Tensor, stride: int
 
 @full_precision
 def draw_crops(volumes: Sequence[Tensor], side: Sequence[int], generator: Generator) -> tuple[Crops, Crops]:
-    """Two crops of each volume (D, H, W); the second lies near the first, and is bent."""
+    """Draw two crops of each volume; the second lies near the first and is deformed.
+
+    Args:
+        volumes: B volumes on the common grid (D, H, W).
+        side: Size of a crop in voxels (3,).
+        generator: CPU generator of all draws.
+    """
     shapes = torch.tensor([tuple(volume.shape) for volume in volumes])
-    room = ((shapes - torch.tensor(side)) / 2).clamp(min=0)
-    centre = (shapes - 1) / 2 + room * _uniform(room.shape, generator)
-    nearby = centre + torch.tensor(side) / 4 * _uniform(room.shape, generator)
-    straight = torch.zeros(len(volumes), 3, *side)
-    displacement = draw_displacement(len(volumes), tuple(side), generator, probability=1.0, strength_vox=BEND)
-    return _cut(volumes, centre, straight, generator), _cut(volumes, nearby, displacement, generator)
+    margin = ((shapes - torch.tensor(side)) / 2).clamp(min=0)
+    centre = (shapes - 1) / 2 + margin * _uniform(margin.shape, generator)
+    nearby = centre + torch.tensor(side) / 4 * _uniform(margin.shape, generator)
+    zero = torch.zeros(len(volumes), 3, *side)
+    displacement = draw_displacement(
+        len(volumes), tuple(side), generator, probability=1.0, strength_vox=DISPLACEMENT
+    )
+    return _cut(volumes, centre, zero, generator), _cut(volumes, nearby, displacement, generator)
 
 
 def _cut(volumes: Sequence[Tensor], centre: Tensor, displacement: Tensor, generator: Generator) -> Crops:
-    linear = _turned_and_scaled(len(volumes), generator)
+    linear = _draw_linear(len(volumes), generator)
     images = []
     for volume, points in zip(volumes, _positions(centre, linear, displacement, 1), strict=True):
         grid = _normalised(points, volume.shape).reshape(1, *displacement.shape[2:], 3).to(volume.device)
@@ -86,7 +102,7 @@ def _cut(volumes: Sequence[Tensor], centre: Tensor, displacement: Tensor, genera
 
 
 def _normalised(voxels: Tensor, shape: Sequence[int]) -> Tensor:
-    """Voxel indices (..., 3) as grid_sample wants them: -1..1 from edge to edge, last axis first."""
+    """Voxel indices (..., 3) as `grid_sample` expects them: -1..1 from edge to edge, last axis first."""
     return ((2 * voxels + 1) / torch.tensor(shape) - 1).flip(-1)
 
 
@@ -94,9 +110,9 @@ def _uniform(shape: Sequence[int], generator: Generator) -> Tensor:
     return 2 * torch.rand(tuple(shape), generator=generator) - 1
 
 
-def _turned_and_scaled(batch: int, generator: Generator) -> Tensor:
-    """(B, 3, 3): turned about all axes, scaled as a whole and by half as much along each axis."""
-    angle = TURN * _uniform((batch, 3), generator)
+def _draw_linear(batch: int, generator: Generator) -> Tensor:
+    """Linear maps (B, 3, 3): rotation about all axes, isotropic scale, and half as much along each axis."""
+    angle = ROTATION * _uniform((batch, 3), generator)
     rotation = torch.zeros(batch, 3, 3)
     for axis, (one, two) in enumerate(((1, 2), (2, 0), (0, 1))):
         rotation[:, one, two], rotation[:, two, one] = -angle[:, axis], angle[:, axis]
@@ -105,68 +121,83 @@ def _turned_and_scaled(batch: int, generator: Generator) -> Tensor:
 
 
 def matching_loss(embedding_bank: EmbeddingBank, generator: Generator) -> Tensor:
-    """The loss of the atlas' matcher on new pairs of crops from random scans: both levels together."""
+    """The matcher's loss on a new batch of pairs of crops from random scans, summed over both levels.
+
+    Args:
+        embedding_bank: Scans, matcher and settings.
+        generator: CPU generator of all draws.
+
+    Returns:
+        Scalar.
+    """
     settings = embedding_bank.settings
     scans = torch.randint(len(embedding_bank.dataset), (settings.crop_pairs,), generator=generator).tolist()
-    volumes, floors = zip(*(embedding_bank.volume(scan) for scan in scans), strict=True)
+    volumes, body_thresholds = zip(*(embedding_bank.volume(scan) for scan in scans), strict=True)
     first, second = draw_crops(volumes, embedding_bank.side, generator)
     images = change_intensity(torch.cat([first.image, second.image]), STRONG, generator)
     device = images.device
     fine, coarse = embedding_bank.matcher(images)
     cells = second.positions(FINE)
     anchor = torch.randint(cells.shape[1], (len(scans), settings.anchors), generator=generator)
-    place = cells.gather(1, anchor[..., None].expand(-1, -1, 3))
-    inside = _inside(place, volumes) & _within(first.voxels(place), first.side)
-    grey = F.avg_pool3d(second.image, FINE).flatten(1).gather(1, anchor.to(device))
-    counts = inside.to(device) & (grey > torch.stack(floors)[:, None])
+    position = cells.gather(1, anchor[..., None].expand(-1, -1, 3))
+    inside = _inside_volume(position, volumes) & _inside_crop(first.voxels(position), first.side)
+    intensity = F.avg_pool3d(second.image, FINE).flatten(1).gather(1, anchor.to(device))
+    used = inside.to(device) & (intensity > torch.stack(body_thresholds)[:, None])
     fine_side = (first.side // FINE).tolist()
-    own = torch.stack(torch.unravel_index(anchor, fine_side), -1) * FINE + (FINE - 1) / 2
+    voxel = torch.stack(torch.unravel_index(anchor, fine_side), -1) * FINE + (FINE - 1) / 2
     loss = images.new_zeros(())
     for maps, stride in ((fine, FINE), (coarse, COARSE)):
         one, two = maps.chunk(2)
-        others = torch.cat([first.positions(stride), second.positions(stride)], dim=1)
-        there = _inside(others, volumes).to(device)[:, None]
-        allowed = (torch.cdist(place.to(device), others.to(device)) > embedding_bank.far_cells) & there
-        each = contrast(
-            _vectors_at(two, own, second.side),
-            _vectors_at(one, first.voxels(place), first.side),
+        negatives = torch.cat([first.positions(stride), second.positions(stride)], dim=1)
+        exists = _inside_volume(negatives, volumes).to(device)[:, None]
+        distance = torch.cdist(position.to(device), negatives.to(device))
+        losses = contrast(
+            _vectors_at(two, voxel, second.side),
+            _vectors_at(one, first.voxels(position), first.side),
             torch.cat([one.flatten(2), two.flatten(2)], dim=2),
-            allowed,
+            (distance > embedding_bank.far_cells) & exists,
             settings,
         )
-        loss = loss + (each * counts).sum() / counts.sum().clamp(min=1)
+        loss = loss + (losses * used).sum() / used.sum().clamp(min=1)
     return loss
 
 
-def _inside(positions: Tensor, volumes: Sequence[Tensor]) -> Tensor:
-    """(B, n) which positions lie in their volumes: beyond the border there is no anatomy."""
+def _inside_volume(positions: Tensor, volumes: Sequence[Tensor]) -> Tensor:
+    """Which positions lie in their volumes (B, n) bool: beyond the border there is no anatomy."""
     shapes = torch.tensor([tuple(volume.shape) for volume in volumes])
     return ((positions > -0.5) & (positions < shapes[:, None] - 0.5)).all(2)
 
 
-def _within(voxels: Tensor, side: Tensor) -> Tensor:
+def _inside_crop(voxels: Tensor, side: Tensor) -> Tensor:
     return ((voxels >= 0) & (voxels <= side - 1)).all(2)
 
 
 @full_precision
 def _vectors_at(maps: Tensor, voxels: Tensor, side: Tensor) -> Tensor:
-    """(B, C, n) unit vectors of feature maps at crop voxels (B, n, 3), between the cells' centres."""
+    """Unit vectors (B, C, n) of feature maps at crop voxels (B, n, 3), linear between the cells' centres."""
     grid = _normalised(voxels, side.tolist())[:, None, None].to(maps.device)
-    found = F.grid_sample(maps, grid, padding_mode="border", align_corners=False)[:, :, 0, 0]
-    return F.normalize(found, dim=1)
+    vectors = F.grid_sample(maps, grid, padding_mode="border", align_corners=False)[:, :, 0, 0]
+    return F.normalize(vectors, dim=1)
 
 
 @full_precision
 def contrast(
-    anchors: Tensor, positives: Tensor, others: Tensor, allowed: Tensor, settings: EmbeddingSettings
+    anchors: Tensor, positives: Tensor, negatives: Tensor, allowed: Tensor, settings: EmbeddingSettings
 ) -> Tensor:
-    """(B, n) InfoNCE of each anchor against the hardest of its negatives.
+    """InfoNCE of each anchor against its hardest negatives (see the module's equation).
 
-    anchors, positives: (B, C, n) unit vectors; others: (B, C, m); allowed: (B, n, m), which of the others are
-    negatives of which anchor.
+    Args:
+        anchors: Unit vectors (B, C, n).
+        positives: Unit vector of the same position as each anchor (B, C, n).
+        negatives: Unit vectors of other positions (B, C, m).
+        allowed: Which vectors are negatives of which anchor (B, n, m) bool.
+        settings: Gives the number of negatives and the temperature.
+
+    Returns:
+        Losses (B, n).
     """
-    same = (anchors * positives).sum(1)
-    other = torch.einsum("bcn,bcm->bnm", anchors, others).masked_fill(~allowed, -torch.inf)
-    hardest = other.topk(min(settings.negatives, other.shape[2]), dim=2).values
-    scores = torch.cat([same[..., None], hardest], dim=2) / settings.matching_temperature
-    return torch.logsumexp(scores, dim=2) - scores[..., 0]
+    positive = (anchors * positives).sum(1)
+    negative = torch.einsum("bcn,bcm->bnm", anchors, negatives).masked_fill(~allowed, -torch.inf)
+    hardest = negative.topk(min(settings.negatives, negative.shape[2]), dim=2).values
+    logits = torch.cat([positive[..., None], hardest], dim=2) / settings.matching_temperature
+    return torch.logsumexp(logits, dim=2) - logits[..., 0]

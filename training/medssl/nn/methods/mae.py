@@ -1,10 +1,10 @@
-"""Masked auto-encoding on a convolutional encoder-decoder (He et al. 2111.06377; on U-Nets: 2410.23132).
+"""Masked autoencoder on a U-Net (He et al., arXiv 2111.06377; on U-Nets: arXiv 2410.23132).
 
-Blocks of the input are set to 0 and the whole network, skips included, predicts the image; the loss is the
-squared error on masked voxels only:  sum((1 - m)(y - x)^2) / sum(1 - m).
+Blocks of the input are set to 0 and the whole network, skip connections included, reconstructs the image; the
+loss is the squared error on masked voxels only:  sum((1 - m)(y - x)^2) / sum(1 - m).
 
-Where we depart: AdamW for SGD, and in 2.5D blocks are masked through all neighbouring slices at once
-(a block visible in the next slice would give the answer away).
+Where we depart: AdamW for SGD, and in 2.5D blocks are masked in all neighbouring slices at once (a block
+visible in the next slice would give the answer away).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from medssl.nn.models.unet import Network
 
 @dataclass(frozen=True)
 class MAESettings:
-    """Masking as in nnssl's auto-encoder."""
+    """Masking as in nnssl's masked autoencoder."""
 
     ratio: float = 0.75
-    """Share of the blocks that is masked."""
+    """Fraction of the blocks that is masked."""
     block: int = 16
-    """Side of a block in working voxels; made smaller where fewer than four fit along an axis."""
+    """Side of a block in working voxels; smaller along an axis that holds fewer than four."""
 
 
 class MAE:
-    """Network with a reconstruction head, and what a step makes of a batch of patches."""
+    """MAE pre-training: network with a reconstruction head, and the loss of a batch of crops."""
 
     Settings = MAESettings
     TRANSFERS = ("encoder.", "decoder.")
@@ -49,7 +49,7 @@ class MAE:
     def loss(
         self, dataset: DeviceDataset, generator: Generator, fraction: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Reconstruction error on the masked blocks of a new batch of patches."""
+        """The reconstruction error on the masked blocks of a new batch of crops."""
         views = sample_anywhere(dataset, self.plan, self.plan.patch_vox, generator)
         image = change_intensity(shown(cut(dataset, views, self.plan)), PUBLISHED, generator)
         size = tuple(image.shape[2:])
@@ -63,24 +63,41 @@ class MAE:
 
 
 def draw_mask(batch: int, size: tuple[int, ...], block: int, ratio: float, generator: Generator) -> Tensor:
-    """(B, *size) float: 0 on exactly int(ratio * blocks) blocks of each sample, 1 elsewhere.
+    """Draw block masks.
 
-    Blocks at the far ends are cut off where `size` is no multiple of the block's side.
+    Args:
+        batch: Number of masks B.
+        size: Size of a mask in voxels; blocks at the far ends are cut off if it is not a multiple of `block`.
+        block: Side of a block in voxels, at most a quarter of an axis.
+        ratio: Fraction of the blocks that is masked.
+        generator: CPU generator.
+
+    Returns:
+        Masks (B, *size) float32: 0 on exactly int(ratio * blocks) blocks of each, 1 elsewhere.
     """
-    sides = [max(1, min(block, length // 4)) for length in size]
-    counts = [-(-length // side) for length, side in zip(size, sides, strict=True)]
+    block_sizes = [max(1, min(block, length // 4)) for length in size]
+    counts = [-(-length // side) for length, side in zip(size, block_sizes, strict=True)]
     total = 1
     for count in counts:
         total *= count
     order = torch.rand(batch, total, generator=generator).argsort(dim=1)
     visible = torch.ones(batch, total).scatter_(1, order[:, : int(ratio * total)], 0.0)
     visible = visible.reshape(batch, *counts)
-    for axis, (side, length) in enumerate(zip(sides, size, strict=True), start=1):
+    for axis, (side, length) in enumerate(zip(block_sizes, size, strict=True), start=1):
         visible = visible.repeat_interleave(side, dim=axis).narrow(axis, 0, length)
     return visible
 
 
 def masked_error(predicted: Tensor, image: Tensor, visible: Tensor) -> Tensor:
-    """Mean squared error over masked voxels; 0 where nothing is masked. `visible` is broadcast."""
+    """Mean squared error over masked voxels.
+
+    Args:
+        predicted: Reconstructions (B, C, ...).
+        image: Original images (B, C, ...).
+        visible: Masks, 0 where masked, that broadcast over the images, such as (B, 1, ...).
+
+    Returns:
+        Scalar; 0 if nothing is masked.
+    """
     hidden = (1 - visible).expand_as(image)
     return (hidden * (predicted - image).square()).sum() / hidden.sum().clamp(min=1)

@@ -1,19 +1,19 @@
-"""MAE + PGL: repaint what is hidden, and agree with a teacher that sees everything ("aligned MAE").
+"""MAE + PGL: reconstruct masked blocks, and match the features of an unmasked teacher ("aligned MAE").
 
 The strongest combination on convolutional networks in the SSL3D challenge of 2025 (LatentCampus, MAE + CVA).
-The student sees two overlapping views with most blocks masked; it repaints them, and its features must point
-where those of its moving average point, which sees both views whole:
+The student sees two overlapping views with most blocks masked. It reconstructs them, and its features must
+match those of its moving average (teacher), which sees both views unmasked:
 
-    L = repaint * Huber(masked voxels) + agree * PGL's local consistency over the overlap
+    L = reconstruction * Huber(masked voxels) + consistency * PGL's local consistency over the overlap
 
 Where we depart from the released code, and why:
-- Overlap is brought onto common ground by PGL's alignment through the views' affines, whose flips and scales
-  are known; the released one draws its crops after all geometry instead, and mixes up two axes.
+- Views are aligned by PGL's module through their affines, which include flips and scales; the released code
+  draws its crops after all geometric augmentation instead, and confuses two axes.
 - One encoder level is aligned (PGL's) instead of all levels pooled together: a quarter of the memory.
-- The cosine form of the agreement. The released flags choose Gram matrices; the published table says cosine.
+- The consistency is a cosine. The released flags choose Gram matrices; the published table says cosine.
 - The smaller third term, a contrast of whole views, is left out: with batches of a dozen views from similar
   scans its negatives show the same anatomy.
-- It starts from random weights instead of those of a finished MAE: there is one training, not two.
+- Training starts from random weights instead of those of a finished MAE: one training, not two.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class MAEPGLSettings:
     reconstruction: float = 5.0
     """Weight of the reconstruction."""
     consistency: float = 1.0
-    """Weight of the consistency; 0 leaves an MAE on PGL's views."""
+    """Weight of the consistency; 0 is an MAE on PGL's views."""
     ratio: float = 0.75
-    """Share of the blocks that is masked."""
+    """Fraction of the blocks that is masked."""
     block: int = 16
     """Side of a block in working voxels."""
     zoom: tuple[float, float] = (1.1, 1.4)
@@ -55,13 +55,14 @@ class MAEPGLSettings:
     momentum: float = 0.995
 
     def of_pgl(self) -> pgl.PGLSettings:
+        """The settings of PGL."""
         return pgl.PGLSettings(
             self.zoom, self.min_overlap, self.level, self.hidden, self.dimension, self.momentum
         )
 
 
 class MAEPGL:
-    """PGL's student and teacher; the student's decoder repaints what its encoder could not see."""
+    """PGL's student and teacher; the student's decoder also reconstructs the masked blocks."""
 
     Settings = MAEPGLSettings
     TRANSFERS = ("encoder.", "decoder.")
@@ -73,6 +74,7 @@ class MAEPGL:
 
     @property
     def plan(self) -> Plan:
+        """The plan, shared with PGL."""
         return self.pgl.plan
 
     @plan.setter
@@ -80,13 +82,13 @@ class MAEPGL:
         self.pgl.plan = plan
 
     def prepare(self, dataset: DeviceDataset, emit: Emit) -> None:
-        """What PGL needs is all there is to prepare."""
+        """Prepare PGL."""
         self.pgl.prepare(dataset, emit)
 
     def loss(
         self, dataset: DeviceDataset, generator: Generator, fraction: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Both terms on a new batch of pairs; they are curves of their own too."""
+        """The loss of a new batch of pairs; both terms are logged too."""
         first, second = self.pgl.views(dataset, generator)
         size = tuple(shown(first).shape[2:])
         visible = draw_mask(2 * len(first), size, self.settings.block, self.settings.ratio, generator)
@@ -95,12 +97,21 @@ class MAEPGL:
     def compare(
         self, first: CropBatch, second: CropBatch, visible: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of pairs that have been cut; visible: (2B, 1, ...), 0 where the student sees nothing."""
+        """The loss of pairs that have been cut.
+
+        Args:
+            first: B views.
+            second: B views, overlapping those of `first` one by one.
+            visible: Masks of the first, then of the second views (2B, 1, ...), 0 where masked.
+
+        Returns:
+            Loss and scalars to log.
+        """
         images = torch.cat([shown(first), shown(second)])
         network = network_of(self.modules)
         levels = network.encode(images * visible)
-        painted = network.head(network.decode(levels))
-        reconstruction = masked_huber(painted.float(), images, visible)
+        reconstructed = network.head(network.decode(levels))
+        reconstruction = masked_huber(reconstructed.float(), images, visible)
         consistency, numbers = self.pgl.agreement(levels[self.settings.level], images, first, second)
         loss = self.settings.reconstruction * reconstruction + self.settings.consistency * consistency
         return loss, {
@@ -110,12 +121,21 @@ class MAEPGL:
         }
 
     def after_step(self, fraction: float) -> None:
-        """Move the teacher a little towards the student."""
+        """Update the teacher."""
         self.pgl.after_step(fraction)
 
 
 def masked_huber(predicted: Tensor, image: Tensor, visible: Tensor) -> Tensor:
-    """Mean Huber distance (delta 1) over masked voxels; 0 where nothing is masked. `visible` is broadcast."""
+    """Mean Huber loss (delta 1) over masked voxels.
+
+    Args:
+        predicted: Reconstructions (B, C, ...).
+        image: Original images (B, C, ...).
+        visible: Masks, 0 where masked, that broadcast over the images, such as (B, 1, ...).
+
+    Returns:
+        Scalar; 0 if nothing is masked.
+    """
     hidden = (1 - visible).expand_as(image)
     distance = F.huber_loss(predicted, image, reduction="none")
     return (hidden * distance).sum() / hidden.sum().clamp(min=1)

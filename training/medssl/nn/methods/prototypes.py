@@ -1,8 +1,8 @@
 """Prototypes: the mean feature of each label in a support image classifies the pixels of a query image.
 
-Snell et al., arXiv 1703.05175, on pixels (PANet, Wang et al., arXiv 1908.06391). As a loss it makes features
-of equal labels point the same way and those of different labels apart; as a classifier it answers from a few
-painted slices without any training.
+Prototypical networks (Snell et al., arXiv 1703.05175) on pixels (PANet, Wang et al., arXiv 1908.06391). As a
+loss they align the features of a label and separate those of different labels; as a classifier they segment
+from a few annotated slices without any training.
 """
 
 from __future__ import annotations
@@ -14,22 +14,27 @@ from torch.nn import functional as F
 from medssl.nn.methods.common import network_of
 
 IGNORE = 255
-LEAST_PIXELS = 8
+MIN_PIXELS = 8
 """A label with fewer support pixels has no prototype: its mean would be noise."""
 
 
 def label_prototypes(features: Tensor, labels: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Mean unit vector per label, and which labels have enough pixels for one.
+    """Compute the prototype of each label: the direction of its pixels' mean unit vector.
 
-    features: (B, C, ...); labels: (B, ...) integers below `count`, others are not used.
-    Returns (B, count, C) unit vectors and (B, count) bool.
+    Args:
+        features: Feature maps (B, C, ...).
+        labels: Integer labels (B, ...); those not in 0..count-1 are ignored.
+        count: Number of labels.
+
+    Returns:
+        Prototypes, unit vectors (B, count, C), and which labels have enough pixels for one (B, count) bool.
     """
     unit = F.normalize(features.float(), dim=1).flatten(2)
-    known = torch.arange(count, device=labels.device)
-    member = (labels.flatten(1)[:, None] == known[:, None]).float()  # (B, count, N)
+    classes = torch.arange(count, device=labels.device)
+    member = (labels.flatten(1)[:, None] == classes[:, None]).float()  # (B, count, N)
     pixels = member.sum(2)
     means = torch.einsum("bln,bcn->blc", member, unit)
-    return F.normalize(means, dim=2, eps=1e-6), pixels >= LEAST_PIXELS
+    return F.normalize(means, dim=2, eps=1e-6), pixels >= MIN_PIXELS
 
 
 def prototype_loss(
@@ -40,29 +45,46 @@ def prototype_loss(
     count: int,
     temperature: float = 0.1,
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the query's pixels against the support's prototypes, and the share that is right.
+    """Cross-entropy of the query's pixels against the support's prototypes.
 
-    support, query: (B, C, ...) features; their labels: (B, ...) integers. Pixels whose label has no prototype
-    count nothing; without any the loss is 0.
+    Args:
+        support: Feature maps (B, C, ...) that give the prototypes.
+        support_labels: Integer labels (B, ...) of the support.
+        query: Feature maps (B, C, ...) to classify.
+        query_labels: Integer labels (B, ...) of the query; pixels whose label has no prototype are ignored.
+        count: Number of labels.
+        temperature: Divides the cosines.
+
+    Returns:
+        Loss and accuracy over the pixels that count, scalars; both 0 if there are none.
     """
-    prototypes, there = label_prototypes(support, support_labels, count)
+    prototypes, exists = label_prototypes(support, support_labels, count)
     unit = F.normalize(query.float(), dim=1).flatten(2)
-    scores = torch.einsum("blc,bcn->bln", prototypes, unit) / temperature
-    scores = scores.masked_fill(~there[..., None], -1e4)
-    wanted = query_labels.long().flatten(1)
-    inside = (wanted >= 0) & (wanted < count)
-    valid = inside & there.gather(1, wanted.clamp(0, count - 1))
-    wanted = torch.where(valid, wanted, IGNORE)
+    logits = torch.einsum("blc,bcn->bln", prototypes, unit) / temperature
+    logits = logits.masked_fill(~exists[..., None], -1e4)
+    target = query_labels.long().flatten(1)
+    in_range = (target >= 0) & (target < count)
+    valid = in_range & exists.gather(1, target.clamp(0, count - 1))
+    target = torch.where(valid, target, IGNORE)
     total = valid.sum().clamp(min=1)
-    loss = F.cross_entropy(scores, wanted, ignore_index=IGNORE, reduction="sum") / total
-    right = ((scores.detach().argmax(1) == wanted) & valid).sum() / total
-    return loss, right
+    loss = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum") / total
+    accuracy = ((logits.detach().argmax(1) == target) & valid).sum() / total
+    return loss, accuracy
 
 
-def both_ways(features: Tensor, labels: Tensor, count: int, temperature: float) -> tuple[Tensor, Tensor]:
-    """`prototype_loss` of pairs (i, B + i), each of a pair once the support and once the query.
+def symmetric_prototype_loss(
+    features: Tensor, labels: Tensor, count: int, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """`prototype_loss` of pairs in both directions: each image is once the support and once the query.
 
-    features: (2B, C, ...); labels: (2B, ...) integers, those below `count` are compared.
+    Args:
+        features: Feature maps (2B, C, ...); pairs are (i, B + i).
+        labels: Integer labels (2B, ...).
+        count: Number of labels.
+        temperature: Divides the cosines.
+
+    Returns:
+        Loss and accuracy, scalars.
     """
     first, second = features.chunk(2)
     first_labels, second_labels = labels.chunk(2)
@@ -81,11 +103,20 @@ def pair_losses(
     stride: int,
     temperature: float,
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """`both_ways` on the finest decoder map and on an encoder level.
+    """`symmetric_prototype_loss` on the finest decoder map and on an encoder level.
 
-    modules: "network", and the heads "fine" and "coarse" (`prototype_head`); images: (2B, S, H, W); labels:
-    (2B, H, W). Of the finest map every `stride`-th pixel is compared, from a random first one: neighbours
-    agree.
+    Args:
+        modules: "network", and the heads "fine" and "coarse" (`prototype_head`).
+        images: Images (2B, S, H, W); pairs are (i, B + i).
+        labels: Integer labels (2B, H, W) of the middle slices.
+        count: Number of labels.
+        generator: CPU generator of the pixels that are compared.
+        level: Encoder level, negative from the deepest.
+        stride: Every `stride`-th pixel of the finest map is compared, as neighbouring ones agree.
+        temperature: Divides the cosines.
+
+    Returns:
+        Loss and accuracy on the finest map, and on the encoder level, scalars.
     """
     network = network_of(modules)
     levels = network.encode(images)
@@ -94,13 +125,13 @@ def pair_losses(
     coarse = modules["coarse"](levels[level])
     shrunk = F.interpolate(labels[:, None].float(), coarse.shape[2:], mode="nearest")[:, 0].long()
     return (
-        both_ways(fine, labels[..., row::stride, column::stride], count, temperature),
-        both_ways(coarse, shrunk, count, temperature),
+        symmetric_prototype_loss(fine, labels[..., row::stride, column::stride], count, temperature),
+        symmetric_prototype_loss(coarse, shrunk, count, temperature),
     )
 
 
 def prototype_head(channels: int, hidden: int, dimension: int) -> nn.Sequential:
-    """Two 1 x 1 convolutions: what is compared, so that the features themselves stay free for other tasks."""
+    """Two 1x1 convolutions, whose output is compared in place of the features themselves."""
     return nn.Sequential(
         nn.Conv2d(channels, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, dimension, 1)
     )

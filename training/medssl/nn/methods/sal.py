@@ -1,29 +1,29 @@
 """SAL, self-supervised alignment learning (Li, Ouyang and Wan, arXiv 2406.15699).
 
-Two nearby slices i and j of one scan show nearly the same anatomy, so each cell of the one has a partner in
-the other. Local alignment (LA) finds it by unit features x of a linear embedding, and pulls it close:
+Two nearby slices i and j of one scan show nearly the same anatomy, so each cell of one has a match in the
+other. Local alignment (LA) finds it by unit features x of a linear embedding, and maximises the cosine:
 
-    L(i -> j) = mean over cells p of | 1 - max over cells q of x_i(p) . x_j(q) |,  L = mean of both ways
+    L(i -> j) = mean over cells p of | 1 - max over cells q of x_i(p) . x_j(q) |,  L = mean of both directions
 
-The windowed variant (WLA) looks for q only in the window of w x w cells that p lies in. A second loss orders
-whole slices by their places in the scans: PCL's contrast (Zeng et al., MICCAI 2021), or a regression. No code
-for the paper was found; the second loss's formula and most numbers are not known.
+The windowed variant (WLA) searches only the window of w x w cells that contains p. A second loss orders whole
+slices by their positions in the scans: PCL's contrastive loss (Zeng et al., MICCAI 2021), or a regression. No
+code for the paper was found; the second loss's formula and most numbers are not known.
 
 Where we depart from the paper or decide what it leaves open, and why:
-- The network sees neighbouring slices as channels, so i and j closer than this context share input, and could
-  be aligned by reading just that. They are drawn far enough apart to share none where `d_max_mm` and the scan
-  leave room, and their grey values change independently. `--set context=1` is the paper's plain 2D.
-- How near is near is said in mm, not in slices; in a thick scan it is the next slice.
-- Both slices show one box, mirrored and turned alike: windows need registered maps.
+- The network sees neighbouring slices as channels, so slices i and j closer than this context share input and
+  could be aligned by that alone. They are drawn far enough apart to share none if `d_max_mm` and the scan
+  allow it, and are augmented independently. `--set context=1` is the paper's plain 2D.
+- The largest distance is in mm, not in slices; in a thick-sliced scan it is the next slice.
+- Both slices show the same box with the same flips and rotation: windows need registered maps.
 - The deepest level of the planner's networks has stride 8, not 16.
-- The embedding has no bias: one direction common to all cells is the cheapest way to agree about nothing.
-- LA is lowest where all cells of a slice agree, and the second loss does not forbid it. The embedding goes
-  there within some twenty steps; the curve "within_slice_std" shows it. `uniformity_weight`, not published,
-  works against it.
-- Positions are (k + 1/2) / N where PCL has (k + 1) / N: in mm, the share of the scan's extent, the same seen
-  from either end. Scans are in canonical order, so positions run the same way in all.
-- A slice's partner is near in position at any threshold: in a scan of few slices the contrast would push
-  apart what LA pulls together. PCL's constant factor temperature / 0.07 is left out; AdamW for SGD.
+- The embedding has no bias: a direction common to all cells would minimise LA without any information.
+- LA is minimal if all cells of a slice agree, and the second loss does not prevent it. The embedding
+  collapses in this way within some twenty steps; the curve "within_slice_std" shows it. `uniformity_weight`,
+  not published, counteracts it.
+- Positions are (k + 1/2) / N where PCL has (k + 1) / N: the fraction of the scan's extent in mm, symmetric
+  from both ends. Scans are in canonical order, so positions increase in the same direction in all.
+- The paired slice is a positive at any threshold: in a scan of few slices the contrast would push apart what
+  LA pulls together. PCL's constant factor temperature / 0.07 is left out; AdamW for SGD.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from medssl.nn.data.augment import PUBLISHED, change_intensity
 from medssl.nn.data.crop_sampling import sample_anywhere
 from medssl.nn.data.crops import CropBatch, cut, scan_shapes, shown
 from medssl.nn.data.device_dataset import DeviceDataset
-from medssl.nn.methods.common import feature_std, mlp, need_pairs, network_of, pooled
+from medssl.nn.methods.common import check_batch, feature_std, mlp, network_of, pooled
 from medssl.nn.methods.sal_losses import (
     contrast,
     local_alignment,
@@ -54,37 +54,38 @@ from medssl.nn.methods.sal_losses import (
 from medssl.nn.models.unet import Network
 
 GREY_VALUES = replace(PUBLISHED, blur=(0.0, 0.5, 1.0), shift=(0.5, -0.2, 0.2))
-"""Noise, contrast, gamma and brightness, of each slice by itself."""
+"""Noise, contrast, gamma and brightness, drawn for each slice."""
 
 
 @dataclass(frozen=True)
 class SALSettings:
-    """What the paper does not say is taken from PCL or decided here."""
+    """Settings; what the paper leaves open is taken from PCL or decided here."""
 
     d_max_mm: float = 5.0
-    """Largest distance between the slices of a pair; the next slice where slices lie farther apart."""
+    """Largest distance between the slices of a pair; the next slice if slices are farther apart."""
     same_slice: bool = False
-    """Also pair a slice with itself in other grey values. Only then do scans of one slice take part."""
+    """Also pair a slice with itself, augmented differently. Scans of one slice are used only then."""
     window: int = 0
-    """Side in cells of the windows of WLA; 0 is LA, which looks for partners in the whole map."""
+    """Side of WLA's windows in cells; 0 is LA, which searches the whole map."""
     level: Literal[-1, -2] = -1
     """Encoder level whose cells are aligned: the deepest, or the one before for finer structures."""
     detach: bool = False
-    """Whether a partner stands still while a cell is pulled to it."""
+    """Stop the gradient through the match."""
     mutual: bool = False
-    """Count only cells that are their partner's partner."""
+    """Use only mutual nearest neighbours."""
     least_match: float = -1.0
-    """Count only cells whose best cosine is at least this; -1 counts all, as published."""
+    """Least cosine of a match to be used; -1 uses all, as published."""
     foreground: bool = False
-    """Weigh each cell by how much of it is brighter than the scan's background; published is 1 for all."""
+    """Weight each cell by its fraction of pixels brighter than the background; as published, all weigh 1."""
     positional: Literal["contrast", "regression"] = "contrast"
     positive_threshold: float = 0.1
-    """Positions closer than this share of a scan are alike (PCL: 0.1 in CT, 0.35 in cardiac MR)."""
+    """Slices whose positions differ by less are positives, as a fraction of the scan (PCL: 0.1 in CT, 0.35 in
+    cardiac MR)."""
     temperature: float = 0.1
     local_weight: float = 1.0
     global_weight: float = 1.0
     uniformity_weight: float = 0.0
-    """Weight of what keeps the cells of a slice from all agreeing; 0 as published."""
+    """Weight of the term that spreads the cells of a slice; 0 as published."""
     dimension: int = 128
     positional_dimension: int = 512
     rotation_degrees: float = 15.0
@@ -92,7 +93,7 @@ class SALSettings:
 
 
 class SAL:
-    """Encoder, an embedding for cells and one for slices, and what a step makes of pairs of slices."""
+    """SAL pre-training: encoder, embeddings of cells and slices, and the loss of a batch of slice pairs."""
 
     Settings = SALSettings
     TRANSFERS = ("encoder.",)  # the decoder takes no part, and stays random
@@ -100,32 +101,34 @@ class SAL:
     def __init__(self, network: Network, plan: Plan, settings: SALSettings) -> None:
         self.plan, self.settings = plan, settings
         self.background = torch.zeros(0)
-        """(scans,) grey values below which a scan is background; made by `prepare`."""
+        """Background threshold of each scan (n_scans,); set by `prepare`."""
         width = plan.channels[-1]
         embedding = nn.Conv2d(plan.channels[settings.level], settings.dimension, 1, bias=False)
-        place = mlp(width, width, settings.positional_dimension, norm=False)
-        self.modules = nn.ModuleDict({"network": network, "local": embedding, "global": place})
+        positional = mlp(width, width, settings.positional_dimension, norm=False)
+        self.modules = nn.ModuleDict({"network": network, "local": embedding, "global": positional})
 
     def prepare(self, dataset: DeviceDataset, emit: Emit) -> None:
-        """Find out where each scan's background ends.
+        """Estimate each scan's background threshold.
 
-        Raises UserError: "not-2d" for a 3D network, "one-slice" where no scan has two, "small-batch".
+        Raises:
+            UserError: "not-2d" for a 3D network, "one-slice" if no scan has two slices, "small-batch" for a
+                batch of one pair.
         """
         if self.plan.dims != 2:
             raise UserError(
-                "SAL compares slices, but the network would be 3D; set dims=2 or choose another method.",
+                "SAL needs a 2.5D network; set dims=2 or choose another method.",
                 code="not-2d",
             )
         left_out = len(dataset) - len(pairable(dataset, self.settings.same_slice))
         if left_out == len(dataset):
             raise UserError(
-                "SAL compares nearby slices and every scan has just one; add scans with more of them, set "
-                "same_slice=true and near=0, or choose mae.",
+                "SAL compares nearby slices, and every scan has only one; add scans with more slices, set "
+                "same_slice=true and positive_threshold=0, or choose mae.",
                 code="one-slice",
             )
         if left_out:
-            emit(Notice(f"SAL leaves out {left_out} of {len(dataset)} scans, which have a single slice."))
-        self._need_pairs(self.plan.batch)
+            emit(Notice(f"SAL leaves out {left_out} of {len(dataset)} scans, which have only one slice."))
+        self._check_batch(self.plan.batch)
         self.background = torch.stack([background_level(image) for image in dataset.images]).to(
             dataset.device
         )
@@ -133,12 +136,12 @@ class SAL:
     def loss(
         self, dataset: DeviceDataset, generator: Generator, fraction: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Alignment and position of a new batch of pairs; after a collapse "feature_std" or
-        "within_slice_std" is near 0.
+        """The loss of a new batch of pairs; after a collapse "feature_std" or "within_slice_std" is near 0.
 
-        Raises UserError ("small-batch") where short memory has left one pair.
+        Raises:
+            UserError: "small-batch" if short memory has reduced the batch to one pair.
         """
-        self._need_pairs(self.plan.batch)
+        self._check_batch(self.plan.batch)
         pair = sample_slice_pairs(dataset, self.plan, self.settings, generator)
         images = torch.cat([shown(cut(dataset, views, self.plan)) for views in pair])
         position = torch.cat([positions(dataset, views) for views in pair]).to(images.device)
@@ -147,13 +150,23 @@ class SAL:
         weights = None
         if self.settings.foreground:
             level = self.background[torch.cat([views.scan for views in pair]).to(images.device)]
-            weights = share_above(images, level, cells.shape[2:])
+            weights = fraction_above(images, level, cells.shape[2:])
         return self.combine(cells, self.modules["global"](pooled(levels[-1])), position, weights)
 
     def combine(
         self, cells: Tensor, slices: Tensor, position: Tensor, weights: Tensor | None = None
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of embedded cells (2B, c, h, w) and slices (2B, d); partners stand B apart."""
+        """Combine the losses; pairs of slices are (i, B + i).
+
+        Args:
+            cells: Embedded cells (2B, C, h, w).
+            slices: Embedded slices (2B, D).
+            position: Positions of the slices in their scans (2B,), 0..1.
+            weights: Weights of the cells (2B, h, w); None for 1.
+
+        Returns:
+            Loss and scalars to log.
+        """
         settings = self.settings
         one, two = cells.chunk(2)
         local = local_alignment(
@@ -185,26 +198,30 @@ class SAL:
     def after_step(self, fraction: float) -> None:
         """Nothing follows a step."""
 
-    def _need_pairs(self, batch: int) -> None:
+    def _check_batch(self, batch: int) -> None:
         if self.settings.positional == "contrast":
-            need_pairs(batch, "SAL", "it tells places from each other", "mae")
+            check_batch(batch, "SAL", "its contrastive loss needs negatives", "mae")
 
 
 def pairable(dataset: DeviceDataset, same_slice: bool) -> Tensor:
-    """(n,) numbers of the scans that pairs can be drawn from: those of several slices, or all."""
-    fit = [number for number, image in enumerate(dataset.images) if same_slice or len(image) > 1]
-    return torch.tensor(fit, dtype=torch.long)
+    """Indices of the scans that pairs can be drawn from (n,): those with several slices, or all."""
+    usable = [index for index, image in enumerate(dataset.images) if same_slice or len(image) > 1]
+    return torch.tensor(usable, dtype=torch.long)
 
 
 def sample_slice_pairs(
     dataset: DeviceDataset, plan: Plan, settings: SALSettings, generator: Generator
 ) -> tuple[CropBatch, CropBatch]:
-    """`plan.batch` pairs of slices, each of one scan: the same box in both, mirrored and turned alike."""
-    fit = pairable(dataset, settings.same_slice)
-    scan = fit[torch.randint(len(fit), (plan.batch,), generator=generator)]
+    """Draw `plan.batch` pairs of slices of one scan each: the same box with the same flips and rotation.
+
+    Returns:
+        First and second views, not cut yet.
+    """
+    usable = pairable(dataset, settings.same_slice)
+    scan = usable[torch.randint(len(usable), (plan.batch,), generator=generator)]
     count, context = scan_shapes(dataset, scan)[:, 0], plan.patch_vox[0]
-    apart_mm = torch.tensor([spacing[0] for spacing in dataset.spacing_mm])[scan]
-    chosen = draw_slices(count, apart_mm, settings.d_max_mm, context, settings.same_slice, generator)
+    spacing_mm = torch.tensor([spacing[0] for spacing in dataset.spacing_mm])[scan]
+    chosen = draw_slices(count, spacing_mm, settings.d_max_mm, context, settings.same_slice, generator)
     rotation = math.radians(settings.rotation_degrees)
     views = replace(
         sample_anywhere(dataset, plan, plan.patch_vox, generator, scan=scan, zoom=settings.zoom),
@@ -217,37 +234,61 @@ def sample_slice_pairs(
 
 
 def draw_slices(
-    count: Tensor, apart_mm: Tensor, d_max_mm: float, context: int, same_slice: bool, generator: Generator
+    count: Tensor, spacing_mm: Tensor, d_max_mm: float, context: int, same_slice: bool, generator: Generator
 ) -> tuple[Tensor, Tensor]:
-    """Numbers (B,) of two slices of scans with `count` (B,) slices `apart_mm` (B,), in random order.
+    """Draw pairs of nearby slices.
 
-    They lie at most `d_max_mm` apart, or one slice where that is less; of these distances those of at least
-    `context` slices, if there are any. `same_slice` adds the distance 0, and allows scans of one slice.
+    Args:
+        count: Number of slices of each scan (B,) int64.
+        spacing_mm: Slice spacing of each scan in mm (B,).
+        d_max_mm: Largest distance of a pair; at least the next slice is allowed.
+        context: Slices that the network sees; smaller distances are used only if the scan has no others.
+        same_slice: Also allow the distance 0, and with it scans of one slice.
+        generator: CPU generator of all draws.
+
+    Returns:
+        Numbers of the first and second slices, each (B,), in random order.
     """
-    # What rounding makes of d_max is still d_max.
-    most = (d_max_mm / apart_mm + 1e-4).floor().clamp(min=1).minimum(count - 1)
-    least = torch.where(most >= context, context, 1).minimum(most)
-    lowest = (least - int(same_slice)).clamp(min=0)
-    gap = lowest + (torch.rand(count.shape, generator=generator) * (most - lowest + 1)).floor()
-    gap = torch.where(gap < least, 0, gap)
+    # The tolerance keeps a distance of exactly d_max despite rounding.
+    longest = (d_max_mm / spacing_mm + 1e-4).floor().clamp(min=1).minimum(count - 1)
+    shortest = torch.where(longest >= context, context, 1).minimum(longest)
+    lowest = (shortest - int(same_slice)).clamp(min=0)
+    gap = lowest + (torch.rand(count.shape, generator=generator) * (longest - lowest + 1)).floor()
+    gap = torch.where(gap < shortest, 0, gap)
     lower = (torch.rand(count.shape, generator=generator) * (count - gap)).floor()
     swap = torch.rand(count.shape, generator=generator) < 0.5
     return lower + gap * swap, lower + gap * ~swap
 
 
 def positions(dataset: DeviceDataset, views: CropBatch) -> Tensor:
-    """(B,) where each view's slice lies in its scan, as a share 0..1 of the extent in mm across slices."""
+    """Position of each view's slice in its scan (B,), as a fraction 0..1 of the extent across slices."""
     return (views.centre[:, 0] + 0.5) / scan_shapes(dataset, views.scan)[:, 0]
 
 
 def background_level(scan: Tensor) -> Tensor:
-    """The grey value a tenth of the way from a scan's first percentile to its 99th."""
+    """Background threshold: a tenth of the way from the 1st to the 99th percentile.
+
+    Args:
+        scan: Scan of any shape.
+
+    Returns:
+        Intensity, a scalar tensor.
+    """
     values = scan.flatten()[:: max(1, scan.numel() // 100_000)].float()
     low, high = torch.quantile(values, torch.tensor([0.01, 0.99], device=values.device))
     return low + 0.1 * (high - low)
 
 
-def share_above(images: Tensor, level: Tensor, cells: torch.Size) -> Tensor:
-    """(B, h, w): how much of each cell of the middle slice of (B, S, H, W) is brighter than `level` (B,)."""
+def fraction_above(images: Tensor, level: Tensor, cells: torch.Size) -> Tensor:
+    """Fraction of each cell's pixels that is brighter than a threshold, in the middle slice.
+
+    Args:
+        images: Images (B, S, H, W).
+        level: Threshold of each image (B,).
+        cells: Size (h, w) of the result.
+
+    Returns:
+        Fractions (B, h, w).
+    """
     above = images[:, images.shape[1] // 2] > level[:, None, None]
     return F.adaptive_avg_pool2d(above[:, None].float(), (cells[0], cells[1]))[:, 0]

@@ -1,15 +1,15 @@
-"""Shapes: learn to tell regions apart on made-up volumes, before any scan is seen.
+"""Shapes: learn to separate regions on synthetic volumes, without any scan.
 
-Two slices of one made-up volume (shapes/) are drawn: other position, angle and zoom, the volume of the second
-deformed into another person, and in some of the pairs rendered anew with other grey values. Prototypes of the
-labels of one classify the pixels of the other, both ways (prototypes.py), on the finest decoder map and on
-an encoder level:
+Two slices of one synthetic volume (shapes/) are drawn at different positions, angles and zooms; the second
+slice's volume is deformed into another person's, and in a fraction of the pairs rendered with other
+intensities. The prototypes of one slice's labels classify the pixels of the other, in both directions
+(prototypes.py), on the finest decoder map and on an encoder level:
 
     L = prototype loss(finest) + level_weight * prototype loss(level)
 
-Nearest in the literature: anatomix (Dey et al., arXiv 2411.02372), which contrasts two renderings of one
-label volume, and UniverSeg (Butoi et al., arXiv 2304.06131), whose task is ours. Neither data nor licences
-are needed.
+Closest in the literature: anatomix (Dey et al., arXiv 2411.02372), which contrasts two renderings of one
+label volume, and UniverSeg (Butoi et al., arXiv 2304.06131), which has the same task. Neither data nor
+licences are needed.
 """
 
 from __future__ import annotations
@@ -37,18 +37,19 @@ from medssl.nn.shapes.volumes import LABELS, draw, other_person, sample
 
 @dataclass(frozen=True)
 class ShapesSettings:
-    """How pairs are made and compared."""
+    """Sampling and comparison of pairs."""
 
     rendered_anew: float = 0.4
-    """Share of the pairs whose second slice has grey values of its own."""
+    """Fraction of the pairs whose second slice has intensities of its own."""
     person: float = 0.5
-    """How much of the second volume is another person's, 0..1."""
+    """Strength of the variation between the two volumes, 0..1 (`other_person`)."""
     thickness_px: tuple[float, float] = (0.5, 5.0)
-    """Distance of neighbouring slices in pixels of the slice."""
+    """Range of the slice distance in pixels."""
     apart: float = 6.0
-    """Largest distance of the two slices, in slices."""
+    """Largest distance between the two slices, in slices."""
     sizes: tuple[int, ...] = (48, 64, 96)
-    """Sides of the views; one is drawn a step, with as many volumes as give the same number of pixels."""
+    """Sides of the views in pixels; each step draws one, and the number of volumes that gives the same number
+    of pixels."""
     temperature: float = 0.1
     level: Literal[-1, -2] = -2
     """Encoder level of the second term: the deepest or the one before."""
@@ -56,13 +57,13 @@ class ShapesSettings:
     hidden: int = 64
     dimension: int = 32
     stride: int = 2
-    """Every so many pixels, from a random first one, are compared on the finest map: neighbours agree."""
+    """Every `stride`-th pixel of the finest map is compared, from a random first one: neighbours agree."""
     ema_decay: float = 0.998
-    """Momentum of the moving average of the weights; the average is what others start from."""
+    """Momentum of the weights' moving average, from which other trainings start."""
 
 
 class Shapes:
-    """Network, heads and what a step makes of new volumes."""
+    """Pre-training on synthetic volumes: network, its moving average, heads and the loss of a batch."""
 
     Settings = ShapesSettings
     TRANSFERS = ("encoder.", "decoder.")
@@ -86,7 +87,7 @@ class Shapes:
     def loss(
         self, dataset: DeviceDataset, generator: Generator, fraction: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a new batch of pairs; "right" is the share of pixels whose label is recognised."""
+        """The loss of a new batch of pairs, and "right": the accuracy over pixels of the finest map."""
         images, labels = self.pairs(generator, dataset.device)
         settings = self.settings
         (fine, right), (coarse, right_coarse) = pair_losses(
@@ -104,45 +105,54 @@ class Shapes:
 
     @full_precision
     def pairs(self, generator: Generator, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-        """First and second views of new volumes; pairs are (i, B + i).
+        """Draw a batch of pairs (i, B + i) of new volumes.
 
-        Returns images (2B, slices, side, side) and the middle slices' labels (2B, side, side) below LABELS;
-        side is one of `settings.sizes`, 2B as many as give the plan's number of pixels.
+        Returns:
+            Images (2B, slices, side, side) float32 and the middle slices' labels (2B, side, side) int64 below
+            LABELS. `side` is one of `settings.sizes`; 2B gives about the plan's number of pixels.
         """
         settings = self.settings
         side = settings.sizes[int(torch.randint(len(settings.sizes), (), generator=generator))]
         count = max(2, round(self.plan.batch * (self.plan.patch_vox[1] / side) ** 2 / 2))
         slices = self.plan.patch_vox[0]
         volumes = draw(count, side, generator, device)
-        others = other_person(volumes, generator, settings.person)
+        varied = other_person(volumes, generator, settings.person)
         thickness = torch.empty(count).uniform_(*settings.thickness_px, generator=generator)
         middle = (torch.rand(2, count, generator=generator) - 0.5) * settings.apart * thickness
         first, second = (
-            draw_views(count, slices, side, thickness, middle[which], generator, device) for which in (0, 1)
+            draw_views(count, slices, side, thickness, middle[view], generator, device) for view in (0, 1)
         )
-        labels = torch.cat([sample(volumes, first), sample(others, second)])
-        look = draw_appearance(count, generator, device)
+        labels = torch.cat([sample(volumes, first), sample(varied, second)])
+        appearance = draw_appearance(count, generator, device)
         anew = torch.rand(count, generator=generator) < settings.rendered_anew
-        other_look = mixed(same_scanner(look, generator), draw_appearance(count, generator, device), anew)
+        other = mixed(same_scanner(appearance, generator), draw_appearance(count, generator, device), anew)
         images = torch.cat(
-            [render(labels[:count], look, generator), render(labels[count:], other_look, generator)]
+            [render(labels[:count], appearance, generator), render(labels[count:], other, generator)]
         )
         return images, labels[:, slices // 2].long()
 
     def after_step(self, fraction: float) -> None:
-        """The moving average follows."""
+        """Update the moving average of the weights."""
         average, network = self.modules["average"], network_of(self.modules)
         update_ema(list(average.parameters()), list(network.parameters()), self.settings.ema_decay)
 
 
 def check_sizes(sizes: Sequence[int], stride: int) -> None:
-    """Raises UserError ("bad-job") where a view of that side could not go through the network."""
+    """Check that views fit the network.
+
+    Args:
+        sizes: Sides of views in pixels.
+        stride: Total stride of the network.
+
+    Raises:
+        UserError: "bad-job" if a side is not a multiple of the stride, or less than twice the stride.
+    """
     for size in sizes:
         if size % stride or size < 2 * stride:
             raise UserError(
-                f"A view's side of {size} does not fit the network; write multiples of {stride} from "
-                f"{2 * stride} on, e.g. sizes=[{6 * stride}, {8 * stride}].",
+                f"A view of {size} pixels does not fit the network; set multiples of {stride} from "
+                f"{2 * stride}, e.g. sizes=[{6 * stride}, {8 * stride}].",
                 code="bad-job",
             )
     if not sizes:
-        raise UserError(f"sizes is empty; write at least one, e.g. [{8 * stride}].", code="bad-job")
+        raise UserError(f"sizes is empty; set at least one, e.g. sizes=[{8 * stride}].", code="bad-job")

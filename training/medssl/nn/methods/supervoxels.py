@@ -1,9 +1,9 @@
 """Super-voxels: the task of shapes.py on the scans themselves, with super-voxels as labels.
 
-Two slices of one scan, a few slices apart, with angles, zooms and grey values of their own: the prototypes
-of one slice's super-voxels classify the pixels of the other, both ways, on the finest decoder map and on an
-encoder level. After SSL-ALPNet (Ouyang et al., arXiv 2007.09886), which does so with super-pixels of
-one slice. Grey values of one view go through a random curve that need not rise: with the same contrast in
+Two slices of one scan, a few slices apart, are augmented independently. The prototypes of one slice's
+super-voxels classify the pixels of the other, in both directions, on the finest decoder map and on an encoder
+level. After SSL-ALPNet (Ouyang et al., arXiv 2007.09886), which uses the super-pixels of one slice. The
+intensities of one view are mapped by a random, not necessarily monotonic curve: with the same contrast in
 both views they alone would solve the task.
 """
 
@@ -28,24 +28,25 @@ from medssl.nn.methods.prototypes import pair_losses, prototype_head
 from medssl.nn.models.unet import Network
 
 KNOTS = 6
-"""Of the curve that grey values go through."""
+"""Control points of the random intensity curve."""
 STRIDE = 2
-"""Every so many pixels of the finest map are compared."""
+"""Every STRIDE-th pixel of the finest map is compared."""
 
 
 @dataclass(frozen=True)
 class SuperVoxelsSettings:
-    """How pairs are made and compared."""
+    """Sampling and comparison of pairs."""
 
     edges_px: tuple[float, ...] = (14.0, 8.0)
-    """Edges of a super-voxel, working pixels; slabs of scans have one or the other."""
+    """Typical edges of a super-voxel in working pixels, used by one slab after the other."""
     voxels: int = 6_000_000
-    """Of all slabs that are cut into super-voxels."""
+    """Most voxels to segment into super-voxels."""
     apart: int = 3
-    """Largest distance of the two slices."""
+    """Largest distance between the two slices, in slices."""
     curved: float = 0.5
-    """Share of pairs whose second view has grey values through a random curve."""
+    """Fraction of the pairs whose second view's intensities are mapped by a random curve."""
     rotation: float = 0.35
+    """Largest rotation in radians."""
     zoom: tuple[float, float] = (0.8, 1.25)
     temperature: float = 0.1
     level: Literal[-1, -2] = -2
@@ -55,7 +56,7 @@ class SuperVoxelsSettings:
 
 
 class SuperVoxels:
-    """Network, heads and what a step makes of new pairs."""
+    """Super-voxel pre-training: network, heads and the loss of a batch of pairs."""
 
     Settings = SuperVoxelsSettings
     TRANSFERS = ("encoder.", "decoder.")
@@ -63,7 +64,7 @@ class SuperVoxels:
 
     def __init__(self, network: Network, plan: Plan, settings: SuperVoxelsSettings) -> None:
         if plan.dims != 2:
-            raise UserError("supervoxels compares slices; set dims=2 or choose mae.", code="not-2d")
+            raise UserError("supervoxels needs a 2.5D network; set dims=2 or choose mae.", code="not-2d")
         self.plan, self.settings = plan, settings
         self.cut: DeviceDataset | None = None
         self.modules = nn.ModuleDict(
@@ -75,20 +76,20 @@ class SuperVoxels:
         )
 
     def prepare(self, dataset: DeviceDataset, emit: Emit) -> None:
-        """Cut the scans into super-voxels."""
+        """Segment the scans into super-voxels."""
         settings = self.settings
         self.cut = cut_volumes(
             dataset,
             self.plan,
             settings.edges_px,
             settings.voxels,
-            lambda done: emit(Progress("super-voxels", done)),
+            lambda fraction: emit(Progress("super-voxels", fraction)),
         )
 
     def loss(
         self, dataset: DeviceDataset, generator: Generator, fraction: float
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of new pairs; "right" is the share of pixels whose super-voxel is recognised."""
+        """The loss of a new batch of pairs, and "right": the accuracy over pixels of the finest map."""
         images, labels, count = self.pairs(generator)
         settings = self.settings
         (fine, right), (coarse, _) = pair_losses(
@@ -105,8 +106,13 @@ class SuperVoxels:
 
     @full_precision
     def pairs(self, generator: Generator) -> tuple[Tensor, Tensor, int]:
-        """Images (2B, S, H, W), labels (2B, H, W) below the number that comes third; pairs are (i, B + i)."""
-        assert self.cut is not None, "prepare comes before the first step"
+        """Draw a batch of pairs (i, B + i).
+
+        Returns:
+            Images (2B, S, H, W) float32, labels (2B, H, W) int64 of the middle slices, and the number of
+            labels; that number itself stands for no label.
+        """
+        assert self.cut is not None, "call prepare before the first step"
         dataset, plan, settings = self.cut, self.plan, self.settings
         half = replace(plan, batch=max(1, plan.batch // 2))
         first = sample_anywhere(dataset, half, plan.patch_vox, generator)
@@ -118,18 +124,19 @@ class SuperVoxels:
         size = torch.tensor(plan.patch_vox)
         shift = (torch.rand(batch, 3, generator=generator) - 0.5) * first.step * size / 4
         centre[:, 1:] += shift[:, 1:]
-        views = [self._varied(first, generator), self._varied(replace(first, centre=centre), generator)]
-        images = [shown(cut(dataset, each, plan)) for each in views]
+        views = [self._augmented(first, generator), self._augmented(replace(first, centre=centre), generator)]
+        images = [shown(cut(dataset, crops, plan)) for crops in views]
         curved = torch.rand(batch, 1, 1, 1, generator=generator) < settings.curved
-        bent = through_curves(images[1], generator)
-        images[1] = torch.where(send(curved, bent.device), bent, images[1])
-        labels = torch.cat([cut_targets(dataset, each, plan, outside=-1) for each in views])
-        return change_intensity(torch.cat(images), STRONG, generator), *renumbered(labels)
+        mapped = map_random_curves(images[1], generator)
+        images[1] = torch.where(send(curved, mapped.device), mapped, images[1])
+        labels = torch.cat([cut_targets(dataset, crops, plan, fill_value=-1) for crops in views])
+        return change_intensity(torch.cat(images), STRONG, generator), *renumber_pairs(labels)
 
     def after_step(self, fraction: float) -> None:
         """Nothing follows a step."""
 
-    def _varied(self, views: CropBatch, generator: Generator) -> CropBatch:
+    def _augmented(self, views: CropBatch, generator: Generator) -> CropBatch:
+        """The views with random zoom and rotation."""
         settings = self.settings
         zoom = torch.empty(len(views), 1).uniform_(*settings.zoom, generator=generator)
         step = torch.cat([views.step[:, :1], views.step[:, 1:] * zoom], 1)
@@ -137,13 +144,17 @@ class SuperVoxels:
         return replace(views, step=step, angle=angle, flip=torch.zeros(len(views), 3, dtype=torch.bool))
 
 
-def renumbered(labels: Tensor) -> tuple[Tensor, int]:
-    """Labels (2B, H, W) of pairs (i, B + i) numbered from 0 in each pair, and how many there are at most.
+def renumber_pairs(labels: Tensor) -> tuple[Tensor, int]:
+    """Renumber the labels of each pair from 0.
 
-    What was negative gets the number itself, which stands for no label.
+    Args:
+        labels: Integer labels (2B, H, W) of pairs (i, B + i); negative ones stand for no label.
+
+    Returns:
+        Labels (2B, H, W) int64 and the largest number of labels in a pair, which negative labels become.
     """
     half = len(labels) // 2
-    numbers = labels.long() - labels.min().long()  # from 0 on, and apart from those of the other pairs
+    numbers = labels.long() - labels.min().long()  # from 0, so that an offset per pair keeps pairs disjoint
     width = numbers.max() + 1
     first = torch.arange(half, device=labels.device) * width
     keys, ranks = (numbers + first.repeat(2).view(-1, 1, 1)).unique(return_inverse=True)
@@ -153,16 +164,24 @@ def renumbered(labels: Tensor) -> tuple[Tensor, int]:
     return torch.where(result < 0, most, result), most
 
 
-def through_curves(images: Tensor, generator: Generator) -> Tensor:
-    """Images (B, ...) with grey values through curves of their own, linear between KNOTS random knots."""
+def map_random_curves(images: Tensor, generator: Generator) -> Tensor:
+    """Map the intensities of each image by a random curve, linear between KNOTS control points.
+
+    Args:
+        images: Images (B, ...) float.
+        generator: CPU generator of the curves.
+
+    Returns:
+        Images of the same shape and ranges.
+    """
     low, high = images.flatten(1).amin(1), images.flatten(1).amax(1)
     shape = (-1, *[1] * (images.ndim - 1))
     unit = (images - low.view(shape)) / (high - low).clamp(min=1e-6).view(shape)
     knots = send(torch.rand(len(images), KNOTS, generator=generator), images.device)
-    at = unit * (KNOTS - 1)
-    below = at.floor().clamp(0, KNOTS - 2)
-    share = at - below
+    position = unit * (KNOTS - 1)
+    below = position.floor().clamp(0, KNOTS - 2)
+    weight = position - below
     index = below.long().flatten(1)
     first, second = knots.gather(1, index), knots.gather(1, index + 1)
-    values = torch.lerp(first, second, share.flatten(1)).view(images.shape)
+    values = torch.lerp(first, second, weight.flatten(1)).view(images.shape)
     return low.view(shape) + values * (high - low).view(shape)

@@ -1,14 +1,14 @@
-"""A dense anatomical embedding: where in another scan is the same place of the body?
+"""Dense anatomical embedding, which matches anatomical positions between scans.
 
-Self-supervised anatomical embedding ("SAM", Yan et al., arXiv 2012.02383): one small 3D network gives every
-cell of a scan a fine vector (stride 2) and a coarse one (stride 8), all of unit length. A place is found in
-another scan where the mean of both cosines is largest. methods/embedding_training.py trains it.
+Self-supervised anatomical embedding ("SAM", Yan et al., arXiv 2012.02383): a small 3D network gives every
+cell of a scan a fine (stride 2) and a coarse (stride 8) unit vector. The match of a position in another scan
+is where the mean of both cosines is largest. methods/embedding_training.py trains the network.
 
 Where we depart from the paper, and why:
-- All scans are brought onto a common isotropic grid of a few dozen cells a side, whatever the plan's dims:
-  one matcher for 2.5D and 3D, and small enough for a CPU. The paper works at 2 mm.
-- A few convolutions with a norm over each cell's own channels instead of a 3D ResNet18 with batch norm: a
-  cell's vector must not depend on how much of the scan was cut out around it.
+- All scans are resampled to a common isotropic grid of a few dozen cells a side, whatever the plan's
+  dimensions: one matcher for 2.5D and 3D, and small enough for a CPU. The paper works at 2 mm.
+- A few convolutions with layer norm over channels instead of a 3D ResNet18 with batch norm: the vector of a
+  cell must not depend on the extent of the crop around it.
 """
 
 from __future__ import annotations
@@ -26,46 +26,47 @@ from medssl.nn.devices import full_precision
 from medssl.nn.models import checkpoint
 
 FINE, COARSE = 2, 8
-"""Cells of the common grid that a cell of either level spans."""
+"""Strides of the fine and the coarse level, in cells of the common grid."""
 WIDTHS = (32, 48, 64)
 """Channels at strides 2, 4 and 8."""
 BODY = 0.2
-"""Body is what is brighter than this share of a scan's range of grey values."""
+"""A cell is body if it is brighter than this fraction of the scan's intensity range."""
 
 
 @dataclass(frozen=True)
 class EmbeddingSettings:
-    """How the embedding is trained: the paper's numbers where a common grid has them."""
+    """Training of the embedding, with the paper's values where they apply to a common grid."""
 
     cells: int = 64
-    """Cells of the common grid along a typical scan's longest side; at most one a voxel."""
+    """Cells of the common grid along a typical scan's longest side; at most one per voxel."""
     dimension: int = 128
-    """Numbers a cell has at either level."""
+    """Length of a cell's vector at each level."""
     crop: int = 32
     """Longest side of a training crop in cells."""
     crop_pairs: int = 2
+    """Pairs of crops per step."""
     anchors: int = 128
-    """Places that are compared in a pair of crops."""
+    """Anchors per pair of crops."""
     negatives: int = 500
-    """Hardest negatives that an anchor keeps."""
+    """Hardest negatives per anchor."""
     min_negative_distance_mm: float = 20.0
-    """Nearer places are neither the same nor another one."""
+    """Closer positions are not used as negatives."""
     matching_temperature: float = 0.5
 
 
-class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of each cell, (B, C, ...)."""
+class _ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of each cell of feature maps (B, C, ...)."""
 
     def forward(self, features: Tensor) -> Tensor:
         return super().forward(features.movedim(1, -1)).movedim(-1, 1)
 
 
-class Block(nn.Module):
-    """x + convolution(ReLU(norm(x)))."""
+class _Block(nn.Module):
+    """Residual block on feature maps (B, C, D, H, W): x + convolution(ReLU(norm(x)))."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = ChannelNorm(width)
+        self.norm = _ChannelNorm(width)
         self.convolution = nn.Conv3d(width, width, 3, padding=1)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -73,30 +74,37 @@ class Block(nn.Module):
 
 
 class AnatomicalEmbedding(nn.Module):
-    """The embedding's network, with the grid that it was made for."""
+    """Network of the embedding, with the cell size of the grid that it was trained on."""
 
     cell_mm: Tensor
-    """Side of a cell of the common grid."""
+    """Cell size of the common grid in mm, scalar."""
     ready: Tensor
-    """Whether it is trained, and stays as it is from now on."""
+    """Whether training is complete and the weights are frozen, scalar bool."""
 
     def __init__(self, dimension: int) -> None:
         super().__init__()
         fine, middle, coarse = WIDTHS
         self.register_buffer("cell_mm", torch.ones(()))
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
-        # Kernels lie symmetrically about the cells they fill: a cell means its own middle.
+        # Kernels are symmetric about their output cell, so that a vector describes the cell's centre.
         self.stem = nn.Conv3d(1, fine, 4, stride=2, padding=1)
         self.down = nn.ModuleList(
             [nn.Conv3d(fine, middle, 2, stride=2), nn.Conv3d(middle, coarse, 2, stride=2)]
         )
-        self.blocks = nn.ModuleList([nn.Sequential(Block(width), Block(width)) for width in WIDTHS])
+        self.blocks = nn.ModuleList([nn.Sequential(_Block(width), _Block(width)) for width in WIDTHS])
         self.up = nn.ModuleList([nn.Conv3d(middle, fine, 1), nn.Conv3d(coarse, middle, 1)])
-        self.fine = nn.Sequential(Block(fine), ChannelNorm(fine), nn.Conv3d(fine, dimension, 1))
-        self.coarse = nn.Sequential(ChannelNorm(coarse), nn.Conv3d(coarse, dimension, 1))
+        self.fine = nn.Sequential(_Block(fine), _ChannelNorm(fine), nn.Conv3d(fine, dimension, 1))
+        self.coarse = nn.Sequential(_ChannelNorm(coarse), nn.Conv3d(coarse, dimension, 1))
 
     def forward(self, volume: Tensor) -> tuple[Tensor, Tensor]:
-        """Fine and coarse unit vectors (B, C, ...) of volumes (B, 1, D, H, W) in whole coarse cells."""
+        """Embed volumes at both levels.
+
+        Args:
+            volume: Volumes on the common grid, float32 (B, 1, D, H, W), with sides divisible by COARSE.
+
+        Returns:
+            Fine and coarse unit vectors, (B, C, D/2, H/2, W/2) and (B, C, D/8, H/8, W/8), float32.
+        """
         fine = self.blocks[0](self.stem(volume))
         middle = self.blocks[1](self.down[0](fine))
         coarse = self.blocks[2](self.down[1](middle))
@@ -107,12 +115,18 @@ class AnatomicalEmbedding(nn.Module):
     @torch.no_grad()
     @full_precision
     def embed(self, volume: Tensor) -> Tensor:
-        """(2C, d, h, w) unit vectors of the fine cells of a volume (D, H, W) on the common grid.
+        """Embed the fine cells of a volume.
 
-        Fine and coarse vector lie side by side: the product of two such vectors is the mean of both cosines.
+        Fine and coarse vectors are concatenated, so a dot product is the mean of both cosines.
+
+        Args:
+            volume: Volume on the common grid, float32 (D, H, W).
+
+        Returns:
+            Unit vectors (2C, d, h, w), with d = ceil(D / 2) and so on.
         """
-        grow = [-length % COARSE for length in volume.shape]
-        padded = F.pad(volume[None, None], (0, grow[2], 0, grow[1], 0, grow[0]), mode="replicate")
+        padding = [-length % COARSE for length in volume.shape]
+        padded = F.pad(volume[None, None], (0, padding[2], 0, padding[1], 0, padding[0]), mode="replicate")
         fine, coarse = self(padded)
         coarse = F.interpolate(coarse, fine.shape[2:], mode="trilinear")
         cells = tuple(slice(0, -(-length // FINE)) for length in volume.shape)
@@ -124,7 +138,14 @@ def _double(features: Tensor) -> Tensor:
 
 
 def side_by_side(both: Tensor) -> Tensor:
-    """Fine and coarse vectors (B, 2C, ...), each made as long as sqrt(1/2): together of unit length."""
+    """Scale concatenated fine and coarse vectors to length sqrt(1/2) each, so that together they are unit.
+
+    Args:
+        both: Fine, then coarse vectors (B, 2C, ...).
+
+    Returns:
+        Unit vectors, same shape.
+    """
     fine, coarse = both.chunk(2, dim=1)
     return torch.cat([F.normalize(fine, dim=1), F.normalize(coarse, dim=1)], dim=1) * 0.5**0.5
 
@@ -144,44 +165,80 @@ def load_matcher(path: Path) -> AnatomicalEmbedding | None:
 
 @full_precision
 def on_grid(image: Tensor, spacing_mm: Sequence[float], cell_mm: float) -> Tensor:
-    """A scan (slices, rows, columns) on the common grid, float32: the same box, two cells a side or more."""
-    wanted = [
-        max(FINE, round(length * each / cell_mm))
-        for length, each in zip(image.shape, spacing_mm, strict=True)
+    """Resample a scan to the common grid, which covers the same extent.
+
+    Args:
+        image: Scan (slices, rows, columns).
+        spacing_mm: Voxel spacing in mm, in the order of the axes.
+        cell_mm: Cell size of the grid in mm.
+
+    Returns:
+        Volume (D, H, W) float32, at least FINE cells a side.
+    """
+    cells = [
+        max(FINE, round(length * spacing / cell_mm))
+        for length, spacing in zip(image.shape, spacing_mm, strict=True)
     ]
-    # Voxels are averaged where cells are larger, and interpolated between where they are smaller.
-    depth, height, width = (min(one, two) for one, two in zip(wanted, image.shape, strict=True))
+    # Averages voxels where cells are larger, interpolates between them where cells are smaller.
+    depth, height, width = (min(count, length) for count, length in zip(cells, image.shape, strict=True))
     averaged = F.adaptive_avg_pool3d(image[None, None].float(), (depth, height, width))
-    return F.interpolate(averaged, wanted, mode="trilinear")[0, 0]
+    return F.interpolate(averaged, cells, mode="trilinear")[0, 0]
 
 
 @full_precision
 def find(query: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """For each query (n, F) the most similar of the keys (N, F): its index (n,) and score (n,) in -1..1."""
+    """Find the most similar key of each query.
+
+    Args:
+        query: Unit vectors (n, F).
+        keys: Unit vectors (N, F).
+
+    Returns:
+        Index of the best key (n,) int64 and its cosine (n,) in -1..1.
+    """
     score, index = (query.float() @ keys.float().T).max(1)
     return index, score.clamp(-1, 1)
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """The vectors of one scan's fine cells (N, 2C) float16, and where these lie."""
+    """Embedding of a scan's fine cells, and the mapping between cells and voxels."""
 
     vectors: Tensor
+    """Unit vectors (N, 2C) float16, cells in C order."""
     cells: tuple[int, ...]
+    """Number of fine cells along each axis."""
     volume_shape: tuple[int, ...]
+    """Shape of the scan on the common grid."""
     scan_shape: tuple[int, ...]
+    """Shape of the scan in voxels."""
     body: Tensor
-    """Numbers of the cells that show body, or of all where nothing stands out; on the CPU."""
+    """Indices of the body cells (n,) int64, or of all cells if none is brighter; on the CPU."""
 
     def voxel(self, number: Tensor, within: Tensor) -> Tensor:
-        """(..., 3) voxels of the scan at cells, `within` (..., 3) fine cells away from their centres."""
+        """Convert cells to scan voxels.
+
+        Args:
+            number: Indices of cells (...,) int64.
+            within: Offsets from the cells' centres in fine cells (..., 3).
+
+        Returns:
+            Voxel coordinates (..., 3), inside the scan.
+        """
         cell = torch.stack(torch.unravel_index(number, self.cells), -1)
         scan, volume = torch.tensor(self.scan_shape), torch.tensor(self.volume_shape)
         voxel = (cell + 0.5 + within) * FINE * scan / volume - 0.5
         return voxel.clamp(min=0).minimum(scan - 1.0)  # the last cell may be half outside
 
     def number(self, voxel: Tensor) -> Tensor:
-        """(...,) numbers of the cells that hold scan voxels (..., 3)."""
+        """Find the cells that contain scan voxels.
+
+        Args:
+            voxel: Voxel coordinates (..., 3).
+
+        Returns:
+            Indices (...,) int64.
+        """
         volume, scan = torch.tensor(self.volume_shape), torch.tensor(self.scan_shape)
         cell = ((voxel + 0.5) * volume / scan / FINE).floor().long()
         cell = cell.clamp(min=0).minimum(torch.tensor(self.cells) - 1)
@@ -190,7 +247,13 @@ class Embedded:
 
 
 class EmbeddingBank:
-    """The scans of a pool on the common grid, and embedded there, each when it is first asked for."""
+    """Scans of a dataset on the common grid and their embeddings, each computed on first use.
+
+    Args:
+        dataset: Scans.
+        matcher: The embedding's network.
+        settings: Gives the grid, the crop size and the distance of negatives.
+    """
 
     def __init__(
         self, dataset: DeviceDataset, matcher: AnatomicalEmbedding, settings: EmbeddingSettings
@@ -210,7 +273,7 @@ class EmbeddingBank:
         self._embedded: dict[int, Embedded] = {}
 
     def volume(self, scan: int) -> tuple[Tensor, Tensor]:
-        """A scan on the common grid, and the grey value above which it shows body."""
+        """A scan on the common grid, float32 (D, H, W), and its body threshold, a scalar tensor."""
         if scan not in self._volumes:
             volume = on_grid(
                 self.dataset.images[scan].to(self.dataset.device), self.dataset.spacing_mm[scan], self.cell_mm
@@ -221,7 +284,7 @@ class EmbeddingBank:
         return self._volumes[scan]
 
     def embedded(self, scan: int) -> Embedded:
-        """The vectors of a scan; ask only when the matcher is ready."""
+        """The embedding of a scan; call it only once the matcher is `ready`, as the result is cached."""
         if scan not in self._embedded:
             volume, floor = self.volume(scan)
             vectors = self.matcher.embed(volume)

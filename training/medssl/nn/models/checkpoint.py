@@ -1,4 +1,7 @@
-"""Weights and everything a run needs to go on, in one safetensors file with its model card inside."""
+"""Checkpoints: weights and all state that resuming needs, in one safetensors file with its model card.
+
+Safetensors, because nothing in it is unpickled.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +22,12 @@ FORMAT = 1
 
 
 def save(path: Path, tensors: dict[str, Tensor], card: dict[str, Any]) -> None:
-    """Write tensors and card as one file, whole or not at all, and the card once more as card.json beside.
+    """Write a checkpoint atomically, and its card as card.json beside it.
 
-    The card is what a reader needs to use the weights: plan, classes, method, job, step.
+    Args:
+        path: Path of the checkpoint.
+        tensors: Named tensors of any shape.
+        card: What is needed to use the weights: plan, classes, method, job, step.
     """
     body = as_bytes(tensors, card)
     write_whole(path, lambda file: file.write(body))
@@ -29,20 +35,34 @@ def save(path: Path, tensors: dict[str, Tensor], card: dict[str, Any]) -> None:
 
 
 def as_bytes(tensors: dict[str, Tensor], card: dict[str, Any]) -> bytes:
-    """The content of a checkpoint's file."""
-    kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return to_bytes(kept, metadata={"medssl": json.dumps({"format": FORMAT, **card})})
+    """Serialise a checkpoint.
+
+    Args:
+        tensors: Named tensors of any shape.
+        card: Model card.
+    """
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return to_bytes(contiguous, metadata={"medssl": json.dumps({"format": FORMAT, **card})})
 
 
 def load(path: Path, under: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Tensors (on the CPU) whose names begin with `under`, and card of a checkpoint.
+    """Read a checkpoint.
 
-    Raises UserError ("no-checkpoint", "foreign-checkpoint", "newer-version").
+    Args:
+        path: Path of the checkpoint.
+        under: Prefix of the names of the tensors to read; empty for all.
+
+    Returns:
+        Named tensors on the CPU, and the model card.
+
+    Raises:
+        UserError: "no-checkpoint" if the file does not exist, "foreign-checkpoint" if it is not one,
+            "newer-version" if a newer version of medssl wrote it.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(
-            f"{path} does not exist; the run was stopped before its first checkpoint, so start it anew.",
+            f"{path} does not exist; the run stopped before its first checkpoint, so start it again.",
             code="no-checkpoint",
         )
     try:
@@ -54,7 +74,7 @@ def load(path: Path, under: str = "") -> tuple[dict[str, Tensor], dict[str, Any]
             return tensors, migrations.card(card)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise UserError(
-            f"{path} is not a checkpoint of this program ({error}); choose a run that medssl made.",
+            f"{path} is not a medssl checkpoint ({error}); choose a run that medssl made.",
             code="foreign-checkpoint",
         ) from error
 
@@ -62,24 +82,34 @@ def load(path: Path, under: str = "") -> tuple[dict[str, Tensor], dict[str, Any]
 def _check_format(path: Path, card: dict[str, Any]) -> None:
     if card["format"] > FORMAT:
         raise UserError(
-            f"{path} was written by a newer version of medssl; update this one to read it.",
+            f"{path} was written by a newer version of medssl; update medssl to read it.",
             code="newer-version",
         )
 
 
 def pack(prefix: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under names that start with `prefix` and a dot."""
+    """Prefix the names of tensors: "<prefix>.<name>".
+
+    Args:
+        prefix: Prefix without the dot.
+        state: Named tensors of any shape.
+    """
     return {f"{prefix}.{name}": tensor for name, tensor in state.items()}
 
 
 def unpack(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse of `pack`; tensors under other prefixes are left out."""
+    """Select the tensors with a prefix and remove it: the inverse of `pack`.
+
+    Args:
+        prefix: Prefix without the dot.
+        tensors: Named tensors of any shape.
+    """
     start = prefix + "."
     return {name[len(start) :]: tensor for name, tensor in tensors.items() if name.startswith(start)}
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state as named tensors: "<parameter number>.<name>"."""
+    """An optimizer's state as named tensors: "<parameter index>.<name>"."""
     return {
         f"{number}.{name}": torch.as_tensor(value)
         for number, entry in optimizer.state_dict()["state"].items()
@@ -88,7 +118,12 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Put `optimizer_tensors` back; learning rates are the schedule's business and stay."""
+    """Load the tensors of `optimizer_tensors`; learning rates stay, as the schedule sets them.
+
+    Args:
+        optimizer: Optimizer of the same parameters.
+        tensors: Named tensors of any shape.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         number, name = key.split(".", 1)

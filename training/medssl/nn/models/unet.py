@@ -1,8 +1,8 @@
-"""One encoder-decoder for 2.5D and 3D, cut out of MONAI's DynUNet so that every level can be reached.
+"""U-Net for 2.5D and 3D, built from the blocks of MONAI's DynUNet with access to every level.
 
-DynUNet (Isensee et al., nnU-Net, in MONAI's re-implementation) hides its levels inside nested skip
-layers and registers its blocks twice. Here the same blocks stand in a row: `encode` gives the feature
-map of every resolution, `decode` goes back up, `head` turns the finest map into class scores.
+DynUNet (nnU-Net, Isensee et al., in MONAI's re-implementation) nests its levels in skip layers and registers
+its blocks twice. Here the blocks are lists: `encode` gives the feature maps of all levels, `decode` the
+finest decoder map, `head` turns that into logits.
 """
 
 from __future__ import annotations
@@ -21,14 +21,18 @@ from medssl.nn.methods import decoder_describes
 from medssl.nn.models import checkpoint
 
 ENCODER_WEIGHT = 0.6
-"""Of encoder levels beside the decoder's maps, where places are compared."""
+"""Weight of encoder levels relative to decoder maps in `Network.describe`."""
 
 
 class Network(nn.Module):
-    """Encoder, decoder and head for one Plan.
+    """Encoder, decoder and head of one plan.
 
-    In 2.5D the input is (B, S, H, W) with S neighbouring slices as channels, in 3D (B, 1, D, H, W).
-    Sizes that the strides do not divide are padded by replication and cut off again.
+    The input is (B, S, H, W) in 2.5D, with S neighbouring slices as channels, and (B, 1, D, H, W) in 3D.
+    `forward` pads sizes that the strides do not divide by replication and crops the result.
+
+    Args:
+        plan: Architecture.
+        out_channels: Number of output channels, such as classes with background.
     """
 
     def __init__(self, plan: Plan, out_channels: int) -> None:
@@ -54,7 +58,14 @@ class Network(nn.Module):
         self.total_stride: tuple[int, ...] = tuple(int(stride) for stride in total)
 
     def encode(self, image: Tensor) -> list[Tensor]:
-        """Feature maps of all levels, finest first: (B, plan.channels[level], ...)."""
+        """Compute the encoder's feature maps.
+
+        Args:
+            image: Images (B, S, H, W) or (B, 1, D, H, W), sides divisible by the strides.
+
+        Returns:
+            Feature maps of all levels, finest first: (B, plan.channels[level], ...).
+        """
         levels = []
         features = image
         for block in self.encoder:
@@ -63,22 +74,43 @@ class Network(nn.Module):
         return levels
 
     def decode(self, levels: list[Tensor]) -> Tensor:
-        """The finest decoder map (B, plan.channels[0], ...) from all encoder levels."""
+        """Compute the finest decoder map.
+
+        Args:
+            levels: Feature maps of all encoder levels, finest first (B, plan.channels[level], ...).
+
+        Returns:
+            Feature map (B, plan.channels[0], ...).
+        """
         return self.decoder_maps(levels, len(self.decoder))[-1]
 
     def decoder_maps(self, levels: list[Tensor], blocks: int) -> list[Tensor]:
-        """The deepest encoder level and the maps of so many decoder blocks, coarsest first."""
+        """Compute the maps of the first decoder blocks.
+
+        Args:
+            levels: Feature maps of all encoder levels, finest first (B, plan.channels[level], ...).
+            blocks: Number of decoder blocks.
+
+        Returns:
+            The deepest encoder level and the maps of the decoder blocks, coarsest first.
+        """
         maps = [levels[-1]]
         for block, skip in zip(self.decoder[:blocks], reversed(levels[:-1]), strict=False):
             maps.append(block(maps[-1], skip))
         return maps
 
     def describe(self, image: Tensor) -> list[Tensor]:
-        """Maps by which places are compared (similarity, landmarks, colours), weighted by `map_weights`.
+        """Compute the feature maps that describe a position (similarity, landmarks, colours).
 
-        All encoder levels; where `decoder_describes`, the deepest one, the decoder's maps without the finest,
-        whose few channels tell borders rather than places, and the other encoder levels, which know grey
-        values (docs/benchmarks/LOG.md, "Which maps describe a place").
+        All encoder levels. With `decoder_describes` these are the deepest encoder level, the decoder maps
+        without the finest, whose few channels encode borders rather than positions, and the other encoder
+        levels, which encode intensities (docs/benchmarks/LOG.md, "Which maps describe a place").
+
+        Args:
+            image: Images (B, S, H, W) or (B, 1, D, H, W), sides divisible by the strides.
+
+        Returns:
+            Feature maps (B, C, ...), to be weighted by `map_weights`.
         """
         levels = self.encode(image)
         if not self.decoder_describes:
@@ -87,13 +119,20 @@ class Network(nn.Module):
 
     @property
     def map_weights(self) -> list[float]:
-        """What each of the maps of `describe` weighs."""
+        """Weights of the maps of `describe`."""
         if not self.decoder_describes:
             return [1.0] * len(self.encoder)
         return [1.0] * len(self.decoder) + [ENCODER_WEIGHT] * (len(self.encoder) - 1)
 
     def finest(self, image: Tensor) -> Tensor:
-        """The finest decoder map (B, plan.channels[0], ...) at the input's resolution; what `head` reads."""
+        """Compute the input of `head`: the finest decoder map at the input's resolution.
+
+        Args:
+            image: Images of any size (B, S, H, W) or (B, 1, D, H, W).
+
+        Returns:
+            Feature map (B, plan.channels[0], ...).
+        """
         padded, size = self.pad(image)
         features = self.decode(self.encode(padded))
         inside: Any = (..., *(slice(0, length) for length in size))
@@ -101,49 +140,86 @@ class Network(nn.Module):
         return cropped
 
     def forward(self, image: Tensor) -> Tensor:
-        """Class scores (B, out_channels, ...) at the input's resolution, before softmax."""
+        """Compute logits.
+
+        Args:
+            image: Images of any size (B, S, H, W) or (B, 1, D, H, W).
+
+        Returns:
+            Logits (B, out_channels, ...) at the input's resolution.
+        """
         scores: Tensor = self.head(self.finest(image))
         return scores
 
     def pad(self, image: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-        """The image grown at its far ends to what the strides divide, and its size before."""
+        """Pad images at their far ends so that the strides divide their sides.
+
+        Args:
+            image: Images of any size (B, S, H, W) or (B, 1, D, H, W).
+
+        Returns:
+            Padded images and the size before.
+        """
         size = tuple(image.shape[2:])
-        grow: list[int] = []
+        padding: list[int] = []
         for length, stride in zip(reversed(size), reversed(self.total_stride), strict=True):
-            # Two cells at the bottom: normalising a single one would leave nothing of it.
-            wanted = max(-(-length // stride) * stride, 2 * stride)
-            grow += [0, wanted - length]
-        return (F.pad(image, grow, mode="replicate") if any(grow) else image), size
+            # At least two cells at the deepest level: instance norm turns a single one into 0.
+            padded = max(-(-length // stride) * stride, 2 * stride)
+            padding += [0, padded - length]
+        return (F.pad(image, padding, mode="replicate") if any(padding) else image), size
 
 
 def load_matching(module: nn.Module, state: dict[str, Tensor], skip: tuple[str, ...] = ()) -> set[str]:
-    """Copy the tensors of `state` that `module` has in the same shape, except under the prefixes `skip`.
+    """Load the tensors that a module has under the same name and with the same shape.
 
-    Returns the names of the tensors that were filled.
+    Args:
+        module: Module to load into.
+        state: Named tensors of any shape.
+        skip: Prefixes of names that are not loaded.
+
+    Returns:
+        Names of the loaded tensors.
     """
-    own = module.state_dict()
-    fitting = {
+    current = module.state_dict()
+    matching = {
         name: tensor
         for name, tensor in state.items()
-        if name in own
-        and own[name].shape == tensor.shape
+        if name in current
+        and current[name].shape == tensor.shape
         and not any(name.startswith(prefix) for prefix in skip)
     }
-    module.load_state_dict(fitting, strict=False)
-    return set(fitting)
+    module.load_state_dict(matching, strict=False)
+    return set(matching)
 
 
 def build(plan: Plan, out_channels: int, seed: int) -> Network:
-    """A network with random weights that depend on the seed only, not on what was drawn before."""
+    """Build a network with random weights, which depend on the seed alone, not on torch's global state.
+
+    Args:
+        plan: Architecture.
+        out_channels: Number of output channels.
+        seed: Seed of the weights.
+
+    Example:
+        >>> network = build(plan, out_channels=2, seed=0)
+        >>> logits = network(image)
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Network(plan, out_channels)
 
 
 def load_network(path: Path) -> tuple[Network, Plan, dict[str, Any]]:
-    """The network of a checkpoint (its moving average, where it keeps one) with plan and card.
+    """Load the network of a checkpoint, or its moving average if the checkpoint has one.
 
-    Raises UserError where the file is missing or foreign.
+    Returns:
+        The network in evaluation mode, its plan, and the model card.
+
+    Raises:
+        UserError: As `checkpoint.load`.
+
+    Example:
+        >>> network, plan, card = load_network(run.checkpoint)
     """
     tensors, card = checkpoint.load(path)
     plan = jobs.from_json(Plan, card["plan"], str(path))

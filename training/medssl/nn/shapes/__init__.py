@@ -1,1 +1,1 @@
-"""Synthetic volumes: random anatomy-like labels, rendered as if by many scanners."""
+"""Synthetic volumes: random label volumes, rendered as by many scanners."""

@@ -1,9 +1,9 @@
-"""Grey values for made-up labels, as if from many scanners: CT and MR, sharp and blurred, clean and noisy.
+"""Images of synthetic label volumes, as if from many CT and MR scanners.
 
-An appearance says which grey value and texture each label has; `render` applies it. CT values are Hounsfield
-units through the project's own normalisation, so that air, fat, soft tissue and bone lie where they do in a
-user's scans; MR values are arbitrary per volume and standardised. After SynthSeg (Billot et al., arXiv
-2107.09559).
+An appearance gives the intensity and texture of each label; `render` applies it. CT intensities are
+Hounsfield units passed through the project's normalisation, so that air, fat, soft tissue and bone have the
+values of a user's scans; MR intensities are arbitrary per volume and standardised. After SynthSeg (Billot et
+al., arXiv 2107.09559).
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ TISSUES_HU = (
     (250.0, 1500.0),
 )
 """Ranges of Hounsfield units: air, lung, fat, soft tissue and fluids, contrast agent, bone."""
-TISSUE_SHARES = (0.04, 0.06, 0.14, 0.56, 0.08, 0.12)
-"""How often a label of a CT is of such a tissue."""
-CT_SHARE = 0.4
-"""Share of the volumes that look like CT."""
+TISSUE_PROBS = (0.04, 0.06, 0.14, 0.56, 0.08, 0.12)
+"""Probability of each tissue for a label in CT."""
+CT_PROB = 0.4
+"""Fraction of the volumes that look like CT."""
 
 SCANNER = Intensity(
     noise=(0.9, 0.0, 0.04),
@@ -39,35 +39,43 @@ SCANNER = Intensity(
     gamma=(0.4, 0.7, 1.5),
     shift=(0.5, -0.4, 0.4),
 )
-"""What differs between two scans of the same appearance."""
+"""Differences between two scans of the same appearance."""
 
 
 @dataclass(frozen=True)
 class Appearance:
-    """Of B volumes."""
+    """Intensities and textures of the labels of B volumes."""
 
     grey: Tensor
-    """(B, LABELS) mean grey value."""
+    """Mean intensity of each label (B, LABELS)."""
     texture: Tensor
-    """(B, LABELS) standard deviation of the texture."""
+    """Standard deviation of each label's texture (B, LABELS)."""
     is_ct: Tensor
-    """(B,) bool."""
+    """Which volumes look like CT (B,) bool."""
 
 
 def draw_appearance(count: int, generator: Generator, device: torch.device | str = "cpu") -> Appearance:
-    """Several labels of a volume share a grey value: only texture, form and place tell them apart."""
-    is_ct = torch.rand(count, generator=generator) < CT_SHARE
+    """Draw random appearances.
+
+    Some labels of a volume have the same intensity, so that only texture, shape and position separate them.
+
+    Args:
+        count: Number of volumes B.
+        generator: CPU generator of all draws.
+        device: Device of the result.
+    """
+    is_ct = torch.rand(count, generator=generator) < CT_PROB
     levels = torch.rand(count, LABELS, generator=generator)
     mr = 3 * levels - 1.5
-    shares = torch.tensor(TISSUE_SHARES).expand(count, -1)
-    tissue = torch.multinomial(shares, LABELS, True, generator=generator)
+    probabilities = torch.tensor(TISSUE_PROBS).expand(count, -1)
+    tissue = torch.multinomial(probabilities, LABELS, True, generator=generator)
     low, high = torch.tensor(TISSUES_HU).unbind(1)
     hu = low[tissue] + levels * (high - low)[tissue]
     grey = torch.where(is_ct[:, None], torch.asinh((hu - 40) / 100), mr)
     number = torch.randint(3, LABELS + 1, (count, 1), generator=generator)
     shared = (torch.rand(count, LABELS, generator=generator) * number).long()
     grey = grey.gather(1, shared)
-    # Around the body lies air, or nothing; sometimes something else.
+    # The background is usually air or zero.
     empty = torch.rand(count, generator=generator) < 0.85
     lowest = torch.where(is_ct, torch.asinh(torch.tensor((-1000.0 - 40) / 100)), grey.amin(1) - 0.2)
     grey[:, OUTSIDE] = torch.where(empty, lowest, grey[:, OUTSIDE])
@@ -77,7 +85,13 @@ def draw_appearance(count: int, generator: Generator, device: torch.device | str
 
 
 def mixed(first: Appearance, second: Appearance, take_second: Tensor) -> Appearance:
-    """`second` where `take_second` (B,), else `first`."""
+    """Combine two batches of appearances, volume by volume.
+
+    Args:
+        first: Appearances of B volumes.
+        second: Appearances of B volumes.
+        take_second: Volumes that take the second appearance (B,) bool.
+    """
     choose = send(take_second, first.grey.device)
     return Appearance(
         torch.where(choose[:, None], second.grey, first.grey),
@@ -87,10 +101,16 @@ def mixed(first: Appearance, second: Appearance, take_second: Tensor) -> Appeara
 
 
 def render(labels: Tensor, appearance: Appearance, generator: Generator) -> Tensor:
-    """Images (B, S, H, W) float32 of labels (B, S, H, W) uint8, in the range of normalised scans.
+    """Render label maps: texture, bias field, partial volume across slices, then the scanner's noise, blur,
+    contrast, gamma and shift.
 
-    Deterministic by the generator. Texture, bias field, partial volume across slices, then the scanner:
-    noise, blur, contrast, gamma, shift.
+    Args:
+        labels: Label maps (B, S, H, W) uint8.
+        appearance: Appearances of the B volumes.
+        generator: CPU generator of all draws.
+
+    Returns:
+        Images (B, S, H, W) float32, in the range of normalised scans.
     """
     count, slices, height, width = labels.shape
     flat = labels.long().flatten(1)
@@ -105,19 +125,25 @@ def render(labels: Tensor, appearance: Appearance, generator: Generator) -> Tens
         image = (1 - thick) * image + thick * (around[:, :-2] + around[:, 2:]) / 2
     mean, deviation = image.mean((1, 2, 3), keepdim=True), image.std((1, 2, 3), keepdim=True)
     standard = (image - mean) / deviation.clamp(min=0.2)
-    # Hounsfield units mean the same everywhere; MR is standardised, as whole scans are.
+    # Hounsfield units are absolute; MR is standardised, as whole scans are.
     image = torch.where(appearance.is_ct.view(-1, 1, 1, 1), image, standard)
     return change_intensity(image, SCANNER, generator)
 
 
 def same_scanner(appearance: Appearance, generator: Generator, amount: float = 0.1) -> Appearance:
-    """The appearance in another person: grey values a little off."""
+    """Vary an appearance as between two patients on one scanner: Gaussian noise on the mean intensities.
+
+    Args:
+        appearance: Appearances of B volumes.
+        generator: Generator of the noise.
+        amount: Standard deviation of the noise.
+    """
     noise = normal(appearance.grey.shape, generator, appearance.grey.device)
     return replace(appearance, grey=appearance.grey + amount * noise)
 
 
 def _texture(shape: torch.Size, generator: Generator, device: torch.device) -> Tensor:
-    """Noise of unit variance, grains of one to eight pixels, the same kind in a whole volume."""
+    """Noise of unit variance with grains of one to eight pixels, mixed the same way throughout a volume."""
     count, slices, height, width = shape
     fine = normal(shape, generator, device)
     total = fine * send(torch.rand(count, 1, 1, 1, generator=generator), device)
@@ -130,7 +156,7 @@ def _texture(shape: torch.Size, generator: Generator, device: torch.device) -> T
 
 
 def _bias(count: int, height: int, width: int, generator: Generator, device: torch.device) -> Tensor:
-    """A smooth drift of the grey values across the image, up to about 0.3."""
+    """Smooth bias field (count, 1, height, width), up to about 0.3."""
     knots = torch.randn(count, 1, 3, 3, generator=generator) * 0.3
     knots = send(knots * torch.rand(count, 1, 1, 1, generator=generator), device)
     return F.interpolate(knots, (height, width), mode="bilinear", align_corners=True)

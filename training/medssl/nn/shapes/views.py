@@ -1,4 +1,4 @@
-"""Views of made-up volumes: a slice with its neighbours, anywhere, at any angle, zoom and slice thickness."""
+"""Views of synthetic volumes: a slice with its neighbours at random position, angle, zoom and thickness."""
 
 from __future__ import annotations
 
@@ -19,10 +19,20 @@ def draw_views(
     generator: Generator,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Coordinates (count, slices, size_px, size_px, 3) of views, to be sampled from volumes.
+    """Draw the coordinates of views: zoom 0.8 to 1.25, rotation up to 0.35 radians, shift up to an eighth of
+    the side, and a slight deformation.
 
-    thickness_px, middle_px: (count,) distance of slices and position of the middle one across the slices.
-    Zoom 0.8 to 1.25, turned by up to 0.35, shifted by up to an eighth of the side, bent a little.
+    Args:
+        count: Number of views B.
+        slices: Number of slices S.
+        size_px: Side of a view in pixels.
+        thickness_px: Slice distance of each view in pixels (B,).
+        middle_px: Position of each view's middle slice across the slices, in pixels from the centre (B,).
+        generator: CPU generator of all draws.
+        device: Device of the result.
+
+    Returns:
+        Coordinates (B, S, size_px, size_px, 3) in pixels (z, y, x), for `volumes.sample`.
     """
     side = torch.arange(size_px, device=device) - (size_px - 1) / 2
     plane = torch.stack(torch.meshgrid(side, side, indexing="ij"), -1)
@@ -30,9 +40,9 @@ def draw_views(
     zoom = torch.exp(torch.empty(count).uniform_(math.log(0.8), math.log(1.25), generator=generator))
     shift = (torch.rand(count, 1, 1, 2, generator=generator) - 0.5) * size_px / 4
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
-    turn = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
+    rotation = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)
     displacement = _displacement(count, size_px, generator, device)
-    plane = torch.einsum("hwj,nij->nhwi", plane, send(turn, device)) + send(shift, device) + displacement
+    plane = torch.einsum("hwj,nij->nhwi", plane, send(rotation, device)) + send(shift, device) + displacement
     z = middle_px[:, None] + thickness_px[:, None] * (torch.arange(slices) - slices // 2)
     across = send(z, device)[:, :, None, None, None].expand(count, slices, size_px, size_px, 1)
     return torch.cat([across, plane[:, None].expand(count, slices, size_px, size_px, 2)], -1)
@@ -41,11 +51,11 @@ def draw_views(
 def _displacement(
     count: int, size_px: int, generator: Generator, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Smooth displacements (count, size_px, size_px, 2): two waves across the view."""
+    """Smooth displacement field (count, size_px, size_px, 2): a sine wave along each axis."""
     strength = torch.rand(count, 2, generator=generator) * size_px / 32
     phase = torch.rand(count, 2, generator=generator) * 2 * math.pi
     wave = torch.empty(count, 2).uniform_(1.0, 2.5, generator=generator) * 2 * math.pi / size_px
-    strength, phase, wave = (send(each, device) for each in (strength, phase, wave))
+    strength, phase, wave = (send(tensor, device) for tensor in (strength, phase, wave))
     along = torch.arange(size_px, device=device)
     first = strength[:, :1] * torch.sin(wave[:, :1] * along + phase[:, :1])
     second = strength[:, 1:] * torch.sin(wave[:, 1:] * along + phase[:, 1:])
