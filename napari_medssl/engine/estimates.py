@@ -41,7 +41,7 @@ class Estimates:
     def ask(self, job: TrainingJob) -> Estimate | None:
         """The estimate, if it is known; else it is measured, and `changed` says when it is there."""
         project = self._session.need_project()
-        key, found = estimate.key(project, job), estimate.known(project, job)
+        key, found = estimate.key(project, job), estimate.load(project, job)
         if found is not None or key != self._wanted:
             self.cancel()
         if found is None and not self._wanted and key not in self._refused and self._session.idle:
@@ -70,7 +70,7 @@ class Estimates:
         job, key, self._wanted = self._job, self._wanted, ""
         if outcome == "stopped":
             return
-        if job is None or estimate.known(self._session.need_project(), job) is None:
+        if job is None or estimate.load(self._session.need_project(), job) is None:
             self._refused.add(key)  # once it is started, the training will say what is wrong
         self.changed.emit()
 

@@ -12,7 +12,7 @@ from medssl.core.features.interactive_classifier import (
     Moments,
     fit,
     outlines,
-    painted_plane,
+    slice_target,
     slice_fourier_features,
     slice_scores,
 )
@@ -73,14 +73,14 @@ class Sketcher:
         labels = request.annotation.labels.copy()  # the hand may paint on meanwhile
         request = replace(request, annotation=replace(request.annotation, labels=labels))
         learner = self._turn_to(request)
-        changed = learner.look(request.annotation)
+        changed = learner.update(request.annotation)
         if self._unread and self._classifier is not None:  # the scan's own strokes come first
             self._read_another(request)
             changed = True
         if changed or self._classifier is None:
             self._classifier = None
             self._classifier = self._fit(learner, request)
-        painted = painted_plane(request.annotation, request.axis, request.index)
+        painted = slice_target(request.annotation, request.axis, request.index)
         place = (request.axis, request.index)
         if not changed and place == self._place and np.array_equal(painted, self._painted):
             return None
@@ -123,5 +123,5 @@ class Sketcher:
         except UserError:
             return
         if annotation is not None:
-            learner.look(annotation)
+            learner.update(annotation)
             self._others[other] = learner.moments

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from medssl.core.errors import UserError
-from medssl.core.estimate import in_words
+from medssl.core.estimate import describe
 from medssl.core.jobs import TrainingJob
 from qtpy.QtWidgets import QLabel
 
@@ -45,5 +45,5 @@ class Forecast(QLabel):
         except UserError:
             return ""  # the button says what is missing
         if found is not None:
-            return in_words(found, job.minutes, job.steps)
+            return describe(found, job.minutes, job.steps)
         return "Measuring how long a step takes ..." if self._estimates.measuring else ""

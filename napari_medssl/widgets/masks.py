@@ -10,7 +10,7 @@ import numpy as np
 from medssl.core.errors import UserError
 from medssl.core.io.geometry import AXIS_NAMES, Geometry
 from medssl.core.io.volume import read_labels
-from medssl.core.labels.import_mask import Brought, bring, need_same_grid
+from medssl.core.labels.import_mask import ImportedMask, check_same_grid, import_mask
 from medssl.core.project.annotation import Annotation
 from napari.layers import Image, Labels
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QMenu, QMessageBox, QPushButton
@@ -47,7 +47,7 @@ class ImportMask(QPushButton):
         scan, shown = self.session.need_scan().geometry, self.workspace.scan_layer
         entry = layers.entry_of(layer).get("geometry")
         if entry:
-            need_same_grid(layer.name, Geometry.from_json(entry), scan)
+            check_same_grid(layer.name, Geometry.from_json(entry), scan)
         elif shown is not None:
             _need_same_place(layer, shown)
         self._take(layer.name, lambda: np.array(layer.data), complete_axis)
@@ -60,11 +60,11 @@ class ImportMask(QPushButton):
         painted = np.array(self.workspace.need_annotation().data)
         annotation, classes = Annotation(painted, self.session.complete), project.classes
         self._thread.ask(
-            lambda: iter([bring(name, read(), annotation, classes, complete_axis)]),
+            lambda: iter([import_mask(name, read(), annotation, classes, complete_axis)]),
             lambda brought: self._put(scan.id, name, brought),
         )
 
-    def _put(self, scan: str, name: str, brought: Brought) -> None:
+    def _put(self, scan: str, name: str, brought: ImportedMask) -> None:
         if scan != self.session.scan:
             return
         for item in brought.classes:
@@ -108,7 +108,7 @@ class ImportMask(QPushButton):
 
 def _from_file(path: Path, scan: Geometry) -> np.ndarray:
     volume = read_labels(path)
-    need_same_grid(path.name, volume.geometry, scan)
+    check_same_grid(path.name, volume.geometry, scan)
     return volume.array
 
 

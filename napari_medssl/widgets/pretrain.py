@@ -117,7 +117,7 @@ class Pretrain(QWidget):
             self.method.setCurrentIndex(0)  # comes back here
             return
         method = self.method.currentData(Qt.ItemDataRole.ToolTipRole)
-        start = STARTS[recipes.start_of(self.method.currentData(), purpose.recipe)]
+        start = STARTS[recipes.default_weights(self.method.currentData(), purpose.recipe)]
         self.about.setText(f"{purpose.about}\n{method}\nStarts from {start}.")
         self.forecast.refresh()
 

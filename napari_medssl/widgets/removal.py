@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from medssl.core.errors import UserError
-from medssl.core.labels.relabel import in_words, painted, turn
+from medssl.core.labels.relabel import annotated_slices, describe, relabel
 from qtpy.QtWidgets import QInputDialog, QWidget
 
 from napari_medssl.error_handling import guarded
@@ -32,7 +32,9 @@ class Removal:
         if self.session.job.running:
             raise UserError("A job is running on these classes; stop it first.", code="busy")
         self.workspace.autosave.flush()
-        self._thread.ask(lambda: iter([painted(project, class_id)]), lambda found: self._ask(class_id, found))
+        self._thread.ask(
+            lambda: iter([annotated_slices(project, class_id)]), lambda found: self._ask(class_id, found)
+        )
 
     def _ask(self, class_id: int, found: dict[str, list[int]]) -> None:
         if not found:
@@ -41,7 +43,7 @@ class Removal:
         others = [item for item in self.session.need_project().classes if item.id != class_id]
         name = next(item.name for item in self.session.need_project().classes if item.id == class_id)
         choices = [*(f"{item.name} ({item.id})" for item in others), NOTHING]
-        text = f"{name} is painted in {in_words(found)}.\nDelete it, and turn these strokes into:"
+        text = f"{name} is painted in {describe(found)}.\nDelete it, and turn these strokes into:"
         chosen, agreed = QInputDialog.getItem(self.parent, "Delete class", text, choices, 0, False)
         if agreed:
             into = 0 if chosen == NOTHING else others[choices.index(chosen)].id
@@ -53,7 +55,7 @@ class Removal:
         self.workspace.autosave.flush()
         self._lock(True)
         self._thread.ask(
-            lambda: iter([turn(project, scans, class_id, into)]),
+            lambda: iter([relabel(project, scans, class_id, into)]),
             lambda done: self._delete(class_id),
             lambda: self._lock(False),
         )
