@@ -12,9 +12,9 @@ from medssl.core.features.interactive_classifier import (
     Moments,
     fit,
     outlines,
-    slice_target,
     slice_fourier_features,
     slice_scores,
+    slice_target,
 )
 from medssl.core.features.similarity import open_features
 from medssl.core.project.annotation import Annotation

@@ -13,10 +13,10 @@ from medssl.core.features.interactive_classifier import (
     LinearClassifier,
     fit,
     outlines,
-    slice_target,
-    training_voxels,
     slice_fourier_features,
     slice_scores,
+    slice_target,
+    training_voxels,
 )
 from medssl.core.features.similarity import FeatureCache
 from medssl.core.project.annotation import IGNORE, SURE_BACKGROUND, Annotation

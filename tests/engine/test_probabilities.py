@@ -12,7 +12,7 @@ from medssl.core.errors import UserError
 from medssl.core.events import Progress
 from medssl.core.jobs import PredictJob
 from medssl.core.project import probabilities
-from medssl.core.project.probabilities import to_uint8, write_probabilities, open_probabilities
+from medssl.core.project.probabilities import open_probabilities, to_uint8, write_probabilities
 from medssl.core.project.project import Project
 from small import Events, make_project, never, plan
 from test_predict import predictor

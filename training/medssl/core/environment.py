@@ -1,4 +1,4 @@
-"""Properties of the machine and the program that are recorded with measurements: processor, memory, commit."""
+"""Machine and program properties that are recorded with measurements: processor, memory, commit."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def peak_memory() -> int:
 
 @cache
 def commit() -> str | None:
-    """Commit of the checkout, with "+" appended if its code has uncommitted changes; None for an installed package.
+    """Commit of the checkout, with "+" if its code has uncommitted changes; None for an installed package.
 
     Cached: the code that a process has loaded does not change with the checkout.
     """

@@ -1,7 +1,7 @@
 """Predicted steps, time and memory of a training, cached per project.
 
-profiling.py measures them on a few steps of the training itself. The cache in the project saves the viewer and
-the command line from measuring the same training twice.
+profiling.py measures them on a few steps of the training itself. The cache in the project saves the viewer
+and the command line from measuring the same training twice.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ GIB = 1 << 30
 class Estimate:
     """Time per step and memory of a training.
 
-    A step takes `first_s` seconds in the first `share` (0..1) of the steps and `later_s` seconds afterwards, when
-    fine-tuning learns from pseudo-labels or Alice's matcher is trained. `aside_s` seconds are spent outside of
-    the steps.
+    A step takes `first_s` seconds in the first `share` (0..1) of the steps and `later_s` seconds afterwards,
+    when fine-tuning learns from pseudo-labels or Alice's matcher is trained. `aside_s` seconds are spent
+    outside of the steps.
     """
 
     first_s: float
@@ -64,7 +64,8 @@ def describe(estimate: Estimate, minutes: float | None, steps: int | None = None
         steps: Step limit of the training; the limit that is reached first counts.
 
     Returns:
-        One to three sentences, e.g. "About 2,400 steps in 10 min, on CPU with 2 threads in fp32; needs 1.2 GB."
+        One to three sentences, e.g. "About 2,400 steps in 10 min, on CPU with 2 threads in fp32; needs 1.2
+        GB."
     """
     seconds = math.inf if minutes is None else 60 * minutes
     count = steps

@@ -71,7 +71,7 @@ def plan(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def card(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Fields of a model card, including its plan, job, settings and collapse report, under their current names."""
+    """Fields of a model card, including its plan, job, settings and report, under their current names."""
     new = _renamed(fields, _CARD)
     nested = {"plan": plan, "job": job, "settings": settings, "collapse_report": _report}
     for name, migrate in nested.items():

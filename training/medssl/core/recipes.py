@@ -1,4 +1,4 @@
-"""Recipes: named sets of hyperparameters in resources/recipes/*.toml, which the settings of a job override."""
+"""Recipes: named sets of hyperparameters in resources/recipes/*.toml, overridden by the settings of a job."""
 
 from __future__ import annotations
 

@@ -16,7 +16,8 @@ from medssl.core.files import read_json, sha256_of
 from medssl.core.recipes import resources
 
 SHAPES, RANDOM = "shapes", "random"
-"""Names of weights that are not a run of a project: pre-trained on synthetic shapes, and random initialisation."""
+"""Names of weights that are not a run of a project: pre-trained on synthetic shapes, and random
+initialisation."""
 
 _REMEDY = "install napari-medssl again, or start from random weights (--weights random)"
 

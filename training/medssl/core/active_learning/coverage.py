@@ -1,17 +1,18 @@
-"""Greedy selection of representative slices: uncertain ones that differ from each other and from annotated ones.
+"""Greedy selection of slices: uncertain ones that differ from each other and from annotated ones.
 
 As in Suggestive Annotation (Yang et al., MICCAI 2017) slices are selected one after the other, by their own
 uncertainty u and by how much of the uncertainty of other slices they cover:
 
     gain(s) = u_s * sum_i u_i * max(0, similarity(i, s) - max_(p annotated or selected) similarity(i, p))
 
-A slice covers similar slices, as far as no annotated or selected slice does. So the neighbour of an annotated slice
-gains nothing, and an outlier that resembles no other slice gains little. Yang et al. first shortlist the most
-uncertain slices; that step is omitted, because such a shortlist may hold a single depth of all scans.
+A slice covers similar slices, as far as no annotated or selected slice does. So the neighbour of an annotated
+slice gains nothing, and an outlier that resembles no other slice gains little. Yang et al. first shortlist
+the most uncertain slices; that step is omitted, because such a shortlist may hold a single depth of all
+scans.
 
-Without a network all slices are equally uncertain. What remains is coverage, as in core-sets (Sener & Savarese,
-ICLR 2018), but of the mean instead of the worst slice, since the worst one is an outlier. That sum is submodular:
-greedy selection reaches 1 - 1/e of the optimum (Nemhauser et al. 1978; Wei et al., ICML 2015).
+Without a network all slices are equally uncertain. What remains is coverage, as in core-sets (Sener &
+Savarese, ICLR 2018), but of the mean instead of the worst slice, since the worst one is an outlier. That sum
+is submodular: greedy selection reaches 1 - 1/e of the optimum (Nemhauser et al. 1978; Wei et al., ICML 2015).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ MIN_WEIGHT = 1e-3
 
 @dataclass(frozen=True)
 class Choice:
-    """Index of a selected slice, and its novelty: 1 if it resembles no annotated slice, 0 if it equals one."""
+    """Index of a selected slice and its novelty: 1 if it resembles no annotated slice, 0 if it equals one."""
 
     number: int
     novelty: float

@@ -50,7 +50,8 @@ class ScoredSlices:
     expected_error_mm2: np.ndarray | None
     """(n,) area that the network is expected to segment wrongly; None without a fine-tuned network."""
     between: np.ndarray
-    """(n, 2) indices of the classes (0 background) that the network confuses most; zeros without a network."""
+    """(n, 2) indices of the classes (0 background) that the network confuses most; zeros without a
+    network."""
     empty: np.ndarray
     """(n,) bool: the slice contains only air."""
     painted: np.ndarray
@@ -64,8 +65,8 @@ def sample(
 ) -> Iterator[tuple[str, np.ndarray]]:
     """Sample candidate slices until about `pixels` pixels are reached, annotated scans first.
 
-    All slices of all scans are sampled if they are few enough; otherwise evenly spaced slices of as many randomly
-    drawn scans as possible. Annotated slices of these scans are always included.
+    All slices of all scans are sampled if they are few enough; otherwise evenly spaced slices of as many
+    randomly drawn scans as possible. Annotated slices of these scans are always included.
 
     Args:
         axis: Canonical axis across the slices.
@@ -139,8 +140,8 @@ def grey_vectors(slices: Iterator[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         slices: Grey values, float32 (rows, columns) each.
 
     Returns:
-        Thumbnails of THUMBNAIL x THUMBNAIL pixels as vectors, float32 (n, F), and the standard deviation of each
-        slice, float32 (n,).
+        Thumbnails of THUMBNAIL x THUMBNAIL pixels as vectors, float32 (n, F), and the standard deviation of
+        each slice, float32 (n,).
     """
     thumbnails, contrast = [], []
     for pixels in slices:

@@ -1,7 +1,7 @@
 """Export of segmentations: the annotation where there is one, the prediction elsewhere.
 
-Each file lies on the source grid of its scan, has a provenance record beside it and one row per class in a table
-of volumes.
+Each file lies on the source grid of its scan, has a provenance record beside it and one row per class in a
+table of volumes.
 """
 
 from __future__ import annotations
@@ -75,10 +75,10 @@ def export_scan(
     """Write the segmentation of a scan on its source grid, with a provenance record beside it.
 
     Args:
-        run_id: Fine-tuning run whose prediction fills the voxels without annotation; None exports the annotation
-            alone.
-        path: Output file. Its extension selects the format: NIfTI, NRRD, MetaImage, or DICOM-SEG for a scan that
-            was read from DICOM.
+        run_id: Fine-tuning run whose prediction fills the voxels without annotation; None exports the
+            annotation alone.
+        path: Output file. Its extension selects the format: NIfTI, NRRD, MetaImage, or DICOM-SEG for a scan
+            that was read from DICOM.
         postprocessing: Applied to the prediction, never to the annotation.
 
     Returns:
@@ -127,7 +127,8 @@ def _series_of(scan: Scan) -> Path:
     need_dicom(scan)
     if not source.exists():
         raise UserError(
-            f"{source}, the DICOM series of {scan.id}, no longer exists; restore it or choose .nii.gz or .nrrd.",
+            f"{source}, the DICOM series of {scan.id}, no longer exists; restore it or choose .nii.gz or "
+            ".nrrd.",
             code="missing",
         )
     if fingerprint(read_scan(source)) != scan.sha256:
@@ -157,7 +158,7 @@ def may_write(path: Path) -> bool:
 
 
 def _counts(labels: np.ndarray) -> np.ndarray:
-    """Number of voxels with each of the values 0..255, int64 (256,); slice by slice, as bincount makes int64 copies."""
+    """Number of voxels with each of the values 0..255, (256,); per slice, as bincount makes int64 copies."""
     return np.sum([np.bincount(plane.ravel(), minlength=256) for plane in labels], axis=0)
 
 

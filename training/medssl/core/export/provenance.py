@@ -1,4 +1,4 @@
-"""Provenance of exported files: a JSON record of the scan, the annotation and the weights beside each file."""
+"""Provenance of exported files: a JSON record of scan, annotation and weights beside each file."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def write_record(
 ) -> None:
     """Write the record of a file that was just exported, atomically.
 
-    The record holds the SHA-256 of the file, which shows whether the record belongs to it or to an earlier one.
+    The record holds the SHA-256 of the file, which shows whether the record belongs to it or to an earlier
+    one.
 
     Args:
         volumes: JSON values per class: id, name, voxels, ml.

@@ -1,1 +1,1 @@
-"""Applications of dense features: similarity maps, retrieval, landmarks, PCA colours, interactive classifier."""
+"""Uses of dense features: similarity maps, retrieval, landmarks, PCA colours, interactive classifier."""

@@ -13,9 +13,9 @@ import numpy as np
 N_FOURIER_FEATURES = 256
 """Random Fourier features per cell."""
 FEATURE_FREQUENCY, POSITION_FREQUENCY = 1.6, 6.0
-"""Frequency scale of the random Fourier features for feature vectors (of unit length) and positions (-1..1 over
-the scan). The position frequency rises from 0 for the first to its maximum for the last: some represent the tissue,
-some the position."""
+"""Frequency scale of the random Fourier features for feature vectors (of unit length) and positions (-1..1
+over the scan). The position frequency rises from 0 for the first to its maximum for the last: some represent
+the tissue, some the position."""
 VECTOR_WEIGHT = 0.3
 """Weight of the cached vectors relative to the random Fourier features."""
 

@@ -1,11 +1,11 @@
-"""Interactive segmentation of a slice from the annotated voxels: a linear classifier on cached features, in numpy.
+"""Interactive segmentation of a slice from the annotated voxels by a linear classifier on cached features.
 
 A cell is represented by its cached feature vector and by random Fourier features (Rahimi and Recht, "Random
 features for large-scale kernel machines", 2007) of that vector and of the position of the cell in the scan. A
-class-balanced linear discriminant separates the classes in closed form. It only needs sums of products per class
-(`Moments`), so the cost of a stroke depends on the voxels that it adds or removes. On hippocampus slices between
-six complete ones the classifier reached a Dice of 0.31 with the cached vectors alone and 0.73 with random Fourier
-features (three scans, PGL weights of a few minutes).
+class-balanced linear discriminant separates the classes in closed form. It only needs sums of products per
+class (`Moments`), so the cost of a stroke depends on the voxels that it adds or removes. On hippocampus
+slices between six complete ones the classifier reached a Dice of 0.31 with the cached vectors alone and 0.73
+with random Fourier features (three scans, PGL weights of a few minutes).
 
 The result is a preview and never saved: a trained network predicts differently.
 """
@@ -34,8 +34,8 @@ MIN_OUTLINE = 1.5
 """Extent in voxels below which outlines are not drawn."""
 
 Moments = Mapping[int, np.ndarray]
-"""{class id (0 background): sum of outer products of the extended features, float64 (D, D)}; since the last feature
-is 1, the last row holds the sums of the features and the number of voxels."""
+"""{class id (0 background): sum of outer products of the extended features, float64 (D, D)}; since the last
+feature is 1, the last row holds the sums of the features and the number of voxels."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class Learner:
 def training_voxels(annotation: Annotation) -> np.ndarray:
     """Sample training voxels from an annotation, at most MAX_VOXELS per class.
 
-    Voxels with the lowest Fibonacci hash are taken: they are spread evenly, and the same ones are sampled again
-    after the next stroke.
+    Voxels with the lowest Fibonacci hash are taken: they are spread evenly, and the same ones are sampled
+    again after the next stroke.
 
     Returns:
         flat voxel index * 256 + class id (0 background), int64 (N,), sorted.
@@ -141,8 +141,8 @@ def fit(moments: Moments, other_scans: Iterable[Moments] = ()) -> LinearClassifi
 
     Args:
         moments: Moments of the scan that is shown.
-        other_scans: Moments of other annotated scans. In a class that is annotated in this scan they weigh no more
-            than this scan altogether, so that the result follows the strokes.
+        other_scans: Moments of other annotated scans. In a class that is annotated in this scan they weigh no
+            more than this scan altogether, so that the result follows the strokes.
 
     Raises:
         UserError: "nothing-to-learn" for fewer than two classes, including background.
@@ -158,7 +158,8 @@ def fit(moments: Moments, other_scans: Iterable[Moments] = ()) -> LinearClassifi
     if len(total) < 2:
         annotated = "only one class is" if total else "nothing is"
         raise UserError(
-            f"A preview needs two classes, but {annotated} annotated; annotate another class or some background.",
+            f"A preview needs two classes, but {annotated} annotated; annotate another class or some "
+            "background.",
             code="nothing-to-learn",
         )
     classes = tuple(sorted(total))
@@ -283,8 +284,8 @@ def _interpolation(
 def _voxel_features(cache: FeatureCache, voxel_zyx: np.ndarray) -> np.ndarray:
     """Extended features of the cells that contain voxels (N, 3): float64 (N, D).
 
-    Their products are summed and later subtracted again. In float32 a row depends on the rows beside it (on some
-    CPUs), and `fit` would amplify the remaining difference a thousandfold.
+    Their products are summed and later subtracted again. In float32 a row depends on the rows beside it (on
+    some CPUs), and `fit` would amplify the remaining difference a thousandfold.
     """
     cell = voxel_zyx // np.array(cache.step_vox)
     vectors = cache.array[cell[:, 0], cell[:, 1], cell[:, 2]]

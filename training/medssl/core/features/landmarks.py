@@ -1,9 +1,9 @@
 """Named landmarks that are set in one scan and detected in all others.
 
-A landmark is detected where the features of a scan are most similar to those of the points where it was set. The
-forward-backward error (Kalal et al., "Forward-backward error: automatic detection of tracking failures", ICPR 2010)
-tells correct matches from wrong ones: the match is searched for in the scan where the landmark was set, and the
-distance to the set point is measured.
+A landmark is detected where the features of a scan are most similar to those of the points where it was set.
+The forward-backward error (Kalal et al., "Forward-backward error: automatic detection of tracking failures",
+ICPR 2010) tells correct matches from wrong ones: the match is searched for in the scan where the landmark was
+set, and the distance to the set point is measured.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class LandmarkMatch:
 
     @property
     def confidence(self) -> float:
-        """Score in 0..1 that decreases with the forward-backward error; it ranks matches and is not a probability."""
+        """Score in 0..1 that decreases with the forward-backward error; a ranking, not a probability."""
         return max(self.score, 0.0) * 0.5 ** (self.agreement_mm / HALF_MM)
 
 
@@ -194,7 +194,7 @@ def read_landmarks(project: Project) -> Landmarks:
         run, weights = str(value["run"]), str(value["weights"])
     except (KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(
-            f"{path} is damaged ({error}); restore it from a backup, or delete it and set the landmarks again.",
+            f"{path} is damaged ({error}); restore it from a backup, or delete it and set new landmarks.",
             code="unreadable",
         ) from error
     shapes = {scan.id: scan.geometry.shape_zyx for scan in project.scans.values()}
@@ -225,8 +225,8 @@ def write_landmarks(project: Project, landmarks: Landmarks) -> None:
 def write_landmark_table(path: Path, project: Project, landmarks: Landmarks) -> None:
     """Write a CSV table with one row per scan and landmark, atomically.
 
-    x_mm, y_mm and z_mm are patient coordinates of the source, RAS as in NIfTI. A point that a person set has a
-    confidence of 1.
+    x_mm, y_mm and z_mm are patient coordinates of the source, RAS as in NIfTI. A point that a person set has
+    a confidence of 1.
 
     Raises:
         UserError: "nothing-yet", "disk-full", "not-writable".

@@ -1,8 +1,9 @@
 """Features as colours: similar features have similar colours in all scans of a run.
 
-Three principal components of the cached features (Hotelling, 1933; for dense features of a network: Oquab et al.,
-"DINOv2", arXiv 2304.07193, figure 1) become red, green and blue. They are computed once per run on some of its scans
-and saved, so that a colour has the same meaning in every scan, including scans that are added later.
+Three principal components of the cached features (Hotelling, 1933; for dense features of a network: Oquab et
+al., "DINOv2", arXiv 2304.07193, figure 1) become red, green and blue. They are computed once per run on some
+of its scans and saved, so that a colour has the same meaning in every scan, including scans that are added
+later.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Retrieval of a clicked point in the same or in another scan by its neighbourhood descriptor.
 
-A single cell determines its position poorly: a 2.5D network sees three slices, and tissue extends over many cells.
-The descriptor of a point therefore consists of the features of the point and of 12 rigid offsets along the axes, and
-the score of a match is the mean cosine over these 13 cells. (The idea of neighbourhood consensus, Rocco et al.,
-NeurIPS 2018, without learned parameters.) On the hippocampus scans this matters more than the choice of weights or
-levels; docs/benchmarks/landmarks.md has the numbers. Cells beyond the border of a scan are replaced by the nearest one.
+A single cell determines its position poorly: a 2.5D network sees three slices, and tissue extends over many
+cells. The descriptor of a point therefore consists of the features of the point and of 12 rigid offsets along
+the axes, and the score of a match is the mean cosine over these 13 cells. (The idea of neighbourhood
+consensus, Rocco et al., NeurIPS 2018, without learned parameters.) On the hippocampus scans this matters more
+than the choice of weights or levels; docs/benchmarks/landmarks.md has the numbers. Cells beyond the border of
+a scan are replaced by the nearest one.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ OFFSETS_MM = np.array(
 )
 """(13, 3) offsets along (z, y, x); the first is the point itself."""
 COARSE_CELLS = 100_000
-"""Scans with more cells are searched on a coarse grid first, and on the full grid only around its best cells."""
+"""Scans with more cells are searched on a coarse grid first, and on the full grid only around its best
+cells."""
 CANDIDATES = 8
 """Cells of the coarse grid around which the full grid is searched."""
 

@@ -1,8 +1,8 @@
 """Cached dense features and similarity maps, in numpy.
 
-The cache of a scan is an array (Z', Y', X', F) of float16 unit vectors in canonical order, read as a memory map, and
-a JSON file with the scan, the weights and the grid. Cell c along an axis is centred at voxel (c + 0.5) * step - 0.5.
-tasks/inference/features.py computes the features.
+The cache of a scan is an array (Z', Y', X', F) of float16 unit vectors in canonical order, read as a memory
+map, and a JSON file with the scan, the weights and the grid. Cell c along an axis is centred at voxel (c +
+0.5) * step - 0.5. tasks/inference/features.py computes the features.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ def open_features(project: Project, scan: str, run: str) -> FeatureCache:
     """Open the cached features of a scan as a memory map.
 
     Raises:
-        UserError: "no-features" if they were never computed, are damaged, or were computed from another image or
-            from earlier weights of the run.
+        UserError: "no-features" if they were never computed, are damaged, or were computed from another image
+            or from earlier weights of the run.
     """
     path, metadata = _paths(project, scan, run)
     geometry = project.scans[scan].geometry
@@ -153,10 +153,11 @@ def query_at(cache: FeatureCache, voxel_zyx: Sequence[int]) -> np.ndarray:
 def combine(like: Sequence[np.ndarray], unlike: Sequence[np.ndarray] = ()) -> np.ndarray:
     """Combine feature vectors of positive and negative points into one query.
 
-    The mean of the positive vectors (Rocchio's relevance feedback; Salton, "The SMART Retrieval System", 1971), minus
-    its projection onto the span of the negative vectors (Widdows, "Orthogonal negation in vector spaces", ACL 2003).
-    There is no weight to choose: negative vectors then have a cosine of 0 with the query. Negative vectors with a
-    negative cosine are ignored, because the projection would bring the query closer to them.
+    The mean of the positive vectors (Rocchio's relevance feedback; Salton, "The SMART Retrieval System",
+    1971), minus its projection onto the span of the negative vectors (Widdows, "Orthogonal negation in vector
+    spaces", ACL 2003). There is no weight to choose: negative vectors then have a cosine of 0 with the query.
+    Negative vectors with a negative cosine are ignored, because the projection would bring the query closer
+    to them.
 
     Args:
         like: Unit vectors of positive points, float32 (F,) each.

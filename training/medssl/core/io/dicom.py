@@ -1,8 +1,8 @@
 """Read DICOM series and enhanced multi-frame files as volumes.
 
-SimpleITK decodes the pixels. The geometry is computed here from the position of every slice, because ITK uses the
-first two only and assumes an even, rectangular stack: it would silently straighten a tilted gantry and close the
-gap of a missing slice.
+SimpleITK decodes the pixels. The geometry is computed here from the position of every slice, because ITK uses
+the first two only and assumes an even, rectangular stack: it would silently straighten a tilted gantry and
+close the gap of a missing slice.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ class Stack:
     order: np.ndarray
     """(slices,) index of the file, or of the frame of a multi-frame file, of each slice along the stack."""
     affine: np.ndarray
-    """(4, 4) from (column, row, slice along the stack) to patient coordinates in mm (right, anterior, superior)."""
+    """(4, 4) from (column, row, slice along the stack) to patient coordinates in mm (right, anterior,
+    superior)."""
 
     @property
     def multi_frame(self) -> bool:
@@ -67,12 +68,9 @@ def is_dicom(path: Path) -> bool:
 
 
 def series_in(folder: Path) -> list[list[Path]]:
-    """DICOM images in a folder (not in subfolders), grouped by series.
+    """DICOM images in a folder (not in subfolders), one list per series, sorted by name.
 
     A multi-frame file is a series of its own. Reports, plans and segmentations are skipped.
-
-    Returns:
-        One list of files per series, sorted by name.
 
     Raises:
         UserError: "unreadable" for a damaged file, because skipping it would leave a gap.
@@ -113,11 +111,7 @@ def read_series(path: Path) -> tuple[np.ndarray, Geometry]:
 
 
 def read_stack(path: Path) -> Stack:
-    """Read headers and slice order of the series in a folder, or of the one that a file belongs to.
-
-    Raises:
-        UserError: As `read_series`.
-    """
+    """Read headers and slice order as `read_series` does, with the same errors, but no pixels."""
     files = _files_of(path)
     headers = [_header(file) for file in files]
     _check_scalar(path, headers)
@@ -239,11 +233,7 @@ def _slice(path: Path, plane: pydicom.Dataset, header: pydicom.Dataset) -> Slice
 
 
 def _grid(path: Path, slices: Sequence[Slice]) -> tuple[np.ndarray, np.ndarray]:
-    """Order of the slices along the stack, (slices,), and the affine of the stack in LPS coordinates, (4, 4).
-
-    Raises:
-        UserError: "not-3d", "several-series", "uneven-slices", "bad-geometry".
-    """
+    """Order of the slices along the stack, (slices,), and its affine in LPS coordinates, (4, 4)."""
     if len(slices) < 2:
         raise UserError(
             f"{path} is a single slice; choose a series with the slices of a volume.", code="not-3d"
@@ -251,9 +241,7 @@ def _grid(path: Path, slices: Sequence[Slice]) -> tuple[np.ndarray, np.ndarray]:
     column_step, row_step = slices[0].column_step, slices[0].row_step
     normal = np.cross(column_step, row_step)
     if not np.linalg.norm(normal) > 0:
-        raise UserError(
-            f"{path} has a slice direction of length zero; export the series again.", code="bad-geometry"
-        )
+        raise UserError(f"{path} has a slice axis of length zero; export it again.", code="bad-geometry")
     normal /= np.linalg.norm(normal)
     for item in slices:
         if not np.allclose([item.column_step, item.row_step], [column_step, row_step], rtol=0, atol=1e-3):

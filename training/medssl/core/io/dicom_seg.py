@@ -1,9 +1,9 @@
 """Write segmentations as DICOM-SEG that refers to the images of the source series (DICOM PS3.3 A.51).
 
-highdicom writes the object; this module orders the slices by position and adds header fields that anonymised and
-old files lack. Every class is a binary segment with one frame per image, including empty frames, ascending along
-the slice normal: simple readers such as ITK, which take the position of the first frame and count on, then see
-the grid of the series.
+highdicom writes the object; this module orders the slices by position and adds header fields that anonymised
+and old files lack. Every class is a binary segment with one frame per image, including empty frames,
+ascending along the slice normal: simple readers such as ITK, which take the position of the first frame and
+count on, then see the grid of the series.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def write_dicom_seg(
         algorithm_type: Who made the segmentation.
 
     Raises:
-        UserError: "not-referable" if required header fields are missing, "changed" if the series now has another
-            grid, and those of reading the series and writing the file.
+        UserError: "not-referable" if required header fields are missing, "changed" if the series now has
+            another grid, and those of reading the series and writing the file.
     """
     stack = read_stack(source)
     first = stack.headers[0]
@@ -72,7 +72,7 @@ def write_dicom_seg(
         raise
     except Exception as error:  # missing header fields make the library raise all kinds of exceptions
         raise UserError(
-            f"{source} lacks header fields that a DICOM-SEG requires ({error}); choose .nii.gz or .nrrd instead.",
+            f"{source} lacks header fields that a DICOM-SEG requires ({error}); choose .nii.gz or .nrrd.",
             code="not-referable",
         ) from error
     write_whole(path, lambda file: segmentation.save_as(file))
@@ -175,7 +175,7 @@ def _complete(header: pydicom.Dataset, stack: Stack) -> pydicom.Dataset:
 
 
 def _add_shared_groups(header: pydicom.Dataset) -> None:
-    """Copy orientation and spacing of the first frame of an enhanced file to the groups shared by all frames."""
+    """Copy orientation and spacing of the first frame of an enhanced file to the shared functional groups."""
     if not header.get("SharedFunctionalGroupsSequence"):
         header.SharedFunctionalGroupsSequence = [pydicom.Dataset()]
     shared = header.SharedFunctionalGroupsSequence[0]

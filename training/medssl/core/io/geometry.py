@@ -1,8 +1,8 @@
 """Voxel grids in patient space, and the conversion between file order and canonical order.
 
-Arrays in memory are canonical: (Z, Y, X), C order, indices increasing towards superior, anterior and right. The
-conversion only permutes and flips axes and never resamples, so it is exactly invertible. An oblique or sheared
-affine is kept as it is.
+Arrays in memory are canonical: (Z, Y, X), C order, indices increasing towards superior, anterior and right.
+The conversion only permutes and flips axes and never resamples, so it is exactly invertible. An oblique or
+sheared affine is kept as it is.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Geometry:
         affine: 4 x 4 matrix from file voxel indices (i, j, k) to patient coordinates in mm (right, anterior,
             superior).
         shape: Number of voxels along i, j, k.
-        nifti: Header fields that position a NIfTI source, otherwise empty. They are copied into label files, so
-            that every program positions labels and scan alike, whichever of the fields it reads.
+        nifti: Header fields that position a NIfTI source, otherwise empty. They are copied into label files,
+            so that every program positions labels and scan alike, whichever of the fields it reads.
     """
 
     affine: Affine
@@ -99,7 +99,7 @@ class Geometry:
 
     @property
     def canonical_affine(self) -> np.ndarray:
-        """Matrix (4, 4) from canonical indices (z, y, x) to patient coordinates in mm (right, anterior, superior)."""
+        """Matrix (4, 4) from canonical indices (z, y, x) to patient coordinates in mm, RAS."""
         to_source = np.zeros((4, 4))
         to_source[3, 3] = 1
         for canonical, (source, mirrored) in enumerate(zip(self._source_axes, self._mirrored, strict=True)):
@@ -136,8 +136,8 @@ class Geometry:
         The axis order of the files does not matter.
 
         Args:
-            tolerance: Allowed distance of corresponding corners as a fraction of the smallest spacing, because
-                programs round affines.
+            tolerance: Allowed distance of corresponding corners as a fraction of the smallest spacing,
+                because programs round affines.
         """
         if self.shape_zyx != other.shape_zyx:
             return False

@@ -11,9 +11,9 @@ SAMPLE = 1_000_000
 def modality_of(array: np.ndarray) -> str:
     """Estimate the modality from the grey values, because most files do not state it.
 
-    Hounsfield units are recognised by fat or air below zero and a range within that of scanners; the 1st and 99th
-    percentiles are used, so that outliers do not matter. PET and other modalities, and CT without negative values,
-    are treated like MR.
+    Hounsfield units are recognised by fat or air below zero and a range within that of scanners; the 1st and
+    99th percentiles are used, so that outliers do not matter. PET and other modalities, and CT without
+    negative values, are treated like MR.
 
     Args:
         array: Grey values, any numeric type (any shape).
@@ -29,12 +29,13 @@ def modality_of(array: np.ndarray) -> str:
 def normalise(array: np.ndarray, modality: str) -> np.ndarray:
     """Normalise grey values by a monotone map.
 
-    CT: asinh((HU - 40) / 100), the same for every scan. Soft tissue keeps its full contrast, air and bone remain
+    CT: asinh((HU - 40) / 100), the same for every scan. Soft tissue keeps its full contrast, air and bone
+        remain
     distinguishable, and no window has to be chosen.
 
-    MR: clipped to the 0.5 and 99.5 percentiles of the tissue, then standardised with mean and standard deviation of
-    the whole scan, because the units are arbitrary. Tissue is everything above the lowest percent, so that a large
-    empty background does not determine the range.
+    MR: clipped to the 0.5 and 99.5 percentiles of the tissue, then standardised with mean and standard
+    deviation of the whole scan, because the units are arbitrary. Tissue is everything above the lowest
+    percent, so that a large empty background does not determine the range.
 
     Args:
         array: Grey values of a scan, any numeric type (Z, Y, X); Hounsfield units for CT.

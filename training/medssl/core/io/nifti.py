@@ -1,4 +1,4 @@
-"""NIfTI (.nii, .nii.gz, .hdr with .img) and FreeSurfer MGH, read with nibabel; labels are written as NIfTI."""
+"""NIfTI (.nii, .nii.gz, .hdr with .img) and FreeSurfer MGH, read with nibabel; labels written as NIfTI."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ POSITION_FIELDS = (
 )  # fmt: skip
 """Header fields that position the voxels of a NIfTI file, besides pixdim."""
 UNIT_MM = {1: 1000.0, 3: 0.001}
-"""Millimetres per unit for the NIfTI codes of metres and micrometres; other codes are taken as millimetres."""
+"""Millimetres per unit for the NIfTI codes of metres and micrometres; other codes are taken as
+millimetres."""
 MAX_COMPRESSION = 1100
 """Upper bound of the compression ratio of a gzipped file: deflate reaches at most 1032."""
 MAX_LENGTH = 32767

@@ -1,9 +1,9 @@
 """Read scans and label volumes, and write labels on the source grid.
 
 nibabel reads NIfTI and MGH (nifti.py), SimpleITK reads NRRD and MetaImage (itk.py) and, with pydicom, DICOM
-(dicom.py). Files that cannot be read correctly raise a UserError. These libraries take half a second to import, so
-each is imported when a file needs it: the dock opens without them, and reading NIfTI does not load SimpleITK
-(nibabel itself loads pydicom).
+(dicom.py). Files that cannot be read correctly raise a UserError. These libraries take half a second to
+import, so each is imported when a file needs it: the dock opens without them, and reading NIfTI does not load
+SimpleITK (nibabel itself loads pydicom).
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ def read_scan(path: Path) -> Volume:
 
     Raises:
         UserError: "missing", "unsupported", "unreadable", "not-3d", "not-scalar", "not-finite", "constant",
-            "bad-geometry", "too-large"; for DICOM also "several-series", "uneven-slices". The message names the
-            file.
+            "bad-geometry", "too-large"; for DICOM also "several-series", "uneven-slices". The message names
+            the file.
 
     Example:
         >>> volume = read_scan(Path("scan.nii.gz"))
@@ -162,8 +162,8 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
         raise
     except Exception as error:  # damaged files make the libraries raise all kinds of exceptions
         raise UserError(
-            f"{path} cannot be read: it is damaged or not of the format that its name says ({_reason(error)}); "
-            "get the file again.",
+            f"{path} cannot be read: it is damaged or not of the format that its name says "
+            f"({_reason(error)}); get the file again.",
             code="unreadable",
         ) from error
     raise UserError(
@@ -230,9 +230,9 @@ def _narrow(path: Path, labels: np.ndarray) -> np.ndarray:
 def find_scans(paths: Iterable[Path]) -> list[Path]:
     """List the scans in files and folders.
 
-    Folders are searched recursively: each readable file is a scan. A DICOM series is represented by its folder if
-    it is the only scan there, otherwise by its first file. Files that are given directly are not checked; several
-    of one DICOM series count once. Hidden files are skipped.
+    Folders are searched recursively: each readable file is a scan. A DICOM series is represented by its
+    folder if it is the only scan there, otherwise by its first file. Files that are given directly are not
+    checked; several of one DICOM series count once. Hidden files are skipped.
 
     Returns:
         Sorted paths for `read_scan`.
@@ -257,7 +257,8 @@ def find_scans(paths: Iterable[Path]) -> list[Path]:
         if not inputs:
             raise UserError("Give at least one scan or folder.", code="no-scans")
         raise UserError(
-            f"No scan was found in {', '.join(map(str, inputs))}; give NIfTI, NRRD or MHA files or DICOM folders.",
+            f"No scan was found in {', '.join(map(str, inputs))}; give NIfTI, NRRD or MHA files or DICOM "
+            "folders.",
             code="no-scans",
         )
     return sorted(_one_per_series(scans))

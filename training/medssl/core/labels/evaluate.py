@@ -50,8 +50,8 @@ def evaluate(project: Project, run_id: str, references: Mapping[str, Path]) -> S
         Dice, 0..1, of every class of the project in every scan.
 
     Raises:
-        UserError: "no-prediction" if the run has not predicted a scan, "wrong-geometry" if a label file lies on
-            another grid, and those of `read_labels`.
+        UserError: "no-prediction" if the run has not predicted a scan, "wrong-geometry" if a label file lies
+            on another grid, and those of `read_labels`.
 
     Example:
         >>> evaluate(project, "0002-finetune-quick", match_labels(project, Path("labelsTr"))).mean

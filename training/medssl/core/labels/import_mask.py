@@ -72,7 +72,7 @@ def import_mask(
 def _class_ids(
     name: str, values: Sequence[int], classes: Sequence[LabelClass]
 ) -> tuple[dict[int, int], tuple[LabelClass, ...]]:
-    """The class id of every mask value, and the new classes; a value becomes its own id where that is free."""
+    """Class id of every mask value, and the new classes; a value becomes its own id if that is free."""
     taken = {item.id for item in classes}
     ids = {value: value for value in values if value in taken}
     new = []
@@ -110,8 +110,7 @@ def check_same_grid(name: str, mask: Geometry, scan: Geometry) -> None:
     if scan.same_grid(mask):
         return
     raise UserError(
-        f"{name} does not lie on the voxel grid of the scan: {_difference(mask, scan)}; export it on the grid "
-        "of this scan.",
+        f"{name} is not on the voxel grid of the scan: {_difference(mask, scan)}; export it on that grid.",
         code="other-grid",
     )
 

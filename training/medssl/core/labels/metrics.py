@@ -41,7 +41,8 @@ def volume_error(prediction: np.ndarray, reference: np.ndarray, class_ids: Seque
         reference: Reference class ids (same shape as `prediction`).
 
     Returns:
-        {class id: error}; 0.1 is ten per cent, 1 a class that is missed, NaN a class that the reference lacks.
+        {class id: error}; 0.1 is ten per cent, 1 a class that is missed, NaN a class that the reference
+        lacks.
 
     Raises:
         UserError: "wrong-shape".

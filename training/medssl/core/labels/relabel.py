@@ -30,8 +30,8 @@ def relabelled(annotation: Annotation, class_id: int, new_id: int) -> Annotation
     """A copy of an annotation with one class replaced.
 
     Args:
-        new_id: Class id that replaces `class_id`; 0 makes the voxels not annotated. Complete slices that contain
-            such voxels are then no longer complete, because their structure would become background.
+        new_id: Class id that replaces `class_id`; 0 makes the voxels not annotated. Complete slices that
+            contain such voxels are then no longer complete, because their structure would become background.
     """
     mask = annotation.labels == class_id
     labels, complete = np.where(mask, np.uint8(new_id), annotation.labels), annotation.complete

@@ -1,9 +1,9 @@
 """Shape-based interpolation between annotated slices, as contouring programs offer it.
 
 Raya and Udupa, "Shape-based interpolation of multidimensional objects" (IEEE Transactions on Medical Imaging
-9, 1990): between two annotated slices the signed distance to the outline of a structure is interpolated linearly,
-and the structure is where it is positive. With several structures a voxel belongs to the one with the largest
-distance.
+9, 1990): between two annotated slices the signed distance to the outline of a structure is interpolated
+linearly, and the structure is where it is positive. With several structures a voxel belongs to the one with
+the largest distance.
 
 Grey values are not used, and a structure that begins and ends between the two slices is missed. The result is
 therefore stored apart from the annotation (`Annotation.interpolated`).
@@ -32,8 +32,8 @@ def interpolate(
         spacing_mm: Pixel spacing along (rows, columns).
 
     Returns:
-        uint8 (slices, rows, columns): annotated slices unchanged, interpolated labels between them, 0 before the
-        first and after the last.
+        uint8 (slices, rows, columns): annotated slices unchanged, interpolated labels between them, 0 before
+        the first and after the last.
 
     Example:
         >>> interpolate(labels, [4, 10], class_ids=[1], spacing_mm=(0.8, 0.8))

@@ -29,9 +29,9 @@ class Annotation:
         labels: uint8 (Z, Y, X): 0 not annotated, 1..254 class ids, 255 sure background.
         complete: (canonical axis, index) of complete slices, in which all voxels without annotation are
             background.
-        interpolated: Labels between complete slices (shape_interpolation.py), uint8 (Z, Y, X) with the same values
-            as `labels`; None for none. They are not ground truth: they count neither as annotated nor as complete
-            and are not exported.
+        interpolated: Labels between complete slices (shape_interpolation.py), uint8 (Z, Y, X) with the same
+            values as `labels`; None for none. They are not ground truth: they count neither as annotated nor
+            as complete and are not exported.
     """
 
     labels: np.ndarray
@@ -50,8 +50,8 @@ class Annotation:
         """Training target from the interpolated labels alone.
 
         Returns:
-            uint8 (Z, Y, X) as in `target`, with IGNORE in annotated voxels and complete slices; None if nothing
-            remains.
+            uint8 (Z, Y, X) as in `target`, with IGNORE in annotated voxels and complete slices; None if
+            nothing remains.
         """
         if self.interpolated is None:
             return None
@@ -75,8 +75,8 @@ def write_annotation(path: Path, annotation: Annotation, shape_zyx: tuple[int, .
         shape_zyx: Shape of the scan.
 
     Raises:
-        UserError: "wrong-shape" if the annotation does not fit the shape, "not-labels" for values beyond uint8,
-            "disk-full", "not-writable".
+        UserError: "wrong-shape" if the annotation does not fit the shape, "not-labels" for values beyond
+            uint8, "disk-full", "not-writable".
     """
     labels = np.asarray(annotation.labels)
     if labels.shape != tuple(shape_zyx):

@@ -4,8 +4,8 @@ They are stored beside the prediction in runs/<run>/predictions/:
 <scan>.probabilities.npy    uint8 (slices, 1 + classes, rows, columns), read as a memory map
 <scan>.probabilities.json   classes, axes, and fingerprints of scan and weights
 
-The array is in the work order of the network, so that it is written slab by slab and never held in memory. Planes
-of zeros are holes in the file, which most file systems do not store.
+The array is in the work order of the network, so that it is written slab by slab and never held in memory.
+Planes of zeros are holes in the file, which most file systems do not store.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from medssl.core.project.project import Project, Run
 ONE = 255
 """Stored value of a probability, or an uncertainty, of 1."""
 WriteSlab = Callable[[np.ndarray], None]
-"""Writes the probabilities of the next slices, float32 (slices, 1 + classes, rows, columns), background first."""
+"""Writes the probabilities of the next slices, float32 (slices, 1 + classes, rows, columns), background
+first."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ def write_probabilities(
     Args:
         classes: Class ids in the order of the probabilities.
         work_axes: Canonical axes in work order, see `jobs.Plan`.
-        predict: Predicts the scan, hands the probabilities of every slab to its argument, and returns the labels,
-            uint8 (Z, Y, X).
+        predict: Predicts the scan, hands the probabilities of every slab to its argument, and returns the
+            labels, uint8 (Z, Y, X).
 
     Returns:
         The labels, uint8 (Z, Y, X).
@@ -139,8 +140,8 @@ def open_probabilities(project: Project, run_id: str, scan_id: str) -> Probabili
     """Open the probabilities of `write_probabilities` as a memory map.
 
     Raises:
-        UserError: "no-probabilities" if they were never computed, are damaged, or were computed from another image
-            or from earlier weights of the run.
+        UserError: "no-probabilities" if they were never computed, are damaged, or were computed from another
+            image or from earlier weights of the run.
     """
     path, metadata = _paths(project, run_id, scan_id)
     missing = UserError(

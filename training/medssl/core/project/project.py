@@ -55,8 +55,8 @@ def is_project(path: Path) -> bool:
 class Project:
     """An open project folder. Every change is on disk when the method that makes it returns.
 
-    Several processes may have it open (viewer, engine, command line), so every change is applied to the current
-    state on disk.
+    Several processes may have it open (viewer, engine, command line), so every change is applied to the
+    current state on disk.
 
     Example:
         >>> project = Project.create("liver", [LabelClass(1, "liver", "#ff9e64")])
@@ -83,7 +83,8 @@ class Project:
         """Create a project, and its folder if it does not exist.
 
         Raises:
-            UserError: "exists" if the folder already holds a project, "bad-classes", "disk-full", "not-writable".
+            UserError: "exists" if the folder already holds a project, "bad-classes", "disk-full",
+                "not-writable".
         """
         if is_project(root):
             raise UserError(
@@ -94,11 +95,7 @@ class Project:
 
     @classmethod
     def open(cls, root: Path) -> Project:
-        """Open a project folder.
-
-        Raises:
-            UserError: "not-a-project", "newer-version", "unreadable".
-        """
+        """Open a project folder; raises the errors of `read_contents`."""
         return cls(root)
 
     def _refresh(self) -> Contents:
@@ -106,11 +103,7 @@ class Project:
         return self._take(read_contents(self.root / "project.json"))
 
     def need_writable(self) -> None:
-        """Require that this process may change the project; called before every change.
-
-        Raises:
-            UserError: "read-only" if it may not.
-        """
+        """Raise UserError ("read-only") if this process may not change the project."""
         if self.read_only:
             raise UserError(self.read_only, code="read-only")
 
@@ -135,11 +128,11 @@ class Project:
 
         Args:
             path: A file, a folder with one DICOM series, or one file of a series.
-            held_out: Exclude the scan from all training; applies to a scan that the project already contains, too.
+            held_out: Exclude the scan from all training; applies to a scan that the project already contains,
+                too.
 
         Raises:
-            UserError: "disk-full", "not-writable", "read-only", and those of `read_scan` for anything that is not
-                a single finite 3D scalar scan.
+            UserError: "disk-full", "not-writable", "read-only", and those of `read_scan`.
         """
         self.need_writable()
         path = Path(path).resolve()
@@ -160,10 +153,7 @@ class Project:
         return scan
 
     def image(self, scan_id: str) -> np.ndarray:
-        """The normalised scan.
-
-        Returns:
-            float16 (Z, Y, X), a memory map.
+        """The normalised scan, float16 (Z, Y, X), as a memory map.
 
         Raises:
             UserError: "no-scan", "missing", "unreadable".
@@ -192,11 +182,7 @@ class Project:
         self._change(scans=tuple(changed.values()))
 
     def set_classes(self, classes: Sequence[LabelClass]) -> None:
-        """Replace the list of classes.
-
-        Raises:
-            UserError: "bad-classes" for duplicate ids, ids outside 1..254, and invalid colours.
-        """
+        """Replace the list of classes; raises the errors of `check_classes`."""
         self._change(classes=check_classes(classes))
 
     def save_view_state(self, state: dict[str, Any]) -> None:
@@ -214,11 +200,7 @@ class Project:
     # ---- annotations
 
     def annotation(self, scan_id: str) -> Annotation | None:
-        """The annotation of a scan; None if there is none.
-
-        Raises:
-            UserError: "no-scan", and those of `read_annotation`.
-        """
+        """The annotation of a scan; None if there is none."""
         path = self._annotation_file(scan_id)
         return read_annotation(path, self.scans[scan_id].geometry.shape_zyx) if path.exists() else None
 
@@ -226,7 +208,8 @@ class Project:
         """Save the annotation of a scan, atomically.
 
         Raises:
-            UserError: "wrong-shape" for an annotation of another scan, "disk-full", "not-writable", "read-only".
+            UserError: "wrong-shape" for an annotation of another scan, "disk-full", "not-writable",
+                "read-only".
         """
         self.need_writable()
         path = self._annotation_file(scan_id)
@@ -253,19 +236,11 @@ class Project:
         return [run for run in list_runs(self.root / "runs") if kind in (None, run.kind)]
 
     def run(self, run_id: str) -> Run:
-        """The run with an id.
-
-        Raises:
-            UserError: "no-run", "unreadable".
-        """
+        """The run with an id; raises the errors of `find_run`."""
         return find_run(self.root / "runs", run_id)
 
     def prediction(self, run_id: str, scan_id: str) -> np.ndarray | None:
-        """The prediction of a scan by a run.
-
-        Returns:
-            Class ids, uint8 (Z, Y, X); None if the run has not predicted the scan.
-        """
+        """Class ids that a run has predicted for a scan, uint8 (Z, Y, X); None if it has not."""
         if not self.has_prediction(run_id, scan_id):
             return None
         path = self.prediction_file(run_id, scan_id)
@@ -280,16 +255,10 @@ class Project:
         return self.root / "runs" / run_id / "predictions" / f"{self._scan(scan_id).id}.npz"
 
     def save_prediction(self, run_id: str, scan_id: str, labels: np.ndarray) -> Path:
-        """Save the prediction of a scan by a run.
+        """Save the prediction of a scan by a run; returns the path of the file.
 
         Args:
             labels: Class ids, uint8 (Z, Y, X).
-
-        Returns:
-            Path of the file.
-
-        Raises:
-            UserError: "wrong-shape", "no-run", "disk-full", "not-writable", "read-only".
         """
         self.need_writable()
         path = self.prediction_file(self.run(run_id).id, scan_id)
@@ -299,27 +268,21 @@ class Project:
     def segmentation(
         self, scan_id: str, run_id: str | None = None, predicted: np.ndarray | None = None
     ) -> np.ndarray:
-        """Combine annotation and prediction: the annotation where there is one, the prediction elsewhere.
+        """The annotation where there is one, the prediction elsewhere: class ids, uint8 (Z, Y, X).
 
         Args:
             run_id: Run whose prediction is used; None for background.
             predicted: Prediction to use instead, class ids, uint8 (Z, Y, X).
 
-        Returns:
-            Class ids, uint8 (Z, Y, X).
-
         Raises:
-            UserError: "nothing-yet" if the run has not predicted the scan or, without a run, if there is no
-                annotation.
+            UserError: "nothing-yet" if the prediction or, without a run, the annotation does not exist.
         """
         annotation = self.annotation(scan_id)
         if predicted is None and run_id:
             predicted = self.prediction(run_id, scan_id)
         if predicted is None and (run_id or annotation is None):
             missing = f"prediction of {run_id}" if run_id else "annotation"
-            raise UserError(
-                f"{scan_id} has no {missing} yet; annotate or predict it first.", code="nothing-yet"
-            )
+            raise UserError(f"{scan_id} has no {missing}; annotate or predict it first.", code="nothing-yet")
         result = (
             predicted if predicted is not None else np.zeros(self.scans[scan_id].geometry.shape_zyx, np.uint8)
         )

@@ -1,9 +1,9 @@
 """Journal of strokes, from which annotations are recovered after a crash of the viewer.
 
 Writing a large annotation takes longer than a stroke. Each stroke is therefore appended here at once; the
-annotation is written when the user pauses, and the strokes that it contains are dropped from the journal. A record
-holds the changed voxels and their new labels. A record that is incomplete after a kill or on a full disk ends the
-journal.
+annotation is written when the user pauses, and the strokes that it contains are dropped from the journal. A
+record holds the changed voxels and their new labels. A record that is incomplete after a kill or on a full
+disk ends the journal.
 """
 
 from __future__ import annotations
