@@ -170,7 +170,7 @@ def test_one_scan_that_cannot_be_written_is_named_and_the_others_go_on(
     assert [Path(path).name for path in result["written"]] == ["series_segmentation.dcm"]
     assert set(result["refused"]) == {"scan"}
     first = next(event.text for event in said if isinstance(event, Notice))
-    assert first.startswith("scan did not come from DICOM")
+    assert first.startswith("scan was not read from DICOM")
     assert {row["scan"] for row in rows_of(tmp_path / "out" / "volumes.csv")} == {"series"}
 
 
