@@ -92,7 +92,7 @@ def test_a_file_in_any_axis_order_lies_where_the_scan_lies(
         ("shape", "it has 5 × 6 × 8 voxels, the scan 5 × 6 × 7"),
         ("spacing", "its voxels are"),
         ("turn", "other directions"),
-        ("shift", "it lies 4.0 mm away"),
+        ("shift", "4.0 mm"),
     ],
 )
 def test_what_differs_is_said(change: str, words: str) -> None:
