@@ -22,8 +22,8 @@ from medssl.benchmarking.protocol import Material, gather
 from medssl.benchmarking.surroundings import surroundings
 from medssl.cli.terminal import console, stop_on_interrupt, worker
 from medssl.core import jobs
-from medssl.core.features.landmarks import HALF_MM, LandmarkMatch, way_back_mm
-from medssl.core.features.retrieval import ARMS_MM, Query, best_match, neighbourhood_descriptor
+from medssl.core.features.landmarks import HALF_MM, LandmarkMatch, forward_backward_error_mm
+from medssl.core.features.retrieval import RADII_MM, Query, best_match, neighbourhood_descriptor
 from medssl.core.features.similarity import open_features, similarity
 from medssl.core.files import write_whole
 from medssl.core.jobs import FeaturesJob, PretrainJob
@@ -142,7 +142,7 @@ def by_features(
         else:
             match = best_match(caches[there], query)
             voxel = match.voxel_zyx
-            back = way_back_mm(caches[there], voxel, caches[here], start)
+            back = forward_backward_error_mm(caches[there], voxel, caches[here], start)
             found = LandmarkMatch(name, there, voxel, match.score, back)
             confidences.setdefault(name, []).append(round(found.confidence, 3))
         errors.setdefault(name, []).append(clicks.error_mm(name, there, voxel))
@@ -258,7 +258,7 @@ def sorted_by_confidence(line: Line) -> tuple[str, str]:
 def draw(options: argparse.Namespace) -> None:
     """Write the page."""
     lines = read_lines(options.out)
-    parts = [HEAD.format(sources=SOURCES, arms=" and ".join(f"{arm:g}" for arm in ARMS_MM), half=HALF_MM)]
+    parts = [HEAD.format(sources=SOURCES, arms=" and ".join(f"{arm:g}" for arm in RADII_MM), half=HALF_MM)]
     for scans, heading in (("test", "Test scans"), ("dev", "Scans that the search was tuned on")):
         chosen = {(line.weights, line.matching): line for line in lines if line.scans == scans}
         if not chosen:

@@ -47,7 +47,7 @@ class Estimates:
             The cached estimate, or None.
         """
         project = self._session.need_project()
-        key, known = estimate.key(project, job), estimate.known(project, job)
+        key, known = estimate.key(project, job), estimate.load(project, job)
         if known is not None or key != self._pending_key:
             self.cancel()
         if known is None and not self._pending_key and key not in self._failed_keys and self._session.idle:
@@ -76,7 +76,7 @@ class Estimates:
         job, key, self._pending_key = self._job, self._pending_key, ""
         if outcome == "stopped":
             return
-        if job is None or estimate.known(self._session.need_project(), job) is None:
+        if job is None or estimate.load(self._session.need_project(), job) is None:
             self._failed_keys.add(key)  # the training itself will report what is wrong
         self.changed.emit()
 

@@ -12,9 +12,9 @@ from medssl.core.features.interactive_classifier import (
     Moments,
     fit,
     outlines,
-    painted_plane,
     slice_fourier_features,
     slice_scores,
+    slice_target,
 )
 from medssl.core.features.similarity import open_features
 from medssl.core.project.annotation import Annotation
@@ -77,14 +77,14 @@ class PreviewWorker:
         labels = request.annotation.labels.copy()  # painting goes on meanwhile
         request = replace(request, annotation=replace(request.annotation, labels=labels))
         learner = self._learner_of(request)
-        changed = learner.look(request.annotation)
+        changed = learner.update(request.annotation)
         if self._unread and self._classifier is not None:  # the scan's own strokes come first
             self._read_another(request)
             changed = True
         if changed or self._classifier is None:
             self._classifier = None
             self._classifier = self._fit(learner, request)
-        painted = painted_plane(request.annotation, request.axis, request.index)
+        painted = slice_target(request.annotation, request.axis, request.index)
         position = (request.axis, request.index)
         if not changed and position == self._position and np.array_equal(painted, self._painted):
             return None
@@ -127,5 +127,5 @@ class PreviewWorker:
         except UserError:
             return
         if annotation is not None:
-            learner.look(annotation)
+            learner.update(annotation)
             self._others[other] = learner.moments

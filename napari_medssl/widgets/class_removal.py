@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from medssl.core.errors import UserError
-from medssl.core.labels.relabel import in_words, painted, turn
+from medssl.core.labels.relabel import annotated_slices, describe
 from medssl.core.project.project import Project
 from qtpy.QtWidgets import QInputDialog, QWidget
 
@@ -36,7 +36,7 @@ class ClassRemoval:
             raise UserError("A job is running on these classes; stop it first.", code="busy")
         self.workspace.autosave.flush()
         self._worker.submit(
-            lambda: iter([painted(project, class_id)]),
+            lambda: iter([annotated_slices(project, class_id)]),
             lambda slices_by_scan: self._ask(class_id, slices_by_scan),
         )
 
@@ -47,7 +47,7 @@ class ClassRemoval:
         others = [item for item in self.session.need_project().classes if item.id != class_id]
         name = next(item.name for item in self.session.need_project().classes if item.id == class_id)
         choices = [*(f"{item.name} ({item.id})" for item in others), NOT_ANNOTATED]
-        text = f"{name} is painted in {in_words(slices_by_scan)}.\nDelete it and relabel these strokes as:"
+        text = f"{name} is painted in {describe(slices_by_scan)}.\nDelete it and relabel these strokes as:"
         chosen, agreed = QInputDialog.getItem(self.parent, "Delete class", text, choices, 0, False)
         if agreed:
             into = 0 if chosen == NOT_ANNOTATED else others[choices.index(chosen)].id
@@ -87,5 +87,5 @@ class ClassRemoval:
 
 def _turned(project: Project, scans: list[str], class_id: int, into: int) -> Iterator[None]:
     """In a thread."""
-    turn(project, scans, class_id, into)
+    relabel(project, scans, class_id, into)
     yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from medssl.core.errors import UserError
-from medssl.core.estimate import in_words
+from medssl.core.estimate import describe
 from medssl.core.jobs import TrainingJob
 from qtpy.QtWidgets import QLabel
 
@@ -45,5 +45,5 @@ class EstimateLabel(QLabel):
         except UserError:
             return ""  # the button reports what is missing
         if known is not None:
-            return in_words(known, job.minutes, job.steps)
+            return describe(known, job.minutes, job.steps)
         return "Measuring the time per step…" if self._estimates.measuring else ""

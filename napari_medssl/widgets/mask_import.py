@@ -11,7 +11,7 @@ import numpy as np
 from medssl.core.errors import UserError
 from medssl.core.io.geometry import AXIS_NAMES, Geometry
 from medssl.core.io.volume import read_labels
-from medssl.core.labels.import_mask import Brought, bring, need_same_grid
+from medssl.core.labels.import_mask import ImportedMask, check_same_grid, import_mask
 from napari.layers import Image, Labels
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QMenu, QMessageBox, QPushButton
 
@@ -64,7 +64,7 @@ class MaskImportButton(QPushButton):
         scan, shown = self.session.need_scan().geometry, self.workspace.scan_layer
         entry = layers.entry_of(layer).get("geometry")
         if entry:
-            need_same_grid(layer.name, Geometry.from_json(entry), scan)
+            check_same_grid(layer.name, Geometry.from_json(entry), scan)
         elif shown is not None:
             _need_same_place(layer, shown)
         self._take(layer.name, lambda: np.array(layer.data), complete_axis)
@@ -77,11 +77,11 @@ class MaskImportButton(QPushButton):
         now, classes = self.session.annotation.current(), project.classes
         annotation = replace(now, labels=now.labels.copy())
         self._worker.submit(
-            lambda: iter([bring(name, read(), annotation, classes, complete_axis)]),
+            lambda: iter([import_mask(name, read(), annotation, classes, complete_axis)]),
             lambda imported: self._apply(scan.id, name, imported),
         )
 
-    def _apply(self, scan: str, name: str, imported: Brought) -> None:
+    def _apply(self, scan: str, name: str, imported: ImportedMask) -> None:
         if scan != self.session.scan:
             return
         for item in imported.classes:
@@ -125,7 +125,7 @@ class MaskImportButton(QPushButton):
 
 def _from_file(path: Path, scan: Geometry) -> np.ndarray:
     volume = read_labels(path)
-    need_same_grid(path.name, volume.geometry, scan)
+    check_same_grid(path.name, volume.geometry, scan)
     return volume.array
 
 

@@ -127,7 +127,7 @@ class Pretrain(StepContent):
             self.method.setCurrentIndex(0)  # calls this method again
             return
         method = self.method.currentData(Qt.ItemDataRole.ToolTipRole)
-        start = STARTS[recipes.start_of(self.method.currentData(), purpose.recipe)]
+        start = STARTS[recipes.default_weights(self.method.currentData(), purpose.recipe)]
         self.about.setText(f"{purpose.about}\n{method}\nStarts from {start}.")
         self.estimate.refresh()
 

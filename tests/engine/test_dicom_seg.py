@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from dicom_files import SHAPE, numbered, write_series
 from medssl.core.errors import UserError
 from medssl.core.io.dicom import read_stack
-from medssl.core.io.dicom_seg import How, write_dicom_seg
+from medssl.core.io.dicom_seg import AlgorithmType, write_dicom_seg
 from medssl.core.io.volume import read_scan
 from medssl.core.project.contents import LabelClass
 from pydicom.uid import generate_uid
@@ -29,7 +29,7 @@ LPS = np.array([-1.0, -1.0, 1.0])
 
 
 def written(
-    source: Path, path: Path, classes: Sequence[LabelClass] = CLASSES, how: How = "SEMIAUTOMATIC"
+    source: Path, path: Path, classes: Sequence[LabelClass] = CLASSES, how: AlgorithmType = "SEMIAUTOMATIC"
 ) -> np.ndarray:
     """Write random labels of a series as DICOM-SEG and return them, (Z, Y, X)."""
     geometry = read_scan(source).geometry

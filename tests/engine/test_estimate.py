@@ -9,7 +9,7 @@ import pytest
 from medssl.cli import terminal, training
 from medssl.core import estimate
 from medssl.core.errors import UserError
-from medssl.core.estimate import Estimate, in_words
+from medssl.core.estimate import Estimate, describe
 from medssl.core.events import Done
 from medssl.core.jobs import EstimateJob, FinetuneJob, PretrainJob, SuggestJob, TrainingJob, to_json
 from medssl.core.project.project import Project
@@ -26,18 +26,18 @@ def project(tmp_path: Path) -> Project:
 
 def estimated(project: Project, job: TrainingJob) -> Estimate:
     run(EstimateJob(str(project.root), training=to_json(job)))
-    found = estimate.known(Project.open(project.root), job)
+    found = estimate.load(Project.open(project.root), job)
     assert found is not None
     return found
 
 
 def test_it_says_steps_time_memory_device_and_precision() -> None:
-    assert in_words(MADE, 3) == "About 1,400 steps in 3 min, on CPU with 2 threads in bf16; needs 1.1 GB."
+    assert describe(MADE, 3) == "About 1,400 steps in 3 min, on CPU with 2 threads in bf16; needs 1.1 GB."
 
 
 def test_few_steps_are_told_honestly() -> None:
-    assert in_words(MADE, 0.5).endswith("Fewer than 300 steps: expect little.")
-    assert "expect little" not in in_words(MADE, 3)
+    assert describe(MADE, 0.5).endswith("Fewer than 300 steps: expect little.")
+    assert "expect little" not in describe(MADE, 3)
 
 
 def test_time_beside_the_steps_is_taken_off() -> None:
@@ -46,13 +46,13 @@ def test_time_beside_the_steps_is_taken_off() -> None:
 
 
 def test_steps_that_were_asked_for_have_a_time_and_the_shorter_of_both_counts() -> None:
-    assert in_words(MADE, None, 1000).startswith("About 1,000 steps in 2.5 min")
-    assert in_words(MADE, 3, 1000).startswith("About 1,000 steps in 2.5 min")
-    assert in_words(MADE, 1, 1000).startswith("About 450 steps in 60 s")
+    assert describe(MADE, None, 1000).startswith("About 1,000 steps in 2.5 min")
+    assert describe(MADE, 3, 1000).startswith("About 1,000 steps in 2.5 min")
+    assert describe(MADE, 1, 1000).startswith("About 450 steps in 60 s")
 
 
 def test_more_memory_than_there_is_is_told() -> None:
-    assert "There are only 1.0 GB: take fewer scans." in in_words(replace(MADE, memory_there=2**30), 3)
+    assert "Only 1.0 GB are available" in describe(replace(MADE, memory_there=2**30), 3)
 
 
 @pytest.mark.parametrize("kind", ["pgl", "lrc", "alice", "finetune", "finetune-3d", "finetune-none"])
@@ -76,25 +76,25 @@ def test_what_was_measured_is_not_measured_again(project: Project, monkeypatch: 
 @pytest.mark.parametrize("changed", [{"method": "mae"}, {"recipe": "paper"}, {"settings": {"batch": 4}}])
 def test_another_choice_is_another_estimate(project: Project, changed: dict[str, object]) -> None:
     job = PretrainJob(str(project.root))
-    estimate.keep(project, job, MADE)
-    assert estimate.known(project, job) == MADE
-    assert estimate.known(project, replace(job, **changed)) is None  # type: ignore[arg-type]
+    estimate.save(project, job, MADE)
+    assert estimate.load(project, job) == MADE
+    assert estimate.load(project, replace(job, **changed)) is None  # type: ignore[arg-type]
 
 
 def test_with_other_scans_it_is_measured_anew(project: Project) -> None:
     job = PretrainJob(str(project.root))
-    estimate.keep(project, job, MADE)
+    estimate.save(project, job, MADE)
     project.hold_out(next(iter(project.scans)))
-    assert estimate.known(project, job) is None
+    assert estimate.load(project, job) is None
 
 
 def test_a_damaged_file_is_no_more_than_nothing_known(project: Project) -> None:
     job = PretrainJob(str(project.root))
     for text in ("{", "[]", '{"a": 1}'):
         (project.root / "estimates.json").write_text(text)
-        assert estimate.known(project, job) is None
-    estimate.keep(project, job, MADE)
-    assert estimate.known(project, job) == MADE
+        assert estimate.load(project, job) is None
+    estimate.save(project, job, MADE)
+    assert estimate.load(project, job) == MADE
 
 
 def test_what_the_training_would_refuse_the_estimate_refuses_too(tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_an_estimate_that_is_stopped_is_not_kept(project: Project) -> None:
     result = run(EstimateJob(str(project.root), training=to_json(job)), events, lambda: True)
     assert result == {"stopped": True}
     assert events.of(Done) == [Done(True, {"stopped": True})]
-    assert estimate.known(project, job) is None
+    assert estimate.load(project, job) is None
 
 
 def test_a_rehearsal_with_little_memory_goes_on_with_less(

@@ -77,7 +77,7 @@ def test_dicom_series_outside_become_dicom_seg_and_other_files_are_named(
 ) -> None:
     written, refused = segment(small_project, run, [folder], tmp_path / "out", ".dcm")
     assert [path.name for path in written] == ["series_segmentation.dcm"]
-    assert "did not come from DICOM" in refused["good.nii"]
+    assert "not read from DICOM" in refused["good.nii"]
     # Class 1 everywhere, and an empty segment for class 2.
     voxels = sitk.GetArrayFromImage(sitk.ReadImage(str(written[0])))
     assert voxels[: SHAPE[0]].all() and not voxels[SHAPE[0] :].any()

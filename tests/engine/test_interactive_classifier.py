@@ -13,10 +13,10 @@ from medssl.core.features.interactive_classifier import (
     LinearClassifier,
     fit,
     outlines,
-    painted_plane,
-    painted_voxels,
     slice_fourier_features,
     slice_scores,
+    slice_target,
+    training_voxels,
 )
 from medssl.core.features.similarity import FeatureCache
 from medssl.core.project.annotation import IGNORE, SURE_BACKGROUND, Annotation
@@ -48,7 +48,7 @@ def scribbles(truth: np.ndarray) -> np.ndarray:
 def classified(cache: FeatureCache, annotation: Annotation, axis: int, index: int) -> np.ndarray:
     """What the probe says about each voxel of a slice."""
     learner = Learner(cache)
-    learner.look(annotation)
+    learner.update(annotation)
     classifier = fit(learner.moments)
     scores = slice_scores(cache, slice_fourier_features(cache, axis, index), classifier, axis)
     return np.array(classifier.classes)[scores.argmax(0)]
@@ -93,7 +93,7 @@ def test_scores_lie_where_their_cells_are(axis: int, step: tuple[int, int, int],
         indexing="ij",
     )
     cache = FeatureCache("scan", "run", np.stack(places, -1).astype(np.float16), step, SHAPE)
-    monkeypatch.setattr(interactive_classifier, "_fourier_features", lambda vectors, place, shape: vectors)
+    monkeypatch.setattr(interactive_classifier, "extended_features", lambda vectors, place, shape: vectors)
     classifier = LinearClassifier((0, 1, 2), np.eye(3, dtype=np.float32))
     index = SHAPE[axis] // 2
     scores = slice_scores(cache, slice_fourier_features(cache, axis, index), classifier, axis)
@@ -110,7 +110,7 @@ def test_scores_lie_where_their_cells_are(axis: int, step: tuple[int, int, int],
 def test_outlines_run_along_the_organ_to_half_a_cell() -> None:
     cache, truth = tissue(noise=0)
     learner = Learner(cache)
-    learner.look(Annotation(truth + SURE_BACKGROUND * (truth == 0).astype(np.uint8)))
+    learner.update(Annotation(truth + SURE_BACKGROUND * (truth == 0).astype(np.uint8)))
     classifier = fit(learner.moments)
     scores = slice_scores(cache, slice_fourier_features(cache, 0, 5), classifier, 0)
     line = outlines(scores, classifier, np.full(SHAPE[1:], IGNORE, np.uint8))[1]
@@ -138,10 +138,10 @@ def test_painting_over_changes_the_answer_as_if_it_had_never_been_otherwise() ->
     wrong = labels.copy()
     wrong[6, 18, 12:20] = 2
     wrong[8, 30, :] = 1
-    learner.look(Annotation(wrong, ((1, 3),)))
+    learner.update(Annotation(wrong, ((1, 3),)))
     assert fit(learner.moments).classes == (0, 1, 2)
-    assert learner.look(Annotation(labels)) and fresh.look(Annotation(labels))
-    assert not learner.look(Annotation(labels)), "nothing changed"
+    assert learner.update(Annotation(labels)) and fresh.update(Annotation(labels))
+    assert not learner.update(Annotation(labels)), "nothing changed"
     again, first = fit(learner.moments), fit(fresh.moments)
     assert again.classes == first.classes == (0, 1)
     # What is left over of sums in float64, some 1e-14, the solution multiplies by its condition, some 1e3:
@@ -155,17 +155,17 @@ def test_painted_voxels_are_those_of_the_target() -> None:
     annotation = Annotation(labels, ((0, 1), (2, 0)))
     target = annotation.target().ravel()
     where = np.flatnonzero(target != IGNORE)
-    assert np.array_equal(painted_voxels(annotation), where * 256 + target[where])
+    assert np.array_equal(training_voxels(annotation), where * 256 + target[where])
 
 
 def test_only_so_many_voxels_a_class_are_looked_at_and_the_same_ones_again(monkeypatch) -> None:
-    monkeypatch.setattr(interactive_classifier, "MOST", 100)
+    monkeypatch.setattr(interactive_classifier, "MAX_VOXELS", 100)
     labels = np.zeros((20, 30, 40), np.uint8)
     labels[:, :15] = 1
-    before = painted_voxels(Annotation(labels))
+    before = training_voxels(Annotation(labels))
     assert 50 < len(before) <= 100
     labels[0, 20, :5] = 1
-    after = painted_voxels(Annotation(labels))
+    after = training_voxels(Annotation(labels))
     assert len(np.intersect1d(before, after)) == len(before)
     rows = np.unravel_index(before >> 8, labels.shape)[1]
     assert rows.max() > 12 and rows.min() < 3, "spread over all of it"
@@ -176,14 +176,14 @@ def test_a_painted_plane_is_that_of_the_whole_target(axis: int) -> None:
     labels = np.random.default_rng(0).choice(np.array([0, 0, 1, 2, 255], np.uint8), (5, 6, 7))
     annotation = Annotation(labels, ((0, 2), (1, 3), (2, 2), (axis, 4)))
     for index in (2, 3, 4):
-        assert np.array_equal(painted_plane(annotation, axis, index), annotation.target().take(index, axis))
+        assert np.array_equal(slice_target(annotation, axis, index), annotation.target().take(index, axis))
 
 
 @pytest.mark.parametrize("value", [0, 1])
 def test_nothing_to_learn_from_is_one_sentence(value: int) -> None:
     cache, truth = tissue()
     learner = Learner(cache)
-    learner.look(Annotation((value * (scribbles(truth) == 1)).astype(np.uint8)))
+    learner.update(Annotation((value * (scribbles(truth) == 1)).astype(np.uint8)))
     with pytest.raises(UserError, match="needs two classes") as error:
         fit(learner.moments)
     assert error.value.code == "nothing-to-learn" and str(error.value).endswith(".")
@@ -192,16 +192,16 @@ def test_nothing_to_learn_from_is_one_sentence(value: int) -> None:
 def test_another_scan_s_strokes_help_where_this_one_has_none() -> None:
     cache, truth = tissue()
     other = Learner(cache)
-    other.look(Annotation(scribbles(truth)))
+    other.update(Annotation(scribbles(truth)))
     assert fit({}, [other.moments]).classes == (0, 1)
 
 
 def test_other_scans_never_weigh_more_than_this_one() -> None:
     cache, truth = tissue()
     own, other = Learner(cache), Learner(cache)
-    own.look(Annotation(scribbles(truth)))
+    own.update(Annotation(scribbles(truth)))
     upside_down = np.where(truth == 1, SURE_BACKGROUND, 1).astype(np.uint8)
-    other.look(Annotation(upside_down))
+    other.update(Annotation(upside_down))
     classifier = fit(own.moments, [other.moments] * 5)
     rows = slice_scores(cache, slice_fourier_features(cache, 0, 6), classifier, 0)
     fives, once = fit(own.moments, [other.moments] * 5), fit(own.moments, [other.moments])

@@ -31,7 +31,7 @@ def test_the_same_place_has_the_same_colour_in_every_scan(made: tuple[Project, s
 def test_colours_are_read_and_not_computed_again(made: tuple[Project, str], monkeypatch) -> None:
     project, run = made
     first, _ = colors_of(project, "scan0", run)
-    monkeypatch.setattr(pca_colors, "paint", lambda *_: pytest.fail("they were there"))
+    monkeypatch.setattr(pca_colors, "to_rgb", lambda *_: pytest.fail("they were there"))
     assert np.array_equal(colors_of(project, "scan0", run)[0], first)
 
 

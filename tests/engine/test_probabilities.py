@@ -12,7 +12,7 @@ from medssl.core.errors import UserError
 from medssl.core.events import Progress
 from medssl.core.jobs import PredictJob
 from medssl.core.project import probabilities
-from medssl.core.project.probabilities import as_bytes, keep_probabilities, open_probabilities
+from medssl.core.project.probabilities import open_probabilities, to_uint8, write_probabilities
 from medssl.core.project.project import Project
 from small import Events, make_project, never, plan
 from test_predict import predictor
@@ -23,7 +23,7 @@ def test_uncertainty_is_one_where_all_classes_are_alike_and_none_where_one_is_su
     scores[0, :, 0, 0] = 1 / 3
     scores[0, 1, 0, 1] = 1
     scores[0, :, 0, 2] = 0.5, 0.5, 0
-    uncertainty, first, second = as_bytes(scores)[0, :, 0]
+    uncertainty, first, second = to_uint8(scores)[0, :, 0]
     assert uncertainty.tolist() == [255, 0, round(255 * math.log(2) / math.log(3))]
     assert (first.tolist(), second.tolist()) == ([85, 255, 128], [85, 0, 0])
 
@@ -59,13 +59,13 @@ def test_a_predicted_voxel_has_its_most_probable_class_and_more_of_it_than_those
 def kept(project: Project, run: str, scores: np.ndarray, slab: int = 4) -> None:
     """Keep scores (slices, 1 + classes, rows, columns) of the first scan, a few slices at a time."""
 
-    def look(keep: probabilities.Keep) -> np.ndarray:
+    def look(keep: probabilities.WriteSlab) -> np.ndarray:
         for first in range(0, len(scores), slab):
             keep(scores[first : first + slab])
         return np.zeros(1)
 
     classes = [item.id for item in project.classes]
-    keep_probabilities(
+    write_probabilities(
         project, project.run(run), next(iter(project.scans)), classes, (0, 1, 2), look, lambda event: None
     )
 
@@ -79,7 +79,7 @@ def test_every_number_is_read_back_whatever_is_left_out_of_the_file(tmp_path: Pa
     scores = np.concatenate([1 - inside, inside], 1)
     kept(project, run, scores)
     found = open_probabilities(project, run, next(iter(project.scans)))
-    expected = as_bytes(scores)
+    expected = to_uint8(scores)
     assert np.array_equal(found.uncertainty, expected[:, 0])
     assert np.array_equal(found.classes[1], expected[:, 1])
 

@@ -204,7 +204,7 @@ def test_few_slices_are_all_looked_at_and_of_many_some_of_each_scan(tmp_path: Pa
 @pytest.mark.parametrize("length", [1, 5, 12, 40])
 def test_a_thumbnail_keeps_means(length: int) -> None:
     line = np.arange(length, dtype=np.float32)
-    assert (slices.averaging(length, 12) @ line).mean() == pytest.approx(line.mean(), abs=1e-4)
+    assert (slices.averaging_matrix(length, 12) @ line).mean() == pytest.approx(line.mean(), abs=1e-4)
 
 
 def test_neighbours_are_looked_at_together() -> None:

@@ -186,4 +186,4 @@ def test_a_file_that_does_not_fit_into_memory_is_not_called_damaged(
     given = [sys.executable, "-c", READ_WITH_LITTLE, reader, str(path), str(spare << 20)]
     answer = subprocess.run(given, capture_output=True, text=True, check=True).stdout
     assert answer.startswith(said), answer
-    assert said == "read" or "large.nii.gz does not fit into this machine's memory" in answer
+    assert said == "read" or "large.nii.gz does not fit" in answer

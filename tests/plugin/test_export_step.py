@@ -55,7 +55,7 @@ def test_the_ending_of_the_name_says_how_it_is_written(made, qtbot, said, monkey
 def test_what_cannot_be_written_is_one_sentence(made, qtbot, said, monkeypatch, tmp_path):
     save_as(made, qtbot, monkeypatch, tmp_path / "out.dcm")
     ((severity, text),) = said
-    assert severity == "error" and "did not come from DICOM" in text
+    assert severity == "error" and "not read from DICOM" in text
 
 
 def test_all_scans_go_into_a_folder(made, qtbot, said, monkeypatch, tmp_path):

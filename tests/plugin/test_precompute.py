@@ -290,7 +290,7 @@ def test_weights_of_no_use_are_one_sentence_and_no_engine(
     qtbot.waitUntil(lambda: dock.session.scan == "b", timeout=PATIENCE)
     rest(qtbot)
     ((severity, text),) = said
-    assert severity == "warning" and words in text and "program" in text
+    assert severity == "warning" and words in text and "weights" in text
     assert not asked(project) and dock.session.scan == "b" and not dock.session.job.kind
 
 

@@ -32,7 +32,7 @@ if isinstance(job, jobs.EstimateJob):
         asked.write("one\\n")
     {measuring}
     made = estimate.Estimate(0.1, 0.2, 0.5, 0.0, 1 << 30, 8 << 30, "cpu", 2, "bf16")
-    estimate.keep(project, jobs.job_of(job.training, "it"), made)
+    estimate.save(project, jobs.job_of(job.training, "it"), made)
     print(events.to_line(events.Done()), flush=True)
     sys.exit()
 kind = jobs.kind_of(job)

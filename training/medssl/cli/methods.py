@@ -35,7 +35,7 @@ def methods() -> None:
             options = f"--recipe {each.recipe} --minutes {each.minutes:g}"
             semi_supervised = (
                 ""
-                if each.semi_supervised == recipes.Purpose.semi_supervised
+                if each.semi_supervised == recipes.Preset.semi_supervised
                 else f" --semi-supervised {each.semi_supervised}"
             )
             typer.echo(f"  medssl {kind} PROJECT {options}{semi_supervised}  {each.name}. {each.about}")

@@ -192,7 +192,7 @@ def _train(job: TrainingJob) -> None:
 def _foretell(job: TrainingJob, screen: Console, should_stop: Callable[[], bool]) -> None:
     """Say what the training will come to. Not of one that goes on, nor of one that is over as soon."""
     from medssl.cli.terminal import INTERRUPTED, run_job
-    from medssl.core.estimate import FEW_STEPS, Estimate, in_words
+    from medssl.core.estimate import FEW_STEPS, Estimate, describe
     from medssl.core.jobs import EstimateJob, PretrainJob, from_json, to_json
 
     minutes = MINUTES if job.minutes is None and job.steps is None else job.minutes
@@ -204,4 +204,4 @@ def _foretell(job: TrainingJob, screen: Console, should_stop: Callable[[], bool]
     if result["stopped"]:
         raise typer.Exit(INTERRUPTED)
     found = from_json(Estimate, result["estimate"], "the estimate")
-    screen.print(in_words(found, minutes, job.steps), markup=False, soft_wrap=True)
+    screen.print(describe(found, minutes, job.steps), markup=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""What a measurement was made on: processor, memory, graphics card, versions, the commit of the program."""
+"""Machine and program properties that are recorded with measurements: processor, memory, commit."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 def processor() -> str:
-    """The processor's name, as far as the system tells."""
+    """Name of the processor, as far as the system reports it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
@@ -22,7 +22,7 @@ def processor() -> str:
 
 
 def memory() -> int:
-    """Bytes of memory that this machine has; 0 where the system does not tell."""
+    """Physical memory of this machine in bytes; 0 if the system does not report it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -30,10 +30,10 @@ def memory() -> int:
 
 
 def peak_memory() -> int:
-    """Bytes of memory that this process has needed at most so far; 0 where the system does not tell."""
+    """Peak memory of this process in bytes; 0 if the system does not report it."""
     try:
         import resource
-    except ImportError:  # Windows has none
+    except ImportError:  # not available on Windows
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
@@ -41,21 +41,21 @@ def peak_memory() -> int:
 
 @cache
 def commit() -> str | None:
-    """The checkout's commit, with "+" where its code was changed since; None for an installed package.
+    """Commit of the checkout, with "+" if its code has uncommitted changes; None for an installed package.
 
-    Asked once: what a process has loaded does not change with the checkout.
+    Cached: the code that a process has loaded does not change with the checkout.
     """
     root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None
     try:
-        told = [
-            subprocess.run(["git", "-C", root, *words], capture_output=True, text=True, check=True).stdout
-            for words in (
+        outputs = [
+            subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=True).stdout
+            for arguments in (
                 ["rev-parse", "--short", "HEAD"],
                 ["status", "--porcelain", "--", "training", "resources"],
             )
         ]
     except (OSError, subprocess.CalledProcessError):
         return None
-    return told[0].strip() + ("+" if told[1].strip() else "")
+    return outputs[0].strip() + ("+" if outputs[1].strip() else "")

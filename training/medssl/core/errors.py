@@ -1,14 +1,18 @@
-"""The one exception that a user ever reads."""
+"""The exception for errors that a user can correct."""
 
 
 class UserError(Exception):
-    """Something the user can put right.
+    """An error that the user can correct.
 
-    The message is one sentence that names the file (or thing), what is wrong with it and what to do
-    about it. The command line prints it, the viewer shows it, neither shows a traceback. Any other
-    exception is a defect of ours.
+    The command line prints the message and the viewer shows it, both without a traceback. Any other
+    exception is a defect of the program.
 
-    `code` is a short word for programs and tests ("unreadable", "not-a-scan", "disk-full", ...).
+    Args:
+        message: One sentence that names the file (or object), what is wrong with it and what to do about it.
+        code: Short identifier for programs and tests ("unreadable", "not-a-scan", "disk-full", ...).
+
+    Example:
+        >>> raise UserError(f"{path} does not exist; check the path.", code="missing")
     """
 
     def __init__(self, message: str, code: str = "bad-input") -> None:

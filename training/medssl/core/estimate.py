@@ -1,7 +1,7 @@
-"""What a training will come to: how many steps in its time, how much memory, on what; in words, and kept.
+"""Predicted steps, time and memory of a training, cached per project.
 
-Measured by profiling.py, which takes a few steps of the very training. Kept in the project, so that neither
-the viewer nor the command line measures the same twice.
+profiling.py measures them on a few steps of the training itself. The cache in the project saves the viewer
+and the command line from measuring the same training twice.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from medssl.core.jobs import TrainingJob
 from medssl.core.project.project import Project
 
 FEW_STEPS = 300
-"""Fewer than these have taught little, whatever was trained so far."""
-MOST_KEPT = 50
+"""Trainings with fewer steps have improved little in all experiments so far."""
+MAX_ENTRIES = 50
+"""Estimates that the cache of a project holds; the oldest are dropped."""
 GIB = 1 << 30
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """How long a step takes and what it needs.
+    """Time per step and memory of a training.
 
-    A step takes `first_s` seconds in the first `share` of the training and `later_s` in what follows (once
-    fine-tuning learns from its own guesses, or Alice's matcher is trained); `aside_s` of the time is no step.
+    A step takes `first_s` seconds in the first `share` (0..1) of the steps and `later_s` seconds afterwards,
+    when fine-tuning learns from pseudo-labels or Alice's matcher is trained. `aside_s` seconds are spent
+    outside of the steps.
     """
 
     first_s: float
@@ -37,25 +39,34 @@ class Estimate:
     share: float
     aside_s: float
     memory: int
-    """Bytes: of a CUDA device its own memory, else all that the engine's process needs."""
+    """Peak memory in bytes: device memory on CUDA, otherwise memory of the engine process."""
     memory_there: int
-    """Bytes that the device or machine has in all; 0 where that is not known."""
+    """Total memory of the device or machine in bytes; 0 if unknown."""
     device: str
     threads: int
     precision: str
 
     def steps(self, seconds: float) -> int:
-        """How many steps there are in so many seconds of training."""
-        for_steps = max(0.0, seconds - self.aside_s)
-        return int(for_steps * (self.share / self.first_s + (1 - self.share) / self.later_s))
+        """Number of steps in a training of the given duration."""
+        step_seconds = max(0.0, seconds - self.aside_s)
+        return int(step_seconds * (self.share / self.first_s + (1 - self.share) / self.later_s))
 
     def seconds(self, steps: int) -> float:
-        """How long so many steps take."""
+        """Duration in seconds of a training of the given number of steps."""
         return self.aside_s + steps * (self.share * self.first_s + (1 - self.share) * self.later_s)
 
 
-def in_words(estimate: Estimate, minutes: float | None, steps: int | None = None) -> str:
-    """The estimate for so many minutes or steps, whichever are over first, as a sentence or two."""
+def describe(estimate: Estimate, minutes: float | None, steps: int | None = None) -> str:
+    """Describe the estimate for the user.
+
+    Args:
+        minutes: Time limit of the training; None for no limit.
+        steps: Step limit of the training; the limit that is reached first counts.
+
+    Returns:
+        One to three sentences, e.g. "About 2,400 steps in 10 min, on CPU with 2 threads in fp32; needs 1.2
+        GB."
+    """
     seconds = math.inf if minutes is None else 60 * minutes
     count = steps
     if steps is None or estimate.seconds(steps) > seconds:
@@ -63,66 +74,70 @@ def in_words(estimate: Estimate, minutes: float | None, steps: int | None = None
     else:
         seconds = estimate.seconds(steps)
     assert count is not None
-    where = estimate.device.upper()
+    device = estimate.device.upper()
     if estimate.device == "cpu":
-        where += f" with {estimate.threads} thread{'s' if estimate.threads > 1 else ''}"
-    said = f"About {_rounded(count):,} steps in {duration(seconds)}, on {where} in {estimate.precision}"
+        device += f" with {estimate.threads} thread{'s' if estimate.threads > 1 else ''}"
+    text = f"About {_rounded(count):,} steps in {duration(seconds)}, on {device} in {estimate.precision}"
     if estimate.memory:
-        said += f"; needs {max(0.1, estimate.memory / GIB):.1f} GB"
-    said += "."
+        text += f"; needs {max(0.1, estimate.memory / GIB):.1f} GB"
+    text += "."
     if estimate.memory_there and estimate.memory > estimate.memory_there:
-        said += f" There are only {estimate.memory_there / GIB:.1f} GB: take fewer scans."
+        text += f" Only {estimate.memory_there / GIB:.1f} GB are available: use fewer scans."
     if count < FEW_STEPS:
-        said += f" Fewer than {FEW_STEPS} steps: expect little."
-    return said
+        text += f" Fewer than {FEW_STEPS} steps: expect little."
+    return text
 
 
 def duration(seconds: float) -> str:
-    """40 s, 2.5 min, 8 h."""
+    """Format a duration: "40 s", "2.5 min", "8 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.2g} min" if seconds < 5400 else f"{seconds / 3600:.2g} h"
 
 
 def _rounded(count: int) -> int:
-    """Two digits: the next one would promise too much."""
+    """Round to two significant digits: a third would suggest a precision that the estimate has not."""
     unit = 10 ** max(0, len(str(count)) - 2)
     return round(count / unit) * unit
 
 
-def known(project: Project, job: TrainingJob) -> Estimate | None:
-    """What was measured before for such a training of this project on this machine, or None."""
-    found = _kept(project).get(key(project, job))
+def load(project: Project, job: TrainingJob) -> Estimate | None:
+    """Cached estimate of such a training of this project on this machine; None if there is none."""
+    fields = _entries(project).get(key(project, job))
     try:
-        return None if found is None else jobs.from_json(Estimate, found, "the estimate")
+        return None if fields is None else jobs.from_json(Estimate, fields, "the estimate")
     except UserError:
-        return None  # of another version
+        return None  # written by another version
 
 
-def keep(project: Project, job: TrainingJob, estimate: Estimate) -> None:
-    """Remember it in the project. Raises UserError ("disk-full", "not-writable")."""
-    own = key(project, job)
-    others = {name: value for name, value in _kept(project).items() if name != own}
-    newest = dict(list(others.items())[-(MOST_KEPT - 1) :])
-    write_json(_file(project), {**newest, own: jobs.to_json(estimate)})
+def save(project: Project, job: TrainingJob, estimate: Estimate) -> None:
+    """Cache an estimate in the project.
+
+    Raises:
+        UserError: "disk-full", "not-writable".
+    """
+    job_key = key(project, job)
+    other_entries = {name: value for name, value in _entries(project).items() if name != job_key}
+    newest = dict(list(other_entries.items())[-(MAX_ENTRIES - 1) :])
+    write_json(_file(project), {**newest, job_key: jobs.to_json(estimate)})
 
 
 def _file(project: Project) -> Path:
     return project.root / "estimates.json"
 
 
-def _kept(project: Project) -> dict[str, Any]:
+def _entries(project: Project) -> dict[str, Any]:
     try:
-        kept = read_json(_file(project)) if _file(project).exists() else {}
+        entries = read_json(_file(project)) if _file(project).exists() else {}
     except UserError:
-        return {}  # damaged: it is measured again
-    return kept if isinstance(kept, dict) else {}
+        return {}  # damaged: the training is measured again
+    return entries if isinstance(entries, dict) else {}
 
 
 def key(project: Project, job: TrainingJob) -> str:
-    """All that the time of a step follows from, as far as a viewer can ask it without reading every scan.
+    """Cache key: everything that determines the time of a step and is known without reading the scans.
 
-    What is painted is left out: a step takes as long whatever that is.
+    The annotations are not part of it, because the time of a step does not depend on them.
     """
     fields = jobs.to_json(job)
     for name in ("project", "minutes", "steps", "seed", "resume", "predict_scans"):

@@ -1,7 +1,7 @@
-"""What a job says while it runs: one JSON object a line, from the engine up to whoever started it.
+"""Events of running jobs, one JSON object per line, from the engine to the process that started it.
 
-The same events drive the viewer (read from the child's standard output), the command line (drawn by
-rich) and `events.jsonl` in the run's folder. What a job is told meanwhile (`SliceInView`) goes the other way.
+The same events drive the viewer (read from the child's standard output), the command line (drawn by rich) and
+`events.jsonl` in the run's folder. `SliceInView` goes the other way, from the viewer to the engine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from medssl.core.jobs import from_json
 
 @dataclass(frozen=True)
 class SliceInView:
-    """The slice on the screen. Told to a job, as a line `show {...}` on its standard input."""
+    """The slice on the screen, sent to a job as a line `show {...}` on its standard input."""
 
     scan: str
     axis: int
@@ -48,7 +48,7 @@ class SliceInView:
 
 @dataclass(frozen=True)
 class Started:
-    """The job has its scans and its plan and begins. `plan` is jobs.Plan as JSON, `reasons` says why."""
+    """The job has loaded its scans and starts; `plan` is a jobs.Plan as JSON, `reasons` explains it."""
 
     run: str
     plan: dict[str, Any] = field(default_factory=dict)
@@ -57,7 +57,7 @@ class Started:
 
 @dataclass(frozen=True)
 class Progress:
-    """`fraction` of the phase done (0..1), with the seconds left as far as they are known."""
+    """Progress of a phase: completed `fraction` (0..1) and, if known, the remaining seconds."""
 
     phase: str
     fraction: float
@@ -67,7 +67,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Metric:
-    """Numbers of one step, for curves: {"loss": 0.7, "dice": 0.8}."""
+    """Scalars of one step, for curves: {"loss": 0.7, "dice": 0.8}."""
 
     step: int
     values: dict[str, float]
@@ -75,7 +75,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Preview:
-    """A scan's prediction (or similar) that is ready to be looked at while the job goes on."""
+    """A result of a scan, such as its prediction, that can be shown while the job continues."""
 
     scan: str
     path: str
@@ -83,10 +83,10 @@ class Preview:
 
 @dataclass(frozen=True)
 class SlicePreview:
-    """The labels of one slice so far, from a training that goes on; not kept in `events.jsonl`.
+    """Current prediction of one slice during a training; not written to `events.jsonl`.
 
-    `packed` are the class ids, uint8 (rows, columns) in canonical order, as zlib and base64 make them:
-    `of` and `labels` are the two ways.
+    `packed` holds the class ids, uint8 (rows, columns) in canonical order, compressed by zlib and encoded as
+    base64: `of` encodes and `labels` decodes them.
     """
 
     scan: str
@@ -97,7 +97,11 @@ class SlicePreview:
 
     @classmethod
     def of(cls, place: SliceInView, labels: np.ndarray) -> SlicePreview:
-        """The event for a slice with these class ids."""
+        """Create the event of a slice.
+
+        Args:
+            labels: Class ids in canonical order, uint8 (rows, columns).
+        """
         rows, columns = labels.shape
         packed = base64.b64encode(zlib.compress(np.ascontiguousarray(labels, np.uint8).tobytes(), 1))
         return cls(place.scan, place.axis, place.index, (rows, columns), packed.decode("ascii"))
@@ -116,7 +120,7 @@ class SlicePreview:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """From here the job can be resumed."""
+    """A checkpoint was written, from which the job can be resumed."""
 
     step: int
     path: str
@@ -124,14 +128,14 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Notice:
-    """One sentence the user should read: a decision, a warning."""
+    """One sentence for the user: a decision or a warning."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Done:
-    """The job ended by itself or (stopped=True) on request; `result` depends on the job."""
+    """The job ended by itself, or on request if `stopped`; `result` depends on the job."""
 
     stopped: bool = False
     result: dict[str, Any] = field(default_factory=dict)
@@ -139,7 +143,7 @@ class Done:
 
 @dataclass(frozen=True)
 class Failed:
-    """The job could not go on; `text` is one sentence for the user, `code` one word for programs."""
+    """The job failed; `text` is one sentence for the user, `code` identifies the error for programs."""
 
     code: str
     text: str
@@ -176,7 +180,7 @@ def from_line(line: str) -> Event:
 
 
 def read_log(path: Path) -> list[Event]:
-    """What a run has said so far, from its events.jsonl; lines that a crash cut off are left out."""
+    """Events of a run from its events.jsonl; incomplete lines after a crash are skipped."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:

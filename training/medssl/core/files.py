@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and read without running anything in them."""
+"""Atomic writing of files, and reading of JSON and arrays without executing anything in them."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ def sha256_of(path: Path) -> str:
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Write a file so that a crash, a kill or a full disk leaves the old one untouched.
+    """Write a file atomically: a crash, a kill or a full disk leaves the previous file unchanged.
 
-    `write` gets a binary file with a temporary name in the same folder; only when its bytes are on
-    the disk does it take the place of `path`.
+    Args:
+        path: The file; its folder is created if necessary.
+        write: Writes the content to a temporary binary file in the same folder, which replaces `path` once
+            its content is on the disk.
 
-    Raises UserError ("disk-full", "not-writable") where the disk or the folder refuses.
+    Raises:
+        UserError: "disk-full", "not-writable".
     """
     path = Path(path)
     temporary: Path | None = None
@@ -51,13 +54,13 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete what writers that were killed left in a folder; only where nobody else is writing now."""
+    """Delete temporary files of killed writers in a folder to which no other process is writing."""
     for path in folder.glob(".*.tmp"):
         path.unlink(missing_ok=True)
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:
-    """What to tell the user when the disk or the folder refused ("disk-full", "not-writable")."""
+    """UserError ("disk-full", "not-writable") for an error while a file was written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
             f"{path} was not written because the disk is full; free some space and save again "
@@ -71,7 +74,7 @@ def cannot_write(path: Path, error: OSError) -> UserError:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, whole or not at all. Not-a-number is refused."""
+    """Write `value` as indented JSON, atomically. NaN and infinity are refused."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
     write_whole(path, lambda file: file.write(text.encode("utf-8")))
 
@@ -95,16 +98,21 @@ def _refuse_constant(name: str) -> None:
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
-    """Write one array as .npy, whole or not at all."""
+    """Write one array as .npy, atomically.
+
+    Args:
+        array: The array (any shape).
+    """
     import numpy as np  # here and below: the command line starts without it
 
     write_whole(path, lambda file: np.save(file, array, allow_pickle=False))
 
 
 def read_array(path: Path, memory_map: bool = False) -> np.ndarray:
-    """Read one .npy array; with `memory_map` only the pages that are used are read.
+    """Read one .npy array without unpickling; with `memory_map` only the used pages are read.
 
-    Raises UserError ("missing", "unreadable"); never unpickles.
+    Raises:
+        UserError: "missing", "unreadable".
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""What a job is told to do: frozen dataclasses, as JSON on disk beside everything they made."""
+"""Configuration of jobs: frozen dataclasses, stored as JSON beside their results."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Precision = Literal["fp32", "bf16"]
 SemiSupervised = Literal["self_training", "pseudo_contrast", "both", "none"]
 T = TypeVar("T")
 MINUTES = 5.0
-"""How long a training takes whose job says neither minutes nor steps."""
+"""Duration of a training whose job gives neither minutes nor steps."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How the network looks at the scans; chosen by planner.py, kept with the weights.
+    """Network and sampling configuration, chosen by planner.py and stored with the weights.
 
-    "Work order" is the scan's canonical (z, y, x) with `slice_axis` moved to the front, so that slices
-    always lie along the first axis: (slice, row, column).
+    "Work order" is the canonical (z, y, x) with `slice_axis` moved to the front, so that slices always lie
+    along the first axis: (slice, row, column).
     """
 
     dims: int
@@ -33,20 +33,21 @@ class Plan:
     slice_axis: int
     """Canonical axis across slices: 0 axial, 1 coronal, 2 sagittal."""
     spacing_mm: tuple[float, float, float]
-    """Grid the network works on, in work order. 2.5D never resamples across slices: 0 there."""
+    """Voxel spacing of the network's grid in work order; 0 across slices in 2.5D, which does not resample
+    there."""
     patch_vox: tuple[int, int, int]
-    """Training patch in work order; in 2.5D the first number is how many neighbouring slices are seen."""
+    """Size of a crop in work order; in 2.5D the first number is the number of input slices."""
     batch: int
     channels: tuple[int, ...]
     """Feature channels per resolution level, finest first."""
     strides: tuple[tuple[int, ...], ...]
-    """Downsampling on entering each level (first level 1)."""
+    """Downsampling factors at the start of each level (1 at the first)."""
     precision: Precision = "fp32"
     threads: int = 2
     multiplanar: bool = False
-    """From where a 2.5D network knows how to look at a scan: across `slice_axis`, or from other sides too."""
+    """Whether a 2.5D network was trained on slices across other axes than `slice_axis`, too."""
     smoothing_sigma_mm: float = 0.0
-    """Sigma of the neighbourhood that says which class a voxel is (inference/posterior_smoothing.py)."""
+    """Sigma of the spatial smoothing of class posteriors (inference/posterior_smoothing.py)."""
 
     @property
     def work_axes(self) -> tuple[int, int, int]:
@@ -57,7 +58,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Job:
-    """What all jobs share."""
+    """Fields of all jobs."""
 
     project: str
     """Path of the project folder."""
@@ -68,24 +69,24 @@ class Job:
 
 @dataclass(frozen=True)
 class TrainingJob(Job):
-    """A job that trains: it ends after `steps`, after `minutes`, or when it is asked to stop."""
+    """A training: it ends after `steps`, after `minutes`, or on request."""
 
     minutes: float | None = None
     steps: int | None = None
     resume: str | None = None
-    """Run to go on with from its last checkpoint; everything else is then taken from that run."""
+    """Run to resume from its last checkpoint; all other fields are then taken from that run."""
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Overrides of the recipe's settings, by name (e.g. {"learning_rate": 1e-3})."""
+    """Settings that override the recipe, by name (e.g. {"learning_rate": 1e-3})."""
 
 
 @dataclass(frozen=True)
 class PretrainJob(TrainingJob):
-    """Self-supervised pre-training on the project's scans, held-out ones excepted."""
+    """Self-supervised pre-training on the project's scans, except held-out ones."""
 
     method: str = "pgl"
     recipe: str = "quick"
     weights: str | None = None
-    """"shapes" (the program's own weights), "random", or a run to start from; None as the recipe says."""
+    """Initial weights: "shapes" (the shipped weights), "random", or a run; None for the recipe's default."""
 
 
 @dataclass(frozen=True)
@@ -93,27 +94,27 @@ class FinetuneJob(TrainingJob):
     """Segmentation training on annotated voxels, then prediction of `predict_scans`."""
 
     weights: str | None = "shapes"
-    """"shapes" (the program's own weights), "random", a pre-training run, or, to continue, a fine-tuning run.
-    None, as job files of before have it, is random."""
+    """Initial weights: "shapes" (the shipped weights), "random", a pre-training run, or, to continue, a
+    fine-tuning run. None, as in earlier job files, means random."""
     recipe: str = "quick"
     semi_supervised: SemiSupervised = "self_training"
-    """What is made of voxels that nobody annotated (see finetune.SEMI)."""
+    """Semi-supervised losses on voxels without annotation (see semi_supervised.py)."""
     predict_scans: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class PredictJob(Job):
-    """Segment scans with a fine-tuned network; empty `scans` means all of the project."""
+    """Prediction of scans with a fine-tuned network; empty `scans` means all scans of the project."""
 
     weights: str = ""
     scans: tuple[str, ...] = ()
     probabilities: bool = False
-    """Keep how probable each class is and where the network is unsure, too (probabilities.py)."""
+    """Also save class probabilities and uncertainty (probabilities.py)."""
 
 
 @dataclass(frozen=True)
 class FeaturesJob(Job):
-    """Dense features of scans, cached for similarity; empty `scans` means all of the project without any."""
+    """Dense features of scans, cached for similarity maps; empty `scans` means all scans without features."""
 
     weights: str = ""
     scans: tuple[str, ...] = ()
@@ -121,34 +122,36 @@ class FeaturesJob(Job):
 
 @dataclass(frozen=True)
 class ExportJob(Job):
-    """Write segmentations into a folder, on the scans' own grids; empty `scans` means all of the project."""
+    """Export of segmentations on the source grids; empty `scans` means all scans of the project."""
 
     folder: str = ""
     ending: str = ".nii.gz"
     weights: str | None = None
-    """Fine-tuning run that says what nobody painted; None exports what is painted alone."""
+    """Fine-tuning run whose prediction fills voxels without annotation; None exports annotations alone."""
     scans: tuple[str, ...] = ()
     largest: bool = False
     drop_ml: float = 0.0
     fill_holes: bool = False
-    """What is done to predictions first, see cleaning.Cleaning."""
+    """`largest`, `drop_ml` and `fill_holes`: postprocessing of predictions, see
+    postprocess.Postprocessing."""
 
 
 @dataclass(frozen=True)
 class SuggestJob(Job):
-    """Which slices are worth painting next, of all scans that are not held out."""
+    """Suggestion of slices to annotate next, in all scans that are not held out."""
 
     count: int = 10
     weights: str | None = None
-    """Run that looks at them; None is the newest fine-tuning, else pre-training, else none at all."""
+    """Run whose network scores the slices; None for the newest fine-tuning, else pre-training, else no
+    network."""
 
 
 @dataclass(frozen=True)
 class EstimateJob(Job):
-    """Take a few steps of a training that is not started yet, and say what all of it will come to."""
+    """Estimate of steps, time and memory of a training from a few of its steps."""
 
     training: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """The training's job, as `to_json` makes it."""
+    """Job of the training, as `to_json` makes it."""
 
 
 JOBS: dict[str, type[Job]] = {
@@ -163,18 +166,18 @@ JOBS: dict[str, type[Job]] = {
 
 
 def kind_of(job: Job) -> str:
-    """The job's name in files and on the command line: "pretrain", "finetune", ..."""
+    """Name of a job in files and on the command line: "pretrain", "finetune", ..."""
     return next(name for name, kind in JOBS.items() if type(job) is kind)
 
 
 def to_json(value: Any) -> dict[str, Any]:
-    """A config dataclass as plain JSON values; a Job says which one it is under "job"."""
+    """A configuration dataclass as JSON values; a Job has its name under "job"."""
     fields = dataclasses.asdict(value)
     return {"job": kind_of(value), **fields} if isinstance(value, Job) else fields
 
 
 def write_job(path: Path, job: Job) -> None:
-    """Write a job file, whole or not at all."""
+    """Write a job file, atomically."""
     write_json(path, to_json(job))
 
 

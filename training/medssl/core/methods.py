@@ -1,6 +1,6 @@
-"""Names of the pre-training methods and their classes, those of other installed packages too. Loads no torch.
+"""Registry of pre-training methods, including those of other installed packages. Does not import torch.
 
-Another package registers a method by an entry point, and puts its recipes beside the module:
+Another package registers a method by an entry point and puts its recipes beside the module:
 
     [project.entry-points."medssl.methods"]
     yours = "yours:Yours"            # a class with the interface medssl.nn.methods.Method
@@ -18,7 +18,7 @@ from pathlib import Path
 GROUP = "medssl.methods"
 """Entry point group in which other packages register methods."""
 
-_OURS = {
+_BUILT_IN = {
     "pgl": "medssl.nn.methods.pgl:PGL",
     "mae": "medssl.nn.methods.mae:MAE",
     "mae+pgl": "medssl.nn.methods.mae_pgl:MAEPGL",
@@ -32,23 +32,23 @@ _OURS = {
 }
 
 WITHOUT_SCANS = {"shapes": "medssl.nn.methods.shapes:Shapes"}
-"""Methods that learn from made-up volumes; their trainings need no project with scans."""
+"""Methods that learn from synthetic volumes; their trainings need no project with scans."""
 
 
 def _registered() -> dict[str, str]:
-    """Methods of other packages; a name that is ours stays ours."""
-    taken = {**_OURS, **WITHOUT_SCANS}
-    return {point.name: point.value for point in entry_points(group=GROUP) if point.name not in taken}
+    """Methods of other packages; they cannot replace a built-in method."""
+    built_in = {**_BUILT_IN, **WITHOUT_SCANS}
+    return {point.name: point.value for point in entry_points(group=GROUP) if point.name not in built_in}
 
 
-METHODS = {**_OURS, **_registered()}
-"""Name on the command line, in job files and recipes: "package.module:Class"."""
+METHODS = {**_BUILT_IN, **_registered()}
+"""{name on the command line, in job files and recipes: "package.module:Class"}."""
 
 
 def recipe_folders() -> list[Path]:
-    """Folders with the recipes of other packages' methods; a package that is gone has none."""
+    """Recipe folders of methods from other packages; packages that cannot be imported are skipped."""
     folders = []
-    for name in METHODS.keys() - _OURS.keys():
+    for name in METHODS.keys() - _BUILT_IN.keys():
         try:
             spec = find_spec(METHODS[name].partition(":")[0])
         except ImportError:

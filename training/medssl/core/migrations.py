@@ -1,6 +1,6 @@
-"""Names that earlier versions wrote into jobs, plans, cards and checkpoints, and what they are called now.
+"""Former names in jobs, plans, cards and checkpoints, mapped to the current ones.
 
-Applied where such a file is read, so that nothing else knows the former names.
+Applied where such a file is read, so that no other module handles former names.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ _TENSORS = {
     "layout.": "location_prior.",
     "modules.rounds.guesser.": "modules.rounds.pseudo_labeller.",
 }
-"""Beginnings of the names of a checkpoint's tensors."""
+"""Prefixes of tensor names in checkpoints."""
 
 
 def job(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A job's fields under today's names, its settings too."""
+    """Fields of a job, including its settings, under their current names."""
     new = _renamed(fields, _JOB)
     if isinstance(new.get("settings"), dict):
         new["settings"] = settings(new["settings"])
@@ -61,27 +61,27 @@ def job(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def settings(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a training under today's names."""
+    """Settings of a training under their current names."""
     return _renamed(fields, _SETTINGS)
 
 
 def plan(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A plan's fields under today's names."""
+    """Fields of a plan under their current names."""
     return _renamed(fields, _PLAN)
 
 
 def card(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A model card under today's names: its plan, job, settings and report of collapse too."""
+    """Fields of a model card, including its plan, job, settings and report, under their current names."""
     new = _renamed(fields, _CARD)
-    parts = {"plan": plan, "job": job, "settings": settings, "collapse_report": _report}
-    for name, part in parts.items():
+    nested = {"plan": plan, "job": job, "settings": settings, "collapse_report": _report}
+    for name, migrate in nested.items():
         if isinstance(new.get(name), dict):
-            new[name] = part(new[name])
+            new[name] = migrate(new[name])
     return new
 
 
 def tensor(name: str) -> str:
-    """A tensor's name in a checkpoint, as it is called today."""
+    """Current name of a tensor in a checkpoint."""
     for former, new in _TENSORS.items():
         if name.startswith(former):
             return new + name.removeprefix(former)
@@ -93,7 +93,7 @@ def _report(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _renamed(fields: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
-    """Fields under their new names; a value that is written anew is, too. What is unknown stays."""
+    """Fields under their current names, with former values replaced; unknown fields are kept."""
     new = {}
     for name, value in fields.items():
         name = names.get(name, name)

@@ -1,9 +1,9 @@
-"""The colours of the house: one list for classes, one set for pictures. No dependencies."""
+"""Colours of classes, figures and curves. Imports nothing, so that every layer may use it."""
 
 from __future__ import annotations
 
-# Told apart on grey scans, on the dark page, and by most colour-blind eyes: neighbours differ in
-# lightness as well as in hue.
+# Distinguishable on grey scans, on a dark background and with most kinds of colour blindness: consecutive
+# colours differ in lightness as well as in hue.
 CLASS_COLORS = (
     "#ff9e64",  # apricot
     "#7aa2ff",  # cornflower
@@ -26,9 +26,9 @@ ACCENT = "#5fe3c0"
 
 
 def class_color(class_id: int) -> str:
-    """Colour of class 1, 2, ... ("#rrggbb"); starts again after the last."""
+    """Colour "#rrggbb" of class 1, 2, ...; the list repeats after the last colour."""
     return CLASS_COLORS[(class_id - 1) % len(CLASS_COLORS)]
 
 
-# For lines and bars of runs: the first, a quiet grey, is for what the others are compared with.
+# For lines and bars of runs; the first, a muted grey, is for the baseline.
 RUN_COLORS = ("#9aa5b8", "#5fe3c0", "#ff9e64", "#7aa2ff", "#d692ff", "#f7d75e", "#ff6f91")

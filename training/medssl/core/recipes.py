@@ -1,4 +1,4 @@
-"""Recipes: named sets of numbers in resources/recipes/*.toml, and how a job's own settings override them."""
+"""Recipes: named sets of hyperparameters in resources/recipes/*.toml, overridden by the settings of a job."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from medssl.core.jobs import SemiSupervised
 from medssl.core.methods import METHODS, WITHOUT_SCANS, recipe_folders
 
 TIMES = {"quick": "10 minutes on two CPU cores", "paper": "hours on a GPU"}
-"""What the last part of a recipe's name promises."""
+"""Training time by the last part of a recipe's name."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """`purpose` is the line that lists show; the tables are keyword arguments of the settings classes."""
+    """A named set of hyperparameters.
+
+    `purpose` is one line for listings; `loop` and `method` are keyword arguments of the settings classes.
+    """
 
     name: str
     purpose: str
@@ -27,93 +30,100 @@ class Recipe:
 
     @property
     def time(self) -> str:
-        """How long it wants, in words."""
+        """Intended training time, e.g. "hours on a GPU"; empty if the name does not say."""
         return TIMES.get(self.name.rpartition("-")[2], "")
 
 
 @dataclass(frozen=True)
-class Purpose:
-    """What somebody wants of a training, in the viewer's words: a recipe and a time."""
+class Preset:
+    """A recipe and a training time under a name that the viewer shows."""
 
     name: str
     recipe: str
     minutes: float
     about: str
-    """What it is for, in one plain line."""
+    """One line on when to choose it."""
     semi_supervised: SemiSupervised = "self_training"
-    """Of fine-tuning alone."""
+    """Used by fine-tuning only."""
 
 
 PRETRAINING = (
-    Purpose("Quick look", "quick", 5, "Minutes seldom beat Shapes alone: fine-tune first."),
-    Purpose("Overnight", "quick", 480, "The same settings for eight hours: for many scans."),
-    Purpose("As in the paper", "paper", 1440, "The published numbers: for a hundred scans and a GPU."),
+    Preset("Quick look", "quick", 5, "A few minutes rarely improve on Shapes weights: fine-tune first."),
+    Preset("Overnight", "quick", 480, "The same settings for eight hours: for many scans."),
+    Preset("As in the paper", "paper", 1440, "The published settings: for a hundred scans and a GPU."),
 )
 FINETUNING = (
-    Purpose("Quick look", "quick", 3, "A segmentation in minutes."),
-    Purpose("Overnight", "quick", 480, "The same settings for eight hours: when many slices are painted."),
-    Purpose(
+    Preset("Quick look", "quick", 3, "A segmentation in minutes."),
+    Preset("Overnight", "quick", 480, "The same settings for eight hours: for many annotated slices."),
+    Preset(
         "As in the paper",
         "paper",
         480,
-        "Contrast between classes with its published numbers: 20,000 steps, so for a GPU.",
+        "Contrast between classes with the published settings: 20,000 steps, so for a GPU.",
         "pseudo_contrast",
     ),
 )
 
 
 def resources() -> Path:
-    """The folder of recipes and icons: in the installed package, or in the checkout."""
+    """Folder of recipes, weights and icons in the installed package or the checkout."""
     installed = Path(str(files("medssl"))) / "resources"
     return installed if installed.is_dir() else Path(__file__).resolve().parents[3] / "resources"
 
 
-def start_of(method: str, recipe: str) -> str:
-    """The weights that a pre-training starts from whose job names none, as jobs.PretrainJob has them.
+def default_weights(method: str, recipe: str) -> str:
+    """Initial weights of a pre-training whose job names none, as in `jobs.PretrainJob.weights`.
 
-    Recipes for minutes start from the program's own weights; the published ones from random weights, as
-    published.
+    "quick" recipes start from the shipped weights; published recipes start from random weights, as published.
     """
     return "random" if method in WITHOUT_SCANS or recipe != "quick" else "shapes"
 
 
 def names() -> list[str]:
-    """All recipes there are: "<what>-<which>", in alphabetical order."""
+    """Names of all recipes, "<method>-<recipe>", in alphabetical order."""
     return sorted(_files())
 
 
 def pretrainings() -> list[tuple[str, str, Recipe]]:
-    """Method and recipe as a PretrainJob names them, and what it is: methods in order, quick ones first."""
-    known = names()
+    """All pre-training recipes as (method, recipe, content).
+
+    Method and recipe are named as in a PretrainJob; in the order of METHODS, quick recipes first.
+    """
+    available = names()
     return [
-        (method, which, read(f"{method}-{which}"))
+        (method, recipe, read(f"{method}-{recipe}"))
         for method in METHODS
-        for which in sorted({name.rpartition("-")[2] for name in known}, reverse=True)
-        if f"{method}-{which}" in known
+        for recipe in sorted({name.rpartition("-")[2] for name in available}, reverse=True)
+        if f"{method}-{recipe}" in available
     ]
 
 
 def read(name: str) -> Recipe:
-    """The recipe <name>.toml of resources/recipes, or of a method from another package.
+    """Read <name>.toml from resources/recipes or from another package's recipes.
 
-    Raises UserError ("no-recipe") that lists those there are.
+    Raises:
+        UserError: "no-recipe"; the message lists the available recipes.
     """
     path = _files().get(name)
     if path is None:
-        known = ", ".join(names())
-        raise UserError(f"There is no recipe {name!r}; choose one of {known}.", code="no-recipe")
+        available = ", ".join(names())
+        raise UserError(f"There is no recipe {name!r}; choose one of {available}.", code="no-recipe")
     table = tomllib.loads(path.read_text(encoding="utf-8"))
     return Recipe(name, table["purpose"], table.get("loop", {}), table.get("method", {}))
 
 
 def _files() -> dict[str, Path]:
-    """Recipes by name: ours, and those of methods from other packages."""
-    ours = resources() / "recipes"
-    return {path.stem: path for folder in (*recipe_folders(), ours) for path in folder.glob("*.toml")}
+    """{name: file} of built-in recipes and of those from other packages."""
+    built_in = resources() / "recipes"
+    return {path.stem: path for folder in (*recipe_folders(), built_in) for path in folder.glob("*.toml")}
 
 
 def override(recipe: Recipe, settings: dict[str, Any], loop_fields: set[str]) -> Recipe:
-    """The recipe with a job's own settings: names of `loop_fields` go to the loop, others to the method."""
+    """Override a recipe with the settings of a job.
+
+    Args:
+        settings: {name: value}; names in `loop_fields` override `recipe.loop`, all others `recipe.method`.
+    """
     loop = {**recipe.loop, **{key: value for key, value in settings.items() if key in loop_fields}}
     method = {**recipe.method, **{key: value for key, value in settings.items() if key not in loop_fields}}
     return Recipe(recipe.name, recipe.purpose, loop, method)

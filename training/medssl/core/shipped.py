@@ -1,4 +1,4 @@
-"""Weights that are part of the program: what trainings and feature maps start from. No torch is loaded here.
+"""Shipped weights, from which trainings and feature maps start. Does not import torch.
 
 resources/weights/shapes.safetensors    a checkpoint without optimizer
 resources/weights/shapes.json           its card: command, seed, steps, machine, commit, SHA-256 of the file
@@ -16,42 +16,45 @@ from medssl.core.files import read_json, sha256_of
 from medssl.core.recipes import resources
 
 SHAPES, RANDOM = "shapes", "random"
-"""Names of weights that are no run of a project: pre-trained on made-up shapes, and drawn by the seed."""
+"""Names of weights that are not a run of a project: pre-trained on synthetic shapes, and random
+initialisation."""
 
-_INSTEAD = "install napari-medssl again, or start from random weights (--weights random)"
+_REMEDY = "install napari-medssl again, or start from random weights (--weights random)"
 
 
 def weights_file() -> Path:
-    """The shipped weights, checked against their card.
+    """Path of the shipped weights, verified against the SHA-256 in their card.
 
-    Raises UserError ("shipped-weights") where they are missing or not what the card says.
+    Raises:
+        UserError: "shipped-weights" if they are missing or damaged.
     """
     path = resources() / "weights" / f"{SHAPES}.safetensors"
     try:
-        changed = path.stat()
-        wanted = read_json(path.with_suffix(".json"))["sha256"]
+        status = path.stat()
+        expected = read_json(path.with_suffix(".json"))["sha256"]
     except (OSError, UserError, KeyError, TypeError) as error:
         raise UserError(
-            f"The weights that belong to this program are missing ({path}); {_INSTEAD}.",
+            f"The shipped weights are missing ({path}); {_REMEDY}.",
             code="shipped-weights",
         ) from error
-    if _hash(path, changed.st_mtime_ns, changed.st_size) != wanted:
+    if _hash(path, status.st_mtime_ns, status.st_size) != expected:
         raise UserError(
-            f"The weights that belong to this program are damaged ({path}); {_INSTEAD}.",
+            f"The shipped weights are damaged ({path}); {_REMEDY}.",
             code="shipped-weights",
         )
     return path
 
 
 def card() -> dict[str, Any]:
-    """What is known of the shipped weights; {} where their card is missing or damaged."""
+    """Model card of the shipped weights; {} if it is missing or damaged."""
     try:
-        found = read_json(resources() / "weights" / f"{SHAPES}.json")
+        fields = read_json(resources() / "weights" / f"{SHAPES}.json")
     except UserError:
         return {}
-    return migrations.card(found) if isinstance(found, dict) else {}
+    return migrations.card(fields) if isinstance(fields, dict) else {}
 
 
 @lru_cache(maxsize=4)
-def _hash(path: Path, changed_ns: int, size: int) -> str:
+def _hash(path: Path, modified_ns: int, size: int) -> str:
+    """SHA-256 of a file, computed again only when its time or size changes."""
     return sha256_of(path)

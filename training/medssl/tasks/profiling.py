@@ -54,14 +54,14 @@ def rehearse(
         raise UserError(
             f"{jobs.kind_of(training)} does not train; only trainings are estimated.", code="bad-job"
         )
-    found = estimate.known(project, training)
+    found = estimate.load(project, training)
     if found is None:
         found = measure(project, training, should_stop)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # on the command line the training follows in this process
         if should_stop():
             return {"stopped": True}
-        estimate.keep(project, training, found)
+        estimate.save(project, training, found)
     return {"stopped": False, "estimate": jobs.to_json(found)}
 
 

@@ -1,1 +1,1 @@
-"""Candidate slices for annotation and how well the annotated ones cover the scans."""
+"""Selection of slices for annotation: candidate slices and coverage of the scans by annotated ones."""

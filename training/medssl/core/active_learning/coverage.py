@@ -1,19 +1,18 @@
-"""Choosing few slices that stand for many: doubtful ones that differ from each other and from painted ones.
+"""Greedy selection of slices: uncertain ones that differ from each other and from annotated ones.
 
-As in Suggestive Annotation (Yang et al., MICCAI 2017) slices are taken one after the other, each for its own
-doubt and for how much doubt elsewhere it relieves:
+As in Suggestive Annotation (Yang et al., MICCAI 2017) slices are selected one after the other, by their own
+uncertainty u and by how much of the uncertainty of other slices they cover:
 
-    gain(s) = doubt_s * sum_i doubt_i * max(0, alike(i, s) - max_(p painted or chosen) alike(i, p))
+    gain(s) = u_s * sum_i u_i * max(0, similarity(i, s) - max_(p annotated or selected) similarity(i, p))
 
-A slice relieves the doubt about slices that look like it, as far as nothing painted or chosen does already.
-So a neighbour of a painted slice gains nothing, and an odd slice that nothing else looks like gains little.
-There the most doubtful ones are shortlisted first; here no line is drawn, because a list that is cut off at
-a doubt may hold one depth of all scans and nothing else.
+A slice covers similar slices, as far as no annotated or selected slice does. So the neighbour of an annotated
+slice gains nothing, and an outlier that resembles no other slice gains little. Yang et al. first shortlist
+the most uncertain slices; that step is omitted, because such a shortlist may hold a single depth of all
+scans.
 
-Without a network every slice counts alike. What is left is coverage, as in core-sets (Sener & Savarese,
-ICLR 2018), of the mean instead of the worst slice, since the worst is an odd one. That sum is submodular:
-taking the best one each time reaches 1 - 1/e of what the best set would (Nemhauser et al. 1978; Wei et al.,
-ICML 2015).
+Without a network all slices are equally uncertain. What remains is coverage, as in core-sets (Sener &
+Savarese, ICLR 2018), but of the mean instead of the worst slice, since the worst one is an outlier. That sum
+is submodular: greedy selection reaches 1 - 1/e of the optimum (Nemhauser et al. 1978; Wei et al., ICML 2015).
 """
 
 from __future__ import annotations
@@ -23,62 +22,83 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SURE = 1e-3
-"""Of the largest doubt: what a slice weighs of which the network is quite sure."""
+MIN_WEIGHT = 1e-3
+"""Weight of a slice without uncertainty, as a fraction of the largest uncertainty."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A slice by its number, and how new it is: 1 where nothing painted looks like it."""
+    """Index of a selected slice and its novelty: 1 if it resembles no annotated slice, 0 if it equals one."""
 
     number: int
     novelty: float
 
 
 SAME_SCAN = 0.3
-"""How much any slice says about any other of its scan: the person and the scanner are the same."""
+"""Minimum similarity of two slices of one scan, because person and scanner are the same."""
 
 
 def similarity(
     vectors: np.ndarray, scans: Sequence[str], position_mm: np.ndarray, reach_mm: np.ndarray
 ) -> np.ndarray:
-    """(n, n) float32 in 0..1: how much one slice says about another, by looks, or by lying in the same scan.
+    """Similarity of slices: the larger of that of their features and that of their positions in a scan.
 
-    vectors: (n, F); place_mm, reach_mm: (n,), along the axis across slices. Looks are compared by a Gaussian
-    whose width is half the median distance: two slices drawn by chance say little about each other.
+    Features are compared by a Gaussian whose width is half the median distance, so that two random slices are
+    hardly similar. Positions are compared by a Gaussian of width `reach_mm`.
+
+    Args:
+        vectors: Features of the slices, float32 (n, F).
+        scans: Scan of each slice.
+        position_mm: Position along the axis across the slices, (n,).
+        reach_mm: Distance within which slices of a scan are similar, (n,).
+
+    Returns:
+        float32 (n, n) in 0..1.
     """
     centred = vectors - vectors.mean(0)
     square = (centred**2).sum(1)
     distance = np.clip(square[:, None] + square[None] - 2 * centred @ centred.T, 0, None)
-    different = distance[np.triu_indices(len(distance), 1)]
-    typical = float(np.median(different)) if different.size else 0.0
-    looks = np.exp(-2 * distance / max(typical, 1e-12))
+    pairs = distance[np.triu_indices(len(distance), 1)]
+    median = float(np.median(pairs)) if pairs.size else 0.0
+    by_features = np.exp(-2 * distance / max(median, 1e-12))
     gap = (position_mm[:, None] - position_mm[None]) / np.maximum(reach_mm[:, None], 1e-6)
     names = np.asarray(scans)
-    near = np.where(names[:, None] == names[None], np.maximum(np.exp(-0.5 * gap**2), SAME_SCAN), 0)
-    result: np.ndarray = np.maximum(looks, near).astype(np.float32)
+    by_position = np.where(names[:, None] == names[None], np.maximum(np.exp(-0.5 * gap**2), SAME_SCAN), 0)
+    result: np.ndarray = np.maximum(by_features, by_position).astype(np.float32)
     np.fill_diagonal(result, 1)
     return result
 
 
 def choose(
-    similarity: np.ndarray, doubt: np.ndarray, painted: np.ndarray, free: np.ndarray, count: int
+    similarity: np.ndarray,
+    uncertainty: np.ndarray,
+    annotated: np.ndarray,
+    candidates: np.ndarray,
+    count: int,
 ) -> list[Choice]:
-    """At most `count` of the `free` slices, the one that is worth most first.
+    """Select slices greedily by their gain.
 
-    alike: (n, n); doubt: (n,) at least 0; painted, free: (n,) bool.
+    Args:
+        similarity: Similarity of the slices, (n, n), see `similarity`.
+        uncertainty: Uncertainty of each slice, (n,), at least 0.
+        annotated: Slices that are annotated, bool (n,).
+        candidates: Slices that may be selected, bool (n,).
+        count: Largest number of slices to select.
+
+    Returns:
+        Selected slices, that of the largest gain first.
     """
-    covered = similarity[:, painted].max(1, initial=0)
+    covered = similarity[:, annotated].max(1, initial=0)
     novelty = 1 - covered
-    weight = doubt + SURE * max(float(doubt.max(initial=0)), SURE)
+    weight = uncertainty + MIN_WEIGHT * max(float(uncertainty.max(initial=0)), MIN_WEIGHT)
     chosen: list[Choice] = []
-    free = free.copy()
-    while len(chosen) < count and free.any():
-        numbers = np.flatnonzero(free)
-        relieved = np.clip(similarity[:, numbers] - covered[:, None], 0, None)
-        gains = weight[numbers] * (weight @ relieved)
+    candidates = candidates.copy()
+    while len(chosen) < count and candidates.any():
+        numbers = np.flatnonzero(candidates)
+        newly_covered = np.clip(similarity[:, numbers] - covered[:, None], 0, None)
+        gains = weight[numbers] * (weight @ newly_covered)
         best = int(numbers[gains.argmax()])
         chosen.append(Choice(best, float(novelty[best])))
-        free[best] = False
+        candidates[best] = False
         covered = np.maximum(covered, similarity[:, best])
     return chosen

@@ -1,1 +1,1 @@
-"""Segmentations leave the project: label files, tables, provenance records."""
+"""Export of segmentations: label files, tables and provenance records."""

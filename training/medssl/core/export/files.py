@@ -1,6 +1,6 @@
-"""Segmentations leave the project: what was painted where somebody painted, the prediction elsewhere.
+"""Export of segmentations: the annotation where there is one, the prediction elsewhere.
 
-Each file lies on its scan's own grid, has a record of what made it beside it, and a row for each class in a
+Each file lies on the source grid of its scan, has a provenance record beside it and one row per class in a
 table of volumes.
 """
 
@@ -25,18 +25,18 @@ from medssl.core.project.contents import LabelClass, Scan
 from medssl.core.project.project import Project, fingerprint
 
 if TYPE_CHECKING:
-    from medssl.core.io.dicom_seg import How
+    from medssl.core.io.dicom_seg import AlgorithmType
 
 DICOM_SEG = ".dcm"
 ENDINGS = (*WRITABLE, DICOM_SEG)
 TABLE = "volumes.csv"
 FATAL = ("disk-full", "not-writable")
-"""What the next scan would meet, too."""
+"""Codes of errors that the next scan would raise, too."""
 
 
 @dataclass(frozen=True)
 class ClassVolume:
-    """How large a class is in a scan; `name` is the class's."""
+    """Volume of a class in a scan; `name` is the name of the class."""
 
     scan: str
     name: str
@@ -45,23 +45,24 @@ class ClassVolume:
 
 
 def file_name(scan_id: str, ending: str) -> str:
-    """What a scan's segmentation is called."""
+    """File name of the segmentation of a scan."""
     return f"{scan_id}_segmentation{ending}"
 
 
 def check_ending(ending: str) -> str:
-    """The ending with its dot, in lower case.
+    """Normalise a file extension: with its dot, in lower case.
 
-    Raises UserError ("unsupported") for one that is not written here.
+    Raises:
+        UserError: "unsupported" if no such files can be written.
     """
-    wanted = "." + ending.lower().lstrip(".")
-    if wanted not in ENDINGS:
+    normalised = "." + ending.lower().lstrip(".")
+    if normalised not in ENDINGS:
         raise UserError(
-            f"Segmentations are not written as {ending}; choose one of {', '.join(ENDINGS)} "
+            f"Segmentations cannot be written as {ending}; choose one of {', '.join(ENDINGS)} "
             f"({DICOM_SEG} is DICOM-SEG).",
             code="unsupported",
         )
-    return wanted
+    return normalised
 
 
 def export_scan(
@@ -71,13 +72,24 @@ def export_scan(
     path: Path,
     postprocessing: Postprocessing | None = None,
 ) -> list[ClassVolume]:
-    """Write a scan's segmentation on its source's own grid, and the record beside it.
+    """Write the segmentation of a scan on its source grid, with a provenance record beside it.
 
-    The ending of `path` says how: NIfTI, NRRD, MetaImage, or DICOM-SEG for a scan that came from DICOM.
-    cleaning: what is done to the prediction, never to the paint.
+    Args:
+        run_id: Fine-tuning run whose prediction fills the voxels without annotation; None exports the
+            annotation alone.
+        path: Output file. Its extension selects the format: NIfTI, NRRD, MetaImage, or DICOM-SEG for a scan
+            that was read from DICOM.
+        postprocessing: Applied to the prediction, never to the annotation.
 
-    Raises UserError ("nothing-yet", "unsupported", "not-dicom", "missing", "changed", "not-referable",
-    "disk-full", "not-writable").
+    Returns:
+        The volume of each class, in the order of the project's classes.
+
+    Raises:
+        UserError: "nothing-yet", "no-classes", "unsupported", "not-dicom", "missing", "changed",
+            "not-referable", "disk-full", "not-writable".
+
+    Example:
+        >>> export_scan(Project.open("liver"), "case-01", "0002-finetune-quick", Path("case-01.nii.gz"))
     """
     path = Path(path)
     ending = check_ending(suffix_of(path) or path.name)
@@ -88,34 +100,35 @@ def export_scan(
     voxels = _counts(labels)
     classes = _classes(project, voxels)
     if ending == DICOM_SEG:
-        from medssl.core.io.dicom_seg import write_dicom_seg  # not before it is needed, see volume.py
+        from medssl.core.io.dicom_seg import write_dicom_seg  # imported late, see volume.py
 
         source = _series_of(scan)
-        painted = annotation is not None and bool(annotation.complete or annotation.labels.any())
-        how: How = "MANUAL" if run is None else "SEMIAUTOMATIC" if painted else "AUTOMATIC"
-        write_dicom_seg(path, labels, scan.geometry, source, classes, how)
+        annotated = annotation is not None and bool(annotation.complete or annotation.labels.any())
+        algorithm: AlgorithmType = "MANUAL" if run is None else "SEMIAUTOMATIC" if annotated else "AUTOMATIC"
+        write_dicom_seg(path, labels, scan.geometry, source, classes, algorithm)
     else:
         write_labels(path, labels, scan.geometry)
     volumes = _volumes(scan, voxels, classes)
-    described = [
-        {"id": item.id, **{name: value for name, value in asdict(each).items() if name != "scan"}}
-        for item, each in zip(classes, volumes, strict=True)
+    records = [
+        {"id": item.id, **{name: value for name, value in asdict(volume).items() if name != "scan"}}
+        for item, volume in zip(classes, volumes, strict=True)
     ]
-    write_record(path, scan, annotation, run, postprocessing, described)
+    write_record(path, scan, annotation, run, postprocessing, records)
     return volumes
 
 
 def _series_of(scan: Scan) -> Path:
-    """The series that a scan was read from, if it is there and still the same.
+    """The DICOM series that a scan was read from, verified to be unchanged.
 
-    Raises UserError ("not-dicom", "missing", "changed", or what reading raises).
+    Raises:
+        UserError: "not-dicom", "missing", "changed", and those of `read_scan`.
     """
     source = Path(scan.source)
     need_dicom(scan)
     if not source.exists():
         raise UserError(
-            f"{source}, the DICOM series of {scan.id}, is not where it was; put it back, or choose .nii.gz "
-            "or .nrrd.",
+            f"{source}, the DICOM series of {scan.id}, no longer exists; restore it or choose .nii.gz or "
+            ".nrrd.",
             code="missing",
         )
     if fingerprint(read_scan(source)) != scan.sha256:
@@ -126,36 +139,46 @@ def _series_of(scan: Scan) -> Path:
 
 
 def need_dicom(scan: Scan) -> None:
-    """Raises UserError ("not-dicom") for a scan that did not come from DICOM."""
+    """Require that a scan was read from DICOM.
+
+    Raises:
+        UserError: "not-dicom" if it was not.
+    """
     if not is_series(Path(scan.source)):
         raise UserError(
-            f"{scan.id} did not come from DICOM ({Path(scan.source).name}), so a DICOM-SEG has no series to "
+            f"{scan.id} was not read from DICOM ({Path(scan.source).name}), so a DICOM-SEG has no series to "
             "refer to; choose .nii.gz or .nrrd, or add the DICOM series as a scan.",
             code="not-dicom",
         )
 
 
 def may_write(path: Path) -> bool:
-    """Whether nobody else's file is there: an earlier export has its record beside it."""
+    """Whether a file may be written: it does not exist, or its record shows that it is an earlier export."""
     return not path.exists() or record_path(path).exists()
 
 
 def _counts(labels: np.ndarray) -> np.ndarray:
-    """How many voxels have each of the values 0..255; slice by slice, because numpy counts in 64 bits."""
+    """Number of voxels with each of the values 0..255, (256,); per slice, as bincount makes int64 copies."""
     return np.sum([np.bincount(plane.ravel(), minlength=256) for plane in labels], axis=0)
 
 
 def _classes(project: Project, voxels: np.ndarray) -> list[LabelClass]:
-    """The project's classes, and those that are in the labels although the project has dropped them.
+    """The project's classes, and those that occur in the labels although they were deleted from the project.
 
-    Raises UserError ("no-classes").
+    Raises:
+        UserError: "no-classes".
     """
-    known = {item.id for item in project.classes}
-    dropped = set(np.flatnonzero(voxels).tolist()) - known - {0}
-    more = [LabelClass(each, f"Class {each}", class_color(each)) for each in sorted(dropped)]
-    if not known and not more:
-        raise UserError(f"{project.root} has no class, so there is nothing to export.", code="no-classes")
-    return [*project.classes, *more]
+    class_ids = {item.id for item in project.classes}
+    deleted_ids = set(np.flatnonzero(voxels).tolist()) - class_ids - {0}
+    deleted = [
+        LabelClass(class_id, f"Class {class_id}", class_color(class_id)) for class_id in sorted(deleted_ids)
+    ]
+    if not class_ids and not deleted:
+        raise UserError(
+            f"{project.root} has no classes, so there is nothing to export; add a class first.",
+            code="no-classes",
+        )
+    return [*project.classes, *deleted]
 
 
 def _volumes(scan: Scan, voxels: np.ndarray, classes: Sequence[LabelClass]) -> list[ClassVolume]:
@@ -166,10 +189,10 @@ def _volumes(scan: Scan, voxels: np.ndarray, classes: Sequence[LabelClass]) -> l
 
 
 def write_table(path: Path, volumes: Iterable[ClassVolume]) -> None:
-    """Write a CSV with a row for each scan and class, whole or not at all."""
+    """Write a CSV table with one row per scan and class, atomically."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("scan", "class", "voxels", "ml"))
-    for each in volumes:
-        writer.writerow((each.scan, each.name, each.voxels, f"{each.ml:.6f}"))
+    for volume in volumes:
+        writer.writerow((volume.scan, volume.name, volume.voxels, f"{volume.ml:.6f}"))
     write_whole(path, lambda file: file.write(text.getvalue().encode("utf-8")))

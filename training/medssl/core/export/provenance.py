@@ -1,4 +1,4 @@
-"""What made an exported file: a record beside it (JSON): which scan, which paint, which weights."""
+"""Provenance of exported files: a JSON record of scan, annotation and weights beside each file."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ LIBRARIES = ("numpy", "torch", "monai", "nibabel", "SimpleITK", "pydicom", "high
 
 
 def record_path(exported: Path) -> Path:
-    """Where the record of an exported file lies.
+    """Path of the record of an exported file, e.g. scan.nii.gz.json.
 
-    The whole name stays in it: "scan.json" beside "scan.nii.gz" is what converters from DICOM call theirs.
+    The full name is kept because DICOM converters write "scan.json" beside "scan.nii.gz".
     """
     return exported.with_name(exported.name + ".json")
 
@@ -39,10 +39,13 @@ def write_record(
     postprocessing: Postprocessing | None,
     volumes: list[dict[str, Any]],
 ) -> None:
-    """Write the record of a file that was just exported, whole or not at all.
+    """Write the record of a file that was just exported, atomically.
 
-    volumes: of each class, plain values. The record holds the hash of the file's bytes, so that it is seen
-    when it belongs to an earlier one.
+    The record holds the SHA-256 of the file, which shows whether the record belongs to it or to an earlier
+    one.
+
+    Args:
+        volumes: JSON values per class: id, name, voxels, ml.
     """
     write_json(
         record_path(exported),
@@ -70,7 +73,7 @@ def write_record(
 
 
 def _annotation(annotation: Annotation | None) -> dict[str, Any] | None:
-    """Which slices are complete, and how many voxels are painted in or outside of them."""
+    """Complete slices per axis, and the number of annotated voxels inside or outside of them."""
     if annotation is None:
         return None
     complete = {
@@ -81,7 +84,7 @@ def _annotation(annotation: Annotation | None) -> dict[str, Any] | None:
 
 
 def _prediction(run: Run, postprocessing: Postprocessing | None) -> dict[str, Any]:
-    """Which weights, what they were trained on, and what was done to the prediction afterwards."""
+    """The weights, their training data, and the postprocessing of the prediction."""
     card = run.card
     return {
         "run": run.id,

@@ -1,1 +1,1 @@
-"""Dense features of a scan: similarity maps, retrieval, landmarks, PCA colours, interactive classifier."""
+"""Uses of dense features: similarity maps, retrieval, landmarks, PCA colours, interactive classifier."""

@@ -1,238 +1,267 @@
-"""What the painted voxels say about a whole slice, at once: a linear probe on cached features, in numpy.
+"""Interactive segmentation of a slice from the annotated voxels by a linear classifier on cached features.
 
-A cell is described by its cached feature vector and by random Fourier features (Rahimi and Recht, "Random
-features for large-scale kernel machines", 2007) of that vector and of the cell's place in the scan; a
-class-balanced linear discriminant separates the classes in closed form. All that it needs of the painted
-voxels are sums of products for each class (`Moments`), so that a stroke costs what the stroke adds or takes
-away. With the cached vectors alone, the same probe reached a Dice of 0.31 on hippocampus slices between six
-complete ones; with waves 0.73 (three scans, PGL weights of a few minutes).
+A cell is represented by its cached feature vector and by random Fourier features (Rahimi and Recht, "Random
+features for large-scale kernel machines", 2007) of that vector and of the position of the cell in the scan. A
+class-balanced linear discriminant separates the classes in closed form. It only needs sums of products per
+class (`Moments`), so the cost of a stroke depends on the voxels that it adds or removes. On hippocampus
+slices between six complete ones the classifier reached a Dice of 0.31 with the cached vectors alone and 0.73
+with random Fourier features (three scans, PGL weights of a few minutes).
 
-A preview is never saved: it is not what a trained network would say.
+The result is a preview and never saved: a trained network predicts differently.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 
 from medssl.core.errors import UserError
+from medssl.core.features.fourier_features import extended_features
 from medssl.core.features.similarity import FeatureCache
 from medssl.core.project.annotation import IGNORE, SURE_BACKGROUND, Annotation
 
-WAVES = 256
-"""Random Fourier features a cell."""
-FEATURE_RATE, PLACE_RATE = 1.6, 6.0
-"""How fast the waves turn with features (of unit length) and with the place (-1..1 over the scan). The first
-wave does not turn with the place at all, the last one fastest: some say what tissue is, some where."""
-PLAIN = 0.3
-"""Weight of the cached vectors beside the waves."""
-SHRINK = 0.1
-"""Of the waves' mean variance, added to each: so few voxels say little of how they scatter."""
+SHRINKAGE = 0.1
+"""Fraction of the mean variance that is added to every variance, because few voxels give a poor estimate."""
 PRIOR = 0.5
-"""0: all classes are equally likely, 1: as often as painted. Complete slices say how rare a class is,
+"""0: all classes are equally likely, 1: as frequent as annotated. Complete slices show how rare a class is,
 scribbles do not."""
-MOST = 4096
-"""Voxels a class that are learned from; of background, as many from strokes and from complete slices."""
-SPECK = 1.5
-"""Voxels: what is smaller is not drawn."""
+MAX_VOXELS = 4096
+"""Training voxels per class; for background, as many from strokes and from complete slices."""
+MIN_OUTLINE = 1.5
+"""Extent in voxels below which outlines are not drawn."""
 
 Moments = Mapping[int, np.ndarray]
-"""By class id (0 background): (D, D) sums of products of what describes cells; the last row: sums, number."""
+"""{class id (0 background): sum of outer products of the extended features, float64 (D, D)}; since the last
+feature is 1, the last row holds the sums of the features and the number of voxels."""
 
 
 @dataclass(frozen=True)
 class LinearClassifier:
-    """classes: ids, ascending, 0 is background; weights: float32 (D, classes)."""
+    """A linear classifier.
+
+    Attributes:
+        classes: Class ids, ascending; 0 is background.
+        weights: float32 (D, classes).
+    """
 
     classes: tuple[int, ...]
     weights: np.ndarray
 
 
 class Learner:
-    """Moments of what is painted on one scan, kept up to date at the cost of what changed."""
+    """Moments of the annotated voxels of one scan, updated by the voxels that change."""
 
     def __init__(self, cache: FeatureCache) -> None:
         self.cache = cache
         self.moments: dict[int, np.ndarray] = {}
-        self._known = np.empty(0, np.int64)
+        self._voxels = np.empty(0, np.int64)
 
-    def look(self, annotation: Annotation) -> bool:
-        """Take in what is painted now; says whether that changed anything."""
-        now = painted_voxels(annotation)
-        added = np.setdiff1d(now, self._known, assume_unique=True)
-        removed = np.setdiff1d(self._known, now, assume_unique=True)
+    def update(self, annotation: Annotation) -> bool:
+        """Update the moments to an annotation; returns whether anything changed."""
+        current = training_voxels(annotation)
+        added = np.setdiff1d(current, self._voxels, assume_unique=True)
+        removed = np.setdiff1d(self._voxels, current, assume_unique=True)
         for voxels, sign in ((added, 1), (removed, -1)):
             for label, moment in self._sums(voxels).items():
                 self.moments[label] = self.moments.get(label, 0) + sign * moment
-        painted = np.unique(now & 255).tolist()
-        self.moments = {label: self.moments[label] for label in painted}
-        self._known = now
+        classes = np.unique(current & 255).tolist()
+        self.moments = {label: self.moments[label] for label in classes}
+        self._voxels = current
         return bool(len(added) or len(removed))
 
     def _sums(self, voxels: np.ndarray) -> dict[int, np.ndarray]:
-        index, label = voxels >> 8, voxels & 255
+        index, labels = voxels >> 8, voxels & 255
         sums = {}
-        for each in np.unique(label).tolist():
-            rows = _at(self.cache, np.stack(np.unravel_index(index[label == each], self.cache.shape_zyx), 1))
-            sums[each] = rows.T @ rows
+        for label in np.unique(labels).tolist():
+            voxel_zyx = np.stack(np.unravel_index(index[labels == label], self.cache.shape_zyx), 1)
+            rows = _voxel_features(self.cache, voxel_zyx)
+            sums[label] = rows.T @ rows
         return sums
 
 
-def painted_voxels(annotation: Annotation) -> np.ndarray:
-    """What to learn from: sorted int64, flat voxel index * 256 + class (0 background).
+def training_voxels(annotation: Annotation) -> np.ndarray:
+    """Sample training voxels from an annotation, at most MAX_VOXELS per class.
 
-    Of each class the same voxels are drawn again after the next stroke, MOST at most: those with the lowest
-    numbers by Fibonacci hashing, which spreads them evenly.
+    Voxels with the lowest Fibonacci hash are taken: they are spread evenly, and the same ones are sampled
+    again after the next stroke.
+
+    Returns:
+        flat voxel index * 256 + class id (0 background), int64 (N,), sorted.
     """
     labels = np.ascontiguousarray(annotation.labels)
     flat = labels.reshape(-1)
     index = _nonzero(flat)
-    label = flat[index]
-    groups = [(0, index[label == SURE_BACKGROUND])]
-    groups += [(int(each), index[label == each]) for each in np.unique(label) if each != SURE_BACKGROUND]
-    empty = [_spread_in_slice(labels.shape, *place) for place in annotation.complete]
-    if empty:
-        around = np.unique(np.concatenate(empty))
-        groups.append((0, around[flat[around] == 0]))
-    return np.unique(np.concatenate([(_thinned(group) << 8) + label for label, group in groups]))
+    values = flat[index]
+    groups = [(0, index[values == SURE_BACKGROUND])]
+    groups += [
+        (int(value), index[values == value]) for value in np.unique(values) if value != SURE_BACKGROUND
+    ]
+    in_slices = [_slice_voxels(labels.shape, *item) for item in annotation.complete]
+    if in_slices:
+        candidates = np.unique(np.concatenate(in_slices))
+        groups.append((0, candidates[flat[candidates] == 0]))
+    return np.unique(np.concatenate([(_subsample(group) << 8) + label for label, group in groups]))
 
 
 def _nonzero(flat: np.ndarray) -> np.ndarray:
-    """np.flatnonzero, eight voxels at a time: nearly all of a scan is not painted."""
+    """np.flatnonzero, eight voxels at a time, because most voxels of a scan are not annotated."""
     words = len(flat) // 8
-    some = np.flatnonzero(flat[: words * 8].view(np.uint64))
-    index = np.concatenate([(some[:, None] * 8 + np.arange(8)).ravel(), np.arange(words * 8, len(flat))])
+    nonzero = np.flatnonzero(flat[: words * 8].view(np.uint64))
+    index = np.concatenate([(nonzero[:, None] * 8 + np.arange(8)).ravel(), np.arange(words * 8, len(flat))])
     return index[flat[index] != 0]
 
 
-def _thinned(index: np.ndarray) -> np.ndarray:
-    """At most MOST of these flat indices. The share is a power of two, so that it rarely changes."""
+def _subsample(index: np.ndarray) -> np.ndarray:
+    """At most MAX_VOXELS of the flat indices. The fraction is a power of two, so that it rarely changes."""
     halvings = 0
-    number = (index.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
-    while len(index) > MOST:
+    hashes = (index.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
+    while len(index) > MAX_VOXELS:
         halvings += 1
-        low = number < (1 << 32 >> halvings)
-        index, number = index[low], number[low]
+        low = hashes < (1 << 32 >> halvings)
+        index, hashes = index[low], hashes[low]
     return index
 
 
 @lru_cache(maxsize=512)
-def _spread_in_slice(shape_zyx: tuple[int, ...], axis: int, at: int) -> np.ndarray:
-    """Flat indices of at most MOST voxels of a slice."""
-    spans = [np.arange(length) for length in shape_zyx]
-    spans[axis] = np.array([at])
-    return _thinned(np.ravel_multi_index(np.ix_(*spans), shape_zyx).ravel())
+def _slice_voxels(shape_zyx: tuple[int, ...], axis: int, index: int) -> np.ndarray:
+    """Flat indices of at most MAX_VOXELS voxels of a slice."""
+    ranges = [np.arange(length) for length in shape_zyx]
+    ranges[axis] = np.array([index])
+    return _subsample(np.ravel_multi_index(np.ix_(*ranges), shape_zyx).ravel())
 
 
-# --- the probe ----------------------------------------------------------------------------------------
+# --- the classifier -----------------------------------------------------------------------------------
 
 
-def fit(own: Moments, others: Iterable[Moments] = ()) -> LinearClassifier:
-    """The discriminant between the classes of this scan and of others.
+def fit(moments: Moments, other_scans: Iterable[Moments] = ()) -> LinearClassifier:
+    """Fit the linear discriminant.
 
-    Other scans together weigh no more than this one in any class that is painted here: strokes are made to
-    be followed. Raises UserError ("nothing-to-learn") for fewer than two classes, background counted.
+    Args:
+        moments: Moments of the scan that is shown.
+        other_scans: Moments of other annotated scans. In a class that is annotated in this scan they weigh no
+            more than this scan altogether, so that the result follows the strokes.
+
+    Raises:
+        UserError: "nothing-to-learn" for fewer than two classes, including background.
     """
     total: dict[int, np.ndarray] = {}
-    for moments in others:
-        for label, moment in moments.items():
+    for other_moments in other_scans:
+        for label, moment in other_moments.items():
             total[label] = total.get(label, 0) + moment
-    for label, moment in own.items():
+    for label, moment in moments.items():
         other = total.get(label)
-        share = 0 if other is None else min(1.0, moment[-1, -1] / other[-1, -1])
-        total[label] = moment if other is None else moment + share * other
+        weight = 0 if other is None else min(1.0, moment[-1, -1] / other[-1, -1])
+        total[label] = moment if other is None else moment + weight * other
     if len(total) < 2:
-        painted = "only one class is" if total else "nothing is"
+        annotated = "only one class is" if total else "nothing is"
         raise UserError(
-            f"A preview needs two classes, and {painted} painted yet; paint a second one or some background.",
+            f"A preview needs two classes, but {annotated} annotated; annotate another class or some "
+            "background.",
             code="nothing-to-learn",
         )
     classes = tuple(sorted(total))
-    number = np.array([total[each][-1, -1] for each in classes])
-    mean = np.stack([total[each][-1, :-1] / total[each][-1, -1] for each in classes])
-    scatter = sum(total[each][:-1, :-1] / total[each][-1, -1] for each in classes) - mean.T @ mean
+    number = np.array([total[label][-1, -1] for label in classes])
+    mean = np.stack([total[label][-1, :-1] / total[label][-1, -1] for label in classes])
+    scatter = sum(total[label][:-1, :-1] / total[label][-1, -1] for label in classes) - mean.T @ mean
     scatter /= len(classes)
-    scatter[np.diag_indices(len(scatter))] += SHRINK * max(scatter.trace() / len(scatter), 1e-9)
+    scatter[np.diag_indices(len(scatter))] += SHRINKAGE * max(scatter.trace() / len(scatter), 1e-9)
     weights = np.linalg.solve(scatter, mean.T)
-    offset = PRIOR * np.log(number / number.sum()) - (mean.T * weights).sum(0) / 2
-    return LinearClassifier(classes, np.vstack([weights, offset]).astype(np.float32))
+    bias = PRIOR * np.log(number / number.sum()) - (mean.T * weights).sum(0) / 2
+    return LinearClassifier(classes, np.vstack([weights, bias]).astype(np.float32))
 
 
 # --- one slice ----------------------------------------------------------------------------------------
 
 
 def slice_fourier_features(cache: FeatureCache, axis: int, index: int) -> np.ndarray:
-    """One slice of a scan as the probe sees it: float32 (rows, columns, D), cells of the two axes that
-    are left, between the two nearest planes of cells.
+    """Extended features of one slice, interpolated between the two nearest planes of cells.
 
-    Raises UserError ("outside") for a slice that the scan has not.
+    Args:
+        axis: Canonical axis across the slice.
+        index: Slice along this axis, in voxels.
+
+    Returns:
+        float32 (rows, columns, D): the cells along the other two axes.
+
+    Raises:
+        UserError: "outside" for a slice beyond the scan.
     """
     cache.cell_of([index if other == axis else 0 for other in range(3)])
-    low, high, part = _between(cache, axis, np.array([index]))
-    before, after = (np.take(cache.array, int(at[0]), axis).astype(np.float32) for at in (low, high))
-    vectors = before + (after - before) * np.float32(part[0])
-    rest = [other for other in range(3) if other != axis]
-    place = np.empty((*vectors.shape[:2], 3), np.float32)
-    place[..., axis] = index
-    for along, other in enumerate(rest):
+    low, high, fraction = _interpolation(cache, axis, np.array([index]))
+    before, after = (np.take(cache.array, int(plane[0]), axis).astype(np.float32) for plane in (low, high))
+    vectors = before + (after - before) * np.float32(fraction[0])
+    in_plane = [other for other in range(3) if other != axis]
+    position = np.empty((*vectors.shape[:2], 3), np.float32)
+    position[..., axis] = index
+    for along, other in enumerate(in_plane):
         centre = (np.arange(vectors.shape[along]) + 0.5) * cache.step_vox[other] - 0.5
-        place[..., other] = centre[:, None] if along == 0 else centre
-    flat = _fourier_features(vectors.reshape(-1, vectors.shape[-1]), place.reshape(-1, 3), cache.shape_zyx)
+        position[..., other] = centre[:, None] if along == 0 else centre
+    flat = extended_features(vectors.reshape(-1, vectors.shape[-1]), position.reshape(-1, 3), cache.shape_zyx)
     return flat.reshape(*vectors.shape[:2], -1)
 
 
 def slice_scores(
     cache: FeatureCache, fourier_features: np.ndarray, classifier: LinearClassifier, axis: int
 ) -> np.ndarray:
-    """Scores of each class in each voxel of a slice, float32 (classes, A, B); the highest is the guess.
+    """Class scores of every voxel of a slice, interpolated between the cell centres and constant beyond them.
 
-    Interpolated between the cells' centres, and constant beyond the outermost ones.
+    Args:
+        fourier_features: Features of the slice from `slice_fourier_features`, float32 (rows, columns, D).
+        axis: Canonical axis across the slice.
+
+    Returns:
+        float32 (classes, A, B) for a slice of A x B voxels; the class with the highest score is predicted.
     """
     scores = np.moveaxis(fourier_features @ classifier.weights, -1, 0)
-    for along, other in enumerate([each for each in range(3) if each != axis], start=1):
-        low, high, part = _between(cache, other, np.arange(cache.shape_zyx[other]))
-        part = part.reshape([-1 if each == along else 1 for each in range(3)])
+    for along, other in enumerate([number for number in range(3) if number != axis], start=1):
+        low, high, fraction = _interpolation(cache, other, np.arange(cache.shape_zyx[other]))
+        fraction = fraction.reshape([-1 if number == along else 1 for number in range(3)])
         before = np.take(scores, low, along)
-        scores = before + (np.take(scores, high, along) - before) * part
+        scores = before + (np.take(scores, high, along) - before) * fraction
     return scores
 
 
-def painted_plane(annotation: Annotation, axis: int, index: int) -> np.ndarray:
-    """What is painted on one slice, uint8 (A, B): 0 background, class ids, IGNORE where nobody said."""
+def slice_target(annotation: Annotation, axis: int, index: int) -> np.ndarray:
+    """Training target of one slice, uint8 (A, B): 0 background, class ids, IGNORE without annotation."""
     slab = annotation.labels[(slice(None),) * axis + (slice(index, index + 1),)]
-    places = [(along, at) for along, at in annotation.complete if along != axis or at == index]
-    inside = tuple((along, 0 if along == axis else at) for along, at in places)
-    return Annotation(slab, inside).target().take(0, axis)
+    crossing = [(along, number) for along, number in annotation.complete if along != axis or number == index]
+    complete = tuple((along, 0 if along == axis else number) for along, number in crossing)
+    return Annotation(slab, complete).target().take(0, axis)
 
 
-def outlines(scores: np.ndarray, classifier: LinearClassifier, painted: np.ndarray) -> dict[int, np.ndarray]:
-    """Where each class ends: by id, segments (N, 2, 2) of (start, end) in voxels (row, column) of the slice.
+def outlines(scores: np.ndarray, classifier: LinearClassifier, target: np.ndarray) -> dict[int, np.ndarray]:
+    """Outlines of the predicted classes in a slice; annotated voxels keep their class.
 
-    Strokes (`painted` of `painted_plane`) win over what the probe says.
+    Args:
+        scores: Class scores from `slice_scores`, float32 (classes, A, B).
+        target: Annotation of the slice from `slice_target`, uint8 (A, B).
+
+    Returns:
+        {class id: line segments (N, 2, 2) from (row, column) to (row, column), in voxels of the slice}.
     """
     from skimage.measure import find_contours
 
-    found = {}
+    result = {}
     best = np.partition(scores, -2, axis=0)[-2:]
     for score, label in zip(scores, classifier.classes, strict=True):
-        lead = score - np.where(score < best[1], best[1], best[0])
-        said = painted != IGNORE
-        lead[said] = np.where(painted[said] == label, 1, -1)
-        box = _box(lead > 0)
+        margin = score - np.where(score < best[1], best[1], best[0])
+        is_annotated = target != IGNORE
+        margin[is_annotated] = np.where(target[is_annotated] == label, 1, -1)
+        box = _bounding_box(margin > 0)
         if label and box is not None:
-            lines = find_contours(np.ascontiguousarray(lead[box]), 0)
-            lines = [line for line in lines if np.ptp(line, axis=0).max() >= SPECK]
+            lines = find_contours(np.ascontiguousarray(margin[box]), 0)
+            lines = [line for line in lines if np.ptp(line, axis=0).max() >= MIN_OUTLINE]
             corner = [span.start for span in box]
-            pairs = [np.stack([line[:-1], line[1:]], 1) + corner for line in lines]
-            found[label] = np.concatenate(pairs) if pairs else np.empty((0, 2, 2))
-    return found
+            segments = [np.stack([line[:-1], line[1:]], 1) + corner for line in lines]
+            result[label] = np.concatenate(segments) if segments else np.empty((0, 2, 2))
+    return result
 
 
-def _box(mask: np.ndarray) -> tuple[slice, slice] | None:
-    """The smallest box around a mask, a voxel wider on each side; None where there is nothing."""
+def _bounding_box(mask: np.ndarray) -> tuple[slice, slice] | None:
+    """Bounding box of a mask, enlarged by one voxel on each side; None for an empty mask."""
     rows, columns = np.flatnonzero(mask.any(1)).tolist(), np.flatnonzero(mask.any(0)).tolist()
     if not rows:
         return None
@@ -242,41 +271,22 @@ def _box(mask: np.ndarray) -> tuple[slice, slice] | None:
 # --- helpers ------------------------------------------------------------------------------------------
 
 
-def _between(cache: FeatureCache, axis: int, voxel: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The cells before and after voxels along an axis, and how far these lie from the first to the second."""
+def _interpolation(
+    cache: FeatureCache, axis: int, voxel: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cells before and after voxels along an axis, and the interpolation weight of the second, each (N,)."""
     last = cache.array.shape[axis] - 1
     cell = np.clip((voxel + 0.5) / cache.step_vox[axis] - 0.5, 0, last)
     low = np.floor(cell).astype(int)
     return low, np.minimum(low + 1, last), (cell - low).astype(np.float32)
 
 
-def _at(cache: FeatureCache, voxel_zyx: np.ndarray) -> np.ndarray:
-    """What describes the cells that hold voxels (N, 3): float64 (N, D).
+def _voxel_features(cache: FeatureCache, voxel_zyx: np.ndarray) -> np.ndarray:
+    """Extended features of the cells that contain voxels (N, 3): float64 (N, D).
 
-    Of the sums of these, some are taken away again. In float32 a row would depend on the rows beside it (on
-    some CPUs), and `fit` would make a thousand times as much of what is left over.
+    Their products are summed and later subtracted again. In float32 a row depends on the rows beside it (on
+    some CPUs), and `fit` would amplify the remaining difference a thousandfold.
     """
     cell = voxel_zyx // np.array(cache.step_vox)
     vectors = cache.array[cell[:, 0], cell[:, 1], cell[:, 2]]
-    return _fourier_features(vectors.astype(np.float64), voxel_zyx, cache.shape_zyx)
-
-
-def _fourier_features(vectors: np.ndarray, place_vox: np.ndarray, shape_zyx: Sequence[int]) -> np.ndarray:
-    """Vectors (N, F), random Fourier features of them and places (N, 3), and a one: (N, D), computed in the
-    type of the vectors."""
-    turns, phases = (each.astype(vectors.dtype, copy=False) for each in _directions(vectors.shape[1]))
-    place = (2 * (place_vox + 0.5) / np.asarray(shape_zyx) - 1).astype(vectors.dtype)
-    angle = vectors @ turns[:-3] + place @ turns[-3:] + phases
-    fourier_features = np.cos(angle, out=angle)
-    fourier_features *= (2 / WAVES) ** 0.5
-    return np.hstack([PLAIN * vectors, fourier_features, np.ones((len(vectors), 1), vectors.dtype)])
-
-
-@lru_cache(maxsize=4)
-def _directions(numbers: int) -> tuple[np.ndarray, np.ndarray]:
-    """How the waves turn with F numbers and the place, (F + 3, WAVES), and where they begin, (WAVES,)."""
-    generator = np.random.default_rng(0)
-    turns = generator.standard_normal((numbers + 3, WAVES))
-    turns[:-3] *= FEATURE_RATE
-    turns[-3:] *= np.linspace(0, PLACE_RATE, WAVES)
-    return turns.astype(np.float32), generator.uniform(0, 2 * np.pi, WAVES).astype(np.float32)
+    return extended_features(vectors.astype(np.float64), voxel_zyx, cache.shape_zyx)

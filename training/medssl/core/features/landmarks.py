@@ -1,9 +1,9 @@
-"""Named places that are set in one scan and found in all others.
+"""Named landmarks that are set in one scan and detected in all others.
 
-A landmark is found where a scan's features are most like those of the places where it was set. To tell a
-place that was found from one that was merely the best of a bad lot, it is looked for again the other way
-round: from there back in the scan where it was set. How far off that lands is the forward-backward error
-(Kalal et al., "Forward-backward error: automatic detection of tracking failures", ICPR 2010).
+A landmark is detected where the features of a scan are most similar to those of the points where it was set.
+The forward-backward error (Kalal et al., "Forward-backward error: automatic detection of tracking failures",
+ICPR 2010) tells correct matches from wrong ones: the match is searched for in the scan where the landmark was
+set, and the distance to the set point is measured.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from medssl.core.project.project import Project
 
 FILE = "landmarks.json"
 FORMAT_VERSION = 1
-LONGEST_NAME = 60
+MAX_NAME_LENGTH = 60
 HALF_MM = 10.0
-"""Coming back so far off halves the confidence."""
+"""Forward-backward error that halves the confidence."""
 
 
 @dataclass(frozen=True)
 class Landmark:
-    """A place that a person set."""
+    """A point that a person set."""
 
     name: str
     scan: str
@@ -42,9 +42,11 @@ class Landmark:
 
 @dataclass(frozen=True)
 class LandmarkMatch:
-    """Where a landmark is in another scan, as the features have it.
+    """A landmark detected in another scan.
 
-    score: cosine, -1..1; agreement_mm: how far the way back ends from where the landmark was set.
+    Attributes:
+        score: Mean cosine similarity of the neighbourhoods, -1..1.
+        agreement_mm: Forward-backward error, mean over the points where the landmark was set.
     """
 
     name: str
@@ -55,13 +57,13 @@ class LandmarkMatch:
 
     @property
     def confidence(self) -> float:
-        """0..1: the score, less the farther off the way back ends. It sorts places, it is no probability."""
+        """Score in 0..1 that decreases with the forward-backward error; a ranking, not a probability."""
         return max(self.score, 0.0) * 0.5 ** (self.agreement_mm / HALF_MM)
 
 
 @dataclass(frozen=True)
 class Landmarks:
-    """All of a project's landmarks; run and weights say which features the found places come from."""
+    """All landmarks of a project; `run` and `weights` identify the features from which the matches come."""
 
     points: tuple[Landmark, ...] = ()
     matches: tuple[LandmarkMatch, ...] = ()
@@ -70,56 +72,63 @@ class Landmarks:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """In the order in which they were first set."""
-        return tuple(dict.fromkeys(each.name for each in self.points))
+        """Names of the landmarks in the order in which they were first set."""
+        return tuple(dict.fromkeys(point.name for point in self.points))
 
-    def with_point(self, place: Landmark) -> Landmarks:
-        """Set a landmark, also where it was found or set before in that scan; what was found elsewhere goes.
+    def with_point(self, point: Landmark) -> Landmarks:
+        """Set or move a landmark in a scan; its matches in other scans are removed.
 
-        Raises UserError ("bad-name").
+        Raises:
+            UserError: "bad-name".
         """
-        name = place.name.strip()
-        if not name or len(name) > LONGEST_NAME or not name.isprintable():
+        name = point.name.strip()
+        if not name or len(name) > MAX_NAME_LENGTH or not name.isprintable():
             raise UserError(
-                f"A landmark needs a name of 1 to {LONGEST_NAME} characters; type one.", code="bad-name"
+                f"A landmark needs a name of 1 to {MAX_NAME_LENGTH} characters; type one.", code="bad-name"
             )
-        place = replace(place, name=name)
-        others = tuple(x for x in self.points if (x.name, x.scan) != (place.name, place.scan))
-        return self._with((*others, place), place.name)
+        point = replace(point, name=name)
+        other_points = tuple(x for x in self.points if (x.name, x.scan) != (point.name, point.scan))
+        return self._with((*other_points, point), point.name)
 
     def without(self, name: str) -> Landmarks:
-        """Forget a landmark in all scans."""
-        return self._with(tuple(each for each in self.points if each.name != name), name)
+        """Remove a landmark from all scans."""
+        return self._with(tuple(point for point in self.points if point.name != name), name)
 
     def _with(self, points: tuple[Landmark, ...], changed: str) -> Landmarks:
         return replace(
-            self, points=points, matches=tuple(each for each in self.matches if each.name != changed)
+            self, points=points, matches=tuple(match for match in self.matches if match.name != changed)
         )
 
     def in_scan(self, scan: str) -> list[Landmark | LandmarkMatch]:
-        """Every landmark's place in a scan, where it has one; what was set wins."""
-        places: dict[str, Landmark | LandmarkMatch] = {
-            each.name: each for each in self.matches if each.scan == scan
+        """The landmarks of a scan; points that were set replace matches."""
+        by_name: dict[str, Landmark | LandmarkMatch] = {
+            match.name: match for match in self.matches if match.scan == scan
         }
-        places.update({each.name: each for each in self.points if each.scan == scan})
-        return [places[name] for name in self.names if name in places]
+        by_name.update({point.name: point for point in self.points if point.scan == scan})
+        return [by_name[name] for name in self.names if name in by_name]
 
 
-# --- finding ----------------------------------------------------------------------------------------
+# --- detection --------------------------------------------------------------------------------------
 
 
-def propagate(project: Project, run: str, known: Landmarks) -> Iterator[tuple[str, list[LandmarkMatch]]]:
-    """Find all landmarks in every scan that has features: (scan, places), one scan after the other.
+def propagate(project: Project, run: str, landmarks: Landmarks) -> Iterator[tuple[str, list[LandmarkMatch]]]:
+    """Detect all landmarks in every scan that has features, one scan after the other.
 
-    A landmark that was set in several scans is looked for by all of these places at once.
+    The points of a landmark that was set in several scans are combined into one query.
 
-    Raises UserError ("no-features") where a scan in which one was set has none.
+    Yields:
+        Scan id and the matches in this scan.
+
+    Raises:
+        UserError: "no-features" if a scan in which a landmark was set has none.
     """
-    origins = {each.scan: open_features(project, each.scan, run) for each in known.points}
-    set_in = {name: [each for each in known.points if each.name == name] for name in known.names}
+    caches = {point.scan: open_features(project, point.scan, run) for point in landmarks.points}
+    points_by_name = {
+        name: [point for point in landmarks.points if point.name == name] for name in landmarks.names
+    }
     queries = {
-        name: query_of(project, run, [Point(each.scan, each.voxel_zyx) for each in places])
-        for name, places in set_in.items()
+        name: query_of(project, run, [Point(point.scan, point.voxel_zyx) for point in points])
+        for name, points in points_by_name.items()
     }
     for scan in project.scans:
         if not has_features(project, scan, run):
@@ -127,34 +136,48 @@ def propagate(project: Project, run: str, known: Landmarks) -> Iterator[tuple[st
         try:
             cache = open_features(project, scan, run)
         except UserError:
-            continue  # outdated: as good as none
+            continue  # outdated
         matches = []
-        for name, places in set_in.items():
-            if scan in {each.scan for each in places}:
+        for name, points in points_by_name.items():
+            if scan in {point.scan for point in points}:
                 continue
             best = best_match(cache, queries[name])
-            back = [way_back_mm(cache, best.voxel_zyx, origins[each.scan], each.voxel_zyx) for each in places]
-            agreement_mm = round(float(np.mean(back)), 2)
+            errors_mm = [
+                forward_backward_error_mm(cache, best.voxel_zyx, caches[point.scan], point.voxel_zyx)
+                for point in points
+            ]
+            agreement_mm = round(float(np.mean(errors_mm)), 2)
             matches.append(LandmarkMatch(name, scan, best.voxel_zyx, round(best.score, 4), agreement_mm))
         yield scan, matches
 
 
-def way_back_mm(
-    there: FeatureCache, matches: Sequence[int], here: FeatureCache, start: Sequence[int]
+def forward_backward_error_mm(
+    target: FeatureCache, match_zyx: Sequence[int], source: FeatureCache, start_zyx: Sequence[int]
 ) -> float:
-    """Looking for `matches` back in the scan it was looked for from: mm from `start` to where that ends."""
-    back = best_match(here, Query(neighbourhood_descriptor(there, matches)))
-    start_cell = here.voxel_of(here.cell_of(start))  # cells know nothing finer
-    return float(np.linalg.norm((np.array(back.voxel_zyx) - start_cell) * here.spacing_mm))
+    """Forward-backward error of a match.
+
+    Args:
+        target: Features of the scan in which the match lies.
+        match_zyx: Voxel of the match.
+        source: Features of the scan in which the search started.
+        start_zyx: Voxel at which the search started.
+
+    Returns:
+        Distance in mm from `start_zyx` to the best match of `match_zyx` in `source`.
+    """
+    backward = best_match(source, Query(neighbourhood_descriptor(target, match_zyx)))
+    start_cell = source.voxel_of(source.cell_of(start_zyx))  # matches have the resolution of cells
+    return float(np.linalg.norm((np.array(backward.voxel_zyx) - start_cell) * source.spacing_mm))
 
 
-# --- keeping ----------------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------------
 
 
 def read_landmarks(project: Project) -> Landmarks:
-    """The project's landmarks; places found by weights that have changed since are left out.
+    """Read the landmarks of a project, without matches of weights that have changed since.
 
-    Raises UserError ("unreadable").
+    Raises:
+        UserError: "unreadable".
     """
     path = project.root / FILE
     try:
@@ -166,56 +189,60 @@ def read_landmarks(project: Project) -> Landmarks:
     try:
         if value["version"] != FORMAT_VERSION:
             raise ValueError(f"version {value['version']!r}")
-        points = tuple(from_json(Landmark, each, "a landmark") for each in value["set"])
-        matches = tuple(from_json(LandmarkMatch, each, "a found place") for each in value["found"])
+        points = tuple(from_json(Landmark, fields, "a landmark") for fields in value["set"])
+        matches = tuple(from_json(LandmarkMatch, fields, "a match") for fields in value["found"])
         run, weights = str(value["run"]), str(value["weights"])
     except (KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(
-            f"{path} is damaged ({error}); restore it from a backup or delete it and set the landmarks anew.",
+            f"{path} is damaged ({error}); restore it from a backup, or delete it and set new landmarks.",
             code="unreadable",
         ) from error
-    known = {each.id: each.geometry.shape_zyx for each in project.scans.values()}
-    points = tuple(each for each in points if _inside(each, known))
-    names = {each.name for each in points}
-    matches = tuple(each for each in matches if _inside(each, known) and each.name in names)
+    shapes = {scan.id: scan.geometry.shape_zyx for scan in project.scans.values()}
+    points = tuple(point for point in points if _inside(point, shapes))
+    names = {point.name for point in points}
+    matches = tuple(match for match in matches if _inside(match, shapes) and match.name in names)
     if not matches or weights != _weights(project, run):
         return Landmarks(points)
     return Landmarks(points, matches, run, weights)
 
 
 def write_landmarks(project: Project, landmarks: Landmarks) -> None:
-    """Keep the landmarks in the project, whole or not at all.
+    """Save the landmarks in the project, atomically.
 
-    Raises UserError ("disk-full", "not-writable").
+    Raises:
+        UserError: "disk-full", "not-writable".
     """
     value: dict[str, Any] = {
         "version": FORMAT_VERSION,
         "run": landmarks.run,
         "weights": landmarks.weights,
-        "set": [asdict(each) for each in landmarks.points],
-        "found": [asdict(each) for each in landmarks.matches],
+        "set": [asdict(point) for point in landmarks.points],
+        "found": [asdict(match) for match in landmarks.matches],
     }
     write_json(project.root / FILE, value)
 
 
 def write_landmark_table(path: Path, project: Project, landmarks: Landmarks) -> None:
-    """A CSV row for each scan and landmark, whole or not at all.
+    """Write a CSV table with one row per scan and landmark, atomically.
 
-    x_mm, y_mm and z_mm are patient coordinates of the source (towards right, anterior and superior, as NIfTI
-    counts them). A place that a person set has a confidence of 1.
+    x_mm, y_mm and z_mm are patient coordinates of the source, RAS as in NIfTI. A point that a person set has
+    a confidence of 1.
 
-    Raises UserError ("nothing-yet", "disk-full", "not-writable").
+    Raises:
+        UserError: "nothing-yet", "disk-full", "not-writable".
     """
     if not landmarks.points:
-        raise UserError("No landmark is set yet, so there is nothing to export.", code="nothing-yet")
+        raise UserError(
+            "No landmark is set yet, so there is nothing to export; set one first.", code="nothing-yet"
+        )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("scan", "name", "x_mm", "y_mm", "z_mm", "confidence"))
     for scan in project.scans.values():
-        for place in landmarks.in_scan(scan.id):
-            x, y, z = (scan.geometry.canonical_affine @ (*place.voxel_zyx, 1))[:3]
-            sure = place.confidence if isinstance(place, LandmarkMatch) else 1.0
-            writer.writerow((scan.id, place.name, f"{x:.2f}", f"{y:.2f}", f"{z:.2f}", f"{sure:.3f}"))
+        for item in landmarks.in_scan(scan.id):
+            x, y, z = (scan.geometry.canonical_affine @ (*item.voxel_zyx, 1))[:3]
+            confidence = item.confidence if isinstance(item, LandmarkMatch) else 1.0
+            writer.writerow((scan.id, item.name, f"{x:.2f}", f"{y:.2f}", f"{z:.2f}", f"{confidence:.3f}"))
     write_whole(path, lambda file: file.write(text.getvalue().encode("utf-8")))
 
 
@@ -223,15 +250,17 @@ def _weights(project: Project, run: str) -> str:
     try:
         return project.run(run).weights_sha256
     except UserError:
-        return ""  # the run is gone
+        return ""  # the run was deleted
 
 
-def _inside(place: Landmark | LandmarkMatch, shapes: dict[str, tuple[int, int, int]]) -> bool:
-    """Whether a place lies in a scan that the project has."""
-    shape = shapes.get(place.scan)
-    return shape is not None and all(0 <= at < n for at, n in zip(place.voxel_zyx, shape, strict=True))
+def _inside(item: Landmark | LandmarkMatch, shapes: dict[str, tuple[int, int, int]]) -> bool:
+    """Whether a landmark lies within a scan of the project."""
+    shape = shapes.get(item.scan)
+    return shape is not None and all(
+        0 <= index < length for index, length in zip(item.voxel_zyx, shape, strict=True)
+    )
 
 
-def collect(known: Landmarks, run: str, weights: str, matches: Iterable[LandmarkMatch]) -> Landmarks:
-    """The landmarks with what was found anew."""
-    return replace(known, matches=tuple(matches), run=run, weights=weights)
+def collect(landmarks: Landmarks, run: str, weights: str, matches: Iterable[LandmarkMatch]) -> Landmarks:
+    """A copy of the landmarks with new matches; `weights` is the fingerprint of the run's weights."""
+    return replace(landmarks, matches=tuple(matches), run=run, weights=weights)

@@ -1,10 +1,11 @@
-"""Where in a scan is the place that was clicked, there or in another scan.
+"""Retrieval of a clicked point in the same or in another scan by its neighbourhood descriptor.
 
-One cell says too little of where it lies: a 2.5D network sees three slices, and tissue goes on. So a place is
-compared with what is around it, cell by cell, as a rigid star of arms along the axes: the score of a place is
-the mean cosine over the star. (The idea of neighbourhood consensus, Rocco et al., NeurIPS 2018, without
-anything to learn.) On the hippocampus scans that matters more than which weights or which levels are
-compared; docs/benchmarks/landmarks.md has the numbers. Beyond a scan's border its last cell goes on.
+A single cell determines its position poorly: a 2.5D network sees three slices, and tissue extends over many
+cells. The descriptor of a point therefore consists of the features of the point and of 12 rigid offsets along
+the axes, and the score of a match is the mean cosine over these 13 cells. (The idea of neighbourhood
+consensus, Rocco et al., NeurIPS 2018, without learned parameters.) On the hippocampus scans this matters more
+than the choice of weights or levels; docs/benchmarks/landmarks.md has the numbers. Cells beyond the border of
+a scan are replaced by the nearest one.
 """
 
 from __future__ import annotations
@@ -18,27 +19,28 @@ from medssl.core.errors import UserError
 from medssl.core.features.similarity import CELLS_AT_ONCE, FeatureCache, combine, open_features, query_at
 from medssl.core.project.project import Project
 
-ARMS_MM = (5.0, 10.0)
-"""How far away from a place, along each axis and both ways, its surroundings are looked at."""
-STAR_MM = np.array(
+RADII_MM = (5.0, 10.0)
+"""Distances of the offsets from the point, along each axis in both directions."""
+OFFSETS_MM = np.array(
     [(0.0, 0.0, 0.0)]
     + [
-        tuple(sign * arm * (axis == other) for other in range(3))
-        for arm in ARMS_MM
+        tuple(sign * radius * (axis == other) for other in range(3))
+        for radius in RADII_MM
         for axis in range(3)
         for sign in (-1, 1)
     ]
 )
-"""(13, 3) offsets along (z, y, x); the first is the place itself."""
+"""(13, 3) offsets along (z, y, x); the first is the point itself."""
 COARSE_CELLS = 100_000
-"""Scans with more cells are searched on a thinned grid first, and at all cells only around the best of it."""
+"""Scans with more cells are searched on a coarse grid first, and on the full grid only around its best
+cells."""
 CANDIDATES = 8
-"""Places of the thinned grid that are looked at more closely."""
+"""Cells of the coarse grid around which the full grid is searched."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """A place of a scan that was clicked: what is looked for is like it, or is not."""
+    """A clicked point of a scan: a positive example, or a negative one if `like` is False."""
 
     scan: str
     voxel_zyx: tuple[int, int, int]
@@ -47,7 +49,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Match:
-    """The place of a scan that is most like what is looked for; score: the star's mean cosine, -1..1."""
+    """The best match in a scan; `score` is the mean cosine over the neighbourhood, -1..1."""
 
     scan: str
     voxel_zyx: tuple[int, int, int]
@@ -56,58 +58,83 @@ class Match:
 
 @dataclass(frozen=True)
 class Query:
-    """What clicks look for: star (13, F) float32, a unit vector for each offset of STAR_MM."""
+    """A query for retrieval.
+
+    Attributes:
+        descriptors: Unit vectors for each offset of OFFSETS_MM, float32 (13, F).
+    """
 
     descriptors: np.ndarray
 
     @property
     def centre(self) -> np.ndarray:
-        """(F,) the place alone: what a map of what looks alike is made from."""
+        """Descriptor of the point itself, float32 (F,), from which similarity maps are computed."""
         centre: np.ndarray = self.descriptors[0]
         return centre
 
 
 def neighbourhood_descriptor(cache: FeatureCache, voxel_zyx: Sequence[int]) -> np.ndarray:
-    """(13, F) float32 unit vectors of a place and of what is around it.
+    """Descriptor of a point and its neighbourhood.
 
-    Raises UserError ("outside").
+    Args:
+        voxel_zyx: Canonical voxel.
+
+    Returns:
+        Unit vectors for each offset of OFFSETS_MM, float32 (13, F).
+
+    Raises:
+        UserError: "outside".
     """
     cell = np.array(cache.cell_of(voxel_zyx))
-    cells = np.clip(cell + _arms(cache, 1), 0, np.array(cache.array.shape[:3]) - 1)
+    cells = np.clip(cell + _offset_cells(cache, 1), 0, np.array(cache.array.shape[:3]) - 1)
     vectors = cache.array[tuple(cells.T)].astype(np.float32)
     vectors[0] = query_at(cache, voxel_zyx)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-6)
 
 
 def query_of(project: Project, run: str, points: Iterable[Point]) -> Query:
-    """What several clicks, in whatever scans, look for; similarity.combine says how they go together.
+    """Query from points in one or several scans, combined as in `similarity.combine`.
 
-    Raises UserError ("no-features", "outside", "no-points", "same").
+    Raises:
+        UserError: "no-features", "outside", "no-points", "same".
+
+    Example:
+        >>> query = query_of(project, "shapes", [Point("case-01", (30, 120, 96))])
+        >>> matches = list(search(project, "shapes", query, project.scans))
     """
-    stars: dict[bool, list[np.ndarray]] = {True: [], False: []}
+    descriptors: dict[bool, list[np.ndarray]] = {True: [], False: []}
     for point in points:
-        stars[point.like].append(
+        descriptors[point.like].append(
             neighbourhood_descriptor(open_features(project, point.scan, run), point.voxel_zyx)
         )
-    return combined(stars[True], stars[False])
+    return combine_descriptors(descriptors[True], descriptors[False])
 
 
-def combined(like: Sequence[np.ndarray], unlike: Sequence[np.ndarray] = ()) -> Query:
-    """One query from the stars of places like it and unlike it, offset by offset.
+def combine_descriptors(like: Sequence[np.ndarray], unlike: Sequence[np.ndarray] = ()) -> Query:
+    """Combine descriptors of positive and negative points into one query, offset by offset.
 
-    Raises UserError ("no-points", "same").
+    Args:
+        like: Descriptors of positive points, float32 (13, F) each.
+        unlike: Descriptors of negative points, float32 (13, F) each.
+
+    Raises:
+        UserError: "no-points", "same".
     """
-    rows = [combine([each[0] for each in like], [each[0] for each in unlike])]
-    for number in range(1, len(STAR_MM)):
+    rows = [combine([descriptor[0] for descriptor in like], [descriptor[0] for descriptor in unlike])]
+    for offset in range(1, len(OFFSETS_MM)):
         try:
-            rows.append(combine([each[number] for each in like], [each[number] for each in unlike]))
-        except UserError:  # nothing there tells one from the other: it has no say
+            rows.append(
+                combine(
+                    [descriptor[offset] for descriptor in like], [descriptor[offset] for descriptor in unlike]
+                )
+            )
+        except UserError:  # positive and negative points are the same at this offset, which is then ignored
             rows.append(np.zeros_like(rows[0]))
     return Query(np.stack(rows))
 
 
 def search(project: Project, run: str, query: Query, scans: Iterable[str]) -> Iterator[Match]:
-    """The best match of each scan, one after the other; scans without features in order are left out."""
+    """Yield the best match of each scan; scans without valid features are skipped."""
     for scan in scans:
         try:
             cache = open_features(project, scan, run)
@@ -119,52 +146,52 @@ def search(project: Project, run: str, query: Query, scans: Iterable[str]) -> It
 
 
 def best_match(cache: FeatureCache, query: Query) -> Match:
-    """The place of a scan whose surroundings are most like those that were clicked."""
-    thin = 1
-    while np.prod([-(-n // thin) for n in cache.array.shape[:3]]) > COARSE_CELLS:
-        thin += 1
-    scores = _scores(cache, query, thin)
+    """The cell of a scan with the highest score, searched from a coarse to the full grid."""
+    stride = 1
+    while np.prod([-(-length // stride) for length in cache.array.shape[:3]]) > COARSE_CELLS:
+        stride += 1
+    scores = _scores(cache, query, stride)
     best = np.argsort(scores, axis=None)[-CANDIDATES:]
-    cells = np.stack(np.unravel_index(best, scores.shape), axis=1) * thin
-    if thin > 1:
-        window = np.arange(1 - thin, thin)
-        near = np.stack(np.meshgrid(window, window, window, indexing="ij"), -1).reshape(-1, 3)
-        cells = np.unique((cells[:, None] + near).reshape(-1, 3), axis=0)
+    cells = np.stack(np.unravel_index(best, scores.shape), axis=1) * stride
+    if stride > 1:
+        window = np.arange(1 - stride, stride)
+        neighbourhood = np.stack(np.meshgrid(window, window, window, indexing="ij"), -1).reshape(-1, 3)
+        cells = np.unique((cells[:, None] + neighbourhood).reshape(-1, 3), axis=0)
         cells = cells[((cells >= 0) & (cells < cache.array.shape[:3])).all(1)]
     exact = _scores_at(cache, query, cells)
     z, y, x = cells[int(exact.argmax())].tolist()
     return Match(cache.scan, cache.voxel_of((z, y, x)), float(exact.max()))
 
 
-def _arms(cache: FeatureCache, thin: int) -> np.ndarray:
-    """STAR_MM in cells of the (thinned) grid, (13, 3) whole numbers."""
-    cell_mm = np.array(cache.spacing_mm) * cache.step_vox * thin
-    return np.round(STAR_MM / cell_mm).astype(int)
+def _offset_cells(cache: FeatureCache, stride: int) -> np.ndarray:
+    """OFFSETS_MM in cells of the grid with a stride, int (13, 3)."""
+    cell_mm = np.array(cache.spacing_mm) * cache.step_vox * stride
+    return np.round(OFFSETS_MM / cell_mm).astype(int)
 
 
-def _scores(cache: FeatureCache, query: Query, thin: int) -> np.ndarray:
-    """float32 (Z", Y", X") scores of every `thin`-th cell along each axis."""
-    vectors = cache.array[::thin, ::thin, ::thin]
+def _scores(cache: FeatureCache, query: Query, stride: int) -> np.ndarray:
+    """Scores of every `stride`-th cell along each axis, float32 (Z", Y", X")."""
+    vectors = cache.array[::stride, ::stride, ::stride]
     shape = vectors.shape[:3]
     flat = vectors.reshape(-1, vectors.shape[-1])
     products = np.empty((len(query.descriptors), len(flat)), np.float32)
     for first in range(0, len(flat), CELLS_AT_ONCE):
-        part = slice(first, first + CELLS_AT_ONCE)
-        cells = flat[part].astype(np.float32)
+        chunk = slice(first, first + CELLS_AT_ONCE)
+        cells = flat[chunk].astype(np.float32)
         for row, vector in zip(products, query.descriptors, strict=True):
-            row[part] = np.einsum("nf,f->n", cells, vector)  # not BLAS: see similarity
+            row[chunk] = np.einsum("nf,f->n", cells, vector)  # not BLAS, see similarity.py
     total = np.zeros(shape, np.float32)
-    for row, arm in zip(products.reshape(-1, *shape), _arms(cache, thin), strict=True):
-        z, y, x = (np.clip(np.arange(n) + by, 0, n - 1) for n, by in zip(shape, arm, strict=True))
+    for row, offset in zip(products.reshape(-1, *shape), _offset_cells(cache, stride), strict=True):
+        z, y, x = (np.clip(np.arange(n) + step, 0, n - 1) for n, step in zip(shape, offset, strict=True))
         total += row[np.ix_(z, y, x)]
     return total / len(query.descriptors)
 
 
 def _scores_at(cache: FeatureCache, query: Query, cells: np.ndarray) -> np.ndarray:
-    """(N,) scores of cells (N, 3) of the full grid."""
-    end = np.array(cache.array.shape[:3]) - 1
+    """Scores of cells (N, 3) of the full grid, float32 (N,)."""
+    last = np.array(cache.array.shape[:3]) - 1
     total = np.zeros(len(cells), np.float32)
-    for vector, arm in zip(query.descriptors, _arms(cache, 1), strict=True):
-        at = np.clip(cells + arm, 0, end)
-        total += cache.array[tuple(at.T)].astype(np.float32) @ vector
+    for vector, offset in zip(query.descriptors, _offset_cells(cache, 1), strict=True):
+        shifted = np.clip(cells + offset, 0, last)
+        total += cache.array[tuple(shifted.T)].astype(np.float32) @ vector
     return total / len(query.descriptors)

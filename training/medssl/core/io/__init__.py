@@ -1,1 +1,1 @@
-"""Scan and label files to volumes and back: NIfTI, MGH, NRRD, MetaImage, DICOM; geometry and intensities."""
+"""Reading and writing of scans and labels (NIfTI, MGH, NRRD, MetaImage, DICOM), geometry and intensities."""

@@ -1,8 +1,8 @@
-"""DICOM series and enhanced multi-frame files as volumes.
+"""Read DICOM series and enhanced multi-frame files as volumes.
 
-SimpleITK decodes the pixels. Where the slices lie is worked out here from their own positions, because
-ITK takes the first two and trusts that the others follow at right angles: a tilted gantry would be
-straightened and a missing slice squeezed out without a word.
+SimpleITK decodes the pixels. The geometry is computed here from the position of every slice, because ITK uses
+the first two only and assumes an even, rectangular stack: it would silently straighten a tilted gantry and
+close the gap of a missing slice.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from medssl.core.io.geometry import RAS_TO_LPS, Geometry
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 """SOP class of DICOM-SEG."""
-UNEVEN = 0.1
-"""How far a slice may be from its place in an even stack, in slice distances."""
+MAX_DEVIATION = 0.1
+"""Largest allowed distance of a slice from its position in an even stack, in slice spacings."""
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A series without its pixels: the slices' order, and where they lie."""
+    """Order and positions of the slices of a series, without pixels."""
 
     files: list[Path]
     headers: list[pydicom.Dataset]
-    """One for each file."""
+    """One per file."""
     order: np.ndarray
-    """(slices,) along the stack, which file is the slice; which frame of a multi-frame file's."""
+    """(slices,) index of the file, or of the frame of a multi-frame file, of each slice along the stack."""
     affine: np.ndarray
-    """4 x 4 from (column, row, slice along the stack) to patient millimetres (right, anterior, superior)."""
+    """(4, 4) from (column, row, slice along the stack) to patient coordinates in mm (right, anterior,
+    superior)."""
 
     @property
     def multi_frame(self) -> bool:
@@ -46,18 +47,18 @@ class Stack:
 
 @dataclass(frozen=True)
 class Slice:
-    """Where one slice lies, in DICOM's own (left, posterior, superior) millimetres."""
+    """Position of one slice in DICOM patient coordinates in mm (left, posterior, superior)."""
 
     origin: np.ndarray
     """(3,) centre of the first voxel."""
-    across: np.ndarray
-    """(3,) from a column to the next."""
-    down: np.ndarray
-    """(3,) from a row to the next."""
+    column_step: np.ndarray
+    """(3,) vector from a column to the next."""
+    row_step: np.ndarray
+    """(3,) vector from a row to the next."""
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file carries DICOM's mark."""
+    """Whether a file has the DICOM magic number."""
     try:
         with path.open("rb") as file:
             file.seek(128)
@@ -67,33 +68,38 @@ def is_dicom(path: Path) -> bool:
 
 
 def series_in(folder: Path) -> list[list[Path]]:
-    """DICOM images in a folder (not below it), the files of one series together, sorted by name.
+    """DICOM images in a folder (not in subfolders), one list per series, sorted by name.
 
-    A multi-frame file is a series of its own. Reports, plans and segmentations are left out.
+    A multi-frame file is a series of its own. Reports, plans and segmentations are skipped.
 
-    Raises UserError ("unreadable") for a damaged file: leaving it out would leave a hole.
+    Raises:
+        UserError: "unreadable" for a damaged file, because skipping it would leave a gap.
     """
-    found: dict[str, list[Path]] = {}
+    groups: dict[str, list[Path]] = {}
     for path in _dicom_files(folder):
         header = _header(path)
         if "Rows" in header and not _is_segmentation(header):
             series = str(path) if _frames(header) > 1 else str(header.get("SeriesInstanceUID", ""))
-            found.setdefault(series, []).append(path)
-    return list(found.values())
+            groups.setdefault(series, []).append(path)
+    return list(groups.values())
 
 
 def _dicom_files(folder: Path) -> list[Path]:
-    files = (each for each in folder.iterdir() if each.is_file() and not each.name.startswith("."))
-    return sorted(each for each in files if is_dicom(each) or each.suffix.lower() == ".dcm")
+    files = (entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    return sorted(file for file in files if is_dicom(file) or file.suffix.lower() == ".dcm")
 
 
 def read_series(path: Path) -> tuple[np.ndarray, Geometry]:
-    """Array float32 (i, j, k) and geometry of the series in a folder, or of the one a file belongs to.
+    """Read the series in a folder, or the one that a file belongs to.
 
     A tilted gantry gives a sheared affine; nothing is resampled.
 
-    Raises UserError ("unreadable", "unsupported", "several-series", "not-scalar", "not-3d",
-    "uneven-slices").
+    Returns:
+        Rescaled grey values, float32 (I, J, K) = (column, row, slice), and their geometry.
+
+    Raises:
+        UserError: "unreadable", "unsupported", "several-series", "not-scalar", "not-3d", "uneven-slices",
+            "bad-geometry".
     """
     stack = read_stack(path)
     if stack.multi_frame:
@@ -105,12 +111,9 @@ def read_series(path: Path) -> tuple[np.ndarray, Geometry]:
 
 
 def read_stack(path: Path) -> Stack:
-    """The headers of the series in a folder, or of the one a file belongs to, and the slices' order.
-
-    Raises UserError as `read_series`.
-    """
+    """Read headers and slice order as `read_series` does, with the same errors, but no pixels."""
     files = _files_of(path)
-    headers = [_header(each) for each in files]
+    headers = [_header(file) for file in files]
     _check_scalar(path, headers)
     if _frames(headers[0]) > 1:
         slices = _slices_of_frames(path, headers[0])
@@ -127,7 +130,7 @@ def _files_of(path: Path) -> list[Path]:
         header = _header(path)
         if _is_segmentation(header):
             raise UserError(
-                f"{path} is a DICOM segmentation, not a scan; choose the series it was made on.",
+                f"{path} is a DICOM segmentation, not a scan; choose the series that it refers to.",
                 code="unsupported",
             )
         if "Rows" not in header:
@@ -139,28 +142,28 @@ def _files_of(path: Path) -> list[Path]:
         return next((files for files in series_in(path.parent) if path in files), [path])
     series = series_in(path)
     if not series:
-        for lone in _dicom_files(path):
-            return _files_of(lone)
+        for file in _dicom_files(path):
+            return _files_of(file)
         raise UserError(f"{path} holds no DICOM series; choose the folder with its files.", code="unreadable")
     if len(series) > 1:
         raise UserError(
-            f"{path} holds {len(series)} DICOM series; choose one file of the series that is meant.",
+            f"{path} holds {len(series)} DICOM series; choose one file of the series that you want.",
             code="several-series",
         )
     return series[0]
 
 
 def _header(path: Path) -> pydicom.Dataset:
-    # Old files lack DICOM's mark; the ending has to do then.
+    # Old files lack the magic number and are recognised by their extension.
     force = path.suffix.lower() == ".dcm"
     try:
         header = pydicom.dcmread(path, stop_before_pixels=True, force=force)
         if "SOPClassUID" not in header and "Rows" not in header:
-            raise ValueError("no image and no kind of object in it")
+            raise ValueError("it has neither an image nor a SOP class")
         return header
     except (InvalidDicomError, OSError, EOFError, ValueError, TypeError, AttributeError, KeyError) as error:
         raise UserError(
-            f"{path} cannot be read as DICOM ({error}); export it anew.", code="unreadable"
+            f"{path} cannot be read as DICOM ({error}); export it again.", code="unreadable"
         ) from error
 
 
@@ -178,34 +181,34 @@ def _check_scalar(path: Path, headers: Sequence[pydicom.Dataset]) -> None:
             header.get("PhotometricInterpretation")
         ):
             raise UserError(
-                f"{path} holds colours, not one grey value a voxel; choose the series it was made from.",
+                f"{path} holds colours, not one grey value per voxel; choose the original series.",
                 code="not-scalar",
             )
 
 
 def _slices_of_frames(path: Path, header: pydicom.Dataset) -> list[Slice]:
-    """Slices of an enhanced multi-frame file, whose frames share some of what they say."""
+    """Slices of an enhanced multi-frame file, whose frames share some of their attributes."""
     shared = header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
     frames = header.get("PerFrameFunctionalGroupsSequence") or []
     scalings = set()
     slices = []
     for frame in frames:
-        said = pydicom.Dataset()
+        attributes = pydicom.Dataset()
         for name in (
             "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence",
             "PixelValueTransformationSequence",
         ):  # fmt: skip
             for item in [*(shared[0].get(name) or []), *(frame.get(name) or [])]:
-                said.update(item)
-        scalings.add((said.get("RescaleSlope"), said.get("RescaleIntercept")))
-        slices.append(_slice(path, said, header))
+                attributes.update(item)
+        scalings.add((attributes.get("RescaleSlope"), attributes.get("RescaleIntercept")))
+        slices.append(_slice(path, attributes, header))
     if len(slices) != _frames(header):
         raise UserError(
-            f"{path} has several frames but does not say where each lies; export it as a series of slices.",
+            f"{path} has several frames but not the position of each; export it as a series of slices.",
             code="unsupported",
         )
     if len(scalings) > 1:
-        # GDCM would scale all frames as the first.
+        # GDCM would scale all frames like the first one.
         raise UserError(
             f"{path} scales the grey values of its frames differently; export it as a series of slices.",
             code="unsupported",
@@ -213,11 +216,11 @@ def _slices_of_frames(path: Path, header: pydicom.Dataset) -> list[Slice]:
     return slices
 
 
-def _slice(path: Path, place: pydicom.Dataset, header: pydicom.Dataset) -> Slice:
+def _slice(path: Path, plane: pydicom.Dataset, header: pydicom.Dataset) -> Slice:
     try:
-        origin = np.array(place.ImagePositionPatient, dtype=float)
-        directions = np.array(place.ImageOrientationPatient, dtype=float).reshape(2, 3)
-        between_rows, between_columns = (float(value) for value in place.PixelSpacing)
+        origin = np.array(plane.ImagePositionPatient, dtype=float)
+        directions = np.array(plane.ImageOrientationPatient, dtype=float).reshape(2, 3)
+        row_mm, column_mm = (float(value) for value in plane.PixelSpacing)
         if origin.shape != (3,) or not np.isfinite(origin).all():
             raise ValueError("no position")
     except (AttributeError, ValueError, TypeError) as error:
@@ -226,58 +229,55 @@ def _slice(path: Path, place: pydicom.Dataset, header: pydicom.Dataset) -> Slice
             "geometry.",
             code="unsupported",
         ) from error
-    return Slice(origin, directions[0] * between_columns, directions[1] * between_rows)
+    return Slice(origin, directions[0] * column_mm, directions[1] * row_mm)
 
 
 def _grid(path: Path, slices: Sequence[Slice]) -> tuple[np.ndarray, np.ndarray]:
-    """The slices' order along the stack, and the affine (left, posterior, superior) of the stack.
-
-    Raises UserError ("not-3d", "several-series", "uneven-slices", "bad-geometry").
-    """
+    """Order of the slices along the stack, (slices,), and its affine in LPS coordinates, (4, 4)."""
     if len(slices) < 2:
         raise UserError(
             f"{path} is a single slice; choose a series with the slices of a volume.", code="not-3d"
         )
-    across, down = slices[0].across, slices[0].down
-    normal = np.cross(across, down)
+    column_step, row_step = slices[0].column_step, slices[0].row_step
+    normal = np.cross(column_step, row_step)
     if not np.linalg.norm(normal) > 0:
-        raise UserError(f"{path} has a slice direction without a length; repair it.", code="bad-geometry")
+        raise UserError(f"{path} has a slice axis of length zero; export it again.", code="bad-geometry")
     normal /= np.linalg.norm(normal)
-    for each in slices:
-        if not np.allclose([each.across, each.down], [across, down], rtol=0, atol=1e-3):
+    for item in slices:
+        if not np.allclose([item.column_step, item.row_step], [column_step, row_step], rtol=0, atol=1e-3):
             raise _not_parallel(path)
-    places = np.array([each.origin for each in slices])
-    heights = places @ normal
+    origins = np.array([item.origin for item in slices])
+    heights = origins @ normal
     order = np.argsort(heights, kind="stable")
-    _check_even(path, places[order], heights[order])
+    _check_even(path, origins[order], heights[order])
     affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1] = across, down
-    affine[:3, 2] = (places[order[-1]] - places[order[0]]) / (len(slices) - 1)
-    affine[:3, 3] = places[order[0]]
+    affine[:3, 0], affine[:3, 1] = column_step, row_step
+    affine[:3, 2] = (origins[order[-1]] - origins[order[0]]) / (len(slices) - 1)
+    affine[:3, 3] = origins[order[0]]
     return order, affine
 
 
-def _check_even(path: Path, places: np.ndarray, heights: np.ndarray) -> None:
+def _check_even(path: Path, origins: np.ndarray, heights: np.ndarray) -> None:
     gaps = np.diff(heights)
-    middle = float(np.median(gaps))
-    if gaps.min() <= 1e-3 * max(middle, 1.0):
+    median = float(np.median(gaps))
+    if gaps.min() <= 1e-3 * max(median, 1.0):
         raise UserError(
-            f"{path} has several images at one place (time points, echoes or doubled files); "
-            "export one of them as a series of its own.",
+            f"{path} has several images at the same position (time points, echoes or duplicated files); "
+            "export one of them as a separate series.",
             code="not-3d",
         )
-    even = np.linspace(places[0], places[-1], len(places))
-    if np.linalg.norm(places - even, axis=1).max() > UNEVEN * middle:
+    even = np.linspace(origins[0], origins[-1], len(origins))
+    if np.linalg.norm(origins - even, axis=1).max() > MAX_DEVIATION * median:
         raise UserError(
             f"{path} has slices {gaps.min():.4g} to {gaps.max():.4g} mm apart (some are missing or unevenly "
-            "spaced); export the complete series or resample it to even distances.",
+            "spaced); export the complete series or resample it to even spacing.",
             code="uneven-slices",
         )
 
 
 def _not_parallel(path: Path) -> UserError:
     return UserError(
-        f"{path} has slices of different direction or size (a localiser, or several scans in one series); "
+        f"{path} has slices of different orientation or size (a localiser, or several scans in one series); "
         "choose a series of parallel slices.",
         code="several-series",
     )
@@ -285,13 +285,13 @@ def _not_parallel(path: Path) -> UserError:
 
 def _pixels(path: Path, files: Sequence[Path]) -> np.ndarray:
     """Rescaled grey values, float32 (slice, row, column), in the order of files or frames."""
-    names: Any = [str(each) for each in files]
+    names: Any = [str(file) for file in files]
     try:
         image = sitk.ReadImage(names if len(names) > 1 else names[0], sitk.sitkFloat32)
     except RuntimeError as error:
         raise UserError(
             f"{path} holds pixels that cannot be decoded ({str(error).strip().splitlines()[-1][:120]}); "
-            "export the series anew, uncompressed.",
+            "export the series again, uncompressed.",
             code="unreadable",
         ) from error
     return sitk.GetArrayFromImage(image)

@@ -1,9 +1,9 @@
-"""Segmentations as DICOM-SEG that refer to the images of the series they were made on (DICOM PS3.3 A.51).
+"""Write segmentations as DICOM-SEG that refers to the images of the source series (DICOM PS3.3 A.51).
 
-highdicom writes the object; this module gives it the slices in the order in which each lies, and what it asks
-of headers that anonymised and old files lack. Every class is a binary segment with a frame for each image,
-empty ones too, frames ascending along the normal of the slices: so plain readers such as ITK, which take the
-first frame's place and count on, see the series' own grid, and no viewer has to guess.
+highdicom writes the object; this module orders the slices by position and adds header fields that anonymised
+and old files lack. Every class is a binary segment with one frame per image, including empty frames,
+ascending along the slice normal: simple readers such as ITK, which take the position of the first frame and
+count on, then see the grid of the series.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ from medssl.core.io.geometry import Geometry
 if TYPE_CHECKING:
     from medssl.core.project.contents import LabelClass
 
-How = Literal["MANUAL", "SEMIAUTOMATIC", "AUTOMATIC"]
-"""Who drew it: a person, a person and a network, a network (Segment Algorithm Type)."""
+AlgorithmType = Literal["MANUAL", "SEMIAUTOMATIC", "AUTOMATIC"]
+"""Segment Algorithm Type: drawn by a person, by a person and a network, by a network."""
 SCHEME = "99MEDSSL"
-"""Coding scheme of the project's own classes; "99" marks schemes that are nobody's standard."""
-LONGEST_TEXT = 64
-"""Characters that DICOM allows for a label."""
+"""Coding scheme of the project's classes; "99" marks private schemes."""
+MAX_LABEL_LENGTH = 64
+"""Characters that DICOM allows for a segment label."""
 MAY_BE_EMPTY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
     "StudyTime", "ReferringPhysicianName",
 )  # fmt: skip
-"""What every object of a study has to carry, be it empty."""
+"""Attributes that must be present but may be empty (type 2)."""
 
 
 def write_dicom_seg(
@@ -44,15 +44,20 @@ def write_dicom_seg(
     geometry: Geometry,
     source: Path,
     classes: Sequence[LabelClass],
-    how: How,
+    algorithm_type: AlgorithmType,
 ) -> None:
-    """Write canonical labels as DICOM-SEG, whole or not at all.
+    """Write canonical labels as DICOM-SEG, atomically.
 
-    labels_zyx: unsigned (Z, Y, X) with class ids; geometry: the scan's, as it was read from `source`, the
-    folder or a file of its series; classes: become segments 1, 2, ... in this order, empty ones too.
+    Args:
+        labels_zyx: Class ids in canonical order, uint8 (Z, Y, X).
+        geometry: Geometry of the scan as it was read from `source`.
+        source: Folder of the series, or one of its files.
+        classes: Become segments 1, 2, ... in this order, including empty ones.
+        algorithm_type: Who made the segmentation.
 
-    Raises UserError ("not-referable") where the series' headers do not allow it, "changed" where the series
-    lies on another grid by now, and what reading the series or writing the file raises.
+    Raises:
+        UserError: "not-referable" if required header fields are missing, "changed" if the series now has
+            another grid, and those of reading the series and writing the file.
     """
     stack = read_stack(source)
     first = stack.headers[0]
@@ -60,59 +65,58 @@ def write_dicom_seg(
         raise changed(source)
     planes = geometry.to_source(_segment_numbers(labels_zyx, classes)).T  # (slice, row, column)
     try:
-        segments = [_described(number, item, how) for number, item in enumerate(classes, 1)]
+        segments = [_description(number, item, algorithm_type) for number, item in enumerate(classes, 1)]
         segmentation = _segmentation(stack, planes, segments)
-        _ascending(segmentation)
+        _sort_frames(segmentation)
     except UserError:
         raise
-    except Exception as error:  # what headers lack makes the library raise just about anything
+    except Exception as error:  # missing header fields make the library raise all kinds of exceptions
         raise UserError(
-            f"{source} lacks what a DICOM-SEG has to say about its series ({error}); choose .nii.gz or .nrrd "
-            "instead.",
+            f"{source} lacks header fields that a DICOM-SEG requires ({error}); choose .nii.gz or .nrrd.",
             code="not-referable",
         ) from error
     write_whole(path, lambda file: segmentation.save_as(file))
 
 
 def changed(source: Path) -> UserError:
-    """What to say where a series is no longer the one that was segmented."""
+    """The error for a series that is no longer the one that was segmented."""
     return UserError(
-        f"{source} has changed since it was added, so a DICOM-SEG would refer to other images; put the "
-        "series back or choose .nii.gz or .nrrd.",
+        f"{source} has changed since it was added, so a DICOM-SEG would refer to other images; restore the "
+        "series or choose .nii.gz or .nrrd.",
         code="changed",
     )
 
 
 def _segment_numbers(labels: np.ndarray, classes: Sequence[LabelClass]) -> np.ndarray:
-    """Ids as the numbers of the segments: DICOM wants these to be 1, 2, ... without a gap."""
+    """Class ids as segment numbers, uint8 (Z, Y, X): DICOM requires 1, 2, ... without gaps."""
     number = np.zeros(256, np.uint8)
-    number[[each.id for each in classes]] = np.arange(1, len(classes) + 1)
+    number[[item.id for item in classes]] = np.arange(1, len(classes) + 1)
     return number[labels]
 
 
-def _described(number: int, item: LabelClass, how: How) -> Any:
-    """A segment's description: the class's name, its id as a code of our own, its colour."""
+def _description(number: int, item: LabelClass, algorithm_type: AlgorithmType) -> Any:
+    """Description of a segment: name, id as a code of the private scheme, and colour of the class."""
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
-    name = item.name.strip()[:LONGEST_TEXT] or f"Class {item.id}"
+    name = item.name.strip()[:MAX_LABEL_LENGTH] or f"Class {item.id}"
     network = hd.AlgorithmIdentificationSequence(
         name="napari-medssl", family=codes.DCM.ArtificialIntelligence, version=__version__
     )
     return hd.seg.SegmentDescription(
         segment_number=number,
         segment_label=name,
-        # What a class is in terms of a medical dictionary nobody has said; "tissue" is true of all.
+        # The classes have no code in a medical terminology; "tissue" is true of all of them.
         segmented_property_category=codes.SCT.Tissue,
         segmented_property_type=hd.sr.CodedConcept(str(item.id), SCHEME, name),
-        algorithm_type=how,
-        algorithm_identification=None if how == "MANUAL" else network,
+        algorithm_type=algorithm_type,
+        algorithm_identification=None if algorithm_type == "MANUAL" else network,
         display_color=hd.color.CIELabColor.from_string(item.color),
     )
 
 
 def _segmentation(stack: Stack, planes: np.ndarray, segments: Sequence[Any]) -> Any:
-    """The object, from segment numbers (slice along the stack, row, column)."""
+    """The DICOM object from segment numbers, uint8 (slice along the stack, row, column)."""
     import highdicom as hd
 
     if stack.multi_frame:
@@ -122,7 +126,7 @@ def _segmentation(stack: Stack, planes: np.ndarray, segments: Sequence[Any]) -> 
     else:
         images = [_complete(stack.headers[number], stack) for number in stack.order]
         if len({image.SOPInstanceUID for image in images}) < len(images):
-            raise ValueError("several images have one SOP Instance UID")
+            raise ValueError("several images share one SOP Instance UID")
         frames = planes
     return hd.seg.Segmentation(
         source_images=images,
@@ -145,9 +149,10 @@ def _segmentation(stack: Stack, planes: np.ndarray, segments: Sequence[Any]) -> 
 
 
 def _complete(header: pydicom.Dataset, stack: Stack) -> pydicom.Dataset:
-    """The header with everything that highdicom reads from it.
+    """Add the header fields that highdicom reads.
 
-    Raises ValueError where something is missing that cannot be left empty.
+    Raises:
+        ValueError: A required field is missing that must not be empty.
     """
     first = stack.headers[0]
     for name in ("SOPInstanceUID", "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID"):
@@ -157,20 +162,20 @@ def _complete(header: pydicom.Dataset, stack: Stack) -> pydicom.Dataset:
         if name not in header:
             setattr(header, name, "")
     if not header.get("FrameOfReferenceUID"):
-        # Nobody can say that it lies where another series does; within the series it holds all the same.
+        # Unknown relative to other series, but the same for all images of this one.
         header.FrameOfReferenceUID = first.SeriesInstanceUID
     if stack.multi_frame:
-        _share(header)
+        _add_shared_groups(header)
         return header
-    # They are parallel to a thousandth of a millimetre, but may be rounded differently.
+    # The slices are parallel to a thousandth of a millimetre, but may be rounded differently.
     header.ImageOrientationPatient, header.PixelSpacing = first.ImageOrientationPatient, first.PixelSpacing
     if not header.get("SliceThickness"):
         header.SliceThickness = DSfloat(float(np.linalg.norm(stack.affine[:3, 2])), auto_format=True)
     return header
 
 
-def _share(header: pydicom.Dataset) -> None:
-    """Say for all frames of an enhanced file at once what each says by itself: they are parallel."""
+def _add_shared_groups(header: pydicom.Dataset) -> None:
+    """Copy orientation and spacing of the first frame of an enhanced file to the shared functional groups."""
     if not header.get("SharedFunctionalGroupsSequence"):
         header.SharedFunctionalGroupsSequence = [pydicom.Dataset()]
     shared = header.SharedFunctionalGroupsSequence[0]
@@ -179,26 +184,26 @@ def _share(header: pydicom.Dataset) -> None:
             setattr(shared, name, header.PerFrameFunctionalGroupsSequence[0][name].value)
 
 
-def _ascending(segmentation: Any) -> None:
-    """Put the frames of each segment in ascending order along the normal; highdicom has them descending.
+def _sort_frames(segmentation: Any) -> None:
+    """Sort the frames of each segment in ascending order along the normal; highdicom writes them descending.
 
-    The standard leaves the order free, each frame says itself where it lies. ITK takes it as it comes.
+    The standard allows any order, because each frame has its own position. ITK ignores these positions.
     """
     count, size = int(segmentation.NumberOfFrames), segmentation.Rows * segmentation.Columns
     frames = list(segmentation.PerFrameFunctionalGroupsSequence)
     plane = segmentation.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0]
     normal = np.cross(*np.array(plane.ImageOrientationPatient, float).reshape(2, 3))
-    if len(segmentation.SegmentSequence) == 1:  # said once for all frames
+    if len(segmentation.SegmentSequence) == 1:  # stored once for all frames
         segment = [1] * count
     else:
         segment = [frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber for frame in frames]
-    places = np.array([frame.PlanePositionSequence[0].ImagePositionPatient for frame in frames], float)
-    order = np.lexsort((places @ normal, np.array(segment)))
+    positions = np.array([frame.PlanePositionSequence[0].ImagePositionPatient for frame in frames], float)
+    order = np.lexsort((positions @ normal, np.array(segment)))
     segmentation.PerFrameFunctionalGroupsSequence = [frames[number] for number in order]
     packed = np.frombuffer(segmentation.PixelData, np.uint8)
     if size % 8 == 0:
         packed = packed[: count * size // 8].reshape(count, -1)[order].ravel()
-    else:  # frames begin in the middle of a byte
+    else:  # frames start within a byte
         bits = np.unpackbits(packed, count=count * size, bitorder="little").reshape(count, size)
         packed = np.packbits(bits[order].ravel(), bitorder="little")
     content = packed.tobytes()

@@ -1,8 +1,8 @@
-"""Where a scan's voxels lie in the patient, and the one way between the file's order and ours.
+"""Voxel grids in patient space, and the conversion between file order and canonical order.
 
-Arrays in memory are canonical: (Z, Y, X), C order, indices growing towards superior, anterior and right.
-Only axes are swapped and mirrored to get there; nothing is ever resampled, so the way back is exact. An
-oblique or sheared affine stays as it is and travels along.
+Arrays in memory are canonical: (Z, Y, X), C order, indices increasing towards superior, anterior and right.
+The conversion only permutes and flips axes and never resamples, so it is exactly invertible. An oblique or
+sheared affine is kept as it is.
 """
 
 from __future__ import annotations
@@ -18,21 +18,23 @@ from medssl.core.errors import UserError
 
 Affine = tuple[tuple[float, ...], ...]
 AXIS_NAMES = ("axial", "coronal", "sagittal")
-"""What slices across the canonical axes are called."""
+"""Names of slices across the canonical axes."""
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
-"""ITK and DICOM count towards left and posterior, we towards right and anterior; its own inverse."""
-FLAT = 1e-4
-"""Volume of a voxel, its edges scaled to length one, below which the axes no longer span space."""
+"""From RAS coordinates, as in NIfTI and here, to the LPS coordinates of ITK and DICOM; its own inverse."""
+MIN_UNIT_VOLUME = 1e-4
+"""Smallest volume of a voxel with edges scaled to length one; below it the axes are linearly dependent."""
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Grid of a scan as its file has it.
+    """Voxel grid of a scan in the axis order of its file.
 
-    affine: 4 x 4, from file voxel indices (i, j, k) to patient millimetres (right, anterior, superior).
-    shape: number of voxels along i, j, k.
-    nifti: of a NIfTI source the header fields that say where it lies (volume.py copies them into label
-        files, so that every program lays these over the scan in whichever way it reads them); else empty.
+    Attributes:
+        affine: 4 x 4 matrix from file voxel indices (i, j, k) to patient coordinates in mm (right, anterior,
+            superior).
+        shape: Number of voxels along i, j, k.
+        nifti: Header fields that position a NIfTI source, otherwise empty. They are copied into label files,
+            so that every program positions labels and scan alike, whichever of the fields it reads.
     """
 
     affine: Affine
@@ -41,9 +43,15 @@ class Geometry:
 
     @classmethod
     def of(cls, affine: np.ndarray, shape: tuple[int, ...], nifti: dict[str, Any] | None = None) -> Geometry:
-        """The geometry of an array of `shape` with that affine.
+        """Create a geometry and check its affine.
 
-        Raises UserError ("bad-geometry") for an affine that is not finite or squeezes an axis to nothing.
+        Args:
+            affine: Matrix from voxel indices (i, j, k) to patient coordinates in mm, RAS (4, 4).
+            shape: Number of voxels along i, j, k.
+            nifti: Header fields of a NIfTI source.
+
+        Raises:
+            UserError: "bad-geometry" if the affine is not finite or singular.
         """
         matrix = np.asarray(affine, dtype=np.float64)
         if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
@@ -51,35 +59,36 @@ class Geometry:
                 "The affine is not a finite 4 x 4 matrix; repair the header.", code="bad-geometry"
             )
         lengths = np.linalg.norm(matrix[:3, :3], axis=0)
-        if lengths.min() <= 0 or abs(np.linalg.det(matrix[:3, :3] / lengths)) < FLAT:
+        if lengths.min() <= 0 or abs(np.linalg.det(matrix[:3, :3] / lengths)) < MIN_UNIT_VOLUME:
             raise UserError(
-                "The affine gives an axis no length of its own; repair the header.", code="bad-geometry"
+                "The affine is singular: its axes do not span a volume; repair the header.",
+                code="bad-geometry",
             )
         rows = tuple(tuple(float(value) for value in row) for row in matrix)
         return cls(rows, (int(shape[0]), int(shape[1]), int(shape[2])), nifti or {})
 
     @property
     def matrix(self) -> np.ndarray:
-        """The affine as a 4 x 4 float64 array."""
+        """The affine, float64 (4, 4)."""
         return np.array(self.affine)
 
     @property
     def axis_codes(self) -> str:
-        """Directions in which i, j, k grow, to the nearest axis: "RAS", "LPI", ..."""
-        from nibabel.orientations import ornt2axcodes  # takes a moment to import, see volume.py
+        """Nearest patient directions of the axes i, j, k: "RAS", "LPI", ..."""
+        from nibabel.orientations import ornt2axcodes  # imported late, see volume.py
 
         return "".join(ornt2axcodes(self._orientation))
 
     @property
     def spacing_mm(self) -> tuple[float, float, float]:
-        """Distance of neighbouring voxels along canonical (z, y, x)."""
+        """Voxel spacing along canonical (z, y, x)."""
         lengths = np.linalg.norm(self.matrix[:3, :3], axis=0)
         z, y, x = (float(lengths[axis]) for axis in self._source_axes)
         return (z, y, x)
 
     @property
     def voxel_ml(self) -> float:
-        """Volume of a voxel; of sheared grids, too."""
+        """Volume of a voxel in ml; valid for sheared grids, too."""
         return abs(float(np.linalg.det(self.matrix[:3, :3]))) / 1000
 
     @property
@@ -90,7 +99,7 @@ class Geometry:
 
     @property
     def canonical_affine(self) -> np.ndarray:
-        """4 x 4 from canonical indices (z, y, x) to patient millimetres (right, anterior, superior)."""
+        """Matrix (4, 4) from canonical indices (z, y, x) to patient coordinates in mm, RAS."""
         to_source = np.zeros((4, 4))
         to_source[3, 3] = 1
         for canonical, (source, mirrored) in enumerate(zip(self._source_axes, self._mirrored, strict=True)):
@@ -99,28 +108,45 @@ class Geometry:
         return self.matrix @ to_source
 
     def to_canonical(self, array: np.ndarray) -> np.ndarray:
-        """(Z, Y, X) C-contiguous array from one in the file's order; a view where nothing has to move."""
-        turned = np.transpose(array, self._source_axes)
-        return np.ascontiguousarray(turned[self._mirror])
+        """Convert an array from file order to canonical order.
+
+        Args:
+            array: Array in the axis order of the file (I, J, K).
+
+        Returns:
+            C-contiguous array (Z, Y, X); a view if no axis has to be moved.
+        """
+        permuted = np.transpose(array, self._source_axes)
+        return np.ascontiguousarray(permuted[self._mirror])
 
     def to_source(self, array_zyx: np.ndarray) -> np.ndarray:
-        """The exact inverse of `to_canonical`: an array in the file's order."""
+        """Convert an array from canonical order to file order, the exact inverse of `to_canonical`.
+
+        Args:
+            array_zyx: Array in canonical order (Z, Y, X).
+
+        Returns:
+            C-contiguous array in the axis order of the file (I, J, K).
+        """
         return np.ascontiguousarray(np.transpose(array_zyx[self._mirror], np.argsort(self._source_axes)))
 
     def same_grid(self, other: Geometry, tolerance: float = 0.05) -> bool:
-        """Whether canonical arrays of both lie on each other voxel by voxel.
+        """Whether the canonical arrays of both geometries coincide voxel by voxel.
 
-        The files' own axis order does not matter. Corners may be apart by `tolerance` of the smallest
-        spacing: programs round affines.
+        The axis order of the files does not matter.
+
+        Args:
+            tolerance: Allowed distance of corresponding corners as a fraction of the smallest spacing,
+                because programs round affines.
         """
         if self.shape_zyx != other.shape_zyx:
             return False
         corners = np.array(list(itertools.product(*[(0, length - 1) for length in self.shape_zyx], (1,))))
-        apart = corners @ (self.canonical_affine - other.canonical_affine).T
-        return bool(np.linalg.norm(apart[:, :3], axis=1).max() <= tolerance * min(self.spacing_mm))
+        difference = corners @ (self.canonical_affine - other.canonical_affine).T
+        return bool(np.linalg.norm(difference[:, :3], axis=1).max() <= tolerance * min(self.spacing_mm))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for a JSON file."""
+        """The geometry as JSON values."""
         return {
             "affine": [list(row) for row in self.affine],
             "shape": list(self.shape),
@@ -140,7 +166,7 @@ class Geometry:
 
     @property
     def _source_axes(self) -> tuple[int, int, int]:
-        """Axes of the file in canonical order (superior, anterior, right)."""
+        """File axes in canonical order (superior, anterior, right)."""
         patient_axis = self._orientation[:, 0].astype(int).tolist()
         return (patient_axis.index(2), patient_axis.index(1), patient_axis.index(0))
 
@@ -154,9 +180,17 @@ class Geometry:
 
 
 def three_axes(array: np.ndarray, path: Path) -> np.ndarray:
-    """The array without trailing axes of length one.
+    """Remove trailing axes of length one.
 
-    Raises UserError ("not-3d") where that leaves anything but one volume.
+    Args:
+        array: Array of a file (I, J, K, 1, ...).
+        path: The file, for the error message.
+
+    Returns:
+        Array (I, J, K).
+
+    Raises:
+        UserError: "not-3d" if the result is not a single volume.
     """
     shape = array.shape
     while array.ndim > 3 and array.shape[-1] == 1:

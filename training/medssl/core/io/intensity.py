@@ -1,18 +1,25 @@
-"""Grey values as the network sees them: about zero mean and unit range, whatever the scanner."""
+"""Intensity normalisation: grey values about zero with similar contrast for all scanners."""
 
 from __future__ import annotations
 
 import numpy as np
 
 SAMPLE = 1_000_000
-"""About how many voxels are looked at to tell CT from MR."""
+"""Approximate number of voxels that are sampled to distinguish CT from MR."""
 
 
 def modality_of(array: np.ndarray) -> str:
-    """ "ct" for Hounsfield units (fat or air below zero, all within a scanner's range), else "mr".
+    """Estimate the modality from the grey values, because most files do not state it.
 
-    A guess from the bulk of the numbers, as files rarely say and a few stray voxels should not decide.
-    PET and others are treated like MR, and so is CT without negative numbers.
+    Hounsfield units are recognised by fat or air below zero and a range within that of scanners; the 1st and
+    99th percentiles are used, so that outliers do not matter. PET and other modalities, and CT without
+    negative values, are treated like MR.
+
+    Args:
+        array: Grey values, any numeric type (any shape).
+
+    Returns:
+        "ct" or "mr".
     """
     sample = array.ravel()[:: max(1, array.size // SAMPLE)]
     low, high = np.percentile(sample, [1, 99])
@@ -20,21 +27,33 @@ def modality_of(array: np.ndarray) -> str:
 
 
 def normalise(array: np.ndarray, modality: str) -> np.ndarray:
-    """Monotone map of the grey values, float32, same shape.
+    """Normalise grey values by a monotone map.
 
-    CT: asinh((HU - 40) / 100). Soft tissue keeps its full contrast while air and bone stay apart, and no
-    window has to be chosen. The same for every scan, as Hounsfield units mean the same in every scan.
+    CT: asinh((HU - 40) / 100), the same for every scan. Soft tissue keeps its full contrast, air and bone
+        remain
+    distinguishable, and no window has to be chosen.
 
-    MR: clipped to the 0.5 and 99.5 percentiles of the tissue and standardised with the whole scan's mean
-    and deviation after clipping, since units are arbitrary there. Tissue is what lies above the lowest
-    percent: large empty backgrounds must not decide about the range.
+    MR: clipped to the 0.5 and 99.5 percentiles of the tissue, then standardised with mean and standard
+    deviation of the whole scan, because the units are arbitrary. Tissue is everything above the lowest
+    percent, so that a large empty background does not determine the range.
+
+    Args:
+        array: Grey values of a scan, any numeric type (Z, Y, X); Hounsfield units for CT.
+        modality: "ct" or "mr", see `modality_of`.
+
+    Returns:
+        float32 (Z, Y, X).
+
+    Example:
+        >>> volume = read_scan(Path("scan.nii.gz"))
+        >>> image = normalise(volume.array, modality_of(volume.array))
     """
     values = array.astype(np.float32, copy=False)
     if modality == "ct":
         return np.arcsinh((values - 40) / 100)
     low, high = _tissue_range(values)
     unit = np.empty_like(values)
-    for source, result in zip(values, unit, strict=True):  # by slice: np.interp works in float64
+    for source, result in zip(values, unit, strict=True):  # per slice: np.interp works in float64
         result[...] = np.interp(source, [low, high], [0, 1])
     mean, deviation = unit.mean(dtype=np.float64), unit.std(dtype=np.float64)
     return (unit - np.float32(mean)) / np.float32(max(deviation, 1e-6))
@@ -43,6 +62,6 @@ def normalise(array: np.ndarray, modality: str) -> np.ndarray:
 def _tissue_range(values: np.ndarray) -> tuple[float, float]:
     tissue = values[values > np.percentile(values, 1, method="lower")]
     low, high = np.percentile(tissue if tissue.size else values, [0.5, 99.5], method="nearest")
-    if low == high:  # tissue of one value, as in a mask: tell it from the background at least
+    if low == high:  # tissue of one value, as in a mask: keep its contrast to the background
         low, high = values.min(), values.max()
     return float(low), float(high)

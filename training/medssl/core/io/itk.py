@@ -1,4 +1,4 @@
-"""NRRD and MetaImage: read through SimpleITK, labels written by hand (exact, and sheared grids, too)."""
+"""NRRD and MetaImage: read with SimpleITK; labels are encoded here, which is exact for sheared grids, too."""
 
 from __future__ import annotations
 
@@ -12,21 +12,26 @@ import SimpleITK as sitk
 from medssl.core.errors import UserError
 from medssl.core.io.geometry import RAS_TO_LPS, Geometry, three_axes
 
-# ITK prints warnings about odd headers to the terminal; what matters of them is checked in this package.
+# ITK prints warnings about unusual headers to the terminal; this package checks the relevant fields itself.
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 
 def read_itk(path: Path) -> tuple[np.ndarray, Geometry]:
-    """Array in (i, j, k) order and geometry of a file that SimpleITK reads.
+    """Read a file with SimpleITK.
 
-    Raises UserError ("not-scalar", "not-3d", "bad-geometry") and RuntimeError for damaged files.
+    Returns:
+        Array in file order, in the data type of the file (I, J, K), and its geometry.
+
+    Raises:
+        UserError: "not-scalar", "not-3d", "bad-geometry".
+        RuntimeError: The file is damaged.
     """
     image = sitk.ReadImage(str(path))
-    parts = image.GetNumberOfComponentsPerPixel()
-    if parts != 1 or "complex" in image.GetPixelIDTypeAsString():
+    components = image.GetNumberOfComponentsPerPixel()
+    if components != 1 or "complex" in image.GetPixelIDTypeAsString():
         raise UserError(
-            f"{path} holds colours, vectors or complex numbers, not one grey value a voxel; "
-            "export it as a plain scalar volume.",
+            f"{path} holds colours, vectors or complex numbers, not one grey value per voxel; "
+            "export it as a scalar volume.",
             code="not-scalar",
         )
     array = three_axes(sitk.GetArrayFromImage(image).T, path)
@@ -38,7 +43,14 @@ def read_itk(path: Path) -> tuple[np.ndarray, Geometry]:
 
 
 def nrrd_bytes(array: np.ndarray, geometry: Geometry) -> bytes:
-    """An NRRD file (format: teem.sourceforge.net/nrrd/format.html) of an (i, j, k) label array."""
+    """Encode labels as an NRRD file (format: teem.sourceforge.net/nrrd/format.html).
+
+    Args:
+        array: Labels in file order, uint8 or uint16 (I, J, K).
+
+    Returns:
+        Content of the file, gzip-compressed.
+    """
     affine = RAS_TO_LPS @ geometry.matrix
     lines = [
         "NRRD0004",
@@ -57,7 +69,14 @@ def nrrd_bytes(array: np.ndarray, geometry: Geometry) -> bytes:
 
 
 def mha_bytes(array: np.ndarray, geometry: Geometry) -> bytes:
-    """A MetaImage file (format: itk.org/Wiki/ITK/MetaIO) of an (i, j, k) label array."""
+    """Encode labels as a MetaImage file (format: itk.org/Wiki/ITK/MetaIO).
+
+    Args:
+        array: Labels in file order, uint8 or uint16 (I, J, K).
+
+    Returns:
+        Content of the file, zlib-compressed.
+    """
     affine = RAS_TO_LPS @ geometry.matrix
     spacing = np.linalg.norm(affine[:3, :3], axis=0)
     data = zlib.compress(_little_endian(array), level=4)

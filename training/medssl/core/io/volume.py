@@ -1,9 +1,9 @@
-"""Scans and label volumes, from files and back onto the source's own grid.
+"""Read scans and label volumes, and write labels on the source grid.
 
-nibabel reads NIfTI and MGH (nifti.py), SimpleITK NRRD and MetaImage (itk.py) and, with pydicom, DICOM
-(dicom.py). Whatever cannot be read right is refused in one sentence. These libraries take half a second to
-import, so each is loaded when a file needs it: the viewer's dock opens without them, and who reads NIfTI
-never waits for SimpleITK (nibabel itself loads pydicom).
+nibabel reads NIfTI and MGH (nifti.py), SimpleITK reads NRRD and MetaImage (itk.py) and, with pydicom, DICOM
+(dicom.py). Files that cannot be read correctly raise a UserError. These libraries take half a second to
+import, so each is imported when a file needs it: the dock opens without them, and reading NIfTI does not load
+SimpleITK (nibabel itself loads pydicom).
 """
 
 from __future__ import annotations
@@ -27,7 +27,13 @@ WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
 
 @dataclass(frozen=True)
 class Volume:
-    """array: canonical (Z, Y, X); geometry: the file's grid; path: where it came from."""
+    """A scan or label volume.
+
+    Attributes:
+        array: Voxels in canonical order (Z, Y, X): float32 for scans, uint8 or uint16 for labels.
+        geometry: Grid of the file.
+        path: The file or DICOM folder.
+    """
 
     array: np.ndarray
     geometry: Geometry
@@ -35,12 +41,12 @@ class Volume:
 
 
 def suffix_of(path: Path) -> str:
-    """The file's ending in lower case, ".nii.gz" in one piece."""
+    """File extension in lower case, with ".nii.gz" as one extension."""
     return ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
 
 
 def is_series(path: Path) -> bool:
-    """Whether a path is read as DICOM: a folder, or a file of a series; also where it is gone by now."""
+    """Whether a path is read as DICOM: a folder or a file of a series, which need not exist any more."""
     if path.is_dir() or suffix_of(path) == ".dcm":
         return True
     if suffix_of(path) in READABLE:
@@ -50,74 +56,92 @@ def is_series(path: Path) -> bool:
     return is_dicom(path) or not path.exists()
 
 
-def _one_that_fits(read: Callable[[Path], Volume]) -> Callable[[Path], Volume]:
-    """Reading that says in a sentence when memory runs out."""
+def _catch_memory_error(read: Callable[[Path], Volume]) -> Callable[[Path], Volume]:
+    """Decorator that turns a MemoryError into a UserError ("too-large")."""
 
     @wraps(read)
-    def reading(path: Path) -> Volume:
+    def wrapper(path: Path) -> Volume:
         try:
             return read(path)
         except MemoryError as error:
             raise UserError(
-                f"{path} does not fit into this machine's memory; crop it or make its voxels larger.",
+                f"{path} does not fit into the memory of this machine; crop or downsample it.",
                 code="too-large",
             ) from error
 
-    return reading
+    return wrapper
 
 
-@_one_that_fits
+@_catch_memory_error
 def read_scan(path: Path) -> Volume:
-    """One 3D scan, float32, from a file, a folder with one DICOM series, or one file of a series.
+    """Read one 3D scan.
 
-    Raises UserError ("missing", "unsupported", "unreadable", "not-3d", "not-scalar", "not-finite",
-    "constant", "bad-geometry", "too-large"; of DICOM "several-series", "uneven-slices", too) that names the
-    file.
+    Args:
+        path: A file, a folder with one DICOM series, or one file of a series.
+
+    Returns:
+        Volume with a float32 array (Z, Y, X).
+
+    Raises:
+        UserError: "missing", "unsupported", "unreadable", "not-3d", "not-scalar", "not-finite", "constant",
+            "bad-geometry", "too-large"; for DICOM also "several-series", "uneven-slices". The message names
+            the file.
+
+    Example:
+        >>> volume = read_scan(Path("scan.nii.gz"))
+        >>> volume.array.shape, volume.geometry.spacing_mm
     """
     path = Path(path)
     array, geometry = _read(path)
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused
+    with np.errstate(over="ignore"):  # values that exceed float32 become infinite and are rejected below
         values = array.astype(np.float32)
     low, high = values.min(), values.max()
-    if not np.isfinite(low + high):  # a not-a-number anywhere makes both not-a-number
+    if not np.isfinite(low + high):  # a single NaN makes both NaN
         raise UserError(
-            f"{path} holds voxels that are no numbers (NaN or infinite); replace them by the value of air.",
+            f"{path} holds voxels that are NaN or infinite; replace them by the value of air.",
             code="not-finite",
         )
     if low == high:
         raise UserError(
-            f"{path} has the same value everywhere; choose a scan that shows something.", code="constant"
+            f"{path} has the same value in every voxel; choose a scan with contrast.", code="constant"
         )
     return Volume(geometry.to_canonical(values), geometry, path)
 
 
-@_one_that_fits
+@_catch_memory_error
 def read_labels(path: Path) -> Volume:
-    """A label volume, uint8 (uint16 where ids exceed 255). Floats are taken where all are whole numbers.
+    """Read a label volume. Floating-point files are accepted if all values are whole numbers.
 
-    Raises UserError as `read_scan`, except that it may be empty, and "not-labels".
+    Args:
+        path: A file, a folder with one DICOM series, or one file of a series.
+
+    Returns:
+        Volume with a uint8 array (Z, Y, X), uint16 if ids exceed 255.
+
+    Raises:
+        UserError: "not-labels", and those of `read_scan` except "not-finite" and "constant".
     """
     path = Path(path)
     array, geometry = _read(path)
     low, high = float(array.min()), float(array.max())
-    whole = array.dtype.kind in "iub" or bool((array == np.round(array)).all())  # NaN equals nothing
-    if not whole or not 0 <= low <= high <= 65535:
+    is_integral = array.dtype.kind in "iub" or bool((array == np.round(array)).all())  # false for NaN
+    if not is_integral or not 0 <= low <= high <= 65535:
         raise UserError(
-            f"{path} is no label volume (its values go from {low:g} to {high:g}); "
-            "choose one with whole numbers from 0 on.",
+            f"{path} is not a label volume (its values range from {low:g} to {high:g}); "
+            "choose one with whole numbers from 0 to 65535.",
             code="not-labels",
         )
-    kind = np.uint8 if high <= 255 else np.uint16
-    return Volume(geometry.to_canonical(array.astype(kind)), geometry, path)
+    dtype = np.uint8 if high <= 255 else np.uint16
+    return Volume(geometry.to_canonical(array.astype(dtype)), geometry, path)
 
 
 def _read(path: Path) -> tuple[np.ndarray, Geometry]:
-    """Array in the file's order (i, j, k) and its geometry."""
+    """Array in file order (I, J, K) and its geometry."""
     if not path.exists():
         raise UserError(f"{path} does not exist; check the path.", code="missing")
     ending = suffix_of(path)
     try:
-        # Each reader's library is loaded when a file needs it.
+        # Each library is imported when a file needs it.
         if is_series(path):
             from medssl.core.io.dicom import read_series
 
@@ -136,15 +160,15 @@ def _read(path: Path) -> tuple[np.ndarray, Geometry]:
         raise UserError(f"{path} cannot be used: {error}", code=error.code) from error
     except MemoryError:
         raise
-    except Exception as error:  # damaged bytes make the libraries raise just about anything
+    except Exception as error:  # damaged files make the libraries raise all kinds of exceptions
         raise UserError(
-            f"{path} cannot be read because it is damaged or not what its name says ({_reason(error)}); "
-            "get the file anew.",
+            f"{path} cannot be read: it is damaged or not of the format that its name says "
+            f"({_reason(error)}); get the file again.",
             code="unreadable",
         ) from error
     raise UserError(
-        f"{path} is no kind of file that is read here; convert it to NIfTI "
-        f"({', '.join(READABLE)} and DICOM folders are read).",
+        f"{path} has an unsupported file format; convert it to NIfTI "
+        f"({', '.join(READABLE)} and DICOM folders can be read).",
         code="unsupported",
     )
 
@@ -155,17 +179,22 @@ def _reason(error: Exception) -> str:
 
 
 def write_labels(path: Path, labels_zyx: np.ndarray, geometry: Geometry) -> None:
-    """Write canonical labels onto the source's grid, whole or not at all: same shape, same affine.
+    """Write canonical labels on the source grid (same shape, same affine), atomically.
 
-    Ids above 255 make it uint16.
+    Args:
+        path: Output file; its extension must be one of WRITABLE.
+        labels_zyx: Labels in canonical order, any integer type (Z, Y, X); written as uint8, or uint16 if ids
+            exceed 255.
+        geometry: Geometry of the scan.
 
-    Raises UserError ("unsupported", "wrong-shape", "not-labels", "disk-full", "not-writable").
+    Raises:
+        UserError: "unsupported", "wrong-shape", "not-labels", "disk-full", "not-writable".
     """
     path = Path(path)
     ending = suffix_of(path)
     if ending not in WRITABLE:
         raise UserError(
-            f"{path} has no ending that is written here; use one of {', '.join(WRITABLE)}.",
+            f"{path} cannot be written: its extension is not supported; use one of {', '.join(WRITABLE)}.",
             code="unsupported",
         )
     if labels_zyx.shape != geometry.shape_zyx:
@@ -187,7 +216,7 @@ def write_labels(path: Path, labels_zyx: np.ndarray, geometry: Geometry) -> None
 
 
 def _narrow(path: Path, labels: np.ndarray) -> np.ndarray:
-    """The labels as uint8 or, where ids need it, uint16."""
+    """Labels as uint8, or as uint16 if ids exceed 255."""
     low, high = int(labels.min()), int(labels.max())
     if labels.dtype.kind not in "iub" or low < 0 or high > 65535:
         raise UserError(
@@ -199,63 +228,72 @@ def _narrow(path: Path, labels: np.ndarray) -> np.ndarray:
 
 
 def find_scans(paths: Iterable[Path]) -> list[Path]:
-    """Scans under files and folders, sorted.
+    """List the scans in files and folders.
 
-    In a folder (and below it) each readable file is a scan; DICOM files count by series: alone in its
-    folder the series is the folder, else its first file. Files that are given themselves are taken as
-    they are, one for each DICOM series. Hidden files are left out.
+    Folders are searched recursively: each readable file is a scan. A DICOM series is represented by its
+    folder if it is the only scan there, otherwise by its first file. Files that are given directly are not
+    checked; several of one DICOM series count once. Hidden files are skipped.
 
-    Raises UserError ("missing", "no-scans") where a path does not exist or nothing is found.
+    Returns:
+        Sorted paths for `read_scan`.
+
+    Raises:
+        UserError: "missing" if a path does not exist, "no-scans" if there is no scan.
+
+    Example:
+        >>> find_scans([Path("imagesTr")])
     """
-    found: set[Path] = set()
-    wanted = [Path(path) for path in paths]
-    for path in wanted:
+    scans: set[Path] = set()
+    inputs = [Path(path) for path in paths]
+    for path in inputs:
         if not path.exists():
             raise UserError(f"{path} does not exist; check the path.", code="missing")
         if path.is_dir():
-            for folder in [path, *(each for each in path.rglob("*") if each.is_dir())]:
-                found |= _scans_in(folder)
+            for folder in [path, *(entry for entry in path.rglob("*") if entry.is_dir())]:
+                scans |= _scans_in(folder)
         else:
-            found.add(path)
-    if not found:
+            scans.add(path)
+    if not scans:
+        if not inputs:
+            raise UserError("Give at least one scan or folder.", code="no-scans")
         raise UserError(
-            f"No scan was found in {', '.join(map(str, wanted)) or 'nothing'}; "
-            "give NIfTI, NRRD or MHA files or DICOM folders.",
+            f"No scan was found in {', '.join(map(str, inputs))}; give NIfTI, NRRD or MHA files or DICOM "
+            "folders.",
             code="no-scans",
         )
-    return sorted(_one_of_each_series(found))
+    return sorted(_one_per_series(scans))
 
 
 def _scans_in(folder: Path) -> set[Path]:
     from medssl.core.io.dicom import series_in
 
-    files = [each for each in folder.iterdir() if each.is_file() and not each.name.startswith(".")]
-    # Of a pair the header stands for both.
-    plain = {
-        each
-        for each in files
-        if suffix_of(each) in (*NIFTI, *ITK)
-        and not (suffix_of(each) == ".img" and each.with_suffix(".hdr").exists())
+    files = [entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")]
+    # A pair of .hdr and .img is listed by its header.
+    single_files = {
+        file
+        for file in files
+        if suffix_of(file) in (*NIFTI, *ITK)
+        and not (suffix_of(file) == ".img" and file.with_suffix(".hdr").exists())
     }
     try:
         series = series_in(folder)
     except UserError:
-        return plain | {folder}  # reading it will say which file is damaged
-    alone = len(series) == 1 and not plain
-    return plain | {folder if alone else each[0] for each in series}
+        return single_files | {folder}  # reading the folder will name the damaged file
+    is_only_scan = len(series) == 1 and not single_files
+    return single_files | {folder if is_only_scan else series_files[0] for series_files in series}
 
 
-def _one_of_each_series(paths: set[Path]) -> set[Path]:
-    """Without further files of a DICOM series, as when somebody drops all its slices at once."""
+def _one_per_series(paths: set[Path]) -> set[Path]:
+    """Keep one file per DICOM series, for when all slices of a series are dropped onto the viewer."""
     from medssl.core.io.dicom import series_in
 
     dicom = {path for path in paths if path.is_file() and suffix_of(path) not in (*NIFTI, *ITK)}
-    kept = paths - dicom
+    result = paths - dicom
     for folder in {path.parent for path in dicom}:
-        here = {path for path in dicom if path.parent == folder}
+        remaining = {path for path in dicom if path.parent == folder}
         for series in series_in(folder):
-            of_it = sorted(here.intersection(series))
-            kept.update(of_it[:1])
-            here.difference_update(of_it)
-        kept |= here  # no DICOM at all, or no image: reading it will say so
-    return kept
+            members = sorted(remaining.intersection(series))
+            result.update(members[:1])
+            remaining.difference_update(members)
+        result |= remaining  # not DICOM, or without an image: reading it will raise the error
+    return result

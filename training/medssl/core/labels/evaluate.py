@@ -1,4 +1,4 @@
-"""How well predictions agree with reference labels: a measure per class, per scan and over scans."""
+"""Evaluation of predictions against reference labels: a metric per class, per scan and over scans."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ from medssl.core.project.project import LabelClass, Project, Scan
 
 @dataclass(frozen=True)
 class Scores:
-    """One measure of one run on some scans; NaN where it is not defined, as Dice of a class that is neither
-    predicted nor there."""
+    """One metric of one run on several scans.
+
+    NaN where the metric is undefined, such as the Dice of a class that is neither predicted nor present.
+    """
 
     classes: tuple[LabelClass, ...]
     values: dict[str, dict[int, float]]
     """{scan id: {class id: value}}."""
 
     def of_class(self, class_id: int) -> float:
-        """Mean over the scans that have the class."""
-        return _mean([of_scan[class_id] for of_scan in self.values.values()])
+        """Mean over the scans that contain the class."""
+        return _mean([by_class[class_id] for by_class in self.values.values()])
 
     def of_scan(self, scan_id: str) -> float:
-        """Mean over the classes that the scan has."""
+        """Mean over the classes that the scan contains."""
         return _mean(list(self.values[scan_id].values()))
 
     @property
     def mean(self) -> float:
-        """Mean over scans of the mean over classes: the one number of the protocol."""
+        """Mean over scans of the mean over classes: the score of the benchmark protocol."""
         return _mean([self.of_scan(scan_id) for scan_id in self.values])
 
 
@@ -44,9 +46,15 @@ def evaluate(project: Project, run_id: str, references: Mapping[str, Path]) -> S
     Args:
         references: {scan id: label file on the scan's grid}.
 
+    Returns:
+        Dice, 0..1, of every class of the project in every scan.
+
     Raises:
-        UserError: "no-prediction" where the run has not predicted a scan, "wrong-geometry" where a label
-            file lies on another grid, and what `read_labels` refuses.
+        UserError: "no-prediction" if the run has not predicted a scan, "wrong-geometry" if a label file lies
+            on another grid, and those of `read_labels`.
+
+    Example:
+        >>> evaluate(project, "0002-finetune-quick", match_labels(project, Path("labelsTr"))).mean
     """
     class_ids = [label_class.id for label_class in project.classes]
     result = {}
@@ -63,9 +71,13 @@ def evaluate(project: Project, run_id: str, references: Mapping[str, Path]) -> S
 
 
 def reference_labels(scan: Scan, path: Path) -> np.ndarray:
-    """The labels (Z, Y, X) of a file that has to lie on the scan's grid.
+    """Read a label file that must lie on the grid of the scan.
 
-    Raises UserError ("wrong-geometry").
+    Returns:
+        Labels in canonical order, uint8 or uint16 (Z, Y, X).
+
+    Raises:
+        UserError: "wrong-geometry", and those of `read_labels`.
     """
     labels = read_labels(path)
     if not labels.geometry.same_grid(scan.geometry):
@@ -78,9 +90,13 @@ def reference_labels(scan: Scan, path: Path) -> np.ndarray:
 
 
 def match_labels(project: Project, folder: Path) -> dict[str, Path]:
-    """Label files of a folder for the project's scans, matched by file name.
+    """Match the label files in a folder to the project's scans by file name.
 
-    Raises UserError ("missing") where the folder is not there or nothing matches.
+    Returns:
+        {scan id: label file}.
+
+    Raises:
+        UserError: "missing" if the folder does not exist or no file matches.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -101,5 +117,5 @@ def match_labels(project: Project, folder: Path) -> dict[str, Path]:
 
 
 def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return float(np.mean(known)) if known else math.nan
+    defined = [value for value in values if not math.isnan(value)]
+    return float(np.mean(defined)) if defined else math.nan

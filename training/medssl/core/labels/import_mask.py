@@ -1,4 +1,4 @@
-"""Masks made elsewhere, brought into an annotation: onto the same grid, with classes for their numbers."""
+"""Import of masks from other programs into an annotation: same grid required, label values become classes."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from medssl.core.palette import class_color
 from medssl.core.project.annotation import Annotation
 from medssl.core.project.contents import LabelClass
 
-MOST = 254
-"""Classes of a project; ids 0 and 255 mean something else in annotations."""
+MAX_CLASSES = 254
+"""Classes of a project; ids 0 and 255 are reserved in annotations."""
 
 
 @dataclass(frozen=True)
-class Brought:
-    """What an annotation takes from a mask.
+class ImportedMask:
+    """Changes that a mask makes to an annotation.
 
-    voxels: (N,) flat indices into (Z, Y, X) that nobody had painted; labels: (N,) uint8, their classes' ids.
-    classes: those that the project has not yet; complete: all slices that are complete afterwards.
+    Attributes:
+        voxels: (N,) flat indices into (Z, Y, X) of voxels that were not annotated before.
+        labels: (N,) uint8 class ids of these voxels.
+        classes: Classes that the project does not have yet.
+        complete: (canonical axis, index) of all slices that are complete afterwards.
     """
 
     voxels: np.ndarray
@@ -31,71 +34,83 @@ class Brought:
     complete: tuple[tuple[int, int], ...]
 
 
-def bring(
+def import_mask(
     name: str,
     mask: np.ndarray,
     annotation: Annotation,
     classes: Sequence[LabelClass],
     complete_axis: int | None = None,
-) -> Brought:
-    """What to take of a mask (Z, Y, X), whole numbers, on the annotation's own grid: strokes win.
+) -> ImportedMask:
+    """Import a mask into an annotation; voxels that are already annotated are kept.
 
-    A number that is a class's id is that class; any other becomes a class of its own.
+    A value of the mask that is a class id is imported as that class; any other value becomes a new class.
 
-    complete_axis: slices across this axis that show something are complete from then on.
+    Args:
+        name: Name of the mask for error messages.
+        mask: Labels on the grid of the annotation, any integer type (Z, Y, X); 0 is background.
+        classes: Classes of the project.
+        complete_axis: Canonical axis; slices across it that contain foreground are marked complete.
 
-    Raises UserError ("empty-mask", "too-many").
+    Raises:
+        UserError: "empty-mask", "too-many".
     """
-    numbers = np.unique(mask)
-    numbers = numbers[numbers != 0]
-    if numbers.size == 0:
-        raise UserError(
-            f"{name} marks nothing (all its voxels are 0); choose another mask.", code="empty-mask"
-        )
-    ids, new = _ids(name, numbers.tolist(), classes)
+    values = np.unique(mask)
+    values = values[values != 0]
+    if values.size == 0:
+        raise UserError(f"{name} is empty (all its voxels are 0); choose another mask.", code="empty-mask")
+    ids, new = _class_ids(name, values.tolist(), classes)
     voxels = np.flatnonzero((mask != 0) & (annotation.labels == 0))
-    position = np.searchsorted(numbers, mask.reshape(-1)[voxels])
-    labels = np.array([ids[number] for number in numbers.tolist()], np.uint8)[position]
+    position = np.searchsorted(values, mask.reshape(-1)[voxels])
+    labels = np.array([ids[value] for value in values.tolist()], np.uint8)[position]
     complete = set(annotation.complete)
     if complete_axis is not None:
-        shown = mask.any(axis=tuple(axis for axis in range(3) if axis != complete_axis))
-        complete |= {(complete_axis, int(index)) for index in np.flatnonzero(shown)}
-    return Brought(voxels, labels, new, tuple(sorted(complete)))
+        has_foreground = mask.any(axis=tuple(axis for axis in range(3) if axis != complete_axis))
+        complete |= {(complete_axis, int(index)) for index in np.flatnonzero(has_foreground)}
+    return ImportedMask(voxels, labels, new, tuple(sorted(complete)))
 
 
-def _ids(
-    name: str, numbers: Sequence[int], classes: Sequence[LabelClass]
+def _class_ids(
+    name: str, values: Sequence[int], classes: Sequence[LabelClass]
 ) -> tuple[dict[int, int], tuple[LabelClass, ...]]:
-    """The class id of every number, and the classes that are new; a number keeps its value where it can."""
-    taken = {each.id for each in classes}
-    ids = {number: number for number in numbers if number in taken}
+    """Class id of every mask value, and the new classes; a value becomes its own id if that is free."""
+    taken = {item.id for item in classes}
+    ids = {value: value for value in values if value in taken}
     new = []
-    for number in sorted(set(numbers) - taken):
-        free = [number, *range(1, MOST + 1)]
-        later = {each for each in numbers if each != number}
-        chosen = next((each for each in free if 1 <= each <= MOST and each not in taken | later), None)
+    for value in sorted(set(values) - taken):
+        candidates = [value, *range(1, MAX_CLASSES + 1)]
+        reserved = {other for other in values if other != value}
+        chosen = next(
+            (
+                number
+                for number in candidates
+                if 1 <= number <= MAX_CLASSES and number not in taken | reserved
+            ),
+            None,
+        )
         if chosen is None:
             raise UserError(
-                f"{name} has {len(numbers)} labels, and a project has at most {MOST} classes; choose a mask "
-                "with fewer.",
+                f"{name} has {len(values)} labels, and a project has at most {MAX_CLASSES} classes; choose a "
+                "mask with fewer.",
                 code="too-many",
             )
-        ids[number] = chosen
+        ids[value] = chosen
         taken.add(chosen)
-        new.append(LabelClass(chosen, f"Label {number}", class_color(chosen)))
+        new.append(LabelClass(chosen, f"Label {value}", class_color(chosen)))
     return ids, tuple(new)
 
 
-def need_same_grid(name: str, mask: Geometry, scan: Geometry) -> None:
-    """The mask's canonical array lies on the scan's voxel by voxel, whatever the order of the files' axes.
+def check_same_grid(name: str, mask: Geometry, scan: Geometry) -> None:
+    """Require that the canonical arrays of a mask and a scan coincide voxel by voxel.
 
-    Raises UserError ("other-grid") that says what differs.
+    The axis order of the files does not matter.
+
+    Raises:
+        UserError: "other-grid"; the message says what differs.
     """
     if scan.same_grid(mask):
         return
     raise UserError(
-        f"{name} does not lie on the scan's own voxels: {_difference(mask, scan)}; export it on the grid "
-        "of this scan.",
+        f"{name} is not on the voxel grid of the scan: {_difference(mask, scan)}; export it on that grid.",
         code="other-grid",
     )
 
@@ -103,14 +118,14 @@ def need_same_grid(name: str, mask: Geometry, scan: Geometry) -> None:
 def _difference(mask: Geometry, scan: Geometry) -> str:
     if mask.shape_zyx != scan.shape_zyx:
         return f"it has {_times(mask.shape_zyx)} voxels, the scan {_times(scan.shape_zyx)}"
-    ours, theirs = np.array(scan.spacing_mm), np.array(mask.spacing_mm)
-    if np.abs(ours - theirs).max() > 1e-3 * ours.min():
-        return f"its voxels are {_times(theirs.round(3))} mm, the scan's {_times(ours.round(3))} mm"
-    columns = scan.canonical_affine[:3, :3] / ours, mask.canonical_affine[:3, :3] / theirs
-    if np.abs(columns[0] - columns[1]).max() > 1e-3:
+    scan_mm, mask_mm = np.array(scan.spacing_mm), np.array(mask.spacing_mm)
+    if np.abs(scan_mm - mask_mm).max() > 1e-3 * scan_mm.min():
+        return f"its voxels are {_times(mask_mm.round(3))} mm, the scan's {_times(scan_mm.round(3))} mm"
+    directions = scan.canonical_affine[:3, :3] / scan_mm, mask.canonical_affine[:3, :3] / mask_mm
+    if np.abs(directions[0] - directions[1]).max() > 1e-3:
         return "its axes point in other directions"
-    away = np.linalg.norm((scan.canonical_affine - mask.canonical_affine)[:3, 3])
-    return f"it lies {away:.1f} mm away"
+    offset_mm = np.linalg.norm((scan.canonical_affine - mask.canonical_affine)[:3, 3])
+    return f"it is shifted by {offset_mm:.1f} mm"
 
 
 def _times(numbers: Sequence[float] | np.ndarray) -> str:

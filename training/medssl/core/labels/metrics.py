@@ -1,4 +1,4 @@
-"""Agreement with reference labels, class by class: Dice (1945) and relative volume error."""
+"""Metrics against reference labels, per class: Dice coefficient (Dice, 1945) and relative volume error."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from medssl.core.errors import UserError
 
 
 def dice(prediction: np.ndarray, reference: np.ndarray, class_ids: Sequence[int]) -> dict[int, float]:
-    """Dice of each class: twice the common volume over the sum of both; NaN where a class is in neither.
+    """Dice coefficient of each class: twice the intersection over the sum of both volumes.
 
     Args:
-        prediction: labels of one shape.
-        reference: reference labels of the same shape.
+        prediction: Predicted class ids, any integer type (any shape).
+        reference: Reference class ids (same shape as `prediction`).
+
+    Returns:
+        {class id: Dice in 0..1}; NaN for a class in neither of the two.
 
     Raises:
         UserError: "wrong-shape".
@@ -24,17 +27,25 @@ def dice(prediction: np.ndarray, reference: np.ndarray, class_ids: Sequence[int]
     result = {}
     for class_id in class_ids:
         predicted, true = prediction == class_id, reference == class_id
-        both = int(predicted.sum()) + int(true.sum())
-        common = int(np.count_nonzero(predicted & true))
-        result[class_id] = 2.0 * common / both if both else math.nan
+        total = int(predicted.sum()) + int(true.sum())
+        intersection = int(np.count_nonzero(predicted & true))
+        result[class_id] = 2.0 * intersection / total if total else math.nan
     return result
 
 
 def volume_error(prediction: np.ndarray, reference: np.ndarray, class_ids: Sequence[int]) -> dict[int, float]:
-    """How much too large or too small each class is, over its true volume: 0.1 is ten per cent, 1 is a class
-    that is missed. NaN where the reference has none of it.
+    """Absolute volume error of each class relative to its reference volume.
 
-    Raises UserError ("wrong-shape").
+    Args:
+        prediction: Predicted class ids, any integer type (any shape).
+        reference: Reference class ids (same shape as `prediction`).
+
+    Returns:
+        {class id: error}; 0.1 is ten per cent, 1 a class that is missed, NaN a class that the reference
+        lacks.
+
+    Raises:
+        UserError: "wrong-shape".
     """
     check_shapes(prediction, reference)
     result = {}
@@ -45,7 +56,15 @@ def volume_error(prediction: np.ndarray, reference: np.ndarray, class_ids: Seque
 
 
 def check_shapes(prediction: np.ndarray, reference: np.ndarray) -> None:
-    """Raises UserError ("wrong-shape") unless both are of one shape."""
+    """Require that prediction and reference have the same shape.
+
+    Args:
+        prediction: Predicted class ids (any shape).
+        reference: Reference class ids (any shape).
+
+    Raises:
+        UserError: "wrong-shape" if the shapes differ.
+    """
     if prediction.shape != reference.shape:
         raise UserError(
             f"A prediction of shape {prediction.shape} cannot be compared with reference labels of shape "

@@ -1,9 +1,9 @@
-"""Cleaning a prediction up: small parts go, holes are filled. The prediction itself is never changed.
+"""Postprocessing of predictions: remove small components, fill holes. The prediction itself is never changed.
 
-What was cleaned is kept beside it, in runs/<run>/predictions/: <scan>.cleaned.npz and, saying how and of
-which prediction, <scan>.cleaned.json.
+The result is saved beside it in runs/<run>/predictions/: <scan>.cleaned.npz, and <scan>.cleaned.json with the
+settings and the hash of the prediction.
 
-scipy is imported by what computes: the dock opens without it.
+scipy is imported inside the functions that need it, so that the dock opens without it.
 """
 
 from __future__ import annotations
@@ -20,57 +20,69 @@ from medssl.core.jobs import from_json
 from medssl.core.project.annotation import Annotation, read_annotation, write_annotation
 from medssl.core.project.project import Project
 
-TOUCHING = np.ones((3, 3, 3), bool)
-"""Voxels of a part touch by a face, an edge or a corner; the background around it then by faces alone."""
+CONNECTIVITY = np.ones((3, 3, 3), bool)
+"""Components are 26-connected; the background around them is then 6-connected."""
 
 
 @dataclass(frozen=True)
 class Postprocessing:
-    """What is done to a prediction, in this order."""
+    """Postprocessing steps, applied in this order."""
 
     largest: bool = False
-    """Of each class only the largest connected part stays."""
+    """Keep only the largest connected component of each class."""
     drop_ml: float = 0.0
-    """Connected parts smaller than this go."""
+    """Remove connected components smaller than this volume in ml."""
     fill_holes: bool = False
-    """Background that a class encloses from all sides becomes that class."""
+    """Assign background that is enclosed by a class to that class."""
 
     def __bool__(self) -> bool:
         return self != Postprocessing()
 
 
 def clean(labels: np.ndarray, postprocessing: Postprocessing, voxel_ml: float) -> np.ndarray:
-    """A cleaned copy of class ids, uint8 (Z, Y, X). Class by class, in the smallest box around each."""
+    """Apply postprocessing to a copy of the labels, class by class, within the bounding box of each.
+
+    Args:
+        labels: Class ids, uint8 (Z, Y, X).
+        voxel_ml: Volume of a voxel in ml.
+
+    Returns:
+        Class ids, uint8 (Z, Y, X).
+    """
     result = labels.copy()
     if postprocessing.largest or postprocessing.drop_ml > 0:
-        drop_parts(result, postprocessing.drop_ml / voxel_ml, postprocessing.largest)
+        drop_components(result, postprocessing.drop_ml / voxel_ml, postprocessing.largest)
     if postprocessing.fill_holes:
-        for label, part in _boxes(result):
-            part[_holes(part == label) & (part == 0)] = label
+        for label, box in _boxes(result):
+            box[_holes(box == label) & (box == 0)] = label
     return result
 
 
-def drop_parts(labels: np.ndarray, least_voxels: float, largest: bool, becomes: int = 0) -> None:
-    """Give connected parts of a class that are too small, or not its largest, another number, in place.
+def drop_components(labels: np.ndarray, min_voxels: float, largest: bool, fill_value: int = 0) -> None:
+    """Replace connected components that are too small, or not the largest of their class, in place.
 
-    labels: uint8 (Z, Y, X); 0 and 255 are no classes.
+    Args:
+        labels: Class ids, uint8 (Z, Y, X); 0 and 255 are not classes.
+        min_voxels: Smaller components are replaced.
+        largest: Replace all but the largest component of each class.
+        fill_value: Value of the replaced voxels.
     """
     from scipy import ndimage
 
     for label, box in _boxes(labels):
-        parts, count = ndimage.label(box == label, TOUCHING)
+        components, count = ndimage.label(box == label, CONNECTIVITY)
         voxels = np.zeros(count + 1, np.int64)
-        for plane in parts:  # numpy counts in 64 bits: not all of the scan at once
+        for plane in components:  # bincount makes an int64 copy: of one slice, not of the whole scan
             voxels += np.bincount(plane.ravel(), minlength=count + 1)
-        stays = voxels >= least_voxels
+        keep = voxels >= min_voxels
         if largest and count:
-            stays &= np.arange(count + 1) == 1 + voxels[1:].argmax()
-        stays[0] = True
-        box[~stays[parts]] = becomes
+            keep &= np.arange(count + 1) == 1 + voxels[1:].argmax()
+        keep[0] = True
+        box[~keep[components]] = fill_value
 
 
 def _boxes(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """Each class that is there, with the part of the array that holds it."""
+    """Each class that occurs, with a view of its bounding box."""
     from scipy import ndimage
 
     for label, box in enumerate(ndimage.find_objects(labels, max_label=254), start=1):
@@ -79,49 +91,57 @@ def _boxes(labels: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _holes(mask: np.ndarray) -> np.ndarray:
-    """Where something is enclosed by the mask from all sides."""
+    """Background voxels that are enclosed by the mask, bool (Z, Y, X)."""
     from scipy import ndimage
 
     outside, _ = ndimage.label(np.pad(~mask, 1, constant_values=True))
     return (outside != outside[0, 0, 0])[1:-1, 1:-1, 1:-1] & ~mask
 
 
-# --- kept beside the prediction -----------------------------------------------------------------------
+# --- saved beside the prediction ----------------------------------------------------------------------
 
 
 def _paths(project: Project, run_id: str, scan_id: str) -> tuple[Path, Path, Path]:
     base = project.run(run_id).folder / "predictions"
-    return tuple(base / f"{scan_id}{end}" for end in (".npz", ".cleaned.npz", ".cleaned.json"))  # type: ignore[return-value]
+    return tuple(base / f"{scan_id}{ending}" for ending in (".npz", ".cleaned.npz", ".cleaned.json"))  # type: ignore[return-value]
 
 
 def save_cleaned(
     project: Project, run_id: str, scan_id: str, postprocessing: Postprocessing, labels: np.ndarray
 ) -> None:
-    """Keep a cleaned prediction in the place of an earlier one.
+    """Save a postprocessed prediction, replacing an earlier one.
 
-    Raises UserError ("disk-full", "not-writable").
+    Args:
+        labels: Result of `clean`, uint8 (Z, Y, X).
+
+    Raises:
+        UserError: "disk-full", "not-writable".
     """
-    prediction, path, about = _paths(project, run_id, scan_id)
-    about.unlink(missing_ok=True)
+    prediction, path, metadata = _paths(project, run_id, scan_id)
+    metadata.unlink(missing_ok=True)
     write_annotation(path, Annotation(labels), project.scans[scan_id].geometry.shape_zyx)
-    write_json(about, {"cleaning": asdict(postprocessing), "prediction_sha256": sha256_of(prediction)})
+    write_json(metadata, {"cleaning": asdict(postprocessing), "prediction_sha256": sha256_of(prediction)})
 
 
 def postprocessing_of(project: Project, run_id: str, scan_id: str) -> Postprocessing | None:
-    """How the kept prediction was cleaned; None where none is kept or it is of another prediction."""
-    prediction, path, about = _paths(project, run_id, scan_id)
+    """Settings of the saved result; None if there is none or it belongs to an earlier prediction."""
+    prediction, path, metadata = _paths(project, run_id, scan_id)
     try:
-        known = read_json(about)
-        fits = path.is_file() and known["prediction_sha256"] == sha256_of(prediction)
-        return from_json(Postprocessing, known["cleaning"], str(about)) if fits else None
+        fields = read_json(metadata)
+        is_current = path.is_file() and fields["prediction_sha256"] == sha256_of(prediction)
+        return from_json(Postprocessing, fields["cleaning"], str(metadata)) if is_current else None
     except (UserError, KeyError, TypeError, OSError):
         return None
 
 
 def read_cleaned(project: Project, run_id: str, scan_id: str) -> np.ndarray:
-    """The cleaned prediction that was kept, uint8 (Z, Y, X).
+    """Read the saved postprocessed prediction.
 
-    Raises UserError ("no-cleaned") where none was kept, or it is of another prediction.
+    Returns:
+        Class ids, uint8 (Z, Y, X).
+
+    Raises:
+        UserError: "no-cleaned" if there is none or it belongs to an earlier prediction.
     """
     if postprocessing_of(project, run_id, scan_id) is None:
         raise UserError(
@@ -133,9 +153,13 @@ def read_cleaned(project: Project, run_id: str, scan_id: str) -> np.ndarray:
 
 
 def cleaned(project: Project, run_id: str, scan_id: str, postprocessing: Postprocessing) -> np.ndarray:
-    """A run's prediction of a scan, cleaned like this: the kept one where it was, computed otherwise.
+    """A run's prediction of a scan after postprocessing, read if it is saved and computed otherwise.
 
-    Raises UserError ("nothing-yet") where the run has not predicted the scan.
+    Returns:
+        Class ids, uint8 (Z, Y, X).
+
+    Raises:
+        UserError: "nothing-yet" if the run has not predicted the scan.
     """
     scan = project.scans[scan_id]
     if postprocessing and postprocessing_of(project, run_id, scan_id) == postprocessing:

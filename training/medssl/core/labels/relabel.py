@@ -1,4 +1,4 @@
-"""Where a class is painted in a project, and how its strokes become another's: before a class is deleted."""
+"""Reassign the annotated voxels of a class to another one, which is done before a class is deleted."""
 
 from __future__ import annotations
 
@@ -11,48 +11,50 @@ from medssl.core.project.annotation import Annotation
 from medssl.core.project.project import Project
 
 NAMED_SCANS, NAMED_SLICES = 3, 5
-"""So many are named in a sentence; the others are counted."""
+"""Number of scans and slices that a message names; the others are counted."""
 
 
-def painted(project: Project, class_id: int) -> dict[str, list[int]]:
-    """Axial slices with strokes of a class, by scan; reads all annotations."""
-    slices_of = {}
+def annotated_slices(project: Project, class_id: int) -> dict[str, list[int]]:
+    """{scan id: indices of axial slices in which the class is annotated}; reads all annotations."""
+    slices_by_scan = {}
     for scan in project.annotated(held_out=True):
         annotation = project.annotation(scan)
         if annotation is not None:
             slices = np.flatnonzero((annotation.labels == class_id).any((1, 2))).tolist()
             if slices:
-                slices_of[scan] = slices
-    return slices_of
+                slices_by_scan[scan] = slices
+    return slices_by_scan
 
 
-def turned(annotation: Annotation, class_id: int, into: int) -> Annotation:
-    """The annotation with a class's strokes as those of class `into`, or not annotated (0).
+def relabelled(annotation: Annotation, class_id: int, new_id: int) -> Annotation:
+    """A copy of an annotation with one class replaced.
 
-    A slice that loses strokes is no longer complete: its structure would become background.
+    Args:
+        new_id: Class id that replaces `class_id`; 0 makes the voxels not annotated. Complete slices that
+            contain such voxels are then no longer complete, because their structure would become background.
     """
-    its = annotation.labels == class_id
-    labels, complete = np.where(its, np.uint8(into), annotation.labels), annotation.complete
-    if into == 0:
-        complete = tuple(place for place in complete if not its.take(place[1], place[0]).any())
+    mask = annotation.labels == class_id
+    labels, complete = np.where(mask, np.uint8(new_id), annotation.labels), annotation.complete
+    if new_id == 0:
+        complete = tuple(item for item in complete if not mask.take(item[1], item[0]).any())
     interpolated = annotation.interpolated
     if interpolated is not None:
-        interpolated = np.where(interpolated == class_id, np.uint8(into), interpolated)
+        interpolated = np.where(interpolated == class_id, np.uint8(new_id), interpolated)
     return replace(annotation, labels=labels, complete=complete, interpolated=interpolated)
 
 
-def turn(project: Project, scans: Sequence[str], class_id: int, into: int) -> None:
-    """Rewrite annotations, each whole or not at all."""
+def relabel(project: Project, scans: Sequence[str], class_id: int, new_id: int) -> None:
+    """Apply `relabelled` to the annotations of scans and save them, each atomically."""
     for scan in scans:
         annotation = project.annotation(scan)
         if annotation is not None:
-            project.save_annotation(scan, turned(annotation, class_id, into))
+            project.save_annotation(scan, relabelled(annotation, class_id, new_id))
 
 
-def in_words(slices_of: Mapping[str, Sequence[int]]) -> str:
-    """ "scan-a (axial slices 3, 4) and 2 more scans"."""
-    named = [f"{scan} ({_slices(slices)})" for scan, slices in list(slices_of.items())[:NAMED_SCANS]]
-    more = len(slices_of) - len(named)
+def describe(slices_by_scan: Mapping[str, Sequence[int]]) -> str:
+    """Format the result of `annotated_slices`: "scan-a (axial slices 3, 4) and 2 more scans"."""
+    named = [f"{scan} ({_slices(slices)})" for scan, slices in list(slices_by_scan.items())[:NAMED_SCANS]]
+    more = len(slices_by_scan) - len(named)
     return ", ".join(named) + (f" and {more} more scan{'s' if more > 1 else ''}" if more else "")
 
 

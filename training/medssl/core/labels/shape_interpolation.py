@@ -1,11 +1,12 @@
-"""Shape-based interpolation between painted slices: what a clinician's contouring program offers.
+"""Shape-based interpolation between annotated slices, as contouring programs offer it.
 
 Raya and Udupa, "Shape-based interpolation of multidimensional objects" (IEEE Transactions on Medical Imaging
-9, 1990): between two painted slices the signed distance to a structure's outline is blended linearly, and the
-structure is where it is positive. With several structures a voxel belongs to the one that it lies deepest in.
+9, 1990): between two annotated slices the signed distance to the outline of a structure is interpolated
+linearly, and the structure is where it is positive. With several structures a voxel belongs to the one with
+the largest distance.
 
-It looks at no grey value. So what it fills in is a guess (`Annotation.interpolated`): it says nothing about a
-structure that begins and ends between the two slices.
+Grey values are not used, and a structure that begins and ends between the two slices is missed. The result is
+therefore stored apart from the annotation (`Annotation.interpolated`).
 """
 
 from __future__ import annotations
@@ -23,46 +24,69 @@ from medssl.core.project.annotation import SURE_BACKGROUND, Annotation
 def interpolate(
     labels: np.ndarray, slices: Sequence[int], class_ids: Sequence[int], spacing_mm: Sequence[float]
 ) -> np.ndarray:
-    """Labels between the given slices, which stay as they are; 0 before the first and after the last.
+    """Interpolate labels between annotated slices.
 
     Args:
-        labels: uint8 (slices, rows, columns), complete in `slices`.
-        slices: rising.
-        spacing_mm: along (rows, columns).
+        labels: Class ids, uint8 (slices, rows, columns), complete in `slices`.
+        slices: Indices of the annotated slices, ascending.
+        spacing_mm: Pixel spacing along (rows, columns).
+
+    Returns:
+        uint8 (slices, rows, columns): annotated slices unchanged, interpolated labels between them, 0 before
+        the first and after the last.
+
+    Example:
+        >>> interpolate(labels, [4, 10], class_ids=[1], spacing_mm=(0.8, 0.8))
     """
     result = np.zeros_like(labels)
     result[list(slices)] = labels[list(slices)]
     ids = np.array([0, *class_ids], dtype=labels.dtype)
     for low, high in pairwise(slices):
         ends = [
-            between(labels[low] == class_id, labels[high] == class_id, spacing_mm) for class_id in class_ids
+            distance_pair(labels[low] == class_id, labels[high] == class_id, spacing_mm)
+            for class_id in class_ids
         ]
         for index in range(low + 1, high):
-            share = (index - low) / (high - low)
-            depths = [np.zeros(labels.shape[1:])]  # background wins where all others are negative
-            depths += [(1 - share) * first + share * last for first, last in ends]
-            result[index] = ids[np.argmax(depths, axis=0)]
+            weight = (index - low) / (high - low)
+            distances = [np.zeros(labels.shape[1:])]  # background wins where all others are negative
+            distances += [(1 - weight) * first + weight * last for first, last in ends]
+            result[index] = ids[np.argmax(distances, axis=0)]
     return result
 
 
-def between(
+def distance_pair(
     first: np.ndarray, last: np.ndarray, spacing_mm: Sequence[float]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Signed distances of a structure in two painted slices.
+    """Signed distances of a structure in two annotated slices.
 
-    Where one of them does not show it, it is as far outside there as it is deep in the other, and so tapers
-    to an end halfway.
+    If one slice does not contain the structure, its distance there is minus the largest distance in the other
+    slice, so that the structure ends halfway between them.
+
+    Args:
+        first: Mask of the structure in one slice, bool (rows, columns).
+        last: Mask of the structure in the other slice, bool (rows, columns).
+        spacing_mm: Pixel spacing along (rows, columns).
+
+    Returns:
+        Two signed distances in mm, float64 (rows, columns), positive inside.
     """
-    depths = [signed_distance(mask, spacing_mm) if mask.any() else None for mask in (first, last)]
-    deepest = max((float(depth.max()) for depth in depths if depth is not None), default=1.0)
-    one, other = (np.full(first.shape, -deepest) if depth is None else depth for depth in depths)
-    return one, other
+    distances = [signed_distance(mask, spacing_mm) if mask.any() else None for mask in (first, last)]
+    largest = max((float(distance.max()) for distance in distances if distance is not None), default=1.0)
+    start, end = (np.full(first.shape, -largest) if distance is None else distance for distance in distances)
+    return start, end
 
 
 def signed_distance(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Distance in mm to the edge of a mask that is not empty, positive inside; edges lie midway between
-    pixels, and outside of the slice is outside."""
-    from scipy.ndimage import distance_transform_edt  # a third of a second that only a fill costs
+    """Signed Euclidean distance to the edge of a mask; edges lie midway between pixels.
+
+    Args:
+        mask: Foreground, bool (rows, columns), not empty; everything beyond the slice is background.
+        spacing_mm: Pixel spacing along (rows, columns).
+
+    Returns:
+        Distance in mm, float64 (rows, columns), positive inside.
+    """
+    from scipy.ndimage import distance_transform_edt  # imported late: it takes a third of a second
 
     half = min(spacing_mm) / 2
     inside = distance_transform_edt(np.pad(mask, 1), sampling=spacing_mm)[1:-1, 1:-1]
@@ -70,29 +94,39 @@ def signed_distance(mask: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray
     return np.where(mask, inside - half, half - outside)
 
 
-# --- the guess of an annotation ------------------------------------------------------------------------
+# --- interpolated labels of an annotation --------------------------------------------------------------
 
 
 def gaps(annotation: Annotation, axis: int, index: int) -> list[tuple[int, int]]:
-    """(low, high) of complete slices across `axis` with slices between them, around slice `index`.
+    """Pairs of complete slices that enclose slice `index` and have other slices between them.
 
-    A complete slice has one on either side; none where `index` is beyond the outermost complete slices.
+    Args:
+        axis: Canonical axis across the slices.
+
+    Returns:
+        (low, high) indices: two pairs if `index` is itself complete, none if it lies beyond the outermost
+        complete slices.
     """
-    slices = sorted(at for along, at in annotation.complete if along == axis)
+    slices = sorted(position for along, position in annotation.complete if along == axis)
     return [(low, high) for low, high in pairwise(slices) if low <= index <= high and high - low > 1]
 
 
 def fill(annotation: Annotation, axis: int, index: int, spacing_mm: Sequence[float]) -> np.ndarray:
-    """The annotation's guesses with what lies between the complete slices around slice `index`, uint8.
+    """Interpolate between the complete slices around slice `index`.
 
-    Background is guessed as SURE_BACKGROUND. What a person has said is never guessed.
+    Args:
+        axis: Canonical axis across the slices.
+        spacing_mm: Voxel spacing along (z, y, x).
 
-    spacing_mm: along (z, y, x).
+    Returns:
+        The interpolated labels of the annotation with those of this gap added, uint8 (Z, Y, X): class ids,
+        SURE_BACKGROUND for background, 0 wherever the annotation is known.
 
-    Raises UserError ("no-gap") where the slice does not lie between two complete ones.
+    Raises:
+        UserError: "no-gap" if the slice does not lie between two complete ones.
     """
-    found = gaps(annotation, axis, index)
-    if not found:
+    pairs = gaps(annotation, axis, index)
+    if not pairs:
         plane = AXIS_NAMES[axis]
         raise UserError(
             f"{plane.capitalize()} slice {index} does not lie between two complete {plane} slices; complete "
@@ -101,19 +135,26 @@ def fill(annotation: Annotation, axis: int, index: int, spacing_mm: Sequence[flo
         )
     before = annotation.interpolated
     interpolated = np.zeros_like(annotation.labels) if before is None else before.copy()
-    labels, open_ = (np.moveaxis(each, axis, 0) for each in (annotation.labels, interpolated))
-    in_slice = [spacing for along, spacing in enumerate(spacing_mm) if along != axis]
-    for low, high in found:
-        part = np.ascontiguousarray(labels[low : high + 1])
-        part = np.where(part == SURE_BACKGROUND, 0, part)
-        ids = np.unique(part[[0, -1]])
-        filled = interpolate(part, [0, high - low], ids[ids > 0].tolist(), in_slice)
-        open_[low + 1 : high] = np.where(filled == 0, SURE_BACKGROUND, filled)[1:-1]
+    labels, output = (np.moveaxis(array, axis, 0) for array in (annotation.labels, interpolated))
+    pixel_mm = [spacing for along, spacing in enumerate(spacing_mm) if along != axis]
+    for low, high in pairs:
+        slab = np.ascontiguousarray(labels[low : high + 1])
+        slab = np.where(slab == SURE_BACKGROUND, 0, slab)
+        ids = np.unique(slab[[0, -1]])
+        filled = interpolate(slab, [0, high - low], ids[ids > 0].tolist(), pixel_mm)
+        output[low + 1 : high] = np.where(filled == 0, SURE_BACKGROUND, filled)[1:-1]
     return without_strokes(interpolated, annotation)
 
 
 def without_strokes(interpolated: np.ndarray, annotation: Annotation) -> np.ndarray:
-    """The guesses (changed in place) without what a person has said since."""
+    """Clear interpolated labels in annotated voxels and complete slices.
+
+    Args:
+        interpolated: Interpolated labels, uint8 (Z, Y, X), changed in place.
+
+    Returns:
+        `interpolated`.
+    """
     interpolated[annotation.labels != 0] = 0
     for axis, index in annotation.complete:
         interpolated[(slice(None),) * axis + (index,)] = 0

@@ -1,9 +1,9 @@
-"""A synthetic CT of the trunk, different for every seed: for trying things out, offline, and for tests.
+"""Synthetic CT scans of the trunk, different for every seed, for demonstrations without data and for tests.
 
-Not a model of disease or of anybody: shapes are written from anatomy textbook proportions, moved,
-bent and filled with texture at random. Five classes are labelled; the labels follow the noise-free
-shapes exactly. The spine's label holds vertebrae, discs and arches but not the spinal canal; vessels
-inside the liver and the lungs belong to them.
+They model neither a disease nor a real person: the shapes follow proportions from anatomy textbooks and are
+shifted, deformed and textured at random. Five classes are labelled, exactly as the noise-free shapes. The
+label of the spine contains vertebrae, discs and arches but not the spinal canal; vessels inside liver and
+lungs belong to these organs.
 """
 
 from __future__ import annotations
@@ -37,13 +37,23 @@ def make_phantom(
     shape_zyx: tuple[int, int, int] = (64, 112, 112),
     spacing_mm: tuple[float, float, float] = (5.0, 3.2, 3.2),
 ) -> tuple[np.ndarray, np.ndarray, Geometry]:
-    """Make one scan: HU int16 (Z, Y, X), labels uint8 (Z, Y, X), and its geometry.
+    """Generate one scan, in about a second on one core.
 
-    The scan is centred just below the diaphragm; at its default size it reaches from the roots of the
-    lungs to the rims of the pelvis. The same seed gives the same scan, and on another grid the same
-    person. Needs about a second on one core.
+    The scan is centred just below the diaphragm; at its default size it extends from the hila of the lungs to
+    the iliac crests. The same seed gives the same scan, and on another grid the same person.
+
+    Args:
+        seed: Non-negative seed of person and noise.
+        shape_zyx: Number of voxels along (z, y, x).
+        spacing_mm: Voxel spacing along (z, y, x).
+
+    Returns:
+        Grey values in HU, int16 (Z, Y, X), class ids, uint8 (Z, Y, X), and the geometry.
+
+    Example:
+        >>> hu, labels, geometry = make_phantom(seed=0)
     """
-    anatomy, scanner = (np.random.default_rng([seed, part]) for part in range(2))
+    anatomy, scanner = (np.random.default_rng([seed, stream]) for stream in range(2))
     person = draw_person(anatomy)
     canvas = _blank(person, shape_zyx, spacing_mm, anatomy)
     inside = _draw(canvas, person, anatomy)
@@ -60,37 +70,37 @@ def _blank(
     spacing_mm: tuple[float, float, float],
     rng: np.random.Generator,
 ) -> Canvas:
-    """Air, and where in the patient each of its voxels will lie."""
+    """A canvas of air, with the patient coordinates of each voxel."""
     axes = tuple(
         ((np.arange(count) - (count - 1) / 2) * step).astype(np.float32)
         for count, step in zip(shape_zyx, spacing_mm, strict=True)
     )
-    turn = person.turn * person.size  # patient to scanner
+    transform = person.rotation * person.size  # patient to scanner
     origin = person.shift_mm + np.array([0.0, 12.0, 0.0])
-    back = np.linalg.inv(turn)
+    inverse = np.linalg.inv(transform)
     z, y, x = np.meshgrid(*axes, indexing="ij", copy=False)
-    places = []
+    coordinates = []
     for row in range(3):
-        a, b, c = back[row].astype(np.float32)
-        start = np.float32(back[row] @ origin)
-        bend = 3.2 * smooth_field(rng, axes, 90) + 1.1 * smooth_field(rng, axes, 40)
-        places.append(a * x + b * y + c * z - start + bend)
+        a, b, c = inverse[row].astype(np.float32)
+        offset = np.float32(inverse[row] @ origin)
+        displacement = 3.2 * smooth_field(rng, axes, 90) + 1.1 * smooth_field(rng, axes, 40)
+        coordinates.append(a * x + b * y + c * z - offset + displacement)
     return Canvas(
         axes_mm=axes,  # type: ignore[arg-type]
-        x=places[0],
-        y=places[1],
-        z=places[2],
+        x=coordinates[0],
+        y=coordinates[1],
+        z=coordinates[2],
         hu=np.full(shape_zyx, trunk.AIR, np.float32),
         labels=np.zeros(shape_zyx, np.uint8),
         edge_mm=float(spacing_mm[1] + spacing_mm[2]) / 2,
-        turn=turn,
+        transform=transform,
         origin=origin,
         slack_mm=13.0,
     )
 
 
 def _draw(canvas: Canvas, person: Person, rng: np.random.Generator) -> np.ndarray:
-    """Draw a person from the outside in; returns the body (Z, Y, X) bool."""
+    """Draw a person from the outside to the inside; returns the mask of the body, bool (Z, Y, X)."""
     depth = trunk.depth_below_skin(canvas, person, rng)
     inner = trunk.draw_walls(canvas, person, depth, rng)
     diaphragm = chest.diaphragm_height(canvas, person, rng)
@@ -116,18 +126,24 @@ def _draw(canvas: Canvas, person: Person, rng: np.random.Generator) -> np.ndarra
 def write_dataset(folder: Path, seeds: Iterable[int]) -> Path:
     """Write one labelled scan per seed in the layout of the Medical Segmentation Decathlon.
 
-    folder/imagesTr/phantom_000.nii.gz, folder/labelsTr/... and folder/dataset.json; returns the folder.
-    Raises UserError ("not-writable", "disk-full", "bad-input" for no or a negative seed).
+    The files are folder/imagesTr/phantom_000.nii.gz, folder/labelsTr/phantom_000.nii.gz, ... and
+    folder/dataset.json.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: "bad-input" for no seeds or a negative seed, "not-writable", "disk-full".
     """
     folder, seeds = Path(folder), sorted(set(seeds))
     if not seeds or seeds[0] < 0:
-        raise UserError(f"{folder} was not written: give at least one seed, each 0 or more.")
+        raise UserError(f"{folder} was not written; give at least one seed, each 0 or more.")
     pairs = []
     for seed in seeds:
         hu, labels, geometry = make_phantom(seed)
         name = f"phantom_{seed:03d}.nii.gz"
-        for part, array in (("imagesTr", hu), ("labelsTr", labels)):
-            _write_nifti(folder / part / name, geometry.to_source(array), geometry.matrix)
+        for subfolder, array in (("imagesTr", hu), ("labelsTr", labels)):
+            _write_nifti(folder / subfolder / name, geometry.to_source(array), geometry.matrix)
         pairs.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
     write_json(
         folder / "dataset.json",

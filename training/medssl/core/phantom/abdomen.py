@@ -1,4 +1,4 @@
-"""The organs of the belly."""
+"""Liver, spleen and kidneys."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from medssl.core.phantom.canvas import (
     grow_tree,
     paint_tree,
     points_within,
+    rotation_about,
     smooth_max,
     smooth_min,
     tube,
-    turn_about,
 )
 from medssl.core.phantom.person import Person
 from medssl.core.phantom.trunk import FAT
@@ -30,7 +30,13 @@ def draw_liver(
     label: int,
     rng: np.random.Generator,
 ) -> None:
-    """The liver under the right dome, its left lobe in front of the stomach, with vessels and gallbladder."""
+    """Draw the liver under the right dome of the diaphragm, with vessels and gallbladder.
+
+    Args:
+        inner: Depth below the inner wall of the trunk in mm, positive inside (Z, Y, X).
+        diaphragm: Height of the diaphragm in mm above or below each voxel (Z, Y, X).
+        label: Class id of the liver.
+    """
     box = canvas.box((-110, -110, -150), (160, 130, 100))
     x, y, z = canvas.x[box], canvas.y[box], canvas.z[box]
     tip, reach, slope = rng.normal(-60, 10), rng.normal(-70, 10), rng.uniform(0.42, 0.6)
@@ -49,7 +55,7 @@ def draw_liver(
     box_cleft, distance = tube(canvas, cleft, (3.5, 5, 4))
     canvas.paint(distance, FAT + 10, 0, box_cleft)
     bottom = float(tip - slope * (44 - 52) - 0.32 * 40)
-    own_axes = turn_about("x", rng.normal(25, 8))
+    own_axes = rotation_about("x", rng.normal(25, 8))
     box_bile, bile = ellipsoid(canvas, (45, 52, bottom), (14, 26, 17), own_axes)
     bile = bile + 1.5 * canvas.field(rng, 30, box_bile)
     canvas.paint(bile - 1.8, person.hu(40, 75), 0, box_bile)
@@ -59,19 +65,19 @@ def draw_liver(
 def _liver_vessels(
     canvas: Canvas, person: Person, liver_box: Box, liver: np.ndarray, rng: np.random.Generator
 ) -> None:
-    """Portal tree from the hilum and three hepatic veins to the vena cava; they belong to the liver."""
-    whole = np.full(canvas.x.shape, 99.0, np.float32)
-    whole[liver_box] = liver
+    """Draw the portal tree from the hilum and the hepatic veins to the vena cava; the labels are kept."""
+    shape = np.full(canvas.x.shape, 99.0, np.float32)
+    shape[liver_box] = liver
     top = 40 + person.breath_mm
     portal = person.hu(38, 160) if person.enhancement else person.liver_hu - 16
     hepatic = person.hu(38, 152) if person.enhancement else person.liver_hu - 18
-    places = points_within(canvas, whole, 7, 4000, rng)
-    inside = whole + 4
-    for root, fed, hu in (
-        ((36.0, 8.0, -4.0), places[:70], portal),
-        ((25.0, 0.0, top), places[70:120], hepatic),
+    points = points_within(canvas, shape, 7, 4000, rng)
+    inside = shape + 4
+    for root, targets, hu in (
+        ((36.0, 8.0, -4.0), points[:70], portal),
+        ((25.0, 0.0, top), points[70:120], hepatic),
     ):
-        paint_tree(canvas, grow_tree(root, fed, 1.25, 7.5), hu, inside)
+        paint_tree(canvas, grow_tree(root, targets, 1.25, 7.5), hu, inside)
 
 
 def draw_spleen(
@@ -82,14 +88,20 @@ def draw_spleen(
     label: int,
     rng: np.random.Generator,
 ) -> None:
-    """The spleen under the left dome against the ribs, hollowed by stomach and kidney."""
+    """Draw the spleen under the left dome of the diaphragm, with impressions of stomach and kidney.
+
+    Args:
+        inner: Depth below the inner wall of the trunk in mm, positive inside (Z, Y, X).
+        diaphragm: Height of the diaphragm in mm above or below each voxel (Z, Y, X).
+        label: Class id of the spleen.
+    """
     size = float(rng.uniform(1.0, 1.35))
     middle: Point = (
         -92 + rng.normal(0, 3),
         -34 + rng.normal(0, 4),
         2 + rng.normal(0, 7) + 0.6 * person.breath_mm,
     )
-    own_axes = (turn_about("z", 18 + rng.normal(0, 8)) @ turn_about("x", rng.normal(-18, 7))).T
+    own_axes = (rotation_about("z", 18 + rng.normal(0, 8)) @ rotation_about("x", rng.normal(-18, 7))).T
     radii: Point = (40 * size, 51 * size, 60 * size)
     box, shape = ellipsoid(canvas, middle, radii, own_axes)
     hollow = ellipsoid_at(
@@ -108,20 +120,20 @@ def draw_spleen(
 
 
 def draw_kidneys(canvas: Canvas, person: Person, label: int, rng: np.random.Generator) -> None:
-    """Two kidneys in their fat, with cortex, pyramids, sinus fat and pelvis; the vessels to them."""
+    """Draw both kidneys in perirenal fat, with cortex, pyramids, sinus fat, pelvis and vessels."""
     for side in (1, -1):
         height = (-50 if side > 0 else -40) + rng.normal(0, 6) + 0.3 * person.breath_mm
         middle: Point = (side * (61 + rng.normal(0, 3)), -36 + rng.normal(0, 3), float(height))
         size = float(rng.uniform(0.92, 1.1))
-        tilt = turn_about("y", side * (13 + rng.normal(0, 3)))
-        own_axes = (turn_about("z", side * -32) @ tilt @ turn_about("x", 10)).T
+        tilt = rotation_about("y", side * (13 + rng.normal(0, 3)))
+        own_axes = (rotation_about("z", side * -32) @ tilt @ rotation_about("x", 10)).T
         _kidney(canvas, person, middle, size, side, own_axes, label, rng)
         inward = own_axes.T @ np.array([-side * 16.0, 0.0, 0.0])
-        door = np.array(middle) + inward
-        vein: list[Point] = [door, (side * 32, -8, height + 4), (20 if side > 0 else 0, -4, height + 7)]
+        hilum = np.array(middle) + inward
+        vein: list[Point] = [hilum, (side * 32, -8, height + 4), (20 if side > 0 else 0, -4, height + 7)]
         for points, radii, hu in (
             (vein, (4.2, 4.8, 5.2), person.hu(40, 145)),
-            ([door, (side * 26, -20, height + 2), (-6, -12, height + 6)], (2.8, 3, 3.2), person.hu(40, 150)),
+            ([hilum, (side * 26, -20, height + 2), (-6, -12, height + 6)], (2.8, 3, 3.2), person.hu(40, 150)),
         ):
             box, distance = tube(canvas, points, radii)
             canvas.paint(np.where(canvas.labels[box] == label, 9, distance), hu, box=box)

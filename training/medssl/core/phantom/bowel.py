@@ -14,7 +14,12 @@ from medssl.core.phantom.trunk import AIR, FAT
 def draw_stomach(
     canvas: Canvas, person: Person, inner: np.ndarray, diaphragm: np.ndarray, rng: np.random.Generator
 ) -> None:
-    """The stomach under the left dome: folded wall, fluid, and gas that floats in front."""
+    """Draw the stomach under the left dome of the diaphragm: folded wall, fluid, and gas at the front.
+
+    Args:
+        inner: Depth below the inner wall of the trunk in mm, positive inside (Z, Y, X).
+        diaphragm: Height of the diaphragm in mm above or below each voxel (Z, Y, X).
+    """
     fill = float(rng.uniform(0.78, 1.12))
     lift = 0.5 * person.breath_mm
     line: list[Point] = [
@@ -40,7 +45,7 @@ def draw_stomach(
 
 
 def draw_pancreas(canvas: Canvas, person: Person, rng: np.random.Generator) -> None:
-    """Head beside the duodenum, tail to the spleen; the splenic and portal vein behind it."""
+    """Draw the pancreas from the duodenum to the spleen, with the splenic and the portal vein behind it."""
     tail = float(rng.normal(6, 5))
     line: list[Point] = [
         (30, 16, -46),
@@ -68,7 +73,11 @@ def draw_pancreas(canvas: Canvas, person: Person, rng: np.random.Generator) -> N
 
 
 def draw_bowel(canvas: Canvas, person: Person, inner: np.ndarray, rng: np.random.Generator) -> None:
-    """Loops of small bowel in their fat with vessels, framed by the colon."""
+    """Draw loops of small bowel with mesenteric vessels, and the colon.
+
+    Args:
+        inner: Depth below the inner wall of the trunk in mm, positive inside (Z, Y, X).
+    """
     for _ in range(26):
         start = np.array([rng.uniform(-8, 14), rng.uniform(0, 24), rng.uniform(-120, -50)])
         end = start + np.array([rng.normal(0, 45), rng.uniform(10, 45), rng.normal(-20, 25)])
@@ -90,18 +99,19 @@ def draw_bowel(canvas: Canvas, person: Person, inner: np.ndarray, rng: np.random
 
 
 def _loop(rng: np.random.Generator, start_x: float) -> list[Point]:
-    """A wandering line in the lower belly, turned back where it would leave it."""
-    place = np.array([start_x, rng.uniform(0, 62), rng.uniform(-175, -62)])
+    """A random walk in the lower abdomen, reflected at its bounds; 12 points (3,)."""
+    position = np.array([start_x, rng.uniform(0, 62), rng.uniform(-175, -62)])
     heading = rng.standard_normal(3)
     points: list[Point] = []
     for _ in range(12):
         heading = 0.72 * heading + 0.75 * rng.standard_normal(3)
         heading /= np.linalg.norm(heading)
-        place = place + 19 * heading
+        position = position + 19 * heading
         low, high = np.array([-92, -8, -190]), np.array([92, 68, -60])
-        heading = np.where(place < low, np.abs(heading), np.where(place > high, -np.abs(heading), heading))
-        place = np.clip(place, low, high)
-        points.append(place)
+        reflected = np.where(position > high, -np.abs(heading), heading)
+        heading = np.where(position < low, np.abs(heading), reflected)
+        position = np.clip(position, low, high)
+        points.append(position)
     return points
 
 
@@ -155,18 +165,17 @@ def _colon(canvas: Canvas, person: Person, inner: np.ndarray, rng: np.random.Gen
     canvas.paint(lumen, stool, 0, box)
     bubbles = canvas.field(rng, 9, box)
     canvas.paint(np.maximum(lumen + 2, (1.0 - bubbles) * 5), -600.0, 0, box)
-    # Gas lies in front in each part: high in the transverse colon, lower in the parts at the flanks.
+    # Gas rises to the front: to a higher level in the transverse colon than in the parts at the flanks.
     flank = np.clip((np.abs(canvas.x[box]) - 58) / 30, 0, 1)
     level = 56 - 48 * flank + 10 * canvas.field(rng, 120, box)
     canvas.paint(np.maximum(lumen + 0.8, level - canvas.y[box]), AIR + 25, 0, box)
 
 
 def _haustra(line: np.ndarray, radii: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Points every 9 mm with the colon's bulges: the radius swings along the way."""
+    """Points (N, 3) every 9 mm along the colon and radii (N,) that oscillate like its haustra."""
     steps = np.linalg.norm(np.diff(line, axis=0), axis=1)
-    along = np.concatenate([[0], np.cumsum(steps)])
-    places = np.arange(0, along[-1], 9.0)
-    points = np.stack([np.interp(places, along, line[:, axis]) for axis in range(3)], 1)
-    swing = 1 + 0.13 * np.sin(places / 5.2 + rng.uniform(0, 6)) + 0.05 * rng.standard_normal(len(places))
-    width = np.interp(places, along, radii) * swing
-    return points, width
+    arc_length = np.concatenate([[0], np.cumsum(steps)])
+    samples = np.arange(0, arc_length[-1], 9.0)
+    points = np.stack([np.interp(samples, arc_length, line[:, axis]) for axis in range(3)], 1)
+    bulges = 1 + 0.13 * np.sin(samples / 5.2 + rng.uniform(0, 6)) + 0.05 * rng.standard_normal(len(samples))
+    return points, np.interp(samples, arc_length, radii) * bulges

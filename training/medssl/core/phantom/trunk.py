@@ -1,4 +1,4 @@
-"""Skin, fat, muscles, ribs, spine, pelvis and the table: everything around the organs."""
+"""Skin, fat, muscles, ribs, spine, pelvis and table."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from medssl.core.phantom.person import Person
 
 FAT, MUSCLE, CORTEX, AIR = -102.0, 54.0, 620.0, -1000.0
 RIB_PITCH_MM = 27.0
-RIB_12_MM = 8.0  # height of the twelfth rib's head
+RIB_12_MM = 8.0  # height of the head of the twelfth rib
 LUMBAR_PITCH_MM = 33.0
 
 
 def depth_below_skin(canvas: Canvas, person: Person, rng: np.random.Generator) -> np.ndarray:
-    """Distance from the skin in mm, positive inside the body."""
+    """Distance from the skin in mm, positive inside the body, (Z, Y, X)."""
     x, y, z = canvas.x, canvas.y, canvas.z
     waist = np.exp(-(((z + 45) / 60) ** 2))
     chest = 1 / (1 + np.exp(-(z - 20) / 25))
@@ -32,7 +32,14 @@ def depth_below_skin(canvas: Canvas, person: Person, rng: np.random.Generator) -
 
 
 def draw_walls(canvas: Canvas, person: Person, depth: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Paint skin, fat and the muscular wall; returns the depth below the inner wall (> 0 in the cavity)."""
+    """Draw skin, fat and the muscular wall.
+
+    Args:
+        depth: Distance from the skin in mm, positive inside the body (Z, Y, X).
+
+    Returns:
+        Depth below the inner wall in mm, positive in the body cavity, (Z, Y, X).
+    """
     x, y, z = canvas.x, canvas.y, canvas.z
     below = 1 / (1 + np.exp((z - 20) / 30))
     around = y / np.sqrt(x * x + y * y + 1)  # 1 in front, -1 at the back
@@ -56,20 +63,20 @@ def draw_walls(canvas: Canvas, person: Person, depth: np.ndarray, rng: np.random
 def _fat_between_muscles(
     canvas: Canvas, muscle: np.ndarray, inner: np.ndarray, below: np.ndarray, rng: np.random.Generator
 ) -> None:
-    """Thin fat sheets: between the layers of the wall, at the white line and around the back muscles."""
+    """Draw sheets of fat: between the layers of the wall, at the linea alba and around the back muscles."""
     sheet = np.abs(muscle - 0.5 * (muscle - inner) - 1.5 * canvas.field(rng, 45))
     front = canvas.y > 0
     flank = plateau((np.abs(canvas.x) - 110) / 45)
     canvas.paint(sheet - 0.3 + 3 * (1 - flank), FAT + 30)
-    white_line = np.abs(canvas.x) - 2.2 * below
-    canvas.paint(np.where(front & (muscle > 0) & (inner < 0), white_line, 9), FAT + 55)
+    linea_alba = np.abs(canvas.x) - 2.2 * below
+    canvas.paint(np.where(front & (muscle > 0) & (inner < 0), linea_alba, 9), FAT + 55)
     behind = (canvas.y < -20) & (muscle > 0) & (inner < 0)
     marbling = 2.2 - np.abs(canvas.field(rng, 26)) * 9
     canvas.paint(np.where(behind, -marbling + 1.2, 9), FAT + 70)
 
 
 def draw_back_muscles(canvas: Canvas, person: Person) -> None:
-    """Psoas and quadratus lumborum, which lie inside the wall beside the lumbar spine."""
+    """Draw psoas and quadratus lumborum beside the lumbar spine."""
     for side in (-1, 1):
         psoas: list[Point] = []
         course = ((10, 25, 2), (-40, 33, 6), (-90, 41, 9), (-135, 50, 6), (-185, 60, 2))
@@ -84,10 +91,14 @@ def draw_back_muscles(canvas: Canvas, person: Person) -> None:
 
 
 def draw_ribs(canvas: Canvas, person: Person, inner: np.ndarray) -> None:
-    """Ribs 12 to 3, falling from the spine forwards, their cartilage rising to the breastbone."""
+    """Draw ribs 12 to 3, descending from the spine, with cartilage ascending to the sternum.
+
+    Args:
+        inner: Depth below the inner wall of the trunk in mm, positive inside (Z, Y, X).
+    """
     box = canvas.box((-190, -140, -90), (190, 140, 260))
     x, y, z, depth = canvas.x[box], canvas.y[box], canvas.z[box], inner[box]
-    angle = np.arctan2(np.abs(x), -(y + 8))  # 0 at the spine, pi at the breastbone
+    angle = np.arctan2(np.abs(x), -(y + 8))  # 0 at the spine, pi at the sternum
     fall = 42 * np.minimum(angle, 2.15) - 58 * np.clip(angle - 2.15, 0, 1)
     height = z + fall - RIB_12_MM
     number = np.clip(np.round(height / RIB_PITCH_MM), 0, 12)
@@ -102,10 +113,10 @@ def draw_ribs(canvas: Canvas, person: Person, inner: np.ndarray) -> None:
     marrow = np.clip(-shape / 2.6, 0, 1)
     bone = CORTEX * (1 - marrow) + (person.bone_hu + 20) * marrow
     canvas.paint(shape, bone + cartilage * (95 - bone), box=box)
-    _breastbone(canvas, person, inner)
+    _sternum(canvas, person, inner)
 
 
-def _breastbone(canvas: Canvas, person: Person, inner: np.ndarray) -> None:
+def _sternum(canvas: Canvas, person: Person, inner: np.ndarray) -> None:
     box = canvas.box((-30, 30, 55), (30, 140, 260))
     x, z, depth = canvas.x[box], canvas.z[box], inner[box]
     width = np.interp(z, [58, 72, 95, 130], [3, 8, 17, 15]).astype(np.float32)
@@ -116,7 +127,7 @@ def _breastbone(canvas: Canvas, person: Person, inner: np.ndarray) -> None:
 
 
 def draw_spine(canvas: Canvas, person: Person, label: int, rng: np.random.Generator) -> None:
-    """Vertebrae, discs and the arch behind them; the label leaves the spinal canal out."""
+    """Draw vertebrae, discs and arches; the label does not include the spinal canal."""
     box = canvas.box((-75, -125, -260), (75, 15, 260))
     z = canvas.z[box]
     x, y = canvas.x[box] - person.spine_x(z), canvas.y[box] - person.spine_y(z)
@@ -143,7 +154,7 @@ def draw_spine(canvas: Canvas, person: Person, label: int, rng: np.random.Genera
 
 
 def _levels(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Height above the middle of the nearest vertebra, and distance between vertebrae."""
+    """Height above the centre of the nearest vertebra, and distance between vertebrae, both in mm."""
     start = RIB_12_MM - 4
     pitch = np.where(z < start - RIB_PITCH_MM / 2, LUMBAR_PITCH_MM, RIB_PITCH_MM).astype(np.float32)
     first = np.where(z < start - RIB_PITCH_MM / 2, start - (RIB_PITCH_MM + LUMBAR_PITCH_MM) / 2, start)
@@ -154,7 +165,7 @@ def _levels(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _arch(
     x: np.ndarray, y: np.ndarray, offset: np.ndarray, canal: np.ndarray, lumbar: np.ndarray
 ) -> np.ndarray:
-    """Pedicles, laminae, and the transverse and spinous processes of one vertebra."""
+    """Signed distance of pedicles, laminae, transverse and spinous processes of a vertebra."""
     behind = y + 24 + 4 * lumbar
     ring = np.maximum(np.abs(canal - 2.6) - 2.8, np.abs(offset - 1) - 9)
     ring = np.maximum(ring, y + 10)
@@ -169,7 +180,7 @@ def _arch(
 
 
 def draw_pelvis(canvas: Canvas, person: Person) -> None:
-    """The upper rims of the iliac bones, where the scan reaches down to them."""
+    """Draw the iliac crests, if they lie in the scan."""
     for side in (-1, 1):
         rim: list[Point] = [
             (side * 46, -66, -146),
@@ -186,13 +197,13 @@ def draw_pelvis(canvas: Canvas, person: Person) -> None:
         for start, end in pairwise(rim):
             along = np.array(end) - np.array(start)
             x, y = flared - start[0], canvas.y[box] - start[1]
-            where = np.clip((x * along[0] + y * along[1]) / (along[0] ** 2 + along[1] ** 2), 0, 1)
+            fraction = np.clip((x * along[0] + y * along[1]) / (along[0] ** 2 + along[1] ** 2), 0, 1)
             gap = (
-                np.sqrt((x - where * along[0]) ** 2 + (y - where * along[1]) ** 2)
+                np.sqrt((x - fraction * along[0]) ** 2 + (y - fraction * along[1]) ** 2)
                 - 3.6
                 - 2.2 * np.clip((canvas.z[box] + 150) / 25, 0, 1)
             )
-            top = canvas.z[box] - (start[2] + where * along[2])
+            top = canvas.z[box] - (start[2] + fraction * along[2])
             np.minimum(flat, smooth_max(gap, top, 4), out=flat)
         marrow = np.clip(-flat / 3, 0, 1)
         canvas.paint(flat - 9, MUSCLE, box=box)
@@ -200,11 +211,15 @@ def draw_pelvis(canvas: Canvas, person: Person) -> None:
 
 
 def draw_table(canvas: Canvas, depth: np.ndarray) -> None:
-    """A curved table top under the body: a thin bright skin around light foam, with a mattress on it."""
+    """Draw a curved table top under the body: a thin dense shell around foam, with a mattress on it.
+
+    Args:
+        depth: Distance from the skin in mm, positive inside the body (Z, Y, X).
+    """
     y_mm, x_mm = canvas.axes_mm[1:]
     middle = np.abs(x_mm) < 60
-    touched = np.flatnonzero((depth[:, :, middle] > 0).any(axis=(0, 2)))
-    lowest = y_mm[touched[0]] if touched.size else y_mm[0]
+    body_rows = np.flatnonzero((depth[:, :, middle] > 0).any(axis=(0, 2)))
+    lowest = y_mm[body_rows[0]] if body_rows.size else y_mm[0]
     arc = (x_mm**2) / 520
     top = (y_mm[:, None] - (lowest - 1 + arc[None])).astype(np.float32)  # > 0 above the mattress
     outside = np.clip(0.5 - depth / canvas.edge_mm, 0, 1)
@@ -212,5 +227,5 @@ def draw_table(canvas: Canvas, depth: np.ndarray) -> None:
     layers = ((0.0, 9.0, -930.0), (9.0, 12.0, -40.0), (12.0, 30.0, -955.0), (30.0, 33.0, -80.0))
     for upper, lower, hu in layers:
         layer = np.clip(0.5 - np.maximum(top + upper, -top - lower) / canvas.edge_mm, 0, 1) * inside_width
-        cover = outside * layer[None]
-        canvas.hu[...] += cover * (hu - canvas.hu)
+        coverage = outside * layer[None]
+        canvas.hu[...] += coverage * (hu - canvas.hu)

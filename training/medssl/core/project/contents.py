@@ -1,4 +1,4 @@
-"""What project.json says: the classes, the scans, and where the viewer was left."""
+"""Contents of project.json: classes, scans and the state of the viewer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONGEST_ID = 80
 
 @dataclass(frozen=True)
 class LabelClass:
-    """A structure to segment; `id` (1..254) is also its value in exported files."""
+    """A class; `id` (1..254) is also its value in exported files."""
 
     id: int
     name: str
@@ -31,23 +31,23 @@ class LabelClass:
 
 @dataclass(frozen=True)
 class Scan:
-    """A scan of the project. `source` is the file or DICOM folder it came from."""
+    """A scan of the project; `source` is the file or DICOM folder from which it was read."""
 
     id: str
     source: str
     sha256: str
-    """Fingerprint of voxels and grid, whatever the file around them."""
+    """Fingerprint of voxels and grid, independent of the file format."""
     geometry: Geometry
     modality: str
     held_out: bool = False
-    """Never trained on, with or without labels: kept to test on."""
+    """Excluded from all training, with or without labels, and used for evaluation."""
     reference: str = ""
-    """A file of labels that predictions are compared with; never trained on either."""
+    """Label file against which predictions are evaluated; never used for training."""
 
 
 @dataclass(frozen=True)
 class Contents:
-    """All of project.json."""
+    """The contents of project.json."""
 
     classes: tuple[LabelClass, ...] = ()
     scans: tuple[Scan, ...] = ()
@@ -85,7 +85,7 @@ def read_contents(path: Path) -> Contents:
 
 
 def write_contents(path: Path, contents: Contents) -> None:
-    """Write project.json, whole or not at all."""
+    """Write project.json, atomically."""
     scans = [{**asdict(scan), "geometry": scan.geometry.to_json()} for scan in contents.scans]
     for scan in scans:
         if not scan["reference"]:
@@ -120,8 +120,7 @@ def check_classes(classes: Iterable[LabelClass]) -> tuple[LabelClass, ...]:
 
 
 def free_id(path: Path, taken: Iterable[str]) -> str:
-    """An id for the scan at `path` that no other has, in upper or lower case, and that any system takes as
-    a file name."""
+    """A scan id from the name of `path`: unique regardless of case, and a valid file name on every system."""
     name, lower = path.name, path.name.lower()
     suffix = max((each for each in READABLE if lower.endswith(each)), key=len, default="")
     base = re.sub(r"[^A-Za-z0-9_-]+", "-", name[: len(name) - len(suffix)]).strip("-")[:LONGEST_ID] or "scan"

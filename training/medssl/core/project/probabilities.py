@@ -1,11 +1,11 @@
-"""How probable each class is at every voxel and where a network is unsure, as 8-bit numbers.
+"""Class probabilities and uncertainty of predictions, as 8-bit numbers.
 
-They lie beside the prediction, in runs/<run>/predictions/:
+They are stored beside the prediction in runs/<run>/predictions/:
 <scan>.probabilities.npy    uint8 (slices, 1 + classes, rows, columns), read as a memory map
-<scan>.probabilities.json   which classes and axes, and what they were made from
+<scan>.probabilities.json   classes, axes, and fingerprints of scan and weights
 
-The array lies as the network worked, slice after slice, so that it is written slab by slab and never held in
-memory. Planes without a number above zero are holes in the file, which most disks do not store.
+The array is in the work order of the network, so that it is written slab by slab and never held in memory.
+Planes of zeros are holes in the file, which most file systems do not store.
 """
 
 from __future__ import annotations
@@ -24,16 +24,19 @@ from medssl.core.files import read_array, read_json, write_json, write_whole
 from medssl.core.project.project import Project, Run
 
 ONE = 255
-"""What stands for a probability, or an uncertainty, of 1."""
-Keep = Callable[[np.ndarray], None]
-"""Takes the next slices' probabilities, float32 (n, 1 + classes, rows, columns), the background's first."""
+"""Stored value of a probability, or an uncertainty, of 1."""
+WriteSlab = Callable[[np.ndarray], None]
+"""Writes the probabilities of the next slices, float32 (slices, 1 + classes, rows, columns), background
+first."""
 
 
 @dataclass(frozen=True)
 class Probabilities:
-    """Of one scan under one run: uint8 (Z, Y, X) views of a memory map, 255 for 1.
+    """Probabilities of one scan under one run: uint8 (Z, Y, X) views of a memory map, 255 for 1.
 
-    uncertainty: entropy over the classes and the background, divided by its maximum; classes: by class id.
+    Attributes:
+        uncertainty: Entropy over classes and background, divided by its maximum, (Z, Y, X).
+        classes: {class id: probability (Z, Y, X)}.
     """
 
     uncertainty: np.ndarray
@@ -46,95 +49,118 @@ def _paths(project: Project, run_id: str, scan_id: str) -> tuple[Path, Path]:
 
 
 def _origin(project: Project, run_id: str, scan_id: str) -> dict[str, str]:
-    """What probabilities are made from: fingerprints of the scan and of the run's weights as they are now."""
+    """Current fingerprints of the scan and the weights, from which probabilities are computed."""
     return {"image": project.scans[scan_id].sha256, "weights": project.run(run_id).weights_sha256}
 
 
-def keep_probabilities(
+def write_probabilities(
     project: Project,
     run: Run,
     scan_id: str,
     classes: Sequence[int],
     work_axes: tuple[int, int, int],
-    look: Callable[[Keep], np.ndarray],
+    predict: Callable[[WriteSlab], np.ndarray],
     emit: Emit,
 ) -> np.ndarray:
-    """Write the probabilities that `look` hands over slab after slab; returns what it returns, the labels.
+    """Predict a scan and write the probabilities slab by slab.
 
-    classes: ids in the order of the probabilities; work_axes: canonical axes in the order of the slabs. The
-    JSON comes last: it says that the array is whole.
+    The JSON file is written last: it marks the array as complete.
+
+    Args:
+        classes: Class ids in the order of the probabilities.
+        work_axes: Canonical axes in work order, see `jobs.Plan`.
+        predict: Predicts the scan, hands the probabilities of every slab to its argument, and returns the
+            labels, uint8 (Z, Y, X).
+
+    Returns:
+        The labels, uint8 (Z, Y, X).
+
+    Raises:
+        UserError: "disk-full", "not-writable".
     """
-    path, about = _paths(project, run.id, scan_id)
-    about.unlink(missing_ok=True)
-    size = project.scans[scan_id].geometry.shape_zyx
-    slices, rows, columns = (size[axis] for axis in work_axes)
+    path, metadata = _paths(project, run.id, scan_id)
+    metadata.unlink(missing_ok=True)
+    shape_zyx = project.scans[scan_id].geometry.shape_zyx
+    slices, rows, columns = (shape_zyx[axis] for axis in work_axes)
     shape = (slices, 1 + len(classes), rows, columns)
     labels = []
 
     def write(file: BinaryIO) -> None:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
-        begin, plane = file.tell(), rows * columns * shape[1]
+        start, slice_bytes = file.tell(), rows * columns * shape[1]
 
-        def keep(slab: np.ndarray) -> None:
-            _append(file, as_bytes(slab))
-            done = (file.tell() - begin) // plane
+        def write_slab(slab: np.ndarray) -> None:
+            _append(file, to_uint8(slab))
+            done = (file.tell() - start) // slice_bytes
             emit(Progress("Probabilities", done / slices, done))
 
-        labels.append(look(keep))
-        file.truncate(begin + slices * plane)
+        labels.append(predict(write_slab))
+        file.truncate(start + slices * slice_bytes)
 
     write_whole(path, write)
-    known = {"classes": list(classes), "work_axes": list(work_axes)}
-    write_json(about, {**known, **_origin(project, run.id, scan_id)})
+    fields = {"classes": list(classes), "work_axes": list(work_axes)}
+    write_json(metadata, {**fields, **_origin(project, run.id, scan_id)})
     return labels[0]
 
 
-def as_bytes(scores: np.ndarray) -> np.ndarray:
-    """Probabilities (n, 1 + classes, rows, columns) as uint8 of that shape, 255 for 1; the uncertainty, which
-    is the entropy divided by its maximum, stands in the background's place."""
-    from scipy.special import entr  # which the viewer, that only reads, need not wait for
+def to_uint8(probabilities: np.ndarray) -> np.ndarray:
+    """Quantise probabilities, and replace that of the background by the uncertainty.
 
-    kept = np.empty(scores.shape, np.uint8)
-    for number, each in enumerate(scores):  # one slice at a time: entropies are as large as the scores
-        uncertainty = entr(each).sum(0) / math.log(len(each))
-        kept[number, 0] = np.rint(ONE * uncertainty.clip(0, 1))
-        kept[number, 1:] = np.rint(ONE * each[1:].clip(0, 1))
-    return kept
+    The uncertainty is the entropy divided by its maximum.
+
+    Args:
+        probabilities: float32 (slices, 1 + classes, rows, columns), background first, 0..1.
+
+    Returns:
+        uint8 (slices, 1 + classes, rows, columns), uncertainty first, 255 for 1.
+    """
+    from scipy.special import entr  # imported late: the viewer only reads probabilities
+
+    result = np.empty(probabilities.shape, np.uint8)
+    for index, plane in enumerate(probabilities):  # per slice, because the entropies take as much memory
+        uncertainty = entr(plane).sum(0) / math.log(len(plane))
+        result[index, 0] = np.rint(ONE * uncertainty.clip(0, 1))
+        result[index, 1:] = np.rint(ONE * plane[1:].clip(0, 1))
+    return result
 
 
 def _append(file: BinaryIO, slab: np.ndarray) -> None:
-    """Write planes, leaving out zeros before and after what there is."""
+    """Write planes, skipping the rows of zeros at their beginning and end."""
     for plane in slab.reshape(-1, *slab.shape[2:]):
-        begin = file.tell()
+        start = file.tell()
         rows = np.flatnonzero(plane.any(axis=1))
         if rows.size:
-            file.seek(begin + int(rows[0]) * plane.shape[1])
+            file.seek(start + int(rows[0]) * plane.shape[1])
             file.write(np.ascontiguousarray(plane[rows[0] : rows[-1] + 1]).tobytes())
-        file.seek(begin + plane.size)
+        file.seek(start + plane.size)
 
 
 def open_probabilities(project: Project, run_id: str, scan_id: str) -> Probabilities:
-    """What `keep_probabilities` kept; pages are read when they are looked at.
+    """Open the probabilities of `write_probabilities` as a memory map.
 
-    Raises UserError ("no-probabilities") where they were never computed, are damaged, or were made from
-    another image or from earlier weights of the run.
+    Raises:
+        UserError: "no-probabilities" if they were never computed, are damaged, or were computed from another
+            image or from earlier weights of the run.
     """
-    path, about = _paths(project, run_id, scan_id)
+    path, metadata = _paths(project, run_id, scan_id)
     missing = UserError(
-        f"{scan_id} has no probabilities of {run_id} as it is now; predict it with probabilities.",
+        f"{scan_id} has no current probabilities of {run_id}; predict it with probabilities.",
         code="no-probabilities",
     )
     try:
-        known = read_json(about)
+        fields = read_json(metadata)
         array = read_array(path, memory_map=True)
-        axes = [int(axis) for axis in known["work_axes"]]
-        classes = [int(each) for each in known["classes"]]
-        fits = all(known[name] == now for name, now in _origin(project, run_id, scan_id).items())
-        back = np.argsort(axes)
-        uncertainty, *rest = (array[:, number].transpose(back) for number in range(1 + len(classes)))
+        axes = [int(axis) for axis in fields["work_axes"]]
+        classes = [int(class_id) for class_id in fields["classes"]]
+        is_current = all(fields[name] == value for name, value in _origin(project, run_id, scan_id).items())
+        to_canonical = np.argsort(axes)
+        uncertainty, *probabilities = (
+            array[:, number].transpose(to_canonical) for number in range(1 + len(classes))
+        )
     except (UserError, KeyError, TypeError, ValueError, IndexError, OSError) as error:
         raise missing from error
-    if not fits or array.dtype != np.uint8 or uncertainty.shape != project.scans[scan_id].geometry.shape_zyx:
+    shape_zyx = project.scans[scan_id].geometry.shape_zyx
+    if not is_current or array.dtype != np.uint8 or uncertainty.shape != shape_zyx:
         raise missing
-    return Probabilities(uncertainty, dict(zip(classes, rest, strict=True)))
+    return Probabilities(uncertainty, dict(zip(classes, probabilities, strict=True)))

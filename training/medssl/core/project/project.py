@@ -1,8 +1,8 @@
-"""The project folder: scans, annotations, classes, runs. All that plugin and engine share.
+"""The project folder (scans, annotations, classes, runs), which is all that plugin and engine share.
 
-project.json          version, classes, scans, where the viewer was left
+project.json          version, classes, scans, state of the viewer
 scans/<id>.npy        normalised image, float16 (Z, Y, X), read as a memory map
-annotations/<id>.npz  what was painted and which slices are complete, one file
+annotations/<id>.npz  labels and complete slices in one file
 runs/0001-.../        job.json, events.jsonl, run.log, checkpoint.safetensors, card.json, predictions/
 features/             cached dense features
 """
@@ -48,25 +48,30 @@ __all__ = [
 
 
 def is_project(path: Path) -> bool:
-    """Whether the folder holds a project."""
+    """Whether a folder holds a project."""
     return (Path(path) / "project.json").is_file()
 
 
 class Project:
-    """An open project folder. What it says is on disk at the latest when a method returns.
+    """An open project folder. Every change is on disk when the method that makes it returns.
 
-    Several processes may have it open (viewer, engine, command line): every change is made to what is on
-    disk at that moment.
+    Several processes may have it open (viewer, engine, command line), so every change is applied to the
+    current state on disk.
+
+    Example:
+        >>> project = Project.create("liver", [LabelClass(1, "liver", "#ff9e64")])
+        >>> scan = project.add_scan(Path("imagesTr/liver_0.nii.gz"))
+        >>> project.image(scan.id).shape
     """
 
     root: Path
     classes: tuple[LabelClass, ...]
     scans: dict[str, Scan]
-    """By id, in the order in which they were added."""
+    """{scan id: scan} in the order in which they were added."""
     view_state: dict[str, Any]
-    """Where the viewer was left; see `save_view_state`."""
+    """State of the viewer when it was last closed; see `save_view_state`."""
     read_only: str
-    """Why this process may not change the project, a sentence; empty where it may."""
+    """The reason why this process may not change the project, one sentence; empty if it may."""
 
     def __init__(self, root: Path) -> None:
         """Use `open` or `create`."""
@@ -75,9 +80,11 @@ class Project:
 
     @classmethod
     def create(cls, root: Path, classes: Sequence[LabelClass] = ()) -> Project:
-        """Make a project in a folder, which is made, too.
+        """Create a project, and its folder if it does not exist.
 
-        Raises UserError ("exists") where there is one already, "bad-classes", "not-writable".
+        Raises:
+            UserError: "exists" if the folder already holds a project, "bad-classes", "disk-full",
+                "not-writable".
         """
         if is_project(root):
             raise UserError(
@@ -88,23 +95,20 @@ class Project:
 
     @classmethod
     def open(cls, root: Path) -> Project:
-        """Open a project folder.
-
-        Raises UserError ("not-a-project", "newer-version", "unreadable").
-        """
+        """Open a project folder; raises the errors of `read_contents`."""
         return cls(root)
 
     def _refresh(self) -> Contents:
-        """Take in what stands on disk now; other processes may have changed it."""
+        """Read project.json again, because other processes may have changed it."""
         return self._take(read_contents(self.root / "project.json"))
 
     def need_writable(self) -> None:
-        """Raises UserError ("read-only") where this process may only look; all that writes asks first."""
+        """Raise UserError ("read-only") if this process may not change the project."""
         if self.read_only:
             raise UserError(self.read_only, code="read-only")
 
     def _change(self, **fields: Any) -> None:
-        """Replace fields of project.json, and only these."""
+        """Replace only the given fields of project.json."""
         self.need_writable()
         contents = replace(self._refresh(), **fields)
         write_contents(self.root / "project.json", contents)
@@ -118,21 +122,28 @@ class Project:
     # ---- scans and classes
 
     def add_scan(self, path: Path, held_out: bool = False) -> Scan:
-        """Read, check and normalise a scan; the same content twice gives the scan that is already there,
-        which `held_out` then holds out, too.
+        """Read, check and normalise a scan, and add it to the project.
 
-        Raises UserError for anything that is not one finite 3D scalar scan.
+        If the project already contains a scan with the same voxels and grid, that scan is returned.
+
+        Args:
+            path: A file, a folder with one DICOM series, or one file of a series.
+            held_out: Exclude the scan from all training; applies to a scan that the project already contains,
+                too.
+
+        Raises:
+            UserError: "disk-full", "not-writable", "read-only", and those of `read_scan`.
         """
         self.need_writable()
         path = Path(path).resolve()
         volume = read_scan(path)
         digest = fingerprint(volume)
         self._refresh()
-        for known in self.scans.values():
-            if known.sha256 == digest:
-                if held_out and not known.held_out:
-                    self.hold_out(known.id)
-                return self.scans[known.id]
+        for existing in self.scans.values():
+            if existing.sha256 == digest:
+                if held_out and not existing.held_out:
+                    self.hold_out(existing.id)
+                return self.scans[existing.id]
         modality = modality_of(volume.array)
         scan = Scan(free_id(path, self.scans), str(path), digest, volume.geometry, modality, held_out)
         image = normalise(volume.array, modality).astype(np.float16)
@@ -142,9 +153,10 @@ class Project:
         return scan
 
     def image(self, scan_id: str) -> np.ndarray:
-        """The normalised scan, float16 (Z, Y, X), memory-mapped.
+        """The normalised scan, float16 (Z, Y, X), as a memory map.
 
-        Raises UserError ("no-scan", "missing", "unreadable").
+        Raises:
+            UserError: "no-scan", "missing", "unreadable".
         """
         scan = self._scan(scan_id)
         path = self.root / "scans" / f"{scan.id}.npy"
@@ -157,11 +169,11 @@ class Project:
         return image
 
     def hold_out(self, scan_id: str, held_out: bool = True) -> None:
-        """Keep a scan away from all training, or let it take part again."""
+        """Exclude a scan from all training, or include it again."""
         self._change_scan(scan_id, held_out=held_out)
 
     def set_reference(self, scan_id: str, labels: Path | None) -> None:
-        """Say which label file a scan's predictions are compared with, or that there is none."""
+        """Set the label file against which predictions of a scan are evaluated; None removes it."""
         self._change_scan(scan_id, reference=str(Path(labels).resolve()) if labels else "")
 
     def _change_scan(self, scan_id: str, **fields: Any) -> None:
@@ -170,14 +182,11 @@ class Project:
         self._change(scans=tuple(changed.values()))
 
     def set_classes(self, classes: Sequence[LabelClass]) -> None:
-        """Replace the list of classes.
-
-        Raises UserError ("bad-classes") for ids twice or outside 1..254, and for colours that are none.
-        """
+        """Replace the list of classes; raises the errors of `check_classes`."""
         self._change(classes=check_classes(classes))
 
     def save_view_state(self, state: dict[str, Any]) -> None:
-        """Remember where the viewer was left; plain JSON values."""
+        """Save the state of the viewer, a dictionary of JSON values."""
         self._change(view_state=dict(state))
 
     def _scan(self, scan_id: str) -> Scan:
@@ -191,21 +200,23 @@ class Project:
     # ---- annotations
 
     def annotation(self, scan_id: str) -> Annotation | None:
-        """What was painted on a scan, or None."""
+        """The annotation of a scan; None if there is none."""
         path = self._annotation_file(scan_id)
         return read_annotation(path, self.scans[scan_id].geometry.shape_zyx) if path.exists() else None
 
     def save_annotation(self, scan_id: str, annotation: Annotation) -> None:
-        """Keep what was painted; whole or not at all.
+        """Save the annotation of a scan, atomically.
 
-        Raises UserError ("wrong-shape") for an annotation of another scan, "disk-full", "not-writable".
+        Raises:
+            UserError: "wrong-shape" for an annotation of another scan, "disk-full", "not-writable",
+                "read-only".
         """
         self.need_writable()
         path = self._annotation_file(scan_id)
         write_annotation(path, annotation, self.scans[scan_id].geometry.shape_zyx)
 
     def annotated(self, held_out: bool = False) -> tuple[str, ...]:
-        """Scans with any annotated voxel or complete slice; those held out only if they are asked for."""
+        """Ids of scans with an annotated voxel or a complete slice; with `held_out` also those held out."""
         scans = [scan for scan in self.scans.values() if held_out or not scan.held_out]
         files = {scan.id: self._annotation_file(scan.id) for scan in scans}
         return tuple(scan_id for scan_id, path in files.items() if path.exists() and not is_empty(path))
@@ -216,38 +227,39 @@ class Project:
     # ---- runs and predictions
 
     def new_run(self, kind: str, job: dict[str, Any], name: str) -> Run:
-        """A new run folder, numbered after the last one, with its job file."""
+        """Create the folder and the job file of a run, see `make_run`."""
         self.need_writable()
         return make_run(self.root / "runs", kind, job, name)
 
     def runs(self, kind: str | None = None) -> list[Run]:
-        """All runs (of a kind), oldest first."""
+        """All runs, or those of a kind ("pretrain", "finetune"), oldest first."""
         return [run for run in list_runs(self.root / "runs") if kind in (None, run.kind)]
 
     def run(self, run_id: str) -> Run:
-        """The run of that id.
-
-        Raises UserError ("no-run").
-        """
+        """The run with an id; raises the errors of `find_run`."""
         return find_run(self.root / "runs", run_id)
 
     def prediction(self, run_id: str, scan_id: str) -> np.ndarray | None:
-        """A run's segmentation of a scan, uint8 (Z, Y, X) with class ids, or None."""
+        """Class ids that a run has predicted for a scan, uint8 (Z, Y, X); None if it has not."""
         if not self.has_prediction(run_id, scan_id):
             return None
         path = self.prediction_file(run_id, scan_id)
         return read_annotation(path, self.scans[scan_id].geometry.shape_zyx).labels
 
     def has_prediction(self, run_id: str, scan_id: str) -> bool:
-        """Whether a run has segmented a scan."""
+        """Whether a run has predicted a scan."""
         return self.prediction_file(run_id, scan_id).exists()
 
     def prediction_file(self, run_id: str, scan_id: str) -> Path:
-        """Where a run's segmentation of a scan is, or will be."""
+        """Path of the prediction of a scan by a run, which need not exist yet."""
         return self.root / "runs" / run_id / "predictions" / f"{self._scan(scan_id).id}.npz"
 
     def save_prediction(self, run_id: str, scan_id: str, labels: np.ndarray) -> Path:
-        """Keep a segmentation; returns the file."""
+        """Save the prediction of a scan by a run; returns the path of the file.
+
+        Args:
+            labels: Class ids, uint8 (Z, Y, X).
+        """
         self.need_writable()
         path = self.prediction_file(self.run(run_id).id, scan_id)
         write_annotation(path, Annotation(labels), self.scans[scan_id].geometry.shape_zyx)
@@ -256,18 +268,21 @@ class Project:
     def segmentation(
         self, scan_id: str, run_id: str | None = None, predicted: np.ndarray | None = None
     ) -> np.ndarray:
-        """The annotation where there is one, elsewhere the run's prediction (0 without a run), or what is
-        given as such.
+        """The annotation where there is one, the prediction elsewhere: class ids, uint8 (Z, Y, X).
 
-        Raises UserError ("nothing-yet") where the run has not predicted the scan, or, without a run,
-        nothing was painted.
+        Args:
+            run_id: Run whose prediction is used; None for background.
+            predicted: Prediction to use instead, class ids, uint8 (Z, Y, X).
+
+        Raises:
+            UserError: "nothing-yet" if the prediction or, without a run, the annotation does not exist.
         """
         annotation = self.annotation(scan_id)
         if predicted is None and run_id:
             predicted = self.prediction(run_id, scan_id)
         if predicted is None and (run_id or annotation is None):
-            wanted = f"prediction of {run_id}" if run_id else "annotation"
-            raise UserError(f"{scan_id} has no {wanted} yet; paint or predict it first.", code="nothing-yet")
+            missing = f"prediction of {run_id}" if run_id else "annotation"
+            raise UserError(f"{scan_id} has no {missing}; annotate or predict it first.", code="nothing-yet")
         result = (
             predicted if predicted is not None else np.zeros(self.scans[scan_id].geometry.shape_zyx, np.uint8)
         )
@@ -278,7 +293,7 @@ class Project:
 
 
 def fingerprint(volume: Volume) -> str:
-    """Fingerprint of voxels and grid: the same scan in another file, format or folder is found again."""
+    """SHA-256 of voxels and grid, which recognises a scan in another file, format or folder."""
     digest = hashlib.sha256(volume.array.data)
     digest.update(repr(volume.geometry).encode())
     return digest.hexdigest()

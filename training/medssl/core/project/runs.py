@@ -1,4 +1,4 @@
-"""Runs: the numbered folders that trainings leave in a project."""
+"""Runs: the numbered folders of trainings in a project."""
 
 from __future__ import annotations
 
@@ -17,26 +17,27 @@ _NAME = re.compile(r"(\d{4,})-([A-Za-z0-9_]+)(-.*)?")
 
 @dataclass(frozen=True)
 class Run:
-    """A training and what it left; ids begin with the number of their start."""
+    """A training and its results; ids begin with a running number."""
 
     id: str
     kind: str
     folder: Path
     job: dict[str, Any]
     shipped: bool = False
-    """Its weights are part of the program; the folder holds what was made with them."""
+    """Whether the weights are the shipped ones; the folder then holds only results made with them."""
 
     @property
     def checkpoint(self) -> Path:
-        """Where the weights are, or will be.
+        """Path of the weights, which need not exist yet.
 
-        Raises UserError ("shipped-weights") where the program's own are missing or damaged.
+        Raises:
+            UserError: "shipped-weights" if the shipped weights are missing or damaged.
         """
         return shipped.weights_file() if self.shipped else self.folder / "checkpoint.safetensors"
 
     @property
     def weights_sha256(self) -> str:
-        """Fingerprint of the weights as they are now; "" where there are none."""
+        """SHA-256 of the current weights; "" if there are none."""
         if not self.checkpoint.exists():
             return ""
         file = self.checkpoint.stat()
@@ -53,31 +54,40 @@ class Run:
 
     @property
     def collapse_report(self) -> dict[str, Any]:
-        """How the pre-training went (collapse_monitor.py); empty before its end."""
+        """Collapse report of a pre-training (collapse_monitor.py); empty before its end."""
         try:
             collapse_report = self.card.get("collapse_report")
         except (UserError, AttributeError):
-            return {}  # a damaged card says nothing; whoever needs the weights will be told
+            return {}  # using the weights will report a damaged card
         return collapse_report if isinstance(collapse_report, dict) else {}
 
     @property
     def collapsed(self) -> bool:
-        """Whether it is a pre-training to whose network nearly all places look the same."""
+        """Whether this is a pre-training whose features are nearly the same everywhere."""
         return self.collapse_report.get("collapsed") is True
 
 
 @lru_cache(maxsize=16)
-def _fingerprint(path: Path, changed_ns: int, size: int) -> str:
-    """Weights are read once, not for each of a hundred scans."""
+def _fingerprint(path: Path, modified_ns: int, size: int) -> str:
+    """SHA-256 of the weights, cached: they are read once, not for each of a hundred scans."""
     return sha256_of(path)
 
 
 def make_run(folder: Path, kind: str, job: dict[str, Any], name: str) -> Run:
-    """A new run under `folder`, numbered after the last one, with its job file.
+    """Create the folder and the job file of a run, numbered after the last one.
 
-    Two processes at once get different runs. Raises UserError ("disk-full", "not-writable").
+    Two processes that call this at the same time get different runs.
+
+    Args:
+        folder: The "runs" folder of a project.
+        kind: "pretrain", "finetune", ...
+        job: The job as `jobs.to_json` makes it.
+        name: Last part of the run's id.
+
+    Raises:
+        UserError: "disk-full", "not-writable".
     """
-    number = max((_number(each.name) for each in folder.glob("*")), default=0) + 1
+    number = max((_number(path.name) for path in folder.glob("*")), default=0) + 1
     while True:
         run_id = f"{number:04d}-{kind}-{name}"
         try:
@@ -92,20 +102,21 @@ def make_run(folder: Path, kind: str, job: dict[str, Any], name: str) -> Run:
 
 
 def list_runs(folder: Path) -> list[Run]:
-    """All runs under `folder`, oldest first; folders whose job file is missing or damaged are left out."""
-    found = []
+    """All runs under `folder`, oldest first; folders whose job file is missing or damaged are skipped."""
+    runs = []
     for path in sorted(folder.glob("*/job.json"), key=lambda path: (_number(path.parent.name), path)):
         try:
-            found.append(find_run(folder, path.parent.name))
+            runs.append(find_run(folder, path.parent.name))
         except UserError:
-            continue  # a run that was cut off at its very start, or no run at all
-    return found
+            continue  # interrupted while it was created, or not a run
+    return runs
 
 
 def find_run(folder: Path, run_id: str) -> Run:
-    """The run of that id under `folder`; shipped.SHAPES is the program's own weights.
+    """The run with an id under `folder`; `shipped.SHAPES` stands for the shipped weights.
 
-    Raises UserError ("no-run", "unreadable").
+    Raises:
+        UserError: "no-run", "unreadable".
     """
     if run_id == shipped.SHAPES:
         return Run(run_id, "pretrain", folder / run_id, shipped.card().get("job", {}), shipped=True)
@@ -121,17 +132,21 @@ def find_run(folder: Path, run_id: str) -> Run:
 
 
 def refuse_collapsed(run: Run) -> None:
-    """Raises UserError ("collapsed") for weights that are worse to start from than random ones."""
+    """Refuse collapsed weights, which are a worse start than random ones.
+
+    Raises:
+        UserError: "collapsed".
+    """
     if run.collapsed and run.shipped:
         raise UserError(
-            "The weights that belong to this program have collapsed, nearly all places look the same to "
-            "them; install napari-medssl again, or start from random weights (--weights random).",
+            "The shipped weights have collapsed: their features are nearly the same everywhere; install "
+            "napari-medssl again, or start from random weights (--weights random).",
             code="collapsed",
         )
     if run.collapsed:
         raise UserError(
-            f"{run.id} has collapsed, nearly all places look the same to it; pre-train again with a smaller "
-            "learning rate or another method (mae), or start from random weights.",
+            f"{run.id} has collapsed: its features are nearly the same everywhere; pre-train again with a "
+            "smaller learning rate or another method (mae), or start from random weights.",
             code="collapsed",
         )
 

@@ -1,8 +1,9 @@
-"""Strokes on their way to the annotation file: a journal that a killed viewer leaves behind.
+"""Journal of strokes, from which annotations are recovered after a crash of the viewer.
 
-Writing all of a large annotation takes longer than a stroke. So each stroke is appended here at once, and the
-annotation is written when the hand rests; what came in until then is dropped from the journal. Each record
-says which voxels changed to what. A record that was cut short by a kill or a full disk ends the journal.
+Writing a large annotation takes longer than a stroke. Each stroke is therefore appended here at once; the
+annotation is written when the user pauses, and the strokes that it contains are dropped from the journal. A
+record holds the changed voxels and their new labels. A record that is incomplete after a kill or on a full
+disk ends the journal.
 """
 
 from __future__ import annotations
@@ -18,16 +19,19 @@ import numpy as np
 from medssl.core.files import cannot_write, write_whole
 from medssl.core.project.annotation import Annotation
 
-HEAD = struct.Struct("<4sII")
-"""Before each record: a mark, its length in bytes, its checksum."""
-MARK = b"STRK"
+HEADER = struct.Struct("<4sII")
+"""Before each record: magic number, length in bytes, checksum."""
+MAGIC = b"STRK"
 
 
 @dataclass(frozen=True)
 class Stroke:
-    """voxels: (N,) flat indices into (Z, Y, X), C order; labels: (N,) uint8, what they became.
+    """A change of an annotation.
 
-    complete: (canonical axis, index) of all slices that were complete after it.
+    Attributes:
+        voxels: (N,) flat indices into (Z, Y, X), C order, of the changed voxels.
+        labels: (N,) uint8, their new labels.
+        complete: (canonical axis, index) of all slices that were complete after the stroke.
     """
 
     voxels: np.ndarray
@@ -36,19 +40,20 @@ class Stroke:
 
 
 def journal_file(root: Path, scan_id: str) -> Path:
-    """Where a project keeps a scan's journal."""
+    """Path of the journal of a scan."""
     return Path(root) / "annotations" / f"{scan_id}.strokes"
 
 
 def length(path: Path) -> int:
-    """Bytes in the journal, 0 where there is none."""
+    """Size of the journal in bytes; 0 if it does not exist."""
     return path.stat().st_size if path.exists() else 0
 
 
 def append(path: Path, stroke: Stroke) -> None:
-    """Add a stroke; a kill right afterwards does not lose it (a power cut may).
+    """Append a stroke. It survives a kill of the process, but not necessarily a power failure.
 
-    Raises UserError ("disk-full", "not-writable"); the journal is then as before.
+    Raises:
+        UserError: "disk-full", "not-writable"; the journal is then unchanged.
     """
     content = io.BytesIO()
     complete = np.array(stroke.complete, np.int64).reshape(-1, 2)
@@ -59,21 +64,25 @@ def append(path: Path, stroke: Stroke) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
-            file.write(HEAD.pack(MARK, len(payload), zlib.crc32(payload)) + payload)
+            file.write(HEADER.pack(MAGIC, len(payload), zlib.crc32(payload)) + payload)
     except OSError as error:
-        _cut(path, before)
+        _truncate(path, before)
         raise cannot_write(path, error) from error
 
 
-def _cut(path: Path, size: int) -> None:
-    """Take back what a full disk let through of a record: nothing after it could be read."""
+def _truncate(path: Path, size: int) -> None:
+    """Remove an incomplete record, after which no other record could be read."""
     if length(path) > size:
         with path.open("rb+") as file:
             file.truncate(size)
 
 
 def drop(path: Path, size: int) -> None:
-    """Forget the first `size` bytes: they are in the annotation now."""
+    """Drop the first `size` bytes of the journal, whose strokes the annotation file now contains.
+
+    Raises:
+        UserError: "disk-full", "not-writable".
+    """
     if length(path) <= size:
         path.unlink(missing_ok=True)
         return
@@ -82,16 +91,16 @@ def drop(path: Path, size: int) -> None:
 
 
 def read(path: Path) -> list[Stroke]:
-    """The strokes up to the first record that is not whole; none where there is no journal."""
+    """The strokes before the first incomplete record; none if the journal does not exist."""
     content = path.read_bytes() if path.exists() else b""
-    strokes, at = [], 0
-    while at + HEAD.size <= len(content):
-        mark, size, checksum = HEAD.unpack_from(content, at)
-        payload = content[at + HEAD.size : at + HEAD.size + size]
-        if mark != MARK or len(payload) < size or zlib.crc32(payload) != checksum:
+    strokes, offset = [], 0
+    while offset + HEADER.size <= len(content):
+        magic, size, checksum = HEADER.unpack_from(content, offset)
+        payload = content[offset + HEADER.size : offset + HEADER.size + size]
+        if magic != MAGIC or len(payload) < size or zlib.crc32(payload) != checksum:
             break
         strokes.append(_stroke(payload))
-        at += HEAD.size + size
+        offset += HEADER.size + size
     return strokes
 
 
@@ -102,9 +111,9 @@ def _stroke(payload: bytes) -> Stroke:
 
 
 def apply(annotation: Annotation, strokes: list[Stroke]) -> Annotation:
-    """A copy of the annotation with the strokes on it, the last one on top.
+    """Apply strokes in order to a copy of an annotation.
 
-    Strokes that reach out of the scan (of another one, by its file's name) are left out.
+    Strokes beyond the bounds of the scan, from another scan with the same file name, are skipped.
     """
     labels = annotation.labels.copy()
     complete = annotation.complete

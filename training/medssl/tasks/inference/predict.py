@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Preview, Progress, Started
 from medssl.core.jobs import Plan, PredictJob
-from medssl.core.project.probabilities import keep_probabilities
+from medssl.core.project.probabilities import write_probabilities
 from medssl.core.project.project import Project, Run
 from medssl.nn import devices
 from medssl.nn.data.multiplanar import axis_orders
@@ -68,7 +68,7 @@ def predict_scans(
             break
         look = partial(trained.labels, project, scan)
         classes, axes = trained.ids[1:].tolist(), trained.plan.work_axes
-        kept = partial(keep_probabilities, project, run, scan, classes, axes, look, emit)
+        kept = partial(write_probabilities, project, run, scan, classes, axes, look, emit)
         path = project.save_prediction(run.id, scan, kept() if probabilities else look())
         emit(Preview(scan, str(path)))
         emit(Progress("prediction", (number + 1) / len(scans), number + 1))

@@ -16,7 +16,7 @@ from medssl.core.events import Emit, Event, Metric, Started, read_log
 from medssl.core.jobs import Plan, PretrainJob
 from medssl.core.methods import WITHOUT_SCANS
 from medssl.core.project.project import Project, Run
-from medssl.core.recipes import start_of
+from medssl.core.recipes import default_weights
 from medssl.core.shipped import RANDOM
 from medssl.nn import devices
 from medssl.nn.data.device_dataset import DeviceDataset, load_device_dataset
@@ -182,7 +182,7 @@ def _until_stopped(emit: Emit, should_stop: Callable[[], bool]) -> Iterator[Emit
 
 def with_weights(job: PretrainJob) -> PretrainJob:
     """The job, saying what it starts from."""
-    return job if job.weights is not None else replace(job, weights=start_of(job.method, job.recipe))
+    return job if job.weights is not None else replace(job, weights=default_weights(job.method, job.recipe))
 
 
 def start_network(plan: Plan, seed: int, start: Stored | None, emit: Emit) -> Network:

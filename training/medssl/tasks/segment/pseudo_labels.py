@@ -19,7 +19,7 @@ from torch import Generator, Tensor, nn
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Notice
 from medssl.core.jobs import Plan
-from medssl.core.labels.postprocess import drop_parts
+from medssl.core.labels.postprocess import drop_components
 from medssl.core.project.project import IGNORE
 from medssl.nn.data.device_dataset import DeviceDataset, in_one_storage
 from medssl.nn.models.unet import Network
@@ -189,7 +189,7 @@ def largest_components(labels: Tensor) -> Tensor:
     Background stays. An island is called unknown instead of background: it may be the other kidney.
     """
     array = labels.cpu().numpy().copy()
-    drop_parts(array, 0, largest=True, becomes=IGNORE)
+    drop_components(array, 0, largest=True, fill_value=IGNORE)
     return torch.from_numpy(array).to(labels.device)
 
 
