@@ -42,7 +42,7 @@ def project(tmp_path: Path) -> Project:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every look is taken, whatever it costs, and every step's numbers are heard, however fast they come."""
-    monkeypatch.setattr(collapse_monitor, "SHARE", math.inf)
+    monkeypatch.setattr(collapse_monitor, "TIME_FRACTION", math.inf)
     monkeypatch.setattr(loop, "REPORT_EVERY_S", -1.0)
 
 
@@ -108,7 +108,7 @@ def test_numbers_are_said_at_the_quarters(project: Project, often: None, monkeyp
 
 
 def test_looks_that_cost_too_much_are_left_out_but_for_the_last(project: Project, monkeypatch: Any) -> None:
-    monkeypatch.setattr(collapse_monitor, "SHARE", 0)
+    monkeypatch.setattr(collapse_monitor, "TIME_FRACTION", 0)
     events = Events()
     run(job_of("mae", project, steps=8), events)
     assert [step for step, _ in looks(events)] == [0, 8]
@@ -142,7 +142,7 @@ def test_the_card_inside_the_checkpoint_says_the_same(project: Project) -> None:
 def test_looking_changes_no_weight(project: Project, method: str, monkeypatch: Any) -> None:
     tensors = []
     for share in (0, math.inf):
-        monkeypatch.setattr(collapse_monitor, "SHARE", share)
+        monkeypatch.setattr(collapse_monitor, "TIME_FRACTION", share)
         result = run(job_of(method, project, steps=4))
         tensors.append(checkpoint.load(project.run(result["run"]).checkpoint)[0])
     assert all(torch.equal(tensor, tensors[1][name]) for name, tensor in tensors[0].items())
@@ -172,13 +172,13 @@ def test_a_look_takes_no_more_patches_at_once_than_a_step(project: Project, monk
 
 
 def test_the_first_look_takes_nothing_of_the_training_s_time(project: Project, monkeypatch: Any) -> None:
-    plain = collapse_monitor.CollapseMonitor.look
+    plain = collapse_monitor.CollapseMonitor.evaluate
 
     def slow(self: collapse_monitor.CollapseMonitor, network: Any) -> Sample:
         time.sleep(1)
         return plain(self, network)
 
-    monkeypatch.setattr(collapse_monitor.CollapseMonitor, "look", slow)
+    monkeypatch.setattr(collapse_monitor.CollapseMonitor, "evaluate", slow)
     assert run(job_of("mae", project, steps=None, minutes=0.5 / 60))["step"] > 0
 
 

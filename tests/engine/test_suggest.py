@@ -21,7 +21,7 @@ from medssl.core.jobs import SuggestJob
 from medssl.core.project.project import Annotation, LabelClass, Project
 from medssl.tasks.active_learning import suggest
 from medssl.tasks.active_learning.suggest import newest_weights, rank, why
-from medssl.tasks.active_learning.uncertainty import together, turn, uncertainty
+from medssl.tasks.active_learning.uncertainty import adjacent_groups, rotate, uncertainty
 from small import (
     CPU,
     Events,
@@ -208,17 +208,17 @@ def test_a_thumbnail_keeps_means(length: int) -> None:
 
 
 def test_neighbours_are_looked_at_together() -> None:
-    assert list(together([1, 2, 3, 7, 9, 10])) == [[1, 2, 3], [7], [9, 10]]
-    assert [len(group) for group in together(range(40))] == [16, 16, 8]
+    assert list(adjacent_groups([1, 2, 3, 7, 9, 10])) == [[1, 2, 3], [7], [9, 10]]
+    assert [len(group) for group in adjacent_groups(range(40))] == [16, 16, 8]
 
 
 def test_turning_back_and_forth_changes_little_in_the_middle() -> None:
     rows, columns = torch.meshgrid(torch.arange(40.0), torch.arange(24.0), indexing="ij")
     image = (torch.sin(rows / 4) + torch.cos(columns / 5))[None, None]
-    back = turn(turn(image, 0.2), -0.2)
+    back = rotate(rotate(image, 0.2), -0.2)
     middle = (..., slice(10, 30), slice(8, 16))
     assert (back - image)[middle].abs().max() < 0.1
-    assert (turn(image, 0.2) - image)[middle].abs().max() > 0.2
+    assert (rotate(image, 0.2) - image)[middle].abs().max() > 0.2
 
 
 class Edge(torch.nn.Module):

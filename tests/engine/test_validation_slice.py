@@ -62,7 +62,7 @@ def test_its_labels_leave_the_pool_and_no_others_do() -> None:
     assert changed == [3]
     assert (after.targets[0][3] == IGNORE).all()
     assert torch.equal(held.target, before.targets[0][3])
-    assert torch.equal(held.images[held.place], before.images[0][3])
+    assert torch.equal(held.images[held.offset], before.images[0][3])
 
 
 def test_too_few_slices_are_told_and_all_are_learned_from() -> None:
