@@ -10,9 +10,9 @@ import torch
 from medssl.core.project.project import Annotation, Project
 from medssl.tasks.pretrain.linear_probe import (
     AnnotatedSample,
+    compare_slices,
     draw_annotated,
     probe,
-    compare_slices,
     voxel_features,
 )
 from small import CPU, make_project, plan, seeded

@@ -85,7 +85,8 @@ def run(
         if not devices.out_of_memory(error):
             raise
         raise UserError(
-            "The device does not have enough memory for these scans; close other programs or choose --device cpu.",
+            "The device does not have enough memory for these scans; close other programs or choose "
+            "--device cpu.",
             code="memory",
         ) from error
 
@@ -183,8 +184,8 @@ def _resumed_job(training_run: Run, job: TrainingJob) -> TrainingJob:
     """The job of the run to resume, with the new budget and device where they are given."""
     if training_run.kind != jobs.kind_of(job):
         raise UserError(
-            f"{training_run.id} is a {training_run.kind} run and cannot be resumed with {jobs.kind_of(job)}; choose another "
-            f"run or use {training_run.kind}.",
+            f"{training_run.id} is a {training_run.kind} run and cannot be resumed with {jobs.kind_of(job)}; "
+            f"choose another run or use {training_run.kind}.",
             code="wrong-run",
         )
     fields = {name: value for name, value in training_run.job.items() if name != "job"}

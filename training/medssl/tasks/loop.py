@@ -243,7 +243,7 @@ def step_or_shrink(
     """Run one step, or shrink the task where memory does not suffice.
 
     Returns:
-        The loss (a scalar) and the scalars to log; None if the step ran out of memory and the task was shrunk.
+        The loss (a scalar) and scalars to log; None if memory did not suffice and the task was shrunk.
 
     Raises:
         UserError: "memory" if the task cannot shrink any further.
@@ -260,8 +260,8 @@ def step_or_shrink(
     message = task.shrink()
     if message is None:
         raise UserError(
-            "The device does not have enough memory even for the smallest batch; close other programs or choose "
-            "--device cpu.",
+            "The device does not have enough memory even for the smallest batch; close other programs or "
+            "choose --device cpu.",
             code="memory",
         )
     emit(Notice(message))
@@ -331,8 +331,8 @@ class _Report:
         self.sums, self.emitted_at = {}, time.monotonic()
         if not math.isfinite(values["loss"]):
             raise UserError(
-                f"The training diverged before step {self.position.step}: its loss is no longer finite. Start it "
-                "again with a smaller learning rate.",
+                f"The training diverged before step {self.position.step}: its loss is no longer finite. Start
+                " "it again with a smaller learning rate.",
                 code="diverged",
             )
         self.emit(Metric(self.position.step, values))

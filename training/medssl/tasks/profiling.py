@@ -184,7 +184,7 @@ def _voxels(project: Project) -> int:
 
 
 class _AnnotationsAsPseudoLabels:
-    """Replaces the schedule of pseudo-labels by the annotations: a step costs as much as with pseudo-labels."""
+    """Uses the annotations as pseudo-labels: a step costs as much as with real ones."""
 
     def __init__(self, dataset: DeviceDataset, voxels: AnnotatedVoxels) -> None:
         self.orientations = [(dataset, voxels)]

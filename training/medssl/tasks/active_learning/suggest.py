@@ -1,8 +1,8 @@
 """Active learning: rank the slices to annotate next, with a reason for each (the viewer's "Next slice").
 
 Combines query by committee (Seung et al., COLT 1992) with a fine-tuned network (uncertainty.py), and the
-coverage of all slices by the annotated ones (coverage.py). Before any fine-tuning only coverage counts: in the
-features of the newest pre-training or, without one, in the intensities of downsampled slices.
+coverage of all slices by the annotated ones (coverage.py). Before any fine-tuning only coverage counts: in
+the features of the newest pre-training or, without one, in the intensities of downsampled slices.
 
 Held-out scans, complete slices and slices that contain nothing but air are never suggested.
 """
@@ -112,10 +112,7 @@ def rank(scored: Sequence[ScoredSlices], axis: int, names: Mapping[int, str], co
     annotated = joined([scan.painted for scan in scored])
     expected_errors = [scan.expected_error_mm2 for scan in scored if scan.expected_error_mm2 is not None]
     has_errors = len(expected_errors) == len(scored)
-    if has_errors:
-        uncertainty = joined(expected_errors)
-    else:
-        uncertainty = (available | annotated).astype(np.float32)
+    uncertainty = joined(expected_errors) if has_errors else (available | annotated).astype(np.float32)
     largest = float(uncertainty[available].max(initial=0))
     suggestions = []
     for choice in coverage.choose(similarity, uncertainty, annotated, available, count):
@@ -155,10 +152,10 @@ def why(uncertainty: float, novelty: float, between: Sequence[str], any_annotate
 
 
 def newest_weights(project: Project) -> Run | None:
-    """The newest fine-tuning with at least one step, else the newest such pre-training that has not collapsed.
+    """The newest fine-tuning, else the newest pre-training, with at least one step and without collapse.
 
     Returns:
-        None if there is neither.
+        The run; None if there is neither.
     """
     for kind in ("finetune", "pretrain"):
         for run in reversed(project.runs(kind)):
@@ -182,7 +179,7 @@ class SliceScorer:
 
 
 def _slice_scorer(project: Project, run: Run | None, scans: Sequence[str], device_name: str) -> SliceScorer:
-    """A scorer by uncertainty and features (fine-tuned), by features (pre-trained) or by intensities (no run)."""
+    """A scorer by uncertainty and features (fine-tuned), features (pre-trained) or intensities (no run)."""
     from medssl.nn import devices
     from medssl.tasks import planner
 
@@ -198,7 +195,7 @@ def _slice_scorer(project: Project, run: Run | None, scans: Sequence[str], devic
     from medssl.tasks.start import load_for
 
     network, plan, card = load_for(project, run, device)
-    # A fine-tuned network has its slice axis; features of a pre-trained one serve the axis that users annotate.
+    # A fine-tuned network has its slice axis; features of a pre-trained one serve any annotated axis.
     axis = plan.slice_axis
     if run.kind != "finetune":
         axis = planner.slice_axis(project, spacing, [])

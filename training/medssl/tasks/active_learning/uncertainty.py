@@ -8,9 +8,9 @@ slightly in both directions as in training (test-time augmentation: Wang et al.,
 Reasons to prefer it to pure disagreement: on four hippocampus scans that were not trained on (148 slices, a
 network of ten annotated slices), it has a rank correlation of 0.89 with the number of wrong voxels, the vote
 entropy of two orientations (multiplanar.py) 0.81, their mutual information 0.76. Rotation reduced
-overconfidence: the expected number of wrong voxels was 0.68 of the actual one, without rotation 0.56. The other
-orientations add little to that (0.90, and 0.71) and need whole scans with nearly cubic voxels. The predicted
-area alone ranks these slices as well (0.90): larger structures have more wrong voxels.
+overconfidence: the expected number of wrong voxels was 0.68 of the actual one, without rotation 0.56. The
+other orientations add little to that (0.90, and 0.71) and need whole scans with nearly cubic voxels. The
+predicted area alone ranks these slices as well (0.90): larger structures have more wrong voxels.
 """
 
 from __future__ import annotations

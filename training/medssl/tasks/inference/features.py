@@ -329,8 +329,8 @@ def _basis(
 ) -> tuple[Tensor, Tensor]:
     """Mean and principal directions of a run's features, computed once on up to eight scans and cached.
 
-    All scans of a run share the basis, so that their feature maps are comparable. A run that was resumed gets a
-    new basis, and the feature maps of its older weights are removed.
+    All scans of a run share the basis, so that their feature maps are comparable. A run that was resumed gets
+    a new basis, and the feature maps of its older weights are removed.
     """
     # Shipped weights change with the version of the program, those of a run with its steps.
     version = run.weights_sha256[:12] if run.shipped else step

@@ -50,11 +50,11 @@ class LocationPrior:
     maps: Tensor
     """(K, Z, Y, X) float, fraction of the annotated scans with the class in a cell."""
     factors: Tensor
-    """(K, Z', Y', X') float, 1 where the annotated scans allow the class, falling to FAR_FACTOR away from there;
+    """(K, Z', Y', X') float, 1 where the annotated scans allow the class, falling to FAR_FACTOR elsewhere;
     MARGIN cells larger at each end."""
     reach_mm: Tensor
-    """(K,) distance at which the factors start to fall: twice the radius of gyration of the class; infinite for a
-    class without a stable position."""
+    """(K,) distance at which the factors start to fall: twice the radius of gyration of the class; infinite
+    for a class without a stable position."""
     cell_mm: Tensor
     """() edge of a cell."""
 

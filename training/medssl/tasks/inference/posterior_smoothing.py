@@ -27,8 +27,7 @@ Slice = tuple[Tensor, Sequence[float]]
 MIN_DICE = 0.98
 """Minimum Dice of each class between the annotated slices before and after smoothing."""
 MAX_SIGMA = 0.5
-"""Maximum sigma relative to the radius of the narrowest class; classes that never touch on a slice would allow
-any width."""
+"""Maximum sigma relative to the radius of the narrowest class; classes that never touch would allow any."""
 CANDIDATES = (1.0, 0.8, 0.64, 0.5, 0.4, 0.32, 0.25)
 """Sigmas to try as fractions of the maximum."""
 
@@ -73,8 +72,8 @@ def best(allowed: Sequence[Width], changed: Sequence[float]) -> float:
     """The sigma with the largest expected gain.
 
     Each width changes the class of a fraction f of the predicted foreground. Were the predictions as correct
-    as annotations, it would change the fraction b that it changes of these, all of it harm. The excess is taken
-    for corrected errors, so that the benefit is f - b, the harm b, and the gain f - 2 b.
+    as annotations, it would change the fraction b that it changes of these, all of it harm. The excess is
+    taken for corrected errors, so that the benefit is f - b, the harm b, and the gain f - 2 b.
 
     Args:
         allowed: Widths with their b.

@@ -152,7 +152,7 @@ class Trained:
         Args:
             project: The project with the scan.
             scan: Id of the scan.
-            keep: Called with the softmax scores of each slab, float32 (n, 1 + K, rows, columns) in work order.
+            keep: Called with the softmax scores of each slab, float32 (n, 1 + K, rows, columns), work order.
 
         Returns:
             Class ids, uint8 (Z, Y, X) in canonical order.

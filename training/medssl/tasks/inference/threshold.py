@@ -3,8 +3,8 @@
 The most probable class is optimal for a voxel but not for a structure. For an uncertain network, as after few
 annotated slices, a structure to which each voxel belongs with a probability of 0.4 would become background
 everywhere, a Dice of 0. The best threshold is half of the best achievable Dice (Lipton, Elkan and
-Naryanaswamy, ECML 2014). It is computed without labels, from the probabilities p of the structure: among the n
-voxels above a threshold the expected overlap is the sum of their p, so Dice is about
+Naryanaswamy, ECML 2014). It is computed without labels, from the probabilities p of the structure: among the
+n voxels above a threshold the expected overlap is the sum of their p, so Dice is about
 2 * overlap / (n + sum of all p).
 """
 

@@ -1,16 +1,17 @@
-"""Collapse monitor: whether the features of a pre-training collapse, their quality, and if more steps would help.
+"""Collapse monitor: do the features of a pre-training collapse, how good are they, would more steps help?
 
-Three measures of the network that fine-tuning would start from, on crops that are drawn once by the seed, each
-compared with the same measure of the initial weights:
+Three measures of the network that fine-tuning would start from, on crops that are drawn once by the seed,
+each compared with the same measure of the initial weights:
 
-- feature_std: standard deviation of the unit vectors of the deepest level, 1 for uniformly distributed vectors,
-  0 for identical ones;
+- feature_std: standard deviation of the unit vectors of the deepest level, 1 for uniformly distributed
+  vectors, 0 for identical ones;
 - rank: the number of directions in which these vary (effective rank: Roy and Vetterli, EUSIPCO 2007);
-- probe: balanced accuracy of a linear classifier on the features of all levels, on annotated slices that it was
-  not fitted on (linear_probe.py); only with at least two annotated slices.
+- probe: balanced accuracy of a linear classifier on the features of all levels, on annotated slices that it
+  was not fitted on (linear_probe.py); only with at least two annotated slices.
 
 A fourth comes from the method: the standard deviation of the vectors that its loss compares. A method can
-collapse there, and learn nothing, while the encoder below still varies because its norms forbid constant maps.
+collapse there, and learn nothing, while the encoder's features still vary because its norms forbid constant
+maps.
 """
 
 from __future__ import annotations
@@ -196,8 +197,8 @@ def has_collapsed(start: Sample, sample: Sample, output: dict[int, float]) -> bo
 
 
 def curve_of(events: Sequence[Event], name: str) -> dict[int, float]:
-    """A logged scalar by step; a run that was killed and resumed has some steps twice, and the later one counts."""
-    metrics = [event for event in events if isinstance(event, Metric) and name in event.values]
+    """A logged scalar by step; of steps that a killed and resumed run logged twice, the later value
+    counts.""" metrics = [event for event in events if isinstance(event, Metric) and name in event.values]
     curve = {metric.step: metric.values[name] for metric in metrics}
     return dict(sorted(curve.items()))
 
@@ -230,9 +231,9 @@ def effective_rank(features: Tensor) -> float:
 def settled(losses: Sequence[float]) -> bool | None:
     """Whether the loss fell from the middle third to the last by no more than its noise or a hundredth.
 
-    Noise is twice the standard error of the two means, with the variance from differences of successive values,
-    which a slow trend does not affect (von Neumann, 1941). A hundredth refers to the total decrease of the
-    loss.
+    Noise is twice the standard error of the two means, with the variance from differences of successive
+    values, which a slow trend does not affect (von Neumann, 1941). A hundredth refers to the total decrease
+    of the loss.
 
     Args:
         losses: Logged losses in order.
@@ -258,9 +259,9 @@ def settled(losses: Sequence[float]) -> bool | None:
 def outlook(losses: dict[int, float], probes: dict[int, float]) -> str:
     """Whether more steps would help, as a sentence.
 
-    With annotated slices the probe decides, because losses that compare two networks may rise or fall for other
-    reasons. Every curve becomes flat at the end as the learning rate falls, so a short training never counts as
-    long enough.
+    With annotated slices the probe decides, because losses that compare two networks may rise or fall for
+    other reasons. Every curve becomes flat at the end as the learning rate falls, so a short training never
+    counts as long enough.
 
     Args:
         losses: Loss by step.

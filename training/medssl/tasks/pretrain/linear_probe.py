@@ -25,8 +25,8 @@ MAX_SCANS = 8
 FOLDS = 5
 """Number of groups of slices in the cross-validation."""
 RIDGE = 1.0
-"""Ridge penalty relative to the mean square of the features. With ten slices a weaker one overfits: the accuracy
-with random and with PGL weights was 0.37 and 0.55 for 1e-3, and 0.54 and 0.65 for 1."""
+"""Ridge penalty relative to the mean square of the features. With ten slices a weaker one overfits: the
+accuracy with random and with PGL weights was 0.37 and 0.55 for 1e-3, and 0.54 and 0.65 for 1."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def draw_annotated(
 
 
 def _draw_voxels(targets: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Positions (P, VOXELS, axes) and classes (P, VOXELS) of annotated voxels, classes of a crop equally likely."""
+    """Positions (P, VOXELS, axes) and classes (P, VOXELS) of annotated voxels, classes equally likely."""
     index, label = [], []
     for target in targets:
         flat = target.flatten()
@@ -129,8 +129,8 @@ def probe(vectors: Tensor, label: Tensor, slice_id: Tensor) -> Tensor | None:
         slice_id: Number of the slice of each vector, (N,) long.
 
     Returns:
-        Contribution of each slice to the accuracy, float64 (slices,); the sum is the accuracy, 0 .. 1. None if
-        fewer than two classes remain.
+        Contribution of each slice to the accuracy, float64 (slices,); the sum is the accuracy, 0 .. 1. None
+        if fewer than two classes remain.
     """
     slices, number = slice_id.unique(return_inverse=True)
     fold = number % FOLDS

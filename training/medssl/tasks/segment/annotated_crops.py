@@ -36,12 +36,12 @@ class Settings:
     ema_decay: float = 0.99
     """Decay of the moving average of the weights, which makes the predictions."""
     multiplanar: bool = True
-    """Whether scans with nearly cubic voxels are learned and segmented in all orientations (multiplanar.py)."""
+    """Whether to learn and segment scans with nearly cubic voxels in all orientations (multiplanar.py)."""
     multiplanar_prob: float = 0.33
     """Fraction of steps whose annotated crops have another orientation, in which an annotated slice is a
     line."""
     location_prior: bool = True
-    """Whether to use the relative positions of structures in annotated scans (inference/location_prior.py)."""
+    """Whether to use the relative positions of structures (inference/location_prior.py)."""
     posterior_smoothing: bool = True
     """Whether to smooth class posteriors spatially (inference/posterior_smoothing.py)."""
     first_head: bool = True

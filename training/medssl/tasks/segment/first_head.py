@@ -1,8 +1,8 @@
 """Initial segmentation head: a logistic regression on the features of annotated voxels.
 
-Pre-trained weights have no head for the classes of a project. With a random head the first steps would distort
-the features (LP-FT, Kumar et al., arXiv 2202.10054); with a fitted one the network segments before any
-training, and fine-tuning continues from there.
+Pre-trained weights have no head for the classes of a project. With a random head the first steps would
+distort the features (LP-FT, Kumar et al., arXiv 2202.10054); with a fitted one the network segments before
+any training, and fine-tuning continues from there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Local contrastive loss with pseudo-labels in fine-tuning (Chaitanya et al., arXiv 2112.09645; MedIA 87, 2023).
+"""Local contrastive loss with pseudo-labels (Chaitanya et al., arXiv 2112.09645; MedIA 87, 2023).
 
 The network labels unannotated voxels (pseudo_labels.py). These pseudo-labels never enter the segmentation
 loss; they only shape the features. A small head on the finest decoder map gives each pixel a vector h, which
@@ -89,8 +89,8 @@ class PseudoContrast(nn.Module):
         super().__init__()
         if painted < 2 and settings.background is False:
             raise UserError(
-                "Only one class is annotated, and without the background there is nothing to contrast it with; "
-                "remove background=false or annotate another class.",
+                "Only one class is annotated, and without the background there is nothing to contrast it "
+                "with; remove background=false or annotate another class.",
                 code="one-class",
             )
         self.settings, self.weight, self.classes = settings, settings.contrast_weight, classes
@@ -182,7 +182,7 @@ def intra(pixels: Pixels, temperature: float) -> Tensor:
 
 @full_precision
 def inter(first: Pixels, second: Pixels, temperature: float) -> Tensor:
-    """Contrast of the pixels of pairs of crops with the class means of both, over common classes; a scalar."""
+    """Contrast of the pixels of pairs of crops with the class means of both; a scalar."""
     shared = first.present & second.present
     means = [first.means, second.means]
     loss = _cross_entropy(first.anchors, means, shared, temperature)

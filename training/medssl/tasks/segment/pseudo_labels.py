@@ -33,7 +33,7 @@ from medssl.tasks.segment.smoothing_width import SmoothingWidth
 VOXELS_A_ROUND = {"cpu": 1_200_000, "cuda": 200_000_000}
 """Voxels labelled per round by device type: a few seconds of work."""
 SCANS_A_ROUND, SLICES_A_SCAN = 16, 16
-"""Scans per round, and minimum slices per scan: of a large scan only a slab of adjacent slices is labelled."""
+"""Scans per round, and minimum slices per scan: of a large scan only adjacent slices are labelled."""
 WHOLE_A_ROUND, LARGEST_WHOLE = 4, 1_000_000
 """With a location prior, at least so many scans of up to so many voxels are labelled as a whole: in a slab of
 few slices the prior cannot be aligned."""
@@ -255,7 +255,7 @@ class PseudoLabelSchedule(nn.Module):
         self.register_buffer("steps", torch.tensor(0))
         self.register_load_state_dict_pre_hook(_default_steps)
         self.current_round: int | None = None
-        """The round of the current pseudo-labels; None until the first call, as the training may be a resumed one."""
+        """Round of the current pseudo-labels; None until the first call, because a training may be resumed."""
 
     def remember(self, loss: Tensor) -> None:
         """Update the moving average (about twenty steps) of the loss on annotated voxels, on its device.
@@ -304,9 +304,9 @@ class PseudoLabelSchedule(nn.Module):
         return self.pseudo_labels if self.current_round else None
 
     def _label_scans(self, plan: Plan, generator: Generator) -> None:
-        """Make the pseudo-labels of the current round; draws depend on the training's seed and the round only."""
-        round_generator = Generator().manual_seed(generator.initial_seed() + (self.current_round or 0))
-        self.pseudo_labels.refresh(self.pseudo_labeller, plan, round_generator)
+        """Make the pseudo-labels of the current round; draws depend only on the training's seed and the
+        round.""" round_generator = Generator().manual_seed(generator.initial_seed() + (self.current_round or
+        0)) self.pseudo_labels.refresh(self.pseudo_labeller, plan, round_generator)
 
 
 def _default_steps(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:

@@ -70,8 +70,8 @@ def terms(
     if isinstance(settings, pseudo_contrast.Settings):
         if not settings.rounds:
             raise UserError(
-                f"{job.semi_supervised} needs rounds of pseudo-labels; set rounds to fractions of the training, "
-                'e.g. [0.35, 0.65], or set semi_supervised to "none".',
+                f"{job.semi_supervised} needs rounds of pseudo-labels; set rounds to fractions of the "
+                'training, e.g. [0.35, 0.65], or set semi_supervised to "none".',
                 code="bad-job",
             )
         with torch.random.fork_rng(devices=[]):

@@ -104,9 +104,8 @@ def take_validation_slice(
     )
     targets[scan] = targets[scan].clone()
     targets[scan][index] = IGNORE
-    emit(
-        Notice(f"Validation slice: {_name(held_out, plan)}. It is excluded from training and its Dice is shown.")
-    )
+    name = _name(held_out, plan)
+    emit(Notice(f"Validation slice: {name}. It is excluded from training, and its Dice is shown."))
     return replace(dataset, targets=tuple(targets)), held_out
 
 
