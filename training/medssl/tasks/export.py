@@ -1,4 +1,4 @@
-"""Export: predict missing segmentations, then write the labels and provenance of scans and a table of volumes."""
+"""Export: predict missing segmentations, then write labels, provenance and a table of volumes."""
 
 from __future__ import annotations
 

@@ -331,8 +331,8 @@ class _Report:
         self.sums, self.emitted_at = {}, time.monotonic()
         if not math.isfinite(values["loss"]):
             raise UserError(
-                f"The training diverged before step {self.position.step}: its loss is no longer finite. Start
-                " "it again with a smaller learning rate.",
+                f"The training diverged before step {self.position.step}: its loss is not finite. Start it "
+                "again with a smaller learning rate.",
                 code="diverged",
             )
         self.emit(Metric(self.position.step, values))

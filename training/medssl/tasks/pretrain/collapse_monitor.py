@@ -197,8 +197,8 @@ def has_collapsed(start: Sample, sample: Sample, output: dict[int, float]) -> bo
 
 
 def curve_of(events: Sequence[Event], name: str) -> dict[int, float]:
-    """A logged scalar by step; of steps that a killed and resumed run logged twice, the later value
-    counts.""" metrics = [event for event in events if isinstance(event, Metric) and name in event.values]
+    """A logged scalar by step; of steps that a killed and resumed run logged twice, the later counts."""
+    metrics = [event for event in events if isinstance(event, Metric) and name in event.values]
     curve = {metric.step: metric.values[name] for metric in metrics}
     return dict(sorted(curve.items()))
 

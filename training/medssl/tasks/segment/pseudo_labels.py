@@ -255,7 +255,7 @@ class PseudoLabelSchedule(nn.Module):
         self.register_buffer("steps", torch.tensor(0))
         self.register_load_state_dict_pre_hook(_default_steps)
         self.current_round: int | None = None
-        """Round of the current pseudo-labels; None until the first call, because a training may be resumed."""
+        """Round of the current pseudo-labels; None until the first call, for a training may be resumed."""
 
     def remember(self, loss: Tensor) -> None:
         """Update the moving average (about twenty steps) of the loss on annotated voxels, on its device.
@@ -304,9 +304,9 @@ class PseudoLabelSchedule(nn.Module):
         return self.pseudo_labels if self.current_round else None
 
     def _label_scans(self, plan: Plan, generator: Generator) -> None:
-        """Make the pseudo-labels of the current round; draws depend only on the training's seed and the
-        round.""" round_generator = Generator().manual_seed(generator.initial_seed() + (self.current_round or
-        0)) self.pseudo_labels.refresh(self.pseudo_labeller, plan, round_generator)
+        """Make the pseudo-labels of the current round; draws depend only on seed and round."""
+        round_generator = Generator().manual_seed(generator.initial_seed() + (self.current_round or 0))
+        self.pseudo_labels.refresh(self.pseudo_labeller, plan, round_generator)
 
 
 def _default_steps(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
