@@ -31,7 +31,7 @@ from medssl.tasks.pretrain.collapse_monitor import (
 from small import SHAPE, Events, job_of, make_project, run, seeded, stop_after
 from torch import nn
 
-PLAIN = "No collapse: the features differ from place to place."
+PLAIN = "No collapse: the features vary between locations."
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_the_card_and_the_last_notice_say_how_it_went(project: Project) -> None:
     assert 0 <= sample["probe"] <= 1 and 0 <= sample["probe_at_start"] <= 1
     assert events.of(Notice)[-1].text == sample["words"]
     assert sample["words"].startswith(PLAIN)
-    assert f"right in {100 * sample['probe']:.0f} % of voxels" in sample["words"]
+    assert f"accuracy of {100 * sample['probe']:.0f} %" in sample["words"]
     (first, start), *_, (last, end) = looks(events)
     assert (first, start["rank"], start["probe"]) == (0, sample["rank_at_start"], sample["probe_at_start"])
     assert (last, end["rank"], end["probe"]) == (10, sample["rank"], sample["probe"])
@@ -345,11 +345,11 @@ def look(probe: float) -> Sample:
 
 @pytest.mark.parametrize(
     ("end", "words"),
-    [(0.8, "80 % of voxels, better than"), (0.6, "60 % of voxels, no better than"), (0.4, "worse than with")],
+    [(0.8, "80 %, better than"), (0.6, "60 %, no better than"), (0.4, "worse than with")],
 )
 def test_the_words_set_the_probe_beside_random_weights(end: float, words: str) -> None:
     said = in_words(look(0.6), look(end), False, "The loss was still falling.")
-    assert words in said and "weights it started from (60 %)." in said
+    assert words in said and "initial weights (60 %)." in said
     assert said.startswith(PLAIN) and said.endswith("still falling.")
 
 

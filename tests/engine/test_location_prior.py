@@ -192,7 +192,7 @@ def test_a_fine_tuning_says_learns_and_keeps_it_and_a_prediction_asks_it(
 ) -> None:
     said = Events()
     result = run(job_of(kind, project), said)
-    assert any("keep their places" in each.text for each in said if hasattr(each, "text"))
+    assert any("relative position" in each.text for each in said if hasattr(each, "text"))
     made = project.run(result["run"])
     location_prior = read_location_prior(made.checkpoint, CPU)
     assert location_prior is not None
@@ -216,4 +216,4 @@ def test_it_can_be_left_out(project: Project) -> None:
     said = Events()
     result = run(replace(job, settings={**job.settings, "location_prior": False}), said)
     assert read_location_prior(project.run(result["run"]).checkpoint, CPU) is None
-    assert not any("keep their places" in each.text for each in said if hasattr(each, "text"))
+    assert not any("relative position" in each.text for each in said if hasattr(each, "text"))

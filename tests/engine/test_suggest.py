@@ -156,21 +156,23 @@ def test_another_scan_comes_before_one_that_is_painted_already_where_slices_are_
 
 # --- sentences ---------------------------------------------------------------------------------------
 
+MODEL = "On this slice the model is"
+
 
 @pytest.mark.parametrize(
     ("doubt", "novelty", "between", "anything", "said"),
     [
-        (1.0, 0.2, ["Left", "Right"], True, "Here the model is least sure between Left and Right."),
-        (0.7, 0.2, ["", "Posterior"], True, "Here the model is not sure at the border of Posterior."),
-        (0.1, 0.2, ["", "Liver"], True, "Here the model is a little unsure at the border of Liver."),
+        (1.0, 0.2, ["Left", "Right"], True, f"{MODEL} most uncertain between Left and Right."),
+        (0.7, 0.2, ["", "Posterior"], True, f"{MODEL} uncertain at the border of Posterior."),
+        (0.1, 0.2, ["", "Liver"], True, f"{MODEL} slightly uncertain at the border of Liver."),
         (
             1.0, 0.9, ["", "Liver"], True,
-            "Here the model is least sure at the border of Liver, and nothing like this is painted yet.",
+            f"{MODEL} most uncertain at the border of Liver, and no similar slice is annotated yet.",
         ),
-        (0.1, 0.9, ["", "Liver"], True, "Nothing like this is painted yet."),
-        (0.0, 0.9, [], True, "Nothing like this is painted yet."),
-        (0.0, 0.9, [], False, "Many slices look like this one: a good one to begin with."),
-        (0.0, 0.1, [], True, "This differs from the painted slices more than the others do."),
+        (0.1, 0.9, ["", "Liver"], True, "No similar slice is annotated yet."),
+        (0.0, 0.9, [], True, "No similar slice is annotated yet."),
+        (0.0, 0.9, [], False, "Many slices are similar to this one: a good slice to start with."),
+        (0.0, 0.1, [], True, "This slice differs most from the annotated ones."),
     ],
 )  # fmt: skip
 def test_why_is_one_plain_sentence(

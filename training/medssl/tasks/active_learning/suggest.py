@@ -143,7 +143,9 @@ def why(uncertainty: float, novelty: float, between: Sequence[str], any_annotate
         named = [name for name in between if name]
         where = {0: "", 1: " at the border of {0}", 2: " between {0} and {1}"}[len(named)].format(*named)
         adjective = " ".join(word for word in (degree, "uncertain") if word)
-        return f"The model is {adjective} here{where}" + (f", and {new}." if novelty >= NOVEL else ".")
+        return f"On this slice the model is {adjective}{where}" + (
+            f", and {new}." if novelty >= NOVEL else "."
+        )
     if not any_annotated:
         return "Many slices are similar to this one: a good slice to start with."
     if novelty >= NOVEL:
