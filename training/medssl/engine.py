@@ -153,7 +153,7 @@ def _train(
     else:
         assert isinstance(job, FinetuneJob)
         result = finetune(project, training_run, job, emit_logged, should_stop, stored, in_view)
-        # A stopped training predicts too: whoever stops wants to see what there is.
+        # A stopped training predicts too, so that its result can be inspected.
         predict_scans(project, training_run, job.predict_scans, job.device, emit_logged, lambda: False)
     emit_logged(Done(bool(result["stopped"]), result))
     return result

@@ -96,7 +96,7 @@ def pretrain(
             later.
     """
     find(job.method)  # before anything is loaded
-    if resume:  # it started from what its card says; before weights shipped, from random ones
+    if resume:  # the card names the initial weights; cards older than the shipped weights mean random ones
         job = replace(job, weights=resume[1]["job"].get("weights") or RANDOM)
     job = with_weights(job)
     start = load_start(project, job.weights)

@@ -62,13 +62,13 @@ class LivePreview:
 
     def update_when_due(self, network: Network, plan: Plan) -> None:
         """Emit a preview if one is due and the slice on the screen can be segmented."""
-        place = self._in_view()
+        view = self._in_view()
         now = time.monotonic()
-        if place is None or not self._is_valid(place, plan) or not self._due(place, now):
+        if view is None or not self._is_valid(view, plan) or not self._due(view, now):
             return
-        first, self._last = self._segmented_at is None, place
+        first, self._last = self._segmented_at is None, view
         try:
-            labels = self._segment(network, plan, place)
+            labels = self._segment(network, plan, view)
         except (UserError, OSError):  # the scan's file is missing: the training continues without previews
             labels = None
         except (RuntimeError, MemoryError) as error:
@@ -82,33 +82,33 @@ class LivePreview:
             self._last_duration_s = self._segmented_at - now
             self._spent_s += self._last_duration_s
         if labels is not None:
-            self._emit(SlicePreview.of(place, labels))
+            self._emit(SlicePreview.of(view, labels))
 
-    def _is_valid(self, place: SliceInView, plan: Plan) -> bool:
-        scan = self._project.scans.get(place.scan)
-        if scan is None or place.axis != plan.slice_axis:
+    def _is_valid(self, view: SliceInView, plan: Plan) -> bool:
+        scan = self._project.scans.get(view.scan)
+        if scan is None or view.axis != plan.slice_axis:
             return False
-        return 0 <= place.index < scan.geometry.shape_zyx[place.axis]
+        return 0 <= view.index < scan.geometry.shape_zyx[view.axis]
 
-    def _due(self, place: SliceInView, now: float) -> bool:
+    def _due(self, view: SliceInView, now: float) -> bool:
         if self._segmented_at is None:
             return True
-        same = place == self._last
+        same = view == self._last
         max_fraction = TIME_FRACTION if same else SCROLLING_TIME_FRACTION
         if same and now - self._segmented_at < EVERY_S:
             return False
         return self._spent_s + self._last_duration_s <= max_fraction * (now - self._began)
 
     @devices.full_precision
-    def _segment(self, network: Network, plan: Plan, place: SliceInView) -> np.ndarray:
+    def _segment(self, network: Network, plan: Plan, view: SliceInView) -> np.ndarray:
         """Class ids of the slice, uint8 (rows, columns)."""
-        spacing = self._project.scans[place.scan].geometry.spacing_mm
+        spacing = self._project.scans[view.scan].geometry.spacing_mm
         work_spacing = [spacing[axis] for axis in plan.work_axes]
-        if self._slab is None or self._slab[0] != place:
-            work = np.transpose(self._project.image(place.scan), plan.work_axes)
+        if self._slab is None or self._slab[0] != view:
+            work = np.transpose(self._project.image(view.scan), plan.work_axes)
             margin = radius(plan, work_spacing)
-            first, last = max(0, place.index - margin), min(len(work), place.index + margin + 1)
-            self._slab = place, slab_of(work, first, last, self._device), place.index - first
+            first, last = max(0, view.index - margin), min(len(work), view.index + margin + 1)
+            self._slab = view, slab_of(work, first, last, self._device), view.index - first
         _, slab, offset = self._slab
         labels = segment_work(network, replace(plan, multiplanar=False), slab, work_spacing, self._device)
         return self._ids[labels[offset].cpu().numpy()]
