@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from medssl.core.errors import UserError
-from medssl.core.labels.relabel import annotated_slices, describe
+from medssl.core.labels.relabel import annotated_slices, describe, relabel
 from medssl.core.project.project import Project
 from qtpy.QtWidgets import QInputDialog, QWidget
 
@@ -51,9 +51,9 @@ class ClassRemoval:
         chosen, agreed = QInputDialog.getItem(self.parent, "Delete class", text, choices, 0, False)
         if agreed:
             into = 0 if chosen == NOT_ANNOTATED else others[choices.index(chosen)].id
-            self.turn(class_id, into, list(slices_by_scan))
+            self.relabel(class_id, into, list(slices_by_scan))
 
-    def turn(self, class_id: int, into: int, scans: list[str]) -> None:
+    def relabel(self, class_id: int, into: int, scans: list[str]) -> None:
         """Relabel the strokes of a class, then delete it.
 
         Args:
@@ -65,7 +65,7 @@ class ClassRemoval:
         self.workspace.autosave.flush()
         self._lock(True)
         self._worker.submit(
-            lambda: _turned(project, scans, class_id, into),
+            lambda: _relabelled(project, scans, class_id, into),
             lambda _result: self._delete(class_id),
             lambda: self._lock(False),
         )
@@ -85,7 +85,7 @@ class ClassRemoval:
         self.session.classes_changed.emit()
 
 
-def _turned(project: Project, scans: list[str], class_id: int, into: int) -> Iterator[None]:
+def _relabelled(project: Project, scans: list[str], class_id: int, into: int) -> Iterator[None]:
     """In a thread."""
     relabel(project, scans, class_id, into)
     yield

@@ -31,7 +31,7 @@ from medssl.tasks.pretrain.collapse_monitor import (
 from small import SHAPE, Events, job_of, make_project, run, seeded, stop_after
 from torch import nn
 
-PLAIN = "No collapse: the features differ from place to place."
+PLAIN = "No collapse: the features vary between locations."
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def project(tmp_path: Path) -> Project:
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every look is taken, whatever it costs, and every step's numbers are heard, however fast they come."""
-    monkeypatch.setattr(collapse_monitor, "SHARE", math.inf)
+    monkeypatch.setattr(collapse_monitor, "TIME_FRACTION", math.inf)
     monkeypatch.setattr(loop, "REPORT_EVERY_S", -1.0)
 
 
@@ -93,7 +93,7 @@ def test_the_card_and_the_last_notice_say_how_it_went(project: Project) -> None:
     assert 0 <= sample["probe"] <= 1 and 0 <= sample["probe_at_start"] <= 1
     assert events.of(Notice)[-1].text == sample["words"]
     assert sample["words"].startswith(PLAIN)
-    assert f"right in {100 * sample['probe']:.0f} % of voxels" in sample["words"]
+    assert f"accuracy of {100 * sample['probe']:.0f} %" in sample["words"]
     (first, start), *_, (last, end) = looks(events)
     assert (first, start["rank"], start["probe"]) == (0, sample["rank_at_start"], sample["probe_at_start"])
     assert (last, end["rank"], end["probe"]) == (10, sample["rank"], sample["probe"])
@@ -108,7 +108,7 @@ def test_numbers_are_said_at_the_quarters(project: Project, often: None, monkeyp
 
 
 def test_looks_that_cost_too_much_are_left_out_but_for_the_last(project: Project, monkeypatch: Any) -> None:
-    monkeypatch.setattr(collapse_monitor, "SHARE", 0)
+    monkeypatch.setattr(collapse_monitor, "TIME_FRACTION", 0)
     events = Events()
     run(job_of("mae", project, steps=8), events)
     assert [step for step, _ in looks(events)] == [0, 8]
@@ -142,7 +142,7 @@ def test_the_card_inside_the_checkpoint_says_the_same(project: Project) -> None:
 def test_looking_changes_no_weight(project: Project, method: str, monkeypatch: Any) -> None:
     tensors = []
     for share in (0, math.inf):
-        monkeypatch.setattr(collapse_monitor, "SHARE", share)
+        monkeypatch.setattr(collapse_monitor, "TIME_FRACTION", share)
         result = run(job_of(method, project, steps=4))
         tensors.append(checkpoint.load(project.run(result["run"]).checkpoint)[0])
     assert all(torch.equal(tensor, tensors[1][name]) for name, tensor in tensors[0].items())
@@ -172,13 +172,13 @@ def test_a_look_takes_no_more_patches_at_once_than_a_step(project: Project, monk
 
 
 def test_the_first_look_takes_nothing_of_the_training_s_time(project: Project, monkeypatch: Any) -> None:
-    plain = collapse_monitor.CollapseMonitor.look
+    plain = collapse_monitor.CollapseMonitor.evaluate
 
     def slow(self: collapse_monitor.CollapseMonitor, network: Any) -> Sample:
         time.sleep(1)
         return plain(self, network)
 
-    monkeypatch.setattr(collapse_monitor.CollapseMonitor, "look", slow)
+    monkeypatch.setattr(collapse_monitor.CollapseMonitor, "evaluate", slow)
     assert run(job_of("mae", project, steps=None, minutes=0.5 / 60))["step"] > 0
 
 
@@ -345,11 +345,11 @@ def look(probe: float) -> Sample:
 
 @pytest.mark.parametrize(
     ("end", "words"),
-    [(0.8, "80 % of voxels, better than"), (0.6, "60 % of voxels, no better than"), (0.4, "worse than with")],
+    [(0.8, "80 %, better than"), (0.6, "60 %, no better than"), (0.4, "worse than with")],
 )
 def test_the_words_set_the_probe_beside_random_weights(end: float, words: str) -> None:
     said = in_words(look(0.6), look(end), False, "The loss was still falling.")
-    assert words in said and "weights it started from (60 %)." in said
+    assert words in said and "initial weights (60 %)." in said
     assert said.startswith(PLAIN) and said.endswith("still falling.")
 
 

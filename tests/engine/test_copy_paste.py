@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from medssl.tasks.segment.copy_paste import SIDES, paste
+from medssl.tasks.segment.copy_paste import BOX_SIZE, paste
 from small import seeded
 from torch import Tensor
 
@@ -26,7 +26,7 @@ def test_images_and_labels_are_pasted_alike_and_only_as_boxes(dims: int) -> None
         low, high = places.amin(0), places.amax(0) + 1
         assert one.sum() == (high - low).prod()
         for side, length in zip((high - low).tolist(), SIZES[dims], strict=True):
-            assert SIDES[0] * length - 1 <= side <= SIDES[1] * length + 1
+            assert BOX_SIZE[0] * length - 1 <= side <= BOX_SIZE[1] * length + 1
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])

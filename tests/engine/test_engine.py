@@ -167,7 +167,7 @@ def test_fine_tuning_starts_from_pre_trained_weights(project: Project, method: s
     parts = {"encoder", "decoder"} if method == "mae" else {"encoder"}
     filled = [name for name in checkpoint.unpack("modules.network", after) if name.split(".")[0] in parts]
     assert same >= set(filled)
-    assert f"Starting from {len(filled)} of" in events.of(Notice)[0].text
+    assert f"{len(filled)} of" in events.of(Notice)[0].text
     assert result["run"].endswith(f"from-{method}")
 
 

@@ -103,7 +103,7 @@ def test_what_the_training_would_refuse_the_estimate_refuses_too(tmp_path: Path)
     with pytest.raises(UserError) as caught:
         run(EstimateJob(str(project.root), training=to_json(job)))
     assert caught.value.code == "no-annotation"
-    with pytest.raises(UserError, match="does not train"):
+    with pytest.raises(UserError, match="is not a training"):
         run(EstimateJob(str(project.root), training=to_json(SuggestJob(str(project.root)))))
 
 

@@ -97,9 +97,7 @@ def left_alone(job: Path) -> Event:
 
 def went_on_from(events: list[Event], reached: int) -> bool:
     """Whether a child that lived to say so went on from the last announced checkpoint or a later one."""
-    said = [
-        event.text for event in events if isinstance(event, Notice) and "Going on from step" in event.text
-    ]
+    said = [event.text for event in events if isinstance(event, Notice) and "Resuming at step" in event.text]
     return all(int(text.split("step ")[1].split(",")[0]) >= reached for text in said)
 
 

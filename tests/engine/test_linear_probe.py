@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 from medssl.core.project.project import Annotation, Project
-from medssl.tasks.pretrain.linear_probe import PaintedVoxels, draw_painted, probe, surely, voxel_features
+from medssl.tasks.pretrain.linear_probe import (
+    AnnotatedSample,
+    compare_slices,
+    draw_annotated,
+    probe,
+    voxel_features,
+)
 from small import CPU, make_project, plan, seeded
 from torch import Tensor
 
@@ -74,17 +80,17 @@ def test_nothing_to_tell_apart_is_no_number() -> None:
 def test_what_most_slices_say_is_sure_and_what_one_says_is_not() -> None:
     base = torch.full((10,), 0.06)
     steady = 0.01 + 0.001 * torch.randn(10, generator=seeded())
-    assert surely(base + steady, base) == 1
-    assert surely(base, base + steady) == -1
-    assert surely(base, base) == 0
-    assert surely(base + 0.1 * torch.eye(10)[0], base) == 0
+    assert compare_slices(base + steady, base) == 1
+    assert compare_slices(base, base + steady) == -1
+    assert compare_slices(base, base) == 0
+    assert compare_slices(base + 0.1 * torch.eye(10)[0], base) == 0
 
 
 @pytest.mark.parametrize(("dims", "axis"), [(2, 0), (2, 2), (3, 0)])
 def test_voxels_are_where_their_class_was_painted(tmp_path: Path, dims: int, axis: int) -> None:
     """In the block phantom the class is bright: the image under each voxel says which it is."""
     project = make_project(tmp_path, slices=5, axis=axis)
-    painted = draw_painted(project, plan(dims, slice_axis=axis), CPU, seeded())
+    painted = draw_annotated(project, plan(dims, slice_axis=axis), CPU, seeded())
     assert painted is not None
     shown = painted.images[:, 1] if dims == 2 else painted.images[:, 0]
     at = painted.index.reshape(len(shown), -1, dims)
@@ -94,13 +100,13 @@ def test_voxels_are_where_their_class_was_painted(tmp_path: Path, dims: int, axi
     assert 0.3 < painted.label.float().mean() < 0.7
     annotation = project.annotation(project.annotated()[0])
     assert annotation is not None
-    assert set(painted.place.tolist()) <= {index for _, index in annotation.complete}
-    assert len(painted.place.unique()) > 1
+    assert set(painted.slice_id.tolist()) <= {index for _, index in annotation.complete}
+    assert len(painted.slice_id.unique()) > 1
 
 
 def test_voxels_are_drawn_by_the_seed(tmp_path: Path) -> None:
     project = make_project(tmp_path)
-    first, again, other = (draw_painted(project, plan(), CPU, seeded(seed)) for seed in (1, 1, 2))
+    first, again, other = (draw_annotated(project, plan(), CPU, seeded(seed)) for seed in (1, 1, 2))
     assert first is not None and again is not None and other is not None
     assert torch.equal(first.images, again.images) and torch.equal(first.index, again.index)
     assert not torch.equal(first.index, other.index)
@@ -111,10 +117,10 @@ def test_where_nothing_can_be_told_apart_there_is_no_probe(tmp_path: Path) -> No
     (scan,) = project.annotated()
     labels = np.zeros(project.scans[scan].geometry.shape_zyx, np.uint8)
     project.save_annotation(scan, Annotation(labels, ((0, 3), (0, 5))))  # background only
-    assert draw_painted(project, plan(), CPU, seeded()) is None
+    assert draw_annotated(project, plan(), CPU, seeded()) is None
     project.save_annotation(scan, Annotation(labels))
-    assert draw_painted(project, plan(), CPU, seeded()) is None
-    assert draw_painted(Project.create(tmp_path / "empty"), plan(), CPU, seeded()) is None
+    assert draw_annotated(project, plan(), CPU, seeded()) is None
+    assert draw_annotated(Project.create(tmp_path / "empty"), plan(), CPU, seeded()) is None
 
 
 class Looking:
@@ -133,7 +139,7 @@ class Looking:
 def test_features_are_read_where_the_voxel_lies(size: tuple[int, ...]) -> None:
     image = torch.rand(3, 1, *size, generator=seeded())
     index = torch.stack([torch.randint(length, (3, 20), generator=seeded(1)) for length in size], dim=-1)
-    painted = PaintedVoxels(image, index, torch.zeros(60), torch.zeros(60))
+    painted = AnnotatedSample(image, index, torch.zeros(60), torch.zeros(60))
     vectors = voxel_features(Looking(), painted, batch=2)  # type: ignore[arg-type]
     values = torch.stack([each[0][tuple(at.T)] for each, at in zip(image, index, strict=True)]).flatten()
     assert vectors.shape == (60, 4)

@@ -13,7 +13,7 @@ from medssl.core.project.project import IGNORE, LabelClass, Project
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.models import checkpoint
 from medssl.tasks.inference.location_prior import (
-    FAR_OFF,
+    FAR_FACTOR,
     LocationPrior,
     fit_location_prior,
     read_location_prior,
@@ -90,15 +90,15 @@ def test_factors_lie_between_far_off_and_one() -> None:
     factors = layout_of(*TWO).where(*predicted(boxes(PLACES)), (1.0, 1.0, 1.0))
     assert factors.shape[0] == 3
     assert factors.max() == 1
-    assert factors.min() >= FAR_OFF
-    assert factors.min() < FAR_OFF + 0.05
+    assert factors.min() >= FAR_FACTOR
+    assert factors.min() < FAR_FACTOR + 0.05
 
 
 def test_a_class_that_keeps_no_place_may_lie_anywhere() -> None:
     elsewhere = {**PLACES, 3: (0, 40, 0)}
     location_prior = layout_of(painted(boxes(PLACES)), painted(boxes(elsewhere)))
     assert location_prior.reach_mm.isinf().tolist() == [False, False, True]
-    assert (location_prior.where(*predicted(boxes(PLACES)), (1.0, 1.0, 1.0))[2] == 1).all()
+    assert (location_prior.aligned_factors(*predicted(boxes(PLACES)), (1.0, 1.0, 1.0))[2] == 1).all()
 
 
 def test_a_structure_may_go_on_beyond_the_outermost_painted_slice() -> None:
@@ -153,7 +153,7 @@ def test_a_decision_leaves_out_what_does_not_belong() -> None:
     for part in scores.split(7):
         plain.add(part)
         apply.add(part)
-    apply.place(layout_of(*TWO), (1.0, 1.0, 1.0))
+    apply.apply_prior(layout_of(*TWO), (1.0, 1.0, 1.0))
     assert (plain.labels()[decoy] == 1).all()
     found = apply.labels()
     assert (found[decoy] == 0).all()
@@ -192,7 +192,7 @@ def test_a_fine_tuning_says_learns_and_keeps_it_and_a_prediction_asks_it(
 ) -> None:
     said = Events()
     result = run(job_of(kind, project), said)
-    assert any("keep their places" in each.text for each in said if hasattr(each, "text"))
+    assert any("relative position" in each.text for each in said if hasattr(each, "text"))
     made = project.run(result["run"])
     location_prior = read_location_prior(made.checkpoint, CPU)
     assert location_prior is not None
@@ -216,4 +216,4 @@ def test_it_can_be_left_out(project: Project) -> None:
     said = Events()
     result = run(replace(job, settings={**job.settings, "location_prior": False}), said)
     assert read_location_prior(project.run(result["run"]).checkpoint, CPU) is None
-    assert not any("keep their places" in each.text for each in said if hasattr(each, "text"))
+    assert not any("relative position" in each.text for each in said if hasattr(each, "text"))

@@ -246,7 +246,7 @@ def test_with_one_painted_class_the_background_is_contrasted_too() -> None:
 
 
 def test_one_class_without_the_background_is_refused() -> None:
-    with pytest.raises(UserError, match="Only one class is painted") as caught:
+    with pytest.raises(UserError, match="Only one class") as caught:
         PseudoContrast(plan(), Settings(background=False), 2, painted=1)
     assert caught.value.code == "one-class"
 

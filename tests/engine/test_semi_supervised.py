@@ -242,4 +242,4 @@ def test_classes_that_nobody_painted_do_not_count(project: Project) -> None:
         FinetuneJob("nowhere", semi_supervised="pseudo_contrast"), plan(), settings, voxels, 3, events
     )
     assert terms["contrast"].background
-    assert "One class is painted" in events[0].text
+    assert "one class is annotated" in events[0].text

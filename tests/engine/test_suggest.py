@@ -21,7 +21,7 @@ from medssl.core.jobs import SuggestJob
 from medssl.core.project.project import Annotation, LabelClass, Project
 from medssl.tasks.active_learning import suggest
 from medssl.tasks.active_learning.suggest import newest_weights, rank, why
-from medssl.tasks.active_learning.uncertainty import together, turn, uncertainty
+from medssl.tasks.active_learning.uncertainty import adjacent_groups, rotate, uncertainty
 from small import (
     CPU,
     Events,
@@ -156,21 +156,23 @@ def test_another_scan_comes_before_one_that_is_painted_already_where_slices_are_
 
 # --- sentences ---------------------------------------------------------------------------------------
 
+MODEL = "On this slice the model is"
+
 
 @pytest.mark.parametrize(
     ("doubt", "novelty", "between", "anything", "said"),
     [
-        (1.0, 0.2, ["Left", "Right"], True, "Here the model is least sure between Left and Right."),
-        (0.7, 0.2, ["", "Posterior"], True, "Here the model is not sure at the border of Posterior."),
-        (0.1, 0.2, ["", "Liver"], True, "Here the model is a little unsure at the border of Liver."),
+        (1.0, 0.2, ["Left", "Right"], True, f"{MODEL} most uncertain between Left and Right."),
+        (0.7, 0.2, ["", "Posterior"], True, f"{MODEL} uncertain at the border of Posterior."),
+        (0.1, 0.2, ["", "Liver"], True, f"{MODEL} slightly uncertain at the border of Liver."),
         (
             1.0, 0.9, ["", "Liver"], True,
-            "Here the model is least sure at the border of Liver, and nothing like this is painted yet.",
+            f"{MODEL} most uncertain at the border of Liver, and no similar slice is annotated yet.",
         ),
-        (0.1, 0.9, ["", "Liver"], True, "Nothing like this is painted yet."),
-        (0.0, 0.9, [], True, "Nothing like this is painted yet."),
-        (0.0, 0.9, [], False, "Many slices look like this one: a good one to begin with."),
-        (0.0, 0.1, [], True, "This differs from the painted slices more than the others do."),
+        (0.1, 0.9, ["", "Liver"], True, "No similar slice is annotated yet."),
+        (0.0, 0.9, [], True, "No similar slice is annotated yet."),
+        (0.0, 0.9, [], False, "Many slices are similar to this one: a good slice to start with."),
+        (0.0, 0.1, [], True, "This slice differs most from the annotated ones."),
     ],
 )  # fmt: skip
 def test_why_is_one_plain_sentence(
@@ -208,17 +210,17 @@ def test_a_thumbnail_keeps_means(length: int) -> None:
 
 
 def test_neighbours_are_looked_at_together() -> None:
-    assert list(together([1, 2, 3, 7, 9, 10])) == [[1, 2, 3], [7], [9, 10]]
-    assert [len(group) for group in together(range(40))] == [16, 16, 8]
+    assert list(adjacent_groups([1, 2, 3, 7, 9, 10])) == [[1, 2, 3], [7], [9, 10]]
+    assert [len(group) for group in adjacent_groups(range(40))] == [16, 16, 8]
 
 
 def test_turning_back_and_forth_changes_little_in_the_middle() -> None:
     rows, columns = torch.meshgrid(torch.arange(40.0), torch.arange(24.0), indexing="ij")
     image = (torch.sin(rows / 4) + torch.cos(columns / 5))[None, None]
-    back = turn(turn(image, 0.2), -0.2)
+    back = rotate(rotate(image, 0.2), -0.2)
     middle = (..., slice(10, 30), slice(8, 16))
     assert (back - image)[middle].abs().max() < 0.1
-    assert (turn(image, 0.2) - image)[middle].abs().max() > 0.2
+    assert (rotate(image, 0.2) - image)[middle].abs().max() > 0.2
 
 
 class Edge(torch.nn.Module):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from medssl.tasks.inference.threshold import LOWEST, DiceOptimalLabels
+from medssl.tasks.inference.threshold import MIN_THRESHOLD, DiceOptimalLabels
 from torch import Tensor
 
 
@@ -43,7 +43,8 @@ def expected_dice(label: Tensor, probability: Tensor, draws: int = 200) -> float
 def test_no_threshold_is_expected_to_give_a_better_dice(sharp: float, height: float) -> None:
     probability = blob(sharp, height)
     ours = expected_dice(decided(scores_of(probability)), probability)
-    others = [expected_dice(probability >= level, probability) for level in np.arange(LOWEST, 0.9, 0.05)]
+    levels = np.arange(MIN_THRESHOLD, 0.9, 0.05)
+    others = [expected_dice(probability >= level, probability) for level in levels]
     assert ours > max(others) - 0.005
 
 

@@ -32,7 +32,7 @@ say("started", run="")
 """
 ANSWERS = """
 sentence = "Here the model is least sure between One and Two."
-say("progress", phase="looking at slices", fraction=0.5)
+say("progress", phase="scoring slices", fraction=0.5)
 say("done", result={"run": None, "stopped": False, "suggestions": [
     dict(scan=scan, axis=axis, index=index, reason=sentence, expected_error_mm2=3.0, novelty=0.25)
     for scan, axis, index in PLACES]})

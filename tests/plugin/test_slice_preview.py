@@ -374,7 +374,7 @@ REAL = """
 import sys
 from pathlib import Path
 from medssl import worker
-worker.POLITENESS = 0  # the test waits for it
+worker.NICENESS = 0  # the test waits for it
 sys.exit(worker.run(Path(sys.argv[-1])))
 """
 

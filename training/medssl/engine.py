@@ -1,4 +1,4 @@
-"""The engine's one door: run a job, whatever it is."""
+"""Run any job of the engine: the single entry point of the command line, the worker and the tests."""
 
 from __future__ import annotations
 
@@ -29,15 +29,17 @@ from medssl.core.project.runs import refuse_collapsed
 from medssl.core.shipped import RANDOM
 
 InView = Callable[[], SliceInView | None]
+"""Returns the slice that the viewer shows, None while it is unknown."""
 
 
 def load(has_job: Callable[[], bool] = lambda: False) -> None:
-    """Import what jobs need, before there is one: it takes seconds.
+    """Import the modules that jobs need ahead of the first job, which takes seconds.
 
-    Ends early once `has_job` says so: the job imports what it needs.
+    Args:
+        has_job: Returns True once a job has arrived; the import then ends, because the job imports the rest.
     """
-    parts = ("inference.predict", "inference.features", "segment.finetune", "pretrain.pretrain")
-    for name in ("torch", *(f"medssl.tasks.{part}" for part in parts)):
+    tasks = ("inference.predict", "inference.features", "segment.finetune", "pretrain.pretrain")
+    for name in ("torch", *(f"medssl.tasks.{task}" for task in tasks)):
         if has_job():
             return
         import_module(name)
@@ -49,35 +51,50 @@ def load(has_job: Callable[[], bool] = lambda: False) -> None:
 def run(
     job: Job, emit: Emit, should_stop: Callable[[], bool], in_view: InView | None = None
 ) -> dict[str, Any]:
-    """Carry out a job; returns the result that its Done event carries too.
+    """Run a job to its end.
 
-    emit: gets every event, Started first and Done last; they are also kept in the run's events.jsonl, but for
-    previews of slices. should_stop: asked after every step. in_view: asked during a fine-tuning for the slice
-    on the screen, of which it then emits previews; without it there are none.
+    Args:
+        job: Any job of `medssl.core.jobs`.
+        emit: Receives every event, Started first and Done last. A training also appends them to
+            `events.jsonl` in its run folder, except for slice previews.
+        should_stop: Called after every step; the job ends with a checkpoint once it returns True.
+        in_view: Called during fine-tuning for the slice on the screen, of which previews are emitted.
+            Without it there are no previews.
 
-    Raises UserError for whatever the user can put right; the caller makes a Failed event of it.
+    Returns:
+        The result of the job, JSON-able; the Done event carries the same.
+
+    Raises:
+        UserError: For anything that the user can correct; the caller turns it into a Failed event.
+
+    Example:
+        >>> job = PretrainJob(project="/data/liver", method="mae", minutes=5)
+        >>> result = run(job, emit=print, should_stop=lambda: False)
+        >>> result["run"]
+        '0001-pretrain-mae'
     """
     project = Project.open(Path(job.project))
-    # Imported here and below, after the project proved to be in order: torch takes seconds.
+    # Imported here and below, once the project has been opened without an error: torch takes seconds.
     from medssl.nn import devices
 
     try:
         if isinstance(job, TrainingJob):
             return _train(project, job, emit, should_stop, in_view)
-        return _use(project, job, emit, should_stop)
+        return _run_task(project, job, emit, should_stop)
     except (RuntimeError, MemoryError) as error:
         if not devices.out_of_memory(error):
             raise
         raise UserError(
-            "The device has too little memory for these scans; close other programs or choose --device cpu.",
+            "The device does not have enough memory for these scans; close other programs or choose "
+            "--device cpu.",
             code="memory",
         ) from error
 
 
-def _use(project: Project, job: Job, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]:
-    """Everything that does not train: predict, features, export, suggest slices, estimate a training."""
+def _run_task(project: Project, job: Job, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]:
+    """Run a job that does not train: predict, features, export, suggest or estimate."""
     if isinstance(job, PredictJob | FeaturesJob | ExportJob):
-        _known_scans(project, job.scans)
+        _check_scans(project, job.scans)
     if isinstance(job, PredictJob):
         from medssl.tasks.inference.predict import predict
 
@@ -95,11 +112,11 @@ def _use(project: Project, job: Job, emit: Emit, should_stop: Callable[[], bool]
 
         result = suggest(project, job, emit, should_stop)
     elif isinstance(job, EstimateJob):
-        from medssl.tasks.profiling import rehearse
+        from medssl.tasks.profiling import profile
 
-        result = rehearse(project, job, emit, should_stop)
+        result = profile(project, job, emit, should_stop)
     else:
-        raise UserError(f"{job!r} is no job of this engine; see `medssl run --help`.", code="bad-job")
+        raise UserError(f"{job!r} is not a job of this engine; see `medssl run --help`.", code="bad-job")
     emit(Done(bool(result["stopped"]), result))
     return result
 
@@ -107,7 +124,7 @@ def _use(project: Project, job: Job, emit: Emit, should_stop: Callable[[], bool]
 def _train(
     project: Project, job: TrainingJob, emit: Emit, should_stop: Callable[[], bool], in_view: InView | None
 ) -> dict[str, Any]:
-    """Pre-train or fine-tune in a run folder of its own, or go on with the run that `job.resume` names."""
+    """Pre-train or fine-tune in a new run folder, or resume the run that `job.resume` names."""
     from medssl.nn.models import checkpoint
     from medssl.tasks.inference.predict import predict_scans
     from medssl.tasks.pretrain.pretrain import pretrain
@@ -115,74 +132,75 @@ def _train(
 
     if isinstance(job, FinetuneJob):
         check_annotations(project)
-        _known_scans(project, job.predict_scans)
+        _check_scans(project, job.predict_scans)
         if job.weights not in (None, RANDOM):
             refuse_collapsed(project.run(job.weights))
     if job.steps is None and job.minutes is None and job.resume is None:
         job = replace(job, minutes=jobs.MINUTES)
     stored = None
     if job.resume:
-        chosen = project.run(job.resume)
-        job = _resumed(chosen, job)
-        remove_unfinished(chosen.folder)
-        if chosen.checkpoint.exists():
-            stored = checkpoint.load(chosen.checkpoint)
+        training_run = project.run(job.resume)
+        job = _resumed_job(training_run, job)
+        remove_unfinished(training_run.folder)
+        if training_run.checkpoint.exists():
+            stored = checkpoint.load(training_run.checkpoint)
     else:
-        name = job.method if isinstance(job, PretrainJob) else "from-" + _origin(project, job)
-        chosen = project.new_run(jobs.kind_of(job), jobs.to_json(job), name)
-    say = _kept(emit, chosen.folder / "events.jsonl")
+        name = job.method if isinstance(job, PretrainJob) else "from-" + _origin_name(project, job)
+        training_run = project.new_run(jobs.kind_of(job), jobs.to_json(job), name)
+    emit_logged = _logged(emit, training_run.folder / "events.jsonl")
     if isinstance(job, PretrainJob):
-        result = pretrain(project, chosen, job, say, should_stop, stored)
+        result = pretrain(project, training_run, job, emit_logged, should_stop, stored)
     else:
         assert isinstance(job, FinetuneJob)
-        result = finetune(project, chosen, job, say, should_stop, stored, in_view)
-        # A stopped training predicts too: whoever stops wants to see what there is.
-        predict_scans(project, chosen, job.predict_scans, job.device, say, lambda: False)
-    say(Done(bool(result["stopped"]), result))
+        result = finetune(project, training_run, job, emit_logged, should_stop, stored, in_view)
+        # A stopped training predicts too, so that its result can be inspected.
+        predict_scans(project, training_run, job.predict_scans, job.device, emit_logged, lambda: False)
+    emit_logged(Done(bool(result["stopped"]), result))
     return result
 
 
-def _kept(emit: Emit, path: Path) -> Emit:
-    """An Emit that also adds each event to the file at `path`, but for previews of slices."""
+def _logged(emit: Emit, path: Path) -> Emit:
+    """An Emit that also appends each event to the log at `path`, except for slice previews."""
 
-    def say(event: Event) -> None:
+    def emit_logged(event: Event) -> None:
         if not isinstance(event, SlicePreview):
-            # A log that a full disk cut short is no reason to end a training; its checkpoints will say so.
+            # A log cut short by a full disk must not end the training; saving a checkpoint raises the error.
             with suppress(OSError), path.open("a", encoding="utf-8") as log:
                 log.write(to_line(event) + "\n")
         emit(event)
 
-    return say
+    return emit_logged
 
 
-def _origin(project: Project, job: TrainingJob) -> str:
+def _origin_name(project: Project, job: TrainingJob) -> str:
+    """What the weights of a fine-tuning come from: a method's name, "finetuned" or "random"."""
     weights = getattr(job, "weights", None)
     if weights in (None, RANDOM):
         return RANDOM
     return str(project.run(weights).job.get("method", "finetuned"))
 
 
-def _resumed(chosen: Run, job: TrainingJob) -> TrainingJob:
-    """The run's own job, with a new budget and device where they are given."""
-    if chosen.kind != jobs.kind_of(job):
+def _resumed_job(training_run: Run, job: TrainingJob) -> TrainingJob:
+    """The job of the run to resume, with the new budget and device where they are given."""
+    if training_run.kind != jobs.kind_of(job):
         raise UserError(
-            f"{chosen.id} is a {chosen.kind} run and cannot be gone on with as {jobs.kind_of(job)}; choose "
-            f"another run or use {chosen.kind}.",
+            f"{training_run.id} is a {training_run.kind} run and cannot be resumed with {jobs.kind_of(job)}; "
+            f"choose another run or use {training_run.kind}.",
             code="wrong-run",
         )
-    fields = {name: value for name, value in chosen.job.items() if name != "job"}
-    before = jobs.from_json(type(job), fields, str(chosen.folder / "job.json"))
+    fields = {name: value for name, value in training_run.job.items() if name != "job"}
+    job_of_run = jobs.from_json(type(job), fields, str(training_run.folder / "job.json"))
     return replace(
-        before,
+        job_of_run,
         project=job.project,
         resume=job.resume,
         device=job.device,
-        minutes=before.minutes if job.minutes is None else job.minutes,
-        steps=before.steps if job.steps is None else job.steps,
+        minutes=job_of_run.minutes if job.minutes is None else job.minutes,
+        steps=job_of_run.steps if job.steps is None else job.steps,
     )
 
 
-def _known_scans(project: Project, scans: tuple[str, ...]) -> None:
+def _check_scans(project: Project, scans: tuple[str, ...]) -> None:
     for scan in scans:
         if scan not in project.scans:
             raise UserError(

@@ -1,13 +1,14 @@
 """The engine as a child process: `python -u -m medssl run job.json`.
 
-Up, on standard output: one event line each (medssl.core.events), first `started`, last `done` or `failed`.
-Down, on standard input: a line "stop", or its end, ends the job after the running step with a checkpoint,
-so that no orphan keeps the GPU; a line "show {...}" says which slice is on the screen (events.SliceInView).
-Other lines are ignored. Standard error is a log for people. Exit code 0 after `done`, 1 after `failed`.
+Standard output carries one event per line (medssl.core.events), `started` first, `done` or `failed` last.
+Standard input carries commands: "stop", or the end of the stream, ends the job with a checkpoint after the
+current step, so that no orphan keeps the GPU; "show {...}" names the slice on the screen
+(events.SliceInView); other lines are ignored. Standard error is a log for people. The exit code is 0 after
+`done` and 1 after `failed`.
 
-With "-" for a job file the engine loads what a training needs and waits for a line "job PATH" before anything
-else: the viewer starts such a child ahead, so that the job does not wait for torch. Without one it ends in
-silence, with exit code 0.
+With "-" in place of a job file the process imports what a training needs and then waits for a line
+"job PATH". The viewer starts such a process ahead, so that the first job does not wait for torch. If
+standard input ends before a job arrives, the process exits silently with code 0.
 """
 
 from __future__ import annotations
@@ -25,37 +26,44 @@ from typing import TextIO
 from medssl.core import events
 from medssl.core.errors import UserError
 
-POLITENESS = 10
-"""How far the engine steps back where it shares a core with the viewer: whoever paints does not wait."""
+NICENESS = 10
+"""Added to the process's niceness, so that the viewer stays responsive where both share a core."""
 
 
 LATER = Path("-")
-"""In place of a job file: which one it is will be said on standard input."""
+"""Stands for a job file whose path follows on standard input."""
 
 
 def run(job_path: Path) -> int:
-    """Run a job file under the protocol above and return the exit code."""
+    """Run a job file under the protocol above.
+
+    Args:
+        job_path: The job file, or `LATER` to wait for its path on standard input.
+
+    Returns:
+        The exit code.
+    """
     channel = take_standard_output()
     if hasattr(os, "nice"):  # Windows has none
-        os.nice(POLITENESS)
-    told = Told()
-    signal.signal(signal.SIGINT, lambda *_: told.end())
-    threading.Thread(target=told.listen, daemon=True).start()
-    reporter = Reporter(channel, told.stop)
+        os.nice(NICENESS)
+    commands = CommandReader()
+    signal.signal(signal.SIGINT, lambda *_: commands.end())
+    threading.Thread(target=commands.listen, daemon=True).start()
+    reporter = Reporter(channel, commands.stop)
     try:
         from medssl import engine
         from medssl.core import jobs
 
         if job_path == LATER:
-            engine.load(told.has_job)
-            named = told.job()
-            if named is None:
+            engine.load(commands.has_job)
+            received = commands.job()
+            if received is None:
                 return 0
-            job_path = named
+            job_path = received
         job = jobs.read_job(job_path)
         reporter.project = Path(job.project)
-        result = engine.run(job, reporter.emit, told.stop.is_set, told.in_view)
-        reporter.finish(events.Done(stopped=told.stop.is_set(), result=result))
+        result = engine.run(job, reporter.emit, commands.stop.is_set, commands.in_view)
+        reporter.finish(events.Done(stopped=commands.stop.is_set(), result=result))
         return 0
     except UserError as error:
         reporter.finish(events.Failed(code=error.code, text=str(error)))
@@ -65,20 +73,23 @@ def run(job_path: Path) -> int:
 
 
 def take_standard_output() -> TextIO:
-    """Keep file descriptor 1 for the events and point everybody else's at standard error.
+    """Reserve file descriptor 1 for events and redirect all other output to standard error.
 
-    Called before anything heavy is imported: a library that prints, from Python or from C, then reaches
-    the log and cannot break the stream of events.
+    Called before heavy imports: whatever a library prints, from Python or from C, then goes to the log and
+    cannot corrupt the stream of events.
+
+    Returns:
+        A line-buffered text stream on the original standard output.
     """
     sys.stdout.flush()
-    own = os.dup(1)
+    descriptor = os.dup(1)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
-    return os.fdopen(own, "w", encoding="utf-8", newline="\n", buffering=1)
+    return os.fdopen(descriptor, "w", encoding="utf-8", newline="\n", buffering=1)
 
 
 class Reporter:
-    """Writes events up the channel, and knows what to say when the job breaks down."""
+    """Writes events to the channel and describes unexpected errors."""
 
     def __init__(self, channel: TextIO, stop: threading.Event) -> None:
         self._channel = channel
@@ -88,7 +99,7 @@ class Reporter:
         self.run_id: str | None = None
 
     def emit(self, event: events.Event) -> None:
-        """Send one event. If nobody listens any more the job is asked to stop, not broken off."""
+        """Send one event. If the reader has gone, the job is asked to stop and still saves its checkpoint."""
         if isinstance(event, events.Started):
             self.run_id = event.run
         self._ended = self._ended or isinstance(event, events.Done | events.Failed)
@@ -99,24 +110,24 @@ class Reporter:
             self._stop.set()
 
     def finish(self, event: events.Done | events.Failed) -> None:
-        """Send the last event, unless the job has already sent one."""
+        """Send the final event, unless the job has already sent one."""
         if not self._ended:
             self.emit(event)
 
     def describe(self, error: BaseException) -> str:
-        """One sentence for a defect of ours; its traceback goes to standard error."""
+        """Describe an unexpected error in one sentence; its traceback goes to standard error."""
         traceback.print_exception(error)
-        where = "its error output"
+        log = "its error output"
         if self.project is not None and self.run_id:
-            where += f" (the viewer keeps it in {self.project / 'runs' / self.run_id / 'run.log'})"
+            log += f" (the viewer keeps it in {self.project / 'runs' / self.run_id / 'run.log'})"
         return (
-            f"The engine stopped because of a defect of its own ({type(error).__name__}); "
-            f"please report it with the end of {where}."
+            f"The engine stopped because of an internal error ({type(error).__name__}); "
+            f"please report it with the end of {log}."
         )
 
 
-class Told:
-    """What comes down on standard input: a thread listens, the job asks."""
+class CommandReader:
+    """Commands received on standard input: a thread reads them, the job polls their state."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
@@ -124,46 +135,46 @@ class Told:
         self._jobs: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
 
     def in_view(self) -> events.SliceInView | None:
-        """The slice on the screen, None while that is not known."""
+        """The slice on the screen, None while it is unknown."""
         return self._in_view
 
     def has_job(self) -> bool:
-        """Whether `job` need not wait."""
+        """Whether `job` returns at once."""
         return not self._jobs.empty()
 
     def job(self) -> Path | None:
-        """Wait for the job file; None if there will be none."""
+        """Wait for the path of the job file; None if standard input has ended."""
         return self._jobs.get()
 
     def end(self) -> None:
-        """The job ends after the running step, or is not awaited any more."""
+        """Stop the job after the current step, and stop pending for one."""
         self.stop.set()
         self._jobs.put(None)
 
     def listen(self) -> None:
-        """Take in lines until one says "stop", or to the end of standard input.
+        """Read lines until "stop" or the end of standard input.
 
-        Reads the descriptor itself: a thread that is blocked inside sys.stdin's buffer cannot be left alone
-        at the interpreter's end.
+        Reads the file descriptor directly: a thread blocked in the buffer of sys.stdin would hang the
+        interpreter at exit.
         """
-        waiting = b""
+        pending = b""
         while not self.stop.is_set():
             try:
                 received = os.read(0, 4096)
             except OSError:
                 received = b""
-            *lines, waiting = (waiting + received).split(b"\n")
+            *lines, pending = (pending + received).split(b"\n")
             for line in lines:
-                self._take(line.decode("utf-8", "surrogateescape").strip())
+                self._handle(line.decode("utf-8", "surrogateescape").strip())
             if not received:
                 self.end()
 
-    def _take(self, line: str) -> None:
-        word, _, rest = line.partition(" ")
+    def _handle(self, line: str) -> None:
+        word, _, argument = line.partition(" ")
         if line == "stop":
             self.end()
-        elif word == "job" and rest:
-            self._jobs.put(Path(rest))
+        elif word == "job" and argument:
+            self._jobs.put(Path(argument))
         elif word == "show":
             with suppress(UserError):
                 self._in_view = events.SliceInView.from_line(line)

@@ -1,1 +1,1 @@
-"""Jobs: the training loop, planning, pre-training, segmentation, inference, active learning."""
+"""What jobs do: the training loop, planning, pre-training, fine-tuning, inference, active learning."""

@@ -1,4 +1,4 @@
-"""The export job: predict what is missing, then write labels, tables and records of all scans."""
+"""Export: predict missing segmentations, then write labels, provenance and a table of volumes."""
 
 from __future__ import annotations
 
@@ -30,18 +30,28 @@ from medssl.tasks.inference.predict import predict_scans
 def export_scans(
     project: Project, job: ExportJob, emit: Emit, should_stop: Callable[[], bool]
 ) -> dict[str, Any]:
-    """Export scans into a folder, with a table of their volumes.
+    """Export the segmentations of scans into a folder, with a table of their volumes.
 
-    What the run has not predicted yet, it predicts first. A scan that cannot be written
-    is named in a Notice, and the others go on.
+    Missing predictions are computed first. A scan that cannot be written is reported in a Notice, and the
+    export continues with the others.
 
-    Raises UserError ("unsupported", "no-run", "disk-full", "not-writable", "nothing-yet" where no scan at
-    all could be written).
+    Args:
+        project: The project.
+        job: Folder, format, run and scans.
+        emit: Receives Progress and Notice events.
+        should_stop: Called before each scan.
+
+    Returns:
+        {"run", "written": file names, "refused": messages by scan, "stopped"}.
+
+    Raises:
+        UserError: "unsupported", "no-run", "disk-full", "not-writable", or "nothing-yet" if no scan could be
+            written.
     """
     ending, folder = check_ending(job.ending), Path(job.folder)
     run = project.run(job.weights) if job.weights else None
     postprocessing = Postprocessing(job.largest, job.drop_ml, job.fill_holes)
-    scans = job.scans or _with_something(project, run)
+    scans = job.scans or _exportable(project, run)
     refused: dict[str, str] = {}
     volumes: list[ClassVolume] = []
     written: list[str] = []
@@ -58,11 +68,11 @@ def export_scans(
             _check_target(project.scans[scan_id], path, ending)
         except UserError as error:
             refuse(scan_id, error)
-    left = [scan_id for scan_id in scans if scan_id not in refused]
+    remaining = [scan_id for scan_id in scans if scan_id not in refused]
     emit(Started(run.id if run else ""))
     if run is not None:
-        _predict_missing(project, run, left, job, emit, should_stop)
-    for number, scan_id in enumerate(left):
+        _predict_missing(project, run, remaining, job, emit, should_stop)
+    for number, scan_id in enumerate(remaining):
         if should_stop():
             break
         try:
@@ -72,7 +82,7 @@ def export_scans(
             written.append(str(targets[scan_id]))
         except UserError as error:
             refuse(scan_id, error)
-        emit(Progress("export", (number + 1) / len(left), number + 1))
+        emit(Progress("export", (number + 1) / len(remaining), number + 1))
     if written:
         write_table(folder / TABLE, volumes)
     elif len(refused) == len(scans):
@@ -83,27 +93,27 @@ def export_scans(
 
 
 def _check_target(scan: Scan, path: Path, ending: str) -> None:
-    """What can be refused before anything is computed."""
+    """Raise the errors that can be detected before anything is computed."""
     if ending == DICOM_SEG:
         need_dicom(scan)
     if not may_write(path):
         raise UserError(
-            f"{path} is there already and is no export of this program; move it or choose another folder.",
+            f"{path} already exists and was not exported by this program; move it or choose another folder.",
             code="exists",
         )
 
 
-def _with_something(project: Project, run: Run | None) -> tuple[str, ...]:
-    """All scans, or, where no network fills the rest, those on which somebody painted."""
+def _exportable(project: Project, run: Run | None) -> tuple[str, ...]:
+    """All scans or, without a run that predicts the remaining voxels, the annotated ones."""
     if run is not None:
         return tuple(project.scans)
-    painted = project.annotated(held_out=True)
-    if not painted:
+    annotated = project.annotated(held_out=True)
+    if not annotated:
         raise UserError(
-            f"{project.root} has nothing painted yet; paint some slices or choose a fine-tuning run.",
+            f"{project.root} has no annotation to export; annotate some slices or choose a fine-tuning run.",
             code="nothing-yet",
         )
-    return painted
+    return annotated
 
 
 def _predict_missing(
@@ -120,7 +130,7 @@ def _predict_missing(
 
 
 def _summary(folder: Path, written: Sequence[str], refused: dict[str, str]) -> str:
-    """What a user wants to read at the end."""
-    left_out = f"; left out: {', '.join(refused)}" if refused else ""
+    """The result in one sentence."""
+    skipped = f"; skipped: {', '.join(refused)}" if refused else ""
     scans = "1 scan" if len(written) == 1 else f"{len(written)} scans"
-    return f"{scans} and {TABLE} are in {folder}{left_out}."
+    return f"Exported {scans} and {TABLE} to {folder}{skipped}."

@@ -1,6 +1,6 @@
-"""The one step loop: schedule, precision, stop, out-of-memory, events, checkpoints, resume.
+"""The training loop: schedule, precision, stopping, out-of-memory, events, checkpoints, resuming.
 
-Pre-training and fine-tuning are `Task`s: they say what a step computes. How steps are run is said here.
+Pre-training and fine-tuning are `Task`s, which define what a step computes; this module runs the steps.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ from medssl.tasks.snapshots import Snapshots
 T = TypeVar("T")
 
 REPORT_EVERY_S = 0.5
+"""Interval of progress and metrics in seconds."""
 
 
 class Task(Protocol):
-    """What differs between trainings."""
+    """What a training defines for the loop."""
 
     modules: nn.ModuleDict
-    """All that is saved; parameters that require gradients are trained."""
+    """Everything saved in a checkpoint; parameters that require gradients are trained."""
     extra_state: dict[str, Tensor]
     """What is saved besides, for whoever uses the weights; a resumed training makes it anew."""
 
@@ -42,68 +43,86 @@ class Task(Protocol):
         """Groups for the optimizer; "rate" scales the learning rate of a group."""
 
     def loss(self, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of one step, and numbers worth a curve ("loss" if it is to be another one there).
+        """Compute the loss of one step.
 
-        `fraction` of the training is over.
+        Args:
+            generator: Source of all random draws of the step.
+            fraction: Completed fraction of the training, 0 .. 1.
+
+        Returns:
+            The loss (a scalar with a graph) and scalars to log; "loss" among them replaces the loss there.
         """
 
     def after_step(self, fraction: float) -> None:
-        """What follows an optimizer step (moving averages)."""
+        """Update what follows an optimizer step, such as moving averages."""
 
     def shrink(self) -> str | None:
-        """Halve what a step needs of memory and say how in a sentence; None if it cannot get smaller."""
+        """Halve the memory of a step; returns a sentence for the user, None if it is minimal already."""
 
 
 @dataclass(frozen=True)
 class LoopSettings:
-    """How steps are taken, whatever they compute."""
+    """Settings of the loop, shared by all trainings."""
 
     learning_rate: float = 1e-3
     weight_decay: float = 3e-2
     warmup: float = 0.05
     """Share of the training over which the learning rate rises linearly; then it falls as a cosine."""
     clip: float = 12.0
-    """Largest norm of the gradient."""
+    """Maximum norm of the gradient."""
     precision: str = "fp32"
     checkpoint_every_s: float = 20.0
-    """Seconds of work that a crash may cost."""
+    """Checkpoint interval in seconds."""
     snapshots_s: tuple[float, ...] = ()
-    """Also keep the weights after so many seconds of training, each in a file of its own beside the
+    """Times in seconds of training at which the weights are also saved to a snapshot file beside the
     checkpoint (snapshots.py); 0 is before the first step."""
 
 
-def settings_for(name: str, own: dict[str, Any], kind: type[T], plan: Plan) -> tuple[LoopSettings, T]:
-    """The loop's settings and the task's (a `kind`) from the recipe `name`, overridden by a job's `own`.
+def settings_for(
+    name: str, overrides: dict[str, Any], settings_type: type[T], plan: Plan
+) -> tuple[LoopSettings, T]:
+    """Read the settings of the loop and of the task from a recipe.
 
-    Raises UserError ("no-recipe", "bad-job") for what neither of them knows.
+    Args:
+        name: The recipe, e.g. "mae-quick".
+        overrides: A job's settings; those of the planner are ignored here.
+        settings_type: The dataclass of the task's settings.
+        plan: Gives the precision.
+
+    Returns:
+        The loop's settings, and the task's as a `settings_type`.
+
+    Raises:
+        UserError: "no-recipe" for an unknown recipe, "bad-job" for an unknown setting.
     """
-    rest = {key: value for key, value in own.items() if key not in planner.SETTINGS}
-    recipe = recipes.override(recipes.read(name), rest, {each.name for each in fields(LoopSettings)})
+    remaining = {key: value for key, value in overrides.items() if key not in planner.SETTINGS}
+    loop_names = {field.name for field in fields(LoopSettings)}
+    recipe = recipes.override(recipes.read(name), remaining, loop_names)
     loop = jobs.from_json(LoopSettings, {**recipe.loop, "precision": plan.precision}, "the settings")
-    return loop, jobs.from_json(kind, recipe.method, "the settings")
+    return loop, jobs.from_json(settings_type, recipe.method, "the settings")
 
 
 @dataclass(frozen=True)
 class Budget:
-    """A training ends after so many steps or minutes, whichever comes first."""
+    """Length of a training: it ends after `steps` or `minutes`, whichever comes first."""
 
     steps: int | None = None
     minutes: float | None = None
 
     def fraction(self, step: int, elapsed_s: float) -> float:
-        """How much of the training is over, 0 .. 1."""
-        by_time = 0.0 if self.minutes is None else _share(elapsed_s, 60 * self.minutes)
-        by_steps = 0.0 if self.steps is None else _share(step, self.steps)
+        """Completed fraction of the training, 0 .. 1."""
+        by_time = 0.0 if self.minutes is None else _fraction(elapsed_s, 60 * self.minutes)
+        by_steps = 0.0 if self.steps is None else _fraction(step, self.steps)
         return max(by_steps, by_time)
 
 
-def _share(done: float, total: float) -> float:
+def _fraction(done: float, total: float) -> float:
     return min(1.0, done / total) if total > 0 else 1.0
 
 
 @dataclass
 class Position:
-    """Where a training stands; what `--resume` goes on from."""
+    """Steps and seconds that a training has completed; `--resume` continues from them."""
 
     step: int = 0
     elapsed_s: float = 0.0
@@ -123,16 +142,29 @@ def train(
     spent_s: float = 0.0,
     on_end: Callable[[int], dict[str, Any]] | None = None,
 ) -> tuple[Position, bool]:
-    """Run steps until the budget is spent or somebody asks to stop; leave a checkpoint at `path`.
+    """Run steps until the budget is spent or a stop is requested, and save checkpoints.
 
-    `card` goes into each checkpoint together with step and time. `resume` are the tensors of a
-    checkpoint of the same training; `card` then says at which step it was. `spent_s` of the budget went
-    into preparation. `on_end(step)` is asked at the end, stopped or not, what else the last card says; and
-    for
-    each snapshot, which costs the training no time.
+    Args:
+        task: What a step computes.
+        settings: Settings of the loop.
+        budget: Length of the training.
+        generator: Source of all random draws; its state is saved in checkpoints.
+        path: Checkpoint file, overwritten in intervals and at the end.
+        card: Saved in each checkpoint together with step and time.
+        emit: Receives Progress, Metric, Checkpoint and Notice events.
+        should_stop: Called before each step.
+        phase: Name of the training in Progress events.
+        resume: Tensors by name from a checkpoint of this training (any shape); `card` then holds its step and
+            time.
+        spent_s: Seconds of the budget that preparation has used.
+        on_end: Called with the step at the end, stopped or not, and for each snapshot; returns what to add to
+            the card. Its time for snapshots does not count as training time.
 
-    Returns where the training stands and whether it was stopped. Raises UserError ("diverged",
-    "memory", "disk-full").
+    Returns:
+        The position of the training, and whether it was stopped.
+
+    Raises:
+        UserError: "diverged", "memory" or "disk-full".
     """
     optimizer = make_optimizer(task, settings)
     position = Position(elapsed_s=spent_s)
@@ -141,12 +173,12 @@ def train(
         task.modules.load_state_dict(checkpoint.unpack("modules", resume))
         checkpoint.restore_optimizer(optimizer, checkpoint.unpack("optimizer", resume))
         generator.set_state(resume["generator"])
-        emit(Notice(f"Going on from step {position.step}, {position.elapsed_s:.0f} s into the training."))
+        emit(Notice(f"Resuming at step {position.step}, after {position.elapsed_s:.0f} s of training."))
 
     def weights() -> dict[str, Tensor]:
         return {**checkpoint.pack("modules", task.modules.state_dict()), **task.extra_state}
 
-    def stand() -> dict[str, Any]:
+    def current_card() -> dict[str, Any]:
         return {**card, "step": position.step, "elapsed_s": position.elapsed_s}
 
     def save() -> None:
@@ -155,17 +187,17 @@ def train(
             **checkpoint.pack("optimizer", checkpoint.optimizer_tensors(optimizer)),
             "generator": generator.get_state(),
         }
-        checkpoint.save(path, tensors, stand())
+        checkpoint.save(path, tensors, current_card())
         emit(Checkpoint(position.step, str(path)))
 
-    def keep_snapshots() -> None:
-        said = on_end(position.step) if on_end else {}
-        snapshots.keep(position.elapsed_s, weights(), {**stand(), **said})
+    def save_snapshots() -> None:
+        final = on_end(position.step) if on_end else {}
+        snapshots.save(position.elapsed_s, weights(), {**current_card(), **final})
 
     save()
     snapshots = Snapshots(settings.snapshots_s, path, position.elapsed_s if resume else None)
     if snapshots.due(position.elapsed_s):
-        keep_snapshots()
+        save_snapshots()
     begin = time.monotonic() - position.elapsed_s
     report = _Report(emit, phase, budget, position)
     saved_at = time.monotonic()
@@ -180,10 +212,10 @@ def train(
         position.elapsed_s = time.monotonic() - begin
         report.add(*done)
         if snapshots.due(position.elapsed_s):
-            keep_snapshots()
+            save_snapshots()
             begin = time.monotonic() - position.elapsed_s
         if time.monotonic() - saved_at > settings.checkpoint_every_s:
-            report.flush()  # which refuses numbers that are none: they must not replace good weights
+            report.flush()  # raises for a loss that is not finite: it must not replace good weights
             save()
             saved_at = time.monotonic()
     report.flush()
@@ -208,24 +240,31 @@ def step_or_shrink(
     fraction: float,
     emit: Emit,
 ) -> tuple[Tensor, dict[str, Tensor]] | None:
-    """A step's loss and numbers; None where memory was short, and from now on a step needs less."""
+    """Run one step, or shrink the task where memory does not suffice.
+
+    Returns:
+        The loss (a scalar) and scalars to log; None if memory did not suffice and the task was shrunk.
+
+    Raises:
+        UserError: "memory" if the task cannot shrink any further.
+    """
     try:
         return step(task, optimizer, settings, generator, fraction)
     except (RuntimeError, MemoryError) as error:
         if not devices.out_of_memory(error):
             raise
-    # Out here the failed step's tensors are free, and can be given back.
+    # Outside of the except clause the tensors of the failed step are no longer referenced.
     optimizer.zero_grad(set_to_none=True)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    how = task.shrink()
-    if how is None:
+    message = task.shrink()
+    if message is None:
         raise UserError(
-            "The device has too little memory even for the smallest step; close other programs or choose "
-            "--device cpu.",
+            "The device does not have enough memory even for the smallest batch; close other programs or "
+            "choose --device cpu.",
             code="memory",
         )
-    emit(Notice(how))
+    emit(Notice(message))
     return None
 
 
@@ -248,7 +287,7 @@ def step(
     norm = nn.utils.clip_grad_norm_(parameters, settings.clip)
     optimizer.step()
     task.after_step(fraction)
-    # A gradient that is no number has spoilt the weights already: the loss must not hide it.
+    # A gradient that is not finite has already corrupted the weights: the loss must show it.
     return loss.detach() + 0 * norm, numbers
 
 
@@ -260,18 +299,21 @@ def schedule(fraction: float, warmup: float) -> float:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """bf16 where the plan says so; never fp16, which would need loss scaling."""
+    """Autocast to bf16 for the precision "bf16", else nothing; never fp16, which would need loss scaling."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 class _Report:
-    """Collects numbers on the device and says them twice a second: asking at each step would make it wait."""
+    """Averages scalars on the device and emits them twice a second.
+
+    Reading them in every step would make the step wait for the device.
+    """
 
     def __init__(self, emit: Emit, phase: str, budget: Budget, position: Position) -> None:
         self.emit, self.phase, self.budget, self.position = emit, phase, budget, position
         self.sums: dict[str, tuple[Tensor, int]] = {}
-        """Of every number: its sum, and over how many steps; some steps do not have all of them."""
-        self.said_at = 0.0
+        """By name: the sum, and the number of steps in it, because some steps lack some scalars."""
+        self.emitted_at = 0.0
         self.resumed_at = position.elapsed_s
         self.resumed_fraction = budget.fraction(position.step, position.elapsed_s)
 
@@ -279,23 +321,23 @@ class _Report:
         for name, value in {"loss": loss, **numbers}.items():
             total, count = self.sums.get(name, (0, 0))
             self.sums[name] = total + value.detach(), count + 1
-        if time.monotonic() - self.said_at > REPORT_EVERY_S:
+        if time.monotonic() - self.emitted_at > REPORT_EVERY_S:
             self.flush()
 
     def flush(self) -> None:
         if not self.sums:
             return
         values = {name: float(total) / count for name, (total, count) in self.sums.items()}
-        self.sums, self.said_at = {}, time.monotonic()
+        self.sums, self.emitted_at = {}, time.monotonic()
         if not math.isfinite(values["loss"]):
             raise UserError(
-                f"The training diverged before step {self.position.step} (its loss is no number any more); "
-                "start it again with a smaller learning rate.",
+                f"The training diverged before step {self.position.step}: its loss is not finite. Start it "
+                "again with a smaller learning rate.",
                 code="diverged",
             )
         self.emit(Metric(self.position.step, values))
         fraction = self.budget.fraction(self.position.step, self.position.elapsed_s)
-        gone = fraction - self.resumed_fraction
-        spent = self.position.elapsed_s - self.resumed_at
-        left = spent * (1 - fraction) / gone if gone > 0 else None
-        self.emit(Progress(self.phase, fraction, self.position.step, left))
+        completed = fraction - self.resumed_fraction
+        spent_s = self.position.elapsed_s - self.resumed_at
+        remaining_s = spent_s * (1 - fraction) / completed if completed > 0 else None
+        self.emit(Progress(self.phase, fraction, self.position.step, remaining_s))

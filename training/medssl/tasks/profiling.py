@@ -1,7 +1,7 @@
-"""A few steps of a training that is still to come: what estimate.py says of it follows from these.
+"""Profile a training before it starts: time and memory of a few of its steps, for the estimate (estimate.py).
 
-The very steps, not some of their kind: methods differ in what a step costs by more than any rule would tell.
-They are taken on a few of the scans; what the others need of memory is known.
+The steps themselves are run, because their cost differs between methods by more than any rule would predict.
+They use a few of the scans; the memory of the remaining scans is computed.
 """
 
 from __future__ import annotations
@@ -37,36 +37,56 @@ from medssl.tasks.segment.pseudo_labels import Settings
 from medssl.tasks.start import load_start, plan_from
 
 WARM_UP, STEPS, LONGEST_S = 2, 6, 4.0
-"""Steps before those that are timed, steps that are, and seconds after which enough of them are."""
+"""Number of warm-up steps, number of timed steps, and maximum seconds of them."""
 SCANS, SLICES = 3, 8
 """Scans that are loaded, and slices of them that are prepared or labelled, to see how long one takes."""
 
 
-def rehearse(
+def profile(
     project: Project, job: EstimateJob, emit: Emit, should_stop: Callable[[], bool]
 ) -> dict[str, Any]:
-    """Estimate `job.training`, unless that was done before; the result has it under "estimate".
+    """Estimate a training that has not started, or return its cached estimate.
 
-    Raises UserError for what the training itself would refuse.
+    Args:
+        project: The project.
+        job: The training.
+        emit: Not used: events of the profiled steps are not reported.
+        should_stop: Called between steps.
+
+    Returns:
+        {"stopped", "estimate": Estimate as JSON}; without "estimate" if stopped.
+
+    Raises:
+        UserError: "bad-job" for a job that does not train, and the errors of the training itself.
     """
     training = jobs.job_of(job.training, "the training")
     if not isinstance(training, TrainingJob):
         raise UserError(
-            f"{jobs.kind_of(training)} does not train; only trainings are estimated.", code="bad-job"
+            f"{jobs.kind_of(training)} is not a training; estimate a pretrain or finetune job.",
+            code="bad-job",
         )
-    found = estimate.load(project, training)
-    if found is None:
-        found = measure(project, training, should_stop)
+    result = estimate.load(project, training)
+    if result is None:
+        result = measure(project, training, should_stop)
         if torch.cuda.is_available():
-            torch.cuda.empty_cache()  # on the command line the training follows in this process
+            torch.cuda.empty_cache()  # on the command line the training runs in the same process
         if should_stop():
             return {"stopped": True}
-        estimate.save(project, training, found)
-    return {"stopped": False, "estimate": jobs.to_json(found)}
+        estimate.save(project, training, result)
+    return {"stopped": False, "estimate": jobs.to_json(result)}
 
 
 def measure(project: Project, training: TrainingJob, should_stop: Callable[[], bool]) -> Estimate:
-    """Take the steps, until enough are taken or somebody asks to stop."""
+    """Run the steps of a training and measure their time and memory.
+
+    Args:
+        project: The project.
+        training: The training to profile.
+        should_stop: Called between steps.
+
+    Raises:
+        UserError: The errors of the training itself.
+    """
     device = devices.choose(training.device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -79,7 +99,7 @@ def measure(project: Project, training: TrainingJob, should_stop: Callable[[], b
     first_s = later_s = _seconds(task, optimizer, settings, 0.0, should_stop)
     if share < 1:
         if isinstance(task, Finetuning):
-            task.rounds = _AsIfGuessed(task.dataset, task.voxels)  # type: ignore[assignment]
+            task.rounds = _AnnotationsAsPseudoLabels(task.dataset, task.voxels)  # type: ignore[assignment]
         later_s = _seconds(task, optimizer, settings, (1 + share) / 2, should_stop)
     needed, there = _memory(device)
     if needed:
@@ -91,7 +111,7 @@ def measure(project: Project, training: TrainingJob, should_stop: Callable[[], b
 
 
 Made = tuple[Plan, LoopSettings, Task, float, float]
-"""Plan, settings, task, seconds beside the steps, share of the training with steps of the first kind."""
+"""Plan, settings, task, seconds besides the steps, fraction of the training with the first type of step."""
 
 
 def _pretraining(project: Project, training: PretrainJob, device: torch.device) -> Made:
@@ -122,27 +142,27 @@ def _finetuning(project: Project, training: FinetuneJob, device: torch.device) -
     torch.set_num_threads(plan.threads)
     try:
         settings, task = finetune.make_task(_few(project), training, plan, device, _unheard, start)
-    except UserError:  # a few scans may lack a class, or all background
+    except UserError:  # a few scans may lack foreground or background
         settings, task = finetune.make_task(project, training, plan, device, _unheard, start)
     if task.rounds is None or not isinstance(task.settings, Settings):
         return plan, settings, task, 0.0, 1.0
-    # The rounds of guesses: their voxels, each seen from all sides that are learned.
+    # Cost of the rounds of pseudo-labels: their voxels, each predicted in all orientations.
     images, spacing = task.dataset.images[0][:SLICES], task.dataset.spacing_mm[0]
     begin = time.monotonic()
     top1_posterior(task.average, replace(plan, multiplanar=False), images, spacing, device).best.cpu()
-    a_voxel = (time.monotonic() - begin) / images.numel()
-    a_round = a_voxel * min(_voxels(project), task.rounds.pseudo_labels.room()[0])
-    looks = len(axis_orders(task.plan, spacing))
+    voxel_s = (time.monotonic() - begin) / images.numel()
+    round_s = voxel_s * min(_voxels(project), task.rounds.pseudo_labels.voxel_budget()[0])
+    orientations = len(axis_orders(task.plan, spacing))
     rounds = task.settings.rounds
-    return plan, settings, task, a_round * looks * len(rounds), rounds[0]
+    return plan, settings, task, round_s * orientations * len(rounds), rounds[0]
 
 
 def _unheard(event: Event) -> None:
-    """An Emit for a rehearsal: what a training would say is said by the training."""
+    """An Emit that discards events: the training itself will report them."""
 
 
 def _few(project: Project) -> Project:
-    """The project with a few of its scans: annotated ones first, for fine-tuning needs them."""
+    """The project with a few of its scans, annotated ones first, because fine-tuning needs them."""
     annotated = project.annotated()
     few = _taking_part(project)
     chosen = sorted(few.scans.values(), key=lambda scan: scan.id not in annotated)[:SCANS]
@@ -151,24 +171,25 @@ def _few(project: Project) -> Project:
 
 
 def _taking_part(project: Project) -> Project:
-    """The project without the scans that are held out."""
-    rest = copy.copy(project)
-    rest.scans = {scan.id: scan for scan in project.scans.values() if not scan.held_out}
-    return rest
+    """The project without the held-out scans."""
+    remaining = copy.copy(project)
+    remaining.scans = {scan.id: scan for scan in project.scans.values() if not scan.held_out}
+    return remaining
 
 
 def _voxels(project: Project) -> int:
+    """Number of voxels of all scans that are not held out."""
     scans = _taking_part(project).scans.values()
     return sum(torch.Size(scan.geometry.shape_zyx).numel() for scan in scans)
 
 
-class _AsIfGuessed:
-    """Rounds whose guesses are the painted slices: a step costs what it will cost with real ones."""
+class _AnnotationsAsPseudoLabels:
+    """Uses the annotations as pseudo-labels: a step costs as much as with real ones."""
 
     def __init__(self, dataset: DeviceDataset, voxels: AnnotatedVoxels) -> None:
         self.orientations = [(dataset, voxels)]
 
-    def pseudo_labels_at(self, *given: object) -> _AsIfGuessed:
+    def pseudo_labels_at(self, *given: object) -> _AnnotationsAsPseudoLabels:
         return self
 
     def draw_orientation(self, generator: Generator) -> tuple[DeviceDataset, AnnotatedVoxels]:
@@ -185,13 +206,13 @@ def _seconds(
     fraction: float,
     should_stop: Callable[[], bool],
 ) -> float:
-    """The median of a few steps; where memory is short of steps as small as the training would make them."""
+    """Median seconds of a few steps, shrunk as in the training where memory does not suffice."""
     generator = Generator().manual_seed(0)
     times: list[float] = []
     device = next(task.modules.parameters()).device
-    began = time.monotonic()
+    start = time.monotonic()
     while len(times) < WARM_UP + STEPS and not (
-        len(times) > WARM_UP and (should_stop() or time.monotonic() - began > LONGEST_S)
+        len(times) > WARM_UP and (should_stop() or time.monotonic() - start > LONGEST_S)
     ):
         begin = time.monotonic()
         done = loop.step_or_shrink(task, optimizer, settings, generator, fraction, _unheard)
@@ -202,7 +223,7 @@ def _seconds(
 
 
 def _memory(device: torch.device) -> tuple[int, int]:
-    """Bytes that were needed at most, and that there are in all; 0 where nobody tells."""
+    """Peak memory and total memory in bytes; 0 where unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device), torch.cuda.mem_get_info(device)[1]
     return environment.peak_memory(), environment.memory()

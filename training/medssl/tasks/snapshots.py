@@ -1,4 +1,4 @@
-"""Weights that a training leaves on its way, after so many seconds, to be judged when it is over."""
+"""Snapshots: weights saved at given times of a training, to be evaluated after it."""
 
 from __future__ import annotations
 
@@ -13,28 +13,39 @@ from medssl.nn.models import checkpoint
 
 
 def snapshot_file(path: Path, seconds: float) -> Path:
-    """Where a training whose checkpoint is `path` keeps its weights after so many seconds."""
+    """File of the snapshot after `seconds` of the training whose checkpoint is `path`."""
     return path.with_name(f"snapshot-{seconds:g}{path.suffix}")
 
 
 class Snapshots:
-    """What is still to be kept of `marks_s`, beside the checkpoint `path`."""
+    """Snapshots that a training still has to save, beside its checkpoint.
 
-    def __init__(self, marks_s: Sequence[float], path: Path, gone_s: float | None) -> None:
-        """gone_s: for a training that goes on, where it stands; it makes up for no mark it has passed."""
+    Args:
+        times_s: Seconds of training at which to save a snapshot.
+        path: Checkpoint of the training.
+        resumed_at_s: Seconds of training at which it resumes; earlier times are skipped. None for a new one.
+    """
+
+    def __init__(self, times_s: Sequence[float], path: Path, resumed_at_s: float | None) -> None:
         self.path = path
-        self.marks = [
-            mark
-            for mark in sorted(set(marks_s))
-            if gone_s is None or (mark >= gone_s and not snapshot_file(path, mark).exists())
+        self.times_s = [
+            time_s
+            for time_s in sorted(set(times_s))
+            if resumed_at_s is None or (time_s >= resumed_at_s and not snapshot_file(path, time_s).exists())
         ]
 
     def due(self, elapsed_s: float) -> bool:
-        """Whether a mark has been passed."""
-        return bool(self.marks) and self.marks[0] <= elapsed_s
+        """Whether a snapshot is due."""
+        return bool(self.times_s) and self.times_s[0] <= elapsed_s
 
-    def keep(self, elapsed_s: float, tensors: dict[str, Tensor], card: dict[str, Any]) -> None:
-        """Write those that are due, whole or not at all; card.json stays the checkpoint's."""
+    def save(self, elapsed_s: float, tensors: dict[str, Tensor], card: dict[str, Any]) -> None:
+        """Write the snapshots that are due, each atomically; card.json remains that of the checkpoint.
+
+        Args:
+            elapsed_s: Seconds of training.
+            tensors: Weights by name (any shape).
+            card: Model card to store with them.
+        """
         body = checkpoint.as_bytes(tensors, card)
         while self.due(elapsed_s):
-            write_whole(snapshot_file(self.path, self.marks.pop(0)), lambda file: file.write(body))
+            write_whole(snapshot_file(self.path, self.times_s.pop(0)), lambda file: file.write(body))

@@ -1,4 +1,4 @@
-"""What a training, or a feature map, starts from: the program's own weights, a run's, or random ones."""
+"""Initial weights of a training or a feature map: those shipped with the program, a run's, or random ones."""
 
 from __future__ import annotations
 
@@ -27,9 +27,17 @@ Stored = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def load_start(project: Project, weights: str | None) -> Stored | None:
-    """The checkpoint that `weights` of a job names; None for random weights.
+    """Load the checkpoint that a job starts from.
 
-    Raises UserError ("no-run", "no-checkpoint", "shipped-weights", "newer-version").
+    Args:
+        project: The project with the runs.
+        weights: Id of a run, "shapes" for the shipped weights, "random" or None for random weights.
+
+    Returns:
+        Tensors and card of the checkpoint; None for random weights.
+
+    Raises:
+        UserError: "no-run", "no-checkpoint", "shipped-weights" or "newer-version".
     """
     if weights in (None, RANDOM):
         return None
@@ -43,18 +51,31 @@ def plan_from(
     settings: dict[str, Any],
     start: Stored | None,
 ) -> tuple[Plan, list[str]]:
-    """The plan of a training that starts there, with one sentence a decision.
+    """Choose the plan of a training that starts from a checkpoint.
 
-    Weights that were trained on scans bring their plan along; those from made-up volumes fit any scans and
-    bring the network alone.
+    Weights trained on scans determine the plan; weights trained on synthetic volumes fit any scans and
+    determine the network only.
+
+    Args:
+        project: The project.
+        scans: Ids of the scans to train on.
+        device: Where to train.
+        settings: A job's settings, which override the choices.
+        start: The checkpoint to start from; None for random weights.
+
+    Returns:
+        The plan, and one sentence per decision.
+
+    Raises:
+        UserError: "bad-job", "no-scans", or "foreign-checkpoint" for a card without a plan.
     """
     if start is None:
         return planner.choose(project, scans, device, settings)
     own = _plan_of(start)
     if start[1].get("method") in WITHOUT_SCANS:
         return planner.choose(project, scans, device, settings, network=own)
-    # Precision and threads are no part of what the weights learned, but of this machine at this moment.
-    reasons = ["slices and patches as the weights it starts from were trained"]
+    # Precision and threads depend on the current machine, not on the weights.
+    reasons = ["slice orientation and patch size of the weights that it starts from"]
     plan = planner.adapt(replace(own, threads=devices.THREADS), device, settings)
     return planner.measured(project, plan, device, settings, reasons), reasons
 
@@ -62,32 +83,49 @@ def plan_from(
 def load_weights(
     network: Network, plan: Plan, start: Stored, emit: Emit, skip: tuple[str, ...] = ()
 ) -> set[str]:
-    """Copy what the start has learned into the network; returns the names of the tensors that were filled.
+    """Copy the weights of a checkpoint into a network.
 
-    Nothing is copied, and a notice says so, where the start was made for another kind of network (2.5D for
-    3D).
+    If the checkpoint was made for another architecture (2.5D instead of 3D, other channels) nothing is copied
+    and a notice says so.
+
+    Args:
+        network: The network, changed in place.
+        plan: The network's plan.
+        start: Tensors and card to copy from.
+        emit: Receives a Notice.
+        skip: Prefixes of tensor names that are not copied.
+
+    Returns:
+        Names of the tensors that were copied.
     """
     tensors, card = start
-    name = str(card["job"].get("method", "the run before"))
-    own = _plan_of(start)
-    if (own.dims, own.channels) != (plan.dims, plan.channels):
+    name = str(card["job"].get("method", "the previous fine-tuning"))
+    start_plan = _plan_of(start)
+    if (start_plan.dims, start_plan.channels) != (plan.dims, plan.channels):
         emit(
-            Notice(
-                f"The weights of {name} are of another kind of network, so this starts from random weights."
-            )
+            Notice(f"The weights of {name} do not fit this network, so training starts from random weights.")
         )
         return set()
     average = any(key.startswith("modules.average.") for key in tensors)
     state = checkpoint.unpack("modules.average" if average else "modules.network", tensors)
     if card["kind"] == "pretrain":
-        state = {key: each for key, each in state.items() if key.startswith(find(card["method"]).TRANSFERS)}
+        state = {
+            key: tensor for key, tensor in state.items() if key.startswith(find(card["method"]).TRANSFERS)
+        }
     pretrained = load_matching(network, state, skip)
-    emit(Notice(f"Starting from {len(pretrained)} of {len(network.state_dict())} tensors of {name}."))
+    emit(Notice(f"Initialized {len(pretrained)} of {len(network.state_dict())} tensors from {name}."))
     return pretrained
 
 
 def load_for(project: Project, run: Run, device: torch.device) -> tuple[Network, Plan, dict[str, Any]]:
-    """The network of a run with its card and the plan by which it looks at the project's scans."""
+    """Load the network of a run for use on a project's scans.
+
+    Returns:
+        The network on the device, its plan for these scans, and its card.
+
+    Raises:
+        UserError: "no-checkpoint", "foreign-checkpoint" or "newer-version".
+    """
     network, plan, card = load_network(run.checkpoint)
     if card.get("method") in WITHOUT_SCANS:
         settings = {"dims": 2, "threads": plan.threads}  # nothing to measure: it looks once
@@ -100,5 +138,5 @@ def _plan_of(start: Stored) -> Plan:
         return jobs.from_json(Plan, start[1]["plan"], "the checkpoint's card")
     except KeyError as error:
         raise UserError(
-            "The weights' card has no plan; choose a run that medssl made.", code="foreign-checkpoint"
+            "The checkpoint has no plan; choose a run made by medssl.", code="foreign-checkpoint"
         ) from error

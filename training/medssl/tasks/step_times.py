@@ -1,4 +1,4 @@
-"""How long a training step takes, and the number of threads that was chosen by it in a project."""
+"""Step time by number of threads, and the fastest number cached per project and machine."""
 
 from __future__ import annotations
 
@@ -20,44 +20,52 @@ from medssl.nn import devices
 from medssl.nn.models.unet import build
 
 ENOUGH_S = 0.4
-"""Seconds of timed steps of one number of threads."""
+"""Seconds of timed steps after which a number of threads has been measured enough."""
 
 
 def file_of(root: Path) -> Path:
-    """Where a project keeps what was measured in it."""
+    """File in the project folder `root` with the measured numbers of threads."""
     return root / "step-times.json"
 
 
 def known_threads(root: Path, plan: Plan) -> int | None:
-    """The number of threads that was the fastest for such steps on this machine; None if it is not known."""
-    threads = _read(root).get(_name(plan))
+    """Fastest number of threads measured for this plan on this machine; None if not measured yet."""
+    threads = _read(root).get(_key(plan))
     usable = isinstance(threads, int) and 1 <= threads <= plan.threads
     return threads if usable else None
 
 
 def remember_threads(root: Path, plan: Plan, threads: int) -> None:
-    """Keep it; a folder that may not be written to is left as it is."""
+    """Cache the fastest number of threads; nothing happens if the folder is not writable."""
     with suppress(UserError):
-        write_json(file_of(root), {**_read(root), _name(plan): threads})
+        write_json(file_of(root), {**_read(root), _key(plan): threads})
 
 
 def _read(root: Path) -> dict[str, Any]:
     with suppress(UserError):
-        known = read_json(file_of(root))
-        if isinstance(known, dict):
-            return known
+        measured = read_json(file_of(root))
+        if isinstance(measured, dict):
+            return measured
     return {}
 
 
-def _name(plan: Plan) -> str:
-    """A machine and a kind of step."""
+def _key(plan: Plan) -> str:
+    """Identifies the machine and what a step computes."""
     size = "x".join(map(str, (plan.batch, *plan.patch_vox)))
     channels = "-".join(map(str, plan.channels))
     return f"{processor()}, {plan.threads} cores, {plan.dims}D, {channels}, {size}, {plan.precision}"
 
 
 def measure(candidates: Sequence[Plan], device: torch.device) -> dict[Plan, float] | None:
-    """Seconds of a step by plan; None where memory is short for one of them."""
+    """Measure the step time of each plan.
+
+    Args:
+        candidates: Plans that differ in their number of threads.
+        device: Where to run the steps.
+
+    Returns:
+        Seconds per step by plan; None if one of them runs out of memory.
+    """
     try:
         seconds: dict[Plan, float] = {}
         for candidate in candidates:
@@ -67,15 +75,24 @@ def measure(candidates: Sequence[Plan], device: torch.device) -> dict[Plan, floa
     except (RuntimeError, MemoryError) as error:
         if not devices.out_of_memory(error):
             raise
-    return None  # out here what the failed step held is free
+    return None  # outside of the except clause the memory of the failed step is free
 
 
 def seconds_per_step(
     plan: Plan, device: torch.device, repeats: int = 5, hopeless_s: float = math.inf
 ) -> float:
-    """The median of a few training steps on ready tensors, after one to warm up.
+    """Median time of a few training steps on constant tensors, after one warm-up step.
 
-    Somebody waits for it: after ENOUGH_S there are only two, and none where the first takes `hopeless_s`.
+    The user waits for it, so after ENOUGH_S two steps suffice.
+
+    Args:
+        plan: The network, the batch and the number of threads.
+        device: Where to run the steps.
+        repeats: Maximum number of timed steps.
+        hopeless_s: If the warm-up step takes longer, its time is returned at once.
+
+    Returns:
+        Seconds per step.
     """
     if device.type == "cpu":
         torch.set_num_threads(plan.threads)
@@ -89,10 +106,10 @@ def seconds_per_step(
             loss = network(image).float().square().mean()
         loss.backward()
         devices.wait(device)
-        took = time.perf_counter() - begin
-        if not attempt and took > hopeless_s:
-            return took
-        times += [took] * bool(attempt)
+        elapsed_s = time.perf_counter() - begin
+        if not attempt and elapsed_s > hopeless_s:
+            return elapsed_s
+        times += [elapsed_s] * bool(attempt)
         if len(times) > 1 and sum(times) > ENOUGH_S:
             break
     return statistics.median(times)

@@ -1,10 +1,10 @@
-"""Which slice to paint next, in which scan, and why: the job behind the viewer's "Next slice".
+"""Active learning: rank the slices to annotate next, with a reason for each (the viewer's "Next slice").
 
-Query by committee (Seung et al., COLT 1992) where there is a fine-tuned network (uncertainty.py), coverage
-of all slices by those that are painted (coverage.py). Before any fine-tuning coverage alone decides: in the
-features of the newest pre-training, and without one in the grey values of small pictures.
+Combines query by committee (Seung et al., COLT 1992) with a fine-tuned network (uncertainty.py), and the
+coverage of all slices by the annotated ones (coverage.py). Before any fine-tuning only coverage counts: in
+the features of the newest pre-training or, without one, in the intensities of downsampled slices.
 
-Scans that are held out are never suggested, nor are complete slices or slices that hold nothing but air.
+Held-out scans, complete slices and slices that contain nothing but air are never suggested.
 """
 
 from __future__ import annotations
@@ -24,116 +24,141 @@ from medssl.core.project.project import Project, Run
 from medssl.core.project.runs import refuse_collapsed
 
 PIXELS_CPU, PIXELS_GPU = 1_000_000, 200_000_000
-"""How much of the scans is looked at: half a minute of one core, seconds of a GPU."""
+"""Number of pixels to score: half a minute on one core, seconds on a GPU."""
 REACH, REACH_SLICES = 0.05, 1.5
-"""How far a slice says what its neighbours look like: of the scan's length, and at least in slices."""
-NEW = 0.5
-"""From this novelty on, nothing like a slice is painted."""
-UNSURE = 0.5
-"""Share of the largest doubt from which on a slice is worth painting for its doubt."""
+"""Distance over which slices are similar: fraction of the scan's length, and minimum in slices."""
+NOVEL = 0.5
+"""Minimum novelty of a slice without any similar annotated slice."""
+UNCERTAIN = 0.5
+"""Minimum uncertainty, relative to the maximum, that is a reason to annotate a slice."""
 
 
 def suggest(
     project: Project, job: SuggestJob, emit: Emit, should_stop: Callable[[], bool]
 ) -> dict[str, object]:
-    """Rank slices; {"run": id or None, "suggestions": [...], "stopped": ...}, the best one first.
+    """Rank the slices of a project.
 
-    Raises UserError ("no-scans", "nothing-left", "bad-job", and what a run's checkpoint may lack).
+    Args:
+        project: The project.
+        job: How many slices to suggest, and with which weights.
+        emit: Receives Progress events.
+        should_stop: Called after each scan; what has been scored is ranked.
+
+    Returns:
+        {"run": id or None, "suggestions": [...], "stopped": bool}, the best suggestion first.
+
+    Raises:
+        UserError: "no-scans", "nothing-left", "bad-job", and those of loading a checkpoint.
     """
     if job.count < 1:
-        raise UserError(f"{job.count} slices cannot be suggested; ask for one or more.", code="bad-job")
+        raise UserError(f"Cannot suggest {job.count} slices; set count to 1 or more.", code="bad-job")
     scans = [scan.id for scan in project.scans.values() if not scan.held_out]
     if not scans:
         raise UserError(
-            f"{project.root} has no scan to suggest slices of; add scans, or hold fewer of them out.",
+            f"{project.root} has no scan to suggest slices of; add scans, or hold out fewer of them.",
             code="no-scans",
         )
     run = project.run(job.weights) if job.weights else newest_weights(project)
     if run is not None:
         refuse_collapsed(run)
     emit(Started(run.id if run else ""))
-    eye = _slice_scorer(project, run, scans, job.device)
-    chosen = list(slices.sample(project, scans, eye.axis, eye.pixels, np.random.default_rng(job.seed)))
+    scorer = _slice_scorer(project, run, scans, job.device)
+    chosen = list(slices.sample(project, scans, scorer.axis, scorer.pixels, np.random.default_rng(job.seed)))
     scored: list[ScoredSlices] = []
     begin = time.monotonic()
     for number, (scan, indices) in enumerate(chosen, 1):
         if should_stop():
             break
-        scored.append(eye.look(scan, indices))
-        left = (time.monotonic() - begin) * (len(chosen) / number - 1)
-        emit(Progress("looking at slices", number / len(chosen), number, left))
-    found = rank(scored, eye.axis, eye.names, job.count) if scored else []
+        scored.append(scorer.score(scan, indices))
+        remaining_s = (time.monotonic() - begin) * (len(chosen) / number - 1)
+        emit(Progress("scoring slices", number / len(chosen), number, remaining_s))
+    suggestions = rank(scored, scorer.axis, scorer.names, job.count) if scored else []
     stopped = len(scored) < len(chosen)
-    if not found and not stopped:
+    if not suggestions and not stopped:
         raise UserError(
-            f"All slices of {project.root} that are worth painting are complete; fine-tune and look at the "
-            "predictions.",
+            f"All informative slices of {project.root} are complete; fine-tune and check the predictions.",
             code="nothing-left",
         )
     return {
         "run": run.id if run else None,
-        "suggestions": [asdict(each) for each in found],
+        "suggestions": [asdict(suggestion) for suggestion in suggestions],
         "stopped": stopped,
     }
 
 
 def rank(scored: Sequence[ScoredSlices], axis: int, names: Mapping[int, str], count: int) -> list[Suggestion]:
-    """The slices that are most worth painting of all that were seen, the best one first.
+    """Choose the slices whose annotation is expected to help most.
 
-    names: of the classes by their numbers in `ScoredSlices.between`.
+    Args:
+        scored: Scores of the candidate slices, one item per scan.
+        axis: Canonical axis of the slices.
+        names: Names of the classes by their numbers in `ScoredSlices.between`.
+        count: Maximum number of suggestions.
+
+    Returns:
+        Suggestions, the best one first.
     """
 
-    def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
-        return np.concatenate([np.asarray(part) for part in parts])
+    def joined(arrays: Sequence[np.ndarray]) -> np.ndarray:
+        return np.concatenate([np.asarray(array) for array in arrays])
 
-    scans = [each.scan for each in scored for _ in each.indices]
-    index, between = joined([each.indices for each in scored]), joined([each.between for each in scored])
-    free = ~joined([each.empty | each.complete for each in scored])
-    reach = joined([np.full(len(each.indices), each.reach_mm) for each in scored])
+    scans = [scan.scan for scan in scored for _ in scan.indices]
+    index, between = joined([scan.indices for scan in scored]), joined([scan.between for scan in scored])
+    available = ~joined([scan.empty | scan.complete for scan in scored])
+    reach = joined([np.full(len(scan.indices), scan.reach_mm) for scan in scored])
     similarity = coverage.similarity(
-        joined([each.vectors for each in scored]), scans, joined([each.position_mm for each in scored]), reach
+        joined([scan.vectors for scan in scored]), scans, joined([scan.position_mm for scan in scored]), reach
     )
-    painted = joined([each.painted for each in scored])
-    asked = all(each.expected_error_mm2 is not None for each in scored)
-    doubt = joined(
-        [each.expected_error_mm2 for each in scored if each.expected_error_mm2 is not None]
-        if asked
-        else [~free]
-    )
-    if not asked:
-        doubt = (free | painted).astype(np.float32)
-    most = float(doubt[free].max(initial=0))
-    result = []
-    for choice in coverage.choose(similarity, doubt, painted, free, count):
+    annotated = joined([scan.painted for scan in scored])
+    expected_errors = [scan.expected_error_mm2 for scan in scored if scan.expected_error_mm2 is not None]
+    has_errors = len(expected_errors) == len(scored)
+    uncertainty = joined(expected_errors) if has_errors else (available | annotated).astype(np.float32)
+    largest = float(uncertainty[available].max(initial=0))
+    suggestions = []
+    for choice in coverage.choose(similarity, uncertainty, annotated, available, count):
         number = choice.number
-        own = float(doubt[number]) if asked else 0.0
-        pair = [names.get(int(each), "") for each in between[number]] if asked else []
-        reason = why(own / most if most > 0 else 0.0, choice.novelty, pair, bool(painted.any()))
-        result.append(
+        error = float(uncertainty[number]) if has_errors else 0.0
+        pair = [names.get(int(label), "") for label in between[number]] if has_errors else []
+        reason = why(error / largest if largest > 0 else 0.0, choice.novelty, pair, bool(annotated.any()))
+        suggestions.append(
             Suggestion(
-                scans[number], axis, int(index[number]), reason, round(own, 2), round(choice.novelty, 3)
+                scans[number], axis, int(index[number]), reason, round(error, 2), round(choice.novelty, 3)
             )
         )
-    return result
+    return suggestions
 
 
-def why(doubt: float, novelty: float, between: Sequence[str], anything: bool) -> str:
-    """One plain sentence. doubt: share of the largest doubt; between: the two classes, "" for background."""
-    new = "nothing like this is painted yet"
-    if doubt > 0 and (doubt >= UNSURE or novelty < NEW):
-        how = "least sure" if doubt == 1 else "not sure" if doubt >= UNSURE else "a little unsure"
+def why(uncertainty: float, novelty: float, between: Sequence[str], any_annotated: bool) -> str:
+    """The reason for a suggestion in one sentence.
+
+    Args:
+        uncertainty: Expected error relative to the largest one, 0 .. 1.
+        novelty: Dissimilarity from all annotated slices, 0 .. 1.
+        between: Names of the two classes that are confused most, "" for the background.
+        any_annotated: Whether any slice is annotated.
+    """
+    new = "no similar slice is annotated yet"
+    if uncertainty > 0 and (uncertainty >= UNCERTAIN or novelty < NOVEL):
+        degree = "most" if uncertainty == 1 else "" if uncertainty >= UNCERTAIN else "slightly"
         named = [name for name in between if name]
         where = {0: "", 1: " at the border of {0}", 2: " between {0} and {1}"}[len(named)].format(*named)
-        return f"Here the model is {how}{where}" + (f", and {new}." if novelty >= NEW else ".")
-    if not anything:
-        return "Many slices look like this one: a good one to begin with."
-    if novelty >= NEW:
+        adjective = " ".join(word for word in (degree, "uncertain") if word)
+        return f"On this slice the model is {adjective}{where}" + (
+            f", and {new}." if novelty >= NOVEL else "."
+        )
+    if not any_annotated:
+        return "Many slices are similar to this one: a good slice to start with."
+    if novelty >= NOVEL:
         return f"{new[0].upper()}{new[1:]}."
-    return "This differs from the painted slices more than the others do."
+    return "This slice differs most from the annotated ones."
 
 
 def newest_weights(project: Project) -> Run | None:
-    """The newest fine-tuning that has learned anything, else the newest pre-training, else None."""
+    """The newest fine-tuning, else the newest pre-training, with at least one step and without collapse.
+
+    Returns:
+        The run; None if there is neither.
+    """
     for kind in ("finetune", "pretrain"):
         for run in reversed(project.runs(kind)):
             if run.checkpoint.exists() and run.card.get("step", 0) > 0 and not run.collapsed:
@@ -143,17 +168,20 @@ def newest_weights(project: Project) -> Run | None:
 
 @dataclass(frozen=True)
 class SliceScorer:
-    """Who looks at slices: `look(scan, indices)`."""
+    """Scores slices of a project."""
 
     axis: int
+    """Canonical axis of the slices."""
     pixels: int
-    """How much is to be looked at."""
+    """Number of pixels to score."""
     names: Mapping[int, str]
-    look: Callable[[str, np.ndarray], ScoredSlices]
+    """Names of the classes by number."""
+    score: Callable[[str, np.ndarray], ScoredSlices]
+    """Scores slices of a scan: `score(scan, indices)`, indices (n,) int."""
 
 
 def _slice_scorer(project: Project, run: Run | None, scans: Sequence[str], device_name: str) -> SliceScorer:
-    """A fine-tuned network doubts and compares, a pre-trained one compares; without one grey values do."""
+    """A scorer by uncertainty and features (fine-tuned), features (pre-trained) or intensities (no run)."""
     from medssl.nn import devices
     from medssl.tasks import planner
 
@@ -169,30 +197,31 @@ def _slice_scorer(project: Project, run: Run | None, scans: Sequence[str], devic
     from medssl.tasks.start import load_for
 
     network, plan, card = load_for(project, run, device)
-    # A fine-tuned network knows one side; what a pre-trained one sees is compared whatever side people paint.
+    # A fine-tuned network has its slice axis; features of a pre-trained one serve any annotated axis.
     axis = plan.slice_axis
     if run.kind != "finetune":
         axis = planner.slice_axis(project, spacing, [])
     plan = replace(plan, slice_axis=axis)
 
-    def look(scan: str, indices: np.ndarray) -> ScoredSlices:
+    def score(scan: str, indices: np.ndarray) -> ScoredSlices:
         scored = _score_slices(project, scan, axis, indices)
         work = np.transpose(project.image(scan), plan.work_axes)
-        spacing = [project.scans[scan].geometry.spacing_mm[each] for each in plan.work_axes]
+        spacing = [project.scans[scan].geometry.spacing_mm[work_axis] for work_axis in plan.work_axes]
         vectors = [vector(network, plan, work, spacing, int(index), device) for index in indices]
         scored = replace(scored, vectors=np.array(vectors))
         if run.kind != "finetune":
             return scored
-        found = uncertainty(network, plan, work, spacing, [int(index) for index in indices], device)
-        areas = np.array([each.area_mm2 for each in found], np.float32)
-        return replace(scored, expected_error_mm2=areas, between=np.array([each.between for each in found]))
+        results = uncertainty(network, plan, work, spacing, [int(index) for index in indices], device)
+        areas = np.array([result.area_mm2 for result in results], np.float32)
+        between = np.array([result.between for result in results])
+        return replace(scored, expected_error_mm2=areas, between=between)
 
-    names = {number: each["name"] for number, each in enumerate(card.get("classes", []), 1)}
-    return SliceScorer(axis, pixels, names, look)
+    names = {number: label["name"] for number, label in enumerate(card.get("classes", []), 1)}
+    return SliceScorer(axis, pixels, names, score)
 
 
 def _score_slices(project: Project, scan: str, axis: int, indices: np.ndarray) -> ScoredSlices:
-    """What grey values and annotation say about slices of a scan."""
+    """Scores of slices of a scan from intensities and annotation."""
     step = project.scans[scan].geometry.spacing_mm[axis]
     image, annotation = project.image(scan), project.annotation(scan)
     vectors, contrast = slices.grey_vectors(slices.stack(image, axis, indices))

@@ -1,16 +1,16 @@
-"""What a network makes of single slices: how much it doubts there, between what, and what they look like.
+"""Uncertainty of a network on single slices, and feature vectors of slices.
 
-The doubt of a slice is the area of which the network is expected to be wrong: the sum of 1 - max p over its
-pixels, p being the mean of what a committee says (query by committee, Seung et al., COLT 1992). The
-committee is the moving average of the network, looking three times at the slice: as it lies, and turned a
-little either way, as training turns it (test-time augmentation: Wang et al., Neurocomputing 2019).
+The uncertainty of a slice is the area that the network is expected to segment wrongly: the sum of 1 - max p
+over its pixels, where p is the mean prediction of a committee (query by committee, Seung et al., COLT 1992).
+The committee is the moving average of the network on three versions of the slice: unchanged, and rotated
+slightly in both directions as in training (test-time augmentation: Wang et al., Neurocomputing 2019).
 
-Why this and not pure disagreement: on four hippocampus scans that were not trained on (148 slices, a
-network of ten painted slices), the doubt ranks slices like the number of wrong voxels with a rank
-correlation of 0.89, the votes of two sides (multiplanar.py) with 0.81, their mutual information with 0.76.
-Turning made it less overconfident: in sum it expected 0.68 of the wrong voxels that there were, without
-turning 0.56. The other sides add little to that (0.90, and 0.71) and need whole scans of nearly cubic
-voxels. The predicted area alone ranks these slices as well (0.90): where there is more to get wrong, more is.
+Reasons to prefer it to pure disagreement: on four hippocampus scans that were not trained on (148 slices, a
+network of ten annotated slices), it has a rank correlation of 0.89 with the number of wrong voxels, the vote
+entropy of two orientations (multiplanar.py) 0.81, their mutual information 0.76. Rotation reduced
+overconfidence: the expected number of wrong voxels was 0.68 of the actual one, without rotation 0.56. The
+other orientations add little to that (0.90, and 0.71) and need whole scans with nearly cubic voxels. The
+predicted area alone ranks these slices as well (0.90): larger structures have more wrong voxels.
 """
 
 from __future__ import annotations
@@ -31,19 +31,20 @@ from medssl.tasks.inference.predict import scores_of
 from medssl.tasks.inference.slabs import neighbouring_slices, slab_of
 
 ANGLES = (0.0, 0.2, -0.2)
-"""Radians by which the committee turns a slice: within what fine-tuning does."""
+"""Rotations of the committee in radians, within the range of the augmentation in fine-tuning."""
 
 AT_ONCE = 16
-"""Neighbouring slices that are looked at together: each group is seen with a margin on both sides."""
+"""Maximum number of adjacent slices predicted together; each group has a margin on both sides."""
 
 
 @dataclass(frozen=True)
-class Doubt:
-    """Of one slice: the area that is expected to be wrong, and the two classes that are mixed up most."""
+class SliceUncertainty:
+    """Expected error of one slice."""
 
     area_mm2: float
+    """Area that is expected to be wrong."""
     between: tuple[int, int]
-    """Class numbers, 0 background, the smaller one first."""
+    """The two classes that are confused most: class numbers, 0 background, the smaller one first."""
 
 
 @torch.inference_mode()
@@ -54,18 +55,30 @@ def uncertainty(
     spacing: Sequence[float],
     indices: Sequence[int],
     device: torch.device,
-) -> list[Doubt]:
-    """How much the network doubts some slices of a scan in work order, rising `indices`."""
+) -> list[SliceUncertainty]:
+    """Compute the uncertainty of some slices of a scan.
+
+    Args:
+        network: A fine-tuned network.
+        plan: Its plan.
+        work: Normalized scan in work order, (slices, rows, columns) float.
+        spacing: Voxel spacing in mm in work order.
+        indices: Slice numbers in ascending order.
+        device: Where the network is.
+
+    Returns:
+        One item per index.
+    """
     result = []
-    for group in together(indices):
+    for group in adjacent_groups(indices):
         low, high = _margin(plan, spacing, group[0], group[-1], len(work))
         scores = _committee(network, plan, slab_of(work, low, high, device), spacing, device)
-        result += [_doubt(scores[index - low], spacing[1] * spacing[2]) for index in group]
+        result += [_slice_uncertainty(scores[index - low], spacing[1] * spacing[2]) for index in group]
     return result
 
 
-def together(indices: Sequence[int]) -> Iterator[list[int]]:
-    """Rising indices in groups of neighbours, none longer than AT_ONCE."""
+def adjacent_groups(indices: Sequence[int]) -> Iterator[list[int]]:
+    """Split ascending indices into groups of adjacent ones, at most AT_ONCE each."""
     group: list[int] = []
     for index in indices:
         if group and (index > group[-1] + 1 or len(group) == AT_ONCE):
@@ -77,7 +90,7 @@ def together(indices: Sequence[int]) -> Iterator[list[int]]:
 
 
 def _margin(plan: Plan, spacing: Sequence[float], first: int, last: int, length: int) -> tuple[int, int]:
-    """First and last slice (exclusive) that the network has to see to say something about first..last."""
+    """First slice, and last slice + 1, that the network needs to predict slices first..last."""
     margin = plan.patch_vox[0] // 2
     if plan.dims == 3:
         margin = max(1, round(margin * plan.spacing_mm[0] / spacing[0]))
@@ -87,27 +100,35 @@ def _margin(plan: Plan, spacing: Sequence[float], first: int, last: int, length:
 def _committee(
     network: Network, plan: Plan, slab: Tensor, spacing: Sequence[float], device: torch.device
 ) -> Tensor:
-    """(n, K, rows, columns): the mean of the softmax scores of all looks."""
-    looks = [
-        turn(scores_of(network, plan, turn(slab[:, None], angle)[:, 0], spacing, device), -angle)
+    """Mean softmax scores of all rotations, (n, 1 + K, rows, columns)."""
+    votes = [
+        rotate(scores_of(network, plan, rotate(slab[:, None], angle)[:, 0], spacing, device), -angle)
         for angle in ANGLES
     ]
-    return torch.stack(looks).mean(0)
+    return torch.stack(votes).mean(0)
 
 
-def _doubt(scores: Tensor, pixel_mm2: float) -> Doubt:
-    """Of one slice's (K, rows, columns) scores."""
-    best = scores.topk(2, dim=0)
-    wrong = (1 - best.values[0]).flatten()
-    pairs = best.indices.sort(0).values.flatten(1)
+def _slice_uncertainty(scores: Tensor, pixel_mm2: float) -> SliceUncertainty:
+    """Uncertainty of one slice from its scores (1 + K, rows, columns)."""
+    top2 = scores.topk(2, dim=0)
+    error = (1 - top2.values[0]).flatten()
+    pairs = top2.indices.sort(0).values.flatten(1)
     classes = len(scores)
-    mixed = torch.bincount(pairs[0] * classes + pairs[1], weights=wrong, minlength=classes**2)
-    first, second = divmod(int(mixed.argmax()), classes)
-    return Doubt(float(wrong.sum()) * pixel_mm2, (first, second))
+    confusion = torch.bincount(pairs[0] * classes + pairs[1], weights=error, minlength=classes**2)
+    first, second = divmod(int(confusion.argmax()), classes)
+    return SliceUncertainty(float(error.sum()) * pixel_mm2, (first, second))
 
 
-def turn(images: Tensor, angle: float) -> Tensor:
-    """Images (n, c, rows, columns) turned about their middle; what comes in repeats the border."""
+def rotate(images: Tensor, angle: float) -> Tensor:
+    """Rotate images about their centres with bilinear interpolation; border pixels are replicated.
+
+    Args:
+        images: Batch of images, (n, c, rows, columns) float.
+        angle: Angle in radians.
+
+    Returns:
+        Rotated images, (n, c, rows, columns).
+    """
     if not angle:
         return images
     rows, columns = images.shape[2:]
@@ -122,8 +143,19 @@ def turn(images: Tensor, angle: float) -> Tensor:
 def vector(
     network: Network, plan: Plan, work: np.ndarray, spacing: Sequence[float], index: int, device: torch.device
 ) -> np.ndarray:
-    """What one slice looks like to the network: (F,) float32, the mean over its places of all encoder levels,
-    each of unit length there."""
+    """Feature vector of one slice: the spatial mean of all encoder levels, each normalized to unit length.
+
+    Args:
+        network: The network.
+        plan: Its plan.
+        work: Normalized scan in work order, (slices, rows, columns) float.
+        spacing: Voxel spacing in mm in work order.
+        index: Slice number.
+        device: Where the network is.
+
+    Returns:
+        (F,) float32.
+    """
     if plan.dims == 2:
         image = neighbouring_slices(work, index, index + 1, plan.patch_vox[0], device)
     else:

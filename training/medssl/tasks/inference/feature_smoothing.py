@@ -1,4 +1,4 @@
-"""Features of a cell, averaged with those of the cells around it."""
+"""Gaussian smoothing of feature maps."""
 
 from __future__ import annotations
 
@@ -11,23 +11,29 @@ from scipy import ndimage
 from medssl.nn import devices
 
 SMOOTHING = 1.5
-"""Standard deviation of the smoothing of features, in edges of a cell where it is shortest: a 2.5D network
-sees three slices, its neighbours others (docs/benchmarks/LOG.md, "Features of neighbouring cells")."""
+"""Standard deviation in units of the shortest edge of a cell: a 2.5D network takes three slices only, and
+neighbouring cells add others (docs/benchmarks/LOG.md, "Features of neighbouring cells")."""
 
 
 def smoothed(features: np.ndarray, cell_mm: Sequence[float]) -> np.ndarray:
-    """Each cell's features averaged with those around it, as float16 unit vectors.
+    """Smooth a feature map with a Gaussian of equal width in mm along each axis.
 
-    features: (Z', Y', X', F) float32, overwritten; cell_mm: edges of a cell along the first three axes. The
-    weights are Gaussian, as wide in mm along every axis: across thick slices less is averaged than within.
+    Across thick slices less is averaged than within them.
+
+    Args:
+        features: Feature map in canonical order, float32 (Z', Y', X', F); overwritten.
+        cell_mm: Edges of a cell in mm along Z', Y', X'.
+
+    Returns:
+        Unit vectors, float16 (Z', Y', X', F).
     """
-    allowed_widths = [SMOOTHING * min(cell_mm) / each for each in cell_mm]
+    sigma = [SMOOTHING * min(cell_mm) / edge_mm for edge_mm in cell_mm]
 
-    def part(channels: slice) -> None:
-        some = features[..., channels]
-        ndimage.gaussian_filter(some, (*allowed_widths, 0.0), output=some, mode="nearest", truncate=2.0)
+    def smooth(channels: slice) -> None:
+        view = features[..., channels]
+        ndimage.gaussian_filter(view, (*sigma, 0.0), output=view, mode="nearest", truncate=2.0)
 
-    with ThreadPoolExecutor(devices.THREADS) as dataset:  # SciPy lets go of the interpreter
-        list(dataset.map(part, (slice(first, first + 4) for first in range(0, features.shape[-1], 4))))
+    with ThreadPoolExecutor(devices.THREADS) as executor:  # SciPy releases the GIL
+        list(executor.map(smooth, (slice(first, first + 4) for first in range(0, features.shape[-1], 4))))
     lengths = np.linalg.norm(features, axis=-1, keepdims=True)
     return np.divide(features, np.maximum(lengths, 1e-6), out=features).astype(np.float16)

@@ -1,4 +1,4 @@
-"""Dense features of scans, cached on disk for similarity: float16 unit vectors on a regular grid."""
+"""Feature maps of scans, cached on disk for similarity: float16 unit vectors on a regular grid."""
 
 from __future__ import annotations
 
@@ -34,23 +34,35 @@ from medssl.tasks.loop import autocast
 from medssl.tasks.start import load_for
 
 WIDTH = 32
-"""Numbers a voxel: what is left of all encoder levels after a projection common to all scans of a run."""
+"""Channels of a feature map: the encoder levels after a projection shared by all scans of a run."""
 CELLS = 2_000_000
-"""Most cells a scan: keeps a similarity map of a whole scan under a second."""
+"""Maximum number of cells per scan, for similarity maps of whole scans in less than a second."""
 BASIS_SCANS, BASIS_SLABS, BASIS_CELLS = 8, 8, 1500
-"""Scans, slabs of each and cells of each slab from which the projection is computed."""
-MOST_THREADS = 8
-"""Slabs at a time on a CPU; each takes some 100 MB."""
+"""Number of scans, slabs per scan and cells per slab that the projection is computed from."""
+MAX_THREADS = 8
+"""Maximum number of simultaneous slabs on a CPU; each takes about 100 MB."""
 STEPS = ((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 4, 4), (4, 4, 4), (4, 8, 8), (8, 8, 8))
+"""Cell sizes in canonical voxels (z, y, x), finest first."""
 T = TypeVar("T")
 
 
 def features(
     project: Project, run: Run, job: FeaturesJob, emit: Emit, should_stop: Callable[[], bool]
 ) -> dict[str, object]:
-    """Compute and cache the features of scans with the run's weights, in place of those already there.
+    """Compute and cache the feature maps of scans with a run's weights.
 
-    Where no scans are named these are all whose features are not there or do not hold any more.
+    Args:
+        project: The project with the scans.
+        run: The run with the weights.
+        job: Which scans; if it names none, all without an up-to-date feature map.
+        emit: Receives Preview and Progress events.
+        should_stop: Called before each scan.
+
+    Returns:
+        {"run", "scans", "stopped"}.
+
+    Raises:
+        UserError: "too-large" for a scan, "no-checkpoint" and others for the run.
     """
     scans = job.scans or tuple(scan for scan in project.scans if not _hold(project, scan, run.id))
     emit(Started(run.id))
@@ -73,8 +85,9 @@ def features(
             project_slab = partial(_project, mean=mean, basis=basis)
             slabs = _slabs(project, scan, network, plan, step, device, then=project_slab)
             spacing = project.scans[scan].geometry.spacing_mm
-            array = smoothed(_joined(slabs, plan), [a * b for a, b in zip(step, spacing, strict=True)])
-        else:  # trained to find places in other scans: features for nothing else would do that worse
+            cell_mm = [count * edge for count, edge in zip(step, spacing, strict=True)]
+            array = smoothed(_joined(slabs, plan), cell_mm)
+        else:  # trained for correspondence between scans, which other features do worse
             array = _joined(matched_features(project, scan, matcher, plan, step, device), plan)
         path = write_features(project, scan, run.id, array, step)
         emit(Preview(scan, str(path)))
@@ -84,7 +97,7 @@ def features(
 
 
 def _hold(project: Project, scan: str, run: str) -> bool:
-    """Whether a scan has features of these weights as they are now."""
+    """Whether a scan has a feature map of the run's current weights."""
     try:
         open_features(project, scan, run)
     except UserError:
@@ -93,9 +106,19 @@ def _hold(project: Project, scan: str, run: str) -> bool:
 
 
 def grid_step(shape_zyx: Sequence[int]) -> tuple[int, int, int]:
-    """The finest grid (canonical voxels a cell) whose cells stay below CELLS."""
+    """Cell size of the finest grid with at most CELLS cells.
+
+    Args:
+        shape_zyx: Size of the scan in canonical order.
+
+    Returns:
+        Voxels per cell along z, y, x.
+
+    Raises:
+        UserError: "too-large" if no grid is coarse enough.
+    """
     for step in STEPS:
-        if np.prod([-(-length // each) for length, each in zip(shape_zyx, step, strict=True)]) <= CELLS:
+        if np.prod([-(-length // stride) for length, stride in zip(shape_zyx, step, strict=True)]) <= CELLS:
             return step
     raise UserError(
         f"A scan of {' x '.join(map(str, shape_zyx))} voxels is too large for a feature map; crop it.",
@@ -106,9 +129,18 @@ def grid_step(shape_zyx: Sequence[int]) -> tuple[int, int, int]:
 def raw_features(
     project: Project, scan: str, network: Network, plan: Plan, step: Sequence[int], device: torch.device
 ) -> Iterator[Tensor]:
-    """All encoder levels, each of unit length, side by side on the grid: slabs (cells, rows, columns, F).
+    """All encoder levels on the grid of a scan, each normalized to unit length and concatenated.
 
-    Slabs follow the plan's slice axis; the last two axes are the plan's rows and columns.
+    Args:
+        project: The project with the scan.
+        scan: Id of the scan.
+        network: The network.
+        plan: Its plan for this project.
+        step: Voxels per cell along z, y, x.
+        device: Where the network is.
+
+    Yields:
+        Consecutive slabs along the plan's slice axis, float32 (cells, rows, columns, F).
     """
     return _slabs(project, scan, network, plan, step, device, then=lambda slab: slab)
 
@@ -123,13 +155,13 @@ def _slabs(
     then: Callable[[Tensor], T],
     most: int | None = None,
 ) -> Iterator[T]:
-    """`then` of the raw features of all slabs in order, or of `most` slabs, evenly spaced."""
+    """`then` of the raw features of each slab in order, or of at most `most` evenly spaced slabs."""
     work = np.transpose(project.image(scan), plan.work_axes)
     spacing = [project.scans[scan].geometry.spacing_mm[axis] for axis in plan.work_axes]
     stride = [step[axis] for axis in plan.work_axes]
-    cells = [-(-length // each) for length, each in zip(work.shape, stride, strict=True)]
-    thick = 1 if plan.dims == 2 else max(1, plan.patch_vox[0] // stride[0])
-    count = -(-cells[0] // thick)
+    cells = [-(-length // size) for length, size in zip(work.shape, stride, strict=True)]
+    thickness = 1 if plan.dims == 2 else max(1, plan.patch_vox[0] // stride[0])
+    count = -(-cells[0] // thickness)
 
     @torch.inference_mode()
     def slab(number: int) -> T:
@@ -138,23 +170,23 @@ def _slabs(
             image = neighbouring_slices(work, middle, middle + 1, plan.patch_vox[0], device)
             levels = _levels(network, plan, image, spacing[1:], stride[1:], cells[1:])
             return then(levels[0].movedim(0, -1)[None])
-        first, last = number * thick, min((number + 1) * thick, cells[0])
+        first, last = number * thickness, min((number + 1) * thickness, cells[0])
         image = slab_of(work, first * stride[0], min(last * stride[0], len(work)), device)[None, None]
         levels = _levels(network, plan, image, spacing, stride, [last - first, *cells[1:]])
         return then(levels[0].movedim(0, -1))
 
     chosen = range(count) if most is None else np.unique(np.linspace(0, count - 1, most).round().astype(int))
     # Slabs of 3D networks are large: one at a time.
-    return _in_order(slab, chosen, device, threads=MOST_THREADS if plan.dims == 2 else 1)
+    return _in_order(slab, chosen, device, threads=MAX_THREADS if plan.dims == 2 else 1)
 
 
 def _in_order(
     work: Callable[[int], T], numbers: Iterable[int], device: torch.device, threads: int
 ) -> Iterator[T]:
-    """`work` of each number. A CPU takes several at once, each on one thread.
+    """`work` of each number in order; on a CPU several at once, each with one thread.
 
-    Faster than several threads on one slice: these wait for each other after every layer, and where another
-    program wants a core for a moment, as the viewer does, that costs a multiple.
+    This is faster than several threads per slice: those wait for each other after each layer, which costs a
+    multiple whenever another program, such as the viewer, needs a core.
     """
     threads = min(threads, devices.THREADS) if device.type == "cpu" else 1
     if threads == 1:
@@ -162,9 +194,9 @@ def _in_order(
         return
     with (
         _one_thread(),
-        ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as dataset,
+        ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as executor,
     ):
-        yield from dataset.map(work, numbers)
+        yield from executor.map(work, numbers)
 
 
 @contextmanager
@@ -186,25 +218,37 @@ def matched_features(
     step: Sequence[int],
     device: torch.device,
 ) -> Iterator[np.ndarray]:
-    """A matcher's embedding on the grid: float16 slabs (1, rows, columns, 2C) of unit vectors.
+    """Anatomical embedding on the grid of a scan.
 
-    Slabs follow the plan's slice axis. Fine and coarse vectors lie side by side: products of two such vectors
-    are the mean of both cosines.
+    Fine and coarse vectors are concatenated: the product of two such vectors is the mean of both cosines.
+
+    Args:
+        project: The project with the scan.
+        scan: Id of the scan.
+        matcher: The embedding network.
+        plan: Gives the order of the slabs.
+        step: Voxels per cell along z, y, x.
+        device: Where the network is.
+
+    Yields:
+        Consecutive slabs along the plan's slice axis, float16 (1, rows, columns, 2C), unit vectors.
     """
     work = np.transpose(project.image(scan), plan.work_axes)
     spacing = [project.scans[scan].geometry.spacing_mm[axis] for axis in plan.work_axes]
     volume = on_grid(torch.from_numpy(np.array(work)).to(device), spacing, float(matcher.cell_mm))
-    both = matcher.embed(volume)[None]
+    embedding = matcher.embed(volume)[None]
     axes = []
     for axis, length in enumerate(work.shape):
         stride = step[plan.work_axes[axis]]
-        centre = (torch.arange(-(-length // stride), device=device) + 0.5) * stride  # edges of the scan
+        centre = (
+            torch.arange(-(-length // stride), device=device) + 0.5
+        ) * stride  # from the edge of the scan
         cells = centre.clamp(max=length) / length * volume.shape[axis] / FINE
-        axes.append(2 * cells / both.shape[2 + axis] - 1)
+        axes.append(2 * cells / embedding.shape[2 + axis] - 1)
     for slab in axes[0]:
         grid = torch.stack(torch.meshgrid(slab[None], *axes[1:], indexing="ij"), dim=-1).flip(-1)
-        found = F.grid_sample(both, grid[None], padding_mode="border", align_corners=False)
-        yield side_by_side(found)[0].movedim(0, -1).half().cpu().numpy()
+        vectors = F.grid_sample(embedding, grid[None], padding_mode="border", align_corners=False)
+        yield side_by_side(vectors)[0].movedim(0, -1).half().cpu().numpy()
 
 
 def _levels(
@@ -215,12 +259,12 @@ def _levels(
     stride: Sequence[int],
     cells: Sequence[int],
 ) -> Tensor:
-    """(B, F, *cells) features of one image, sampled at the grid's cell centres."""
+    """(B, F, *cells) features of an image, sampled at the centres of the cells."""
     levels, size, padded = encoded(network, plan, image, spacing)
     axes = []
-    for length, each, count, small, big in zip(image.shape[2:], stride, cells, size, padded, strict=True):
-        centre = (torch.arange(count, device=image.device) + 0.5) * each  # edge coordinates of the scan
-        axes.append(2 * centre.clamp(max=length) * (small / length) / big - 1)
+    for length, edge, count, inner, outer in zip(image.shape[2:], stride, cells, size, padded, strict=True):
+        centre = (torch.arange(count, device=image.device) + 0.5) * edge  # from the edge of the scan
+        axes.append(2 * centre.clamp(max=length) * (inner / length) / outer - 1)
     grid = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flip(-1)
     grid = grid.expand(len(image), *grid.shape)
     return unit_levels(levels, grid, network.map_weights)
@@ -229,7 +273,17 @@ def _levels(
 def encoded(
     network: Network, plan: Plan, image: Tensor, spacing: Sequence[float]
 ) -> tuple[list[Tensor], tuple[int, ...], tuple[int, ...]]:
-    """Maps that describe an image's places, at the plan's spacing; its size there, and with padding."""
+    """Compute the feature maps of an image at the plan's spacing.
+
+    Args:
+        network: The network.
+        plan: Its plan.
+        image: Batch of images, (B, C, ...) float.
+        spacing: Spacing of the image in mm along its spatial axes.
+
+    Returns:
+        Feature maps (B, F, ...) by level, the size of the resampled image, and its size with padding.
+    """
     size = working_size(image.shape[2:], spacing, plan.spacing_mm[3 - plan.dims :])
     if size != tuple(image.shape[2:]):
         image = F.interpolate(image, size, mode="bilinear" if plan.dims == 2 else "trilinear")
@@ -239,15 +293,27 @@ def encoded(
 
 
 def unit_levels(levels: Sequence[Tensor], grid: Tensor, weights: Sequence[float] = ()) -> Tensor:
-    """(B, F, ...) maps at the points of `grid` (grid_sample's), each of length 1 or as `weights` says."""
+    """Sample feature maps at points, and normalize and concatenate them.
+
+    Args:
+        levels: Feature maps, each (B, F, ...) float.
+        grid: Points in the coordinates of `F.grid_sample`, (B, ..., 2 or 3) float.
+        weights: Length of the vectors of each level; 1 by default.
+
+    Returns:
+        Concatenated vectors, float32 (B, sum of F, ...).
+    """
     points = [
         F.grid_sample(level.float(), grid, padding_mode="border", align_corners=False) for level in levels
     ]
-    # What F.normalize does; its norm over the channels takes five times as long on a CPU.
-    sizes = [each.square().sum(1, keepdim=True).clamp_min(1e-12) for each in points]
+    # Equals F.normalize, whose norm over the channels takes five times as long on a CPU.
+    squares = [vectors.square().sum(1, keepdim=True).clamp_min(1e-12) for vectors in points]
     weights = weights or [1.0] * len(points)
     return torch.cat(
-        [each * (weight * size.rsqrt()) for weight, each, size in zip(weights, points, sizes, strict=True)],
+        [
+            vectors * (weight * square.rsqrt())
+            for weight, vectors, square in zip(weights, points, squares, strict=True)
+        ],
         dim=1,
     )
 
@@ -261,42 +327,42 @@ def _basis(
     scans: Sequence[str],
     step: int,
 ) -> tuple[Tensor, Tensor]:
-    """Mean and principal directions of the run's features, found once on up to eight scans and kept.
+    """Mean and principal directions of a run's features, computed once on up to eight scans and cached.
 
-    One basis for all scans of a run: only then can a voxel of one scan be looked for in another. A run that
-    went on since gets a new one, and the features under its older weights are removed.
+    All scans of a run share the basis, so that their feature maps are comparable. A run that was resumed gets
+    a new basis, and the feature maps of its older weights are removed.
     """
-    # The program's own weights change with the program, a run's with its steps.
+    # Shipped weights change with the version of the program, those of a run with its steps.
     version = run.weights_sha256[:12] if run.shipped else step
     path = run.folder / f"feature-basis-{version}.npy"
     if not path.exists():
-        for old in (project.root / "features").glob(f"*-{run.id}.json"):
-            old.unlink()
+        for stale in (project.root / "features").glob(f"*-{run.id}.json"):
+            stale.unlink()
         rows: list[Tensor] = []
         for scan in list(scans)[:: max(1, len(scans) // BASIS_SCANS)][:BASIS_SCANS]:
             grid = grid_step(project.image(scan).shape)
-            rows += _slabs(project, scan, network, plan, grid, device, _some_cells, BASIS_SLABS)
+            rows += _slabs(project, scan, network, plan, grid, device, _random_cells, BASIS_SLABS)
         sample = torch.cat(rows)
         mean = sample.mean(0)
-        with _one_thread():  # of so small a matrix several would cost a hundred times as much
+        with _one_thread():  # for such a small matrix several threads take a hundred times as long
             directions = torch.linalg.eigh((sample - mean).T @ (sample - mean))[1].flip(1).T
         write_array(path, torch.cat([mean[None], directions[:WIDTH]]).numpy())
     stored = torch.from_numpy(read_array(path)).to(device)
     return stored[0], stored[1:]
 
 
-def _some_cells(slab: Tensor) -> Tensor:
+def _random_cells(slab: Tensor) -> Tensor:
     flat = slab.flatten(0, 2).cpu()
     return flat[torch.randint(len(flat), (BASIS_CELLS,), generator=torch.Generator().manual_seed(0))]
 
 
 def _project(slab: Tensor, mean: Tensor, basis: Tensor) -> np.ndarray:
-    # Without the mean, two arbitrary voxels are no longer "similar" just for being tissue.
+    # With the mean subtracted, two arbitrary voxels are not similar merely for being tissue.
     return ((slab - mean) @ basis.T).cpu().numpy()
 
 
 def _joined(slabs: Iterator[np.ndarray], plan: Plan) -> np.ndarray:
-    """(Z', Y', X', F) in canonical axes from slabs along the plan's slice axis."""
+    """Feature map (Z', Y', X', F) in canonical order from slabs along the plan's slice axis."""
     joined = np.concatenate(list(slabs))
-    back = [*np.argsort(plan.work_axes).tolist(), 3]
-    return np.ascontiguousarray(np.transpose(joined, back))
+    canonical = [*np.argsort(plan.work_axes).tolist(), 3]
+    return np.ascontiguousarray(np.transpose(joined, canonical))

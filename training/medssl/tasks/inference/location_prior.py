@@ -1,14 +1,14 @@
-"""How structures lie among each other: learned from painted slices, found again in every prediction.
+"""Location prior: relative positions of structures in annotated scans, applied to every prediction.
 
-A network that has seen a few slices of two people takes much for a structure that only looks like it. Where
-that lies a patch cannot tell, but painted scans do: a brainstem lies above the cord, between the parotids.
-Their labels, interpolated between slices, are one coarse map a class. As a whole it is
-moved over the prediction of another scan, to where both agree most (cross-correlation); every class counts as
-much. What lies farther from its class's place than the class is large becomes less probable.
+A network trained on a few slices of two people segments much that only resembles a structure. A crop does not
+show where it lies, but annotated scans do: the brainstem lies above the cord, between the parotids. Their
+labels, interpolated between slices, give one coarse map per class. The maps are shifted together over the
+prediction of another scan to the position of best agreement (cross-correlation, all classes weighted alike).
+Detections farther from the position of their class than the class is large become less probable.
 
-Nothing is said of a class that keeps no place, such as lesions: one painted scan has to confirm the other,
-and a single class has no others to lie among. Between complete slices, and beyond the outermost, whatever
-these show may go on.
+Classes without a stable position, such as lesions, are not affected: one annotated scan has to confirm the
+other, and a single class has no relative position. Between complete slices, and beyond the outermost, the
+classes of the adjacent complete slices may continue.
 """
 
 from __future__ import annotations
@@ -28,87 +28,113 @@ from medssl.nn.data.device_dataset import DeviceDataset, complete_slices
 from medssl.nn.models import checkpoint
 
 PREFIX = "location_prior"
-"""Of its tensors' names in a checkpoint."""
+"""Prefix of its tensor names in a checkpoint."""
 CELLS = 64
-"""Cells of the maps along the longest side of a painted scan."""
-MOST_SCANS = 4
-"""Painted scans that are looked at: those with the most complete slices."""
-CONFIRMED = 0.9
-"""Least share of a class that has to lie within its reach of where another painted scan has it."""
-FAR_OFF = 0.3
-"""Factor of a probability far from the class's place: what the network is sure of can stay."""
+"""Cells of the maps along the longest side of an annotated scan."""
+MAX_SCANS = 4
+"""Maximum number of annotated scans: those with the most complete slices."""
+MIN_CONFIRMED = 0.9
+"""Minimum fraction of a class that must lie within its reach of its position in another annotated scan."""
+FAR_FACTOR = 0.3
+"""Factor of a probability far from the position of the class; confident predictions survive it."""
 MARGIN = 16
-"""Cells around the painted scans for which factors are made; beyond, they stay as they are there."""
-AT_A_TIME = 1 << 22
-"""Voxels that are placed at a time."""
+"""Cells around the annotated scans with factors; beyond, the factor of the border continues."""
+CHUNK_VOXELS = 1 << 22
+"""Voxels processed at a time."""
 
 
 @dataclass(frozen=True)
 class LocationPrior:
-    """Maps of where classes lie, in work order, all on one device."""
+    """Maps of the positions of K classes in work order, on one device."""
 
     maps: Tensor
-    """(K, Z, Y, X) float, share of the painted scans that have the class in a cell."""
+    """(K, Z, Y, X) float, fraction of the annotated scans with the class in a cell."""
     factors: Tensor
-    """(K, Z', Y', X') float, 1 where the class may lie by the painted scans, towards FAR_OFF away from there;
+    """(K, Z', Y', X') float, 1 where the annotated scans allow the class, falling to FAR_FACTOR elsewhere;
     MARGIN cells larger at each end."""
     reach_mm: Tensor
-    """(K,) how far from there: twice the class's radius of gyration; infinite where it keeps no place."""
+    """(K,) distance at which the factors start to fall: twice the radius of gyration of the class; infinite
+    for a class without a stable position."""
     cell_mm: Tensor
-    """()"""
+    """() edge of a cell."""
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps."""
-        return checkpoint.pack(PREFIX, {each.name: getattr(self, each.name) for each in fields(self)})
+        """The tensors to save in a checkpoint, by name."""
+        return checkpoint.pack(PREFIX, {field.name: getattr(self, field.name) for field in fields(self)})
 
     def to(self, device: torch.device) -> LocationPrior:
-        """The layout on that device."""
+        """The prior on another device."""
         return replace(self, maps=self.maps.to(device), factors=self.factors.to(device))
 
-    def where(self, best: Tensor, level: Tensor, spacing_mm: Sequence[float]) -> Tensor:
-        """(K, Z, Y, X) factors on a coarse grid over a scan, 1 near a class's place, FAR_OFF far from it.
+    def aligned_factors(self, best: Tensor, level: Tensor, spacing_mm: Sequence[float]) -> Tensor:
+        """Align the prior with a prediction.
 
-        best: (slices, rows, columns) the most probable class, 1..K; level: how probable, of any scale.
+        Args:
+            best: Most probable foreground class, 1..K, uint8 (slices, rows, columns) in work order.
+            level: Its probability on any scale, (slices, rows, columns).
+            spacing_mm: Voxel spacing in work order.
+
+        Returns:
+            Factors on a coarse grid over the scan, (K, Z, Y, X) float, 1 near the position of a class,
+            FAR_FACTOR far from it.
         """
         cell = float(self.cell_mm)
-        kinds = range(1, len(self.maps) + 1)
-        shares = [_coarse(torch.where(best == kind, level, 0), spacing_mm, cell) for kind in kinds]
-        move = _best_move(self.maps, torch.stack(shares))
-        return _moved(self.factors, [step - MARGIN for step in move], shares[0].shape, on=(0, 1, 2))
+        labels = range(1, len(self.maps) + 1)
+        predicted = [_coarse(torch.where(best == label, level, 0), spacing_mm, cell) for label in labels]
+        shift = _best_shift(self.maps, torch.stack(predicted))
+        return _shifted(self.factors, [step - MARGIN for step in shift], predicted[0].shape, extend=(0, 1, 2))
 
     def apply(self, best: Tensor, level: Tensor, spacing_mm: Sequence[float]) -> Tensor:
-        """The levels (slices, rows, columns) uint8, less where the class does not belong."""
-        factors = self.where(best, level, spacing_mm)
+        """Lower the probabilities of classes far from their positions.
+
+        Args:
+            best: Most probable foreground class, 1..K, uint8 (slices, rows, columns) in work order.
+            level: Its probability on the scale 0 .. 255, uint8 (slices, rows, columns).
+            spacing_mm: Voxel spacing in work order.
+
+        Returns:
+            The new probabilities, uint8 (slices, rows, columns).
+        """
+        factors = self.aligned_factors(best, level, spacing_mm)
         index = [
             (torch.arange(length, device=best.device) * cells) // length
             for length, cells in zip(best.shape, factors.shape[1:], strict=True)
         ]
-        found = torch.empty_like(level)
-        thick = max(1, AT_A_TIME // best[0].numel())
-        for first in range(0, len(best), thick):
-            part = slice(first, first + thick)
-            kind = best[part].long() - 1
-            factor = factors[kind, index[0][part][:, None, None], index[1][:, None], index[2]]
-            found[part] = (level[part] * factor).round().to(level.dtype)
-        return found
+        weighted = torch.empty_like(level)
+        thickness = max(1, CHUNK_VOXELS // best[0].numel())
+        for first in range(0, len(best), thickness):
+            slab = slice(first, first + thickness)
+            label = best[slab].long() - 1
+            factor = factors[label, index[0][slab][:, None, None], index[1][:, None], index[2]]
+            weighted[slab] = (level[slab] * factor).round().to(level.dtype)
+        return weighted
 
 
 def read_location_prior(path: Path, device: torch.device) -> LocationPrior | None:
-    """That of a checkpoint, on the device; None where it has none.
+    """Load the location prior of a checkpoint.
 
-    Raises UserError where the file is missing or foreign.
+    Returns:
+        The prior on the device; None if the checkpoint has none.
+
+    Raises:
+        UserError: "no-checkpoint" or "foreign-checkpoint".
     """
-    kept = checkpoint.unpack(PREFIX, checkpoint.load(path, under=f"{PREFIX}.")[0])
-    return LocationPrior(**kept).to(device) if kept else None
+    tensors = checkpoint.unpack(PREFIX, checkpoint.load(path, under=f"{PREFIX}.")[0])
+    return LocationPrior(**tensors).to(device) if tensors else None
 
 
 def fit_location_prior(dataset: DeviceDataset, classes: int) -> LocationPrior | None:
-    """The layout of painted scans in work order; None where they confirm no two classes.
+    """Fit the prior to the complete slices of annotated scans; a scan needs two of them.
 
-    Only complete slices tell; a scan needs two of them.
+    Args:
+        dataset: The annotated scans in work order.
+        classes: Number of foreground classes.
+
+    Returns:
+        The prior; None unless at least two classes have a stable position in at least two scans.
     """
     complete = [len(complete_slices(target)) for target in dataset.targets]
-    chosen = [scan for scan in np.argsort(complete)[::-1].tolist() if complete[scan] > 1][:MOST_SCANS]
+    chosen = [scan for scan in np.argsort(complete)[::-1].tolist() if complete[scan] > 1][:MAX_SCANS]
     if classes < 2 or len(chosen) < 2:
         return None
     longest = max(
@@ -117,47 +143,52 @@ def fit_location_prior(dataset: DeviceDataset, classes: int) -> LocationPrior | 
         for length, step in zip(dataset.targets[scan].shape, dataset.spacing_mm[scan], strict=True)
     )
     cell = max(longest / CELLS, min(min(dataset.spacing_mm[scan]) for scan in chosen))
-    scan_maps, rooms = zip(*(_coarse_maps(dataset, scan, classes, cell) for scan in chosen), strict=True)
-    known = torch.stack([each.sum((1, 2, 3)) > 0 for each in scan_maps])  # (scans, K)
-    radius = torch.stack([_radius(each) for each in scan_maps])
-    reach = 2 * cell * radius.sum(0) / known.sum(0).clamp(min=1)
-    kept = (known.sum(0) > 1) & _confirmed(scan_maps, rooms, reach, cell)
-    if kept.sum() < 2:
+    scan_maps, regions = zip(*(_coarse_maps(dataset, scan, classes, cell) for scan in chosen), strict=True)
+    present = torch.stack([maps.sum((1, 2, 3)) > 0 for maps in scan_maps])  # (scans, K)
+    radius = torch.stack([_radius(maps) for maps in scan_maps])
+    reach = 2 * cell * radius.sum(0) / present.sum(0).clamp(min=1)
+    stable = (present.sum(0) > 1) & _confirmed(scan_maps, regions, reach, cell)
+    if stable.sum() < 2:
         return None
-    reach = torch.where(kept, reach, torch.inf)
-    moves = [(0, 0, 0), *(_best_move(each, scan_maps[0]) for each in scan_maps[1:])]
-    maps = torch.stack(_together(scan_maps, moves)).mean(0) * kept.view(-1, 1, 1, 1)
-    room = torch.stack(_together(rooms, moves)).any(0)
-    room = _moved(room, (MARGIN,) * 3, [length + 2 * MARGIN for length in room.shape[1:]], on=(0,))
-    factors = torch.stack([_near(one, far, cell) for one, far in zip(room, reach.tolist(), strict=True)])
+    reach = torch.where(stable, reach, torch.inf)
+    shifts = [(0, 0, 0), *(_best_shift(maps, scan_maps[0]) for maps in scan_maps[1:])]
+    maps = torch.stack(_on_common_grid(scan_maps, shifts)).mean(0) * stable.view(-1, 1, 1, 1)
+    region = torch.stack(_on_common_grid(regions, shifts)).any(0)
+    shape = [length + 2 * MARGIN for length in region.shape[1:]]
+    region = _shifted(region, (MARGIN,) * 3, shape, extend=(0,))
+    factors = torch.stack(
+        [_factors(mask, distance, cell) for mask, distance in zip(region, reach.tolist(), strict=True)]
+    )
     return LocationPrior(maps, factors, reach, torch.tensor(cell))
 
 
 def _coarse_maps(dataset: DeviceDataset, scan: int, classes: int, cell: float) -> tuple[Tensor, Tensor]:
-    """Of a painted scan, coarse: (K, Z, Y, X) shares of its classes, filled in between complete slices; and
-    the cells where they may be, as far as anybody knows: all the way to the next complete slice.
+    """Coarse maps of an annotated scan, both (K, Z, Y, X).
+
+    Fractions of its classes, interpolated between complete slices; and the cells that each class may occupy:
+    those of a complete slice, up to the next complete slices.
     """
     target, spacing = dataset.targets[scan], dataset.spacing_mm[scan]
     slices = complete_slices(target)
-    # Half a cell is fine enough, and what is filled in between slices costs by the pixel.
+    # Half a cell is fine enough, and the interpolation between slices costs time per pixel.
     rows, columns = (max(1, int(cell / step / 2)) for step in spacing[1:])
     coarse = target[:, rows // 2 :: rows, columns // 2 :: columns].cpu().numpy()
     spacing = (spacing[0], spacing[1] * rows, spacing[2] * columns)
     labels = interpolate(coarse, slices, list(range(1, classes + 1)), spacing[1:])
-    scan_maps, room = [], []
+    scan_maps, regions = [], []
     for label in range(1, classes + 1):
         scan_maps.append(_coarse(torch.from_numpy(labels == label), spacing, cell))
-        known = coarse == label
-        there = np.zeros_like(known)
+        annotated = coarse == label
+        region = np.zeros_like(annotated)
         for low, high in pairwise([0, *slices, len(coarse) - 1]):
-            ends = [each for each in (low, high) if each in slices]
-            there[low : high + 1] |= known[ends].any(0)
-        room.append(_coarse(torch.from_numpy(there), spacing, cell) > 0)
-    return torch.stack(scan_maps), torch.stack(room)
+            ends = [index for index in (low, high) if index in slices]
+            region[low : high + 1] |= annotated[ends].any(0)
+        regions.append(_coarse(torch.from_numpy(region), spacing, cell) > 0)
+    return torch.stack(scan_maps), torch.stack(regions)
 
 
 def _coarse(volume: Tensor, spacing_mm: Sequence[float], cell: float) -> Tensor:
-    """Means of (Z, Y, X) over cells of about `cell` mm."""
+    """Means of a volume (Z, Y, X) over cells of about `cell` mm."""
     depth, height, width = (
         max(1, round(length * step / cell)) for length, step in zip(volume.shape, spacing_mm, strict=True)
     )
@@ -165,83 +196,84 @@ def _coarse(volume: Tensor, spacing_mm: Sequence[float], cell: float) -> Tensor:
 
 
 def _radius(maps: Tensor) -> Tensor:
-    """(K,) radius of gyration in cells: how far from its middle a class lies; 0 where there is none."""
+    """(K,) radius of gyration of each class in cells; 0 for an absent class."""
     axes = [torch.arange(length, dtype=maps.dtype) for length in maps.shape[1:]]
-    places = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)  # (Z, Y, X, 3)
+    positions = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)  # (Z, Y, X, 3)
     weights = maps.sum((1, 2, 3)).clamp(min=1e-6)
-    middle = torch.einsum("kzyx,zyxa->ka", maps, places) / weights[:, None]
-    square = torch.einsum("kzyx,zyxa->k", maps, places.square()) / weights
-    return (square - middle.square().sum(1)).clamp(min=0).sqrt()
+    centroid = torch.einsum("kzyx,zyxa->ka", maps, positions) / weights[:, None]
+    square = torch.einsum("kzyx,zyxa->k", maps, positions.square()) / weights
+    return (square - centroid.square().sum(1)).clamp(min=0).sqrt()
 
 
-def _best_move(maps: Tensor, shares: Tensor) -> tuple[int, int, int]:
-    """By how many cells to move (K, ...) maps over (K, ...) shares so that they agree most.
+def _best_shift(maps: Tensor, predicted: Tensor) -> tuple[int, int, int]:
+    """Shift in cells of maps (K, ...) over predicted fractions (K, ...) with the largest cross-correlation.
 
-    The shares are blurred, which forgives people their differences.
+    The fractions are blurred, which tolerates anatomical differences.
     """
     from scipy.fft import next_fast_len
 
-    parts = maps.sum((1, 2, 3), keepdim=True)
-    kernel = torch.where(parts > 0, maps / parts.clamp(min=1e-6), 0)
-    blurred = F.avg_pool3d(F.avg_pool3d(shares, 3, 1, 1), 3, 1, 1)
-    # In Fourier space, for the maps are about as large as the scan; powers of two and three are fast there.
+    totals = maps.sum((1, 2, 3), keepdim=True)
+    kernel = torch.where(totals > 0, maps / totals.clamp(min=1e-6), 0)
+    blurred = F.avg_pool3d(F.avg_pool3d(predicted, 3, 1, 1), 3, 1, 1)
+    # By FFT, because the maps are about as large as the scan; sizes with small prime factors are fast.
     size = [
-        next_fast_len(one + other - 1, real=True)
-        for one, other in zip(maps.shape[1:], shares.shape[1:], strict=True)
+        next_fast_len(length + other - 1, real=True)
+        for length, other in zip(maps.shape[1:], predicted.shape[1:], strict=True)
     ]
     product = torch.fft.rfftn(blurred, size) * torch.fft.rfftn(kernel, size).conj()
     agreement = torch.fft.irfftn(product.sum(0), size)
-    place = np.unravel_index(int(agreement.argmax()), size)
-    move = [
-        int(at) if at < length else int(at) - whole
-        for at, length, whole in zip(place, shares.shape[1:], size, strict=True)
+    peak = np.unravel_index(int(agreement.argmax()), size)
+    shift = [
+        int(index) if index < length else int(index) - period
+        for index, length, period in zip(peak, predicted.shape[1:], size, strict=True)
     ]
-    return move[0], move[1], move[2]
+    return shift[0], shift[1], shift[2]
 
 
-def _moved(maps: Tensor, move: Sequence[int], shape: Sequence[int], on: Sequence[int] = ()) -> Tensor:
-    """(..., Z, Y, X) maps moved by whole cells into a grid of that shape, with nothing around them.
+def _shifted(maps: Tensor, shift: Sequence[int], shape: Sequence[int], extend: Sequence[int] = ()) -> Tensor:
+    """Maps (..., Z, Y, X) shifted by whole cells into a grid of `shape`, 0 around them.
 
-    on: axes at whose ends they go on as they end.
+    extend: axes along which the values at the ends continue instead.
     """
-    index = [torch.arange(size, device=maps.device) - step for size, step in zip(shape, move, strict=True)]
-    kept = [at.clamp(0, length - 1) for at, length in zip(index, maps.shape[-3:], strict=True)]
-    found = maps[..., kept[0][:, None, None], kept[1][:, None], kept[2]]
-    for axis in {0, 1, 2} - {*on}:
-        inside = index[axis] == kept[axis]
-        found = found * inside.view(-1, *[1] * (2 - axis))
-    return found
+    index = [torch.arange(size, device=maps.device) - step for size, step in zip(shape, shift, strict=True)]
+    clamped = [cells.clamp(0, length - 1) for cells, length in zip(index, maps.shape[-3:], strict=True)]
+    shifted = maps[..., clamped[0][:, None, None], clamped[1][:, None], clamped[2]]
+    for axis in {0, 1, 2} - {*extend}:
+        inside = index[axis] == clamped[axis]
+        shifted = shifted * inside.view(-1, *[1] * (2 - axis))
+    return shifted
 
 
-def _near(there: Tensor, reach: float, cell: float) -> Tensor:
-    """1 within `reach` mm of where something is, then falling to FAR_OFF; 1 everywhere where nothing is."""
+def _factors(region: Tensor, reach: float, cell: float) -> Tensor:
+    """1 within `reach` mm of a region, falling to FAR_FACTOR beyond; 1 everywhere for an empty region."""
     from scipy.ndimage import distance_transform_edt
 
-    if not np.isfinite(reach) or not there.any():
-        return torch.ones(there.shape)
-    away = torch.from_numpy(distance_transform_edt(~there.numpy(), sampling=cell)).float()
-    return FAR_OFF + (1 - FAR_OFF) * torch.exp(-(away - reach).clamp(min=0) / (reach / 4))
+    if not np.isfinite(reach) or not region.any():
+        return torch.ones(region.shape)
+    distance = torch.from_numpy(distance_transform_edt(~region.numpy(), sampling=cell)).float()
+    return FAR_FACTOR + (1 - FAR_FACTOR) * torch.exp(-(distance - reach).clamp(min=0) / (reach / 4))
 
 
-def _confirmed(scan_maps: Sequence[Tensor], rooms: Sequence[Tensor], reach: Tensor, cell: float) -> Tensor:
-    """(K,) whether each class lies in all painted scans where each other one has room for it."""
-    kept = torch.ones(len(reach), dtype=torch.bool)
-    for one, other in permutations(range(len(scan_maps)), 2):
-        move, there = _best_move(scan_maps[one], scan_maps[other]), scan_maps[other]
-        for label, far in enumerate(reach.tolist()):
-            room = _moved(rooms[one][label], move, there.shape[1:], on=(0,))
-            if scan_maps[one][label].any() and there[label].any():
-                near = _near(room, far, cell) == 1
-                kept[label] &= bool((there[label] * near).sum() >= CONFIRMED * there[label].sum())
-    return kept
+def _confirmed(scan_maps: Sequence[Tensor], regions: Sequence[Tensor], reach: Tensor, cell: float) -> Tensor:
+    """(K,) whether each class lies within its reach of the region that every other scan allows for it."""
+    confirmed = torch.ones(len(reach), dtype=torch.bool)
+    for source, target in permutations(range(len(scan_maps)), 2):
+        shift, maps = _best_shift(scan_maps[source], scan_maps[target]), scan_maps[target]
+        for label, distance in enumerate(reach.tolist()):
+            region = _shifted(regions[source][label], shift, maps.shape[1:], extend=(0,))
+            if scan_maps[source][label].any() and maps[label].any():
+                near = _factors(region, distance, cell) == 1
+                confirmed[label] &= bool((maps[label] * near).sum() >= MIN_CONFIRMED * maps[label].sum())
+    return confirmed
 
 
-def _together(each: Sequence[Tensor], moves: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Maps of one grid that holds all of them, moved by `moves`."""
-    low = [min(move[axis] for move in moves) for axis in range(3)]
+def _on_common_grid(grids: Sequence[Tensor], shifts: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Shifted maps on a common grid that contains all of them."""
+    low = [min(shift[axis] for shift in shifts) for axis in range(3)]
     ends = [
-        [move[axis] + one.shape[1 + axis] for move, one in zip(moves, each, strict=True)] for axis in range(3)
+        [shift[axis] + maps.shape[1 + axis] for shift, maps in zip(shifts, grids, strict=True)]
+        for axis in range(3)
     ]
     shape = [max(end) - first for end, first in zip(ends, low, strict=True)]
-    steps = ([step - first for step, first in zip(move, low, strict=True)] for move in moves)
-    return [_moved(one, step, shape) for one, step in zip(each, steps, strict=True)]
+    steps = ([step - first for step, first in zip(shift, low, strict=True)] for shift in shifts)
+    return [_shifted(maps, step, shape) for maps, step in zip(grids, steps, strict=True)]

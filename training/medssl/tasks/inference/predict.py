@@ -1,4 +1,4 @@
-"""Segmenting whole scans without ever holding a full-resolution float softmax."""
+"""Segmentation of whole scans slab by slab, without a full-resolution float softmax in memory."""
 
 from __future__ import annotations
 
@@ -30,18 +30,33 @@ from medssl.tasks.inference.threshold import LEVELS, DiceOptimalLabels
 from medssl.tasks.loop import autocast
 
 MARGIN = 8
-"""Working voxels repeated around a slice, so that no tissue lies at the zero padding of the convolutions."""
+"""Border voxels replicated around a slice, so that tissue keeps away from the convolutions' zero padding."""
 PIXELS_AT_ONCE = 1 << 19
+"""Pixels per batch of slices in 2.5D."""
 VOXELS_AT_ONCE = 1 << 21
-"""Of a scan that is seen from several sides."""
+"""Voxels per slab of a scan that is predicted in several orientations."""
 HALO = 16
-"""Slices more on both sides of such a slab: from the other sides its cut is a border."""
+"""Additional slices on both sides of such a slab, whose cut is a border in the other orientations."""
 
 
 def predict(
     project: Project, run: Run, job: PredictJob, emit: Emit, should_stop: Callable[[], bool]
 ) -> dict[str, object]:
-    """Segment scans with the run's weights; each prediction is saved in the run's folder as it is done."""
+    """Segment scans with a run's weights; each prediction is saved in the run's folder when it is complete.
+
+    Args:
+        project: The project with the scans.
+        run: A fine-tuning run.
+        job: Which scans; all if it names none.
+        emit: Receives Preview and Progress events.
+        should_stop: Called before each scan.
+
+    Returns:
+        {"run", "scans", "stopped"}.
+
+    Raises:
+        UserError: "not-finetuned" for a pre-training, "no-checkpoint" and others.
+    """
     scans = job.scans or tuple(project.scans)
     emit(Started(run.id))
     done = predict_scans(project, run, scans, job.device, emit, should_stop, job.probabilities)
@@ -57,19 +72,33 @@ def predict_scans(
     should_stop: Callable[[], bool],
     probabilities: bool = False,
 ) -> list[str]:
-    """Segment `scans` one after the other until asked to stop; returns those that are done.
+    """Segment scans one after the other until a stop is requested.
 
-    probabilities: keep these, too, from the same pass.
+    Args:
+        project: The project with the scans.
+        run: A fine-tuning run.
+        scans: Ids of the scans.
+        device_name: "auto", "cpu", "cuda" or "mps".
+        emit: Receives Preview and Progress events.
+        should_stop: Called before each scan.
+        probabilities: Whether to also save the class probabilities from the same pass.
+
+    Returns:
+        Ids of the segmented scans.
     """
     trained = Trained.of(run.checkpoint, run.id, device_name)
     done = []
     for number, scan in enumerate(scans):
         if should_stop():
             break
-        look = partial(trained.labels, project, scan)
+        segment_scan = partial(trained.labels, project, scan)
         classes, axes = trained.ids[1:].tolist(), trained.plan.work_axes
-        kept = partial(write_probabilities, project, run, scan, classes, axes, look, emit)
-        path = project.save_prediction(run.id, scan, kept() if probabilities else look())
+        with_probabilities = partial(
+            write_probabilities, project, run, scan, classes, axes, segment_scan, emit
+        )
+        path = project.save_prediction(
+            run.id, scan, with_probabilities() if probabilities else segment_scan()
+        )
         emit(Preview(scan, str(path)))
         emit(Progress("prediction", (number + 1) / len(scans), number + 1))
         done.append(scan)
@@ -78,38 +107,60 @@ def predict_scans(
 
 @dataclass(frozen=True)
 class Trained:
-    """A fine-tuned network on its device, with all that its checkpoint says of how to use it."""
+    """A fine-tuned network on its device, with everything that its checkpoint stores for inference.
+
+    Example:
+        >>> trained = Trained.of(run.checkpoint, run.id, "auto")
+        >>> labels = trained.labels(project, "liver-1")  # class ids, uint8 (Z, Y, X)
+    """
 
     network: Network
     plan: Plan
     card: dict[str, Any]
     location_prior: LocationPrior | None
     ids: np.ndarray
-    """Ids of its classes, the background's 0 first."""
+    """Class ids by class number, uint8 (1 + K,), 0 for the background first."""
     device: torch.device
 
     @classmethod
     def of(cls, path: Path, name: str, device_name: str) -> Trained:
-        """From a checkpoint, or what a training kept on its way.
+        """Load a checkpoint or a snapshot.
 
-        Raises UserError ("not-finetuned") where it is none of a fine-tuning; it calls the weights `name`.
+        Args:
+            path: The file.
+            name: Name of the weights in error messages.
+            device_name: "auto", "cpu", "cuda" or "mps".
+
+        Raises:
+            UserError: "not-finetuned" if the checkpoint is not that of a fine-tuning.
         """
         device = devices.choose(device_name)
         network, plan, card = load_network(path)
         if card["kind"] != "finetune":
             raise UserError(
-                f"{name} is a pre-training and knows no classes; fine-tune it first, then predict.",
+                f"{name} is a pre-training and has no classes; fine-tune it first, then predict.",
                 code="not-finetuned",
             )
-        ids = np.array([0, *(each["id"] for each in card["classes"])], np.uint8)
+        ids = np.array([0, *(label["id"] for label in card["classes"])], np.uint8)
         return cls(network.to(device), plan, card, read_location_prior(path, device), ids, device)
 
     def labels(
         self, project: Project, scan: str, keep: Callable[[np.ndarray], None] | None = None
     ) -> np.ndarray:
-        """Class ids (Z, Y, X) of a scan; `keep` as `segment` has it."""
-        own, spacing = (self.network, self.plan), project.scans[scan].geometry.spacing_mm
-        return self.ids[segment(*own, project.image(scan), spacing, self.device, keep, self.location_prior)]
+        """Segment a scan.
+
+        Args:
+            project: The project with the scan.
+            scan: Id of the scan.
+            keep: Called with the softmax scores of each slab, float32 (n, 1 + K, rows, columns), work order.
+
+        Returns:
+            Class ids, uint8 (Z, Y, X) in canonical order.
+        """
+        image, spacing = project.image(scan), project.scans[scan].geometry.spacing_mm
+        return self.ids[
+            segment(self.network, self.plan, image, spacing, self.device, keep, self.location_prior)
+        ]
 
 
 def segment(
@@ -121,10 +172,19 @@ def segment(
     keep: Callable[[np.ndarray], None] | None = None,
     location_prior: LocationPrior | None = None,
 ) -> np.ndarray:
-    """Class numbers 0..K of every voxel, uint8 (Z, Y, X).
+    """Segment an image slab by slab; only the scores of one slab are in memory.
 
-    image: normalised (Z, Y, X), may be a memory map. Works slab by slab; scores of one slab at a time are
-    in memory. keep: is shown them, (n, 1 + K, rows, columns) in work order. layout: of the network's classes.
+    Args:
+        network: A network with a segmentation head.
+        plan: Its plan.
+        image: Normalized image in canonical order, (Z, Y, X) float, possibly memory-mapped.
+        spacing_mm: Voxel spacing in mm along Z, Y, X.
+        device: Where the network is.
+        keep: Called with the softmax scores of each slab, float32 (n, 1 + K, rows, columns) in work order.
+        location_prior: Prior of the network's classes.
+
+    Returns:
+        Class numbers 0..K, uint8 (Z, Y, X).
     """
     work = np.transpose(image, plan.work_axes)
     spacing = [spacing_mm[axis] for axis in plan.work_axes]
@@ -142,46 +202,67 @@ def segment_work(
     keep: Callable[[np.ndarray], None] | None = None,
     location_prior: LocationPrior | None = None,
 ) -> Tensor:
-    """`segment` in work order: uint8 (slices, rows, columns) on the device, from an array or a tensor."""
+    """Segment a scan in work order; like `segment` otherwise.
+
+    Args:
+        network: A network with a segmentation head.
+        plan: Its plan.
+        work: Normalized scan in work order, (slices, rows, columns) float.
+        spacing: Voxel spacing in mm in work order.
+        device: Where the network is.
+        keep: Called with the softmax scores of each slab, float32 (n, 1 + K, rows, columns).
+        location_prior: Prior of the network's classes.
+
+    Returns:
+        Class numbers 0..K, uint8 (slices, rows, columns) on the device.
+    """
     decision = DiceOptimalLabels()
-    for own in scores_of_slabs(network, plan, work, spacing, device):
-        scores = smooth_posteriors(own, plan.smoothing_sigma_mm, spacing)
+    for raw in scores_of_slabs(network, plan, work, spacing, device):
+        scores = smooth_posteriors(raw, plan.smoothing_sigma_mm, spacing)
         decision.add(scores)
         if keep is not None:
             keep(scores.cpu().numpy())
     if location_prior is not None:
-        decision.place(location_prior, spacing)
+        decision.apply_prior(location_prior, spacing)
     return decision.labels()
 
 
 @dataclass(frozen=True)
 class Top1Posterior:
-    """What a network makes of voxels, in three bytes each: uint8 (slices, rows, columns)."""
+    """Posterior of a scan in three bytes per voxel; all tensors are uint8 (slices, rows, columns)."""
 
     best: Tensor
-    """The most probable class but the background, 1..K."""
+    """Most probable foreground class, 1..K."""
     probability: Tensor
-    """Of that class, 0 .. LEVELS - 1."""
+    """Probability of that class, 0 .. LEVELS - 1."""
     background: Tensor
-    """The background's probability, likewise."""
+    """Probability of the background, 0 .. LEVELS - 1."""
 
 
 @torch.inference_mode()
 def top1_posterior(
     network: Network, plan: Plan, work: Tensor, spacing: Sequence[float], device: torch.device
 ) -> Top1Posterior:
-    """What could be learned from a scan in work order: `segment_work` before anything is decided.
+    """Posterior of a scan as the basis of pseudo-labels, before any decision.
 
-    Of a class no more than both the voxel and its neighbours say: these move a border a little towards the
-    smaller class, which round after round would add up, and what a voxel alone says is often the wrong name.
+    The probability of a class is the minimum of the raw and the smoothed one. Smoothing alone shifts borders
+    slightly towards the smaller class, which would accumulate over rounds; raw scores often have the wrong
+    class.
+
+    Args:
+        network: A network with a segmentation head.
+        plan: Its plan.
+        work: Normalized scan in work order, (slices, rows, columns) float.
+        spacing: Voxel spacing in mm in work order.
+        device: Where the network is.
     """
-    parts = []
-    for own in scores_of_slabs(network, plan, work, spacing, device):
-        scores = torch.minimum(own, smooth_posteriors(own, plan.smoothing_sigma_mm, spacing))
+    slabs = []
+    for raw in scores_of_slabs(network, plan, work, spacing, device):
+        scores = torch.minimum(raw, smooth_posteriors(raw, plan.smoothing_sigma_mm, spacing))
         probability, best = scores[:, 1:].max(1)
-        levels = ((each * (LEVELS - 1)).round() for each in (probability, scores[:, 0]))
-        parts.append([each.to(torch.uint8) for each in (best + 1, *levels)])
-    return Top1Posterior(*map(torch.cat, zip(*parts, strict=True)))
+        levels = ((values * (LEVELS - 1)).round() for values in (probability, scores[:, 0]))
+        slabs.append([values.to(torch.uint8) for values in (best + 1, *levels)])
+    return Top1Posterior(*map(torch.cat, zip(*slabs, strict=True)))
 
 
 def scores_of_slabs(
@@ -191,23 +272,34 @@ def scores_of_slabs(
     spacing: Sequence[float],
     device: torch.device,
 ) -> Iterator[Tensor]:
-    """Softmax scores (n, 1 + K, rows, columns) of slab after slab, in the mean of all sides."""
-    look = _slices_2d if plan.dims == 2 else _slabs_3d
+    """Predict a scan slab by slab, averaged over the orientations of the plan.
+
+    Args:
+        network: A network with a segmentation head.
+        plan: Its plan.
+        work: Normalized scan in work order, (slices, rows, columns) float.
+        spacing: Voxel spacing in mm in work order.
+        device: Where the network is.
+
+    Yields:
+        Softmax scores of consecutive slabs, float32 (n, 1 + K, rows, columns).
+    """
+    predict_slabs = _slices_2d if plan.dims == 2 else _slabs_3d
     orders = axis_orders(plan, spacing)
     if len(orders) == 1:
-        yield from look(network, plan, work, spacing, device)
+        yield from predict_slabs(network, plan, work, spacing, device)
         return
     slices, rows, columns = work.shape
-    thick = max(MARGIN, VOXELS_AT_ONCE // (rows * columns))
-    for first in range(0, slices, thick):
-        last = min(first + thick, slices)
+    thickness = max(MARGIN, VOXELS_AT_ONCE // (rows * columns))
+    for first in range(0, slices, thickness):
+        last = min(first + thickness, slices)
         low, high = max(0, first - HALO), min(slices, last + HALO)
         slab = slab_of(work, low, high, device)
         total: Tensor | None = None
         for order in orders:
             reoriented = slab.permute(order)
-            parts = look(network, plan, reoriented, [spacing[axis] for axis in order], device)
-            scores = torch.cat(list(parts)).movedim(1, -1)
+            slabs = predict_slabs(network, plan, reoriented, [spacing[axis] for axis in order], device)
+            scores = torch.cat(list(slabs)).movedim(1, -1)
             back = scores.permute(*(order.index(axis) for axis in range(3)), 3)[first - low : last - low]
             total = back.clone() if total is None else total.add_(back)
         assert total is not None
@@ -218,29 +310,40 @@ def scores_of_slabs(
 def scores_of(
     network: Network, plan: Plan, work: np.ndarray | Tensor, spacing: Sequence[float], device: torch.device
 ) -> Tensor:
-    """Softmax scores (n, K, rows, columns) of n slices from their own side; all of them are in memory."""
-    parts = scores_of_slabs(network, replace(plan, multiplanar=False), work, spacing, device)
-    return smooth_posteriors(torch.cat(list(parts)), plan.smoothing_sigma_mm, spacing)
+    """Predict a few slices in the annotated orientation only, all in memory.
+
+    Args:
+        network: A network with a segmentation head.
+        plan: Its plan.
+        work: Normalized slices in work order, (n, rows, columns) float.
+        spacing: Voxel spacing in mm in work order.
+        device: Where the network is.
+
+    Returns:
+        Softmax scores, float32 (n, 1 + K, rows, columns).
+    """
+    slabs = scores_of_slabs(network, replace(plan, multiplanar=False), work, spacing, device)
+    return smooth_posteriors(torch.cat(list(slabs)), plan.smoothing_sigma_mm, spacing)
 
 
 def _scores(network: Network, plan: Plan, image: Tensor) -> Tensor:
-    """Softmax scores in full precision."""
+    """Softmax scores, float32."""
     with autocast(image.device, plan.precision):
         scores = network(image)
     return scores.float().softmax(1)
 
 
 def _smoothed(scores: Tensor, spacing: Sequence[float]) -> Tensor:
-    """Scores (n, K, rows, columns) blended with those of the slices before and after.
+    """Scores (n, K, rows, columns) smoothed across slices.
 
-    A 2.5D network decides each slice by itself; its neighbours know better where tissue hardly changes
-    between slices. Sigma is 0.7 pixels of the plane, so thick slices are left as they are.
+    A 2.5D network decides each slice separately; adjacent slices add information where tissue hardly changes
+    between them. Sigma is 0.7 pixels of the plane, so thick slices remain unchanged.
     """
     sigma = 0.7 * min(spacing[1:]) / spacing[0]
-    side = math.exp(-0.5 / sigma**2)
+    weight = math.exp(-0.5 / sigma**2)
     before = torch.cat([scores[:1], scores[:-1]])
     after = torch.cat([scores[1:], scores[-1:]])
-    return (scores + side * (before + after)) / (1 + 2 * side)
+    return (scores + weight * (before + after)) / (1 + 2 * weight)
 
 
 def _slices_2d(
@@ -256,7 +359,7 @@ def _slices_2d(
     at_once = max(4, PIXELS_AT_ONCE // (size[0] * size[1]))
     for first in range(0, len(work), at_once):
         last = min(first + at_once, len(work))
-        low, high = max(0, first - 1), min(len(work), last + 1)  # one more on each side to smooth with
+        low, high = max(0, first - 1), min(len(work), last + 1)  # one more on each side for smoothing
         image = neighbouring_slices(work, low, high, plan.patch_vox[0], device)
         if size != (rows, columns):
             image = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
@@ -274,18 +377,18 @@ def _slabs_3d(
     spacing: Sequence[float],
     device: torch.device,
 ) -> Iterator[Tensor]:
-    """Scores (n, K, rows, columns) of slabs, seen with half a patch more on both sides."""
+    """Softmax scores (n, K, rows, columns) of slabs, predicted with half a patch more on both sides."""
     ratio = spacing[0] / plan.spacing_mm[0]
-    thick = max(1, round(plan.patch_vox[0] / ratio))
-    halo = max(1, thick // 2)
-    for first in range(0, len(work), thick):
-        last = min(first + thick, len(work))
+    thickness = max(1, round(plan.patch_vox[0] / ratio))
+    halo = max(1, thickness // 2)
+    for first in range(0, len(work), thickness):
+        last = min(first + thickness, len(work))
         low, high = max(0, first - halo), min(len(work), last + halo)
         slab = slab_of(work, low, high, device)[None, None]
         size = working_size(slab.shape[2:], spacing, plan.spacing_mm)
-        seen = slab if size == slab.shape[2:] else F.interpolate(slab, size, mode="trilinear")
+        resampled = slab if size == slab.shape[2:] else F.interpolate(slab, size, mode="trilinear")
         scores = sliding_window_inference(
-            seen,
+            resampled,
             plan.patch_vox,
             plan.batch,
             lambda window: _scores(network, plan, window),

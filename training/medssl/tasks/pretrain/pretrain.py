@@ -1,4 +1,4 @@
-"""Pre-training: a method's loss on all scans that are not held out."""
+"""Pre-training: train a self-supervised method on all scans that are not held out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,13 @@ from medssl.tasks.start import Stored, load_start, load_weights, plan_from
 
 
 class Pretraining:
-    """A method as a Task of the loop, watched by `monitor` where there is one."""
+    """A method as a Task of the loop.
+
+    Args:
+        method: The method.
+        dataset: Scans to train on; empty for a method that needs none.
+        monitor: Evaluates the features during the training; None for no evaluation.
+    """
 
     def __init__(
         self, method: Method, dataset: DeviceDataset, monitor: CollapseMonitor | None = None
@@ -43,17 +49,20 @@ class Pretraining:
         return [{"params": [each for each in self.modules.parameters() if each.requires_grad]}]
 
     def loss(self, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of the method (a scalar) and scalars to log, at a completed fraction of the training."""
         if self.monitor is None:
             return self.method.loss(self.dataset, generator, fraction)
-        seen = self.monitor.update_when_due(fraction)
+        measures = self.monitor.update_when_due(fraction)
         loss, numbers = self.method.loss(self.dataset, generator, fraction)
-        return loss, {**numbers, **seen}
+        return loss, {**numbers, **measures}
 
     def after_step(self, fraction: float) -> None:
+        """Update the moving averages of the method."""
         self.method.after_step(fraction)
 
     def shrink(self) -> str | None:
-        # Most methods compare the views of a batch with each other: one alone would teach nothing.
+        """Halve the batch or the patch; returns the notice, None if they are minimal."""
+        # Most methods compare the views of a batch with each other, so a batch needs at least two.
         plan = planner.smaller(self.method.plan, least_batch=2)
         if plan is None:
             return None
@@ -69,12 +78,25 @@ def pretrain(
     should_stop: Callable[[], bool],
     resume: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
-    """Train `job.method` on the project's scans; the checkpoint in the run's folder is the result.
+    """Train a method on the project's scans; the result is the checkpoint in the run's folder.
 
-    `resume` are tensors and card of the same run's checkpoint. Returns {"run", "step", "stopped"}.
+    Args:
+        project: The project with the scans.
+        run: Where to save the checkpoint.
+        job: What to train.
+        emit: Receives the events of the training.
+        should_stop: Called after every step.
+        resume: Tensors by name (any shape) and card of the run's checkpoint, to continue it.
+
+    Returns:
+        {"run", "step", "seconds", "stopped"}.
+
+    Raises:
+        UserError: "no-method", "no-scans", "bad-job" and others before the first step; those of `loop.train`
+            later.
     """
     find(job.method)  # before anything is loaded
-    if resume:  # it started from what its card says; before weights shipped, from random ones
+    if resume:  # the card names the initial weights; cards older than the shipped weights mean random ones
         job = replace(job, weights=resume[1]["job"].get("weights") or RANDOM)
     job = with_weights(job)
     start = load_start(project, job.weights)
@@ -100,9 +122,9 @@ def pretrain(
         )
         if not resume:
             emit(Metric(0, monitor.start.numbers()))
-    begin = time.monotonic()  # looking at the start takes nothing of the training's time
-    with _until_stopped(emit, should_stop) as heard:
-        method.prepare(dataset, heard)  # where it is stopped the loop stops, too, and leaves a checkpoint
+    begin = time.monotonic()  # the evaluation of the initial weights is not training time
+    with _until_stopped(emit, should_stop) as emit_or_stop:
+        method.prepare(dataset, emit_or_stop)  # if stopped, the loop stops too and saves a checkpoint
     card = {
         "kind": "pretrain",
         "method": job.method,
@@ -137,9 +159,19 @@ def make_task(
     start: Stored | None,
     emit: Emit,
 ) -> tuple[LoopSettings, Pretraining]:
-    """All that the method's `prepare`, and after it the first step, needs, on the device.
+    """Build everything that the method's `prepare` and the first step need on the device.
 
-    start: the checkpoint to start from; None for random weights.
+    Args:
+        project: The project with the scans.
+        scans: Ids of the scans to train on.
+        job: What to train.
+        plan: How the network sees the scans.
+        device: Where to train.
+        start: The checkpoint to start from; None for random weights.
+        emit: Receives notices.
+
+    Returns:
+        The loop's settings, and the task.
     """
     kind = find(job.method)
     dataset = (
@@ -159,34 +191,41 @@ def make_task(
 
 
 class _Stopped(Exception):
-    """The user stopped the preparation."""
+    """A stop was requested during the preparation."""
 
 
 @contextmanager
 def _until_stopped(emit: Emit, should_stop: Callable[[], bool]) -> Iterator[Emit]:
-    """An Emit with which a preparation ends as soon as it says something after the user asked to stop.
+    """An Emit that raises `_Stopped` once a stop is requested, and so ends the preparation.
 
-    A method may keep it: later on it is a plain one.
+    A method may keep it: after the preparation it only emits.
     """
     preparing = True
 
-    def say(event: Event) -> None:
+    def emit_until_stopped(event: Event) -> None:
         emit(event)
         if preparing and should_stop():
             raise _Stopped
 
     with suppress(_Stopped):
-        yield say
+        yield emit_until_stopped
     preparing = False
 
 
 def with_weights(job: PretrainJob) -> PretrainJob:
-    """The job, saying what it starts from."""
+    """The job with its initial weights filled in from the recipe."""
     return job if job.weights is not None else replace(job, weights=default_weights(job.method, job.recipe))
 
 
 def start_network(plan: Plan, seed: int, start: Stored | None, emit: Emit) -> Network:
-    """What a method starts from; it can repaint what it sees."""
+    """Build the network that a method starts from; its head reconstructs the input.
+
+    Args:
+        plan: Plan of the network.
+        seed: Determines the random weights.
+        start: The checkpoint to start from; None for random weights.
+        emit: Receives notices.
+    """
     network = build(plan, plan.patch_vox[0] if plan.dims == 2 else 1, seed)
     if start is not None:
         load_weights(network, plan, start, emit, skip=("head.",))

@@ -1,4 +1,4 @@
-"""Training from partial labels: where to sample annotated voxels, and a loss that looks at them only."""
+"""Training on partial labels: crops around annotated voxels, and a loss restricted to annotated voxels."""
 
 from __future__ import annotations
 
@@ -21,139 +21,166 @@ from medssl.nn.models.unet import Network
 
 @dataclass(frozen=True)
 class Settings:
-    """How patches are drawn and changed, and how weights move."""
+    """Sampling and augmentation of crops, and how weights are updated and used."""
 
     foreground: float = 0.67
-    """Share of patches around a voxel of a painted class (classes drawn evenly)."""
+    """Fraction of crops around a foreground voxel (classes with equal probability)."""
     zoom: tuple[float, float] = (0.8, 1.25)
+    """Range of zoom factors."""
     rotation: float = 0.35
-    """Largest angle of the patch, radians."""
+    """Maximum rotation angle in radians."""
     displacement: float = 3.0
-    """Typical largest displacement of the elastic deformation, working voxels."""
+    """Typical maximum displacement of the elastic deformation in working voxels."""
     reach: float = 0.8
-    """How far from the patch's middle the annotated voxel may lie, as a share of the patch."""
+    """Range of the annotated voxel around the centre of the crop, as a fraction of the crop."""
     ema_decay: float = 0.99
-    """Momentum of the moving average of the weights; the average is what predicts."""
+    """Decay of the moving average of the weights, which makes the predictions."""
     multiplanar: bool = True
-    """From where scans of nearly cubic voxels are learned and segmented (multiplanar.py)."""
+    """Whether to learn and segment scans with nearly cubic voxels in all orientations (multiplanar.py)."""
     multiplanar_prob: float = 0.33
-    """Share of steps whose patches around painted voxels are cut from another side; there, a painted slice
-    is a line."""
+    """Fraction of steps whose annotated crops have another orientation, in which an annotated slice is a
+    line."""
     location_prior: bool = True
-    """Hold structures to where painted scans have them among each other (inference/location_prior.py)."""
+    """Whether to use the relative positions of structures (inference/location_prior.py)."""
     posterior_smoothing: bool = True
-    """Ask a voxel's neighbours, too, which class it is (inference/posterior_smoothing.py)."""
+    """Whether to smooth class posteriors spatially (inference/posterior_smoothing.py)."""
     first_head: bool = True
-    """Fit the head to the painted voxels before the first step (first_head.py)."""
+    """Whether to fit the head to the annotated voxels before the first step (first_head.py)."""
     pretrained_rate: float = 1.0
-    """Factor of the learning rate for layers that start from pre-trained weights."""
+    """Factor of the learning rate for layers with pre-trained weights."""
     interpolated_weight: float = 0.3
-    """Weight of the loss on what was filled in between complete slices; that on painted voxels has 1."""
+    """Weight of the loss on labels interpolated between complete slices; that on annotations has 1."""
     validation_slice: bool = False
-    """Learn nothing from one complete slice, and say how well it is segmented (validation_slice.py)."""
+    """Whether to exclude one complete slice from training and log its Dice (validation_slice.py)."""
 
 
 @dataclass(frozen=True)
 class StepBatch:
-    """A step's patches as the network sees them: those around painted voxels, then those around guesses."""
+    """The crops of a step: annotated ones first, then pseudo-labelled ones."""
 
     network: Network
+    """The network in training."""
     features: Tensor
-    """(N, C, ...) finest decoder map; the network's head makes scores of it."""
+    """(N, C, ...) finest decoder map, the input of the network's head."""
     target: Tensor
-    """(N, ...) long: 0 background, 1..K, 255 unknown."""
+    """(N, ...) long: 0 background, 1..K classes, 255 unlabelled."""
     n_labelled: int
-    """Number of leading items that come from annotated patches; the others come from pseudo-labels."""
+    """Number of leading items from annotated crops; the others are pseudo-labelled."""
 
 
 def partial_loss(scores: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy plus soft Dice over the annotated voxels of a batch (Dice over the whole batch).
 
-    scores: (B, K+1, ...) before softmax; target: (B, ...) long with 0 background, 1..K, 255 not annotated.
-    Unannotated voxels give neither value nor gradient; a batch without any annotated voxel gives 0.
-    The Dice term counts classes that occur in the batch's annotated voxels; background is left to the
-    cross-entropy.
+    Unannotated voxels contribute neither value nor gradient. The Dice term averages over the classes present
+    in the annotated voxels of the batch; background has the cross-entropy only.
+
+    Args:
+        scores: Logits, (B, K + 1, ...).
+        target: Labels, (B, ...) long: 0 background, 1..K classes, 255 not annotated.
+
+    Returns:
+        The loss, a scalar; 0 for a batch without annotated voxels.
     """
-    # Nothing is picked out by a mask, and nothing asked: an accelerator would be waited for.
-    known = target != IGNORE
+    # No boolean indexing and no reading of values: both would synchronize with an accelerator.
+    labelled = target != IGNORE
     entropy = F.cross_entropy(scores.float(), target, ignore_index=IGNORE, reduction="sum")
-    entropy = entropy / known.sum().clamp(min=1)
+    entropy = entropy / labelled.sum().clamp(min=1)
     classes = torch.arange(scores.shape[1], device=target.device).view(-1, *[1] * (target.ndim - 1))
     truth = target[:, None] == classes  # (B, K+1, ...)
-    probability = scores.float().softmax(1) * known[:, None]
-    rest = (0, *range(2, scores.ndim))
-    both, found, there = (each.sum(rest)[1:] for each in (probability * truth, probability, truth))
-    dice = (2 * both + 1) / (found + there + 1)
-    present = there > 0
+    probability = scores.float().softmax(1) * labelled[:, None]
+    axes = (0, *range(2, scores.ndim))
+    overlap, predicted, actual = (
+        volume.sum(axes)[1:] for volume in (probability * truth, probability, truth)
+    )
+    dice = (2 * overlap + 1) / (predicted + actual + 1)
+    present = actual > 0
     return entropy + ((1 - dice) * present).sum() / present.sum().clamp(min=1)
 
 
-MOST_A_SCAN = 20_000
-"""Positions of a class remembered in one scan; evenly thinned beyond that."""
+MAX_PER_SCAN = 20_000
+"""Maximum number of stored positions per class and scan; more are thinned evenly."""
 
 
 @dataclass(frozen=True)
 class AnnotatedVoxels:
-    """Positions of annotated voxels by class, found once: drawing a patch is then a table look-up."""
+    """Positions of annotated voxels by class, collected once so that sampling is a table look-up."""
 
     by_class: tuple[Tensor, ...]
-    """For every class that was painted, and first for background: (N, 4) of scan, slice, row, column."""
+    """Per annotated class, background first: (N, 4) int32 of scan, slice, row, column."""
 
     @classmethod
     def of(cls, dataset: DeviceDataset) -> AnnotatedVoxels:
-        """Look at all targets of the pool.
+        """Collect the positions from all targets of a dataset.
 
-        Raises UserError ("one-class") where only background or only one class was annotated.
+        Raises:
+            UserError: "one-class" if only background, or no background, is annotated.
         """
-        found: dict[int, list[Tensor]] = {}
+        positions: dict[int, list[Tensor]] = {}
         for scan, target in enumerate(dataset.targets):
             target = target.cpu()
             for label in torch.unique(target).tolist():
                 if label == IGNORE:
                     continue
-                at = (target == label).nonzero()
-                at = at[:: max(1, len(at) // MOST_A_SCAN)].int()
-                found.setdefault(label, []).append(
-                    torch.cat([torch.full((len(at), 1), scan, dtype=torch.int32), at], dim=1)
+                index = (target == label).nonzero()
+                index = index[:: max(1, len(index) // MAX_PER_SCAN)].int()
+                positions.setdefault(label, []).append(
+                    torch.cat([torch.full((len(index), 1), scan, dtype=torch.int32), index], dim=1)
                 )
-        if set(found) <= {0}:
+        if set(positions) <= {0}:
             raise UserError(
-                "Only background is annotated; paint the structure itself on some slices.", code="one-class"
-            )
-        if 0 not in found:
-            raise UserError(
-                "Nothing is annotated as background; mark a painted slice complete or paint sure background.",
+                "Only background is annotated; annotate the structure itself on some slices.",
                 code="one-class",
             )
-        return cls(tuple(torch.cat(found[label]) for label in sorted(found)))
+        if 0 not in positions:
+            raise UserError(
+                "No background is annotated; mark an annotated slice complete or paint sure background.",
+                code="one-class",
+            )
+        return cls(tuple(torch.cat(positions[label]) for label in sorted(positions)))
 
     def draw(self, count: int, generator: Generator, foreground: float) -> Tensor:
-        """(count, 4) positions: with probability `foreground` of a class drawn evenly, else background."""
-        chosen = torch.rand(count, generator=generator) < foreground
+        """Draw annotated voxels.
+
+        Args:
+            count: Number of voxels.
+            generator: Source of the random draws.
+            foreground: Probability of a foreground class (all with equal probability) instead of background.
+
+        Returns:
+            Positions, (count, 4) long of scan, slice, row, column.
+        """
+        is_foreground = torch.rand(count, generator=generator) < foreground
         label = torch.randint(1, len(self.by_class), (count,), generator=generator)
-        label = torch.where(chosen, label, 0)
-        where = torch.rand(count, generator=generator)
+        label = torch.where(is_foreground, label, 0)
+        quantile = torch.rand(count, generator=generator)
         rows = [
-            self.by_class[one][int(share * len(self.by_class[one]))]
-            for one, share in zip(label.tolist(), where.tolist(), strict=True)
+            self.by_class[number][int(fraction * len(self.by_class[number]))]
+            for number, fraction in zip(label.tolist(), quantile.tolist(), strict=True)
         ]
         return torch.stack(rows).long()
 
 
 def orientations(dataset: DeviceDataset, plan: Plan) -> Iterator[tuple[DeviceDataset, AnnotatedVoxels]]:
-    """The annotated scans from every side that the plan and their voxels allow, the painted side first.
+    """The annotated scans in every orientation that the plan and their spacing allow.
 
-    Another side whose scans show nothing but background is left out.
+    Args:
+        dataset: The annotated scans in work order.
+        plan: Plan of the network.
 
-    Raises UserError ("one-class") where this holds for all scans.
+    Yields:
+        Scans and annotated voxels per orientation, the annotated one first. Other orientations without any
+        foreground are skipped.
+
+    Raises:
+        UserError: "one-class" if only background, or no background, is annotated.
     """
     yield dataset, AnnotatedVoxels.of(dataset)
     for order in ORDERS[1:]:
         scans = [n for n, spacing in enumerate(dataset.spacing_mm) if order in axis_orders(plan, spacing)]
         if scans:
-            side = reoriented(dataset.part(scans), order)
+            other = reoriented(dataset.part(scans), order)
             with suppress(UserError):
-                yield side, AnnotatedVoxels.of(side)
+                yield other, AnnotatedVoxels.of(other)
 
 
 def sample_annotated(
@@ -168,33 +195,48 @@ def sample_annotated(
     reach: float = 0.8,
     overshoot: float = 0.1,
 ) -> CropBatch:
-    """Patches that hold an annotated voxel at any place of the patch, beyond the scan's border too.
+    """Sample crops that contain an annotated voxel at a random position.
 
-    In 3D the annotated plane thus visits every depth of the patch; a network that always saw it in the
-    middle learns the position instead of the tissue. `rotation` is the largest angle in radians, `zoom` the
-    range of sizes. Patches are not mirrored: a network must be able to tell left from right.
+    In 3D the annotated plane thus occurs at every depth of the crop; a network that always had it in the
+    middle would learn the position instead of the tissue. Crops are not mirrored, because the network must
+    distinguish left from right.
+
+    Args:
+        dataset: Scans in work order.
+        plan: Gives the batch and the patch size.
+        voxels: Annotated voxels of the dataset.
+        generator: Source of all random draws.
+        foreground: Fraction of crops around a foreground voxel.
+        zoom: Range of zoom factors.
+        rotation: Maximum rotation angle in radians.
+        reach: Range of the annotated voxel around the centre, as a fraction of the crop.
+        overshoot: Maximum fraction of a crop that lies outside of the scan, per side.
+
+    Returns:
+        Geometry of the crops; `cut` samples the images.
     """
     batch = plan.batch
-    drawn = voxels.draw(batch, generator, foreground)
-    scan = drawn[:, 0]
+    positions = voxels.draw(batch, generator, foreground)
+    scan = positions[:, 0]
     scale = torch.empty(batch, 1).uniform_(*zoom, generator=generator)
     step = crop_step(dataset, plan, scan)
     step = step * (torch.cat([torch.ones(batch, 1), scale, scale], 1) if plan.dims == 2 else scale)
     size = torch.tensor(plan.patch_vox)
-    away = (torch.rand(batch, 3, generator=generator) - 0.5) * reach * size * step
-    centre = drawn[:, 1:].float() + away
+    offset = (torch.rand(batch, 3, generator=generator) - 0.5) * reach * size * step
+    centre = positions[:, 1:].float() + offset
     if plan.dims == 2:
-        centre = _kept_inside(centre, scan_shapes(dataset, scan), size * step, overshoot)
-        centre[:, 0] = drawn[:, 1]
+        centre = _clamp_centre(centre, scan_shapes(dataset, scan), size * step, overshoot)
+        centre[:, 0] = positions[:, 1]
     flip = torch.zeros(batch, 3, dtype=torch.bool)
     angle = torch.empty(batch).uniform_(-rotation, rotation, generator=generator)
     return CropBatch(plan.patch_vox, scan, centre, step, flip, angle)
 
 
-def _kept_inside(centre: Tensor, shape: Tensor, extent: Tensor, overshoot: float) -> Tensor:
-    """Centres moved so that a patch of `extent` leaves the scan by at most that share of itself.
+def _clamp_centre(centre: Tensor, shape: Tensor, extent: Tensor, overshoot: float) -> Tensor:
+    """Shift centres so that at most a fraction `overshoot` of the crop lies outside of the scan.
 
-    Where the scan is smaller than the patch, the patch stays around the scan's middle by as much.
+    For a scan smaller than the crop the same tolerance applies around the middle of the scan. All tensors are
+    (B, 3) scan voxels.
     """
     low, high = extent / 2 - 0.5, shape - extent / 2 - 0.5
     low, high = torch.minimum(low, high), torch.maximum(low, high)

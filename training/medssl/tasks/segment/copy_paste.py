@@ -1,8 +1,8 @@
-"""Boxes of painted patches, pasted into patches around guesses, labels and all.
+"""Copy-paste: boxes of annotated crops are pasted into pseudo-labelled crops, together with their labels.
 
-So both occur in one image, and a guess is learned beside a truth: a network that sees them apart learns what
-tells painted scans from others (bidirectional copy-paste, Bai et al., CVPR 2023, of which this is the half
-that pastes truth into guesses; cut and paste of boxes as in CutMix, Yun et al., ICCV 2019).
+Annotations and pseudo-labels then occur in the same image. A network that sees them in separate images learns
+to tell annotated scans from others (bidirectional copy-paste, Bai et al., CVPR 2023, of which only the
+direction from annotations to pseudo-labels is used; boxes as in CutMix, Yun et al., ICCV 2019).
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-SIDES = (0.3, 0.8)
-"""Least and greatest side of a box, as a share of the patch's."""
+BOX_SIZE = (0.3, 0.8)
+"""Smallest and largest side of a box as a fraction of the crop's side."""
 
 
 def paste(
@@ -19,24 +19,33 @@ def paste(
     targets: Tensor,
     into_images: Tensor,
     into_targets: Tensor,
-    share: float,
+    prob: float,
     generator: Generator,
 ) -> tuple[Tensor, Tensor]:
-    """The images (B, C, ...) and targets (B, ...) to paste into, with a box of patch i in the i-th.
+    """Paste a random box of each crop into the crop with the same index.
 
-    share: of the patches that get a box.
+    Args:
+        images: Crops to copy from, (B, C, ...) float.
+        targets: Their targets, (B, ...) long.
+        into_images: Crops to paste into, (B, C, ...) float.
+        into_targets: Their targets, (B, ...) long.
+        prob: Probability that a crop receives a box.
+        generator: Source of all random draws.
+
+    Returns:
+        The changed images (B, C, ...) and targets (B, ...).
     """
     size = into_targets.shape[1:]
     count, axes = len(into_targets), len(size)
     lengths = torch.tensor(size)
-    sides = torch.empty(count, axes).uniform_(*SIDES, generator=generator) * lengths
-    low = torch.rand(count, axes, generator=generator) * (lengths - sides)
-    chosen = torch.rand(count, generator=generator) < share
+    box_size = torch.empty(count, axes).uniform_(*BOX_SIZE, generator=generator) * lengths
+    low = torch.rand(count, axes, generator=generator) * (lengths - box_size)
+    chosen = torch.rand(count, generator=generator) < prob
     box = chosen.view(-1, *[1] * axes)
     for axis, length in enumerate(size):
-        wide = [-1, *(length if one == axis else 1 for one in range(axes))]
-        at = torch.arange(length)[None] + 0.5
-        inside = (at > low[:, axis, None]) & (at < (low + sides)[:, axis, None])
-        box = box & inside.view(wide)
+        shape = [-1, *(length if other == axis else 1 for other in range(axes))]
+        centres = torch.arange(length)[None] + 0.5
+        inside = (centres > low[:, axis, None]) & (centres < (low + box_size)[:, axis, None])
+        box = box & inside.view(shape)
     box = box.to(into_images.device)
     return torch.where(box[:, None], images, into_images), torch.where(box, targets, into_targets)

@@ -1,4 +1,4 @@
-"""Fine-tuning: from a project's annotations and pre-trained or random weights to a checkpoint."""
+"""Fine-tuning: train a segmentation network on a project's annotations from pre-trained or random weights."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from medssl.tasks.segment.annotated_crops import orientations
 from medssl.tasks.segment.finetune_step import Finetuning
 from medssl.tasks.segment.interpolated_labels import InterpolatedLabels
 from medssl.tasks.segment.live_preview import LivePreview
-from medssl.tasks.segment.pseudo_labels import NAMED
+from medssl.tasks.segment.pseudo_labels import MAX_NAMES
 from medssl.tasks.segment.smoothing_width import SmoothingWidth
 from medssl.tasks.segment.validation_slice import ValidationMonitor, take_validation_slice
 from medssl.tasks.start import Stored, load_start, load_weights, plan_from
@@ -40,11 +40,23 @@ def finetune(
     resume: Stored | None = None,
     in_view: Callable[[], SliceInView | None] | None = None,
 ) -> dict[str, Any]:
-    """Train on the project's annotations; the checkpoint in the run's folder is the result.
+    """Train on the project's annotations; the result is the checkpoint in the run's folder.
 
-    in_view: the slice on the screen, of which there are previews meanwhile (live_preview.py).
+    Args:
+        project: The project with annotated scans.
+        run: Where to save the checkpoint.
+        job: What to train.
+        emit: Receives the events of the training.
+        should_stop: Called after every step.
+        resume: Tensors and card of the run's checkpoint, to continue it.
+        in_view: Returns the slice on the screen, of which previews are emitted (live_preview.py).
 
-    Raises UserError ("no-annotation", "no-classes", "one-class", ...) before the first step.
+    Returns:
+        {"run", "step", "seconds", "stopped"}.
+
+    Raises:
+        UserError: "no-annotation", "no-classes", "one-class" and others before the first step; those of
+            `loop.train` later.
     """
     scans = check_annotations(project)
     classes = [label.id for label in project.classes]
@@ -61,7 +73,7 @@ def finetune(
         "plan": jobs.to_json(task.plan),
         "job": jobs.to_json(job),
         "settings": jobs.to_json(task.settings),
-        "classes": [{"id": each.id, "name": each.name} for each in project.classes],
+        "classes": [{"id": label.id, "name": label.name} for label in project.classes],
         "scans": scans,
         "weights": job.weights,
         **({"validation_slice": task.validation.card} if task.validation else {}),
@@ -96,43 +108,55 @@ def make_task(
     start: Stored | None = None,
     resume: Stored | None = None,
 ) -> tuple[LoopSettings, Finetuning]:
-    """All that the first step needs, on the device.
+    """Build everything that the first step needs on the device.
 
-    Raises UserError ("one-class", "bad-job", "memory", ...).
+    Args:
+        project: The project with annotated scans.
+        job: What to train.
+        plan: How the network sees the scans.
+        device: Where to train.
+        emit: Receives notices.
+        start: The checkpoint to start from; None for random weights.
+        resume: Tensors and card of the run's checkpoint, to continue it.
+
+    Returns:
+        The loop's settings, and the task.
+
+    Raises:
+        UserError: "one-class", "bad-job", "memory" and others.
     """
     classes = [label.id for label in project.classes]
-    recipe, kind = semi_supervised.find(job.semi_supervised)
-    loop_settings, settings = settings_for(f"{recipe}-{job.recipe}", job.settings, kind, plan)
+    recipe, settings_type = semi_supervised.find(job.semi_supervised)
+    loop_settings, settings = settings_for(f"{recipe}-{job.recipe}", job.settings, settings_type, plan)
     dataset = load_device_dataset(project, project.annotated(), plan, device, class_ids=classes)
     smoothing_width = (
         SmoothingWidth.of(project, dataset, plan, job.seed) if settings.posterior_smoothing else None
     )
-    plan, validation = (
-        replace(plan, smoothing_sigma_mm=smoothing_width.widest_mm if smoothing_width else 0.0),
-        None,
-    )
+    plan = replace(plan, smoothing_sigma_mm=smoothing_width.widest_mm if smoothing_width else 0.0)
+    validation = None
     if settings.validation_slice:
-        before = next((each[1] for each in (resume, start) if each and each[1]["kind"] == "finetune"), None)
-        dataset, held = take_validation_slice(dataset, plan, before, emit)
+        cards = [stored[1] for stored in (resume, start) if stored]
+        previous = next((card for card in cards if card["kind"] == "finetune"), None)
+        dataset, held_out = take_validation_slice(dataset, plan, previous, emit)
         names = [label.name for label in project.classes]
-        validation = ValidationMonitor(held, plan, names, emit) if held else None
-    painted = list(orientations(dataset, replace(plan, multiplanar=settings.multiplanar)))
-    plan = replace(plan, multiplanar=len(painted) > 1)
-    between = InterpolatedLabels.of(project, dataset, plan, classes)
+        validation = ValidationMonitor(held_out, plan, names, emit) if held_out else None
+    annotated = list(orientations(dataset, replace(plan, multiplanar=settings.multiplanar)))
+    plan = replace(plan, multiplanar=len(annotated) > 1)
+    interpolated = InterpolatedLabels.of(project, dataset, plan, classes)
     network = build(plan, len(classes) + 1, job.seed)
     pretrained = set()
     if start:  # a head is kept only if it was trained for the same classes
-        same = [each["id"] for each in start[1].get("classes", [])] == classes
-        pretrained = load_weights(network, plan, start, emit, skip=() if same else ("head.",))
-    terms = semi_supervised.terms(job, plan, settings, painted[0][1], len(classes) + 1, emit)
+        same_classes = [label["id"] for label in start[1].get("classes", [])] == classes
+        pretrained = load_weights(network, plan, start, emit, skip=() if same_classes else ("head.",))
+    terms = semi_supervised.terms(job, plan, settings, annotated[0][1], len(classes) + 1, emit)
     location_prior = fit_location_prior(dataset, len(classes)) if settings.location_prior else None
     if location_prior is not None:
-        keeping = zip(project.classes, location_prior.reach_mm.isfinite().tolist(), strict=True)
-        listed = ", ".join([label.name for label, kept in keeping if kept][:NAMED])
+        stable = zip(project.classes, location_prior.reach_mm.isfinite().tolist(), strict=True)
+        listed = ", ".join([label.name for label, is_stable in stable if is_stable][:MAX_NAMES])
         emit(
             Notice(
-                f"In the painted scans these keep their places among each other: {listed}. What is found far "
-                "from there counts for less."
+                f"Stable relative position in the annotated scans: {listed}. Distant detections are "
+                "down-weighted."
             )
         )
     rounds = semi_supervised.rounds(
@@ -142,12 +166,12 @@ def make_task(
         network,
         plan,
         settings,
-        painted,
+        annotated,
         pretrained,
         rounds,
         terms,
         validation,
-        between,
+        interpolated,
         location_prior,
         smoothing_width,
     )
@@ -158,25 +182,28 @@ def make_task(
 
 
 def check_annotations(project: Project) -> list[str]:
-    """The annotated scans.
+    """Ids of the annotated scans that are not held out.
 
-    Raises UserError ("no-classes", "no-annotation") where there is nothing to learn.
+    Raises:
+        UserError: "no-classes" or "no-annotation" if there is nothing to learn from.
     """
     if not project.classes:
-        raise UserError(f"{project.root} has no class; add the structure to segment.", code="no-classes")
+        raise UserError(
+            f"{project.root} has no class; add a class for the structure to segment.", code="no-classes"
+        )
     scans = list(project.annotated())
     if not scans:
         raise UserError(
-            f"{project.root} has no annotation; paint some slices of a scan and mark them complete.",
+            f"{project.root} has no annotation; annotate some slices of a scan and mark them complete.",
             code="no-annotation",
         )
     return scans
 
 
 def _check_classes(run: Run, card: dict[str, Any], classes: list[int]) -> None:
-    if [each["id"] for each in card["classes"]] != classes:
+    if [label["id"] for label in card["classes"]] != classes:
         raise UserError(
-            f"The classes have changed since {run.id}, which cannot go on with others; start a new "
+            f"The classes of the project have changed since {run.id}, which cannot be resumed; start a new "
             "fine-tuning from its weights.",
             code="wrong-run",
         )
@@ -190,8 +217,20 @@ def make_plan(
     start: Stored | None,
     resume: Stored | None,
 ) -> tuple[Plan, list[str]]:
-    """The plan as before where the training goes on, else the one that its start asks for."""
+    """The plan of the checkpoint to resume, else the plan for the checkpoint to start from.
+
+    Args:
+        project: The project.
+        scans: Ids of the annotated scans.
+        device: Where to train.
+        job: What to train.
+        start: The checkpoint to start from; None for random weights.
+        resume: The checkpoint to resume; None for a new training.
+
+    Returns:
+        The plan, and one sentence per decision.
+    """
     if resume is None:
         return plan_from(project, scans, device, job.settings, start)
     plan = jobs.from_json(Plan, resume[1]["plan"], "the checkpoint's card")
-    return planner.adapt(plan, device, job.settings), ["as the run before"]
+    return planner.adapt(plan, device, job.settings), ["as in the resumed run"]

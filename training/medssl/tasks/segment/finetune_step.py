@@ -1,8 +1,8 @@
-"""What a step of fine-tuning does: patches around painted voxels, around guesses, and the loss on both.
+"""One step of fine-tuning: crops around annotated and pseudo-labelled voxels, and the loss on both.
 
-A moving average of the weights is what predicts. What nobody painted comes in through `rounds`
-(pseudo_labels.py): from its first round on a step sees as many patches again whose labels are guesses, and
-the terms that were chosen (semi_supervised.py) make something of these.
+Predictions use a moving average of the weights. Unannotated voxels enter through `rounds`
+(pseudo_labels.py): from the first round on a step has as many pseudo-labelled crops as annotated ones, and
+the chosen loss terms (semi_supervised.py) use them.
 """
 
 from __future__ import annotations
@@ -39,16 +39,26 @@ from medssl.tasks.segment.pseudo_labels import Settings as SelfTraining
 from medssl.tasks.segment.smoothing_width import SmoothingWidth
 from medssl.tasks.segment.validation_slice import ValidationMonitor
 
-INTERPOLATED_SHARE = 4
-"""For so many patches around painted voxels one is drawn around a filled-in one, on top of these."""
+CROPS_PER_INTERPOLATED = 4
+"""One crop around an interpolated label is added per so many crops around annotated voxels."""
 
 
 class Finetuning:
     """Partial-label segmentation as a Task of the loop.
 
-    `orientations` are the annotated scans in every orientation that the plan allows, the painted one first
-    (annotated_crops.orientations). `terms` are losses by name: modules that take (StepBatch, Generator) and
-    have a `weight`.
+    Args:
+        network: The network to train.
+        plan: Its plan.
+        settings: Settings of the fine-tuning.
+        orientations: The annotated scans in every orientation that the plan allows, the annotated one first
+            (annotated_crops.orientations).
+        pretrained: Names of the parameters that start from pre-trained weights.
+        rounds: Makes pseudo-labels; None for none.
+        terms: Additional losses by name: modules that take (StepBatch, Generator) and have a `weight`.
+        validation: Evaluates the validation slice.
+        interpolated: Labels interpolated between complete slices.
+        location_prior: Saved with the weights.
+        smoothing_width: Chooses the width of the posterior smoothing at the end.
     """
 
     def __init__(
@@ -61,11 +71,11 @@ class Finetuning:
         rounds: PseudoLabelSchedule | None = None,
         terms: Mapping[str, nn.Module] | None = None,
         validation: ValidationMonitor | None = None,
-        load_weights: InterpolatedLabels | None = None,
+        interpolated: InterpolatedLabels | None = None,
         location_prior: LocationPrior | None = None,
         smoothing_width: SmoothingWidth | None = None,
     ) -> None:
-        self.validation, self.load_weights, self.smoothing_width = validation, load_weights, smoothing_width
+        self.validation, self.interpolated, self.smoothing_width = validation, interpolated, smoothing_width
         self.extra_state = location_prior.tensors() if location_prior else {}
         self.copy_paste_prob = settings.copy_paste_prob if isinstance(settings, SelfTraining) else 0.0
         self.network, self.plan, self.settings, self.pretrained = network, plan, settings, pretrained
@@ -80,42 +90,48 @@ class Finetuning:
         self.steps = 0
 
     def fit_head(self, generator: Generator) -> None:
-        """Give network and average a head that fits the painted voxels (first_head.py)."""
-        fit_head(
-            self.network, self.plan, lambda own: self.patches(*self._draw_orientation(own), own), generator
-        )
+        """Fit the head of the network and of the average to the annotated voxels (first_head.py)."""
+
+        def draw(source: Generator) -> tuple[Tensor, Tensor]:
+            return self.patches(*self._draw_orientation(source), source)
+
+        fit_head(self.network, self.plan, draw, generator)
         self.average.load_state_dict(self.network.state_dict())
 
     def parameter_groups(self) -> list[dict[str, Any]]:
+        """Pre-trained parameters, with their factor of the learning rate, and all other parameters."""
         named = list(self.network.named_parameters())
-        fresh = [each for name, each in named if name not in self.pretrained]
+        pretrained = [parameter for name, parameter in named if name in self.pretrained]
+        fresh = [parameter for name, parameter in named if name not in self.pretrained]
         groups = [
-            {
-                "params": [each for name, each in named if name in self.pretrained],
-                "rate": self.settings.pretrained_rate,
-            },
+            {"params": pretrained, "rate": self.settings.pretrained_rate},
             {"params": [*fresh, *self.terms.parameters()], "rate": 1.0},
         ]
         return [group for group in groups if group["params"]]
 
     def loss(self, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy and Dice on annotated voxels of new patches; with guesses, the terms too.
+        """Cross-entropy and Dice on annotated voxels of new crops, and the terms on pseudo-labels.
 
-        Among the numbers is the Dice of the slice that is held back, now and then.
+        Args:
+            generator: Source of all random draws.
+            fraction: Completed fraction of the training, 0 .. 1.
+
+        Returns:
+            The loss (a scalar), and scalars to log: at times the Dice of the validation slice.
         """
         if self.live is not None:
             self.live.update_when_due(self.average, self.plan)
         dice = self.validation.update_when_due(self.average, fraction) if self.validation else {}
         loss, numbers = self._loss(generator, fraction)
-        if self.load_weights is not None:
-            pseudo_labelled = self._interpolated_loss(self.load_weights, generator)
-            numbers = {"loss": loss.detach(), "interpolated": pseudo_labelled.detach(), **numbers}
-            loss = loss + self.settings.interpolated_weight * pseudo_labelled
+        if self.interpolated is not None:
+            interpolated = self._interpolated_loss(self.interpolated, generator)
+            numbers = {"loss": loss.detach(), "interpolated": interpolated.detach(), **numbers}
+            loss = loss + self.settings.interpolated_weight * interpolated
         return loss, {**numbers, **dice}
 
     @property
     def average(self) -> Network:
-        """The moving average of the weights."""
+        """The network with the moving average of the weights."""
         return cast(Network, self.modules["average"])
 
     def _loss(self, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
@@ -127,17 +143,17 @@ class Finetuning:
             loss = partial_loss(self.network(image), target)
             self._remember(loss)
             return loss, {}
-        more, pseudo_labelled = self.patches(*pseudo_labels.draw_orientation(generator), generator)
+        pseudo_image, pseudo_target = self.patches(*pseudo_labels.draw_orientation(generator), generator)
         if self.copy_paste_prob:
-            more, pseudo_labelled = paste(
-                image, target, more, pseudo_labelled, self.copy_paste_prob, generator
+            pseudo_image, pseudo_target = paste(
+                image, target, pseudo_image, pseudo_target, self.copy_paste_prob, generator
             )
-        features = self.network.finest(torch.cat([image, more]))
+        features = self.network.finest(torch.cat([image, pseudo_image]))
         loss = partial_loss(self.network.head(features[: len(image)]), target)
         self._remember(loss)
-        # The curve goes on with the loss on true labels: with the terms added it would seem to jump.
+        # The logged loss stays the one on annotated voxels: with the terms added its curve would jump.
         numbers = {"loss": loss.detach()}
-        batch = StepBatch(self.network, features, torch.cat([target, pseudo_labelled]), len(image))
+        batch = StepBatch(self.network, features, torch.cat([target, pseudo_target]), len(image))
         for name, term in self.terms.items():
             value = term(batch, generator)
             numbers[name] = value.detach()
@@ -145,16 +161,16 @@ class Finetuning:
         return loss, numbers
 
     def _draw_orientation(self, generator: Generator) -> tuple[DeviceDataset, AnnotatedVoxels]:
-        """From where this step sees what is painted."""
-        own, *others = self.orientations
-        if others and float(torch.rand((), generator=generator)) < self.settings.multiplanar_prob:
-            return others[int(torch.randint(len(others), (), generator=generator))]
-        return own
+        """The orientation of the annotated crops of this step."""
+        annotated, *remaining = self.orientations
+        if remaining and float(torch.rand((), generator=generator)) < self.settings.multiplanar_prob:
+            return remaining[int(torch.randint(len(remaining), (), generator=generator))]
+        return annotated
 
-    def _interpolated_loss(self, load_weights: InterpolatedLabels, generator: Generator) -> Tensor:
-        """Cross-entropy and Dice on patches around filled-in voxels, fewer than those around painted ones."""
-        plan = replace(self.plan, batch=max(1, self.plan.batch // INTERPOLATED_SHARE))
-        image, target = self.patches(load_weights.dataset, load_weights.voxels, generator, plan)
+    def _interpolated_loss(self, interpolated: InterpolatedLabels, generator: Generator) -> Tensor:
+        """Cross-entropy and Dice on crops around interpolated labels, in a smaller batch."""
+        plan = replace(self.plan, batch=max(1, self.plan.batch // CROPS_PER_INTERPOLATED))
+        image, target = self.patches(interpolated.dataset, interpolated.voxels, generator, plan)
         return partial_loss(self.network(image), target)
 
     def _remember(self, loss: Tensor) -> None:
@@ -164,9 +180,19 @@ class Finetuning:
     def patches(
         self, dataset: DeviceDataset, voxels: AnnotatedVoxels, generator: Generator, plan: Plan | None = None
     ) -> tuple[Tensor, Tensor]:
-        """A batch of changed patches (B, ...) and their targets: the targets lie as the patches do."""
+        """Draw a batch of augmented crops around annotated voxels.
+
+        Args:
+            dataset: Scans with targets.
+            voxels: Their annotated voxels.
+            generator: Source of all random draws.
+            plan: Gives the batch and patch size; None for the plan of the network.
+
+        Returns:
+            Images (B, C, ...) float, and targets (B, ...) long on the same grid.
+        """
         settings, plan = self.settings, plan or self.plan
-        views = sample_annotated(
+        crops = sample_annotated(
             dataset,
             plan,
             voxels,
@@ -182,24 +208,36 @@ class Finetuning:
             displacement = draw_displacement(
                 plan.batch, size, generator, strength_vox=settings.displacement
             ).to(dataset.device)
-        image = change_intensity(shown(cut(dataset, views, plan, displacement)), STRONG, generator)
-        return image, cut_targets(dataset, views, plan, displacement)
+        image = change_intensity(shown(cut(dataset, crops, plan, displacement)), STRONG, generator)
+        return image, cut_targets(dataset, crops, plan, displacement)
 
     def after_step(self, fraction: float) -> None:
-        """Move the average; at the start it follows closely, or it would remember the random weights."""
+        """Update the moving average, with a lower decay at first, so that it forgets the random weights."""
         self.steps += 1
-        keep = min(self.settings.ema_decay, (1 + self.steps) / (10 + self.steps))
-        update_ema(list(self.average.parameters()), list(self.network.parameters()), keep)
+        decay = min(self.settings.ema_decay, (1 + self.steps) / (10 + self.steps))
+        update_ema(list(self.average.parameters()), list(self.network.parameters()), decay)
 
     def on_end(self, plan: dict[str, Any], step: int) -> dict[str, Any]:
-        """What the last card says: the card's `plan` for these very weights, and the held slice's verdict."""
+        """Entries of the final card.
+
+        Args:
+            plan: The plan in the card, as JSON.
+            step: Number of completed steps.
+
+        Returns:
+            The plan with the smoothing width for the final weights, and the result on the validation slice.
+        """
         if self.smoothing_width is not None:
             width = self.smoothing_width.width_mm(self.average, self.plan)
-            self.plan, plan = replace(self.plan, smoothing_sigma_mm=width), {**plan, "between_mm": width}
+            self.plan, plan = (
+                replace(self.plan, smoothing_sigma_mm=width),
+                {**plan, "smoothing_sigma_mm": width},
+            )
         report = self.validation.report(self.average, self.plan, step) if self.validation else {}
         return {"plan": plan, **report}
 
     def shrink(self) -> str | None:
+        """Halve the batch or the patch; returns the notice, None if the patch is minimal."""
         plan = planner.smaller(self.plan)
         if plan is None:
             return None

@@ -1,8 +1,8 @@
-"""The segmentation head before the first step: a logistic regression on the features of painted voxels.
+"""Initial segmentation head: a logistic regression on the features of annotated voxels.
 
-Weights that were pre-trained bring features but no head for these classes. With a random one the first steps
-would change the features for the sake of a bad head ("head first": LP-FT, Kumar et al., arXiv 2202.10054);
-with this one the network segments before any training, and fine-tuning goes on from there.
+Pre-trained weights have no head for the classes of a project. With a random head the first steps would
+distort the features (LP-FT, Kumar et al., arXiv 2202.10054); with a fitted one the network segments before
+any training, and fine-tuning continues from there.
 """
 
 from __future__ import annotations
@@ -19,27 +19,34 @@ from medssl.nn.models.unet import Network
 from medssl.tasks.loop import autocast
 
 PATCHES, VOXELS = 32, 20_000
-"""How many patches are looked at, and at most how many of their annotated voxels are fitted."""
+"""Number of crops, and maximum number of their annotated voxels, that the head is fitted to."""
 RIDGE = 1e-3
-"""Penalty on the weights of standardised features, beside a mean cross-entropy."""
+"""L2 penalty on the weights of standardized features, added to a mean cross-entropy."""
 
 Draw = Callable[[Generator], tuple[Tensor, Tensor]]
-"""A batch of patches (B, ...) and their targets (B, ...), 255 where nothing is annotated."""
+"""Draws a batch of crops (B, C, ...) and their targets (B, ...), 255 where nothing is annotated."""
 
 
 @torch.no_grad()
 def fit_head(network: Network, plan: Plan, draw: Draw, generator: Generator) -> None:
-    """Replace the network's head by the best linear one for the patches that `draw` gives."""
+    """Replace the network's head by a logistic regression on annotated voxels.
+
+    Args:
+        network: The network, changed in place.
+        plan: Its plan.
+        draw: Draws a batch of crops and targets.
+        generator: Passed to `draw`; also chooses the voxels.
+    """
     features, labels = [], []
-    seen = 0
-    while seen < PATCHES:
+    n_crops = 0
+    while n_crops < PATCHES:
         image, target = draw(generator)
-        seen += len(image)
+        n_crops += len(image)
         with autocast(image.device, plan.precision):
-            found = network.finest(image)
-        known = target != IGNORE
-        features.append(found.float().movedim(1, -1)[known])
-        labels.append(target[known])
+            finest = network.finest(image)
+        labelled = target != IGNORE
+        features.append(finest.float().movedim(1, -1)[labelled])
+        labels.append(target[labelled])
     x, y = torch.cat(features), torch.cat(labels)
     if len(y) > VOXELS:
         chosen = torch.randperm(len(y), generator=generator)[:VOXELS].to(y.device)
@@ -49,10 +56,16 @@ def fit_head(network: Network, plan: Plan, draw: Draw, generator: Generator) -> 
 
 
 def logistic(features: Tensor, labels: Tensor, classes: int, ridge: float = RIDGE) -> tuple[Tensor, Tensor]:
-    """Weight (classes, C) and bias (classes,) of a multinomial logistic regression.
+    """Fit a multinomial logistic regression in float64 by L-BFGS; the problem is convex.
 
-    features: (N, C); labels: (N,) integers below `classes`. In float64, by L-BFGS: a convex problem has one
-    answer.
+    Args:
+        features: Feature vectors, (N, C) float.
+        labels: Class numbers, (N,) long, 0 .. classes - 1.
+        classes: Number of classes.
+        ridge: L2 penalty on the weights of standardized features.
+
+    Returns:
+        Weight (classes, C) and bias (classes,), float64.
     """
     x = features.double()
     mean, deviation = x.mean(0), x.std(0, correction=0).clamp(min=1e-6)

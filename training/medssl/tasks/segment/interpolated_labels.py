@@ -1,4 +1,4 @@
-"""Learning from labels interpolated between complete slices: they are guesses, so they weigh less."""
+"""Training on labels interpolated between complete slices; being estimates, they have a lower weight."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medssl.tasks.segment.annotated_crops import AnnotatedVoxels
 
 @dataclass(frozen=True)
 class InterpolatedLabels:
-    """The scans with guesses, their targets holding nothing but these, and where these lie."""
+    """Scans whose targets hold nothing but interpolated labels, and the positions of these."""
 
     dataset: DeviceDataset
     voxels: AnnotatedVoxels
@@ -27,24 +27,33 @@ class InterpolatedLabels:
     def of(
         cls, project: Project, dataset: DeviceDataset, plan: Plan, class_ids: Sequence[int]
     ) -> InterpolatedLabels | None:
-        """What was filled in on the pool's scans; None where nothing was.
+        """Load the interpolated labels of the scans of a dataset.
 
-        A scan of which a slice is held back (its targets know fewer voxels than its annotation) gives none: a
-        fill would tell what that slice shows.
+        A scan with the validation slice (its targets have fewer labelled voxels than its annotation) is left
+        out: interpolated labels would reveal the content of that slice.
+
+        Args:
+            project: The project with the annotations.
+            dataset: The annotated scans.
+            plan: Plan of the network.
+            class_ids: Ids of the network's classes.
+
+        Returns:
+            The interpolated labels; None if there are none with foreground.
         """
         scans, targets = [], []
         for number, scan in enumerate(dataset.ids):
             annotation = project.annotation(scan)
-            pseudo_labels = annotation.interpolated_target() if annotation else None
-            if annotation is None or pseudo_labels is None:
+            labels = annotation.interpolated_target() if annotation else None
+            if annotation is None or labels is None:
                 continue
-            known = int((dataset.targets[number] != IGNORE).sum())
-            if known == np.count_nonzero(annotation.target() != IGNORE):
-                work = np.array(np.transpose(numbered(pseudo_labels, class_ids), plan.work_axes), order="C")
+            n_labelled = int((dataset.targets[number] != IGNORE).sum())
+            if n_labelled == np.count_nonzero(annotation.target() != IGNORE):
+                work = np.array(np.transpose(numbered(labels, class_ids), plan.work_axes), order="C")
                 scans.append(number)
                 targets.append(torch.from_numpy(work).to(dataset.device))
         if scans:
-            filled = replace(dataset.part(scans), targets=tuple(targets))
-            with suppress(UserError):  # nothing but background was filled in
-                return cls(filled, AnnotatedVoxels.of(filled))
+            interpolated = replace(dataset.part(scans), targets=tuple(targets))
+            with suppress(UserError):  # nothing but background was interpolated
+                return cls(interpolated, AnnotatedVoxels.of(interpolated))
         return None

@@ -1,12 +1,12 @@
-"""The slice on the screen, segmented by the weights of a fine-tuning that is still running.
+"""Live preview: segmentation of the slice on the screen while a fine-tuning runs.
 
-The moving average of the weights segments that slice before the first step and every few seconds from then
-on, sooner when another slice comes on the screen. It takes a small share of the training's time and changes
-nothing else of it: neither the weights nor what is drawn at random.
+The moving average of the weights segments that slice before the first step and then every few seconds, sooner
+when another slice is shown. This takes a small fraction of the training time and affects neither the weights
+nor the random draws.
 
-Labels are decided as in a whole scan (threshold.py), but from the slices around this one alone and from
-the painted side: no more of a scan is looked at. The thresholds of a whole scan, its other sides and its
-layout are missing, so the slice of the prediction at the end may differ a little.
+Labels are decided as in a whole scan (threshold.py), but from the adjacent slices and the annotated
+orientation alone. Without the thresholds of the whole scan, the other orientations and the location prior,
+the preview may differ slightly from the final prediction.
 """
 
 from __future__ import annotations
@@ -26,16 +26,24 @@ from medssl.core.project.project import Project
 from medssl.nn import devices
 from medssl.nn.models.unet import Network
 from medssl.tasks.inference.predict import segment_work, slab_of
-from medssl.tasks.segment.validation_slice import SHARE, radius
+from medssl.tasks.segment.validation_slice import TIME_FRACTION, radius
 
 EVERY_S = 2.0
-"""The same slice is not segmented sooner again."""
-SCROLLING_SHARE = 2 * SHARE
-"""Of the time of a training that previews may take while other slices come on the screen; else SHARE."""
+"""Minimum interval in seconds between previews of the same slice."""
+SCROLLING_TIME_FRACTION = 2 * TIME_FRACTION
+"""Maximum fraction of the training time for previews while the slice changes; else TIME_FRACTION."""
 
 
 class LivePreview:
-    """Segments the slice that `in_view` names, where the network can: slices lie across the plan's axis."""
+    """Segments the slice on the screen, if it lies in the plan's orientation.
+
+    Args:
+        project: The project with the scans.
+        class_ids: Ids of the network's classes.
+        device: Where the network is.
+        emit: Receives SlicePreview events.
+        in_view: Returns the slice on the screen; None while it is unknown.
+    """
 
     def __init__(
         self,
@@ -48,59 +56,59 @@ class LivePreview:
         self._project, self._device, self._emit, self._in_view = project, device, emit, in_view
         self._ids = np.array([0, *class_ids], np.uint8)
         self._last: SliceInView | None = None
-        self._looked_at: float | None = None
-        self._began, self._spent_s, self._took_s = 0.0, 0.0, 0.0
+        self._segmented_at: float | None = None
+        self._began, self._spent_s, self._last_duration_s = 0.0, 0.0, 0.0
         self._slab: tuple[SliceInView, Tensor, int] | None = None
 
     def update_when_due(self, network: Network, plan: Plan) -> None:
-        """Emit a preview, unless it is too early for one or there is nothing to look at."""
-        place = self._in_view()
+        """Emit a preview if one is due and the slice on the screen can be segmented."""
+        view = self._in_view()
         now = time.monotonic()
-        if place is None or not self._known(place, plan) or not self._due(place, now):
+        if view is None or not self._is_valid(view, plan) or not self._due(view, now):
             return
-        first, self._last = self._looked_at is None, place
+        first, self._last = self._segmented_at is None, view
         try:
-            labels = self._segment(network, plan, place)
-        except (UserError, OSError):  # the scan's file is gone: the training goes on without it
+            labels = self._segment(network, plan, view)
+        except (UserError, OSError):  # the scan's file is missing: the training continues without previews
             labels = None
         except (RuntimeError, MemoryError) as error:
             if not devices.out_of_memory(error):
                 raise
             labels = None
-        self._looked_at = time.monotonic()
-        if first:  # before any step; and it takes longer than those to come
-            self._began = self._looked_at
+        self._segmented_at = time.monotonic()
+        if first:  # before any step, and slower than later ones: not counted
+            self._began = self._segmented_at
         else:
-            self._took_s = self._looked_at - now
-            self._spent_s += self._took_s
+            self._last_duration_s = self._segmented_at - now
+            self._spent_s += self._last_duration_s
         if labels is not None:
-            self._emit(SlicePreview.of(place, labels))
+            self._emit(SlicePreview.of(view, labels))
 
-    def _known(self, place: SliceInView, plan: Plan) -> bool:
-        scan = self._project.scans.get(place.scan)
-        if scan is None or place.axis != plan.slice_axis:
+    def _is_valid(self, view: SliceInView, plan: Plan) -> bool:
+        scan = self._project.scans.get(view.scan)
+        if scan is None or view.axis != plan.slice_axis:
             return False
-        return 0 <= place.index < scan.geometry.shape_zyx[place.axis]
+        return 0 <= view.index < scan.geometry.shape_zyx[view.axis]
 
-    def _due(self, place: SliceInView, now: float) -> bool:
-        if self._looked_at is None:
+    def _due(self, view: SliceInView, now: float) -> bool:
+        if self._segmented_at is None:
             return True
-        same = place == self._last
-        share = SHARE if same else SCROLLING_SHARE
-        if same and now - self._looked_at < EVERY_S:
+        same = view == self._last
+        max_fraction = TIME_FRACTION if same else SCROLLING_TIME_FRACTION
+        if same and now - self._segmented_at < EVERY_S:
             return False
-        return self._spent_s + self._took_s <= share * (now - self._began)
+        return self._spent_s + self._last_duration_s <= max_fraction * (now - self._began)
 
     @devices.full_precision
-    def _segment(self, network: Network, plan: Plan, place: SliceInView) -> np.ndarray:
-        """Class ids, uint8 (rows, columns)."""
-        spacing = self._project.scans[place.scan].geometry.spacing_mm
-        steps = [spacing[axis] for axis in plan.work_axes]
-        if self._slab is None or self._slab[0] != place:
-            work = np.transpose(self._project.image(place.scan), plan.work_axes)
-            around = radius(plan, steps)
-            first, last = max(0, place.index - around), min(len(work), place.index + around + 1)
-            self._slab = place, slab_of(work, first, last, self._device), place.index - first
-        _, slab, at = self._slab
-        found = segment_work(network, replace(plan, multiplanar=False), slab, steps, self._device)
-        return self._ids[found[at].cpu().numpy()]
+    def _segment(self, network: Network, plan: Plan, view: SliceInView) -> np.ndarray:
+        """Class ids of the slice, uint8 (rows, columns)."""
+        spacing = self._project.scans[view.scan].geometry.spacing_mm
+        work_spacing = [spacing[axis] for axis in plan.work_axes]
+        if self._slab is None or self._slab[0] != view:
+            work = np.transpose(self._project.image(view.scan), plan.work_axes)
+            margin = radius(plan, work_spacing)
+            first, last = max(0, view.index - margin), min(len(work), view.index + margin + 1)
+            self._slab = view, slab_of(work, first, last, self._device), view.index - first
+        _, slab, offset = self._slab
+        labels = segment_work(network, replace(plan, multiplanar=False), slab, work_spacing, self._device)
+        return self._ids[labels[offset].cpu().numpy()]

@@ -1,8 +1,8 @@
-"""Guesses: the network labels what nobody painted, in rounds; and self-training, which learns from that.
+"""Pseudo-labels: the network labels unannotated voxels in rounds, and self-training learns from them.
 
-Pseudo-labels as in Lee (ICML workshop 2013), made by the moving average of the weights on undisturbed
-images and learned under strong changes of shape and grey values (Xie et al., arXiv 1911.04252), which is
-what makes guesses worth more than they cost. True labels always win over guesses.
+Pseudo-labels as in Lee (ICML workshop 2013), predicted by the moving average of the weights on images without
+augmentation and learned under strong augmentation of shape and intensity (Xie et al., arXiv 1911.04252),
+which is what makes them useful. Annotated voxels always keep their labels.
 """
 
 from __future__ import annotations
@@ -31,39 +31,48 @@ from medssl.tasks.segment.annotated_crops import AnnotatedVoxels, StepBatch, ori
 from medssl.tasks.segment.smoothing_width import SmoothingWidth
 
 VOXELS_A_ROUND = {"cpu": 1_200_000, "cuda": 200_000_000}
-"""How much is labelled in a round: a few seconds' work on the device."""
+"""Voxels labelled per round by device type: a few seconds of work."""
 SCANS_A_ROUND, SLICES_A_SCAN = 16, 16
-"""Of a scan larger than its share of a round only some neighbouring slices are labelled."""
+"""Scans per round, and minimum slices per scan: of a large scan only adjacent slices are labelled."""
 WHOLE_A_ROUND, LARGEST_WHOLE = 4, 1_000_000
-"""Where structures keep their places, at least so many scans of up to so many voxels are labelled as a whole:
-in a few slices no places can be found."""
-NAMED = 8
-"""So many classes are counted by name in what a round says."""
+"""With a location prior, at least so many scans of up to so many voxels are labelled as a whole: in a slab of
+few slices the prior cannot be aligned."""
+MAX_NAMES = 8
+"""Maximum number of classes that a notice names."""
 
 
 @dataclass(frozen=True)
 class Settings(annotated_crops.Settings):
-    """When guesses are made, which are kept, and what they weigh."""
+    """When pseudo-labels are made, which are used, and their weight in the loss."""
 
     rounds: tuple[float, ...] = (0.35, 0.5, 0.65, 0.8)
-    """When (share of the training) the network labels the unpainted voxels anew; () for never."""
+    """Fractions of the training at which new pseudo-labels are made; () for none."""
     min_steps_between: int = 150
-    """Steps before the first round and between two: a round costs as much as dozens of steps, and in a
-    training of a minute four of them would take most of it."""
+    """Minimum steps before the first round and between rounds: a round costs as much as dozens of steps, and
+    four of them would take most of a training of one minute."""
     start_below_loss: float = 0.35
-    """Loss on the true labels below which the guesses are learned from."""
+    """Loss on the annotated voxels below which pseudo-labels are used."""
     confidence_threshold: float = 0.7
-    """Least probability of a guess; what is less sure stays unlabelled."""
+    """Minimum probability of a pseudo-label; less certain voxels stay unlabelled."""
     copy_paste_prob: float = 0.5
-    """Share of the patches around guesses into which a box of a painted patch is pasted (copy_paste.py)."""
+    """Fraction of pseudo-labelled crops into which a box of an annotated crop is pasted (copy_paste.py)."""
     clean_up: Literal["none", "largest"] = "none"
-    """"largest" keeps only the largest connected part of every class in a labelled slab."""
+    """"largest" keeps only the largest connected component of each class in a labelled slab."""
     pseudo_label_weight: float = 1.0
-    """Weight of the loss on guesses, where it is part of the choice; the loss on true labels has 1."""
+    """Weight of the loss on pseudo-labels, where they are learned as labels; that on annotations has 1."""
 
 
 class PseudoLabels:
-    """Pseudo-labels of a part of the scans, drawn anew in each round."""
+    """Pseudo-labels of some of the scans, which are drawn anew in each round.
+
+    Args:
+        scans: All scans that may be labelled, with their annotations as targets.
+        settings: Which pseudo-labels are used.
+        classes: Names of the classes 1, 2, ...
+        emit: Receives a Notice per round.
+        location_prior: That of the annotated scans.
+        smoothing_width: Chooses the width of the posterior smoothing in each round.
+    """
 
     def __init__(
         self,
@@ -74,18 +83,21 @@ class PseudoLabels:
         location_prior: LocationPrior | None = None,
         smoothing_width: SmoothingWidth | None = None,
     ) -> None:
-        """layout: of the scans on which anything is annotated."""
         self.smoothing_width = smoothing_width
         self.scans, self.settings, self.classes, self.emit = scans, settings, classes, emit
         self.location_prior = location_prior.to(scans.device) if location_prior else None
         self.dataset = scans
         self.orientations: list[tuple[DeviceDataset, AnnotatedVoxels]] = []
-        """What to cut patches from, for every side; empty before the first round, or if nothing was found."""
+        """Scans and voxels to draw crops from, per orientation; empty before the first round, or without any
+        foreground."""
 
     def refresh(self, network: Network, plan: Plan, generator: Generator) -> None:
-        """Let `network` label scans, drawn by the generator, until the round is full.
+        """Label randomly drawn scans until the voxels of a round are used up.
 
-        It looks from the sides that `plan` says at scans that are labelled as a whole.
+        Args:
+            network: Predicts the labels.
+            plan: Its plan; scans that are labelled as a whole are predicted in all orientations of it.
+            generator: Draws scans and slabs.
         """
         chosen = self._chosen(generator)
         network.eval()
@@ -93,61 +105,61 @@ class PseudoLabels:
             plan = replace(plan, smoothing_sigma_mm=self.smoothing_width.width_mm(network, plan))
         counts = torch.zeros(256, dtype=torch.long)
         dataset = self.scans.part([index for index, _, _ in chosen])
-        room = sum(target.numel() for target in dataset.targets)
+        voxels = sum(target.numel() for target in dataset.targets)
         targets = in_one_storage(
-            (self._labelled(counts, network, plan, *part) for part in chosen),
-            torch.empty(room, dtype=torch.uint8, device=dataset.device),
+            (self._labelled(counts, network, plan, *slab) for slab in chosen),
+            torch.empty(voxels, dtype=torch.uint8, device=dataset.device),
         )
         self.dataset = replace(dataset, targets=targets)
         self.orientations = []
         with suppress(UserError):
             self.orientations = list(orientations(self.dataset, plan))
         if not self.orientations:
-            return  # So far it sees background only; the painted slices alone go on teaching it.
+            return  # So far it predicts only background; training continues on the annotated slices alone.
         self.emit(
             Notice(
                 f"Confident pseudo-labels in {len(chosen)} of {len(self.scans)} scans: "
-                f"{_counted(self.classes, counts.tolist()[1:])}."
+                f"{_counts_text(self.classes, counts.tolist()[1:])}."
             )
         )
 
-    def room(self) -> tuple[int, int]:
-        """How many voxels a round labels in all, and of one scan."""
+    def voxel_budget(self) -> tuple[int, int]:
+        """Voxels labelled per round in all, and per scan."""
         sizes = sorted(image.numel() for image in self.scans.images)
         typical = sizes[len(sizes) // 2]
         whole = VOXELS_A_ROUND.get(self.scans.device.type, VOXELS_A_ROUND["cpu"])
-        share = whole // SCANS_A_ROUND
+        per_scan = whole // SCANS_A_ROUND
         if self.location_prior is None or typical > LARGEST_WHOLE:
-            return whole, share
-        return max(whole, WHOLE_A_ROUND * typical), max(share, LARGEST_WHOLE)
+            return whole, per_scan
+        return max(whole, WHOLE_A_ROUND * typical), max(per_scan, LARGEST_WHOLE)
 
     def _chosen(self, generator: Generator) -> list[tuple[int, int, int]]:
-        """(scan, first slice, last slice + 1) of what a round labels."""
-        left, share = self.room()
+        """(scan, first slice, last slice + 1) of the slabs that a round labels."""
+        remaining, per_scan = self.voxel_budget()
         chosen: list[tuple[int, int, int]] = []
         for index in torch.randperm(len(self.scans), generator=generator).tolist():
             slices, rows, columns = self.scans.images[index].shape
-            count = min(slices, max(SLICES_A_SCAN, share // (rows * columns)))
-            if chosen and left < count * rows * columns:
+            count = min(slices, max(SLICES_A_SCAN, per_scan // (rows * columns)))
+            if chosen and remaining < count * rows * columns:
                 break
-            left -= count * rows * columns
+            remaining -= count * rows * columns
             first = int(torch.randint(slices - count + 1, (1,), generator=generator))
             chosen.append((index, first, first + count))
         return chosen
 
     def draw_orientation(self, generator: Generator) -> tuple[DeviceDataset, AnnotatedVoxels]:
-        """One of `orientations`, drawn."""
+        """One of `orientations`, drawn at random."""
         return self.orientations[int(torch.randint(len(self.orientations), (1,), generator=generator))]
 
-    def _look(self, network: Network, plan: Plan, index: int, first: int, last: int) -> Top1Posterior:
-        """What the network makes of slices first..last - 1 of a scan."""
+    def _posterior(self, network: Network, plan: Plan, index: int, first: int, last: int) -> Top1Posterior:
+        """Posterior of slices first..last - 1 of a scan, weighted by the location prior for whole scans."""
         scans = self.scans
-        part, spacing = scans.images[index][first:last], scans.spacing_mm[index]
+        slab, spacing = scans.images[index][first:last], scans.spacing_mm[index]
         if last - first < len(scans.images[index]):
-            plan = replace(plan, multiplanar=False)  # a slab is too thin to be looked at from its edges
-        posterior = top1_posterior(network, plan, part, spacing, scans.device)
+            plan = replace(plan, multiplanar=False)  # a slab is too thin for the other orientations
+        posterior = top1_posterior(network, plan, slab, spacing, scans.device)
         if self.location_prior is None or last - first < len(scans.images[index]):
-            return posterior  # nor does it show how structures lie
+            return posterior  # a slab does not show enough to align the prior
         probability = self.location_prior.apply(posterior.best, posterior.probability, spacing)
         return replace(
             posterior,
@@ -158,24 +170,32 @@ class PseudoLabels:
     def _labelled(
         self, counts: Tensor, network: Network, plan: Plan, index: int, first: int, last: int
     ) -> Tensor:
-        """The scan's targets with pseudo-labels on slices first..last - 1 where nothing is annotated.
+        """Targets of a scan with pseudo-labels in the unannotated voxels of slices first..last - 1.
 
-        The guessed voxels of every class are added to `counts` (256,).
+        The pseudo-labelled voxels of each class are added to `counts` (256,).
         """
         targets = self.scans.targets[index].clone()
         labels = confident_labels(
-            self._look(network, plan, index, first, last), self.settings.confidence_threshold
+            self._posterior(network, plan, index, first, last), self.settings.confidence_threshold
         )
         if self.settings.clean_up == "largest":
             labels = largest_components(labels)
-        open_ = targets[first:last] == IGNORE
-        counts += torch.bincount(labels[open_].long(), minlength=256).cpu()
-        targets[first:last] = torch.where(open_, labels, targets[first:last])
+        unlabelled = targets[first:last] == IGNORE
+        counts += torch.bincount(labels[unlabelled].long(), minlength=256).cpu()
+        targets[first:last] = torch.where(unlabelled, labels, targets[first:last])
         return targets
 
 
 def confident_labels(top1_posterior: Top1Posterior, threshold: float) -> Tensor:
-    """The most probable class, uint8, and IGNORE where its probability is below `threshold` (0..1)."""
+    """Threshold a posterior.
+
+    Args:
+        top1_posterior: The posterior of (slices, rows, columns) voxels.
+        threshold: Minimum probability, 0 .. 1.
+
+    Returns:
+        Most probable class, uint8 (slices, rows, columns), IGNORE where it is less probable than `threshold`.
+    """
     label = torch.where(top1_posterior.probability >= top1_posterior.background, top1_posterior.best, 0)
     confident = torch.maximum(top1_posterior.probability, top1_posterior.background) >= round(
         threshold * (LEVELS - 1)
@@ -184,34 +204,44 @@ def confident_labels(top1_posterior: Top1Posterior, threshold: float) -> Tensor:
 
 
 def largest_components(labels: Tensor) -> Tensor:
-    """Labels (Z, Y, X) uint8 with the largest connected part of every class; smaller ones become IGNORE.
+    """Keep only the largest connected component of each class.
 
-    Background stays. An island is called unknown instead of background: it may be the other kidney.
+    The other components become IGNORE instead of background: one of them may be the other kidney.
+
+    Args:
+        labels: Class numbers, uint8 (Z, Y, X), 0 background.
+
+    Returns:
+        A changed copy.
     """
     array = labels.cpu().numpy().copy()
     drop_components(array, 0, largest=True, fill_value=IGNORE)
     return torch.from_numpy(array).to(labels.device)
 
 
-def _counted(classes: Sequence[str], voxels: Sequence[int]) -> str:
-    """Number of pseudo-labelled voxels of each class, in words.
+def _counts_text(classes: Sequence[str], voxels: Sequence[int]) -> str:
+    """Number of pseudo-labelled voxels of each class as a text.
 
-    A class without any may well be in the prediction: only confident voxels are learned from.
+    A class without pseudo-labels may still be predicted: only confident voxels are counted.
     """
     counts = list(zip(classes, voxels, strict=False))
-    said = [f"{name} {count:,} voxels" for name, count in counts if count]
+    labelled = [f"{name} {count:,} voxels" for name, count in counts if count]
     missing = [name for name, count in counts if not count]
-    listed = ", ".join(said[:NAMED]) + (", ..." if len(said) > NAMED else "")
-    none = (
-        f"none yet of {', '.join(missing[:NAMED])}{', ...' if len(missing) > NAMED else ''}"
-        if missing
-        else ""
-    )
-    return "; ".join(part for part in (listed, none) if part)
+    texts = (_listed("", labelled), _listed("none yet of ", missing))
+    return "; ".join(text for text in texts if text)
+
+
+def _listed(prefix: str, names: Sequence[str]) -> str:
+    """Up to MAX_NAMES names; nothing where there are none."""
+    ellipsis = ", ..." if len(names) > MAX_NAMES else ""
+    return f"{prefix}{', '.join(names[:MAX_NAMES])}{ellipsis}" if names else ""
 
 
 class PseudoLabelSchedule(nn.Module):
-    """When guesses are made anew, and by which weights; saved, so that a resumed training makes the same."""
+    """Decides when new pseudo-labels are made, and keeps the weights that make them.
+
+    Its state is part of the checkpoint, so that a resumed training makes the same pseudo-labels.
+    """
 
     def __init__(self, network: Network, pseudo_labels: PseudoLabels, settings: Settings) -> None:
         super().__init__()
@@ -223,12 +253,16 @@ class PseudoLabelSchedule(nn.Module):
         self.register_buffer("recent_loss", torch.tensor(torch.inf))
         self.register_buffer("round", torch.tensor(0))
         self.register_buffer("steps", torch.tensor(0))
-        self.register_load_state_dict_pre_hook(_count_steps_anew)
-        self.made: int | None = None
-        """The round whose guesses are there; None as long as this may be a resumed training."""
+        self.register_load_state_dict_pre_hook(_default_steps)
+        self.current_round: int | None = None
+        """Round of the current pseudo-labels; None until the first call, for a training may be resumed."""
 
     def remember(self, loss: Tensor) -> None:
-        """A moving average over some twenty steps of the loss on true labels, left on the device."""
+        """Update the moving average (about twenty steps) of the loss on annotated voxels, on its device.
+
+        Args:
+            loss: The loss of a step (scalar).
+        """
         self.steps += 1
         recent, new = self.recent_loss, loss.detach().float()
         recent.copy_(torch.where(recent.isinf(), new, recent.lerp(new, 0.05)))
@@ -236,44 +270,62 @@ class PseudoLabelSchedule(nn.Module):
     def pseudo_labels_at(
         self, fraction: float, average: nn.Module, plan: Plan, generator: Generator
     ) -> PseudoLabels | None:
-        """The current guesses, made anew by `average` where a round is due; None before the first.
+        """The current pseudo-labels, made anew where a round is due.
 
-        A round waits until the network fits the true labels: before, it would teach itself its mistakes. And
-        for `min_steps_between`, not for seconds: the same job with a budget in steps gives the same rounds.
+        A round waits until the network fits the annotated voxels, because it would otherwise learn its own
+        errors. It also waits for `min_steps_between` steps instead of seconds, so that the same job with a
+        budget in steps has the same rounds.
+
+        Args:
+            fraction: Completed fraction of the training, 0 .. 1.
+            average: The moving average of the weights, which makes them.
+            plan: Plan of the network.
+            generator: The training's generator; only its seed is used.
+
+        Returns:
+            The pseudo-labels; None before the first round.
         """
-        if self.made is None:
-            self.made = int(self.round)
-            if self.made:
+        if self.current_round is None:
+            self.current_round = int(self.round)
+            if self.current_round:
                 self._label_scans(plan, generator)
-        due = sum(fraction >= start for start in self.settings.rounds)
-        rested = int(self.steps) >= self.settings.min_steps_between
-        if due > self.made and rested and float(self.recent_loss) < self.settings.start_below_loss:
-            self.made = due
+        due_round = sum(fraction >= start for start in self.settings.rounds)
+        enough_steps = int(self.steps) >= self.settings.min_steps_between
+        if (
+            due_round > self.current_round
+            and enough_steps
+            and float(self.recent_loss) < self.settings.start_below_loss
+        ):
+            self.current_round = due_round
             self.steps.fill_(0)
-            self.round.fill_(due)
+            self.round.fill_(due_round)
             self.pseudo_labeller.load_state_dict(average.state_dict())
             self._label_scans(plan, generator)
-        return self.pseudo_labels if self.made else None
+        return self.pseudo_labels if self.current_round else None
 
     def _label_scans(self, plan: Plan, generator: Generator) -> None:
-        """Make the guesses of this round, drawn by the training's seed and the round alone."""
-        own = Generator().manual_seed(generator.initial_seed() + (self.made or 0))
-        self.pseudo_labels.refresh(self.pseudo_labeller, plan, own)
+        """Make the pseudo-labels of the current round; draws depend only on seed and round."""
+        round_generator = Generator().manual_seed(generator.initial_seed() + (self.current_round or 0))
+        self.pseudo_labels.refresh(self.pseudo_labeller, plan, round_generator)
 
 
-def _count_steps_anew(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Version 0.1 did not count the steps since the last round."""
+def _default_steps(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
+    """Checkpoints of version 0.1 lack the number of steps since the last round."""
     state.setdefault(f"{prefix}steps", torch.tensor(0))
 
 
 class PseudoLabelLoss(nn.Module):
-    """Self-training: guesses are learned like true labels."""
+    """Loss of self-training: pseudo-labels are learned like annotations.
+
+    Args:
+        weight: Weight of this term in the loss.
+    """
 
     def __init__(self, weight: float) -> None:
         super().__init__()
         self.weight = weight
 
     def forward(self, batch: StepBatch, generator: Generator) -> Tensor:
-        """Cross-entropy and Dice on the patches around guesses."""
+        """Cross-entropy and Dice loss on the pseudo-labelled crops of the batch; a scalar."""
         scores = batch.network.head(batch.features[batch.n_labelled :])
         return partial_loss(scores, batch.target[batch.n_labelled :])

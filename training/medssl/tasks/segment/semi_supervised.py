@@ -1,4 +1,4 @@
-"""What fine-tuning makes of voxels that nobody annotated: the choices, and what each adds to a step."""
+"""Choices for the use of unannotated voxels in fine-tuning, and the loss terms of each."""
 
 from __future__ import annotations
 
@@ -23,16 +23,20 @@ CHOICES: dict[str, tuple[str, type[annotated_crops.Settings]]] = {
     "both": ("pseudo_contrast", pseudo_contrast.Settings),
     "none": ("finetune", annotated_crops.Settings),
 }
-"""Of every choice the name of its recipes (before "-quick", "-paper"), and its settings."""
+"""By choice: the name of its recipes (before "-quick", "-paper"), and the type of its settings."""
 
 
 def find(name: str) -> tuple[str, type[annotated_crops.Settings]]:
-    """Recipe and settings of a choice.
+    """Name of the recipes and type of the settings of a choice.
 
-    Raises UserError ("bad-job") that lists those there are.
+    Raises:
+        UserError: "bad-job" for an unknown name.
     """
     if name not in CHOICES:
-        raise UserError(f"There is no semi {name!r}; choose one of {', '.join(CHOICES)}.", code="bad-job")
+        raise UserError(
+            f"semi_supervised is {name!r}, which is unknown; choose one of {', '.join(CHOICES)}.",
+            code="bad-job",
+        )
     return CHOICES[name]
 
 
@@ -44,28 +48,43 @@ def terms(
     classes: int,
     emit: Emit,
 ) -> dict[str, nn.Module]:
-    """What the job wants made of guesses, by the names of the curves; `classes` counts the background too.
+    """Loss terms on pseudo-labels.
 
-    Raises UserError ("one-class", "bad-job") for a contrast that would be none.
+    Args:
+        job: Gives the choice and the seed.
+        plan: Plan of the network.
+        settings: Settings of the choice.
+        voxels: Annotated voxels.
+        classes: Number of classes including the background.
+        emit: Receives a Notice if only one class is annotated.
+
+    Returns:
+        The terms by the names of their curves.
+
+    Raises:
+        UserError: "one-class" or "bad-job" if the settings leave no contrast.
     """
-    made: dict[str, nn.Module] = {}
+    modules: dict[str, nn.Module] = {}
     if isinstance(settings, pseudo_labels.Settings) and job.semi_supervised != "pseudo_contrast":
-        made["pseudo_labels"] = PseudoLabelLoss(settings.pseudo_label_weight)
+        modules["pseudo_labels"] = PseudoLabelLoss(settings.pseudo_label_weight)
     if isinstance(settings, pseudo_contrast.Settings):
         if not settings.rounds:
             raise UserError(
-                f"Without rounds there is nothing for {job.semi_supervised} to learn from; give rounds as "
-                "shares of the "
-                "training, e.g. [0.35, 0.65], or choose none instead.",
+                f"{job.semi_supervised} needs rounds of pseudo-labels; set rounds to fractions of the "
+                'training, e.g. [0.35, 0.65], or set semi_supervised to "none".',
                 code="bad-job",
             )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(job.seed)  # layers draw from the global generator when they are made
-            painted = len(voxels.by_class) - 1
-            made["contrast"] = pseudo_contrast.PseudoContrast(plan, settings, classes, painted)
-        if painted == 1:
-            emit(Notice("One class is painted, so the contrast is that between it and the background."))
-    return made
+            annotated = len(voxels.by_class) - 1
+            modules["contrast"] = pseudo_contrast.PseudoContrast(plan, settings, classes, annotated)
+        if annotated == 1:
+            emit(
+                Notice(
+                    "Only one class is annotated, so the contrastive loss compares it with the background."
+                )
+            )
+    return modules
 
 
 def rounds(
@@ -79,16 +98,34 @@ def rounds(
     location_prior: LocationPrior | None = None,
     smoothing_width: SmoothingWidth | None = None,
 ) -> PseudoLabelSchedule | None:
-    """Rounds of guessing over all scans that are not held out; None where the choice has none.
+    """Schedule of pseudo-labels over all scans that are not held out.
 
-    pool: the annotated scans; layout: theirs.
+    Args:
+        choice: What to use unannotated voxels for.
+        project: The project with all scans.
+        dataset: The annotated scans.
+        plan: Plan of the network.
+        settings: Settings of the choice.
+        network: The network; a copy of it makes the pseudo-labels.
+        emit: Receives a Notice per round.
+        location_prior: That of the annotated scans.
+        smoothing_width: Chooses the width of the posterior smoothing in each round.
+
+    Returns:
+        The schedule; None if the choice uses no pseudo-labels.
     """
     if not isinstance(settings, pseudo_labels.Settings) or not settings.rounds:
         return None
-    # Annotated scans too: most of their voxels are unpainted, and what is painted stays as it is.
-    others = [scan.id for scan in project.scans.values() if not scan.held_out and scan.id not in dataset.ids]
-    scans = join(dataset, load_device_dataset(project, others, plan, dataset.device)) if others else dataset
-    names = [each.name for each in project.classes]
+    # Annotated scans are included: most of their voxels have no annotation, and annotations are kept.
+    unannotated = [
+        scan.id for scan in project.scans.values() if not scan.held_out and scan.id not in dataset.ids
+    ]
+    scans = (
+        join(dataset, load_device_dataset(project, unannotated, plan, dataset.device))
+        if unannotated
+        else dataset
+    )
+    names = [label.name for label in project.classes]
     return PseudoLabelSchedule(
         network, PseudoLabels(scans, settings, names, emit, location_prior, smoothing_width), settings
     )

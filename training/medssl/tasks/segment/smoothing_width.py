@@ -1,7 +1,7 @@
-"""How far around neighbours are asked which class a voxel is: by what the network finds in scans.
+"""Width of the posterior smoothing, chosen by the predictions of the network on scans.
 
-After five painted slices an eighth of what it finds has the wrong name, after ten a thirtieth
-(docs/benchmarks/LOG.md). So the width is chosen anew in every round of guesses, and at the end for
+After five annotated slices an eighth of the predicted foreground has the wrong class, after ten a thirtieth
+(docs/benchmarks/LOG.md). The width is therefore chosen in every round of pseudo-labels, and at the end for
 predictions.
 """
 
@@ -21,59 +21,73 @@ from medssl.tasks.inference.posterior_smoothing import Width, allowed_widths, be
 from medssl.tasks.inference.predict import scores_of_slabs
 
 SCANS, SLICES, VOXELS = 4, 16, 100_000
-"""What is looked at: of so many scans that many voxels of neighbouring slices, at least so many slices."""
+"""Number of scans, minimum number of adjacent slices in each, and number of voxels in each."""
 
 
 class SmoothingWidth:
-    """The widths that painted slices allow, and scans to choose one of them by."""
+    """Chooses one of the widths that the annotated slices allow.
+
+    Args:
+        allowed: At least one width, the widest first.
+        scans: Scans to predict for the choice; of large ones a random slab.
+        seed: Determines the slabs.
+    """
 
     def __init__(self, allowed: Sequence[Width], scans: DeviceDataset, seed: int) -> None:
-        """allowed: at least one, the widest first; scans: to look at, slices of the larger are drawn."""
         self.allowed, self.scans = allowed, scans
-        chance = random.Random(seed)
-        self.parts: list[tuple[int, int]] = []
-        """First slice and last + 1 of each scan."""
+        rng = random.Random(seed)
+        self.slabs: list[tuple[int, int]] = []
+        """First slice, and last slice + 1, per scan."""
         for slices, rows, columns in (image.shape for image in scans.images):
             count = min(slices, max(SLICES, VOXELS // (rows * columns)))
-            first = chance.randint(0, slices - count)
-            self.parts.append((first, first + count))
+            first = rng.randint(0, slices - count)
+            self.slabs.append((first, first + count))
 
     @classmethod
-    def of(cls, project: Project, painted: DeviceDataset, plan: Plan, seed: int) -> SmoothingWidth | None:
-        """Looks at scans that nobody painted, at painted ones where there are no others.
+    def of(cls, project: Project, annotated: DeviceDataset, plan: Plan, seed: int) -> SmoothingWidth | None:
+        """Use unannotated scans, or annotated ones if there are no others.
 
-        None where neighbours have nothing to say.
+        Args:
+            project: The project with all scans.
+            annotated: The annotated scans.
+            plan: Plan of the network.
+            seed: Determines scans and slabs.
+
+        Returns:
+            None if the annotated slices allow no smoothing.
         """
-        allowed = allowed_widths(painted, len(project.classes))
+        allowed = allowed_widths(annotated, len(project.classes))
         if not allowed:
             return None
-        unpainted = [scan for scan in project.scans.values() if scan.id not in painted.ids]
-        others = [scan.id for scan in unpainted if not scan.held_out]
-        chance = random.Random(seed)
-        if others:
-            drawn = chance.sample(others, min(SCANS, len(others)))
-            return cls(allowed, load_device_dataset(project, drawn, plan, painted.device), seed)
-        few = chance.sample(range(len(painted)), min(SCANS, len(painted)))
-        return cls(allowed, painted.part(few), seed)
+        unpainted = [scan for scan in project.scans.values() if scan.id not in annotated.ids]
+        candidates = [scan.id for scan in unpainted if not scan.held_out]
+        rng = random.Random(seed)
+        if candidates:
+            drawn = rng.sample(candidates, min(SCANS, len(candidates)))
+            return cls(allowed, load_device_dataset(project, drawn, plan, annotated.device), seed)
+        chosen = rng.sample(range(len(annotated)), min(SCANS, len(annotated)))
+        return cls(allowed, annotated.part(chosen), seed)
 
     @property
     def widest_mm(self) -> float:
-        """What is asked before the network has been looked at."""
+        """The width to use before the network has made predictions, sigma in mm."""
         return self.allowed[0].sigma_mm
 
     @torch.inference_mode()
     def width_mm(self, network: Network, plan: Plan) -> float:
-        """The best sigma for a network; the widest where it finds no class."""
-        scans, found = self.scans, 0
-        renamed = [0] * len(self.allowed)
+        """The best sigma in mm for a network; the widest if it predicts no foreground."""
+        scans, n_foreground = self.scans, 0
+        changed = [0] * len(self.allowed)
         network.eval()
-        for image, spacing, (first, last) in zip(scans.images, scans.spacing_mm, self.parts, strict=True):
-            # A slab is too thin to be looked at from its edges.
-            look = plan if last - first == len(image) else replace(plan, multiplanar=False)
-            for own in scores_of_slabs(network, look, image[first:last], spacing, scans.device):
-                inside, named = own[:, 0] < 0.5, own[:, 1:].argmax(1)
-                found += int(inside.sum())
+        for image, spacing, (first, last) in zip(scans.images, scans.spacing_mm, self.slabs, strict=True):
+            # A slab is too thin for the other orientations.
+            slab_plan = plan if last - first == len(image) else replace(plan, multiplanar=False)
+            for scores in scores_of_slabs(network, slab_plan, image[first:last], spacing, scans.device):
+                foreground, label = scores[:, 0] < 0.5, scores[:, 1:].argmax(1)
+                n_foreground += int(foreground.sum())
                 for number, width in enumerate(self.allowed):
-                    asked = smooth_posteriors(own, width.sigma_mm, spacing)[:, 1:].argmax(1)
-                    renamed[number] += int(((asked != named) & inside).sum())
-        return best(self.allowed, [count / found for count in renamed]) if found else self.widest_mm
+                    smoothed = smooth_posteriors(scores, width.sigma_mm, spacing)[:, 1:].argmax(1)
+                    changed[number] += int(((smoothed != label) & foreground).sum())
+        if not n_foreground:
+            return self.widest_mm
+        return best(self.allowed, [count / n_foreground for count in changed])

@@ -1,8 +1,8 @@
-"""A painted slice that a fine-tuning does not learn from, and how well it is segmented meanwhile.
+"""Validation slice: an annotated slice excluded from fine-tuning, whose Dice is logged during training.
 
-The loss is that of slices the network knows by heart; one whose labels it has never seen says how good it
-is elsewhere. It costs the training a slice, so it must be asked for. The network's own guesses on that slice
-(pseudo_labels.py) are learned from like those on any other.
+The training loss is measured on slices that the network has memorized; the Dice of an excluded slice
+estimates the quality elsewhere. It costs the training a slice, so it is off by default. Pseudo-labels on that
+slice (pseudo_labels.py) are used like those on any other slice.
 """
 
 from __future__ import annotations
@@ -28,66 +28,73 @@ from medssl.nn.devices import full_precision
 from medssl.nn.models.unet import Network
 from medssl.tasks.inference.predict import segment_work
 
-LEAST = 4
-"""Complete slices that show a structure, below which each is needed to learn from."""
-LOOKS = 40
-"""How often the slice is segmented in a training, at most."""
-SHARE = 0.03
-"""Of the time of a training; a look that would cost more waits."""
+MIN_SLICES = 4
+"""Minimum number of complete slices with a structure; with fewer, all are needed for training."""
+EVALUATIONS = 40
+"""Maximum number of times that the slice is segmented during a training."""
+TIME_FRACTION = 0.03
+"""Maximum fraction of the training time; an evaluation that would exceed it is postponed."""
 
 
 @dataclass(frozen=True)
 class ValidationSlice:
-    """The slice, with as many slices around it as segmenting it takes, in work order.
-
-    images: (slices, rows, columns), the slice is number `place` of these; target: uint8 (rows, columns) with
-    0 background, 1..K classes.
-    """
+    """The slice with the adjacent slices that its segmentation needs, in work order."""
 
     scan: str
     index: int
+    """Slice number in the scan."""
     images: Tensor
-    place: int
+    """(slices, rows, columns), the slice and its neighbours."""
+    offset: int
+    """Index of the slice in `images`."""
     target: Tensor
+    """uint8 (rows, columns), 0 background, 1..K classes."""
     spacing_mm: tuple[float, float, float]
 
     @property
     def classes(self) -> list[int]:
-        """Numbers of the classes that it shows."""
+        """Numbers of the classes present in the slice."""
         return [label for label in self.target.unique().tolist() if label]
 
     @full_precision
     def dice(self, network: Network, plan: Plan) -> dict[int, float]:
-        """Dice of each class that the slice shows, seen from the side that is painted."""
+        """Dice of each class present in the slice, predicted in the annotated orientation only."""
         device, plan = self.images.device, replace(plan, multiplanar=False)
-        found = segment_work(network, plan, self.images, self.spacing_mm, device)
-        return metrics.dice(found[self.place].cpu().numpy(), self.target.cpu().numpy(), self.classes)
+        labels = segment_work(network, plan, self.images, self.spacing_mm, device)
+        return metrics.dice(labels[self.offset].cpu().numpy(), self.target.cpu().numpy(), self.classes)
 
 
 def take_validation_slice(
-    dataset: DeviceDataset, plan: Plan, before: dict[str, Any] | None, emit: Emit
+    dataset: DeviceDataset, plan: Plan, previous: dict[str, Any] | None, emit: Emit
 ) -> tuple[DeviceDataset, ValidationSlice | None]:
-    """The pool without the labels of one complete slice, and that slice; None where none can be spared.
+    """Exclude one complete slice from the training targets.
 
-    before: the card of the fine-tuning that this one goes on from. What that has learned from is no test any
-    more: then only the slice that it held back is taken.
+    Args:
+        dataset: The annotated scans.
+        plan: Plan of the network.
+        previous: Card of the fine-tuning that this one continues. Slices that it was trained on are no
+            longer independent, so only its own validation slice is used again.
+        emit: Receives a Notice with the choice.
+
+    Returns:
+        The dataset without the labels of that slice, and the slice; None if no slice is suitable.
     """
-    if before is not None:
-        place = _place_before(dataset, before.get("validation_slice"))
-        why = "the weights it starts from have learned from all slices that are painted"
+    if previous is not None:
+        position = _previous_position(dataset, previous.get("validation_slice"))
+        why = "the initial weights were trained on all annotated slices"
     else:
-        showing = slices_that_show(dataset)
-        place = choose(showing)
-        wanted = f"{LEAST} complete {AXIS_NAMES[plan.slice_axis]} slices that show the structures"
-        why = f"that takes {wanted}, and there are {len(showing)}"
-    if place is None:
-        emit(Notice(f"No slice is held back: {why}."))
+        candidates = foreground_slices(dataset)
+        position = choose(candidates)
+        required = f"{MIN_SLICES} complete {AXIS_NAMES[plan.slice_axis]} slices with the structures"
+        why = f"it requires {required}, and there are {len(candidates)}"
+    if position is None:
+        emit(Notice(f"No validation slice: {why}."))
         return dataset, None
-    scan, index = place
-    around = radius(plan, dataset.spacing_mm[scan])
-    first, last = max(0, index - around), min(len(dataset.images[scan]), index + around + 1)
+    scan, index = position
+    margin = radius(plan, dataset.spacing_mm[scan])
+    first, last = max(0, index - margin), min(len(dataset.images[scan]), index + margin + 1)
     targets = list(dataset.targets)
-    held = ValidationSlice(
+    held_out = ValidationSlice(
         dataset.ids[scan],
         index,
         dataset.images[scan][first:last].to(dataset.device),
@@ -97,91 +104,122 @@ def take_validation_slice(
     )
     targets[scan] = targets[scan].clone()
     targets[scan][index] = IGNORE
-    emit(Notice(f"{_name(held, plan)} is held back: nothing is learned from it, and its Dice is shown."))
-    return replace(dataset, targets=tuple(targets)), held
+    name = _name(held_out, plan)
+    emit(Notice(f"Validation slice: {name}. It is excluded from training, and its Dice is shown."))
+    return replace(dataset, targets=tuple(targets)), held_out
 
 
 def radius(plan: Plan, spacing_mm: Sequence[float]) -> int:
-    """Slices on both sides of one that segmenting it takes, in a scan of this spacing in work order."""
+    """Number of adjacent slices on each side that segmenting one slice needs.
+
+    Args:
+        plan: Plan of the network.
+        spacing_mm: Spacing of the scan in work order.
+    """
     if plan.dims == 3:
         return math.ceil(plan.patch_vox[0] * plan.spacing_mm[0] / spacing_mm[0])
-    return plan.patch_vox[0] // 2 + 1  # one more than the network sees: scores are smoothed
+    return plan.patch_vox[0] // 2 + 1  # one more than the network takes, because scores are smoothed
 
 
-def slices_that_show(dataset: DeviceDataset) -> list[tuple[int, int, frozenset[int]]]:
-    """(scan, slice, classes) of all complete slices across the first axis that show a class."""
-    found = []
+def foreground_slices(dataset: DeviceDataset) -> list[tuple[int, int, frozenset[int]]]:
+    """(scan, slice, classes) of all complete slices along the first axis with foreground."""
+    slices = []
     for scan, target in enumerate(dataset.targets):
         for index in complete_slices(target):
             classes = frozenset(target[index].unique().tolist()) - {0}
             if classes:
-                found.append((scan, index, classes))
-    return found
+                slices.append((scan, index, classes))
+    return slices
 
 
-def choose(showing: Sequence[tuple[int, int, frozenset[int]]]) -> tuple[int, int] | None:
-    """(scan, slice) of the one to hold back: most classes, then nearest to the middle of them all.
+def choose(candidates: Sequence[tuple[int, int, frozenset[int]]]) -> tuple[int, int] | None:
+    """Choose the validation slice: the most classes, then the nearest to the middle of the candidates.
 
-    No class may lose its only slice. None where there are fewer than LEAST.
+    Args:
+        candidates: Slices as `foreground_slices` gives them.
+
+    Returns:
+        (scan, slice); None if there are fewer than MIN_SLICES, or if each is the only one of some class.
     """
-    if len(showing) < LEAST:
+    if len(candidates) < MIN_SLICES:
         return None
-    count = Counter(label for _, _, classes in showing for label in classes)
-    spared = [n for n, (_, _, classes) in enumerate(showing) if all(count[label] > 1 for label in classes)]
-    if not spared:
+    count = Counter(label for _, _, classes in candidates for label in classes)
+    eligible = [
+        n for n, (_, _, classes) in enumerate(candidates) if all(count[label] > 1 for label in classes)
+    ]
+    if not eligible:
         return None
-    middle = (len(showing) - 1) / 2
-    best = min(spared, key=lambda n: (-len(showing[n][2]), abs(n - middle)))
-    return showing[best][:2]
+    middle = (len(candidates) - 1) / 2
+    best = min(eligible, key=lambda n: (-len(candidates[n][2]), abs(n - middle)))
+    return candidates[best][:2]
 
 
-def _place_before(dataset: DeviceDataset, held: dict[str, Any] | None) -> tuple[int, int] | None:
-    if not held or held["scan"] not in dataset.ids:
+def _previous_position(dataset: DeviceDataset, saved: dict[str, Any] | None) -> tuple[int, int] | None:
+    """(scan, slice) of the validation slice in a card, if it is still complete."""
+    if not saved or saved["scan"] not in dataset.ids:
         return None
-    place = dataset.ids.index(held["scan"]), held["index"]
-    return place if place in [each[:2] for each in slices_that_show(dataset)] else None
+    position = dataset.ids.index(saved["scan"]), saved["index"]
+    return position if position in [candidate[:2] for candidate in foreground_slices(dataset)] else None
 
 
-def _name(held: ValidationSlice, plan: Plan) -> str:
-    return f"{AXIS_NAMES[plan.slice_axis].capitalize()} slice {held.index} of {held.scan}"
+def _name(validation_slice: ValidationSlice, plan: Plan) -> str:
+    return f"{AXIS_NAMES[plan.slice_axis]} slice {validation_slice.index} of {validation_slice.scan}"
 
 
 class ValidationMonitor:
-    """Looks at the held slice now and then while a training runs, and at its end."""
+    """Evaluates the validation slice during a training and at its end.
 
-    def __init__(self, held: ValidationSlice, plan: Plan, names: Sequence[str], emit: Emit) -> None:
-        """names: of the classes 1, 2, ..."""
-        self.held, self.plan, self.names = held, plan, names
+    Args:
+        validation_slice: The slice.
+        plan: Plan of the network.
+        names: Names of the classes 1, 2, ...
+        emit: Receives the metric and the notice at the end.
+    """
+
+    def __init__(
+        self, validation_slice: ValidationSlice, plan: Plan, names: Sequence[str], emit: Emit
+    ) -> None:
+        self.validation_slice, self.plan, self.names = validation_slice, plan, names
         self.emit = emit
         self.began, self.spent_s, self.longest_s = time.monotonic(), 0.0, 0.0
         self.due = 0.0
 
     @property
     def card(self) -> dict[str, Any]:
-        """Which slice it is, for whoever goes on from these weights."""
-        return {"scan": self.held.scan, "index": self.held.index}
+        """Scan and index of the slice for the model card."""
+        return {"scan": self.validation_slice.scan, "index": self.validation_slice.index}
 
-    def look(self, network: Network, plan: Plan) -> dict[int, float]:
-        """Dice by class."""
+    def evaluate(self, network: Network, plan: Plan) -> dict[int, float]:
+        """Dice by class number."""
         begin = time.monotonic()
-        found = self.held.dice(network, plan)
-        took = time.monotonic() - begin
-        self.spent_s, self.longest_s = self.spent_s + took, max(self.longest_s, took)
-        return found
+        dice = self.validation_slice.dice(network, plan)
+        elapsed_s = time.monotonic() - begin
+        self.spent_s, self.longest_s = self.spent_s + elapsed_s, max(self.longest_s, elapsed_s)
+        return dice
 
     def update_when_due(self, network: Network, fraction: float) -> dict[str, Tensor]:
-        """The mean Dice for the curve, LOOKS times in a training as long as that is cheap; else nothing."""
-        if fraction < self.due or self.spent_s + self.longest_s > SHARE * (time.monotonic() - self.began):
+        """Evaluate EVALUATIONS times in a training, within TIME_FRACTION of its time.
+
+        Args:
+            network: The network to evaluate.
+            fraction: Completed fraction of the training, 0 .. 1.
+
+        Returns:
+            {"dice": mean Dice of the classes}, a scalar; empty if no evaluation is due.
+        """
+        if fraction < self.due:
             return {}
-        self.due = fraction + 1 / LOOKS
-        return {"dice": torch.tensor(fmean(self.look(network, self.plan).values()))}
+        if self.spent_s + self.longest_s > TIME_FRACTION * (time.monotonic() - self.began):
+            return {}
+        self.due = fraction + 1 / EVALUATIONS
+        return {"dice": torch.tensor(fmean(self.evaluate(network, self.plan).values()))}
 
     def report(self, network: Network, plan: Plan, step: int) -> dict[str, Any]:
-        """Look for the last time, say what came of it, and return it for the card."""
-        found = self.look(network, plan)
-        mean = fmean(found.values())
+        """Evaluate at the end of the training, emit the result, and return it for the card."""
+        dice = self.evaluate(network, plan)
+        mean = fmean(dice.values())
         self.emit(Metric(step, {"dice": mean}))
-        each = ", ".join(f"{self.names[label - 1]} {value:.2f}" for label, value in found.items())
-        said = f"{_name(self.held, self.plan)}, which it did not learn from: Dice {mean:.2f}"
-        self.emit(Notice(f"{said} ({each})." if len(found) > 1 else f"{said}."))
+        by_class = ", ".join(f"{self.names[label - 1]} {value:.2f}" for label, value in dice.items())
+        text = f"Dice {mean:.2f} on the validation slice, {_name(self.validation_slice, self.plan)}"
+        self.emit(Notice(f"{text} ({by_class})." if len(dice) > 1 else f"{text}."))
         return {"validation_slice": {**self.card, "dice": mean}}
