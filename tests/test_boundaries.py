@@ -40,6 +40,9 @@ dock.workspace.toggle_complete()
 dock.workspace.autosave.flush()
 assert dock.session.project.annotated() == (scan.id,)
 finetune_job(dock.session, None, 1.0)
+for step in (dock.pretrain, dock.finetune, dock.prediction):
+    step.advanced.expand()
+    assert step.advanced.values() == {}
 """
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any, TypeVar
+
 from medssl.core import jobs
 from medssl.core.errors import UserError
 from medssl.core.project.project import Run
@@ -24,6 +27,16 @@ def pretrain_job(session: Session, method: str, recipe: str, minutes: float) -> 
     project = session.need_project()
     session.need_scan()
     return jobs.PretrainJob(project=str(project.root), method=method, recipe=recipe, minutes=minutes)
+
+
+J = TypeVar("J", bound=jobs.TrainingJob)
+
+
+def with_settings(job: J, chosen: dict[str, Any]) -> J:
+    """The job with settings of its recipe changed; "seed" and "device" are the job's own fields."""
+    own = {name: value for name, value in chosen.items() if name in ("seed", "device")}
+    rest = {name: value for name, value in chosen.items() if name not in own}
+    return replace(job, settings={**job.settings, **rest}, **own)
 
 
 def resume_job(session: Session, run: Run) -> jobs.Job:

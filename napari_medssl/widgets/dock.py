@@ -156,6 +156,8 @@ class Dock(QWidget):
         self.setStyleSheet(style.sheet(self.viewer.theme))
         for step in self.steps:
             step.redraw_icons()
+        for each in (self.pretrain, self.finetune, self.prediction):
+            each.advanced.redraw_icons()
 
     def _keys(self) -> None:
         """Bind keys that napari does not use for Labels and Image layers."""

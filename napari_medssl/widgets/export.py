@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from medssl.core.export.files import DICOM_SEG, export_scan, file_name
 from medssl.core.jobs import ExportJob
@@ -27,8 +29,23 @@ class Export(QWidget):
 
     kind = "export"
 
-    def __init__(self, session: Session, workspace: Workspace, jobs: JobRunner) -> None:
+    def __init__(
+        self,
+        session: Session,
+        workspace: Workspace,
+        jobs: JobRunner,
+        settings: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        """Build the buttons.
+
+        Args:
+            session: The project.
+            workspace: What is exported.
+            jobs: Runs the export of all scans.
+            settings: The changed values of the step's form; an export uses the device.
+        """
         super().__init__()
+        self._settings = settings
         self.session, self.workspace, self.jobs = session, workspace, jobs
         self._worker: FunctionWorker[tuple[Path, Exception | None]] | None = None
         self.one = button(
@@ -106,7 +123,8 @@ class Export(QWidget):
     def _save_all(self, folder: Path, ending: str) -> None:
         _, run, postprocessing = self.workspace.export_source()
         project, how = str(self.session.need_project().root), asdict(postprocessing)
-        self.jobs.start(ExportJob(project=project, folder=str(folder), ending=ending, weights=run, **how))
+        job = ExportJob(project=project, folder=str(folder), ending=ending, weights=run, **how)
+        self.jobs.start(replace(job, device=self._settings().get("device", job.device)))
 
     def refresh(self) -> None:
         """Disable a button while its export is running."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from medssl.core import jobs, recipes
+from medssl.core import jobs, recipes, settings
 from medssl.core.project.project import Run
 from medssl.core.shipped import RANDOM, SHAPES
 from qtpy.QtCore import QSignalBlocker
@@ -14,9 +14,10 @@ from qtpy.QtWidgets import QCheckBox, QFormLayout
 from napari_medssl.engine.estimates import Estimates
 from napari_medssl.engine.job_runner import JobRunner
 from napari_medssl.error_handling import catch_errors
-from napari_medssl.model.job_factory import finetune_job, resume_job
+from napari_medssl.model.job_factory import finetune_job, resume_job, with_settings
 from napari_medssl.model.run_history import curves_of
 from napari_medssl.model.session import Session
+from napari_medssl.widgets.advanced import Advanced
 from napari_medssl.widgets.components import (
     JobPanel,
     StepContent,
@@ -61,6 +62,7 @@ class Finetune(StepContent):
         form.addRow(row(self.purpose, self.minutes, stretch=0))
         form.addRow("Start from", self.weights)
         form.addRow(self.about)
+        self.advanced = Advanced()
         self.estimate = EstimateLabel(session, estimates, self._new_job)
         self.start = button(
             "Fine-tune and predict",
@@ -73,7 +75,7 @@ class Finetune(StepContent):
         )
         self.panel = JobPanel(session, self.kind, jobs.stop)
         buttons = row(self.start, self.resume, stretch=0)
-        column(self, form, self.hold, self.estimate, buttons, self.panel)
+        column(self, form, self.hold, self.advanced, self.estimate, buttons, self.panel)
         self._connect()
         self.refresh()
 
@@ -89,6 +91,7 @@ class Finetune(StepContent):
         self.purpose.currentIndexChanged.connect(self._on_purpose)
         self.weights.currentIndexChanged.connect(self._explain)
         self.minutes.valueChanged.connect(self.estimate.refresh)
+        self.advanced.changed.connect(self.estimate.refresh)
         self.hold.clicked.connect(self._on_hold)
 
     def summary(self) -> str:
@@ -109,8 +112,9 @@ class Finetune(StepContent):
     def _new_job(self) -> jobs.FinetuneJob:
         purpose = self.purpose.currentData()
         job = finetune_job(self.session, self.weights.currentData(), self.minutes.value())
-        settings = {"validation_slice": True} if self.hold.isChecked() else {}
-        return replace(job, recipe=purpose.recipe, semi_supervised=purpose.semi_supervised, settings=settings)
+        hold = {"validation_slice": True} if self.hold.isChecked() else {}
+        job = replace(job, recipe=purpose.recipe, semi_supervised=purpose.semi_supervised, settings=hold)
+        return with_settings(job, self.advanced.values())
 
     def _run(self, job: Callable[[], jobs.Job]) -> None:
         self.workspace.autosave.flush()  # only then is it known what is annotated
@@ -124,8 +128,8 @@ class Finetune(StepContent):
         self.resume.setVisible(idle and self.session.resumable(self.kind) is not None)
         for widget in (self.purpose, self.weights, self.minutes):
             widget.setEnabled(idle)
-        self.about.setVisible(idle)
-        self.hold.setVisible(idle)
+        for part in (self.about, self.hold, self.advanced):
+            part.setVisible(idle)
         self._explain()
 
     def _fill_weights(self) -> None:
@@ -173,7 +177,10 @@ class Finetune(StepContent):
         else:
             which = STARTS.get(self.weights.currentData(), "your pre-trained weights")
             start = f"Starts anew from {which}, with all annotations."
-        self.about.setText(f"{self.purpose.currentData().about}\n{start}")
+        preset = self.purpose.currentData()
+        self.about.setText(f"{preset.about}\n{start}")
+        groups = settings.of_finetuning(preset.semi_supervised, preset.recipe)
+        self.advanced.show_settings(f"{preset.semi_supervised}-{preset.recipe}", groups)
         self.estimate.refresh()
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from medssl.core import settings
 from medssl.core.labels.postprocess import Postprocessing
 from qtpy.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QFormLayout, QWidget
 from superqt.utils import qdebounced
@@ -13,6 +16,7 @@ from napari_medssl.model.job_factory import predict_job
 from napari_medssl.model.session import Session
 from napari_medssl.predict.predictions import PredictionKey, VolumeChanges
 from napari_medssl.predict.uncertainty_layer import CLASSES_ONLY, UNCERTAINTY, UncertaintyLayer
+from napari_medssl.widgets.advanced import Advanced
 from napari_medssl.widgets.components import JobPanel, StepContent, button, column, hint, row
 from napari_medssl.widgets.export import Export
 from napari_medssl.widgets.finetune import describe
@@ -54,7 +58,9 @@ class Prediction(StepContent):
             "kept. Ctrl+Z undoes it (U)",
         )  # fmt: skip
         self.panel = JobPanel(session, "predict", jobs.stop, curve=False)
-        self.export = Export(session, workspace, jobs)
+        self.advanced = Advanced()
+        self.advanced.show_settings("predict", settings.of_prediction())
+        self.export = Export(session, workspace, jobs, self.advanced.values)
         self.status = hint(NO_PREDICTION)
         self.segment = button(
             "Segment this scan", self.segment_scan, "Segment with the newest fine-tuning", primary=True
@@ -64,7 +70,7 @@ class Prediction(StepContent):
             self._content, form, row(self.toggle_button, self.flip), self.difference, self.accept,
             self._postprocessing_form(), self.export, self.export.panel,
         ).setContentsMargins(0, 0, 0, 0)  # fmt: skip
-        column(self, self.status, self.segment, self.panel, self._content)
+        column(self, self.status, self.segment, self.panel, self._content, self.advanced)
         for signal in (session.project_changed, session.scan_changed, session.runs_changed,
                        session.classes_changed, session.job_changed,
                        self.predictions.changed, self.uncertainty.changed):  # fmt: skip
@@ -107,7 +113,7 @@ class Prediction(StepContent):
         """Segment the scan on the screen with the newest fine-tuning."""
         job = predict_job(self.session)
         if job is not None:
-            catch_errors(self.session, lambda: self.jobs.start(job))
+            catch_errors(self.session, lambda: self.jobs.start(replace(job, **self.advanced.values())))
 
     def go_back(self) -> None:
         """Show the other prediction."""
@@ -150,6 +156,7 @@ class Prediction(StepContent):
         not_segmented = predict_job(self.session) is not None
         self.status.setText(NOT_SEGMENTED if not_segmented else NO_PREDICTION)
         self.status.setVisible(not_segmented or not entries)
+        self.advanced.setVisible(not_segmented or bool(entries))
         self.segment.setVisible(not_segmented)
         self.segment.setEnabled(self.session.idle)
         self._fill_predictions(entries)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from medssl.core import jobs, recipes
+from medssl.core import jobs, recipes, settings
+from medssl.core.errors import UserError
 from medssl.core.methods import METHODS
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFormLayout
@@ -10,9 +11,10 @@ from qtpy.QtWidgets import QFormLayout
 from napari_medssl.engine.estimates import Estimates
 from napari_medssl.engine.job_runner import JobRunner
 from napari_medssl.error_handling import catch_errors
-from napari_medssl.model.job_factory import pretrain_job, resume_job
+from napari_medssl.model.job_factory import pretrain_job, resume_job, with_settings
 from napari_medssl.model.run_history import curves_of
 from napari_medssl.model.session import Session
+from napari_medssl.widgets.advanced import Advanced
 from napari_medssl.widgets.components import (
     JobPanel,
     StepContent,
@@ -50,6 +52,7 @@ class Pretrain(StepContent):
         form.addRow(row(self.purpose, self.minutes, stretch=0))
         form.addRow("Method", self.method)
         form.addRow(self.about)
+        self.advanced = Advanced()
         self.estimate = EstimateLabel(session, estimates, self._new_job)
         self.start = button(
             "Pre-train", self.start_anew, "Train on all scans of the project; no annotation is needed", True
@@ -59,13 +62,16 @@ class Pretrain(StepContent):
         )
         self.panel = JobPanel(session, self.kind, jobs.stop)
         self.report = hint()
-        column(self, form, self.estimate, row(self.start, self.resume), self.panel, self.report)
+        column(
+            self, form, self.advanced, self.estimate, row(self.start, self.resume), self.panel, self.report
+        )
         for signal in (session.project_changed, session.scan_changed, session.runs_changed):
             signal.connect(self.refresh)
         session.project_changed.connect(self._show_last_curve)
         self.purpose.currentIndexChanged.connect(self._on_purpose)
         self.method.currentIndexChanged.connect(self._explain)
         self.minutes.valueChanged.connect(self.estimate.refresh)
+        self.advanced.changed.connect(self.estimate.refresh)
         self._explain()
         self.refresh()
 
@@ -90,7 +96,8 @@ class Pretrain(StepContent):
 
     def _new_job(self) -> jobs.PretrainJob:
         recipe = self.purpose.currentData().recipe
-        return pretrain_job(self.session, self.method.currentData(), recipe, self.minutes.value())
+        job = pretrain_job(self.session, self.method.currentData(), recipe, self.minutes.value())
+        return with_settings(job, self.advanced.values())
 
     def _run(self, job: jobs.Job) -> None:
         self.workspace.autosave.flush()
@@ -103,7 +110,8 @@ class Pretrain(StepContent):
         self.resume.setVisible(idle and self.session.resumable(self.kind) is not None)
         for widget in (self.purpose, self.method, self.minutes):
             widget.setEnabled(idle)
-        self.about.setVisible(idle)
+        for part in (self.about, self.advanced):
+            part.setVisible(idle)
         self.estimate.refresh()
         # The report on the newest run, unless the job panel shows it.
         done = self.session.runs(self.kind)
@@ -129,7 +137,15 @@ class Pretrain(StepContent):
         method = self.method.currentData(Qt.ItemDataRole.ToolTipRole)
         start = STARTS[recipes.default_weights(self.method.currentData(), purpose.recipe)]
         self.about.setText(f"{purpose.about}\n{method}\nStarts from {start}.")
+        self._offer_settings(self.method.currentData(), purpose.recipe)
         self.estimate.refresh()
+
+    def _offer_settings(self, method: str, recipe: str) -> None:
+        try:
+            groups = settings.of_pretraining(method, recipe)
+        except UserError:
+            groups = {}  # a package of another method is damaged; the job will say so
+        self.advanced.show_settings(f"{method}-{recipe}", groups)
 
     def _show_last_curve(self) -> None:
         runs = self.session.runs(self.kind)

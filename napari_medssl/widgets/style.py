@@ -41,6 +41,10 @@ QPushButton[header="true"] { background-color: @foreground; color: @text; text-a
   border-radius: 4px; padding: 8px 10px; font-weight: 600; border: none; }
 QPushButton[header="true"]:hover { background-color: @primary; }
 QPushButton[header="true"]:checked { background-color: @primary; color: @text; }
+QPushButton[advanced="true"] { background: transparent; color: @muted; text-align: left; border: none;
+  padding: 2px 0px; }
+QPushButton[advanced="true"]:checked { background: transparent; color: @text; }
+QPushButton[reset="true"] { background: transparent; padding: 0px; min-width: 20px; max-width: 20px; }
 QLabel[hint="true"], QLabel[summary="true"] { color: @muted; }
 QLabel[summary="true"] { background: transparent; font-weight: 400; }
 QListWidget, QTableWidget { background-color: @foreground; border-radius: 4px; padding: 3px; outline: none; }

@@ -17,10 +17,10 @@ from medssl.core.events import Event
 from medssl.core.jobs import FinetuneJob, Plan, PretrainJob, TrainingJob
 from medssl.core.methods import METHODS
 from medssl.core.project.project import LabelClass, Project
+from medssl.core.settings import PLAN_NAMES
 from medssl.nn.data.crops import CropBatch
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.methods import find
-from medssl.tasks import planner
 from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -199,7 +199,7 @@ def job_of(kind: str, project: Project, **changes: Any) -> TrainingJob:
     """
     common: dict[str, Any] = {"project": str(project.root), "steps": 10, "device": "cpu"}
     if kind in METHODS:
-        known = {*planner.SETTINGS, *(field.name for field in fields(find(kind).Settings))}
+        known = {*PLAN_NAMES, *(field.name for field in fields(find(kind).Settings))}
         settings = {name: value for name, value in SETTINGS.items() if name in known}
         return PretrainJob(**{**common, "method": kind, "settings": settings, **changes})
     shape = {"dims": 3, "patch": [8, 16, 16]} if "-3d" in kind else {}

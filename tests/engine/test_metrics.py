@@ -6,8 +6,9 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from medssl.benchmarking.metrics import hausdorff95_mm, measure
-from medssl.core.labels.metrics import volume_error
+from medssl.core.labels.metrics import dice, volume_error
 
 SPACING = (2.0, 1.0, 1.0)
 
@@ -17,6 +18,16 @@ def box(first: int, last: int, class_id: int = 1) -> np.ndarray:
     labels = np.zeros((12, 10, 10), dtype=np.uint8)
     labels[first:last, 3:7, 3:7] = class_id
     return labels
+
+
+def test_dice_is_that_of_monai() -> None:
+    from monai.metrics import compute_dice
+
+    random = np.random.default_rng(0)
+    labels, other = random.integers(0, 4, (2, 9, 8, 7))
+    for class_id, ours in dice(labels, other, [1, 2, 3]).items():
+        one, two = (torch.from_numpy(each == class_id)[None, None].float() for each in (labels, other))
+        assert ours == pytest.approx(float(compute_dice(one, two, include_background=True)))
 
 
 def test_a_block_that_is_moved_is_as_far_off_as_it_was_moved_in_mm() -> None:

@@ -24,6 +24,7 @@ from medssl.core.jobs import (
     SuggestJob,
     TrainingJob,
 )
+from medssl.core.project.cards import need
 from medssl.core.project.project import Project, Run
 from medssl.core.project.runs import refuse_collapsed
 from medssl.core.shipped import RANDOM
@@ -144,6 +145,14 @@ def _train(
         remove_unfinished(training_run.folder)
         if training_run.checkpoint.exists():
             stored = checkpoint.load(training_run.checkpoint)
+            needed = (
+                "plan",
+                "job",
+                "step",
+                "elapsed_s",
+                "classes" if training_run.kind == "finetune" else "method",
+            )
+            need(stored[1], *needed, where=str(training_run.checkpoint))
     else:
         name = job.method if isinstance(job, PretrainJob) else "from-" + _origin_name(project, job)
         training_run = project.new_run(jobs.kind_of(job), jobs.to_json(job), name)

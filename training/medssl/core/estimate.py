@@ -10,7 +10,9 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from medssl.core import environment, jobs
 from medssl.core.errors import UserError
@@ -34,8 +36,8 @@ class Estimate:
     outside of the steps.
     """
 
-    first_s: float
-    later_s: float
+    first_s: Annotated[float, Meta(gt=0)]
+    later_s: Annotated[float, Meta(gt=0)]
     share: float
     aside_s: float
     memory: int

@@ -11,10 +11,11 @@ import json
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from medssl.core.errors import UserError
@@ -46,17 +47,19 @@ class SliceInView:
         raise UserError(f"{line[:80]!r} shows no slice; write show and its JSON.", code="bad-line")
 
 
-@dataclass(frozen=True)
-class Started:
+class _Said(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="event", tag=str.lower):
+    """What all events share: the field "event" of a line says which one it is."""
+
+
+class Started(_Said, frozen=True):
     """The job has loaded its scans and starts; `plan` is a jobs.Plan as JSON, `reasons` explains it."""
 
     run: str
-    plan: dict[str, Any] = field(default_factory=dict)
-    reasons: list[str] = field(default_factory=list)
+    plan: dict[str, Any] = {}
+    reasons: list[str] = []
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(_Said, frozen=True):
     """Progress of a phase: completed `fraction` (0..1) and, if known, the remaining seconds."""
 
     phase: str
@@ -65,24 +68,21 @@ class Progress:
     eta_s: float | None = None
 
 
-@dataclass(frozen=True)
-class Metric:
+class Metric(_Said, frozen=True):
     """Scalars of one step, for curves: {"loss": 0.7, "dice": 0.8}."""
 
     step: int
     values: dict[str, float]
 
 
-@dataclass(frozen=True)
-class Preview:
+class Preview(_Said, frozen=True):
     """A result of a scan, such as its prediction, that can be shown while the job continues."""
 
     scan: str
     path: str
 
 
-@dataclass(frozen=True)
-class SlicePreview:
+class SlicePreview(_Said, frozen=True):
     """Current prediction of one slice during a training; not written to `events.jsonl`.
 
     `packed` holds the class ids, uint8 (rows, columns) in canonical order, compressed by zlib and encoded as
@@ -118,31 +118,27 @@ class SlicePreview:
             ) from error
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(_Said, frozen=True):
     """A checkpoint was written, from which the job can be resumed."""
 
     step: int
     path: str
 
 
-@dataclass(frozen=True)
-class Notice:
+class Notice(_Said, frozen=True):
     """One sentence for the user: a decision or a warning."""
 
     text: str
 
 
-@dataclass(frozen=True)
-class Done:
+class Done(_Said, frozen=True):
     """The job ended by itself, or on request if `stopped`; `result` depends on the job."""
 
     stopped: bool = False
-    result: dict[str, Any] = field(default_factory=dict)
+    result: dict[str, Any] = {}
 
 
-@dataclass(frozen=True)
-class Failed:
+class Failed(_Said, frozen=True):
     """The job failed; `text` is one sentence for the user, `code` identifies the error for programs."""
 
     code: str
@@ -152,15 +148,12 @@ class Failed:
 Event = Started | Progress | Metric | Preview | SlicePreview | Checkpoint | Notice | Done | Failed
 Emit = Callable[[Event], None]
 
-_KINDS: dict[str, type] = {
-    kind.__name__.lower(): kind
-    for kind in (Started, Progress, Metric, Preview, SlicePreview, Checkpoint, Notice, Done, Failed)
-}
-
 
 def to_line(event: Event) -> str:
     """The event as one line of JSON, without the newline."""
-    return json.dumps({"event": type(event).__name__.lower(), **asdict(event)}, separators=(",", ":"))
+    return json.dumps(
+        {"event": type(event).__name__.lower(), **msgspec.structs.asdict(event)}, separators=(",", ":")
+    )
 
 
 def from_line(line: str) -> Event:
@@ -169,9 +162,8 @@ def from_line(line: str) -> Event:
     Raises UserError ("bad-event") for anything that is not an event of this version.
     """
     try:
-        value = json.loads(line)
-        return from_json(_KINDS[value.pop("event")], value, "The event")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, UserError) as error:
+        return msgspec.convert(json.loads(line), Event)
+    except (ValueError, RecursionError) as error:  # msgspec's ValidationError is one of the former
         raise UserError(
             f"The engine said something unknown ({line[:80]!r}); check that plugin and engine "
             "are of one version.",

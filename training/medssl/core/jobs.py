@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from medssl.core import migrations
+from msgspec import Meta
+
+from medssl.core import migrations, typed
 from medssl.core.errors import UserError
 from medssl.core.files import read_json, write_json
 
@@ -28,22 +29,22 @@ class Plan:
     along the first axis: (slice, row, column).
     """
 
-    dims: int
+    dims: Annotated[int, Meta(ge=2, le=3)]
     """2 for 2.5D (neighbouring slices as channels, 2D convolutions) or 3."""
-    slice_axis: int
+    slice_axis: Annotated[int, Meta(ge=0, le=2)]
     """Canonical axis across slices: 0 axial, 1 coronal, 2 sagittal."""
     spacing_mm: tuple[float, float, float]
     """Voxel spacing of the network's grid in work order; 0 across slices in 2.5D, which does not resample
     there."""
     patch_vox: tuple[int, int, int]
     """Size of a crop in work order; in 2.5D the first number is the number of input slices."""
-    batch: int
+    batch: Annotated[int, Meta(ge=1)]
     channels: tuple[int, ...]
     """Feature channels per resolution level, finest first."""
     strides: tuple[tuple[int, ...], ...]
     """Downsampling factors at the start of each level (1 at the first)."""
     precision: Precision = "fp32"
-    threads: int = 2
+    threads: Annotated[int, Meta(ge=1)] = 2
     multiplanar: bool = False
     """Whether a 2.5D network was trained on slices across other axes than `slice_axis`, too."""
     smoothing_sigma_mm: float = 0.0
@@ -63,8 +64,9 @@ class Job:
     project: str
     """Path of the project folder."""
     seed: int = 0
+    """Random numbers follow from it: the same seed repeats a run."""
     device: str = "auto"
-    """"auto", "cpu", "cuda", "cuda:1", "mps"."""
+    """auto (the GPU where there is one), cpu, cuda, cuda:1 or mps."""
 
 
 @dataclass(frozen=True)
@@ -203,69 +205,15 @@ def job_of(value: Any, where: str) -> Job:
     return from_json(JOBS[value["job"]], fields, where)
 
 
-def from_json(kind: type[T], fields: dict[str, Any], where: str) -> T:
-    """Build a config dataclass from JSON fields, checking names and types.
+def from_json(kind: type[T], fields: Any, where: str) -> T:
+    """Build a config dataclass from JSON fields; names and types must fit.
 
     Raises UserError ("bad-job") that names `where` and the offending field.
     """
-    if not isinstance(fields, dict):
-        raise UserError(f"{where} has {fields!r} instead of fields with names; write these.", code="bad-job")
     hints = typing.get_type_hints(kind)
-    for name, value in fields.items():
+    for name in fields if isinstance(fields, dict) else ():
         if name not in hints:
             raise UserError(
                 f"{where} has an unknown field {name!r}; known are {', '.join(hints)}.", code="bad-job"
             )
-        if not _fits(value, hints[name]):
-            raise UserError(
-                f"{where} has {value!r} for {name!r}, which does not fit; write a {_plain(hints[name])}.",
-                code="bad-job",
-            )
-    for name in _required(kind):
-        if name not in fields:
-            raise UserError(f"{where} lacks the field {name!r}; add it.", code="bad-job")
-    return kind(**{name: _tuples(value, hints[name]) for name, value in fields.items()})
-
-
-def _required(kind: Any) -> list[str]:
-    nothing = dataclasses.MISSING
-    every = dataclasses.fields(kind)
-    return [each.name for each in every if each.default is nothing and each.default_factory is nothing]
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    origin, parts = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, part) for part in parts)
-    if origin is Literal:
-        return value in parts
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            return False
-        if len(parts) == 2 and parts[1] is Ellipsis:
-            return all(_fits(item, parts[0]) for item in value)
-        return len(value) == len(parts) and all(map(_fits, value, parts))
-    if origin is list:
-        return isinstance(value, list) and all(_fits(item, parts[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(_fits(item, parts[1]) for item in value.values())
-    if hint is Any:
-        return True
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _tuples(value: Any, hint: Any) -> Any:
-    """JSON's lists as the tuples that a frozen dataclass holds."""
-    if isinstance(value, list | tuple) and typing.get_origin(hint) is tuple:
-        parts = typing.get_args(hint)
-        inner = [parts[0]] * len(value) if len(parts) == 2 and parts[1] is Ellipsis else list(parts)
-        return tuple(_tuples(item, part) for item, part in zip(value, inner, strict=True))
-    return value
-
-
-def _plain(hint: Any) -> str:
-    return getattr(hint, "__name__", None) or str(hint).replace("typing.", "")
+    return typed.convert(kind, fields, where)

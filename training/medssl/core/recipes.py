@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from medssl.core.errors import UserError
-from medssl.core.jobs import SemiSupervised
+from medssl.core.jobs import SemiSupervised, from_json
 from medssl.core.methods import METHODS, WITHOUT_SCANS, recipe_folders
 
 TIMES = {"quick": "10 minutes on two CPU cores", "paper": "hours on a GPU"}
@@ -32,6 +32,15 @@ class Recipe:
     def time(self) -> str:
         """Intended training time, e.g. "hours on a GPU"; empty if the name does not say."""
         return TIMES.get(self.name.rpartition("-")[2], "")
+
+
+@dataclass(frozen=True)
+class _Tables:
+    """The tables of a recipe's file."""
+
+    purpose: str
+    loop: dict[str, Any] = field(default_factory=dict)
+    method: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,14 +111,22 @@ def read(name: str) -> Recipe:
     """Read <name>.toml from resources/recipes or from another package's recipes.
 
     Raises:
-        UserError: "no-recipe"; the message lists the available recipes.
+        UserError: "no-recipe"; the message lists the available recipes. "bad-recipe" or "bad-job" for a
+            damaged one.
     """
     path = _files().get(name)
     if path is None:
         available = ", ".join(names())
         raise UserError(f"There is no recipe {name!r}; choose one of {available}.", code="no-recipe")
-    table = tomllib.loads(path.read_text(encoding="utf-8"))
-    return Recipe(name, table["purpose"], table.get("loop", {}), table.get("method", {}))
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} cannot be read as a recipe ({error}); correct it or install its package again.",
+            code="bad-recipe",
+        ) from error
+    tables = from_json(_Tables, table, str(path))
+    return Recipe(name, tables.purpose, tables.loop, tables.method)
 
 
 def _files() -> dict[str, Path]:

@@ -20,9 +20,9 @@ from medssl.core import jobs, recipes
 from medssl.core.errors import UserError
 from medssl.core.events import Checkpoint, Emit, Metric, Notice, Progress
 from medssl.core.jobs import Plan
+from medssl.core.settings import PLAN_NAMES, NotNegative, Positive, Share
 from medssl.nn import devices
 from medssl.nn.models import checkpoint
-from medssl.tasks import planner
 from medssl.tasks.snapshots import Snapshots
 
 T = TypeVar("T")
@@ -64,11 +64,13 @@ class Task(Protocol):
 class LoopSettings:
     """Settings of the loop, shared by all trainings."""
 
-    learning_rate: float = 1e-3
-    weight_decay: float = 3e-2
-    warmup: float = 0.05
+    learning_rate: Positive = 1e-3
+    """Highest learning rate of AdamW."""
+    weight_decay: NotNegative = 3e-2
+    """Weight decay of AdamW."""
+    warmup: Share = 0.05
     """Share of the training over which the learning rate rises linearly; then it falls as a cosine."""
-    clip: float = 12.0
+    clip: Positive = 12.0
     """Maximum norm of the gradient."""
     precision: str = "fp32"
     checkpoint_every_s: float = 20.0
@@ -95,7 +97,7 @@ def settings_for(
     Raises:
         UserError: "no-recipe" for an unknown recipe, "bad-job" for an unknown setting.
     """
-    remaining = {key: value for key, value in overrides.items() if key not in planner.SETTINGS}
+    remaining = {key: value for key, value in overrides.items() if key not in PLAN_NAMES}
     loop_names = {field.name for field in fields(LoopSettings)}
     recipe = recipes.override(recipes.read(name), remaining, loop_names)
     loop = jobs.from_json(LoopSettings, {**recipe.loop, "precision": plan.precision}, "the settings")

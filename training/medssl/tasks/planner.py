@@ -22,9 +22,6 @@ from medssl.core.project.project import Project
 from medssl.nn import devices
 from medssl.tasks import step_times
 
-SETTINGS = ("dims", "slice_axis", "batch", "precision", "threads", "patch", "context")
-"""Settings of a job that override the choices made here."""
-
 CHANNELS, CONTEXT = (16, 32, 64, 128), 3
 """Channels per level, and input slices, of the network that every device can train."""
 PIXELS_A_STEP_CPU, PIXELS_A_STEP_GPU = 40_000, 1_200_000

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from medssl.core import jobs
-from medssl.core.errors import UserError
 from medssl.core.events import Emit, Notice
 from medssl.core.jobs import Plan
 from medssl.core.methods import WITHOUT_SCANS
+from medssl.core.project.cards import need
 from medssl.core.project.project import Project, Run
 from medssl.core.shipped import RANDOM
 from medssl.nn import devices
@@ -99,7 +99,7 @@ def load_weights(
         Names of the tensors that were copied.
     """
     tensors, card = start
-    name = str(card["job"].get("method", "the previous fine-tuning"))
+    name = str(card.get("job", {}).get("method", "the previous fine-tuning"))
     start_plan = _plan_of(start)
     if (start_plan.dims, start_plan.channels) != (plan.dims, plan.channels):
         emit(
@@ -108,10 +108,11 @@ def load_weights(
         return set()
     average = any(key.startswith("modules.average.") for key in tensors)
     state = checkpoint.unpack("modules.average" if average else "modules.network", tensors)
+    need(card, "kind")
     if card["kind"] == "pretrain":
-        state = {
-            key: tensor for key, tensor in state.items() if key.startswith(find(card["method"]).TRANSFERS)
-        }
+        need(card, "method")
+        transfers = find(card["method"]).TRANSFERS
+        state = {key: tensor for key, tensor in state.items() if key.startswith(transfers)}
     pretrained = load_matching(network, state, skip)
     emit(Notice(f"Initialized {len(pretrained)} of {len(network.state_dict())} tensors from {name}."))
     return pretrained
@@ -134,9 +135,5 @@ def load_for(project: Project, run: Run, device: torch.device) -> tuple[Network,
 
 
 def _plan_of(start: Stored) -> Plan:
-    try:
-        return jobs.from_json(Plan, start[1]["plan"], "the checkpoint's card")
-    except KeyError as error:
-        raise UserError(
-            "The checkpoint has no plan; choose a run made by medssl.", code="foreign-checkpoint"
-        ) from error
+    need(start[1], "plan")
+    return jobs.from_json(Plan, start[1]["plan"], "the checkpoint's card")

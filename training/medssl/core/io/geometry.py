@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from medssl.core.errors import UserError
+from medssl.core.typed import convert
 
 Affine = tuple[tuple[float, ...], ...]
 AXIS_NAMES = ("axial", "coronal", "sagittal")
@@ -155,8 +156,14 @@ class Geometry:
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Geometry:
-        """The inverse of `to_json`."""
-        return cls.of(np.array(value["affine"]), tuple(value["shape"]), value.get("nifti"))
+        """The inverse of `to_json`.
+
+        Raises UserError ("bad-geometry").
+        """
+        made = convert(cls, value, "The geometry", "bad-geometry")
+        if {len(row) for row in made.affine} != {4}:
+            raise UserError("The affine is not a 4 x 4 matrix; repair the header.", code="bad-geometry")
+        return cls.of(made.matrix, made.shape, made.nifti)
 
     @property
     def _orientation(self) -> np.ndarray:

@@ -8,9 +8,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from medssl.core import migrations, shipped
+from medssl.core import shipped
 from medssl.core.errors import UserError
 from medssl.core.files import cannot_write, read_json, sha256_of, write_json
+from medssl.core.project.cards import check_card, check_job
 
 _NAME = re.compile(r"(\d{4,})-([A-Za-z0-9_]+)(-.*)?")
 
@@ -45,21 +46,22 @@ class Run:
 
     @property
     def card(self) -> dict[str, Any]:
-        """What is known of the weights; empty before the first checkpoint."""
+        """What is known of the weights; empty before the first checkpoint.
+
+        Raises UserError ("unreadable") where it is damaged.
+        """
         if self.shipped:
             return shipped.card()
         path = self.folder / "card.json"
-        card = read_json(path) if path.exists() else {}
-        return migrations.card(card) if isinstance(card, dict) else card
+        return check_card(read_json(path), str(path), "unreadable") if path.exists() else {}
 
     @property
     def collapse_report(self) -> dict[str, Any]:
         """Collapse report of a pre-training (collapse_monitor.py); empty before its end."""
         try:
-            collapse_report = self.card.get("collapse_report")
-        except (UserError, AttributeError):
+            return self.card.get("collapse_report") or {}
+        except UserError:
             return {}  # using the weights will report a damaged card
-        return collapse_report if isinstance(collapse_report, dict) else {}
 
     @property
     def collapsed(self) -> bool:
@@ -125,10 +127,8 @@ def find_run(folder: Path, run_id: str) -> Run:
     if named is None or path.parent.parent != folder or not path.is_file():
         known = ", ".join(sorted(each.name for each in folder.glob("*") if _number(each.name)))
         raise UserError(f"{folder} has no run {run_id!r}; it has {known or 'none yet'}.", code="no-run")
-    job = read_json(path)
-    if not isinstance(job, dict):
-        raise UserError(f"{path} is no job file; restore it or delete the run.", code="unreadable")
-    return Run(run_id, named[2], path.parent, migrations.job(job))
+    job = check_job(read_json(path), str(path))
+    return Run(run_id, named[2], path.parent, job)
 
 
 def refuse_collapsed(run: Run) -> None:

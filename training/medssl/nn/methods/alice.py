@@ -38,6 +38,7 @@ from torch import Generator, Tensor, nn
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Notice
 from medssl.core.jobs import Plan
+from medssl.core.settings import Count, NotNegative, Positive, Share
 from medssl.nn.data.crops import CropBatch, cut, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.data.matched_views import matched_views
@@ -72,40 +73,54 @@ from medssl.nn.models.unet import Network
 class AliceSettings(EmbeddingSettings):
     """The released code's values; inherits the matcher's settings, as recipes are flat."""
 
-    matching: float = 0.2
+    matching: Share = 0.2
     """Fraction of the training that trains the matcher."""
-    threshold: float = 0.7
+    threshold: Share = 0.7
     """Least score of a match."""
-    candidates: int = 64
+    candidates: Count = 64
     """Positions that are matched in the other scan, of which the first above the threshold is used."""
     room: float = 1.4
     """Number of crops that fit along a typical scan, by a smaller patch if needed: else all show the same."""
-    ratio: float = 0.75
+    ratio: Share = 0.75
     """Fraction of the blocks that is masked."""
-    block: int = 16
+    block: Count = 16
+    """Side of a block in voxels of the view."""
     mask_shape: Literal["cubes", "columns"] = "cubes"
+    """Cubes as in MAE, or columns through the whole view."""
     reconstruct_on: Literal["all", "masked"] = "all"
+    """Where the reconstruction counts: everywhere, or in masked blocks alone."""
     casa_teacher: Literal["ema", "shared"] = "ema"
+    """The teacher's cross-attention: a moving average (ema), or the student's (shared)."""
     kv_teacher: Literal["encoder", "decoder"] = "encoder"
+    """Whose cells are the teacher's keys and values: the encoder's or the decoder's."""
     inter: float = 1.0
+    """Weight of the term between two people's views (L_cls)."""
     intra: float = 1.0
-    reconstruction: float = 10.0
-    """Weights of the three terms."""
-    hidden: int = 2048
-    bottleneck: int = 256
-    prototypes: int = 512
-    attention_heads: int = 8
-    attention_width: int = 64
-    student_temperature: float = 0.1
+    """Weight of the term between the cells of a view (L_patch)."""
+    reconstruction: NotNegative = 10.0
+    """Weight of the reconstruction (L_rec)."""
+    hidden: Count = 2048
+    """Width of the hidden layers of the heads."""
+    bottleneck: Count = 256
+    """Width of the heads' narrowest layer."""
+    prototypes: Count = 512
+    """Classes that the heads share cells out to."""
+    attention_heads: Count = 8
+    """Heads of the cross-attention."""
+    attention_width: Count = 64
+    """Width of a head of the cross-attention."""
+    student_temperature: Positive = 0.1
+    """Temperature of the student's softmax."""
     teacher_temperature: tuple[float, float] = (0.008, 0.01)
     """At the start, and after 3 % of the training."""
     assignment: Literal["centering", "sinkhorn"] = "centering"
     """How the teacher's scores become the student's targets."""
-    centering_momentum: float = 0.9
+    centering_momentum: Share = 0.9
     """Momentum of the running centre."""
-    freeze_last_layer: float = 0.001
+    freeze_last_layer: Share = 0.001
     """Fraction of the training in which the heads' last layer is frozen."""
-    momentum: float = 0.996
+    momentum: Share = 0.996
+    """The teacher's at the start; rises to 1 as a cosine."""
 
 
 class Alice:

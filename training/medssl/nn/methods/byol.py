@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from medssl.core.events import Emit
 from medssl.core.jobs import Plan
+from medssl.core.settings import Count, Share
 from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
@@ -50,11 +51,13 @@ class BYOLSettings:
 
     zoom: tuple[float, float] = (1.1, 1.4)
     """Side of a view in patches, drawn for each view."""
-    min_overlap: float = 0.1
+    min_overlap: Share = 0.1
     """Least intersection over union of a pair."""
-    hidden: int = 4096
-    dimension: int = 256
-    momentum: float = 0.99
+    hidden: Count = 4096
+    """Width of the hidden layer of projector and predictor."""
+    dimension: Count = 256
+    """Length of the vectors that the loss compares."""
+    momentum: Share = 0.99
     """Initial momentum of the teacher; rises to 1 by a cosine schedule."""
 
 

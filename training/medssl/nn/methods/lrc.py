@@ -39,6 +39,7 @@ from medssl.core import recipes
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Notice, Progress
 from medssl.core.jobs import Plan, from_json
+from medssl.core.settings import Count, NotNegative, Positive
 from medssl.nn.data.augment import PUBLISHED, change_intensity
 from medssl.nn.data.crop_sampling import sample_anywhere
 from medssl.nn.data.crops import cut, cut_targets, shown
@@ -63,22 +64,27 @@ class LRCSettings:
     """Recipe that gives the global method's settings."""
     base_settings: dict[str, Any] = field(default_factory=dict)
     """Settings of the global method that override its recipe."""
-    local_weight: float = 1.0
+    local_weight: NotNegative = 1.0
     """Weight of the local loss; 0 is exactly the global method."""
     regions: int = 50
     """N, regions drawn per view; all if a view has fewer."""
     samples: int = 10
     """K, pixels drawn per region; they repeat if a region has fewer."""
-    temperature: float = 0.1
-    dimension: int = 64
+    temperature: Positive = 0.1
+    """Temperature of the contrastive loss: smaller is stricter."""
+    dimension: Count = 64
+    """Length of the vectors that the loss compares."""
     zoom: tuple[float, float] = (0.8, 1.2)
     """Side of a view in patches, drawn for each view."""
-    slices: int = 5000
+    slices: Count = 5000
     """Slices of all scans together that are segmented into super-pixels before the training."""
-    side: int = 256
+    side: Count = 256
+    """Pixels along the longer side of the grid that super-pixels are cut on."""
     scale: float = 50.0
+    """Felzenszwalb's scale to begin with: larger regions for larger values."""
     sigma: float = 0.8
-    min_size: int = 50
+    """Smoothing before super-pixels are cut, in grid pixels."""
+    min_size: Count = 50
     """With `side`, `scale` and `sigma` the parameters of the super-pixels (superpixels.SuperpixelParams)."""
 
     def superpixel_params(self) -> SuperpixelParams:

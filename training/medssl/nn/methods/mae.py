@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 
 from medssl.core.events import Emit
 from medssl.core.jobs import Plan
+from medssl.core.settings import Count, Share
 from medssl.nn.data.augment import PUBLISHED, change_intensity
 from medssl.nn.data.crop_sampling import sample_anywhere
 from medssl.nn.data.crops import cut, shown
@@ -27,9 +28,9 @@ from medssl.nn.models.unet import Network
 class MAESettings:
     """Masking as in nnssl's masked autoencoder."""
 
-    ratio: float = 0.75
+    ratio: Share = 0.75
     """Fraction of the blocks that is masked."""
-    block: int = 16
+    block: Count = 16
     """Side of a block in working voxels; smaller along an axis that holds fewer than four."""
 
 

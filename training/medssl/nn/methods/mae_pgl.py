@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from medssl.core.events import Emit
 from medssl.core.jobs import Plan
+from medssl.core.settings import Count, NotNegative, Share
 from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.methods import pgl
@@ -39,20 +40,26 @@ from medssl.nn.models.unet import Network
 class MAEPGLSettings:
     """Weights of the terms and masking as released; views and heads as in PGL."""
 
-    reconstruction: float = 5.0
+    reconstruction: NotNegative = 5.0
     """Weight of the reconstruction."""
-    consistency: float = 1.0
+    consistency: NotNegative = 1.0
     """Weight of the consistency; 0 is an MAE on PGL's views."""
-    ratio: float = 0.75
+    ratio: Share = 0.75
     """Fraction of the blocks that is masked."""
-    block: int = 16
+    block: Count = 16
     """Side of a block in working voxels."""
     zoom: tuple[float, float] = (1.1, 1.4)
-    min_overlap: float = 0.1
+    """Side of a box in patches, drawn for each box."""
+    min_overlap: Share = 0.1
+    """Least intersection over union of a pair."""
     level: Literal[-1, -2] = -1
-    hidden: int = 2048
-    dimension: int = 2048
-    momentum: float = 0.995
+    """Encoder level whose features are aligned: the deepest or the one before."""
+    hidden: Count = 2048
+    """Width of the hidden layer of projector and predictor."""
+    dimension: Count = 2048
+    """Length of the vectors that the loss compares."""
+    momentum: Share = 0.995
+    """The teacher's at the start; rises to 1 as a cosine."""
 
     def of_pgl(self) -> pgl.PGLSettings:
         """The settings of PGL."""

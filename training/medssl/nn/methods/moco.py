@@ -36,6 +36,7 @@ from torch.nn import functional as F
 
 from medssl.core.events import Emit, Notice
 from medssl.core.jobs import Plan
+from medssl.core.settings import Count, Positive, Share
 from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
@@ -62,15 +63,18 @@ class MoCoSettings:
 
     zoom: tuple[float, float] = (1.1, 1.4)
     """Side of a view in patches, drawn for each view."""
-    shared: float = 0.5
+    shared: Share = 0.5
     """Least fraction of a view's side that a pair shares along every axis."""
-    temperature: float = 0.2
-    queue: int = 16384
+    temperature: Positive = 0.2
+    """Temperature of the contrastive loss: smaller is stricter."""
+    queue: Count = 16384
     """Keys of earlier batches that serve as negatives."""
-    momentum: float = 0.999
+    momentum: Share = 0.999
     """Momentum of the teacher, constant."""
-    hidden: int = 2048
-    dimension: int = 128
+    hidden: Count = 2048
+    """Width of the hidden layer of projector and predictor."""
+    dimension: Count = 128
+    """Length of the vectors that the loss compares."""
 
 
 class MoCo:

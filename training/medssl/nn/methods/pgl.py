@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from medssl.core.events import Emit
 from medssl.core.jobs import Plan
+from medssl.core.settings import Count, Share
 from medssl.nn.data.correspondence import align
 from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
@@ -51,13 +52,15 @@ class PGLSettings:
 
     zoom: tuple[float, float] = (1.1, 1.4)
     """Side of a view in patches, drawn for each view."""
-    min_overlap: float = 0.1
+    min_overlap: Share = 0.1
     """Least intersection over union of a pair."""
     level: Literal[-1, -2] = -1
     """Encoder level whose features are aligned: the deepest (published) or the one before."""
-    hidden: int = 4096
-    dimension: int = 256
-    momentum: float = 0.99
+    hidden: Count = 4096
+    """Width of the hidden layer of projector and predictor."""
+    dimension: Count = 256
+    """Length of the vectors that the loss compares."""
+    momentum: Share = 0.99
     """Initial momentum of the teacher; rises to 1 by a cosine schedule (BYOL)."""
 
 

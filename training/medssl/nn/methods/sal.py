@@ -39,6 +39,7 @@ from torch.nn import functional as F
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Notice
 from medssl.core.jobs import Plan
+from medssl.core.settings import Count, NotNegative, Positive
 from medssl.nn.data.augment import PUBLISHED, change_intensity
 from medssl.nn.data.crop_sampling import sample_anywhere
 from medssl.nn.data.crops import CropBatch, cut, scan_shapes, shown
@@ -61,7 +62,7 @@ GREY_VALUES = replace(PUBLISHED, blur=(0.0, 0.5, 1.0), shift=(0.5, -0.2, 0.2))
 class SALSettings:
     """Settings; what the paper leaves open is taken from PCL or decided here."""
 
-    d_max_mm: float = 5.0
+    d_max_mm: Positive = 5.0
     """Largest distance between the slices of a pair; the next slice if slices are farther apart."""
     same_slice: bool = False
     """Also pair a slice with itself, augmented differently. Scans of one slice are used only then."""
@@ -78,18 +79,26 @@ class SALSettings:
     foreground: bool = False
     """Weight each cell by its fraction of pixels brighter than the background; as published, all weigh 1."""
     positional: Literal["contrast", "regression"] = "contrast"
-    positive_threshold: float = 0.1
+    """How positions along the body are learned: PCL's contrast, or regression."""
+    positive_threshold: Positive = 0.1
     """Slices whose positions differ by less are positives, as a fraction of the scan (PCL: 0.1 in CT, 0.35 in
     cardiac MR)."""
-    temperature: float = 0.1
-    local_weight: float = 1.0
-    global_weight: float = 1.0
-    uniformity_weight: float = 0.0
+    temperature: Positive = 0.1
+    """Temperature of the contrastive loss: smaller is stricter."""
+    local_weight: NotNegative = 1.0
+    """Weight of the local alignment."""
+    global_weight: NotNegative = 1.0
+    """Weight of the positional term."""
+    uniformity_weight: NotNegative = 0.0
     """Weight of the term that spreads the cells of a slice; 0 as published."""
-    dimension: int = 128
-    positional_dimension: int = 512
-    rotation_degrees: float = 15.0
+    dimension: Count = 128
+    """Length of the vectors that the loss compares."""
+    positional_dimension: Count = 512
+    """Length of the vectors that the positional term compares."""
+    rotation_degrees: NotNegative = 15.0
+    """Largest angle of a view."""
     zoom: tuple[float, float] = (0.8, 1.2)
+    """Side of a view in patches, drawn for each view."""
 
 
 class SAL:

@@ -25,6 +25,7 @@ from torch import Generator, Tensor, nn
 from medssl.core.errors import UserError
 from medssl.core.events import Emit
 from medssl.core.jobs import Plan
+from medssl.core.settings import Count, NotNegative, Positive, Share
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
 from medssl.nn.methods.common import network_of, update_ema
@@ -39,9 +40,9 @@ from medssl.nn.shapes.volumes import LABELS, draw, other_person, sample
 class ShapesSettings:
     """Sampling and comparison of pairs."""
 
-    rendered_anew: float = 0.4
+    rendered_anew: Share = 0.4
     """Fraction of the pairs whose second slice has intensities of its own."""
-    person: float = 0.5
+    person: Share = 0.5
     """Strength of the variation between the two volumes, 0..1 (`other_person`)."""
     thickness_px: tuple[float, float] = (0.5, 5.0)
     """Range of the slice distance in pixels."""
@@ -50,15 +51,19 @@ class ShapesSettings:
     sizes: tuple[int, ...] = (48, 64, 96)
     """Sides of the views in pixels; each step draws one, and the number of volumes that gives the same number
     of pixels."""
-    temperature: float = 0.1
+    temperature: Positive = 0.1
+    """Temperature of the contrastive loss: smaller is stricter."""
     level: Literal[-1, -2] = -2
     """Encoder level of the second term: the deepest or the one before."""
-    level_weight: float = 0.5
-    hidden: int = 64
-    dimension: int = 32
-    stride: int = 2
+    level_weight: NotNegative = 0.5
+    """Weight of the second term."""
+    hidden: Count = 64
+    """Width of the hidden layer of projector and predictor."""
+    dimension: Count = 32
+    """Length of the vectors that the loss compares."""
+    stride: Count = 2
     """Every `stride`-th pixel of the finest map is compared, from a random first one: neighbours agree."""
-    ema_decay: float = 0.998
+    ema_decay: Share = 0.998
     """Momentum of the weights' moving average, from which other trainings start."""
 
 

@@ -18,6 +18,7 @@ from torch import Generator, Tensor, nn
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Progress
 from medssl.core.jobs import Plan
+from medssl.core.settings import Count, NotNegative, Positive, Share
 from medssl.nn.data.augment import STRONG, change_intensity
 from medssl.nn.data.crop_sampling import sample_anywhere
 from medssl.nn.data.crops import CropBatch, cut, cut_targets, scan_shapes, shown
@@ -39,20 +40,26 @@ class SuperVoxelsSettings:
 
     edges_px: tuple[float, ...] = (14.0, 8.0)
     """Typical edges of a super-voxel in working pixels, used by one slab after the other."""
-    voxels: int = 6_000_000
+    voxels: Count = 6_000_000
     """Most voxels to segment into super-voxels."""
     apart: int = 3
     """Largest distance between the two slices, in slices."""
-    curved: float = 0.5
+    curved: Share = 0.5
     """Fraction of the pairs whose second view's intensities are mapped by a random curve."""
-    rotation: float = 0.35
+    rotation: NotNegative = 0.35
     """Largest rotation in radians."""
     zoom: tuple[float, float] = (0.8, 1.25)
-    temperature: float = 0.1
+    """Side of a view in patches, drawn for each view."""
+    temperature: Positive = 0.1
+    """Temperature of the contrastive loss: smaller is stricter."""
     level: Literal[-1, -2] = -2
-    level_weight: float = 0.5
-    hidden: int = 64
-    dimension: int = 32
+    """Encoder level of the second term: the deepest or the one before."""
+    level_weight: NotNegative = 0.5
+    """Weight of the second term."""
+    hidden: Count = 64
+    """Width of the hidden layer of projector and predictor."""
+    dimension: Count = 32
+    """Length of the vectors that the loss compares."""
 
 
 class SuperVoxels:

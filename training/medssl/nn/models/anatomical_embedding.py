@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medssl.core.settings import Count, Positive
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
 from medssl.nn.models import checkpoint
@@ -37,21 +38,22 @@ BODY = 0.2
 class EmbeddingSettings:
     """Training of the embedding, with the paper's values where they apply to a common grid."""
 
-    cells: int = 64
+    cells: Count = 64
     """Cells of the common grid along a typical scan's longest side; at most one per voxel."""
-    dimension: int = 128
+    dimension: Count = 128
     """Length of a cell's vector at each level."""
-    crop: int = 32
+    crop: Count = 32
     """Longest side of a training crop in cells."""
-    crop_pairs: int = 2
+    crop_pairs: Count = 2
     """Pairs of crops per step."""
-    anchors: int = 128
+    anchors: Count = 128
     """Anchors per pair of crops."""
-    negatives: int = 500
+    negatives: Count = 500
     """Hardest negatives per anchor."""
-    min_negative_distance_mm: float = 20.0
+    min_negative_distance_mm: Positive = 20.0
     """Closer positions are not used as negatives."""
-    matching_temperature: float = 0.5
+    matching_temperature: Positive = 0.5
+    """Temperature of the matcher's contrastive loss."""
 
 
 class _ChannelNorm(nn.LayerNorm):

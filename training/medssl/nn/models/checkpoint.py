@@ -17,6 +17,7 @@ from torch import Tensor
 from medssl.core import migrations
 from medssl.core.errors import UserError
 from medssl.core.files import write_json, write_whole
+from medssl.core.project.cards import check_card
 
 FORMAT = 1
 
@@ -69,10 +70,11 @@ def load(path: Path, under: str = "") -> tuple[dict[str, Tensor], dict[str, Any]
         with safe_open(path, framework="pt") as file:
             card = json.loads((file.metadata() or {})["medssl"])
             _check_format(path, card)
+            card = check_card(card, str(path))
             names = {name: migrations.tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             tensors = {new: file.get_tensor(name) for name, new in names.items() if new.startswith(under)}
-            return tensors, migrations.card(card)
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+            return tensors, card
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path} is not a medssl checkpoint ({error}); choose a run that medssl made.",
             code="foreign-checkpoint",
@@ -80,7 +82,7 @@ def load(path: Path, under: str = "") -> tuple[dict[str, Tensor], dict[str, Any]
 
 
 def _check_format(path: Path, card: dict[str, Any]) -> None:
-    if card["format"] > FORMAT:
+    if isinstance(card["format"], int) and card["format"] > FORMAT:
         raise UserError(
             f"{path} was written by a newer version of medssl; update medssl to read it.",
             code="newer-version",

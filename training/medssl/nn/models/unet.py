@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medssl.core import jobs
+from medssl.core.errors import UserError
 from medssl.core.jobs import Plan
+from medssl.core.project.cards import need
 from medssl.nn.methods import decoder_describes
 from medssl.nn.models import checkpoint
 
@@ -222,11 +224,18 @@ def load_network(path: Path) -> tuple[Network, Plan, dict[str, Any]]:
         >>> network, plan, card = load_network(run.checkpoint)
     """
     tensors, card = checkpoint.load(path)
+    need(card, "kind", "plan", where=str(path))
     plan = jobs.from_json(Plan, card["plan"], str(path))
     name = "average" if any(key.startswith("modules.average.") for key in tensors) else "network"
     state = checkpoint.unpack(f"modules.{name}", tensors)
-    head = next(tensor for key, tensor in state.items() if key.endswith("head.conv.conv.weight"))
-    network = Network(plan, len(head))
-    network.load_state_dict(state)
+    try:
+        head = next(tensor for key, tensor in state.items() if key.endswith("head.conv.conv.weight"))
+        network = Network(plan, len(head))
+        network.load_state_dict(state)
+    except Exception as error:  # a plan of other tensors makes MONAI and torch raise just about anything
+        raise UserError(
+            f"{path} does not hold the network that its card describes; choose another run.",
+            code="foreign-checkpoint",
+        ) from error
     network.decoder_describes = card["kind"] == "pretrain" and decoder_describes(str(card.get("method")))
     return network.eval(), plan, card

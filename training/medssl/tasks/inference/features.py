@@ -72,7 +72,7 @@ def features(
     if not scans:
         return {"run": run.id, "scans": [], "stopped": False}
     if matcher is None:
-        mean, basis = _basis(project, run, network, plan, device, scans, step=card["step"])
+        mean, basis = _basis(project, run, network, plan, device, scans, step=card.get("step", 0))
     else:
         matcher.to(device)
     done = []

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Preview, Progress, Started
 from medssl.core.jobs import Plan, PredictJob
+from medssl.core.project.cards import need
 from medssl.core.project.probabilities import write_probabilities
 from medssl.core.project.project import Project, Run
 from medssl.nn import devices
@@ -141,6 +142,7 @@ class Trained:
                 f"{name} is a pre-training and has no classes; fine-tune it first, then predict.",
                 code="not-finetuned",
             )
+        need(card, "classes", where=str(path))
         ids = np.array([0, *(label["id"] for label in card["classes"])], np.uint8)
         return cls(network.to(device), plan, card, read_location_prior(path, device), ids, device)
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from medssl.core.errors import UserError
 from medssl.core.jobs import Plan
 from medssl.core.project.project import IGNORE
+from medssl.core.settings import NotNegative, Share
 from medssl.nn.data.crops import CropBatch, crop_step, scan_shapes
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.data.multiplanar import ORDERS, axis_orders, reoriented
@@ -23,21 +24,21 @@ from medssl.nn.models.unet import Network
 class Settings:
     """Sampling and augmentation of crops, and how weights are updated and used."""
 
-    foreground: float = 0.67
+    foreground: Share = 0.67
     """Fraction of crops around a foreground voxel (classes with equal probability)."""
     zoom: tuple[float, float] = (0.8, 1.25)
     """Range of zoom factors."""
-    rotation: float = 0.35
+    rotation: NotNegative = 0.35
     """Maximum rotation angle in radians."""
-    displacement: float = 3.0
+    displacement: NotNegative = 3.0
     """Typical maximum displacement of the elastic deformation in working voxels."""
-    reach: float = 0.8
+    reach: Share = 0.8
     """Range of the annotated voxel around the centre of the crop, as a fraction of the crop."""
-    ema_decay: float = 0.99
+    ema_decay: Share = 0.99
     """Decay of the moving average of the weights, which makes the predictions."""
     multiplanar: bool = True
     """Whether to learn and segment scans with nearly cubic voxels in all orientations (multiplanar.py)."""
-    multiplanar_prob: float = 0.33
+    multiplanar_prob: Share = 0.33
     """Fraction of steps whose annotated crops have another orientation, in which an annotated slice is a
     line."""
     location_prior: bool = True
@@ -48,7 +49,7 @@ class Settings:
     """Whether to fit the head to the annotated voxels before the first step (first_head.py)."""
     pretrained_rate: float = 1.0
     """Factor of the learning rate for layers with pre-trained weights."""
-    interpolated_weight: float = 0.3
+    interpolated_weight: NotNegative = 0.3
     """Weight of the loss on labels interpolated between complete slices; that on annotations has 1."""
     validation_slice: bool = False
     """Whether to exclude one complete slice from training and log its Dice (validation_slice.py)."""
@@ -189,10 +190,10 @@ def sample_annotated(
     voxels: AnnotatedVoxels,
     generator: Generator,
     *,
-    foreground: float = 0.67,
+    foreground: Share = 0.67,
     zoom: tuple[float, float] = (0.8, 1.25),
-    rotation: float = 0.35,
-    reach: float = 0.8,
+    rotation: NotNegative = 0.35,
+    reach: Share = 0.8,
     overshoot: float = 0.1,
 ) -> CropBatch:
     """Sample crops that contain an annotated voxel at a random position.

@@ -45,6 +45,7 @@ from torch.nn import functional as F
 
 from medssl.core.errors import UserError
 from medssl.core.jobs import Plan
+from medssl.core.settings import Count, NotNegative, Positive
 from medssl.nn.devices import full_precision
 from medssl.tasks.segment import pseudo_labels
 from medssl.tasks.segment.annotated_crops import StepBatch
@@ -54,11 +55,11 @@ from medssl.tasks.segment.annotated_crops import StepBatch
 class Settings(pseudo_labels.Settings):
     """The released values; settings of the pseudo-labels are those of pseudo_labels.py."""
 
-    contrast_weight: float = 0.1
+    contrast_weight: NotNegative = 0.1
     """Weight of the contrastive loss (lambda); the loss on annotated voxels has 1."""
-    temperature: float = 0.1
+    temperature: Positive = 0.1
     """Temperature of the softmax (tau)."""
-    anchors: int = 3
+    anchors: Count = 3
     """Pixels drawn per class and crop."""
     mode: Literal["inter", "intra"] = "inter"
     """Compare with the class means of both crops of a pair, or of the same crop only."""
@@ -66,9 +67,9 @@ class Settings(pseudo_labels.Settings):
     """Whether the background is a class; None: only if a single class is annotated."""
     detach: bool = False
     """Whether gradients flow through the drawn pixels only, not through the class means."""
-    hidden: int = 16
+    hidden: Count = 16
     """Channels of the head's hidden layer."""
-    dimension: int = 16
+    dimension: Count = 16
     """Length of the vectors."""
 
 

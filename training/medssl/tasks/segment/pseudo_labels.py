@@ -11,7 +11,7 @@ import copy
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -21,6 +21,7 @@ from medssl.core.events import Emit, Notice
 from medssl.core.jobs import Plan
 from medssl.core.labels.postprocess import drop_components
 from medssl.core.project.project import IGNORE
+from medssl.core.settings import NotNegative, Share
 from medssl.nn.data.device_dataset import DeviceDataset, in_one_storage
 from medssl.nn.models.unet import Network
 from medssl.tasks.inference.location_prior import LocationPrior
@@ -50,15 +51,15 @@ class Settings(annotated_crops.Settings):
     min_steps_between: int = 150
     """Minimum steps before the first round and between rounds: a round costs as much as dozens of steps, and
     four of them would take most of a training of one minute."""
-    start_below_loss: float = 0.35
+    start_below_loss: NotNegative = 0.35
     """Loss on the annotated voxels below which pseudo-labels are used."""
-    confidence_threshold: float = 0.7
+    confidence_threshold: Share = 0.7
     """Minimum probability of a pseudo-label; less certain voxels stay unlabelled."""
-    copy_paste_prob: float = 0.5
+    copy_paste_prob: Share = 0.5
     """Fraction of pseudo-labelled crops into which a box of an annotated crop is pasted (copy_paste.py)."""
     clean_up: Literal["none", "largest"] = "none"
     """"largest" keeps only the largest connected component of each class in a labelled slab."""
-    pseudo_label_weight: float = 1.0
+    pseudo_label_weight: NotNegative = 1.0
     """Weight of the loss on pseudo-labels, where they are learned as labels; that on annotations has 1."""
 
 
@@ -256,6 +257,10 @@ class PseudoLabelSchedule(nn.Module):
         self.register_load_state_dict_pre_hook(_default_steps)
         self.current_round: int | None = None
         """Round of the current pseudo-labels; None until the first call, for a training may be resumed."""
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
+        state_dict.setdefault(prefix + "steps", torch.tensor(0))  # checkpoints of before have none
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def remember(self, loss: Tensor) -> None:
         """Update the moving average (about twenty steps) of the loss on annotated voxels, on its device.

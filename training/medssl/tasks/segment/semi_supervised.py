@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import torch
 from torch import nn
 
@@ -9,6 +11,7 @@ from medssl.core.errors import UserError
 from medssl.core.events import Emit, Notice
 from medssl.core.jobs import FinetuneJob, Plan, SemiSupervised
 from medssl.core.project.project import Project
+from medssl.core.settings import FINETUNING
 from medssl.nn.data.device_dataset import DeviceDataset, join, load_device_dataset
 from medssl.nn.models.unet import Network
 from medssl.tasks.inference.location_prior import LocationPrior
@@ -17,14 +20,6 @@ from medssl.tasks.segment.annotated_crops import AnnotatedVoxels
 from medssl.tasks.segment.pseudo_labels import PseudoLabelLoss, PseudoLabels, PseudoLabelSchedule
 from medssl.tasks.segment.smoothing_width import SmoothingWidth
 
-CHOICES: dict[str, tuple[str, type[annotated_crops.Settings]]] = {
-    "self_training": ("finetune", pseudo_labels.Settings),
-    "pseudo_contrast": ("pseudo_contrast", pseudo_contrast.Settings),
-    "both": ("pseudo_contrast", pseudo_contrast.Settings),
-    "none": ("finetune", annotated_crops.Settings),
-}
-"""By choice: the name of its recipes (before "-quick", "-paper"), and the type of its settings."""
-
 
 def find(name: str) -> tuple[str, type[annotated_crops.Settings]]:
     """Name of the recipes and type of the settings of a choice.
@@ -32,12 +27,14 @@ def find(name: str) -> tuple[str, type[annotated_crops.Settings]]:
     Raises:
         UserError: "bad-job" for an unknown name.
     """
-    if name not in CHOICES:
+    if name not in FINETUNING:
         raise UserError(
-            f"semi_supervised is {name!r}, which is unknown; choose one of {', '.join(CHOICES)}.",
+            f"semi_supervised is {name!r}, which is unknown; choose one of {', '.join(FINETUNING)}.",
             code="bad-job",
         )
-    return CHOICES[name]
+    recipe, path = FINETUNING[name]
+    module, _, settings = path.partition(":")
+    return recipe, getattr(import_module(module), settings)
 
 
 def terms(

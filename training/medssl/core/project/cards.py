@@ -1,0 +1,89 @@
+"""What is asked of a run's job and of the card of its weights; other fields may be there, too."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, TypedDict
+
+from msgspec import Meta
+
+from medssl.core import migrations
+from medssl.core.errors import UserError
+from medssl.core.typed import convert
+
+
+class CardClass(TypedDict):
+    """A class that a network was fine-tuned for."""
+
+    id: Annotated[int, Meta(ge=1, le=254)]
+    name: str
+
+
+class CardFields(TypedDict, total=False):
+    """Fields of a card that somebody reads."""
+
+    format: int
+    kind: str
+    method: str
+    plan: dict[str, Any]
+    job: dict[str, Any]
+    step: int
+    elapsed_s: float
+    classes: list[CardClass]
+    scans: list[str]
+    weights: str | None
+    collapse_report: dict[str, Any]
+    validation_slice: dict[str, Any]
+
+
+class JobFields(TypedDict, total=False):
+    """Fields of a run's job that are read without making a job of it."""
+
+    job: str
+    method: str
+    weights: str | None
+
+
+def check_card(card: Any, where: str, code: str = "foreign-checkpoint") -> dict[str, Any]:
+    """Check the types of a card's fields.
+
+    Args:
+        card: What the file holds.
+        where: What the error message calls the file.
+        code: Code of the error.
+
+    Returns:
+        The card under today's names (migrations.py).
+
+    Raises:
+        UserError: `code`.
+    """
+    card = migrations.card(card) if isinstance(card, dict) else card
+    convert(CardFields, card, where, code)
+    return card
+
+
+def check_job(job: Any, where: str) -> dict[str, Any]:
+    """Check the types of the fields of a run's job.
+
+    Args:
+        job: What the file holds.
+        where: What the error message calls the file.
+
+    Returns:
+        The job under today's names (migrations.py).
+
+    Raises:
+        UserError: "unreadable".
+    """
+    job = migrations.job(job) if isinstance(job, dict) else job
+    convert(JobFields, job, where, "unreadable")
+    return job
+
+
+def need(card: dict[str, Any], *names: str, where: str = "The weights' card") -> None:
+    """Raises UserError ("foreign-checkpoint") where the card lacks one of these fields."""
+    for name in names:
+        if name not in card:
+            raise UserError(
+                f"{where} has no {name}; choose a run that medssl made.", code="foreign-checkpoint"
+            )

@@ -1,0 +1,41 @@
+"""Values from files and other processes as the types that the program works with, or one sentence."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from medssl.core.errors import UserError
+
+T = TypeVar("T")
+
+
+def convert(kind: type[T], value: Any, where: str, code: str = "bad-job") -> T:
+    """A value as JSON has it (dict, list, str, ...) as a `kind`; numbers and texts are not turned into each
+    other.
+
+    Args:
+        kind: a dataclass, TypedDict, msgspec.Struct or union of tagged Structs.
+        where: what the sentence calls the file or thing.
+
+    Raises:
+        UserError: `code`; names `where`, the first value that does not fit, and what is expected there.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        reason, _, path = str(error).partition(" - at ")
+        place = path.strip("`").removeprefix("$").removeprefix(".")
+        reason = reason[:1].lower() + reason[1:].replace("`", "'")
+        at = f" at {place!r}" if place else ""
+        raise UserError(f"{where} does not fit{at}: {reason}; {_instead(kind, place)}.", code=code) from error
+
+
+def _instead(kind: type, place: str) -> str:
+    """What to write there."""
+    hint = typing.get_type_hints(kind).get(place) if isinstance(kind, type) else None
+    if typing.get_origin(hint) is Literal:
+        return f"write one of {', '.join(map(repr, typing.get_args(hint)))}"
+    return "correct it, or restore the file from a backup"
