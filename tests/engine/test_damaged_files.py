@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from medssl.core import events, recipes
 from medssl.core.errors import UserError
-from medssl.core.estimate import Estimate, keep, known
+from medssl.core.estimate import Estimate, load, save
 from medssl.core.export.files import export_scan
 from medssl.core.features.landmarks import Landmark, Landmarks, read_landmarks, write_landmarks
 from medssl.core.features.similarity import open_features
@@ -43,7 +43,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert labels is not None
     save_cleaned(project, tuned, scan, Postprocessing(largest=True), labels)
     write_landmarks(project, Landmarks((Landmark("tip", scan, (1, 2, 3)),)))
-    keep(project, job_of("pgl", project), Estimate(1.0, 1.0, 0.5, 0.0, 1, 1, "cpu", 1, "fp32"))
+    save(project, job_of("pgl", project), Estimate(1.0, 1.0, 0.5, 0.0, 1, 1, "cpu", 1, "fp32"))
     step_times.remember_threads(project.root, plan(), 1)
     return project.root
 
@@ -136,7 +136,7 @@ def test_a_damaged_job_file_of_a_run_that_goes_on(project: Project) -> None:
     job = job_of("finetune-none", project, resume=tuned.id)
     path = tuned.folder / "job.json"
     whole = json.loads(path.read_text())
-    for name in ("settings", "semi", "weights", "steps", "recipe"):
+    for name in ("settings", "semi_supervised", "weights", "steps", "recipe"):
         for wrong in ([3], "x"):
             path.write_text(json.dumps({**whole, name: wrong}))
             survives(lambda: run(job))
@@ -205,7 +205,7 @@ def test_what_is_kept_to_save_time_is_made_anew(project: Project) -> None:
     job = job_of("pgl", project)
     about = next((root / "features").glob("*.json"))
     cleaned = next(each for each in root.rglob("*.json") if "prediction_sha256" in each.read_text())
-    assert fuzz(root / "estimates.json", lambda: known(project, job)) == 0
+    assert fuzz(root / "estimates.json", lambda: load(project, job)) == 0
     assert fuzz(step_times.file_of(root), lambda: step_times.known_threads(root, plan())) == 0
     assert fuzz(cleaned, lambda: postprocessing_of(project, tuned, scan)) == 0
     assert fuzz(about, lambda: open_features(project, scan, tuned)) > 10

@@ -137,10 +137,10 @@ def test_what_is_changed_reaches_the_fine_tuning_beside_the_slice_held_back(dock
     dock.annotate.complete.click()
     dock.finetune.hold.click()
     dock.finetune.advanced.expand()
-    dock.finetune.advanced.editor("layout").value = False
+    dock.finetune.advanced.editor("location_prior").value = False
     dock.finetune.start.click()
     (job,) = started
-    assert job.settings == {"hold_slice_back": True, "layout": False}
+    assert job.settings == {"validation_slice": True, "location_prior": False}
 
 
 def test_a_wrong_value_starts_nothing_and_is_said(dock: Dock, said) -> None:

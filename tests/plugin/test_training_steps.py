@@ -154,7 +154,7 @@ def test_the_paper_s_fine_tuning_is_the_contrast_between_classes(make, qtbot, sa
     ran(qtbot, made, made.finetune.start)
     assert not said
     (run,) = made.session.runs("finetune")
-    assert (run.job["semi"], run.job["recipe"]) == ("pseudo_contrast", "paper")
+    assert (run.job["semi_supervised"], run.job["recipe"]) == ("pseudo_contrast", "paper")
 
 
 # --- the estimate ------------------------------------------------------------------------------------
