@@ -44,7 +44,7 @@ def write_mask(folder, affine=AFFINE):
 def test_a_mask_from_a_file_is_in_the_annotation_until_ctrl_z(desk, qtbot, tmp_path):
     path, voxels = write_mask(tmp_path)
     desk.mask_import.take_file(path, complete_axis=0)
-    qtbot.waitUntil(lambda: any("mask.nii.gz is in" in text for text in desk.said), timeout=20000)
+    qtbot.waitUntil(lambda: any("Imported mask.nii.gz" in text for text in desk.said), timeout=20000)
     layer = desk.annotation_layer
     assert np.count_nonzero(layer.data) in (voxels, voxels + 1) and layer.data[4, 5, 6] == 255
     assert [item.id for item in desk.session.project.classes] == [1, 9]

@@ -333,7 +333,7 @@ def test_an_engine_that_is_killed_leaves_strokes_a_sentence_and_continue(make, q
     step = getattr(made, which)
     ran(qtbot, made, step.start)
     ((severity, text),) = said
-    assert severity == "error" and "press Continue" in text and "what was painted is saved" in text
+    assert severity == "error" and "press Continue" in text and "the annotation is saved" in text
     assert made.session.project.annotation("a").labels[4, 5, 6] == 1
     assert step.resume.isVisibleTo(step) and step.start.isEnabled()
     script = Path(made.jobs._command[-1])
