@@ -87,7 +87,7 @@ def test_a_scan_of_other_size_and_spacing_is_measured_in_mm() -> None:
 
 
 def test_factors_lie_between_far_off_and_one() -> None:
-    factors = layout_of(*TWO).where(*predicted(boxes(PLACES)), (1.0, 1.0, 1.0))
+    factors = layout_of(*TWO).aligned_factors(*predicted(boxes(PLACES)), (1.0, 1.0, 1.0))
     assert factors.shape[0] == 3
     assert factors.max() == 1
     assert factors.min() >= FAR_FACTOR

@@ -109,7 +109,7 @@ def test_settings_override_and_the_reasons_say_so(tmp_path: Path) -> None:
     assert (plan.slice_axis, plan.batch, plan.threads, plan.patch_vox[0]) == (1, 3, 1, 5)
     assert "coronal slices, as requested" in reasons
     assert "because only" not in reasons
-    assert not any("have this orientation" in each for each in reasons)
+    assert "have this orientation" not in reasons
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_an_override_that_makes_no_sense_is_one_sentence(tmp_path: Path, setting
     with pytest.raises(UserError) as caught:
         chosen(make_project(tmp_path), **settings)
     assert caught.value.code == "bad-job"
-    assert next(iter(settings)) in str(caught.value) or "slices have no middle" in str(caught.value)
+    assert next(iter(settings)) in str(caught.value)
 
 
 def test_bf16_is_not_taken_where_it_would_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +186,7 @@ def test_what_was_measured_in_a_project_is_not_measured_again(
     monkeypatch.setattr(step_times, "seconds_per_step", lambda plan, device, **_: 1.0 / plan.threads)
     again, reasons = planner.choose(project, list(project.scans), CPU, {})
     assert again == first
-    assert "1 thread, as measured here before" in reasons
+    assert "1 thread, measured earlier on this machine" in reasons
     other, _ = planner.choose(project, list(project.scans), CPU, {"batch": 3})
     assert other.threads == 2  # another kind of step
     step_times.file_of(project.root).write_text("[3")

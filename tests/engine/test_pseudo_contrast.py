@@ -186,7 +186,7 @@ def test_a_pair_that_shares_no_class_does_not_thin_out_the_others() -> None:
     one.present[0] = torch.tensor([True, False, False])
     two.present[0] = torch.tensor([False, True, True])
     second = torch.tensor([1])
-    assert torch.allclose(inter(one, two, TAU), inter(one.of(second), two.of(second), TAU))
+    assert torch.allclose(inter(one, two, TAU), inter(one.select(second), two.select(second), TAU))
 
 
 # --- which pixels are drawn ------------------------------------------------------------------------------
@@ -353,7 +353,7 @@ def test_held_means_change_the_gradient_but_not_the_loss() -> None:
 
 def test_a_smaller_batch_reaches_the_contrast() -> None:
     task = tuning("pseudo_contrast", small=plan(batch=2))
-    assert "batch is now 1" in str(task.shrink())
+    assert "batch of 1 " in str(task.shrink())
     loss, _ = task.loss(seeded(), 0.5)
     assert loss.isfinite()
 

@@ -214,7 +214,7 @@ def test_a_contrast_of_background_alone_is_refused(project: Project, choice: str
 def test_one_class_without_the_background_is_refused_before_the_first_step(project: Project) -> None:
     job = job_of("finetune-pseudo_contrast", project)
     alone = replace(job, settings={**job.settings, "background": False})
-    assert_refused(alone, "one-class", "Only one class is painted", "background")
+    assert_refused(alone, "one-class", "Only one class", "background")
 
 
 def test_a_contrast_without_rounds_is_refused(project: Project) -> None:

@@ -87,7 +87,7 @@ def test_a_fine_tuning_starts_from_shapes_unless_it_is_told_otherwise(project: P
     events = Events()
     result = run(job_of("finetune-none", project, steps=2), events)
     assert result["run"].endswith("from-shapes")
-    assert any("of shapes" in notice.text for notice in events.of(Notice))
+    assert any("from shapes" in notice.text for notice in events.of(Notice))
 
 
 def test_no_weights_in_an_old_job_file_are_random_weights(project: Project) -> None:
@@ -129,7 +129,7 @@ def test_a_run_of_before_weights_shipped_goes_on_as_one_from_random_weights(proj
     events = Events()
     run(PretrainJob(str(project.root), resume=name, steps=4), events)
     assert project.run(name).card["job"]["weights"] == RANDOM
-    assert not any("of shapes" in notice.text for notice in events.of(Notice))
+    assert not any("from shapes" in notice.text for notice in events.of(Notice))
 
 
 def test_features_need_no_training(project: Project) -> None:

@@ -283,7 +283,7 @@ def test_before_any_training_grey_values_are_compared(tmp_path: Path, count: int
     result = run(SuggestJob(str(fresh.root), count=count), events)
     assert result["run"] is None and events.of(Started)[0].run == ""
     assert len(result["suggestions"]) == count
-    assert "good one to begin with" in result["suggestions"][0]["reason"]
+    assert "good slice to start with" in result["suggestions"][0]["reason"]
 
 
 def test_slices_are_suggested_along_the_side_that_is_painted(tmp_path: Path) -> None:
@@ -335,7 +335,7 @@ def test_no_scan_to_suggest_from_is_said(tmp_path: Path) -> None:
     held = make_project(tmp_path / "held", seeds=(0,), shape=(12, 24, 24), annotated=0)
     held.hold_out("block-0")
     error = refused(held)
-    assert error.code == "no-scans" and "hold fewer of them out" in str(error)
+    assert error.code == "no-scans" and "hold out fewer of them" in str(error)
 
 
 def test_that_all_is_painted_is_said(tmp_path: Path) -> None:

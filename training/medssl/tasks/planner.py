@@ -199,7 +199,9 @@ def _patch(
             _side(length, step, length + 2 * step) for length, step in zip(requested, total, strict=True)
         )
     if requested[0] < 1 or requested[0] % 2 == 0:
-        raise UserError(f"patch has {requested[0]} slices; write an odd number of slices.", code="bad-job")
+        raise UserError(
+            f"patch or context sets {requested[0]} input slices; write an odd number.", code="bad-job"
+        )
     return (
         requested[0],
         *(_side(length, step, length + 2 * step) for length, step in zip(requested[1:], total, strict=True)),
