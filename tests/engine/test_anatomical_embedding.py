@@ -170,6 +170,18 @@ def test_crops_overlap_and_differ_in_place_turn_size_and_bend() -> None:
     assert (shared > 0.1).all()
 
 
+def test_crops_are_turned_about_all_axes_and_not_sheared() -> None:
+    """Columns of a turned and scaled frame are orthogonal; a turn about an axis tilts the two others."""
+    volume = torch.zeros(40, 40, 40)
+    first, _ = draw_crops([volume] * 200, (4, 4, 4), seeded())
+    length = first.linear.norm(dim=1)
+    frame = first.linear / length[:, None]
+    assert torch.allclose(frame.transpose(1, 2) @ frame, torch.eye(3).expand(200, 3, 3), atol=1e-5)
+    tilted = frame.abs().amax(0)[~torch.eye(3, dtype=torch.bool)]
+    assert ((tilted > 0.18) & (tilted < 0.3)).all()
+    assert 1.2 < length.amax() < 1.4
+
+
 def test_contrast_is_info_nce_over_the_hardest_allowed_negatives() -> None:
     anchors = torch.tensor([[[1.0], [0.0]]])
     others = torch.tensor([[[1.0, 0.6, -1.0, 0.8], [0.0, 0.8, 0.0, 0.6]]])  # cosines 1, 0.6, -1, 0.8
@@ -203,6 +215,33 @@ def test_near_places_are_no_negatives(monkeypatch: pytest.MonkeyPatch) -> None:
         matching_loss(far, seeded())
         fine = seen[0].float().mean()
         assert fine > share if share else 0.1 < fine < 0.9, "at most a fifth of the scan is near"
+
+
+class Grey(torch.nn.Module):
+    """Says of every cell how bright it is, as the angle of a vector."""
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        cells = (torch.nn.functional.avg_pool3d(images, stride) for stride in (FINE, COARSE))
+        return [torch.cat([each.sin(), each.cos()], dim=1) for each in cells]
+
+
+def test_an_anchor_and_its_positive_show_the_same_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a volume whose grey values rise from end to end, in crops that are turned and bent otherwise."""
+    pairs: list[tuple[Tensor, Tensor]] = []
+
+    def remember(anchors: Tensor, positives: Tensor, *others: object) -> Tensor:
+        pairs.append((anchors, positives))
+        return anchors.new_zeros(anchors.shape[::2])
+
+    monkeypatch.setattr("medssl.nn.methods.embedding_training.contrast", remember)
+    monkeypatch.setattr("medssl.nn.methods.embedding_training.change_intensity", lambda images, *_: images)
+    settings = replace(SMALL, crop=32, crop_pairs=8)
+    rising = embedding_bank(torch.stack(ramps((60, 60, 60))).sum(0) / 60, settings=settings)
+    rising.matcher = Grey()  # type: ignore[assignment]
+    matching_loss(rising, seeded())
+    for anchors, positives in pairs:
+        apart, others = ((anchors - each).norm(dim=1).median() for each in (positives, positives.roll(1, 2)))
+        assert apart < 0.2 * others
 
 
 def test_the_matcher_learns_to_tell_places_apart() -> None:

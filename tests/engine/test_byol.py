@@ -181,6 +181,15 @@ def test_a_smaller_batch_reaches_the_views() -> None:
     assert [len(views) for views in byol.views(dataset(noise(SCAN)), seeded())] == [3, 3]
 
 
+def test_views_are_as_large_and_overlap_as_much_as_the_settings_say() -> None:
+    byol = method(settings=replace(SMALL, zoom=(1.5, 1.5), min_overlap=0.6))
+    for seed in range(5):
+        first, second = byol.views(dataset(noise((8, 90, 90))), seeded(seed))
+        assert (first.step[:, 1:] == 1.5).all()
+        shared = (1.5 * 16 - (first.centre - second.centre).abs())[:, 1:].prod(1)
+        assert (shared / (2 * (1.5 * 16) ** 2 - shared) >= 0.6 - 1e-5).all()
+
+
 def test_it_sees_the_pairs_of_pgl() -> None:
     byol, scans = method(), dataset(noise(SCAN), noise(SCAN, 1))
     other = PGL(build(byol.plan, 3, 0), byol.plan, PGL.Settings(hidden=16, dimension=8))

@@ -110,3 +110,15 @@ def test_the_same_generator_gives_the_same_pairs() -> None:
     pairs = [sample_pairs(dataset(noise(SCAN)), plan(3), (8, 16, 16), seeded(5))[1] for _ in range(2)]
     assert torch.equal(pairs[0].centre, pairs[1].centre)
     assert torch.equal(pairs[0].flip, pairs[1].flip)
+
+
+@pytest.mark.parametrize(("across_mm", "moves"), [(2.0, True), (5.0, False)])
+def test_boxes_of_a_pair_are_not_moved_across_thick_slices(across_mm: float, moves: bool) -> None:
+    """A box two slices of 5 mm farther shows other tissue; in the plane the pair moves all the same."""
+    spacing = (across_mm, 1.0, 1.0)
+    scans = dataset(noise(SCAN), spacing_mm=spacing)
+    many = plan(3, batch=200, spacing_mm=spacing)
+    first, second = sample_pairs(scans, many, (8, 16, 16), seeded(), zoom=(1.0, 1.0))
+    apart = (first.centre - second.centre).abs().amax(0)
+    assert (apart[0] > 1) == moves
+    assert (apart[1:] > 1).all()

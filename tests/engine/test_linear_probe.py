@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from medssl.core.project.project import Annotation, Project
+from medssl.tasks.pretrain import linear_probe
 from medssl.tasks.pretrain.linear_probe import (
     AnnotatedSample,
     compare_slices,
@@ -146,3 +147,14 @@ def test_features_are_read_where_the_voxel_lies(size: tuple[int, ...]) -> None:
     assert torch.allclose(vectors[:, 0] / vectors[:, 1], values, atol=1e-5)
     assert torch.allclose(vectors[:, :2].norm(dim=1), torch.ones(60))
     assert not torch.allclose(vectors[:, 2] / vectors[:, 3], values, atol=0.05)
+
+
+def test_a_weaker_ridge_fits_few_voxels_and_finds_less_on_other_slices(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As with ten painted slices: nearly as many features as voxels, and all of them say a little."""
+    _, label, place = drawn(80)
+    vectors = torch.randn(80, 60, generator=seeded(1)) + 0.3 * label[:, None]
+    ours = worth(vectors, label, place)
+    monkeypatch.setattr(linear_probe, "RIDGE", 1e-3)
+    assert ours > worth(vectors, label, place) + 0.1

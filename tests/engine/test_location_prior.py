@@ -12,6 +12,7 @@ from medssl.benchmarking.simulated_annotator import annotate
 from medssl.core.project.project import IGNORE, LabelClass, Project
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.models import checkpoint
+from medssl.tasks.inference import location_prior
 from medssl.tasks.inference.location_prior import (
     FAR_FACTOR,
     LocationPrior,
@@ -217,3 +218,13 @@ def test_it_can_be_left_out(project: Project) -> None:
     result = run(replace(job, settings={**job.settings, "location_prior": False}), said)
     assert read_location_prior(project.run(result["run"]).checkpoint, CPU) is None
     assert not any("relative position" in each.text for each in said if hasattr(each, "text"))
+
+
+def test_factors_fall_off_within_a_quarter_of_the_reach() -> None:
+    """Measured along a line from one voxel: 1 up to the reach of 8 mm, then less by e every 2 mm."""
+    there = torch.zeros(1, 1, 40, dtype=torch.bool)
+    there[..., 0] = True
+    factors = location_prior._factors(there, reach=8.0, cell=0.5)[0, 0]
+    assert (factors[:17] == 1).all()
+    away = torch.arange(40)[17:] * 0.5 - 8
+    assert torch.allclose(factors[17:], FAR_FACTOR + (1 - FAR_FACTOR) * torch.exp(-away / 2))

@@ -343,3 +343,13 @@ def test_long_gradients_are_cut(tmp_path: Path) -> None:
         seen.append(stored["optimizer.0.exp_avg"])
     assert torch.allclose(seen[0], seen[1], rtol=1e-3)
     assert seen[0].norm() <= 0.1 * 0.5 + 1e-6
+
+
+def test_weights_that_no_gradient_holds_decay() -> None:
+    task = Fitting()
+    weight = task.modules["network"].weight
+    before = weight.detach().clone()
+    optimizer = loop.make_optimizer(task, LoopSettings(learning_rate=0.5))
+    (0 * weight.sum()).backward()
+    optimizer.step()
+    assert torch.allclose(weight, (1 - 0.5 * 3e-2) * before)

@@ -68,6 +68,8 @@ def test_the_error_is_the_mean_square_over_masked_voxels() -> None:
     image, predicted = torch.zeros(1, 2, 1, 4), torch.zeros(1, 2, 1, 4)
     predicted[0, 0, 0] = torch.tensor([9.0, 2, 4, 9])
     assert masked_error(predicted, image, visible).item() == pytest.approx((4 + 16) / 4)
+    single = (slice(None), slice(1), slice(None), slice(1, 2))
+    assert masked_error(predicted[single], image[single], visible[..., 1:2]) == 4, "also of a single voxel"
 
 
 def test_ratio_zero_is_finite() -> None:

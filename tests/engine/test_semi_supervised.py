@@ -18,9 +18,10 @@ from medssl.core.project.project import Annotation, Project
 from medssl.core.settings import FINETUNING
 from medssl.nn.models import checkpoint
 from medssl.tasks.segment import semi_supervised
-from medssl.tasks.segment.annotated_crops import AnnotatedVoxels
+from medssl.tasks.segment.annotated_crops import AnnotatedVoxels, StepBatch
 from medssl.tasks.segment.pseudo_labels import largest_components
 from small import SHAPE, Events, job_of, make_project, plan, run, seeded
+from torch import Generator, Tensor, nn
 from tuning import IGNORE, half_painted, tuning
 
 CONTRAST = ("pseudo_contrast", "both")
@@ -247,3 +248,62 @@ def test_classes_that_nobody_painted_do_not_count(project: Project) -> None:
     )
     assert terms["contrast"].background
     assert "one class is annotated" in events[0].text
+
+
+def test_one_good_step_is_no_trust() -> None:
+    """What counts is the loss of some twenty steps: a batch may be easy."""
+    task = tuning("self_training", start_below_loss=0.35)
+    assert task.rounds is not None
+    for _ in range(200):
+        task.rounds.remember(torch.tensor(1.0))
+    task.rounds.remember(torch.tensor(0.0))
+    assert task.loss(seeded(), 0.9)[1] == {}
+    task.rounds.recent_loss.fill_(0.1)
+    task.rounds.remember(torch.tensor(3.0))
+    assert "pseudo_labels" in task.loss(seeded(), 0.9)[1]
+
+
+# --- the step --------------------------------------------------------------------------------------------
+
+
+class Looking(nn.Module):
+    """A term without weight that keeps the targets it was shown."""
+
+    weight = 0.0
+
+    def forward(self, batch: StepBatch, generator: Generator) -> Tensor:
+        self.painted, self.pseudo_labelled = (
+            batch.target[: batch.n_labelled],
+            batch.target[batch.n_labelled :],
+        )
+        return batch.features.sum()
+
+
+def test_boxes_of_painted_patches_are_pasted_into_some_patches_around_guesses() -> None:
+    looks = []
+    for own in ({}, {"copy_paste_prob": 0.0}):
+        task = tuning("self_training", small=plan(batch=16), **own)
+        task.terms["looking"] = look = Looking()
+        task.loss(seeded(), 0.5)
+        looks.append(look)
+    pasted, plain = looks
+    changed = pasted.pseudo_labelled != plain.pseudo_labelled
+    assert torch.equal(pasted.pseudo_labelled[changed], pasted.painted[changed])
+    assert 4 <= changed.flatten(1).any(1).sum() <= 12
+
+
+def test_at_the_start_the_average_follows_closely_and_later_slowly() -> None:
+    task = tuning("none")
+    with torch.no_grad():
+        for each in task.average.parameters():
+            each.fill_(1.0)  # the random weights, to be forgotten
+        for each in task.network.parameters():
+            each.fill_(0.0)
+    left = next(task.average.parameters())
+    for _ in range(10):
+        task.after_step(0.0)
+    assert left.max() < 1e-3
+    left.data.fill_(1.0)
+    task.steps = 100_000
+    task.after_step(0.5)
+    assert left.max() == pytest.approx(task.settings.ema_decay)

@@ -6,9 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from medssl.core.errors import UserError
-from medssl.core.jobs import FinetuneJob
 from medssl.core.labels.shape_interpolation import fill
 from medssl.core.project.annotation import (
     FORMAT_VERSION,
@@ -17,9 +15,6 @@ from medssl.core.project.annotation import (
     write_annotation,
 )
 from medssl.core.project.project import IGNORE, SURE_BACKGROUND, Annotation, Project
-from medssl.tasks.planner import choose
-from medssl.tasks.segment.finetune import make_task
-from small import FINETUNE, Events, make_project
 
 SHAPE = (9, 24, 20)
 
@@ -97,30 +92,3 @@ def test_an_annotation_of_a_newer_version_is_refused(tmp_path: Path, monkeypatch
     with pytest.raises(UserError) as error:
         read_annotation(path, SHAPE)
     assert error.value.code == "newer-version"
-
-
-def loss_of(project: Project, weight: float) -> tuple[float, dict[str, torch.Tensor]]:
-    """Of a first step."""
-    job = FinetuneJob(
-        project=str(project.root), steps=1, settings={**FINETUNE, "interpolated_weight": weight}
-    )
-    device = torch.device("cpu")
-    plan, _ = choose(project, list(project.annotated()), device, job.settings)
-    _, task = make_task(project, job, plan, device, Events())
-    loss, numbers = task.loss(torch.Generator().manual_seed(0), 0.0)
-    return float(loss), numbers
-
-
-def test_fine_tuning_learns_from_a_fill_with_a_lower_weight(tmp_path: Path) -> None:
-    project = make_project(tmp_path, shape=(12, 24, 24))
-    scan = project.annotated()[0]
-    plain, numbers = loss_of(project, 0.3)
-    assert "interpolated" not in numbers
-    annotation = project.annotation(scan)
-    assert annotation is not None
-    inside = [index for axis, index in annotation.complete if axis == 0]
-    interpolated = fill(annotation, 0, inside[0], (1, 1, 1))
-    project.save_annotation(scan, Annotation(annotation.labels, annotation.complete, interpolated))
-    loss, numbers = loss_of(project, 0.3)
-    assert float(numbers["loss"]) == pytest.approx(plain), "painted voxels count as before"
-    assert loss == pytest.approx(plain + 0.3 * float(numbers["interpolated"]), rel=1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from medssl.tasks.inference.location_prior import FAR_FACTOR, MARGIN, LocationPrior
 from medssl.tasks.inference.threshold import MIN_THRESHOLD, DiceOptimalLabels
 from torch import Tensor
 
@@ -66,6 +67,12 @@ def test_a_structure_that_is_not_there_is_not_invented() -> None:
     assert not decided(scores_of(faint)).any()
 
 
+def test_the_lowest_threshold_is_high_enough_itself() -> None:
+    probability = torch.full((4, 8, 8), MIN_THRESHOLD - 0.01)
+    probability[1] = MIN_THRESHOLD
+    assert torch.equal(decided(scores_of(probability)) == 1, probability == MIN_THRESHOLD)
+
+
 def test_every_class_has_a_threshold_of_its_own() -> None:
     """The sure class stays as it is while the unsure one is found at 0.35."""
     confidence_threshold, unsure = blob(60), torch.zeros(10, 24, 24)
@@ -83,3 +90,30 @@ def test_slabs_make_no_difference() -> None:
     assert torch.equal(decided(scores, 3), decided(scores, 11))
     assert decided(scores).dtype == torch.uint8
     assert decided(scores).shape == (11, 9, 13)
+
+
+def test_what_is_likelier_than_not_is_labelled() -> None:
+    """Half of a Dice of 1 is the highest threshold that can be best, however the probabilities lie."""
+    generator = torch.Generator().manual_seed(0)
+    for steep in (0.2, 1.0, 5.0):
+        probability = torch.rand((4, 16, 16), generator=generator) ** steep
+        found = decided(scores_of(probability)).bool()
+        assert found[probability > 0.51].all()
+
+
+def test_much_that_is_faint_and_out_of_place_does_not_raise_the_threshold() -> None:
+    """Taking faint voxels away makes a structure seem smaller than it is: its Dice may come out above 1."""
+    probability = torch.full((40, 48, 44), 0.003)
+    place = (slice(10, 14), slice(10, 14), slice(10, 14))
+    probability[place] = 0.6
+    probability[10:14, 10:14, 10:12] = 0.95
+    decision = DiceOptimalLabels()
+    decision.add(scores_of(probability, torch.zeros_like(probability)))
+    cells = torch.zeros(2, 10, 12, 11)
+    cells[0, 2:4, 2:4, 2:4] = 1
+    factors = torch.full((2, 42, 44, 43), FAR_FACTOR)
+    factors[:, MARGIN + 2 : MARGIN + 4, MARGIN + 2 : MARGIN + 4, MARGIN + 2 : MARGIN + 4] = 1
+    decision.apply_prior(LocationPrior(cells, factors, torch.ones(2), torch.tensor(4.0)), (1.0, 1.0, 1.0))
+    found = decision.labels()
+    assert (found[place] == 1).all()
+    assert found.count_nonzero() == 4**3

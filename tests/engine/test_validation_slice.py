@@ -141,6 +141,21 @@ def test_looking_changes_nothing_but_the_slice_that_is_missing(
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_the_first_step_is_looked_at_and_the_verdict_names_each_class(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _, held = take_validation_slice(scans(1, 3, 5, 7), plan(), None, Events())
+    assert held is not None
+    events = Events()
+    validation = validation_slice.ValidationMonitor(held, plan(), ["block", "ball"], events)
+    monkeypatch.setattr(ValidationSlice, "dice", lambda *given: {1: 0.5, 2: 0.25})
+    assert validation.update_when_due(build(plan(), 3, 0), 0.0)["dice"] == 0.375
+    said = validation.report(build(plan(), 3, 0), plan(), 7)
+    assert said == {"held_slice": {"scan": held.scan, "index": held.index, "dice": 0.375}}
+    assert events.of(Metric) == [Metric(7, {"dice": 0.375})]
+    assert "block 0.50, ball 0.25" in events.of(Notice)[0].text
+
+
 def test_looks_cost_a_small_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
     monkeypatch.setattr(validation_slice.time, "monotonic", lambda: clock[0])
