@@ -23,7 +23,7 @@ from medssl.nn.models import checkpoint
 from medssl.tasks import step_times
 from medssl.tasks.active_learning.suggest import newest_weights
 from medssl.tasks.inference.predict import Trained
-from medssl.tasks.start import fill, load_for
+from medssl.tasks.start import load_weights, load_for
 from small import CPU, Events, job_of, make_project, never, plan, run
 
 WRONG: tuple[Any, ...] = (None, True, -1, 0, 1.5, float("inf"), "x", [], ["x"], {}, {"x": 1}, [[1]])
@@ -160,7 +160,7 @@ def test_a_damaged_card_inside_the_weights(project: Project, kind: str) -> None:
     tensors, card = checkpoint.load(whole.checkpoint)
 
     def begin() -> None:
-        fill(network, of, checkpoint.load(whole.checkpoint), Events())
+        load_weights(network, of, checkpoint.load(whole.checkpoint), Events())
 
     refused = 0
     card = {name: part for name, part in card.items() if name not in ("health", "settings")}

@@ -84,7 +84,7 @@ def test_fine_tuning_learns_from_a_fill_with_a_lower_weight(tmp_path: Path) -> N
     project = make_project(tmp_path, shape=(12, 24, 24))
     scan = project.annotated()[0]
     plain, numbers = loss_of(project, 0.3)
-    assert "fill" not in numbers
+    assert "interpolated" not in numbers
     annotation = project.annotation(scan)
     assert annotation is not None
     inside = [index for axis, index in annotation.complete if axis == 0]
@@ -92,4 +92,4 @@ def test_fine_tuning_learns_from_a_fill_with_a_lower_weight(tmp_path: Path) -> N
     project.save_annotation(scan, Annotation(annotation.labels, annotation.complete, pseudo_labels))
     loss, numbers = loss_of(project, 0.3)
     assert float(numbers["loss"]) == pytest.approx(plain), "painted voxels count as before"
-    assert loss == pytest.approx(plain + 0.3 * float(numbers["fill"]), rel=1e-5)
+    assert loss == pytest.approx(plain + 0.3 * float(numbers["interpolated"]), rel=1e-5)

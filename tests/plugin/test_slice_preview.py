@@ -282,7 +282,7 @@ def test_from_the_side_the_last_prediction_is_shown_and_nothing_is_asked(make, q
     assert (shown(dock) == 3).all() and not dock.workspace.predictions.unfinished
     dock.workspace.go_to(0, 5)
     arrives(qtbot, dock, 5)
-    assert "in the making" in dock.live.status.lower()
+    assert "live preview" in dock.live.status.lower()
 
 
 def test_a_hidden_prediction_stays_hidden(make, qtbot):
