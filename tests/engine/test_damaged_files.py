@@ -23,7 +23,7 @@ from medssl.nn.models import checkpoint
 from medssl.tasks import step_times
 from medssl.tasks.active_learning.suggest import newest_weights
 from medssl.tasks.inference.predict import Trained
-from medssl.tasks.start import load_weights, load_for
+from medssl.tasks.start import load_for, load_weights
 from small import CPU, Events, job_of, make_project, never, plan, run
 
 WRONG: tuple[Any, ...] = (None, True, -1, 0, 1.5, float("inf"), "x", [], ["x"], {}, {"x": 1}, [[1]])
