@@ -64,7 +64,7 @@ def test_a_mask_of_another_place_is_refused_in_words(desk, qtbot, tmp_path):
     affine[2, 3] = 12
     desk.mask_import.take_file(write_mask(tmp_path, affine)[0])
     qtbot.waitUntil(lambda: bool(desk.said), timeout=20000)
-    assert "lies 12.0 mm away" in desk.said[0] and np.count_nonzero(desk.annotation_layer.data) == 1
+    assert "12.0 mm" in desk.said[0] and np.count_nonzero(desk.annotation_layer.data) == 1
 
 
 def test_a_layer_that_lies_on_the_scan_is_taken_as_it_is_seen(desk, qtbot):
