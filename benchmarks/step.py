@@ -34,6 +34,7 @@ from medssl.nn.methods.pgl import PGL
 from medssl.nn.models.unet import build
 from medssl.tasks import planner
 from medssl.tasks.loop import LoopSettings, step
+from medssl.tasks.optimizer import make_optimizer
 from medssl.tasks.pretrain.pretrain import Pretraining
 from monai import transforms
 from monai.data import CacheDataset, DataLoader, set_track_meta
@@ -126,7 +127,7 @@ class Stopwatch:
 
     def __init__(self, task: Fed, precision: str) -> None:
         self.task, self.settings = task, LoopSettings(precision=precision)
-        self.optimizer = torch.optim.AdamW(task.parameter_groups())
+        self.optimizer = make_optimizer(task.modules, task.parameter_groups(), 1e-3, 1e-2)
         self.generator = torch.Generator()
         self.turns: list[dict[str, list[float]]] = []
 

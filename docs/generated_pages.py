@@ -20,7 +20,7 @@ from markdown.inlinepatterns import InlineProcessor
 from markdown.preprocessors import Preprocessor
 from markdown.util import AtomicString
 from medssl.core import recipes
-from medssl.core.methods import METHODS, WITHOUT_SCANS
+from medssl.core.methods import ALL
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
@@ -37,9 +37,7 @@ SOURCES = ("training/medssl", "napari_medssl")
 NOT_IN_REFERENCE = {"__main__", "cli"}
 """The command line has a page of its own."""
 METHOD_MODULES = {
-    name: target.partition(":")[0]
-    for name, target in {**METHODS, **WITHOUT_SCANS}.items()
-    if target.startswith("medssl.")
+    name: target.partition(":")[0] for name, target in ALL.items() if target.startswith("medssl.")
 }
 """Our own methods: name, module. The methods' pages describe these modules, the reference leaves them out."""
 

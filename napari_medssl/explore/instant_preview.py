@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from medssl.core.features.similarity import has_features
+from medssl.core.features.similarity import any_features
 from medssl.core.io.geometry import Geometry
 from medssl.core.project.project import LabelClass
-from medssl.core.shipped import SHAPES
 from napari.layers import Labels, Vectors
 from napari.utils.colormaps.standardize_color import transform_color
 from psygnal import Signal
@@ -129,8 +128,7 @@ class InstantPreview:
         if not self.session.has_features(run):
             if self._similarity.pending_scan == scan:
                 return FEATURES_PENDING
-            own = (project.root / "features").glob(f"{scan}-[0-9]*.json")
-            return OTHER_WEIGHTS if any(own) or has_features(project, scan, SHAPES) else NO_FEATURES
+            return OTHER_WEIGHTS if any_features(project, scan) else NO_FEATURES
         return NOT_2D if self.workspace.viewer.dims.ndisplay == 3 else ""
 
     def _start(self, axis: int, index: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,16 +10,17 @@ import numpy as np
 import pytest
 import torch
 from medssl.nn.methods.embedding_training import contrast, draw_crops, matching_loss
-from medssl.nn.models import checkpoint
+from medssl.nn.models import anatomical_embedding, checkpoint
 from medssl.nn.models.anatomical_embedding import (
     COARSE,
     FINE,
+    TURNS,
     AnatomicalEmbedding,
     Embedded,
     EmbeddingBank,
     EmbeddingSettings,
     find,
-    load_matcher,
+    matcher_in,
     on_grid,
     side_by_side,
 )
@@ -269,12 +271,12 @@ def test_a_checkpoint_gives_the_matcher_back_or_says_that_it_has_none(tmp_path: 
     kept.cell_mm.fill_(2.5)
     path = tmp_path / "with.safetensors"
     checkpoint.save(path, checkpoint.pack("modules.matcher", kept.state_dict()), {})
-    loaded = load_matcher(path)
+    loaded = matcher_in(checkpoint.load(path)[0])
     assert loaded is not None
     assert float(loaded.cell_mm) == 2.5
     assert torch.equal(loaded.embed(noise((8, 9, 10))), kept.embed(noise((8, 9, 10))))
     checkpoint.save(tmp_path / "without.safetensors", {"modules.network.x": torch.zeros(1)}, {})
-    assert load_matcher(tmp_path / "without.safetensors") is None
+    assert matcher_in(checkpoint.load(tmp_path / "without.safetensors")[0]) is None
 
 
 class Coordinates(AnatomicalEmbedding):
@@ -307,3 +309,47 @@ def test_features_are_read_at_the_centres_of_their_cells(
         inner = slice(2, -2)  # beyond the outermost cells nothing lies to blend with
         off = (found[axis].movedim(axis, -1) - centre)[..., inner]
         assert off.abs().max() < 0.01
+
+
+# The bank of vectors.
+
+
+def ask(scans: EmbeddingBank, order: Sequence[int]) -> int:
+    """How many scans are embedded anew where they are asked for in this order."""
+    made: list[int] = []
+    scans.matcher.register_forward_hook(lambda module, given, result: made.append(1))
+    for scan in order:
+        scans.embedded(scan)
+    return len(made)
+
+
+def test_where_all_fit_every_scan_is_embedded_once_and_any_pair_is_drawn() -> None:
+    scans = embedding_bank(*(noise((16, 16, 16), seed) for seed in range(4)))
+    assert scans.window(0.3).tolist() == [0, 1, 2, 3]
+    assert ask(scans, [0, 1, 2, 3, 0, 3, 1]) == 4
+
+
+def test_memory_is_bounded_and_every_scan_has_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    volumes = [noise((16, 16, 16), seed) for seed in range(6)]
+    one = embedding_bank(*volumes).embedded(0).vectors.nbytes
+    monkeypatch.setattr(anatomical_embedding, "BANK_BYTES", 3 * one)
+    scans = embedding_bank(*volumes)
+    assert scans.vector_bytes == one
+    windows = [scans.window(step / 480) for step in range(480)]
+    assert all(len(each.unique()) == 3 for each in windows)
+    assert torch.cat(windows).bincount(minlength=6).tolist() == [240] * 6
+    # In all of a training each scan is embedded a few times, however often it is asked for.
+    assert ask(scans, [scan for window in windows for scan in window.tolist()]) <= 6 * (TURNS + 1)
+    assert len(scans._embedded) == 3
+    assert scans.kept_bytes(6) < 6 * (scans.vector_bytes + scans.volume_bytes)
+    assert scans.kept_bytes(1) == scans.vector_bytes + scans.volume_bytes
+
+
+def test_the_published_size_stays_below_a_few_gib() -> None:
+    """200 scans of abdomens: all vectors would take 26 GiB."""
+    scan = torch.zeros(1).expand(160, 192, 192)
+    settings = EmbeddingSettings(cells=128, dimension=128)
+    scans = EmbeddingBank(dataset(*[scan] * 200, spacing_mm=(2.5, 2.0, 2.0)), matcher(4), settings)
+    assert 200 * scans.vector_bytes > 20 * 2**30
+    assert scans.kept_bytes(200) <= 4 * 2**30
+    assert 2 < scans.room < 30

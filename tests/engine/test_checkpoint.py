@@ -59,40 +59,6 @@ def test_tensors_that_are_strided_or_train_come_back_exactly(path: Path) -> None
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
-def step(network: nn.Module, optimizer: torch.optim.Optimizer, generator: torch.Generator) -> None:
-    loss = network(torch.randn(8, 4, generator=generator)).square().mean()
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-
-
-def test_optimizer_and_generator_come_back_exactly(path: Path) -> None:
-    """One of the layers never gets a gradient, so the optimizer holds nothing for it."""
-    networks, optimizers, generators = [], [], []
-    for _ in range(2):
-        network = nn.ModuleDict({"used": nn.Linear(4, 2), "unused": nn.Linear(4, 2)})
-        networks.append(network)
-        optimizers.append(torch.optim.AdamW(network.parameters(), lr=0.1))
-        generators.append(torch.Generator().manual_seed(len(networks)))
-    for _ in range(3):
-        step(networks[0]["used"], optimizers[0], generators[0])
-    kept = {
-        **checkpoint.pack("modules", networks[0].state_dict()),
-        **checkpoint.pack("optimizer", checkpoint.optimizer_tensors(optimizers[0])),
-        "generator": generators[0].get_state(),
-    }
-    checkpoint.save(path, kept, {})
-    stored, _ = checkpoint.load(path)
-    networks[1].load_state_dict(checkpoint.unpack("modules", stored))
-    checkpoint.restore_optimizer(optimizers[1], checkpoint.unpack("optimizer", stored))
-    generators[1].set_state(stored["generator"])
-    for _ in range(3):
-        for network, optimizer, generator in zip(networks, optimizers, generators, strict=True):
-            step(network["used"], optimizer, generator)
-    for one, two in zip(networks[0].parameters(), networks[1].parameters(), strict=True):
-        assert torch.equal(one, two)
-
-
 def test_unpack_is_the_inverse_of_pack_among_others() -> None:
     packed = {**checkpoint.pack("a", {"x.y": torch.ones(1)}), **checkpoint.pack("ab", {"z": torch.zeros(1)})}
     assert list(checkpoint.unpack("a", packed)) == ["x.y"]

@@ -15,6 +15,7 @@ from medssl.nn.methods.common import (
     mlp,
     pooled,
     sample_view_pairs,
+    stage_fraction,
 )
 from project_parts import code_of
 from small import dataset, noise, plan, seeded
@@ -128,3 +129,21 @@ def test_settings_that_leave_nothing_are_refused_by_name() -> None:
         check_positive(Settings(), "queue", "temperature")
     assert code_of(error) == "bad-job"
     assert str(error.value).startswith("temperature is 0.0")
+
+
+@pytest.mark.parametrize(
+    ("stages", "fraction", "expected"),
+    [
+        ((0.0,), 0.3, 0.3),
+        ((0.0, 0.2), 0.1, 0.5),
+        ((0.0, 0.2), 0.2, 0.0),
+        ((0.0, 0.2), 0.6, 0.5),
+        ((0.0, 0.2), 1.0, 1.0),
+        ((0.0, 0.0), 0.0, 0.0),
+        ((0.0, 1.0), 0.5, 0.5),
+    ],
+)
+def test_a_stage_has_a_fraction_of_its_own(
+    stages: tuple[float, ...], fraction: float, expected: float
+) -> None:
+    assert stage_fraction(stages, fraction) == pytest.approx(expected)

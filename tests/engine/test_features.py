@@ -13,7 +13,7 @@ from medssl.core import shipped
 from medssl.core.errors import UserError
 from medssl.core.events import Preview
 from medssl.core.features.retrieval import Point, best_match, query_of
-from medssl.core.features.similarity import open_features
+from medssl.core.features.similarity import any_features, has_features, open_features, write_features
 from medssl.core.jobs import FeaturesJob, PretrainJob
 from medssl.core.project.project import Project
 from medssl.core.shipped import SHAPES
@@ -22,7 +22,19 @@ from medssl.nn.models import checkpoint
 from medssl.nn.models.unet import build
 from medssl.tasks.inference.feature_smoothing import SMOOTHING, smoothed
 from medssl.tasks.inference.features import WIDTH, grid_step, raw_features
-from small import CPU, Events, Shape, Spacing, job_of, make_project, never, plan, scan_of
+from small import (
+    CPU,
+    Events,
+    Shape,
+    Spacing,
+    block_phantom,
+    job_of,
+    make_project,
+    never,
+    plan,
+    scan_of,
+    write_nifti,
+)
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -207,6 +219,23 @@ def test_features_need_no_training_and_follow_the_weights_that_ship(
     with pytest.raises(UserError, match="no features"):
         open_features(project, second, SHAPES)
     assert len(list(project.run(SHAPES).folder.glob("feature-basis-*.npy"))) == 2
+
+
+def test_names_that_begin_or_end_alike_are_kept_apart(tmp_path: Path) -> None:
+    """Scan "knee" beside "knee-2", and the program's weights, "shapes", beside a run of that method."""
+    project = Project.create(tmp_path / "project")
+    for seed, name in enumerate(("knee.nii", "knee-2.nii")):
+        project.add_scan(write_nifti(tmp_path / name, block_phantom(seed, (8, 24, 24))[0]))
+    assert list(project.scans) == ["knee", "knee-2"]
+    made = project.new_run("pretrain", {"job": "pretrain", "method": "shapes"}, "shapes").id
+    assert made.endswith("-shapes")
+    array = np.zeros((8, 24, 24, 2), np.float16)
+    write_features(project, "knee-2", made, array, (1, 1, 1))
+    assert any_features(project, "knee-2")
+    assert not any_features(project, "knee")
+    compute(project, SHAPES, "knee")
+    assert any_features(project, "knee")
+    assert has_features(project, "knee-2", made), "removed with those of the program's weights"
 
 
 def test_what_a_killed_engine_left_is_cleared_away(tmp_path: Path) -> None:

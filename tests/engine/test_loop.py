@@ -16,7 +16,8 @@ from medssl.core.events import Checkpoint, Metric, Notice, Progress
 from medssl.nn import devices
 from medssl.nn.models import checkpoint
 from medssl.tasks import loop
-from medssl.tasks.loop import Budget, LoopSettings, schedule, train
+from medssl.tasks.loop import Budget, LoopSettings, train
+from medssl.tasks.optimizer import make_optimizer, schedule
 from small import Events, never, seeded
 from torch import Generator, Tensor, nn
 
@@ -35,6 +36,8 @@ class Fitting:
     def parameter_groups(self) -> list[dict[str, Any]]:
         network = self.modules["network"]
         return [{"params": [network.weight]}, {"params": [network.bias], "rate": 0.1}]
+
+    stages: tuple[float, ...] = (0.0,)
 
     def loss(self, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
         self.fractions.append(fraction)
@@ -162,6 +165,19 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert max(rates) == pytest.approx(1)
     assert rates[0] > 0
     assert rates[-1] == pytest.approx(0, abs=1e-9)
+
+
+def test_the_learning_rate_rises_and_falls_in_each_stage() -> None:
+    task, settings = Fitting(), LoopSettings(learning_rate=0.1, warmup=0.1)
+    task.stages = (0.0, 0.5)
+    optimizer, rates = make_optimizer(task.modules, task.parameter_groups(), settings.learning_rate, 0.0), []
+    for percent in range(100):
+        loop.step(task, optimizer, settings, seeded(), percent / 100)
+        rates.append(optimizer.param_groups[0]["lr"])
+    assert rates[:50] == pytest.approx(rates[50:])
+    assert rates.index(max(rates)) == 5
+    assert max(rates) == pytest.approx(0.1)
+    assert rates[50] < 0.01 > rates[49]
 
 
 def test_groups_have_rates_of_their_own(tmp_path: Path) -> None:

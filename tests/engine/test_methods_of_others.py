@@ -16,6 +16,7 @@ from torch import nn
 
 from medssl.nn.data.crop_sampling import sample_anywhere
 from medssl.nn.data.crops import cut, shown
+from medssl.nn.methods import Method
 
 
 @dataclass(frozen=True)
@@ -23,25 +24,18 @@ class GreySettings:
     weight: float = 1.0
 
 
-class Grey:
+class Grey(Method):
     Settings = GreySettings
     TRANSFERS = ("encoder.",)
-    DECODER_DESCRIBES = False
 
     def __init__(self, network, plan, settings):
         self.plan, self.settings = plan, settings
         self.modules = nn.ModuleDict({"network": network})
 
-    def prepare(self, pool, emit):
-        pass
-
     def loss(self, pool, generator, fraction):
         views = sample_anywhere(pool, self.plan, self.plan.patch_vox, generator)
         images = shown(cut(pool, views, self.plan))
         return self.settings.weight * (self.modules["network"](images) - images).square().mean(), {}
-
-    def after_step(self, fraction):
-        pass
 """
 """The shortest method that trains: repaint what is there."""
 RECIPE = """
@@ -115,6 +109,13 @@ def test_one_that_cannot_be_loaded_is_said_in_a_sentence(site: Path) -> None:
     said = python(site, "-c", "from medssl.nn.methods import find\nfind('grey')")
     assert "UserError" in said
     assert "grey_method:Grey, which cannot be loaded (no such library)" in said
+
+
+def test_a_class_that_is_no_method_is_said_in_a_sentence(site: Path) -> None:
+    (site / "grey_method.py").write_text("class Grey: pass")
+    said = python(site, "-c", "from medssl.nn.methods import find\nfind('grey')")
+    assert "UserError" in said
+    assert "grey_method:Grey, which is no medssl.nn.methods.Method" in said
 
 
 def test_a_name_of_ours_stays_ours(site: Path) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from medssl import engine
 from medssl.core.errors import UserError
 from medssl.core.jobs import Plan
 from medssl.core.project.project import LabelClass, Project
 from medssl.nn import devices
+from medssl.nn.models import checkpoint
 from medssl.tasks import planner, step_times
-from small import CPU, Shape, Spacing, make_project, plan, write_nifti
+from small import CPU, Events, Shape, Spacing, job_of, make_project, never, plan, write_nifti
 
 FP32 = {"precision": "fp32"}
 
@@ -215,3 +218,27 @@ def test_a_mode_whose_first_step_is_hopeless_is_not_timed_further(monkeypatch: p
     clock = iter([0.0, 3.0])
     monkeypatch.setattr(step_times.time, "perf_counter", lambda: next(clock))
     assert step_times.seconds_per_step(plan(), CPU, hopeless_s=2.0) == 3.0
+
+
+@pytest.mark.parametrize("kind", ["pgl", "finetune"])
+def test_the_same_job_twice_gives_the_same_weights_whatever_the_stopwatch_says(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but the seed is asked for: precision and threads are the planner's choice, both times."""
+    monkeypatch.setattr(devices, "THREADS", 2)
+    project = make_project(tmp_path, shape=(12, 24, 24))
+    small = {"batch": 2, "hidden": 16, "dimension": 8} if kind == "pgl" else {"batch": 2}
+    made = []
+    for power in (1, -1):  # first one thread is the fastest, then two
+        monkeypatch.setattr(
+            step_times,
+            "seconds_per_step",
+            lambda plan, device, power=power, **_: float(plan.threads) ** power,
+        )
+        run = engine.run(replace(job_of(kind, project, steps=4), settings=small), Events(), never)["run"]
+        made.append(checkpoint.load(project.run(run).checkpoint))
+    (first, card), (second, other) = made
+    assert card["plan"] == other["plan"]
+    assert card["plan"]["threads"] == 1
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,9 @@ from medssl.nn.data.device_dataset import load_device_dataset
 from medssl.nn.models.unet import build
 from medssl.tasks.inference import predict
 from medssl.tasks.inference.posterior_smoothing import Width, allowed_widths, best, smooth_posteriors
-from medssl.tasks.segment import smoothing_width
+from medssl.tasks.segment import finetune, smoothing_width
 from medssl.tasks.segment.smoothing_width import SmoothingWidth
-from small import CPU, Events, dataset, job_of, never, noise, plan, run, seeded, write_nifti
+from small import CPU, FINETUNE, Events, dataset, job_of, never, noise, plan, run, seeded, write_nifti
 from torch import Tensor
 
 SPACING = (1.0, 1.0, 1.0)
@@ -239,6 +240,31 @@ def test_a_few_scans_are_looked_at_however_many_there_are(
     assert asked is not None
     assert len(set(asked.scans.ids)) == len(asked.scans.ids) == smoothing_width.SCANS
     assert set(asked.scans.ids).isdisjoint(known.ids) == bool(unpainted)
+
+
+def test_the_slice_that_is_held_back_has_no_say(project: Project) -> None:
+    """Whatever is painted there, the same widths may be taken."""
+    labels = halves((24, 32, 32)).numpy()
+    allowed = []
+    for checkered in (False, True):
+        one = labels.copy()
+        project.save_annotation("scan", annotate(one, [2, 4, 6, 8, 10, 12], 0))
+        job = replace(
+            job_of("finetune-none", project), settings={**FINETUNE, "hold_slice_back": True}, weights=None
+        )
+        if checkered:
+            held = make(project, job).watch.card["index"]
+            stripes = np.indices(one.shape[1:]).sum(0) % 2 + 1
+            one[held] = np.where(one[held] > 0, stripes, 0)
+            project.save_annotation("scan", annotate(one, [2, 4, 6, 8, 10, 12], 0))
+        task = make(project, job)
+        assert task.watch is not None
+        allowed.append(task.smoothing_width.allowed)
+    assert allowed[0] == allowed[1] != ()
+
+
+def make(project: Project, job: Any) -> Any:
+    return finetune.make_task(project, job, plan(), CPU, Events())[1]
 
 
 def test_it_can_be_left_out(project: Project) -> None:

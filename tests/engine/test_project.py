@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from medssl.core.errors import UserError
 from medssl.core.export.files import export_scan
+from medssl.core.files import portable_name
 from medssl.core.io.volume import read_scan
 from medssl.core.project.project import Annotation, LabelClass, Project, is_project
 from project_parts import SHAPE, code_of, painted
@@ -199,6 +200,32 @@ def test_ids_are_good_file_names_and_free(
     nibabel.save(nibabel.load(second_file), tmp_path / "again.nii.gz")
     shutil.copy(tmp_path / "again.nii.gz" if name.lower().endswith(".gz") else second_file, path)
     assert small_project.add_scan(path).id == expected
+
+
+@pytest.mark.parametrize("name", ["CON", "aux", "Lpt1", "nul"])
+def test_scans_are_not_named_as_devices_of_windows(small_project: Project, tmp_path: Path, name: str) -> None:
+    scan = small_project.add_scan(save_scan(tmp_path / f"{name}.nii.gz"))
+    assert scan.id == f"{name}-2"
+    assert portable_name(scan.id)
+
+
+def test_a_project_that_has_such_a_scan_still_opens(small_project: Project) -> None:
+    path = small_project.root / "project.json"
+    path.write_text(path.read_text().replace('"id": "scan"', '"id": "aux"'))
+    assert list(Project.open(small_project.root).scans) == ["aux"]
+
+
+@pytest.mark.parametrize("name", ["con", "Aux.study", "scans.", "scans ", "a:b"])
+def test_a_project_is_not_made_where_windows_could_not_open_it(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError) as caught:
+        Project.create(tmp_path / name)
+    assert code_of(caught) == "bad-name"
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("name", ["console", "com", "aux2", "lpt10", ".hidden", "a.b", "Müller 3"])
+def test_names_that_only_look_like_such_are_taken(name: str) -> None:
+    assert portable_name(name)
 
 
 def test_a_scan_that_is_refused_leaves_no_trace(small_project: Project, tmp_path: Path) -> None:

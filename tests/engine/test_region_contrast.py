@@ -152,7 +152,8 @@ def test_the_slope_is_negative_by_every_positive_and_positive_by_every_negative_
     """By the similarities: for every anchor the slopes sum to 0."""
     positive_mask = torch.randn(2, 4, 3, 4, 3, generator=seeded(), dtype=torch.float64).requires_grad_()
     valid = torch.tensor([[True] * 4, [True, True, False, True]])
-    contrast(positive_mask, valid)[0].backward()
+    positive = ~torch.eye(3, dtype=torch.bool).expand(2, 4, 3, 3)
+    contrast(positive_mask, valid, positive)[0].backward()
     slope = positive_mask.grad
     assert slope is not None
     for view, n, a, m, c in torch.cartesian_prod(
@@ -164,6 +165,35 @@ def test_the_slope_is_negative_by_every_positive_and_positive_by_every_negative_
         else:
             assert here < 0 if n == m else here > 0
     assert slope.sum((3, 4)).abs().max() < 1e-12
+
+
+def test_a_pixel_that_a_small_region_gave_twice_is_no_positive_of_itself() -> None:
+    """Two pixels, of which four are drawn: each twice, so the loss is that of the two."""
+    of = vectors(regions=3, samples=2, batch=1)
+    at = torch.arange(6).reshape(1, 3, 2)
+    twice, _ = region_contrast(of.repeat(1, 1, 2, 1), everywhere(of), 0.1, at.repeat(1, 1, 2))
+    unit = torch.nn.functional.normalize(of[0].double(), dim=-1).repeat(1, 2, 1)
+    total = 0.0
+    for n in range(3):
+        negatives = [m for m in range(3) if m != n]
+        for a in range(2):
+            negative = (unit[negatives].flatten(0, 1) @ unit[n, a] / 0.1).exp().sum()
+            positive = (unit[n, a] @ unit[n, 1 - a] / 0.1).exp()
+            total -= float((positive / (positive + negative)).log())
+    assert twice.item() == pytest.approx(total / 6, rel=1e-5)
+
+
+def test_a_region_of_one_pixel_has_no_positives_and_dilutes_nothing() -> None:
+    of = vectors(regions=3, samples=2, batch=1).requires_grad_()
+    at = torch.tensor([[[0, 1], [2, 3], [4, 4]]])
+    loss, used = region_contrast(of, everywhere(of), 0.1, at)
+    alone, _ = region_contrast(of, everywhere(of), 0.1, torch.tensor([[[0, 1], [2, 2], [4, 4]]]))
+    other, _ = region_contrast(of, everywhere(of), 0.1, torch.tensor([[[0, 0], [2, 3], [4, 4]]]))
+    assert used.all()
+    assert loss.item() == pytest.approx((alone.item() + other.item()) / 2, rel=1e-5)
+    nothing, used = region_contrast(of, everywhere(of), 0.1, torch.tensor([[[0, 0], [2, 2], [4, 4]]]))
+    assert nothing.item() == 0
+    assert not used.any()
 
 
 def test_following_the_gradient_gathers_regions_and_parts_them_from_each_other() -> None:

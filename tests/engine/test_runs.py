@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from medssl.core.errors import UserError
 from medssl.core.export.files import export_scan
+from medssl.core.files import portable_name
 from medssl.core.io.volume import read_labels, read_scan
 from medssl.core.project.project import Annotation, Project
 from project_parts import SHAPE, code_of, painted
@@ -122,3 +123,12 @@ def test_an_export_lies_on_the_scans_own_grid(
     assert labels.geometry.shape == read_scan(scan_file).geometry.shape
     assert np.allclose(labels.geometry.matrix, read_scan(scan_file).geometry.matrix, rtol=0, atol=1e-12)
     assert np.array_equal(labels.array, small_project.segmentation("scan", run))
+
+
+@pytest.mark.parametrize("name", ["mae+pgl", "ends with a dot.", "../../elsewhere", "a:b"])
+def test_a_run_s_folder_has_a_name_that_any_system_takes(small_project: Project, name: str) -> None:
+    run = small_project.new_run("pretrain", {}, name)
+    assert portable_name(run.id)
+    assert run.folder.parent == small_project.root / "runs"
+    assert small_project.run(run.id).kind == "pretrain"
+    assert run.id.endswith("-mae+pgl") == (name == "mae+pgl")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from medssl.core.jobs import FinetuneJob, read_job, to_json, write_job
 from medssl.core.project.project import Annotation, Project
 from medssl.core.settings import FINETUNING
 from medssl.nn.models import checkpoint
-from medssl.tasks.segment import semi_supervised
+from medssl.tasks.loop import settings_for
+from medssl.tasks.segment import pseudo_contrast, semi_supervised
 from medssl.tasks.segment.annotated_crops import AnnotatedVoxels, StepBatch
 from medssl.tasks.segment.pseudo_labels import largest_components
 from small import SHAPE, Events, job_of, make_project, plan, run, seeded
@@ -95,6 +96,19 @@ def test_every_choice_has_a_quick_recipe_and_its_settings(choice: str) -> None:
         read = recipes.read(f"{name}-{recipe}")
         kind(**read.method)
         assert len(read.purpose) <= 100
+
+
+def test_the_published_recipe_leaves_out_what_is_ours() -> None:
+    """All that adds something of ours to a fine-tuning is off; a new one must be decided on here."""
+    _, settings = settings_for("pseudo_contrast-paper", {}, pseudo_contrast.Settings, plan())
+    ours = {"layout": False, "neighbours": False, "first_head": False, "hold_slice_back": False}
+    ours |= {"pasted": 0.0, "fill_weight": 0.0, "sides": "own", "sure": 0.0}
+    assert {name: getattr(settings, name) for name in ours} == ours
+    published = {"zoom", "turn", "rounds", "clean_up", "contrast_weight", "temperature", "anchors", "mode"}
+    published |= {"hidden", "dimension", "trusted_loss", "background", "detach"}
+    how_patches_are_drawn = {"foreground", "bend", "reach", "other_sides", "average", "pretrained_rate"}
+    how_patches_are_drawn |= {"least_steps", "guess_weight"}  # the latter of self-training alone
+    assert {*ours, *published, *how_patches_are_drawn} == {each.name for each in fields(settings)}
 
 
 def test_the_card_records_how_guesses_were_made(project: Project) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from medssl.core import recipes, settings
 from medssl.core.errors import UserError
-from medssl.core.methods import METHODS, WITHOUT_SCANS
+from medssl.core.methods import ALL
 from medssl.core.settings import FINETUNING, LOOP, PlanSettings, Setting
 from medssl.nn.methods import find
 from medssl.tasks.loop import settings_for
@@ -37,9 +37,9 @@ def test_a_settings_class_is_read_as_it_is(path: str) -> None:
     assert_same(settings.of_class(path), getattr(import_module(module), name))
 
 
-@pytest.mark.parametrize("method", [*METHODS, *WITHOUT_SCANS])
+@pytest.mark.parametrize("method", ALL)
 def test_the_settings_of_a_method_are_found_and_read(method: str) -> None:
-    module, _, name = {**METHODS, **WITHOUT_SCANS}[method].partition(":")
+    module, _, name = ALL[method].partition(":")
     kind = find(method).Settings
     assert_same(settings.of_class(f"{module}:{settings._settings_class(module, name)}"), kind)
 
@@ -107,7 +107,7 @@ def test_a_method_of_another_package_is_read_without_an_import(
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "theirs-quick.toml").write_text('purpose = "Theirs."\n[method]\nside = 9\n')
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(METHODS, "theirs", "theirs:Theirs")
+    monkeypatch.setitem(ALL, "theirs", "theirs:Theirs")
     assert settings.of_pretraining("theirs", "quick")["THEIRS"] == [Setting("side", int, 9, "Side of it.")]
     assert "theirs" not in sys.modules
 

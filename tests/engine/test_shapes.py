@@ -12,7 +12,7 @@ from medssl.core import recipes
 from medssl.core.errors import UserError
 from medssl.core.events import Checkpoint, Metric, Notice, Started
 from medssl.core.jobs import Plan, PretrainJob
-from medssl.core.methods import METHODS, WITHOUT_SCANS
+from medssl.core.methods import METHODS, needs_scans
 from medssl.core.project.project import Project
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.methods import find
@@ -266,7 +266,8 @@ def test_nothing_of_the_network_stays_behind_the_average() -> None:
 
 def test_it_is_found_by_its_name_and_not_offered_for_a_user_s_scans() -> None:
     assert find("shapes") is Shapes
-    assert not METHODS.keys() & WITHOUT_SCANS.keys()
+    assert "shapes" not in METHODS
+    assert not needs_scans("shapes")
     assert "shapes" not in {name for name, _, _ in recipes.pretrainings()}
 
 

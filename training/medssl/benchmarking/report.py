@@ -14,6 +14,7 @@ from medssl.benchmarking import pictures, protocol
 from medssl.benchmarking.experiment import Work
 from medssl.benchmarking.protocol import Material
 from medssl.benchmarking.results_log import Cell, rows
+from medssl.core import methods
 from medssl.core.features.retrieval import Query, best_match, neighbourhood_descriptor
 from medssl.core.features.similarity import open_features, similarity
 from medssl.core.files import write_json, write_whole
@@ -35,10 +36,9 @@ def number(value: float | None) -> str:
 def title(method: str) -> str:
     """What a method of a study is called in tables and pictures: "PGL", "shapes, then PGL, labels only"."""
     parts = protocol.Combination.of(method)
-    spelt = {"simclr": "SimCLR", "moco": "MoCo", "alice": "Alice", "supervoxels": "super-voxels"}
     weights = parts.weights
     if parts.pretraining:
-        own = spelt.get(parts.pretraining, parts.pretraining.upper())
+        own = methods.title(parts.pretraining)
         weights = f"{SHAPES}, then {own}" if parts.start == SHAPES else own
     if not parts.semi_supervised:
         return weights

@@ -12,7 +12,7 @@ from typer.core import TyperCommand
 
 from medssl.cli.options import RecipeOption
 from medssl.core import recipes, settings
-from medssl.core.methods import WITHOUT_SCANS
+from medssl.core.methods import ALL
 
 
 def methods(
@@ -41,7 +41,7 @@ def methods(
     rest = [recipes.read(name) for name in recipes.names() if name not in taken]
     for read in rest:
         what, _, which = read.name.rpartition("-")
-        name = what if what in WITHOUT_SCANS else f"({what})"
+        name = what if what in ALL else f"({what})"
         table.add_row(name, which, escape(read.purpose), read.time)
     Console().print(table)
     typer.echo("\nWhat the viewer calls them:")

@@ -20,7 +20,7 @@ from medssl.cli.options import (
     settings_from,
 )
 from medssl.core.jobs import MINUTES, SemiSupervised
-from medssl.core.methods import METHODS, WITHOUT_SCANS
+from medssl.core.methods import ALL, needs_scans
 from medssl.core.shipped import RANDOM, SHAPES
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ SemiSupervisedOption = Annotated[
 
 MethodOption = Annotated[
     str,
-    typer.Option(metavar="METHOD", help=f"Self-supervised method: {', '.join([*METHODS, *WITHOUT_SCANS])}."),
+    typer.Option(metavar="METHOD", help=f"Self-supervised method: {', '.join(ALL)}."),
 ]
 
 
@@ -98,12 +98,12 @@ def pretrain(
     from medssl.core.jobs import PretrainJob
     from medssl.core.project.project import Project, is_project
 
-    if project is None and method not in WITHOUT_SCANS:
+    if project is None and needs_scans(method):
         raise UserError(
             f"{method} learns from scans; give a project folder (see medssl init).", code="no-project"
         )
     project = project or Path(f"medssl-{method}")
-    if method in WITHOUT_SCANS and not is_project(project):
+    if not needs_scans(method) and not is_project(project):
         Project.create(project)
     if weights not in (None, RANDOM, SHAPES):
         weights = choose_run(Project.open(project), weights, ("pretrain",), to_start_from=True).id
@@ -197,7 +197,7 @@ def _foretell(job: TrainingJob, screen: Console, should_stop: Callable[[], bool]
 
     minutes = MINUTES if job.minutes is None and job.steps is None else job.minutes
     short = (minutes is not None and minutes < 1) or (job.steps is not None and job.steps < FEW_STEPS)
-    without_scans = isinstance(job, PretrainJob) and job.method in WITHOUT_SCANS
+    without_scans = isinstance(job, PretrainJob) and not needs_scans(job.method)
     if job.resume or short or without_scans:
         return
     result = run_job(EstimateJob(job.project, training=to_json(job)), screen, should_stop)

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,27 @@ from medssl.core.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+_DEVICES = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    *(f"{port}{number}" for port in ("com", "lpt") for number in range(10)),
+}
+
+
+def portable_name(name: str) -> bool:
+    """Whether Windows takes a file or folder of that name, too.
+
+    There names of devices are reserved, whatever their case and ending, and ends that are dots or spaces get
+    lost: a folder that is copied there could not be opened.
+    """
+    stem = name.partition(".")[0].rstrip(" ").lower()
+    return (
+        stem not in _DEVICES and name == name.rstrip(". ") and not re.search(r'[<>:"/\\|?*\x00-\x1f]', name)
+    )
 
 
 def sha256_of(path: Path) -> str:

@@ -3,7 +3,7 @@
 Another package registers a method by an entry point and puts its recipes beside the module:
 
     [project.entry-points."medssl.methods"]
-    yours = "yours:Yours"            # a class with the interface medssl.nn.methods.Method
+    yours = "yours:Yours"            # a subclass of medssl.nn.methods.Method
 
     yours.py
     recipes/yours-quick.toml
@@ -18,7 +18,7 @@ from pathlib import Path
 GROUP = "medssl.methods"
 """Entry point group in which other packages register methods."""
 
-_BUILT_IN = {
+_WITH_SCANS = {
     "pgl": "medssl.nn.methods.pgl:PGL",
     "mae": "medssl.nn.methods.mae:MAE",
     "mae+pgl": "medssl.nn.methods.mae_pgl:MAEPGL",
@@ -31,26 +31,42 @@ _BUILT_IN = {
     "supervoxels": "medssl.nn.methods.supervoxels:SuperVoxels",
 }
 
-WITHOUT_SCANS = {"shapes": "medssl.nn.methods.shapes:Shapes"}
-"""Methods that learn from synthetic volumes; their trainings need no project with scans."""
+_WITHOUT_SCANS = {"shapes": "medssl.nn.methods.shapes:Shapes"}
+"""Methods whose class has NEEDS_SCANS = False; named here too, for code that does not import torch."""
 
 
 def _registered() -> dict[str, str]:
     """Methods of other packages; they cannot replace a built-in method."""
-    built_in = {**_BUILT_IN, **WITHOUT_SCANS}
+    built_in = {**_WITH_SCANS, **_WITHOUT_SCANS}
     return {point.name: point.value for point in entry_points(group=GROUP) if point.name not in built_in}
 
 
-METHODS = {**_BUILT_IN, **_registered()}
-"""{name on the command line, in job files and recipes: "package.module:Class"}."""
+_FROM_OTHER_PACKAGES = _registered()
+METHODS = {**_WITH_SCANS, **_FROM_OTHER_PACKAGES}
+"""Methods that learn from a project's scans: {name on the command line, in job files and recipes:
+"package.module:Class"}."""
+ALL = {**METHODS, **_WITHOUT_SCANS}
+"""All methods."""
+
+_TITLES = {"simclr": "SimCLR", "moco": "MoCo", "alice": "Alice", "supervoxels": "super-voxels"}
+
+
+def title(name: str) -> str:
+    """Name of a method in tables and pictures."""
+    return _TITLES.get(name, name.upper())
+
+
+def needs_scans(name: str) -> bool:
+    """Whether a method learns from scans; the others learn from synthetic volumes and need no project."""
+    return name not in _WITHOUT_SCANS
 
 
 def recipe_folders() -> list[Path]:
     """Recipe folders of methods from other packages; packages that cannot be imported are skipped."""
     folders = []
-    for name in METHODS.keys() - _BUILT_IN.keys():
+    for name in _FROM_OTHER_PACKAGES:
         try:
-            spec = find_spec(METHODS[name].partition(":")[0])
+            spec = find_spec(_FROM_OTHER_PACKAGES[name].partition(":")[0])
         except ImportError:
             continue
         if spec is not None and spec.origin is not None:

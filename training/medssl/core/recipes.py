@@ -10,7 +10,7 @@ from typing import Any
 
 from medssl.core.errors import UserError
 from medssl.core.jobs import SemiSupervised, from_json
-from medssl.core.methods import METHODS, WITHOUT_SCANS, recipe_folders
+from medssl.core.methods import METHODS, needs_scans, recipe_folders
 
 TIMES = {"quick": "10 minutes on two CPU cores", "paper": "hours on a GPU"}
 """Training time by the last part of a recipe's name."""
@@ -85,7 +85,7 @@ def default_weights(method: str, recipe: str) -> str:
 
     "quick" recipes start from the shipped weights; published recipes start from random weights, as published.
     """
-    return "random" if method in WITHOUT_SCANS or recipe != "quick" else "shapes"
+    return "random" if not needs_scans(method) or recipe != "quick" else "shapes"
 
 
 def names() -> list[str]:

@@ -23,7 +23,7 @@ from msgspec import Meta
 from medssl.core import recipes, typed
 from medssl.core.errors import UserError
 from medssl.core.jobs import Precision, from_json
-from medssl.core.methods import METHODS, WITHOUT_SCANS
+from medssl.core.methods import ALL
 
 Share = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0)]
@@ -88,10 +88,9 @@ def of_pretraining(method: str, recipe: str) -> dict[str, list[Setting]]:
 
     Raises UserError ("no-method", "no-recipe").
     """
-    known = {**METHODS, **WITHOUT_SCANS}
-    if method not in known:
-        raise UserError(f"There is no method {method!r}; choose one of {', '.join(known)}.", code="no-method")
-    module, _, name = known[method].partition(":")
+    if method not in ALL:
+        raise UserError(f"There is no method {method!r}; choose one of {', '.join(ALL)}.", code="no-method")
+    module, _, name = ALL[method].partition(":")
     return _groups(method.upper(), f"{method}-{recipe}", _fields(module, _settings_class(module, name)))
 
 

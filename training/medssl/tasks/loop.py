@@ -22,7 +22,9 @@ from medssl.core.events import Checkpoint, Emit, Metric, Notice, Progress
 from medssl.core.jobs import Plan
 from medssl.core.settings import PLAN_NAMES, NotNegative, Positive, Share
 from medssl.nn import devices
+from medssl.nn.methods.common import stage_fraction
 from medssl.nn.models import checkpoint
+from medssl.tasks.optimizer import make_optimizer, optimizer_tensors, restore_optimizer, schedule
 from medssl.tasks.snapshots import Snapshots
 
 T = TypeVar("T")
@@ -39,8 +41,15 @@ class Task(Protocol):
     extra_state: dict[str, Tensor]
     """What is saved besides, for whoever uses the weights; a resumed training makes it anew."""
 
+    @property
+    def stages(self) -> tuple[float, ...]:
+        """Shares of the training at which its stages begin; each has a schedule of its own."""
+
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for the optimizer; "rate" scales the learning rate of a group."""
+        """Groups for the optimizer; "rate" scales the learning rate of a group.
+
+        Their parameters in this order are those of `modules` that checkpoints number (optimizer.py).
+        """
 
     def loss(self, generator: Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
         """Compute the loss of one step.
@@ -67,9 +76,9 @@ class LoopSettings:
     learning_rate: Positive = 1e-3
     """Highest learning rate of AdamW."""
     weight_decay: NotNegative = 3e-2
-    """Weight decay of AdamW."""
+    """Weight decay of the weights of convolutions and linear layers (optimizer.py)."""
     warmup: Share = 0.05
-    """Share of the training over which the learning rate rises linearly; then it falls as a cosine."""
+    """Fraction of a stage over which the learning rate rises linearly; then it falls as a cosine."""
     clip: Positive = 12.0
     """Maximum norm of the gradient."""
     precision: str = "fp32"
@@ -168,12 +177,14 @@ def train(
     Raises:
         UserError: "diverged", "memory" or "disk-full".
     """
-    optimizer = make_optimizer(task, settings)
+    groups = task.parameter_groups()
+    optimizer = make_optimizer(task.modules, groups, settings.learning_rate, settings.weight_decay)
+    trained = [parameter for group in groups for parameter in group["params"]]
     position = Position(elapsed_s=spent_s)
     if resume:
         position = Position(card["step"], card["elapsed_s"])
         task.modules.load_state_dict(checkpoint.unpack("modules", resume))
-        checkpoint.restore_optimizer(optimizer, checkpoint.unpack("optimizer", resume))
+        restore_optimizer(optimizer, trained, checkpoint.unpack("optimizer", resume))
         generator.set_state(resume["generator"])
         emit(Notice(f"Resuming at step {position.step}, after {position.elapsed_s:.0f} s of training."))
 
@@ -186,7 +197,7 @@ def train(
     def save() -> None:
         tensors = {
             **weights(),
-            **checkpoint.pack("optimizer", checkpoint.optimizer_tensors(optimizer)),
+            **checkpoint.pack("optimizer", optimizer_tensors(optimizer, trained)),
             "generator": generator.get_state(),
         }
         checkpoint.save(path, tensors, current_card())
@@ -225,13 +236,6 @@ def train(
         card = {**card, **on_end(position.step)}
     save()
     return position, stopped
-
-
-def make_optimizer(task: Task, settings: LoopSettings) -> torch.optim.Optimizer:
-    """AdamW on all that the task trains."""
-    return torch.optim.AdamW(
-        task.parameter_groups(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
 
 
 def step_or_shrink(
@@ -277,7 +281,7 @@ def step(
     generator: Generator,
     fraction: float,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    rate = settings.learning_rate * schedule(fraction, settings.warmup)
+    rate = settings.learning_rate * schedule(stage_fraction(task.stages, fraction), settings.warmup)
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("rate", 1.0)
     device = next(task.modules.parameters()).device
@@ -291,13 +295,6 @@ def step(
     task.after_step(fraction)
     # A gradient that is not finite has already corrupted the weights: the loss must show it.
     return loss.detach() + 0 * norm, numbers
-
-
-def schedule(fraction: float, warmup: float) -> float:
-    """Factor of the learning rate: linear rise, then half a cosine down to 0."""
-    if fraction < warmup:
-        return max(0.02, fraction / warmup)
-    return 0.5 * (1 + math.cos(math.pi * (fraction - warmup) / max(1e-9, 1 - warmup)))
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:

@@ -10,7 +10,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,6 +29,7 @@ from medssl.nn.methods import find
 from medssl.tasks import loop
 from medssl.tasks.inference.predict import top1_posterior
 from medssl.tasks.loop import LoopSettings, Task
+from medssl.tasks.optimizer import make_optimizer
 from medssl.tasks.pretrain import pretrain
 from medssl.tasks.segment import finetune
 from medssl.tasks.segment.annotated_crops import AnnotatedVoxels
@@ -39,7 +40,7 @@ from medssl.tasks.start import load_start, plan_from
 WARM_UP, STEPS, LONGEST_S = 2, 6, 4.0
 """Number of warm-up steps, number of timed steps, and maximum seconds of them."""
 SCANS, SLICES = 3, 8
-"""Scans that are loaded, and slices of them that are prepared or labelled, to see how long one takes."""
+"""Scans that are loaded, and slices of one that are labelled, to see how long one takes."""
 
 
 def profile(
@@ -95,7 +96,9 @@ def measure(project: Project, training: TrainingJob, should_stop: Callable[[], b
     else:
         assert isinstance(training, FinetuneJob)
         plan, settings, task, aside_s, share = _finetuning(project, training, device)
-    optimizer = loop.make_optimizer(task, settings)
+    optimizer = make_optimizer(
+        task.modules, task.parameter_groups(), settings.learning_rate, settings.weight_decay
+    )
     first_s = later_s = _seconds(task, optimizer, settings, 0.0, should_stop)
     if share < 1:
         if isinstance(task, Finetuning):
@@ -105,6 +108,8 @@ def measure(project: Project, training: TrainingJob, should_stop: Callable[[], b
     if needed:
         all_scans, few = ([*some.scans] for some in (_taking_part(project), _few(project)))
         needed += max(0, image_bytes(project, all_scans, device) - image_bytes(project, few, device))
+        if isinstance(task, pretrain.Pretraining):
+            needed += task.method.kept_bytes(len(all_scans)) - task.method.kept_bytes(len(few))
     return Estimate(
         first_s, later_s, share, aside_s, needed, there, device.type, plan.threads, plan.precision
     )
@@ -120,19 +125,17 @@ def _pretraining(project: Project, training: PretrainJob, device: torch.device) 
     start = load_start(project, training.weights)
     plan, _ = plan_from(project, scans, device, training.settings, start)
     torch.set_num_threads(plan.threads)
-    kind = find(training.method).Settings
-    asked = loop.settings_for(f"{training.method}-{training.recipe}", training.settings, kind, plan)[1]
-    if cut := "slices" in {each.name for each in fields(kind)}:
-        training = replace(training, settings={**training.settings, "slices": SLICES})
+    method, recipe = find(training.method), f"{training.method}-{training.recipe}"
+    asked = loop.settings_for(recipe, training.settings, method.Settings, plan)[1]
+    slices = sum(project.scans[scan].geometry.shape_zyx[plan.slice_axis] for scan in scans)
+    short, times = method.trial(asked, slices)
+    training = replace(training, settings={**training.settings, **short})
     few = list(_few(project).scans)
     settings, task = pretrain.make_task(project, few, training, plan, device, start, _unheard)
     begin = time.monotonic()
     task.method.prepare(task.dataset, _unheard)
-    aside_s = time.monotonic() - begin
-    if cut:
-        slices = sum(project.scans[scan].geometry.shape_zyx[plan.slice_axis] for scan in scans)
-        aside_s *= min(asked.slices, slices) / SLICES
-    return plan, settings, task, aside_s, getattr(asked, "matching", 1.0)
+    aside_s = times * (time.monotonic() - begin)
+    return plan, settings, task, aside_s, (*task.stages, 1.0)[1]
 
 
 def _finetuning(project: Project, training: FinetuneJob, device: torch.device) -> Made:

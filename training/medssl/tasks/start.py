@@ -12,12 +12,11 @@ from torch import Tensor
 from medssl.core import jobs
 from medssl.core.events import Emit, Notice
 from medssl.core.jobs import Plan
-from medssl.core.methods import WITHOUT_SCANS
 from medssl.core.project.cards import need
 from medssl.core.project.project import Project, Run
 from medssl.core.shipped import RANDOM
 from medssl.nn import devices
-from medssl.nn.methods import find
+from medssl.nn.methods import find, method_of
 from medssl.nn.models import checkpoint
 from medssl.nn.models.unet import Network, load_matching, load_network
 from medssl.tasks import planner
@@ -72,7 +71,8 @@ def plan_from(
     if start is None:
         return planner.choose(project, scans, device, settings)
     own = _plan_of(start)
-    if start[1].get("method") in WITHOUT_SCANS:
+    method = method_of(start[1])
+    if method is not None and not method.NEEDS_SCANS:
         return planner.choose(project, scans, device, settings, network=own)
     # Precision and threads depend on the current machine, not on the weights.
     reasons = ["slice orientation and patch size of the weights that it starts from"]
@@ -128,7 +128,8 @@ def load_for(project: Project, run: Run, device: torch.device) -> tuple[Network,
         UserError: "no-checkpoint", "foreign-checkpoint" or "newer-version".
     """
     network, plan, card = load_network(run.checkpoint)
-    if card.get("method") in WITHOUT_SCANS:
+    method = method_of(card)
+    if method is not None and not method.NEEDS_SCANS:
         settings = {"dims": 2, "threads": plan.threads}  # nothing to measure: it looks once
         plan = planner.choose(project, list(project.scans), device, settings, network=plan)[0]
     return network.to(device), plan, card

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medssl.core import shipped
 from medssl.core.errors import UserError
 from medssl.core.files import read_array, read_json, write_array, write_json
 from medssl.core.project.project import Project
@@ -106,6 +107,18 @@ def _origin(project: Project, scan: str, run: str) -> dict[str, str | int]:
 def has_features(project: Project, scan: str, run: str) -> bool:
     """Whether features of a scan exist; `open_features` checks whether they are valid."""
     return _paths(project, scan, run)[1].exists()
+
+
+def any_features(project: Project, scan: str) -> bool:
+    """Whether features of a scan were ever computed with any weights of the project."""
+    runs = [shipped.SHAPES, *(run.id for run in project.runs())]
+    return any(has_features(project, scan, run) for run in runs)
+
+
+def remove_features(project: Project, run: str) -> None:
+    """Forget the features of all scans under a run; of no other one whose name ends alike."""
+    for scan in project.scans:
+        _paths(project, scan, run)[1].unlink(missing_ok=True)
 
 
 def open_features(project: Project, scan: str, run: str) -> FeatureCache:

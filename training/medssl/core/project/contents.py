@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.core.errors import UserError
-from medssl.core.files import read_json, write_json
+from medssl.core.files import portable_name, read_json, write_json
 from medssl.core.io.geometry import Geometry
 from medssl.core.io.volume import READABLE
 from medssl.core.jobs import from_json
@@ -126,7 +126,7 @@ def free_id(path: Path, taken: Iterable[str]) -> str:
     base = re.sub(r"[^A-Za-z0-9_-]+", "-", name[: len(name) - len(suffix)]).strip("-")[:LONGEST_ID] or "scan"
     known = {each.lower() for each in taken}
     candidates = itertools.chain([base], (f"{base}-{number}" for number in itertools.count(2)))
-    return next(each for each in candidates if each.lower() not in known)
+    return next(each for each in candidates if each.lower() not in known and portable_name(each))
 
 
 def _scan(value: dict[str, Any]) -> Scan:

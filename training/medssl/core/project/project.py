@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from medssl.core.errors import UserError
-from medssl.core.files import read_array, write_array
+from medssl.core.files import portable_name, read_array, write_array
 from medssl.core.io.intensity import modality_of, normalise
 from medssl.core.io.volume import Volume, read_scan
 from medssl.core.project.annotation import (
@@ -83,12 +83,19 @@ class Project:
         """Create a project, and its folder if it does not exist.
 
         Raises:
-            UserError: "exists" if the folder already holds a project, "bad-classes", "disk-full",
-                "not-writable".
+            UserError: "exists" if the folder already holds a project, "bad-name" for a folder that Windows
+                could not open, "bad-classes", "disk-full", "not-writable".
         """
         if is_project(root):
             raise UserError(
                 f"{root} already holds a project; open it or choose another folder.", code="exists"
+            )
+        name = Path(root).resolve().name
+        if name and not portable_name(name):
+            raise UserError(
+                f"{name!r} is a name that Windows reserves or cannot open; choose another for the folder "
+                "of the project.",
+                code="bad-name",
             )
         write_contents(Path(root) / "project.json", Contents(classes=check_classes(classes)))
         return cls(root)

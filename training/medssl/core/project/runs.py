@@ -89,6 +89,7 @@ def make_run(folder: Path, kind: str, job: dict[str, Any], name: str) -> Run:
     Raises:
         UserError: "disk-full", "not-writable".
     """
+    name = re.sub(r"[^A-Za-z0-9_+.-]+", "-", name).rstrip(".")  # methods of other packages choose theirs
     number = max((_number(path.name) for path in folder.glob("*")), default=0) + 1
     while True:
         run_id = f"{number:04d}-{kind}-{name}"

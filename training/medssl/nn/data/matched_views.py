@@ -28,6 +28,7 @@ def matched_views(
     candidates: int,
     threshold: float,
     generator: Generator,
+    fraction: float = 0.0,
 ) -> tuple[CropBatch, CropBatch, Tensor]:
     """Draw pairs of crops at corresponding positions.
 
@@ -38,13 +39,16 @@ def matched_views(
         candidates: Positions that are matched per pair, of which the first good one is taken.
         threshold: Least score of a match, a cosine.
         generator: CPU generator of all draws.
+        fraction: Completed fraction of all draws; selects the scans that are in memory
+            (EmbeddingBank.window).
 
     Returns:
         First and second crops, and which pairs were matched across scans (B,) bool.
     """
-    dataset, batch = embedding_bank.dataset, plan.batch
-    scan = torch.randint(len(dataset), (batch,), generator=generator)
-    other = (scan + torch.randint(1, len(dataset), (batch,), generator=generator)) % len(dataset)
+    dataset, batch, scans = embedding_bank.dataset, plan.batch, embedding_bank.window(fraction)
+    one = torch.randint(len(scans), (batch,), generator=generator)
+    two = (one + torch.randint(1, len(scans), (batch,), generator=generator)) % len(scans)
+    scan, other = scans[one], scans[two]
     point, match, accepted = _match(embedding_bank, scan, other, candidates, threshold, generator)
     other = torch.where(accepted, other, scan)
     step, other_step = crop_step(dataset, plan, scan), crop_step(dataset, plan, other)

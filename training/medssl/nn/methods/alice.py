@@ -14,15 +14,20 @@ Where we depart from the paper, and why:
   stage for decoder tokens, the deepest level's mean for the class token; the head reconstructs.
 - The views' means are standardised over the batch: instance norms make them nearly equal, and L_cls ended at
   log K, the value of uniform predictions.
-- The matcher (anatomical_embedding.py) is trained here, on the project's scans, in the first share of the
-  training.
+- The matcher (anatomical_embedding.py) is trained here, on the project's scans, in a stage of its own before
+  the student's; each stage has its own learning rate schedule. A resumed longer training keeps its matcher.
 - Where figure and released code differ, we follow the figure: the teacher has a CASA of its own that follows
   the student's, and its encoder's cells are keys and values. `casa_teacher`, `kv_teacher` select the code's.
 - The other scan is random (in the code the previous one), crops are equally large in mm (in voxels), and if
   no score exceeds the threshold the pair are two crops of one scan (the bad pair). See matched_views.py.
+- Positions are drawn where a scan is brighter than a fifth of its range, in any modality (in the code above
+  -125 HU and ten voxels from the far borders). Intensities are the project's own (-125..225 HU as 0..1).
+  Border voxels are repeated (0), and crops are moved inside the scan where they fit. If the embeddings of
+  all scans do not fit into memory, only some scans are paired at a time.
 - `assignment` "sinkhorn" uses all prototypes about equally (Sinkhorn-Knopp, as in DINOv2). "centering", as
   published, subtracts the mean scores: with few scans a wide network assigns all cells to one prototype.
-- Cubes are masked as in MAE, not columns (`mask_shape`); their count is rounded down.
+- Cubes are masked as in MAE, not columns (`mask_shape`), and filled with the mean of the visible voxels,
+  not 0, which is -125 HU there and soft tissue here; their count is rounded down.
 - No dropout in CASA: a resumed training could not repeat it. AdamW as everywhere: the published rates rise.
 """
 
@@ -42,6 +47,7 @@ from medssl.core.settings import Count, NotNegative, Positive, Share
 from medssl.nn.data.crops import CropBatch, cut, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.data.matched_views import matched_views
+from medssl.nn.methods import Method
 from medssl.nn.methods.alice_parts import (
     CASA,
     Head,
@@ -58,14 +64,20 @@ from medssl.nn.methods.common import (
     feature_std,
     momentum,
     network_of,
+    stage_fraction,
     teacher_forward,
     teacher_in,
     update_ema,
     view_size,
 )
 from medssl.nn.methods.embedding_training import matching_loss
-from medssl.nn.methods.mae import draw_mask
-from medssl.nn.models.anatomical_embedding import AnatomicalEmbedding, EmbeddingBank, EmbeddingSettings
+from medssl.nn.methods.mae import draw_mask, masked
+from medssl.nn.models.anatomical_embedding import (
+    AnatomicalEmbedding,
+    EmbeddingBank,
+    EmbeddingSettings,
+    matcher_in,
+)
 from medssl.nn.models.unet import Network
 
 
@@ -123,14 +135,14 @@ class AliceSettings(EmbeddingSettings):
     """The teacher's at the start; rises to 1 as a cosine."""
 
 
-class Alice:
+class Alice(Method):
     """Alice pre-training: matcher, student, teacher and the loss of a batch of pairs."""
 
     Settings = AliceSettings
     TRANSFERS = ("encoder.", "decoder.")
 
     def __init__(self, network: Network, plan: Plan, settings: AliceSettings) -> None:
-        self.plan, self.settings = plan, settings
+        self.plan, self.settings, self.stages = plan, settings, (0.0, settings.matching)
         hidden, prototypes = settings.hidden, settings.prototypes
         head = Head(plan.channels[-1], plan.channels[-2], hidden, settings.bottleneck, prototypes)
         casa = CASA(prototypes, settings.attention_heads, settings.attention_width, hidden)
@@ -173,6 +185,18 @@ class Alice:
         self.embedding_bank = EmbeddingBank(dataset, matcher, self.settings)
         matcher.cell_mm.fill_(self.embedding_bank.cell_mm)
         self.emit = emit
+        if self.embedding_bank.room < len(dataset):
+            gib = len(dataset) * self.embedding_bank.vector_bytes / 2**30
+            emit(
+                Notice(
+                    f"The embeddings of all {len(dataset)} scans would take {gib:.1f} GiB; those of "
+                    f"{self.embedding_bank.room} scans at a time are kept and compared with each other."
+                )
+            )
+
+    def kept_bytes(self, scans: int) -> int:
+        """The scans on the matcher's grid, and their vectors."""
+        return self.embedding_bank.kept_bytes(scans)
 
     def loss(
         self, dataset: DeviceDataset, generator: Generator, fraction: float
@@ -185,10 +209,11 @@ class Alice:
         if not self._matcher_ready(fraction):
             matching = matching_loss(self.embedding_bank, generator)
             return matching, {"matching": matching.detach()}
-        first, second, accepted = self.pairs(self.plan, generator)
+        own = stage_fraction(self.stages, fraction)
+        first, second, accepted = self.pairs(self.plan, generator, own)
         images = torch.cat([shown(cut(dataset, views, self.plan)) for views in (first, second)])
         visible = draw_visible(len(images), tuple(images.shape[2:]), self.settings, generator)
-        loss, numbers = self.compare(images, visible.to(dataset.device), self._own(fraction))
+        loss, numbers = self.compare(images, visible.to(dataset.device), own)
         return loss, {**numbers, "accepted": accepted.float().mean()}
 
     def after_step(self, fraction: float) -> None:
@@ -197,11 +222,13 @@ class Alice:
             mine = dict(self._student.named_parameters())
             theirs = dict(self.modules["teacher"].named_parameters())
             student = [mine[name] for name in theirs]
-            update_ema([*theirs.values()], student, momentum(self.settings.momentum, self._own(fraction)))
+            keep = momentum(self.settings.momentum, stage_fraction(self.stages, fraction))
+            update_ema([*theirs.values()], student, keep)
 
-    def _own(self, fraction: float) -> float:
-        """How much of what comes after the matcher's training is over."""
-        return max(0.0, fraction - self.settings.matching) / max(1e-9, 1 - self.settings.matching)
+    @classmethod
+    def embedding(cls, tensors: dict[str, Tensor]) -> AnatomicalEmbedding | None:
+        """The matcher: it was trained to find places in other scans."""
+        return matcher_in(tensors)
 
     def _matcher_ready(self, fraction: float) -> bool:
         ready = cast(AnatomicalEmbedding, self.modules["matcher"]).ready
@@ -224,13 +251,23 @@ class Alice:
             )
         )
 
-    def pairs(self, plan: Plan, generator: Generator) -> tuple[CropBatch, CropBatch, Tensor]:
-        """Draw a batch of views Q and K, not cut yet, and which pairs were matched across scans (B,) bool."""
+    def pairs(
+        self, plan: Plan, generator: Generator, fraction: float = 0.0
+    ) -> tuple[CropBatch, CropBatch, Tensor]:
+        """Draw a batch of pairs.
+
+        Args:
+            plan: Gives the batch and the patch.
+            generator: CPU generator of all draws.
+            fraction: Completed fraction of the student's stage.
+
+        Returns:
+            Views Q and K, not cut yet, and which pairs were matched across scans (B,) bool.
+        """
         settings = self.settings
         size = view_size(self.embedding_bank.dataset, plan, settings.room)
-        return matched_views(
-            self.embedding_bank, plan, size, settings.candidates, settings.threshold, generator
-        )
+        limits = settings.candidates, settings.threshold
+        return matched_views(self.embedding_bank, plan, size, *limits, generator, fraction)
 
     def compare(self, images: Tensor, visible: Tensor, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of pairs that have been cut.
@@ -245,8 +282,8 @@ class Alice:
         """
         settings, network = self.settings, network_of(self.modules)
         head = cast(Head, self.modules["head"])
-        levels = network.encode(images * visible)
-        stage, finest = _decode(network, levels)
+        levels = network.encode(masked(images, visible))
+        stage, finest = (network.decoder_maps(levels, len(network.decoder))[which] for which in (1, -1))
         reconstructed = network.head(finest)
         frozen = fraction < settings.freeze_last_layer
         cells = cells_of(levels[-1])
@@ -298,11 +335,3 @@ def draw_visible(batch: int, size: tuple[int, ...], settings: AliceSettings, gen
         flat = draw_mask(batch, size[-2:], settings.block, settings.ratio, generator)
         return flat.reshape(batch, *[1] * (len(size) - 1), *size[-2:]).expand(batch, 1, *size)
     return draw_mask(batch, size, settings.block, settings.ratio, generator)[:, None]
-
-
-def _decode(network: Network, levels: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """The decoder's first and finest maps."""
-    stages = [levels[-1]]
-    for block, skip in zip(network.decoder, reversed(levels[:-1]), strict=True):
-        stages.append(block(stages[-1], skip))
-    return stages[1], stages[-1]

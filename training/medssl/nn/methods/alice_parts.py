@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medssl.nn.devices import full_precision
+from medssl.nn.methods.common import Prototypes
 from medssl.nn.methods.mae import masked_error
 
 WARM = 0.03
@@ -29,10 +30,10 @@ class Head(nn.Module):
             nn.Linear(hidden, inner),
         )
         self.standard = nn.BatchNorm1d(encoder, affine=False)
-        self.whole = nn.Linear(inner, prototypes, bias=False)
-        self.cell = nn.Linear(inner, prototypes, bias=False)
+        self.whole = Prototypes(inner, prototypes)
+        self.cell = Prototypes(inner, prototypes)
 
-    def forward(self, cells: Tensor, level: nn.Linear, last: nn.Linear, frozen: bool = False) -> Tensor:
+    def forward(self, cells: Tensor, level: nn.Linear, last: Prototypes, frozen: bool = False) -> Tensor:
         """Score cells against prototypes.
 
         Args:

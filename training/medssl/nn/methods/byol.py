@@ -28,6 +28,7 @@ from medssl.core.settings import Count, Share
 from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
+from medssl.nn.methods import Method
 from medssl.nn.methods.common import (
     check_batch,
     cut_pair,
@@ -61,7 +62,7 @@ class BYOLSettings:
     """Initial momentum of the teacher; rises to 1 by a cosine schedule."""
 
 
-class BYOL:
+class BYOL(Method):
     """BYOL pre-training: student, teacher and the loss of a batch of pairs."""
 
     Settings = BYOLSettings

@@ -196,6 +196,13 @@ class Head(nn.Sequential):
         )
 
 
+class Prototypes(nn.Linear):
+    """Directions with which features are compared by their cosine; weight decay leaves them alone."""
+
+    def __init__(self, width: int, count: int) -> None:
+        super().__init__(width, count, bias=False)
+
+
 def teacher_of(network: Network, projector: nn.Module) -> nn.ModuleDict:
     """Frozen copies of encoder and projector: teacher and student start with the same weights."""
     teacher = nn.ModuleDict(
@@ -241,6 +248,16 @@ def update_teacher(modules: nn.ModuleDict, keep: float) -> None:
     student = [*network_of(modules).encoder.parameters(), *modules["projector"].parameters()]
     teacher = teacher_in(modules)
     update_ema([*teacher["encoder"].parameters(), *teacher["projector"].parameters()], student, keep)
+
+
+def stage_fraction(stages: Sequence[float], fraction: float) -> float:
+    """How much is over, 0..1, of the stage in which a training is of which `fraction` is over.
+
+    stages: the shares of the training at which they begin, from 0 on.
+    """
+    number = max(number for number, begin in enumerate(stages) if begin <= fraction)
+    begin, end = stages[number], (*stages, 1.0)[number + 1]
+    return (fraction - begin) / max(1e-9, end - begin)
 
 
 def momentum(start: float, fraction: float) -> float:

@@ -1,10 +1,16 @@
 """Masked autoencoder on a U-Net (He et al., arXiv 2111.06377; on U-Nets: arXiv 2410.23132).
 
-Blocks of the input are set to 0 and the whole network, skip connections included, reconstructs the image; the
+Blocks of the input are masked and the whole network, skip connections included, reconstructs the image; the
 loss is the squared error on masked voxels only:  sum((1 - m)(y - x)^2) / sum(1 - m).
 
-Where we depart: AdamW for SGD, and in 2.5D blocks are masked in all neighbouring slices at once (a block
-visible in the next slice would give the answer away).
+Where we depart from nnssl's MAE, and why:
+- AdamW for SGD.
+- Masked voxels become the mean of the visible voxels of their patch. nnssl makes them 0, the mean of its
+  standardised scans; in our CT 0 is soft tissue of 40 HU, so masked blocks would look like liver.
+- In 2.5D blocks are masked in all neighbouring slices at once: a block visible in the next slice would give
+  the answer away.
+- Blocks are smaller along an axis of the patch that holds fewer than four.
+- Only the intensities of patches are augmented, as for PGL; the target is the augmented patch.
 """
 
 from __future__ import annotations
@@ -14,13 +20,13 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor, nn
 
-from medssl.core.events import Emit
 from medssl.core.jobs import Plan
 from medssl.core.settings import Count, Share
 from medssl.nn.data.augment import PUBLISHED, change_intensity
 from medssl.nn.data.crop_sampling import sample_anywhere
 from medssl.nn.data.crops import cut, shown
 from medssl.nn.data.device_dataset import DeviceDataset
+from medssl.nn.methods import Method
 from medssl.nn.models.unet import Network
 
 
@@ -34,7 +40,7 @@ class MAESettings:
     """Side of a block in working voxels; smaller along an axis that holds fewer than four."""
 
 
-class MAE:
+class MAE(Method):
     """MAE pre-training: network with a reconstruction head, and the loss of a batch of crops."""
 
     Settings = MAESettings
@@ -43,9 +49,6 @@ class MAE:
     def __init__(self, network: Network, plan: Plan, settings: MAESettings) -> None:
         self.plan, self.settings = plan, settings
         self.modules = nn.ModuleDict({"network": network})
-
-    def prepare(self, dataset: DeviceDataset, emit: Emit) -> None:
-        """Nothing to prepare: blocks can be masked in any scan."""
 
     def loss(
         self, dataset: DeviceDataset, generator: Generator, fraction: float
@@ -56,11 +59,8 @@ class MAE:
         size = tuple(image.shape[2:])
         visible = draw_mask(len(image), size, self.settings.block, self.settings.ratio, generator)
         visible = visible.to(image.device)[:, None]
-        predicted = self.modules["network"](image * visible)
+        predicted = self.modules["network"](masked(image, visible))
         return masked_error(predicted.float(), image, visible), {}
-
-    def after_step(self, fraction: float) -> None:
-        """Nothing follows a step."""
 
 
 def draw_mask(batch: int, size: tuple[int, ...], block: int, ratio: float, generator: Generator) -> Tensor:
@@ -87,6 +87,17 @@ def draw_mask(batch: int, size: tuple[int, ...], block: int, ratio: float, gener
     for axis, (side, length) in enumerate(zip(block_sizes, size, strict=True), start=1):
         visible = visible.repeat_interleave(side, dim=axis).narrow(axis, 0, length)
     return visible
+
+
+def masked(images: Tensor, visible: Tensor) -> Tensor:
+    """Images (B, ...) with the mean of their visible voxels where `visible` (broadcast) is 0.
+
+    0 where nothing is visible.
+    """
+    seen = visible.expand_as(images)
+    count = seen.flatten(1).sum(1).clamp(min=1)
+    mean = (images * seen).flatten(1).sum(1) / count
+    return torch.where(seen == 0, mean.view(-1, *[1] * (images.ndim - 1)), images)
 
 
 def masked_error(predicted: Tensor, image: Tensor, visible: Tensor) -> Tensor:

@@ -13,6 +13,9 @@ Where we depart from the released code, and why:
 - The consistency is a cosine. The released flags choose Gram matrices; the published table says cosine.
 - The smaller third term, a contrast of whole views, is left out: with batches of a dozen views from similar
   scans its negatives show the same anatomy.
+- Views, heads and momentum are PGL's: an overlap of at least a tenth (0.4 to 0.8 there), two layers with a
+  norm between them (three there), and a momentum that rises from 0.995 to 1 (constant there).
+- Masked voxels become the mean of the visible ones, as in our MAE.
 - Training starts from random weights instead of those of a finished MAE: one training, not two.
 """
 
@@ -30,9 +33,9 @@ from medssl.core.jobs import Plan
 from medssl.core.settings import Count, NotNegative, Share
 from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
-from medssl.nn.methods import pgl
+from medssl.nn.methods import Method, pgl
 from medssl.nn.methods.common import network_of
-from medssl.nn.methods.mae import draw_mask
+from medssl.nn.methods.mae import draw_mask, masked
 from medssl.nn.models.unet import Network
 
 
@@ -68,7 +71,7 @@ class MAEPGLSettings:
         )
 
 
-class MAEPGL:
+class MAEPGL(Method):
     """PGL's student and teacher; the student's decoder also reconstructs the masked blocks."""
 
     Settings = MAEPGLSettings
@@ -116,7 +119,7 @@ class MAEPGL:
         """
         images = torch.cat([shown(first), shown(second)])
         network = network_of(self.modules)
-        levels = network.encode(images * visible)
+        levels = network.encode(masked(images, visible))
         reconstructed = network.head(network.decode(levels))
         reconstruction = masked_huber(reconstructed.float(), images, visible)
         consistency, numbers = self.pgl.agreement(levels[self.settings.level], images, first, second)

@@ -40,6 +40,7 @@ from medssl.core.settings import Count, Positive, Share
 from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
+from medssl.nn.methods import Method
 from medssl.nn.methods.common import (
     check_positions,
     check_positive,
@@ -77,7 +78,7 @@ class MoCoSettings:
     """Length of the vectors that the loss compares."""
 
 
-class MoCo:
+class MoCo(Method):
     """MoCo pre-training: student, teacher, queue and the loss of a batch of pairs."""
 
     Settings = MoCoSettings

@@ -12,6 +12,10 @@ Where we depart from the paper, and why:
   axis that would be off by up to 16 voxels.
 - 2.5D: views lie on the same slice and are flipped in the plane and across slices. In 3D they may also lie at
   different slices, where the scan is deeper than the patch, except across thick slices.
+- The least overlap is intersection over union of the views' volumes, and a feature cell along every axis. The
+  paper's tenth is read as one of areas in the plane, at the same slices; 2.5D asks for exactly that.
+- Intensities are the project's own (asinh of Hounsfield units, standardised MR), not clipped to -1024..325.
+- The encoder is that of our U-Net, with residual blocks.
 - Views are sized to the scans: where 1.4 patches do not fit into a scan, the patch is smaller.
 - No augmentation that the paper does not have: no rotation, no deformation.
 """
@@ -25,12 +29,12 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from medssl.core.events import Emit
 from medssl.core.jobs import Plan
 from medssl.core.settings import Count, Share
 from medssl.nn.data.correspondence import align
 from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
+from medssl.nn.methods import Method
 from medssl.nn.methods.common import (
     Head,
     cut_pair,
@@ -64,7 +68,7 @@ class PGLSettings:
     """Initial momentum of the teacher; rises to 1 by a cosine schedule (BYOL)."""
 
 
-class PGL:
+class PGL(Method):
     """PGL pre-training: student, teacher and the loss of a batch of pairs."""
 
     Settings = PGLSettings
@@ -83,9 +87,6 @@ class PGL:
                 "teacher": teacher_of(network, projector),
             }
         )
-
-    def prepare(self, dataset: DeviceDataset, emit: Emit) -> None:
-        """Nothing to prepare: pairs can be cut from any scan."""
 
     def loss(
         self, dataset: DeviceDataset, generator: Generator, fraction: float

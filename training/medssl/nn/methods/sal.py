@@ -44,6 +44,7 @@ from medssl.nn.data.augment import PUBLISHED, change_intensity
 from medssl.nn.data.crop_sampling import sample_anywhere
 from medssl.nn.data.crops import CropBatch, cut, scan_shapes, shown
 from medssl.nn.data.device_dataset import DeviceDataset
+from medssl.nn.methods import Method
 from medssl.nn.methods.common import check_batch, feature_std, mlp, network_of, pooled
 from medssl.nn.methods.sal_losses import (
     contrast,
@@ -101,7 +102,7 @@ class SALSettings:
     """Side of a view in patches, drawn for each view."""
 
 
-class SAL:
+class SAL(Method):
     """SAL pre-training: encoder, embeddings of cells and slices, and the loss of a batch of slice pairs."""
 
     Settings = SALSettings
@@ -203,9 +204,6 @@ class SAL:
             "feature_std": feature_std(cells),
             "within_slice_std": within_std.mean(),
         }
-
-    def after_step(self, fraction: float) -> None:
-        """Nothing follows a step."""
 
     def _check_batch(self, batch: int) -> None:
         if self.settings.positional == "contrast":

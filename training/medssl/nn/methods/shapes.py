@@ -23,11 +23,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from medssl.core.errors import UserError
-from medssl.core.events import Emit
 from medssl.core.jobs import Plan
 from medssl.core.settings import Count, NotNegative, Positive, Share
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
+from medssl.nn.methods import Method
 from medssl.nn.methods.common import network_of, update_ema
 from medssl.nn.methods.prototypes import pair_losses, prototype_head
 from medssl.nn.models.unet import Network
@@ -67,12 +67,13 @@ class ShapesSettings:
     """Momentum of the weights' moving average, from which other trainings start."""
 
 
-class Shapes:
+class Shapes(Method):
     """Pre-training on synthetic volumes: network, its moving average, heads and the loss of a batch."""
 
     Settings = ShapesSettings
     TRANSFERS = ("encoder.", "decoder.")
     DECODER_DESCRIBES = True
+    NEEDS_SCANS = False
 
     def __init__(self, network: Network, plan: Plan, settings: ShapesSettings) -> None:
         check_sizes(settings.sizes, network.total_stride[0])
@@ -85,9 +86,6 @@ class Shapes:
                 "coarse": prototype_head(plan.channels[settings.level], settings.hidden, settings.dimension),
             }
         )
-
-    def prepare(self, dataset: DeviceDataset, emit: Emit) -> None:
-        """Nothing to prepare: volumes are made as they are needed."""
 
     def loss(
         self, dataset: DeviceDataset, generator: Generator, fraction: float

@@ -30,6 +30,7 @@ from medssl.core.settings import Count, Positive, Share
 from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
+from medssl.nn.methods import Method
 from medssl.nn.methods.common import (
     check_batch,
     check_positions,
@@ -60,7 +61,7 @@ class SimCLRSettings:
     """Length of the vectors that the loss compares."""
 
 
-class SimCLR:
+class SimCLR(Method):
     """SimCLR pre-training: encoder, projector and the loss of a batch of pairs."""
 
     Settings = SimCLRSettings
@@ -109,9 +110,6 @@ class SimCLR:
         projected = self.modules["projector"](pooled(network_of(self.modules).encode(images)[-1]))
         loss, accuracy = nt_xent(projected, self.settings.temperature)
         return loss, {"feature_std": feature_std(projected), "top1_accuracy": accuracy}
-
-    def after_step(self, fraction: float) -> None:
-        """Nothing follows a step."""
 
     @staticmethod
     def _check_batch(batch: int) -> None:

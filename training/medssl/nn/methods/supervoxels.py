@@ -25,6 +25,7 @@ from medssl.nn.data.crops import CropBatch, cut, cut_targets, scan_shapes, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.data.supervoxels import cut_volumes
 from medssl.nn.devices import full_precision, send
+from medssl.nn.methods import Method
 from medssl.nn.methods.prototypes import pair_losses, prototype_head
 from medssl.nn.models.unet import Network
 
@@ -62,12 +63,13 @@ class SuperVoxelsSettings:
     """Length of the vectors that the loss compares."""
 
 
-class SuperVoxels:
+class SuperVoxels(Method):
     """Super-voxel pre-training: network, heads and the loss of a batch of pairs."""
 
     Settings = SuperVoxelsSettings
     TRANSFERS = ("encoder.", "decoder.")
     DECODER_DESCRIBES = True
+    SAME_TASK = ("shapes",)
 
     def __init__(self, network: Network, plan: Plan, settings: SuperVoxelsSettings) -> None:
         if plan.dims != 2:
@@ -138,9 +140,6 @@ class SuperVoxels:
         images[1] = torch.where(send(curved, mapped.device), mapped, images[1])
         labels = torch.cat([cut_targets(dataset, crops, plan, fill_value=-1) for crops in views])
         return change_intensity(torch.cat(images), STRONG, generator), *renumber_pairs(labels)
-
-    def after_step(self, fraction: float) -> None:
-        """Nothing follows a step."""
 
     def _augmented(self, views: CropBatch, generator: Generator) -> CropBatch:
         """The views with random zoom and rotation."""

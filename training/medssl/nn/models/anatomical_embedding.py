@@ -7,18 +7,19 @@ is where the mean of both cosines is largest. methods/embedding_training.py trai
 Where we depart from the paper, and why:
 - All scans are resampled to a common isotropic grid of a few dozen cells a side, whatever the plan's
   dimensions: one matcher for 2.5D and 3D, and small enough for a CPU. The paper works at 2 mm.
+- The coarse stride is 8 along all axes; the paper's, 4 across slices and 16 within, is made for thick slices.
 - A few convolutions with layer norm over channels instead of a 3D ResNet18 with batch norm: the vector of a
   cell must not depend on the extent of the crop around it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from medssl.core.settings import Count, Positive
@@ -26,10 +27,15 @@ from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
 from medssl.nn.models import checkpoint
 
+T = TypeVar("T")
 FINE, COARSE = 2, 8
 """Strides of the fine and the coarse level, in cells of the common grid."""
 WIDTHS = (32, 48, 64)
 """Channels at strides 2, 4 and 8."""
+BANK_BYTES = 2 << 30
+"""Of the vectors that are kept at a time, and of the scans on the common grid; others are made anew."""
+TURNS = 8
+"""How often each scan comes among those whose vectors are kept, where they are not kept of all."""
 BODY = 0.2
 """A cell is body if it is brighter than this fraction of the scan's intensity range."""
 
@@ -152,12 +158,9 @@ def side_by_side(both: Tensor) -> Tensor:
     return torch.cat([F.normalize(fine, dim=1), F.normalize(coarse, dim=1)], dim=1) * 0.5**0.5
 
 
-def load_matcher(path: Path) -> AnatomicalEmbedding | None:
-    """The matcher of a checkpoint, if there is one.
-
-    Raises UserError where the file is missing or foreign.
-    """
-    state = checkpoint.unpack("modules.matcher", checkpoint.load(path)[0])
+def matcher_in(tensors: dict[str, Tensor]) -> AnatomicalEmbedding | None:
+    """The matcher among a checkpoint's tensors, if there is one."""
+    state = checkpoint.unpack("modules.matcher", tensors)
     if not state:
         return None
     matcher = AnatomicalEmbedding(len(state["coarse.1.weight"]))
@@ -248,8 +251,30 @@ class Embedded:
         return (cell[..., 0] * rows + cell[..., 1]) * columns + cell[..., 2]
 
 
+class _Recent(Generic[T]):
+    """What was asked for last, as long as it takes no more than BANK_BYTES; the latest in any case."""
+
+    def __init__(self, make: Callable[[int], tuple[T, int]]) -> None:
+        """make: what belongs to a number, and how many bytes it takes."""
+        self._make = make
+        self._kept: dict[int, tuple[T, int]] = {}
+
+    def __getitem__(self, number: int) -> T:
+        entry = self._kept.pop(number, None) or self._make(number)
+        self._kept[number] = entry  # at the end, for a dict keeps the order
+        while len(self._kept) > 1 and sum(size for _, size in self._kept.values()) > BANK_BYTES:
+            del self._kept[next(iter(self._kept))]
+        return entry[0]
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
 class EmbeddingBank:
-    """Scans of a dataset on the common grid and their embeddings, each computed on first use.
+    """Scans of a dataset on the common grid and their embeddings, computed when needed, in bounded memory.
+
+    The embeddings of 200 scans of the published size would take 26 GiB. If not all fit, those of a window of
+    scans in a fixed random order are kept, and the window moves during the training.
 
     Args:
         dataset: Scans.
@@ -271,32 +296,52 @@ class EmbeddingBank:
         typical = (size.median(0).values / self.cell_mm).tolist()
         whole = [max(2 * COARSE, int(cells) // COARSE * COARSE) for cells in typical]
         self.side = tuple(min(settings.crop, cells) for cells in whole)
-        self._volumes: dict[int, tuple[Tensor, Tensor]] = {}
-        self._embedded: dict[int, Embedded] = {}
+        cells = (size / self.cell_mm).round().clamp(min=FINE)
+        self.volume_bytes = int(4 * cells.prod(1).mean())
+        self.vector_bytes = int(4 * settings.dimension * (cells / FINE).ceil().prod(1).mean())
+        self.room = min(len(dataset.images), max(2, BANK_BYTES // self.vector_bytes))
+        """How many scans' vectors are kept at a time."""
+        self._order = torch.randperm(len(dataset.images), generator=Generator().manual_seed(0))
+        self._volumes = _Recent(self._on_grid)
+        self._embedded = _Recent(self._embed)
+
+    def kept_bytes(self, scans: int) -> int:
+        """What is kept of so many scans at most."""
+        return sum(min(BANK_BYTES, scans * each) for each in (self.volume_bytes, self.vector_bytes))
+
+    def window(self, fraction: float) -> Tensor:
+        """Numbers of the scans that are kept when `fraction` of all pairs are drawn; all if they fit."""
+        count = len(self.dataset.images)
+        if self.room == count:
+            return torch.arange(count)
+        first = int(fraction * TURNS * count)
+        return self._order[(first + torch.arange(self.room)) % count]
 
     def volume(self, scan: int) -> tuple[Tensor, Tensor]:
         """A scan on the common grid, float32 (D, H, W), and its body threshold, a scalar tensor."""
-        if scan not in self._volumes:
-            volume = on_grid(
-                self.dataset.images[scan].to(self.dataset.device), self.dataset.spacing_mm[scan], self.cell_mm
-            )
-            ordered = volume.flatten().sort().values
-            low, high = ordered[len(ordered) // 100], ordered[-1 - len(ordered) // 100]
-            self._volumes[scan] = volume, low + BODY * (high - low)
         return self._volumes[scan]
+
+    def _on_grid(self, scan: int) -> tuple[tuple[Tensor, Tensor], int]:
+        image = self.dataset.images[scan].to(self.dataset.device)
+        volume = on_grid(image, self.dataset.spacing_mm[scan], self.cell_mm)
+        ordered = volume.flatten().sort().values
+        low, high = ordered[len(ordered) // 100], ordered[-1 - len(ordered) // 100]
+        return (volume, low + BODY * (high - low)), volume.nbytes
 
     def embedded(self, scan: int) -> Embedded:
         """The embedding of a scan; call it only once the matcher is `ready`, as the result is cached."""
-        if scan not in self._embedded:
-            volume, floor = self.volume(scan)
-            vectors = self.matcher.embed(volume)
-            grey = F.avg_pool3d(volume[None, None], FINE, ceil_mode=True).flatten()
-            body = (grey > floor).nonzero()[:, 0].cpu()
-            self._embedded[scan] = Embedded(
-                vectors.flatten(1).T.half().contiguous(),
-                tuple(vectors.shape[1:]),
-                tuple(volume.shape),
-                tuple(self.dataset.images[scan].shape),
-                body if len(body) else torch.arange(len(grey)),
-            )
         return self._embedded[scan]
+
+    def _embed(self, scan: int) -> tuple[Embedded, int]:
+        volume, floor = self.volume(scan)
+        vectors = self.matcher.embed(volume)
+        grey = F.avg_pool3d(volume[None, None], FINE, ceil_mode=True).flatten()
+        body = (grey > floor).nonzero()[:, 0].cpu()
+        embedded = Embedded(
+            vectors.flatten(1).T.half().contiguous(),
+            tuple(vectors.shape[1:]),
+            tuple(volume.shape),
+            tuple(self.dataset.images[scan].shape),
+            body if len(body) else torch.arange(len(grey)),
+        )
+        return embedded, embedded.vectors.nbytes

@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
@@ -108,26 +107,3 @@ def unpack(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """
     start = prefix + "."
     return {name[len(start) :]: tensor for name, tensor in tensors.items() if name.startswith(start)}
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """An optimizer's state as named tensors: "<parameter index>.<name>"."""
-    return {
-        f"{number}.{name}": torch.as_tensor(value)
-        for number, entry in optimizer.state_dict()["state"].items()
-        for name, value in entry.items()
-    }
-
-
-def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Load the tensors of `optimizer_tensors`; learning rates stay, as the schedule sets them.
-
-    Args:
-        optimizer: Optimizer of the same parameters.
-        tensors: Named tensors of any shape.
-    """
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -19,7 +19,7 @@ from medssl.core import jobs
 from medssl.core.errors import UserError
 from medssl.core.jobs import Plan
 from medssl.core.project.cards import need
-from medssl.nn.methods import decoder_describes
+from medssl.nn.methods import method_of
 from medssl.nn.models import checkpoint
 
 ENCODER_WEIGHT = 0.6
@@ -237,5 +237,6 @@ def load_network(path: Path) -> tuple[Network, Plan, dict[str, Any]]:
             f"{path} does not hold the network that its card describes; choose another run.",
             code="foreign-checkpoint",
         ) from error
-    network.decoder_describes = card["kind"] == "pretrain" and decoder_describes(str(card.get("method")))
+    method = method_of(card)
+    network.decoder_describes = method is not None and method.DECODER_DESCRIBES
     return network.eval(), plan, card

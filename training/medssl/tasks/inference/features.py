@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,18 +15,14 @@ from torch.nn import functional as F
 
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Preview, Progress, Started
-from medssl.core.features.similarity import open_features, write_features
+from medssl.core.features.similarity import open_features, remove_features, write_features
 from medssl.core.files import read_array, write_array
 from medssl.core.jobs import FeaturesJob, Plan
 from medssl.core.project.project import Project, Run
 from medssl.nn import devices
-from medssl.nn.models.anatomical_embedding import (
-    FINE,
-    AnatomicalEmbedding,
-    load_matcher,
-    on_grid,
-    side_by_side,
-)
+from medssl.nn.methods import method_of
+from medssl.nn.models import checkpoint
+from medssl.nn.models.anatomical_embedding import FINE, AnatomicalEmbedding, on_grid, side_by_side
 from medssl.nn.models.unet import Network
 from medssl.tasks.inference.feature_smoothing import smoothed
 from medssl.tasks.inference.predict import neighbouring_slices, slab_of, working_size
@@ -68,7 +64,7 @@ def features(
     emit(Started(run.id))
     device = devices.choose(job.device)
     network, plan, card = load_for(project, run, device)
-    matcher = load_matcher(run.checkpoint)
+    matcher = embedding_of(run, card)
     if not scans:
         return {"run": run.id, "scans": [], "stopped": False}
     if matcher is None:
@@ -94,6 +90,12 @@ def features(
         emit(Progress("features", (number + 1) / len(scans), number + 1))
         done.append(scan)
     return {"run": run.id, "scans": done, "stopped": len(done) < len(scans)}
+
+
+def embedding_of(run: Run, card: dict[str, Any]) -> AnatomicalEmbedding | None:
+    """The network that a run's method has trained to compare places by, if it is another than the run's."""
+    method = method_of(card)
+    return method.embedding(checkpoint.load(run.checkpoint, under="modules.")[0]) if method else None
 
 
 def _hold(project: Project, scan: str, run: str) -> bool:
@@ -336,8 +338,7 @@ def _basis(
     version = run.weights_sha256[:12] if run.shipped else step
     path = run.folder / f"feature-basis-{version}.npy"
     if not path.exists():
-        for stale in (project.root / "features").glob(f"*-{run.id}.json"):
-            stale.unlink()
+        remove_features(project, run.id)
         rows: list[Tensor] = []
         for scan in list(scans)[:: max(1, len(scans) // BASIS_SCANS)][:BASIS_SCANS]:
             grid = grid_step(project.image(scan).shape)

@@ -14,7 +14,6 @@ from torch import Generator, Tensor, nn
 from medssl.core import jobs
 from medssl.core.events import Emit, Event, Metric, Started, read_log
 from medssl.core.jobs import Plan, PretrainJob
-from medssl.core.methods import WITHOUT_SCANS
 from medssl.core.project.project import Project, Run
 from medssl.core.recipes import default_weights
 from medssl.core.shipped import RANDOM
@@ -44,6 +43,10 @@ class Pretraining:
         self.method, self.dataset, self.monitor = method, dataset, monitor
         self.modules: nn.ModuleDict = method.modules
         self.extra_state: dict[str, Tensor] = {}
+
+    @property
+    def stages(self) -> tuple[float, ...]:
+        return self.method.stages
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [{"params": [each for each in self.modules.parameters() if each.requires_grad]}]
@@ -95,18 +98,17 @@ def pretrain(
         UserError: "no-method", "no-scans", "bad-job" and others before the first step; those of `loop.train`
             later.
     """
-    find(job.method)  # before anything is loaded
+    kind = find(job.method)  # before anything is loaded
     if resume:  # the card names the initial weights; cards older than the shipped weights mean random ones
         job = replace(job, weights=resume[1]["job"].get("weights") or RANDOM)
     job = with_weights(job)
     start = load_start(project, job.weights)
     device = devices.choose(job.device)
-    without_scans = job.method in WITHOUT_SCANS
-    scans = [] if without_scans else [scan.id for scan in project.scans.values() if not scan.held_out]
+    scans = [scan.id for scan in project.scans.values() if not scan.held_out] if kind.NEEDS_SCANS else []
     if resume:
         plan = jobs.from_json(Plan, resume[1]["plan"], str(run.checkpoint))
         reasons = ["as in the run before"]
-    elif without_scans:
+    elif not kind.NEEDS_SCANS:
         plan, reasons = planner.choose_without_scans(project, device, job.settings)
     else:
         plan, reasons = plan_from(project, scans, device, job.settings, start)
@@ -115,7 +117,7 @@ def pretrain(
     loop_settings, task = make_task(project, scans, job, plan, device, start, emit)
     method, dataset = task.method, task.dataset
     monitor = None
-    if not without_scans:  # a classification of labels that are known cannot collapse unseen
+    if kind.NEEDS_SCANS:  # a classification of labels that are known cannot collapse unseen
         log = run.folder / "events.jsonl"
         task.monitor = monitor = CollapseMonitor(
             project, method, dataset, job.seed, emit, lambda: read_log(log)
@@ -183,7 +185,7 @@ def make_task(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(job.seed)  # layers draw from the global generator when they are made
         method = kind(start_network(plan, job.seed, start, emit), plan, settings)
-    if start is not None and start[1].get("method") in (job.method, *WITHOUT_SCANS):
+    if start is not None and start[1].get("method") in (job.method, *kind.SAME_TASK):
         # The heads of the same task are taken over, too.
         load_matching(method.modules, checkpoint.unpack("modules", start[0]), skip=("network.", "average."))
     method.modules.to(device)

@@ -129,20 +129,23 @@ def make_task(
     recipe, settings_type = semi_supervised.find(job.semi_supervised)
     loop_settings, settings = settings_for(f"{recipe}-{job.recipe}", job.settings, settings_type, plan)
     dataset = load_device_dataset(project, project.annotated(), plan, device, class_ids=classes)
+    held_out, validation = None, None
+    if settings.validation_slice:  # before anything is learned from labels, the smoothing width too
+        cards = [stored[1] for stored in (resume, start) if stored]
+        previous = next((card for card in cards if card["kind"] == "finetune"), None)
+        dataset, held_out = take_validation_slice(dataset, plan, previous, emit)
     smoothing_width = (
         SmoothingWidth.of(project, dataset, plan, job.seed) if settings.posterior_smoothing else None
     )
     plan = replace(plan, smoothing_sigma_mm=smoothing_width.widest_mm if smoothing_width else 0.0)
-    validation = None
-    if settings.validation_slice:
-        cards = [stored[1] for stored in (resume, start) if stored]
-        previous = next((card for card in cards if card["kind"] == "finetune"), None)
-        dataset, held_out = take_validation_slice(dataset, plan, previous, emit)
+    if held_out:
         names = [label.name for label in project.classes]
-        validation = ValidationMonitor(held_out, plan, names, emit) if held_out else None
+        validation = ValidationMonitor(held_out, plan, names, emit)
     annotated = list(orientations(dataset, replace(plan, multiplanar=settings.multiplanar)))
     plan = replace(plan, multiplanar=len(annotated) > 1)
-    interpolated = InterpolatedLabels.of(project, dataset, plan, classes)
+    interpolated = (
+        InterpolatedLabels.of(project, dataset, plan, classes) if settings.interpolated_weight else None
+    )
     network = build(plan, len(classes) + 1, job.seed)
     pretrained = set()
     if start:  # a head is kept only if it was trained for the same classes

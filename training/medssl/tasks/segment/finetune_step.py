@@ -61,6 +61,8 @@ class Finetuning:
         smoothing_width: Chooses the width of the posterior smoothing at the end.
     """
 
+    stages = (0.0,)
+
     def __init__(
         self,
         network: Network,

@@ -31,6 +31,10 @@ Deviations from the paper, and reasons:
   become unlabelled instead of background.
 - One training instead of four: the moving average makes pseudo-labels in rounds, and training continues with
   the same weights. There is no validation scan to select a checkpoint by, and the segmentation head is kept.
+- The network is our U-Net with instance norms, and the segmentation head is its one convolution; the
+  published network has six levels, batch norms and a head of three. It starts from the job's weights;
+  `--weights random` is as published. Intensities are the project's own, not rescaled between percentiles.
+- Predictions give each class the threshold of the best expected Dice, as in all fine-tuning here.
 - AdamW. Cross-entropy in addition to Dice, as in all fine-tuning here. 2D and 3D.
 """
 
