@@ -168,13 +168,13 @@ def test_the_more_names_are_wrong_the_wider_neighbours_are_asked(
 
 def test_of_a_large_scan_some_slices_that_the_seed_draws_are_looked_at() -> None:
     count, many = smoothing_width.SLICES, [torch.zeros(1, 1, 1).expand(90, 500, 400)] * 30
-    parts = SmoothingWidth((Width(1.0, 0.0),), dataset(*many), 0).parts
+    parts = SmoothingWidth((Width(1.0, 0.0),), dataset(*many), 0).slabs
     assert all(first >= 0 and last <= 90 and last - first == count for first, last in parts)
     assert min(parts)[0] < 10 and max(parts)[1] > 80
-    assert parts == SmoothingWidth((Width(1.0, 0.0),), dataset(*many), 0).parts
-    assert parts != SmoothingWidth((Width(1.0, 0.0),), dataset(*many), 1).parts
+    assert parts == SmoothingWidth((Width(1.0, 0.0),), dataset(*many), 0).slabs
+    assert parts != SmoothingWidth((Width(1.0, 0.0),), dataset(*many), 1).slabs
     smaller = dataset(torch.zeros(1, 1, 1).expand(90, 50, 37))
-    (part,) = SmoothingWidth((Width(1.0, 0.0),), smaller, 0).parts
+    (part,) = SmoothingWidth((Width(1.0, 0.0),), smaller, 0).slabs
     assert part[1] - part[0] == smoothing_width.VOXELS // (50 * 37)
 
 

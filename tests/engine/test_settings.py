@@ -66,11 +66,11 @@ def test_every_setting_says_what_it_does(form: tuple[str, str] | str) -> None:
     assert [each.name for group in groups.values() for each in group if not each.help] == []
 
 
-@pytest.mark.parametrize("semi_supervised", FINETUNING)
-def test_the_defaults_of_a_fine_tuning_are_those_of_its_recipe(semi_supervised: str) -> None:
-    recipe, kind = semi_supervised.find(semi_supervised)
+@pytest.mark.parametrize("choice", FINETUNING)
+def test_the_defaults_of_a_fine_tuning_are_those_of_its_recipe(choice: str) -> None:
+    recipe, kind = semi_supervised.find(choice)
     _, own = settings_for(f"{recipe}-quick", {}, kind, plan())
-    for each in settings.of_finetuning(semi_supervised, "quick")["Fine-tuning"]:
+    for each in settings.of_finetuning(choice, "quick")["Fine-tuning"]:
         assert each.default == getattr(own, each.name)
 
 

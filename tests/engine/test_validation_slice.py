@@ -151,7 +151,7 @@ def test_the_first_step_is_looked_at_and_the_verdict_names_each_class(
     monkeypatch.setattr(ValidationSlice, "dice", lambda *given: {1: 0.5, 2: 0.25})
     assert validation.update_when_due(build(plan(), 3, 0), 0.0)["dice"] == 0.375
     said = validation.report(build(plan(), 3, 0), plan(), 7)
-    assert said == {"held_slice": {"scan": held.scan, "index": held.index, "dice": 0.375}}
+    assert said == {"validation_slice": {"scan": held.scan, "index": held.index, "dice": 0.375}}
     assert events.of(Metric) == [Metric(7, {"dice": 0.375})]
     assert "block 0.50, ball 0.25" in events.of(Notice)[0].text
 
