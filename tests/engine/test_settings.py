@@ -15,6 +15,7 @@ from medssl.core.methods import ALL
 from medssl.core.settings import FINETUNING, LOOP, PlanSettings, Setting
 from medssl.nn.methods import find
 from medssl.tasks.loop import settings_for
+from medssl.tasks.segment import semi_supervised
 from small import plan
 
 PRETRAININGS = [(method, which) for method, which, _ in recipes.pretrainings()]
