@@ -11,7 +11,7 @@ import copy
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -257,10 +257,6 @@ class PseudoLabelSchedule(nn.Module):
         self.register_load_state_dict_pre_hook(_default_steps)
         self.current_round: int | None = None
         """Round of the current pseudo-labels; None until the first call, for a training may be resumed."""
-
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *rest: Any) -> None:
-        state_dict.setdefault(prefix + "steps", torch.tensor(0))  # checkpoints of before have none
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def remember(self, loss: Tensor) -> None:
         """Update the moving average (about twenty steps) of the loss on annotated voxels, on its device.

@@ -1,0 +1,57 @@
+"""Pseudo-labels: how much of the scans a round labels, and that the location prior acts on them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from medssl.nn.data.device_dataset import DeviceDataset
+from medssl.nn.models.unet import Network, build
+from medssl.tasks.inference.location_prior import MARGIN, LocationPrior
+from medssl.tasks.segment import pseudo_labels
+from medssl.tasks.segment.pseudo_labels import PseudoLabels, Settings
+from small import Events, dataset, noise, plan, seeded
+from tuning import CLASSES, IGNORE, SCAN
+
+SURE = Settings(confidence_threshold=0.0)
+
+
+def sees_the_second_class() -> Network:
+    network = build(plan(), len(CLASSES) + 1, 0)
+    with torch.no_grad():
+        network.head.conv.conv.bias.copy_(torch.tensor([0.0, 0.0, 1e3]))
+    return network
+
+
+def unpainted(count: int) -> DeviceDataset:
+    images = [noise(SCAN, seed) for seed in range(count)]
+    return dataset(*images, targets=[torch.full(SCAN, IGNORE, dtype=torch.uint8)] * count)
+
+
+def test_a_round_labels_neighbouring_slices_of_large_scans_until_it_is_full(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slices, scans = 3, pseudo_labels.SCANS_A_ROUND
+    monkeypatch.setattr(pseudo_labels, "SLICES_A_SCAN", 1)
+    monkeypatch.setattr(pseudo_labels, "VOXELS_A_ROUND", {"cpu": scans * slices * SCAN[1] * SCAN[2]})
+    labels = PseudoLabels(unpainted(scans + 4), SURE, CLASSES, Events())
+    labels.refresh(sees_the_second_class(), plan(), seeded())
+    assert len(set(labels.dataset.ids)) == len(labels.dataset.ids) == scans
+    firsts = set()
+    for target in labels.dataset.targets:
+        (labelled,) = (target != IGNORE).all((1, 2)).nonzero(as_tuple=True)
+        assert (target != IGNORE).any((1, 2)).sum() == slices
+        assert labelled.tolist() == list(range(labelled[0], labelled[0] + slices))
+        firsts.add(int(labelled[0]))
+    assert {0, SCAN[0] - slices} <= firsts
+
+
+def test_what_lies_far_from_its_class_s_place_is_not_guessed() -> None:
+    cells = torch.ones(2, 5, 12, 10)
+    size = [length + 2 * MARGIN for length in cells.shape[1:]]
+    for factor, pseudo_labelled in ((1.0, 2), (0.0, 0)):
+        location_prior = LocationPrior(
+            cells, torch.full((2, *size), factor), torch.ones(2), torch.tensor(2.0)
+        )
+        labels = PseudoLabels(unpainted(1), SURE, CLASSES, Events(), location_prior)
+        labels.refresh(sees_the_second_class(), plan(), seeded())
+        assert (labels.dataset.targets[0] == pseudo_labelled).all()
