@@ -10,7 +10,7 @@ import pytest
 import torch
 from medssl.nn.data.multiplanar import ORDERS, OWN, axis_orders, reoriented
 from medssl.nn.models.unet import build, load_network
-from medssl.tasks.inference import predict
+from medssl.tasks.inference import scores as posteriors
 from medssl.tasks.inference.predict import segment_work, top1_posterior
 from small import CPU, dataset, job_of, make_project, noise, plan, run, seeded
 from test_predict import MM, Largest, Threshold, signs
@@ -25,7 +25,7 @@ BOTH = (OWN, (1, 0, 2))
 def scores_from(order: tuple[int, ...], network: torch.nn.Module, image: Tensor) -> Tensor:
     """Scores (Z, Y, X, K) of the side alone: the image turned by hand, and back."""
     seen = image.permute(*order)
-    parts = predict._slices_2d(network, plan(2), seen, MM, CPU)  # type: ignore[arg-type]
+    parts = posteriors._slices_2d(network, plan(2), seen, MM, CPU)  # type: ignore[arg-type]
     scores = torch.cat(list(parts)).movedim(1, -1)
     return scores.permute(*np.argsort(order).tolist(), 3)
 
@@ -68,7 +68,7 @@ def test_a_turned_pool_shares_its_voxels_and_turns_its_spacing() -> None:
 def test_every_voxel_gets_its_own_label_from_several_sides(
     shape: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(predict, "VOXELS_AT_ONCE", 1)  # slabs of eight slices
+    monkeypatch.setattr(posteriors, "VOXELS_AT_ONCE", 1)  # slabs of eight slices
     image = torch.from_numpy(signs(shape)).float()
     found = top1_posterior(Threshold(), plan(2, multiplanar=True), image, MM, CPU)  # type: ignore[arg-type]
     assert torch.equal(found.probability > found.background, image > 0)
@@ -97,7 +97,7 @@ def test_scans_of_thick_slices_are_segmented_from_their_own_side() -> None:
 def test_scores_of_the_whole_scan_are_never_in_memory_from_several_sides(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(predict, "VOXELS_AT_ONCE", 32 * 64 * 64)
+    monkeypatch.setattr(posteriors, "VOXELS_AT_ONCE", 32 * 64 * 64)
     wide, needed = plan(2, patch_vox=(3, 64, 64), multiplanar=True), []
     for slices in (128, 256):
         with Largest() as largest:

@@ -250,7 +250,7 @@ def test_the_slice_that_is_held_back_has_no_say(project: Project) -> None:
         one = labels.copy()
         project.save_annotation("scan", annotate(one, [2, 4, 6, 8, 10, 12], 0))
         job = replace(
-            job_of("finetune-none", project), settings={**FINETUNE, "hold_slice_back": True}, weights=None
+            job_of("finetune-none", project), settings={**FINETUNE, "validation_slice": True}, weights=None
         )
         if checkered:
             held = make(project, job).watch.card["index"]

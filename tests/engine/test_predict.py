@@ -17,7 +17,7 @@ from medssl.core.jobs import FinetuneJob, Plan, PredictJob
 from medssl.core.project.project import LabelClass, Project
 from medssl.nn.models import checkpoint
 from medssl.nn.models.unet import build
-from medssl.tasks.inference import predict
+from medssl.tasks.inference import scores
 from medssl.tasks.inference.predict import segment, segment_work, top1_posterior
 from small import CPU, FINETUNE, Events, block_phantom, dice, make_project, never, plan
 from torch import Tensor, nn
@@ -84,7 +84,7 @@ def test_slabs_leave_no_seams(monkeypatch: pytest.MonkeyPatch) -> None:
     network = build(small, 3, 0).eval()
     image = np.random.default_rng(0).normal(size=(23, 16, 16)).astype(np.float32)
     whole = segment(network, small, image, MM, CPU)
-    monkeypatch.setattr(predict, "PIXELS_AT_ONCE", 16 * 16 * 5)
+    monkeypatch.setattr(scores, "PIXELS_AT_ONCE", 16 * 16 * 5)
     slabs = segment(network, small, image, MM, CPU)
     assert (whole != slabs).mean() < 1e-3, "sums may round differently, nothing else"
 

@@ -101,7 +101,7 @@ def test_every_choice_has_a_quick_recipe_and_its_settings(choice: str) -> None:
 def test_the_published_recipe_leaves_out_what_is_ours() -> None:
     """All that adds something of ours to a fine-tuning is off; a new one must be decided on here."""
     _, settings = settings_for("pseudo_contrast-paper", {}, pseudo_contrast.Settings, plan())
-    ours = {"layout": False, "neighbours": False, "first_head": False, "hold_slice_back": False}
+    ours = {"layout": False, "neighbours": False, "first_head": False, "validation_slice": False}
     ours |= {"pasted": 0.0, "fill_weight": 0.0, "sides": "own", "sure": 0.0}
     assert {name: getattr(settings, name) for name in ours} == ours
     published = {"zoom", "turn", "rounds", "clean_up", "contrast_weight", "temperature", "anchors", "mode"}

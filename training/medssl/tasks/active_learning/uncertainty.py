@@ -27,7 +27,7 @@ from torch.nn import functional as F
 from medssl.core.jobs import Plan
 from medssl.nn.models.unet import Network
 from medssl.tasks.inference.features import encoded
-from medssl.tasks.inference.predict import scores_of
+from medssl.tasks.inference.scores import scores_of
 from medssl.tasks.inference.slabs import neighbouring_slices, slab_of
 
 ANGLES = (0.0, 0.2, -0.2)

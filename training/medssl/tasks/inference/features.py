@@ -25,7 +25,7 @@ from medssl.nn.models import checkpoint
 from medssl.nn.models.anatomical_embedding import FINE, AnatomicalEmbedding, on_grid, side_by_side
 from medssl.nn.models.unet import Network
 from medssl.tasks.inference.feature_smoothing import smoothed
-from medssl.tasks.inference.predict import neighbouring_slices, slab_of, working_size
+from medssl.tasks.inference.slabs import neighbouring_slices, slab_of, working_size
 from medssl.tasks.loop import autocast
 from medssl.tasks.start import load_for
 

@@ -25,7 +25,8 @@ from medssl.core.jobs import Plan
 from medssl.core.project.project import Project
 from medssl.nn import devices
 from medssl.nn.models.unet import Network
-from medssl.tasks.inference.predict import segment_work, slab_of
+from medssl.tasks.inference.predict import segment_work
+from medssl.tasks.inference.slabs import slab_of
 from medssl.tasks.segment.validation_slice import TIME_FRACTION, radius
 
 EVERY_S = 2.0

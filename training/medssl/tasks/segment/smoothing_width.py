@@ -18,7 +18,7 @@ from medssl.core.project.project import Project
 from medssl.nn.data.device_dataset import DeviceDataset, load_device_dataset
 from medssl.nn.models.unet import Network
 from medssl.tasks.inference.posterior_smoothing import Width, allowed_widths, best, smooth_posteriors
-from medssl.tasks.inference.predict import scores_of_slabs
+from medssl.tasks.inference.scores import scores_of_slabs
 
 SCANS, SLICES, VOXELS = 4, 16, 100_000
 """Number of scans, minimum number of adjacent slices in each, and number of voxels in each."""
