@@ -365,7 +365,10 @@ def test_weights_that_no_gradient_holds_decay() -> None:
     task = Fitting()
     weight = task.modules["network"].weight
     before = weight.detach().clone()
-    optimizer = loop.make_optimizer(task, LoopSettings(learning_rate=0.5))
+    settings = LoopSettings(learning_rate=0.5)
+    optimizer = loop.make_optimizer(
+        task.modules, task.parameter_groups(), settings.learning_rate, settings.weight_decay
+    )
     (0 * weight.sum()).backward()
     optimizer.step()
     assert torch.allclose(weight, (1 - 0.5 * 3e-2) * before)

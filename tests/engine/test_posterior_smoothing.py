@@ -253,12 +253,12 @@ def test_the_slice_that_is_held_back_has_no_say(project: Project) -> None:
             job_of("finetune-none", project), settings={**FINETUNE, "validation_slice": True}, weights=None
         )
         if checkered:
-            held = make(project, job).watch.card["index"]
+            held = make(project, job).validation.card["index"]
             stripes = np.indices(one.shape[1:]).sum(0) % 2 + 1
             one[held] = np.where(one[held] > 0, stripes, 0)
             project.save_annotation("scan", annotate(one, [2, 4, 6, 8, 10, 12], 0))
         task = make(project, job)
-        assert task.watch is not None
+        assert task.validation is not None
         allowed.append(task.smoothing_width.allowed)
     assert allowed[0] == allowed[1] != ()
 

@@ -101,14 +101,24 @@ def test_every_choice_has_a_quick_recipe_and_its_settings(choice: str) -> None:
 def test_the_published_recipe_leaves_out_what_is_ours() -> None:
     """All that adds something of ours to a fine-tuning is off; a new one must be decided on here."""
     _, settings = settings_for("pseudo_contrast-paper", {}, pseudo_contrast.Settings, plan())
-    ours = {"layout": False, "neighbours": False, "first_head": False, "validation_slice": False}
-    ours |= {"pasted": 0.0, "fill_weight": 0.0, "sides": "own", "sure": 0.0}
+    ours = dict.fromkeys(("location_prior", "posterior_smoothing", "first_head", "validation_slice"), False)
+    ours |= dict.fromkeys(("copy_paste_prob", "interpolated_weight", "confidence_threshold"), 0.0)
+    ours |= {"multiplanar": False}
     assert {name: getattr(settings, name) for name in ours} == ours
-    published = {"zoom", "turn", "rounds", "clean_up", "contrast_weight", "temperature", "anchors", "mode"}
-    published |= {"hidden", "dimension", "trusted_loss", "background", "detach"}
-    how_patches_are_drawn = {"foreground", "bend", "reach", "other_sides", "average", "pretrained_rate"}
-    how_patches_are_drawn |= {"least_steps", "guess_weight"}  # the latter of self-training alone
-    assert {*ours, *published, *how_patches_are_drawn} == {each.name for each in fields(settings)}
+    published = {
+        "zoom",
+        "rotation",
+        "rounds",
+        "clean_up",
+        "contrast_weight",
+        "temperature",
+        "anchors",
+        "mode",
+    }
+    published |= {"hidden", "dimension", "start_below_loss", "background", "detach"}
+    sampling = {"foreground", "displacement", "reach", "multiplanar_prob", "ema_decay", "pretrained_rate"}
+    sampling |= {"min_steps_between", "pseudo_label_weight"}  # the latter of self-training alone
+    assert {*ours, *published, *sampling} == {each.name for each in fields(settings)}
 
 
 def test_the_card_records_how_guesses_were_made(project: Project) -> None:
