@@ -115,7 +115,7 @@ def test_the_published_recipe_leaves_out_what_is_ours() -> None:
         "anchors",
         "mode",
     }
-    published |= {"hidden", "dimension", "start_below_loss", "background", "detach"}
+    published |= {"mode", "hidden", "dimension", "start_below_loss", "background", "detach"}
     sampling = {"foreground", "displacement", "reach", "multiplanar_prob", "ema_decay", "pretrained_rate"}
     sampling |= {"min_steps_between", "pseudo_label_weight"}  # the latter of self-training alone
     assert {*ours, *published, *sampling} == {each.name for each in fields(settings)}
