@@ -10,7 +10,8 @@ itself stumbles (None or nothing in place of an argument or a value, letters of 
 share, and are not drawn.
 
 FOLDER, outside of the checkout, keeps mutants and results: run again, the same command asks only for those
-that no test has caught so far, with the tests of now.
+that no test has caught so far, with the tests of now. It may be stopped at any time; --report then says what
+is known. docs/benchmarks/mutation.md has figures.
 """
 
 from __future__ import annotations
