@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from medssl.core import recipes, settings
+from medssl.core import methods, recipes, settings
 from medssl.core.errors import UserError
 from medssl.core.methods import ALL
 from medssl.core.settings import FINETUNING, LOOP, PlanSettings, Setting
@@ -108,7 +108,8 @@ def test_a_method_of_another_package_is_read_without_an_import(
     (tmp_path / "recipes").mkdir()
     (tmp_path / "recipes" / "theirs-quick.toml").write_text('purpose = "Theirs."\n[method]\nside = 9\n')
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(ALL, "theirs", "theirs:Theirs")
+    for known in (ALL, methods._FROM_OTHER_PACKAGES):
+        monkeypatch.setitem(known, "theirs", "theirs:Theirs")
     assert settings.of_pretraining("theirs", "quick")["THEIRS"] == [Setting("side", int, 9, "Side of it.")]
     assert "theirs" not in sys.modules
 

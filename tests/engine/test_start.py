@@ -110,13 +110,14 @@ def test_quick_recipes_start_from_shapes_and_published_ones_from_random(
 
 
 def test_a_pre_training_starts_where_its_start_stands(project: Project) -> None:
-    """With a rate of 0 nothing moves: what comes out is what went in."""
+    """With a rate of nearly 0 nothing moves: what comes out is what went in."""
     settings = {**job_of("mae", project).settings, "learning_rate": 1e-12, "weight_decay": 0.0}
     result = run(job_of("mae", project, steps=1, settings=settings, weights=SHAPES))
     tensors, card = checkpoint.load(project.run(result["run"]).checkpoint)
     assert card["job"]["weights"] == SHAPES
     state, wanted = checkpoint.unpack("modules.network", tensors), shipped_state("modules.average")
-    assert all(torch.equal(state[name], wanted[name]) for name in state if not name.startswith("head."))
+    body = [name for name in state if not name.startswith("head.")]
+    assert all(torch.allclose(state[name], wanted[name], atol=1e-10) for name in body)
 
 
 def test_a_run_of_before_weights_shipped_goes_on_as_one_from_random_weights(project: Project) -> None:

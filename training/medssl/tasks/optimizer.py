@@ -1,4 +1,4 @@
-"""The optimizer of all trainings and its schedule: AdamW, whose decay spares norms, biases and prototypes."""
+"""Optimizer and schedule of all trainings: AdamW without decay of norms, biases and prototypes."""
 
 from __future__ import annotations
 
@@ -14,26 +14,30 @@ from medssl.nn.methods.common import Prototypes
 def make_optimizer(
     modules: nn.Module, groups: list[dict[str, Any]], rate: float, weight_decay: float
 ) -> torch.optim.AdamW:
-    """AdamW on the parameters of `groups`, which belong to `modules`; "rate" of a group scales its rate.
+    """AdamW whose weight decay acts on the weights of convolutions and linear layers.
 
-    Weight decay acts on the weights of convolutions and linear layers. Norms' scales and shifts, biases, and
-    other vectors have none: it would pull features towards 0 and make nothing simpler. Nor have prototypes,
-    of which only the direction counts.
+    Scales and shifts of norms, biases and other vectors have none: decay would shrink features and simplify
+    nothing. Nor have prototypes, of which only the direction counts.
+
+    Args:
+        modules: Modules that own the parameters.
+        groups: Parameter groups; "rate" of a group scales its learning rate.
+        rate: Highest learning rate.
+        weight_decay: Weight decay.
     """
-    spared = _without_decay(modules)
+    without_decay = _without_decay(modules)
     split = []
     for group in groups:
         for decays in (True, False):
-            chosen = [each for each in group["params"] if (each not in spared) == decays]
-            if chosen:
-                decay = weight_decay if decays else 0.0
-                split.append({**group, "params": chosen, "weight_decay": decay})
+            params = [tensor for tensor in group["params"] if (tensor not in without_decay) == decays]
+            if params:
+                split.append({**group, "params": params, "weight_decay": weight_decay if decays else 0.0})
     return torch.optim.AdamW(split, lr=rate)
 
 
 def _without_decay(modules: nn.Module) -> set[Tensor]:
-    prototypes = (each.weight for each in modules.modules() if isinstance(each, Prototypes))
-    return {*prototypes, *(each for each in modules.parameters() if each.ndim <= 1)}
+    prototypes = (module.weight for module in modules.modules() if isinstance(module, Prototypes))
+    return {*prototypes, *(tensor for tensor in modules.parameters() if tensor.ndim <= 1)}
 
 
 def schedule(fraction: float, warmup: float) -> float:
@@ -44,9 +48,13 @@ def schedule(fraction: float, warmup: float) -> float:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: list[Tensor]) -> dict[str, Tensor]:
-    """An optimizer's state as named tensors: "<number in `parameters`>.<name>".
+    """The state of an optimizer as named tensors: "<index of the parameter>.<name>".
 
-    Numbers follow the task, not the optimizer's groups: how these are split may differ between versions.
+    Indices follow the task, not the optimizer's groups, whose split may differ between versions.
+
+    Args:
+        optimizer: From `make_optimizer`.
+        parameters: Parameters in the task's order (any shape).
     """
     return {
         f"{number}.{name}": torch.as_tensor(value)
@@ -58,11 +66,17 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, parameters: list[Tensor]
 def restore_optimizer(
     optimizer: torch.optim.Optimizer, parameters: list[Tensor], tensors: dict[str, Tensor]
 ) -> None:
-    """Put `optimizer_tensors` back; learning rates are the schedule's business and stay."""
-    order = [each for group in optimizer.param_groups for each in group["params"]]
-    place = {id(parameter): number for number, parameter in enumerate(order)}
+    """Load the tensors of `optimizer_tensors`; learning rates stay, as the schedule sets them.
+
+    Args:
+        optimizer: From `make_optimizer`.
+        parameters: Parameters in the task's order (any shape).
+        tensors: Named tensors (any shape).
+    """
+    order = [tensor for group in optimizer.param_groups for tensor in group["params"]]
+    index = {id(parameter): number for number, parameter in enumerate(order)}
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         number, name = key.split(".", 1)
-        state.setdefault(place[id(parameters[int(number)])], {})[name] = tensor
+        state.setdefault(index[id(parameters[int(number)])], {})[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

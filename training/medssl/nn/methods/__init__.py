@@ -1,4 +1,4 @@
-"""Pre-training methods, one file each; core/methods.py names them. Importing this package loads no torch."""
+"""Pre-training methods, one file each; core/methods.py registers them. Importing this loads no torch."""
 
 from __future__ import annotations
 
@@ -19,46 +19,56 @@ if TYPE_CHECKING:
 
 
 class Method:
-    """What the engine asks of a method; nothing else of it is known outside its file.
+    """Interface between the engine and a method; nothing else of a method is known outside of its file.
 
-    Subclasses set `plan` and `modules`, and override what they do otherwise.
+    Subclasses set `plan` and `modules` and override what differs.
     """
 
     Settings: ClassVar[Any]
-    """A frozen dataclass of the method's numbers; recipes and jobs fill it."""
+    """Frozen dataclass of the method's settings; recipes and jobs fill it."""
     TRANSFERS: ClassVar[tuple[str, ...]]
-    """Beginnings of the names of the network's tensors that it trains, and fine-tuning starts from."""
+    """Prefixes of the names of the network's tensors that it trains and fine-tuning starts from."""
     DECODER_DESCRIBES: ClassVar[bool] = False
-    """Whether places are compared by the decoder's maps (Network.describe)."""
+    """Whether the decoder's maps describe a position (Network.describe)."""
     NEEDS_SCANS: ClassVar[bool] = True
-    """Whether it learns from scans; core.methods.needs_scans says the same without torch."""
+    """Whether the method learns from scans; core.methods.needs_scans says the same without torch."""
     SAME_TASK: ClassVar[tuple[str, ...]] = ()
-    """Other methods with the same heads: a training that starts from their weights takes these over, too."""
+    """Other methods with the same heads: a training that starts from their weights loads their heads, too."""
     plan: Plan
     modules: nn.ModuleDict
-    """Everything to train or keep; "network" is what fine-tuning takes."""
+    """Everything to train or save; "network" is what fine-tuning loads."""
     stages: tuple[float, ...] = (0.0,)
-    """Shares of the training at which its stages begin; the learning rate rises and falls in each."""
+    """Fractions of the training at which its stages begin; each has its own learning rate schedule."""
 
     def __init__(self, network: Network, plan: Plan, settings: Any) -> None:
         raise NotImplementedError
 
     def prepare(self, dataset: DeviceDataset, emit: Emit) -> None:
-        """Make ready what steps need; the time counts as training.
+        """Prepare what the steps need; the time counts as training.
 
-        Raises UserError where these scans do not allow the method, in one sentence with what to do instead.
+        Args:
+            dataset: Scans.
+            emit: Receives notices.
+
+        Raises:
+            UserError: The scans do not allow the method; the message says what to do instead.
         """
 
     @classmethod
     def trial(cls, settings: Any, slices: int) -> tuple[dict[str, Any], float]:
-        """How `prepare` is tried out before a training on scans with so many `slices` in all.
+        """How to time `prepare` before a training.
 
-        Returns settings that make it short, by name, and how many times longer it takes with `settings`.
+        Args:
+            settings: Settings of the training.
+            slices: Number of slices of all scans.
+
+        Returns:
+            {setting: value} that make `prepare` short, and how many times longer it takes with `settings`.
         """
         return {}, 1.0
 
     def kept_bytes(self, scans: int) -> int:
-        """Bytes that it keeps of so many scans, beside the scans themselves; ask after `prepare`."""
+        """Bytes that the method needs for so many scans, besides the scans; call it after `prepare`."""
         return 0
 
     def loss(
@@ -78,21 +88,32 @@ class Method:
         raise NotImplementedError
 
     def after_step(self, fraction: float) -> None:
-        """What follows an optimizer step."""
+        """Update what follows an optimizer step, such as a teacher."""
 
     @classmethod
     def embedding(cls, tensors: dict[str, Tensor]) -> AnatomicalEmbedding | None:
-        """The network of its own by which places are compared, from a checkpoint's tensors.
+        """The network whose features describe a position, if the method has one of its own.
 
-        None where the network's maps (Network.describe) do.
+        Args:
+            tensors: Named tensors of a checkpoint (any shape).
+
+        Returns:
+            The network; None if the maps of the trained network do (Network.describe).
         """
         return None
 
 
 def method_of(card: dict[str, Any]) -> type[Method] | None:
-    """The method that trained the weights of this card; None for a fine-tuning's, and where it is not known.
+    """The method that trained the weights of a card.
 
-    Raises UserError ("no-method") where its package cannot be loaded.
+    Args:
+        card: Model card.
+
+    Returns:
+        Its class; None for a fine-tuning and for an unknown method.
+
+    Raises:
+        UserError: "no-method": its package cannot be loaded.
     """
     name = card.get("method")
     return find(str(name)) if card.get("kind") == "pretrain" and name in ALL else None
@@ -101,8 +122,12 @@ def method_of(card: dict[str, Any]) -> type[Method] | None:
 def find(name: str) -> type[Method]:
     """The class of a method.
 
-    Raises UserError ("no-method") that lists those there are, or names a package whose method cannot be
-    loaded.
+    Args:
+        name: As on the command line, e.g. "pgl".
+
+    Raises:
+        UserError: "no-method"; the message lists the methods, or names a package whose method cannot be
+            loaded.
     """
     if name not in ALL:
         raise UserError(f"There is no method {name!r}; choose one of {', '.join(ALL)}.", code="no-method")

@@ -227,7 +227,11 @@ class Alice(Method):
 
     @classmethod
     def embedding(cls, tensors: dict[str, Tensor]) -> AnatomicalEmbedding | None:
-        """The matcher: it was trained to find places in other scans."""
+        """The matcher: it was trained for retrieval in other scans.
+
+        Args:
+            tensors: Named tensors of a checkpoint (any shape).
+        """
         return matcher_in(tensors)
 
     def _matcher_ready(self, fraction: float) -> bool:

@@ -90,14 +90,19 @@ def draw_mask(batch: int, size: tuple[int, ...], block: int, ratio: float, gener
 
 
 def masked(images: Tensor, visible: Tensor) -> Tensor:
-    """Images (B, ...) with the mean of their visible voxels where `visible` (broadcast) is 0.
+    """Fill the masked voxels of each image with the mean of its visible ones.
 
-    0 where nothing is visible.
+    Args:
+        images: Images (B, ...).
+        visible: 1 where visible, 0 where masked (broadcastable to `images`).
+
+    Returns:
+        Images (B, ...); masked voxels are 0 if nothing is visible.
     """
-    seen = visible.expand_as(images)
-    count = seen.flatten(1).sum(1).clamp(min=1)
-    mean = (images * seen).flatten(1).sum(1) / count
-    return torch.where(seen == 0, mean.view(-1, *[1] * (images.ndim - 1)), images)
+    mask = visible.expand_as(images)
+    count = mask.flatten(1).sum(1).clamp(min=1)
+    mean = (images * mask).flatten(1).sum(1) / count
+    return torch.where(mask == 0, mean.view(-1, *[1] * (images.ndim - 1)), images)
 
 
 def masked_error(predicted: Tensor, image: Tensor, visible: Tensor) -> Tensor:

@@ -159,7 +159,14 @@ def side_by_side(both: Tensor) -> Tensor:
 
 
 def matcher_in(tensors: dict[str, Tensor]) -> AnatomicalEmbedding | None:
-    """The matcher among a checkpoint's tensors, if there is one."""
+    """The matcher of a checkpoint.
+
+    Args:
+        tensors: Named tensors of a checkpoint (any shape).
+
+    Returns:
+        The network in eval mode; None if the checkpoint has none.
+    """
     state = checkpoint.unpack("modules.matcher", tensors)
     if not state:
         return None
