@@ -22,7 +22,7 @@ from napari_medssl.widgets.components import NO_LIMIT, button, hint
 AUTO = "auto"
 """What a setting shows whose choice is left to the program."""
 MOST = 1_000_000_000
-EDITOR_WIDTH = 118
+EDITOR_WIDTH = 112
 
 
 class Advanced(QCollapsible):

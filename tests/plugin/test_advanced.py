@@ -103,7 +103,7 @@ def test_changes_stay_with_their_method(form: Advanced) -> None:
 
 def test_the_tooltip_is_the_text_below_the_field(form: Advanced) -> None:
     label = next(each for each in form.findChildren(QLabel) if each.text() == "Ratio")
-    assert "Share of the blocks that is masked." in label.toolTip()
+    assert "Fraction of the blocks that is masked." in label.toolTip()
 
 
 def test_the_wheel_over_a_form_changes_no_number(form: Advanced) -> None:
@@ -153,8 +153,8 @@ def test_a_wrong_value_starts_nothing_and_is_said(dock: Dock, said) -> None:
 
 @pytest.mark.parametrize("step", ["pretrain", "finetune", "prediction"])
 def test_an_open_form_does_not_widen_the_dock(dock: Dock, step: str) -> None:
-    before = dock.scroll.widget().minimumSizeHint().width()
+    before = dock.scroll_area.widget().minimumSizeHint().width()
     content = getattr(dock, step)
     content.advanced.expand()
-    assert dock.scroll.widget().minimumSizeHint().width() == before
+    assert dock.scroll_area.widget().minimumSizeHint().width() == before
     assert content.minimumSizeHint().width() <= WIDTH

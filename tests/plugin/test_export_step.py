@@ -65,7 +65,7 @@ def test_all_scans_go_into_a_folder(made, qtbot, said, monkeypatch, tmp_path):
     qtbot.waitUntil(lambda: not made.session.job.running, timeout=PATIENCE)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"a_segmentation.nii.gz", "b_segmentation.nii.gz", "volumes.csv"} <= names
-    assert not said and made.session.job.notices[-1].startswith("2 scans and volumes.csv are in")
+    assert not said and made.session.job.notices[-1].startswith("Exported 2 scans and volumes.csv to")
     assert made.prediction.export.panel.isVisibleTo(made.prediction)
 
 
