@@ -180,7 +180,7 @@ def labels_data(
 
 
 def contrast(array: np.ndarray) -> tuple[float, float]:
-    """Contrast limits from a sample of the voxels: a soft-tissue window for CT, otherwise percentiles."""
+    """Contrast limits of a scan (Z, Y, X): a soft-tissue window for CT, otherwise percentiles of a sample."""
     step = max(1, round((array.size / 300_000) ** (1 / 3)))
     sample = np.asarray(array[::step, ::step, ::step], dtype=np.float32)
     if sample.min() < -500:  # Hounsfield units: nothing else has air there

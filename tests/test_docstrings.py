@@ -36,7 +36,10 @@ def missing(function: ast.FunctionDef) -> str:
     arrays = [
         each.arg for each in arguments if each.annotation and ARRAYS.search(ast.unparse(each.annotation))
     ]
-    described = section(ast.get_docstring(function) or "", "Args")
+    docstring = ast.get_docstring(function) or ""
+    if len(arrays) == 1 and SHAPE.search(docstring.partition("\n\n")[0]):
+        return ""  # of a single array the first sentence may say it
+    described = section(docstring, "Args")
     entry = r"^[ \t]*{}:(?:(?!^[ \t]*\w+:).)*?(?:" + SHAPE.pattern + ")"
     lacking = [name for name in arrays if not re.search(entry.format(name), described, re.M | re.S)]
     return f"{function.name} ({', '.join(lacking)})" if lacking else ""
