@@ -10,7 +10,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.image import imread
 from medssl.benchmarking import pictures
 from medssl.benchmarking.pictures.charts import apart, running_mean
-from medssl.benchmarking.pictures.overlay import telling_slice
+from medssl.benchmarking.pictures.overlay import representative_slice
 from medssl.benchmarking.pictures.page import DOTS_PER_INCH
 from medssl.benchmarking.pictures.slice_counts import SliceCounts, slice_counts
 from medssl.benchmarking.pictures.slices import AXIAL, CORONAL, greys, view
@@ -120,7 +120,7 @@ def test_a_voxel_is_marked_where_its_slice_shows_it():
     for axis in (AXIAL, CORONAL):
         seen = view(body(), SPACING, "ct", axis, (4, 7)[axis])
         row, column = np.argwhere(seen.cut(volume))[0]
-        x, y = seen.place((4, 7, 33))
+        x, y = seen.position((4, 7, 33))
         assert x == pytest.approx((column + 0.5) * 2.0)
         assert y == pytest.approx((row + 0.5) * (2.0 if axis == AXIAL else 4.0))
 
@@ -139,11 +139,11 @@ def test_windows():
     assert low < high
 
 
-def test_the_telling_slice_shows_small_classes_too():
+def test_the_representative_slice_shows_small_classes_too():
     array = np.zeros((10, 20, 20), np.uint8)
     array[1, :18] = 1
     array[6, :10], array[6, 12:14, :2] = 1, 2
-    assert telling_slice(array, 0, (1, 2)) == 6
+    assert representative_slice(array, 0, (1, 2)) == 6
 
 
 def test_similarity_marks_the_voxel_in_both_scans(tmp_path):

@@ -222,7 +222,7 @@ def test_a_demo_that_was_stopped_goes_on_with_what_is_missing(dataset_folder: Pa
     assert len(demo.run(asked, material, stopped_in_the_third, quiet)) == 2
     second = Engine()
     done = demo.run(asked, material, second, quiet)
-    assert [(each.method, each.seed) for each in done] == asked.wanted
+    assert [(each.method, each.seed) for each in done] == asked.cells
     assert len(second.jobs) == 3  # random and PGL of seed 1
 
 

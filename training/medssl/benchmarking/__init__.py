@@ -1,1 +1,1 @@
-"""Protocols, experiments and reports that measure how good the methods are. Nothing below imports it."""
+"""Protocols, experiments and reports that evaluate the methods. Only the command line imports it."""

@@ -1,4 +1,4 @@
-"""Folders of scans and reference labels in the layout of the Medical Segmentation Decathlon (MSD).
+"""Reads folders of scans and reference labels in the layout of the Medical Segmentation Decathlon (MSD).
 
     imagesTr/case_001.nii.gz    scans with labels
     labelsTr/case_001.nii.gz    their labels, under the same name
@@ -21,14 +21,14 @@ from medssl.core.palette import class_color
 from medssl.core.project.project import LabelClass
 
 TEST_EVERY = 5
-"""Every fifth of the sorted cases is a test case, unless said otherwise."""
+"""By default, every fifth of the sorted cases is a test case."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """What one folder holds, sorted by file name."""
+    """Contents of a data set folder, sorted by file name."""
 
     name: str
     classes: tuple[LabelClass, ...]
@@ -38,27 +38,28 @@ class Dataset:
 
 
 def read_dataset(folder: Path) -> Dataset:
-    """List the scans, labels and classes of a folder in MSD layout; no voxel is read.
+    """List the scans, labels and classes of a folder in MSD layout without reading voxels.
 
-    Scans in imagesTr that have no label file count as unlabelled, like those in imagesUn.
+    Scans in imagesTr without a label file count as unlabelled, like those in imagesUn.
 
-    Raises UserError ("missing", "unreadable", "not-a-dataset") naming what is wrong.
+    Raises:
+        UserError: "missing", "unreadable" or "not-a-dataset".
     """
     folder = Path(folder)
-    for part in ("imagesTr", "labelsTr", "dataset.json"):
-        if not (folder / part).exists():
+    for name in ("imagesTr", "labelsTr", "dataset.json"):
+        if not (folder / name).exists():
             raise UserError(
-                f"{folder} is not a data set in MSD layout because it has no {part}; "
+                f"{folder} is not a data set in MSD layout because it has no {name}; "
                 "give a folder with imagesTr, labelsTr and dataset.json.",
                 code="missing",
             )
     description = read_json(folder / "dataset.json")
     images = {path.name: path for path in _scans_in(folder / "imagesTr")}
     labels = {path.name: path for path in _scans_in(folder / "labelsTr")}
-    lonely = sorted(labels.keys() - images.keys())
-    if lonely:
+    unmatched = sorted(labels.keys() - images.keys())
+    if unmatched:
         raise UserError(
-            f"{labels[lonely[0]]} has no scan of the same name in imagesTr; add it or remove the label.",
+            f"{labels[unmatched[0]]} has no scan of the same name in imagesTr; add it or remove the label.",
             code="not-a-dataset",
         )
     if not labels:
@@ -74,21 +75,29 @@ def read_dataset(folder: Path) -> Dataset:
 
 
 def split(cases: Sequence[T], every: int = TEST_EVERY) -> tuple[tuple[T, ...], tuple[T, ...]]:
-    """The sorted cases as (test, rest): every so many, beginning with the first, is a test case."""
+    """Split cases into test cases and the rest.
+
+    Args:
+        cases: sorted cases.
+        every: cases 0, every, 2 * every, ... are test cases.
+
+    Returns:
+        (test cases, other cases).
+    """
     test = tuple(cases[::every])
     rest = tuple(case for position, case in enumerate(cases) if position % every)
     return test, rest
 
 
 def classes_named(names: Sequence[str]) -> tuple[LabelClass, ...]:
-    """Classes 1, 2, ... of these names, each in its colour of the palette."""
+    """Classes with ids 1, 2, ..., these names and colours of the palette."""
     return tuple(
         LabelClass(id=index, name=name, color=class_color(index)) for index, name in enumerate(names, 1)
     )
 
 
 def _scans_in(folder: Path) -> list[Path]:
-    """Files of a folder sorted by name; archives made on a Mac carry hidden doubles ("._case.nii.gz")."""
+    """Files of a folder, sorted by name, without hidden ones: archives from macOS contain "._case.nii.gz"."""
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))

@@ -1,12 +1,12 @@
-"""The demo: the whole loop without a person, on made-up CT scans or on a data set of your own.
+"""The demo: the whole workflow with a simulated annotator, on synthetic CT scans or on a data set.
 
-A simulated annotator completes ten slices on two scans; the network is fine-tuned on them from random
-weights, from those that ship, and from these after a pre-training on the scans (protocol.py),
-predicts the test scans and is compared with the reference. Everything that comes of it lies in one folder:
+The annotator completes ten slices on two scans. The network is fine-tuned on them from random weights, from
+the shipped weights, and from these after a pre-training on the scans (protocol.py). Its predictions of the
+test scans are compared with the reference labels. All results are written to one folder:
 
-    phantoms/         the made-up scans and their labels (without a data set of your own)
+    phantoms/         the synthetic scans and their labels (not with a data set)
     project/          the project folder, which the viewer opens
-    results_log.jsonl       one line for each method and seed that is finished
+    cells.jsonl       one line for each finished method and seed
     predictions/      the segmentations as NIfTI
     dice.md dice.json dice.png dice-over-time.png overlay.png similarity.png curves.png
 """
@@ -31,40 +31,46 @@ from medssl.core.files import read_json, write_json
 from medssl.core.project.project import Project, is_project
 
 COMPARED = "random,shapes,shapes+supervoxels"
-"""What a demo compares unless it is told otherwise."""
+"""Methods that the demo compares by default."""
 PHANTOMS = 8
-"""Scans that the demo makes: two for testing, two to annotate, four only to pre-train on."""
+"""Number of synthetic scans: two for testing, two to annotate, four only for pre-training."""
 
 Say = Callable[[str], None]
-"""Shows one line of text."""
+"""Prints one line of text."""
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What is asked for."""
+    """Options of a demo."""
 
     out: Path
+    """Output folder."""
     data: Path | None
     """Folder in MSD layout; None makes phantoms."""
     methods: tuple[str, ...]
-    """As medssl.benchmarking.protocol names them: "random", "shapes", "shapes+pgl", "pgl:none"."""
+    """Names as in medssl.benchmarking.protocol: "random", "shapes", "shapes+pgl", "pgl:none"."""
     seeds: tuple[int, ...]
     settings: protocol.Settings
 
     @property
-    def wanted(self) -> list[tuple[str, int]]:
-        """All cells, seed by seed, so that a study that is stopped can be compared as far as it went."""
+    def cells(self) -> list[tuple[str, int]]:
+        """(method, seed) of all cells, ordered by seed, so that a stopped demo still compares methods."""
         return [(method, seed) for seed in self.seeds for method in self.methods]
 
 
 def prepare(demo: Demo, say: Say, emit: Emit) -> Material:
-    """Make the phantoms if they are wanted, and a project of all scans; what is there already is kept.
+    """Create the synthetic scans, unless the demo has a data set, and a project of all scans.
 
-    Raises UserError ("other-demo") where the folder holds a demo on other scans.
+    Existing scans and an existing project are reused.
+
+    Raises:
+        UserError: "other-demo" if the folder holds a demo on other scans.
     """
-    made = [demo.seeds[0] * PHANTOMS + index for index in range(PHANTOMS)]
-    # Which scans this folder's demo is about.
-    identity: dict[str, Any] = {"phantoms": made} if demo.data is None else {"data": str(demo.data.resolve())}
+    phantom_seeds = [demo.seeds[0] * PHANTOMS + index for index in range(PHANTOMS)]
+    # Identifies the scans of the demo in this folder.
+    identity: dict[str, Any] = (
+        {"phantoms": phantom_seeds} if demo.data is None else {"data": str(demo.data.resolve())}
+    )
     note = demo.out / "demo.json"
     if note.exists() and read_json(note) != identity:
         raise UserError(
@@ -77,8 +83,8 @@ def prepare(demo: Demo, say: Say, emit: Emit) -> Material:
         if not (folder / "dataset.json").exists():
             from medssl.core.phantom import write_dataset
 
-            say(f"Making {PHANTOMS} CT scans of people who do not exist")
-            write_dataset(folder, made)
+            say(f"Creating {PHANTOMS} synthetic CT scans")
+            write_dataset(folder, phantom_seeds)
     else:
         folder = demo.data
     dataset = read_dataset(folder)
@@ -88,20 +94,21 @@ def prepare(demo: Demo, say: Say, emit: Emit) -> Material:
 
 
 def run(demo: Demo, material: Material, work: Work, say: Say) -> list[Cell]:
-    """Run all cells that are not finished yet; returns the finished ones.
+    """Run the cells that are not finished yet, until one is stopped (experiment.Stopped).
 
-    A cell that is stopped (experiment.Stopped) ends the demo; running it again begins with that cell.
+    Returns:
+        All finished cells, including those of earlier runs.
     """
     path = demo.out / "cells.jsonl"
-    known = results_log.read_cells(path)
-    wanted = demo.wanted
+    logged = results_log.read_cells(path)
+    cells = demo.cells
     done: list[Cell] = []
-    for position, (method, seed) in enumerate(wanted, 1):
-        name = f"{position} of {len(wanted)}: {title(method)}, seed {seed}"
+    for position, (method, seed) in enumerate(cells, 1):
+        name = f"{position} of {len(cells)}: {title(method)}, seed {seed}"
         settings = demo.settings.concerning(method)
-        cell = results_log.finished(known, material.dataset.name, method, seed, settings)
+        cell = results_log.finished(logged, material.dataset.name, method, seed, settings)
         if cell is not None:
-            say(f"{name} (finished before)")
+            say(f"{name} (already finished)")
         else:
             say(name)
             try:
@@ -115,7 +122,7 @@ def run(demo: Demo, material: Material, work: Work, say: Say) -> list[Cell]:
 
 
 def export(demo: Demo, material: Material, finished: Sequence[Cell]) -> None:
-    """Write the cells' predictions of the test scans as NIfTI, each on its scan's grid."""
+    """Write the predictions of the test scans as NIfTI, on the grids of the scans."""
     for cell in finished:
         folder = demo.out / "predictions" / f"{cell.method.replace(':', '-')}-seed{cell.seed}"
         for scan_id in material.references:

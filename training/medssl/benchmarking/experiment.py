@@ -1,4 +1,4 @@
-"""One cell of a study: a method learns from what the seed had annotated, segments, and is judged."""
+"""Runs one cell of an experiment: train a method on the annotations of a seed, segment, evaluate."""
 
 from __future__ import annotations
 
@@ -23,49 +23,58 @@ from medssl.core.labels.metrics import dice
 from medssl.core.project.project import IGNORE, Project, Run
 
 Work = Callable[[Job], dict[str, Any]]
-"""Runs a job to its end and returns its result; raises Stopped where it was stopped."""
+"""Runs a job and returns its result; raises Stopped if the job was stopped."""
 
 
 class Stopped(Exception):
-    """The user stopped the running job; what is finished is kept."""
+    """The user stopped the running job; finished results are kept."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A fine-tuning on its way."""
+    """State of a fine-tuning before its end."""
 
     prediction: Callable[[str], np.ndarray]
-    """Labels (Z, Y, X) of a judged scan."""
+    """Maps a scan id to its labels (Z, Y, X)."""
     reached: dict[str, Any] = field(default_factory=dict)
-    """The "step" and the "elapsed_s", as far as they are known; a step may end somewhat later than asked."""
+    """"step" and "elapsed_s" if known; the snapshot is taken at the first step after the requested time."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a method made of its assignment."""
+    """Result of a method."""
 
     prediction: Callable[[str], np.ndarray]
-    """Labels (Z, Y, X) of a scan."""
+    """Maps a scan id to its labels (Z, Y, X)."""
     seconds: dict[str, float]
+    """Times by phase, and "wall"."""
     on_the_way: dict[float, Moment] = field(default_factory=dict)
-    """What it had learned after so many seconds of fine-tuning."""
+    """{seconds of fine-tuning: state at that time}."""
     painted_only: bool = False
-    """It can only segment the scans that were annotated."""
+    """The method can only segment annotated scans."""
     runs: dict[str, str] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
     notes: dict[str, Any] = field(default_factory=dict)
-    """Of our own trainings: "semi_supervised", and how many "cores" fine-tuning had of this process's own."""
+    """For this engine: "semi_supervised", and the "cores" that fine-tuning used (CPU time per wall time)."""
 
 
 def run_cell(material: Material, method: str, seed: int, settings: Settings, work: Work) -> Cell:
-    """Annotate, pre-train unless the weights are random, fine-tune, segment, judge."""
+    """Annotate, pre-train if the method does, fine-tune, segment and evaluate.
+
+    Args:
+        material: data set and project.
+        method: name as in protocol.Combination.
+        seed: seed of the annotated scans and of the training.
+        settings: settings of the experiment.
+        work: runs a job.
+    """
     assignment = assign(material, method, seed, settings)
     return judge(assignment, train(assignment, work))
 
 
 def train(assignment: Assignment, work: Work) -> Outcome:
-    """Pre-training and fine-tuning by this engine."""
+    """Pre-train and fine-tune with this engine."""
     project, settings = assignment.material.project, assignment.settings
     combination = Combination.of(assignment.method)
     common: dict[str, Any] = {
@@ -85,11 +94,11 @@ def train(assignment: Assignment, work: Work) -> Outcome:
         )
         if settings.pretrain_minutes:
             pretraining = replace(pretraining, seed=0)
-            results["pretrain"] = _done_before(project, pretraining) or work(pretraining)
+            results["pretrain"] = _finished_pretraining(project, pretraining) or work(pretraining)
         else:
             minutes -= settings.minutes * settings.pretrain_share
             results["pretrain"] = work(pretraining)
-    ends_marked = bool(marks) and marks[-1] >= 60 * minutes  # else its end is segmented by the job itself
+    ends_marked = bool(marks) and marks[-1] >= 60 * minutes  # otherwise the job segments the scans at its end
     job = FinetuneJob(
         **common,
         weights=results["pretrain"]["run"] if results else combination.start,
@@ -99,9 +108,9 @@ def train(assignment: Assignment, work: Work) -> Outcome:
         semi_supervised=combination.semi_supervised or FinetuneJob.semi_supervised,
         predict_scans=() if ends_marked else assignment.scans,
     )
-    began = time.monotonic(), time.process_time()
+    start = time.monotonic(), time.process_time()
     results["finetune"] = work(job)
-    cores = (time.process_time() - began[1]) / max(1e-9, time.monotonic() - began[0])
+    cores = (time.process_time() - start[1]) / max(1e-9, time.monotonic() - start[0])
     run = project.run(results["finetune"]["run"])
     plan = run.card.get("plan", {})
     on_the_way = {mark: _after(assignment, run, mark) for mark in marks}
@@ -121,9 +130,10 @@ def train(assignment: Assignment, work: Work) -> Outcome:
 
 
 def _after(assignment: Assignment, run: Run, seconds: float) -> Moment:
-    """What the run's weights make of the scans after so many seconds; all are segmented at once.
+    """Segment the scans with the weights of a run after some seconds of fine-tuning.
 
-    Raises UserError ("no-checkpoint") where it ended before.
+    Raises:
+        UserError: "no-checkpoint" if the run ended before.
     """
     from medssl.tasks.inference.predict import Trained  # torch
     from medssl.tasks.snapshots import snapshot_file
@@ -136,8 +146,8 @@ def _after(assignment: Assignment, run: Run, seconds: float) -> Moment:
     return Moment(labels.__getitem__, reached)
 
 
-def _done_before(project: Project, job: PretrainJob) -> dict[str, Any] | None:
-    """What `work` said of this very pre-training on these very scans; None if it was not, or not whole."""
+def _finished_pretraining(project: Project, job: PretrainJob) -> dict[str, Any] | None:
+    """Result of an identical, finished pre-training on the same scans; None if there is none."""
     scans = [scan.id for scan in project.scans.values() if not scan.held_out]
     for run in project.runs("pretrain"):
         if (
@@ -160,14 +170,14 @@ def _saved(project: Project, run_id: str, scan_id: str) -> np.ndarray:
 
 
 def judge(assignment: Assignment, outcome: Outcome) -> Cell:
-    """Compare the predictions with the reference labels; the finished cell.
+    """Compare the predictions with the reference labels and return the finished cell.
 
-    A method that can go on in painted scans only is judged on these, and the cell says so.
+    A method that can only segment annotated scans is evaluated on these (`Cell.judged_on`).
     """
     material, settings = assignment.material, assignment.settings
     painted = {scan: labels for scan, labels in assignment.painted.items() if scan in assignment.scans}
     scores = _scores(material, assignment.painted if outcome.painted_only else assignment.judged, outcome)
-    of_class = {name: _of_class(of_it) for name, of_it in scores.items()}
+    of_class = {name: _of_class(metric_scores) for name, metric_scores in scores.items()}
     return Cell(
         dataset=material.dataset.name,
         method=assignment.method,
@@ -176,7 +186,7 @@ def judge(assignment: Assignment, outcome: Outcome) -> Cell:
         judged_on="painted" if outcome.painted_only else settings.judge,
         annotated=assignment.annotated,
         seconds={phase: round(value, 1) for phase, value in outcome.seconds.items()},
-        **_in_line(scores["dice"]),
+        **_dice_fields(scores["dice"]),
         hausdorff95_mm=_number(scores["hausdorff95_mm"].mean),
         hausdorff95_mm_of_class=of_class["hausdorff95_mm"],
         volume_error=_number(scores["volume_error"].mean),
@@ -196,7 +206,7 @@ def judge(assignment: Assignment, outcome: Outcome) -> Cell:
 
 
 def _scores(material: Material, references: Mapping[str, Path], outcome: Outcome) -> dict[str, Scores]:
-    """{measure: scores} on some scans."""
+    """{metric: scores} on some scans."""
     classes = material.project.classes
     measured = {}
     for scan_id, labels in references.items():
@@ -204,17 +214,17 @@ def _scores(material: Material, references: Mapping[str, Path], outcome: Outcome
         measured[scan_id] = measure(
             outcome.prediction(scan_id),
             reference_labels(scan, labels),
-            [each.id for each in classes],
+            [label_class.id for label_class in classes],
             scan.geometry.spacing_mm,
         )
     return {
-        name: Scores(classes, {scan_id: of_scan[name] for scan_id, of_scan in measured.items()})
+        name: Scores(classes, {scan_id: values[name] for scan_id, values in measured.items()})
         for name in MEASURES
     }
 
 
-def _in_line(scores: Scores) -> dict[str, Any]:
-    """Dice as a line has it."""
+def _dice_fields(scores: Scores) -> dict[str, Any]:
+    """The fields of a cell with Dice scores."""
     return {
         "dice": round(scores.mean, 4),
         "dice_of_class": _of_class(scores),
@@ -223,34 +233,34 @@ def _in_line(scores: Scores) -> dict[str, Any]:
 
 
 def _of_class(scores: Scores) -> dict[str, float | None]:
-    return {each.name: _number(scores.of_class(each.id)) for each in scores.classes}
+    return {entry.name: _number(scores.of_class(entry.id)) for entry in scores.classes}
 
 
 def _dice_alone(assignment: Assignment, prediction: Callable[[str], np.ndarray]) -> dict[str, Any]:
-    """Dice of the judged scans, as a line has it."""
+    """The fields of a cell with Dice scores, on the judged scans."""
     project = assignment.material.project
-    ids = [each.id for each in project.classes]
-    found = {
+    ids = [label_class.id for label_class in project.classes]
+    scores = {
         scan_id: dice(prediction(scan_id), reference_labels(project.scans[scan_id], labels), ids)
         for scan_id, labels in assignment.judged.items()
     }
-    return _in_line(Scores(project.classes, found))
+    return _dice_fields(Scores(project.classes, scores))
 
 
 def _dice_on_painted(material: Material, painted: Mapping[str, Path], outcome: Outcome) -> float:
-    """Mean Dice on the annotated scans as they would be exported: what was painted stays as it was."""
+    """Mean Dice on the annotated scans as they would be exported: annotated voxels keep their labels."""
     classes = material.project.classes
     values = {}
     for scan_id, labels in painted.items():
         reference = reference_labels(material.project.scans[scan_id], labels)
         annotation = material.project.annotation(scan_id)
-        assert annotation is not None  # it is one of those that the study painted
+        assert annotation is not None  # the protocol annotated it
         target = annotation.target()
         labels_zyx = np.where(target != IGNORE, target, outcome.prediction(scan_id))
-        values[scan_id] = dice(labels_zyx, reference, [each.id for each in classes])
+        values[scan_id] = dice(labels_zyx, reference, [label_class.id for label_class in classes])
     return Scores(classes, values).mean
 
 
 def _number(value: float) -> float | None:
-    """Rounded for a line of JSON, which has no NaN."""
+    """Rounded; None for NaN, which JSON does not have."""
     return None if math.isnan(value) else round(value, 4)

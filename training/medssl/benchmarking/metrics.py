@@ -1,4 +1,4 @@
-"""The metrics of the protocol: Dice, 95 % Hausdorff distance as MONAI computes it, relative volume error.
+"""Metrics of the protocol: Dice, 95 % Hausdorff distance as MONAI computes it, relative volume error.
 
 The first two are what Maier-Hein et al., "Metrics reloaded" (Nature Methods 21, 2024), recommend together.
 """
@@ -21,20 +21,23 @@ PERCENTILE = 95
 def hausdorff95_mm(
     prediction: np.ndarray, reference: np.ndarray, class_ids: Sequence[int], spacing_mm: Sequence[float]
 ) -> dict[int, float]:
-    """95 % Hausdorff distance of each class: the larger of both directed 95th percentiles, in millimetres.
+    """95 % Hausdorff distance of each class: the larger of both directed 95th percentiles.
 
-    A class that only one of the two has is as far off as the scan is large: its diagonal. NaN where neither
-    has it.
+    If only one of the two contains a class, the distance is the diagonal of the scan.
 
     Args:
-        prediction: labels (Z, Y, X).
-        reference: reference labels of the same shape.
-        spacing_mm: along (z, y, x).
+        prediction: predicted labels, integer (Z, Y, X).
+        reference: reference labels, integer (Z, Y, X).
+        class_ids: classes to evaluate.
+        spacing_mm: voxel spacing (z, y, x).
+
+    Returns:
+        {class id: distance in mm}; NaN if neither contains the class.
 
     Raises:
-        UserError: "wrong-shape".
+        UserError: "wrong-shape" if the shapes differ.
     """
-    import torch  # MONAI brings it anyway
+    import torch  # a dependency of MONAI
     from monai.metrics import compute_hausdorff_distance
 
     check_shapes(prediction, reference)
@@ -42,13 +45,13 @@ def hausdorff95_mm(
     result = {}
     for class_id in class_ids:
         pair = [labels == class_id for labels in (prediction, reference)]
-        found = [bool(mask.any()) for mask in pair]
-        if not all(found):
-            result[class_id] = diagonal if any(found) else math.nan
+        present = [bool(mask.any()) for mask in pair]
+        if not all(present):
+            result[class_id] = diagonal if any(present) else math.nan
             continue
         box = _box(pair[0] | pair[1])
         predicted, true = (torch.from_numpy(mask[box].astype(np.float32))[None, None] for mask in pair)
-        with warnings.catch_warnings():  # MONAI's own use of its own deprecated argument
+        with warnings.catch_warnings():  # MONAI uses an argument that it deprecates
             warnings.simplefilter("ignore", FutureWarning)
             distance = compute_hausdorff_distance(
                 predicted, true, include_background=True, percentile=PERCENTILE, spacing=list(spacing_mm)
@@ -60,7 +63,20 @@ def hausdorff95_mm(
 def measure(
     prediction: np.ndarray, reference: np.ndarray, class_ids: Sequence[int], spacing_mm: Sequence[float]
 ) -> dict[str, dict[int, float]]:
-    """All MEASURES at once, {measure: {class id: value}}."""
+    """Compute all MEASURES.
+
+    Args:
+        prediction: predicted labels, integer (Z, Y, X).
+        reference: reference labels, integer (Z, Y, X).
+        class_ids: classes to evaluate.
+        spacing_mm: voxel spacing (z, y, x).
+
+    Returns:
+        {metric: {class id: value}}.
+
+    Raises:
+        UserError: "wrong-shape" if the shapes differ.
+    """
     return {
         "dice": dice(prediction, reference, class_ids),
         "hausdorff95_mm": hausdorff95_mm(prediction, reference, class_ids, spacing_mm),
@@ -69,9 +85,10 @@ def measure(
 
 
 def _box(mask: np.ndarray) -> tuple[slice, ...]:
-    """The smallest box around a mask that is not empty: distances outside of it are nobody's."""
+    """Bounding box of a non-empty mask, to which the computation of distances can be limited."""
     spans = []
     for axis in range(mask.ndim):
-        places = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        spans.append(slice(int(places[0]), int(places[-1]) + 1))
+        others = tuple(other for other in range(mask.ndim) if other != axis)
+        indices = np.flatnonzero(mask.any(axis=others))
+        spans.append(slice(int(indices[0]), int(indices[-1]) + 1))
     return tuple(spans)

@@ -1,21 +1,19 @@
-"""Comparing methods on a data set with few annotated slices.
+"""Protocol for comparing methods on a data set with few annotated slices.
 
-The protocol: every fifth of the sorted cases (of some data sets every third) is a test case, never
-pre-trained on and never annotated. The seed draws two scans from the rest, on which the simulated annotator
-completes axial slices. Every method gets the same time, pre-training and fine-tuning together; random weights
-may fine-tune for all of it. Or every method gets the same time for fine-tuning, after a pre-training that
-came before, while people painted (`Settings.pretrain_minutes`). One *cell* is one method under one seed
-(experiment.py runs it). Under `Early` settings fine-tuning is judged on its way, too.
+Every fifth of the sorted cases (every third in some data sets) is a test case, which is never used for
+pre-training and never annotated. The seed draws two of the other scans, on which the simulated annotator
+completes axial slices. All methods get the same total time for pre-training and fine-tuning; random weights
+use all of it for fine-tuning. Alternatively, all methods get the same fine-tuning time, after a pre-training
+that ran earlier, during annotation (`Settings.pretrain_minutes`). One *cell* is one method with one seed
+(run by experiment.py). `Early` settings also evaluate fine-tuning before its end.
 
-A method is named `weights` or `weights:semi_supervised`: what fine-tuning starts from and what it does with
-voxels that
-nobody painted. Weights are "random", "shapes" (those that ship), a pre-training method on the scans from
-random weights ("pgl"), or from the shipped ones ("shapes+pgl"). Without `semi_supervised`, fine-tuning does
-what it does
-anyway.
+A method is named `weights` or `weights:semi_supervised`: the initial weights of fine-tuning and its use of
+unannotated voxels. Weights are "random", "shapes" (shipped), a method of pre-training on the scans from
+random weights ("pgl"), or the same from the shipped weights ("shapes+pgl"). Without `semi_supervised`, the
+default of fine-tuning applies.
 
-Settings are never tuned on test cases: `Settings.judge` "validation" judges on labelled scans that are
-neither test cases nor annotated, and holds them out as if they were.
+Settings are never tuned on test cases: with `Settings.judge` "validation", labelled scans that are neither
+test cases nor annotated are held out and evaluated instead.
 """
 
 from __future__ import annotations
@@ -37,37 +35,40 @@ from medssl.core.project.project import Annotation, Project
 from medssl.core.shipped import RANDOM, SHAPES
 
 PRETRAIN_SHARE = 0.4
-"""Of a pre-trained cell's time, the part for pre-training; fine-tuning has the rest."""
+"""Fraction of a cell's time for pre-training; the rest is for fine-tuning."""
 
 ANNOTATED_SCANS = 2
 ALL = 0
-"""As a number of slices: every slice of every scan that may be annotated."""
+"""As a number of slices: all slices of all scans that may be annotated."""
 VALIDATION_SCANS = 30
-"""At most so many validation scans, and no more than a third of what could be."""
+"""Maximum number of validation scans; at most a third of the candidates are used."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What all cells of a study share."""
+    """Settings shared by all cells of an experiment."""
 
     slices: int
-    """Annotated slices in all, spread over two scans; one lies on the first of these. Or ALL."""
+    """Total number of annotated slices on two scans (a single one is on the first), or ALL."""
     minutes: float
     """Training time of a cell."""
     device: str = "auto"
     judge: Literal["test", "validation"] = "test"
+    """Scans to evaluate."""
     pretrain_share: float = PRETRAIN_SHARE
+    """Fraction of `minutes` for pre-training."""
     pretrain_minutes: float = 0.0
-    """Pre-training on top of `minutes`, once for all seeds, since nothing that is painted matters to it; 0
-    takes `pretrain_share` of `minutes` instead."""
+    """Pre-training time in addition to `minutes`. It runs once for all seeds, since it does not depend on
+    annotations. 0 uses `pretrain_share` instead."""
     pretrain_recipe: str = "quick"
     finetune_recipe: str = "quick"
     pretrain: dict[str, Any] = field(default_factory=dict)
-    """Overrides of the pre-training's recipe."""
+    """Settings that override the recipe of pre-training."""
     finetune: dict[str, Any] = field(default_factory=dict)
+    """Settings that override the recipe of fine-tuning."""
 
     def concerning(self, method: str) -> Settings:
-        """Without what the method has nothing to do with: its cells stay the same."""
+        """Copy with defaults for settings that do not affect a method, so that its cells compare equal."""
         if Combination.of(method).pretraining is None:
             return replace(self, pretrain_share=0.0, pretrain_minutes=0.0, pretrain_recipe="", pretrain={})
         return replace(self, pretrain_share=0.0) if self.pretrain_minutes else self
@@ -75,52 +76,53 @@ class Settings:
 
 @dataclass(frozen=True)
 class Early(Settings):
-    """Of a study that asks how good a fine-tuning is while it goes on; painted scans are not judged."""
+    """Settings of an experiment that also evaluates fine-tuning before its end, on the judged scans only."""
 
     marks_s: tuple[float, ...] = ()
-    """Seconds of fine-tuning after which it is judged, besides its end."""
+    """Seconds of fine-tuning after which to evaluate, in addition to the end."""
     max_judged: int = 0
-    """Judge at most so many scans, evenly from all that there are; 0 for all."""
+    """Maximum number of scans to evaluate, spaced evenly; 0 for all."""
 
 
 @dataclass(frozen=True)
 class Combination:
-    """A method's name taken apart."""
+    """The parts of a method's name."""
 
     weights: str
     semi_supervised: SemiSupervised | None
 
     @property
     def pretraining(self) -> str | None:
-        """The method of the pre-training on the scans; None where there is none."""
+        """Method of pre-training on the scans; None without pre-training."""
         if self.weights in (RANDOM, SHAPES):
             return None
         return self.weights.removeprefix(f"{SHAPES}+")
 
     @property
     def start(self) -> str:
-        """What that pre-training, or the fine-tuning without one, starts from."""
+        """Initial weights of the pre-training, or of the fine-tuning without pre-training."""
         return SHAPES if self.weights.startswith(SHAPES) else RANDOM
 
     @classmethod
     def of(cls, method: str) -> Combination:
-        """Read "weights" or "weights:semi".
+        """Parse "weights" or "weights:semi_supervised".
 
-        Raises UserError ("no-method") for a `semi_supervised` that is unknown.
+        Raises:
+            UserError: "no-method" for an unknown `semi_supervised`.
         """
         weights, _, semi_supervised = method.partition(":")
         if semi_supervised and semi_supervised not in get_args(SemiSupervised):
             raise UserError(
-                f"{method!r} ends in none of {', '.join(get_args(SemiSupervised))}; write one of them after "
-                "the colon.",
+                f"{method!r} has an unknown suffix; after the colon, write one of "
+                f"{', '.join(get_args(SemiSupervised))}.",
                 code="no-method",
             )
-        return cls(weights, semi_supervised or None)  # type: ignore[arg-type]  # it is one of them
+        return cls(weights, semi_supervised or None)  # type: ignore[arg-type]  # checked above
 
 
 @dataclass(frozen=True)
 class Material:
-    """A data set and the project that its scans are in."""
+    """A data set and the project with its scans."""
 
     project: Project
     dataset: Dataset
@@ -135,7 +137,7 @@ class Material:
 
     @property
     def rest(self) -> dict[str, Path]:
-        """{scan id: label file} of the labelled cases that are no test cases."""
+        """{scan id: label file} of the labelled cases that are not test cases."""
         return self._labels(split(self.dataset.pairs, self.test_every)[1])
 
     def _labels(self, pairs: tuple[tuple[Path, Path], ...]) -> dict[str, Path]:
@@ -144,54 +146,57 @@ class Material:
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a method is to do: learn from the project's annotations, segment the judged scans."""
+    """Task of a method: learn from the project's annotations, segment the judged scans."""
 
     material: Material
     method: str
     seed: int
     settings: Settings
     annotated: dict[str, list[int]]
-    """{scan id: completed axial slices}; none are named where all of them are."""
+    """{scan id: complete axial slices}; an empty list if all slices are complete."""
     judged: dict[str, Path]
-    """{scan id: label file}; held out of all training."""
+    """{scan id: label file} of the scans to evaluate; held out of all training."""
 
     @property
     def painted(self) -> dict[str, Path]:
-        """{scan id: label file} of what is annotated in part."""
+        """{scan id: label file} of partly annotated scans."""
         return {scan: self.material.rest[scan] for scan, slices in self.annotated.items() if slices}
 
     @property
     def marks_s(self) -> tuple[float, ...]:
-        """When to read off how good the method is on its way, in seconds of fine-tuning; rising."""
+        """Seconds of fine-tuning after which to evaluate, in ascending order."""
         return tuple(sorted(self.settings.marks_s)) if isinstance(self.settings, Early) else ()
 
     @property
     def scans(self) -> tuple[str, ...]:
-        """What to segment: the judged scans, and those that are annotated in part unless time is short."""
+        """Scans to segment: the judged ones and, except with `Early` settings, the partly annotated ones."""
         return tuple(self.judged) if isinstance(self.settings, Early) else (*self.judged, *self.painted)
 
 
 def gather(
     project: Project, dataset: Dataset, tell: Callable[[float], None], test_every: int = TEST_EVERY
 ) -> Material:
-    """Add the data set's scans to the project, test cases held out; scans already there are not read again.
+    """Add the scans of a data set to a project, with test cases held out; existing scans are reused.
 
     Args:
-        tell: is told the fraction done.
+        project: project to add the scans to.
+        dataset: data set.
+        tell: called with the fraction that is done.
+        test_every: interval of the test cases, see `dataset.split`.
     """
-    known = {scan.source: scan.id for scan in project.scans.values()}
+    existing = {scan.source: scan.id for scan in project.scans.values()}
     test = {image for image, _ in split(dataset.pairs, test_every)[0]}
     images = [image for image, _ in dataset.pairs] + list(dataset.unlabelled)
     scan_ids = {}
     for position, image in enumerate(images):
         path = image.resolve()
-        scan_ids[image] = known.get(str(path)) or project.add_scan(path, held_out=image in test).id
+        scan_ids[image] = existing.get(str(path)) or project.add_scan(path, held_out=image in test).id
         tell((position + 1) / len(images))
     return Material(project, dataset, scan_ids, test_every)
 
 
 def assign(material: Material, method: str, seed: int, settings: Settings) -> Assignment:
-    """Annotate for the seed, hold out what is judged, let everything else take part."""
+    """Annotate the scans of a seed, hold out the judged scans, and include all others in training."""
     judged = material.references
     if settings.judge == "validation":
         judged = validation_scans(material, draw_scans(material, seed))
@@ -206,26 +211,35 @@ def assign(material: Material, method: str, seed: int, settings: Settings) -> As
 
 
 def validation_scans(material: Material, annotated: Collection[str]) -> dict[str, Path]:
-    """{scan id: label file} of scans to judge settings on, evenly from those that are no test cases.
+    """Choose validation scans at even intervals from those that are neither test cases nor annotated.
 
-    Raises UserError ("too-small").
+    Returns:
+        {scan id: label file}.
+
+    Raises:
+        UserError: "too-small" if there are too few.
     """
     free = [(scan_id, labels) for scan_id, labels in material.rest.items() if scan_id not in annotated]
     chosen = dict(free[:: max(3, math.ceil(len(free) / VALIDATION_SCANS))])
     if not chosen:
         raise UserError(
-            f"{material.dataset.name} has too few labelled scans to judge on any but the test scans.",
+            f"{material.dataset.name} has too few labelled scans for validation; add labelled scans, or "
+            "evaluate on the test scans.",
             code="too-small",
         )
     return chosen
 
 
 def draw_scans(material: Material, seed: int) -> list[str]:
-    """The scans that are annotated for a seed. Raises UserError ("too-small")."""
+    """Draw the scans that are annotated for a seed.
+
+    Raises:
+        UserError: "too-small" if there are too few labelled scans.
+    """
     rest = list(material.rest)
     if len(rest) < ANNOTATED_SCANS:
         raise UserError(
-            f"{material.dataset.name} has {len(rest)} labelled scans besides the test scans; "
+            f"{material.dataset.name} has {len(rest)} labelled scans other than test scans; "
             f"at least {ANNOTATED_SCANS} are needed.",
             code="too-small",
         )
@@ -236,15 +250,25 @@ def draw_scans(material: Material, seed: int) -> list[str]:
 def annotate_for(
     material: Material, seed: int, slices: int, judged: Container[str] = ()
 ) -> dict[str, list[int]]:
-    """Replace all annotations of the project by those of the seed's two scans, or of ALL but the judged ones.
+    """Replace the annotations of the project with those of a seed.
 
-    Returns {scan id: completed axial slices}, none of ALL. Raises UserError ("too-small").
+    Args:
+        material: data set and project.
+        seed: draws the two scans to annotate.
+        slices: total number of slices to annotate; ALL annotates all scans completely.
+        judged: scans that ALL leaves out.
+
+    Returns:
+        {scan id: complete axial slices}; empty lists with ALL.
+
+    Raises:
+        UserError: "too-small" if there are too few labelled scans.
     """
     project, rest = material.project, material.rest
     drawn = draw_scans(material, seed)
     for scan_id in project.annotated():
-        nothing = np.zeros(project.image(scan_id).shape, dtype=np.uint8)
-        project.save_annotation(scan_id, Annotation(labels=nothing, complete=()))
+        empty = np.zeros(project.image(scan_id).shape, dtype=np.uint8)
+        project.save_annotation(scan_id, Annotation(labels=empty, complete=()))
     completed: dict[str, list[int]] = {}
     for scan_id in [scan for scan in rest if scan not in judged] if slices == ALL else drawn:
         labels = reference_labels(project.scans[scan_id], rest[scan_id])
@@ -252,8 +276,8 @@ def annotate_for(
             project.save_annotation(scan_id, annotate(labels, range(len(labels))))
             completed[scan_id] = []
             continue
-        part = len(completed)
-        count = slices // ANNOTATED_SCANS + (part < slices % ANNOTATED_SCANS)
+        position = len(completed)
+        count = slices // ANNOTATED_SCANS + (position < slices % ANNOTATED_SCANS)
         if count:
             completed[scan_id] = list(choose_slices(labels, count))
             project.save_annotation(scan_id, annotate(labels, completed[scan_id]))

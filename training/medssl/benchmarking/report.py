@@ -1,4 +1,4 @@
-"""What the demo hands over: its Dice table as Markdown and JSON, and its pictures."""
+"""Writes the results of the demo: the table of Dice as Markdown and JSON, and figures."""
 
 from __future__ import annotations
 
@@ -25,30 +25,32 @@ from medssl.core.project.project import Project
 from medssl.core.shipped import SHAPES
 
 PICTURED_SCANS = 2
-"""So many test scans are drawn."""
+"""Number of test scans in the figures."""
 
 
 def number(value: float | None) -> str:
-    """0.812, or a dash where there is nothing to compare."""
+    """Format a score as 0.812, or a dash if it is None or NaN."""
     return "–" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def title(method: str) -> str:
-    """What a method of a study is called in tables and pictures: "PGL", "shapes, then PGL, labels only"."""
-    parts = protocol.Combination.of(method)
-    weights = parts.weights
-    if parts.pretraining:
-        own = methods.title(parts.pretraining)
-        weights = f"{SHAPES}, then {own}" if parts.start == SHAPES else own
-    if not parts.semi_supervised:
+    """Title of a method in tables and figures, e.g. "PGL" or "shapes, then PGL, labels only"."""
+    combination = protocol.Combination.of(method)
+    weights = combination.weights
+    if combination.pretraining:
+        name = methods.title(combination.pretraining)
+        weights = f"{SHAPES}, then {name}" if combination.start == SHAPES else name
+    if not combination.semi_supervised:
         return weights
     return f"{weights}, " + (
-        "labels only" if parts.semi_supervised == "none" else parts.semi_supervised.replace("_", "-")
+        "labels only"
+        if combination.semi_supervised == "none"
+        else combination.semi_supervised.replace("_", "-")
     )
 
 
 def study_lines(cells: Sequence[Cell]) -> list[list[str]]:
-    """The study as a table of words: a heading, then one line for each method."""
+    """The results as a table of strings: a heading, then one line for each method."""
     summary = rows(cells)
     classes = list(summary[0].dice_of_class)
     lines = [["start", *classes, "mean", "seeds", "seconds"]]
@@ -75,12 +77,12 @@ def write_tables(out: Path, material: Material, cells: Sequence[Cell]) -> None:
     text = [
         "# Dice on the test scans",
         "",
-        f"{material.dataset.name}: {len(material.references)} test scans, never trained on. "
-        f"{slices} complete axial slices on {len(first.annotated)} scans, drawn anew for each seed. "
-        f"{60 * first.settings['minutes']:g} s of fine-tuning for each line and seed, a pre-training on the "
-        "scans before it. "
-        "The mean is over classes and scans, ± is the standard deviation over seeds. "
-        "Seconds are those of training, pre-training + fine-tuning.",
+        f"{material.dataset.name}: {len(material.references)} test scans, held out of training. "
+        f"{slices} complete axial slices on {len(first.annotated)} scans, which each seed draws anew. "
+        f"{60 * first.settings['minutes']:g} s of fine-tuning for each method and seed, after the "
+        "pre-training on the scans where there is one. "
+        "The mean is over classes and scans; ± is the standard deviation over seeds. "
+        "Seconds: training time, pre-training + fine-tuning.",
         "",
         "| " + " | ".join(heading) + " |",
         "| --- |" + " ---: |" * (len(heading) - 1),
@@ -100,7 +102,14 @@ def write_tables(out: Path, material: Material, cells: Sequence[Cell]) -> None:
 
 
 def write_pictures(out: Path, material: Material, cells: Sequence[Cell], work: Work) -> None:
-    """Draw the cells of the first seed, and Dice over all of them."""
+    """Draw the figures: Dice of all cells, examples and training curves of the first seed.
+
+    Args:
+        out: output folder.
+        material: data set and project.
+        cells: finished cells.
+        work: runs a job.
+    """
     cells_of_seed = [cell for cell in cells if cell.seed == cells[0].seed]
     _draw_dice(out / "dice.png", material, cells)
     _draw_over_time(out / "dice-over-time.png", material, cells)
@@ -115,25 +124,27 @@ def _draw_dice(path: Path, material: Material, cells: Sequence[Cell]) -> None:
         of_class = scores.setdefault(title(cell.method), {})
         for name, value in {**cell.dice_of_class, "mean": cell.dice}.items():
             of_class.setdefault(name, []).append(math.nan if value is None else value)
-    colors = {each.name: each.color for each in material.project.classes}
+    colors = {entry.name: entry.color for entry in material.project.classes}
     pictures.dice_table(path, scores, f"{material.dataset.name}: Dice on test scans", colors)
 
 
 def _draw_over_time(path: Path, material: Material, cells: Sequence[Cell]) -> None:
-    """Mean Dice over seconds of fine-tuning, a line for each start; the seeds' mean."""
-    found = []
+    """Dice over seconds of fine-tuning: a line for each method, the mean over seeds."""
+    lines = []
     for method in dict.fromkeys(cell.method for cell in cells):
-        of_it = [cell for cell in cells if cell.method == method]
+        method_cells = [cell for cell in cells if cell.method == method]
         marks = [
             {
-                **{float(at): each["dice"] for at, each in cell.after_s.items()},
+                **{float(seconds): scores["dice"] for seconds, scores in cell.after_s.items()},
                 cell.seconds["finetune"]: cell.dice,
             }
-            for cell in of_it
+            for cell in method_cells
         ]
-        points = np.mean([sorted(each.items()) for each in marks], axis=0)
-        found.append(pictures.Curve(title(method), loss=np.empty((0, 2)), dice=points))
-    pictures.curves(path, found, f"{material.dataset.name}: Dice while it learns", "seconds of fine-tuning")
+        points = np.mean([sorted(dice_at.items()) for dice_at in marks], axis=0)
+        lines.append(pictures.Curve(title(method), loss=np.empty((0, 2)), dice=points))
+    pictures.curves(
+        path, lines, f"{material.dataset.name}: Dice during fine-tuning", "seconds of fine-tuning"
+    )
 
 
 def _draw_overlay(path: Path, material: Material, cells: Sequence[Cell]) -> None:
@@ -147,8 +158,8 @@ def _draw_overlay(path: Path, material: Material, cells: Sequence[Cell]) -> None
             predicted = project.prediction(cell.runs["finetune"], scan_id)
             if predicted is not None:
                 scores = Scores(project.classes, {scan_id: dice(predicted, reference, _ids(project))})
-                words = f"{title(cell.method)}\nDice {number(scores.mean)}"
-                predictions[words] = predicted
+                caption = f"{title(cell.method)}\nDice {number(scores.mean)}"
+                predictions[caption] = predicted
         image = np.asarray(project.image(scan_id))
         drawn.append(
             pictures.Segmented(
@@ -156,7 +167,7 @@ def _draw_overlay(path: Path, material: Material, cells: Sequence[Cell]) -> None
             )
         )
     slices = sum(len(chosen) for chosen in cells[0].annotated.values())
-    heading = f"{material.dataset.name}: test scans, learned from {slices} annotated slices"
+    heading = f"{material.dataset.name}: test scans, trained on {slices} annotated slices"
     pictures.overlay(path, drawn, project.classes, heading)
 
 
@@ -164,20 +175,20 @@ def _draw_curves(out: Path, material: Material, cells: Sequence[Cell]) -> None:
     runs = [(title(cell.method), cell.runs["finetune"]) for cell in cells]
     _draw_curve(out / "curves.png", material, runs, "fine-tuning")
     runs = [(title(cell.method), cell.runs["pretrain"]) for cell in cells if "pretrain" in cell.runs]
-    for name, run_id in runs:  # a picture each: losses of different methods are not of one kind
+    for name, run_id in runs:  # separate figures: losses of different methods are not comparable
         _draw_curve(out / f"curves-{name.lower()}.png", material, [(name, run_id)], f"pre-training, {name}")
 
 
 def _draw_curve(path: Path, material: Material, runs: Sequence[tuple[str, str]], heading: str) -> None:
-    found = [
+    lines = [
         pictures.read_curve(material.project.run(run_id).folder / "events.jsonl", name)
         for name, run_id in runs
     ]
-    pictures.curves(path, found, f"{material.dataset.name}: {heading}")
+    pictures.curves(path, lines, f"{material.dataset.name}: {heading}")
 
 
 def _draw_similarity(path: Path, material: Material, cells: Sequence[Cell], work: Work) -> None:
-    """One voxel of the first class in one test scan, and what is most like it in the next."""
+    """A voxel of the first class in one test scan, and its best match in the next."""
     project = material.project
     pretrained = [cell.runs["pretrain"] for cell in cells if "pretrain" in cell.runs]
     run_id = pretrained[-1] if pretrained else SHAPES
@@ -192,27 +203,34 @@ def _draw_similarity(path: Path, material: Material, cells: Sequence[Cell], work
         if query is None:
             voxel = innermost(labels)
             query = Query(neighbourhood_descriptor(cache, voxel))
-            words = "the marked voxel lies in: "
+            caption = "the marked voxel lies in: "
         else:
             voxel = best_match(cache, query).voxel_zyx
-            words = "the best match lies in: "
-        names = {each.id: each.name for each in project.classes}
+            caption = "the best match lies in: "
+        names = {entry.id: entry.name for entry in project.classes}
         drawn.append(
             pictures.Similar(
                 np.asarray(project.image(scan_id)),
                 scan.geometry.spacing_mm,
                 similarity(cache, query.centre),
                 voxel,
-                f"{scan_id}\n{words}{names.get(int(labels[voxel]), 'something else')}",
+                f"{scan_id}\n{caption}{names.get(int(labels[voxel]), 'background')}",
                 cache.step_vox,
                 scan.modality,
             )
         )
-    pictures.similarity(path, drawn, f"{material.dataset.name}: what looks alike to the network of {run_id}")
+    pictures.similarity(path, drawn, f"{material.dataset.name}: feature similarity, {run_id}")
 
 
 def innermost(labels_zyx: np.ndarray) -> tuple[int, int, int]:
-    """The voxel of the lowest class that is farthest from the class's edge; (z, y, x)."""
+    """The innermost voxel of the class with the lowest id.
+
+    Args:
+        labels_zyx: labels, integer (Z, Y, X), with at least one foreground voxel.
+
+    Returns:
+        Voxel (z, y, x) farthest from the border of the class.
+    """
     inside = labels_zyx == labels_zyx[labels_zyx > 0].min()
     depth = distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1, 1:-1]
     z, y, x = (int(index) for index in np.unravel_index(int(depth.argmax()), depth.shape))
@@ -220,19 +238,19 @@ def innermost(labels_zyx: np.ndarray) -> tuple[int, int, int]:
 
 
 def _ids(project: Project) -> list[int]:
-    return [each.id for each in project.classes]
+    return [entry.id for entry in project.classes]
 
 
 def contents(out: Path) -> list[str]:
-    """What lies in the folder, for the end of the demo."""
-    parts = {
+    """Describe the files in the output folder, one line each."""
+    descriptions = {
         "dice.md": "the table above",
-        "dice.png": "the same as a picture",
+        "dice.png": "the table as a figure",
         "dice-over-time.png": "Dice over seconds of fine-tuning",
         "overlay.png": "predictions and reference on a test scan",
-        "similarity.png": "what looks like one voxel, to the pre-trained network",
+        "similarity.png": "feature similarity to one voxel, by the pre-trained network",
         "curves.png": "training curves",
         "predictions": "segmentations as NIfTI",
         "project": "the project; open it in napari or with medssl demo --view",
     }
-    return [f"{out / name}  {what}" for name, what in parts.items() if (out / name).exists()]
+    return [f"{out / name}  {text}" for name, text in descriptions.items() if (out / name).exists()]

@@ -1,6 +1,6 @@
-"""Finished cells of a comparison: a file with one JSON line each, and what they say together.
+"""Log of the finished cells of an experiment, one JSON line each, and their summary over seeds.
 
-Lines are only ever added, each in one write, so that several processes may add to one file.
+Lines are only appended, each in one write, so that several processes can share a file.
 """
 
 from __future__ import annotations
@@ -21,46 +21,46 @@ from medssl.core.files import cannot_write
 
 @dataclass(frozen=True)
 class Failure:
-    """A cell that could not be finished, and why; it is tried again when the grid runs again."""
+    """A failed cell; it is tried again when the experiment runs again."""
 
     dataset: str
     method: str
     seed: int
     settings: dict[str, Any]
     failed: str
-    """The reason, a sentence."""
+    """Error message."""
     date: str
 
     @classmethod
     def of(cls, dataset: str, method: str, seed: int, settings: dict[str, Any], error: Exception) -> Failure:
-        """What to say of a cell that has just ended in this error."""
+        """Failure of a cell that has ended with an error."""
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         return cls(dataset, method, seed, settings, reason, now)
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What makes it the same cell as another line's."""
+        """Identity of the cell; equal for lines of the same cell."""
         return (self.dataset, self.method, self.seed, _plain(self.settings))
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One method under one seed on one data set, finished. Numbers that are not defined are None."""
+    """A finished cell: one method with one seed on one data set. Undefined numbers are None."""
 
     dataset: str
     method: str
     seed: int
     settings: dict[str, Any]
-    """study.Settings, as far as they concern the method."""
+    """protocol.Settings, as far as they affect the method."""
     judged_on: str
-    """"test", "validation", or "painted" for what can only go on in the scans that were painted."""
+    """"test", "validation", or "painted" for methods that can only segment annotated scans."""
     annotated: dict[str, list[int]]
-    """{scan id: completed axial slices}; none are named where all of them are."""
+    """{scan id: complete axial slices}; an empty list if all slices are complete."""
     seconds: dict[str, float]
-    """Training time of "pretrain" and "finetune", and the "wall" time of all, planning and predicting too."""
+    """Training times of "pretrain" and "finetune", and the total "wall" time, including prediction."""
     dice: float
-    """Mean over scans of the mean over classes, like all means here."""
+    """Mean over scans of the mean over classes, like all means in this record."""
     dice_of_class: dict[str, float | None]
     dice_of_scan: dict[str, float | None]
     hausdorff95_mm: float | None
@@ -68,30 +68,31 @@ class Cell:
     volume_error: float | None
     volume_error_of_class: dict[str, float | None]
     dice_on_painted_scans: float | None
-    """On the annotated scans, painted slices as painted."""
+    """On the annotated scans; annotated voxels keep their labels."""
     after_s: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """What was read off on the way: {seconds of fine-tuning: "dice", "dice_of_class", "dice_of_scan", and
-    where the training stood, "step" and "elapsed_s"}."""
+    """Results before the end: {seconds of fine-tuning: {"dice", "dice_of_class", "dice_of_scan", "step",
+    "elapsed_s"}}."""
     runs: dict[str, str] = field(default_factory=dict)
     """Run ids of "pretrain" and "finetune"."""
     steps: dict[str, int] = field(default_factory=dict)
     plan: dict[str, Any] = field(default_factory=dict)
-    """2.5D or 3D, patch, batch, precision, threads, as they were chosen."""
+    """The planner's choice: dims (2.5D or 3D), patch, batch, precision, threads."""
     notes: dict[str, Any] = field(default_factory=dict)
-    """Whatever else belongs to the method, as the versions of another program."""
+    """Further facts on the method, e.g. versions of another program."""
     machine: dict[str, Any] = field(default_factory=dict)
     date: str = ""
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """What makes two cells the same."""
+        """Identity of the cell; equal for lines of the same cell."""
         return (self.dataset, self.method, self.seed, _plain(self.settings))
 
 
 def append(path: Path, line: Cell | Failure) -> None:
-    """Add a line to the file, which is made where it is missing.
+    """Append a line to a log file, which is created if missing.
 
-    Raises UserError ("disk-full", "not-writable").
+    Raises:
+        UserError: "disk-full" or "not-writable".
     """
     data = (json.dumps(asdict(line), allow_nan=False) + "\n").encode()
     try:
@@ -104,15 +105,16 @@ def append(path: Path, line: Cell | Failure) -> None:
 
 
 def read_lines(path: Path) -> list[Cell | Failure]:
-    """All lines, oldest first; none where the file is not there yet.
+    """Read all lines, oldest first; an empty list if the file does not exist.
 
-    Raises UserError ("unreadable").
+    Raises:
+        UserError: "unreadable".
     """
     if not path.exists():
         return []
     try:
-        found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [Failure(**each) if "failed" in each else Cell(**each) for each in found]
+        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [Failure(**record) if "failed" in record else Cell(**record) for record in records]
     except (ValueError, TypeError) as error:
         raise UserError(
             f"{path} is damaged or from another version ({error}); delete it to run its cells again.",
@@ -121,27 +123,28 @@ def read_lines(path: Path) -> list[Cell | Failure]:
 
 
 def read_cells(path: Path) -> list[Cell]:
-    """The finished cells alone.
+    """Read the finished cells.
 
-    Raises UserError ("unreadable").
+    Raises:
+        UserError: "unreadable".
     """
     return [line for line in read_lines(path) if isinstance(line, Cell)]
 
 
 def finished(cells: Sequence[Cell], dataset: str, method: str, seed: int, settings: Any) -> Cell | None:
-    """The newest finished cell of this data set, method, seed and settings (a dataclass)."""
-    wanted = (dataset, method, seed, _plain(dataclasses.asdict(settings)))
-    return next((cell for cell in reversed(cells) if cell.key == wanted), None)
+    """The newest finished cell of a data set, method, seed and settings (a dataclass), or None."""
+    key = (dataset, method, seed, _plain(dataclasses.asdict(settings)))
+    return next((cell for cell in reversed(cells) if cell.key == key), None)
 
 
 def _plain(settings: Mapping[str, Any]) -> str:
-    """Settings as text that is the same before and after they were a line of the file."""
+    """Settings as JSON, so that settings compare equal before and after they were written to a file."""
     return json.dumps(settings, sort_keys=True)
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method over its seeds."""
+    """Summary of a method over seeds."""
 
     method: str
     seeds: tuple[int, ...]
@@ -154,25 +157,24 @@ class Row:
 
 
 def rows(cells: Sequence[Cell]) -> list[Row]:
-    """The cells of one data set and settings summed up over seeds, methods in the order in which they first
-    occur."""
+    """Summarise the cells of one data set and settings, with methods in order of first occurrence."""
     result = []
     for method in dict.fromkeys(cell.method for cell in cells):
-        of_it = [cell for cell in cells if cell.method == method]
-        scores = [cell.dice for cell in of_it]
+        method_cells = [cell for cell in cells if cell.method == method]
+        scores = [cell.dice for cell in method_cells]
         result.append(
             Row(
                 method=method,
-                seeds=tuple(cell.seed for cell in of_it),
+                seeds=tuple(cell.seed for cell in method_cells),
                 dice=statistics.fmean(scores),
                 spread=statistics.stdev(scores) if len(scores) > 1 else None,
                 dice_of_class={
-                    name: mean([cell.dice_of_class[name] for cell in of_it])
-                    for name in of_it[0].dice_of_class
+                    name: mean([cell.dice_of_class[name] for cell in method_cells])
+                    for name in method_cells[0].dice_of_class
                 },
                 seconds={
-                    phase: statistics.fmean(cell.seconds[phase] for cell in of_it)
-                    for phase in of_it[0].seconds
+                    phase: statistics.fmean(cell.seconds[phase] for cell in method_cells)
+                    for phase in method_cells[0].seconds
                 },
             )
         )
@@ -180,6 +182,6 @@ def rows(cells: Sequence[Cell]) -> list[Row]:
 
 
 def mean(values: Sequence[float | None]) -> float | None:
-    """Mean of those that are defined; None where none is."""
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else None
+    """Mean of the values that are not None; None if there are none."""
+    defined = [value for value in values if value is not None]
+    return statistics.fmean(defined) if defined else None

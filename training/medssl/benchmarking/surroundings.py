@@ -1,4 +1,4 @@
-"""What a result was computed on, for its record."""
+"""Hardware and versions that produced a result."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from medssl.core.environment import commit, processor
 
 
 def surroundings(device: str) -> dict[str, Any]:
-    """Plain values that say where a result comes from; `device` as a job names it."""
-    import torch  # here and not above: tables of results are read without it
+    """Processor, GPU, versions and commit as JSON values.
+
+    Args:
+        device: device as named in a job.
+    """
+    import torch  # imported late: tables of results do not need it
 
     from medssl.nn import devices
 

@@ -1,6 +1,6 @@
-"""The command line: `medssl COMMAND`, one module for each group of commands.
+"""The command line `medssl COMMAND`. Each module defines a group of commands.
 
-Nothing here imports torch, MONAI or numpy before a command needs it, so that `medssl --help` is quick.
+Commands import torch, MONAI and numpy only when they run, so that `medssl --help` is fast.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-START, TRAIN, USE, PROGRAMS = "Start", "Train", "Use trained weights", "For programs and for trouble"
+START, TRAIN, USE, PROGRAMS = "Get started", "Train", "Use trained weights", "Scripting and diagnostics"
 
 app.command(rich_help_panel=START)(demo.demo)
 app.command(rich_help_panel=START)(setup.init)
@@ -38,8 +38,8 @@ app.command(rich_help_panel=PROGRAMS)(setup.run)
 app.command(rich_help_panel=PROGRAMS)(setup.doctor)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(f"medssl {__version__}")
         raise typer.Exit
 
@@ -52,13 +52,13 @@ def medssl(
 ) -> None:
     """Pre-train on your own CT or MR scans, annotate a few slices, segment the rest.
 
-    A project folder holds the scans, the annotations and everything that is made from them:
+    A project folder holds the list of scans, the annotations, the training runs and the predictions:
 
-    [bold]medssl init[/] liver scans/ --classes liver   make the project
-    [bold]medssl pretrain[/] liver                      learn from all scans
-    [bold]napari[/]                                     paint a few slices
-    [bold]medssl finetune[/] liver --weights last       learn from the slices
-    [bold]medssl predict[/] liver new_scan.nii.gz       segment
+    [bold]medssl init[/] liver scans/ --classes liver   create the project
+    [bold]medssl pretrain[/] liver                      learn from scans without labels
+    [bold]napari[/]                                     annotate a few slices
+    [bold]medssl finetune[/] liver --weights last       learn from the annotated slices
+    [bold]medssl predict[/] liver new_scan.nii.gz       segment a scan
 
-    [bold]medssl demo[/] shows all of it on made-up scans. Research software, not a medical device.
+    [bold]medssl demo[/] runs all of these steps on synthetic scans. Research software, not a medical device.
     """

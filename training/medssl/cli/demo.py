@@ -1,4 +1,4 @@
-"""medssl demo."""
+"""The command medssl demo."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ if TYPE_CHECKING:
     from medssl.benchmarking.demo import Demo
 
 DEMO_MINUTES, DATA_MINUTES = 0.5, 4.0
-"""Fine-tuning time of a line and seed: on phantoms, and on a data set."""
-PRETRAIN_SHARE = 0.5
-"""Of that, what a pre-training on the scans has, before it and on top."""
-MARKS = (0.0, 0.25)
-"""Shares of the fine-tuning after which it is judged on its way."""
+"""Default fine-tuning time per initialisation and seed: on phantoms, on a data set."""
+PRETRAIN_FRACTION = 0.5
+"""Pre-training time on the scans as a fraction of the fine-tuning time; it is added to that time."""
+SNAPSHOT_FRACTIONS = (0.0, 0.25)
+"""Fractions of the fine-tuning time after which the test scans are also evaluated."""
 
 
-OutOption = Annotated[Path, typer.Option(metavar="DIR", help="Folder for everything that comes of it.")]
+OutOption = Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")]
 ViewOption = Annotated[bool, typer.Option("--view", help="Open the project in napari at the end.")]
-SeedOption = Annotated[int, typer.Option(min=0, help="First seed; it also decides which phantoms are made.")]
+SeedOption = Annotated[
+    int, typer.Option(min=0, help="First random seed; it also determines the synthetic scans.")
+]
 MinutesOption = Annotated[
     float | None,
     typer.Option(
         min=0.01,
         show_default=False,
-        help="Fine-tuning time for each line and seed; a pre-training on the scans has half as much on top "
-        f"({DEMO_MINUTES:g}, with --data {DATA_MINUTES:g}).",
+        help="Fine-tuning time in minutes for each method and seed; a pre-training on the scans takes half "
+        f"as long in addition (default: {DEMO_MINUTES:g}, with --data {DATA_MINUTES:g}).",
     ),
 ]
 DataOption = Annotated[
@@ -40,19 +42,21 @@ DataOption = Annotated[
     typer.Option(
         metavar="DIR",
         show_default=False,
-        help="Folder in MSD layout (imagesTr, labelsTr, dataset.json) instead of made-up scans.",
+        help="Data set in MSD layout (imagesTr, labelsTr, dataset.json) to use instead of synthetic scans.",
     ),
 ]
-SlicesOption = Annotated[int, typer.Option(min=2, help="Annotated slices in all, on two scans.")]
-SeedsOption = Annotated[int, typer.Option(min=1, help="How many seeds; each draws two other scans.")]
+SlicesOption = Annotated[int, typer.Option(min=2, help="Total number of annotated slices, on two scans.")]
+SeedsOption = Annotated[
+    int, typer.Option(min=1, help="Number of random seeds; each draws the two scans to annotate.")
+]
 MethodsOption = Annotated[
     str | None,
     typer.Option(
         metavar="NAMES",
         show_default=False,
-        help="What fine-tuning starts from: random, shapes (the weights that ship), shapes+pgl (from these, "
-        "then on the scans), pgl (on the scans from random weights). "
-        "shapes:none and the like say how fine-tuning uses what nobody painted.",
+        help="Methods to compare, separated by commas: random (random weights), shapes (shipped weights), "
+        "pgl (pre-training on the scans from random weights), shapes+pgl (the same from shipped weights). "
+        "A suffix sets --semi-supervised of the fine-tuning, e.g. shapes:none.",
     ),
 ]
 
@@ -68,12 +72,13 @@ def demo(
     methods: MethodsOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Show the whole loop on made-up CT scans, or measure it on your own labelled scans.
+    """Run the whole workflow on synthetic CT scans, or measure it on your own labelled scans.
 
-    Fine-tunes from random weights, from those that ship (shapes), and from these after
-    a pre-training on all but the test scans, each time on ten slices that a simulated
-    annotator completes; predicts, and compares with the reference. Three minutes
-    on two idle CPU cores. Ctrl-C stops; the same command goes on with what is not finished.
+    A simulated annotator labels ten slices. The network is fine-tuned on them from random
+    weights, from the shipped weights (shapes), and from these after a pre-training on all
+    scans but the test scans. The predictions of the test scans are compared with the
+    reference labels. Takes three minutes on two idle CPU cores. Ctrl-C stops;
+    the same command resumes with what is not finished.
     """
     from medssl.benchmarking.demo import COMPARED, Demo
     from medssl.benchmarking.protocol import Early
@@ -84,10 +89,10 @@ def demo(
         slices=slices,
         minutes=minutes,
         device=device,
-        pretrain_minutes=minutes * PRETRAIN_SHARE,
-        marks_s=tuple(round(60 * minutes * share, 1) for share in MARKS),
+        pretrain_minutes=minutes * PRETRAIN_FRACTION,
+        marks_s=tuple(round(60 * minutes * fraction, 1) for fraction in SNAPSHOT_FRACTIONS),
     )
-    _demonstrate(
+    _run_demo(
         Demo(
             out=out,
             data=data,
@@ -100,8 +105,8 @@ def demo(
         open_viewer(out / "project")
 
 
-def _demonstrate(wanted: Demo) -> None:
-    """Run the demo, drawn in the terminal, and print its table."""
+def _run_demo(settings: Demo) -> None:
+    """Run the demo with progress in the terminal, and print its table of Dice scores."""
     from rich.console import Console
 
     from medssl.benchmarking import demo, report
@@ -116,21 +121,21 @@ def _demonstrate(wanted: Demo) -> None:
     with stop_on_interrupt(screen) as should_stop:
         work = worker(screen, should_stop)
         with Drawing(screen) as drawing:
-            material = demo.prepare(wanted, say, drawing.emit)
-        cells = demo.run(wanted, material, work, say)
+            material = demo.prepare(settings, say, drawing.emit)
+        cells = demo.run(settings, material, work, say)
         if cells:
-            demo.export(wanted, material, cells)
-            report.write_tables(wanted.out, material, cells)
+            demo.export(settings, material, cells)
+            report.write_tables(settings.out, material, cells)
             Console().print(study_table(cells))
         if should_stop():
-            screen.print("Stopped. The same command goes on with what is not finished.")
+            screen.print("Stopped. The same command resumes with what is not finished.")
             raise typer.Exit(INTERRUPTED)
-        say("Drawing pictures")
-        report.write_pictures(wanted.out, material, cells, work)
-    for line in report.contents(wanted.out):
+        say("Drawing figures")
+        report.write_pictures(settings.out, material, cells, work)
+    for line in report.contents(settings.out):
         typer.echo(line)
 
 
 def open_viewer(project: Path) -> None:
-    """Start napari on a project folder, in a process of its own."""
+    """Open a project folder in napari, in a separate process."""
     subprocess.run([sys.executable, "-m", "napari_medssl", str(project)], check=False)

@@ -1,4 +1,4 @@
-"""What `medssl doctor` prints: versions, devices, memory, and the plan for training here."""
+"""Output of `medssl doctor`: versions, devices, memory, and the training plan for this machine."""
 
 from __future__ import annotations
 
@@ -20,12 +20,17 @@ GIB = 2**30
 
 
 def report(console: Console, project: Path | None) -> None:
-    """Print everything that decides how a training runs on this machine."""
+    """Print what determines how a training runs on this machine.
+
+    Args:
+        console: where to print.
+        project: project folder to plan for; None plans for a phantom.
+    """
     facts = _grid()
     facts.add_row("medssl", __version__)
     facts.add_row("Python", f"{platform.python_version()} on {platform.platform()}")
     facts.add_row("packages", ", ".join(f"{name} {_version(name)}" for name in PACKAGES))
-    facts.add_row("processor", f"{processor()}, {_cores()} cores for us")
+    facts.add_row("processor", f"{processor()}, {_cores()} cores available")
     facts.add_row("memory", _memory())
     free = shutil.disk_usage(Path.cwd()).free
     facts.add_row("disk", f"{free / GIB:.0f} GiB free in {Path.cwd()}")
@@ -37,7 +42,7 @@ def report(console: Console, project: Path | None) -> None:
 
 
 def _plan(project: Path | None) -> Table:
-    """What the planner would choose, for a project's scans or for a phantom."""
+    """The planner's choice for the scans of a project or for a phantom."""
     from medssl.core.project.project import Project
     from medssl.nn import devices
     from medssl.tasks import planner
@@ -49,14 +54,14 @@ def _plan(project: Path | None) -> Table:
             data = write_dataset(Path(scratch) / "data", [0])
             opened = Project.create(Path(scratch) / "project")
             opened.add_scan(next((data / "imagesTr").iterdir()))
-            subject = "a CT of the trunk (a phantom; give a project to see the choice for its scans)"
+            subject = "a synthetic CT of the trunk (give a project to see the plan for its scans)"
         else:
             opened = Project.open(project)
             subject = f"the scans of {project}"
         device = devices.choose("auto")
         plan, reasons = planner.choose(opened, list(opened.scans), device, {})
     table = _grid()
-    table.add_row("would train", f"on {devices.describe(device)}, for {subject}")
+    table.add_row("training", f"on {devices.describe(device)}, for {subject}")
     table.add_row("plan", f"{'2.5D' if plan.dims == 2 else '3D'}, batch {plan.batch}, {plan.precision}")
     for reason in reasons:
         table.add_row("", reason)
@@ -64,19 +69,19 @@ def _plan(project: Path | None) -> Table:
 
 
 def _devices() -> list[tuple[str, str]]:
-    """Each device torch can use, with what it is good for."""
+    """Rows for the devices that torch can use: name, description and support of bf16."""
     import torch
 
     from medssl.nn import devices
 
     names = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
     names += ["mps"] if torch.backends.mps.is_available() else []
-    lines = []
+    rows = []
     for name in names:
         device = torch.device(name)
-        bf16 = "bf16 in hardware" if devices.fast_bf16(device) else "no bf16 in hardware, so fp32"
-        lines.append((f"device {name}", f"{devices.describe(device)}, {bf16}"))
-    return lines
+        bf16 = "bf16 in hardware" if devices.fast_bf16(device) else "no bf16 in hardware: fp32"
+        rows.append((f"device {name}", f"{devices.describe(device)}, {bf16}"))
+    return rows
 
 
 def _version(package: str) -> str:

@@ -1,4 +1,4 @@
-"""medssl export: segmentations as files, with their records and a table of volumes."""
+"""The command medssl export: segmentations as files, with provenance records and a table of volumes."""
 
 from __future__ import annotations
 
@@ -22,34 +22,38 @@ def export(
     project: ProjectArgument,
     scans: Annotated[
         list[str] | None,
-        typer.Argument(metavar="SCAN", show_default=False, help="Scans of the project; none means all."),
+        typer.Argument(metavar="SCAN", show_default=False, help="Scans of the project (default: all)."),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", show_default=False, help="Folder for the files.")] = ...,  # type: ignore[assignment]  # typer's way to say: required
+    out: Annotated[Path, typer.Option(metavar="DIR", show_default=False, help="Output folder.")] = ...,  # type: ignore[assignment]  # marks a required option in typer
     ending: FormatOption = "nii.gz",
     weights: Annotated[
         str,
         typer.Option(
             metavar="RUN",
-            help='Fine-tuning run that says what nobody painted; "last" is the newest, "none" exports only '
-            "what is painted.",
+            help='Fine-tuning run that predicts the unannotated voxels; "last" is the newest, "none" exports '
+            "annotations only.",
         ),
     ] = LAST,
     largest: Annotated[
-        bool, typer.Option("--largest", help="Keep only the largest connected part of each predicted class.")
+        bool,
+        typer.Option("--largest", help="Keep only the largest connected component of each predicted class."),
     ] = False,
     drop_ml: Annotated[
-        float, typer.Option("--drop-ml", metavar="ML", min=0, help="Drop predicted parts smaller than this.")
+        float,
+        typer.Option(
+            "--drop-ml", metavar="ML", min=0, help="Remove predicted components smaller than this volume."
+        ),
     ] = 0.0,
     fill_holes: Annotated[
-        bool, typer.Option("--fill-holes", help="Fill holes that a predicted class encloses.")
+        bool, typer.Option("--fill-holes", help="Fill holes inside each predicted class.")
     ] = False,
     device: DeviceOption = "auto",
 ) -> None:
-    """Write segmentations: your paint where you painted, the prediction elsewhere.
+    """Write segmentations: the annotation where there is one, the prediction elsewhere.
 
-    Each lies exactly on the grid of the scan's file, with a record of what
-    made it beside it; volumes.csv has the volume of each class in each scan.
-    Scans that the run has not segmented yet are segmented first.
+    Each segmentation has the grid of the scan's file. A record (JSON) next to it
+    lists what produced it; volumes.csv has the volume of each class in each scan.
+    Scans without a prediction of this run are segmented first.
     """
     from medssl.cli.selection import choose_run, scan_in
     from medssl.core.export.files import check_ending
@@ -74,12 +78,31 @@ def write_scans(
     device: str,
     postprocessing: Postprocessing | None = None,
 ) -> int:
-    """Export scans and print the files; returns how many could not be written, their reasons were shown."""
+    """Export scans and print the paths of the files.
+
+    Args:
+        project: project folder.
+        run: id of the fine-tuning run; None exports annotations only.
+        scans: scan ids; empty means all.
+        out: output folder.
+        ending: file ending such as ".nii.gz".
+        device: device of predictions that are still missing.
+        postprocessing: clean-up of the predictions; None for none.
+
+    Returns:
+        Number of scans that could not be written; the reasons have been printed.
+    """
     from medssl.core.jobs import ExportJob
 
-    done = asdict(postprocessing) if postprocessing else {}
+    cleanup = asdict(postprocessing) if postprocessing else {}
     job = ExportJob(
-        project=str(project), device=device, folder=str(out), ending=ending, weights=run, scans=scans, **done
+        project=str(project),
+        device=device,
+        folder=str(out),
+        ending=ending,
+        weights=run,
+        scans=scans,
+        **cleanup,
     )
     result = work(job)
     for path in result["written"]:
@@ -88,13 +111,13 @@ def write_scans(
 
 
 class Refusals:
-    """Says why scans are left out as it comes up, and ends a command with exit code 1 if any were."""
+    """Reports scans that are skipped, and ends the command with exit code 1 if there were any."""
 
     def __init__(self) -> None:
         self.count = 0
 
     def __call__(self, path: Path, error: UserError) -> None:
-        """Show one sentence."""
+        """Print why a scan is skipped."""
         from rich.markup import escape
 
         from medssl.cli.terminal import console
@@ -104,23 +127,30 @@ class Refusals:
         self.count += 1
 
     def end(self) -> None:
-        """Raises typer.Exit where something was left out."""
+        """End the command.
+
+        Raises:
+            typer.Exit: with code 1 if scans were skipped.
+        """
         from medssl.cli.terminal import console
 
         if self.count:
-            left_out = f"{self.count} could not be used and were left out; the reasons stand above."
-            console().print(f"[red]{left_out}")
+            console().print(f"[red]Skipped {self.count} of the scans; see the messages above.")
             raise typer.Exit(1)
 
 
 def work(job: Job) -> dict[str, Any]:
-    """Run a job to its end; Ctrl-C ends the command, what is finished stays."""
+    """Run a job with progress in the terminal and return its result.
+
+    Raises:
+        typer.Exit: after Ctrl-C; finished scans are kept.
+    """
     from medssl.cli.terminal import INTERRUPTED, console, run_job, stop_on_interrupt
 
     screen = console()
     with stop_on_interrupt(screen) as should_stop:
         result = run_job(job, screen, should_stop)
         if result["stopped"]:
-            screen.print("Stopped; the scans that were finished are kept.")
+            screen.print("Stopped. Finished scans are kept.")
             raise typer.Exit(INTERRUPTED)
     return result

@@ -1,4 +1,4 @@
-"""Segmenting files that belong to no project: through a project that lives only as long as it takes."""
+"""Segmentation of files outside the project. Each scan is processed in a temporary project."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from medssl.core.jobs import Job, PredictJob
 from medssl.core.project.project import Project, Run
 
 RUN_FILES = ("job.json", "card.json", "checkpoint.safetensors")
-OF_THE_WEIGHTS = ("no-checkpoint", "foreign-checkpoint", "newer-version", "not-finetuned")
-"""What every scan would meet."""
+WEIGHTS_ERRORS = ("no-checkpoint", "foreign-checkpoint", "newer-version", "not-finetuned")
+"""Codes of errors that would occur for every scan."""
 Work = Callable[[Job], dict[str, Any]]
 
 
@@ -42,13 +42,25 @@ def predict_outside(
     work: Work,
     refuse: Callable[[Path, UserError], None],
 ) -> list[Path]:
-    """Segment scan files with a run of `project`, one after the other; returns what was written.
+    """Segment scan files outside the project with one of its runs; the project is not changed.
 
-    The project itself is not touched. Each segmentation lies on its scan's grid and is called like the
-    scan with "_segmentation", next to it or in `out`, which gets a table of volumes, too. `job` says seed
-    and device. `refuse` hears of each scan that cannot be used; the others go on.
+    A segmentation has its scan's grid and its name with "_segmentation" appended.
 
-    Raises UserError for what all scans would meet: weights that cannot be used, a full disk.
+    Args:
+        project: project that holds the run and defines the classes.
+        run: fine-tuning run whose weights are used.
+        scans: files or DICOM folders.
+        out: output folder, which also gets a table of volumes; None writes next to each scan.
+        ending: file ending such as ".nii.gz".
+        job: supplies seed and device.
+        work: runs a job.
+        refuse: called with each scan that cannot be used and the error; the other scans are processed.
+
+    Returns:
+        Paths of the segmentations.
+
+    Raises:
+        UserError: for errors that would occur for every scan: unusable weights, a full disk.
     """
     written: list[Path] = []
     volumes: list[ClassVolume] = []
@@ -58,14 +70,14 @@ def predict_outside(
             try:
                 rows = _segment(project, run, path, target, job, work)
             except UserError as error:
-                if error.code in (*FATAL, *OF_THE_WEIGHTS):
+                if error.code in (*FATAL, *WEIGHTS_ERRORS):
                     raise
                 refuse(path, error)
                 continue
             written.append(target)
             name = target.name.removesuffix(f"_segmentation{ending}")
             volumes += [replace(row, scan=name) for row in rows]
-    finally:  # Ctrl-C leaves a table of what is there
+    finally:  # also after Ctrl-C, for the finished scans
         if out is not None and written:
             write_table(out / TABLE, volumes)
     return written
@@ -74,38 +86,45 @@ def predict_outside(
 def _segment(
     project: Project, run: Run, path: Path, target: Path, job: PredictJob, work: Work
 ) -> list[ClassVolume]:
-    """One scan, in a folder that is gone afterwards: a hundred scans would fill a small disk."""
+    """Segment one scan in a temporary folder, removed afterwards: many scans would fill a small disk."""
     with tempfile.TemporaryDirectory(prefix="medssl-") as scratch:
-        visitor = Project.create(Path(scratch) / "project", classes=project.classes)
-        scan = visitor.add_scan(path)
+        temporary = Project.create(Path(scratch) / "project", classes=project.classes)
+        scan = temporary.add_scan(path)
         if target.suffix == DICOM_SEG:
             need_dicom(scan)
-        folder = visitor.root / "runs" / run.id
+        folder = temporary.root / "runs" / run.id
         folder.mkdir(parents=True)
         for name in RUN_FILES:
             if (run.folder / name).exists():
                 shutil.copyfile(run.folder / name, folder / name)
-        work(replace(job, project=str(visitor.root), weights=run.id, scans=(scan.id,)))
-        return export_scan(visitor, scan.id, run.id, target)
+        work(replace(job, project=str(temporary.root), weights=run.id, scans=(scan.id,)))
+        return export_scan(temporary, scan.id, run.id, target)
 
 
 def scans_outside(paths: Sequence[Path]) -> list[Path]:
-    """The scans under files and folders, without the segmentations that were written beside them.
+    """List the scans among files and folders, without earlier segmentations in these folders.
 
-    Raises UserError ("missing", "no-scans").
+    Raises:
+        UserError: "missing" or "no-scans".
     """
-    given = set(paths)
-    found = [path for path in find_scans(paths) if path in given or not record_path(path).exists()]
-    if not found:
-        raise UserError(f"{paths[0]} holds segmentations only; give a folder with scans.", code="no-scans")
-    return found
+    explicit = set(paths)
+    scans = [path for path in find_scans(paths) if path in explicit or not record_path(path).exists()]
+    if not scans:
+        raise UserError(f"{paths[0]} contains segmentations only; give a folder with scans.", code="no-scans")
+    return scans
 
 
 def segmentation_path(scan: Path, out: Path | None, taken: Sequence[Path], ending: str = ".nii.gz") -> Path:
-    """Where the segmentation of a scan goes: next to it or in `out`, never onto the scan itself or onto a
-    file that is no earlier export.
+    """Choose the path for the segmentation of a scan.
 
-    Two scans of one name from different folders get their folder's name in front, then numbers.
+    It never overwrites the scan or a file that is not an earlier export. Where scans from different folders
+    have the same name, the folder's name is put in front of it, then a number is appended.
+
+    Args:
+        scan: file or DICOM folder.
+        out: output folder; None is the scan's folder.
+        taken: paths already used for other scans.
+        ending: file ending such as ".nii.gz".
     """
     folder = scan.parent if out is None else out
     stem = _stem(scan)
@@ -116,7 +135,7 @@ def segmentation_path(scan: Path, out: Path | None, taken: Sequence[Path], endin
 
 
 def _stem(path: Path) -> str:
-    """The name without .nii.gz and the like; only known endings go, a DICOM folder's name may hold dots."""
+    """File name without a known ending such as .nii.gz; the name of a DICOM folder may contain dots."""
     for suffix in sorted(READABLE, key=len, reverse=True):
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]

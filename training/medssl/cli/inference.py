@@ -1,4 +1,4 @@
-"""medssl predict, features, similarity and evaluate: what trained weights are used for."""
+"""The commands medssl predict, features, similarity and evaluate, which use trained weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medssl.cli.options import LAST, DeviceOption, FormatOption, ProjectArgument
 
 ScansArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="SCAN", show_default=False, help="Scans of the project; none means all."),
+    typer.Argument(metavar="SCAN", show_default=False, help="Scans of the project (default: all)."),
 ]
 
 
@@ -23,7 +23,7 @@ def predict(
         typer.Argument(
             metavar="SCAN",
             show_default=False,
-            help="Scans of the project, or files and folders anywhere; none means all scans of the project.",
+            help="Scans of the project, or files and folders anywhere (default: all scans of the project).",
         ),
     ] = None,
     weights: WeightsOption = LAST,
@@ -32,8 +32,8 @@ def predict(
         typer.Option(
             metavar="DIR",
             show_default=False,
-            help="Folder for the segmentations and a table of volumes. Without it segmentations of files "
-            "outside the project are written next to them, those of the project's scans stay in the project.",
+            help="Output folder for segmentations and a table of volumes. Without it, segmentations of files "
+            "outside the project are written next to them; those of the project's scans stay in the project.",
         ),
     ] = None,
     ending: FormatOption = "nii.gz",
@@ -42,9 +42,9 @@ def predict(
 ) -> None:
     """Segment scans with a fine-tuned network.
 
-    Segmentations lie exactly on the grid of the scan's file: same shape,
-    spacing, position and orientation. Beside each lies a record of what made
-    it. A file that cannot be used is named and left out.
+    A segmentation has the grid of the scan's file: same shape, spacing,
+    position and orientation. A record (JSON) next to it lists what produced
+    it. Files that cannot be used are reported and skipped.
     """
     from medssl.cli.export import Refusals, write_scans
     from medssl.cli.external import predict_outside, scans_outside
@@ -75,35 +75,38 @@ def features(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
 ) -> None:
-    """Compute dense features of scans and keep them, for similarity here and in the viewer."""
+    """Compute dense features of scans and store them for similarity maps, here and in the viewer."""
     from medssl.cli.selection import choose_run, scan_in
     from medssl.core.jobs import FeaturesJob
     from medssl.core.project.project import Project
 
     opened = Project.open(project)
     run = choose_run(opened, weights, ("pretrain", "finetune"))
-    wanted = tuple(scan_in(opened, scan) for scan in scans or [])
-    work(FeaturesJob(project=str(project), seed=seed, device=device, weights=run.id, scans=wanted))
+    chosen = tuple(scan_in(opened, scan) for scan in scans or [])
+    work(FeaturesJob(project=str(project), seed=seed, device=device, weights=run.id, scans=chosen))
 
 
 def similarity(
     project: ProjectArgument,
     scan: Annotated[str, typer.Argument(metavar="SCAN", show_default=False, help="Scan of the project.")],
-    z: Annotated[int, typer.Argument(metavar="Z", show_default=False, help="Slice, counted from below.")],
-    y: Annotated[int, typer.Argument(metavar="Y", show_default=False, help="Row, counted from behind.")],
+    z: Annotated[
+        int, typer.Argument(metavar="Z", show_default=False, help="Axial slice index, from inferior.")
+    ],
+    y: Annotated[int, typer.Argument(metavar="Y", show_default=False, help="Row index, from posterior.")],
     x: Annotated[
-        int, typer.Argument(metavar="X", show_default=False, help="Column, counted from the patient's left.")
+        int, typer.Argument(metavar="X", show_default=False, help="Column index, from the patient's left.")
     ],
     weights: WeightsOption = LAST,
     out: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="Where to: a volume (.nii, .nii.gz) or a picture (.png)."),
+        typer.Option(metavar="FILE", help="Output file: a volume (.nii, .nii.gz) or a picture (.png)."),
     ] = Path("similarity.nii.gz"),
     device: DeviceOption = "auto",
 ) -> None:
-    """Show which tissue looks like the tissue at one voxel, to the network's eye.
+    """Write a map of the similarity to one voxel: the cosine similarity of the network's features.
 
-    Features are computed first where the scan has none of these weights yet.
+    Voxel indices refer to the scan in canonical orientation. Features that
+    are not stored yet are computed first.
     """
     from medssl.cli.selection import choose_run, scan_in
     from medssl.cli.similar import write_similarity
@@ -117,20 +120,21 @@ def similarity(
 
 def evaluate(
     project: ProjectArgument,
-    run: Annotated[
-        str, typer.Argument(metavar="RUN", help="Fine-tuning run whose predictions count.")
-    ] = LAST,
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Fine-tuning run to evaluate.")] = LAST,
     labels: Annotated[
         Path,
         typer.Option(
-            metavar="DIR", show_default=False, help="Folder of reference labels, named like the scans' files."
+            metavar="DIR",
+            show_default=False,
+            help="Folder of reference labels with the names of the scan files.",
         ),
-    ] = ...,  # type: ignore[assignment]  # typer's way to say: required
+    ] = ...,  # type: ignore[assignment]  # marks a required option in typer
     json: Annotated[
-        Path | None, typer.Option(metavar="FILE", show_default=False, help="Write the numbers here, too.")
+        Path | None,
+        typer.Option(metavar="FILE", show_default=False, help="Also write the scores to this JSON file."),
     ] = None,
 ) -> None:
-    """Compare a run's predictions with reference labels: a table of Dice per scan and class."""
+    """Compare a run's predictions with reference labels: Dice per scan and class."""
     from rich.console import Console
 
     from medssl.cli.selection import choose_run
@@ -149,7 +153,10 @@ def evaluate(
     scores = compare(opened, chosen.id, predicted or references)
     if len(predicted) < len(references):
         missing = len(references) - len(predicted)
-        typer.echo(f"{missing} scans with labels are left out: {chosen.id} has not predicted them.", err=True)
+        typer.echo(
+            f"Skipped {missing} labelled scans without a prediction of {chosen.id}; run medssl predict.",
+            err=True,
+        )
     Console().print(scores_table(scores, title=f"Dice of {chosen.id}"))
     if json is not None:
         write_json(json, scores_json(scores))

@@ -1,4 +1,4 @@
-"""medssl methods: what can be pre-trained, and what each is for."""
+"""The command medssl methods: methods, recipes and settings."""
 
 from __future__ import annotations
 
@@ -19,63 +19,62 @@ def methods(
     method: Annotated[
         str | None,
         typer.Argument(
-            metavar="METHOD", show_default=False, help="List the settings of this method, or of finetune."
+            metavar="METHOD", show_default=False, help="A method, or finetune: list its settings."
         ),
     ] = None,
     recipe: RecipeOption = "quick",
 ) -> None:
-    """List the methods and recipes of pre-training, and the recipes of fine-tuning, with what each is for.
+    """List the recipes of pre-training and fine-tuning and their purposes.
 
-    With a METHOD: what --set can change, with the recipe's values.
+    With a METHOD, list the settings that --set can change, with the recipe's values.
     """
     if method is not None:
         _settings(method, recipe)
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("--method", "--recipe", "for", "time"):
+    for title in ("--method", "--recipe", "purpose", "time"):
         table.add_column(title, no_wrap=title.startswith("--"))
-    offered = recipes.pretrainings()
-    for name, which, read in offered:
-        table.add_row(name, which, escape(read.purpose), read.time)
-    taken = {read.name for _, _, read in offered}
-    rest = [recipes.read(name) for name in recipes.names() if name not in taken]
-    for read in rest:
-        what, _, which = read.name.rpartition("-")
-        name = what if what in ALL else f"({what})"
-        table.add_row(name, which, escape(read.purpose), read.time)
+    pretraining = recipes.pretrainings()
+    for name, length, entry in pretraining:
+        table.add_row(name, length, escape(entry.purpose), entry.time)
+    listed = {entry.name for _, _, entry in pretraining}
+    for entry in [recipes.read(name) for name in recipes.names() if name not in listed]:
+        task, _, length = entry.name.rpartition("-")
+        name = task if task in ALL else f"({task})"
+        table.add_row(name, length, escape(entry.purpose), entry.time)
     Console().print(table)
-    typer.echo("\nWhat the viewer calls them:")
+    typer.echo("\nPurposes in the viewer and their commands:")
     for kind, purposes in (("pretrain", recipes.PRETRAINING), ("finetune", recipes.FINETUNING)):
-        for each in purposes:
-            options = f"--recipe {each.recipe} --minutes {each.minutes:g}"
+        for preset in purposes:
+            options = f"--recipe {preset.recipe} --minutes {preset.minutes:g}"
             semi_supervised = (
                 ""
-                if each.semi_supervised == recipes.Preset.semi_supervised
-                else f" --semi-supervised {each.semi_supervised}"
+                if preset.semi_supervised == recipes.Preset.semi_supervised
+                else f" --semi-supervised {preset.semi_supervised}"
             )
-            typer.echo(f"  medssl {kind} PROJECT {options}{semi_supervised}  {each.name}. {each.about}")
-    typer.echo("\nUse: medssl pretrain PROJECT --method METHOD --recipe RECIPE")
+            typer.echo(f"  medssl {kind} PROJECT {options}{semi_supervised}  {preset.name}. {preset.about}")
+    typer.echo("\nUsage: medssl pretrain PROJECT --method METHOD --recipe RECIPE")
 
 
 def _settings(method: str, recipe: str) -> None:
-    """The settings of a method, or of fine-tuning, in the groups of the viewer's forms."""
+    """Print the settings of a method or of fine-tuning, grouped as in the viewer's forms."""
     if method == "finetune":
         groups = settings.of_finetuning("self_training", recipe)
     else:
         groups = settings.of_pretraining(method, recipe)
-    groups.pop(settings.COMPUTER)  # options of their own on the command line
+    groups.pop(settings.COMPUTER)  # --device and others are options on the command line
     for title, group in groups.items():
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
-        for each in group:
-            value = "auto" if each.default is None else each.default
-            table.add_row(f"{each.name}={value}", escape(each.help))
+        for setting in group:
+            value = "auto" if setting.default is None else setting.default
+            table.add_row(f"{setting.name}={value}", escape(setting.help))
         Console(highlight=False).print(f"[bold]{title}", table, sep="\n")
 
 
 class WithRecipes(TyperCommand):
-    """A command whose help ends with the methods; read when help is asked for, not at every start."""
+    """A command whose help ends with the list of recipes, which is read only when help is shown."""
 
-    # Newer typers carry a click of their own, so its types have no name that holds everywhere.
+    # Newer versions of typer bundle click, so its types have no name that works with all versions.
     def format_help(self, ctx: Any, formatter: Any) -> None:
         lines = [
             f"[bold]--method {method} --recipe {which}[/]  {escape(recipe.purpose)} ({recipe.time})"

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, each with the words of its help."""
+"""Arguments and options that several commands share, with their help texts."""
 
 from __future__ import annotations
 
@@ -10,67 +10,75 @@ import typer
 from medssl.core.errors import UserError
 
 LAST = "last"
-"""Stands for the newest run."""
+"""Selects the newest run."""
 
 ProjectArgument = Annotated[
     Path, typer.Argument(metavar="PROJECT", show_default=False, help="Project folder (see medssl init).")
 ]
 OptionalProjectArgument = Annotated[
     Path | None,
-    typer.Argument(metavar="[PROJECT]", show_default=False, help="Project folder (see medssl init)."),
+    typer.Argument(metavar="PROJECT", show_default=False, help="Project folder (see medssl init)."),
 ]
-SeedOption = Annotated[
-    int, typer.Option(help="Number that all random choices follow from; the same seed repeats a run.")
-]
+SeedOption = Annotated[int, typer.Option(help="Random seed; the same seed repeats a run.")]
 DeviceOption = Annotated[
-    str, typer.Option(help="auto (the GPU where there is one), cpu, cuda, cuda:1 or mps.", metavar="DEVICE")
+    str, typer.Option(help="auto (a GPU if available), cpu, cuda, cuda:1 or mps.", metavar="DEVICE")
 ]
 MinutesOption = Annotated[
     float | None,
-    typer.Option(min=0.0, show_default=False, help="Train for so many minutes (5, unless --steps is given)."),
+    typer.Option(
+        min=0.0, show_default=False, help="Training time in minutes (default: 5, unless --steps is given)."
+    ),
 ]
 StepsOption = Annotated[
     int | None,
-    typer.Option(min=1, show_default=False, help="Train for so many steps instead of a time."),
+    typer.Option(min=1, show_default=False, help="Number of training steps, instead of a training time."),
 ]
 ResumeOption = Annotated[
     str | None,
     typer.Option(
         metavar="RUN",
         show_default=False,
-        help='Go on with a stopped or killed run from its last checkpoint; "last" is the newest. '
-        "Its settings stay; --minutes or --steps give it a new total.",
+        help='Resume a stopped or crashed run from its last checkpoint; "last" is the newest run. '
+        "The run keeps its settings; --minutes or --steps set a new total.",
     ),
 ]
-RecipeOption = Annotated[str, typer.Option(help="Recipe that the settings come from.")]
+RecipeOption = Annotated[str, typer.Option(help="Recipe (named set of settings); medssl methods lists them.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
         show_default=False,
-        help="Override one setting of the recipe, e.g. --set learning_rate=0.001. May be repeated.",
+        help="Override one setting of the recipe, e.g. --set learning_rate=0.001; may be repeated. "
+        "medssl methods METHOD lists the settings.",
     ),
 ]
 WeightsOption = Annotated[
     str,
-    typer.Option(metavar="RUN", help='Run whose weights are used, e.g. 0001-finetune; "last" is the newest.'),
+    typer.Option(metavar="RUN", help='Run whose weights to use, e.g. 0001-finetune; "last" is the newest.'),
 ]
 FormatOption = Annotated[
     str,
     typer.Option(
         "--format",
-        metavar="ENDING",
-        help="nii.gz, nii, nrrd, mha, or dcm for DICOM-SEG, which refers to the images of the scan's own "
-        "DICOM series.",
+        metavar="FORMAT",
+        help="File format: nii.gz, nii, nrrd, mha, or dcm (DICOM-SEG, for scans that were read from a DICOM "
+        "series).",
     ),
 ]
 
 
 def settings_from(pairs: list[str] | None) -> dict[str, Any]:
-    """NAME=VALUE pairs as settings; values are read as JSON where they are JSON, else as text.
+    """Parse the values of --set.
 
-    Raises UserError ("bad-setting").
+    Args:
+        pairs: strings "NAME=VALUE"; a VALUE that is not valid JSON is taken as text.
+
+    Returns:
+        {setting name: value}.
+
+    Raises:
+        UserError: "bad-setting" if a pair has no name or no value.
     """
     import json
 

@@ -1,4 +1,4 @@
-"""Which run, which scans: what somebody writes on the command line, as the things themselves."""
+"""Resolves arguments of the command line to runs and scans."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ from medssl.core.project.runs import refuse_collapsed
 from medssl.core.shipped import SHAPES
 
 
-def choose_run(project: Project, wanted: str, kinds: Sequence[str], *, to_start_from: bool = False) -> Run:
-    """The run of an id ("0002-finetune"), of a number ("2") or, for "last", the newest of these kinds.
+def choose_run(project: Project, name: str, kinds: Sequence[str], *, to_start_from: bool = False) -> Run:
+    """Find the run that an argument names.
 
-    "shapes" is the program's own pre-training.
+    Args:
+        project: project with the runs.
+        name: id ("0002-finetune"), number ("2"), "shapes" (the shipped weights), or "last": the newest run
+            of these kinds with a checkpoint.
+        kinds: accepted kinds, "pretrain" and "finetune".
+        to_start_from: the run initialises a training, so "last" skips collapsed runs.
 
-    Only runs with a checkpoint count as "last", and `to_start_from` only those that have not collapsed.
-
-    Raises UserError ("no-run", "collapsed" where all have, or what Project.run refuses).
+    Raises:
+        UserError: "no-run", "collapsed" if all candidates have collapsed, or an error of Project.run.
     """
-    if wanted == SHAPES and "pretrain" in kinds:
+    if name == SHAPES and "pretrain" in kinds:
         return project.run(SHAPES)
     runs = [run for run in project.runs() if run.kind in kinds]
-    if wanted == LAST:
+    if name == LAST:
         saved = [run for run in runs if run.checkpoint.exists()]
         usable = [run for run in saved if not (to_start_from and run.collapsed)]
         if saved and not usable:
@@ -36,48 +40,56 @@ def choose_run(project: Project, wanted: str, kinds: Sequence[str], *, to_start_
                 code="no-run",
             )
         return usable[-1]
-    if wanted.isdecimal():
+    if name.isdecimal():
         for run in runs:
-            if run.id.startswith(f"{int(wanted):04d}-"):
+            if run.id.startswith(f"{int(name):04d}-"):
                 return run
-    chosen = project.run(wanted)
+    chosen = project.run(name)
     if chosen.kind not in kinds:
         raise UserError(
-            f"Run {chosen.id} is a {chosen.kind} run; a {' or '.join(kinds)} run is needed here.",
+            f"Run {chosen.id} is a {chosen.kind} run; give a {' or '.join(kinds)} run.",
             code="no-run",
         )
     return chosen
 
 
-def split_scans(project: Project, wanted: Sequence[str]) -> tuple[tuple[str, ...], tuple[Path, ...]]:
-    """Arguments as (ids of the project's scans, paths of files and folders outside it).
+def split_scans(project: Project, arguments: Sequence[str]) -> tuple[tuple[str, ...], tuple[Path, ...]]:
+    """Split arguments into scans of the project and paths outside it.
 
-    Raises UserError ("missing") for what is neither.
+    Returns:
+        (scan ids, paths of files and folders).
+
+    Raises:
+        UserError: "missing" if an argument is neither.
     """
-    inside = tuple(argument for argument in wanted if argument in project.scans)
-    outside = tuple(Path(argument) for argument in wanted if argument not in project.scans)
+    inside = tuple(argument for argument in arguments if argument in project.scans)
+    outside = tuple(Path(argument) for argument in arguments if argument not in project.scans)
     for path in outside:
         if not path.exists():
             raise UserError(
                 f"{path} is neither a scan of {project.root} nor a file or folder; check the name "
-                f"(its scans are {_some(list(project.scans))}).",
+                f"(scans of the project: {_some(list(project.scans))}).",
                 code="missing",
             )
     return inside, outside
 
 
-def scan_in(project: Project, wanted: str) -> str:
-    """The id of one scan of the project. Raises UserError ("missing")."""
-    if wanted not in project.scans:
+def scan_in(project: Project, scan_id: str) -> str:
+    """Check that the project has a scan, and return its id.
+
+    Raises:
+        UserError: "missing".
+    """
+    if scan_id not in project.scans:
         raise UserError(
-            f"{project.root} has no scan {wanted}; its scans are {_some(list(project.scans))}.",
+            f"{project.root} has no scan {scan_id}; its scans: {_some(list(project.scans))}.",
             code="missing",
         )
-    return wanted
+    return scan_id
 
 
 def _some(names: Sequence[str], count: int = 5) -> str:
     if not names:
-        return "none so far, add some with medssl init"
+        return "none; add some with medssl init"
     rest = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + rest

@@ -1,4 +1,4 @@
-"""medssl init, run and doctor."""
+"""The commands medssl init, run and doctor."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ if TYPE_CHECKING:
 
 def init(
     folder: Annotated[
-        Path, typer.Argument(metavar="PROJECT", show_default=False, help="Project folder to make or add to.")
+        Path,
+        typer.Argument(
+            metavar="PROJECT", show_default=False, help="Project folder to create or to add scans to."
+        ),
     ],
     scans: Annotated[
         list[Path] | None,
         typer.Argument(
             metavar="SCANS",
             show_default=False,
-            help="Scan files (NIfTI, NRRD, MHA, MGZ), DICOM folders, or folders that hold such.",
+            help="Scan files (NIfTI, NRRD, MHA, MGZ), DICOM folders, or folders that contain these.",
         ),
     ] = None,
     classes: Annotated[
@@ -31,7 +34,7 @@ def init(
         typer.Option(
             metavar="NAMES",
             show_default=False,
-            help="What will be segmented, in order: --classes liver,spleen.",
+            help="Classes to segment, in order, e.g. --classes liver,spleen.",
         ),
     ] = None,
     hold_out: Annotated[
@@ -39,14 +42,14 @@ def init(
         typer.Option(
             metavar="PATTERN",
             show_default=False,
-            help="Scans for testing only, never trained on: a pattern for file names such as 'test_*'. "
-            "May be repeated.",
+            help="Hold scans out of all training, for testing: a pattern of file names such as 'test_*'; "
+            "may be repeated.",
         ),
     ] = None,
 ) -> None:
-    """Make a project folder from scans, or add scans to it.
+    """Create a project folder from scans, or add scans to an existing one.
 
-    The scan files are only read. A file that cannot be used is named and left out.
+    Scan files are never modified. Files that cannot be used are reported and skipped.
     """
     from medssl.benchmarking.dataset import classes_named
     from medssl.cli.terminal import console
@@ -61,12 +64,12 @@ def init(
     held_out = sum(scan.held_out for scan in project.scans.values())
     typer.echo(f"{folder}: {len(project.scans)} scans, {held_out} of them held out.")
     if refused:
-        screen.print(f"[red]{refused} could not be used and were left out; the reasons stand above.")
+        screen.print(f"[red]Skipped {refused} of the scans; see the messages above.")
         raise typer.Exit(1)
 
 
 def _add(project: Project, paths: list[Path], hold_out: list[str], screen: Console) -> int:
-    """Add scans; returns how many could not be used."""
+    """Add scans; returns the number of scans that could not be used."""
     from rich.markup import escape
     from rich.progress import track
 
@@ -91,16 +94,16 @@ def run(
         typer.Argument(
             metavar="JOB",
             show_default=False,
-            help='Job file (JSON); "-" waits for its name on standard input.',
+            help='Job file (JSON); "-" reads its path from standard input.',
         ),
     ],
 ) -> None:
-    """Run a job file for another program: events as JSON lines on standard output.
+    """Run a job file, with events as JSON lines on standard output.
 
-    A line "stop" on standard input, or its end, stops the job after the
-    running step with a checkpoint; `show {"scan": ..., "axis": ..., "index": ...}`
-    asks for previews of that slice. This is how the viewer runs the
-    engine; for people there are the other commands.
+    For programs: the viewer runs the engine this way. A line "stop" on
+    standard input, or its end, stops the job after the current step and
+    writes a checkpoint. A line `show {"scan": ..., "axis": ..., "index": ...}`
+    requests previews of that slice.
     """
     from medssl import worker
 
@@ -111,11 +114,13 @@ def doctor(
     project: Annotated[
         Path | None,
         typer.Argument(
-            metavar="PROJECT", show_default=False, help="Show the choice for this project's scans, too."
+            metavar="PROJECT",
+            show_default=False,
+            help="Show the training plan for the scans of this project.",
         ),
     ] = None,
 ) -> None:
-    """Print versions, devices, free memory, and what would be chosen for training here."""
+    """Print versions, devices, free memory, and the training plan for this machine."""
     from rich.console import Console
 
     from medssl.cli.doctor import report

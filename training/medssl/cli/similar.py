@@ -1,4 +1,4 @@
-"""A similarity map as a volume or as a picture."""
+"""Writes a similarity map as a volume or as a picture."""
 
 from __future__ import annotations
 
@@ -29,13 +29,24 @@ def write_similarity(
     device: str,
     work: Callable[[Job], dict[str, Any]],
 ) -> None:
-    """Write how similar every place of the scan is to one voxel, computing features where there are none.
+    """Write the similarity of a scan to one of its voxels; missing features are computed first.
 
-    Raises UserError ("outside", "unsupported").
+    Args:
+        project: project with the scan.
+        scan_id: id of the scan.
+        run: run whose features are compared.
+        voxel_zyx: query voxel (z, y, x) in canonical order.
+        out: output file; .nii and .nii.gz write a volume on the grid of the features, .png a picture.
+        device: device that computes missing features.
+        work: runs a job.
+
+    Raises:
+        UserError: "outside" if the voxel is not in the scan, "unsupported" for another file ending.
     """
     if not out.name.lower().endswith(PICTURES + VOLUMES):
         raise UserError(
-            f"{out} has an unknown ending; use .nii.gz for a volume, .png for a picture.", code="unsupported"
+            f"{out} has an unsupported ending; use .nii.gz for a volume, .png for a picture.",
+            code="unsupported",
         )
     cache = features_of(project, scan_id, run, device, work)
     values = similarity(cache, query_at(cache, voxel_zyx))
@@ -44,10 +55,10 @@ def write_similarity(
 
         scan = project.scans[scan_id]
         image = np.asarray(project.image(scan_id))
-        seen = pictures.Similar(
+        scene = pictures.Similar(
             image, scan.geometry.spacing_mm, values, voxel_zyx, scan_id, cache.step_vox, scan.modality
         )
-        pictures.similarity(out, seen)
+        pictures.similarity(out, scene)
     else:
         _write_volume(out, values, project.scans[scan_id].geometry.canonical_affine, cache)
 
@@ -55,7 +66,7 @@ def write_similarity(
 def features_of(
     project: Project, scan_id: str, run: Run, device: str, work: Callable[[Job], dict[str, Any]]
 ) -> FeatureCache:
-    """The features of a scan under a run's weights, computed first if they are not there yet."""
+    """Open the features of a scan from a run, computing them first if they are not stored."""
     try:
         return open_features(project, scan_id, run.id)
     except UserError as error:
@@ -68,9 +79,9 @@ def features_of(
 def _write_volume(
     path: Path, values_zyx: np.ndarray, canonical_affine: np.ndarray, cache: FeatureCache
 ) -> None:
-    """NIfTI on the grid of the features; its affine lays it over the scan."""
+    """Write NIfTI on the grid of the features; the affine aligns it with the scan."""
     cells_to_voxels = np.diag([*cache.step_vox, 1.0])
-    cells_to_voxels[:3, 3] = (np.array(cache.step_vox) - 1) / 2  # of the first cell's centre
+    cells_to_voxels[:3, 3] = (np.array(cache.step_vox) - 1) / 2  # centre of the first cell
     affine = (np.asarray(canonical_affine) @ cells_to_voxels)[:, [2, 1, 0, 3]]
     image = nibabel.Nifti1Image(values_zyx.transpose(2, 1, 0).astype(np.float32), affine)
     image.header.set_xyzt_units("mm")

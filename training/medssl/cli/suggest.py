@@ -1,4 +1,4 @@
-"""medssl suggest: which slices to paint next."""
+"""The command medssl suggest: which slices to annotate next."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from medssl.cli.options import DeviceOption, ProjectArgument, SeedOption
 
 def suggest(
     project: ProjectArgument,
-    count: Annotated[int, typer.Option(min=1, help="How many slices.")] = 10,
+    count: Annotated[int, typer.Option(min=1, help="Number of slices.")] = 10,
     weights: Annotated[
         str | None,
         typer.Option(
             metavar="RUN",
             show_default=False,
-            help="Run that looks at the scans. Without it the newest fine-tuning, else the newest "
-            "pre-training; where there is none yet, the slices are compared by their grey values.",
+            help="Run whose predictions or features rank the slices (default: the newest fine-tuning, else "
+            "the newest pre-training, else intensities without a network).",
         ),
     ] = None,
     json: Annotated[
-        Path | None, typer.Option(metavar="FILE", show_default=False, help="Write the list here, too.")
+        Path | None,
+        typer.Option(metavar="FILE", show_default=False, help="Also write the list to this JSON file."),
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
 ) -> None:
-    """Say which slices are worth painting next, and why.
+    """Suggest the slices to annotate next, with the reason.
 
-    Complete slices, empty ones and scans that are held out are never suggested.
+    Complete slices, empty slices and held-out scans are never suggested.
     """
     from rich.console import Console
     from rich.table import Table
@@ -48,10 +49,11 @@ def suggest(
     with stop_on_interrupt(screen) as should_stop:
         result = run_job(job, screen, should_stop)
     if result["stopped"]:
-        screen.print("Stopped; these are the best of the scans that were looked at.")
+        screen.print("Stopped. The suggestions cover the scans that were processed.")
     if json is not None:
         write_json(json, result["suggestions"])
-    table = Table("scan", "slice", "why")
-    for each in result["suggestions"]:
-        table.add_row(each["scan"], f"{AXIS_NAMES[each['axis']]} {each['index']}", each["reason"])
+    table = Table("scan", "slice", "reason")
+    for suggestion in result["suggestions"]:
+        position = f"{AXIS_NAMES[suggestion['axis']]} {suggestion['index']}"
+        table.add_row(suggestion["scan"], position, suggestion["reason"])
     Console().print(table)

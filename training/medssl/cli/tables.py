@@ -14,14 +14,14 @@ from medssl.core.labels.evaluate import Scores
 
 
 def scores_table(scores: Scores, title: str) -> Table:
-    """One line a scan, one column a class, means at the right and at the bottom."""
+    """Table with a row for each scan, a column for each class, and means."""
     table = Table(title=title, title_justify="left")
     table.add_column("scan")
     for label_class in scores.classes:
         table.add_column(label_class.name, justify="right")
     table.add_column("mean", justify="right", style="bold")
-    for scan_id, of_scan in scores.values.items():
-        cells = [number(of_scan[label_class.id]) for label_class in scores.classes]
+    for scan_id, scan_scores in scores.values.items():
+        cells = [number(scan_scores[label_class.id]) for label_class in scores.classes]
         table.add_row(scan_id, *cells, number(scores.of_scan(scan_id)))
     table.add_section()
     means = [number(scores.of_class(label_class.id)) for label_class in scores.classes]
@@ -30,25 +30,25 @@ def scores_table(scores: Scores, title: str) -> Table:
 
 
 def study_table(cells: Sequence[Cell]) -> Table:
-    """One line a method: Dice per class, mean and spread over seeds, and times."""
-    heading, *lines = study_lines(cells)
+    """Table with a row for each method: Dice per class, mean and standard deviation over seeds, times."""
+    heading, *rows = study_lines(cells)
     table = Table(title="Dice on the test scans", title_justify="left")
     table.add_column(heading[0])
     for name in heading[1:]:
         table.add_column(name, justify="right", style="bold" if name == "mean" else None)
-    for line in lines:
-        table.add_row(*line)
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
 def scores_json(scores: Scores) -> dict[str, Any]:
-    """The same numbers for programs; null where a class is in neither prediction nor reference."""
+    """Dice scores as JSON values; null where a class is in neither prediction nor reference."""
     return {
         "mean": _or_null(scores.mean),
-        "classes": {each.name: _or_null(scores.of_class(each.id)) for each in scores.classes},
+        "classes": {entry.name: _or_null(scores.of_class(entry.id)) for entry in scores.classes},
         "scans": {
-            scan_id: {each.name: _or_null(of_scan[each.id]) for each in scores.classes}
-            for scan_id, of_scan in scores.values.items()
+            scan_id: {entry.name: _or_null(scan_scores[entry.id]) for entry in scores.classes}
+            for scan_id, scan_scores in scores.values.items()
         },
     }
 

@@ -1,4 +1,4 @@
-"""The engine's events drawn in a terminal: progress bars with the time left, notices, Ctrl-C."""
+"""Shows the engine's events in a terminal: progress bars with the remaining time, notices, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -18,45 +18,54 @@ from rich.text import Text
 from medssl.core import events, jobs
 
 INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells expect it, so that `a && b` does not go on with b."""
+"""Exit code after Ctrl-C by the convention of shells: `a && b` does not start b."""
 
 PLAIN_STEP = 0.1
-"""Without a terminal (a log file, CI) a line is printed each time another tenth is done."""
+"""Without a terminal (a log file, CI), a line is printed after each of these fractions of the work."""
 
 
 def console() -> Console:
-    """Standard error: standard output is left to results, so that they can be piped."""
+    """Console on standard error; standard output is reserved for results, so that they can be piped."""
     return Console(stderr=True, highlight=False)
 
 
 @contextmanager
 def stop_on_interrupt(screen: Console) -> Iterator[Callable[[], bool]]:
-    """Gives a function that says whether Ctrl-C was pressed; a second Ctrl-C raises KeyboardInterrupt."""
-    asked = threading.Event()
+    """Handle Ctrl-C. Yields a function that tells whether it was pressed; twice is a KeyboardInterrupt."""
+    pressed = threading.Event()
 
     def interrupt(*_: object) -> None:
-        if asked.is_set():
+        if pressed.is_set():
             raise KeyboardInterrupt
-        asked.set()
+        pressed.set()
         screen.print(
-            "[yellow]Stopping after the running step, with a checkpoint; Ctrl-C again stops at once."
+            "[yellow]Stopping after the current step and saving a checkpoint. Ctrl-C again stops immediately."
         )
 
     try:
         previous = signal.signal(signal.SIGINT, interrupt)
-    except ValueError:  # not in the main thread, so no Ctrl-C comes here
-        yield asked.is_set
+    except ValueError:  # signals reach the main thread only
+        yield pressed.is_set
         return
     try:
-        yield asked.is_set
+        yield pressed.is_set
     finally:
         signal.signal(signal.SIGINT, previous)
 
 
 def run_job(job: jobs.Job, screen: Console, should_stop: Callable[[], bool]) -> dict[str, Any]:
-    """Run a job in this process, drawn as it goes, and return its result.
+    """Run a job in this process with progress on the screen.
 
-    A second Ctrl-C ends the program; what the last checkpoint holds is kept.
+    Args:
+        job: job to run.
+        screen: where to show progress.
+        should_stop: returns True to stop after the current step.
+
+    Returns:
+        The job's result.
+
+    Raises:
+        typer.Exit: after a second Ctrl-C; the last checkpoint is kept.
     """
     with screen.status("Loading the engine ..."):
         from medssl import engine  # imports torch: seconds
@@ -64,12 +73,12 @@ def run_job(job: jobs.Job, screen: Console, should_stop: Callable[[], bool]) -> 
         with Drawing(screen) as drawing:
             return engine.run(job, drawing.emit, should_stop)
     except KeyboardInterrupt:
-        screen.print("Stopped at once; the last checkpoint is kept.")
+        screen.print("Stopped. The last checkpoint is kept.")
         raise typer.Exit(INTERRUPTED) from None
 
 
 def worker(screen: Console, should_stop: Callable[[], bool]) -> Callable[[jobs.Job], dict[str, Any]]:
-    """Runs jobs one after the other, drawn as they go, for a study; raises trial.Stopped after Ctrl-C."""
+    """Return a function that runs the jobs of an experiment; it raises experiment.Stopped after Ctrl-C."""
     from medssl.benchmarking.experiment import Stopped
 
     def work(job: jobs.Job) -> dict[str, Any]:
@@ -84,7 +93,7 @@ def worker(screen: Console, should_stop: Callable[[], bool]) -> Callable[[jobs.J
 
 
 class Drawing:
-    """Draws events as they come; a context manager, because the bars have to be taken down again."""
+    """Shows events; a context manager that removes its progress bars at the end."""
 
     def __init__(self, screen: Console) -> None:
         self._screen = screen
@@ -93,7 +102,7 @@ class Drawing:
             BarColumn(bar_width=32),
             TaskProgressColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[remaining]}"),
             TextColumn("[dim]{task.fields[numbers]}"),
             console=screen,
             disable=not screen.is_terminal,
@@ -111,7 +120,7 @@ class Drawing:
         self._bars.stop()
 
     def emit(self, event: events.Event) -> None:
-        """Draw one event."""
+        """Show one event."""
         match event:
             case events.Started():
                 self._screen.print(f"Run [bold]{escape(event.run)}[/]")
@@ -126,29 +135,29 @@ class Drawing:
                     self._screen.print(f"[yellow]{escape(event.text)}")
                 self._noticed = event.text
             case _:
-                pass  # previews, checkpoints and the end need no line of their own
+                pass  # previews, checkpoints and the end print nothing
 
     def _progress(self, event: events.Progress) -> None:
-        left = "" if event.eta_s is None else f"{duration(event.eta_s)} left"
+        remaining = "" if event.eta_s is None else f"{duration(event.eta_s)} left"
         if not self._screen.is_terminal:
-            self._plain(event, left)
+            self._plain(event, remaining)
             return
         if event.phase not in self._tasks:
-            self._tasks[event.phase] = self._bars.add_task(event.phase, total=1.0, left="", numbers="")
+            self._tasks[event.phase] = self._bars.add_task(event.phase, total=1.0, remaining="", numbers="")
         self._bars.update(
-            self._tasks[event.phase], completed=event.fraction, left=left, numbers=self._numbers
+            self._tasks[event.phase], completed=event.fraction, remaining=remaining, numbers=self._numbers
         )
 
-    def _plain(self, event: events.Progress, left: str) -> None:
+    def _plain(self, event: events.Progress, remaining: str) -> None:
         printed = self._printed.get(event.phase, -1.0)
         if event.fraction >= printed + PLAIN_STEP or (event.fraction >= 1.0 > printed):
             self._printed[event.phase] = event.fraction
-            parts = [f"{event.phase} {event.fraction:4.0%}", left, self._numbers]
-            self._screen.print("  ".join(part for part in parts if part))
+            columns = [f"{event.phase} {event.fraction:4.0%}", remaining, self._numbers]
+            self._screen.print("  ".join(column for column in columns if column))
 
 
 def duration(seconds: float) -> str:
-    """0:07, 12:30, 1:02:03."""
+    """Format seconds as 0:07, 12:30 or 1:02:03."""
     whole = max(round(seconds), 0)
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

@@ -1,4 +1,4 @@
-"""medssl pretrain and medssl finetune."""
+"""The commands medssl pretrain and medssl finetune."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ StartOption = Annotated[
     typer.Option(
         "--weights",
         metavar="WEIGHTS",
-        help="What to start from: shapes (weights that belong to the program), random, a run, "
-        'or "last" for the newest pre-training.',
+        help="Initial weights: shapes (shipped weights, pre-trained on synthetic shapes), random, a run such "
+        'as 0001-pretrain-pgl, or "last" for the newest pre-training.',
     ),
 ]
 PretrainStartOption = Annotated[
@@ -45,8 +45,8 @@ PretrainStartOption = Annotated[
         "--weights",
         metavar="WEIGHTS",
         show_default=False,
-        help="What to start from: shapes (weights that belong to the program), random, or a run. "
-        "Without this option recipes for minutes start from shapes, published ones from random weights.",
+        help="Initial weights: shapes (shipped weights, pre-trained on synthetic shapes), random, or a run "
+        "such as 0001-pretrain-pgl. Default: shapes for quick recipes, random for paper recipes.",
     ),
 ]
 PredictOption = Annotated[
@@ -54,7 +54,7 @@ PredictOption = Annotated[
     typer.Option(
         metavar="SCAN",
         show_default=False,
-        help='Scan to segment at the end; may be repeated; "all" for every scan of the project.',
+        help='Scan to segment after training; may be repeated; "all" for every scan of the project.',
     ),
 ]
 SemiSupervisedOption = Annotated[
@@ -62,8 +62,8 @@ SemiSupervisedOption = Annotated[
     typer.Option(
         "--semi-supervised",
         "--semi",
-        help="What to learn from unannotated voxels: pseudo-labels (self_training), a contrast between "
-        "classes by pseudo-labels (pseudo_contrast), both, or none.",
+        help="How to use unannotated voxels: pseudo-labels (self_training), pseudo-label-guided contrast "
+        "between classes (pseudo_contrast), both, or none.",
     ),
 ]
 
@@ -86,12 +86,12 @@ def pretrain(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
 ) -> None:
-    """Learn from the project's scans without any labels (held-out scans are left out).
+    """Pre-train a network on the project's scans without labels; held-out scans are not used.
 
-    The method shapes learns from made-up volumes: it needs no scans, and no project; without one its run
-    lies in a folder medssl-shapes.
+    The method shapes learns from synthetic volumes and needs neither scans nor a project. Without a project
+    it writes to the folder medssl-shapes.
 
-    Ctrl-C stops after the running step with a checkpoint; go on with --resume last.
+    Ctrl-C stops after the current step and saves a checkpoint; --resume last continues.
     """
     from medssl.cli.selection import choose_run
     from medssl.core.errors import UserError
@@ -100,7 +100,7 @@ def pretrain(
 
     if project is None and needs_scans(method):
         raise UserError(
-            f"{method} learns from scans; give a project folder (see medssl init).", code="no-project"
+            f"The method {method} needs scans; give a project folder (see medssl init).", code="no-project"
         )
     project = project or Path(f"medssl-{method}")
     if not needs_scans(method) and not is_project(project):
@@ -136,9 +136,9 @@ def finetune(
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
 ) -> None:
-    """Learn to segment from the annotated slices, starting from pre-trained weights.
+    """Train a segmentation on the annotated slices, starting from pre-trained weights.
 
-    Ctrl-C stops after the running step with a checkpoint; go on with --resume last.
+    Ctrl-C stops after the current step and saves a checkpoint; --resume last continues.
     """
     from medssl.cli.selection import choose_run, scan_in
     from medssl.core.jobs import FinetuneJob
@@ -174,23 +174,23 @@ def _resumed(project: Path, resume: str | None, kind: str) -> str | None:
 
 
 def _train(job: TrainingJob) -> None:
-    """Run a training job and say where its weights are and how to go on."""
+    """Run a training job and print its run id, or how to resume it."""
     from medssl.cli.terminal import INTERRUPTED, console, run_job, stop_on_interrupt
     from medssl.core.jobs import kind_of
 
     screen = console()
     with stop_on_interrupt(screen) as should_stop:
-        _foretell(job, screen, should_stop)
+        _print_estimate(job, screen, should_stop)
         result = run_job(job, screen, should_stop)
     if result["stopped"]:
         command = f"medssl {kind_of(job)} {job.project} --resume {result['run']}"
-        screen.print(f"Stopped. Go on with: {command}", markup=False, soft_wrap=True)
+        screen.print(f"Stopped. Resume with: {command}", markup=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED)
     typer.echo(result["run"])
 
 
-def _foretell(job: TrainingJob, screen: Console, should_stop: Callable[[], bool]) -> None:
-    """Say what the training will come to. Not of one that goes on, nor of one that is over as soon."""
+def _print_estimate(job: TrainingJob, screen: Console, should_stop: Callable[[], bool]) -> None:
+    """Print the expected steps, time and memory, unless the training is resumed or very short."""
     from medssl.cli.terminal import INTERRUPTED, run_job
     from medssl.core.estimate import FEW_STEPS, Estimate, describe
     from medssl.core.jobs import EstimateJob, PretrainJob, from_json, to_json
@@ -203,5 +203,5 @@ def _foretell(job: TrainingJob, screen: Console, should_stop: Callable[[], bool]
     result = run_job(EstimateJob(job.project, training=to_json(job)), screen, should_stop)
     if result["stopped"]:
         raise typer.Exit(INTERRUPTED)
-    found = from_json(Estimate, result["estimate"], "the estimate")
-    screen.print(describe(found, minutes, job.steps), markup=False, soft_wrap=True)
+    estimate = from_json(Estimate, result["estimate"], "the estimate")
+    screen.print(describe(estimate, minutes, job.steps), markup=False, soft_wrap=True)

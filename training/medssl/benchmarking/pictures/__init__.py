@@ -1,7 +1,7 @@
-"""Pictures of results, for reports and the README: dark, calm, and true to scale.
+"""Figures of results for reports and the README, with a dark background and true proportions.
 
-Everything is drawn from arrays in canonical order (Z, Y, X) and a spacing in mm; nothing here knows
-torch or a display. Slices are shown as radiologists expect them: the patient's right on the left.
+Inputs are arrays in canonical order (Z, Y, X) and a spacing in mm; no display and no torch are needed.
+Slices are shown in radiological convention: the patient's right is on the left.
 """
 
 from medssl.benchmarking.pictures.charts import Curve, curves, dice_table, read_curve

@@ -1,4 +1,4 @@
-"""Curves of training and dots of Dice, in the same house style."""
+"""Training curves and charts of Dice scores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROW_IN = 0.155
 
 @dataclass(frozen=True)
 class Curve:
-    """One run: pairs (N, 2) of (step or minute, value); either may be empty."""
+    """Curves of a run: float (N, 2), pairs (step or time, value); either may be empty."""
 
     title: str
     loss: np.ndarray
@@ -30,9 +30,10 @@ class Curve:
 
 
 def read_curve(events: Path, title: str) -> Curve:
-    """The curve of a run from its events.jsonl, over steps; half-written last lines are left out.
+    """Read the curves of a run over steps from its events.jsonl; incomplete lines are skipped.
 
-    Raises UserError ("missing").
+    Raises:
+        UserError: "missing" if the file cannot be read.
     """
     try:
         lines = Path(events).read_text(encoding="utf-8").splitlines()
@@ -53,21 +54,27 @@ def read_curve(events: Path, title: str) -> Curve:
 
 
 def curves(path: Path, runs: Sequence[Curve], title: str = "", along: str = "steps") -> Path:
-    """Draw loss and Dice of several runs, where there are any; `along` names what they run along.
+    """Draw loss and Dice of several runs. Thin lines: values; thick lines: their running mean.
 
-    Thin: the values as they were; thick: their running mean. The first run is the grey one.
-    Raises UserError ("unsupported", "not-writable", "disk-full").
+    Args:
+        path: output file, .png, .pdf or .svg.
+        runs: curves; the first run is drawn in grey.
+        title: title of the figure.
+        along: label of the horizontal axis.
+
+    Raises:
+        UserError: "unsupported", "not-writable" or "disk-full".
     """
-    wanted = [("training loss", "loss"), ("Dice", "dice")]
-    parts = [each for each in wanted if any(len(getattr(run, each[1])) for run in runs)] or wanted[:1]
+    charts = [("training loss", "loss"), ("Dice", "dice")]
+    charts = [chart for chart in charts if any(len(getattr(run, chart[1])) for run in runs)] or charts[:1]
     chart_width, names = 3.7, 1.35
-    width = 2 * page.MARGIN_IN + len(parts) * (chart_width + names) + (len(parts) - 1) * 0.3
+    width = 2 * page.MARGIN_IN + len(charts) * (chart_width + names) + (len(charts) - 1) * 0.3
     height = page.heading_height(title) + CHART_HEIGHT_IN + 1.0
     figure = page.page(width, height)
     top = page.heading(figure, title)
     left = page.MARGIN_IN + 0.3
-    for words, name in parts:
-        page.write(figure, left - 0.3, top + 0.02, words, size=9, weight="bold")
+    for heading, name in charts:
+        page.write(figure, left - 0.3, top + 0.02, heading, size=9, weight="bold")
         plot = page.axes(figure, left, top + 0.34, chart_width - 0.3, CHART_HEIGHT_IN)
         plain_axes(plot, along)
         ends = []
@@ -84,7 +91,7 @@ def curves(path: Path, runs: Sequence[Curve], title: str = "", along: str = "ste
 
 
 def plain_axes(plot: Axes, along: str) -> None:
-    """Quiet axes with a name below; nothing is drawn yet."""
+    """Style empty axes and label the horizontal one."""
     plot.set_facecolor(palette.PAGE)
     plot.spines["bottom"].set(visible=True, color=palette.FAINT)
     plot.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
@@ -97,7 +104,7 @@ def plain_axes(plot: Axes, along: str) -> None:
 
 
 def _line(plot: Axes, values: np.ndarray, color: str) -> float:
-    """Draw one run; returns the height of its end."""
+    """Draw one run; returns the last value of its line."""
     x, y = values[:, 0], values[:, 1]
     smooth = y
     if len(y) >= 60:
@@ -109,40 +116,59 @@ def _line(plot: Axes, values: np.ndarray, color: str) -> float:
 
 
 def running_mean(values: np.ndarray, reach: int) -> np.ndarray:
-    """Mean of `reach` values on both sides: fewer on both near the start, where a run falls steeply; near the
-    end the later ones are simply missing, so that the end is not one value's noise."""
+    """Running mean with a window of `reach` values on both sides.
+
+    The window shrinks symmetrically at the start, where a loss falls steeply. At the end only its later half
+    shrinks, so that the last mean still averages over noise.
+
+    Args:
+        values: float (N,).
+        reach: half width of the window.
+
+    Returns:
+        float (N,).
+    """
     index = np.arange(len(values))
-    near = np.minimum(reach, index)
-    first, last = index - near, np.minimum(index + near, len(values) - 1) + 1
+    half_width = np.minimum(reach, index)
+    first, last = index - half_width, np.minimum(index + half_width, len(values) - 1) + 1
     total = np.concatenate([[0.0], np.cumsum(values)])
     return (total[last] - total[first]) / (last - first)
 
 
 def name_ends(plot: Axes, ends: Sequence[tuple[float, str, str]]) -> None:
-    """Write each run's name beside the end of its line, moved apart where they would touch."""
+    """Write the names of lines next to their ends, moved apart where they would overlap.
+
+    Args:
+        plot: axes with the lines.
+        ends: (last value, name, colour) of each line.
+    """
     low, high = plot.get_ylim()
     inches = plot.get_window_extent().height / plot.figure.dpi
     ends = sorted(ends)
     heights = apart([end for end, _, _ in ends], 0.16 * (high - low) / inches)
-    for height, (_, words, color) in zip(heights, ends, strict=True):
+    for height, (_, name, color) in zip(heights, ends, strict=True):
         plot.annotate(
-            words, (1.02, height), xycoords=("axes fraction", "data"), size=7.5, color=color, va="center",
+            name, (1.02, height), xycoords=("axes fraction", "data"), size=7.5, color=color, va="center",
             family=page.FONT, annotation_clip=False,
         )  # fmt: skip
 
 
-def apart(wanted: Sequence[float], least: float) -> list[float]:
-    """Heights at least `least` apart and as near as can be (least squares) to the wanted ones, which rise.
+def apart(preferred: Sequence[float], least: float) -> list[float]:
+    """Move heights to a minimum distance, as close as possible to the preferred ones (least squares).
 
-    Names that would touch form a group around the mean of their places; groups that would touch are joined.
+    Heights that are too close form a group around their mean; groups that overlap are merged.
+
+    Args:
+        preferred: heights in ascending order.
+        least: minimum distance.
     """
     groups: list[list[float]] = []
-    for number, height in enumerate(wanted):
-        groups.append([height - number * least])  # in these places "apart" is merely "not falling"
+    for number, height in enumerate(preferred):
+        groups.append([height - number * least])  # after this shift, the constraint is "not descending"
         while len(groups) > 1 and np.mean(groups[-2]) > np.mean(groups[-1]):
             groups[-2:] = [groups[-2] + groups[-1]]
     flat = [float(np.mean(group)) for group in groups for _ in group]
-    return [place + number * least for number, place in enumerate(flat)]
+    return [height + number * least for number, height in enumerate(flat)]
 
 
 def dice_table(
@@ -153,9 +179,15 @@ def dice_table(
 ) -> Path:
     """Draw Dice per class for several initialisations: a bar to the mean, a dot for each seed.
 
-    scores: {initialisation: {class name: [Dice of each seed]}}; NaN is left out. The first initialisation
-    is the grey one. colors: {class name: "#rrggbb"} for the dots beside the class names.
-    Raises UserError ("unsupported", "not-writable", "disk-full").
+    Args:
+        path: output file, .png, .pdf or .svg.
+        scores: {initialisation: {class name: [Dice of each seed]}}; NaN is skipped. The first initialisation
+            is drawn in grey.
+        title: title of the figure.
+        colors: {class name: "#rrggbb"} of the dots next to the class names.
+
+    Raises:
+        UserError: "unsupported", "not-writable" or "disk-full".
     """
     names = list(dict.fromkeys(name for of_class in scores.values() for name in of_class))
     group_in = ROW_IN * len(scores) + 0.17
@@ -167,7 +199,7 @@ def dice_table(
     _key(figure, list(scores), top)
     left = page.MARGIN_IN + 0.14 + 0.075 * max(len(name) for name in names) + 0.2
     plot = page.axes(figure, left, top + 0.34, width - left - page.MARGIN_IN - 0.5, chart_height)
-    plain_axes(plot, "Dice on scans the network never saw; bar: mean, dots: seeds")
+    plain_axes(plot, "Dice on held-out scans; bar: mean, dots: seeds")
     plot.grid(visible=False, axis="y")
     plot.grid(axis="x", color=palette.FAINT, lw=0.6)
     plot.set_yticks([])
@@ -188,22 +220,22 @@ def dice_table(
 
 def _key(figure: Figure, titles: Sequence[str], top: float) -> None:
     left = page.MARGIN_IN
-    for number, words in enumerate(titles):
+    for number, title in enumerate(titles):
         color = palette.RUN_COLORS[number % len(palette.RUN_COLORS)]
         page.write(figure, left, top, "■", 8, color)
-        left = page.write(figure, left + 0.16, top, words, 8) + 0.28
+        left = page.write(figure, left + 0.16, top, title, 8) + 0.28
 
 
 def _bar(plot: Axes, centre: float, values: Sequence[float], color: str) -> None:
-    known = [value for value in values if np.isfinite(value)]
-    if not known:
+    defined = [value for value in values if np.isfinite(value)]
+    if not defined:
         plot.text(0.004, centre, "–", color=palette.MUTED, size=7, va="center")
         return
-    mean = float(np.mean(known))
+    mean = float(np.mean(defined))
     plot.barh(centre, mean, ROW_IN * 0.72, color=color, alpha=0.38, lw=0)
     plot.plot([mean, mean], [centre - 0.36 * ROW_IN, centre + 0.36 * ROW_IN], color=color, lw=1.6)
     plot.scatter(
-        known, [centre] * len(known), s=9, color=color, edgecolors=palette.PAGE, linewidths=0.4, zorder=3
+        defined, [centre] * len(defined), s=9, color=color, edgecolors=palette.PAGE, linewidths=0.4, zorder=3
     )
     plot.annotate(
         f"{mean:.2f}", (1.015, centre), xycoords=("axes fraction", "data"), size=7, color=color, va="center",

@@ -1,4 +1,4 @@
-"""The picture that says it all: what was annotated by hand beside what the network says."""
+"""Figure of reference labels next to predictions."""
 
 from __future__ import annotations
 
@@ -22,11 +22,14 @@ FOOT_IN = 0.52
 
 @dataclass(frozen=True)
 class Segmented:
-    """A scan with what is known and what is predicted about it; arrays (Z, Y, X) of one shape.
+    """A scan with reference labels and predictions; all arrays have the shape (Z, Y, X).
 
-    image: HU or MR units, or as `medssl.core.io.intensity.normalise` made it. predictions: {title: labels}; a
-    second line of a title is set small, for a score. slices_zy: the axial and the coronal slice to show;
-    None: where most is to be seen.
+    Attributes:
+        image: HU or MR intensities, or the output of `medssl.core.io.intensity.normalise`.
+        spacing_mm: voxel spacing (z, y, x).
+        reference: reference labels.
+        predictions: {title: labels}; a second line of a title is written small, e.g. a score.
+        slices_zy: axial and coronal slice to show; None chooses those that show most classes.
     """
 
     image: np.ndarray
@@ -45,25 +48,33 @@ def overlay(
     title: str = "",
     axes: Sequence[int] = (AXIAL, CORONAL),
 ) -> Path:
-    """Draw scans: first the reference's outlines, then each prediction, with the reference in white.
+    """Draw scans with outlines of the reference, then each prediction with the reference in white.
 
-    Raises UserError ("unsupported", "not-writable", "disk-full").
+    Args:
+        path: output file, .png, .pdf or .svg.
+        scans: scans to draw.
+        classes: names and colours.
+        title: title of the figure.
+        axes: canonical axes of the slices to draw.
+
+    Raises:
+        UserError: "unsupported", "not-writable" or "disk-full".
     """
     scans = [scans] if isinstance(scans, Segmented) else list(scans)
-    colors = {each.id: each.color for each in classes}
+    colors = {entry.id: entry.color for entry in classes}
     rows = [(scan, [_view(scan, axis, colors) for axis in axes]) for scan in scans]
     columns = 1 + max(len(scan.predictions) for scan in scans)
     heights = [
         [COLUMN_IN * view.size_mm[1] / view.size_mm[0] + GAP_IN for view in views] for _, views in rows
     ]
     width = 2 * page.MARGIN_IN + columns * (COLUMN_IN + GAP_IN) - GAP_IN
-    height = page.heading_height(title) + sum(HEADS_IN + sum(each) for each in heights) + FOOT_IN
+    height = page.heading_height(title) + sum(HEADS_IN + sum(row) for row in heights) + FOOT_IN
     figure = page.page(width, height)
     top = page.heading(figure, title)
-    for (scan, views), each in zip(rows, heights, strict=True):
+    for (scan, views), row_heights in zip(rows, heights, strict=True):
         _heads(figure, scan, top)
         top += HEADS_IN
-        for view, row_height in zip(views, each, strict=True):
+        for view, row_height in zip(views, row_heights, strict=True):
             _row(figure, scan, view, colors, top, row_height - GAP_IN)
             top += row_height
     _foot(figure, classes, scans[0].modality, width, height)
@@ -71,12 +82,20 @@ def overlay(
 
 
 def _view(scan: Segmented, axis: int, colors: Mapping[int, str]) -> View:
-    index = scan.slices_zy[axis] if scan.slices_zy else telling_slice(scan.reference, axis, tuple(colors))
+    index = (
+        scan.slices_zy[axis] if scan.slices_zy else representative_slice(scan.reference, axis, tuple(colors))
+    )
     return slices.view(scan.image, scan.spacing_mm, scan.modality, axis, index)
 
 
-def telling_slice(labels: np.ndarray, axis: int, class_ids: Sequence[int]) -> int:
-    """The slice in which most classes show well: small classes count as much as large ones."""
+def representative_slice(labels: np.ndarray, axis: int, class_ids: Sequence[int]) -> int:
+    """The slice that shows most of the classes, with small and large classes weighted equally.
+
+    Args:
+        labels: labels, integer (Z, Y, X).
+        axis: canonical axis across the slices.
+        class_ids: classes to show.
+    """
     others = tuple(other for other in range(3) if other != axis)
     score = np.zeros(labels.shape[axis])
     for class_id in class_ids:
@@ -87,9 +106,9 @@ def telling_slice(labels: np.ndarray, axis: int, class_ids: Sequence[int]) -> in
 
 def _heads(figure: Figure, scan: Segmented, top: float) -> None:
     titles = ["reference", *scan.predictions]
-    for column, words in enumerate(titles):
+    for column, title in enumerate(titles):
         left = page.MARGIN_IN + column * (COLUMN_IN + GAP_IN)
-        first, _, second = words.partition("\n")
+        first, _, second = title.partition("\n")
         page.write(figure, left, top + 0.1, first, size=9, weight="bold")
         small = scan.title if column == 0 else second
         page.write(figure, left, top + 0.28, small, size=7.5, color=palette.MUTED)
@@ -116,8 +135,8 @@ def _row(
 def _foot(figure: Figure, classes: Sequence[LabelClass], modality: str, width: float, height: float) -> None:
     top = height - FOOT_IN + 0.12
     left = page.MARGIN_IN
-    for each in classes:
-        page.write(figure, left, top, "●", size=9, color=each.color)
-        left = page.write(figure, left + 0.15, top + 0.015, each.name, size=7.5) + 0.24
+    for entry in classes:
+        page.write(figure, left, top, "●", size=9, color=entry.color)
+        left = page.write(figure, left + 0.15, top + 0.015, entry.name, size=7.5) + 0.24
     line = "Dotted: the reference. " + slices.small_print(modality)
     page.write(figure, page.MARGIN_IN, top + 0.2, line, size=6, color=palette.MUTED)

@@ -1,4 +1,4 @@
-"""The house style: pages laid out in inches from the top left corner, text, saving."""
+"""Layout of figures in inches from the top left corner, text, and saving."""
 
 from __future__ import annotations
 
@@ -15,49 +15,65 @@ from medssl.core.files import write_whole
 MARGIN_IN = 0.34
 DOTS_PER_INCH = 200
 FORMATS = (".png", ".pdf", ".svg")
-CAPITALS = 0.73  # height of a capital letter, of the size of the font
-FONT = ["DejaVu Sans"]  # comes with matplotlib: the same picture everywhere
+CAPITALS = 0.73  # height of a capital letter relative to the font size
+FONT = ["DejaVu Sans"]  # bundled with matplotlib: the same figure on all machines
 
 
 def page(width_in: float, height_in: float) -> Figure:
-    """An empty page. No pyplot: no global state, no window, usable from any thread."""
+    """Create an empty page. Without pyplot there is no global state and no window, so any thread can draw."""
     figure = Figure(figsize=(width_in, height_in), facecolor=palette.PAGE, dpi=DOTS_PER_INCH)
     FigureCanvasAgg(figure)
     return figure
 
 
 def axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Empty axes at a place given in inches from the top left corner of the page."""
+    """Add empty axes; position and size in inches from the top left corner of the page."""
     page_width, page_height = figure.get_size_inches()
-    place = (left / page_width, 1 - (top + height) / page_height, width / page_width, height / page_height)
-    made = figure.add_axes(place, facecolor=palette.PANEL)
-    made.set_xticks([])
-    made.set_yticks([])
-    for spine in made.spines.values():
+    rectangle = (
+        left / page_width,
+        1 - (top + height) / page_height,
+        width / page_width,
+        height / page_height,
+    )
+    plot = figure.add_axes(rectangle, facecolor=palette.PANEL)
+    plot.set_xticks([])
+    plot.set_yticks([])
+    for spine in plot.spines.values():
         spine.set_visible(False)
-    return made
+    return plot
 
 
 def write(
     figure: Figure,
     left: float,
     top: float,
-    words: str,
+    text: str,
     size: float = 8,
     color: str = palette.INK,
     weight: str = "normal",
     align: str = "left",
 ) -> float:
-    """One line of text with its capitals' upper edge at a place given in inches from the top left corner.
+    """Write one line of text.
 
-    Returns its right edge in inches.
+    Args:
+        figure: page.
+        left: position in inches from the left edge.
+        top: position of the upper edge of capital letters in inches from the top edge.
+        text: the line.
+        size: font size in points.
+        color: colour of the text.
+        weight: font weight.
+        align: horizontal alignment.
+
+    Returns:
+        Right edge of the text in inches.
     """
     page_width, page_height = figure.get_size_inches()
     baseline = top + CAPITALS * size / 72
-    text = figure.text(
+    artist = figure.text(
         left / page_width,
         1 - baseline / page_height,
-        words,
+        text,
         size=size,
         color=color,
         weight=weight,
@@ -65,11 +81,11 @@ def write(
         va="baseline",
         family=FONT,
     )
-    return float(text.get_window_extent().x1) / figure.dpi
+    return float(artist.get_window_extent().x1) / figure.dpi
 
 
 def heading(figure: Figure, title: str) -> float:
-    """Write the title of the page, if there is one; returns where the rest may begin."""
+    """Write the title of the page, if any; returns the top of the remaining area in inches."""
     if not title:
         return MARGIN_IN
     write(figure, MARGIN_IN, MARGIN_IN * 0.8, title, size=13, weight="bold")
@@ -77,20 +93,21 @@ def heading(figure: Figure, title: str) -> float:
 
 
 def heading_height(title: str) -> float:
-    """Inches from the top of the page to what lies below its title."""
+    """Height of the margin and the title in inches."""
     return MARGIN_IN + 0.34 if title else MARGIN_IN
 
 
 def save(path: Path, figure: Figure) -> Path:
-    """Write the page whole, in the format of its ending; returns the path.
+    """Write the page atomically in the format of the file ending; returns the path.
 
-    Raises UserError ("unsupported" for another ending than .png, .pdf, .svg; "not-writable", "disk-full").
+    Raises:
+        UserError: "unsupported" if the ending is not .png, .pdf or .svg; "not-writable" or "disk-full".
     """
     path = Path(path)
-    kind = path.suffix.lower()
-    if kind not in FORMATS:
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
         raise UserError(
             f"{path} cannot be drawn; use one of the endings {', '.join(FORMATS)}.", "unsupported"
         )
-    write_whole(path, lambda file: figure.savefig(file, format=kind[1:], facecolor=palette.PAGE))
+    write_whole(path, lambda file: figure.savefig(file, format=suffix[1:], facecolor=palette.PAGE))
     return path

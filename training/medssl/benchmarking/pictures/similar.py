@@ -1,4 +1,4 @@
-"""Where the learned features say "the same": one voxel clicked, and its like found elsewhere."""
+"""Figure of the feature similarity to one voxel."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ COLORS = "inferno"  # perceptually uniform: equal steps of similarity look equal
 
 @dataclass(frozen=True)
 class Similar:
-    """A scan and how similar each of its places is to the voxel that was clicked.
+    """A scan and the similarity of its features to those of a query voxel.
 
-    image: (Z, Y, X), HU or MR units or as `medssl.core.io.intensity.normalise` made it. values: (Z', Y', X')
-    cosines on a grid of `step_vox` voxels a cell. voxel_zyx: the voxel to mark and to cut at: the clicked
-    one, or the best match.
+    Attributes:
+        image: (Z, Y, X), HU or MR intensities, or the output of `medssl.core.io.intensity.normalise`.
+        spacing_mm: voxel spacing (z, y, x).
+        values: cosine similarities, float (Z', Y', X'), on a grid with cells of `step_vox` voxels.
+        voxel_zyx: voxel to mark and to cut at: the query voxel or the best match.
+        step_vox: size of a cell of `values` in voxels (z, y, x).
     """
 
     image: np.ndarray
@@ -41,16 +44,25 @@ class Similar:
 
 
 def similarity(path: Path, scans: Similar | Sequence[Similar], title: str = "") -> Path:
-    """Draw the scan with the clicked voxel and its similarity map, and the same for further scans.
+    """Draw scans with the marked voxel and the similarity map, one scan per line.
 
-    One scan a line: axial slice and map, coronal slice and map. All maps share one scale.
-    Raises UserError ("unsupported", "not-writable", "disk-full").
+    Each line shows an axial slice and its map, then a coronal slice and its map. All maps share one scale.
+
+    Args:
+        path: output file, .png, .pdf or .svg.
+        scans: scans to draw; the query voxel is in the first.
+        title: title of the figure.
+
+    Raises:
+        UserError: "unsupported", "not-writable" or "disk-full".
     """
     scans = [scans] if isinstance(scans, Similar) else list(scans)
     lines = [[_view(scan, axis) for axis in (AXIAL, CORONAL)] for scan in scans]
-    room = WIDTH_IN - 2 * page.MARGIN_IN - 3 * GAP_IN
-    heights = [room / (2 * sum(_proportion(view) for view in views)) for views in lines]
-    height = page.heading_height(title) + sum(HEADS_IN + each + GAP_IN for each in heights) + FOOT_IN
+    available = WIDTH_IN - 2 * page.MARGIN_IN - 3 * GAP_IN
+    heights = [available / (2 * sum(_proportion(view) for view in views)) for views in lines]
+    height = (
+        page.heading_height(title) + sum(HEADS_IN + line_height + GAP_IN for line_height in heights) + FOOT_IN
+    )
     figure = page.page(WIDTH_IN, height)
     top = page.heading(figure, title)
     limits = _limits(scans)
@@ -78,7 +90,7 @@ def _proportion(view: View) -> float:
 
 
 def _limits(scans: Sequence[Similar]) -> tuple[float, float]:
-    """One scale for all maps: from the fifth percentile, rounded down to tenths, to 1."""
+    """Common scale of all maps: from the fifth percentile, rounded down to tenths, to 1."""
     low = min(float(np.percentile(scan.values, 5)) for scan in scans)
     return float(np.clip(np.floor(low * 10) / 10, -1, 0.9)), 1.0
 
@@ -91,9 +103,9 @@ def _line(
     height: float,
     limits: tuple[float, float],
 ) -> None:
-    words, _, small = scan.title.partition("\n")
-    page.write(figure, page.MARGIN_IN, top + 0.1, words, size=9, weight="bold")
-    page.write(figure, page.MARGIN_IN, top + 0.28, small, size=7.5, color=palette.MUTED)
+    first, _, second = scan.title.partition("\n")
+    page.write(figure, page.MARGIN_IN, top + 0.1, first, size=9, weight="bold")
+    page.write(figure, page.MARGIN_IN, top + 0.28, second, size=7.5, color=palette.MUTED)
     left = page.MARGIN_IN
     for view in views:
         width = height * _proportion(view)
@@ -120,8 +132,8 @@ def _line(
 
 
 def mark(plot: Axes, view: View, voxel_zyx: Sequence[int]) -> None:
-    """A ring with four ticks around a voxel; the voxel itself stays visible."""
-    column, row = view.place(voxel_zyx)
+    """Mark a voxel by a ring with four ticks, which leave the voxel visible."""
+    column, row = view.position(voxel_zyx)
     reach = 0.028 * view.size_mm[0]
     around = [withStroke(linewidth=2.6, foreground=palette.PANEL)]
     angles = np.linspace(0, 2 * np.pi, 61)
@@ -137,17 +149,17 @@ def _legend(figure: Figure, limits: tuple[float, float], height: float) -> None:
     left = WIDTH_IN - page.MARGIN_IN - bar_width
     plot = page.axes(figure, left, height - FOOT_IN + 0.16, bar_width, 0.09)
     plot.imshow(np.linspace(0, 1, 256)[None], cmap=COLORS, aspect="auto", extent=(0, 1, 0, 1))
-    for share, value in ((0, limits[0]), (1, limits[1])):
-        place = left + share * bar_width
-        words = f"{value:.1f}".replace("-", "−")
+    for fraction, value in ((0, limits[0]), (1, limits[1])):
+        position = left + fraction * bar_width
+        label = f"{value:.1f}".replace("-", "−")
         page.write(
             figure,
-            place,
+            position,
             height - FOOT_IN + 0.29,
-            words,
+            label,
             6.5,
             palette.MUTED,
-            align="right" if share else "left",
+            align="right" if fraction else "left",
         )
-    words = "cosine similarity to the marked voxel of the first scan"
-    page.write(figure, left - 0.1, height - FOOT_IN + 0.15, words, 7, palette.INK, align="right")
+    label = "cosine similarity to the marked voxel of the first scan"
+    page.write(figure, left - 0.1, height - FOOT_IN + 0.15, label, 7, palette.INK, align="right")

@@ -1,4 +1,4 @@
-"""Slices of scans on a page: orientation, grey values, true proportions, outlines."""
+"""Draws slices of scans: orientation, intensity window, true proportions, outlines."""
 
 from __future__ import annotations
 
@@ -24,10 +24,11 @@ Extent = tuple[float, float, float, float]
 
 
 def greys(image: np.ndarray, modality: str) -> tuple[float, float]:
-    """Values shown as black and as white.
+    """Intensities shown as black and as white: the soft-tissue window for CT, percentiles 1 and 99.5 for MR.
 
-    image: HU, or any MR units, or either as `medssl.core.io.intensity.normalise` made it. CT: the soft-tissue
-    window; MR: the 1st and the 99.5th percentile.
+    Args:
+        image: scan (Z, Y, X), in HU or MR intensities, or the output of `medssl.core.io.intensity.normalise`.
+        modality: "ct" or "mr".
     """
     if modality != "ct":
         sample = np.asarray(image, dtype=np.float32)
@@ -40,12 +41,16 @@ def greys(image: np.ndarray, modality: str) -> tuple[float, float]:
 
 
 def is_normalised(image: np.ndarray) -> bool:
-    """Whether a CT is in units of `intensity.normalise`: HU go far beyond ±20, those never do."""
+    """Whether a CT was normalised by `intensity.normalise`: HU exceed ±20, normalised values never do.
+
+    Args:
+        image: CT scan (Z, Y, X).
+    """
     return bool(np.abs(image[:: max(1, len(image) // 8)]).max() < 20)
 
 
 def small_print(modality: str) -> str:
-    """What a reader has to know about the display."""
+    """Note on orientation and intensity window."""
     low, high = CT_WINDOW_HU
     window = f" CT window {low:.0f} to {high:.0f} HU.".replace("-", "−") if modality == "ct" else ""
     return SMALL_PRINT + window
@@ -53,10 +58,16 @@ def small_print(modality: str) -> str:
 
 @dataclass(frozen=True)
 class View:
-    """One slice of a scan and the part of it that is shown.
+    """A slice of a scan and its visible region.
 
-    axis: AXIAL or CORONAL; index: along that axis. Places in the picture are (column, row) in mm from the
-    upper left corner of the whole slice; left, right, top, bottom: the part that is shown.
+    Positions are (column, row) in mm from the upper left corner of the whole slice.
+
+    Attributes:
+        axis: AXIAL or CORONAL.
+        index: slice index along `axis`.
+        shape_zyx: shape of the scan.
+        spacing_mm: voxel spacing (z, y, x).
+        left, right, top, bottom: visible region.
     """
 
     axis: int
@@ -70,26 +81,32 @@ class View:
 
     @property
     def rows(self) -> int:
-        """The canonical axis that runs down the picture."""
+        """Canonical axis of the picture's rows."""
         return 1 if self.axis == AXIAL else 0
 
     @property
     def size_mm(self) -> tuple[float, float]:
-        """Width and height of the part that is shown."""
+        """Width and height of the visible region."""
         return self.right - self.left, self.bottom - self.top
 
     def cut(self, volume: np.ndarray, step_vox: Sequence[int] = (1, 1, 1)) -> np.ndarray:
-        """The slice as it lies in the picture: top row first, the patient's right first.
+        """Extract the slice in the orientation of the picture: top row first, the patient's right first.
 
-        volume: (Z, Y, X) on the scan's grid or, with `step_vox` voxels a cell, on a coarser one.
+        Args:
+            volume: (Z, Y, X) on the grid of the scan, or on a coarser one.
+            step_vox: size of a cell of `volume` in voxels (z, y, x).
         """
         cell = min(self.index // step_vox[self.axis], volume.shape[self.axis] - 1)
         return np.take(volume, cell, axis=self.axis)[::-1, ::-1]
 
     def extent(self, plane: np.ndarray, step_vox: Sequence[int] = (1, 1, 1)) -> Extent:
-        """Where a cut lies in the picture, as matplotlib's imshow wants it.
+        """Extent of a cut in mm for matplotlib's imshow.
 
-        Cells that stick out of the scan do so at the high indices, which are left and at the top here.
+        Cells that exceed the scan do so at high indices, which are left and at the top of the picture.
+
+        Args:
+            plane: result of `cut` (rows, columns).
+            step_vox: size of a cell in voxels (z, y, x).
         """
         sizes = [
             (count * self.spacing_mm[axis], cells * step_vox[axis] * self.spacing_mm[axis])
@@ -101,25 +118,33 @@ class View:
         (width, cut_width), (height, cut_height) = sizes
         return (width - cut_width, width, height, height - cut_height)
 
-    def place(self, voxel_zyx: Sequence[int]) -> tuple[float, float]:
-        """Middle of a voxel in the picture."""
+    def position(self, voxel_zyx: Sequence[int]) -> tuple[float, float]:
+        """Position (column, row) of the centre of a voxel in mm."""
         column = (self.shape_zyx[2] - voxel_zyx[2] - 0.5) * self.spacing_mm[2]
         row = (self.shape_zyx[self.rows] - voxel_zyx[self.rows] - 0.5) * self.spacing_mm[self.rows]
         return column, row
 
 
 def view(image: np.ndarray, spacing_mm: Spacing, modality: str, axis: int, index: int) -> View:
-    """The view of a slice, cropped to the patient (the table and the air around do not count)."""
+    """View of a slice, cropped to the patient without table and air.
+
+    Args:
+        image: scan (Z, Y, X).
+        spacing_mm: voxel spacing (z, y, x).
+        modality: "ct" or "mr".
+        axis: AXIAL or CORONAL.
+        index: slice index along `axis`.
+    """
     low, high = greys(image, modality)
     body = np.asarray(image) > low + 0.1 * (high - low)
     rows = 1 if axis == AXIAL else 0
     ranges = []
     for direction in (2, rows):
         others = tuple(other for other in range(3) if other != direction)
-        share = body.mean(axis=others)
-        filled = np.flatnonzero(share > 0.12 * max(share.max(), 1e-9))
-        first, last = (filled[0], filled[-1]) if filled.size else (0, len(share) - 1)
-        size, count = spacing_mm[direction], len(share)
+        fraction = body.mean(axis=others)
+        filled = np.flatnonzero(fraction > 0.12 * max(fraction.max(), 1e-9))
+        first, last = (filled[0], filled[-1]) if filled.size else (0, len(fraction) - 1)
+        size, count = spacing_mm[direction], len(fraction)
         margin = 8.0
         start, stop = (count - 1 - last) * size - margin, (count - first) * size + margin
         ranges.append((max(start, 0.0), min(stop, count * size)))
@@ -129,7 +154,14 @@ def view(image: np.ndarray, spacing_mm: Spacing, modality: str, axis: int, index
 
 
 def show_scan(plot: Axes, image: np.ndarray, view: View, modality: str) -> None:
-    """Draw the slice in grey, in true proportions, and say where the sides are."""
+    """Draw the slice in grey and in true proportions, with letters for the orientation.
+
+    Args:
+        plot: axes to draw on.
+        image: scan (Z, Y, X).
+        view: slice to draw.
+        modality: "ct" or "mr".
+    """
     low, high = greys(image, modality)
     plane = view.cut(image).astype(np.float32)
     if modality == "ct" and is_normalised(image):
@@ -148,31 +180,29 @@ def show_scan(plot: Axes, image: np.ndarray, view: View, modality: str) -> None:
 
 
 def frame(plot: Axes, view: View) -> None:
-    """Show the view's part only; letters at the four sides."""
+    """Limit the axes to the visible region, with orientation letters at the four edges."""
     plot.set_xlim(view.left, view.right)
     plot.set_ylim(view.bottom, view.top)
-    places = (
+    positions = (
         (0.02, 0.5, "left", "center"),
         (0.98, 0.5, "right", "center"),
         (0.5, 0.985, "center", "top"),
         (0.5, 0.015, "center", "bottom"),
     )
-    for letter, (x, y, across, along) in zip(EDGES[view.axis], places, strict=True):
+    for letter, (x, y, across, along) in zip(EDGES[view.axis], positions, strict=True):
         note(plot, x, y, letter, across, along, 5.5, palette.MUTED)
 
 
-def note(
-    plot: Axes, x: float, y: float, words: str, across: str, along: str, size: float, color: str
-) -> None:
-    """Small text on a scan, readable on any grey; x, y: fractions of the axes."""
+def note(plot: Axes, x: float, y: float, text: str, across: str, along: str, size: float, color: str) -> None:
+    """Write small text on a scan with a dark outline; x and y are fractions of the axes."""
     plot.text(
-        x, y, words, size=size, color=color, ha=across, va=along, transform=plot.transAxes,
+        x, y, text, size=size, color=color, ha=across, va=along, transform=plot.transAxes,
         path_effects=[withStroke(linewidth=1.6, foreground=palette.PANEL)],
     )  # fmt: skip
 
 
 def scale_bar(plot: Axes, view: View) -> None:
-    """A bar at the lower right, as long as is handy: 5 cm in a trunk, 1 cm in a small organ."""
+    """Draw a scale bar at the lower right, e.g. 5 cm for a trunk or 1 cm for a small organ."""
     width, height = view.size_mm
     length = max((size for size in (2, 5, 10, 20, 50) if size < 0.3 * width), default=1)
     right, row = view.right - 0.04 * width, view.bottom - 0.035 * height
@@ -184,7 +214,15 @@ def scale_bar(plot: Axes, view: View) -> None:
 
 
 def fill(plot: Axes, labels: np.ndarray, view: View, colors: dict[int, str], strength: float) -> None:
-    """Cover each class with its colour, voxel by voxel, letting the scan through."""
+    """Fill the classes with translucent colours.
+
+    Args:
+        plot: axes to draw on.
+        labels: labels, integer (Z, Y, X).
+        view: slice to draw.
+        colors: {class id: "#rrggbb"}.
+        strength: opacity.
+    """
     plane = view.cut(labels)
     cover = np.zeros((*plane.shape, 4))
     for class_id, color in colors.items():
@@ -195,7 +233,16 @@ def fill(plot: Axes, labels: np.ndarray, view: View, colors: dict[int, str], str
 def outline(
     plot: Axes, labels: np.ndarray, view: View, colors: dict[int, str], width: float, style: str = "solid"
 ) -> None:
-    """Draw the border of each class, its voxel corners rounded off by half a voxel."""
+    """Draw the borders of the classes, smoothed by half a voxel.
+
+    Args:
+        plot: axes to draw on.
+        labels: labels, integer (Z, Y, X).
+        view: slice to draw.
+        colors: {class id: "#rrggbb"}.
+        width: line width.
+        style: line style.
+    """
     plane = view.cut(labels)
     left, _, _, top = view.extent(plane)
     width_mm, height_mm = view.spacing_mm[2], view.spacing_mm[view.rows]
