@@ -154,7 +154,7 @@ def test_a_method_that_fails_is_noted_and_the_others_go_on(
     ("words", "sentence"),
     [
         (["--methods", "mea"], "no method 'mea'"),
-        (["--methods", "mae:some"], "ends in none of"),
+        (["--methods", "mae:some"], "unknown suffix"),
         (["--datasets", "liver"], "no data set 'liver'"),
         (["--set", "turn=1"], "begin it with pretrain"),
     ],
