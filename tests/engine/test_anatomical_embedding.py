@@ -10,20 +10,20 @@ import numpy as np
 import pytest
 import torch
 from medssl.nn.methods.embedding_training import contrast, draw_crops, matching_loss
-from medssl.nn.models import anatomical_embedding, checkpoint
+from medssl.nn.models import checkpoint
+from medssl.nn.models import embedding_bank as embedding_bank_module
 from medssl.nn.models.anatomical_embedding import (
     COARSE,
     FINE,
-    TURNS,
     AnatomicalEmbedding,
     Embedded,
-    EmbeddingBank,
     EmbeddingSettings,
     find,
     matcher_in,
     on_grid,
     side_by_side,
 )
+from medssl.nn.models.embedding_bank import PASSES, EmbeddingBank
 from medssl.tasks.inference.features import matched_features
 from small import CPU, Shape, Spacing, block_phantom, dataset, noise, plan, scan_of, seeded
 from torch import Tensor
@@ -332,14 +332,14 @@ def test_where_all_fit_every_scan_is_embedded_once_and_any_pair_is_drawn() -> No
 def test_memory_is_bounded_and_every_scan_has_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     volumes = [noise((16, 16, 16), seed) for seed in range(6)]
     one = embedding_bank(*volumes).embedded(0).vectors.nbytes
-    monkeypatch.setattr(anatomical_embedding, "BANK_BYTES", 3 * one)
+    monkeypatch.setattr(embedding_bank_module, "BANK_BYTES", 3 * one)
     scans = embedding_bank(*volumes)
     assert scans.vector_bytes == one
     windows = [scans.window(step / 480) for step in range(480)]
     assert all(len(each.unique()) == 3 for each in windows)
     assert torch.cat(windows).bincount(minlength=6).tolist() == [240] * 6
     # In all of a training each scan is embedded a few times, however often it is asked for.
-    assert ask(scans, [scan for window in windows for scan in window.tolist()]) <= 6 * (TURNS + 1)
+    assert ask(scans, [scan for window in windows for scan in window.tolist()]) <= 6 * (PASSES + 1)
     assert len(scans._embedded) == 3
     assert scans.kept_bytes(6) < 6 * (scans.vector_bytes + scans.volume_bytes)
     assert scans.kept_bytes(1) == scans.vector_bytes + scans.volume_bytes
@@ -352,4 +352,4 @@ def test_the_published_size_stays_below_a_few_gib() -> None:
     scans = EmbeddingBank(dataset(*[scan] * 200, spacing_mm=(2.5, 2.0, 2.0)), matcher(4), settings)
     assert 200 * scans.vector_bytes > 20 * 2**30
     assert scans.kept_bytes(200) <= 4 * 2**30
-    assert 2 < scans.room < 30
+    assert 2 < scans.capacity < 30

@@ -19,7 +19,8 @@ from medssl.nn.data.crops import CropBatch, cut_targets
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.data.superpixels import IGNORE, SuperPixels, draw_pixels, segment_dataset
 from medssl.nn.methods import find
-from medssl.nn.methods.lrc import LRC, LRCSettings, branch, region_contrast
+from medssl.nn.methods.lrc import LRC, LRCSettings, branch
+from medssl.nn.methods.region_contrast import region_contrast
 from medssl.nn.models import checkpoint
 from medssl.nn.models.unet import build
 from project_parts import code_of

@@ -7,7 +7,8 @@ import torch
 from medssl.nn.data.crops import CropBatch, cut, scan_shapes, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.data.matched_views import around, matched_views
-from medssl.nn.models.anatomical_embedding import AnatomicalEmbedding, EmbeddingBank, EmbeddingSettings
+from medssl.nn.models.anatomical_embedding import AnatomicalEmbedding, EmbeddingSettings
+from medssl.nn.models.embedding_bank import EmbeddingBank
 from small import dataset, noise, plan, seeded
 from torch import Tensor
 

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from medssl.nn.data.superpixels import IGNORE, draw_pixels
-from medssl.nn.methods.lrc import contrast, region_contrast
+from medssl.nn.methods.region_contrast import contrast, region_contrast
 from small import seeded
 from torch import Tensor
 
@@ -150,14 +150,14 @@ def test_views_of_a_batch_do_not_see_each_other() -> None:
 
 def test_the_slope_is_negative_by_every_positive_and_positive_by_every_negative_and_cancels() -> None:
     """By the similarities: for every anchor the slopes sum to 0."""
-    positive_mask = torch.randn(2, 4, 3, 4, 3, generator=seeded(), dtype=torch.float64).requires_grad_()
+    similarity = torch.randn(2, 4, 3, 4, 3, generator=seeded(), dtype=torch.float64).requires_grad_()
     valid = torch.tensor([[True] * 4, [True, True, False, True]])
     positive = ~torch.eye(3, dtype=torch.bool).expand(2, 4, 3, 3)
-    contrast(positive_mask, valid, positive)[0].backward()
-    slope = positive_mask.grad
+    contrast(similarity, valid, positive)[0].backward()
+    slope = similarity.grad
     assert slope is not None
     for view, n, a, m, c in torch.cartesian_prod(
-        *(torch.arange(length) for length in positive_mask.shape)
+        *(torch.arange(length) for length in similarity.shape)
     ).tolist():
         here = slope[view, n, a, m, c]
         if not (valid[view, n] and valid[view, m]) or (n, a) == (m, c):
@@ -206,9 +206,9 @@ def test_following_the_gradient_gathers_regions_and_parts_them_from_each_other()
         optimizer.step()
     unit = torch.nn.functional.normalize(of.detach()[0], dim=-1).flatten(0, 1)
     same = torch.arange(3).repeat_interleave(3)
-    positive_mask = unit @ unit.T
-    assert positive_mask[same[:, None] == same].min() > 0.9
-    assert positive_mask[same[:, None] != same].max() < 0.1
+    similarity = unit @ unit.T
+    assert similarity[same[:, None] == same].min() > 0.9
+    assert similarity[same[:, None] != same].max() < 0.1
 
 
 def test_similarities_are_fp32_under_mixed_precision() -> None:

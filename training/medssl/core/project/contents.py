@@ -119,6 +119,21 @@ def check_classes(classes: Iterable[LabelClass]) -> tuple[LabelClass, ...]:
     return classes
 
 
+def check_folder_name(root: Path) -> None:
+    """Check that the folder of a project can also be opened on Windows.
+
+    Raises:
+        UserError: "bad-name" if it cannot.
+    """
+    name = Path(root).resolve().name
+    if name and not portable_name(name):
+        raise UserError(
+            f"{name!r} is a folder name that Windows reserves or cannot open; choose another name for the "
+            "project's folder.",
+            code="bad-name",
+        )
+
+
 def free_id(path: Path, taken: Iterable[str]) -> str:
     """A scan id from the name of `path`: unique regardless of case, and a valid file name on every system."""
     name, lower = path.name, path.name.lower()

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from medssl.core.errors import UserError
-from medssl.core.files import portable_name, read_array, write_array
+from medssl.core.files import read_array, write_array
 from medssl.core.io.intensity import modality_of, normalise
 from medssl.core.io.volume import Volume, read_scan
 from medssl.core.project.annotation import (
@@ -35,6 +35,7 @@ from medssl.core.project.contents import (
     LabelClass,
     Scan,
     check_classes,
+    check_folder_name,
     free_id,
     read_contents,
     write_contents,
@@ -83,20 +84,13 @@ class Project:
         """Create a project, and its folder if it does not exist.
 
         Raises:
-            UserError: "exists" if the folder already holds a project, "bad-name" for a folder that Windows
-                could not open, "bad-classes", "disk-full", "not-writable".
+            UserError: "exists" if it holds a project, and those of `check_folder_name` and `check_classes`.
         """
         if is_project(root):
             raise UserError(
                 f"{root} already holds a project; open it or choose another folder.", code="exists"
             )
-        name = Path(root).resolve().name
-        if name and not portable_name(name):
-            raise UserError(
-                f"{name!r} is a name that Windows reserves or cannot open; choose another for the folder "
-                "of the project.",
-                code="bad-name",
-            )
+        check_folder_name(root)
         write_contents(Path(root) / "project.json", Contents(classes=check_classes(classes)))
         return cls(root)
 

@@ -18,7 +18,8 @@ from torch import Generator, Tensor
 
 from medssl.core.jobs import Plan
 from medssl.nn.data.crops import CropBatch, crop_step, scan_shapes
-from medssl.nn.models.anatomical_embedding import EmbeddingBank, find
+from medssl.nn.models.anatomical_embedding import find
+from medssl.nn.models.embedding_bank import EmbeddingBank
 
 
 def matched_views(
@@ -39,16 +40,15 @@ def matched_views(
         candidates: Positions that are matched per pair, of which the first good one is taken.
         threshold: Least score of a match, a cosine.
         generator: CPU generator of all draws.
-        fraction: Completed fraction of all draws; selects the scans that are in memory
-            (EmbeddingBank.window).
+        fraction: Fraction of all pairs drawn so far; selects the scans in memory (`EmbeddingBank.window`).
 
     Returns:
         First and second crops, and which pairs were matched across scans (B,) bool.
     """
-    dataset, batch, scans = embedding_bank.dataset, plan.batch, embedding_bank.window(fraction)
-    one = torch.randint(len(scans), (batch,), generator=generator)
-    two = (one + torch.randint(1, len(scans), (batch,), generator=generator)) % len(scans)
-    scan, other = scans[one], scans[two]
+    dataset, batch, window = embedding_bank.dataset, plan.batch, embedding_bank.window(fraction)
+    one = torch.randint(len(window), (batch,), generator=generator)
+    two = (one + torch.randint(1, len(window), (batch,), generator=generator)) % len(window)
+    scan, other = window[one], window[two]
     point, match, accepted = _match(embedding_bank, scan, other, candidates, threshold, generator)
     other = torch.where(accepted, other, scan)
     step, other_step = crop_step(dataset, plan, scan), crop_step(dataset, plan, other)

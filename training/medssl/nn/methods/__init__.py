@@ -115,8 +115,8 @@ def method_of(card: dict[str, Any]) -> type[Method] | None:
     Raises:
         UserError: "no-method": its package cannot be loaded.
     """
-    name = card.get("method")
-    return find(str(name)) if card.get("kind") == "pretrain" and name in ALL else None
+    name = str(card.get("method"))
+    return find(name) if card.get("kind") == "pretrain" and name in ALL else None
 
 
 def find(name: str) -> type[Method]:

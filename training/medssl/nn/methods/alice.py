@@ -15,27 +15,28 @@ Where we depart from the paper, and why:
 - The views' means are standardised over the batch: instance norms make them nearly equal, and L_cls ended at
   log K, the value of uniform predictions.
 - The matcher (anatomical_embedding.py) is trained here, on the project's scans, in a stage of its own before
-  the student's; each stage has its own learning rate schedule. A resumed longer training keeps its matcher.
+  the student's, each with its own learning-rate schedule. A continued training has its matcher already, and
+  trains the student in both stages.
 - Where figure and released code differ, we follow the figure: the teacher has a CASA of its own that follows
   the student's, and its encoder's cells are keys and values. `casa_teacher`, `kv_teacher` select the code's.
 - The other scan is random (in the code the previous one), crops are equally large in mm (in voxels), and if
   no score exceeds the threshold the pair are two crops of one scan (the bad pair). See matched_views.py.
-- Positions are drawn where a scan is brighter than a fifth of its range, in any modality (in the code above
-  -125 HU and ten voxels from the far borders). Intensities are the project's own (-125..225 HU as 0..1).
-  Border voxels are repeated (0), and crops are moved inside the scan where they fit. If the embeddings of
-  all scans do not fit into memory, only some scans are paired at a time.
+- Positions are drawn where a scan exceeds a fifth of its intensity range, in any modality (in the code above
+  -125 HU and ten voxels from the far borders). Intensities are the project's (-125..225 HU as 0..1). Padding
+  repeats the border voxel (0), and crops are moved inside where they fit. If the embeddings of all scans do
+  not fit into memory, only some scans are paired at a time.
 - `assignment` "sinkhorn" uses all prototypes about equally (Sinkhorn-Knopp, as in DINOv2). "centering", as
   published, subtracts the mean scores: with few scans a wide network assigns all cells to one prototype.
-- Cubes are masked as in MAE, not columns (`mask_shape`), and filled with the mean of the visible voxels,
-  not 0, which is -125 HU there and soft tissue here; their count is rounded down.
+- Cubes are masked as in MAE, not columns (`mask_shape`), and become the mean of the visible voxels instead of
+  0, which is -125 HU there and soft tissue here; their count is rounded down.
 - No dropout in CASA: a resumed training could not repeat it. AdamW as everywhere: the published rates rise.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from dataclasses import replace
+from typing import Any, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -43,13 +44,13 @@ from torch import Generator, Tensor, nn
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Notice
 from medssl.core.jobs import Plan
-from medssl.core.settings import Count, NotNegative, Positive, Share
 from medssl.nn.data.crops import CropBatch, cut, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.data.matched_views import matched_views
 from medssl.nn.methods import Method
 from medssl.nn.methods.alice_parts import (
     CASA,
+    AliceSettings,
     Head,
     across,
     cells_of,
@@ -74,65 +75,10 @@ from medssl.nn.methods.embedding_training import matching_loss
 from medssl.nn.methods.mae import draw_mask, masked
 from medssl.nn.models.anatomical_embedding import (
     AnatomicalEmbedding,
-    EmbeddingBank,
-    EmbeddingSettings,
     matcher_in,
 )
+from medssl.nn.models.embedding_bank import EmbeddingBank
 from medssl.nn.models.unet import Network
-
-
-@dataclass(frozen=True)
-class AliceSettings(EmbeddingSettings):
-    """The released code's values; inherits the matcher's settings, as recipes are flat."""
-
-    matching: Share = 0.2
-    """Fraction of the training that trains the matcher."""
-    threshold: Share = 0.7
-    """Least score of a match."""
-    candidates: Count = 64
-    """Positions that are matched in the other scan, of which the first above the threshold is used."""
-    room: float = 1.4
-    """Number of crops that fit along a typical scan, by a smaller patch if needed: else all show the same."""
-    ratio: Share = 0.75
-    """Fraction of the blocks that is masked."""
-    block: Count = 16
-    """Side of a block in voxels of the view."""
-    mask_shape: Literal["cubes", "columns"] = "cubes"
-    """Cubes as in MAE, or columns through the whole view."""
-    reconstruct_on: Literal["all", "masked"] = "all"
-    """Where the reconstruction counts: everywhere, or in masked blocks alone."""
-    casa_teacher: Literal["ema", "shared"] = "ema"
-    """The teacher's cross-attention: a moving average (ema), or the student's (shared)."""
-    kv_teacher: Literal["encoder", "decoder"] = "encoder"
-    """Whose cells are the teacher's keys and values: the encoder's or the decoder's."""
-    inter: float = 1.0
-    """Weight of the term between two people's views (L_cls)."""
-    intra: float = 1.0
-    """Weight of the term between the cells of a view (L_patch)."""
-    reconstruction: NotNegative = 10.0
-    """Weight of the reconstruction (L_rec)."""
-    hidden: Count = 2048
-    """Width of the hidden layers of the heads."""
-    bottleneck: Count = 256
-    """Width of the heads' narrowest layer."""
-    prototypes: Count = 512
-    """Classes that the heads share cells out to."""
-    attention_heads: Count = 8
-    """Heads of the cross-attention."""
-    attention_width: Count = 64
-    """Width of a head of the cross-attention."""
-    student_temperature: Positive = 0.1
-    """Temperature of the student's softmax."""
-    teacher_temperature: tuple[float, float] = (0.008, 0.01)
-    """At the start, and after 3 % of the training."""
-    assignment: Literal["centering", "sinkhorn"] = "centering"
-    """How the teacher's scores become the student's targets."""
-    centering_momentum: Share = 0.9
-    """Momentum of the running centre."""
-    freeze_last_layer: Share = 0.001
-    """Fraction of the training in which the heads' last layer is frozen."""
-    momentum: Share = 0.996
-    """The teacher's at the start; rises to 1 as a cosine."""
 
 
 class Alice(Method):
@@ -185,17 +131,17 @@ class Alice(Method):
         self.embedding_bank = EmbeddingBank(dataset, matcher, self.settings)
         matcher.cell_mm.fill_(self.embedding_bank.cell_mm)
         self.emit = emit
-        if self.embedding_bank.room < len(dataset):
+        if self.embedding_bank.capacity < len(dataset):
             gib = len(dataset) * self.embedding_bank.vector_bytes / 2**30
             emit(
                 Notice(
-                    f"The embeddings of all {len(dataset)} scans would take {gib:.1f} GiB; those of "
-                    f"{self.embedding_bank.room} scans at a time are kept and compared with each other."
+                    f"The embeddings of all {len(dataset)} scans would take {gib:.1f} GiB; at a time "
+                    f"those of {self.embedding_bank.capacity} scans are kept and paired."
                 )
             )
 
     def kept_bytes(self, scans: int) -> int:
-        """The scans on the matcher's grid, and their vectors."""
+        """The scans on the common grid and their embeddings."""
         return self.embedding_bank.kept_bytes(scans)
 
     def loss(
@@ -209,11 +155,11 @@ class Alice(Method):
         if not self._matcher_ready(fraction):
             matching = matching_loss(self.embedding_bank, generator)
             return matching, {"matching": matching.detach()}
-        own = stage_fraction(self.stages, fraction)
-        first, second, accepted = self.pairs(self.plan, generator, own)
+        student_fraction = stage_fraction(self.stages, fraction)
+        first, second, accepted = self.pairs(self.plan, generator, student_fraction)
         images = torch.cat([shown(cut(dataset, views, self.plan)) for views in (first, second)])
         visible = draw_visible(len(images), tuple(images.shape[2:]), self.settings, generator)
-        loss, numbers = self.compare(images, visible.to(dataset.device), own)
+        loss, numbers = self.compare(images, visible.to(dataset.device), student_fraction)
         return loss, {**numbers, "accepted": accepted.float().mean()}
 
     def after_step(self, fraction: float) -> None:
@@ -258,15 +204,12 @@ class Alice(Method):
     def pairs(
         self, plan: Plan, generator: Generator, fraction: float = 0.0
     ) -> tuple[CropBatch, CropBatch, Tensor]:
-        """Draw a batch of pairs.
+        """Draw a batch of views Q and K, not cut yet, and which pairs were matched across scans (B,) bool.
 
         Args:
-            plan: Gives the batch and the patch.
+            plan: Gives the batch size B and the working spacing.
             generator: CPU generator of all draws.
-            fraction: Completed fraction of the student's stage.
-
-        Returns:
-            Views Q and K, not cut yet, and which pairs were matched across scans (B,) bool.
+            fraction: Fraction of the student's stage.
         """
         settings = self.settings
         size = view_size(self.embedding_bank.dataset, plan, settings.room)
@@ -287,7 +230,8 @@ class Alice(Method):
         settings, network = self.settings, network_of(self.modules)
         head = cast(Head, self.modules["head"])
         levels = network.encode(masked(images, visible))
-        stage, finest = (network.decoder_maps(levels, len(network.decoder))[which] for which in (1, -1))
+        maps = network.decoder_maps(levels, len(network.decoder))
+        stage, finest = maps[1], maps[-1]
         reconstructed = network.head(finest)
         frozen = fraction < settings.freeze_last_layer
         cells = cells_of(levels[-1])

@@ -2,18 +2,75 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medssl.core.settings import Count, NotNegative, Positive, Share
 from medssl.nn.devices import full_precision
 from medssl.nn.methods.common import Prototypes
 from medssl.nn.methods.mae import masked_error
+from medssl.nn.models.anatomical_embedding import EmbeddingSettings
 
 WARM = 0.03
 """Fraction of the training over which the teacher's temperature rises: 30 of 1000 epochs."""
+
+
+@dataclass(frozen=True)
+class AliceSettings(EmbeddingSettings):
+    """The released code's values; inherits the matcher's settings, as recipes are flat."""
+
+    matching: Share = 0.2
+    """Fraction of the training that trains the matcher."""
+    threshold: Share = 0.7
+    """Least score of a match."""
+    candidates: Count = 64
+    """Positions that are matched in the other scan, of which the first above the threshold is used."""
+    room: float = 1.4
+    """Number of crops that fit along a typical scan, by a smaller patch if needed: else all show the same."""
+    ratio: Share = 0.75
+    """Fraction of the blocks that is masked."""
+    block: Count = 16
+    """Side of a block in voxels of the view."""
+    mask_shape: Literal["cubes", "columns"] = "cubes"
+    """Cubes as in MAE, or columns through the whole view."""
+    reconstruct_on: Literal["all", "masked"] = "all"
+    """Where the reconstruction counts: everywhere, or in masked blocks alone."""
+    casa_teacher: Literal["ema", "shared"] = "ema"
+    """The teacher's cross-attention: a moving average (ema), or the student's (shared)."""
+    kv_teacher: Literal["encoder", "decoder"] = "encoder"
+    """Whose cells are the teacher's keys and values: the encoder's or the decoder's."""
+    inter: float = 1.0
+    """Weight of the term between two people's views (L_cls)."""
+    intra: float = 1.0
+    """Weight of the term between the cells of a view (L_patch)."""
+    reconstruction: NotNegative = 10.0
+    """Weight of the reconstruction (L_rec)."""
+    hidden: Count = 2048
+    """Width of the hidden layers of the heads."""
+    bottleneck: Count = 256
+    """Width of the heads' narrowest layer."""
+    prototypes: Count = 512
+    """Classes that the heads share cells out to."""
+    attention_heads: Count = 8
+    """Heads of the cross-attention."""
+    attention_width: Count = 64
+    """Width of a head of the cross-attention."""
+    student_temperature: Positive = 0.1
+    """Temperature of the student's softmax."""
+    teacher_temperature: tuple[float, float] = (0.008, 0.01)
+    """At the start, and after 3 % of the training."""
+    assignment: Literal["centering", "sinkhorn"] = "centering"
+    """How the teacher's scores become the student's targets."""
+    centering_momentum: Share = 0.9
+    """Momentum of the running centre."""
+    freeze_last_layer: Share = 0.001
+    """Fraction of the training in which the heads' last layer is frozen."""
+    momentum: Share = 0.996
+    """The teacher's at the start; rises to 1 as a cosine."""
 
 
 class Head(nn.Module):

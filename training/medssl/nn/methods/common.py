@@ -197,7 +197,7 @@ class Head(nn.Sequential):
 
 
 class Prototypes(nn.Linear):
-    """Directions with which features are compared by their cosine; weight decay leaves them alone."""
+    """Prototypes that features are compared with by cosine; they have no weight decay."""
 
     def __init__(self, width: int, count: int) -> None:
         super().__init__(width, count, bias=False)
@@ -251,13 +251,18 @@ def update_teacher(modules: nn.ModuleDict, keep: float) -> None:
 
 
 def stage_fraction(stages: Sequence[float], fraction: float) -> float:
-    """How much is over, 0..1, of the stage in which a training is of which `fraction` is over.
+    """Completed fraction of the current stage of a training.
 
-    stages: the shares of the training at which they begin, from 0 on.
+    Args:
+        stages: Fractions of the training at which its stages begin; the first is 0.
+        fraction: Completed fraction of the training.
+
+    Returns:
+        Between 0 and 1.
     """
-    number = max(number for number, begin in enumerate(stages) if begin <= fraction)
-    begin, end = stages[number], (*stages, 1.0)[number + 1]
-    return (fraction - begin) / max(1e-9, end - begin)
+    current = max(number for number, start in enumerate(stages) if start <= fraction)
+    start, end = stages[current], (*stages, 1.0)[current + 1]
+    return (fraction - start) / max(1e-9, end - start)
 
 
 def momentum(start: float, fraction: float) -> float:

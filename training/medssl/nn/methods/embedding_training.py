@@ -24,7 +24,8 @@ from torch.nn import functional as F
 
 from medssl.nn.data.augment import STRONG, change_intensity, draw_displacement
 from medssl.nn.devices import full_precision
-from medssl.nn.models.anatomical_embedding import COARSE, FINE, EmbeddingBank, EmbeddingSettings
+from medssl.nn.models.anatomical_embedding import COARSE, FINE, EmbeddingSettings
+from medssl.nn.models.embedding_bank import EmbeddingBank
 
 ROTATION, ZOOM, DISPLACEMENT = 0.2, 0.2, 3.0
 """Ranges of the augmentation: radians about each axis, logarithm of the scale, displacement in cells."""

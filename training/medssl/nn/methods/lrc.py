@@ -16,11 +16,11 @@ Where we depart from the paper or decide what it leaves open, and why:
   the segmentation: that would double the cost of a prediction.
 - The local loss has views of its own, since only some slices have super-pixels: segmenting all slices would
   take longer than a short training, and evenly spaced ones represent the others.
-- The background outside the body belongs to no region: most regions would be air, and distinguished by that.
+- Voxels outside the body belong to no region: most regions would be air, distinguished by that alone.
 - Regions are segmented in the original slice; labels are resampled by nearest neighbour, none beyond it.
 - The projector, two 1x1 convolutions, is applied to the drawn pixels alone: same result, a tenth of the work.
-- A view with one region has no negatives; it is skipped, and does not dilute the others. A region of one
-  pixel has no positives and serves as negatives only.
+- A view with one region has no negatives; it is skipped, and does not dilute the others. A region of
+  one pixel has no positives and only provides negatives.
 - 2.5D only. Regions are two-dimensional as published; in a 3D crop every slice would have regions of its own,
   the same tissue in the next slice would count as a negative, and every slice would have to be segmented.
 - AdamW for SGD.
@@ -35,7 +35,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn import functional as F
 
 from medssl.core import recipes
 from medssl.core.errors import UserError
@@ -47,15 +46,13 @@ from medssl.nn.data.crop_sampling import sample_anywhere
 from medssl.nn.data.crops import cut, cut_targets, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.data.superpixels import IGNORE, SuperpixelParams, SuperPixels, draw_pixels, segment_dataset
-from medssl.nn.devices import full_precision
 from medssl.nn.methods import Method, find
 from medssl.nn.methods.common import check_positive, network_of, view_size
+from medssl.nn.methods.region_contrast import region_contrast
 from medssl.nn.models.unet import Network
 
 TRIAL_SLICES = 8
-"""Slices that are cut to see how long one takes."""
-NOTHING = -1e30
-"""Similarity of pixels that are left out; unlike minus infinity it has a gradient, 0."""
+"""Slices that a trial segments into super-pixels."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +157,7 @@ class LRC(Method):
 
     @classmethod
     def trial(cls, settings: LRCSettings, slices: int) -> tuple[dict[str, Any], float]:
-        """A few slices are cut instead of all."""
+        """Segment a few slices into super-pixels instead of all."""
         return {"slices": TRIAL_SLICES}, min(settings.slices, slices) / TRIAL_SLICES
 
     def loss(
@@ -228,61 +225,6 @@ def branch(generator: Generator) -> Generator:
     copy = Generator()
     copy.set_state(generator.get_state())
     return Generator().manual_seed(int(torch.randint(2**62, (), generator=copy)))
-
-
-@full_precision
-def region_contrast(
-    vectors: Tensor, valid: Tensor, temperature: float, pixels: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Local contrastive loss (see the module's equation).
-
-    A pixel that a small region gave twice is no positive of itself.
-
-    Args:
-        vectors: Features of K pixels of N regions (B, N, K, C), normalised here.
-        valid: Which regions exist (B, N) bool.
-        temperature: Divides the cosines.
-        pixels: Index of each pixel (B, N, K) long; None if all of a region differ.
-
-    Returns:
-        Mean over the views with negatives (two regions) and positives (a region of two pixels), a scalar, 0
-        if there are none; and which views these are (B,) bool.
-    """
-    unit = F.normalize(vectors.float(), dim=-1, eps=1e-6)
-    regions, samples = unit.shape[1:3]
-    flat = unit.flatten(1, 2)
-    similarity = flat @ flat.transpose(1, 2) / temperature
-    similarity = similarity.unflatten(2, (regions, samples)).unflatten(1, (regions, samples))
-    if pixels is None:
-        pixels = torch.arange(samples, device=valid.device).expand(unit.shape[:3])
-    return contrast(similarity, valid, pixels[..., None] != pixels[..., None, :])
-
-
-def contrast(similarity: Tensor, valid: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
-    """`region_contrast` of given similarities.
-
-    Args:
-        similarity: Cosines of all pairs of pixels, divided by the temperature (B, N, K, N, K).
-        valid: Which regions exist (B, N) bool.
-        positive: Which pixels of a region are positives of which (B, N, K, K) bool.
-
-    Returns:
-        As `region_contrast`.
-    """
-    regions = similarity.shape[1]
-    other = valid[:, :, None] & valid[:, None] & ~torch.eye(regions, dtype=torch.bool, device=valid.device)
-    negatives = (
-        similarity.masked_fill(~other[:, :, None, :, None], NOTHING).flatten(3).logsumexp(3)
-    )  # (B, n, a)
-    same = similarity.diagonal(dim1=1, dim2=3).movedim(-1, 1)  # (B, n, a, b)
-    # -log(p / (p + q)) = log(1 + q / p)
-    surprise = F.softplus(negatives[..., None] - same).masked_fill(~positive, 0)
-    pairs = positive.sum((2, 3))  # (B, n)
-    counted = valid & (pairs > 0)
-    each = surprise.sum((2, 3)) / pairs.clamp(min=1)  # (B, n)
-    loss = (each * counted).sum(1) / counted.sum(1).clamp(min=1)
-    used = (valid.sum(1) >= 2) & counted.any(1)
-    return torch.where(used, loss, 0.0).sum() / used.sum().clamp(min=1), used
 
 
 def _check(plan: Plan, settings: LRCSettings) -> None:

@@ -198,12 +198,8 @@ class SAL(Method):
         within_std = within_slice_std(cells)
         if settings.uniformity_weight:
             loss = loss + settings.uniformity_weight * (1 - within_std).clamp(min=0).square().mean()
-        return loss, {
-            "local": local,
-            "global": order,
-            "feature_std": feature_std(cells),
-            "within_slice_std": within_std.mean(),
-        }
+        numbers = {"local": local, "global": order, "feature_std": feature_std(cells)}
+        return loss, {**numbers, "within_slice_std": within_std.mean()}
 
     def _check_batch(self, batch: int) -> None:
         if self.settings.positional == "contrast":

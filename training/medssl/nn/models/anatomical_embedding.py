@@ -7,37 +7,28 @@ is where the mean of both cosines is largest. methods/embedding_training.py trai
 Where we depart from the paper, and why:
 - All scans are resampled to a common isotropic grid of a few dozen cells a side, whatever the plan's
   dimensions: one matcher for 2.5D and 3D, and small enough for a CPU. The paper works at 2 mm.
-- The coarse stride is 8 along all axes; the paper's, 4 across slices and 16 within, is made for thick slices.
+- The coarse stride is 8 along all axes; the paper's, 4 across slices and 16 in plane, suits thick slices.
 - A few convolutions with layer norm over channels instead of a 3D ResNet18 with batch norm: the vector of a
   cell must not depend on the extent of the crop around it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medssl.core.settings import Count, Positive
-from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
 from medssl.nn.models import checkpoint
 
-T = TypeVar("T")
 FINE, COARSE = 2, 8
 """Strides of the fine and the coarse level, in cells of the common grid."""
 WIDTHS = (32, 48, 64)
 """Channels at strides 2, 4 and 8."""
-BANK_BYTES = 2 << 30
-"""Of the vectors that are kept at a time, and of the scans on the common grid; others are made anew."""
-TURNS = 8
-"""How often each scan comes among those whose vectors are kept, where they are not kept of all."""
-BODY = 0.2
-"""A cell is body if it is brighter than this fraction of the scan's intensity range."""
 
 
 @dataclass(frozen=True)
@@ -256,99 +247,3 @@ class Embedded:
         cell = cell.clamp(min=0).minimum(torch.tensor(self.cells) - 1)
         _, rows, columns = self.cells
         return (cell[..., 0] * rows + cell[..., 1]) * columns + cell[..., 2]
-
-
-class _Recent(Generic[T]):
-    """What was asked for last, as long as it takes no more than BANK_BYTES; the latest in any case."""
-
-    def __init__(self, make: Callable[[int], tuple[T, int]]) -> None:
-        """make: what belongs to a number, and how many bytes it takes."""
-        self._make = make
-        self._kept: dict[int, tuple[T, int]] = {}
-
-    def __getitem__(self, number: int) -> T:
-        entry = self._kept.pop(number, None) or self._make(number)
-        self._kept[number] = entry  # at the end, for a dict keeps the order
-        while len(self._kept) > 1 and sum(size for _, size in self._kept.values()) > BANK_BYTES:
-            del self._kept[next(iter(self._kept))]
-        return entry[0]
-
-    def __len__(self) -> int:
-        return len(self._kept)
-
-
-class EmbeddingBank:
-    """Scans of a dataset on the common grid and their embeddings, computed when needed, in bounded memory.
-
-    The embeddings of 200 scans of the published size would take 26 GiB. If not all fit, those of a window of
-    scans in a fixed random order are kept, and the window moves during the training.
-
-    Args:
-        dataset: Scans.
-        matcher: The embedding's network.
-        settings: Gives the grid, the crop size and the distance of negatives.
-    """
-
-    def __init__(
-        self, dataset: DeviceDataset, matcher: AnatomicalEmbedding, settings: EmbeddingSettings
-    ) -> None:
-        self.dataset, self.matcher, self.settings = dataset, matcher, settings
-        size = torch.tensor([tuple(image.shape) for image in dataset.images]) * torch.tensor(
-            dataset.spacing_mm
-        )
-        longest = float(size.amax(1).median())
-        finest = float(torch.tensor(dataset.spacing_mm).amin(1).median())
-        self.cell_mm = max(longest / settings.cells, finest)
-        self.far_cells = min(settings.min_negative_distance_mm, longest / 5) / self.cell_mm
-        typical = (size.median(0).values / self.cell_mm).tolist()
-        whole = [max(2 * COARSE, int(cells) // COARSE * COARSE) for cells in typical]
-        self.side = tuple(min(settings.crop, cells) for cells in whole)
-        cells = (size / self.cell_mm).round().clamp(min=FINE)
-        self.volume_bytes = int(4 * cells.prod(1).mean())
-        self.vector_bytes = int(4 * settings.dimension * (cells / FINE).ceil().prod(1).mean())
-        self.room = min(len(dataset.images), max(2, BANK_BYTES // self.vector_bytes))
-        """How many scans' vectors are kept at a time."""
-        self._order = torch.randperm(len(dataset.images), generator=Generator().manual_seed(0))
-        self._volumes = _Recent(self._on_grid)
-        self._embedded = _Recent(self._embed)
-
-    def kept_bytes(self, scans: int) -> int:
-        """What is kept of so many scans at most."""
-        return sum(min(BANK_BYTES, scans * each) for each in (self.volume_bytes, self.vector_bytes))
-
-    def window(self, fraction: float) -> Tensor:
-        """Numbers of the scans that are kept when `fraction` of all pairs are drawn; all if they fit."""
-        count = len(self.dataset.images)
-        if self.room == count:
-            return torch.arange(count)
-        first = int(fraction * TURNS * count)
-        return self._order[(first + torch.arange(self.room)) % count]
-
-    def volume(self, scan: int) -> tuple[Tensor, Tensor]:
-        """A scan on the common grid, float32 (D, H, W), and its body threshold, a scalar tensor."""
-        return self._volumes[scan]
-
-    def _on_grid(self, scan: int) -> tuple[tuple[Tensor, Tensor], int]:
-        image = self.dataset.images[scan].to(self.dataset.device)
-        volume = on_grid(image, self.dataset.spacing_mm[scan], self.cell_mm)
-        ordered = volume.flatten().sort().values
-        low, high = ordered[len(ordered) // 100], ordered[-1 - len(ordered) // 100]
-        return (volume, low + BODY * (high - low)), volume.nbytes
-
-    def embedded(self, scan: int) -> Embedded:
-        """The embedding of a scan; call it only once the matcher is `ready`, as the result is cached."""
-        return self._embedded[scan]
-
-    def _embed(self, scan: int) -> tuple[Embedded, int]:
-        volume, floor = self.volume(scan)
-        vectors = self.matcher.embed(volume)
-        grey = F.avg_pool3d(volume[None, None], FINE, ceil_mode=True).flatten()
-        body = (grey > floor).nonzero()[:, 0].cpu()
-        embedded = Embedded(
-            vectors.flatten(1).T.half().contiguous(),
-            tuple(vectors.shape[1:]),
-            tuple(volume.shape),
-            tuple(self.dataset.images[scan].shape),
-            body if len(body) else torch.arange(len(grey)),
-        )
-        return embedded, embedded.vectors.nbytes
