@@ -1,4 +1,4 @@
-"""What a click is worth, start by start: python benchmarks/clicks.py --data FOLDER --work FOLDER
+"""Precision of similarity maps by kind of features: python benchmarks/clicks.py --data FOLDER --work FOLDER
 
 For each set and each kind of features: a click on the innermost voxel of a structure, and the average
 precision of the similarity map against the structure's mask, in the same scan and in the next one; and from
@@ -28,7 +28,7 @@ from scipy.ndimage import distance_transform_edt
 from sklearn.metrics import average_precision_score
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "clicks.md"
-GREY, RANDOM, OWN = "grey value alone", "random weights", "shapes, then super-voxels"
+GREY, RANDOM, OWN = "intensity only", "random weights", "shapes, then super-voxels"
 NEAR_MM = (5.0, 10.0)
 
 Voxel = tuple[int, ...]
@@ -76,7 +76,7 @@ def central(mask: np.ndarray) -> Voxel:
     return tuple(int(each) for each in voxels[nearest])
 
 
-def measure(material: Material, scans: list[str], positive_mask: Map, landmarks: bool) -> list[str]:
+def measure(material: Material, scans: list[str], similarity_map: Map, landmarks: bool) -> list[str]:
     """A line of the table."""
     project = material.project
     labels = {scan: reference_labels(project.scans[scan], material.references[scan]) for scan in scans}
@@ -91,10 +91,12 @@ def measure(material: Material, scans: list[str], positive_mask: Map, landmarks:
             for scan, values in ((here, same), (there, other)):
                 if masks[scan].any():
                     values.append(
-                        average_precision_score(masks[scan].ravel(), positive_mask(here, click, scan).ravel())
+                        average_precision_score(
+                            masks[scan].ravel(), similarity_map(here, click, scan).ravel()
+                        )
                     )
             for scan in (scan for scan in scans if landmarks and scan != here and masks[scan].any()):
-                scores = positive_mask(here, central(masks[here]), scan)
+                scores = similarity_map(here, central(masks[here]), scan)
                 match = np.array(np.unravel_index(int(scores.argmax()), scores.shape))
                 away = (match - central(masks[scan])) * np.array(project.scans[scan].geometry.spacing_mm)
                 errors.append(float(np.linalg.norm(away)))
@@ -107,11 +109,11 @@ def run(options: argparse.Namespace) -> str:
     """Measure all sets; returns the page."""
     made_on = surroundings("cpu")
     parts = [
-        "# What a click is worth\n",
-        "Average precision of a similarity map from the innermost voxel of a structure against its "
-        "mask, in the same scan and in the next one; share of best matches of one cell, the structure's most "
-        f"central one, that lie within {NEAR_MM[0]:g} and {NEAR_MM[1]:g} mm of the right place in every "
-        "other scan, and the median in mm. Mean over classes and scans.\n",
+        "# Similarity maps of single clicks\n",
+        "Average precision of the similarity map of the innermost voxel of a structure, with the "
+        "structure's mask as reference, in the same scan and in the next one. Fraction of best matches of "
+        f"the structure's most central voxel within {NEAR_MM[0]:g} and {NEAR_MM[1]:g} mm of "
+        "the corresponding voxel in every other scan, and the median distance in mm. Mean over classes and scans.\n",
         f"`{options.command}`, {date.today():%d %B %Y}, {made_on['cpu']}, torch {made_on['torch']}, commit "
         f"{made_on['commit']}, seed 0.\n",
     ]
@@ -157,8 +159,8 @@ def main() -> None:
     add("--data", type=Path, required=True, help="folder of data sets in MSD layout")
     add("--work", type=Path, required=True, help="scratch folder for projects")
     add("--datasets", default="hippocampus,ct", help=f"of {', '.join(DATASETS)}")
-    add("--scans", type=int, default=12, help="so many test scans of a set")
-    add("--minutes", type=float, default=5.0, help="of the pre-training on the scans")
+    add("--scans", type=int, default=12, help="number of test scans per data set")
+    add("--minutes", type=float, default=5.0, help="minutes of pre-training on the scans")
     add("--out", type=Path, default=PAGE)
     options = parser.parse_args()
     words = " ".join(f"--{name} {getattr(options, name)}" for name in ("datasets", "scans", "minutes"))

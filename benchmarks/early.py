@@ -1,12 +1,12 @@
-"""What a start is worth when few slices are painted and little time has passed: python benchmarks/early.py
+"""Initial weights compared after short fine-tuning on few slices: python benchmarks/early.py
 
-    run    (or no word) runs the cells that have no line yet, and adds a line for each
-    draw   makes the table and the curves of all lines
+    run    (default) run the cells that have no line yet, and append a line for each
+    draw   write the table and the curves of all lines
 
-The grid of few_slices.py, but for this: each cell is one fine-tuning that is judged on its way, after
---marks seconds of it; segmenting the judged scans takes none of them. 0 s is before the first step: what the
-first head makes of the features alone. Pre-training on the scans themselves comes before, once for all draws.
---slices 1 lies on one scan, more on two; "all" is every slice of every scan that is not judged.
+The grid of few_slices.py, except that a fine-tuning is also evaluated after --marks seconds, without the time
+for segmentation. 0 s is before the first step, with the first head only. Pre-training on the scans runs
+before, once for all draws. --slices 1 is on one scan, more are on two; "all" is every slice of every scan
+that is not judged.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def arguments() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--marks", default="0,20,60,240", help="seconds of fine-tuning; it ends with the last")
-    add("--max-judged", type=int, default=0, help="judge at most so many scans, evenly from all; 0 for all")
+    add("--max-judged", type=int, default=0, help="maximum number of judged scans, evenly spaced; 0 for all")
     add(
         "--also",
         type=Path,
@@ -64,7 +64,7 @@ def arguments() -> argparse.ArgumentParser:
         help="more lines to draw; may be given several times",
     )
     add("--page", type=Path, default=LINES.with_suffix(".md"), help="where draw puts the table")
-    add("--drawn-slices", type=int, default=3, help="how many painted slices the picture is about")
+    add("--drawn-slices", type=int, default=3, help="number of annotated slices in the figure")
     for action in parser._actions:
         action.required = False  # drawing needs no --work
     return parser
@@ -79,13 +79,18 @@ def early_grid(options: argparse.Namespace) -> Grid:
         raise UserError("Give a scratch folder for projects with --work.", code="bad-setting")
     marks = tuple(sorted(float(each) for each in names_in(options.marks)))
     if not marks or marks[0] < 0 or marks[-1] <= 0 or options.pretrain_minutes <= 0:
-        raise UserError("--marks and --pretrain-minutes are times, the last beyond 0.", code="bad-setting")
+        raise UserError(
+            "--marks must not be negative, and the last mark and --pretrain-minutes must be positive.",
+            code="bad-setting",
+        )
     options.minutes, options.pretrain_share = marks[-1] / 60, 0.0
     # The first head alone is what its method's run is at 0 s.
     options.methods = ",".join(each.removesuffix(FIRST) for each in names_in(options.methods))
     for method in names_in(options.methods):
         if method in PEERS and method not in READ_OFF:
-            raise UserError(f"{method} cannot be judged on its way; leave it out.", code="no-method")
+            raise UserError(
+                f"{method} cannot be evaluated before its end; remove it from --methods.", code="no-method"
+            )
     return grid_of(options, SETS, Early, marks_s=marks, max_judged=options.max_judged)
 
 

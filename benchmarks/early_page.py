@@ -28,18 +28,18 @@ FIRST = ":first"
 """Behind a method's name: its first head alone, before any step."""
 
 ABOUT = """\
-One fine-tuning a line, read off on its way: Dice on the judged scans after so many seconds of its training,
-mean over scans of the mean over classes, then over draws with the sample standard deviation. *0 s* is before
-the first step, where the first head has been fitted to the painted voxels and nothing else has been learned;
-*first head alone* is that once more, held against what random weights have learned meanwhile. The learning
-rate falls over all of the time, so what stands at an earlier mark is no training of that length. *Over
-random* is the difference, draw by draw, to random weights that are fine-tuned in the same way: mean and
-sample standard deviation of the differences; in brackets how many draws there are of both, where these are
-not all. A draw is a seed: it draws the scans that are painted (one for one slice, else two) and the patches.
-Pre-training on the scans of the set (*before*, minutes) was made once for all draws. Planning and segmenting
-take none of the time; nnU-Net knows nothing before its first step. Of the lung scans the same two are painted
-in all draws, which differ by patches alone. *all*: every slice of every scan that is not judged, a ceiling.
-The raw lines stand beside this page, one for each cell, with Dice of every scan and class at every mark, all
+Each line is one kind of initial weights and a number of annotated slices. Dice on the judged scans after some
+seconds of fine-tuning: mean over scans of the mean over classes, then mean and sample standard deviation over
+draws. *0 s* is before the first step, when only the first head has been fitted to the annotated voxels.
+*First head alone* repeats this result, compared with random weights at later times. The learning rate
+decreases over the whole fine-tuning, so a result at an earlier time is not that of a training of this length.
+*Over random* is the paired difference to random weights that are fine-tuned in the same way: mean and sample
+standard deviation; the number of pairs is in brackets if it is smaller than the number of draws. A draw is a
+seed: it draws the annotated scans (one scan for one slice, otherwise two) and the crops. Pre-training on the
+scans of the data set (*before*, minutes) ran once for all draws. Planning and segmentation do not count
+towards the time. nnU-Net has no result before its first step. Of the lung scans, the same two are annotated
+in all draws, which differ by crops only. *all*: every slice of every scan that is not judged, an upper bound.
+The raw lines are next to this page, one per cell, with Dice of every scan and class at every time, all
 settings, machine and commit."""
 
 
@@ -68,7 +68,8 @@ class Setting:
     def words(self) -> str:
         """For a heading."""
         judged = "" if self.judge == "test" else f", judged on {self.judge} scans"
-        return f"{self.dataset}, {self.device.upper()}{judged}" + ", a few of them" * bool(self.max_judged)
+        subset = f", at most {self.max_judged} scans" if self.max_judged else ""
+        return f"{self.dataset}, {self.device.upper()}{judged}{subset}"
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,14 @@
-"""How good segmentations from a few painted slices are, method by method: python benchmarks/few_slices.py
+"""Segmentation from a few annotated slices by several methods: python benchmarks/few_slices.py
 
-    run    runs the cells (data set x method x slices x seed) that have no line yet, and adds a line for each
-    draw   makes the table and the curves of all lines
-    early  what a start is worth when little time has passed (benchmarks/early.py)
+    run    run the cells (data set x method x slices x seed) that have no line yet, and append a line for each
+    draw   write the table and the curves of all lines
+    early  compare initial weights after short fine-tuning (benchmarks/early.py)
 
-The protocol is that of medssl.benchmarking.protocol: test scans take part in nothing, the seed draws two of
-the others, a simulated annotator completes axial slices on them, and every method gets the same minutes of
-training.
+The protocol is medssl.benchmarking.protocol: test scans are held out, the seed draws two of the other scans,
+a simulated annotator completes axial slices on them, and every method gets the same training time.
 
-Stopped with Ctrl-C, the same command goes on with what is missing. Two runners at once are fine with a --work
-folder each; what each is to run is up to their --seeds, --datasets or --methods.
+Ctrl-C stops; the same command resumes with missing cells. Several runners can work at once, each with its own
+--work folder and its own --seeds, --datasets or --methods.
 """
 
 from __future__ import annotations
@@ -109,7 +108,7 @@ def run(grid: Grid) -> None:
                     bench = Bench(folder, grid.nnunet_env, should_stop, grid.mirroring)
                     line = run_cell(material, method, seed, settings, work, bench)
                 except Stopped:
-                    screen.print("Stopped. The same command goes on with what is not finished.")
+                    screen.print("Stopped. The same command resumes with what is not finished.")
                     return
                 results_log.append(grid.out, line)
                 screen.print(line.failed if isinstance(line, Failure) else f"Dice {line.dice:.3f}")
@@ -160,7 +159,12 @@ def arguments() -> argparse.ArgumentParser:
     add_options(runner)
     add = runner.add_argument
     add("--minutes", type=float, default=10.0, help="training time of a cell, pre-training included")
-    add("--pretrain-share", type=float, default=PRETRAIN_SHARE, help="of a cell's time, for pre-training")
+    add(
+        "--pretrain-share",
+        type=float,
+        default=PRETRAIN_SHARE,
+        help="fraction of a cell's time for pre-training",
+    )
     drawer = commands.add_parser("draw", help="make the table and the curves")
     several = "file of JSON lines; may be given several times"
     drawer.add_argument("--out", type=Path, action="append", help=several)
@@ -178,12 +182,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     add("--datasets", default="hippocampus", help=f"of {', '.join(DATASETS)}")
     add("--methods", default="random,mae,pgl,mae+pgl", help=methods)
-    add("--nnunet-env", type=Path, help="nnU-Net's environment (made in --work where there is none)")
-    mirrored = "nnU-Net predicts without mirrored copies: a little worse, in 3D eight times faster"
+    add("--nnunet-env", type=Path, help="environment of nnU-Net (created in --work if missing)")
+    mirrored = "nnU-Net predicts without mirroring: slightly worse, eight times faster in 3D"
     add("--no-mirroring", action="store_true", help=mirrored)
-    add("--slices", default="10", help="annotated slices in all, on two scans")
+    add("--slices", default="10", help="total number of annotated slices, on two scans")
     add("--seeds", default="0,1,2")
-    while_painting = "minutes of pre-training on top, once for all seeds, instead of a share"
+    while_painting = "additional minutes of pre-training, once for all seeds, instead of --pretrain-share"
     add("--pretrain-minutes", type=float, default=0.0, help=while_painting)
     add("--pretrain-recipe", default="quick")
     add("--finetune-recipe", default="quick")
@@ -213,7 +217,7 @@ def grid_of(
     for name in datasets:
         if name not in sources:
             raise UserError(
-                f"There is no data set {name!r} here; choose of {', '.join(sources)}.", code="no-dataset"
+                f"Unknown data set {name!r}; choose from {', '.join(sources)}.", code="no-dataset"
             )
     return Grid(
         data=options.data,
@@ -251,7 +255,7 @@ def canonical(method: str) -> str:
     known = Combination.of(method)
     if known.pretraining not in (None, *METHODS):
         names = ", ".join([RANDOM, SHAPES, *METHODS, *PEERS])
-        raise UserError(f"There is no method {known.weights!r}; choose of {names}.", code="no-method")
+        raise UserError(f"Unknown method {known.weights!r}; choose from {names}.", code="no-method")
     return (
         known.weights
         if known.semi_supervised in (None, FinetuneJob.semi_supervised)
@@ -269,7 +273,7 @@ def overrides_of(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
         phase, _, setting = name.partition(".")
         if phase not in phases or not setting:
             raise UserError(
-                f"--set {name} does not say of what; begin it with pretrain. or finetune.", code="bad-setting"
+                f"--set {name} has no phase; write pretrain.NAME or finetune.NAME.", code="bad-setting"
             )
         phases[phase][setting] = value
     return phases

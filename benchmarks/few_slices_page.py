@@ -25,22 +25,22 @@ BEST_DRAWN = 3
 """So many of our methods have a colour of their own besides random weights."""
 
 ABOUT = """\
-Each line is a method and a number of painted slices. Dice, the 95 % Hausdorff distance (MONAI, mm) and the
-relative volume error are means over the judged scans of the mean over classes; then over seeds, with the
-sample standard deviation. A class that is missed, or predicted where there is none, counts with the scan's
-diagonal as its distance. The seed draws the two annotated scans, so seeds differ by scans, and one seed means
-the same slices for every method: *over random* is the difference, seed by seed, to random weights that are
-fine-tuned in the same way; for those themselves and for other programs, to *random*. *Painted scans* is Dice
-on the two annotated scans with the painted slices as painted; interpolation knows no others. *Minutes* are
-those of training, pre-training + fine-tuning; planning, preprocessing and prediction come on top for all.
-Where minutes stand "after" others, pre-training came before, as it can while people paint: once for each
-method, by seed 0, for all draws of painted slices; so the spread is that of the slices alone.
-The raw lines stand beside this page, one for each cell, with Dice of every scan and class, all settings,
-versions and the commit.
+Each line is a method and a number of annotated slices. Dice, the 95 % Hausdorff distance (MONAI, mm) and the
+relative volume error are means over the judged scans of the mean over classes, then mean and sample standard
+deviation over seeds. If a class is missed, or predicted where it does not occur, its distance is the diagonal
+of the scan. The seed draws the two annotated scans, so all methods with the same seed use the same slices.
+*Over random* is the paired difference to random weights that are fine-tuned in the same way; for random
+weights themselves and for other programs, to *random*. *Painted scans* is Dice on the two annotated scans,
+where annotated slices keep their labels; interpolation applies to these only. *Minutes* are training times,
+pre-training + fine-tuning, without planning, preprocessing and prediction. In tables "after" some minutes of
+pre-training, the pre-training ran earlier, as it can during annotation: once per method with seed 0 for all
+draws, so the standard deviation is due to the annotated slices only.
+The raw lines are next to this page, one per cell, with Dice of every scan and class, all settings, versions
+and the commit.
 
-nnU-Net gets the painted slices with its ignore label on all else, the same minutes for its training steps, as
-many threads, and one process. Its learning rate falls over these minutes, and its validation batches are left
-out; everything else is as it comes. The forest sees axial slices one by one and takes the time it takes."""
+nnU-Net gets the annotated slices, with its ignore label on all other voxels, the same training time, the same
+number of threads, and one process. Its learning rate decreases over this time, and its validation batches are
+skipped; all else is its default. The random forest processes axial slices one by one, with no time limit."""
 
 
 def draw(lines: Sequence[Path], page: Path, datasets: Iterable[str]) -> list[Path]:
@@ -180,7 +180,7 @@ def measured(cells: Sequence[Cell]) -> list[str]:
     commits = Counter(str(cell.machine.get("commit")) for cell in cells)
     scans = {len(cell.dice_of_scan) for cell in cells if cell.judged_on != "painted"}
     return [
-        f"{len(cells)} cells, {span}; {_counted(machines)}; commit {_counted(commits)}; "
+        f"{_number_of_cells(len(cells))}, {span}; {_counted(machines)}; commit {_counted(commits)}; "
         f"{' or '.join(map(str, sorted(scans)))} {cells[0].settings['judge']} scans."
     ]
 
@@ -192,11 +192,15 @@ def _machine(cell: Cell) -> str:
     return words if threads is None else f"{words}, {threads} thread{'s' if threads > 1 else ''}"
 
 
+def _number_of_cells(count: int) -> str:
+    return f"{count} cell{'s' if count != 1 else ''}"
+
+
 def _counted(counts: Counter[str]) -> str:
     """ "a", or "a (12 cells), b (3 cells)"."""
     if len(counts) == 1:
         return next(iter(counts))
-    return ", ".join(f"{name} ({count} cells)" for name, count in counts.most_common())
+    return ", ".join(f"{name} ({_number_of_cells(count)})" for name, count in counts.most_common())
 
 
 def _failures(rows: Sequence[Row]) -> list[str]:

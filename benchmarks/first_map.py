@@ -62,7 +62,7 @@ def open_once(folder: Path) -> dict[str, float]:
     took["features asked for"] = wait_for(lambda: dock.background_jobs.child is not None)
     took["features"] = wait_for(lambda: dock.session.features_valid("shapes"))
     wait_for(lambda: not dock.features.precompute.scan)
-    dock.features.update_ema.click()
+    dock.features.follow.click()
     dock.features.similarity.click(VOXEL)
     wait_for(lambda: layers.find(viewer.layers, layers.SIMILARITY) is not None)
     took["similarity map"] = wait_for(lambda: layers.find(viewer.layers, layers.SIMILARITY).visible)

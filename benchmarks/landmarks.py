@@ -1,11 +1,11 @@
-"""How far from the right place the best match of a click lands: python benchmarks/landmarks.py
+"""Localisation error of the best match of a click: python benchmarks/landmarks.py
 
-    run    pre-trains what is missing, computes features, clicks, and adds a line for each kind of weights
-    draw   makes docs/benchmarks/landmarks.md of the lines
+    run    pre-train missing weights, compute features, search, and append a line for each kind of weights
+    draw   write docs/benchmarks/landmarks.md from the lines
 
-The data are hippocampus scans; every fifth is a test scan and takes part in no training. A click is on the
-voxel of a class that is nearest to the class's centre; the right place in another scan is that voxel there.
---dev clicks in every tenth of the other scans instead: on these the search was made what it is.
+The data are hippocampus scans; every fifth is a test scan, held out of training. The query is the voxel of a
+class nearest to the centre of the class; the target in another scan is the corresponding voxel there. --dev
+uses every tenth of the other scans instead, on which the search was developed.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ NAMES = {
     "alice": "Alice's matcher",
 }
 ALONE, STAR = "one cell", "with what is around it"
+"""Values in the lines; the page uses MATCHING_NAMES."""
+MATCHING_NAMES = {"": "", ALONE: "single cell", STAR: "neighbourhood descriptor"}
 NEAR_MM = 5.0
 SOURCES = 5
 """Scans that are clicked in; each click is looked for in all other scans of the protocol."""
@@ -271,7 +273,7 @@ def draw(options: argparse.Namespace) -> None:
             "median mm",
             "within 5 mm",
             *names,
-            "surer half",
+            "more confident half",
             "other half",
         ]
         parts.append(f"## {heading}\n\n| {' | '.join(head)} |\n| --- | --- |{' ---: |' * (len(head) - 2)}\n")
@@ -281,7 +283,13 @@ def draw(options: argparse.Namespace) -> None:
                 if line is None:
                     continue
                 halves = sorted_by_confidence(line) if line.confidences else ("", "")
-                cells = [NAMES[method], matching, str(line.steps or ""), *row_of(line), *halves]
+                cells = [
+                    NAMES[method],
+                    MATCHING_NAMES[matching],
+                    str(line.steps or ""),
+                    *row_of(line),
+                    *halves,
+                ]
                 parts[-1] += f"| {' | '.join(cells)} |\n"
     machine = lines[-1].machine
     minutes = max(line.minutes for line in lines)
@@ -295,16 +303,17 @@ def draw(options: argparse.Namespace) -> None:
 HEAD = """# Landmarks
 
 `python benchmarks/landmarks.py run` and `draw`. A click on the centre of each class of {sources} hippocampus
-scans (MSD Task04), looked for in all other scans of the set; the error is the distance of the best match from
-that class's own centre there. The test scans were held out of all pre-training.
+scans (MSD Task04), searched in all other scans of the set; the error is the distance of the best match from
+the centre of that class there. The test scans were held out of all pre-training.
 
-"One cell" compares the clicked cell alone; "with what is around it" also the cells {arms} mm away along
-each axis, as the viewer does. "Surer half": the share within 5 mm among the half of the matches with the
-higher confidence (score, halved for each {half:g} mm by which the way back misses the click).
+"Single cell" compares the feature of the clicked cell. "Neighbourhood descriptor" adds those of the cells
+{arms} mm away along each axis, as the viewer does. "More confident half": the fraction within 5 mm among the
+half of the matches with the higher confidence (score, halved for each {half:g} mm by which the way back
+misses the click).
 
-These scans are crops that lie alike around the hippocampus, so the trivial answer, the same relative
-position, does well: that says what these scans can tell, not what to do with scans that show different parts
-of the body. What is around a cell profits from it, too: beyond a scan's border its last cell goes on.
+These scans are similar crops around the hippocampus, so the trivial baseline, the same relative position,
+does well. Conclusions for scans of different parts of the body are limited. The neighbourhood descriptor
+benefits too: beyond the border of a scan, its last cell is repeated.
 """
 
 
@@ -314,11 +323,11 @@ def main() -> None:
     parser.add_argument("command", choices=("run", "draw"))
     parser.add_argument("--data", type=Path, default=Path("../shared/data/Task04_Hippocampus"))
     parser.add_argument("--work", type=Path, default=Path("landmarks-work"), help="folder of the project")
-    parser.add_argument("--out", type=Path, default=LINES, help="file of the lines")
-    parser.add_argument("--minutes", type=float, default=3.0, help="of each pre-training")
+    parser.add_argument("--out", type=Path, default=LINES, help="file of JSON lines")
+    parser.add_argument("--minutes", type=float, default=3.0, help="minutes of each pre-training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
-    parser.add_argument("--dev", action="store_true", help="click in every tenth of the training scans")
+    parser.add_argument("--dev", action="store_true", help="evaluate on every tenth of the training scans")
     options = parser.parse_args()
     {"run": run, "draw": draw}[options.command](options)
 

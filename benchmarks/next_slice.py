@@ -1,19 +1,19 @@
-"""What suggested slices are worth: python benchmarks/next_slice.py
+"""Dice with suggested slices and with evenly spaced ones: python benchmarks/next_slice.py
 
-    run    runs the cells (arm x seed) that have no line yet, and adds a line for each
-    draw   makes the table of all lines
+    run    run the cells (arm x seed) that have no line yet, and append a line for each
+    draw   write the table of all lines
 
-A simulated annotator paints ten slices, three ways. Every way is trained for the same minutes on its ten
-slices; the short fine-tunings before suggestions come on top, while people paint. Test scans take part in
-nothing (medssl.benchmarking.protocol):
+A simulated annotator completes ten slices, chosen in one of three ways. Training on the ten slices takes the
+same time for all; the short fine-tunings before suggestions take additional time, as during annotation. Test
+scans are held out (medssl.benchmarking.protocol):
 
-    suggested   a few evenly spaced ones on the seed's two scans to begin with; then, round by round, a short
-                fine-tuning, and the slices that it suggests in all scans (tasks/active_learning)
-    spread      evenly spaced through the structure, over as many scans as the suggestions used: what more
-                scans are worth by themselves
-    even        evenly spaced on the seed's two scans: the usual protocol
+    suggested   a few evenly spaced slices on the two scans of the seed first; then, in rounds, a short
+                fine-tuning and the slices that it suggests in all scans (tasks/active_learning)
+    spread      evenly spaced slices of the structure, on as many scans as the suggestions used, to measure
+                the effect of more scans alone
+    even        evenly spaced slices on the two scans of the seed: the default protocol
 
-Stopped with Ctrl-C, the same command goes on with what is missing.
+Ctrl-C stops; the same command resumes with missing cells.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ def run(options: argparse.Namespace) -> None:
             try:
                 line = attempt(material, arm, seed, protocol, options, work)
             except Stopped:
-                screen.print("Stopped. The same command goes on with what is not finished.")
+                screen.print("Stopped. The same command resumes with what is not finished.")
                 return
             results_log.append(options.out, line)
             screen.print(line.failed if isinstance(line, Failure) else f"Dice {line.dice:.3f}")

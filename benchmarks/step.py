@@ -1,9 +1,9 @@
-"""What cutting views costs a pre-training step: python benchmarks/step.py
+"""Cost of cropping in a pre-training step: python benchmarks/step.py
 
-The same PGL step (network, teacher, loss, optimizer) is fed in four ways, in turns within one run:
-from tensors that are ready, from this program's views, and from MONAI's CacheDataset and DataLoader with
-the same crops, zooms, flips and grey-value changes, without and with two workers. MONAI's images do not
-even say where they were cut, which PGL needs; it is lent the places of ready views.
+The same PGL step (network, teacher, loss, optimizer) runs alternately on precomputed tensors, on this
+program's views, and on MONAI's CacheDataset and DataLoader with the same crops, zooms, flips and intensity
+changes, without and with two workers. MONAI's crops do not include their positions, which PGL needs; they get
+the positions of precomputed views.
 """
 
 from __future__ import annotations
@@ -140,11 +140,12 @@ class Stopwatch:
 
 
 GOALS = (
-    "Goals: views cost at most 15 % of a step over ready tensors, and no way of feeding by MONAI is faster. "
-    "MONAI gets plain tensors (no tracked metadata) cut from cached scans, and works without saying where."
+    "Goals: cropping takes at most 15 % of a step with precomputed tensors, and no MONAI pipeline is faster. "
+    "MONAI gets plain tensors (no tracked metadata) from cached scans and does not report the positions of "
+    "crops."
 )
 READY, OWN, NO_WORKERS, WORKERS = (
-    "tensors that are ready",
+    "precomputed tensors",
     "this program's views",
     "MONAI, no workers",
     "MONAI, 2 workers",
@@ -159,7 +160,7 @@ def measure(project: Project, dims: int, repeats: int, steps: int) -> list[str]:
     settings = PGL.Settings(**recipes.read("pgl-quick").method)
     torch.manual_seed(0)
     method = PGL(build(plan, plan.patch_vox[0] if dims == 2 else 1, 0), plan, settings)
-    validation = Stopwatch(Fed(method, pool), plan.precision)
+    stopwatch = Stopwatch(Fed(method, pool), plan.precision)
     ready = list(itertools.islice(own(method, pool), 8))
     feeds = {
         READY: itertools.cycle(ready),
@@ -167,20 +168,20 @@ def measure(project: Project, dims: int, repeats: int, steps: int) -> list[str]:
         NO_WORKERS: lent(method, pool, ready, 0),
     }
     for name, pairs in feeds.items():
-        validation.step(name, pairs, warm_up=True)
+        stopwatch.step(name, pairs, warm_up=True)
     for _ in range(repeats):
-        validation.turns.append({})
+        stopwatch.turns.append({})
         for _ in range(steps):  # one step of each in turn: what else the machine does hits all alike
             for name, pairs in feeds.items():
-                validation.step(name, pairs)
+                stopwatch.step(name, pairs)
         # Workers fill their queue while others compute, so these steps go together.
         fed_by_workers = lent(method, pool, ready, 2)
         for number in range(2 + steps):
-            validation.step(WORKERS, fed_by_workers, warm_up=number < 2)
+            stopwatch.step(WORKERS, fed_by_workers, warm_up=number < 2)
         del fed_by_workers
     size = " x ".join(map(str, view_size(pool, plan, settings.zoom[1])))
     return table(
-        f"{'2.5D' if dims == 2 else '3D'}, {plan.batch} pairs of {size}, {plan.precision}", validation.turns
+        f"{'2.5D' if dims == 2 else '3D'}, {plan.batch} pairs of {size}, {plan.precision}", stopwatch.turns
     )
 
 
@@ -194,7 +195,7 @@ def table(title: str, turns: list[dict[str, list[float]]]) -> list[str]:
 
     times = {name: [each for turn in turns for each in turn[name]] for name in turns[0]}
     return [
-        f"| {title} | median ms | least ms | over ready tensors | our step over it |",
+        f"| {title} | median ms | minimum ms | relative to precomputed | our step relative to it |",
         "| --- | ---: | ---: | ---: | ---: |",
         *(
             f"| {name} | {statistics.median(each):.0f} | {min(each):.0f} | {ratio(name, READY):.2f} "
@@ -224,9 +225,9 @@ def main() -> None:
     hippocampus = Path(os.environ.get("MEDSSL_DATA") or beside) / "Task04_Hippocampus"
     parser.add_argument("--data", type=Path, default=hippocampus, help="MSD folder; else phantoms are used")
     parser.add_argument("--scans", type=int, default=40)
-    parser.add_argument("--repeats", type=int, default=7, help="turns of all feeds")
-    parser.add_argument("--steps", type=int, default=10, help="steps of a feed in each turn")
-    parser.add_argument("--out", type=Path, help="write the Markdown here, too")
+    parser.add_argument("--repeats", type=int, default=7, help="repetitions of the comparison")
+    parser.add_argument("--steps", type=int, default=10, help="steps of each data source per repetition")
+    parser.add_argument("--out", type=Path, help="also write the Markdown to this file")
     options = parser.parse_args()
     set_track_meta(False)  # plain tensors: MONAI at its fastest
     with tempfile.TemporaryDirectory() as folder:
@@ -234,7 +235,7 @@ def main() -> None:
         tables = [measure(project, dims, options.repeats, options.steps) for dims in (2, 3)]
     text = "\n".join(
         [
-            "# A pre-training step and what feeds it",
+            "# Data loading of a pre-training step",
             "",
             f"`python benchmarks/step.py`, {time.strftime('%d %B %Y')}; {processor()}, "
             f"{os.cpu_count()} cores, {torch.get_num_threads()} threads; torch {torch.__version__}, "

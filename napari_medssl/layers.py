@@ -162,7 +162,15 @@ def save_image(layer: Image, folder: Path) -> Path:
 def scan_data(
     array: np.ndarray, geometry: Geometry, name: str, path: Path | str | None = None, scan: str | None = None
 ) -> tuple[np.ndarray, dict[str, Any], str]:
-    """A scan (Z, Y, X) as napari's layer-data tuple."""
+    """Layer-data tuple of a scan for napari.
+
+    Args:
+        array: The scan, (Z, Y, X).
+        geometry: Geometry of the scan.
+        name: Name of the layer.
+        path: File of the scan, if any.
+        scan: Id of the scan, if it belongs to a project.
+    """
     kwargs = {"name": name, "metadata": metadata(SCAN, geometry, path, scan), **placement(geometry)}
     style = {"colormap": "gray", "contrast_limits": contrast(array), "interpolation2d": "linear"}
     return (array, {**kwargs, **style}, "image")
@@ -171,7 +179,14 @@ def scan_data(
 def labels_data(
     labels: np.ndarray, geometry: Geometry, name: str, path: Path | str | None = None
 ) -> tuple[np.ndarray, dict[str, Any], str]:
-    """A label volume (Z, Y, X) as napari's layer-data tuple."""
+    """Layer-data tuple of a label volume for napari.
+
+    Args:
+        labels: Labels, integer (Z, Y, X).
+        geometry: Geometry of the volume.
+        name: Name of the layer.
+        path: File of the labels, if any.
+    """
     return (
         labels,
         {"name": name, "metadata": metadata("labels", geometry, path), **placement(geometry)},
@@ -180,7 +195,11 @@ def labels_data(
 
 
 def contrast(array: np.ndarray) -> tuple[float, float]:
-    """Contrast limits of a scan (Z, Y, X): a soft-tissue window for CT, otherwise percentiles of a sample."""
+    """Contrast limits from a sample of the voxels: a soft-tissue window for CT, otherwise percentiles.
+
+    Args:
+        array: The scan, (Z, Y, X).
+    """
     step = max(1, round((array.size / 300_000) ** (1 / 3)))
     sample = np.asarray(array[::step, ::step, ::step], dtype=np.float32)
     if sample.min() < -500:  # Hounsfield units: nothing else has air there
@@ -229,7 +248,14 @@ def annotation_layer(
 def prediction_layer(
     labels: np.ndarray, geometry: Geometry, scan: str, classes: Sequence[LabelClass]
 ) -> Labels:
-    """A layer for predicted labels, uint8 (Z, Y, X); it cannot be painted on or deleted by accident."""
+    """Layer for predicted labels, protected from painting and accidental deletion.
+
+    Args:
+        labels: Predicted labels, uint8 (Z, Y, X).
+        geometry: Geometry of the scan.
+        scan: Id of the scan.
+        classes: Classes with their colours.
+    """
     layer = Labels(
         labels,
         name="prediction",
@@ -244,7 +270,14 @@ def prediction_layer(
 
 
 def similarity_layer(values: np.ndarray, geometry: Geometry, step_vox: Sequence[int], scan: str) -> Image:
-    """A layer for similarities, float32 (Z', Y', X') on a grid of `step_vox` voxels per cell."""
+    """Layer for a similarity map.
+
+    Args:
+        values: Similarities, float32 (Z', Y', X') on a grid with cells of `step_vox` voxels.
+        geometry: Geometry of the scan.
+        step_vox: Size of a cell in voxels (z, y, x).
+        scan: Id of the scan.
+    """
     return Image(
         values,
         name="similarity",

@@ -83,7 +83,11 @@ class AnnotationModel:
         return self.labels
 
     def watch(self, labels: np.ndarray) -> None:
-        """Take these labels (uint8, (Z, Y, X)) as the ones that are edited, without recording a stroke."""
+        """Set the labels that are edited, without recording a stroke.
+
+        Args:
+            labels: Labels, uint8 (Z, Y, X).
+        """
         self.labels, self._recorded, self._stale = labels, np.array(labels), False
         self._recorded_complete = self.complete
 
@@ -194,7 +198,11 @@ class AnnotationModel:
             self._append(np.empty(0, np.int64), np.empty(0, np.uint8))
 
     def set_interpolated(self, labels: np.ndarray | None) -> None:
-        """Replace the interpolated labels, uint8 (Z, Y, X); None removes them."""
+        """Replace the interpolated labels.
+
+        Args:
+            labels: Interpolated labels, uint8 (Z, Y, X); None removes them.
+        """
         self.interpolated = labels
         self.touch()
         self.interpolated_changed.emit()

@@ -132,7 +132,11 @@ class Predictions:
             self.layer.visible = not self.layer.visible
 
     def show_labels(self, labels: np.ndarray) -> None:
-        """Show labels, uint8 (Z, Y, X), without saving them."""
+        """Show labels without saving them.
+
+        Args:
+            labels: Labels, uint8 (Z, Y, X).
+        """
         self.unfinished.clear()
         scan, layer, project = self.session.need_scan(), self.layer, self.session.need_project()
         if layer is None:

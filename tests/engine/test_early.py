@@ -188,10 +188,10 @@ def test_phantoms_are_made_where_they_are_missing(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--methods", "shapes+mea"], "no method 'shapes"),
-        (["--methods", "forest"], "cannot be judged on its way"),
-        (["--marks", "0"], "are times"),
-        (["--datasets", "liver"], "no data set 'liver'"),
+        (["--methods", "shapes+mea"], "shapes"),
+        (["--methods", "forest"], "forest"),
+        (["--marks", "0"], "--marks"),
+        (["--datasets", "liver"], "liver"),
     ],
 )
 def test_what_is_misspelt_is_refused_before_anything_runs(
