@@ -113,7 +113,8 @@ def run(options: argparse.Namespace) -> str:
         "Average precision of the similarity map of the innermost voxel of a structure, with the "
         "structure's mask as reference, in the same scan and in the next one. Fraction of best matches of "
         f"the structure's most central voxel within {NEAR_MM[0]:g} and {NEAR_MM[1]:g} mm of "
-        "the corresponding voxel in every other scan, and the median distance in mm. Mean over classes and scans.\n",
+        "the corresponding voxel in every other scan, and the median distance in mm. Mean over classes and "
+        "scans.\n",
         f"`{options.command}`, {date.today():%d %B %Y}, {made_on['cpu']}, torch {made_on['torch']}, commit "
         f"{made_on['commit']}, seed 0.\n",
     ]
