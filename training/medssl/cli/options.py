@@ -19,7 +19,9 @@ OptionalProjectArgument = Annotated[
     Path | None,
     typer.Argument(metavar="PROJECT", show_default=False, help="Project folder (see medssl init)."),
 ]
-SeedOption = Annotated[int, typer.Option(help="Random seed. With --steps on a CPU, the same seed gives the same weights.")]
+SeedOption = Annotated[
+    int, typer.Option(help="Random seed. With --steps on a CPU, the same seed gives the same weights.")
+]
 DeviceOption = Annotated[
     str, typer.Option(help="auto (a GPU if available), cpu, cuda, cuda:1 or mps.", metavar="DEVICE")
 ]
