@@ -48,4 +48,7 @@ def test_a_recipe_that_is_not_there_names_those_that_are() -> None:
     with pytest.raises(UserError) as caught:
         recipes.read("pgl-slow")
     assert caught.value.code == "no-recipe"
+    assert str(caught.value) == "pgl has no recipe 'slow'; choose paper or quick."
+    with pytest.raises(UserError) as caught:
+        recipes.read("dino-quick")
     assert all(name in str(caught.value) for name in recipes.names())

@@ -37,12 +37,28 @@ def test_what_is_missing_is_one_sentence(tmp_path: Path, project: Project) -> No
     assert_refused(FinetuneJob(project=empty, steps=1), "no-classes", "empty")
     assert_refused(PretrainJob(project=root, resume="0009-pretrain-pgl"), "no-run", "0009")
     assert_refused(PretrainJob(project=root, method="dino", steps=1), "no-method", "dino", "pgl")
-    assert_refused(PretrainJob(project=root, recipe="slow", steps=1), "no-recipe", "pgl-slow")
+    assert_refused(PretrainJob(project=root, recipe="slow", steps=1), "no-recipe", "pgl", "slow", "quick")
     assert_refused(FinetuneJob(project=root, weights="0009-x", steps=1), "no-run", "0009-x")
     assert_refused(FinetuneJob(project=root, predict_scans=("who",), steps=1), "no-scan", "who")
     assert_refused(PredictJob(project=root, weights="0009-x"), "no-run", "0009-x")
     assert_refused(FeaturesJob(project=root, weights=""), "no-run")
     assert_refused(PretrainJob(project=root, steps=1, device="tpu7"), "no-device", "tpu7")
+
+
+def test_what_cannot_start_leaves_no_run(project: Project) -> None:
+    before = [run.id for run in project.runs()]
+    root = str(project.root)
+    assert_refused(PretrainJob(project=root, method="dino", steps=1), "no-method")
+    assert_refused(PretrainJob(project=root, recipe="slow", steps=1), "no-recipe")
+    assert_refused(PretrainJob(project=root, steps=1, device="tpu7"), "no-device")
+    assert_refused(job_of("pgl", project, settings={"colour": 1}), "bad-job", "colour")
+    assert_refused(job_of("finetune", project, settings={"confidence_threshold": 1.5}), "bad-job")
+    assert [run.id for run in project.runs()] == before
+
+
+def test_a_former_name_of_a_setting_is_answered_with_the_new_one(project: Project) -> None:
+    job = job_of("finetune", project, settings={"sure": 0.5})
+    assert_refused(job, "bad-job", "sure", "confidence_threshold")
 
 
 def test_a_setting_that_nobody_knows_is_named(project: Project) -> None:

@@ -42,7 +42,7 @@ def test_a_settings_class_is_read_as_it_is(path: str) -> None:
 def test_the_settings_of_a_method_are_found_and_read(method: str) -> None:
     module, _, name = ALL[method].partition(":")
     kind = find(method).Settings
-    assert_same(settings.of_class(f"{module}:{settings._settings_class(module, name)}"), kind)
+    assert_same(settings.of_class(":".join(settings._settings_class(module, name))), kind)
 
 
 @pytest.mark.parametrize(("method", "which"), PRETRAININGS)

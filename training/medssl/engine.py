@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from medssl.core import jobs
+from medssl.core import jobs, settings
 from medssl.core.errors import UserError
 from medssl.core.events import Done, Emit, Event, SliceInView, SlicePreview, to_line
 from medssl.core.files import remove_unfinished
@@ -126,6 +126,7 @@ def _train(
     project: Project, job: TrainingJob, emit: Emit, should_stop: Callable[[], bool], in_view: InView | None
 ) -> dict[str, Any]:
     """Pre-train or fine-tune in a new run folder, or resume the run that `job.resume` names."""
+    from medssl.nn import devices
     from medssl.nn.models import checkpoint
     from medssl.tasks.inference.predict import predict_scans
     from medssl.tasks.pretrain.pretrain import pretrain
@@ -136,8 +137,11 @@ def _train(
         _check_scans(project, job.predict_scans)
         if job.weights not in (None, RANDOM):
             refuse_collapsed(project.run(job.weights))
-    if job.steps is None and job.minutes is None and job.resume is None:
-        job = replace(job, minutes=jobs.MINUTES)
+    if job.resume is None:  # before there is a run
+        settings.check_job(job)
+        devices.choose(job.device)
+        if job.steps is None and job.minutes is None:
+            job = replace(job, minutes=jobs.MINUTES)
     stored = None
     if job.resume:
         training_run = project.run(job.resume)

@@ -77,7 +77,6 @@ def prepare(demo: Demo, say: Say, emit: Emit) -> Material:
             f"{demo.out} holds a demo on other scans; choose another folder with --out or delete it.",
             code="other-demo",
         )
-    write_json(note, identity)
     if demo.data is None:
         folder = demo.out / "phantoms"
         if not (folder / "dataset.json").exists():
@@ -88,6 +87,7 @@ def prepare(demo: Demo, say: Say, emit: Emit) -> Material:
     else:
         folder = demo.data
     dataset = read_dataset(folder)
+    write_json(note, identity)  # only now: a wrong folder must not claim this one
     root = demo.out / "project"
     project = Project.open(root) if is_project(root) else Project.create(root, dataset.classes)
     return protocol.gather(project, dataset, lambda done: emit(Progress("reading scans", done)))

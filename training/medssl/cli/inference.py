@@ -63,6 +63,10 @@ def predict(
         work(job)
         if out is not None:
             refusals.count += write_scans(project, run.id, inside, out, ending, device)
+        else:
+            typer.echo(
+                f"The segmentations are in the project; medssl export {project} --out DIR writes files."
+            )
     for path in predict_outside(opened, run, files, out, ending, job, work, refusals):
         typer.echo(path)
     refusals.end()

@@ -19,7 +19,9 @@ def methods(
     method: Annotated[
         str | None,
         typer.Argument(
-            metavar="METHOD", show_default=False, help="A method, or finetune: list its settings."
+            metavar="METHOD",
+            show_default=False,
+            help="List the settings of a method, of finetune, or of a choice of --semi-supervised.",
         ),
     ] = None,
     recipe: RecipeOption = "quick",
@@ -58,8 +60,9 @@ def methods(
 
 def _settings(method: str, recipe: str) -> None:
     """Print the settings of a method or of fine-tuning, grouped as in the viewer's forms."""
-    if method == "finetune":
-        groups = settings.of_finetuning("self_training", recipe)
+    choice = "self_training" if method == "finetune" else method
+    if choice in settings.FINETUNING:
+        groups = settings.of_finetuning(choice, recipe)
     else:
         groups = settings.of_pretraining(method, recipe)
     groups.pop(settings.COMPUTER)  # --device and others are options on the command line

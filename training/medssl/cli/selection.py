@@ -36,7 +36,8 @@ def choose_run(project: Project, name: str, kinds: Sequence[str], *, to_start_fr
         if not usable:
             raise UserError(
                 f"{project.root} has no {' or '.join(kinds)} run with a checkpoint yet; "
-                f"start one with medssl {kinds[0]} {project.root}.",
+                f"start one with medssl {kinds[0]} {project.root}"
+                f"{', or take --weights shapes' if 'pretrain' in kinds else ''}.",
                 code="no-run",
             )
         return usable[-1]

@@ -62,7 +62,8 @@ def init(
     screen = console()
     refused = _add(project, scans or [], hold_out or [], screen)
     held_out = sum(scan.held_out for scan in project.scans.values())
-    typer.echo(f"{folder}: {len(project.scans)} scans, {held_out} of them held out.")
+    count = len(project.scans)
+    typer.echo(f"{folder}: {count} scan{'s' if count != 1 else ''}, {held_out} held out.")
     if refused:
         screen.print(f"[red]Skipped {refused} of the scans; see the messages above.")
         raise typer.Exit(1)
@@ -78,6 +79,9 @@ def _add(project: Project, paths: list[Path], hold_out: list[str], screen: Conso
 
     refused = 0
     for path in track(find_scans(paths), "Reading scans", console=screen, disable=not screen.is_terminal):
+        if path.name.partition(".")[0].endswith("_segmentation"):  # as medssl predict names its files
+            screen.print(f"[yellow]{escape(path.name)} is a segmentation, not a scan; it is left out.")
+            continue
         try:
             project.add_scan(path, held_out=any(fnmatch(path.name, pattern) for pattern in hold_out))
         except UserError as error:

@@ -60,8 +60,6 @@ PredictOption = Annotated[
 SemiSupervisedOption = Annotated[
     SemiSupervised,
     typer.Option(
-        "--semi-supervised",
-        "--semi",
         help="How to use unannotated voxels: pseudo-labels (self_training), pseudo-label-guided contrast "
         "between classes (pseudo_contrast), both, or none.",
     ),

@@ -205,6 +205,29 @@ def job_of(value: Any, where: str) -> Job:
     return from_json(JOBS[value["job"]], fields, where)
 
 
+def settings_of(kind: type[T], values: dict[str, Any]) -> T:
+    """Build a settings dataclass from the values of a recipe and a job.
+
+    Args:
+        kind: The dataclass.
+        values: {name: value}.
+
+    Raises:
+        UserError: "bad-job": a name is unknown or a value does not fit.
+    """
+    names = typing.get_type_hints(kind)
+    for name in values:
+        if name not in names:
+            today = next(iter(migrations.settings({name: None})))
+            instead = (
+                f"it is called {today!r} now"
+                if today in names
+                else "medssl methods METHOD (or finetune) lists those of a method"
+            )
+            raise UserError(f"There is no setting {name!r} here; {instead}.", code="bad-job")
+    return typed.convert(kind, values, "A setting", advice="write another value")
+
+
 def from_json(kind: type[T], fields: Any, where: str) -> T:
     """Build a config dataclass from JSON fields; names and types must fit.
 

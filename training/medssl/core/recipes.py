@@ -111,11 +111,17 @@ def read(name: str) -> Recipe:
     """Read <name>.toml from resources/recipes or from another package's recipes.
 
     Raises:
-        UserError: "no-recipe"; the message lists the available recipes. "bad-recipe" or "bad-job" for a
+        UserError: "no-recipe"; the message lists those that fit. "bad-recipe" or "bad-job" for a
             damaged one.
     """
     path = _files().get(name)
     if path is None:
+        what, _, which = name.rpartition("-")
+        lengths = [known.rpartition("-")[2] for known in names() if known.rpartition("-")[0] == what]
+        if lengths:
+            raise UserError(
+                f"{what} has no recipe {which!r}; choose {' or '.join(lengths)}.", code="no-recipe"
+            )
         available = ", ".join(names())
         raise UserError(f"There is no recipe {name!r}; choose one of {available}.", code="no-recipe")
     try:

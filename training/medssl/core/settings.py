@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 import typing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields, make_dataclass, replace
@@ -22,7 +23,7 @@ from msgspec import Meta
 
 from medssl.core import recipes, typed
 from medssl.core.errors import UserError
-from medssl.core.jobs import Precision, from_json
+from medssl.core.jobs import FinetuneJob, Precision, PretrainJob, TrainingJob, settings_of
 from medssl.core.methods import ALL
 
 Share = Annotated[float, Meta(ge=0, le=1)]
@@ -88,10 +89,8 @@ def of_pretraining(method: str, recipe: str) -> dict[str, list[Setting]]:
 
     Raises UserError ("no-method", "no-recipe").
     """
-    if method not in ALL:
-        raise UserError(f"There is no method {method!r}; choose one of {', '.join(ALL)}.", code="no-method")
-    module, _, name = ALL[method].partition(":")
-    return _groups(method.upper(), f"{method}-{recipe}", _fields(module, _settings_class(module, name)))
+    _check_method(method)
+    return _groups(method.upper(), f"{method}-{recipe}", _own_fields(method))
 
 
 def of_finetuning(semi_supervised: str, recipe: str) -> dict[str, list[Setting]]:
@@ -121,7 +120,39 @@ def check(settings: Iterable[Setting], values: dict[str, Any]) -> None:
     Raises UserError ("bad-job") that names the first value that does not fit.
     """
     kind = make_dataclass("Chosen", [(each.name, each.kind, each.default) for each in settings], eq=False)
-    from_json(kind, values, "the settings")
+    settings_of(kind, values)
+
+
+def check_job(job: TrainingJob) -> None:
+    """Check method, recipe and settings of a training before anything is made for it; loads no torch.
+
+    Raises:
+        UserError: "no-method", "no-recipe", "bad-job".
+    """
+    if isinstance(job, PretrainJob):
+        _check_method(job.method)
+        recipes.read(f"{job.method}-{job.recipe}")
+        try:
+            own = _own_fields(job.method)
+        except UserError:
+            return  # another package's, whose source does not show them: the training checks them
+    else:
+        assert isinstance(job, FinetuneJob)
+        name, path = FINETUNING[job.semi_supervised]
+        recipes.read(f"{name}-{job.recipe}")
+        own = of_class(path)
+    known = {each.name: each for each in (*of_class(LOOP), *of_class(f"{__name__}:PlanSettings"), *own)}
+    check(known.values(), job.settings)
+
+
+def _own_fields(method: str) -> list[Setting]:
+    module, _, name = ALL[method].partition(":")
+    return _fields(*_settings_class(module, name))
+
+
+def _check_method(method: str) -> None:
+    if method not in ALL:
+        raise UserError(f"There is no method {method!r}; choose one of {', '.join(ALL)}.", code="no-method")
 
 
 def _groups(title: str, recipe_name: str, own: list[Setting]) -> dict[str, list[Setting]]:
@@ -201,13 +232,17 @@ def _file(module: str) -> Path:
     return path
 
 
-def _settings_class(module: str, method: str) -> str:
-    """The name that a method's class gives its `Settings`."""
-    for node in _source(module).classes[method].body:
+def _settings_class(module: str, method: str) -> tuple[str, str]:
+    """Module and name of the class that a method's class calls `Settings`."""
+    source = _source(module)
+    if method not in source.classes and ":" in source.imported.get(method, ""):
+        return _settings_class(*source.imported[method].split(":"))
+    body = source.classes[method].body if method in source.classes else []
+    for node in body:
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         value = getattr(node, "value", None)
         if isinstance(target, ast.Name) and target.id == "Settings" and isinstance(value, ast.Name):
-            return value.id
+            return module, value.id
     raise UserError(f"The method {method} has no Settings in {module}; update its package.", code="no-method")
 
 
@@ -238,7 +273,7 @@ def _own(source: _Source, node: ast.ClassDef) -> Iterator[Setting]:
             continue
         text = ""
         if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-            text = " ".join(str(after.value.value).split())
+            text = re.sub(r" \([\w/]+\.py\)", "", " ".join(str(after.value.value).split()))
         default = inspect.Parameter.empty if line.value is None else _default(line.value, source.names)
         yield Setting(line.target.id, _evaluated(line.annotation, source.names), default, text)
 

@@ -137,4 +137,5 @@ def describe(device: torch.device) -> str:
         free, total = torch.cuda.mem_get_info(device)
         name = torch.cuda.get_device_name(device)
         return f"{name}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free"
-    return f"CPU with {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
+    count = torch.get_num_threads()
+    return f"CPU with {count} thread{'s' if count > 1 else ''}" if device.type == "cpu" else str(device)

@@ -109,8 +109,8 @@ def settings_for(
     remaining = {key: value for key, value in overrides.items() if key not in PLAN_NAMES}
     loop_names = {field.name for field in fields(LoopSettings)}
     recipe = recipes.override(recipes.read(name), remaining, loop_names)
-    loop = jobs.from_json(LoopSettings, {**recipe.loop, "precision": plan.precision}, "the settings")
-    return loop, jobs.from_json(settings_type, recipe.method, "the settings")
+    loop = jobs.settings_of(LoopSettings, {**recipe.loop, "precision": plan.precision})
+    return loop, jobs.settings_of(settings_type, recipe.method)
 
 
 @dataclass(frozen=True)

@@ -249,8 +249,8 @@ def _dims(project: Project, device: torch.device, reasons: list[str]) -> int:
         return 3
     if total:
         reasons.append(
-            f"2.5D, because only {annotated} of {total} slices of the annotated scans are annotated: from "
-            "isolated slices a 3D network learns their position instead of their content"
+            f"2.5D, because only {annotated} of {total} slices are annotated: from isolated slices a 3D "
+            "network would learn their position instead of their content"
         )
     else:
         reasons.append("2.5D, because few slices will be annotated; neighbouring slices are input channels")

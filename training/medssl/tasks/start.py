@@ -75,7 +75,7 @@ def plan_from(
     if method is not None and not method.NEEDS_SCANS:
         return planner.choose(project, scans, device, settings, network=own)
     # Precision and threads depend on the current machine, not on the weights.
-    reasons = ["slice orientation and patch size of the weights that it starts from"]
+    reasons = ["slice orientation and patch size are those of the initial weights"]
     plan = planner.adapt(replace(own, threads=devices.THREADS), device, settings)
     return planner.measured(project, plan, device, settings, reasons), reasons
 

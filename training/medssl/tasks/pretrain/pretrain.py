@@ -107,7 +107,7 @@ def pretrain(
     scans = [scan.id for scan in project.scans.values() if not scan.held_out] if kind.NEEDS_SCANS else []
     if resume:
         plan = jobs.from_json(Plan, resume[1]["plan"], str(run.checkpoint))
-        reasons = ["as in the run before"]
+        reasons = ["as in the resumed run"]
     elif not kind.NEEDS_SCANS:
         plan, reasons = planner.choose_without_scans(project, device, job.settings)
     else:
