@@ -119,7 +119,7 @@ def check(settings: Iterable[Setting], values: dict[str, Any]) -> None:
 
     Raises UserError ("bad-job") that names the first value that does not fit.
     """
-    kind = make_dataclass("Chosen", [(each.name, each.kind, each.default) for each in settings], eq=False)
+    kind = make_dataclass("Chosen", [(each.name, each.kind, None) for each in settings], eq=False)
     settings_of(kind, values)
 
 
@@ -138,11 +138,25 @@ def check_job(job: TrainingJob) -> None:
             return  # another package's, whose source does not show them: the training checks them
     else:
         assert isinstance(job, FinetuneJob)
-        name, path = FINETUNING[job.semi_supervised]
+        name, path = finetuning(job.semi_supervised)
         recipes.read(f"{name}-{job.recipe}")
         own = of_class(path)
     known = {each.name: each for each in (*of_class(LOOP), *of_class(f"{__name__}:PlanSettings"), *own)}
     check(known.values(), job.settings)
+
+
+def finetuning(choice: str) -> tuple[str, str]:
+    """Name of the recipes and path of the settings class of a choice of `FinetuneJob.semi_supervised`.
+
+    Raises:
+        UserError: "bad-job": unknown choice.
+    """
+    if choice not in FINETUNING:
+        raise UserError(
+            f"semi_supervised is {choice!r}, which is unknown; choose one of {', '.join(FINETUNING)}.",
+            code="bad-job",
+        )
+    return FINETUNING[choice]
 
 
 def _own_fields(method: str) -> list[Setting]:

@@ -11,7 +11,7 @@ from medssl.core.errors import UserError
 from medssl.core.events import Emit, Notice
 from medssl.core.jobs import FinetuneJob, Plan, SemiSupervised
 from medssl.core.project.project import Project
-from medssl.core.settings import FINETUNING
+from medssl.core.settings import finetuning
 from medssl.nn.data.device_dataset import DeviceDataset, join, load_device_dataset
 from medssl.nn.models.unet import Network
 from medssl.tasks.inference.location_prior import LocationPrior
@@ -27,12 +27,7 @@ def find(name: str) -> tuple[str, type[annotated_crops.Settings]]:
     Raises:
         UserError: "bad-job" for an unknown name.
     """
-    if name not in FINETUNING:
-        raise UserError(
-            f"semi_supervised is {name!r}, which is unknown; choose one of {', '.join(FINETUNING)}.",
-            code="bad-job",
-        )
-    recipe, path = FINETUNING[name]
+    recipe, path = finetuning(name)
     module, _, settings = path.partition(":")
     return recipe, getattr(import_module(module), settings)
 
