@@ -109,7 +109,7 @@ class Drawing:
         )
         self._tasks: dict[str, TaskID] = {}
         self._printed: dict[str, float] = {}
-        self._numbers = ""
+        self._numbers = self._phase = ""
         self._noticed = ""
 
     def __enter__(self) -> Drawing:
@@ -123,7 +123,8 @@ class Drawing:
         """Show one event."""
         match event:
             case events.Started():
-                self._screen.print(f"Run [bold]{escape(event.run)}[/]")
+                if event.run:
+                    self._screen.print(f"Run [bold]{escape(event.run)}[/]")
                 for reason in event.reasons:
                     self._screen.print(Padding(Text(reason, style="dim"), (0, 0, 0, 2), expand=False))
             case events.Progress():
@@ -138,6 +139,8 @@ class Drawing:
                 pass  # previews, checkpoints and the end print nothing
 
     def _progress(self, event: events.Progress) -> None:
+        if event.phase != self._phase:  # the numbers of one phase say nothing in the next
+            self._phase, self._numbers = event.phase, ""
         remaining = "" if event.eta_s is None else f"{duration(event.eta_s)} left"
         if not self._screen.is_terminal:
             self._plain(event, remaining)

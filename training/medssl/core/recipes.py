@@ -12,7 +12,7 @@ from medssl.core.errors import UserError
 from medssl.core.jobs import SemiSupervised, from_json
 from medssl.core.methods import METHODS, needs_scans, recipe_folders
 
-TIMES = {"quick": "10 minutes on two CPU cores", "paper": "hours on a GPU"}
+TIMES = {"quick": "minutes on a CPU", "paper": "hours on a GPU"}
 """Training time by the last part of a recipe's name."""
 
 
