@@ -55,10 +55,10 @@ def medssl(
     A project folder holds the list of scans, the annotations, the training runs and the predictions:
 
     [bold]medssl init[/] liver scans/ --classes liver   create the project
-    [bold]napari[/]                                     annotate a few slices: Plugins > Train on few slices
+    [bold]napari[/]                                     annotate a few slices
     [bold]medssl finetune[/] liver                      learn from the annotated slices
     [bold]medssl predict[/] liver new_scan.nii.gz       segment a scan
-    [bold]medssl pretrain[/] liver                      adapt the weights to the scans, without labels (optional)
+    [bold]medssl pretrain[/] liver                      optional: learn from all scans
 
     [bold]medssl demo[/] runs all of these steps on synthetic scans. Research software, not a medical device.
     """
