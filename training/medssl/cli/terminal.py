@@ -139,8 +139,9 @@ class Drawing:
                 pass  # previews, checkpoints and the end print nothing
 
     def _progress(self, event: events.Progress) -> None:
-        if event.phase != self._phase:  # the numbers of one phase say nothing in the next
-            self._phase, self._numbers = event.phase, ""
+        if self._phase and event.phase != self._phase:
+            self._numbers = ""  # the numbers of one phase say nothing in the next
+        self._phase = event.phase
         remaining = "" if event.eta_s is None else f"{duration(event.eta_s)} left"
         if not self._screen.is_terminal:
             self._plain(event, remaining)
