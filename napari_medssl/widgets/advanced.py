@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from magicgui.widgets import create_widget
 from magicgui.widgets.bases import ValueWidget
 from medssl.core import settings
-from medssl.core.settings import Setting
+from medssl.core.settings_source import Setting
 from qtpy.QtCore import QEvent, QObject, Qt, Signal
 from qtpy.QtWidgets import QAbstractSpinBox, QDoubleSpinBox, QGridLayout, QLabel, QLineEdit, QWidget
 from superqt import QCollapsible
@@ -19,6 +19,8 @@ from superqt import QCollapsible
 from napari_medssl.qt import not_none
 from napari_medssl.widgets.components import NO_LIMIT, button, hint
 
+Groups = dict[str, list[Setting]]
+"""Settings by the titles of their groups."""
 AUTO = "auto"
 """What a setting shows whose choice is left to the program."""
 MOST = 1_000_000_000
@@ -36,7 +38,9 @@ class Advanced(QCollapsible):
 
     def __init__(self) -> None:
         super().__init__("Advanced")
-        self._key, self._groups = "", dict[str, list[Setting]]()
+        self._key = ""
+        self._read: Callable[[], Groups] = dict
+        self._known: Groups | None = None
         self._texts: dict[str, dict[str, Any]] = {}
         self._rows: dict[str, _Row] = {}
         self._made = ""
@@ -54,11 +58,17 @@ class Advanced(QCollapsible):
         self.setExpandedIcon("▾")
         self.setCollapsedIcon("▸")
 
-    def show_settings(self, key: str, groups: dict[str, list[Setting]]) -> None:
-        """Offer these settings, by the titles of their groups."""
+    def show_settings(self, key: str, read: Callable[[], Groups]) -> None:
+        """Offer the settings of a key.
+
+        Args:
+            key: A method or choice and its recipe.
+            read: Returns the settings by the titles of their groups. It reads source files, so it is called
+                when the settings are needed first.
+        """
         if key == self._key:
             return
-        self._key, self._groups = key, groups
+        self._key, self._read, self._known = key, read, None
         if self.isExpanded():
             self._make()
         self._mark()
@@ -69,6 +79,8 @@ class Advanced(QCollapsible):
         Raises UserError ("bad-job") that names the first value that does not fit.
         """
         chosen = dict(self._chosen)
+        if not chosen:
+            return chosen
         settings.check([each for group in self._groups.values() for each in group], chosen)
         return chosen
 
@@ -89,6 +101,12 @@ class Advanced(QCollapsible):
     def reset(self, name: str) -> None:
         """Back to the recipe's value."""
         self._rows[name].show_default()
+
+    @property
+    def _groups(self) -> Groups:
+        if self._known is None:
+            self._known = self._read()
+        return self._known
 
     @property
     def _chosen(self) -> dict[str, Any]:

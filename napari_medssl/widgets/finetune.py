@@ -179,8 +179,8 @@ class Finetune(StepContent):
             start = f"Starts anew from {which}, with all annotations."
         preset = self.purpose.currentData()
         self.about.setText(f"{preset.about}\n{start}")
-        groups = settings.of_finetuning(preset.semi_supervised, preset.recipe)
-        self.advanced.show_settings(f"{preset.semi_supervised}-{preset.recipe}", groups)
+        choice, recipe = preset.semi_supervised, preset.recipe
+        self.advanced.show_settings(f"{choice}-{recipe}", lambda: settings.of_finetuning(choice, recipe))
         self.estimate.refresh()
 
 

@@ -59,7 +59,7 @@ class Prediction(StepContent):
         )  # fmt: skip
         self.panel = JobPanel(session, "predict", jobs.stop, curve=False)
         self.advanced = Advanced()
-        self.advanced.show_settings("predict", settings.of_prediction())
+        self.advanced.show_settings("predict", settings.of_prediction)
         self.export = Export(session, workspace, jobs, self.advanced.values)
         self.status = hint(NO_PREDICTION)
         self.segment = button(

@@ -14,7 +14,7 @@ from napari_medssl.error_handling import catch_errors
 from napari_medssl.model.job_factory import pretrain_job, resume_job, with_settings
 from napari_medssl.model.run_history import curves_of
 from napari_medssl.model.session import Session
-from napari_medssl.widgets.advanced import Advanced
+from napari_medssl.widgets.advanced import Advanced, Groups
 from napari_medssl.widgets.components import (
     JobPanel,
     StepContent,
@@ -141,11 +141,13 @@ class Pretrain(StepContent):
         self.estimate.refresh()
 
     def _offer_settings(self, method: str, recipe: str) -> None:
-        try:
-            groups = settings.of_pretraining(method, recipe)
-        except UserError:
-            groups = {}  # a package of another method is damaged; the job will say so
-        self.advanced.show_settings(f"{method}-{recipe}", groups)
+        def read() -> Groups:
+            try:
+                return settings.of_pretraining(method, recipe)
+            except UserError:
+                return {}  # a package of another method is damaged; the job will say so
+
+        self.advanced.show_settings(f"{method}-{recipe}", read)
 
     def _show_last_curve(self) -> None:
         runs = self.session.runs(self.kind)

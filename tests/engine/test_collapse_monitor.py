@@ -338,7 +338,7 @@ def test_a_curve_takes_what_was_said_last_of_a_step() -> None:
     assert list(curve_of(heard, "loss").items()) == [(2, 1.0), (3, 2.0)]
 
 
-def look(probe: float) -> Sample:
+def sample_of(probe: float) -> Sample:
     """Ten slices, all alike."""
     return Sample(feature_std=0.8, rank=90, slices=torch.full((10,), probe / 10))
 
@@ -348,12 +348,12 @@ def look(probe: float) -> Sample:
     [(0.8, "80 %, better than"), (0.6, "60 %, no better than"), (0.4, "worse than with")],
 )
 def test_the_words_set_the_probe_beside_random_weights(end: float, words: str) -> None:
-    said = in_words(look(0.6), look(end), False, "The loss was still falling.")
+    said = in_words(sample_of(0.6), sample_of(end), False, "The loss was still falling.")
     assert words in said and "initial weights (60 %)." in said
     assert said.startswith(PLAIN) and said.endswith("still falling.")
 
 
 def test_collapsed_words_say_what_to_do_and_nothing_of_quality() -> None:
-    said = in_words(look(0.6), look(0.4), True, "The loss was still falling.")
+    said = in_words(sample_of(0.6), sample_of(0.4), True, "The loss was still falling.")
     assert "smaller learning rate" in said and "MAE" in said
     assert "voxels" not in said and "falling" not in said

@@ -68,7 +68,7 @@ def compared(node: ast.AST) -> list[Any]:
     return [part.value for part in parts if isinstance(part, ast.Constant)]
 
 
-def looked_for(node: ast.AST) -> list[Any]:
+def attribute_names(node: ast.AST) -> list[Any]:
     """Names of fields for which a node looks by getattr or hasattr."""
     if isinstance(node, ast.Call) and ast.unparse(node.func) in ("getattr", "hasattr"):
         return [each.value for each in node.args if isinstance(each, ast.Constant)]
@@ -85,6 +85,6 @@ def test_no_other_module_asks_for_a_method_or_for_a_field_that_only_one_has() ->
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             words = [word for word in compared(node) if word in ALL]
-            words += [word for word in looked_for(node) if word in rare]
+            words += [word for word in attribute_names(node) if word in rare]
             asked += [f"{place}: {word}" for word in words]
     assert not asked

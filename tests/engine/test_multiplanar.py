@@ -144,7 +144,9 @@ def test_a_painted_slice_is_a_line_from_another_side() -> None:
 
 @pytest.mark.parametrize("known", [True, False])
 @pytest.mark.parametrize("choice", ["self_training", "none"])
-def test_a_network_says_from_where_it_knows_to_look(tmp_path: Path, choice: str, known: bool) -> None:
+def test_the_plan_of_a_network_says_whether_it_is_multiplanar(
+    tmp_path: Path, choice: str, known: bool
+) -> None:
     project = make_project(tmp_path, shape=(16, 24, 24))
     job = job_of(f"finetune-{choice}", project)
     job = replace(job, steps=1, settings={**job.settings, "multiplanar": known})

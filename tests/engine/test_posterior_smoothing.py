@@ -166,7 +166,7 @@ def test_the_more_names_are_wrong_the_wider_neighbours_are_asked(
     assert asked.width_mm(build(plan(), 3, 0), plan()) == asked.widest_mm, "where nothing is found"
 
 
-def test_of_a_large_scan_some_slices_that_the_seed_draws_are_looked_at() -> None:
+def test_of_a_large_scan_the_seed_draws_the_slices_that_are_sampled() -> None:
     count, many = smoothing_width.SLICES, [torch.zeros(1, 1, 1).expand(90, 500, 400)] * 30
     parts = SmoothingWidth((Width(1.0, 0.0),), dataset(*many), 0).slabs
     assert all(first >= 0 and last <= 90 and last - first == count for first, last in parts)

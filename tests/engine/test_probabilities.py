@@ -59,14 +59,14 @@ def test_a_predicted_voxel_has_its_most_probable_class_and_more_of_it_than_those
 def kept(project: Project, run: str, scores: np.ndarray, slab: int = 4) -> None:
     """Keep scores (slices, 1 + classes, rows, columns) of the first scan, a few slices at a time."""
 
-    def look(keep: probabilities.WriteSlab) -> np.ndarray:
+    def segment(keep: probabilities.WriteSlab) -> np.ndarray:
         for first in range(0, len(scores), slab):
             keep(scores[first : first + slab])
         return np.zeros(1)
 
     classes = [item.id for item in project.classes]
     write_probabilities(
-        project, project.run(run), next(iter(project.scans)), classes, (0, 1, 2), look, lambda event: None
+        project, project.run(run), next(iter(project.scans)), classes, (0, 1, 2), segment, lambda event: None
     )
 
 

@@ -224,7 +224,7 @@ def test_a_project_is_not_made_where_windows_could_not_open_it(tmp_path: Path, n
 
 
 @pytest.mark.parametrize("name", ["console", "com", "aux2", "lpt10", ".hidden", "a.b", "Müller 3"])
-def test_names_that_only_look_like_such_are_taken(name: str) -> None:
+def test_names_that_resemble_reserved_ones_are_accepted(name: str) -> None:
     assert portable_name(name)
 
 

@@ -12,7 +12,8 @@ import pytest
 from medssl.core import methods, recipes, settings
 from medssl.core.errors import UserError
 from medssl.core.methods import ALL
-from medssl.core.settings import FINETUNING, LOOP, PlanSettings, Setting
+from medssl.core.settings import FINETUNING, LOOP, PlanSettings
+from medssl.core.settings_source import Setting, of_class, settings_class
 from medssl.nn.methods import find
 from medssl.tasks.loop import settings_for
 from medssl.tasks.segment import semi_supervised
@@ -35,14 +36,14 @@ def assert_same(said: list[Setting], kind: type) -> None:
 @pytest.mark.parametrize("path", PATHS)
 def test_a_settings_class_is_read_as_it_is(path: str) -> None:
     module, _, name = path.partition(":")
-    assert_same(settings.of_class(path), getattr(import_module(module), name))
+    assert_same(of_class(path), getattr(import_module(module), name))
 
 
 @pytest.mark.parametrize("method", ALL)
 def test_the_settings_of_a_method_are_found_and_read(method: str) -> None:
     module, _, name = ALL[method].partition(":")
     kind = find(method).Settings
-    assert_same(settings.of_class(":".join(settings._settings_class(module, name))), kind)
+    assert_same(of_class(":".join(settings_class(module, name))), kind)
 
 
 @pytest.mark.parametrize(("method", "which"), PRETRAININGS)

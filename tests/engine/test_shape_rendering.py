@@ -41,7 +41,7 @@ def labels() -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def look() -> Appearance:
+def appearance() -> Appearance:
     return draw_appearance(COUNT, seeded())
 
 
@@ -57,15 +57,15 @@ def no_bias(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendering, "_bias", lambda count, *rest: torch.zeros(count, 1, 1, 1))
 
 
-def look_of(grey: Tensor, texture: float = 0.0, is_ct: bool = True) -> Appearance:
+def appearance_of(grey: Tensor, texture: float = 0.0, is_ct: bool = True) -> Appearance:
     """The appearance of one volume whose first labels have these grey values, the others 0."""
     every = torch.zeros(1, LABELS)
     every[0, : len(grey)] = grey
     return Appearance(every, torch.full((1, LABELS), texture), torch.tensor([is_ct]))
 
 
-def parts(look: Appearance) -> list[Tensor]:
-    return [look.grey, look.texture, look.is_ct]
+def parts(appearance: Appearance) -> list[Tensor]:
+    return [appearance.grey, appearance.texture, appearance.is_ct]
 
 
 # Views.
@@ -119,10 +119,10 @@ def test_views_are_bent_a_little_and_never_folded() -> None:
 # Appearances.
 
 
-def test_the_same_seed_gives_the_same_appearances_and_another_seed_others(look: Appearance) -> None:
+def test_the_same_seed_gives_the_same_appearances_and_another_seed_others(appearance: Appearance) -> None:
     again = draw_appearance(COUNT, seeded())
-    assert all(torch.equal(*each) for each in zip(parts(look), parts(again), strict=True))
-    assert not torch.equal(draw_appearance(COUNT, seeded(1)).grey, look.grey)
+    assert all(torch.equal(*each) for each in zip(parts(appearance), parts(again), strict=True))
+    assert not torch.equal(draw_appearance(COUNT, seeded(1)).grey, appearance.grey)
 
 
 def test_some_volumes_look_like_ct() -> None:
@@ -150,15 +150,15 @@ def test_grey_values_of_mr_fill_their_range_evenly() -> None:
     assert (thirds - 1 / 3).abs().max() < 0.05
 
 
-def test_several_labels_of_a_volume_share_a_grey_value_and_differ_in_texture(look: Appearance) -> None:
-    for grey, texture in zip(look.grey, look.texture, strict=True):
+def test_several_labels_of_a_volume_share_a_grey_value_and_differ_in_texture(appearance: Appearance) -> None:
+    for grey, texture in zip(appearance.grey, appearance.texture, strict=True):
         assert 2 <= grey.unique().numel() <= LABELS - 4
         assert texture.unique().numel() == LABELS
-    number = [grey.unique().numel() for grey in look.grey]
+    number = [grey.unique().numel() for grey in appearance.grey]
     assert min(number) < 8, "in some volumes most labels do"
     assert max(number) > 15
-    assert look.texture.min() >= 0
-    assert look.texture.max() <= 0.25
+    assert appearance.texture.min() >= 0
+    assert appearance.texture.max() <= 0.25
 
 
 def test_around_most_bodies_is_air_or_nothing_darker_than_all_else() -> None:
@@ -170,28 +170,30 @@ def test_around_most_bodies_is_air_or_nothing_darker_than_all_else() -> None:
     assert nothing.float().mean().item() == pytest.approx(0.85, abs=0.06)
 
 
-def test_mixed_takes_the_second_appearance_where_it_is_told_to(look: Appearance) -> None:
+def test_mixed_takes_the_second_appearance_where_it_is_told_to(appearance: Appearance) -> None:
     other = draw_appearance(COUNT, seeded(1))
     take = torch.arange(COUNT) % 3 == 0
-    for one, two, result in zip(parts(look), parts(other), parts(mixed(look, other, take)), strict=True):
+    for one, two, result in zip(
+        parts(appearance), parts(other), parts(mixed(appearance, other, take)), strict=True
+    ):
         assert torch.equal(result[take], two[take])
         assert torch.equal(result[~take], one[~take])
 
 
-def test_the_same_scanner_gives_another_person_about_the_same_grey_values(look: Appearance) -> None:
-    other = same_scanner(look, seeded(1), 0.1)
-    assert (other.grey - look.grey).std().item() == pytest.approx(0.1, rel=0.1)
-    assert torch.equal(other.texture, look.texture)
-    assert torch.equal(same_scanner(look, seeded(1), 0.0).grey, look.grey)
+def test_the_same_scanner_gives_another_person_about_the_same_grey_values(appearance: Appearance) -> None:
+    other = same_scanner(appearance, seeded(1), 0.1)
+    assert (other.grey - appearance.grey).std().item() == pytest.approx(0.1, rel=0.1)
+    assert torch.equal(other.texture, appearance.texture)
+    assert torch.equal(same_scanner(appearance, seeded(1), 0.0).grey, appearance.grey)
 
 
 # Images.
 
 
 def test_the_same_seed_gives_the_same_images_and_another_seed_others(
-    labels: Tensor, look: Appearance
+    labels: Tensor, appearance: Appearance
 ) -> None:
-    one, two, three = (render(labels, look, seeded(seed)) for seed in (0, 0, 1))
+    one, two, three = (render(labels, appearance, seeded(seed)) for seed in (0, 0, 1))
     assert torch.equal(one, two)
     assert (one != three).flatten(1).any(1).all()
 
@@ -202,23 +204,27 @@ def test_the_global_generator_is_neither_read_nor_moved(labels: Tensor) -> None:
         torch.manual_seed(seed)
         before = torch.random.get_rng_state()
         at = views_of(2)
-        look = same_scanner(draw_appearance(COUNT, seeded()), seeded())
-        images.append((at, render(labels, look, seeded())))
+        appearance = same_scanner(draw_appearance(COUNT, seeded()), seeded())
+        images.append((at, render(labels, appearance, seeded())))
         assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(*each) for each in zip(*images, strict=True))
 
 
-def test_images_are_finite_floats_in_the_shape_of_the_labels(labels: Tensor, look: Appearance) -> None:
-    image = render(labels, look, seeded())
+def test_images_are_finite_floats_in_the_shape_of_the_labels(labels: Tensor, appearance: Appearance) -> None:
+    image = render(labels, appearance, seeded())
     assert image.shape == labels.shape
     assert image.dtype == torch.float32
     assert image.isfinite().all()
 
 
 def test_ct_lies_in_the_range_of_normalised_ct_but_for_what_the_scanner_adds(
-    labels: Tensor, look: Appearance
+    labels: Tensor, appearance: Appearance
 ) -> None:
-    low, high = render(labels, look, seeded())[look.is_ct].flatten().quantile(torch.tensor([0.001, 0.999]))
+    low, high = (
+        render(labels, appearance, seeded())[appearance.is_ct]
+        .flatten()
+        .quantile(torch.tensor([0.001, 0.999]))
+    )
     assert LOWEST - 0.9 < low < -2
     assert 1.5 < high < HIGHEST + 0.5
 
@@ -236,14 +242,16 @@ def test_hounsfield_units_mean_the_same_in_every_ct() -> None:
 
 
 @pytest.mark.usefixtures("no_scanner")
-def test_mr_is_standardised(labels: Tensor, look: Appearance) -> None:
-    image = render(labels, look, seeded())[~look.is_ct]
+def test_mr_is_standardised(labels: Tensor, appearance: Appearance) -> None:
+    image = render(labels, appearance, seeded())[~appearance.is_ct]
     assert image.mean((1, 2, 3)).abs().max() < 1e-4
     assert (image.std((1, 2, 3)) - 1).abs().max() < 1e-3
 
 
-def test_mr_has_about_mean_0_and_deviation_1_after_the_scanner(labels: Tensor, look: Appearance) -> None:
-    image = render(labels, look, seeded())[~look.is_ct]
+def test_mr_has_about_mean_0_and_deviation_1_after_the_scanner(
+    labels: Tensor, appearance: Appearance
+) -> None:
+    image = render(labels, appearance, seeded())[~appearance.is_ct]
     assert image.mean().abs() < 0.15
     assert image.mean((1, 2, 3)).abs().max() < 1
     deviation = image.std((1, 2, 3))
@@ -254,8 +262,8 @@ def test_mr_has_about_mean_0_and_deviation_1_after_the_scanner(labels: Tensor, l
 
 def test_a_scanner_differs_from_image_to_image(labels: Tensor) -> None:
     """The same slice in the same appearance, sixteen times."""
-    look = look_of(torch.linspace(-1, 1, LABELS), is_ct=False)
-    many = Appearance(*(each.expand(16, *each.shape[1:]) for each in parts(look)))
+    appearance = appearance_of(torch.linspace(-1, 1, LABELS), is_ct=False)
+    many = Appearance(*(each.expand(16, *each.shape[1:]) for each in parts(appearance)))
     image = render(labels[:1].expand(16, -1, -1, -1), many, seeded())
     assert image.mean((1, 2, 3)).std() > 0.05
     assert image.diff(dim=-1).std((1, 2, 3)).std() > 0.05, "sharp and blurred, clean and noisy"
@@ -265,7 +273,7 @@ def test_a_scanner_differs_from_image_to_image(labels: Tensor) -> None:
 def test_a_view_of_one_label_alone_stays_finite_and_is_not_blown_up() -> None:
     for is_ct in (False, True):
         image = render(
-            torch.zeros(1, 3, 16, 16, dtype=torch.uint8), look_of(torch.zeros(1), 0.0, is_ct), seeded()
+            torch.zeros(1, 3, 16, 16, dtype=torch.uint8), appearance_of(torch.zeros(1), 0.0, is_ct), seeded()
         )
         assert image.isfinite().all()
         assert image.abs().max() < 3
@@ -276,7 +284,7 @@ def test_a_view_of_one_label_alone_stays_finite_and_is_not_blown_up() -> None:
 def test_an_image_shows_the_grey_value_of_each_label(labels: Tensor, is_ct: bool) -> None:
     grey = torch.linspace(-1.5, 1.5, LABELS)
     for number in range(4):
-        image = render(labels[number : number + 1, :1], look_of(grey, 0.02, is_ct), seeded(number))
+        image = render(labels[number : number + 1, :1], appearance_of(grey, 0.02, is_ct), seeded(number))
         shown = torch.stack([image.flatten(), grey[labels[number, 0].long()].flatten()])
         assert shown.corrcoef()[0, 1] > 0.9
 
@@ -284,16 +292,16 @@ def test_an_image_shows_the_grey_value_of_each_label(labels: Tensor, is_ct: bool
 @pytest.mark.usefixtures("no_scanner", "no_bias")
 def test_without_texture_and_bias_a_label_has_exactly_its_grey_value(labels: Tensor) -> None:
     grey = torch.linspace(-1.5, 1.5, LABELS)
-    assert torch.equal(render(labels[:1, :1], look_of(grey), seeded()), grey[labels[:1, :1].long()])
+    assert torch.equal(render(labels[:1, :1], appearance_of(grey), seeded()), grey[labels[:1, :1].long()])
 
 
 @pytest.mark.usefixtures("no_scanner", "no_bias")
 def test_texture_has_the_strength_of_its_label() -> None:
     strips = torch.zeros(1, 1, 64, 64, dtype=torch.uint8)
     strips[..., 32:] = 1
-    look = look_of(torch.tensor([0.0, 1.0]))
-    look.texture[0, :2] = torch.tensor([0.2, 0.05])
-    image = render(strips, look, seeded())
+    appearance = appearance_of(torch.tensor([0.0, 1.0]))
+    appearance.texture[0, :2] = torch.tensor([0.2, 0.05])
+    image = render(strips, appearance, seeded())
     assert image[..., :32].std().item() == pytest.approx(0.2, rel=0.2)
     assert image[..., 32:].std().item() == pytest.approx(0.05, rel=0.2)
 
@@ -301,8 +309,10 @@ def test_texture_has_the_strength_of_its_label() -> None:
 @pytest.mark.usefixtures("no_scanner")
 def test_the_bias_is_smooth_and_small_and_the_same_in_all_slices() -> None:
     flat = torch.zeros(200, 2, 32, 32, dtype=torch.uint8)
-    look = look_of(torch.zeros(1))
-    image = render(flat, Appearance(*(each.expand(200, *each.shape[1:]) for each in parts(look))), seeded())
+    appearance = appearance_of(torch.zeros(1))
+    image = render(
+        flat, Appearance(*(each.expand(200, *each.shape[1:]) for each in parts(appearance))), seeded()
+    )
     assert torch.allclose(image[:, 0], image[:, 1], atol=1e-6)
     assert 0.1 < image.std() < 0.3
     assert image.diff(dim=-1).abs().max() < 0.15
@@ -313,8 +323,10 @@ def test_neighbouring_slices_shine_through() -> None:
     """A label of one slice: that slice keeps at least half of it, its neighbours get the rest."""
     one = torch.zeros(200, 5, 4, 4, dtype=torch.uint8)
     one[:, 2] = 1
-    look = look_of(torch.tensor([0.0, 1.0]))
-    image = render(one, Appearance(*(each.expand(200, *each.shape[1:]) for each in parts(look))), seeded())
+    appearance = appearance_of(torch.tensor([0.0, 1.0]))
+    image = render(
+        one, Appearance(*(each.expand(200, *each.shape[1:]) for each in parts(appearance))), seeded()
+    )
     shown = image[:, :, 0, 0]
     assert (shown[:, 2] >= 0.5).all()
     assert shown[:, 2].min() < 0.55
@@ -324,7 +336,7 @@ def test_neighbouring_slices_shine_through() -> None:
     assert (shown[:, [0, 4]] == 0).all()
 
 
-def test_an_image_does_not_change_the_appearance(labels: Tensor, look: Appearance) -> None:
-    copy = replace(look, grey=look.grey.clone(), texture=look.texture.clone())
-    render(labels, look, seeded())
-    assert all(torch.equal(*each) for each in zip(parts(copy), parts(look), strict=True))
+def test_an_image_does_not_change_the_appearance(labels: Tensor, appearance: Appearance) -> None:
+    copy = replace(appearance, grey=appearance.grey.clone(), texture=appearance.texture.clone())
+    render(labels, appearance, seeded())
+    assert all(torch.equal(*each) for each in zip(parts(copy), parts(appearance), strict=True))

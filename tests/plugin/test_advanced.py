@@ -34,7 +34,7 @@ FORMS["predict"] = settings.of_prediction
 def form(qtbot) -> Advanced:
     made = Advanced()
     qtbot.addWidget(made)
-    made.show_settings("mae-quick", settings.of_pretraining("mae", "quick"))
+    made.show_settings("mae-quick", lambda: settings.of_pretraining("mae", "quick"))
     made.expand()
     return made
 
@@ -55,7 +55,7 @@ def dock(qtbot, said, tmp_path: Path) -> Dock:
 def test_every_choice_has_a_form_that_shows_its_defaults_and_changes_nothing(qtbot, which: str) -> None:
     made = Advanced()
     qtbot.addWidget(made)
-    made.show_settings(which, FORMS[which]())
+    made.show_settings(which, FORMS[which])
     made.expand()
     for each in [each for group in FORMS[which]().values() for each in group]:
         assert made.editor(each.name) is not None
@@ -95,9 +95,9 @@ def test_numbers_stay_in_the_range_of_their_setting(form: Advanced) -> None:
 
 def test_changes_stay_with_their_method(form: Advanced) -> None:
     form.editor("ratio").value = 0.5
-    form.show_settings("pgl-quick", settings.of_pretraining("pgl", "quick"))
+    form.show_settings("pgl-quick", lambda: settings.of_pretraining("pgl", "quick"))
     assert form.values() == {} and form.editor("hidden").value == 512
-    form.show_settings("mae-quick", settings.of_pretraining("mae", "quick"))
+    form.show_settings("mae-quick", lambda: settings.of_pretraining("mae", "quick"))
     assert form.values() == {"ratio": 0.5} and form.editor("ratio").value == 0.5
 
 
