@@ -1,6 +1,6 @@
-"""How long the dock takes to open after napari stands: python benchmarks/dock.py
+"""Time that the dock takes to open once napari is up: python benchmarks/dock.py
 
-Each time in a process of its own, so that nothing of ours is imported yet. Needs a screen (xvfb-run).
+Each measurement runs in a new process, so that nothing of ours is imported yet. Needs a display (xvfb-run).
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ import subprocess
 import sys
 import time
 
-TIMES = 5
+REPEATS = 5
 
 
 def open_once() -> float:
-    """Seconds from asking napari for the dock until it is drawn."""
+    """Seconds from the request for the dock until it is drawn."""
     import napari
     from qtpy.QtTest import QTest
 
     viewer = napari.Viewer(show=True)
-    QTest.qWait(1500)  # napari stands
+    QTest.qWait(1500)  # until napari has finished starting
     begin = time.perf_counter()
     _, dock = viewer.window.add_plugin_dock_widget("napari-medssl")
     while not dock.isVisible():
@@ -31,16 +31,16 @@ def open_once() -> float:
 
 
 def main() -> None:
-    """Measure and print one line."""
+    """Run the benchmark and print one line."""
     if sys.argv[1:] == ["once"]:
         print(open_once())
         return
     seconds = []
-    for _ in range(TIMES):
-        told = subprocess.run([sys.executable, __file__, "once"], check=True, capture_output=True, text=True)
-        seconds.append(float(told.stdout.split()[-1]))
-    middle, slowest = statistics.median(seconds), max(seconds)
-    print(f"The dock opens in {middle:.2f} s (median of {TIMES}, slowest {slowest:.2f} s); goal 1 s.")
+    for _ in range(REPEATS):
+        child = subprocess.run([sys.executable, __file__, "once"], check=True, capture_output=True, text=True)
+        seconds.append(float(child.stdout.split()[-1]))
+    median, slowest = statistics.median(seconds), max(seconds)
+    print(f"The dock opens in {median:.2f} s (median of {REPEATS}, slowest {slowest:.2f} s); goal 1 s.")
 
 
 if __name__ == "__main__":

@@ -179,7 +179,7 @@ def _section(setting: Setting, rows: Sequence[Row], failures: Sequence[Failure])
     heading += ["draws", "before"]
     rule = ["---", *["---:"] * (len(heading) - 1)]
     places = {(row.name, row.slices): row for row in rows}
-    lines = [_line(row, setting.marks, later, places.get((row.against, row.slices))) for row in rows]
+    lines = [_line(row, setting.marks, later, places.get((row.baseline, row.slices))) for row in rows]
     reasons = Counter(
         f"{early_name(each)}, {_in_words(each.settings['slices'])} slices: {each.failed}" for each in failures
     )

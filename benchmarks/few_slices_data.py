@@ -14,14 +14,14 @@ from medssl.core.project.project import Project, is_project
 
 @dataclass(frozen=True)
 class Source:
-    """A data set of the grid."""
+    """Where a data set of the grid comes from."""
 
     folder: str
-    """Under --data, in MSD layout; of phantoms under --work, where they are made."""
+    """Under --data, in MSD layout; phantoms are generated under --work."""
     test_every: int = TEST_EVERY
-    """Every so many of the sorted labelled scans is a test scan."""
+    """Every n-th of the sorted labelled scans is a test scan."""
     phantoms: range | None = None
-    """Seeds of made-up scans."""
+    """Seeds of the phantoms."""
 
 
 DATASETS: Mapping[str, Source] = {
@@ -32,19 +32,27 @@ DATASETS: Mapping[str, Source] = {
 
 
 def open_dataset(data: Path, name: str, work: Path, emit: Emit, source: Source | None = None) -> Material:
-    """The data set's project in the work folder, made where it is missing.
+    """Open the project of a data set in the work folder; create it if it does not exist.
 
-    Raises UserError ("missing", ...) where the scans are not there.
+    Args:
+        data: Folder of the data sets.
+        name: Name of the data set.
+        work: Folder of the projects.
+        emit: Receives progress events.
+        source: Where the scans come from; by default that of `name` in DATASETS.
+
+    Raises:
+        UserError: "missing", and those of `read_dataset`.
     """
     source = source or DATASETS[name]
     folder = data / source.folder
     if source.phantoms is not None:
         folder = work / source.folder
-        if not (folder / "dataset.json").exists():  # which is written last
+        if not (folder / "dataset.json").exists():  # written last
             from medssl.core.phantom import write_dataset
 
             write_dataset(folder, source.phantoms)
     dataset = replace(read_dataset(folder), name=name)
     root = work / name
     project = Project.open(root) if is_project(root) else Project.create(root, dataset.classes)
-    return gather(project, dataset, lambda done: emit(Progress("reading scans", done)), source.test_every)
+    return gather(project, dataset, lambda done: emit(Progress("Reading scans", done)), source.test_every)

@@ -110,7 +110,7 @@ def _times(setting: Setting) -> str:
 def _lines(rows: Sequence[Row], seeds: Sequence[int], baselines: Mapping[tuple[str, int], Row]) -> list[str]:
     """The lines of a method; what was not run at all is one of them."""
     run = [row for row in rows if row.cells or row.failures]
-    lines = [_line(row, seeds, baselines.get((row.against, row.slices))) for row in run]
+    lines = [_line(row, seeds, baselines.get((row.baseline, row.slices))) for row in run]
     missing = [str(row.slices) for row in rows if row not in run]
     if missing:
         lines.append([rows[0].name, ", ".join(missing), NOT_RUN, *[""] * 6])

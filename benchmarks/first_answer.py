@@ -1,9 +1,9 @@
-"""How long from a click on "Fine-tune" to a first segmentation: python benchmarks/first_answer.py --work DIR
+"""Time from a click on "Fine-tune" to a first segmentation: python benchmarks/first_answer.py --work DIR
 
-Three slices of two scans are painted, a slice of another scan is on the screen, and the engine was started
-ahead, as the viewer does it: the same child process, the same lines down and up. The clock runs from the job
-to the first preview of that slice, which the network makes before its first step of training. The first time
-in a project also measures the number of threads.
+Three slices of two scans are annotated, a slice of another scan is on the screen, and the engine was started
+in advance, as in the viewer: same child process, same protocol. Measured is the time from the job to the
+first preview of that slice, which the network makes before its first training step. The first training of a
+project also measures the number of threads.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GOAL_S, SLICES = 3, 3
 
 
 def answer(material: Material, warm_s: float) -> tuple[float, float]:
-    """Seconds from the job to the first preview, and to one after steps of training."""
+    """Seconds from the job to the first preview, and to the next one, after some training steps."""
     project = material.project
     shown = next(scan for scan in material.references if scan not in project.annotated())
     shape = project.scans[shown].geometry.shape_zyx
@@ -59,7 +59,7 @@ def answer(material: Material, warm_s: float) -> tuple[float, float]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Run the benchmark and print the times."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
@@ -72,14 +72,14 @@ def main() -> None:
         material = open_dataset(options.data, name, options.work, lambda event: None, DATASETS[name])
         annotate_for(material, 0, SLICES)
         file_of(material.project.root).unlink(missing_ok=True)
-        found = [answer(material, options.warm) for _ in range(1 + options.times)]
-        for what, column in (("first answer", 0), ("renewed", 1)):
-            seconds = [each[column] for each in found[1:]]
+        times = [answer(material, options.warm) for _ in range(1 + options.times)]
+        for label, column in (("first preview", 0), ("second preview", 1)):
+            seconds = [each[column] for each in times[1:]]
             print(
-                f"{name}, {what}: {statistics.median(seconds):.2f} s ({min(seconds):.2f} to "
-                f"{max(seconds):.2f}); the first time in a project {found[0][column]:.2f} s"
+                f"{name}, {label}: {statistics.median(seconds):.2f} s ({min(seconds):.2f} to "
+                f"{max(seconds):.2f}); in the first training of a project {times[0][column]:.2f} s"
             )
-    print(f"medians of {options.times}; goal: a first answer within {GOAL_S} s; {surroundings('cpu')}")
+    print(f"medians of {options.times}; goal: a first preview within {GOAL_S} s; {surroundings('cpu')}")
 
 
 if __name__ == "__main__":
