@@ -1,9 +1,9 @@
 """Precision of similarity maps by kind of features: python benchmarks/clicks.py --data FOLDER --work FOLDER
 
-For each set and each kind of features: a click on the innermost voxel of a structure, and the average
-precision of the similarity map against the structure's mask, in the same scan and in the next one; and from
-the structure's most central voxel, how far from that voxel of every other scan one cell's best match lies.
-Test scans are clicked; the pre-training on the scans sees all others. Prints the table, writes it to --out.
+For each data set and kind of features: a click on the innermost voxel of a structure, and the average
+precision of the similarity map with the structure's mask as reference, in the same scan and in the next one;
+and a click on the structure's most central voxel, and the distance of the best match from that voxel in every
+other scan. Test scans are clicked; the pre-training uses all other scans. The table is written to --out.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ NEAR_MM = (5.0, 10.0)
 
 Voxel = tuple[int, ...]
 Map = Callable[[str, Voxel, str], np.ndarray]
-"""How alike every voxel of the scan named last is to a voxel of the scan named first, (Z, Y, X)."""
+"""(clicked scan, voxel, searched scan) -> similarity of all voxels of the latter, (Z, Y, X)."""
 
 
 def grey_map(material: Material) -> Map:
-    """Likeness of grey values and nothing else."""
+    """Similarity of grey values."""
     image = material.project.image
     return lambda here, voxel, there: -np.abs(np.float32(image(there)) - np.float32(image(here)[voxel]))
 
 
 def feature_map(material: Material, run: str, scans: list[str]) -> Map:
-    """Cosines between the features of a run, each cell's for all of its voxels."""
+    """Cosine similarity of the features of a run, upsampled to voxels."""
     root = str(material.project.root)
     engine.run(
         FeaturesJob(root, device="cpu", weights=run, scans=tuple(scans)), lambda event: None, lambda: False
@@ -106,8 +106,8 @@ def measure(material: Material, scans: list[str], similarity_map: Map, landmarks
 
 
 def run(options: argparse.Namespace) -> str:
-    """Measure all sets; returns the page."""
-    made_on = surroundings("cpu")
+    """Measure all data sets; returns the page."""
+    machine = surroundings("cpu")
     parts = [
         "# Similarity maps of single clicks\n",
         "Average precision of the similarity map of the innermost voxel of a structure, with the "
@@ -115,8 +115,8 @@ def run(options: argparse.Namespace) -> str:
         f"the structure's most central voxel within {NEAR_MM[0]:g} and {NEAR_MM[1]:g} mm of "
         "the corresponding voxel in every other scan, and the median distance in mm. Mean over classes and "
         "scans.\n",
-        f"`{options.command}`, {date.today():%d %B %Y}, {made_on['cpu']}, torch {made_on['torch']}, commit "
-        f"{made_on['commit']}, seed 0.\n",
+        f"`{options.command}`, {date.today():%d %B %Y}, {machine['cpu']}, torch {machine['torch']}, commit "
+        f"{machine['commit']}, seed 0.\n",
     ]
     for name in options.datasets.split(","):
         material = open_dataset(options.data, name, options.work, lambda event: None)
@@ -164,8 +164,8 @@ def main() -> None:
     add("--minutes", type=float, default=5.0, help="minutes of pre-training on the scans")
     add("--out", type=Path, default=PAGE)
     options = parser.parse_args()
-    words = " ".join(f"--{name} {getattr(options, name)}" for name in ("datasets", "scans", "minutes"))
-    options.command = f"python benchmarks/clicks.py {words}"
+    given = " ".join(f"--{name} {getattr(options, name)}" for name in ("datasets", "scans", "minutes"))
+    options.command = f"python benchmarks/clicks.py {given}"
     page = run(options)
     write_whole(options.out, lambda file: file.write(page.encode()))
 

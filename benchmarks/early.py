@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from early_page import FIRST, SLICES, WANTED, draw
+from early_page import FIRST, GRID, SLICES, draw
 from few_slices import Grid, add_options, grid_of, names_in, run
 from few_slices_data import DATASETS, Source
 from medssl.benchmarking.protocol import Early
@@ -31,14 +31,14 @@ SETS = {
     "lung": Source("LungMRI_Tustison", test_every=2),
     "phantoms": Source("phantom-scans", test_every=4, phantoms=range(100, 112)),
 }
-"""Of the five lung scans two are painted in every draw; phantoms are those of the demo, other people."""
+"""Two of the five lung scans are annotated in every draw; the phantoms differ from those of the demo."""
 
-READ_OFF = ("nnunet_2d", "nnunet_3d_fullres")
-"""Peers that can be judged on their way."""
+WITH_SNAPSHOTS = ("nnunet_2d", "nnunet_3d_fullres")
+"""Peers that can be evaluated during their training."""
 
 
 def arguments() -> argparse.ArgumentParser:
-    """What the command line takes."""
+    """The parser of the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -46,7 +46,7 @@ def arguments() -> argparse.ArgumentParser:
     add_options(parser)
     parser.set_defaults(
         datasets=",".join(SETS),
-        methods=",".join(WANTED),
+        methods=",".join(GRID),
         slices=",".join(map(str, SLICES)),
         seeds="0,1,2,3,4",
         pretrain_minutes=10.0,
@@ -71,9 +71,10 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def early_grid(options: argparse.Namespace) -> Grid:
-    """The grid that the command line asks for.
+    """The grid of a command line.
 
-    Raises UserError ("no-dataset", "no-method", "bad-setting", "no-device").
+    Raises:
+        UserError: "no-dataset", "no-method", "bad-setting", "no-device".
     """
     if options.work is None:
         raise UserError("Give a scratch folder for projects with --work.", code="bad-setting")
@@ -84,20 +85,20 @@ def early_grid(options: argparse.Namespace) -> Grid:
             code="bad-setting",
         )
     options.minutes, options.pretrain_share = marks[-1] / 60, 0.0
-    # The first head alone is what its method's run is at 0 s.
+    # The first head alone is the result of its method at 0 s.
     options.methods = ",".join(each.removesuffix(FIRST) for each in names_in(options.methods))
     for method in names_in(options.methods):
-        if method in PEERS and method not in READ_OFF:
+        if method in PEERS and method not in WITH_SNAPSHOTS:
             raise UserError(
                 f"{method} cannot be evaluated before its end; remove it from --methods.", code="no-method"
             )
     return grid_of(options, SETS, Early, marks_s=marks, max_judged=options.max_judged)
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Run or draw; `words` are those of the command line."""
+def main(command_line: Sequence[str] | None = None) -> None:
+    """Run or draw."""
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-    options = arguments().parse_args(words)
+    options = arguments().parse_args(command_line)
     try:
         if options.command == "draw":
             for path in draw([options.out, *options.also], options.page, list(SETS), options.drawn_slices):

@@ -1,4 +1,4 @@
-"""The table and the curves of benchmarks/early.py, from its lines."""
+"""Page of benchmarks/early.py: a table for each data set, and curves."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from medssl.core.shipped import SHAPES
 from peers import PEERS
 
 MARK = "<!-- Everything below is written by: python benchmarks/early.py draw -->"
-"""What stands above it in the page is kept."""
+"""Text above this line is kept when the page is rewritten."""
 
-WANTED = (RANDOM, SHAPES, f"{SHAPES}+pgl", f"{SHAPES}+mae+pgl", "mae+pgl", "nnunet_2d")
+GRID = (RANDOM, SHAPES, f"{SHAPES}+pgl", f"{SHAPES}+mae+pgl", "mae+pgl", "nnunet_2d")
 SLICES = (1, 2, 3, 5, 10)
-WHOLE = 0.85
-"""Of a core; a fine-tuning that had less of it stood beside other programs."""
+MIN_CORE_SHARE = 0.85
+"""Fraction of a core; a fine-tuning that got less shared it with other programs."""
 FIRST = ":first"
-"""Behind a method's name: its first head alone, before any step."""
+"""Suffix of a method's name: its first head alone, before any step."""
 
 ABOUT = """\
 Each line is one kind of initial weights and a number of annotated slices. Dice on the judged scans after some
@@ -45,7 +45,7 @@ settings, machine and commit."""
 
 @dataclass(frozen=True)
 class Setting:
-    """What tables are kept apart by: lines of different settings are no comparison."""
+    """Settings of a table: results with different ones cannot be compared."""
 
     dataset: str
     judge: str
@@ -55,18 +55,24 @@ class Setting:
 
     @classmethod
     def of(cls, line: Cell | Failure) -> Setting:
-        """Under which setting a line was made."""
-        own = line.settings
-        return cls(line.dataset, own["judge"], tuple(own["marks_s"]), own["max_judged"], own["device"])
+        """The setting of a result."""
+        settings = line.settings
+        return cls(
+            line.dataset,
+            settings["judge"],
+            tuple(settings["marks_s"]),
+            settings["max_judged"],
+            settings["device"],
+        )
 
     @property
     def marks(self) -> list[str]:
-        """Names of the marks in lines."""
+        """Names of the marks in results."""
         return [f"{mark:g}" for mark in self.marks_s]
 
     @property
-    def words(self) -> str:
-        """For a heading."""
+    def heading(self) -> str:
+        """Heading of the table."""
         judged = "" if self.judge == "test" else f", judged on {self.judge} scans"
         subset = f", at most {self.max_judged} scans" if self.max_judged else ""
         return f"{self.dataset}, {self.device.upper()}{judged}{subset}"
@@ -74,48 +80,57 @@ class Setting:
 
 @dataclass(frozen=True)
 class Row:
-    """One start and number of slices."""
+    """Results of one kind of initial weights with one number of slices."""
 
     name: str
     slices: int
-    against: str
-    """Name of the row it is compared with."""
+    baseline: str
+    """Name of the row of random weights it is compared with."""
     peer: bool = False
-    alone: bool = False
-    """The first head, before any step."""
+    head_only: bool = False
+    """Whether this is the first head alone, before any step."""
     cells: list[Cell] = field(default_factory=list)
     dice: dict[int, dict[str, float | None]] = field(default_factory=dict)
     """{seed: {mark: Dice}}."""
 
     def at(self, mark: str) -> list[float]:
-        """Dice of all draws that are known there."""
-        found = (of_draw.get(mark) for of_draw in self.dice.values())
-        return [value for value in found if value is not None]
+        """Dice at a mark, of all draws that have one."""
+        values = (of_draw.get(mark) for of_draw in self.dice.values())
+        return [value for value in values if value is not None]
 
     def over(self, other: Row, mark: str) -> list[float]:
-        """Differences to another row, draw by draw."""
-        both = (
+        """Paired differences to another row at a mark."""
+        pairs = (
             (self.dice[seed].get(mark), other.dice[seed].get(mark))
             for seed in self.dice
             if seed in other.dice
         )
-        return [own - theirs for own, theirs in both if own is not None and theirs is not None]
+        return [value - baseline for value, baseline in pairs if value is not None and baseline is not None]
 
 
 def draw(lines: Sequence[Path], page: Path, order: Sequence[str], slices: int) -> list[Path]:
-    """Write the page and, beside it, the picture for so many painted slices; returns all files."""
+    """Write the page and, beside it, the curves for one number of annotated slices.
+
+    Args:
+        lines: Files of results.
+        page: Page to write.
+        order: Data sets in order.
+        slices: Number of annotated slices of the curves.
+
+    Returns:
+        All files that were written.
+    """
     cells, failures = newest(itertools.chain.from_iterable(read_lines(path) for path in lines))
-    both: list[Cell | Failure] = [*cells, *failures]
+    results: list[Cell | Failure] = [*cells, *failures]
     settings = sorted(
-        {Setting.of(line) for line in both},
+        {Setting.of(line) for line in results},
         key=lambda each: (each.judge, order.index(each.dataset), -max(each.marks_s), str(each)),
     )
     tables = {setting: rows_of(setting, cells) for setting in settings}
     text, made = [ABOUT, ""], [page]
     picture = page.with_suffix(".png")
     if panels := panels_of(tables, order, slices):
-        several = "test" if panels[0].judge == "test" else panels[0].judge
-        title = f"Dice on {several} scans from {slices} painted slice" + "s" * (slices > 1)
+        title = f"Dice on {panels[0].judge} scans from {slices} annotated slice" + "s" * (slices > 1)
         curves(picture, panels, title)
         made.append(picture)
         text += [f"![{title}, over seconds of fine-tuning]({picture.name})", ""]
@@ -131,74 +146,75 @@ def draw(lines: Sequence[Path], page: Path, order: Sequence[str], slices: int) -
 
 
 def rows_of(setting: Setting, cells: Iterable[Cell]) -> list[Row]:
-    """All rows of a table, slices by slices; of the shipped weights the first head alone, too."""
-    here = [cell for cell in cells if Setting.of(cell) == setting]
-    methods = {cell.method for cell in here}
+    """All rows of a table by number of slices; shipped weights have a second one, the first head alone."""
+    included = [cell for cell in cells if Setting.of(cell) == setting]
+    methods = {cell.method for cell in included}
     rows: dict[tuple[str, int], Row] = {}
-    for cell in sorted(here, key=lambda cell: (_amount(cell.settings["slices"]), _place(cell.method))):
+    for cell in sorted(included, key=lambda cell: (_slice_rank(cell.settings["slices"]), _rank(cell.method))):
         same = f"{RANDOM}:{cell.method.partition(':')[2]}"
-        against = plain_name(same if same in methods else RANDOM)
-        found = {mark: each["dice"] for mark, each in cell.after_s.items()}
-        versions = [(early_name(cell), found, False)]
-        if cell.method == SHAPES and "0" in found:
-            held = dict.fromkeys(setting.marks, found["0"])
-            versions.insert(0, (f"{early_name(cell)}, first head alone", held, True))
-        for name, dice, alone in versions:
-            place = (name, cell.settings["slices"])
-            row = rows.setdefault(place, Row(*place, against, cell.method in PEERS, alone))
+        baseline = plain_name(same if same in methods else RANDOM)
+        by_mark = {mark: each["dice"] for mark, each in cell.after_s.items()}
+        versions = [(early_name(cell), by_mark, False)]
+        if cell.method == SHAPES and "0" in by_mark:
+            head_only = dict.fromkeys(setting.marks, by_mark["0"])
+            versions.insert(0, (f"{early_name(cell)}, first head alone", head_only, True))
+        for name, dice, is_head_only in versions:
+            key = (name, cell.settings["slices"])
+            row = rows.setdefault(key, Row(*key, baseline, cell.method in PEERS, is_head_only))
             row.cells.append(cell)
             row.dice[cell.seed] = dice
     return list(rows.values())
 
 
 def early_name(line: Cell | Failure) -> str:
-    """The start in words, with whatever differs from the usual settings."""
+    """Display name of the initial weights of a result, with all settings that differ from the defaults."""
     before = line.settings["pretrain_minutes"]
     return name_of(line) + (f", {before:g} min" if before else "")
 
 
-def _amount(slices: int) -> float:
+def _slice_rank(slices: int) -> float:
     return float("inf") if slices == ALL else slices
 
 
-def _in_words(slices: int) -> str:
+def _slice_text(slices: int) -> str:
     return "all" if slices == ALL else str(slices)
 
 
-def _place(method: str) -> tuple[int, str]:
-    """Those of the grid in its order, then others."""
+def _rank(method: str) -> tuple[int, str]:
+    """Order of the methods: those of the grid, then others."""
     weights = method.partition(":")[0]
-    return (WANTED.index(weights) if weights in WANTED else len(WANTED), method)
+    return (GRID.index(weights) if weights in GRID else len(GRID), method)
 
 
 def _section(setting: Setting, rows: Sequence[Row], failures: Sequence[Failure]) -> list[str]:
-    """Heading, what it was measured with, the table, what failed and what was not run."""
+    """Heading, conditions, table, failures and missing cells."""
     later = [mark for mark in setting.marks if mark != "0"]
     heading = ["start", "slices", *(f"{mark} s" for mark in setting.marks)]
     heading += [f"over random, {mark} s" for mark in later]
     heading += ["draws", "before"]
     rule = ["---", *["---:"] * (len(heading) - 1)]
-    places = {(row.name, row.slices): row for row in rows}
-    lines = [_line(row, setting.marks, later, places.get((row.baseline, row.slices))) for row in rows]
+    by_key = {(row.name, row.slices): row for row in rows}
+    lines = [_line(row, setting.marks, later, by_key.get((row.baseline, row.slices))) for row in rows]
     reasons = Counter(
-        f"{early_name(each)}, {_in_words(each.settings['slices'])} slices: {each.failed}" for each in failures
+        f"{early_name(each)}, {_slice_text(each.settings['slices'])} slices: {each.failed}"
+        for each in failures
     )
     return [
-        f"## {setting.words}",
+        f"## {setting.heading}",
         "",
-        *measured([cell for row in rows for cell in row.cells if not row.alone]),
+        *measured([cell for row in rows for cell in row.cells if not row.head_only]),
         "",
         *("| " + " | ".join(line) + " |" for line in [heading, rule, *lines]),
         "",
         *(f"- failed: {reason}" for reason in reasons),
-        *_hurried(rows),
+        *_shared_cores(rows),
         *_missing(setting, rows),
         "",
     ]  # fmt: skip
 
 
 def _line(row: Row, marks: Sequence[str], later: Sequence[str], baseline: Row | None) -> list[str]:
-    values = ["" if row.alone and mark != "0" else spread(row.at(mark), 3) for mark in marks]
+    values = ["" if row.head_only and mark != "0" else spread(row.at(mark), 3) for mark in marks]
     over = []
     for mark in later:
         gains = row.over(baseline, mark) if baseline is not None and baseline.name != row.name else []
@@ -206,51 +222,52 @@ def _line(row: Row, marks: Sequence[str], later: Sequence[str], baseline: Row | 
         over.append(spread(gains, 3, mark="**", sign="+") + fewer if gains else "")
     seconds = mean([cell.seconds.get("pretrain") for cell in row.cells])
     before = "" if seconds is None else f"{seconds / 60:.1f}"
-    return [row.name, _in_words(row.slices), *values, *over, str(len(row.dice)), before]
+    return [row.name, _slice_text(row.slices), *values, *over, str(len(row.dice)), before]
 
 
-def _hurried(rows: Sequence[Row]) -> list[str]:
-    """A warning where other programs took much of the time on a CPU: fewer steps than a core can take."""
-    shares = [cell.notes.get("cores") for row in rows if not row.alone for cell in row.cells]
-    few = [share for share in shares if share is not None and share < WHOLE]
-    if not few or any(cell.settings["device"] != "cpu" for row in rows for cell in row.cells):
+def _shared_cores(rows: Sequence[Row]) -> list[str]:
+    """A warning if cells on a CPU shared their core with other programs, and so took fewer steps."""
+    shares = [cell.notes.get("cores") for row in rows if not row.head_only for cell in row.cells]
+    low = [share for share in shares if share is not None and share < MIN_CORE_SHARE]
+    if not low or any(cell.settings["device"] != "cpu" for row in rows for cell in row.cells):
         return []
     return [
-        f"- beside other programs: {len(few)} cells had less than {WHOLE} of a core, down to {min(few):.2f}"
+        f"- beside other programs: {len(low)} cells had less than {MIN_CORE_SHARE} of a core, "
+        f"down to {min(low):.2f}"
     ]
 
 
 def _missing(setting: Setting, rows: Sequence[Row]) -> list[str]:
-    """What of the grid has no line."""
+    """The cells of the grid without a result."""
     if setting.judge != "test":
         return []
     ran = {(cell.method, cell.settings["slices"]) for row in rows for cell in row.cells}
-    left = {
-        plain_name(method): [str(each) for each in SLICES if (method, each) not in ran] for method in WANTED
+    missing = {
+        plain_name(method): [str(each) for each in SLICES if (method, each) not in ran] for method in GRID
     }
-    words = [f"{name} ({', '.join(slices)})" for name, slices in left.items() if slices]
-    return [f"- not run: {'; '.join(words)}"] if words else []
+    items = [f"{name} ({', '.join(slices)})" for name, slices in missing.items() if slices]
+    return [f"- not run: {'; '.join(items)}"] if items else []
 
 
 def panels_of(tables: dict[Setting, list[Row]], order: Sequence[str], slices: int) -> list[Panel]:
-    """A panel for each data set: of its test scans, or of validation scans where that is all there is."""
+    """A panel for each data set, of test scans, or of validation scans if no test scans were judged."""
     judges = {setting.judge for setting in tables}
     judge = "test" if "test" in judges else next(iter(judges), "")
     panels = []
     for dataset in order:
-        fitting = [each for each in tables if (each.dataset, each.judge) == (dataset, judge)]
-        if not fitting:
+        candidates = [each for each in tables if (each.dataset, each.judge) == (dataset, judge)]
+        if not candidates:
             continue
-        setting = max(fitting, key=lambda each: sum(len(row.dice) for row in tables[each]))
-        rows = [row for row in tables[setting] if row.slices == slices and not row.alone]
+        setting = max(candidates, key=lambda each: sum(len(row.dice) for row in tables[each]))
+        rows = [row for row in tables[setting] if row.slices == slices and not row.head_only]
         lines = [
             Line(row.name, {mark: row.at(f"{mark:g}") for mark in setting.marks_s}, row.peer) for row in rows
         ]
-        whole = [row for row in tables[setting] if row.slices == ALL and not row.alone]
-        if whole:
-            best = max(whole, key=lambda row: mean(row.at(setting.marks[-1])) or 0.0)
-            known = {mark: best.at(f"{mark:g}") for mark in setting.marks_s if mark}
-            lines.append(Line("all slices", known, ceiling=True))
+        fully_annotated = [row for row in tables[setting] if row.slices == ALL and not row.head_only]
+        if fully_annotated:
+            best = max(fully_annotated, key=lambda row: mean(row.at(setting.marks[-1])) or 0.0)
+            values = {mark: best.at(f"{mark:g}") for mark in setting.marks_s if mark}
+            lines.append(Line("all slices", values, ceiling=True))
         if lines:
             panels.append(Panel(dataset, judge, lines))
     return panels

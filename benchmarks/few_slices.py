@@ -57,7 +57,7 @@ class Grid:
 
     data: Path
     sources: Mapping[str, Source]
-    """Those that are wanted, by name."""
+    """Data sets by name."""
     methods: tuple[str, ...]
     slices: tuple[int, ...]
     seeds: tuple[int, ...]
@@ -69,17 +69,17 @@ class Grid:
     keep: bool
 
     def cells(self, dataset: str) -> Iterator[tuple[str, int, Settings]]:
-        """(method, seed, settings) of a data set's cells."""
+        """Yield (method, seed, settings) of each cell of a data set."""
         for slices, seed, method in itertools.product(self.slices, self.seeds, self.methods):
             yield method, seed, settings_for(method, replace(self.settings, slices=slices))
 
     def peers_folder(self, dataset: str, method: str, seed: int, slices: int) -> Path:
-        """Where a peer works on a cell; no other cell does."""
+        """Scratch folder of a peer, one per cell."""
         return self.work / "peers" / f"{dataset}-{method}-{slices}-{seed}"
 
 
 def settings_for(method: str, settings: Settings) -> Settings:
-    """The settings that concern the method: to peers our recipes are nothing."""
+    """The settings that apply to a method; peers have no recipes."""
     if method not in PEERS:
         return settings.concerning(method)
     nothing: dict[str, Any] = {"pretrain_recipe": "", "finetune_recipe": "", "pretrain": {}, "finetune": {}}
@@ -87,7 +87,7 @@ def settings_for(method: str, settings: Settings) -> Settings:
 
 
 def run(grid: Grid) -> None:
-    """Run what has no line yet. A cell that fails gets a line that says why, and the grid goes on."""
+    """Run the cells without a result; a failure is recorded with its reason, and the next cell is run."""
     screen = console()
     with stop_on_interrupt(screen) as should_stop:
         work = worker(screen, should_stop)
@@ -99,10 +99,10 @@ def run(grid: Grid) -> None:
             with Drawing(screen) as drawing:
                 material = open_dataset(grid.data, name, grid.work, drawing.emit, source)
             for method, seed, settings in missing:
-                if _finished(grid, name, method, seed, settings):  # by another runner, meanwhile
+                if _finished(grid, name, method, seed, settings):  # by another runner in the meantime
                     continue
-                amount = "all" if settings.slices == ALL else settings.slices
-                screen.print(f"\n[bold]{name}, {method}, {amount} slices, seed {seed}")
+                count = "all" if settings.slices == ALL else settings.slices
+                screen.print(f"\n[bold]{name}, {method}, {count} slices, seed {seed}")
                 try:
                     folder = grid.peers_folder(name, method, seed, settings.slices)
                     bench = Bench(folder, grid.nnunet_env, should_stop, grid.mirroring)
@@ -120,7 +120,7 @@ def run(grid: Grid) -> None:
 def run_cell(
     material: Material, method: str, seed: int, settings: Settings, work: Work, bench: Bench
 ) -> Cell | Failure:
-    """One cell: its result, or why there is none."""
+    """Train and judge one cell; returns its result, or the reason of its failure."""
     try:
         assignment = assign(material, method, seed, settings)
         peer = PEERS.get(method)
@@ -129,14 +129,14 @@ def run_cell(
         )
     except (Stopped, KeyboardInterrupt):
         raise
-    except Exception as error:  # one method's defect must not cost the others' night
+    except Exception as error:  # a defect of one method must not end the grid
         return Failure.of(material.dataset.name, method, seed, asdict(settings), error)
 
 
 def forget_weights(project: Project, line: Cell | Failure) -> None:
-    """Delete the checkpoints of a finished cell: hundreds of cells would fill the disk.
+    """Delete the checkpoints of a finished cell, because hundreds of cells would fill the disk.
 
-    A pre-training that other seeds start from, too, stays.
+    A pre-training that is shared by all seeds is kept.
     """
     for phase, run_id in line.runs.items() if isinstance(line, Cell) else ():
         if phase != "pretrain" or not line.settings["pretrain_minutes"]:
@@ -145,12 +145,12 @@ def forget_weights(project: Project, line: Cell | Failure) -> None:
 
 
 def _finished(grid: Grid, dataset: str, method: str, seed: int, settings: Settings) -> bool:
-    known = results_log.read_cells(grid.out)
-    return results_log.finished(known, dataset, method, seed, settings) is not None
+    cells = results_log.read_cells(grid.out)
+    return results_log.finished(cells, dataset, method, seed, settings) is not None
 
 
 def arguments() -> argparse.ArgumentParser:
-    """What the command line takes; after the word "early", benchmarks/early.py says that."""
+    """The parser of the command line, except for `early` (benchmarks/early.py)."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -173,7 +173,7 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """What all grids take."""
+    """Add the options that all grids share."""
     methods = f"weights or weights:semi (pgl, pgl:none, ...), or a peer: {', '.join(PEERS)}"
     beside = Path(__file__).parents[2] / "shared" / "data"
     add = parser.add_argument
@@ -183,12 +183,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--datasets", default="hippocampus", help=f"of {', '.join(DATASETS)}")
     add("--methods", default="random,mae,pgl,mae+pgl", help=methods)
     add("--nnunet-env", type=Path, help="environment of nnU-Net (created in --work if missing)")
-    mirrored = "nnU-Net predicts without mirroring: slightly worse, eight times faster in 3D"
-    add("--no-mirroring", action="store_true", help=mirrored)
+    no_mirroring = "nnU-Net predicts without mirroring: slightly worse, eight times faster in 3D"
+    add("--no-mirroring", action="store_true", help=no_mirroring)
     add("--slices", default="10", help="total number of annotated slices, on two scans")
     add("--seeds", default="0,1,2")
-    while_painting = "additional minutes of pre-training, once for all seeds, instead of --pretrain-share"
-    add("--pretrain-minutes", type=float, default=0.0, help=while_painting)
+    in_addition = "additional minutes of pre-training, once for all seeds, instead of --pretrain-share"
+    add("--pretrain-minutes", type=float, default=0.0, help=in_addition)
     add("--pretrain-recipe", default="quick")
     add("--finetune-recipe", default="quick")
     example = "finetune.learning_rate=0.001 or pretrain.ratio=0.75; repeatable"
@@ -207,9 +207,16 @@ def grid_of(
     kind: type[Settings] = Settings,
     **more: Any,
 ) -> Grid:
-    """The grid that the command line asks for; `kind` of settings may take `more`.
+    """The grid of a command line.
 
-    Raises UserError ("no-dataset", "no-method", "bad-setting", "no-device").
+    Args:
+        options: The parsed command line.
+        sources: Data sets by name.
+        kind: Class of the settings.
+        more: Further arguments of `kind`.
+
+    Raises:
+        UserError: "no-dataset", "no-method", "bad-setting", "no-device".
     """
     from medssl.nn import devices
 
@@ -226,7 +233,7 @@ def grid_of(
         slices=tuple(ALL if each == "all" else int(each) for each in names_in(options.slices)),
         seeds=tuple(map(int, names_in(options.seeds))),
         settings=kind(
-            slices=0,  # each cell has its own
+            slices=0,  # set for each cell
             minutes=options.minutes,
             device=devices.choose(options.device).type,
             judge=options.judge,
@@ -246,27 +253,29 @@ def grid_of(
 
 
 def canonical(method: str) -> str:
-    """The method's one name: what fine-tuning does anyway is not said ("random:self_training" is "random").
+    """The canonical name of a method, without defaults ("random:self_training" becomes "random").
 
-    Raises UserError ("no-method") before hours are spent on others.
+    Raises:
+        UserError: "no-method".
     """
     if method in PEERS:
         return method
-    known = Combination.of(method)
-    if known.pretraining not in (None, *METHODS):
+    combination = Combination.of(method)
+    if combination.pretraining not in (None, *METHODS):
         names = ", ".join([RANDOM, SHAPES, *METHODS, *PEERS])
-        raise UserError(f"Unknown method {known.weights!r}; choose from {names}.", code="no-method")
+        raise UserError(f"Unknown method {combination.weights!r}; choose from {names}.", code="no-method")
     return (
-        known.weights
-        if known.semi_supervised in (None, FinetuneJob.semi_supervised)
-        else f"{known.weights}:{known.semi_supervised}"
+        combination.weights
+        if combination.semi_supervised in (None, FinetuneJob.semi_supervised)
+        else f"{combination.weights}:{combination.semi_supervised}"
     )
 
 
 def overrides_of(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
-    """{"pretrain": settings, "finetune": settings} from PHASE.NAME=VALUE.
+    """Parse PHASE.NAME=VALUE into {"pretrain": settings, "finetune": settings}.
 
-    Raises UserError ("bad-setting").
+    Raises:
+        UserError: "bad-setting".
     """
     phases: dict[str, dict[str, Any]] = {"pretrain": {}, "finetune": {}}
     for name, value in settings_from(pairs).items():
@@ -280,13 +289,13 @@ def overrides_of(pairs: list[str] | None) -> dict[str, dict[str, Any]]:
 
 
 def names_in(text: str) -> tuple[str, ...]:
-    """What stands between commas, each once."""
+    """Split a comma-separated list and drop duplicates."""
     return tuple(dict.fromkeys(each.strip() for each in text.split(",") if each.strip()))
 
 
 def main() -> None:
     """Run or draw."""
-    # As an exception, so that a peer's own process ends with this one.
+    # As an exception, so that the process of a peer ends with this one.
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     if sys.argv[1:2] == ["early"]:
         from early import main as early

@@ -1,4 +1,4 @@
-"""The table and the curves of benchmarks/few_slices.py, from its lines."""
+"""Page of benchmarks/few_slices.py: a table and curves for each data set."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from medssl.benchmarking.results_log import Cell, mean, read_lines
 from medssl.core.files import write_whole
 
 MARK = "<!-- Everything below is written by: python benchmarks/few_slices.py draw -->"
-"""What stands above it in the page is kept."""
+"""Text above this line is kept when the page is rewritten."""
 
 NOT_RUN = "not run"
 BEST_DRAWN = 3
-"""So many of our methods have a colour of their own besides random weights."""
+"""Number of our methods, besides random weights, that are drawn in colour."""
 
 ABOUT = """\
 Each line is a method and a number of annotated slices. Dice, the 95 % Hausdorff distance (MONAI, mm) and the
@@ -59,7 +59,7 @@ def draw(lines: Sequence[Path], page: Path, datasets: Iterable[str]) -> list[Pat
             drawn.add(setting.dataset)
             picture = page.with_name(f"{page.stem}-{setting.dataset}{suffix}.png")
             _picture(picture, setting, rows)
-            text += [f"![Dice over painted slices, {setting.dataset}]({picture.name})", ""]
+            text += [f"![Dice over annotated slices, {setting.dataset}]({picture.name})", ""]
             made.append(picture)
     for dataset in order:
         if dataset not in drawn:
@@ -71,14 +71,14 @@ def draw(lines: Sequence[Path], page: Path, datasets: Iterable[str]) -> list[Pat
 
 
 def _above(page: Path) -> str:
-    """What somebody wrote above the mark."""
+    """The part of the page that was written by hand."""
     if page.exists():
         return page.read_text(encoding="utf-8").partition(MARK)[0].rstrip() + "\n"
-    return "# A few painted slices\n"
+    return "# A few annotated slices\n"
 
 
 def _section(setting: Setting, rows: Sequence[Row]) -> list[str]:
-    """Heading, what it was measured with, the table."""
+    """Heading, conditions and table."""
     judged = "" if setting.judge == "test" else ", judged on validation scans"
     cells = [cell for row in rows for cell in row.cells.values()]
     seeds = sorted({*SEEDS, *(cell.seed for cell in cells)})
@@ -108,7 +108,7 @@ def _times(setting: Setting) -> str:
 
 
 def _lines(rows: Sequence[Row], seeds: Sequence[int], baselines: Mapping[tuple[str, int], Row]) -> list[str]:
-    """The lines of a method; what was not run at all is one of them."""
+    """Table lines of a method; numbers of slices that were not run share one line."""
     run = [row for row in rows if row.cells or row.failures]
     lines = [_line(row, seeds, baselines.get((row.baseline, row.slices))) for row in run]
     missing = [str(row.slices) for row in rows if row not in run]
@@ -144,24 +144,31 @@ def _line(row: Row, seeds: Sequence[int], baseline: Row | None) -> list[str]:
 
 
 def _over(row: Row, baseline: Row | None) -> str:
-    """The difference to random weights, seed by seed: the same slices on the same scans."""
+    """Paired difference to random weights: same seed, so the same slices of the same scans."""
     if baseline is None or row.name == baseline.name:
         return ""
-    both = [
+    differences = [
         cell.dice - baseline.cells[seed].dice
         for seed, cell in row.cells.items()
         if seed in baseline.cells and cell.judged_on != "painted"
     ]
-    return spread(both, 3, sign="+") if both else ""
+    return spread(differences, 3, sign="+") if differences else ""
 
 
 def spread(values: Sequence[float | None], digits: int, mark: str = "", sign: str = "") -> str:
-    """Mean and sample standard deviation of those that are defined."""
-    known = [value for value in values if value is not None]
-    if not known:
+    """Mean and sample standard deviation of the defined values, as text.
+
+    Args:
+        values: Values; None for undefined ones.
+        digits: Decimal places.
+        mark: Markdown around the mean, such as "**".
+        sign: "+" to show the sign of positive means.
+    """
+    defined = [value for value in values if value is not None]
+    if not defined:
         return "–"
-    middle = f"{mark}{statistics.fmean(known):{sign}.{digits}f}{mark}"
-    return middle + (f" ± {statistics.stdev(known):.{digits}f}" if len(known) > 1 else "")
+    text = f"{mark}{statistics.fmean(defined):{sign}.{digits}f}{mark}"
+    return text + (f" ± {statistics.stdev(defined):.{digits}f}" if len(defined) > 1 else "")
 
 
 def _minutes(cells: Sequence[Cell]) -> str:
@@ -188,8 +195,8 @@ def measured(cells: Sequence[Cell]) -> list[str]:
 def _machine(cell: Cell) -> str:
     threads = cell.plan.get("threads")
     processor = cell.machine.get("gpu") or cell.machine.get("cpu")
-    words = f"{processor}, torch {cell.machine.get('torch')}"
-    return words if threads is None else f"{words}, {threads} thread{'s' if threads > 1 else ''}"
+    text = f"{processor}, torch {cell.machine.get('torch')}"
+    return text if threads is None else f"{text}, {threads} thread{'s' if threads > 1 else ''}"
 
 
 def _number_of_cells(count: int) -> str:
@@ -213,30 +220,29 @@ def _failures(rows: Sequence[Row]) -> list[str]:
 
 
 def _picture(path: Path, setting: Setting, rows: Sequence[Row]) -> None:
-    """Random weights, those from painted slices alone, the best of ours and the peers in colour, the rest
-    faintly."""
+    """Draw random weights, supervised training, our best methods and the peers in colour, others faintly."""
     values: dict[str, dict[int, list[float]]] = {}
     for row in rows:
         scores = [cell.dice for cell in row.cells.values() if cell.judged_on != "painted"]
         if scores:
             values.setdefault(row.name, {})[row.slices] = scores
     peers = [name for name in values if name in NAMES.values()]
-    plain = [name for name in (RANDOM, plain_name(f"{RANDOM}:none")) if name in values]
-    ours = [name for name in values if name not in (*peers, *plain)]
+    baselines = [name for name in (RANDOM, plain_name(f"{RANDOM}:none")) if name in values]
+    ours = [name for name in values if name not in (*peers, *baselines)]
 
-    def worth(name: str) -> tuple[int, float]:
-        """By the numbers of slices that it was run with, then by mean Dice: best of what is comparable."""
+    def rank(name: str) -> tuple[int, float]:
+        """How many numbers of slices it was run with, then mean Dice, so that means are comparable."""
         return len(values[name]), statistics.fmean(statistics.fmean(each) for each in values[name].values())
 
-    best = sorted(ours, key=worth, reverse=True)[:BEST_DRAWN]
-    order = [*plain, *best, *peers]
+    best = sorted(ours, key=rank, reverse=True)[:BEST_DRAWN]
+    order = [*baselines, *best, *peers]
     drawn = [SliceCounts(name, values[name], peer=name in peers) for name in order]
     drawn += [SliceCounts(name, values[name], quiet=True) for name in ours if name not in best]
-    several = any(len(each) > 1 for each in values.values())
-    words = (
-        f"{_times(setting)}; line: mean, {'band' if several else 'bar'}: standard "
+    has_curves = any(len(each) > 1 for each in values.values())
+    caption = (
+        f"{_times(setting)}; line: mean, {'band' if has_curves else 'bar'}: standard "
         + "deviation, dots: seeds"
         + ("; dashed: other programs" if peers else "")
         + ("; faint: our other methods" if len(ours) > len(best) else "")
     )
-    pictures.slice_counts(path, drawn, f"{setting.dataset}: Dice on test scans", words)
+    pictures.slice_counts(path, drawn, f"{setting.dataset}: Dice on test scans", caption)

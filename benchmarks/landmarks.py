@@ -44,19 +44,19 @@ NAMES = {
     "mae+pgl": "MAE+PGL",
     "alice": "Alice's matcher",
 }
-ALONE, STAR = "one cell", "with what is around it"
-"""Values in the lines; the page uses MATCHING_NAMES."""
-MATCHING_NAMES = {"": "", ALONE: "single cell", STAR: "neighbourhood descriptor"}
+SINGLE, NEIGHBOURHOOD = "one cell", "with what is around it"
+"""Values in the stored lines; the page uses MATCHING_NAMES."""
+MATCHING_NAMES = {"": "", SINGLE: "single cell", NEIGHBOURHOOD: "neighbourhood descriptor"}
 NEAR_MM = 5.0
 SOURCES = 5
-"""Scans that are clicked in; each click is looked for in all other scans of the protocol."""
+"""Number of clicked scans; each click is searched in all other scans of the protocol."""
 
 Voxel = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Line:
-    """One kind of weights and one way to match: errors_mm by class, confidences in the same order."""
+    """Result of one kind of weights and one kind of matching; confidences are in the order of errors_mm."""
 
     weights: str
     matching: str
@@ -72,45 +72,45 @@ class Line:
 
 @dataclass(frozen=True)
 class Clicks:
-    """The scans of a protocol with the places of their classes; the first ones are clicked in."""
+    """The scans of a protocol with the centres of their classes; the first scans are clicked."""
 
     project: Project
-    places: dict[str, dict[str, Voxel]]
+    centres: dict[str, dict[str, Voxel]]
     """{scan: {class: voxel}}."""
 
     @property
     def pairs(self) -> list[tuple[str, str, str]]:
-        """(class, scan that is clicked in, scan that is searched)."""
-        scans = list(self.places)
+        """(class, clicked scan, searched scan)."""
+        scans = list(self.centres)
         sources = scans[:: max(1, len(scans) // SOURCES)][:SOURCES]
-        names = next(iter(self.places.values()))
+        names = next(iter(self.centres.values()))
         return [(name, one, other) for name in names for one in sources for other in scans if one != other]
 
     def error_mm(self, name: str, scan: str, voxel: Voxel) -> float:
-        """How far a voxel is from the class's place."""
-        apart = np.subtract(voxel, self.places[scan][name]) * self.project.scans[scan].geometry.spacing_mm
-        return round(float(np.linalg.norm(apart)), 2)
+        """Distance of a voxel from the centre of a class in mm."""
+        offset = np.subtract(voxel, self.centres[scan][name]) * self.project.scans[scan].geometry.spacing_mm
+        return round(float(np.linalg.norm(offset)), 2)
 
 
 def clicks_of(material: Material, dev: bool) -> Clicks:
-    """The places of all classes in the test scans, or in every tenth of the others."""
+    """The centres of all classes in the test scans, or in every tenth of the others."""
     references = dict(list(material.rest.items())[::10]) if dev else material.references
-    places = {}
+    centres = {}
     for scan_id, path in references.items():
         scan = material.project.scans[scan_id]
         labels = reference_labels(scan, path)
-        places[scan_id] = {
+        centres[scan_id] = {
             each.name: central(labels == each.id, scan.geometry.spacing_mm)
             for each in material.dataset.classes
         }
-    return Clicks(material.project, places)
+    return Clicks(material.project, centres)
 
 
 def central(inside: np.ndarray, spacing_mm: tuple[float, ...]) -> Voxel:
     """The voxel of a structure that is nearest to its centre of mass."""
     voxels = np.argwhere(inside)
-    apart = ((voxels - voxels.mean(0)) * spacing_mm) ** 2
-    z, y, x = voxels[int(apart.sum(1).argmin())].tolist()
+    squared_mm = ((voxels - voxels.mean(0)) * spacing_mm) ** 2
+    z, y, x = voxels[int(squared_mm.sum(1).argmin())].tolist()
     return z, y, x
 
 
@@ -118,12 +118,12 @@ def central(inside: np.ndarray, spacing_mm: tuple[float, ...]) -> Voxel:
 
 
 def by_position(clicks: Clicks) -> dict[str, list[float]]:
-    """The baseline that knows nothing: the click's place as a share of the scan's sides."""
+    """Errors of the trivial baseline: the same relative position in the other scan."""
     errors: dict[str, list[float]] = {}
     shapes = {scan: np.array(each.geometry.shape_zyx) for scan, each in clicks.project.scans.items()}
     for name, here, there in clicks.pairs:
-        share = (np.array(clicks.places[here][name]) + 0.5) / shapes[here]
-        z, y, x = np.minimum((share * shapes[there]).astype(int), shapes[there] - 1).tolist()
+        relative = (np.array(clicks.centres[here][name]) + 0.5) / shapes[here]
+        z, y, x = np.minimum((relative * shapes[there]).astype(int), shapes[there] - 1).tolist()
         errors.setdefault(name, []).append(clicks.error_mm(name, there, (z, y, x)))
     return errors
 
@@ -132,27 +132,27 @@ def by_features(
     clicks: Clicks, run: str, matching: str
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
     """Errors and confidences of the best match under a run's features."""
-    caches = {scan: open_features(clicks.project, scan, run) for scan in clicks.places}
+    caches = {scan: open_features(clicks.project, scan, run) for scan in clicks.centres}
     errors: dict[str, list[float]] = {}
     confidences: dict[str, list[float]] = {}
     for name, here, there in clicks.pairs:
-        start = clicks.places[here][name]
+        start = clicks.centres[here][name]
         query = Query(neighbourhood_descriptor(caches[here], start))
-        if matching == ALONE:
+        if matching == SINGLE:
             cosines = similarity(caches[there], query.centre)
             voxel = caches[there].voxel_of(np.unravel_index(int(cosines.argmax()), cosines.shape))
         else:
             match = best_match(caches[there], query)
             voxel = match.voxel_zyx
             back = forward_backward_error_mm(caches[there], voxel, caches[here], start)
-            found = LandmarkMatch(name, there, voxel, match.score, back)
-            confidences.setdefault(name, []).append(round(found.confidence, 3))
+            confidence = LandmarkMatch(name, there, voxel, match.score, back).confidence
+            confidences.setdefault(name, []).append(round(confidence, 3))
         errors.setdefault(name, []).append(clicks.error_mm(name, there, voxel))
     return errors, confidences
 
 
 def random_run(project: Project, seed: int) -> str:
-    """A run of the seed's random weights: what every pre-training here starts from."""
+    """Create a run with the random weights of a seed, from which every pre-training here starts."""
     scans = [scan.id for scan in project.scans.values() if not scan.held_out]
     from medssl.nn import devices
 
@@ -168,20 +168,20 @@ def random_run(project: Project, seed: int) -> str:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure what has no line yet."""
+    """Measure what has no result yet."""
     screen = console()
     root = options.work / "project"
     project = Project.open(root) if is_project(root) else Project.create(root)
     material = gather(project, read_dataset(options.data), lambda fraction: None)
     clicks = clicks_of(material, options.dev)
     scans = "dev" if options.dev else "test"
-    known = {(line.weights, line.matching, line.scans, line.minutes) for line in read_lines(options.out)}
+    finished = {(line.weights, line.matching, line.scans, line.minutes) for line in read_lines(options.out)}
     with stop_on_interrupt(screen) as should_stop:
         work = worker(screen, should_stop)
         for method in options.methods:
-            for matching in ("",) if method == POSITION else (ALONE, STAR):
+            for matching in ("",) if method == POSITION else (SINGLE, NEIGHBOURHOOD):
                 minutes = 0.0 if method in (POSITION, RANDOM) else options.minutes
-                if (method, matching, scans, minutes) in known:
+                if (method, matching, scans, minutes) in finished:
                     continue
                 steps, confidences = 0, {}
                 if method == POSITION:
@@ -189,7 +189,7 @@ def run(options: argparse.Namespace) -> None:
                 else:
                     chosen = weights_for(project, method, options, work)
                     steps = int(project.run(chosen).card.get("step", 0))
-                    missing = tuple(scan for scan in clicks.places if not current(project, scan, chosen))
+                    missing = tuple(scan for scan in clicks.centres if not current(project, scan, chosen))
                     if missing:
                         work(FeaturesJob(project=str(root), device="cpu", weights=chosen, scans=missing))
                     errors, confidences = by_features(clicks, chosen, matching)
@@ -200,7 +200,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def current(project: Project, scan: str, run_id: str) -> bool:
-    """Whether a scan's features are there and in order."""
+    """Whether a scan has valid features of a run."""
     from medssl.core.errors import UserError
 
     try:
@@ -211,11 +211,11 @@ def current(project: Project, scan: str, run_id: str) -> bool:
 
 
 def weights_for(project: Project, method: str, options: argparse.Namespace, work: Any) -> str:
-    """The run of a method under these minutes and this seed, trained now where there is none."""
-    wanted = (method, options.seed, None if method == RANDOM else options.minutes)
+    """The run of a method with these minutes and this seed; trained now if there is none."""
+    key = (method, options.seed, None if method == RANDOM else options.minutes)
     for each in project.runs("pretrain"):
         job = each.job
-        if (job.get("method"), job.get("seed"), job.get("minutes")) == wanted and each.checkpoint.exists():
+        if (job.get("method"), job.get("seed"), job.get("minutes")) == key and each.checkpoint.exists():
             return each.id
     if method == RANDOM:
         return random_run(project, options.seed)
@@ -226,7 +226,7 @@ def weights_for(project: Project, method: str, options: argparse.Namespace, work
 
 
 def append(path: Path, line: Line) -> None:
-    """Add a line to the file, which is written whole."""
+    """Append a line; the file is written atomically."""
     before = path.read_bytes() if path.exists() else b""
     write_whole(path, lambda file: file.write(before + (json.dumps(asdict(line)) + "\n").encode()))
 
@@ -239,7 +239,7 @@ def read_lines(path: Path) -> list[Line]:
 
 
 def row_of(line: Line) -> list[str]:
-    """Median, share within 5 mm, and the share for each class."""
+    """Median error, fraction within 5 mm, and that fraction for each class."""
     errors = np.concatenate([np.array(each) for each in line.errors_mm.values()])
     shares = [np.mean(np.array(each) <= NEAR_MM) for each in line.errors_mm.values()]
     return [
@@ -250,7 +250,7 @@ def row_of(line: Line) -> list[str]:
 
 
 def sorted_by_confidence(line: Line) -> tuple[str, str]:
-    """Share within 5 mm of the more and of the less confident half."""
+    """Fraction within 5 mm of the more and of the less confident half."""
     errors = np.concatenate([np.array(each) for each in line.errors_mm.values()])
     order = np.argsort(np.concatenate([np.array(each) for each in line.confidences.values()]))
     less, more = np.array_split(errors[order] <= NEAR_MM, 2)
@@ -278,7 +278,7 @@ def draw(options: argparse.Namespace) -> None:
         ]
         parts.append(f"## {heading}\n\n| {' | '.join(head)} |\n| --- | --- |{' ---: |' * (len(head) - 2)}\n")
         for method in METHODS:
-            for matching in ("", ALONE, STAR):
+            for matching in ("", SINGLE, NEIGHBOURHOOD):
                 line = chosen.get((method, matching))
                 if line is None:
                     continue

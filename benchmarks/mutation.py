@@ -1,17 +1,16 @@
-"""How many deliberate errors the tests find: mutation testing of methods, segmentation and inference.
+"""Mutation testing of methods, segmentation and inference: the share of deliberate errors that tests detect.
 
     pip install mutmut
     python benchmarks/mutation.py FOLDER --seed 0 --each 5
 
-mutmut makes the errors, one at a time ("mutants"), and runs the tests that reach the changed function; what
-it may change and which test files it runs is in pyproject.toml. All mutants would take days, so a few of each
-module are drawn: changed operators, numbers, conditions, keywords, dropped options. Those at which Python
-itself stumbles (None or nothing in place of an argument or a value, letters of a string) would only raise the
-share, and are not drawn.
+mutmut makes one error at a time (a "mutant") and runs the tests that reach the changed function, as set in
+pyproject.toml. All mutants would take days, so a few of each module are drawn: changed operators, numbers,
+conditions, keywords, dropped options. Mutants that make Python itself fail (None or nothing in place of a
+value, changed letters of a string) would only raise the share and are left out.
 
-FOLDER, outside of the checkout, keeps mutants and results: run again, the same command asks only for those
-that no test has caught so far, with the tests of now. It may be stopped at any time; --report then says what
-is known. docs/benchmarks/mutation.md has figures.
+FOLDER, outside of the checkout, keeps mutants and results: when it is run again, the same command tries only
+those that no test has detected so far, with the current tests. It may be stopped at any time; --report prints
+the results so far. docs/benchmarks/mutation.md has figures.
 """
 
 from __future__ import annotations
@@ -34,35 +33,35 @@ LINKS = {
     "resources": "resources",
     "pyproject.toml": "pyproject.toml",
 }
-"""What mutmut has to see in FOLDER, and what that is here: only modules under src/ keep their names there."""
+"""Links in FOLDER for mutmut, which keeps the names of modules under src/ only."""
 FIRST = "medssl.nn.methods.mae_pgl.*"
-"""Mutants of a small module: asked for first, they make mutmut write all and see which test reaches what."""
+"""Mutants of a small module: run first, so that mutmut writes all mutants and records their tests."""
 CAUGHT = {"killed", "timeout", "segfault", "suspicious"}
-"""What mutmut says of a mutant that made a test fail, hang or crash."""
+"""mutmut's states of a mutant that made a test fail, hang or crash."""
 
 
 def mutmut(folder: Path, *arguments: str) -> str:
-    """Run mutmut in the folder, with one thread and the tests in one order; returns what it printed."""
+    """Run mutmut in the folder with one thread and a fixed order of tests; returns its output."""
     variables = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     command = [str(Path(sys.executable).parent / "mutmut"), *arguments]
-    done = subprocess.run(
+    child = subprocess.run(
         command, cwd=folder, env=os.environ | variables, stdout=subprocess.PIPE, text=True, check=True
     )
-    return done.stdout
+    return child.stdout
 
 
 def results(folder: Path) -> dict[str, str]:
-    """What became of every mutant, by its name."""
+    """State of each mutant by name."""
     return dict(re.findall(r"^ +(\S+): (.+)$", mutmut(folder, "results", "--all", "true"), re.M))
 
 
 def module_of(mutant: str) -> str:
-    """nn.methods.mae of medssl.nn.methods.mae.x_draw_mask__mutmut_3."""
+    """Module of a mutant: nn.methods.mae for medssl.nn.methods.mae.x_draw_mask__mutmut_3."""
     return mutant.rpartition(".")[0].removeprefix("medssl.")
 
 
 def functions(folder: Path, module: str) -> dict[str, ast.AST]:
-    """The functions that mutmut has written for a module, originals and mutants, by their names."""
+    """All functions that mutmut has written for a module, originals and mutants, by name."""
     path = folder / "mutants" / "src" / "medssl" / module.replace(".", "/")
     source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     return {
@@ -72,8 +71,11 @@ def functions(folder: Path, module: str) -> dict[str, ast.AST]:
     }
 
 
-def signs(function: ast.AST) -> tuple[int, int, list[str]]:
-    """A function's number of Nones and of positional arguments, and its strings: drawn mutants keep these."""
+def signature(function: ast.AST) -> tuple[int, int, list[str]]:
+    """Number of Nones, number of positional arguments, and strings of a function.
+
+    Mutants are drawn from those that leave these unchanged.
+    """
     nodes = list(ast.walk(function))
     constants = [each.value for each in nodes if isinstance(each, ast.Constant)]
     return (
@@ -84,27 +86,26 @@ def signs(function: ast.AST) -> tuple[int, int, list[str]]:
 
 
 def draw(folder: Path, names: list[str], each: int, seed: int) -> list[str]:
-    """So many mutants of each module, by the seed."""
+    """Draw up to `each` mutants of each module."""
     by_module = defaultdict(list)
     for name in sorted(names):
         by_module[module_of(name)].append(name)
     drawn = []
-    for module, every in by_module.items():
-        written = functions(folder, module)
-        own = {name: signs(function) for name, function in written.items()}
-        telling = [
+    for module, mutants in by_module.items():
+        signatures = {name: signature(function) for name, function in functions(folder, module).items()}
+        eligible = [
             name
-            for name, function in ((name, name.rpartition(".")[2]) for name in every)
-            if own[function] == own[function.partition("__mutmut_")[0] + "__mutmut_orig"]
+            for name, function in ((name, name.rpartition(".")[2]) for name in mutants)
+            if signatures[function] == signatures[function.partition("__mutmut_")[0] + "__mutmut_orig"]
         ]
-        drawn += random.Random(seed).sample(telling, min(each, len(telling)))
+        drawn += random.Random(seed).sample(eligible, min(each, len(eligible)))
     return drawn
 
 
-def table(known: dict[str, str]) -> str:
-    """A row a module in Markdown: how many mutants were tried, and how many of them the tests caught."""
+def table(states: dict[str, str]) -> str:
+    """Markdown table with a row for each module: number of mutants, number and share of detected ones."""
     rows: dict[str, list[bool]] = defaultdict(list)
-    for name, status in known.items():
+    for name, status in states.items():
         for row in (module_of(name), "all"):
             rows[row].append(status in CAUGHT)
     lines = ["| module | mutants | caught | share |", "| --- | --- | --- | --- |"]
@@ -114,26 +115,27 @@ def table(known: dict[str, str]) -> str:
 
 
 def main() -> None:
+    """Run the drawn mutants and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--each", type=int, default=5, help="mutants of each module")
-    parser.add_argument("--report", action="store_true", help="say what is known so far, and run nothing")
-    chosen = parser.parse_args()
-    folder: Path = chosen.folder
+    parser.add_argument("--report", action="store_true", help="print the results so far and run nothing")
+    options = parser.parse_args()
+    folder: Path = options.folder
     folder.mkdir(parents=True, exist_ok=True)
-    for name, here in LINKS.items():
+    for name, target in LINKS.items():
         if not (folder / name).exists():
-            (folder / name).symlink_to(ROOT / here)
+            (folder / name).symlink_to(ROOT / target)
     if not (folder / "mutants" / "mutmut-stats.json").exists():
         mutmut(folder, "run", "--max-children", "1", FIRST)
-    known = results(folder)
-    names = draw(folder, list(known), chosen.each, chosen.seed)
-    left = [name for name in names if known[name] not in CAUGHT]
-    if left and not chosen.report:
-        mutmut(folder, "run", "--max-children", "1", *left)
-        known = results(folder)
-    tried = {name: known[name] for name in names if known[name] != "not checked"}
+    states = results(folder)
+    names = draw(folder, list(states), options.each, options.seed)
+    remaining = [name for name in names if states[name] not in CAUGHT]
+    if remaining and not options.report:
+        mutmut(folder, "run", "--max-children", "1", *remaining)
+        states = results(folder)
+    tried = {name: states[name] for name in names if states[name] != "not checked"}
     print(table(tried))
     print("\nNot caught:", *(name for name in tried if tried[name] not in CAUGHT), sep="\n")
 

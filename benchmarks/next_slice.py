@@ -47,51 +47,59 @@ ARMS = {
     "spread": "evenly spaced, on as many scans",
     "even": "evenly spaced, on two scans",
 }
-"""In the order of running: how many scans `spread` gets is known once `suggested` is done."""
+"""In order of execution: `spread` uses as many scans as `suggested` did."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What all cells of a table share."""
+    """Settings that all cells of a table share."""
 
     slices: int = 10
     start: int = 4
     """Evenly spaced slices before the first suggestion."""
     rounds: int = 2
-    """How often slices are suggested; they share what is left of `slices`."""
+    """Number of rounds of suggestions; they share the rest of `slices`."""
     round_share: float = 0.15
-    """Of the training time on all slices, what the fine-tuning of one round takes on top."""
+    """Additional time of the fine-tuning of a round, as a fraction of that of the final training."""
     minutes: float = 8.0
     device: str = "auto"
     judge: str = "test"
 
     @property
     def settings(self) -> Settings:
-        """As the study knows them."""
+        """The settings of medssl.benchmarking.protocol."""
         return Settings(self.slices, self.minutes, self.device, self.judge)  # type: ignore[arg-type]
 
-    def portions(self) -> list[int]:
-        """How many slices each round suggests."""
-        left = self.slices - self.start
-        return [left // self.rounds + (number < left % self.rounds) for number in range(self.rounds)]
+    def slices_per_round(self) -> list[int]:
+        """Number of slices that each round suggests."""
+        rest = self.slices - self.start
+        return [rest // self.rounds + (number < rest % self.rounds) for number in range(self.rounds)]
 
 
 def run_cell(material: Material, arm: str, seed: int, protocol: Protocol, scans: int, work: Work) -> Cell:
-    """One arm under one seed. scans: on how many `spread` paints."""
-    given = protocol.settings
+    """Run one arm with one seed.
+
+    Args:
+        material: The data set.
+        arm: A key of ARMS.
+        seed: Draws the scans.
+        protocol: The settings.
+        scans: Number of scans on which `spread` annotates.
+        work: Runs a job.
+    """
     if arm == "suggested":
         return _suggested(material, seed, protocol, work)
-    assignment = assign(material, RANDOM, seed, given)
+    assignment = assign(material, RANDOM, seed, protocol.settings)
     if arm == "spread":
-        free = [scan for scan in material.rest if scan not in assignment.judged]
-        drawn = np.random.default_rng(seed).permutation(len(free))[:scans]
-        painted = spread(material, [free[number] for number in drawn], protocol.slices)
-        assignment = _painted(assignment, painted)
+        available = [scan for scan in material.rest if scan not in assignment.judged]
+        drawn = np.random.default_rng(seed).permutation(len(available))[:scans]
+        slices = spread(material, [available[number] for number in drawn], protocol.slices)
+        assignment = _annotated(assignment, slices)
     return _line(arm, protocol, experiment.judge(assignment, experiment.train(assignment, work)), {})
 
 
 def spread(material: Material, scans: Sequence[str], slices: int) -> dict[str, list[int]]:
-    """{scan: slices}: each scan in turn gets the next depth, evenly through its own structure."""
+    """{scan: slices}, evenly spaced through the structure; the scans take turns."""
     chosen: dict[str, list[int]] = {scan: [] for scan in scans}
     for number in range(slices):
         scan = scans[number % len(scans)]
@@ -101,20 +109,20 @@ def spread(material: Material, scans: Sequence[str], slices: int) -> dict[str, l
 
 
 def _suggested(material: Material, seed: int, protocol: Protocol, work: Work) -> Cell:
-    """Paint a few slices, then those that short fine-tunings suggest; train anew on all at the end."""
+    """Annotate a few slices, then those that short fine-tunings suggest; finally train on all of them."""
     assignment = assign(material, RANDOM, seed, replace(protocol.settings, slices=protocol.start))
     common: dict[str, Any] = {"project": str(material.project.root), "seed": seed, "device": protocol.device}
     seconds: dict[str, float] = {}
     runs: dict[str, str] = {}
     reasons: list[str] = []
-    for number, count in enumerate(protocol.portions(), 1):
+    for number, count in enumerate(protocol.slices_per_round(), 1):
         trained = work(FinetuneJob(**common, minutes=protocol.minutes * protocol.round_share))
         runs[f"round {number}"] = trained["run"]
         seconds[f"round {number}"] = trained["seconds"]
         begin = time.monotonic()
         suggested = work(SuggestJob(**common, count=count, weights=trained["run"]))["suggestions"]
         seconds["suggesting"] = seconds.get("suggesting", 0.0) + time.monotonic() - begin
-        assignment = _painted(assignment, _with(assignment.annotated, suggested))
+        assignment = _annotated(assignment, _with(assignment.annotated, suggested))
         reasons += [each["reason"] for each in suggested]
     last = replace(assignment, settings=protocol.settings)
     outcome = experiment.train(last, work)
@@ -122,31 +130,35 @@ def _suggested(material: Material, seed: int, protocol: Protocol, work: Work) ->
     return _line("suggested", protocol, experiment.judge(last, outcome), {"reasons": reasons})
 
 
-def _with(painted: dict[str, list[int]], suggested: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
-    """The painted slices and the suggested ones.
+def _with(annotated: dict[str, list[int]], suggested: Sequence[dict[str, Any]]) -> dict[str, list[int]]:
+    """The annotated and the suggested slices.
 
-    Raises UserError ("wrong-axis") for a slice that the protocol's annotator does not paint.
+    Raises:
+        UserError: "wrong-axis" for a slice that is not axial.
     """
-    result = {scan: list(indices) for scan, indices in painted.items()}
+    result = {scan: list(indices) for scan, indices in annotated.items()}
     for each in suggested:
         if each["axis"] != 0:
-            raise UserError("Only axial slices are painted here, another was suggested.", code="wrong-axis")
+            raise UserError(
+                "A slice that is not axial was suggested; use scans with thick axial slices.",
+                code="wrong-axis",
+            )
         result.setdefault(each["scan"], []).append(each["index"])
     return {scan: sorted(set(indices)) for scan, indices in result.items()}
 
 
-def _painted(assignment: Assignment, painted: dict[str, list[int]]) -> Assignment:
-    """The assignment with these slices, and no others, painted in the project."""
+def _annotated(assignment: Assignment, slices: dict[str, list[int]]) -> Assignment:
+    """The assignment with exactly these slices annotated in the project."""
     material = assignment.material
-    for scan in {*assignment.annotated, *painted}:
-        annotation = annotate(_labels(material, scan), painted.get(scan, []))
+    for scan in {*assignment.annotated, *slices}:
+        annotation = annotate(_labels(material, scan), slices.get(scan, []))
         material.project.save_annotation(scan, annotation)
-    return replace(assignment, annotated=painted)
+    return replace(assignment, annotated=slices)
 
 
 def _labels(material: Material, scan: str) -> np.ndarray:
     if scan not in material.rest:
-        raise UserError(f"{scan} has no reference labels to paint from; use labelled scans.", code="missing")
+        raise UserError(f"{scan} has no reference labels; use labelled scans.", code="missing")
     return reference_labels(material.project.scans[scan], material.rest[scan])
 
 
@@ -158,15 +170,15 @@ def _line(arm: str, protocol: Protocol, cell: Cell, notes: dict[str, Any]) -> Ce
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run what has no line yet. A cell that fails gets a line that says why, and the others go on."""
+    """Run the cells without a result; a failure is recorded with its reason, and the next cell is run."""
     protocol = protocol_of(options)
     screen = console()
-    wanted = [(arm, seed) for seed in map(int, options.seeds.split(",")) for arm in ARMS]
+    cells = [(arm, seed) for seed in map(int, options.seeds.split(",")) for arm in ARMS]
     with stop_on_interrupt(screen) as should_stop:
         work = worker(screen, should_stop)
         with Drawing(screen) as drawing:
             material = open_dataset(options.data, options.dataset, options.work, drawing.emit)
-        for arm, seed in wanted:
+        for arm, seed in cells:
             if _finished(options, arm, seed, protocol) is not None:
                 continue
             screen.print(f"\n[bold]{options.dataset}, {ARMS[arm]}, seed {seed}")
@@ -183,7 +195,7 @@ def run(options: argparse.Namespace) -> None:
 def attempt(
     material: Material, arm: str, seed: int, protocol: Protocol, options: argparse.Namespace, work: Work
 ) -> Cell | Failure:
-    """One cell: its result, or why there is none."""
+    """Run one cell; returns its result, or the reason of its failure."""
     try:
         suggested = _finished(options, "suggested", seed, protocol)
         if arm == "spread" and suggested is None:
@@ -192,7 +204,7 @@ def attempt(
         return run_cell(material, arm, seed, protocol, scans, work)
     except (Stopped, KeyboardInterrupt):
         raise
-    except Exception as error:  # one cell's defect must not cost the others' night
+    except Exception as error:  # a defect of one cell must not end the grid
         return Failure.of(material.dataset.name, arm, seed, asdict(protocol), error)
 
 
@@ -201,25 +213,25 @@ def _finished(options: argparse.Namespace, arm: str, seed: int, protocol: Protoc
 
 
 def draw(lines: Path, page: Path) -> str:
-    """Write the table of all finished cells, one table for each protocol; returns the page."""
-    known = results_log.read_cells(lines)
+    """Write the page, with one table for each protocol; returns its text."""
+    finished = results_log.read_cells(lines)
     protocol = (__doc__ or "").split("\n\n")[2:4]
     parts = ["# Suggested slices against evenly spaced ones", *protocol]
     settings: list[tuple[str, dict[str, Any]]] = []
-    for cell in known:
+    for cell in finished:
         if (cell.dataset, cell.settings) not in settings:
             settings.append((cell.dataset, cell.settings))
     for dataset, given in settings:
-        here = [cell for cell in known if (cell.dataset, cell.settings) == (dataset, given)]
-        parts.append(_table(dataset, given, here))
+        cells = [cell for cell in finished if (cell.dataset, cell.settings) == (dataset, given)]
+        parts.append(_table(dataset, given, cells))
     text = "\n\n".join(parts) + "\n"
     write_whole(page, lambda file: file.write(text.encode()))
     return text
 
 
-def _table(dataset: str, given: dict[str, Any], here: Sequence[Cell]) -> str:
-    """Newest cell of each arm and seed."""
-    newest = list({(cell.method, cell.seed): cell for cell in here}.values())
+def _table(dataset: str, given: dict[str, Any], cells: Sequence[Cell]) -> str:
+    """Table of the newest cell of each arm and seed."""
+    newest = list({(cell.method, cell.seed): cell for cell in cells}.values())
     newest.sort(key=lambda cell: (list(ARMS).index(cell.method), cell.seed))
     classes = list(newest[0].dice_of_class)
     lines = [
@@ -228,15 +240,15 @@ def _table(dataset: str, given: dict[str, Any], here: Sequence[Cell]) -> str:
         "",
         f"Suggestions begin with {given['start']} slices and come in {given['rounds']} rounds, each after "
         f"{given['round_share'] * given['minutes'] * 60:.0f} s of fine-tuning on top.\n",
-        f"| slices | seeds | Dice | of each seed | scans painted | {' | '.join(classes)} | s to suggest |",
+        f"| slices | seeds | Dice | of each seed | scans annotated | {' | '.join(classes)} | s to suggest |",
         f"| --- | --- | ---: | --- | ---: | {' | '.join('---:' for _ in classes)} | ---: |",
     ]
     for row in results_log.rows(newest):
-        of_it = [cell for cell in newest if cell.method == row.method]
-        scans = sum(len(cell.annotated) for cell in of_it) / len(of_it)
+        of_arm = [cell for cell in newest if cell.method == row.method]
+        scans = sum(len(cell.annotated) for cell in of_arm) / len(of_arm)
         of_class = " | ".join(_number(row.dice_of_class[name]) for name in classes)
-        seconds = sum(cell.seconds.get("suggesting", 0.0) for cell in of_it) / len(of_it)
-        dice = [cell.dice for cell in of_it]
+        seconds = sum(cell.seconds.get("suggesting", 0.0) for cell in of_arm) / len(of_arm)
+        dice = [cell.dice for cell in of_arm]
         each = " / ".join(map(_number, dice))
         lines.append(
             f"| {ARMS[row.method]} | {', '.join(map(str, row.seeds))} | {spread_of(dice, 3)} | {each} | "
@@ -250,25 +262,26 @@ def _number(value: float | None) -> str:
 
 
 def protocol_of(options: argparse.Namespace) -> Protocol:
-    """What the command line asks for.
+    """The settings of a command line.
 
-    Raises UserError ("bad-setting", "no-dataset", "no-device").
+    Raises:
+        UserError: "bad-setting", "no-dataset", "no-device".
     """
     from medssl.nn import devices
 
     if options.dataset not in DATASETS:
         raise UserError(
-            f"There is no data set {options.dataset!r} here; choose of {', '.join(DATASETS)}.",
+            f"Unknown data set {options.dataset!r}; choose from {', '.join(DATASETS)}.",
             code="no-dataset",
         )
     if not 0 < options.start < options.slices or not 1 <= options.rounds <= options.slices - options.start:
         raise UserError(
-            f"{options.start} slices to begin with and {options.rounds} rounds do not make {options.slices}; "
-            "leave every round a slice.",
+            f"{options.start} slices at first and {options.rounds} rounds do not fit into {options.slices} "
+            "slices; each round needs at least one.",
             code="bad-setting",
         )
     if options.round_share <= 0:
-        raise UserError("A round needs some training; make --round-share larger.", code="bad-setting")
+        raise UserError("--round-share must be positive.", code="bad-setting")
     return Protocol(
         options.slices, options.start, options.rounds, options.round_share, options.minutes,
         devices.choose(options.device).type, options.judge,
@@ -276,8 +289,8 @@ def protocol_of(options: argparse.Namespace) -> Protocol:
 
 
 def arguments() -> argparse.ArgumentParser:
-    """What the command line takes."""
-    usual = Protocol()
+    """The parser of the command line."""
+    defaults = Protocol()
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -289,14 +302,19 @@ def arguments() -> argparse.ArgumentParser:
     add("--data", type=Path, default=data, help="folder of data sets")
     add("--dataset", default="hippocampus", help=f"of {', '.join(DATASETS)}")
     add("--seeds", default="0,1,2")
-    add("--slices", type=int, default=usual.slices, help="painted slices in all")
-    add("--start", type=int, default=usual.start, help="of these, before the first suggestion")
-    add("--rounds", type=int, default=usual.rounds, help="how often slices are suggested")
-    add("--round-share", type=float, default=usual.round_share, help="of the time, a round's training on top")
-    add("--minutes", type=float, default=usual.minutes, help="training time on all slices")
+    add("--slices", type=int, default=defaults.slices, help="total number of annotated slices")
+    add("--start", type=int, default=defaults.start, help="number of slices before the first suggestion")
+    add("--rounds", type=int, default=defaults.rounds, help="number of rounds of suggestions")
+    add(
+        "--round-share",
+        type=float,
+        default=defaults.round_share,
+        help="additional training of a round, a fraction",
+    )
+    add("--minutes", type=float, default=defaults.minutes, help="training time on all slices")
     others = "validation: on scans that are neither test scans nor annotated, to choose settings"
-    add("--judge", choices=("test", "validation"), default=usual.judge, help=others)
-    add("--device", default=usual.device)
+    add("--judge", choices=("test", "validation"), default=defaults.judge, help=others)
+    add("--device", default=defaults.device)
     add("--out", type=Path, default=LINES, help="file of JSON lines")
     add("--work", type=Path, required=True, help="scratch folder for the project")
     drawer = commands.add_parser("draw", help="make the table")

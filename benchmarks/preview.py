@@ -1,9 +1,9 @@
-"""How long from the end of a stroke to its outlines on the screen: python benchmarks/preview.py
+"""Time from the end of a stroke to updated outlines on the screen: python benchmarks/preview.py
 
-Opens a real window (under Xvfb: xvfb-run -a -s "-screen 0 1400x1000x24" python benchmarks/preview.py) on a
-made-up scan of 256 x 256 x 128 voxels with features on the grid and of the width that the engine would use,
-and paints strokes with mouse events. The clock runs from the release of the button to the first frame that
-shows outlines which know of the stroke. --train does the same while the engine pre-trains on the scan.
+Opens a window (under Xvfb: xvfb-run -a -s "-screen 0 1400x1000x24" python benchmarks/preview.py) on a
+synthetic scan of 256 x 256 x 128 voxels, with features of the engine's grid and width, and paints strokes by
+mouse events. Measured is the time from the release of the button to the first frame whose outlines include
+the stroke. --train does this while the engine pre-trains on the scan.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ BALL = (60, 120, 120, 45)
 
 
 def make_project(folder: Path) -> Project:
-    """A noisy ball in a noisy box, and features that tell them apart, as noisily."""
+    """Create a project with a noisy ball in a noisy box, and noisy features that separate the two."""
     random = np.random.default_rng(0)
-    place = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij", sparse=False), -1).astype(np.float32)
-    inside = np.linalg.norm(place - BALL[:3], axis=-1) < BALL[3]
+    grid = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij", sparse=False), -1).astype(np.float32)
+    inside = np.linalg.norm(grid - BALL[:3], axis=-1) < BALL[3]
     image = (inside * 100 + random.normal(0, 40, SHAPE)).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(image.transpose(2, 1, 0), np.eye(4)), folder / "scan.nii.gz")
     project = Project.create(folder / "project", [LabelClass(1, "One", "#ff6f61")])
@@ -55,66 +55,67 @@ def make_project(folder: Path) -> Project:
 
 
 class Clock:
-    """Notes when a frame was shown that has the newest outlines."""
+    """Measures when the newest outlines were computed and shown."""
 
     def __init__(self, user: UserSimulation) -> None:
         self.canvas = user.canvas
-        self.released = self.known = self.shown = 0.0
+        self.released = self.computed = self.shown = 0.0
         user.dock.preview.preview.drawn.connect(self._on_drawn)
         user.canvas.frameSwapped.connect(self._on_frame)
 
     def start(self) -> None:
-        """The button was released just now."""
-        self.released, self.known, self.shown = time.perf_counter(), 0.0, 0.0
+        """Start the clock: the button was released."""
+        self.released, self.computed, self.shown = time.perf_counter(), 0.0, 0.0
 
     def _on_drawn(self) -> None:
-        self.known = self.known or time.perf_counter()
-        self.canvas.update()  # outlines that were there before the release need no frame of their own
+        self.computed = self.computed or time.perf_counter()
+        self.canvas.update()  # unchanged outlines would not cause a frame
 
     def _on_frame(self) -> None:
-        if self.known and not self.shown:
+        if self.computed and not self.shown:
             self.shown = time.perf_counter()
 
 
 def stroke_times(user: UserSimulation, strokes: int, seed: int) -> np.ndarray:
-    """Milliseconds (strokes, 2) to the answer and to its frame, in three orientations.
+    """Milliseconds (strokes, 2) until the outlines are computed and until they are shown.
 
-    Another seed for each call: a stroke where all is painted already changes nothing, and has no answer.
+    The strokes are distributed over three orientations. Use another seed for each call: a stroke where
+    everything is painted already changes nothing.
     """
-    desk, preview, clock = user.dock.workspace, user.dock.preview.preview, Clock(user)
+    workspace, preview, clock = user.dock.workspace, user.dock.preview.preview, Clock(user)
     random, times = np.random.default_rng(seed), []
     for number in range(strokes):
         axis = number * 3 // strokes
         if number % 3 == 0:
-            desk.go_to(axis, int(random.integers(BALL[axis] - 25, BALL[axis] + 25)))
+            workspace.go_to(axis, int(random.integers(BALL[axis] - 25, BALL[axis] + 25)))
             settle(preview)
         label = 255 if number % 2 else 1
-        desk.paint(label)
+        workspace.paint(label)
         start = np.array(BALL[:3]) + random.integers(-20, 20, 3) + (48 if label == 255 else 0)
         start = np.minimum(start, np.array(SHAPE) - 20)
-        start[axis] = desk.slice_on_screen()[1]
+        start[axis] = workspace.slice_on_screen()[1]
         end = start + 12
         end[axis] = start[axis]
-        user.drag(desk.annotation_layer, start, end)
+        user.drag(workspace.annotation_layer, start, end)
         clock.start()
         wait_until(lambda: clock.shown, 60, f"the outlines ({preview.missing})")
-        times.append((clock.known - clock.released, clock.shown - clock.released))
+        times.append((clock.computed - clock.released, clock.shown - clock.released))
         settle(preview)
     return 1e3 * np.array(times)
 
 
 def settle(preview: InstantPreview) -> None:
-    """Wait until nothing more is computed, as a person does who looks before painting on."""
+    """Wait until nothing is being computed."""
     QTest.qWait(120)
     wait_until(lambda: preview._worker is None, 60, "the thread")
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Run the benchmark and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--strokes", type=int, default=60)
     parser.add_argument("--train", action="store_true", help="while the engine pre-trains")
-    parser.add_argument("--shot", help="keep a picture of the window at the end")
+    parser.add_argument("--shot", help="save a screenshot of the window at the end")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         project = make_project(Path(folder))
@@ -131,14 +132,14 @@ def main() -> None:
         assert dock.preview.preview.on
         columns = np.arange(30)
         for label, row in ((1, 120), (255, 20)):
-            places = (np.full(30, BALL[0]), np.full(30, row), columns + 100)
-            dock.workspace.annotation_layer.data_setitem(places, label)
+            voxels = (np.full(30, BALL[0]), np.full(30, row), columns + 100)
+            dock.workspace.annotation_layer.data_setitem(voxels, label)
         settle(dock.preview.preview)
         session = dock.session
         if options.train:
             dock.jobs.start(pretrain_job(session, "pgl", "quick", 30))
             wait_until(lambda: session.job.step > 2 or not session.job.running, 300, "the first steps")
-        stroke_times(user, 3, seed=0)  # the first ones load what later ones have
+        stroke_times(user, 3, seed=0)  # the first strokes load modules
         times = stroke_times(user, options.strokes, seed=1)
         assert not options.train or session.job.running, "the training ended too early"
         if options.shot:
@@ -147,11 +148,11 @@ def main() -> None:
             dock.jobs.stop()
             wait_until(lambda: not session.job.running, 120, "the end of the training")
         viewer.close()
-    what = "while the engine trains" if options.train else "alone"
-    table = Table(title=f"From the end of a stroke, {options.strokes} strokes, {what}, milliseconds")
+    condition = "while the engine trains" if options.train else "without training"
+    table = Table(title=f"Milliseconds after the end of a stroke, {options.strokes} strokes, {condition}")
     for name in ("", "median", "95th percentile", "slowest", "goal for the 95th"):
         table.add_column(name, justify="right")
-    for name, column in (("outlines known", times[:, 0]), ("on the screen", times[:, 1])):
+    for name, column in (("outlines computed", times[:, 0]), ("on the screen", times[:, 1])):
         numbers = [f"{value:.0f}" for value in (np.median(column), np.percentile(column, 95), column.max())]
         table.add_row(name, *numbers, "300" if options.train else "150")
     Console().print(table)

@@ -1,7 +1,7 @@
-"""Make a finished training on shapes the weights that ship: python benchmarks/ship_weights.py PROJECT RUN
+"""Turn a finished training on shapes into the shipped weights: python benchmarks/ship_weights.py PROJECT RUN
 
-Writes resources/weights/shapes.safetensors (the moving average of the weights and the heads, no optimizer)
-and shapes.json (its card: command, seed, steps, machine, commit, SHA-256).
+Writes resources/weights/shapes.safetensors (moving average of the weights, and the heads; no optimizer state)
+and shapes.json (the card: command, seed, steps, machine, commit, SHA-256).
 """
 
 from __future__ import annotations
@@ -24,62 +24,73 @@ from medssl.nn.models import checkpoint
 def ship(
     project: Path, run_id: str, folder: Path, note: str = "", commit: str | None = None
 ) -> dict[str, Any]:
-    """Write weights and card of that run into `folder`; returns the card."""
-    tensors, made = checkpoint.load(Project.open(project).run(run_id).checkpoint, under="modules.")
-    # The moving average is what others start from; the heads serve a method that goes on with the same task.
+    """Write the weights and the card of a run.
+
+    Args:
+        project: The project.
+        run_id: Id of the run.
+        folder: Output folder.
+        note: A remark for the card.
+        commit: Commit that trained the weights; by default that of this checkout.
+
+    Returns:
+        The card.
+    """
+    tensors, run_card = checkpoint.load(Project.open(project).run(run_id).checkpoint, under="modules.")
+    # Others start from the moving average; the heads are for a method that continues the same task.
     tensors = {name: each for name, each in tensors.items() if not name.startswith("modules.network.")}
-    job = {**made["job"], "project": f"medssl-{SHAPES}"}
+    job = {**run_card["job"], "project": f"medssl-{SHAPES}"}
     length = f"--steps {job['steps']}" if job["steps"] else f"--minutes {job['minutes']:g}"
-    asked = {
+    texts = {
         name: value if isinstance(value, str) else json.dumps(value)
         for name, value in job["settings"].items()
     }
-    settings = "".join(f" --set {shlex.quote(f'{name}={value}')}" for name, value in asked.items())
-    went_on = f" --weights {SHAPES}" if job["weights"] == SHAPES else ""
-    options = length + went_on + settings
-    made_on = surroundings(job["device"])
-    known = {
-        "kind": made["kind"],
-        "method": made["method"],
-        "plan": made["plan"],
+    settings = "".join(f" --set {shlex.quote(f'{name}={value}')}" for name, value in texts.items())
+    continued = f" --weights {SHAPES}" if job["weights"] == SHAPES else ""
+    options = length + continued + settings
+    machine = surroundings(job["device"])
+    shipped_card = {
+        "kind": run_card["kind"],
+        "method": run_card["method"],
+        "plan": run_card["plan"],
         "job": job,
         "scans": [],
-        "step": made["step"],
-        "elapsed_s": round(made["elapsed_s"]),
-        "command": f"medssl pretrain --method {made['method']} --seed {job['seed']} {options}",
-        **({"went_on_from": before()} if went_on else {}),
-        "machine": {**made_on, "commit": commit or made_on["commit"]},
+        "step": run_card["step"],
+        "elapsed_s": round(run_card["elapsed_s"]),
+        "command": f"medssl pretrain --method {run_card['method']} --seed {job['seed']} {options}",
+        **({"went_on_from": provenance()} if continued else {}),
+        "machine": {**machine, "commit": commit or machine["commit"]},
         "date": datetime.now(UTC).date().isoformat(),
         "note": note,
     }
     path = folder / f"{SHAPES}.safetensors"
-    body = checkpoint.as_bytes(tensors, known)
-    write_whole(path, lambda file: file.write(body))
-    write_json(path.with_suffix(".json"), {**known, "sha256": sha256_of(path)})
-    return known
+    content = checkpoint.as_bytes(tensors, shipped_card)
+    write_whole(path, lambda file: file.write(content))
+    write_json(path.with_suffix(".json"), {**shipped_card, "sha256": sha256_of(path)})
+    return shipped_card
 
 
-def before() -> dict[str, Any]:
-    """Of the weights that ship so far: what made them, so that the whole way can be gone again."""
-    known = card()
+def provenance() -> dict[str, Any]:
+    """How the weights that ship now were made, so that all trainings can be reproduced."""
+    current = card()
     names = ("command", "step", "elapsed_s", "date", "sha256", "went_on_from")
-    commit = known.get("machine", {}).get("commit")
-    return {**{name: known[name] for name in names if name in known}, "commit": commit}
+    commit = current.get("machine", {}).get("commit")
+    return {**{name: current[name] for name in names if name in current}, "commit": commit}
 
 
 def main() -> None:
-    """Read the command line and write the files."""
+    """Write the files."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("project", type=Path)
     parser.add_argument("run")
-    parser.add_argument("--note", default="", help="what else a reader should know of these weights")
+    parser.add_argument("--note", default="", help="a remark for the card")
     parser.add_argument(
-        "--commit", help="the commit that trained them, where it is not the one of this checkout"
+        "--commit", help="commit that trained the weights, if it is not that of this checkout"
     )
-    given = parser.parse_args()
-    ship(given.project, given.run, resources() / "weights", given.note, given.commit)
+    options = parser.parse_args()
+    ship(options.project, options.run, resources() / "weights", options.note, options.commit)
 
 
 if __name__ == "__main__":

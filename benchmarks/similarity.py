@@ -1,8 +1,8 @@
-"""How long a click on cached features takes: python benchmarks/similarity.py
+"""Time of a click on cached features: python benchmarks/similarity.py
 
-Writes features of ten scans of 256 x 256 x 128 voxels as `medssl features` would (grid and width are the
-engine's), then clicks on random voxels: the map of the slice shown, of the whole scan, and what a click in
-the viewer does, which is a map of the scan on the screen and the best match in all ten.
+Writes features of ten scans of 256 x 256 x 128 voxels with the grid and the width of `medssl features`, then
+clicks random voxels. Measured are the map of one slice, the map of the whole scan, and a click in the viewer:
+the map of the scan on the screen and the best match in all ten.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def milliseconds(work: Callable[[], object]) -> float:
 
 
 def make_project(folder: Path, scans: int) -> tuple[Project, str]:
-    """Scans that differ in their first voxel alone, with random features; the run that these are of."""
+    """A project of scans that differ in one voxel only, with random features, and the features' run."""
     random = np.random.default_rng(0)
     project = Project.create(folder / "project")
     run = project.new_run("pretrain", {}, "pgl")
@@ -64,7 +64,7 @@ def make_project(folder: Path, scans: int) -> tuple[Project, str]:
 
 
 def click(project: Project, run: str, scan: str, voxel: tuple[int, int, int]) -> None:
-    """What the viewer's thread for clicks does."""
+    """Run what the viewer's thread runs after a click."""
     query = query_of(project, run, [Point(scan, voxel)])
     similarity(open_features(project, scan, run), query.centre)
     matches = list(search(project, run, query, project.scans))
@@ -72,7 +72,7 @@ def click(project: Project, run: str, scan: str, voxel: tuple[int, int, int]) ->
 
 
 def main() -> None:
-    """Measure and print a table."""
+    """Run the benchmark and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clicks", type=int, default=30)
     parser.add_argument("--scans", type=int, default=10)

@@ -46,44 +46,44 @@ CPU = torch.device("cpu")
 Pairs = Iterator[tuple[CropBatch, CropBatch]]
 
 
-class Fed(Pretraining):
-    """PGL whose pairs of views come from somewhere else."""
+class FedPretraining(Pretraining):
+    """PGL with pairs of views from an iterator."""
 
     def __init__(self, method: PGL, pool: DeviceDataset) -> None:
         super().__init__(method, pool)
         self.pairs: Pairs = iter(())
 
     def loss(self, generator: torch.Generator, fraction: float) -> tuple[Tensor, dict[str, Tensor]]:
-        with torch.autocast("cpu", enabled=False):  # nobody cuts images in half precision
+        with torch.autocast("cpu", enabled=False):  # images are cropped in full precision
             first, second = next(self.pairs)
         return self.method.compare(first, second)
 
 
-def own(method: PGL, pool: DeviceDataset) -> Pairs:
-    """Pairs as a pre-training makes them."""
+def program_views(method: PGL, pool: DeviceDataset) -> Pairs:
+    """Pairs as in a pre-training."""
     generator = torch.Generator().manual_seed(1)
     while True:
         yield method.views(pool, generator)
 
 
 class TwoViews:
-    """The same random transforms twice, each time with other draws."""
+    """Applies a random transform twice."""
 
-    def __init__(self, one: Callable[[Tensor], Tensor]) -> None:
-        self.one = one
+    def __init__(self, transform: Callable[[Tensor], Tensor]) -> None:
+        self.transform = transform
 
     def __call__(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        return self.one(image), self.one(image)
+        return self.transform(image), self.transform(image)
 
 
 def transforms_of(method: PGL, pool: DeviceDataset) -> TwoViews:
-    """PGL's views in MONAI's words: crop the largest box, zoom within it, flip, change grey values."""
+    """PGL's views as MONAI transforms: crop the largest box, zoom within it, flip, change grey values."""
     plan, zoom = method.plan, method.settings.zoom
     size = view_size(pool, plan, zoom[1])
     in_plane = size[3 - plan.dims :]
     box = (size[0], *(round(length * zoom[1]) for length in size[1:]))
-    least = zoom[0] / zoom[1] - 1  # affine scales are relative to the box that was cut
-    scales = [(least, 0.0), (least, 0.0)] if plan.dims == 2 else [(0.0, 0.0), (least, 0.0), (least, 0.0)]
+    smallest = (zoom[0] / zoom[1] - 1, 0.0)  # affine scales are relative to the cropped box
+    scales = [smallest, smallest] if plan.dims == 2 else [(0.0, 0.0), smallest, smallest]
     steps: list[Any] = [transforms.RandSpatialCrop(box, random_size=False)]
     if plan.dims == 2:
         steps.append(transforms.SqueezeDim(dim=0))
@@ -100,8 +100,10 @@ def transforms_of(method: PGL, pool: DeviceDataset) -> TwoViews:
     return TwoViews(transforms.Compose(steps))
 
 
-def lent(method: PGL, pool: DeviceDataset, ready: list[tuple[CropBatch, CropBatch]], workers: int) -> Pairs:
-    """Endless pairs from MONAI's loader, on the places of ready views."""
+def monai_views(
+    method: PGL, pool: DeviceDataset, precomputed: list[tuple[CropBatch, CropBatch]], workers: int
+) -> Pairs:
+    """Endless pairs from MONAI's loader, with the positions of precomputed views."""
     batch = method.plan.batch
     images = [image[None] for image in pool.images] * (1 + 4 * batch // len(pool))
     with warnings.catch_warnings():
@@ -115,17 +117,17 @@ def lent(method: PGL, pool: DeviceDataset, ready: list[tuple[CropBatch, CropBatc
         num_workers=workers,
         persistent_workers=workers > 0,
     )
-    places = itertools.cycle(ready)
+    positions = itertools.cycle(precomputed)
     while True:
         for one, two in loader:
-            first, second = next(places)
+            first, second = next(positions)
             yield replace(first, image=one), replace(second, image=two)
 
 
 class Stopwatch:
-    """Takes steps on pairs and keeps how many milliseconds each took."""
+    """Runs training steps and records their milliseconds."""
 
-    def __init__(self, task: Fed, precision: str) -> None:
+    def __init__(self, task: FedPretraining, precision: str) -> None:
         self.task, self.settings = task, LoopSettings(precision=precision)
         self.optimizer = make_optimizer(task.modules, task.parameter_groups(), 1e-3, 1e-2)
         self.generator = torch.Generator()
@@ -144,7 +146,7 @@ GOALS = (
     "MONAI gets plain tensors (no tracked metadata) from cached scans and does not report the positions of "
     "crops."
 )
-READY, OWN, NO_WORKERS, WORKERS = (
+PRECOMPUTED, OWN, NO_WORKERS, WORKERS = (
     "precomputed tensors",
     "this program's views",
     "MONAI, no workers",
@@ -153,29 +155,29 @@ READY, OWN, NO_WORKERS, WORKERS = (
 
 
 def measure(project: Project, dims: int, repeats: int, steps: int) -> list[str]:
-    """Lines of a Markdown table for one kind of plan."""
+    """Lines of a Markdown table for a 2.5D or a 3D plan."""
     plan, _ = planner.choose(project, list(project.scans), CPU, {"dims": dims})
     torch.set_num_threads(plan.threads)
     pool = load_device_dataset(project, list(project.scans), plan, CPU)
     settings = PGL.Settings(**recipes.read("pgl-quick").method)
     torch.manual_seed(0)
     method = PGL(build(plan, plan.patch_vox[0] if dims == 2 else 1, 0), plan, settings)
-    stopwatch = Stopwatch(Fed(method, pool), plan.precision)
-    ready = list(itertools.islice(own(method, pool), 8))
+    stopwatch = Stopwatch(FedPretraining(method, pool), plan.precision)
+    precomputed = list(itertools.islice(program_views(method, pool), 8))
     feeds = {
-        READY: itertools.cycle(ready),
-        OWN: own(method, pool),
-        NO_WORKERS: lent(method, pool, ready, 0),
+        PRECOMPUTED: itertools.cycle(precomputed),
+        OWN: program_views(method, pool),
+        NO_WORKERS: monai_views(method, pool, precomputed, 0),
     }
     for name, pairs in feeds.items():
         stopwatch.step(name, pairs, warm_up=True)
     for _ in range(repeats):
         stopwatch.turns.append({})
-        for _ in range(steps):  # one step of each in turn: what else the machine does hits all alike
+        for _ in range(steps):  # in turn, so that other load affects all alike
             for name, pairs in feeds.items():
                 stopwatch.step(name, pairs)
-        # Workers fill their queue while others compute, so these steps go together.
-        fed_by_workers = lent(method, pool, ready, 2)
+        # Workers would fill their queues during the steps of others, so their steps run together.
+        fed_by_workers = monai_views(method, pool, precomputed, 2)
         for number in range(2 + steps):
             stopwatch.step(WORKERS, fed_by_workers, warm_up=number < 2)
         del fed_by_workers
@@ -186,7 +188,7 @@ def measure(project: Project, dims: int, repeats: int, steps: int) -> list[str]:
 
 
 def table(title: str, turns: list[dict[str, list[float]]]) -> list[str]:
-    """Markdown: medians over all steps, and the median over turns of what is compared within a turn."""
+    """Markdown table: medians over all steps, and medians over turns of the ratios within a turn."""
 
     def ratio(one: str, other: str) -> float:
         return statistics.median(
@@ -198,7 +200,7 @@ def table(title: str, turns: list[dict[str, list[float]]]) -> list[str]:
         f"| {title} | median ms | minimum ms | relative to precomputed | our step relative to it |",
         "| --- | ---: | ---: | ---: | ---: |",
         *(
-            f"| {name} | {statistics.median(each):.0f} | {min(each):.0f} | {ratio(name, READY):.2f} "
+            f"| {name} | {statistics.median(each):.0f} | {min(each):.0f} | {ratio(name, PRECOMPUTED):.2f} "
             f"| {ratio(OWN, name):.2f} |"
             for name, each in times.items()
         ),
@@ -207,7 +209,7 @@ def table(title: str, turns: list[dict[str, list[float]]]) -> list[str]:
 
 
 def make_project(folder: Path, data: Path | None, scans: int) -> tuple[Project, str]:
-    """A project of the hippocampus scans, or of phantoms where there are none, and what they are."""
+    """A project of the data set, or of phantoms if it does not exist, and a description of the scans."""
     if data is not None and data.is_dir():
         dataset, name = read_dataset(data), f"{scans} scans of {data.name}"
     else:
@@ -219,10 +221,10 @@ def make_project(folder: Path, data: Path | None, scans: int) -> tuple[Project, 
 
 
 def main() -> None:
-    """Measure and print the tables."""
+    """Run the benchmark and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    beside = Path(__file__).parents[2] / "shared" / "data"
-    hippocampus = Path(os.environ.get("MEDSSL_DATA") or beside) / "Task04_Hippocampus"
+    default = Path(__file__).parents[2] / "shared" / "data"
+    hippocampus = Path(os.environ.get("MEDSSL_DATA") or default) / "Task04_Hippocampus"
     parser.add_argument("--data", type=Path, default=hippocampus, help="MSD folder; else phantoms are used")
     parser.add_argument("--scans", type=int, default=40)
     parser.add_argument("--repeats", type=int, default=7, help="repetitions of the comparison")

@@ -1,4 +1,4 @@
-"""What others would use for the same slices, in the same grid and judged in the same way."""
+"""Other programs ("peers") that segment from the same annotated slices, judged in the same way."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from peers.nnunet import run_nnunet
 
 @dataclass(frozen=True)
 class Bench:
-    """What peers get besides their assignment."""
+    """The working environment of a peer."""
 
     work: Path
-    """A scratch folder of the cell's own."""
+    """Scratch folder of the cell."""
     nnunet_env: Path
-    """Where nnU-Net's environment is, or is to be made."""
+    """Virtual environment of nnU-Net; created if it does not exist."""
     should_stop: Callable[[], bool]
     mirroring: bool = True
-    """Whether nnU-Net predicts mirrored copies too, as it does by default."""
+    """Whether nnU-Net averages over mirrored copies (its default)."""
 
 
 Peer = Callable[[Assignment, Bench], Outcome]

@@ -1,6 +1,6 @@
-"""Shape-based interpolation between painted slices as a peer: what a contouring program offers.
+"""Shape-based interpolation between annotated slices, as in contouring programs.
 
-It looks at no grey value, so it says nothing about scans in which nothing was painted.
+It does not use the image, so it segments annotated scans only.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from medssl.core.project.project import Annotation
 
 
 def interpolated(assignment: Assignment) -> Outcome:
-    """Fill the annotated scans between their painted slices; outside of these is background."""
+    """Interpolate between the annotated slices of each scan; the rest is background."""
     project = assignment.material.project
     class_ids = [each.id for each in project.classes]
-    filled = {}
+    results = {}
     begin = time.monotonic()
     for scan_id, slices in assignment.annotated.items():
         annotation = project.annotation(scan_id)
         assert isinstance(annotation, Annotation)  # the assignment says so
         spacing = project.scans[scan_id].geometry.spacing_mm[1:]
-        filled[scan_id] = interpolate(annotation.labels, slices, class_ids, spacing)
+        results[scan_id] = interpolate(annotation.labels, slices, class_ids, spacing)
     seconds = time.monotonic() - begin
     return Outcome(
-        prediction=lambda scan_id: filled[scan_id],
+        prediction=lambda scan_id: results[scan_id],
         seconds={"finetune": seconds, "wall": seconds},
         painted_only=True,
     )

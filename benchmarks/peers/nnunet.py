@@ -1,10 +1,10 @@
-"""nnU-Net v2 (Isensee et al., Nature Methods 18, 2021) with its ignore label on everything nobody painted.
+"""nnU-Net v2 (Isensee et al., Nature Methods 18, 2021), with its ignore label on voxels without annotation.
 
-It runs in an environment of its own, which is made where it is missing, and is called by its own commands but
-for training, which `nnunet_train.py` ends after the minutes that every method has. Planning, preprocessing
-and the import of its libraries do not count against it, nor does prediction, which mirrors as it does by
-default. What it has learned on its way is read off from weights that it keeps then. All cases train ("fold
-all"): with two there is nothing to leave out. On a CPU it computes in fp32, as it comes.
+It runs in a virtual environment, created if necessary, through its own commands, except for training:
+`nnunet_train.py` ends it after the training time of all methods. Planning, preprocessing, imports and
+prediction (with mirroring, the default) do not count towards this time. Results during training come from
+weights that are saved at that time. All cases are used for training ("fold all"), as there are only two. On a
+CPU it computes in fp32, its default.
 """
 
 from __future__ import annotations
@@ -33,18 +33,21 @@ if TYPE_CHECKING:
     from peers import Bench
 
 PACKAGES = ("torch==2.13.0", "nnunetv2==2.5.2", "dynamic-network-architectures==0.3.1")
-"""The newest that run together without CUDA: later ones import torchvision's compiled operators."""
+"""The newest versions that run together without CUDA: later ones import compiled operators of torchvision."""
 
 TRAINER = Path(__file__).with_name("nnunet_train.py")
 ENDING, FINAL = ".nii.gz", "checkpoint_final.pth"
 AUGMENTERS_GPU = 12
-"""Processes that augment beside a GPU: nnU-Net's own number. On a CPU the training itself does it."""
+"""Number of augmentation processes on a GPU (nnU-Net's default); on a CPU the training process augments."""
 
 
 def run_nnunet(assignment: Assignment, bench: Bench, configuration: str) -> Outcome:
-    """Plan, preprocess, train, predict; `configuration` is "2d" or "3d_fullres".
+    """Plan, preprocess, train and predict. There is no result at 0 s, before the first step.
 
-    Before its first step it knows nothing, so a mark of 0 s is left out.
+    Args:
+        assignment: The annotated scans and the time.
+        bench: The working environment.
+        configuration: "2d" or "3d_fullres".
     """
     settings = assignment.settings
     marks = [mark for mark in assignment.marks_s if mark]
@@ -54,22 +57,22 @@ def run_nnunet(assignment: Assignment, bench: Bench, configuration: str) -> Outc
     export(assignment, bench.work)
     one = "1"
     _call(bench, "nnUNetv2_plan_and_preprocess", "-d", one, "-c", configuration, "-np", one, "-npfp", one)
-    told = bench.work / "training.json"
+    report = bench.work / "training.json"
     on_gpu = settings.device == "cuda"
     _call(
         bench, "python", str(TRAINER), configuration, "--minutes", str(settings.minutes),
         "--device", settings.device, "--threads", str(devices.THREADS), "--seed", str(assignment.seed),
-        "--out", str(told), *(f"--mark={mark:g}" for mark in marks),
+        "--out", str(report), *(f"--mark={mark:g}" for mark in marks),
         augmenters=min(AUGMENTERS_GPU, os.cpu_count() or 1) if on_gpu else 0,
     )  # fmt: skip
-    found = {
+    predictions = {
         mark: _predict(assignment, bench, configuration, weights)
         for mark, weights in [(mark, f"checkpoint_{mark:g}.pth") for mark in marks] or [(0, FINAL)]
     }
-    training = json.loads(told.read_text())
+    training = json.loads(report.read_text())
     return Outcome(
-        prediction=found[max(found)],
-        on_the_way={mark: Moment(found[mark]) for mark in marks},
+        prediction=predictions[max(predictions)],
+        on_the_way={mark: Moment(predictions[mark]) for mark in marks},
         seconds={"finetune": training["seconds"], "wall": time.monotonic() - begin},
         steps={"finetune": training["iterations"]},
         plan={
@@ -86,7 +89,7 @@ def run_nnunet(assignment: Assignment, bench: Bench, configuration: str) -> Outc
 def _predict(
     assignment: Assignment, bench: Bench, configuration: str, weights: str
 ) -> Callable[[str], np.ndarray]:
-    """What the training's file `weights` makes of the scans."""
+    """Predict all scans with a file of weights; returns a function from scan id to labels."""
     predicted = bench.work / f"predicted-{weights}"
     _call(
         bench, "nnUNetv2_predict", "-i", str(bench.work / "wanted"), "-o", str(predicted), "-d", "1",
@@ -98,9 +101,10 @@ def _predict(
 
 
 def make_environment(folder: Path) -> None:
-    """A virtual environment with PACKAGES, unless it is there.
+    """Create a virtual environment with PACKAGES, unless it exists.
 
-    Raises UserError ("no-environment") where it cannot be made.
+    Raises:
+        UserError: "no-environment" if it cannot be created.
     """
     ready = folder / "medssl-ready.txt"
     wanted = "\n".join(PACKAGES)
@@ -111,21 +115,21 @@ def make_environment(folder: Path) -> None:
         subprocess.run([program(folder, "python"), "-m", "pip", "install", *PACKAGES], check=True)
     except subprocess.CalledProcessError as error:
         raise UserError(
-            f"nnU-Net's environment in {folder} could not be made ({error}); see what pip said above.",
+            f"nnU-Net's environment in {folder} could not be created ({error}); see pip's output above.",
             code="no-environment",
         ) from error
     ready.write_text(wanted)
 
 
 def program(environment: Path, name: str) -> Path:
-    """A command of an environment."""
+    """Path of a command in a virtual environment."""
     return environment / ("Scripts" if os.name == "nt" else "bin") / name
 
 
 def export(assignment: Assignment, folder: Path) -> None:
-    """Write what nnU-Net asks for: the annotated scans with labels under raw/, all to predict under wanted/.
+    """Write the annotated scans with labels to raw/, and the scans to predict to wanted/.
 
-    Classes become 1..K in the project's order, and unpainted voxels K + 1, which it ignores.
+    Classes become 1..K in the project's order; voxels without annotation become K + 1, the ignore label.
     """
     project = assignment.material.project
     raw = folder / "raw" / "Dataset001_FewSlices"
@@ -139,12 +143,12 @@ def export(assignment: Assignment, folder: Path) -> None:
         _copy_scan(Path(project.scans[scan_id].source), folder / "wanted" / f"{scan_id}_0000{ENDING}")
     for scan_id in assignment.annotated:
         scan, annotation = project.scans[scan_id], project.annotation(scan_id)
-        assert annotation is not None  # the assignment says so
+        assert annotation is not None  # annotated by the assignment
         _copy_scan(Path(scan.source), raw / "imagesTr" / f"{scan_id}_0000{ENDING}")
         labels = numbers[annotation.target()]
         write_labels(raw / "labelsTr" / f"{scan_id}{ENDING}", labels, scan.geometry)
     names = {"background": 0, **{each.name: number for number, each in enumerate(project.classes, 1)}}
-    # nnU-Net normalises CT by the values in the structures, everything else scan by scan.
+    # nnU-Net normalises CT by the intensities of the structures, other modalities scan by scan.
     channel = "CT" if all(scan.modality == "ct" for scan in project.scans.values()) else "MRI"
     write_json(
         raw / "dataset.json",
@@ -158,7 +162,7 @@ def export(assignment: Assignment, folder: Path) -> None:
 
 
 def read(assignment: Assignment, folder: Path, scan_id: str) -> np.ndarray:
-    """A prediction in the project's class ids, on the scan's grid."""
+    """Read a prediction as class ids of the project, uint8 (Z, Y, X)."""
     project = assignment.material.project
     labels = reference_labels(project.scans[scan_id], folder / f"{scan_id}{ENDING}")
     return np.array([0, *(each.id for each in project.classes)], dtype=np.uint8)[labels]
@@ -170,26 +174,28 @@ def _copy_scan(source: Path, target: Path) -> None:
     shutil.copy(source, target)
 
 
-def _call(bench: Bench, name: str, *words: str, augmenters: int = 1) -> None:
-    """Run a command of nnU-Net's environment; what it prints goes to a log in the work folder.
+def _call(bench: Bench, name: str, *arguments: str, augmenters: int = 1) -> None:
+    """Run a command of nnU-Net's environment, with its output in a log in the work folder.
 
-    Raises Stopped after Ctrl-C, RuntimeError with the end of the log where it fails.
+    Raises:
+        Stopped: Ctrl-C was pressed.
+        RuntimeError: The command failed; with the end of the log.
     """
     log = bench.work / "log.txt"
     folders = {f"nnUNet_{part}": str(bench.work / part) for part in ("raw", "preprocessed", "results")}
-    surroundings = {
+    environment = {
         **os.environ,
         **folders,
         "nnUNet_n_proc_DA": str(augmenters),
-        "nnUNet_compile": "false",  # it would cost a short training more than it gives back
+        "nnUNet_compile": "false",  # compiling takes longer than it saves in a short training
         "OMP_NUM_THREADS": str(devices.THREADS),
         "PYTHONPATH": "",
     }
     with log.open("a", encoding="utf-8") as file:
-        command = [str(program(bench.nnunet_env, name)), *words]
-        done = subprocess.run(command, env=surroundings, stdout=file, stderr=subprocess.STDOUT, check=False)
+        command = [str(program(bench.nnunet_env, name)), *arguments]
+        child = subprocess.run(command, env=environment, stdout=file, stderr=subprocess.STDOUT, check=False)
     if bench.should_stop():
         raise Stopped
-    if done.returncode:
+    if child.returncode:
         end = " | ".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-3:])
-        raise RuntimeError(f"{name} ended with {done.returncode}: {end}")
+        raise RuntimeError(f"{name} ended with {child.returncode}: {end}")

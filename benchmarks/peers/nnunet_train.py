@@ -1,8 +1,8 @@
-"""Trains nnU-Net for so many minutes; runs in nnU-Net's environment, not in ours.
+"""Trains nnU-Net for a given time; runs in nnU-Net's environment.
 
-Everything is nnU-Net's own (plans, network, augmentation, loss, SGD with momentum 0.99, learning rate 0.01
-falling with power 0.9) but for the length: the rate falls over the minutes instead of over 1,000 epochs. The
-50 validation batches of each epoch are left out, for they only feed a log; the time goes to training.
+Plans, network, augmentation, loss and optimizer (SGD, momentum 0.99, learning rate 0.01, polynomial decay of
+power 0.9) are nnU-Net's. The learning rate decays over the given time instead of 1,000 epochs, and the 50
+validation batches of each epoch are skipped, because they are only logged.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as stock
 
 
 class nnUNetTrainer(stock.nnUNetTrainer):
-    """nnU-Net's trainer with an end after `minutes`; by its name nnU-Net's own commands find the weights."""
+    """nnU-Net's trainer, ending after `minutes`; it keeps its name because prediction looks for it."""
 
     minutes = 0.0
     marks: list[float]
-    """Seconds after which the weights are kept, too; writing them takes none of the minutes."""
+    """Seconds after which the weights are saved, too; saving does not count as training time."""
     iterations = 0
     seconds = 0.0
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, None]:
-        """nnU-Net's optimizer. Its scheduler does not run with newer torch: `run_training` sets the rate."""
+        """nnU-Net's optimizer, without its scheduler (incompatible with newer torch), see `run_training`."""
         optimizer = torch.optim.SGD(
             self.network.parameters(),
             self.initial_lr,
@@ -38,25 +38,25 @@ class nnUNetTrainer(stock.nnUNetTrainer):
         return optimizer, None
 
     def run_training(self) -> None:
-        """Take steps until the time is over; the clock starts with the first of them."""
+        """Train until the time has passed, counted from the first step."""
         self.on_train_start()
         self.network.train()
         begin = time.monotonic()
-        while (gone := (time.monotonic() - begin) / (60 * self.minutes)) < 1:
+        while (fraction := (time.monotonic() - begin) / (60 * self.minutes)) < 1:
             for group in self.optimizer.param_groups:
-                group["lr"] = self.initial_lr * (1 - gone) ** 0.9
+                group["lr"] = self.initial_lr * (1 - fraction) ** 0.9
             self.train_step(next(self.dataloader_train))
             self.iterations += 1
-            passed = time.monotonic()
-            while self.marks and passed - begin >= self.marks[0]:
+            now = time.monotonic()
+            while self.marks and now - begin >= self.marks[0]:
                 self.save_checkpoint(str(Path(self.output_folder) / f"checkpoint_{self.marks.pop(0):g}.pth"))
-            begin += time.monotonic() - passed
+            begin += time.monotonic() - now
         self.seconds = time.monotonic() - begin
         self.on_train_end()
 
 
 def main() -> None:
-    """Train on the preprocessed dataset 1 and say in a file how far it came."""
+    """Train on the preprocessed dataset 1 and write a report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("configuration", help="2d or 3d_fullres")
     parser.add_argument("--minutes", type=float, required=True)
@@ -79,14 +79,14 @@ def main() -> None:
     trainer.minutes, trainer.marks = options.minutes, sorted(options.marks)
     trainer.run_training()
     plan = trainer.configuration_manager
-    told = {
+    report = {
         "seconds": trainer.seconds,
         "iterations": trainer.iterations,
         "batch": plan.batch_size,
         "patch": list(plan.patch_size),
         "threads": torch.get_num_threads(),
     }
-    options.out.write_text(json.dumps(told))
+    options.out.write_text(json.dumps(report))
 
 
 if __name__ == "__main__":
