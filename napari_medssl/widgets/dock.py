@@ -12,6 +12,7 @@ from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 
+from napari_medssl.canvas_context import make_canvas_current_on_removal
 from napari_medssl.engine.background_jobs import BackgroundJobs
 from napari_medssl.engine.child_process import COMMAND
 from napari_medssl.engine.estimates import Estimates
@@ -129,6 +130,7 @@ class Dock(QWidget):
             self.features.precompute.changed.connect(listener)
         self.scans.ready.connect(self._paint)
         self.viewer.events.theme.connect(self._restyle)
+        self._release_canvas = make_canvas_current_on_removal(self.viewer, self)
         self._leave = self._cleanup()
         self.destroyed.connect(self._leave)
 
@@ -207,7 +209,7 @@ class Dock(QWidget):
             self.features.similarity,
         )
         preview, project_lock, live = self.preview.preview, self.project_lock, self.live
-        viewer, restyle = self.viewer, self._restyle
+        viewer, restyle, release_canvas = self.viewer, self._restyle, self._release_canvas
         estimates, precompute, background_jobs = (
             self.estimates,
             self.features.precompute,
@@ -224,6 +226,7 @@ class Dock(QWidget):
             similarity.close()
             workspace.close()
             viewer.events.theme.disconnect(restyle)
+            release_canvas()
             for key in KEYS:
                 viewer.bind_key(key, None)
             estimates.cancel()
