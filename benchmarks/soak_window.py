@@ -1,9 +1,9 @@
 """Random actions of a user in a real napari window: python benchmarks/soak_window.py --seeds 10
 
-Each seed runs in a process of its own (under Xvfb: xvfb-run -a -s "-screen 0 1400x1000x24"). The user switches
-projects, scans, layers, dimensions and tools, paints, undoes, places landmarks and lets a training run. After
-each action the window has to answer, and no exception may have been raised; at the end the annotations on the
-disk have to be what was on the screen. Exit code 1 if a seed failed.
+Each seed runs in a new process (without a display: xvfb-run -a -s "-screen 0 1400x1000x24"). The user switches
+projects, scans, layers, dimensions and tools, paints, undoes, places landmarks and trains. The window must not
+crash, no exception may be raised, and at the end the annotations on the disk must be what was on the screen.
+Exit code 1 if a seed failed.
 """
 
 from __future__ import annotations
@@ -131,11 +131,15 @@ class RandomUser:
         kind = self.one_of(["array", "file", "plane", "colours", "series", "labels"])
         random = np.random.default_rng(self.count)
         if kind == "file":
-            path = make_scan(self.folder / f"layer-{os.getpid()}-{self.count}.nii.gz", SHAPES_XYZ[0], self.count)
+            path = make_scan(
+                self.folder / f"layer-{os.getpid()}-{self.count}.nii.gz", SHAPES_XYZ[0], self.count
+            )
             for data, attributes, layer_type in read(str(path)):
                 self.viewer._add_layer_from_data(data, attributes, layer_type)
             return kind
-        shape = {"plane": (40, 50), "colours": (12, 40, 50, 3), "series": (3, 12, 40, 50)}.get(kind, (70, 40, 50))
+        shape = {"plane": (40, 50), "colours": (12, 40, 50, 3), "series": (3, 12, 40, 50)}.get(
+            kind, (70, 40, 50)
+        )
         data = random.normal(0, 100, shape).astype(np.float32)
         if kind == "labels":
             self.viewer.add_labels((data > 150).astype(np.uint8))
@@ -249,8 +253,11 @@ class RandomUser:
         return "start"
 
 
-WEIGHTS = {"do_paint": 4.0, "do_open_project": 2.0, "do_select_scan": 2.0, "do_jump": 3.0, "do_use_open_layers": 1.5,
-           "do_add_scan": 0.5, "do_three_dimensions": 1.5, "do_train": 0.5}  # fmt: skip
+WEIGHTS = {
+    "do_paint": 4.0, "do_open_project": 2.0, "do_select_scan": 2.0, "do_jump": 3.0, "do_use_open_layers": 1.5,
+    "do_add_scan": 0.5, "do_three_dimensions": 1.5, "do_train": 0.5,
+}  # fmt: skip
+"""Relative frequencies of actions; 1 for others."""
 
 
 def run_seed(seed: int, actions: int) -> dict[str, object]:
@@ -261,15 +268,16 @@ def run_seed(seed: int, actions: int) -> dict[str, object]:
     from qtpy.QtTest import QTest
 
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "plugin"))
-    from user_simulation import wait_until
-
     from medssl.core.project.project import Project
+    from user_simulation import wait_until
 
     problems: list[str] = []
     notification_manager.notification_ready.connect(
-        lambda note: problems.append("".join(traceback.format_exception(note.exception))[-1500:])
-        if getattr(note, "exception", None) is not None
-        else None
+        lambda note: (
+            problems.append("".join(traceback.format_exception(note.exception))[-1500:])
+            if getattr(note, "exception", None) is not None
+            else None
+        )
     )
     with tempfile.TemporaryDirectory() as folder:
         roots = make_projects(Path(folder))
@@ -305,7 +313,9 @@ def run_seed(seed: int, actions: int) -> dict[str, object]:
             saved = annotation.labels if annotation is not None else np.zeros_like(labels)
             if not np.array_equal(saved, labels):
                 lost += 1
-                problems.append(f"{root.name}/{scan}: {int((saved != labels).sum())} voxels differ on the disk")
+                problems.append(
+                    f"{root.name}/{scan}: {int((saved != labels).sum())} voxels differ on the disk"
+                )
         viewer.close()
     return {"seed": seed, "actions": sum(done.values()), "scans": len(user.painted), "lost": lost,
             "problems": problems, "slowest_s": round(slowest, 2), "kinds": dict(done)}  # fmt: skip
@@ -313,7 +323,9 @@ def run_seed(seed: int, actions: int) -> dict[str, object]:
 
 def main() -> None:
     """Run the seeds one after the other and print a line for each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first", type=int, default=0, help="first seed")
     parser.add_argument("--actions", type=int, default=200)
@@ -324,7 +336,16 @@ def main() -> None:
         return
     failed = 0
     for seed in range(options.first, options.first + options.seeds):
-        command = [sys.executable, "-W", "ignore", __file__, "--once", str(seed), "--actions", str(options.actions)]
+        command = [
+            sys.executable,
+            "-W",
+            "ignore",
+            __file__,
+            "--once",
+            str(seed),
+            "--actions",
+            str(options.actions),
+        ]
         child = subprocess.run(command, capture_output=True, text=True)
         try:
             result = json.loads(child.stdout.splitlines()[-1])
@@ -333,8 +354,12 @@ def main() -> None:
             failed += 1
             continue
         failed += bool(result["problems"])
-        print(f"seed {seed}: {result['actions']} actions, {result['scans']} scans painted, {result['lost']} with "
-              f"lost strokes, slowest action {result['slowest_s']} s, {len(result['problems'])} problems", flush=True)  # fmt: skip
+        print(
+            f"seed {seed}: {result['actions']} actions, {result['scans']} scans painted, "
+            f"{result['lost']} with lost strokes, slowest action {result['slowest_s']} s, "
+            f"{len(result['problems'])} problems",
+            flush=True,
+        )
         for text in result["problems"]:
             print("  " + text.strip().replace("\n", "\n  "), flush=True)
     raise SystemExit(1 if failed else 0)
