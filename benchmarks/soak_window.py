@@ -1,9 +1,9 @@
 """Random actions of a user in a real napari window: python benchmarks/soak_window.py --seeds 10
 
-Each seed runs in a new process (without a display: xvfb-run -a -s "-screen 0 1400x1000x24"). The user switches
-projects, scans, layers, dimensions and tools, paints, undoes, places landmarks and trains. The window must not
-crash, no exception may be raised, and at the end the annotations on the disk must be what was on the screen.
-Exit code 1 if a seed failed.
+Each seed runs in a new process (without a display: xvfb-run -a -s "-screen 0 1400x1000x24"). The user
+switches projects, scans, layers, dimensions and tools, paints, undoes, places landmarks and trains.
+The window must not crash, no exception may be raised, and at the end the annotations on the disk must be what
+was on the screen. Exit code 1 if a seed failed.
 """
 
 from __future__ import annotations

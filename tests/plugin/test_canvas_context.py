@@ -14,7 +14,7 @@ pytestmark = pytest.mark.viewer
 @pytest.mark.parametrize("floating", [False, True])
 def test_a_layer_is_removed_in_the_context_of_the_canvas(make_napari_viewer, floating):
     viewer = make_napari_viewer(show=True)
-    dock_widget, dock = viewer.window.add_plugin_dock_widget("napari-medssl")
+    dock_widget, _ = viewer.window.add_plugin_dock_widget("napari-medssl")
     dock_widget.setFloating(floating)
     layer = viewer.add_image(np.zeros((3, 8, 8)))
     QTest.qWait(100)
