@@ -28,7 +28,7 @@ from scipy.ndimage import distance_transform_edt
 from sklearn.metrics import average_precision_score
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "clicks.md"
-GREY, RANDOM, OWN = "intensity only", "random weights", "shapes, then super-voxels"
+GREY, RANDOM, OWN = "intensity only", "random weights", "shapes, then supervoxels"
 NEAR_MM = (5.0, 10.0)
 
 Voxel = tuple[int, ...]
@@ -142,7 +142,7 @@ def run(options: argparse.Namespace) -> str:
             lines.append(f"| {kind} | {' | '.join(cells)} |")
             print(name, lines[-1], flush=True)
         parts.append(
-            f"## {name}\n\n{len(scans)} test scans; super-voxels: {options.minutes:g} minutes.\n"
+            f"## {name}\n\n{len(scans)} test scans; supervoxels: {options.minutes:g} minutes.\n"
             "\n"
             + "| features | same scan | another scan | 5 mm | 10 mm | median |\n"
             + "| --- | ---: | ---: | ---: | ---: | ---: |\n"

@@ -1,4 +1,4 @@
-"""Scalars and outcome of a run, from the event log in its folder.
+"""Scalars of a run, from the event log in its folder.
 
 A long training logs a hundred thousand events: only the lines that are asked for are parsed.
 """
@@ -27,12 +27,6 @@ def curves_of(folder: Path, *names: str) -> list[list[tuple[float, float]]]:
     """
     lines = [line for line in _lines(folder) if '"event":"metric"' in line]
     return [_curve([line for line in lines if f'"{name}":' in line], name) for name in names]
-
-
-def ran_to_completion(folder: Path) -> bool:
-    """Whether a run ended by itself, not by a stop or a crash."""
-    done = [event for line in _lines(folder) if '"event":"done"' in line for event in _event(line)]
-    return bool(done) and isinstance(done[-1], events.Done) and not done[-1].stopped
 
 
 def _curve(lines: list[str], name: str) -> list[tuple[float, float]]:

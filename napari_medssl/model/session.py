@@ -18,7 +18,6 @@ from psygnal import Signal
 
 from napari_medssl.model.annotation_model import AnnotationModel
 from napari_medssl.model.job_state import JobState
-from napari_medssl.model.run_history import ran_to_completion
 
 PROJECT_NAME = "medssl-project"
 FIRST_CLASS = LabelClass(id=1, name="Structure", color=class_color(1))
@@ -223,7 +222,7 @@ class Session:
         newest = next(iter(self.runs(kind)), None)
         if newest is None or (self.job.running and self.job.run == newest.id):
             return None
-        return None if ran_to_completion(newest.folder) else newest
+        return None if events.ran_to_completion(newest.folder / "events.jsonl") else newest
 
     def predictions(self) -> list[Run]:
         """Runs that have segmented the current scan, newest first."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,12 +18,16 @@ import pytest
 from medssl.__main__ import main
 from medssl.cli import app
 from medssl.cli.external import segmentation_path
+from medssl.cli.methods import assignment
 from medssl.cli.options import settings_from
-from medssl.cli.selection import choose_run, split_scans
+from medssl.cli.selection import choose_resumable, choose_run, split_scans
 from medssl.cli.terminal import Drawing, duration, stop_on_interrupt
-from medssl.core import events, recipes
+from medssl.core import events, recipes, settings
 from medssl.core.errors import UserError
-from medssl.core.project.project import Project
+from medssl.core.files import write_json
+from medssl.core.methods import ALL
+from medssl.core.project.project import Project, Run
+from medssl.core.scalars import MEANINGS
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -61,6 +67,20 @@ def test_every_command_has_a_help(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
     assert "Usage" in result.output
+
+
+@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_sentences_of_a_help_break_only_at_the_right_margin(
+    command: str, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERMINAL_WIDTH", str(width))
+    lines = CliRunner().invoke(app, [command, "--help"]).output.splitlines()
+    prose = [line for line in lines if line.startswith(" ") and "Usage" not in line]
+    for line, after in zip(prose, prose[1:], strict=False):
+        first = after.split(" ")[1] if after.strip() else ""
+        assert not line.strip() or not first or len(line.rstrip()) + 1 + len(first) > width - 2, line
 
 
 @pytest.mark.parametrize("arguments", [["methods"], ["pretrain", "--help"]])
@@ -149,8 +169,108 @@ def test_init_names_a_file_it_cannot_use_keeps_the_others_and_exits_with_1(tmp_p
     assert len(Project.open(tmp_path / "project").scans) == 1
 
 
+def test_init_with_a_missing_path_makes_no_project(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "a.nii.gz")
+    result = CliRunner().invoke(app, ["init", str(tmp_path / "project"), str(scan), str(tmp_path / "nosuch")])
+    assert "nosuch does not exist" in str(result.exception)
+    assert not (tmp_path / "project").exists()
+
+
+def test_hold_out_changes_scans_of_the_project_and_says_how_many(tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    scans = [write_scan(tmp_path / f"{name}.nii.gz", seed=len(name)) for name in ("a", "test_b", "test_cd")]
+    CliRunner().invoke(app, ["init", str(folder), *map(str, scans)])
+    result = CliRunner().invoke(app, ["init", str(folder), "--hold-out", "test_*"])
+    assert "test_*: 2 scans held out of training." in result.output
+    assert [scan.held_out for scan in Project.open(folder).scans.values()] == [False, True, True]
+    result = CliRunner().invoke(app, ["init", str(folder), "--no-hold-out", "test_b*"])
+    assert "test_b*: 1 scan used for training." in result.output
+    assert [scan.held_out for scan in Project.open(folder).scans.values()] == [False, False, True]
+
+
+def test_a_pattern_that_matches_no_scan_is_refused_before_anything_is_made(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "a.nii.gz")
+    result = CliRunner().invoke(app, ["init", str(tmp_path / "project"), str(scan), "--hold-out", "tset_*"])
+    assert "'tset_*'" in str(result.exception)
+    assert not (tmp_path / "project").exists()
+
+
 def test_last_is_the_newest_run_of_its_kind_with_a_checkpoint(project: Project) -> None:
     assert choose_run(project, "last", ("finetune",)).id == project.runs("finetune")[0].id
+
+
+def test_last_says_what_it_takes_and_what_it_passes_over(
+    project: Project, capsys: pytest.CaptureFixture
+) -> None:
+    choose_run(project, "last", ("finetune",))
+    used, passed_over = [run.id for run in project.runs("finetune")]
+    said = capsys.readouterr().err
+    assert f"Using {used}" in said and f"{passed_over} (no checkpoint)" in said
+
+
+def finished(project: Project, steps: int) -> Run:
+    """The fine-tuning run with weights, after it has ended by itself."""
+    run = project.runs("finetune")[0]
+    write_json(run.folder / "job.json", {"job": "finetune", "steps": steps})
+    write_json(run.folder / "card.json", {"step": steps, "elapsed_s": 4.0})
+    log = [events.Started(run.id), events.Done()]
+    (run.folder / "events.jsonl").write_text("".join(events.to_line(event) + "\n" for event in log))
+    return run
+
+
+def test_a_finished_run_is_resumed_only_with_a_larger_total(project: Project) -> None:
+    run = finished(project, steps=3)
+    for steps in (None, 2, 3):
+        with pytest.raises(UserError, match="has finished its 3 steps"):
+            choose_resumable(project, "last", "finetune", None, steps)
+    assert choose_resumable(project, "last", "finetune", None, 4).id == run.id
+
+
+def test_a_run_that_crashed_when_it_was_resumed_is_not_finished(project: Project) -> None:
+    run = finished(project, steps=3)
+    with (run.folder / "events.jsonl").open("a") as log:
+        log.write(events.to_line(events.Started(run.id)) + "\n")
+    assert choose_resumable(project, "last", "finetune", None, None).id == run.id
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--set", "learning_rate=5"), ("--weights", "random"), ("--seed", "3"), ("--recipe", "quick")],
+)
+def test_options_that_a_resumed_run_would_ignore_are_refused(
+    project: Project, options: tuple[str, ...]
+) -> None:
+    result = CliRunner().invoke(app, ["finetune", str(project.root), "--resume", "last", *options])
+    assert f"so {options[0]} would be ignored" in str(result.exception)
+
+
+@pytest.mark.parametrize("command", ["pretrain nowhere", "finetune nowhere", "demo"])
+@pytest.mark.parametrize("minutes", ["0", "-1", "nan", "inf"])
+def test_a_training_lasts_longer_than_nothing(command: str, minutes: str) -> None:
+    result = CliRunner().invoke(app, [*command.split(), "--minutes", minutes])
+    assert result.exit_code == 2 and "--minutes" in result.output
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("export", "nowhere", "--out", "out", "--drop-ml", "nan"),
+        ("finetune", "nowhere", "--seed", "-1"),
+        ("finetune", "nowhere", "--steps", "0"),
+        ("demo", "--seeds", "0"),
+        ("suggest", "nowhere", "--count", "0"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused_before_work_begins(options: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, options)
+    assert result.exit_code == 2 and options[-2] in result.output
+
+
+@pytest.mark.parametrize("options", [("--methods", "random,foo"), ("--device", "foo")])
+def test_the_demo_checks_names_before_it_makes_anything(tmp_path: Path, options: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, ["demo", "--out", str(tmp_path / "out"), *options])
+    assert isinstance(result.exception, UserError) and "'foo'" in str(result.exception)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_run_is_found_by_its_number(project: Project) -> None:
@@ -158,7 +278,7 @@ def test_a_run_is_found_by_its_number(project: Project) -> None:
 
 
 def test_a_run_of_the_wrong_kind_is_refused(project: Project) -> None:
-    with pytest.raises(UserError, match="is a pretrain run"):
+    with pytest.raises(UserError, match="is a pre-training run; give a fine-tuning run"):
         choose_run(project, project.runs("pretrain")[0].id, ("finetune",))
 
 
@@ -196,6 +316,28 @@ def test_settings_are_read_as_numbers_where_they_are_numbers() -> None:
     assert settings_from(["learning_rate=1e-3", "mode=fast"]) == {"learning_rate": 1e-3, "mode": "fast"}
 
 
+@pytest.mark.parametrize("name", [*ALL, *settings.FINETUNING])
+def test_the_listed_settings_can_be_pasted_after_set(name: str) -> None:
+    groups = (
+        settings.of_finetuning(name, "quick")
+        if name in settings.FINETUNING
+        else settings.of_pretraining(name, "quick")
+    )
+    groups.pop(settings.COMPUTER)
+    for setting in itertools.chain.from_iterable(groups.values()):
+        (pasted,) = shlex.split(assignment(setting.name, setting.default))
+        values = settings_from([pasted])
+        settings.check([setting], values)
+        default = list(setting.default) if isinstance(setting.default, tuple) else setting.default
+        assert values == {setting.name: default}
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", "[1, NaN]"])
+def test_a_setting_that_is_not_finite_is_refused(value: str) -> None:
+    with pytest.raises(UserError, match="is not a finite number"):
+        settings_from([f"learning_rate={value}"])
+
+
 def test_a_setting_without_a_value_is_refused() -> None:
     with pytest.raises(UserError, match="--set learning_rate has no value"):
         settings_from(["learning_rate"])
@@ -224,6 +366,14 @@ def test_in_a_terminal_the_bar_shows_phase_loss_and_time_left() -> None:
         drawing.emit(events.Progress("training", 0.5, eta_s=61))
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", paper.getvalue())
     assert all(part in text for part in ("training", "50%", "1:01 left", "loss 0.25"))
+
+
+def test_a_number_is_explained_when_it_first_appears() -> None:
+    paper = io.StringIO()
+    with Drawing(Console(file=paper, width=120)) as drawing:
+        for step in range(3):
+            drawing.emit(events.Metric(step=step, values={"loss": 0.25, "of another package": 1.0}))
+    assert [line.strip() for line in paper.getvalue().splitlines()] == [f"loss: {MEANINGS['loss']}"]
 
 
 def test_a_notice_that_comes_again_is_shown_once() -> None:

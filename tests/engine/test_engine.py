@@ -78,7 +78,7 @@ def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(
     and after the matcher is trained."""
     said = Events()
     whole = run(job_of(kind, project), said)
-    before = ("super-pixels", "super-voxels", "MoCo's loss")  # it is asked after each of these, too
+    before = ("superpixels", "supervoxels", "MoCo's loss")  # it is asked after each of these, too
     prepared = sum(any(each in str(event) for each in before) for event in said)
     part = run(job_of(kind, project), should_stop=stop_after(prepared + stopped_at))
     assert (part["stopped"], part["step"]) == (True, stopped_at)

@@ -35,7 +35,7 @@ BASES = {"simclr": TINY, "byol": TINY, "moco": {**TINY, "queue": 7}}
 
 
 def blobs(seed: int = 0, shape: tuple[int, int, int] = (6, 32, 28)) -> Tensor:
-    """A scan with smooth structure, so that super-pixels have something to follow."""
+    """A scan with smooth structure, so that superpixels have something to follow."""
     smooth = gaussian_filter(np.random.default_rng(seed).normal(size=shape), 2)
     return torch.from_numpy((smooth / smooth.std()).astype(np.float32))
 
@@ -281,7 +281,7 @@ def test_preparing_says_how_many_slices_were_cut_and_how_far_it_is() -> None:
     events = Events()
     method(replace(SMALL, slices=8)).prepare(dataset(blobs(0), blobs(1)), events)
     assert events.of(Notice)[-1].text.startswith("8 of 12 slices")
-    assert events.of(Progress)[-1].phase == "super-pixels"
+    assert events.of(Progress)[-1].phase == "superpixels"
     assert events.of(Progress)[-1].fraction == 1
 
 
@@ -290,7 +290,7 @@ def test_stopped_while_slices_are_cut_it_leaves_a_checkpoint_to_go_on_from(tmp_p
     job = job_of("lrc", project)
     stopped = engine.run(job, events, lambda: bool(events.of(Progress)))
     assert (stopped["stopped"], stopped["step"]) == (True, 0)
-    assert not any("super-pixels" in notice.text for notice in events.of(Notice))
+    assert not any("superpixels" in notice.text for notice in events.of(Notice))
     assert run(replace(job, resume=stopped["run"]))["step"] == job.steps
 
 

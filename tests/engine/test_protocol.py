@@ -195,7 +195,7 @@ def test_the_table_shows_mean_spread_seeds_and_seconds() -> None:
     ("shapes", "shapes"),
     ("shapes+mae+pgl", "shapes, then MAE+PGL"),
     ("mae+pgl:none", "MAE+PGL, labels only"),
-    ("shapes+supervoxels", "shapes, then super-voxels"),
+    ("shapes+supervoxels", "shapes, then supervoxels"),
 ])  # fmt: skip
 def test_a_method_is_called_by_what_it_starts_from(method: str, words: str) -> None:
     assert report.title(method) == words

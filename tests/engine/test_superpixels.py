@@ -1,4 +1,4 @@
-"""Super-pixels: what Felzenszwalb's method is wrapped in. Each test is named after the property."""
+"""Superpixels: what Felzenszwalb's method is wrapped in. Each test is named after the property."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Super-voxels and the prototype task on them: regions, pairs, grey-value curves."""
+"""Supervoxels and the prototype task on them: regions, pairs, grey-value curves."""
 
 from __future__ import annotations
 

@@ -196,9 +196,10 @@ def _origin_name(project: Project, job: TrainingJob) -> str:
 def _resumed_job(training_run: Run, job: TrainingJob) -> TrainingJob:
     """The job of the run to resume, with the new budget and device where they are given."""
     if training_run.kind != jobs.kind_of(job):
+        kind = jobs.TRAININGS.get(training_run.kind, training_run.kind)
         raise UserError(
-            f"{training_run.id} is a {training_run.kind} run and cannot be resumed with {jobs.kind_of(job)}; "
-            f"choose another run or use {training_run.kind}.",
+            f"{training_run.id} is a {kind} run and cannot be resumed with medssl {jobs.kind_of(job)}; choose "
+            f"another run or use medssl {training_run.kind}.",
             code="wrong-run",
         )
     fields = {name: value for name, value in training_run.job.items() if name != "job"}

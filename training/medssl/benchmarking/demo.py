@@ -28,7 +28,9 @@ from medssl.core.errors import UserError
 from medssl.core.events import Emit, Progress
 from medssl.core.export.files import export_scan
 from medssl.core.files import read_json, write_json
+from medssl.core.methods import METHODS
 from medssl.core.project.project import Project, is_project
+from medssl.core.shipped import RANDOM, SHAPES
 
 COMPARED = "random,shapes,shapes+supervoxels"
 """Methods that the demo compares by default."""
@@ -56,6 +58,23 @@ class Demo:
     def cells(self) -> list[tuple[str, int]]:
         """(method, seed) of all cells, ordered by seed, so that a stopped demo still compares methods."""
         return [(method, seed) for seed in self.seeds for method in self.methods]
+
+
+def check_methods(names: Sequence[str]) -> tuple[str, ...]:
+    """The methods to compare, each once.
+
+    Raises:
+        UserError: "no-method" for an unknown one.
+    """
+    for name in names:
+        pretraining = protocol.Combination.of(name).pretraining
+        if pretraining is not None and pretraining not in METHODS:
+            raise UserError(
+                f"{name!r} is no method that can be compared; write {RANDOM}, {SHAPES}, one of "
+                f"{', '.join(METHODS)}, or {SHAPES}+ and one of these.",
+                code="no-method",
+            )
+    return tuple(dict.fromkeys(names))
 
 
 def prepare(demo: Demo, say: Say, emit: Emit) -> Material:

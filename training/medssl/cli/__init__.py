@@ -5,7 +5,9 @@ Commands import torch, MONAI and numpy only when they run, so that `medssl --hel
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -23,19 +25,27 @@ app = typer.Typer(
 
 START, TRAIN, USE, PROGRAMS = "Get started", "Train", "Use trained weights", "Scripting and diagnostics"
 
-app.command(rich_help_panel=START)(demo.demo)
-app.command(rich_help_panel=START)(setup.init)
-app.command(rich_help_panel=TRAIN, cls=methods.WithRecipes)(training.pretrain)
-app.command(rich_help_panel=TRAIN)(training.finetune)
-app.command(rich_help_panel=TRAIN)(methods.methods)
-app.command(rich_help_panel=USE)(inference.predict)
-app.command(rich_help_panel=USE)(export.export)
-app.command(rich_help_panel=USE)(inference.features)
-app.command(rich_help_panel=USE)(inference.similarity)
-app.command(rich_help_panel=USE)(inference.evaluate)
-app.command(rich_help_panel=USE)(suggest.suggest)
-app.command(rich_help_panel=PROGRAMS)(setup.run)
-app.command(rich_help_panel=PROGRAMS)(setup.doctor)
+
+def _add(command: Callable[..., None], panel: str, **options: Any) -> None:
+    """Register a command; its docstring is wrapped where the terminal ends, not where its source does."""
+    paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
+    text = "\n\n".join(" ".join(paragraph.splitlines()) for paragraph in paragraphs)
+    app.command(help=text, rich_help_panel=panel, **options)(command)
+
+
+_add(demo.demo, START)
+_add(setup.init, START)
+_add(training.pretrain, TRAIN, cls=methods.WithRecipes)
+_add(training.finetune, TRAIN)
+_add(methods.methods, TRAIN)
+_add(inference.predict, USE)
+_add(export.export, USE)
+_add(inference.features, USE)
+_add(inference.similarity, USE)
+_add(inference.evaluate, USE)
+_add(suggest.suggest, USE)
+_add(setup.run, PROGRAMS)
+_add(setup.doctor, PROGRAMS)
 
 
 def _version(requested: bool) -> None:

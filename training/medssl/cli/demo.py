@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from medssl.cli.options import DeviceOption
+from medssl.cli.options import DeviceOption, positive
 
 if TYPE_CHECKING:
     from medssl.benchmarking.demo import Demo
@@ -23,15 +23,19 @@ SNAPSHOT_FRACTIONS = (0.0, 0.25)
 """Fractions of the fine-tuning time after which the test scans are also evaluated."""
 
 
-OutOption = Annotated[Path, typer.Option(metavar="DIR", help="Output folder.")]
+OutOption = Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Output folder.")]
 ViewOption = Annotated[bool, typer.Option("--view", help="Open the project in napari at the end.")]
 SeedOption = Annotated[
-    int, typer.Option(min=0, help="First random seed; it also determines the synthetic scans.")
+    int,
+    typer.Option(
+        min=0, max=2**20, metavar="SEED", help="First random seed; it also determines the synthetic scans."
+    ),
 ]
 MinutesOption = Annotated[
     float | None,
     typer.Option(
-        min=0.01,
+        callback=positive,
+        metavar="MINUTES",
         show_default=False,
         help="Fine-tuning time in minutes for each method and seed; a pre-training on the scans takes half "
         f"as long in addition (default: {DEMO_MINUTES:g}, with --data {DATA_MINUTES:g}).",
@@ -41,6 +45,7 @@ DataOption = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
+        file_okay=False,
         show_default=False,
         help="Data set in MSD layout (imagesTr, labelsTr, dataset.json) to use instead of synthetic scans.",
     ),
@@ -80,11 +85,14 @@ def demo(
     reference labels. Takes three minutes on two idle CPU cores. Ctrl-C stops;
     the same command resumes with what is not finished.
     """
-    from medssl.benchmarking.demo import COMPARED, Demo
+    from medssl.benchmarking.demo import COMPARED, Demo, check_methods
     from medssl.benchmarking.protocol import Early
+    from medssl.nn import devices
 
     minutes = minutes or (DEMO_MINUTES if data is None else DATA_MINUTES)
     names = [name.strip() for name in (methods or COMPARED).split(",") if name.strip()]
+    compared = check_methods(names)
+    devices.choose(device)
     settings = Early(
         slices=slices,
         minutes=minutes,
@@ -96,7 +104,7 @@ def demo(
         Demo(
             out=out,
             data=data,
-            methods=tuple(dict.fromkeys(names)),
+            methods=compared,
             seeds=tuple(range(seed, seed + seeds)),
             settings=settings,
         )

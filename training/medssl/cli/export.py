@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medssl.cli.options import LAST, DeviceOption, FormatOption, ProjectArgument
+from medssl.cli.options import LAST, DeviceOption, FormatOption, ProjectArgument, not_negative
 
 if TYPE_CHECKING:
     from medssl.core.errors import UserError
@@ -24,7 +24,9 @@ def export(
         list[str] | None,
         typer.Argument(metavar="SCAN", show_default=False, help="Scans of the project (default: all)."),
     ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", show_default=False, help="Output folder.")] = ...,  # type: ignore[assignment]  # marks a required option in typer
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", file_okay=False, show_default=False, help="Output folder.")
+    ] = ...,  # type: ignore[assignment]  # marks a required option in typer
     ending: FormatOption = "nii.gz",
     weights: Annotated[
         str,
@@ -41,7 +43,10 @@ def export(
     drop_ml: Annotated[
         float,
         typer.Option(
-            "--drop-ml", metavar="ML", min=0, help="Remove predicted components smaller than this volume."
+            "--drop-ml",
+            metavar="ML",
+            callback=not_negative,
+            help="Remove predicted components smaller than this volume.",
         ),
     ] = 0.0,
     fill_holes: Annotated[

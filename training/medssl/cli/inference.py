@@ -31,6 +31,7 @@ def predict(
         Path | None,
         typer.Option(
             metavar="DIR",
+            file_okay=False,
             show_default=False,
             help="Output folder for segmentations and a table of volumes. Without it, segmentations of files "
             "outside the project are written next to them; those of the project's scans stay in the project.",
@@ -103,7 +104,9 @@ def similarity(
     weights: WeightsOption = LAST,
     out: Annotated[
         Path,
-        typer.Option(metavar="FILE", help="Output file: a volume (.nii, .nii.gz) or a picture (.png)."),
+        typer.Option(
+            metavar="FILE", dir_okay=False, help="Output file: a volume (.nii, .nii.gz) or a picture (.png)."
+        ),
     ] = Path("similarity.nii.gz"),
     device: DeviceOption = "auto",
 ) -> None:
@@ -124,7 +127,10 @@ def similarity(
 
 def evaluate(
     project: ProjectArgument,
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Fine-tuning run to evaluate.")] = LAST,
+    run: Annotated[
+        str | None, typer.Argument(metavar="[RUN]", hidden=True, help="Former place of --weights.")
+    ] = None,
+    weights: WeightsOption = LAST,
     labels: Annotated[
         Path,
         typer.Option(
@@ -135,7 +141,12 @@ def evaluate(
     ] = ...,  # type: ignore[assignment]  # marks a required option in typer
     json: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", show_default=False, help="Also write the scores to this JSON file."),
+        typer.Option(
+            metavar="FILE",
+            dir_okay=False,
+            show_default=False,
+            help="Also write the scores to this JSON file.",
+        ),
     ] = None,
 ) -> None:
     """Compare a run's predictions with reference labels: Dice per scan and class."""
@@ -149,7 +160,7 @@ def evaluate(
     from medssl.core.project.project import Project
 
     opened = Project.open(project)
-    chosen = choose_run(opened, run, ("finetune",))
+    chosen = choose_run(opened, run or weights, ("finetune",))
     references = match_labels(opened, labels)
     predicted = {
         scan: path for scan, path in references.items() if opened.prediction(chosen.id, scan) is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperCommand
 
-from medssl.cli.options import RecipeOption
+from medssl.cli.options import AUTO, RecipeOption
 from medssl.core import recipes, settings
 from medssl.core.methods import ALL
 
@@ -28,7 +30,8 @@ def methods(
 ) -> None:
     """List the recipes of pre-training and fine-tuning and their purposes.
 
-    With a METHOD, list the settings that --set can change, with the recipe's values.
+    With a METHOD, list the settings that --set can change, with the recipe's values, as --set takes them;
+    "auto" leaves the choice to the program.
     """
     if method is not None:
         _settings(method, recipe)
@@ -69,9 +72,25 @@ def _settings(method: str, recipe: str) -> None:
     for title, group in groups.items():
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
         for setting in group:
-            value = "auto" if setting.default is None else setting.default
-            table.add_row(f"{setting.name}={value}", escape(setting.help))
+            table.add_row(escape(assignment(setting.name, setting.default)), escape(setting.help))
         Console(highlight=False).print(f"[bold]{title}", table, sep="\n")
+
+
+def assignment(name: str, value: Any) -> str:
+    """A setting as it is written after --set, quoted for the shell where it needs to be.
+
+    Args:
+        name: name of the setting.
+        value: its value; None stands for the planner's choice.
+    """
+    text = (
+        AUTO
+        if value is None
+        else value
+        if isinstance(value, str)
+        else json.dumps(value, separators=(",", ":"))
+    )
+    return shlex.quote(f"{name}={text}")
 
 
 class WithRecipes(TyperCommand):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +11,22 @@ import typer
 from medssl.core.errors import UserError
 
 LAST = "last"
-"""Selects the newest run."""
+"""Selects the newest run that the command can use."""
+
+
+def positive(value: float | None) -> float | None:
+    """Callback of an option: refuses NaN and infinity, too, which `min` and `max` let through."""
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value:g} is not a number above 0.")
+    return value
+
+
+def not_negative(value: float) -> float:
+    """Callback of an option: refuses NaN and infinity, too."""
+    if not 0 <= value < math.inf:
+        raise typer.BadParameter(f"{value:g} is not 0 or a number above 0.")
+    return value
+
 
 ProjectArgument = Annotated[
     Path, typer.Argument(metavar="PROJECT", show_default=False, help="Project folder (see medssl init).")
@@ -20,7 +36,13 @@ OptionalProjectArgument = Annotated[
     typer.Argument(metavar="PROJECT", show_default=False, help="Project folder (see medssl init)."),
 ]
 SeedOption = Annotated[
-    int, typer.Option(help="Random seed. With --steps on a CPU, the same seed gives the same weights.")
+    int,
+    typer.Option(
+        min=0,
+        max=2**32 - 1,
+        metavar="SEED",
+        help="Random seed. With --steps on a CPU, the same seed gives the same weights.",
+    ),
 ]
 DeviceOption = Annotated[
     str, typer.Option(help="auto (a GPU if available), cpu, cuda, cuda:1 or mps.", metavar="DEVICE")
@@ -28,7 +50,10 @@ DeviceOption = Annotated[
 MinutesOption = Annotated[
     float | None,
     typer.Option(
-        min=0.0, show_default=False, help="Training time in minutes (default: 5, unless --steps is given)."
+        callback=positive,
+        metavar="MINUTES",
+        show_default=False,
+        help="Training time in minutes (default: 5, unless --steps is given).",
     ),
 ]
 StepsOption = Annotated[
@@ -40,7 +65,7 @@ ResumeOption = Annotated[
     typer.Option(
         metavar="RUN",
         show_default=False,
-        help='Resume a stopped or crashed run from its last checkpoint; "last" is the newest run. '
+        help='Resume a stopped or crashed run from its checkpoint; "last" is the newest with a checkpoint. '
         "The run keeps its settings; --minutes or --steps set a new total.",
     ),
 ]
@@ -57,7 +82,11 @@ SetOption = Annotated[
 ]
 WeightsOption = Annotated[
     str,
-    typer.Option(metavar="RUN", help='Run whose weights to use, e.g. 0001-finetune; "last" is the newest.'),
+    typer.Option(
+        metavar="RUN",
+        help='Run whose weights to use, e.g. 0002 or 0002-finetune-from-shapes; "last" is the newest that '
+        "has weights.",
+    ),
 ]
 FormatOption = Annotated[
     str,
@@ -70,17 +99,22 @@ FormatOption = Annotated[
 ]
 
 
+AUTO = "auto"
+"""Value of a setting that the planner chooses."""
+
+
 def settings_from(pairs: list[str] | None) -> dict[str, Any]:
     """Parse the values of --set.
 
     Args:
-        pairs: strings "NAME=VALUE"; a VALUE that is not valid JSON is taken as text.
+        pairs: strings "NAME=VALUE"; a VALUE that is not valid JSON is taken as text, and "auto" leaves the
+            choice to the planner.
 
     Returns:
         {setting name: value}.
 
     Raises:
-        UserError: "bad-setting" if a pair has no name or no value.
+        UserError: "bad-setting" if a pair has no name or no value, or a number that is not finite.
     """
     import json
 
@@ -90,7 +124,14 @@ def settings_from(pairs: list[str] | None) -> dict[str, Any]:
         if not (name and equals):
             raise UserError(f"--set {pair} has no value; write --set NAME=VALUE.", code="bad-setting")
         try:
-            settings[name] = json.loads(text)
+            value = json.loads(text)
         except ValueError:
-            settings[name] = text
+            value = None if text == AUTO else text
+        try:
+            json.dumps(value, allow_nan=False)
+        except ValueError:
+            raise UserError(
+                f"--set {pair} is not a finite number; write another value.", code="bad-setting"
+            ) from None
+        settings[name] = value
     return settings

@@ -5,41 +5,52 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import typer
+
 from medssl.cli.options import LAST
 from medssl.core.errors import UserError
+from medssl.core.events import ran_to_completion
+from medssl.core.jobs import TRAININGS
 from medssl.core.project.project import Project, Run
 from medssl.core.project.runs import refuse_collapsed
 from medssl.core.shipped import SHAPES
 
 
-def choose_run(project: Project, name: str, kinds: Sequence[str], *, to_start_from: bool = False) -> Run:
-    """Find the run that an argument names.
+def choose_run(project: Project, name: str, kinds: Sequence[str], action: str = "Using") -> Run:
+    """Find the run that an argument names; what "last" stands for is printed.
 
     Args:
         project: project with the runs.
         name: id ("0002-finetune"), number ("2"), "shapes" (the shipped weights), or "last": the newest run
-            of these kinds with a checkpoint.
+            of these kinds with a checkpoint that has not collapsed.
         kinds: accepted kinds, "pretrain" and "finetune".
-        to_start_from: the run initialises a training, so "last" skips collapsed runs.
+        action: first word of the printed line.
 
     Raises:
         UserError: "no-run", "collapsed" if all candidates have collapsed, or an error of Project.run.
     """
+    wanted = " or ".join(TRAININGS[kind] for kind in kinds)
     if name == SHAPES and "pretrain" in kinds:
         return project.run(SHAPES)
     runs = [run for run in project.runs() if run.kind in kinds]
     if name == LAST:
         saved = [run for run in runs if run.checkpoint.exists()]
-        usable = [run for run in saved if not (to_start_from and run.collapsed)]
+        usable = [run for run in saved if not run.collapsed]
         if saved and not usable:
             refuse_collapsed(saved[-1])
         if not usable:
             raise UserError(
-                f"{project.root} has no {' or '.join(kinds)} run with a checkpoint yet; "
+                f"{project.root} has no {wanted} run with a checkpoint yet; "
                 f"start one with medssl {kinds[0]} {project.root}"
                 f"{', or take --weights shapes' if 'pretrain' in kinds else ''}.",
                 code="no-run",
             )
+        passed_over = [
+            f"{run.id} ({'collapsed' if run in saved else 'no checkpoint'})"
+            for run in runs[runs.index(usable[-1]) + 1 :]
+        ]
+        rest = f"; passed over {', '.join(passed_over)}" if passed_over else ""
+        typer.echo(f"{action} {usable[-1].id}, the last {wanted} run with weights{rest}.", err=True)
         return usable[-1]
     if name.isdecimal():
         for run in runs:
@@ -48,10 +59,41 @@ def choose_run(project: Project, name: str, kinds: Sequence[str], *, to_start_fr
     chosen = project.run(name)
     if chosen.kind not in kinds:
         raise UserError(
-            f"Run {chosen.id} is a {chosen.kind} run; give a {' or '.join(kinds)} run.",
+            f"{chosen.id} is a {TRAININGS.get(chosen.kind, chosen.kind)} run; give a {wanted} run.",
             code="no-run",
         )
     return chosen
+
+
+def choose_resumable(project: Project, name: str, kind: str, minutes: float | None, steps: int | None) -> Run:
+    """Find the run that --resume names, if there is something left to do.
+
+    Args:
+        project: project with the runs.
+        name: as in `choose_run`.
+        kind: "pretrain" or "finetune".
+        minutes: new total of minutes; None keeps the run's.
+        steps: new total of steps; None keeps the run's.
+
+    Raises:
+        UserError: "finished" if the run has ended and its total is spent, or an error of `choose_run`.
+    """
+    run = choose_run(project, name, (kind,), "Resuming")
+    totals = {
+        "--steps": (run.card.get("step", 0), steps or run.job.get("steps")),
+        "--minutes": (run.card.get("elapsed_s", 0) / 60, minutes or run.job.get("minutes")),
+    }
+    spent = [
+        (option, total) for option, (done, total) in totals.items() if total is not None and done >= total
+    ]
+    if spent and ran_to_completion(run.folder / "events.jsonl"):
+        option, total = spent[0]
+        raise UserError(
+            f"{run.id} has finished its {total:g} {option[2:]}; give a larger {option} to train it further, "
+            "or leave out --resume to start a new run.",
+            code="finished",
+        )
+    return run
 
 
 def split_scans(project: Project, arguments: Sequence[str]) -> tuple[tuple[str, ...], tuple[Path, ...]]:

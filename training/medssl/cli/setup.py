@@ -42,8 +42,17 @@ def init(
         typer.Option(
             metavar="PATTERN",
             show_default=False,
-            help="Hold scans out of all training, for testing: a pattern of file names such as 'test_*'; "
-            "may be repeated.",
+            help="Hold scans out of all training, for testing: a pattern of file names such as 'test_*', "
+            "also of scans in the project; may be repeated.",
+        ),
+    ] = None,
+    no_hold_out: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--no-hold-out",
+            metavar="PATTERN",
+            show_default=False,
+            help="Use scans of the project for training again; may be repeated.",
         ),
     ] = None,
 ) -> None:
@@ -53,14 +62,20 @@ def init(
     """
     from medssl.benchmarking.dataset import classes_named
     from medssl.cli.terminal import console
+    from medssl.core.io.volume import find_scans
     from medssl.core.project.project import Project, is_project
 
     names = [name.strip() for name in (classes or "").split(",") if name.strip()]
+    found = find_scans(scans) if scans else []
+    known = [scan.source for scan in Project.open(folder).scans.values()] if is_project(folder) else []
+    _check_patterns([*(hold_out or []), *(no_hold_out or [])], [*found, *map(Path, known)])
     project = Project.open(folder) if is_project(folder) else Project.create(folder)
     if names:
         project.set_classes(classes_named(names))
     screen = console()
-    refused = _add(project, scans or [], hold_out or [], screen)
+    refused = _add(project, found, hold_out or [], screen)
+    _hold_out(project, hold_out or [], True)
+    _hold_out(project, no_hold_out or [], False)
     held_out = sum(scan.held_out for scan in project.scans.values())
     count = len(project.scans)
     typer.echo(f"{folder}: {count} scan{'s' if count != 1 else ''}, {held_out} held out.")
@@ -69,16 +84,38 @@ def init(
         raise typer.Exit(1)
 
 
+def _check_patterns(patterns: list[str], paths: list[Path]) -> None:
+    """Refuse a pattern that matches none of these scans: it is probably misspelt."""
+    from medssl.core.errors import UserError
+
+    for pattern in patterns:
+        if not any(fnmatch(path.name, pattern) for path in paths):
+            raise UserError(
+                f"No scan has a file name like {pattern!r}; write it as in 'test_*', or leave it out.",
+                code="no-match",
+            )
+
+
+def _hold_out(project: Project, patterns: list[str], held_out: bool) -> None:
+    """Apply patterns to all scans of the project, and print how many they matched."""
+    for pattern in patterns:
+        matched = [scan for scan in project.scans.values() if fnmatch(Path(scan.source).name, pattern)]
+        for scan in matched:
+            if scan.held_out != held_out:
+                project.hold_out(scan.id, held_out)
+        scans = f"{len(matched)} scan{'s' if len(matched) != 1 else ''}"
+        typer.echo(f"{pattern}: {scans} {'held out of training' if held_out else 'used for training'}.")
+
+
 def _add(project: Project, paths: list[Path], hold_out: list[str], screen: Console) -> int:
     """Add scans; returns the number of scans that could not be used."""
     from rich.markup import escape
     from rich.progress import track
 
     from medssl.core.errors import UserError
-    from medssl.core.io.volume import find_scans
 
     refused = 0
-    for path in track(find_scans(paths), "Reading scans", console=screen, disable=not screen.is_terminal):
+    for path in track(paths, "Reading scans", console=screen, disable=not screen.is_terminal):
         if path.name.partition(".")[0].endswith("_segmentation"):  # as medssl predict names its files
             screen.print(f"[yellow]{escape(path.name)} is a segmentation, not a scan; it is left out.")
             continue

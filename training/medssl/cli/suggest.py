@@ -24,7 +24,9 @@ def suggest(
     ] = None,
     json: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", show_default=False, help="Also write the list to this JSON file."),
+        typer.Option(
+            metavar="FILE", dir_okay=False, show_default=False, help="Also write the list to this JSON file."
+        ),
     ] = None,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",

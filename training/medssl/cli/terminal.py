@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.text import Text
 
 from medssl.core import events, jobs
+from medssl.core.scalars import MEANINGS
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C by the convention of shells: `a && b` does not start b."""
@@ -111,6 +112,7 @@ class Drawing:
         self._printed: dict[str, float] = {}
         self._numbers = self._phase = ""
         self._noticed = ""
+        self._explained: set[str] = set()
 
     def __enter__(self) -> Drawing:
         self._bars.start()
@@ -130,6 +132,7 @@ class Drawing:
             case events.Progress():
                 self._progress(event)
             case events.Metric():
+                self._explain(event.values)
                 self._numbers = "  ".join(f"{name} {value:.3g}" for name, value in event.values.items())
             case events.Notice():
                 if event.text != self._noticed:
@@ -137,6 +140,15 @@ class Drawing:
                 self._noticed = event.text
             case _:
                 pass  # previews, checkpoints and the end print nothing
+
+    def _explain(self, names: Iterable[str]) -> None:
+        """Say what a number is, when it first appears."""
+        for name in names:
+            if name in MEANINGS and name not in self._explained:
+                self._screen.print(
+                    Padding(Text(f"{name}: {MEANINGS[name]}", style="dim"), (0, 0, 0, 2), expand=False)
+                )
+                self._explained.add(name)
 
     def _progress(self, event: events.Progress) -> None:
         if self._phase and event.phase != self._phase:

@@ -60,12 +60,15 @@ PredictOption = Annotated[
 SemiSupervisedOption = Annotated[
     SemiSupervised,
     typer.Option(
+        metavar="CHOICE",
         help="How to use unannotated voxels: pseudo-labels (self_training), pseudo-label-guided contrast "
         "between classes (pseudo_contrast), both, or none.",
     ),
 ]
 
 
+KEPT_WITH_RESUME = ("project", "resume", "minutes", "steps", "device")
+"""Arguments and options that have an effect on a resumed run."""
 MethodOption = Annotated[
     str,
     typer.Option(metavar="METHOD", help=f"Self-supervised method: {', '.join(ALL)}."),
@@ -73,6 +76,7 @@ MethodOption = Annotated[
 
 
 def pretrain(
+    context: typer.Context,
     project: OptionalProjectArgument = None,
     method: MethodOption = "pgl",
     weights: PretrainStartOption = None,
@@ -104,7 +108,7 @@ def pretrain(
     if not needs_scans(method) and not is_project(project):
         Project.create(project)
     if weights not in (None, RANDOM, SHAPES):
-        weights = choose_run(Project.open(project), weights, ("pretrain",), to_start_from=True).id
+        weights = choose_run(Project.open(project), weights, ("pretrain",)).id
     _train(
         PretrainJob(
             project=str(project),
@@ -112,7 +116,7 @@ def pretrain(
             device=device,
             minutes=minutes,
             steps=steps,
-            resume=_resumed(project, resume, "pretrain"),
+            resume=_resumed(context, project, resume, minutes, steps),
             settings=settings_from(setting),
             method=method,
             recipe=recipe,
@@ -122,6 +126,7 @@ def pretrain(
 
 
 def finetune(
+    context: typer.Context,
     project: ProjectArgument,
     weights: StartOption = SHAPES,
     predict: PredictOption = None,
@@ -152,11 +157,9 @@ def finetune(
             device=device,
             minutes=minutes,
             steps=steps,
-            resume=_resumed(project, resume, "finetune"),
+            resume=_resumed(context, project, resume, minutes, steps),
             settings=settings_from(setting),
-            weights=weights
-            if weights == RANDOM
-            else choose_run(opened, weights, kinds, to_start_from=True).id,
+            weights=weights if weights == RANDOM else choose_run(opened, weights, kinds).id,
             recipe=recipe,
             semi_supervised=semi_supervised,
             predict_scans=tuple(scans),
@@ -164,18 +167,48 @@ def finetune(
     )
 
 
-def _resumed(project: Path, resume: str | None, kind: str) -> str | None:
-    from medssl.cli.selection import choose_run
+def _resumed(
+    context: typer.Context, project: Path, resume: str | None, minutes: float | None, steps: int | None
+) -> str | None:
+    """Id of the run to resume.
+
+    Raises:
+        UserError: "bad-resume" for options that the run would ignore, and those of `choose_resumable`.
+    """
+    from medssl.cli.selection import choose_resumable
+    from medssl.core.errors import UserError
     from medssl.core.project.project import Project
 
-    return None if resume is None else choose_run(Project.open(project), resume, (kind,)).id
+    if resume is None:
+        return None
+    ignored = [
+        parameter.opts[0]
+        for parameter in context.command.params
+        if parameter.name not in KEPT_WITH_RESUME and _is_given(context, parameter.name)
+    ]
+    if ignored:
+        raise UserError(
+            f"A resumed run keeps its settings, so {' and '.join(ignored)} would be ignored; leave that out, "
+            "or leave out --resume to start a new run.",
+            code="bad-resume",
+        )
+    kind = str(context.info_name)
+    return choose_resumable(Project.open(project), resume, kind, minutes, steps).id
+
+
+def _is_given(context: typer.Context, name: str | None) -> bool:
+    source = context.get_parameter_source(name) if name else None
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _train(job: TrainingJob) -> None:
     """Run a training job and print its run id, or how to resume it."""
     from medssl.cli.terminal import INTERRUPTED, console, run_job, stop_on_interrupt
     from medssl.core.jobs import kind_of
+    from medssl.core.settings import check_job
 
+    if job.resume is None:
+        check_job(job)
     screen = console()
     with stop_on_interrupt(screen) as should_stop:
         _print_estimate(job, screen, should_stop)

@@ -171,14 +171,28 @@ def from_line(line: str) -> Event:
         ) from error
 
 
-def read_log(path: Path) -> list[Event]:
-    """Events of a run from its events.jsonl; incomplete lines after a crash are skipped."""
+def read_log(path: Path, *names: str) -> list[Event]:
+    """Events of a run from its events.jsonl; incomplete lines after a crash are skipped.
+
+    Args:
+        path: The file.
+        names: Names of the events to read, such as "done"; none for all. A long training logs a hundred
+            thousand events, and only these are parsed.
+    """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
+    if names:
+        lines = [line for line in lines if line.startswith(tuple(f'{{"event":"{name}"' for name in names))]
     found = []
     for line in lines:
         with suppress(UserError):
             found.append(from_line(line))
     return found
+
+
+def ran_to_completion(path: Path) -> bool:
+    """Whether the run of an events.jsonl ended by itself, not by a stop or a crash, when it last ran."""
+    newest = read_log(path, "started", "done")[-1:]
+    return any(isinstance(event, Done) and not event.stopped for event in newest)

@@ -166,6 +166,9 @@ JOBS: dict[str, type[Job]] = {
     "estimate": EstimateJob,
 }
 
+TRAININGS = {"pretrain": "pre-training", "finetune": "fine-tuning"}
+"""{kind of a run: what a sentence calls it}."""
+
 
 def kind_of(job: Job) -> str:
     """Name of a job in files and on the command line: "pretrain", "finetune", ..."""

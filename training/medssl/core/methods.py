@@ -48,7 +48,7 @@ METHODS = {**_WITH_SCANS, **_FROM_OTHER_PACKAGES}
 ALL = {**METHODS, **_WITHOUT_SCANS}
 """All methods."""
 
-_TITLES = {"simclr": "SimCLR", "moco": "MoCo", "alice": "Alice", "supervoxels": "super-voxels"}
+_TITLES = {"simclr": "SimCLR", "moco": "MoCo", "alice": "Alice", "supervoxels": "supervoxels"}
 
 
 def title(name: str) -> str:

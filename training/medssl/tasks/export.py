@@ -20,9 +20,9 @@ from medssl.core.export.files import (
     need_dicom,
     write_table,
 )
+from medssl.core.io.volume import is_series
 from medssl.core.jobs import ExportJob
 from medssl.core.labels.postprocess import Postprocessing
-from medssl.core.project.contents import Scan
 from medssl.core.project.project import Project, Run
 from medssl.tasks.inference.predict import predict_scans
 
@@ -56,18 +56,23 @@ def export_scans(
     volumes: list[ClassVolume] = []
     written: list[str] = []
 
-    def refuse(scan_id: str, error: UserError) -> None:
-        if error.code in FATAL:
+    def refuse(error: UserError, *scan_ids: str) -> None:
+        if error.code in FATAL or len(scan_ids) == len(scans):
             raise error
-        refused[scan_id] = str(error)
+        refused.update(dict.fromkeys(scan_ids, str(error)))
         emit(Notice(str(error)))
 
-    targets = {scan_id: folder / file_name(scan_id, ending) for scan_id in scans}
+    if ending == DICOM_SEG:
+        try:
+            need_dicom(*(project.scans[scan_id] for scan_id in scans))
+        except UserError as error:
+            refuse(error, *(scan for scan in scans if not is_series(Path(project.scans[scan].source))))
+    targets = {scan_id: folder / file_name(scan_id, ending) for scan_id in scans if scan_id not in refused}
     for scan_id, path in targets.items():
         try:
-            _check_target(project.scans[scan_id], path, ending)
+            _check_target(path)
         except UserError as error:
-            refuse(scan_id, error)
+            refuse(error, scan_id)
     remaining = [scan_id for scan_id in scans if scan_id not in refused]
     emit(Started(run.id if run else ""))
     if run is not None:
@@ -81,21 +86,22 @@ def export_scans(
             )
             written.append(str(targets[scan_id]))
         except UserError as error:
-            refuse(scan_id, error)
+            refuse(error, scan_id)
         emit(Progress("export", (number + 1) / len(remaining), number + 1))
     if written:
         write_table(folder / TABLE, volumes)
     elif len(refused) == len(scans):
-        raise UserError(next(iter(refused.values())), code="nothing-yet")
+        raise UserError(
+            f"None of the {len(scans)} scans was exported; put right what the messages above name.",
+            code="nothing-yet",
+        )
     emit(Notice(_summary(folder, written, refused)))
     stopped = len(written) + len(refused) < len(scans)
     return {"run": job.weights, "written": written, "refused": refused, "stopped": stopped}
 
 
-def _check_target(scan: Scan, path: Path, ending: str) -> None:
-    """Raise the errors that can be detected before anything is computed."""
-    if ending == DICOM_SEG:
-        need_dicom(scan)
+def _check_target(path: Path) -> None:
+    """Refuse to overwrite what is not an earlier export."""
     if not may_write(path):
         raise UserError(
             f"{path} already exists and was not exported by this program; move it or choose another folder.",

@@ -114,7 +114,10 @@ def load_weights(
         transfers = find(card["method"]).TRANSFERS
         state = {key: tensor for key, tensor in state.items() if key.startswith(transfers)}
     pretrained = load_matching(network, state, skip)
-    emit(Notice(f"Initialized {len(pretrained)} of {len(network.state_dict())} tensors from {name}."))
+    total = len(network.state_dict())
+    new = total - len(pretrained)
+    rest = f"the other {new}, such as the head, start from random values" if new else "all that it has"
+    emit(Notice(f"{len(pretrained)} of the network's {total} weight tensors are those of {name}; {rest}."))
     return pretrained
 
 

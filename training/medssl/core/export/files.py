@@ -57,9 +57,9 @@ def check_ending(ending: str) -> str:
     """
     normalised = "." + ending.lower().lstrip(".")
     if normalised not in ENDINGS:
+        formats = ", ".join(known.removeprefix(".") for known in ENDINGS)
         raise UserError(
-            f"Segmentations cannot be written as {ending}; choose one of {', '.join(ENDINGS)} "
-            f"({DICOM_SEG} is DICOM-SEG).",
+            f"Segmentations cannot be written as {ending}; choose one of {formats} (dcm is DICOM-SEG).",
             code="unsupported",
         )
     return normalised
@@ -127,8 +127,8 @@ def _series_of(scan: Scan) -> Path:
     need_dicom(scan)
     if not source.exists():
         raise UserError(
-            f"{source}, the DICOM series of {scan.id}, no longer exists; restore it or choose .nii.gz or "
-            ".nrrd.",
+            f"{source}, the DICOM series of {scan.id}, no longer exists; restore it or choose the format "
+            "nii.gz or nrrd.",
             code="missing",
         )
     if fingerprint(read_scan(source)) != scan.sha256:
@@ -138,16 +138,20 @@ def _series_of(scan: Scan) -> Path:
     return source
 
 
-def need_dicom(scan: Scan) -> None:
-    """Require that a scan was read from DICOM.
+def need_dicom(*scans: Scan) -> None:
+    """Require that scans were read from DICOM.
 
     Raises:
-        UserError: "not-dicom" if it was not.
+        UserError: "not-dicom" if some were not.
     """
-    if not is_series(Path(scan.source)):
+    others = [scan for scan in scans if not is_series(Path(scan.source))]
+    if others:
+        names = f"{others[0].id} ({Path(others[0].source).name})"
+        names += f" and {len(others) - 1} more of {len(scans)} scans" if len(others) > 1 else ""
+        verb = "were" if len(others) > 1 else "was"
         raise UserError(
-            f"{scan.id} was not read from DICOM ({Path(scan.source).name}), so a DICOM-SEG has no series to "
-            "refer to; choose .nii.gz or .nrrd, or add the DICOM series as a scan.",
+            f"{names} {verb} not read from DICOM, so a DICOM-SEG has no series to refer to; choose the "
+            "format nii.gz or nrrd, or add the DICOM series.",
             code="not-dicom",
         )
 

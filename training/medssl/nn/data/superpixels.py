@@ -1,4 +1,4 @@
-"""Super-pixels: small homogeneous regions of slices, by Felzenszwalb's segmentation (scikit-image).
+"""Superpixels: small homogeneous regions of slices, by Felzenszwalb's segmentation (scikit-image).
 
 They replace labels where a method needs regions of one tissue (LRC, arXiv 2304.03406). A region ends where
 the difference between neighbouring pixels is large compared with those inside it; `scale` sets how large.
@@ -62,7 +62,7 @@ class SuperpixelParams:
 
 @dataclass(frozen=True)
 class SuperPixels:
-    """Super-pixel label maps of some slices of some scans, on the scans' device."""
+    """Superpixel label maps of some slices of some scans, on the scans' device."""
 
     dataset: DeviceDataset
     """The segmented scans; targets are label maps (n, H, W) int16, IGNORE where there is no region."""
@@ -80,7 +80,7 @@ def segment_dataset(
     slices: int,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> SuperPixels | None:
-    """Segment slices into super-pixels, evenly spaced over the scans and along each scan. Deterministic.
+    """Segment slices into superpixels, evenly spaced over the scans and along each scan. Deterministic.
 
     Args:
         dataset: Scans.
@@ -158,7 +158,7 @@ def cut_slice(
         ValueError: If the image is not two-dimensional.
     """
     if image.ndim != 2:
-        raise ValueError(f"super-pixels need one slice (H, W), not {image.shape}")
+        raise ValueError(f"superpixels need one slice (H, W), not {image.shape}")
     scale = params.scale if scale is None else scale
     if image.min() == image.max():
         return np.zeros(image.shape, np.int16), scale

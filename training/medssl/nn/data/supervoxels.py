@@ -1,4 +1,4 @@
-"""Super-voxels: small homogeneous 3D regions of scans, by SLIC (Achanta et al., in scikit-image).
+"""Supervoxels: small homogeneous 3D regions of scans, by SLIC (Achanta et al., in scikit-image).
 
 They replace labels where a method needs regions of one tissue across slices (methods/supervoxels.py).
 """
@@ -28,7 +28,7 @@ def cut_volumes(
     voxels: int,
     progress: Callable[[float], None] = lambda fraction: None,
 ) -> DeviceDataset:
-    """Segment scans, or slabs of them, into super-voxels. Deterministic.
+    """Segment scans, or slabs of them, into supervoxels. Deterministic.
 
     Args:
         dataset: Scans.

@@ -1,7 +1,7 @@
 """LRC, localized region contrast (Yan et al., arXiv 2304.03406): a local loss on top of a global method.
 
 A global method (MoCo, SimCLR, BYOL) describes a whole view by one vector and does not train the decoder. LRC
-segments slices into super-pixels, draws N of them in a view and K pixels in each, and contrasts the decoder's
+segments slices into superpixels, draws N of them in a view and K pixels in each, and contrasts the decoder's
 features f: pixels of one region attract, those of different regions repel. With s the cosine and t the
 temperature:
 
@@ -14,7 +14,7 @@ logarithm per positive, negatives from the same view only (another scan shows th
 Where we depart from the paper or decide what it leaves open, and why:
 - One network with both losses at once, where the paper seems to train a branch for each and to join them for
   the segmentation: that would double the cost of a prediction.
-- The local loss has views of its own, since only some slices have super-pixels: segmenting all slices would
+- The local loss has views of its own, since only some slices have superpixels: segmenting all slices would
   take longer than a short training, and evenly spaced ones represent the others.
 - Voxels outside the body belong to no region: most regions would be air, distinguished by that alone.
 - Regions are segmented in the original slice; labels are resampled by nearest neighbour, none beyond it.
@@ -52,7 +52,7 @@ from medssl.nn.methods.region_contrast import region_contrast
 from medssl.nn.models.unet import Network
 
 TRIAL_SLICES = 8
-"""Slices that a trial segments into super-pixels."""
+"""Slices that a trial segments into superpixels."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +78,18 @@ class LRCSettings:
     zoom: tuple[float, float] = (0.8, 1.2)
     """Side of a view in patches, drawn for each view."""
     slices: Count = 5000
-    """Slices of all scans together that are segmented into super-pixels before the training."""
+    """Slices of all scans together that are segmented into superpixels before the training."""
     side: Count = 256
-    """Pixels along the longer side of the grid that super-pixels are cut on."""
+    """Pixels along the longer side of the grid that superpixels are cut on."""
     scale: float = 50.0
     """Felzenszwalb's scale to begin with: larger regions for larger values."""
     sigma: float = 0.8
-    """Smoothing before super-pixels are cut, in grid pixels."""
+    """Smoothing before superpixels are cut, in grid pixels."""
     min_size: Count = 50
-    """With `side`, `scale` and `sigma` the parameters of the super-pixels (superpixels.SuperpixelParams)."""
+    """With `side`, `scale` and `sigma` the parameters of the superpixels (superpixels.SuperpixelParams)."""
 
     def superpixel_params(self) -> SuperpixelParams:
-        """Parameters of the super-pixels."""
+        """Parameters of the superpixels."""
         return SuperpixelParams(self.side, self.scale, self.sigma, self.min_size)
 
 
@@ -126,7 +126,7 @@ class LRC(Method):
         self.base.plan = plan
 
     def prepare(self, dataset: DeviceDataset, emit: Emit) -> None:
-        """Segment slices into super-pixels.
+        """Segment slices into superpixels.
 
         Raises:
             UserError: "not-2d", "bad-job" or "no-regions" if scans or settings leave nothing to contrast, and
@@ -150,14 +150,14 @@ class LRC(Method):
         done, total = sum(map(len, superpixels.slices)), sum(map(len, dataset.images))
         emit(
             Notice(
-                f"{done} of {total} slices segmented into super-pixels in {time.monotonic() - begin:.0f} s, "
+                f"{done} of {total} slices segmented into superpixels in {time.monotonic() - begin:.0f} s, "
                 f"with a median of {superpixels.median_regions:.0f} per slice."
             )
         )
 
     @classmethod
     def trial(cls, settings: LRCSettings, slices: int) -> tuple[dict[str, Any], float]:
-        """Segment a few slices into super-pixels instead of all."""
+        """Segment a few slices into superpixels instead of all."""
         return {"slices": TRIAL_SLICES}, min(settings.slices, slices) / TRIAL_SLICES
 
     def loss(
@@ -176,7 +176,7 @@ class LRC(Method):
         return loss, {**numbers, "global": global_loss.detach(), "local": local.detach(), "skipped": skipped}
 
     def views(self, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Draw a batch of views of slices that have super-pixels.
+        """Draw a batch of views of slices that have superpixels.
 
         Returns:
             Images (B, S, H, W) float32 and the middle slices' labels (B, H, W) int64.
@@ -250,6 +250,6 @@ def _percents(emit: Emit) -> Callable[[float], None]:
         nonlocal last
         if (percent := int(100 * fraction)) > last:
             last = percent
-            emit(Progress("super-pixels", fraction))
+            emit(Progress("superpixels", fraction))
 
     return report

@@ -1,4 +1,4 @@
-"""LRC's local contrastive loss between the pixels of super-pixels (Yan et al., arXiv 2304.03406)."""
+"""LRC's local contrastive loss between the pixels of superpixels (Yan et al., arXiv 2304.03406)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Super-voxels: the task of shapes.py on the scans themselves, with super-voxels as labels.
+"""Supervoxels: the task of shapes.py on the scans themselves, with supervoxels as labels.
 
 Two slices of one scan, a few slices apart, are augmented independently. The prototypes of one slice's
-super-voxels classify the pixels of the other, in both directions, on the finest decoder map and on an encoder
-level. After SSL-ALPNet (Ouyang et al., arXiv 2007.09886), which uses the super-pixels of one slice. The
+supervoxels classify the pixels of the other, in both directions, on the finest decoder map and on an encoder
+level. After SSL-ALPNet (Ouyang et al., arXiv 2007.09886), which uses the superpixels of one slice. The
 intensities of one view are mapped by a random, not necessarily monotonic curve: with the same contrast in
 both views they alone would solve the task.
 """
@@ -40,9 +40,9 @@ class SuperVoxelsSettings:
     """Sampling and comparison of pairs."""
 
     edges_px: tuple[float, ...] = (14.0, 8.0)
-    """Typical edges of a super-voxel in working pixels, used by one slab after the other."""
+    """Typical edges of a supervoxel in working pixels, used by one slab after the other."""
     voxels: Count = 6_000_000
-    """Most voxels to segment into super-voxels."""
+    """Most voxels to segment into supervoxels."""
     apart: int = 3
     """Largest distance between the two slices, in slices."""
     curved: Share = 0.5
@@ -64,7 +64,7 @@ class SuperVoxelsSettings:
 
 
 class SuperVoxels(Method):
-    """Super-voxel pre-training: network, heads and the loss of a batch of pairs."""
+    """Supervoxel pre-training: network, heads and the loss of a batch of pairs."""
 
     Settings = SuperVoxelsSettings
     TRANSFERS = ("encoder.", "decoder.")
@@ -85,14 +85,14 @@ class SuperVoxels(Method):
         )
 
     def prepare(self, dataset: DeviceDataset, emit: Emit) -> None:
-        """Segment the scans into super-voxels."""
+        """Segment the scans into supervoxels."""
         settings = self.settings
         self.cut = cut_volumes(
             dataset,
             self.plan,
             settings.edges_px,
             settings.voxels,
-            lambda fraction: emit(Progress("super-voxels", fraction)),
+            lambda fraction: emit(Progress("supervoxels", fraction)),
         )
 
     def loss(

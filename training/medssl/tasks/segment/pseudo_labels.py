@@ -47,7 +47,7 @@ class Settings(annotated_crops.Settings):
     """When pseudo-labels are made, which are used, and their weight in the loss."""
 
     rounds: tuple[float, ...] = (0.35, 0.5, 0.65, 0.8)
-    """Fractions of the training at which new pseudo-labels are made; () for none."""
+    """Fractions of the training at which new pseudo-labels are made; empty for none."""
     min_steps_between: int = 150
     """Minimum steps before the first round and between rounds: a round costs as much as dozens of steps, and
     four of them would take most of a training of one minute."""
