@@ -78,7 +78,7 @@ def test_sentences_of_a_help_break_only_at_the_right_margin(
     monkeypatch.setenv("TERMINAL_WIDTH", str(width))
     lines = CliRunner().invoke(app, [command, "--help"]).output.splitlines()
     prose = [line for line in lines if line.startswith(" ") and "Usage" not in line]
-    for line, after in zip(prose, prose[1:], strict=False):
+    for line, after in itertools.pairwise(prose):
         first = after.split(" ")[1] if after.strip() else ""
         assert not line.strip() or not first or len(line.rstrip()) + 1 + len(first) > width - 2, line
 
@@ -221,7 +221,7 @@ def finished(project: Project, steps: int) -> Run:
 def test_a_finished_run_is_resumed_only_with_a_larger_total(project: Project) -> None:
     run = finished(project, steps=3)
     for steps in (None, 2, 3):
-        with pytest.raises(UserError, match="has finished its 3 steps"):
+        with pytest.raises(UserError, match="has finished after 3 steps"):
             choose_resumable(project, "last", "finetune", None, steps)
     assert choose_resumable(project, "last", "finetune", None, 4).id == run.id
 

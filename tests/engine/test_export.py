@@ -74,7 +74,7 @@ def test_dicom_in_nifti_out_on_the_same_grid(dicom_project: Project, tmp_path: P
 
 
 def test_a_scan_that_is_no_dicom_is_not_written_as_dicom_seg(dicom_project: Project, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"scan\.nii\.gz.*choose \.nii\.gz or \.nrrd") as error:
+    with pytest.raises(UserError, match=r"scan\.nii\.gz.*choose the format nii\.gz or nrrd") as error:
         export_scan(dicom_project, "scan", RUN, tmp_path / "out.dcm")
     assert code_of(error) == "not-dicom"
     assert not list(tmp_path.glob("out*"))
@@ -170,8 +170,24 @@ def test_one_scan_that_cannot_be_written_is_named_and_the_others_go_on(
     assert [Path(path).name for path in result["written"]] == ["series_segmentation.dcm"]
     assert set(result["refused"]) == {"scan"}
     first = next(event.text for event in said if isinstance(event, Notice))
-    assert first.startswith("scan was not read from DICOM")
+    assert first.startswith("scan (scan.nii.gz) was not read from DICOM")
     assert {row["scan"] for row in rows_of(tmp_path / "out" / "volumes.csv")} == {"series"}
+
+
+def test_scans_that_are_no_dicom_are_refused_in_one_sentence(dicom_project: Project, tmp_path: Path) -> None:
+    for index in range(2):
+        nibabel.save(
+            nibabel.Nifti1Image(np.arange(64.0).reshape(4, 4, 4) * (index + 1), np.eye(4)),
+            tmp_path / f"{index}.nii",
+        )
+        dicom_project.add_scan(tmp_path / f"{index}.nii")
+    result, said = run_job(dicom_project, job(dicom_project, tmp_path / "out", ending="dcm"))
+    assert set(result["refused"]) == {"scan", "0", "1"}
+    refusals = [event.text for event in said if isinstance(event, Notice) and "DICOM-SEG" in event.text]
+    assert len(refusals) == 1 and "scan (scan.nii.gz) and 2 more of 4 scans were" in refusals[0]
+    only_nifti = job(dicom_project, tmp_path / "out", ending="dcm", scans=("0", "1"))
+    with pytest.raises(UserError, match=r"0 .0.nii. and 1 more of 2 scans were not read from DICOM"):
+        run_job(dicom_project, only_nifti)
 
 
 def test_a_file_of_somebody_else_is_not_written_over(dicom_project: Project, tmp_path: Path) -> None:

@@ -198,8 +198,8 @@ def _resumed_job(training_run: Run, job: TrainingJob) -> TrainingJob:
     if training_run.kind != jobs.kind_of(job):
         kind = jobs.TRAININGS.get(training_run.kind, training_run.kind)
         raise UserError(
-            f"{training_run.id} is a {kind} run and cannot be resumed with medssl {jobs.kind_of(job)}; choose "
-            f"another run or use medssl {training_run.kind}.",
+            f"{training_run.id} is a {kind} run and cannot be resumed with medssl {jobs.kind_of(job)}; "
+            f"choose another run or use medssl {training_run.kind}.",
             code="wrong-run",
         )
     fields = {name: value for name, value in training_run.job.items() if name != "job"}

@@ -83,13 +83,11 @@ def choose_resumable(project: Project, name: str, kind: str, minutes: float | No
         "--steps": (run.card.get("step", 0), steps or run.job.get("steps")),
         "--minutes": (run.card.get("elapsed_s", 0) / 60, minutes or run.job.get("minutes")),
     }
-    spent = [
-        (option, total) for option, (done, total) in totals.items() if total is not None and done >= total
-    ]
+    spent = [(option, done) for option, (done, total) in totals.items() if total and done >= total]
     if spent and ran_to_completion(run.folder / "events.jsonl"):
-        option, total = spent[0]
+        option, done = spent[0]
         raise UserError(
-            f"{run.id} has finished its {total:g} {option[2:]}; give a larger {option} to train it further, "
+            f"{run.id} has finished after {done:.3g} {option[2:]}; give a larger {option} to train it further, "
             "or leave out --resume to start a new run.",
             code="finished",
         )
