@@ -5,6 +5,7 @@ The panels of the dock read it and listen to its signals; they do not know each 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from medssl.core import events
 from medssl.core.errors import UserError
 from medssl.core.features.similarity import has_features, open_features
+from medssl.core.labels.classes import add_classes, rename_class
 from medssl.core.palette import class_color
 from medssl.core.project.project import LabelClass, Project, Run, Scan, is_project
 from psygnal import Signal
@@ -21,7 +23,6 @@ from napari_medssl.model.job_state import JobState
 
 PROJECT_NAME = "medssl-project"
 FIRST_CLASS = LabelClass(id=1, name="Structure", color=class_color(1))
-MAX_CLASSES = 254
 
 
 class Session:
@@ -191,18 +192,30 @@ class Session:
             self.set_class(FIRST_CLASS)
 
     def add_class(self) -> LabelClass:
-        """Add a class with the next free id and a distinct colour.
+        """Add a class with an id that nothing refers to yet.
 
         Raises:
             UserError: All ids are used ("too-many").
         """
-        taken = {item.id for item in self.need_project().classes}
-        if len(taken) >= MAX_CLASSES:
-            raise UserError(f"A project has at most {MAX_CLASSES} classes.", code="too-many")
-        number = next(n for n in range(1, MAX_CLASSES + 1) if n not in taken)
-        item = LabelClass(id=number, name=f"Structure {number}", color=class_color(number))
-        self.set_class(item)
+        project = self.need_project()
+        taken = {item.name for item in project.classes}
+        numbers = itertools.count(len(taken) + 1)
+        name = next(text for text in (f"Structure {number}" for number in numbers) if text not in taken)
+        (item,) = add_classes(project, [name])
+        self.classes_changed.emit()
         return item
+
+    def rename_class(self, item: LabelClass, name: str) -> None:
+        """Rename a class and say what stays.
+
+        Raises:
+            UserError: Those of `classes.rename_class`.
+        """
+        rename_class(self.need_project(), item.id, name)
+        self.classes_changed.emit()
+        self.notify(
+            "info", f"{item.name} is called {name} now; strokes and predictions keep its id {item.id}."
+        )
 
     def _on_annotation_written(self, scan: str, annotated: bool) -> None:
         self.annotated = (self.annotated - {scan}) | ({scan} if annotated else set())

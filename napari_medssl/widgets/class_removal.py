@@ -1,13 +1,14 @@
-"""Deletes a class; its strokes are only removed after a question."""
+"""Removes a class, after a question that says where it is painted."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from medssl.core.errors import UserError
-from medssl.core.labels.relabel import annotated_slices, describe, relabel
+from medssl.core.labels.classes import check_removable, remove_class
+from medssl.core.labels.relabel import annotated_slices, describe
 from medssl.core.project.project import Project
-from qtpy.QtWidgets import QInputDialog, QWidget
+from qtpy.QtWidgets import QInputDialog, QMessageBox, QWidget
 
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.latest_only_worker import LatestOnlyWorker
@@ -17,21 +18,20 @@ NOT_ANNOTATED = "not annotated (slices that lose strokes are then no longer comp
 
 
 class ClassRemoval:
-    """Finds the strokes of a class, asks what to do with them, and deletes the class."""
+    """Finds the strokes of a class, asks what to do with them, and removes the class."""
 
     def __init__(self, workspace: Workspace, parent: QWidget) -> None:
         self.workspace, self.session, self.parent = workspace, workspace.session, parent
         self._worker = LatestOnlyWorker(self.session)
 
     def remove(self, class_id: int) -> None:
-        """Delete a class; ask first if it has strokes in any scan."""
+        """Remove a class, after a question."""
         catch_errors(self.session, lambda: self._search(class_id))
 
     def _search(self, class_id: int) -> None:
         project = self.session.need_project()
         project.need_writable()
-        if len(project.classes) < 2:
-            raise UserError("A project needs a class; rename this one instead.", code="last-class")
+        check_removable(project)
         if self.session.job.running:
             raise UserError("A job is running on these classes; stop it first.", code="busy")
         self.workspace.autosave.flush()
@@ -41,23 +41,26 @@ class ClassRemoval:
         )
 
     def _ask(self, class_id: int, slices_by_scan: dict[str, list[int]]) -> None:
+        classes = self.session.need_project().classes
+        others = [item for item in classes if item.id != class_id]
+        name = next(item.name for item in classes if item.id == class_id)
         if not slices_by_scan:
-            self._delete(class_id)
+            text = f"{name} is painted nowhere.\nRemove it? Earlier predictions keep its id {class_id}."
+            if QMessageBox.question(self.parent, "Remove class", text) == QMessageBox.StandardButton.Yes:
+                self.relabel(class_id, 0, [])
             return
-        others = [item for item in self.session.need_project().classes if item.id != class_id]
-        name = next(item.name for item in self.session.need_project().classes if item.id == class_id)
         choices = [*(f"{item.name} ({item.id})" for item in others), NOT_ANNOTATED]
-        text = f"{name} is painted in {describe(slices_by_scan)}.\nDelete it and relabel these strokes as:"
-        chosen, agreed = QInputDialog.getItem(self.parent, "Delete class", text, choices, 0, False)
+        text = f"{name} is painted in {describe(slices_by_scan)}.\nRemove it and relabel these strokes as:"
+        chosen, agreed = QInputDialog.getItem(self.parent, "Remove class", text, choices, 0, False)
         if agreed:
             into = 0 if chosen == NOT_ANNOTATED else others[choices.index(chosen)].id
             self.relabel(class_id, into, list(slices_by_scan))
 
     def relabel(self, class_id: int, into: int, scans: list[str]) -> None:
-        """Relabel the strokes of a class, then delete it.
+        """Relabel the strokes of a class, then remove it.
 
         Args:
-            class_id: The class to delete.
+            class_id: The class to remove.
             into: Class id that its strokes get; 0 for not annotated.
             scans: Ids of the scans with such strokes.
         """
@@ -65,8 +68,8 @@ class ClassRemoval:
         self.workspace.autosave.flush()
         self._lock(True)
         self._worker.submit(
-            lambda: _relabelled(project, scans, class_id, into),
-            lambda _result: self._delete(class_id),
+            lambda: _removed(project, scans, class_id, into),
+            lambda _result: self._show_removed(),
             lambda: self._lock(False),
         )
 
@@ -76,16 +79,14 @@ class ClassRemoval:
         if layer is not None:
             layer.editable = not locked
 
-    def _delete(self, class_id: int) -> None:
-        project = self.session.need_project()
+    def _show_removed(self) -> None:
         if self.session.scan is not None:
-            self.session.select(self.session.scan)  # read again: undo must not restore a deleted class
-        project.set_classes([item for item in project.classes if item.id != class_id])
+            self.session.select(self.session.scan)  # read again: undo must not restore a removed class
         self.session.refresh_annotated()
         self.session.classes_changed.emit()
 
 
-def _relabelled(project: Project, scans: list[str], class_id: int, into: int) -> Iterator[None]:
+def _removed(project: Project, scans: list[str], class_id: int, into: int) -> Iterator[None]:
     """In a thread."""
-    relabel(project, scans, class_id, into)
+    remove_class(project, class_id, into, scans)
     yield

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from medssl.core.project.project import LabelClass
@@ -29,17 +31,17 @@ ID = Qt.ItemDataRole.UserRole
 
 
 class ClassTable(QTableWidget):
-    """Click a class to paint it, double-click its name to rename it, click its colour to change it."""
+    """Click a class to paint it, its colour to change it; a right click renames or removes the class."""
 
     picked = Signal(int)
     """Id of the class that the user has selected."""
     removing = Signal(int)
-    """Id of a class that the user wants to delete."""
+    """Id of a class that the user wants to remove."""
 
     def __init__(self, session: Session, volumes: ClassVolumes) -> None:
         super().__init__(0, 4)
         self.session, self.volumes = session, volumes
-        self.setToolTip("Click a class to paint it, double-click its name to rename it")
+        self.setToolTip("Click a class to paint it, right-click it to rename or remove it")
         header, row_header = headers(self)
         row_header.hide()
         row_header.setDefaultSectionSize(ROW)
@@ -53,11 +55,9 @@ class ClassTable(QTableWidget):
         self.setColumnWidth(0, 42)
         for narrow in (2, 3):
             header.setSectionResizeMode(narrow, QHeaderView.ResizeMode.ResizeToContents)
-        self._delete = QAction("Delete class", self)
-        self._delete.setShortcut(QKeySequence(QKeySequence.StandardKey.Delete))
-        self._delete.setShortcutContext(Qt.ShortcutContext.WidgetShortcut)
-        self._delete.triggered.connect(lambda: self.removing.emit(self.current()))
-        self.addAction(self._delete)
+        self._entry("Rename class", QKeySequence("F2"), self.rename)
+        delete = QKeySequence(QKeySequence.StandardKey.Delete)
+        self._entry("Remove class…", delete, lambda: self.removing.emit(self.current()))
         self.setContextMenuPolicy(Qt.ContextMenuPolicy.ActionsContextMenu)
         self.itemChanged.connect(self._on_renamed)
         self.cellClicked.connect(lambda row, column: self.picked.emit(self.current()))
@@ -76,6 +76,20 @@ class ClassTable(QTableWidget):
             if cell(self, number, 1).data(ID) == class_id:
                 self.selectRow(number)
                 self.picked.emit(class_id)
+
+    def rename(self) -> None:
+        """Edit the name of the selected class."""
+        name = self.item(max(self.currentRow(), 0), 1)
+        if name is not None:
+            self.editItem(name)
+
+    def _entry(self, text: str, shortcut: QKeySequence, action: Callable[[], object]) -> None:
+        """An entry of the context menu."""
+        entry = QAction(text, self)
+        entry.setShortcut(shortcut)
+        entry.setShortcutContext(Qt.ShortcutContext.WidgetShortcut)
+        entry.triggered.connect(lambda: action())
+        self.addAction(entry)
 
     def refresh(self) -> None:
         """Show the project's classes."""
@@ -122,13 +136,13 @@ class ClassTable(QTableWidget):
     def _on_renamed(self, edited: QTableWidgetItem) -> None:
         item, name = self._class_with(edited.data(ID)), edited.text().strip()
         if item is not None and name and name != item.name:
-            changed = LabelClass(id=item.id, name=name, color=item.color)
-            catch_errors(self.session, lambda: self.session.set_class(changed))
+            catch_errors(self.session, lambda: self.session.rename_class(item, name))
+            self.refresh()  # a refused name gives way to the one before
 
     def _pick_color(self, item: LabelClass, checked: bool = False) -> None:
         color = QColorDialog.getColor(QColor(item.color), self, f"Colour of {item.name}")
         if color.isValid():
-            changed = LabelClass(id=item.id, name=item.name, color=color.name())
+            changed = replace(item, color=color.name())
             catch_errors(self.session, lambda: self.session.set_class(changed))
 
     def _class_with(self, class_id: int | None) -> LabelClass | None:

@@ -32,7 +32,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 COMMANDS = (
-    "demo", "init", "pretrain", "finetune", "methods", "predict", "export", "features", "similarity",
+    "demo", "init", "classes", "pretrain", "finetune", "methods", "predict", "export", "features", "similarity",
     "evaluate", "suggest", "run", "doctor",
 )  # fmt: skip
 

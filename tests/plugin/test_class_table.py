@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from medssl.core.files import write_json
 from medssl.core.project.project import Annotation
 from napari.components import ViewerModel
-from qtpy.QtWidgets import QInputDialog
+from qtpy.QtWidgets import QInputDialog, QMessageBox
 from test_workspace import predict, write_scan
 
 from napari_medssl.annotate.volumes import ClassVolumes
@@ -88,6 +89,46 @@ def test_nothing_changes_where_the_question_is_cancelled(desk, qtbot, monkeypatc
     desk.removal.remove(1)
     qtbot.waitUntil(lambda: bool(asked), timeout=20000)
     assert len(desk.session.project.classes) == 2 and (desk.annotation_layer.data == 1).sum() == 10
+
+
+def test_a_class_that_is_painted_nowhere_goes_after_a_question(desk, qtbot, monkeypatch):
+    new = desk.session.add_class()
+    asked = []
+
+    def agree(parent, title, text, *more):
+        asked.append(text)
+        return QMessageBox.StandardButton.Yes
+
+    monkeypatch.setattr(QMessageBox, "question", agree)
+    desk.removal.remove(new.id)
+    qtbot.waitUntil(lambda: len(desk.session.project.classes) == 2, timeout=20000)
+    assert "Structure 3 is painted nowhere" in asked[0] and f"id {new.id}" in asked[0]
+
+
+def test_the_menu_renames_and_removes(desk):
+    rename, remove = desk.table.actions()
+    assert (rename.text(), remove.text()) == ("Rename class", "Remove class…")
+    removing = []
+    desk.table.removing.connect(removing.append)
+    desk.table.selectRow(1)
+    remove.trigger()
+    assert removing == [2]
+
+
+def test_a_renamed_class_keeps_its_id_and_its_strokes(desk):
+    desk.table.item(0, 1).setText("liver")
+    assert [(item.id, item.name) for item in desk.session.project.classes][0] == (1, "liver")
+    assert "keep its id 1" in desk.said[-1] and (desk.annotation_layer.data == 1).sum() == 10
+    desk.table.item(0, 1).setText("Structure 2")
+    assert desk.table.item(0, 1).text() == "liver" and "already has a class" in desk.said[-1]
+
+
+def test_a_new_class_does_not_take_over_predictions_of_a_removed_one(desk):
+    new = desk.session.add_class()
+    run = desk.session.project.new_run("finetune", {"job": "finetune"}, "quick")
+    write_json(run.folder / "card.json", {"classes": [{"id": new.id, "name": new.name}]})
+    desk.session.project.set_classes([item for item in desk.session.project.classes if item.id != new.id])
+    assert desk.session.add_class().id == new.id + 1
 
 
 def test_the_last_class_stays(desk):

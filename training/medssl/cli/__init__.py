@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from medssl import __version__
-from medssl.cli import demo, export, inference, methods, setup, suggest, training
+from medssl.cli import classes, demo, export, inference, methods, setup, suggest, training
 
 app = typer.Typer(
     name="medssl",
@@ -35,6 +35,7 @@ def _add(command: Callable[..., None], panel: str, **options: Any) -> None:
 
 _add(demo.demo, START)
 _add(setup.init, START)
+_add(classes.classes, START)
 _add(training.pretrain, TRAIN, cls=methods.WithRecipes)
 _add(training.finetune, TRAIN)
 _add(methods.methods, TRAIN)

@@ -87,8 +87,8 @@ def choose_resumable(project: Project, name: str, kind: str, minutes: float | No
     if spent and ran_to_completion(run.folder / "events.jsonl"):
         option, done = spent[0]
         raise UserError(
-            f"{run.id} has finished after {done:.3g} {option[2:]}; give a larger {option} to train it further, "
-            "or leave out --resume to start a new run.",
+            f"{run.id} has finished after {round(done, 1):g} {option[2:]}; give a larger {option} to train "
+            "on, or leave out --resume to start a new run.",
             code="finished",
         )
     return run

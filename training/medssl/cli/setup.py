@@ -34,7 +34,8 @@ def init(
         typer.Option(
             metavar="NAMES",
             show_default=False,
-            help="Classes to segment, in order, e.g. --classes liver,spleen.",
+            help="Classes to segment, e.g. --classes liver,spleen. Those that the project has stay as they "
+            "are; medssl classes renames and removes.",
         ),
     ] = None,
     hold_out: Annotated[
@@ -60,9 +61,9 @@ def init(
 
     Scan files are never modified. Files that cannot be used are reported and skipped.
     """
-    from medssl.benchmarking.dataset import classes_named
     from medssl.cli.terminal import console
     from medssl.core.io.volume import find_scans
+    from medssl.core.labels.classes import add_classes
     from medssl.core.project.project import Project, is_project
 
     names = [name.strip() for name in (classes or "").split(",") if name.strip()]
@@ -70,8 +71,7 @@ def init(
     known = [scan.source for scan in Project.open(folder).scans.values()] if is_project(folder) else []
     _check_patterns([*(hold_out or []), *(no_hold_out or [])], [*found, *map(Path, known)])
     project = Project.open(folder) if is_project(folder) else Project.create(folder)
-    if names:
-        project.set_classes(classes_named(names))
+    add_classes(project, names)
     screen = console()
     refused = _add(project, found, hold_out or [], screen)
     _hold_out(project, hold_out or [], True)

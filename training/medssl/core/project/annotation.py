@@ -220,6 +220,21 @@ def is_empty(path: Path) -> bool:
         return stored["labels"].size == 0 and len(stored["complete"]) == 0
 
 
+def class_ids(path: Path) -> set[int]:
+    """Class ids among the labels and interpolated labels of a file of `write_annotation`.
+
+    Raises:
+        UserError: "unreadable", "newer-version".
+    """
+    present = np.zeros(256, bool)
+    with _open_npz(path) as stored:
+        present[_read_box(stored, "labels", "corner")[0]] = True
+        interpolated = _interpolated_box(stored)
+        if interpolated is not None:
+            present[interpolated[0]] = True
+    return set(np.flatnonzero(present).tolist()) - {0, SURE_BACKGROUND}
+
+
 @contextmanager
 def _open_npz(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
     try:

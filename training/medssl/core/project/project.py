@@ -25,6 +25,7 @@ from medssl.core.project.annotation import (
     IGNORE,
     SURE_BACKGROUND,
     Annotation,
+    class_ids,
     is_empty,
     read_annotation,
     write_annotation,
@@ -221,6 +222,10 @@ class Project:
         scans = [scan for scan in self.scans.values() if held_out or not scan.held_out]
         files = {scan.id: self._annotation_file(scan.id) for scan in scans}
         return tuple(scan_id for scan_id, path in files.items() if path.exists() and not is_empty(path))
+
+    def annotated_ids(self, scan_id: str) -> set[int]:
+        """Class ids among the labels and interpolated labels of an annotated scan."""
+        return class_ids(self._annotation_file(scan_id))
 
     def _annotation_file(self, scan_id: str) -> Path:
         return self.root / "annotations" / f"{self._scan(scan_id).id}.npz"
