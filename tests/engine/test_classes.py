@@ -15,7 +15,7 @@ from project_parts import code_of
 from test_commands import write_scan
 from typer.testing import CliRunner, Result
 
-SHAPE = (12, 10, 8)
+SHAPE = (8, 10, 12)
 
 
 @pytest.fixture

@@ -32,8 +32,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 COMMANDS = (
-    "demo", "init", "classes", "pretrain", "finetune", "methods", "predict", "export", "features", "similarity",
-    "evaluate", "suggest", "run", "doctor",
+    "demo", "init", "classes", "pretrain", "finetune", "methods", "predict", "export", "features",
+    "similarity", "evaluate", "suggest", "run", "doctor",
 )  # fmt: skip
 
 

@@ -117,7 +117,8 @@ def test_the_menu_renames_and_removes(desk):
 
 def test_a_renamed_class_keeps_its_id_and_its_strokes(desk):
     desk.table.item(0, 1).setText("liver")
-    assert [(item.id, item.name) for item in desk.session.project.classes][0] == (1, "liver")
+    first = desk.session.project.classes[0]
+    assert (first.id, first.name) == (1, "liver")
     assert "keep its id 1" in desk.said[-1] and (desk.annotation_layer.data == 1).sum() == 10
     desk.table.item(0, 1).setText("Structure 2")
     assert desk.table.item(0, 1).text() == "liver" and "already has a class" in desk.said[-1]
