@@ -19,14 +19,13 @@ from medssl.core.project.project import SURE_BACKGROUND, LabelClass
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 from napari.utils import DirectLabelColormap
-from napari.utils.transforms import Affine
+
+from napari_medssl import layer_units
 
 KEY = "medssl"
 SCAN, ANNOTATION, PREDICTION, SIMILARITY = "scan", "annotation", "prediction", "similarity"
 PREVIEW = "preview"
 SURE_BACKGROUND_COLOR = "#8f9aa8"
-PLACEMENT_KEYS = ("scale", "translate", "rotate", "shear", "affine")
-"""Attributes that place a layer in the world."""
 
 
 # --- what a layer says about itself -----------------------------------------------------------------
@@ -79,8 +78,8 @@ def canonical(data: Any, attributes: dict[str, Any]) -> tuple[np.ndarray, Geomet
     """A layer's data as a canonical array, and the geometry of its source.
 
     A layer of the plugin is canonical and has its source's geometry. Any other is taken in the usual memory
-    order (slices towards superior, rows towards posterior, columns towards left), placed by its transforms,
-    in mm.
+    order (slices towards superior, rows towards posterior, columns towards left), placed by its transforms in
+    its units; pixels are taken as mm, see `layer_units.assumption`.
 
     Args:
         data: Array of the layer.
@@ -106,19 +105,15 @@ def canonical(data: Any, attributes: dict[str, Any]) -> tuple[np.ndarray, Geomet
     if array.ndim != 3:
         raise UserError(f"Layer {name!r} has {array.ndim} dimensions; choose one with three.", code="not-3d")
     towards_ras = np.array([-1.0, -1.0, 1.0])
-    affine = _world_of(attributes)[[2, 1, 0, 3]][:, [2, 1, 0, 3]]  # from z, y, x to x, y, z
+    affine = layer_units.affine_mm(attributes)[[2, 1, 0, 3]][:, [2, 1, 0, 3]]  # from z, y, x to x, y, z
     affine[:3] *= towards_ras[:, None]
     source = array.transpose(2, 1, 0)
-    geometry = Geometry.of(affine, source.shape)
+    try:
+        geometry = Geometry.of(affine, source.shape)
+    except UserError as error:
+        sentence = f"Layer {name!r} has no valid voxel size or direction; set its scale."
+        raise UserError(sentence, code=error.code) from error
     return geometry.to_canonical(source), geometry
-
-
-def _world_of(attributes: dict[str, Any]) -> np.ndarray:
-    """(4, 4) from voxels to mm along z, y, x: scale, shear, rotation and translation, then the affine."""
-    own = {name: attributes[name] for name in PLACEMENT_KEYS if name != "affine" and name in attributes}
-    outer = attributes.get("affine")
-    inner = Affine(ndim=3, **own).affine_matrix
-    return inner if outer is None else np.asarray(getattr(outer, "affine_matrix", outer)) @ inner
 
 
 def file_of(layer: Layer) -> Path | None:
@@ -148,9 +143,9 @@ def save_image(layer: Image, folder: Path) -> Path:
         raise UserError(
             f"Layer {layer.name!r} is multi-scale or RGB; a scan has a single channel.", code="not-scalar"
         )
-    attributes = {name: getattr(layer, name) for name in ("name", "metadata", *PLACEMENT_KEYS)}
-    array, geometry = canonical(np.asarray(layer.data, dtype=np.float32), attributes)
+    array, geometry = canonical(np.asarray(layer.data, dtype=np.float32), layer_units.attributes_of(layer))
     image = nibabel.Nifti1Image(geometry.to_source(array), geometry.matrix)
+    image.header.set_xyzt_units("mm")
     path = folder / f"{_file_name(layer.name)}.nii"
     write_whole(path, lambda file: file.write(image.to_bytes()))
     return path

@@ -61,11 +61,14 @@ def read_one(path: Path) -> LayerData:
         UserError: It is not a single 3D scalar volume.
     """
     from medssl.core.io.volume import read_scan
+    from napari.utils.notifications import show_warning
 
     from napari_medssl import layers
 
     volume = read_scan(path)
     name = short_name(path)
+    for note in volume.notes:
+        show_warning(f"{path.name}: {note}")
     if _looks_like_labels(volume.array):
         return layers.labels_data(volume.array.astype("uint8"), volume.geometry, name, path)
     return layers.scan_data(volume.array, volume.geometry, name, path)

@@ -25,10 +25,14 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     import numpy as np
     from medssl.core.io.volume import write_labels as write
     from medssl.core.project.project import SURE_BACKGROUND
+    from napari.utils.notifications import show_warning
 
-    from napari_medssl import layers
+    from napari_medssl import layer_units, layers
 
     labels, geometry = layers.canonical(data, attributes)
+    is_own = layers.KEY in attributes.get("metadata", {})
+    if note := "" if is_own else layer_units.assumption(attributes):
+        show_warning(note)
     if attributes.get("metadata", {}).get(layers.KEY, {}).get("role") == layers.ANNOTATION:
         labels = np.where(labels == SURE_BACKGROUND, 0, labels).astype(labels.dtype)
     write(Path(path), labels, geometry)

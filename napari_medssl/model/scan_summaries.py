@@ -100,7 +100,9 @@ def summarise_scans(project: Project, cache: dict[Any, Any]) -> Iterator[tuple[s
             _dice(project, scan, run, cache) if run is not None and scan.reference else ({}, "")
         )
         summary = ScanSummary(
-            picture=_cached(cache, ("picture", scan.id), partial(picture, project, scan)),
+            picture=_cached(
+                cache, ("picture", scan.id, scan.image_fingerprint), partial(picture, project, scan)
+            ),
             slices=_slices(project, scan, cache),
             run=run.id if run is not None else "",
             dice=dice,
@@ -117,7 +119,8 @@ def picture(project: Project, scan: Scan) -> np.ndarray:
     path = project.root / "thumbnails" / f"{scan.id}.npy"
     try:
         stored = read_array(path)
-        if stored.dtype == np.uint8 and stored.ndim == 2 and max(stored.shape) == THUMBNAIL_SIZE:
+        is_newer = _modified(path)[1] >= _modified(project.root / "scans" / f"{scan.id}.npy")[1]
+        if is_newer and stored.dtype == np.uint8 and stored.ndim == 2 and max(stored.shape) == THUMBNAIL_SIZE:
             return stored
     except UserError:
         pass  # not made yet, or damaged

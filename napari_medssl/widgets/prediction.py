@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from medssl.core import settings
+from medssl.core.errors import UserError
 from medssl.core.labels.postprocess import Postprocessing
+from medssl.core.project.training_data import unlike_training
 from qtpy.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QFormLayout, QWidget
 from superqt.utils import qdebounced
 
@@ -61,7 +63,7 @@ class Prediction(StepContent):
         self.advanced = Advanced()
         self.advanced.show_settings("predict", settings.of_prediction)
         self.export = Export(session, workspace, jobs, self.advanced.values)
-        self.status = hint(NO_PREDICTION)
+        self.status, self.unlike = hint(NO_PREDICTION), hint()
         self.segment = button(
             "Segment this scan", self.segment_scan, "Segment with the newest fine-tuning", primary=True
         )
@@ -70,7 +72,7 @@ class Prediction(StepContent):
             self._content, form, row(self.toggle_button, self.flip), self.difference, self.accept,
             self._postprocessing_form(), self.export, self.export.panel,
         ).setContentsMargins(0, 0, 0, 0)  # fmt: skip
-        column(self, self.status, self.segment, self.panel, self._content, self.advanced)
+        column(self, self.status, self.unlike, self.segment, self.panel, self._content, self.advanced)
         for signal in (session.project_changed, session.scan_changed, session.runs_changed,
                        session.classes_changed, session.job_changed,
                        self.predictions.changed, self.uncertainty.changed):  # fmt: skip
@@ -159,6 +161,8 @@ class Prediction(StepContent):
         self.advanced.setVisible(not_segmented or bool(entries))
         self.segment.setVisible(not_segmented)
         self.segment.setEnabled(self.session.idle)
+        self.unlike.setText(self._unlike_training())
+        self.unlike.setVisible(bool(self.unlike.text()))
         self._fill_predictions(entries)
         self._fill_display()
         job = self.session.job
@@ -170,6 +174,17 @@ class Prediction(StepContent):
             self._reset_options()
         self.difference.setText(self._difference())
         self.difference.setVisible(bool(self.difference.text()))
+
+    def _unlike_training(self) -> str:
+        """How the scan differs from those that the shown, or else the newest, fine-tuning was trained on."""
+        project, shown = self.session.project, self.predictions.shown
+        runs = [run for run in self.session.runs("finetune") if shown is None or run.id == shown.run]
+        if project is None or self.session.scan is None or not runs:
+            return ""
+        try:
+            return unlike_training(runs[0].card, project.scans[self.session.scan])
+        except UserError:
+            return ""  # a damaged card, which whoever uses these weights reports
 
     def _fill_predictions(self, entries: list[PredictionKey]) -> None:
         runs = {run.id: run for run in self.session.predictions()}

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
+from medssl.core.io.intensity import MODALITIES
 from medssl.core.io.volume import READABLE
 from medssl.core.labels.evaluate import reference_labels
 from medssl.core.project.contents import Scan
+from medssl.core.project.modality import UNSURE, describe_modality, modality_name, set_modality
 from qtpy.QtCore import QPoint, QSize, Qt
 from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtWidgets import QFileDialog, QHeaderView, QMenu, QTableWidget, QTableWidgetItem
@@ -20,18 +23,20 @@ from napari_medssl.model.scan_summaries import ScanSummaries, ScanSummary
 from napari_medssl.qt import cell, headers, not_none
 from napari_medssl.workspace import Workspace
 
-THUMBNAIL, NAME, SLICES, PREDICTION, DICE = range(5)
+THUMBNAIL, NAME, MODALITY, SLICES, PREDICTION, DICE = range(6)
 HEADERS = {
     THUMBNAIL: ("", "The middle slice"),
     NAME: ("Scan", "Name, voxels and spacing as x × y × z (left-right, front-back, feet-head)"),
+    MODALITY: ("Mod.", "Modality, which decides how grey values are normalised; right-click to change it"),
     SLICES: ("Slices", "Number of annotated slices, complete or with strokes"),
     PREDICTION: ("Pred.", "Whether the scan has been segmented"),
     DICE: ("Dice", "Dice of the newest prediction against the reference labels, from 0 to 1"),
 }
-WIDTHS = {THUMBNAIL: 54, SLICES: 43, PREDICTION: 38, DICE: 48}
+WIDTHS = {THUMBNAIL: 54, MODALITY: 38, SLICES: 43, PREDICTION: 38, DICE: 48}
 ROW, HEAD, ROWS = 58, 24, 5
 THUMBNAIL_SIZE = 46
 ID = Qt.ItemDataRole.UserRole
+GO_FROM_SCAN_TO_SCAN = "Page Up and Page Down go from scan to scan"
 
 
 class ScanTable(QTableWidget):
@@ -130,9 +135,12 @@ class ScanTable(QTableWidget):
             third_line = "Opening…" if scan.id == pending else "Held out" if scan.held_out else short
             item.setText(f"{scan.id}\n{size}\n{third_line}")
             item.setToolTip(
-                f"{scan.id}\n{size} voxels of {spacing}, {scan.modality.upper()}\n{scan.source}\n"
-                "Page Up and Page Down go from scan to scan"
+                "\n".join(
+                    (scan.id, f"{size} voxels of {spacing}", scan.source, *scan.notes, GO_FROM_SCAN_TO_SCAN)
+                )
             )
+            cell(self, row, MODALITY).setText(modality_name(scan))
+            cell(self, row, MODALITY).setToolTip(f"{describe_modality(scan)}; right-click to change it")
             if scan.id == shown and self.currentRow() != row:
                 self.selectRow(row)
         self.blockSignals(False)
@@ -180,7 +188,35 @@ class ScanTable(QTableWidget):
         menu.addAction(text, lambda: self._hold_out(scan))
         for action in menu.actions():
             action.setEnabled(not self.session.read_only)
+        self._add_modalities(menu, scan)
         return menu
+
+    def _add_modalities(self, menu: QMenu, scan: Scan) -> None:
+        """Add a menu of modalities for a scan, and for all scans whose modality is uncertain."""
+        scans = self.session.need_project().scans.values()
+        uncertain = [other.id for other in scans if other.modality_source == UNSURE]
+        submenu = not_none(menu.addMenu("Modality"))
+        submenu.setEnabled(not self.session.read_only and self.session.idle)
+        for modality, name in MODALITIES.items():
+            action = not_none(submenu.addAction(name, partial(self.set_modality, [scan.id], modality)))
+            action.setCheckable(True)
+            action.setChecked(modality == scan.modality)
+        if len(uncertain) > 1:
+            submenu.addSeparator()
+            for modality in ("ct", "mr"):
+                text = f"{MODALITIES[modality]} for all {len(uncertain)} uncertain scans"
+                submenu.addAction(text, partial(self.set_modality, uncertain, modality))
+
+    def set_modality(self, scan_ids: list[str], modality: str) -> None:
+        """Take scans as another modality; they are read and normalised again in a thread."""
+        project = self.session.need_project()
+
+        def change() -> Iterator[str]:
+            for scan_id in scan_ids:
+                set_modality(project, scan_id, modality)
+                yield scan_id
+
+        self._worker.submit(change, lambda _: self.session.scans_changed.emit())
 
     def choose_reference(self, scan: Scan) -> None:
         """Ask for a file of reference labels on the scan's grid."""

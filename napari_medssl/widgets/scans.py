@@ -7,6 +7,7 @@ from pathlib import Path
 
 from medssl.core.errors import UserError
 from medssl.core.io.volume import READABLE, find_scans
+from medssl.core.project.modality import UNSURE, settle_modalities
 from medssl.core.project.project import Scan
 from napari.layers import Image
 from qtpy.QtCore import Qt, Signal
@@ -14,7 +15,7 @@ from qtpy.QtWidgets import QFileDialog
 from superqt import QElidingLabel
 from superqt.utils import GeneratorWorker, create_worker
 
-from napari_medssl import layers
+from napari_medssl import layer_units, layers
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.io.scan_loader import LoadedScan, read
 from napari_medssl.model.session import PROJECT_NAME, Session
@@ -127,11 +128,13 @@ class Scans(StepContent):
             _connect={"yielded": self._on_read, "finished": lambda: self._on_all_read(on_screen)},
         )
         self._shown: str | None = None
+        self._remarks: list[str] = []
         worker.start()
 
     def _read_all(self, scans: list[Path], on_screen: bool) -> Generator[Added, None, None]:
         """Runs in a thread: uses the project folder only, neither session nor viewer."""
         project, first = self.session.need_project(), not on_screen
+        former = set(project.scans)
         for path in scans:
             try:
                 scan = project.add_scan(path)
@@ -139,6 +142,10 @@ class Scans(StepContent):
                 first = False
             except UserError as error:
                 yield path, error, None
+        try:
+            settle_modalities(project, set(project.scans) - former)
+        except UserError as error:
+            yield scans[0], error, None
 
     def _on_read(self, result: Added) -> None:
         path, scan, loaded = result
@@ -148,6 +155,7 @@ class Scans(StepContent):
             self.session.notify("error", str(scan))
             return
         self._set_progress(f"Added {path.name}.")
+        self._remarks += [f"{path.name}: {note}" for note in scan.notes]
         if self._shown is None:
             self._shown = scan.id
             if loaded is not None:
@@ -161,11 +169,27 @@ class Scans(StepContent):
         self._worker = None
         self._set_progress("")
         self.session.scans_changed.emit()
+        self._show_remarks()
         last_scan = self._last_scan
         if self._shown is None and last_scan is not None:
             catch_errors(self.session, lambda: self.workspace.scan_loader.open(last_scan))
         elif self._shown is not None and on_screen:
             self.ready.emit()
+
+    def _show_remarks(self) -> None:
+        """Say what was tolerated in the new files, and which scans have an uncertain modality."""
+        if self._remarks:
+            more = _count(len(self._remarks) - 1, "more remark") + " on others in the table."
+            self.session.notify("warning", self._remarks[0] + f" ({more})" * (len(self._remarks) > 1))
+        scans = self.session.project.scans.values() if self.session.project else ()
+        uncertain = [scan for scan in scans if scan.modality_source == UNSURE]
+        if uncertain:
+            first, more = uncertain[0], f" and {len(uncertain) - 1} more" * (len(uncertain) > 1)
+            self.session.notify(
+                "warning",
+                f"{first.id}{more} may be CT or MR by the grey values and is taken as "
+                f"{first.modality.upper()}; right-click in the table to change it.",
+            )
 
     # --- what it shows -------------------------------------------------------------------------------
 
@@ -206,6 +230,8 @@ class Scans(StepContent):
                 if self.session.project is None:
                     self.session.open(Path.home() / PROJECT_NAME)
                 path = layers.save_image(layer, self.session.need_project().root / "from layers")
+                if note := layer_units.assumption(layer_units.attributes_of(layer)):
+                    self.session.notify("warning", note)
                 layers.remember_file(layer, path)
             paths.append(path)
         return paths

@@ -67,11 +67,16 @@ def test_bytes_damaged_anywhere_give_a_sentence_or_a_scan(tmp_path: Path, name: 
             assert name in str(error)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
-def test_values_that_are_no_numbers_are_refused(tmp_path: Path, value: float) -> None:
-    array = numbered(np.float64)
-    array[1, 2, 3] = value
-    assert refusal(save(tmp_path, array)) == "not-finite"
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_scan_without_a_number_is_refused(tmp_path: Path, value: float) -> None:
+    assert refusal(save(tmp_path, np.full((5, 6, 7), value, np.float32))) == "not-finite"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_constant_scan_on_an_undefined_background_is_refused(tmp_path: Path, value: float) -> None:
+    array = np.full((5, 6, 7), 3.0)
+    array[0] = value
+    assert refusal(save(tmp_path, array)) == "constant"
 
 
 def test_a_constant_scan_is_refused(tmp_path: Path) -> None:

@@ -195,6 +195,47 @@ def test_a_pattern_that_matches_no_scan_is_refused_before_anything_is_made(tmp_p
     assert not (tmp_path / "project").exists()
 
 
+def soft_tissue(path: Path, air: bool) -> Path:
+    """A scan in Hounsfield units with a sheet of air, or without anything below -50."""
+    array = np.random.default_rng(int(air)).normal(45, 8, (8, 9, 10)).round()
+    array[0] = -1000 if air else 300
+    path.parent.mkdir(exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(array.astype(np.float32), np.eye(4)), path)
+    return path
+
+
+def test_init_says_which_modality_it_takes_scans_as(tmp_path: Path) -> None:
+    folder = tmp_path / "project"
+    crop = soft_tissue(tmp_path / "scans" / "crop.nii", air=False)
+    alone = CliRunner().invoke(app, ["init", str(folder), str(crop)])
+    assert "CT (uncertain); the values fit CT and MR, --modality says which: crop" in alone.output
+    whole = soft_tissue(tmp_path / "scans" / "whole.nii", air=True)
+    result = CliRunner().invoke(app, ["init", str(folder), str(whole), "--modality", "mr"])
+    assert "MR (as set): whole" in result.output
+    assert "crop was taken as CT, but the other scans are MR" in result.output.replace("\n", " ")
+    corrected = CliRunner().invoke(app, ["init", str(folder), str(crop), "--modality", "mr"])
+    assert "crop is taken as MR now, no longer as CT." in corrected.output
+    assert {scan.modality for scan in Project.open(folder).scans.values()} == {"mr"}
+
+
+def test_init_settles_scans_by_those_that_come_later(tmp_path: Path) -> None:
+    for name, air in (("a.nii", False), ("b.nii", True)):
+        soft_tissue(tmp_path / "scans" / name, air)
+    result = CliRunner().invoke(app, ["init", str(tmp_path / "project"), str(tmp_path / "scans")])
+    assert "CT (like the other scans): a" in result.output
+    assert "CT (by its values): b" in result.output
+
+
+def test_init_says_what_it_tolerated_and_refuses_an_unknown_modality(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).normal(300, 50, (8, 9, 10)).astype(np.float32)
+    array[:2] = np.nan
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / "holes.nii")
+    arguments = ["init", str(tmp_path / "project"), str(tmp_path / "holes.nii")]
+    assert "25 % of its voxels are NaN or infinite" in CliRunner().invoke(app, arguments).output
+    refused = CliRunner().invoke(app, [*arguments, "--modality", "xray"])
+    assert isinstance(refused.exception, UserError)
+
+
 def test_last_is_the_newest_run_of_its_kind_with_a_checkpoint(project: Project) -> None:
     assert choose_run(project, "last", ("finetune",)).id == project.runs("finetune")[0].id
 

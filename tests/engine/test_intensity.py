@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from medssl.core.io.intensity import modality_of, normalise
+from medssl.core.io.intensity import ModalityGuess, guess_modality, normalise
 from medssl.core.io.volume import read_scan
 
 HEAD_NECK = "HeadNeckCT_OpenKBP/imagesTr"
@@ -32,8 +32,8 @@ REAL = {
 def test_real_scans_are_told_apart(data: Path, folder: str, modality: str) -> None:
     every = sorted((data / folder).glob("*.nii.gz"))
     chosen = every[:: max(1, len(every) // 10)]
-    pseudo_labels = {path.name: modality_of(read_scan(path).array) for path in chosen}
-    assert pseudo_labels == dict.fromkeys(pseudo_labels, modality)
+    guesses = {path.name: guess_modality(read_scan(path).array).modality for path in chosen}
+    assert guesses == dict.fromkeys(guesses, modality)
 
 
 @pytest.mark.data
@@ -48,20 +48,20 @@ def test_real_scans_are_told_apart(data: Path, folder: str, modality: str) -> No
     ],
 )
 def test_odd_files_are_told_apart(data: Path, name: str, modality: str) -> None:
-    assert modality_of(read_scan(data / "robustness" / name).array) == modality
+    assert guess_modality(read_scan(data / "robustness" / name).array).modality == modality
 
 
 def test_a_few_dark_voxels_do_not_make_a_ct() -> None:
     scan = np.random.default_rng(0).uniform(0, 3000, (20, 20, 20)).astype(np.float32)
     scan[0, 0, :3] = -400  # ringing of an interpolation
-    assert modality_of(scan) == "mr"
+    assert guess_modality(scan) == ModalityGuess("mr", certain=True)
 
 
 def test_metal_and_padding_do_not_make_an_mr(hounsfield: np.ndarray) -> None:
     scan = hounsfield.copy()
     scan[0, 0, :3] = 26000
     scan[:2] = -3024
-    assert modality_of(scan) == "ct"
+    assert guess_modality(scan) == ModalityGuess("ct", certain=True)
 
 
 @pytest.fixture
@@ -82,6 +82,65 @@ def weighted() -> np.ndarray:
     scan[:, 4:20, 4:12] = generator.normal(300, 20, (20, 16, 8))
     scan[:, 4:20, 12:20] = generator.normal(700, 20, (20, 16, 8))
     return scan.astype(np.float32)
+
+
+@pytest.fixture
+def soft_crop() -> np.ndarray:
+    """A crop of a CT without fat or air: muscle, vessels with contrast medium, a vertebra."""
+    generator = np.random.default_rng(0)
+    scan = generator.normal(45, 12, (14, 20, 22))
+    scan[:, 4:8, 4:8] += 120
+    scan[:, 12:18, 8:16] += 250
+    return scan.round().astype(np.float32)
+
+
+def test_a_crop_of_soft_tissue_is_a_ct_but_not_certain(soft_crop: np.ndarray) -> None:
+    assert guess_modality(soft_crop) == ModalityGuess("ct", certain=False)
+
+
+def test_an_mr_in_the_range_of_soft_tissue_is_not_certain(weighted: np.ndarray) -> None:
+    assert guess_modality(np.round(weighted / 10)) == ModalityGuess("mr", certain=False)
+
+
+@pytest.mark.parametrize("padding", [-2000, -3024, -8192, -32768, 32767, 63536])
+def test_padding_makes_no_mr_and_is_air(hounsfield: np.ndarray, padding: float) -> None:
+    scan = hounsfield.copy()
+    scan[:, :, :4] = scan[:, :, -4:] = padding
+    assert guess_modality(scan) == ModalityGuess("ct", certain=True)
+    air = normalise(np.where(scan == padding, np.float32(-1024), scan), "ct")
+    assert np.array_equal(normalise(scan, "ct"), air)
+
+
+@pytest.mark.parametrize("offset, certain", [(1024, False), (32768, True)])
+def test_a_ct_without_its_intercept_is_the_same_image(
+    hounsfield: np.ndarray, offset: float, certain: bool
+) -> None:
+    shifted = hounsfield + np.float32(offset)
+    assert guess_modality(shifted) == ModalityGuess("ct", certain)
+    assert normalise(shifted, "ct") == pytest.approx(normalise(hounsfield, "ct"), abs=1e-3)
+
+
+def test_a_crop_without_its_intercept_is_the_same_image(soft_crop: np.ndarray) -> None:
+    assert guess_modality(soft_crop + 1024) == ModalityGuess("ct", certain=False)
+    assert np.array_equal(normalise(soft_crop + 1024, "ct"), normalise(soft_crop, "ct"))
+
+
+def test_metal_stays_bright_and_ends_with_hounsfield_units(hounsfield: np.ndarray) -> None:
+    scan = hounsfield.copy()
+    scan[8:14, 8:14, 8:14] = 30000
+    normal = normalise(scan, "ct")
+    assert normal.max() == normal[9, 9, 9] == np.arcsinh(np.float32(3071 - 40) / 100)
+
+
+@pytest.mark.parametrize("factor", [0.001, 0.01])
+def test_small_numbers_are_no_ct(weighted: np.ndarray, factor: float) -> None:
+    assert guess_modality(weighted * np.float32(factor)) == ModalityGuess("mr", certain=True)
+    assert guess_modality(normalise(weighted, "mr")) == ModalityGuess("mr", certain=True)
+
+
+def test_phases_are_no_ct() -> None:
+    phases = np.random.default_rng(0).uniform(-4096, 4095, (20, 20, 20)).astype(np.float32)
+    assert guess_modality(phases).modality == "mr"
 
 
 LARGEST = float(np.finfo(np.float32).max)

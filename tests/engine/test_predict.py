@@ -12,9 +12,10 @@ import torch
 from medssl import engine
 from medssl.core import jobs
 from medssl.core.errors import UserError
-from medssl.core.events import Preview
+from medssl.core.events import Notice, Preview
 from medssl.core.jobs import FinetuneJob, Plan, PredictJob
 from medssl.core.project.project import LabelClass, Project
+from medssl.core.project.training_data import training_data
 from medssl.nn.models import checkpoint
 from medssl.nn.models.unet import build
 from medssl.tasks.inference import scores
@@ -134,12 +135,12 @@ def test_what_is_likely_is_what_is_predicted_before_anything_is_decided(dims: in
     assert (found.probability[~known].int() - found.background[~known].int()).abs().max() <= 1
 
 
-def predictor(project: Project, small: Plan, kind: str = "finetune") -> str:
+def predictor(project: Project, small: Plan, kind: str = "finetune", **fields: Any) -> str:
     """A run with random weights for the project's classes."""
     run = project.new_run(kind, {"job": kind}, "from-random")
     network = build(small, len(project.classes) + 1, 0)
     classes = [{"id": each.id, "name": each.name} for each in project.classes]
-    card = {"kind": kind, "plan": jobs.to_json(small), "classes": classes, "step": 0}
+    card = {"kind": kind, "plan": jobs.to_json(small), "classes": classes, "step": 0, **fields}
     checkpoint.save(run.checkpoint, checkpoint.pack("modules.network", network.state_dict()), card)
     return run.id
 
@@ -156,6 +157,19 @@ def test_predictions_are_kept_under_the_ids_of_the_classes(tmp_path: Path) -> No
         labels = project.prediction(run, scan)
         assert labels is not None
         assert set(np.unique(labels)) <= {0, 3, 200}
+
+
+def test_a_scan_unlike_those_of_the_training_is_named_once(tmp_path: Path) -> None:
+    project = make_project(tmp_path)
+    like, unlike = project.scans.values()
+    project.change_modality(unlike.id, "pt", "user")
+    run = predictor(project, plan(2), training_data=training_data([like]))
+    events = Events()
+    engine.run(PredictJob(project=str(project.root), weights=run), events, never)
+    assert [event.text for event in events.of(Notice)] == [
+        f"{unlike.id} has PET, but the network was trained on scans with {like.modality.upper()}; check its "
+        "segmentation."
+    ]
 
 
 def test_a_stop_ends_after_the_running_scan(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from medssl.core.project.project import LabelClass
 from napari.components import ViewerModel
 from napari.layers import Image
 
-from napari_medssl import layers, navigation
+from napari_medssl import layer_units, layers, navigation
 
 SHAPE = (6, 8, 10)
 LPS = Geometry.of(np.diag([-2.0, -3.0, 5.0, 1.0]), SHAPE[::-1])
@@ -67,6 +67,33 @@ def test_a_layer_that_is_turned_lies_as_it_is_shown(array, place, tmp_path):
         z, y, x = layer.data_to_world(voxel)
         assert written.affine @ (*voxel[::-1], 1) == pytest.approx((-x, -y, z, 1))
         assert written.dataobj[voxel[::-1]] == array[voxel]
+
+
+@pytest.mark.parametrize(
+    "units, spacing",
+    [("um", (0.005, 0.003, 0.002)), (("mm", "cm", "m"), (5, 30, 2000)), (("mm",) * 3, (5, 3, 2))],
+)
+def test_the_units_of_a_layer_are_heeded(array, units, spacing, tmp_path):
+    layer = Image(array, scale=(5, 3, 2), units=units, name="scan")
+    assert read_scan(layers.save_image(layer, tmp_path)).geometry.spacing_mm == pytest.approx(spacing)
+    assert not layer_units.assumption(layer_units.attributes_of(layer))
+
+
+@pytest.mark.parametrize(
+    "kwargs, said",
+    [
+        ({"scale": (5, 3, 2)}, "no unit of length, so 2 × 3 × 5 mm"),
+        ({"scale": (5, 3, 2), "units": ("mm", "mm", "pixel")}, "no unit of length, so 2 × 3 × 5 mm"),
+        ({}, "no voxel size, so 1 × 1 × 1 mm"),
+    ],
+)
+def test_what_is_assumed_about_a_layer_is_said(array, kwargs, said):
+    assert said in layer_units.assumption(layer_units.attributes_of(Image(array, name="scan", **kwargs)))
+
+
+def test_a_layer_with_an_undefined_scale_is_refused(array):
+    with pytest.raises(UserError, match="Layer 'scan' has no valid voxel size"):
+        layers.canonical(array, {"name": "scan", "scale": (5, 3, np.nan)})
 
 
 def test_a_layer_without_a_file_becomes_one_that_reads_the_same(array, tmp_path):

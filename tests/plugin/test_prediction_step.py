@@ -6,9 +6,11 @@ import nibabel
 import numpy as np
 import pytest
 from medssl.core import jobs
+from medssl.core.files import read_json, write_json
 from medssl.core.jobs import Plan
 from medssl.core.labels.postprocess import Postprocessing
 from medssl.core.project.project import LabelClass, Project
+from medssl.core.project.training_data import training_data
 from medssl.nn.models import checkpoint
 from napari.components import ViewerModel
 from user_simulation import open_and_wait
@@ -110,6 +112,16 @@ def test_nothing_is_in_the_step_before_there_is_a_prediction(made):
     made.prediction.refresh()
     assert not made.prediction.accept.isVisibleTo(made.prediction)
     assert made.prediction.status.isVisibleTo(made.prediction)
+
+
+def test_a_scan_unlike_those_of_the_training_is_named(made):
+    step, project = made.prediction, made.session.project
+    assert not step.unlike.isVisibleTo(step)
+    card = project.run(made.workspace.predictions.shown_run).folder / "card.json"
+    data = {**training_data(project.scans.values()), "spacing_mm": [[1, 0.5, 0.5], [1, 0.5, 0.5]]}
+    write_json(card, {**read_json(card), "training_data": data})
+    step.refresh()
+    assert "voxels of 1.5 x 1.5 x 4 mm" in step.unlike.text() and step.unlike.isVisibleTo(step)
 
 
 def test_colours_grow_from_nothing_to_the_class(qtbot):

@@ -16,7 +16,7 @@ from user_simulation import open_and_wait
 from napari_medssl.io import scan_loader
 from napari_medssl.model.scan_summaries import count_slices, picture, summarise_scans
 from napari_medssl.widgets import Dock
-from napari_medssl.widgets.scan_table import DICE, NAME, PREDICTION, SLICES, THUMBNAIL
+from napari_medssl.widgets.scan_table import DICE, MODALITY, NAME, PREDICTION, SLICES, THUMBNAIL
 
 SHAPE = (6, 9, 10)
 
@@ -145,6 +145,31 @@ def test_a_scan_is_held_out_and_takes_part_again(dock, project):
 
 
 # --- from scan to scan -------------------------------------------------------------------------------
+
+
+def test_the_modality_is_shown_and_can_be_changed(dock, qtbot, project):
+    table = dock.scans.table
+    before = project.image("scan").copy()
+    assert cell(dock, 0, MODALITY) == project.scans["scan"].modality.upper()
+    submenu = next(action.menu() for action in table.menu("scan").actions() if action.text() == "Modality")
+    wanted = "CT" if project.scans["scan"].modality == "mr" else "MR"
+    next(action for action in submenu.actions() if action.text() == wanted).trigger()
+    qtbot.waitUntil(lambda: cell(dock, 0, MODALITY) == wanted, timeout=20_000)
+    assert table.item(0, MODALITY).toolTip().startswith(f"{wanted} (as set)")
+    changed = Project.open(project.root)
+    assert changed.scans["scan"].image_fingerprint != project.scans["scan"].image_fingerprint
+    assert not np.array_equal(changed.image("scan"), before)
+
+
+def test_uncertain_scans_can_be_decided_about_together(dock, qtbot, project):
+    for scan in list(project.scans.values()):
+        project.change_modality(scan.id, scan.modality, "unsure")
+    dock.session.project.hold_out("scan", False)  # reads what has changed
+    dock.session.scans_changed.emit()
+    assert cell(dock, 0, MODALITY).endswith("?")
+    submenu = next(a.menu() for a in dock.scans.table.menu("scan").actions() if a.text() == "Modality")
+    next(action for action in submenu.actions() if "all 2 uncertain" in action.text()).trigger()
+    qtbot.waitUntil(lambda: {cell(dock, row, MODALITY) for row in (0, 1)} == {"CT"}, timeout=20_000)
 
 
 def test_keys_go_from_scan_to_scan_and_stop_at_the_ends(dock, qtbot):

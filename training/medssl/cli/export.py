@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from medssl.core.errors import UserError
     from medssl.core.jobs import Job
     from medssl.core.labels.postprocess import Postprocessing
+    from medssl.core.project.contents import Scan
 
 NO_RUN = "none"
 
@@ -116,7 +117,7 @@ def write_scans(
 
 
 class Refusals:
-    """Reports scans that are skipped, and ends the command with exit code 1 if there were any."""
+    """Reports skipped scans and remarks on others; ends the command with exit code 1 if any was skipped."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -130,6 +131,16 @@ class Refusals:
         text = str(error) if str(path) in str(error) else f"{path}: {error}"
         console().print(f"[yellow]{escape(text)}", soft_wrap=True)
         self.count += 1
+
+    def remark(self, path: Path, scan: Scan) -> None:
+        """Print what was tolerated in the file of a scan, and which modality was assumed."""
+        from rich.markup import escape
+
+        from medssl.cli.terminal import console
+        from medssl.core.project.modality import assumption
+
+        for note in (*scan.notes, *filter(None, [assumption(scan)])):
+            console().print(f"[yellow]{escape(f'{path}: {note}')}", soft_wrap=True)
 
     def end(self) -> None:
         """End the command.

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medssl.core.errors import UserError
 from medssl.core.export.files import (
@@ -24,7 +24,11 @@ from medssl.core.export.files import (
 from medssl.core.export.provenance import record_path
 from medssl.core.io.volume import READABLE, find_scans
 from medssl.core.jobs import Job, PredictJob
+from medssl.core.project.modality import usual_modality
 from medssl.core.project.project import Project, Run
+
+if TYPE_CHECKING:
+    from medssl.cli.export import Refusals
 
 RUN_FILES = ("job.json", "card.json", "checkpoint.safetensors")
 WEIGHTS_ERRORS = ("no-checkpoint", "foreign-checkpoint", "newer-version", "not-finetuned")
@@ -40,7 +44,8 @@ def predict_outside(
     ending: str,
     job: PredictJob,
     work: Work,
-    refuse: Callable[[Path, UserError], None],
+    refuse: Refusals,
+    modality: str = "",
 ) -> list[Path]:
     """Segment scan files outside the project with one of its runs; the project is not changed.
 
@@ -54,7 +59,8 @@ def predict_outside(
         ending: file ending such as ".nii.gz".
         job: supplies seed and device.
         work: runs a job.
-        refuse: called with each scan that cannot be used and the error; the other scans are processed.
+        refuse: reports scans that cannot be used and what was tolerated in others.
+        modality: modality of the scans; empty to find it out.
 
     Returns:
         Paths of the segmentations.
@@ -68,7 +74,7 @@ def predict_outside(
         for path in scans:
             target = segmentation_path(path, out, written, ending)
             try:
-                rows = _segment(project, run, path, target, job, work)
+                rows = _segment(project, run, path, target, job, work, refuse, modality)
             except UserError as error:
                 if error.code in (*FATAL, *WEIGHTS_ERRORS):
                     raise
@@ -84,12 +90,22 @@ def predict_outside(
 
 
 def _segment(
-    project: Project, run: Run, path: Path, target: Path, job: PredictJob, work: Work
+    project: Project,
+    run: Run,
+    path: Path,
+    target: Path,
+    job: PredictJob,
+    work: Work,
+    refuse: Refusals,
+    modality: str,
 ) -> list[ClassVolume]:
     """Segment one scan in a temporary folder, removed afterwards: many scans would fill a small disk."""
     with tempfile.TemporaryDirectory(prefix="medssl-") as scratch:
         temporary = Project.create(Path(scratch) / "project", classes=project.classes)
-        scan = temporary.add_scan(path)
+        trained_on = run.card.get("training_data", {}).get("modalities", [])
+        usual = trained_on[0] if len(trained_on) == 1 else usual_modality(project.scans.values())
+        scan = temporary.add_scan(path, modality=modality, usual=usual)
+        refuse.remark(path, scan)
         if target.suffix == DICOM_SEG:
             need_dicom(scan)
         folder = temporary.root / "runs" / run.id

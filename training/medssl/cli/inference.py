@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from medssl.cli.export import work
-from medssl.cli.options import LAST, DeviceOption, FormatOption, ProjectArgument, SeedOption, WeightsOption
+from medssl.cli.options import (
+    LAST,
+    DeviceOption,
+    FormatOption,
+    ModalityOption,
+    ProjectArgument,
+    SeedOption,
+    WeightsOption,
+)
 
 ScansArgument = Annotated[
     list[str] | None,
@@ -38,6 +46,7 @@ def predict(
         ),
     ] = None,
     ending: FormatOption = "nii.gz",
+    modality: ModalityOption = "",
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
 ) -> None:
@@ -45,7 +54,9 @@ def predict(
 
     A segmentation has the grid of the scan's file: same shape, spacing,
     position and orientation. A record (JSON) next to it lists what produced
-    it. Files that cannot be used are reported and skipped.
+    it. Files that cannot be used are reported and skipped. A notice says if a scan
+    is unlike those that the network was trained on. --modality is for files
+    outside the project.
     """
     from medssl.cli.export import Refusals, write_scans
     from medssl.cli.external import predict_outside, scans_outside
@@ -68,7 +79,7 @@ def predict(
             typer.echo(
                 f"The segmentations are in the project; medssl export {project} --out DIR writes files."
             )
-    for path in predict_outside(opened, run, files, out, ending, job, work, refusals):
+    for path in predict_outside(opened, run, files, out, ending, job, work, refusals, modality):
         typer.echo(path)
     refusals.end()
 

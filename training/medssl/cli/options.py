@@ -88,6 +88,15 @@ WeightsOption = Annotated[
         "has weights.",
     ),
 ]
+ModalityOption = Annotated[
+    str,
+    typer.Option(
+        metavar="MODALITY",
+        show_default=False,
+        help="Modality of these scans: ct, mr, pt, us or other (default: what the files state, as in DICOM, "
+        "else a guess from the grey values of all scans).",
+    ),
+]
 FormatOption = Annotated[
     str,
     typer.Option(

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
+
+from medssl.cli.options import ModalityOption
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,11 +59,14 @@ def init(
             help="Use scans of the project for training again; may be repeated.",
         ),
     ] = None,
+    modality: ModalityOption = "",
 ) -> None:
     """Create a project folder from scans, or add scans to an existing one.
 
     Scan files are never modified. Files that cannot be used are reported and skipped.
+    --modality also corrects scans that the project has already: name their files again.
     """
+    from medssl.cli.modality import check_requested, modality_lines, settle
     from medssl.cli.terminal import console
     from medssl.core.io.volume import find_scans
     from medssl.core.labels.classes import add_classes
@@ -68,14 +74,19 @@ def init(
 
     names = [name.strip() for name in (classes or "").split(",") if name.strip()]
     found = find_scans(scans) if scans else []
+    check_requested(modality, found)
     known = [scan.source for scan in Project.open(folder).scans.values()] if is_project(folder) else []
     _check_patterns([*(hold_out or []), *(no_hold_out or [])], [*found, *map(Path, known)])
     project = Project.open(folder) if is_project(folder) else Project.create(folder)
     add_classes(project, names)
     screen = console()
-    refused = _add(project, found, hold_out or [], screen)
+    former = dict(project.scans)
+    refused = _add(project, found, hold_out or [], modality, screen)
+    settle(project, former, screen)
     _hold_out(project, hold_out or [], True)
     _hold_out(project, no_hold_out or [], False)
+    for line in modality_lines(project.scans.values()):
+        typer.echo(line)
     held_out = sum(scan.held_out for scan in project.scans.values())
     count = len(project.scans)
     typer.echo(f"{folder}: {count} scan{'s' if count != 1 else ''}, {held_out} held out.")
@@ -107,9 +118,8 @@ def _hold_out(project: Project, patterns: list[str], held_out: bool) -> None:
         typer.echo(f"{pattern}: {scans} {'held out of training' if held_out else 'used for training'}.")
 
 
-def _add(project: Project, paths: list[Path], hold_out: list[str], screen: Console) -> int:
+def _add(project: Project, paths: list[Path], hold_out: list[str], modality: str, screen: Console) -> int:
     """Add scans; returns the number of scans that could not be used."""
-    from rich.markup import escape
     from rich.progress import track
 
     from medssl.core.errors import UserError
@@ -120,12 +130,16 @@ def _add(project: Project, paths: list[Path], hold_out: list[str], screen: Conso
             screen.print(f"[yellow]{escape(path.name)} is a segmentation, not a scan; it is left out.")
             continue
         try:
-            project.add_scan(path, held_out=any(fnmatch(path.name, pattern) for pattern in hold_out))
+            held_out = any(fnmatch(path.name, pattern) for pattern in hold_out)
+            scan = project.add_scan(path, held_out, modality)
         except UserError as error:
-            if error.code in ("disk-full", "not-writable"):
+            if error.code in ("disk-full", "not-writable", "bad-modality"):
                 raise
             screen.print(f"[yellow]{escape(str(error))}", soft_wrap=True)
             refused += 1
+            continue
+        for note in scan.notes:
+            screen.print(f"[yellow]{escape(f'{path}: {note}')}", soft_wrap=True)
     return refused
 
 

@@ -154,7 +154,7 @@ def _samples(project: Project, run: str, cache: FeatureCache) -> list[np.ndarray
 def _file(project: Project, cache: FeatureCache, axes: Axes) -> Path:
     """File of the colours; its name contains a hash of everything from which they are computed."""
     digest = hashlib.sha256(project.run(cache.run).weights_sha256.encode())
-    digest.update(project.scans[cache.scan].sha256.encode())
+    digest.update(project.scans[cache.scan].image_fingerprint.encode())
     for value in vars(axes).values():
         digest.update(np.ascontiguousarray(value, np.float32).tobytes())
     digest.update(repr((cache.array.shape, cache.step_vox)).encode())

@@ -100,7 +100,7 @@ def write_features(
 
 def _origin(project: Project, scan: str, run: str) -> dict[str, str | int]:
     """Current fingerprints of the scan and the weights, from which features are computed."""
-    image, weights = project.scans[scan].sha256, project.run(run).weights_sha256
+    image, weights = project.scans[scan].image_fingerprint, project.run(run).weights_sha256
     return {"image": image, "weights": weights, "format": FORMAT}
 
 

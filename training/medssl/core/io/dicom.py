@@ -19,6 +19,8 @@ from pydicom.errors import InvalidDicomError
 
 from medssl.core.errors import UserError
 from medssl.core.io.geometry import RAS_TO_LPS, Geometry
+from medssl.core.io.intensity import DICOM_MODALITIES
+from medssl.core.io.reading import Reading
 
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 """SOP class of DICOM-SEG."""
@@ -89,13 +91,13 @@ def _dicom_files(folder: Path) -> list[Path]:
     return sorted(file for file in files if is_dicom(file) or file.suffix.lower() == ".dcm")
 
 
-def read_series(path: Path) -> tuple[np.ndarray, Geometry]:
+def read_series(path: Path) -> Reading:
     """Read the series in a folder, or the one that a file belongs to.
 
     A tilted gantry gives a sheared affine; nothing is resampled.
 
     Returns:
-        Rescaled grey values, float32 (I, J, K) = (column, row, slice), and their geometry.
+        Rescaled grey values, float32 (I, J, K) = (column, row, slice), their geometry and modality.
 
     Raises:
         UserError: "unreadable", "unsupported", "several-series", "not-scalar", "not-3d", "uneven-slices",
@@ -107,7 +109,8 @@ def read_series(path: Path) -> tuple[np.ndarray, Geometry]:
     else:
         pixels = _pixels(path, [stack.files[number] for number in stack.order])
     array = pixels.T
-    return array, Geometry.of(stack.affine, array.shape)
+    modality = DICOM_MODALITIES.get(str(stack.headers[0].get("Modality")), "")
+    return Reading(array, Geometry.of(stack.affine, array.shape), modality)
 
 
 def read_stack(path: Path) -> Stack:
@@ -223,6 +226,8 @@ def _slice(path: Path, plane: pydicom.Dataset, header: pydicom.Dataset) -> Slice
         row_mm, column_mm = (float(value) for value in plane.PixelSpacing)
         if origin.shape != (3,) or not np.isfinite(origin).all():
             raise ValueError("no position")
+        if not (0 < row_mm < np.inf and 0 < column_mm < np.inf):
+            raise ValueError("no pixel size")
     except (AttributeError, ValueError, TypeError) as error:
         raise UserError(
             f"{path} has slices without a position, a direction or a pixel size; export the series with its "

@@ -22,6 +22,9 @@ AXIS_NAMES = ("axial", "coronal", "sagittal")
 """Names of slices across the canonical axes."""
 RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """From RAS coordinates, as in NIfTI and here, to the LPS coordinates of ITK and DICOM; its own inverse."""
+PLAUSIBLE_MM = (0.002, 50.0)
+"""Range of voxel spacings: from micro-CT to localisers."""
+MAX_EXTENT_MM = 3000.0
 MIN_UNIT_VOLUME = 1e-4
 """Smallest volume of a voxel with edges scaled to length one; below it the axes are linearly dependent."""
 
@@ -59,8 +62,7 @@ class Geometry:
             raise UserError(
                 "The affine is not a finite 4 x 4 matrix; repair the header.", code="bad-geometry"
             )
-        lengths = np.linalg.norm(matrix[:3, :3], axis=0)
-        if lengths.min() <= 0 or abs(np.linalg.det(matrix[:3, :3] / lengths)) < MIN_UNIT_VOLUME:
+        if not spans_volume(matrix):
             raise UserError(
                 "The affine is singular: its axes do not span a volume; repair the header.",
                 code="bad-geometry",
@@ -184,6 +186,26 @@ class Geometry:
     @property
     def _mirror(self) -> tuple[slice, ...]:
         return tuple(slice(None, None, -1) if mirrored else slice(None) for mirrored in self._mirrored)
+
+
+def spans_volume(affine: np.ndarray) -> bool:
+    """Whether the axes of an affine (4, 4) are finite, have a length, and are linearly independent."""
+    axes = affine[:3, :3]
+    lengths = np.linalg.norm(axes, axis=0)
+    if not np.isfinite(lengths).all() or lengths.min() <= 0:
+        return False
+    return bool(abs(np.linalg.det(axes / lengths)) >= MIN_UNIT_VOLUME)
+
+
+def implausible_size(geometry: Geometry) -> str:
+    """A sentence about a spacing or an extent that scanners do not make; empty for a plausible one."""
+    spacing = np.array(geometry.spacing_mm)
+    extent = spacing * geometry.shape_zyx
+    low, high = PLAUSIBLE_MM
+    if low <= spacing.min() and spacing.max() <= high and extent.max() <= MAX_EXTENT_MM:
+        return ""
+    voxels, whole = (" x ".join(f"{length:.4g}" for length in sizes[::-1]) for sizes in (spacing, extent))
+    return f"Its voxels of {voxels} mm (in all {whole} mm) are implausible; check the unit in its header."
 
 
 def three_axes(array: np.ndarray, path: Path) -> np.ndarray:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import math
+import re
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,21 +14,34 @@ import SimpleITK as sitk
 
 from medssl.core.errors import UserError
 from medssl.core.io.geometry import RAS_TO_LPS, Geometry, three_axes
+from medssl.core.io.reading import Reading
+from medssl.core.io.units import mm_per_axis
+
+MAX_HEADER = 1 << 18
+"""Bytes in which the text header of a file has to end."""
+META_MODALITIES = {"MET_MOD_CT": "ct", "MET_MOD_MR": "mr", "MET_MOD_US": "us"}
 
 # ITK prints warnings about unusual headers to the terminal; this package checks the relevant fields itself.
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 
-def read_itk(path: Path) -> tuple[np.ndarray, Geometry]:
-    """Read a file with SimpleITK.
+def read_itk(path: Path) -> Reading:
+    """Read a file with SimpleITK; voxel sizes and units, which ITK ignores or replaces, are read here.
 
     Returns:
-        Array in file order, in the data type of the file (I, J, K), and its geometry.
+        Array in the data type of the file, geometry, modality if a MetaImage states it, and notes.
 
     Raises:
         UserError: "not-scalar", "not-3d", "bad-geometry".
         RuntimeError: The file is damaged.
     """
+    notes: list[str] = []
+    header = _header(path)
+    units: list[str] = []
+    if "dimension" in header:
+        units = _check_nrrd(header, notes)
+    elif "ndims" in header:
+        units = _check_meta_image(header, notes)
     image = sitk.ReadImage(str(path))
     components = image.GetNumberOfComponentsPerPixel()
     if components != 1 or "complex" in image.GetPixelIDTypeAsString():
@@ -39,7 +55,84 @@ def read_itk(path: Path) -> tuple[np.ndarray, Geometry]:
     affine = np.eye(4)
     affine[:3, :3] = directions * np.array(image.GetSpacing()[:3])
     affine[:3, 3] = image.GetOrigin()[:3]
-    return array, Geometry.of(RAS_TO_LPS @ affine, array.shape)
+    affine[:3] *= np.array([*mm_per_axis(units, notes), 1.0, 1.0, 1.0])[:3, None]
+    modality = META_MODALITIES.get(header.get("modality", ""), "")
+    return Reading(array, Geometry.of(RAS_TO_LPS @ affine, array.shape), modality, tuple(notes))
+
+
+def _header(path: Path) -> dict[str, str]:
+    """Fields of the text header of an NRRD or MetaImage file, {name in lower case: value}."""
+    fields = {}
+    with path.open("rb") as file:
+        lines = file.read(MAX_HEADER).splitlines()
+    for raw in lines:
+        try:
+            line = raw.decode("utf-8")
+        except UnicodeDecodeError:
+            line = raw.decode("latin-1")
+        name, value = (part.strip() for part in (*re.split("[:=]", line, maxsplit=1), "")[:2])
+        if not line.strip() or name == "ElementDataFile":
+            break
+        fields[name.lower()] = value
+    return fields
+
+
+def _check_nrrd(header: dict[str, str], notes: list[str]) -> list[str]:
+    """Check that an NRRD header gives its voxel size; returns the units of the axes, empty if not stated.
+
+    Raises:
+        UserError: "bad-geometry".
+    """
+    field = "space directions" if "space directions" in header else "spacings"
+    values = header.get(field, "")
+    if field == "spacings":
+        sizes, units = _floats(values.split()), header.get("units", "")
+    else:
+        vectors = re.findall(r"\(([^)]*)\)", values)  # the others are "none"
+        sizes = [float(np.linalg.norm(_floats(vector.split(",")))) for vector in vectors]
+        units = header.get("space units", "")
+    _check_sizes(sizes, int(header["dimension"]), field, notes)
+    return (re.findall(r'"([^"]*)"', units) or units.split())[-3:]
+
+
+def _check_meta_image(header: dict[str, str], notes: list[str]) -> list[str]:
+    """Check that a MetaImage header gives its voxel size; returns the units of the axes, empty if not stated.
+
+    Raises:
+        UserError: "bad-geometry".
+    """
+    sizes = header.get("elementspacing") or header.get("elementsize") or ""
+    _check_sizes(_floats(sizes.split()), int(header["ndims"]), "ElementSpacing", notes)
+    unit = header.get("distanceunits", "?")
+    return [] if unit == "?" else [unit] * 3
+
+
+def _check_sizes(sizes: Sequence[float], dimension: int, field: str, notes: list[str]) -> None:
+    """Refuse a header without the voxel size of each axis, where ITK assumes 1; mention negative sizes.
+
+    Raises:
+        UserError: "bad-geometry".
+    """
+    known = [size for size in sizes if math.isfinite(size)]
+    if len(known) < min(dimension, 3) or 0 in known:
+        raise UserError(
+            f"Its header does not give the size of its voxels along each axis; write it into {field!r}.",
+            code="bad-geometry",
+        )
+    if min(known) < 0:
+        listed = " x ".join(f"{size:.6g}" for size in known)
+        notes.append(f"Its voxel size is negative ({listed}); that axis is taken as reversed.")
+
+
+def _floats(texts: Sequence[str]) -> list[float]:
+    """Numbers from a header; NaN for what is none."""
+    numbers = []
+    for text in texts:
+        try:
+            numbers.append(float(text))
+        except ValueError:
+            numbers.append(math.nan)
+    return numbers
 
 
 def nrrd_bytes(array: np.ndarray, geometry: Geometry) -> bytes:

@@ -9,7 +9,7 @@ SimpleITK (nibabel itself loads pydicom).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
 
@@ -17,7 +17,9 @@ import numpy as np
 
 from medssl.core.errors import UserError
 from medssl.core.files import write_whole
-from medssl.core.io.geometry import Geometry
+from medssl.core.io.geometry import Geometry, implausible_size
+from medssl.core.io.missing import fill_missing
+from medssl.core.io.reading import Reading
 
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img", ".mgz", ".mgh")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
@@ -33,11 +35,17 @@ class Volume:
         array: Voxels in canonical order (Z, Y, X): float32 for scans, uint8 or uint16 for labels.
         geometry: Grid of the file.
         path: The file or DICOM folder.
+        modality: One of `intensity.MODALITIES` if the file states it, otherwise empty.
+        notes: What was tolerated in the file, one sentence each, to be shown to the user.
+        missing: Voxels of a scan that are NaN in the file, bool (Z, Y, X); None if there are none.
     """
 
     array: np.ndarray
     geometry: Geometry
     path: Path
+    modality: str = ""
+    notes: tuple[str, ...] = ()
+    missing: np.ndarray | None = field(default=None, repr=False)
 
 
 def suffix_of(path: Path) -> str:
@@ -76,6 +84,9 @@ def _catch_memory_error(read: Callable[[Path], Volume]) -> Callable[[Path], Volu
 def read_scan(path: Path) -> Volume:
     """Read one 3D scan.
 
+    NaN, which masking and resampling tools write outside the body, becomes air in a CT and the lowest value
+    elsewhere; `Volume.notes` says so.
+
     Args:
         path: A file, a folder with one DICOM series, or one file of a series.
 
@@ -92,20 +103,20 @@ def read_scan(path: Path) -> Volume:
         >>> volume.array.shape, volume.geometry.spacing_mm
     """
     path = Path(path)
-    array, geometry = _read(path)
-    with np.errstate(over="ignore"):  # values that exceed float32 become infinite and are rejected below
-        values = array.astype(np.float32)
-    low, high = values.min(), values.max()
-    if not np.isfinite(low + high):  # a single NaN makes both NaN
-        raise UserError(
-            f"{path} holds voxels that are NaN or infinite; replace them by the value of air.",
-            code="not-finite",
-        )
-    if low == high:
+    reading = _read(path)
+    notes = [*reading.notes]
+    with np.errstate(over="ignore"):  # values that exceed float32 become infinite
+        values = reading.array.astype(np.float32)
+    missing = fill_missing(path, values, reading.modality, notes)
+    if values.min() == values.max():
         raise UserError(
             f"{path} has the same value in every voxel; choose a scan with contrast.", code="constant"
         )
-    return Volume(geometry.to_canonical(values), geometry, path)
+    geometry = reading.geometry
+    notes += filter(None, [implausible_size(geometry)])
+    if missing is not None:
+        missing = geometry.to_canonical(missing)
+    return Volume(geometry.to_canonical(values), geometry, path, reading.modality, tuple(notes), missing)
 
 
 @_catch_memory_error
@@ -122,7 +133,8 @@ def read_labels(path: Path) -> Volume:
         UserError: "not-labels", and those of `read_scan` except "not-finite" and "constant".
     """
     path = Path(path)
-    array, geometry = _read(path)
+    reading = _read(path)
+    array, geometry = reading.array, reading.geometry
     low, high = float(array.min()), float(array.max())
     is_integral = array.dtype.kind in "iub" or bool((array == np.round(array)).all())  # false for NaN
     if not is_integral or not 0 <= low <= high <= 65535:
@@ -132,11 +144,11 @@ def read_labels(path: Path) -> Volume:
             code="not-labels",
         )
     dtype = np.uint8 if high <= 255 else np.uint16
-    return Volume(geometry.to_canonical(array.astype(dtype)), geometry, path)
+    return Volume(geometry.to_canonical(array.astype(dtype)), geometry, path, notes=reading.notes)
 
 
-def _read(path: Path) -> tuple[np.ndarray, Geometry]:
-    """Array in file order (I, J, K) and its geometry."""
+def _read(path: Path) -> Reading:
+    """Read a file with the library for its format."""
     if not path.exists():
         raise UserError(f"{path} does not exist; check the path.", code="missing")
     ending = suffix_of(path)

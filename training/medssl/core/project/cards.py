@@ -18,6 +18,18 @@ class CardClass(TypedDict):
     name: str
 
 
+Range = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""Lowest and highest value along canonical (z, y, x)."""
+
+
+class TrainingData(TypedDict):
+    """What the scans of a training were like, see `medssl.core.project.training_data`."""
+
+    modalities: list[str]
+    spacing_mm: Range
+    size_mm: Range
+
+
 class CardFields(TypedDict, total=False):
     """Fields of a card that somebody reads."""
 
@@ -30,6 +42,7 @@ class CardFields(TypedDict, total=False):
     elapsed_s: float
     classes: list[CardClass]
     scans: list[str]
+    training_data: TrainingData
     weights: str | None
     collapse_report: dict[str, Any]
     validation_slice: dict[str, Any]

@@ -43,6 +43,16 @@ class Scan:
     """Excluded from all training, with or without labels, and used for evaluation."""
     reference: str = ""
     """Label file against which predictions are evaluated; never used for training."""
+    modality_source: str = ""
+    """Where it is from: "" (the grey values), "file", "user", "project" (the other scans, if the values fit
+    several) or "unsure" (a guess)."""
+    notes: tuple[str, ...] = ()
+    """What was tolerated in the file, one sentence each."""
+
+    @property
+    def image_fingerprint(self) -> str:
+        """Fingerprint of the normalised image, which depends on the modality, too."""
+        return f"{self.sha256}-{self.modality}" if self.modality_source else self.sha256
 
 
 @dataclass(frozen=True)
@@ -88,8 +98,9 @@ def write_contents(path: Path, contents: Contents) -> None:
     """Write project.json, atomically."""
     scans = [{**asdict(scan), "geometry": scan.geometry.to_json()} for scan in contents.scans]
     for scan in scans:
-        if not scan["reference"]:
-            del scan["reference"]  # versions that know of none can read the project, too
+        for name in ("reference", "modality_source", "notes"):
+            if not scan[name]:
+                del scan[name]  # versions that do not know it can read the project, too
     value = {
         "version": FORMAT_VERSION,
         "classes": [asdict(each) for each in contents.classes],

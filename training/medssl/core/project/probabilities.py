@@ -50,7 +50,7 @@ def _paths(project: Project, run_id: str, scan_id: str) -> tuple[Path, Path]:
 
 def _origin(project: Project, run_id: str, scan_id: str) -> dict[str, str]:
     """Current fingerprints of the scan and the weights, from which probabilities are computed."""
-    return {"image": project.scans[scan_id].sha256, "weights": project.run(run_id).weights_sha256}
+    return {"image": project.scans[scan_id].image_fingerprint, "weights": project.run(run_id).weights_sha256}
 
 
 def write_probabilities(

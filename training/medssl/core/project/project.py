@@ -19,7 +19,6 @@ import numpy as np
 
 from medssl.core.errors import UserError
 from medssl.core.files import read_array, write_array
-from medssl.core.io.intensity import modality_of, normalise
 from medssl.core.io.volume import Volume, read_scan
 from medssl.core.project.annotation import (
     IGNORE,
@@ -41,6 +40,7 @@ from medssl.core.project.contents import (
     read_contents,
     write_contents,
 )
+from medssl.core.project.modality import choose_modality, normalised, overrules, usual_modality
 from medssl.core.project.runs import Run, find_run, list_runs, make_run
 
 __all__ = [
@@ -123,7 +123,7 @@ class Project:
 
     # ---- scans and classes
 
-    def add_scan(self, path: Path, held_out: bool = False) -> Scan:
+    def add_scan(self, path: Path, held_out: bool = False, modality: str = "", usual: str = "") -> Scan:
         """Read, check and normalise a scan, and add it to the project.
 
         If the project already contains a scan with the same voxels and grid, that scan is returned.
@@ -132,27 +132,48 @@ class Project:
             path: A file, a folder with one DICOM series, or one file of a series.
             held_out: Exclude the scan from all training; applies to a scan that the project already contains,
                 too.
+            modality: One of `intensity.MODALITIES`, which overrules the file and applies to a scan that the
+                project already contains, too; empty to find it out.
+            usual: Modality if neither the file nor its values tell; by default that of the other scans.
 
         Raises:
-            UserError: "disk-full", "not-writable", "read-only", and those of `read_scan`.
+            UserError: "bad-modality", "disk-full", "not-writable", "read-only", and those of `read_scan`.
         """
         self.need_writable()
         path = Path(path).resolve()
         volume = read_scan(path)
         digest = fingerprint(volume)
         self._refresh()
+        chosen, source = choose_modality(volume, modality, usual or usual_modality(self.scans.values()))
         for existing in self.scans.values():
             if existing.sha256 == digest:
                 if held_out and not existing.held_out:
                     self.hold_out(existing.id)
+                if overrules(source, existing.modality_source):
+                    self.change_modality(existing.id, chosen, source, volume)
                 return self.scans[existing.id]
-        modality = modality_of(volume.array)
-        scan = Scan(free_id(path, self.scans), str(path), digest, volume.geometry, modality, held_out)
-        image = normalise(volume.array, modality).astype(np.float16)
-        write_array(self.root / "scans" / f"{scan.id}.npy", image)
+        scan = Scan(
+            free_id(path, self.scans), str(path), digest, volume.geometry, chosen, held_out,
+            modality_source=source, notes=volume.notes,
+        )  # fmt: skip
+        write_array(self.root / "scans" / f"{scan.id}.npy", normalised(volume, chosen))
         self._refresh()
         self._change(scans=(*self.scans.values(), scan))
         return scan
+
+    def change_modality(self, scan_id: str, modality: str, source: str, volume: Volume | None = None) -> None:
+        """Change the modality of a scan, see `medssl.core.project.modality.set_modality`.
+
+        Args:
+            scan_id: Id of the scan.
+            modality: One of `intensity.MODALITIES`.
+            source: Where it is from.
+            volume: The scan, whose image is normalised anew; None if its modality was only confirmed.
+        """
+        self.need_writable()
+        if volume is not None:
+            write_array(self.root / "scans" / f"{self._scan(scan_id).id}.npy", normalised(volume, modality))
+        self._change_scan(scan_id, modality=modality, modality_source=source)
 
     def image(self, scan_id: str) -> np.ndarray:
         """The normalised scan, float16 (Z, Y, X), as a memory map.

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from medssl.core.errors import UserError
-from medssl.core.events import Emit, Preview, Progress, Started
+from medssl.core.events import Emit, Notice, Preview, Progress, Started
 from medssl.core.jobs import Plan, PredictJob
 from medssl.core.project.cards import need
 from medssl.core.project.probabilities import write_probabilities
 from medssl.core.project.project import Project, Run
+from medssl.core.project.training_data import unlike_training
 from medssl.nn import devices
 from medssl.nn.models.unet import Network, load_network
 from medssl.tasks.inference.location_prior import LocationPrior, read_location_prior
@@ -66,7 +67,7 @@ def predict_scans(
         run: A fine-tuning run.
         scans: Ids of the scans.
         device_name: "auto", "cpu", "cuda" or "mps".
-        emit: Receives Preview and Progress events.
+        emit: Receives Preview and Progress events, and a Notice for a scan unlike those of the training.
         should_stop: Called before each scan.
         probabilities: Whether to also save the class probabilities from the same pass.
 
@@ -78,6 +79,8 @@ def predict_scans(
     for number, scan in enumerate(scans):
         if should_stop():
             break
+        if difference := unlike_training(trained.card, project.scans[scan]):
+            emit(Notice(difference))
         segment_scan = partial(trained.labels, project, scan)
         classes, axes = trained.ids[1:].tolist(), trained.plan.work_axes
         with_probabilities = partial(

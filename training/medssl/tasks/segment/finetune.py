@@ -14,6 +14,7 @@ from medssl.core.errors import UserError
 from medssl.core.events import Emit, Notice, SliceInView, Started
 from medssl.core.jobs import FinetuneJob, Plan
 from medssl.core.project.project import Project, Run
+from medssl.core.project.training_data import training_data
 from medssl.nn import devices
 from medssl.nn.data.device_dataset import load_device_dataset
 from medssl.nn.models.unet import build
@@ -75,6 +76,7 @@ def finetune(
         "settings": jobs.to_json(task.settings),
         "classes": [{"id": label.id, "name": label.name} for label in project.classes],
         "scans": scans,
+        "training_data": training_data(project.scans[scan] for scan in scans),
         "weights": job.weights,
         **({"validation_slice": task.validation.card} if task.validation else {}),
     }

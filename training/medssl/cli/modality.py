@@ -1,0 +1,71 @@
+"""What medssl init prints about the modality of scans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+
+from medssl.core.errors import UserError
+from medssl.core.project.contents import Scan
+from medssl.core.project.modality import (
+    UNSURE,
+    check_modality,
+    describe_modality,
+    settle_modalities,
+    usual_modality,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from medssl.core.project.project import Project
+
+MAX_NAMES = 5
+"""Names of scans on a line."""
+
+
+def check_requested(modality: str, paths: Sequence[Path]) -> None:
+    """Check --modality, which is for the scans that are named with it.
+
+    Raises:
+        UserError: "bad-modality".
+    """
+    if modality:
+        check_modality(modality)
+        if not paths:
+            raise UserError(f"Name the scans that --modality {modality} is for.", code="bad-modality")
+
+
+def settle(project: Project, former: dict[str, Scan], screen: Console) -> None:
+    """Decide about modalities once all scans are known, and print what that means for the former ones."""
+    settle_modalities(project, [scan_id for scan_id in project.scans if scan_id not in former])
+    usual = usual_modality(project.scans.values())
+    for scan in former.values():
+        now = project.scans[scan.id]
+        if now.modality != scan.modality:
+            text = f"{scan.id} is taken as {now.modality.upper()} now, no longer as {scan.modality.upper()}."
+        elif now.modality_source == UNSURE and usual not in ("", now.modality):
+            text = (
+                f"{scan.id} was taken as {now.modality.upper()}, but the other scans are {usual.upper()}; to "
+                f"change it: medssl init {project.root} {scan.source} --modality {usual}"
+            )
+        else:
+            continue
+        screen.print(f"[yellow]{escape(text)}", soft_wrap=True)
+
+
+def modality_lines(scans: Iterable[Scan]) -> list[str]:
+    """Lines that list scans by their modality and where it is from."""
+    groups: dict[str, list[Scan]] = {}
+    for scan in scans:
+        groups.setdefault(describe_modality(scan), []).append(scan)
+    lines = []
+    for description, members in groups.items():
+        names = ", ".join(scan.id for scan in members[:MAX_NAMES])
+        more = f" and {len(members) - MAX_NAMES} more" if len(members) > MAX_NAMES else ""
+        advice = "; the values fit CT and MR, --modality says which" * (members[0].modality_source == UNSURE)
+        lines.append(f"{description}{advice}: {names}{more}")
+    return lines
