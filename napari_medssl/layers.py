@@ -59,7 +59,7 @@ def metadata(
         path: File of the source.
         scan: Id of the scan in the project.
     """
-    source = str(Path(path).resolve()) if path else ""
+    source = str(Path(path).absolute()) if path else ""
     return {KEY: {"role": role, "geometry": geometry.to_json(), "path": source, "scan": scan or ""}}
 
 
@@ -125,7 +125,7 @@ def file_of(layer: Layer) -> Path | None:
 def remember_file(layer: Layer, path: Path) -> None:
     """Store the path of its file in a layer of the plugin."""
     if entry_of(layer):
-        layer.metadata = {**layer.metadata, KEY: {**entry_of(layer), "path": str(path.resolve())}}
+        layer.metadata = {**layer.metadata, KEY: {**entry_of(layer), "path": str(path.absolute())}}
 
 
 def save_image(layer: Image, folder: Path) -> Path:

@@ -22,76 +22,62 @@ def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], lis
     Returns:
         A function that reads `path`, or None for an unsupported format.
     """
-    from medssl.core.io.volume import READABLE
+    from medssl.core.io.volume import READABLE, is_series, suffix_of
 
     paths = [Path(item) for item in _as_list(path)]
-    suffixes = (*READABLE, ".dcm")
-    return read if all(p.is_dir() or p.name.lower().endswith(suffixes) for p in paths) else None
+    return read if all(suffix_of(p) in READABLE or (p.exists() and is_series(p)) for p in paths) else None
 
 
 def read(path: str | Sequence[str]) -> list[LayerData]:
     """Read files and folders as layers. A file that cannot be read is reported; the others are shown."""
-    from medssl.core.io.volume import find_scans
-    from napari.utils.notifications import show_error
+    from medssl.core.io.find import find_scans
+    from napari.utils.notifications import show_error, show_info
 
     layers: list[LayerData] = []
     try:
-        scans = find_scans([Path(item) for item in _as_list(path)])
-        if len(scans) > MAX_SCANS:
+        found = find_scans([Path(item) for item in _as_list(path)])
+        if len(found.scans) > MAX_SCANS:
             raise UserError(
-                f"{path} contains {len(scans)} scans, too many for one layer list; "
+                f"{path} contains {len(found.scans)} scans, too many for one layer list; "
                 'add the folder in the dock "Train on few slices".',
                 code="too-many",
             )
     except UserError as error:
         show_error(str(error))
         return NO_LAYERS
-    for scan in scans:
+    for scan in found.scans:
         try:
-            layers.append(read_one(scan))
+            layers.append(read_one(scan.path, scan.name))
         except UserError as error:
             show_error(str(error))
+    if found.left_out:
+        show_info(f"Left out: {'; '.join(found.left_out)}.")
     return layers or NO_LAYERS
 
 
-def read_one(path: Path) -> LayerData:
-    """Read one volume as a layer: Labels if it has few distinct non-negative integers, otherwise an Image.
+def read_one(path: Path, name: str = "") -> LayerData:
+    """Read one volume as a layer: Labels if its voxels are class ids, otherwise an Image.
+
+    Args:
+        path: A file or a DICOM folder.
+        name: Name of the layer; by default that of the file or folder.
 
     Raises:
         UserError: It is not a single 3D scalar volume.
     """
-    from medssl.core.io.volume import read_scan
+    from medssl.core.io.masks import is_label_volume
+    from medssl.core.io.volume import read_scan, stem_of
     from napari.utils.notifications import show_warning
 
     from napari_medssl import layers
 
-    volume = read_scan(path)
-    name = short_name(path)
+    volume, name = read_scan(path), name or stem_of(path)
     for note in volume.notes:
         show_warning(f"{path.name}: {note}")
-    if _looks_like_labels(volume.array):
-        return layers.labels_data(volume.array.astype("uint8"), volume.geometry, name, path)
+    if is_label_volume(volume.array):
+        ids = volume.array.astype("uint8" if volume.array.max() <= 255 else "uint16")
+        return layers.labels_data(ids, volume.geometry, name, path)
     return layers.scan_data(volume.array, volume.geometry, name, path)
-
-
-def short_name(path: Path) -> str:
-    """File name without its suffixes; for DICOM the folder name."""
-    name = path.name
-    for suffix in (".gz", ".nii", ".hdr", ".nrrd", ".mha", ".mhd", ".mgz", ".dcm"):
-        name = name[: -len(suffix)] if name.lower().endswith(suffix) else name
-    return name or path.name
-
-
-def _looks_like_labels(array: Any) -> bool:
-    """Few distinct integers, most voxels 0; a scan, even an 8-bit one, has many values."""
-    import numpy as np
-
-    low, high = array.min(), array.max()
-    if low < 0 or high > 255:
-        return False
-    step = max(1, round((array.size / 2_000_000) ** (1 / 3)))
-    values = np.unique(array[::step, ::step, ::step])
-    return len(values) <= 64 and bool(np.all(values == np.round(values))) and np.mean(array == 0) > 0.5
 
 
 def _as_list(path: str | Sequence[str]) -> list[str]:

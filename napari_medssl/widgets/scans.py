@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from medssl.core.errors import UserError
-from medssl.core.io.volume import READABLE, find_scans
+from medssl.core.io.find import FoundScan, find_scans
+from medssl.core.io.masks import MASK
+from medssl.core.io.volume import READABLE
 from medssl.core.project.modality import UNSURE, settle_modalities
 from medssl.core.project.project import Scan
 from napari.layers import Image
@@ -70,7 +72,7 @@ class Scans(StepContent):
 
     def open_files(self) -> None:
         """Ask for scan files and add them."""
-        patterns = " ".join(f"*{suffix}" for suffix in (*READABLE, ".dcm"))
+        patterns = " ".join(f"*{suffix}" for suffix in READABLE)
         paths, _ = QFileDialog.getOpenFileNames(
             self, "Open scans", self._start_folder(), f"Scans ({patterns});;All files (*)"
         )
@@ -115,10 +117,13 @@ class Scans(StepContent):
             catch_errors(self.session, lambda: self._add(paths, on_screen))
 
     def _add(self, paths: list[Path], on_screen: bool) -> None:
-        scans = find_scans(paths)
+        found = find_scans(paths)
+        scans = found.scans
         self._last_scan: str | None = None
         if self.session.project is None:
-            self._last_scan = self.session.open(scans[0].parent / PROJECT_NAME, show=False)
+            self._last_scan = self.session.open(scans[0].path.parent / PROJECT_NAME, show=False)
+        if found.left_out:
+            self.session.notify("info", f"Left out: {'; '.join(found.left_out)}.")
         self._set_progress(f"Reading {_count(len(scans), 'scan')}…")
         self._worker = worker = create_worker(
             self._read_all,
@@ -131,28 +136,28 @@ class Scans(StepContent):
         self._remarks: list[str] = []
         worker.start()
 
-    def _read_all(self, scans: list[Path], on_screen: bool) -> Generator[Added, None, None]:
+    def _read_all(self, scans: Sequence[FoundScan], on_screen: bool) -> Generator[Added, None, None]:
         """Runs in a thread: uses the project folder only, neither session nor viewer."""
         project, first = self.session.need_project(), not on_screen
         former = set(project.scans)
-        for path in scans:
+        for found in scans:
             try:
-                scan = project.add_scan(path)
-                yield path, scan, read(project, scan) if first else None
+                scan = project.add_scan(found.path, name=found.name, refuse_masks=not found.given)
+                yield found.path, scan, read(project, scan) if first else None
                 first = False
             except UserError as error:
-                yield path, error, None
+                yield found.path, error, None
         try:
             settle_modalities(project, set(project.scans) - former)
         except UserError as error:
-            yield scans[0], error, None
+            yield scans[0].path, error, None
 
     def _on_read(self, result: Added) -> None:
         path, scan, loaded = result
         if self.session.closed:
             return
         if isinstance(scan, UserError):
-            self.session.notify("error", str(scan))
+            self.session.notify("info" if scan.code == MASK else "error", str(scan))
             return
         self._set_progress(f"Added {path.name}.")
         self._remarks += [f"{path.name}: {note}" for note in scan.notes]

@@ -117,7 +117,7 @@ def write_scans(
 
 
 class Refusals:
-    """Reports skipped scans and remarks on others; ends the command with exit code 1 if any was skipped."""
+    """Reports scans that are skipped and remarks on others; exit code 1 if any besides masks was skipped."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -127,10 +127,11 @@ class Refusals:
         from rich.markup import escape
 
         from medssl.cli.terminal import console
+        from medssl.core.io.masks import MASK
 
         text = str(error) if str(path) in str(error) else f"{path}: {error}"
         console().print(f"[yellow]{escape(text)}", soft_wrap=True)
-        self.count += 1
+        self.count += error.code != MASK
 
     def remark(self, path: Path, scan: Scan) -> None:
         """Print what was tolerated in the file of a scan, and which modality was assumed."""

@@ -21,8 +21,7 @@ from medssl.core.export.files import (
     need_dicom,
     write_table,
 )
-from medssl.core.export.provenance import record_path
-from medssl.core.io.volume import READABLE, find_scans
+from medssl.core.io.find import FoundScan
 from medssl.core.jobs import Job, PredictJob
 from medssl.core.project.modality import usual_modality
 from medssl.core.project.project import Project, Run
@@ -39,7 +38,7 @@ Work = Callable[[Job], dict[str, Any]]
 def predict_outside(
     project: Project,
     run: Run,
-    scans: Sequence[Path],
+    scans: Sequence[FoundScan],
     out: Path | None,
     ending: str,
     job: PredictJob,
@@ -54,7 +53,7 @@ def predict_outside(
     Args:
         project: project that holds the run and defines the classes.
         run: fine-tuning run whose weights are used.
-        scans: files or DICOM folders.
+        scans: scans that were found.
         out: output folder, which also gets a table of volumes; None writes next to each scan.
         ending: file ending such as ".nii.gz".
         job: supplies seed and device.
@@ -71,14 +70,14 @@ def predict_outside(
     written: list[Path] = []
     volumes: list[ClassVolume] = []
     try:
-        for path in scans:
-            target = segmentation_path(path, out, written, ending)
+        for scan in scans:
+            target = segmentation_path(scan, out, written, ending)
             try:
-                rows = _segment(project, run, path, target, job, work, refuse, modality)
+                rows = _segment(project, run, scan, target, job, work, refuse, modality)
             except UserError as error:
                 if error.code in (*FATAL, *WEIGHTS_ERRORS):
                     raise
-                refuse(path, error)
+                refuse(scan.path, error)
                 continue
             written.append(target)
             name = target.name.removesuffix(f"_segmentation{ending}")
@@ -92,7 +91,7 @@ def predict_outside(
 def _segment(
     project: Project,
     run: Run,
-    path: Path,
+    found: FoundScan,
     target: Path,
     job: PredictJob,
     work: Work,
@@ -104,8 +103,10 @@ def _segment(
         temporary = Project.create(Path(scratch) / "project", classes=project.classes)
         trained_on = run.card.get("training_data", {}).get("modalities", [])
         usual = trained_on[0] if len(trained_on) == 1 else usual_modality(project.scans.values())
-        scan = temporary.add_scan(path, modality=modality, usual=usual)
-        refuse.remark(path, scan)
+        scan = temporary.add_scan(
+            found.path, modality=modality, usual=usual, refuse_masks=not found.given
+        )
+        refuse.remark(found.path, scan)
         if target.suffix == DICOM_SEG:
             need_dicom(scan)
         folder = temporary.root / "runs" / run.id
@@ -117,42 +118,20 @@ def _segment(
         return export_scan(temporary, scan.id, run.id, target)
 
 
-def scans_outside(paths: Sequence[Path]) -> list[Path]:
-    """List the scans among files and folders, without earlier segmentations in these folders.
-
-    Raises:
-        UserError: "missing" or "no-scans".
-    """
-    explicit = set(paths)
-    scans = [path for path in find_scans(paths) if path in explicit or not record_path(path).exists()]
-    if not scans:
-        raise UserError(f"{paths[0]} contains segmentations only; give a folder with scans.", code="no-scans")
-    return scans
-
-
-def segmentation_path(scan: Path, out: Path | None, taken: Sequence[Path], ending: str = ".nii.gz") -> Path:
+def segmentation_path(
+    scan: FoundScan, out: Path | None, taken: Sequence[Path], ending: str = ".nii.gz"
+) -> Path:
     """Choose the path for the segmentation of a scan.
 
-    It never overwrites the scan or a file that is not an earlier export. Where scans from different folders
-    have the same name, the folder's name is put in front of it, then a number is appended.
+    It never overwrites the scan or a file that is not an earlier export: a number is appended then.
 
     Args:
-        scan: file or DICOM folder.
+        scan: the scan.
         out: output folder; None is the scan's folder.
         taken: paths already used for other scans.
         ending: file ending such as ".nii.gz".
     """
-    folder = scan.parent if out is None else out
-    stem = _stem(scan)
-    numbers = (f"{stem}_{index}" for index in itertools.count(2))
-    names = itertools.chain([stem, f"{scan.resolve().parent.name}_{stem}"], numbers)
-    candidates = (folder / f"{name}_segmentation{ending}" for name in names)
+    folder, name = (scan.path.parent, scan.stem) if out is None else (out, scan.name)
+    names = itertools.chain([name], (f"{name}_{index}" for index in itertools.count(2)))
+    candidates = (folder / f"{each}_segmentation{ending}" for each in names)
     return next(path for path in candidates if path not in taken and may_write(path))
-
-
-def _stem(path: Path) -> str:
-    """File name without a known ending such as .nii.gz; the name of a DICOM folder may contain dots."""
-    for suffix in sorted(READABLE, key=len, reverse=True):
-        if path.name.lower().endswith(suffix):
-            return path.name[: -len(suffix)]
-    return path.name

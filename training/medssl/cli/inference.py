@@ -59,8 +59,9 @@ def predict(
     outside the project.
     """
     from medssl.cli.export import Refusals, write_scans
-    from medssl.cli.external import predict_outside, scans_outside
+    from medssl.cli.external import predict_outside
     from medssl.cli.selection import choose_run, split_scans
+    from medssl.cli.terminal import console, scans_among
     from medssl.core.export.files import check_ending
     from medssl.core.jobs import PredictJob
     from medssl.core.project.project import Project
@@ -68,8 +69,8 @@ def predict(
     opened, ending = Project.open(project), check_ending(ending)
     run = choose_run(opened, weights, ("finetune",))
     inside, outside = split_scans(opened, scans or [])
-    files = scans_outside(outside) if outside else []
     refusals = Refusals()
+    files = scans_among(outside, console()) if outside else ()
     job = PredictJob(project=str(project), seed=seed, device=device, weights=run.id, scans=inside)
     if inside or not outside:
         work(job)

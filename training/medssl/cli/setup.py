@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +15,8 @@ from medssl.cli.options import ModalityOption
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from medssl.core.project.project import Project
+    from medssl.core.io.find import FoundScan
+    from medssl.core.project.project import Project, Scan
 
 
 def init(
@@ -67,19 +69,22 @@ def init(
     --modality also corrects scans that the project has already: name their files again.
     """
     from medssl.cli.modality import check_requested, modality_lines, settle
-    from medssl.cli.terminal import console
-    from medssl.core.io.volume import find_scans
+    from medssl.cli.terminal import console, scans_among
     from medssl.core.labels.classes import add_classes
     from medssl.core.project.project import Project, is_project
 
     names = [name.strip() for name in (classes or "").split(",") if name.strip()]
-    found = find_scans(scans) if scans else []
+    screen = console()
+    found = scans_among(scans, screen) if scans else ()
     check_requested(modality, found)
-    known = [scan.source for scan in Project.open(folder).scans.values()] if is_project(folder) else []
-    _check_patterns([*(hold_out or []), *(no_hold_out or [])], [*found, *map(Path, known)])
+    known = Project.open(folder).scans.values() if is_project(folder) else ()
+    names_found = [name for scan in found for name in (scan.path.name, scan.name)]
+    _check_patterns(
+        [*(hold_out or []), *(no_hold_out or [])],
+        [*names_found, *(name for scan in known for name in _names(scan))],
+    )
     project = Project.open(folder) if is_project(folder) else Project.create(folder)
     add_classes(project, names)
-    screen = console()
     former = dict(project.scans)
     refused = _add(project, found, hold_out or [], modality, screen)
     settle(project, former, screen)
@@ -95,12 +100,17 @@ def init(
         raise typer.Exit(1)
 
 
-def _check_patterns(patterns: list[str], paths: list[Path]) -> None:
+def _names(scan: Scan) -> tuple[str, str]:
+    """Names by which a pattern finds a scan of the project: of its file, and its id."""
+    return Path(scan.source).name, scan.id
+
+
+def _check_patterns(patterns: list[str], names: list[str]) -> None:
     """Refuse a pattern that matches none of these scans: it is probably misspelt."""
     from medssl.core.errors import UserError
 
     for pattern in patterns:
-        if not any(fnmatch(path.name, pattern) for path in paths):
+        if not any(fnmatch(name, pattern) for name in names):
             raise UserError(
                 f"No scan has a file name like {pattern!r}; write it as in 'test_*', or leave it out.",
                 code="no-match",
@@ -110,7 +120,9 @@ def _check_patterns(patterns: list[str], paths: list[Path]) -> None:
 def _hold_out(project: Project, patterns: list[str], held_out: bool) -> None:
     """Apply patterns to all scans of the project, and print how many they matched."""
     for pattern in patterns:
-        matched = [scan for scan in project.scans.values() if fnmatch(Path(scan.source).name, pattern)]
+        matched = [
+            scan for scan in project.scans.values() if any(fnmatch(name, pattern) for name in _names(scan))
+        ]
         for scan in matched:
             if scan.held_out != held_out:
                 project.hold_out(scan.id, held_out)
@@ -118,28 +130,31 @@ def _hold_out(project: Project, patterns: list[str], held_out: bool) -> None:
         typer.echo(f"{pattern}: {scans} {'held out of training' if held_out else 'used for training'}.")
 
 
-def _add(project: Project, paths: list[Path], hold_out: list[str], modality: str, screen: Console) -> int:
-    """Add scans; returns the number of scans that could not be used."""
+def _add(
+    project: Project, scans: Sequence[FoundScan], hold_out: list[str], modality: str, screen: Console
+) -> int:
+    """Add scans; returns the number of scans that could not be used, without masks."""
+    from rich.markup import escape
     from rich.progress import track
 
     from medssl.core.errors import UserError
+    from medssl.core.io.masks import MASK
 
     refused = 0
-    for path in track(paths, "Reading scans", console=screen, disable=not screen.is_terminal):
-        if path.name.partition(".")[0].endswith("_segmentation"):  # as medssl predict names its files
-            screen.print(f"[yellow]{escape(path.name)} is a segmentation, not a scan; it is left out.")
-            continue
+    for scan in track(scans, "Reading scans", console=screen, disable=not screen.is_terminal):
+        held_out = any(fnmatch(name, pattern) for pattern in hold_out for name in (scan.path.name, scan.name))
         try:
-            held_out = any(fnmatch(path.name, pattern) for pattern in hold_out)
-            scan = project.add_scan(path, held_out, modality)
+            added = project.add_scan(
+                scan.path, held_out, modality, name=scan.name, refuse_masks=not scan.given
+            )
         except UserError as error:
             if error.code in ("disk-full", "not-writable", "bad-modality"):
                 raise
             screen.print(f"[yellow]{escape(str(error))}", soft_wrap=True)
-            refused += 1
+            refused += error.code != MASK
             continue
-        for note in scan.notes:
-            screen.print(f"[yellow]{escape(f'{path}: {note}')}", soft_wrap=True)
+        for note in added.notes:
+            screen.print(f"[yellow]{escape(f'{scan.path}: {note}')}", soft_wrap=True)
     return refused
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.text import Text
 
 from medssl.core import events, jobs
+from medssl.core.io.find import FoundScan, find_scans
 from medssl.core.scalars import MEANINGS
 
 INTERRUPTED = 130
@@ -28,6 +30,18 @@ PLAIN_STEP = 0.1
 def console() -> Console:
     """Console on standard error; standard output is reserved for results, so that they can be piped."""
     return Console(stderr=True, highlight=False)
+
+
+def scans_among(paths: Sequence[Path], screen: Console) -> tuple[FoundScan, ...]:
+    """Find the scans among files and folders, and print what is left out.
+
+    Raises:
+        UserError: "missing", "no-scans".
+    """
+    found = find_scans(paths)
+    for line in found.left_out:
+        screen.print(f"Left out: {line}.", style="yellow", markup=False, soft_wrap=True)
+    return found.scans
 
 
 @contextmanager

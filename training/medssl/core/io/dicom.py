@@ -7,23 +7,26 @@ close the gap of a missing slice.
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.errors import InvalidDicomError
 
 from medssl.core.errors import UserError
+from medssl.core.io.dicom_headers import DicomImage, Slice, full_header
+from medssl.core.io.dicom_sort import SAME_STEP_MM, Group, sort_folder
+from medssl.core.io.dicom_split import SAME_POSITION_MM
 from medssl.core.io.geometry import RAS_TO_LPS, Geometry
 from medssl.core.io.intensity import DICOM_MODALITIES
 from medssl.core.io.reading import Reading
 
-SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
-"""SOP class of DICOM-SEG."""
 MAX_DEVIATION = 0.1
 """Largest allowed distance of a slice from its position in an even stack, in slice spacings."""
 
@@ -32,67 +35,37 @@ MAX_DEVIATION = 0.1
 class Stack:
     """Order and positions of the slices of a series, without pixels."""
 
-    files: list[Path]
-    headers: list[pydicom.Dataset]
+    images: tuple[DicomImage, ...]
     """One per file."""
     order: np.ndarray
-    """(slices,) index of the file, or of the frame of a multi-frame file, of each slice along the stack."""
+    """(slices,) index of the frame, counted through all files, of each slice along the stack."""
     affine: np.ndarray
     """(4, 4) from (column, row, slice along the stack) to patient coordinates in mm (right, anterior,
     superior)."""
 
     @property
+    def files(self) -> list[Path]:
+        """One per image."""
+        return [image.file for image in self.images]
+
+    @cached_property
+    def headers(self) -> list[pydicom.Dataset]:
+        """The whole headers, one per file."""
+        return [full_header(file) for file in self.files]
+
+    @property
+    def modality(self) -> str:
+        """The element Modality, such as "CT"; empty if it is missing."""
+        return self.images[0].text("Modality")
+
+    @property
     def multi_frame(self) -> bool:
-        """Whether the slices are the frames of one file."""
-        return _frames(self.headers[0]) > 1
-
-
-@dataclass(frozen=True)
-class Slice:
-    """Position of one slice in DICOM patient coordinates in mm (left, posterior, superior)."""
-
-    origin: np.ndarray
-    """(3,) centre of the first voxel."""
-    column_step: np.ndarray
-    """(3,) vector from a column to the next."""
-    row_step: np.ndarray
-    """(3,) vector from a row to the next."""
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file has the DICOM magic number."""
-    try:
-        with path.open("rb") as file:
-            file.seek(128)
-            return file.read(4) == b"DICM"
-    except OSError:
-        return False
-
-
-def series_in(folder: Path) -> list[list[Path]]:
-    """DICOM images in a folder (not in subfolders), one list per series, sorted by name.
-
-    A multi-frame file is a series of its own. Reports, plans and segmentations are skipped.
-
-    Raises:
-        UserError: "unreadable" for a damaged file, because skipping it would leave a gap.
-    """
-    groups: dict[str, list[Path]] = {}
-    for path in _dicom_files(folder):
-        header = _header(path)
-        if "Rows" in header and not _is_segmentation(header):
-            series = str(path) if _frames(header) > 1 else str(header.get("SeriesInstanceUID", ""))
-            groups.setdefault(series, []).append(path)
-    return list(groups.values())
-
-
-def _dicom_files(folder: Path) -> list[Path]:
-    files = (entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
-    return sorted(file for file in files if is_dicom(file) or file.suffix.lower() == ".dcm")
+        """Whether slices are frames of a file."""
+        return any(len(image.slices) > 1 for image in self.images)
 
 
 def read_series(path: Path) -> Reading:
-    """Read the series in a folder, or the one that a file belongs to.
+    """Read the scan in a folder, or the one that a file belongs to.
 
     A tilted gantry gives a sheared affine; nothing is resampled.
 
@@ -104,137 +77,53 @@ def read_series(path: Path) -> Reading:
             "bad-geometry".
     """
     stack = read_stack(path)
-    if stack.multi_frame:
-        pixels = _pixels(path, stack.files)[stack.order]
-    else:
-        pixels = _pixels(path, [stack.files[number] for number in stack.order])
-    array = pixels.T
-    modality = DICOM_MODALITIES.get(str(stack.headers[0].get("Modality")), "")
-    return Reading(array, Geometry.of(stack.affine, array.shape), modality)
+    array = _pixels(path, stack).T
+    return Reading(array, Geometry.of(stack.affine, array.shape), DICOM_MODALITIES.get(stack.modality, ""))
 
 
 def read_stack(path: Path) -> Stack:
     """Read headers and slice order as `read_series` does, with the same errors, but no pixels."""
-    files = _files_of(path)
-    headers = [_header(file) for file in files]
-    _check_scalar(path, headers)
-    if _frames(headers[0]) > 1:
-        slices = _slices_of_frames(path, headers[0])
+    group = _group(path)
+    order, affine = _grid(path, [item for image in group.images for item in image.slices])
+    return Stack(group.images, order, RAS_TO_LPS @ affine)
+
+
+def are_parts(groups: Sequence[Group]) -> bool:
+    """Whether several groups of a series lie between or beside each other and form one even stack."""
+    try:
+        _grid(
+            groups[0].files[0], [item for group in groups for image in group.images for item in image.slices]
+        )
+    except UserError:
+        return False
+    return True
+
+
+def _group(path: Path) -> Group:
+    """The scan that a path stands for.
+
+    Raises:
+        UserError: "unreadable", "unsupported", "several-series", "not-scalar", "not-3d".
+    """
+    is_folder = path.is_dir()
+    sorting = sort_folder(path if is_folder else path.parent)
+    if is_folder:
+        groups = sorting.scans or sorting.groups
+        if len(groups) > 1:
+            names = ", ".join(f"{group.label} ({group.files[0].name}, ...)" for group in groups[:5])
+            raise UserError(
+                f"{path} holds {len(groups)} scans: {names}; choose one file of the scan that you want.",
+                code="several-series",
+            )
+        group = groups[0] if groups else None
     else:
-        if len({(header.Rows, header.Columns) for header in headers}) > 1:
-            raise _not_parallel(path)
-        slices = [_slice(path, header, header) for header in headers]
-    order, affine = _grid(path, slices)
-    return Stack(files, headers, order, RAS_TO_LPS @ affine)
-
-
-def _files_of(path: Path) -> list[Path]:
-    if path.is_file():
-        header = _header(path)
-        if _is_segmentation(header):
-            raise UserError(
-                f"{path} is a DICOM segmentation, not a scan; choose the series that it refers to.",
-                code="unsupported",
-            )
-        if "Rows" not in header:
-            raise UserError(
-                f"{path} is DICOM without an image; choose a CT or MR series.", code="unsupported"
-            )
-        if _frames(header) > 1:
-            return [path]
-        return next((files for files in series_in(path.parent) if path in files), [path])
-    series = series_in(path)
-    if not series:
-        for file in _dicom_files(path):
-            return _files_of(file)
-        raise UserError(f"{path} holds no DICOM series; choose the folder with its files.", code="unreadable")
-    if len(series) > 1:
-        raise UserError(
-            f"{path} holds {len(series)} DICOM series; choose one file of the series that you want.",
-            code="several-series",
-        )
-    return series[0]
-
-
-def _header(path: Path) -> pydicom.Dataset:
-    # Old files lack the magic number and are recognised by their extension.
-    force = path.suffix.lower() == ".dcm"
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, force=force)
-        if "SOPClassUID" not in header and "Rows" not in header:
-            raise ValueError("it has neither an image nor a SOP class")
-        return header
-    except (InvalidDicomError, OSError, EOFError, ValueError, TypeError, AttributeError, KeyError) as error:
-        raise UserError(
-            f"{path} cannot be read as DICOM ({error}); export it again.", code="unreadable"
-        ) from error
-
-
-def _is_segmentation(header: pydicom.Dataset) -> bool:
-    return header.get("SOPClassUID") == SEGMENTATION or header.get("Modality") == "SEG"
-
-
-def _frames(header: pydicom.Dataset) -> int:
-    return int(header.get("NumberOfFrames") or 1)
-
-
-def _check_scalar(path: Path, headers: Sequence[pydicom.Dataset]) -> None:
-    for header in headers:
-        if int(header.get("SamplesPerPixel", 1)) != 1 or "PALETTE" in str(
-            header.get("PhotometricInterpretation")
-        ):
-            raise UserError(
-                f"{path} holds colours, not one grey value per voxel; choose the original series.",
-                code="not-scalar",
-            )
-
-
-def _slices_of_frames(path: Path, header: pydicom.Dataset) -> list[Slice]:
-    """Slices of an enhanced multi-frame file, whose frames share some of their attributes."""
-    shared = header.get("SharedFunctionalGroupsSequence") or [pydicom.Dataset()]
-    frames = header.get("PerFrameFunctionalGroupsSequence") or []
-    scalings = set()
-    slices = []
-    for frame in frames:
-        attributes = pydicom.Dataset()
-        for name in (
-            "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence",
-            "PixelValueTransformationSequence",
-        ):  # fmt: skip
-            for item in [*(shared[0].get(name) or []), *(frame.get(name) or [])]:
-                attributes.update(item)
-        scalings.add((attributes.get("RescaleSlope"), attributes.get("RescaleIntercept")))
-        slices.append(_slice(path, attributes, header))
-    if len(slices) != _frames(header):
-        raise UserError(
-            f"{path} has several frames but not the position of each; export it as a series of slices.",
-            code="unsupported",
-        )
-    if len(scalings) > 1:
-        # GDCM would scale all frames like the first one.
-        raise UserError(
-            f"{path} scales the grey values of its frames differently; export it as a series of slices.",
-            code="unsupported",
-        )
-    return slices
-
-
-def _slice(path: Path, plane: pydicom.Dataset, header: pydicom.Dataset) -> Slice:
-    try:
-        origin = np.array(plane.ImagePositionPatient, dtype=float)
-        directions = np.array(plane.ImageOrientationPatient, dtype=float).reshape(2, 3)
-        row_mm, column_mm = (float(value) for value in plane.PixelSpacing)
-        if origin.shape != (3,) or not np.isfinite(origin).all():
-            raise ValueError("no position")
-        if not (0 < row_mm < np.inf and 0 < column_mm < np.inf):
-            raise ValueError("no pixel size")
-    except (AttributeError, ValueError, TypeError) as error:
-        raise UserError(
-            f"{path} has slices without a position, a direction or a pixel size; export the series with its "
-            "geometry.",
-            code="unsupported",
-        ) from error
-    return Slice(origin, directions[0] * column_mm, directions[1] * row_mm)
+        group = sorting.group_of(path)
+    if group is not None and (len(group.files) == 1 or not sorting.damaged):
+        return group
+    candidates = [path] if path in sorting.reasons else [*sorting.damaged, *sorting.reasons]
+    for file in candidates:
+        raise sorting.reasons[file]
+    raise UserError(f"{path} holds no DICOM series; choose the folder with its files.", code="unreadable")
 
 
 def _grid(path: Path, slices: Sequence[Slice]) -> tuple[np.ndarray, np.ndarray]:
@@ -248,9 +137,14 @@ def _grid(path: Path, slices: Sequence[Slice]) -> tuple[np.ndarray, np.ndarray]:
     if not np.linalg.norm(normal) > 0:
         raise UserError(f"{path} has a slice axis of length zero; export it again.", code="bad-geometry")
     normal /= np.linalg.norm(normal)
-    for item in slices:
-        if not np.allclose([item.column_step, item.row_step], [column_step, row_step], rtol=0, atol=1e-3):
-            raise _not_parallel(path)
+    for item in slices:  # sorting has compared the first frame of each file
+        if not np.allclose(
+            [item.column_step, item.row_step], [column_step, row_step], rtol=0, atol=SAME_STEP_MM
+        ):
+            raise UserError(
+                f"{path} has frames of different orientation; export each orientation as a series.",
+                code="several-series",
+            )
     origins = np.array([item.origin for item in slices])
     heights = origins @ normal
     order = np.argsort(heights, kind="stable")
@@ -265,7 +159,7 @@ def _grid(path: Path, slices: Sequence[Slice]) -> tuple[np.ndarray, np.ndarray]:
 def _check_even(path: Path, origins: np.ndarray, heights: np.ndarray) -> None:
     gaps = np.diff(heights)
     median = float(np.median(gaps))
-    if gaps.min() <= 1e-3 * max(median, 1.0):
+    if gaps.min() <= SAME_POSITION_MM:
         raise UserError(
             f"{path} has several images at the same position (time points, echoes or duplicated files); "
             "export one of them as a separate series.",
@@ -280,23 +174,44 @@ def _check_even(path: Path, origins: np.ndarray, heights: np.ndarray) -> None:
         )
 
 
-def _not_parallel(path: Path) -> UserError:
-    return UserError(
-        f"{path} has slices of different orientation or size (a localiser, or several scans in one series); "
-        "choose a series of parallel slices.",
-        code="several-series",
-    )
-
-
-def _pixels(path: Path, files: Sequence[Path]) -> np.ndarray:
-    """Rescaled grey values, float32 (slice, row, column), in the order of files or frames."""
-    names: Any = [str(file) for file in files]
+def _pixels(path: Path, stack: Stack) -> np.ndarray:
+    """Rescaled grey values, float32 (slice, row, column), along the stack."""
+    files = stack.files
     try:
-        image = sitk.ReadImage(names if len(names) > 1 else names[0], sitk.sitkFloat32)
+        with ExitStack() as cleanup:
+            if any(map(_is_inverted, stack.images)):
+                scratch = Path(cleanup.enter_context(tempfile.TemporaryDirectory(prefix="medssl-")))
+                files = [_not_inverted(image, scratch / str(n)) for n, image in enumerate(stack.images)]
+            if not stack.multi_frame:
+                return _decoded([files[number] for number in stack.order])
+            return np.concatenate([_decoded([file]) for file in files])[stack.order]
     except RuntimeError as error:
         raise UserError(
             f"{path} holds pixels that cannot be decoded ({str(error).strip().splitlines()[-1][:120]}); "
             "export the series again, uncompressed.",
             code="unreadable",
         ) from error
+
+
+def _decoded(files: Sequence[Path]) -> np.ndarray:
+    """Grey values, float32 (slice, row, column), of files with one frame each, or of one file."""
+    names: Any = [str(file) for file in files]
+    image = sitk.ReadImage(names if len(names) > 1 else names[0], sitk.sitkFloat32, imageIO="GDCMImageIO")
     return sitk.GetArrayFromImage(image)
+
+
+def _is_inverted(image: DicomImage) -> bool:
+    return image.text("PhotometricInterpretation") == "MONOCHROME1"
+
+
+def _not_inverted(image: DicomImage, copy: Path) -> Path:
+    """The file, or a copy of it that says MONOCHROME2.
+
+    MONOCHROME1 only means that low values are shown white, but ITK inverts the stored values.
+    """
+    if not _is_inverted(image):
+        return image.file
+    dataset = pydicom.dcmread(image.file, force=True)
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.save_as(copy)
+    return copy

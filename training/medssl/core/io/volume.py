@@ -8,7 +8,7 @@ SimpleITK (nibabel itself loads pydicom).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -23,7 +23,8 @@ from medssl.core.io.reading import Reading
 
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img", ".mgz", ".mgh")
 ITK = (".nrrd", ".nhdr", ".mha", ".mhd")
-READABLE = (*NIFTI, *ITK, ".dcm")
+DICOM = (".dcm", ".dicom", ".ima")
+READABLE = (*NIFTI, *ITK, *DICOM)
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
 
 
@@ -53,15 +54,21 @@ def suffix_of(path: Path) -> str:
     return ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
 
 
+def stem_of(path: Path) -> str:
+    """File name without an extension that is read here; the name of a DICOM folder may contain dots."""
+    ending = suffix_of(path)
+    return path.name[: -len(ending)] if ending in READABLE and path.name != ending else path.name
+
+
 def is_series(path: Path) -> bool:
     """Whether a path is read as DICOM: a folder or a file of a series, which need not exist any more."""
-    if path.is_dir() or suffix_of(path) == ".dcm":
+    if path.is_dir() or suffix_of(path) in DICOM:
         return True
     if suffix_of(path) in READABLE:
         return False
-    from medssl.core.io.dicom import is_dicom
+    from medssl.core.io.dicom_headers import looks_like_dicom
 
-    return is_dicom(path) or not path.exists()
+    return looks_like_dicom(path) or not path.exists()
 
 
 def _catch_memory_error(read: Callable[[Path], Volume]) -> Callable[[Path], Volume]:
@@ -237,75 +244,3 @@ def _narrow(path: Path, labels: np.ndarray) -> np.ndarray:
             code="not-labels",
         )
     return labels.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
-
-
-def find_scans(paths: Iterable[Path]) -> list[Path]:
-    """List the scans in files and folders.
-
-    Folders are searched recursively: each readable file is a scan. A DICOM series is represented by its
-    folder if it is the only scan there, otherwise by its first file. Files that are given directly are not
-    checked; several of one DICOM series count once. Hidden files are skipped.
-
-    Returns:
-        Sorted paths for `read_scan`.
-
-    Raises:
-        UserError: "missing" if a path does not exist, "no-scans" if there is no scan.
-
-    Example:
-        >>> find_scans([Path("imagesTr")])
-    """
-    scans: set[Path] = set()
-    inputs = [Path(path) for path in paths]
-    for path in inputs:
-        if not path.exists():
-            raise UserError(f"{path} does not exist; check the path.", code="missing")
-        if path.is_dir():
-            for folder in [path, *(entry for entry in path.rglob("*") if entry.is_dir())]:
-                scans |= _scans_in(folder)
-        else:
-            scans.add(path)
-    if not scans:
-        if not inputs:
-            raise UserError("Give at least one scan or folder.", code="no-scans")
-        raise UserError(
-            f"No scan was found in {', '.join(map(str, inputs))}; give NIfTI, NRRD or MHA files or DICOM "
-            "folders.",
-            code="no-scans",
-        )
-    return sorted(_one_per_series(scans))
-
-
-def _scans_in(folder: Path) -> set[Path]:
-    from medssl.core.io.dicom import series_in
-
-    files = [entry for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith(".")]
-    # A pair of .hdr and .img is listed by its header.
-    single_files = {
-        file
-        for file in files
-        if suffix_of(file) in (*NIFTI, *ITK)
-        and not (suffix_of(file) == ".img" and file.with_suffix(".hdr").exists())
-    }
-    try:
-        series = series_in(folder)
-    except UserError:
-        return single_files | {folder}  # reading the folder will name the damaged file
-    is_only_scan = len(series) == 1 and not single_files
-    return single_files | {folder if is_only_scan else series_files[0] for series_files in series}
-
-
-def _one_per_series(paths: set[Path]) -> set[Path]:
-    """Keep one file per DICOM series, for when all slices of a series are dropped onto the viewer."""
-    from medssl.core.io.dicom import series_in
-
-    dicom = {path for path in paths if path.is_file() and suffix_of(path) not in (*NIFTI, *ITK)}
-    result = paths - dicom
-    for folder in {path.parent for path in dicom}:
-        remaining = {path for path in dicom if path.parent == folder}
-        for series in series_in(folder):
-            members = sorted(remaining.intersection(series))
-            result.update(members[:1])
-            remaining.difference_update(members)
-        result |= remaining  # not DICOM, or without an image: reading it will raise the error
-    return result

@@ -12,7 +12,7 @@ from typing import Any
 from medssl.core.errors import UserError
 from medssl.core.files import portable_name, read_json, write_json
 from medssl.core.io.geometry import Geometry
-from medssl.core.io.volume import READABLE
+from medssl.core.io.volume import stem_of
 from medssl.core.jobs import from_json
 
 FORMAT_VERSION = 1
@@ -145,14 +145,23 @@ def check_folder_name(root: Path) -> None:
         )
 
 
-def free_id(path: Path, taken: Iterable[str]) -> str:
-    """A scan id from the name of `path`: unique regardless of case, and a valid file name on every system."""
-    name, lower = path.name, path.name.lower()
-    suffix = max((each for each in READABLE if lower.endswith(each)), key=len, default="")
-    base = re.sub(r"[^A-Za-z0-9_-]+", "-", name[: len(name) - len(suffix)]).strip("-")[:LONGEST_ID] or "scan"
+def free_id(path: Path, taken: Iterable[str], name: str = "") -> str:
+    """A scan id: unique regardless of case, and a valid file name on every system.
+
+    Args:
+        path: File or folder of the scan. Where its name is taken, that of its folder is put in front of it.
+        taken: Ids of other scans.
+        name: Name of the scan, if not that of `path`.
+    """
+    base, folder = _as_id(name or stem_of(path)) or "scan", _as_id(path.absolute().parent.name)
     known = {each.lower() for each in taken}
-    candidates = itertools.chain([base], (f"{base}-{number}" for number in itertools.count(2)))
+    longer = [] if not folder or base.startswith(f"{folder}-") else [f"{folder}-{base}"[:LONGEST_ID]]
+    candidates = itertools.chain([base, *longer], (f"{base}-{number}" for number in itertools.count(2)))
     return next(each for each in candidates if each.lower() not in known and portable_name(each))
+
+
+def _as_id(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:LONGEST_ID]
 
 
 def _scan(value: dict[str, Any]) -> Scan:

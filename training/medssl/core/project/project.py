@@ -19,6 +19,7 @@ import numpy as np
 
 from medssl.core.errors import UserError
 from medssl.core.files import read_array, write_array
+from medssl.core.io.masks import MASK, is_label_volume
 from medssl.core.io.volume import Volume, read_scan
 from medssl.core.project.annotation import (
     IGNORE,
@@ -123,7 +124,15 @@ class Project:
 
     # ---- scans and classes
 
-    def add_scan(self, path: Path, held_out: bool = False, modality: str = "", usual: str = "") -> Scan:
+    def add_scan(
+        self,
+        path: Path,
+        held_out: bool = False,
+        modality: str = "",
+        usual: str = "",
+        name: str = "",
+        refuse_masks: bool = False,
+    ) -> Scan:
         """Read, check and normalise a scan, and add it to the project.
 
         If the project already contains a scan with the same voxels and grid, that scan is returned.
@@ -135,13 +144,21 @@ class Project:
             modality: One of `intensity.MODALITIES`, which overrules the file and applies to a scan that the
                 project already contains, too; empty to find it out.
             usual: Modality if neither the file nor its values tell; by default that of the other scans.
+            name: What the id is made from (`FoundScan.name`); by default the name of the file or folder.
+            refuse_masks: Raise UserError ("mask") if its voxels are class ids.
 
         Raises:
-            UserError: "bad-modality", "disk-full", "not-writable", "read-only", and those of `read_scan`.
+            UserError: "bad-modality", "disk-full", "not-writable", "read-only", "mask", and those of
+                `read_scan`.
         """
         self.need_writable()
-        path = Path(path).resolve()
+        path = Path(path).absolute()  # a link is not followed: its target may have no telling name
         volume = read_scan(path)
+        if refuse_masks and is_label_volume(volume.array):
+            raise UserError(
+                f"{path} holds labels, not a scan, and is left out; give the file itself to add it.",
+                code=MASK,
+            )
         digest = fingerprint(volume)
         self._refresh()
         chosen, source = choose_modality(volume, modality, usual or usual_modality(self.scans.values()))
@@ -153,7 +170,7 @@ class Project:
                     self.change_modality(existing.id, chosen, source, volume)
                 return self.scans[existing.id]
         scan = Scan(
-            free_id(path, self.scans), str(path), digest, volume.geometry, chosen, held_out,
+            free_id(path, self.scans, name), str(path), digest, volume.geometry, chosen, held_out,
             modality_source=source, notes=volume.notes,
         )  # fmt: skip
         write_array(self.root / "scans" / f"{scan.id}.npy", normalised(volume, chosen))
@@ -197,7 +214,7 @@ class Project:
 
     def set_reference(self, scan_id: str, labels: Path | None) -> None:
         """Set the label file against which predictions of a scan are evaluated; None removes it."""
-        self._change_scan(scan_id, reference=str(Path(labels).resolve()) if labels else "")
+        self._change_scan(scan_id, reference=str(Path(labels).absolute()) if labels else "")
 
     def _change_scan(self, scan_id: str, **fields: Any) -> None:
         self._refresh()
