@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from dicom_files import SHAPE, write_series
-from medssl.cli.external import predict_outside, scans_outside, segmentation_path
+from medssl.cli.external import predict_outside, segmentation_path
 from medssl.core.errors import UserError
 from medssl.core.export.provenance import record_path
+from medssl.core.io.find import FoundScan, find_scans
 from medssl.core.jobs import Job, PredictJob
 from medssl.core.project.project import Project, Run
 
@@ -51,7 +52,7 @@ def segment(
     refused: dict[str, str] = {}
     job = PredictJob(project=str(project.root))
     written = predict_outside(
-        project, run, scans_outside(paths), out, ending, job, work,
+        project, run, find_scans(paths).scans, out, ending, job, work,
         lambda path, error: refused.update({path.name: str(error)}),
     )  # fmt: skip
     return written, refused
@@ -100,12 +101,12 @@ def test_weights_that_cannot_be_used_end_it_at_the_first_scan(
 
     with pytest.raises(UserError, match="checkpoint"):
         predict_outside(
-            small_project, run, [folder / "series"], tmp_path, ".nii.gz",
+            small_project, run, find_scans([folder / "series"]).scans, tmp_path, ".nii.gz",
             PredictJob(project=str(small_project.root)), refuse, lambda path, error: None,
         )  # fmt: skip
 
 
 def test_a_file_drawn_by_hand_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "scan_segmentation.nii.gz").write_bytes(b"drawn by hand")
-    path = segmentation_path(tmp_path / "scan.nii.gz", None, [])
-    assert path == tmp_path / f"{tmp_path.name}_scan_segmentation.nii.gz"
+    scan = FoundScan(tmp_path / "scan.nii.gz", "scan", "scan", given=True)
+    assert segmentation_path(scan, None, []) == tmp_path / "scan_2_segmentation.nii.gz"

@@ -10,8 +10,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl.core.errors import UserError
-from medssl.core.io.volume import find_scans, read_scan
+from medssl.core.io.volume import read_scan
 from volume_files import ORIENTATIONS, numbered, reference, refusal
 
 READ = {
@@ -135,26 +134,6 @@ def test_scaled_values_are_read(tmp_path: Path) -> None:
     assert read_scan(tmp_path / "scan.nii").array[0, 0, :3] == pytest.approx(
         nibabel.load(tmp_path / "scan.nii").get_fdata()[:3, 0, 0]
     )
-
-
-def test_files_and_folders_are_found_sorted_without_hidden_ones(tmp_path: Path) -> None:
-    for name in ("b.nii.gz", "a.nrrd", ".c.nii.gz", "notes.txt", "pair.hdr", "pair.img", "below/d.mha"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    found = [str(path.relative_to(tmp_path)) for path in find_scans([tmp_path])]
-    assert found == ["a.nrrd", "b.nii.gz", "below/d.mha", "pair.hdr"]
-
-
-def test_a_file_that_is_given_twice_is_one_scan(tmp_path: Path) -> None:
-    (tmp_path / "a.nii").touch()
-    assert find_scans([tmp_path / "a.nii", tmp_path]) == [tmp_path / "a.nii"]
-
-
-@pytest.mark.parametrize("name, code", [("", "no-scans"), ("nothing", "missing")])
-def test_nothing_to_find_is_said(tmp_path: Path, name: str, code: str) -> None:
-    with pytest.raises(UserError) as error:
-        find_scans([tmp_path / name])
-    assert error.value.code == code
 
 
 READ_WITH_LITTLE = """

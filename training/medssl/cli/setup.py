@@ -79,10 +79,8 @@ def init(
     check_requested(modality, found)
     known = Project.open(folder).scans.values() if is_project(folder) else ()
     names_found = [name for scan in found for name in (scan.path.name, scan.name)]
-    _check_patterns(
-        [*(hold_out or []), *(no_hold_out or [])],
-        [*names_found, *(name for scan in known for name in _names(scan))],
-    )
+    names_found += [name for scan in known for name in _names(scan)]
+    _check_patterns([*(hold_out or []), *(no_hold_out or [])], names_found)
     project = Project.open(folder) if is_project(folder) else Project.create(folder)
     add_classes(project, names)
     former = dict(project.scans)

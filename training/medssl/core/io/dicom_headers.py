@@ -21,8 +21,8 @@ DICOMDIR = "1.2.840.10008.1.3.10"
 """SOP class of the index of a medium."""
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 """SOP class of DICOM-SEG."""
-NO_SCANS = ("RTDOSE", "RTIMAGE", "REG", "PR", "KO", "SR", "DOC", "OPT")
-"""Modalities of objects that may have pixels but are no scans."""
+NO_SCANS = ("RTDOSE", "RTIMAGE", "RTSTRUCT", "RTPLAN", "RTRECORD", "REG", "PR", "KO", "SR", "DOC")
+"""Modalities of objects that are no scans, some of them with pixels."""
 GEOMETRY_GROUPS = (
     "PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence",
     "PixelValueTransformationSequence",
@@ -88,7 +88,7 @@ def looks_like_dicom(path: Path) -> bool:
         with path.open("rb") as file:
             start = file.read(132)
     except PermissionError:
-        return True  # reading it will name it
+        return path.suffix[1:].isdigit() or not path.suffix  # a slice, probably: reading it will name it
     except OSError:
         return False
     if start[128:] == b"DICM":
@@ -146,22 +146,20 @@ def _check_kind(path: Path, header: pydicom.FileDataset) -> None:
             f"{path} is a DICOM segmentation, not a scan; choose the series that it refers to.",
             "unsupported",
         )
-    if "Rows" not in header or "Columns" not in header:
-        if sop_class.name.endswith("Image Storage"):
-            raise _damaged(path, "its header is incomplete")
-        if not sop_class:
-            if _has_magic_number(path):
-                raise _damaged(path, "its header is cut off")
-            raise NoSlices(
-                "file that is no DICOM",
-                f"{path} cannot be read as DICOM (it has neither an image nor a SOP class); export it again.",
-                "unreadable",
-            )
-    if "Rows" not in header or modality in NO_SCANS:
+    has_image = "Rows" in header and "Columns" in header
+    if modality in NO_SCANS or (not has_image and sop_class and not sop_class.name.endswith("Image Storage")):
         raise NoSlices(
             "DICOM object without a scan",
             f"{path} is DICOM without the image of a scan; choose a CT or MR series.",
             "unsupported",
+        )
+    if not has_image and (sop_class or _has_magic_number(path)):
+        raise _damaged(path, "its header is incomplete")
+    if not has_image:
+        raise NoSlices(
+            "file that is no DICOM",
+            f"{path} cannot be read as DICOM (it has neither an image nor a SOP class); export it again.",
+            "unreadable",
         )
     if int(header.get("SamplesPerPixel") or 1) != 1 or "PALETTE" in str(
         header.get("PhotometricInterpretation")

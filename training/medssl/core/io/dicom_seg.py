@@ -63,6 +63,7 @@ def write_dicom_seg(
     first = stack.headers[0]
     if Geometry.of(stack.affine, (first.Columns, first.Rows, len(stack.order))) != geometry:
         raise changed(source)
+    _check_referable(source, stack)
     planes = geometry.to_source(_segment_numbers(labels_zyx, classes)).T  # (slice, row, column)
     try:
         segments = [_description(number, item, algorithm_type) for number, item in enumerate(classes, 1)]
@@ -76,6 +77,17 @@ def write_dicom_seg(
             code="not-referable",
         ) from error
     write_whole(path, lambda file: segmentation.save_as(file))
+
+
+def _check_referable(source: Path, stack: Stack) -> None:
+    """Raise UserError ("not-referable") for several series or enhanced files, which no object can name."""
+    several_series = len({image.text("SeriesInstanceUID") for image in stack.images}) > 1
+    if several_series or (len(stack.images) > 1 and stack.images[0].enhanced):
+        what = "slices of several series" if several_series else "an enhanced series in several files"
+        raise UserError(
+            f"{source} holds {what}, to which a DICOM-SEG cannot refer; choose .nii.gz or .nrrd.",
+            code="not-referable",
+        )
 
 
 def changed(source: Path) -> UserError:

@@ -149,13 +149,14 @@ def free_id(path: Path, taken: Iterable[str], name: str = "") -> str:
     """A scan id: unique regardless of case, and a valid file name on every system.
 
     Args:
-        path: File or folder of the scan. Where its name is taken, that of its folder is put in front of it.
+        path: File or folder of the scan.
         taken: Ids of other scans.
-        name: Name of the scan, if not that of `path`.
+        name: Name under which the scan was found. Where it is taken, the folder's is put in front of it.
     """
     base, folder = _as_id(name or stem_of(path)) or "scan", _as_id(path.absolute().parent.name)
     known = {each.lower() for each in taken}
-    longer = [] if not folder or base.startswith(f"{folder}-") else [f"{folder}-{base}"[:LONGEST_ID]]
+    use_folder = name and folder and not base.startswith(f"{folder}-")
+    longer = [f"{folder}-{base}"[:LONGEST_ID]] if use_folder else []
     candidates = itertools.chain([base, *longer], (f"{base}-{number}" for number in itertools.count(2)))
     return next(each for each in candidates if each.lower() not in known and portable_name(each))
 
