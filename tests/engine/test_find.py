@@ -83,7 +83,8 @@ def test_what_was_left_out_is_said_where_nothing_was_found(tmp_path: Path) -> No
     [
         "labelsTr/case.nii.gz", "s1/segmentations/liver.nii.gz", "masks/deep/a.mha", "GT/a.nii",
         "a_seg.nii.gz", "a.seg.nrrd", "a-label.nrrd", "a_label_2.nii.gz", "sub-1_dseg.nii.gz",
-        "lung_mask.mha", "p_gt.nii.gz", "a_segmentation.nii.gz", "a_Segmentation.nii.gz", "sub-1_label-liver_mask.nii.gz",
+        "lung_mask.mha", "p_gt.nii.gz", "a_segmentation.nii.gz", "a_Segmentation.nii.gz",
+        "sub-1_label-liver_mask.nii.gz",
     ],
 )  # fmt: skip
 def test_label_files_are_left_out_and_named(tmp_path: Path, name: str) -> None:
