@@ -103,9 +103,7 @@ def _segment(
         temporary = Project.create(Path(scratch) / "project", classes=project.classes)
         trained_on = run.card.get("training_data", {}).get("modalities", [])
         usual = trained_on[0] if len(trained_on) == 1 else usual_modality(project.scans.values())
-        scan = temporary.add_scan(
-            found.path, modality=modality, usual=usual, refuse_masks=not found.given
-        )
+        scan = temporary.add_scan(found.path, modality=modality, usual=usual, refuse_masks=not found.given)
         refuse.remark(found.path, scan)
         if target.suffix == DICOM_SEG:
             need_dicom(scan)

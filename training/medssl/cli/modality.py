@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
@@ -21,13 +20,14 @@ from medssl.core.project.modality import (
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from medssl.core.io.find import FoundScan
     from medssl.core.project.project import Project
 
 MAX_NAMES = 5
 """Names of scans on a line."""
 
 
-def check_requested(modality: str, paths: Sequence[Path]) -> None:
+def check_requested(modality: str, scans: Sequence[FoundScan]) -> None:
     """Check --modality, which is for the scans that are named with it.
 
     Raises:
@@ -35,7 +35,7 @@ def check_requested(modality: str, paths: Sequence[Path]) -> None:
     """
     if modality:
         check_modality(modality)
-        if not paths:
+        if not scans:
             raise UserError(f"Name the scans that --modality {modality} is for.", code="bad-modality")
 
 

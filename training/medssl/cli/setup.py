@@ -132,7 +132,6 @@ def _add(
     project: Project, scans: Sequence[FoundScan], hold_out: list[str], modality: str, screen: Console
 ) -> int:
     """Add scans; returns the number of scans that could not be used, without masks."""
-    from rich.markup import escape
     from rich.progress import track
 
     from medssl.core.errors import UserError
