@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from dicom_files import SHAPE, write_series
+from medssl.cli.export import Refusals
 from medssl.cli.external import predict_outside, segmentation_path
 from medssl.core.errors import UserError
 from medssl.core.export.provenance import record_path
@@ -46,16 +47,28 @@ def folder(tmp_path: Path, second_file: Path) -> Path:
     return found
 
 
+class Recorded(Refusals):
+    """Reports refusals and keeps them by file name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: dict[str, str] = {}
+
+    def __call__(self, path: Path, error: UserError) -> None:
+        super().__call__(path, error)
+        self.texts[path.name] = str(error)
+
+
 def segment(
     project: Project, run: Run, paths: list[Path], out: Path | None, ending: str = ".nii.gz"
 ) -> tuple[list[Path], dict[str, str]]:
-    refused: dict[str, str] = {}
+    refused = Recorded()
     job = PredictJob(project=str(project.root))
     written = predict_outside(
         project, run, find_scans(paths).scans, out, ending, job, work,
-        lambda path, error: refused.update({path.name: str(error)}),
+        refused,
     )  # fmt: skip
-    return written, refused
+    return written, refused.texts
 
 
 def test_a_folder_of_files_is_segmented_and_the_bad_one_named(
@@ -102,7 +115,7 @@ def test_weights_that_cannot_be_used_end_it_at_the_first_scan(
     with pytest.raises(UserError, match="checkpoint"):
         predict_outside(
             small_project, run, find_scans([folder / "series"]).scans, tmp_path, ".nii.gz",
-            PredictJob(project=str(small_project.root)), refuse, lambda path, error: None,
+            PredictJob(project=str(small_project.root)), refuse, Recorded(),
         )  # fmt: skip
 
 
