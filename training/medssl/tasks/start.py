@@ -116,8 +116,8 @@ def load_weights(
     pretrained = load_matching(network, state, skip)
     total = len(network.state_dict())
     new = total - len(pretrained)
-    rest = f"the other {new}, such as the head, start from random values" if new else "all that it has"
-    emit(Notice(f"{len(pretrained)} of the network's {total} weight tensors are those of {name}; {rest}."))
+    rest = f"the other {new}, such as the head, are new" if new else "all that it has"
+    emit(Notice(f"{len(pretrained)} of the network's {total} weight tensors come from {name}; {rest}."))
     return pretrained
 
 
