@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +85,8 @@ class Workspace:
     def leave(self) -> None:
         """Save strokes and view before another scan is opened or the window is closed."""
         self.autosave.flush()
-        self.save_view()
+        with suppress(UserError):  # a project that is gone must not keep another one from being opened
+            self.save_view()
 
     def show_scan(self) -> None:
         """Show the session's scan with its annotation and its newest prediction."""

@@ -23,7 +23,7 @@ import numpy as np
 from medssl.benchmarking.experiment import Moment, Outcome, Stopped
 from medssl.benchmarking.protocol import Assignment
 from medssl.core.errors import UserError
-from medssl.core.files import write_json
+from medssl.core.files import make_folder, write_json
 from medssl.core.io.volume import suffix_of, write_labels
 from medssl.core.labels.evaluate import reference_labels
 from medssl.core.project.project import IGNORE
@@ -146,7 +146,7 @@ def export(assignment: Assignment, folder: Path) -> None:
         assert annotation is not None  # annotated by the assignment
         _copy_scan(Path(scan.source), raw / "imagesTr" / f"{scan_id}_0000{ENDING}")
         labels = numbers[annotation.target()]
-        write_labels(raw / "labelsTr" / f"{scan_id}{ENDING}", labels, scan.geometry)
+        write_labels(make_folder(raw / "labelsTr") / f"{scan_id}{ENDING}", labels, scan.geometry)
     names = {"background": 0, **{each.name: number for number, each in enumerate(project.classes, 1)}}
     # nnU-Net normalises CT by the intensities of the structures, other modalities scan by scan.
     channel = "CT" if all(scan.modality == "ct" for scan in project.scans.values()) else "MRI"

@@ -2,6 +2,8 @@
 
 Writing a large annotation takes longer than a stroke may, so it is done in a thread; strokes that come in
 meanwhile are in the journal. What a killed viewer leaves there the next one brings back (crash_recovery.py).
+A stroke that is appended to the journal survives a kill. To survive a power failure it has to reach the
+drive, which takes milliseconds, or longer on a network: another thread waits for that.
 """
 
 from __future__ import annotations
@@ -14,16 +16,21 @@ from medssl.core.errors import UserError
 from napari.components import ViewerModel
 from napari.layers import Labels
 from qtpy import QtCore
-from superqt.utils import qdebounced
+from superqt.utils import qdebounced, qthrottled
 
 from napari_medssl import navigation
 from napari_medssl.error_handling import catch_errors, report_error
 from napari_medssl.model.annotation_model import EVERYTHING, Region
 from napari_medssl.model.annotation_state import PendingWrite
 from napari_medssl.model.session import Session
+from napari_medssl.qt import timer
 
 PAUSE_MS = 800
 """How long after the last stroke the annotation is written."""
+SYNC_MS = 400
+"""Shortest time between two calls that have the journal reach the disk."""
+RETRY_MS = 5_000
+"""How long after a failure the annotation is written again."""
 
 
 class ThreadSignal(QtCore.QObject):
@@ -41,12 +48,18 @@ class Autosave:
         self._awaiting_labels = False
         self._last_view: tuple[object, ...] = ()
         self._soon = qdebounced(self._save, timeout=PAUSE_MS)
+        self._again = timer(RETRY_MS, self._save)
+        self._sync_soon = qthrottled(self._sync, timeout=SYNC_MS)
+        self._sync_thread = ThreadPoolExecutor(1, "journal")
+        self._syncing: Future[None] | None = None
+        self._told = dict[str, str]()
         self._thread = ThreadPoolExecutor(1, "autosave")
         self._writing: tuple[Future[bool], PendingWrite] | None = None
         self._finished = ThreadSignal()
-        self._finished.emitted.connect(self._on_written, QtCore.Qt.ConnectionType.QueuedConnection)
+        self._finished.emitted.connect(self._on_finished, QtCore.Qt.ConnectionType.QueuedConnection)
         viewer.layers.events.removing.connect(self._on_removing)
         self.annotation.edited.connect(self._on_edited)
+        self.annotation.journaled.connect(self._on_journaled)
 
     def watch(self, layer: Labels) -> None:
         """Save this layer's strokes from now on.
@@ -80,13 +93,29 @@ class Autosave:
         """Disconnect from the viewer."""
         self._soon.cancel()
         with suppress(RuntimeError):  # at the end of the program Qt may have deleted it already
-            self._finished.emitted.disconnect(self._on_written)
-        self._thread.shutdown(wait=False)
+            self._finished.emitted.disconnect(self._on_finished)
+            self._again.stop()
+        self._sync_soon.cancel()
+        for thread in (self._thread, self._sync_thread):
+            thread.shutdown(wait=False)
         self.viewer.layers.events.removing.disconnect(self._on_removing)
         self.annotation.edited.disconnect(self._on_edited, missing_ok=True)
+        self.annotation.journaled.disconnect(self._on_journaled, missing_ok=True)
 
     def _on_edited(self) -> None:
         self._soon()
+
+    def _on_journaled(self) -> None:
+        self._sync_soon()
+
+    def _sync(self) -> None:
+        """Have the journal reach the disk; after what is on its way."""
+        journal = self.annotation.journal
+        if journal is not None and self._syncing is None:
+            self._syncing = self._sync_thread.submit(journal.sync)
+            self._syncing.add_done_callback(lambda done: self._finished.emitted.emit())
+        elif journal is not None:
+            self._sync_soon()
 
     # --- writing -------------------------------------------------------------------------------------
 
@@ -114,22 +143,35 @@ class Autosave:
                 done.set_exception(error)
             return done
 
-    def _on_written(self) -> None:
-        if self._writing is None or not self._writing[0].done() or self.session.closed:
+    def _on_finished(self) -> None:
+        if self.session.closed:
             return
-        error = self._finish(*self._writing)
-        if error is not None:
+        if self._syncing is not None and self._syncing.done():
+            error, self._syncing = self._syncing.exception(), None
+            self._tell("journal", error)
+        if self._writing is not None and self._writing[0].done():
+            error = self._finish(*self._writing)
+            self._tell("annotation", error)
+            if error is None and self.annotation.unsaved:
+                self._soon()
+
+    def _tell(self, file: str, error: BaseException | None) -> None:
+        """Report a failure once, however often it is tried again."""
+        if error is not None and str(error) != self._told.get(file):
             report_error(self.session, error)
-        elif self.annotation.unsaved:
-            self._soon()
+        self._told[file] = str(error or "")
 
     def _finish(self, future: Future[bool], pending: PendingWrite) -> BaseException | None:
         """Wait for the writing; returns what went wrong."""
         error, self._writing = future.exception(), None
+        if error is None:
+            try:
+                self.annotation.end_write(pending, future.result())
+            except UserError as refused:  # the journal still has what the file contains
+                error = refused
         if error is not None:
             self.annotation.fail_write()
-        else:
-            self.annotation.end_write(pending, future.result())
+            self._again.start()
         return error
 
     # --- what changed --------------------------------------------------------------------------------

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+from medssl.core.project.stroke_log import journal_file, journal_length
+
 from napari_medssl.annotate.edits import Edits
 from napari_medssl.error_handling import catch_errors
-from napari_medssl.model.annotation_model import scans_with_journal
+from napari_medssl.model.annotation_state import Recovered
 from napari_medssl.workspace import Workspace
 
 
@@ -13,26 +17,44 @@ class CrashRecovery:
 
     def __init__(self, workspace: Workspace, edits: Edits) -> None:
         self.workspace, self.session, self.edits = workspace, workspace.session, edits
-        self.session.project_changed.connect(self._choose_scan)
+        self.session.project_changed.connect(lambda: catch_errors(self.session, self._choose_scan))
         self.session.scan_changed.connect(lambda: catch_errors(self.session, self._recover))
 
     def _choose_scan(self) -> None:
         """A project opens with the scan that has such strokes."""
         project = self.session.need_project()
-        scans = scans_with_journal(project)
-        if scans and not project.read_only:
+        if project.read_only:
+            return
+        project.remove_unfinished()
+        scans = [scan for scan in project.scans if journal_length(journal_file(project.root, scan))]
+        if scans:
             project.view_state = {**project.view_state, "scan": scans[0]}
 
     def _recover(self) -> None:
         recovered = self.session.annotation.recover()
         if recovered is None:
             return
+        if recovered.kept is not None:
+            self.session.notify("warning", _damage(recovered.damaged, recovered.kept, self.session.scan))
+        if recovered.strokes:
+            self._apply(recovered)
+
+    def _apply(self, recovered: Recovered) -> None:
         if self.workspace.annotation_layer is None:
             self.workspace.new_annotation()
         self.edits.apply(recovered.voxels, recovered.labels, recovered.complete)
+        self.session.annotation.end_recovery()
         strokes = "1 unsaved stroke" if recovered.strokes == 1 else f"{recovered.strokes} unsaved strokes"
         self.session.notify(
             "warning",
             f"Recovered {strokes} on {self.session.scan} after the viewer ended unexpectedly; "
             "Ctrl+Z removes them.",
         )
+
+
+def _damage(records: int, kept: Path, scan: str | None) -> str:
+    lost = "1 stroke" if records == 1 else f"{records} strokes"
+    return (
+        f"{lost} on {scan} cannot be read after the viewer ended unexpectedly, because the file is damaged; "
+        f"look at the last slices and paint what is missing (the file is kept as {kept})."
+    )

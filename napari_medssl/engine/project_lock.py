@@ -16,6 +16,7 @@ from pathlib import Path
 from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 from medssl.core.errors import UserError
 from medssl.core.files import read_json, write_json
+from medssl.core.project.project import Project
 
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.model.session import Session
@@ -52,6 +53,7 @@ class ProjectLock:
         self._session = session
         self._lease: SoftFileLease | None = None
         self._folder: Path | None = None
+        self._here = True
         self._timer = timer(POLL_MS, lambda: catch_errors(session, self.poll), single_shot=False)
         session.project_changed.connect(self._on_project)
 
@@ -68,7 +70,7 @@ class ProjectLock:
     def poll(self) -> None:
         """Open a project again that has become free; make one read-only whose lock was lost."""
         project = self._session.project
-        if project is None or self._lease is None:
+        if project is None or self._lease is None or not self._is_here(project):
             return
         if project.read_only:
             if self._acquire() == "":
@@ -81,7 +83,25 @@ class ProjectLock:
             self._session.notify("warning", project.read_only)
             self._session.lock_changed.emit()
 
+    def _is_here(self, project: Project) -> bool:
+        """Whether the project's folder is there; says so when it vanishes and when it is back.
+
+        Taking the lock would create the folder.
+        """
+        was_here = self._here
+        try:
+            project.need_here()
+            self._here = True
+        except UserError as error:
+            self._here = False
+            if was_here:
+                self._session.notify("error", str(error))
+        if self._here and not was_here:
+            self._session.notify("info", f"{project.root} is there again.")
+        return self._here
+
     def _on_project(self) -> None:
+        self._here = True
         project = self._session.need_project()
         if self._folder != project.root.resolve():
             self.release()

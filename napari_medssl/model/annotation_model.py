@@ -7,12 +7,13 @@ them asks it. It knows neither Qt nor napari: `annotate/autosave.py` says when t
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
-from medssl.core.project import stroke_log
+from medssl.core.errors import UserError
 from medssl.core.project.annotation import Annotation
 from medssl.core.project.project import Project, Scan
+from medssl.core.project.stroke_log import StrokeLog, journal_file, journal_length
+from medssl.core.project.stroke_records import Stroke
 from psygnal import Signal
 
 from napari_medssl.model.annotation_state import PendingWrite, Recovered, SaveState, SliceIndex
@@ -32,6 +33,8 @@ class AnnotationModel:
     """Complete slices or the save state have changed."""
     edited = Signal()
     """There is something to save."""
+    journaled = Signal()
+    """A stroke is in the journal; `journal.sync` has it reach the disk."""
     stroke = Signal(object, object, object)
     """(voxels, before, after): flat indices that changed, and their labels (uint8)."""
     redrawn = Signal()
@@ -47,6 +50,8 @@ class AnnotationModel:
     interpolated: np.ndarray | None
     """Interpolated between complete slices, in the same numbers; 0 wherever somebody has painted."""
     save_state: SaveState
+    journal: StrokeLog | None
+    """The journal of the scan; None while no scan is open."""
 
     def __init__(self) -> None:
         self._project: Project | None = None
@@ -62,18 +67,21 @@ class AnnotationModel:
 
     def close(self) -> None:
         """Forget the annotation; no scan is open."""
-        self._project = self._scan = None
+        self._project = self._scan = self.journal = None
         self._reset(None, SaveState.EMPTY)
 
     def open(self, project: Project, scan_id: str) -> None:
         """Read the annotation of a scan.
 
         Raises:
-            UserError: The file is damaged or belongs to another scan; the model is unchanged then.
+            UserError: The file cannot be read or belongs to another scan; the model is unchanged then.
         """
-        annotation = project.annotation(scan_id)
-        self._project, self._scan = project, project.scans[scan_id]
+        annotation, scan = project.annotation(scan_id), project.scans[scan_id]
+        path = journal_file(project.root, scan_id)
+        nothing_to_recover = journal_length(path) == 0
+        self._project, self._scan = project, scan
         self._reset(annotation, SaveState.SAVED if annotation else SaveState.EMPTY)
+        self.journal, self._recovered = StrokeLog(path, scan.geometry.shape_zyx), nothing_to_recover
 
     def create(self) -> np.ndarray:
         """The labels (Z, Y, X) to paint on, uint8; empty ones where nothing is annotated yet."""
@@ -100,6 +108,8 @@ class AnnotationModel:
         self._recorded = np.empty(0, np.uint8)
         self._recorded_complete = self.complete
         self._stale = False
+        self._recovered = True
+        """Whether the labels contain what a killed viewer left in the journal; if not, it is kept."""
         if annotation is not None:
             self.watch(annotation.labels)
 
@@ -132,7 +142,7 @@ class AnnotationModel:
             Whether any voxel has changed.
 
         Raises:
-            UserError: The disk refuses ("disk-full", "not-writable"); the labels keep the stroke.
+            UserError: The disk refuses or the project is gone; the next call appends this stroke, too.
         """
         if self.labels is None:
             return False
@@ -141,10 +151,14 @@ class AnnotationModel:
         local = np.nonzero(self.labels[region] != self._recorded[region])
         index = tuple(along + start for along, start in zip(local, corner, strict=True))
         before, after = self._recorded[index], self.labels[index]
-        self._recorded[index] = after
         voxels = np.ravel_multi_index(index, self.labels.shape)
+        try:
+            self._append(voxels, after)
+        except UserError:
+            self._stale = True
+            raise
+        self._recorded[index] = after
         self._announce(voxels, before, after)
-        self._append(voxels, after)
         return len(voxels) > 0
 
     def expect(self, voxels: np.ndarray, labels: np.ndarray) -> None:
@@ -155,7 +169,7 @@ class AnnotationModel:
             labels: (N,) uint8, what they become.
 
         Raises:
-            UserError: The disk refuses ("disk-full", "not-writable"); nothing has changed then.
+            UserError: The disk refuses or the project is gone; nothing has changed then.
         """
         self._append(voxels, labels)
         recorded = self._recorded.reshape(-1)
@@ -173,7 +187,7 @@ class AnnotationModel:
         """Mark a slice complete (its unpainted voxels are background), or take that back.
 
         Raises:
-            UserError: Another window has the project ("read-only"), or the disk refuses.
+            UserError: As in `set_complete`.
         """
         self.set_complete({*self.complete} - {(axis, index)} | ({(axis, index)} if complete else set()))
 
@@ -181,7 +195,7 @@ class AnnotationModel:
         """Replace the complete slices; interpolated labels in newly complete ones are dropped.
 
         Raises:
-            UserError: Another window has the project ("read-only"), or the disk refuses.
+            UserError: Another window has the project ("read-only"), it is gone, or the disk refuses.
         """
         now = tuple(sorted(set(complete)))
         if now == self.complete:
@@ -220,8 +234,10 @@ class AnnotationModel:
         nothing_new = len(voxels) == 0 and self.complete == self._recorded_complete
         if nothing_new or self._need_project().read_only:
             return
+        self._need_project().make_folder("annotations")
+        self._need_journal().append(Stroke(voxels, labels, self.complete))
         self._recorded_complete = self.complete
-        stroke_log.append(self._journal(), stroke_log.Stroke(voxels, labels, self.complete))
+        self.journaled.emit()
 
     # --- save ----------------------------------------------------------------------------------------
 
@@ -230,12 +246,14 @@ class AnnotationModel:
 
         The labels may be edited while it is written: the journal has all later strokes.
         """
-        size = stroke_log.length(self._journal())
-        return PendingWrite(self._need_project(), self._need_scan().id, self.current(), self._version, size)
+        journal = self._need_journal()
+        size = journal.size if self._recovered else 0
+        scan = self._need_scan().id
+        return PendingWrite(self._need_project(), scan, self.current(), self._version, journal, size)
 
     def end_write(self, pending: PendingWrite, annotated: bool) -> None:
         """The file has been written: the journal loses what the file contains."""
-        stroke_log.drop(stroke_log.journal_file(pending.project.root, pending.scan), pending.journal_bytes)
+        pending.journal.drop(pending.journal_bytes)
         self._saved_version = pending.version
         self.save_state = SaveState.SAVING if self.unsaved else SaveState.SAVED
         self.written.emit(pending.scan, annotated)
@@ -251,22 +269,28 @@ class AnnotationModel:
     def recover(self) -> Recovered | None:
         """What the journal of a viewer that was killed adds to the file; None for nothing.
 
-        A journal that adds nothing is deleted. In a project that may only be read, it is left alone.
-        """
-        strokes = stroke_log.read(self._journal())
-        if not strokes or self._need_project().read_only:
-            return None
-        saved = self.current()
-        replayed = stroke_log.apply(saved, strokes)
-        voxels = np.flatnonzero(replayed.labels != saved.labels)
-        if len(voxels) == 0 and replayed.complete == saved.complete:
-            stroke_log.drop(self._journal(), stroke_log.length(self._journal()))
-            return None
-        painted = sum(len(stroke.voxels) > 0 for stroke in strokes)
-        return Recovered(voxels, replayed.labels.reshape(-1)[voxels], replayed.complete, painted)
+        A journal that adds nothing is deleted; any other is kept until `end_recovery`. A read-only project is
+        left alone.
 
-    def _journal(self) -> Path:
-        return stroke_log.journal_file(self._need_project().root, self._need_scan().id)
+        Raises:
+            UserError: The journal cannot be read, or the disk refuses.
+        """
+        if self._need_project().read_only:
+            return None
+        journal = self._need_journal()
+        recovered = Recovered.from_journal(self.current(), *journal.mend())
+        if not recovered.strokes:
+            journal.drop(journal.size)
+            self.end_recovery()
+        return recovered if recovered.strokes or recovered.damaged else None
+
+    def end_recovery(self) -> None:
+        """The labels contain what was recovered: the journal may lose it once the file is written."""
+        self._recovered = True
+
+    def _need_journal(self) -> StrokeLog:
+        assert self.journal is not None, "no scan is open"
+        return self.journal
 
     def _need_project(self) -> Project:
         assert self._project is not None, "no scan is open"
@@ -275,8 +299,3 @@ class AnnotationModel:
     def _need_scan(self) -> Scan:
         assert self._scan is not None, "no scan is open"
         return self._scan
-
-
-def scans_with_journal(project: Project) -> list[str]:
-    """Scans whose last strokes are in the journal only, because a viewer was killed."""
-    return [scan for scan in project.scans if stroke_log.length(stroke_log.journal_file(project.root, scan))]

@@ -126,6 +126,7 @@ def picture(project: Project, scan: Scan) -> np.ndarray:
         pass  # not made yet, or damaged
     made = _small(project.image(scan.id), scan)
     if not project.read_only:
+        project.make_folder("thumbnails")
         write_array(path, made)
     return made
 

@@ -32,7 +32,7 @@ INTERPOLATE_TIP = (
 STATES = {
     SaveState.SAVED: "All strokes are saved.",
     SaveState.SAVING: "Saving…",
-    SaveState.FAILED: "The last strokes are NOT SAVED; saving is tried again with the next stroke.",
+    SaveState.FAILED: "The last strokes are NOT SAVED; saving is tried again every few seconds.",
 }
 
 

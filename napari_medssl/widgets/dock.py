@@ -55,6 +55,7 @@ class Dock(QWidget):
         super().__init__()
         self.viewer = viewer
         self.session = Session()
+        self._close_refused = False
         self.project_lock = ProjectLock(self.session)
         self.workspace = Workspace(viewer, self.session)
         self.jobs = JobRunner(self.session, command)
@@ -184,10 +185,18 @@ class Dock(QWidget):
         not_none(self.window()).installEventFilter(self)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
-        """Save strokes before the window closes."""
-        if event is not None and event.type() == QEvent.Type.Close and watched is self.window():
-            catch_errors(self.session, self.workspace.leave)
-        return False
+        """Save strokes before the window closes; if that fails, it stays open, the first time."""
+        if event is None or event.type() != QEvent.Type.Close or watched is not self.window():
+            return False
+        catch_errors(self.session, self.workspace.leave)
+        refused = self.session.annotation.unsaved and not self._close_refused
+        self._close_refused = self.session.annotation.unsaved
+        if refused:
+            event.ignore()
+            self.session.notify(
+                "warning", "The last strokes are NOT SAVED; close the window once more to lose them."
+            )
+        return refused
 
     def changeEvent(self, event: QEvent | None) -> None:
         """Clean up when napari takes a closed dock's content out of the window without deleting it."""

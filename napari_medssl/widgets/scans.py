@@ -234,7 +234,7 @@ class Scans(StepContent):
             if path is None or not path.exists():
                 if self.session.project is None:
                     self.session.open(Path.home() / PROJECT_NAME)
-                path = layers.save_image(layer, self.session.need_project().root / "from layers")
+                path = layers.save_image(layer, self.session.need_project().make_folder("from layers"))
                 if note := layer_units.assumption(layer_units.attributes_of(layer)):
                     self.session.notify("warning", note)
                 layers.remember_file(layer, path)

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faulty_disk import FaultyDisk
 from medssl.core.errors import UserError
-from medssl.core.files import read_array, read_json, write_array, write_json, write_whole
+from medssl.core.files import make_folder, read_array, read_json, write_array, write_json, write_whole
 from medssl.core.project.project import Project
+from medssl.core.unfinished import remove_unfinished
 
 
 def refusal(error: pytest.ExceptionInfo[UserError], path: Path) -> str:
@@ -68,9 +70,73 @@ def test_a_folder_that_cannot_be_is_said(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no permission bits")
-def test_others_may_read_what_is_written(tmp_path: Path) -> None:
-    write_json(tmp_path / "shared.json", {})
-    assert (tmp_path / "shared.json").stat().st_mode & 0o777 == 0o644
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_the_umask_says_who_may_read_what_is_written(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_json(tmp_path / "shared.json", {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "shared.json").stat().st_mode & 0o777 == mode
+
+
+def test_content_and_name_are_on_the_disk_in_this_order(tmp_path: Path) -> None:
+    with FaultyDisk() as disk:
+        write_json(tmp_path / "kept.json", {})
+    assert disk.operations == ["open", "write", "fsync", "replace", "fsync", "unlink"]
+
+
+def test_no_folder_comes_back_from_nowhere(tmp_path: Path) -> None:
+    path = tmp_path / "moved" / "file.json"
+    with pytest.raises(UserError) as error:
+        write_json(path, {})
+    assert refusal(error, path) == "no-folder" and list(tmp_path.iterdir()) == []
+
+
+def test_folders_are_made_where_they_are_asked_for(tmp_path: Path) -> None:
+    with FaultyDisk() as disk:
+        assert make_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+    assert (tmp_path / "a" / "b").is_dir() and disk.operations == ["fsync", "fsync"]
+    make_folder(tmp_path / "a" / "b" / "c", below=tmp_path / "a")
+    assert (tmp_path / "a" / "b" / "c").is_dir()
+    with pytest.raises(UserError) as error:
+        make_folder(tmp_path / "x" / "y", below=tmp_path / "x")
+    assert error.value.code == "no-folder" and not (tmp_path / "x").exists()
+
+
+WRITE_AND_HANG = """
+import sys, time
+from pathlib import Path
+from medssl.core.files import write_whole
+def write(file):
+    file.write(b"half")
+    file.flush()
+    print("writing", flush=True)
+    time.sleep(60)
+write_whole(Path(sys.argv[1]), write)
+"""
+
+
+def test_what_killed_processes_were_writing_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    def writer() -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", WRITE_AND_HANG, str(tmp_path / "image.npy")]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"writing\n"
+        return process
+
+    with writer() as killed, writer() as living:
+        killed.kill()
+        killed.wait()
+        (other,) = [each for each in tmp_path.iterdir() if f"-{killed.pid}-" not in each.name]
+        foreign = [tmp_path / ".image.npy.abcd1234.tmp", tmp_path / "notes.tmp"]
+        days_old, just_now = (tmp_path / f".image.npy.00000000-7-0000000{each}.tmp" for each in "12")
+        for path in (*foreign, days_old, just_now):
+            path.touch()
+        os.utime(days_old, (0, 0))
+        remove_unfinished(tmp_path)
+        assert set(tmp_path.iterdir()) == {other, *foreign, just_now}
+        living.kill()
 
 
 def test_json_without_numbers_is_not_written(tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from faulty_disk import FaultyDisk
 from medssl.core.errors import UserError
-from medssl.core.project import stroke_log
 from medssl.core.project.project import Project
+from medssl.core.project.stroke_log import StrokeLog, journal_file
+from medssl.core.unfinished import temporary_file
 from napari.components import ViewerModel
 from test_workspace import write_scan
 
@@ -41,7 +44,11 @@ def open_desk(folder: Path) -> Workspace:
 
 
 def journal_of(desk):
-    return stroke_log.journal_file(desk.session.project.root, desk.session.scan)
+    return journal_file(desk.session.project.root, desk.session.scan)
+
+
+def strokes_of(desk):
+    return StrokeLog(journal_of(desk), desk.session.need_scan().geometry.shape_zyx).read().strokes
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -50,7 +57,7 @@ def test_a_stroke_is_on_the_disk_when_the_hand_lets_go(desk, axis):
     desk.go_to(axis, 3)
     place = tuple(3 if other == axis else 5 for other in range(3))
     desk.annotation_layer.paint(place, 1)
-    (stroke,) = stroke_log.read(journal_of(desk))
+    (stroke,) = strokes_of(desk)
     painted = desk.annotation_layer.data
     assert np.array_equal(np.sort(stroke.voxels), np.flatnonzero(painted)) and painted[place] == 1
 
@@ -118,7 +125,7 @@ def test_the_window_lives_while_the_annotation_is_written(desk, qtbot, monkeypat
     desk.annotation_layer.paint((4, 5, 6), 1)
     qtbot.waitUntil(lambda: desk.autosave._writing is not None)
     desk.annotation_layer.paint((4, 2, 2), 1)  # while it is written
-    assert stroke_log.read(journal_of(desk))
+    assert strokes_of(desk)
     qtbot.waitUntil(lambda: desk.session.annotation.save_state == "saved", timeout=5000)
     saved = desk.session.project.annotation(desk.session.scan)
     assert np.array_equal(saved.labels, desk.annotation_layer.data) and not journal_of(desk).exists()
@@ -127,11 +134,11 @@ def test_the_window_lives_while_the_annotation_is_written(desk, qtbot, monkeypat
 def test_a_disk_that_refuses_the_journal_is_told_and_the_strokes_stay(desk, qtbot, monkeypatch):
     desk.new_annotation()
 
-    def full(path, stroke):
+    def full(log, stroke):
         raise UserError("The disk is full; free some space.", code="disk-full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(stroke_log, "append", full)
+        patch.setattr(StrokeLog, "append", full)
         desk.annotation_layer.paint((4, 5, 6), 1)
     assert desk.said == ["The disk is full; free some space."]
     qtbot.waitUntil(lambda: desk.session.annotation.save_state == "saved")
@@ -143,3 +150,72 @@ def test_a_viewer_that_may_only_look_writes_no_journal(desk):
     desk.session.project.read_only = "Another window has this project."
     desk.annotation_layer.paint((4, 5, 6), 1)
     assert not journal_of(desk).exists()
+
+
+def test_a_stroke_reaches_the_disk_within_a_second_while_somebody_paints(desk, qtbot):
+    desk.new_annotation()
+    with FaultyDisk() as disk:
+        began = time.monotonic()
+        for number in range(8):
+            desk.annotation_layer.paint((4, number, 6), 1)
+            qtbot.wait(150)  # shorter than the pause after which the annotation is written
+        assert time.monotonic() - began > 1
+        assert "replace" not in disk.operations and disk.operations.count("fsync") >= 3
+        qtbot.waitUntil(lambda: desk.session.annotation.save_state == "saved")
+        assert disk.operations[-1] in ("unlink", "fsync")
+
+
+def test_saved_is_said_when_file_and_folder_are_on_the_disk(desk, qtbot):
+    states = []
+    desk.new_annotation()
+    with FaultyDisk() as disk:
+        desk.session.annotation.changed.connect(
+            lambda: states.append((desk.session.annotation.save_state, tuple(disk.operations)))
+        )
+        desk.annotation_layer.paint((4, 5, 6), 1)
+        qtbot.waitUntil(lambda: desk.session.annotation.save_state == "saved")
+    before = states[-1][1]
+    renamed = before.index("replace")
+    assert before[renamed - 1] == "fsync" and before[renamed + 1] == "fsync"
+    assert all(state != "saved" for state, _ in states[:-1])
+
+
+def test_a_project_that_vanishes_is_told_once_and_saved_when_it_is_back(desk, qtbot, monkeypatch):
+    desk.new_annotation()
+    desk.autosave._again.setInterval(100)
+    root = desk.session.project.root
+    root.rename(root.with_name("moved"))
+    desk.annotation_layer.paint((4, 5, 6), 1)
+    qtbot.waitUntil(lambda: desk.session.annotation.save_state == "failed")
+    qtbot.wait(500)
+    assert len(desk.said) <= 2 and all("no longer there" in text for text in desk.said)
+    assert not root.exists() and desk.annotation_layer.data[4, 5, 6] == 1
+    root.with_name("moved").rename(root)
+    qtbot.waitUntil(lambda: desk.session.annotation.save_state == "saved")
+    assert Project.open(root).annotation(desk.session.scan).labels[4, 5, 6] == 1
+
+
+def test_damage_is_told_in_one_sentence_and_the_rest_comes_back(desk):
+    desk.new_annotation()
+    desk.annotation_layer.brush_size = 1
+    for row in (2, 5, 8):
+        desk.annotation_layer.paint((4, row, 6), 1)
+    content = bytearray(journal_of(desk).read_bytes())
+    content[len(content) // 2] ^= 255
+    journal_of(desk).write_bytes(content)
+    again = open_desk(desk.session.project.root)
+    damage, recovered = again.said
+    assert "1 stroke on a cannot be read" in damage and "a.strokes.damaged-1" in damage
+    assert "Recovered 2 unsaved strokes" in recovered
+    assert again.annotation_layer.data[4, [2, 5, 8], 6].tolist() == [1, 0, 1]
+    again.close()
+    assert not [text for text in open_desk(desk.session.project.root).said if "cannot be read" in text]
+
+
+def test_what_killed_processes_left_is_swept_when_a_project_is_opened(desk):
+    ours = temporary_file(desk.session.project.root / "annotations" / "a.npz")
+    left = ours.with_name(ours.name.replace(f"-{os.getpid()}-", "-999999999-"))
+    left.parent.mkdir(exist_ok=True)
+    left.touch()
+    open_desk(desk.session.project.root).close()
+    assert not left.exists()

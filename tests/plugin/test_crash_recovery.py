@@ -15,9 +15,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl.core.project import stroke_log
 from medssl.core.project.annotation import Annotation
 from medssl.core.project.project import LabelClass, Project
+from medssl.core.project.stroke_log import StrokeLog, apply, journal_file, journal_length
 from painter import WIDTH, place
 
 pytestmark = pytest.mark.viewer
@@ -51,7 +51,7 @@ def on_disk(project: Project) -> Annotation:
     """What the next viewer brings back."""
     (scan,) = project.scans
     saved = project.annotation(scan) or Annotation(np.zeros(SHAPE[::-1], np.uint8))
-    return stroke_log.apply(saved, stroke_log.read(stroke_log.journal_file(project.root, scan)))
+    return apply(saved, StrokeLog(journal_file(project.root, scan), SHAPE[::-1]).read().strokes)
 
 
 @pytest.mark.timeout(120 + 90 * KILLS)
@@ -72,9 +72,7 @@ def test_a_killed_viewer_loses_the_last_stroke_at_most(tmp_path: Path) -> None:
         missing = [number for number, voxels in enumerate(made) if there[number] != voxels]
         assert set(missing) <= {len(made) - 1}
         lost += len(missing)
-        left_over += (
-            stroke_log.length(next((project.root / "annotations").glob("*.strokes"), Path("none"))) > 0
-        )
+        left_over += journal_length(next((project.root / "annotations").glob("*.strokes"), Path("none"))) > 0
         made = there
         if _stroke(labels, len(made)).any():  # on the disk before it could be said
             made.append(np.count_nonzero(_stroke(labels, len(made))))

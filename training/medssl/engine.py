@@ -12,7 +12,6 @@ from typing import Any
 from medssl.core import jobs, settings
 from medssl.core.errors import UserError
 from medssl.core.events import Done, Emit, Event, SliceInView, SlicePreview, to_line
-from medssl.core.files import remove_unfinished
 from medssl.core.jobs import (
     EstimateJob,
     ExportJob,
@@ -75,6 +74,7 @@ def run(
         '0001-pretrain-mae'
     """
     project = Project.open(Path(job.project))
+    project.remove_unfinished()
     # Imported here and below, once the project has been opened without an error: torch takes seconds.
     from medssl.nn import devices
 
@@ -146,7 +146,6 @@ def _train(
     if job.resume:
         training_run = project.run(job.resume)
         job = _resumed_job(training_run, job)
-        remove_unfinished(training_run.folder)
         if training_run.checkpoint.exists():
             stored = checkpoint.load(training_run.checkpoint)
             needed = (

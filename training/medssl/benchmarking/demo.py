@@ -27,7 +27,7 @@ from medssl.benchmarking.results_log import Cell
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Progress
 from medssl.core.export.files import export_scan
-from medssl.core.files import read_json, write_json
+from medssl.core.files import make_folder, read_json, write_json
 from medssl.core.methods import METHODS
 from medssl.core.project.project import Project, is_project
 from medssl.core.shipped import RANDOM, SHAPES
@@ -106,6 +106,7 @@ def prepare(demo: Demo, say: Say, emit: Emit) -> Material:
     else:
         folder = demo.data
     dataset = read_dataset(folder)
+    make_folder(demo.out)
     write_json(note, identity)  # only now: a wrong folder must not claim this one
     root = demo.out / "project"
     project = Project.open(root) if is_project(root) else Project.create(root, dataset.classes)

@@ -17,7 +17,7 @@ from medssl.benchmarking.results_log import Cell, rows
 from medssl.core import methods
 from medssl.core.features.retrieval import Query, best_match, neighbourhood_descriptor
 from medssl.core.features.similarity import open_features, similarity
-from medssl.core.files import write_json, write_whole
+from medssl.core.files import make_folder, write_json, write_whole
 from medssl.core.jobs import FeaturesJob
 from medssl.core.labels.evaluate import Scores, reference_labels
 from medssl.core.labels.metrics import dice
@@ -89,6 +89,7 @@ def write_tables(out: Path, material: Material, cells: Sequence[Cell]) -> None:
         *("| " + " | ".join(line) + " |" for line in lines),
         "",
     ]
+    make_folder(out)
     write_whole(out / "dice.md", lambda file: file.write("\n".join(text).encode("utf-8")))
     write_json(
         out / "dice.json",

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.core.errors import UserError
-from medssl.core.files import cannot_write
+from medssl.core.files import cannot_write, exists, read_bytes
 
 
 @dataclass(frozen=True)
@@ -110,10 +110,10 @@ def read_lines(path: Path) -> list[Cell | Failure]:
     Raises:
         UserError: "unreadable".
     """
-    if not path.exists():
+    if not exists(path):
         return []
     try:
-        records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        records = [json.loads(line) for line in read_bytes(path).decode("utf-8").splitlines()]
         return [Failure(**record) if "failed" in record else Cell(**record) for record in records]
     except (ValueError, TypeError) as error:
         raise UserError(

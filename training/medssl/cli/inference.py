@@ -166,7 +166,7 @@ def evaluate(
 
     from medssl.cli.selection import choose_run
     from medssl.cli.tables import scores_json, scores_table
-    from medssl.core.files import write_json
+    from medssl.core.files import make_folder, write_json
     from medssl.core.labels.evaluate import evaluate as compare
     from medssl.core.labels.evaluate import match_labels
     from medssl.core.project.project import Project
@@ -186,4 +186,5 @@ def evaluate(
         )
     Console().print(scores_table(scores, title=f"Dice of {chosen.id}"))
     if json is not None:
+        make_folder(json.parent)
         write_json(json, scores_json(scores))

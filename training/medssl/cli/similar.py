@@ -12,7 +12,7 @@ import numpy as np
 
 from medssl.core.errors import UserError
 from medssl.core.features.similarity import FeatureCache, open_features, query_at, similarity
-from medssl.core.files import write_whole
+from medssl.core.files import make_folder, write_whole
 from medssl.core.jobs import FeaturesJob, Job
 from medssl.core.project.project import Project, Run
 
@@ -88,4 +88,5 @@ def _write_volume(
     content = image.to_bytes()
     if path.name.lower().endswith(".gz"):
         content = gzip.compress(content, compresslevel=4, mtime=0)
+    make_folder(path.parent)
     write_whole(path, lambda file: file.write(content))

@@ -40,7 +40,7 @@ def suggest(
 
     from medssl.cli.selection import choose_run
     from medssl.cli.terminal import console, run_job, stop_on_interrupt
-    from medssl.core.files import write_json
+    from medssl.core.files import make_folder, write_json
     from medssl.core.io.geometry import AXIS_NAMES
     from medssl.core.jobs import SuggestJob
     from medssl.core.project.project import Project
@@ -53,6 +53,7 @@ def suggest(
     if result["stopped"]:
         screen.print("Stopped. The suggestions cover the scans that were processed.")
     if json is not None:
+        make_folder(json.parent)
         write_json(json, result["suggestions"])
     table = Table("scan", "slice", "reason")
     for suggestion in result["suggestions"]:

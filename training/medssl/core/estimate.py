@@ -121,6 +121,7 @@ def save(project: Project, job: TrainingJob, estimate: Estimate) -> None:
     job_key = key(project, job)
     other_entries = {name: value for name, value in _entries(project).items() if name != job_key}
     newest = dict(list(other_entries.items())[-(MAX_ENTRIES - 1) :])
+    project.need_here()
     write_json(_file(project), {**newest, job_key: jobs.to_json(estimate)})
 
 

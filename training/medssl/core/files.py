@@ -1,4 +1,4 @@
-"""Atomic writing of files, and reading of JSON and arrays without executing anything in them."""
+"""Atomic and durable writing of files, and reading of JSON and arrays without executing anything in them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from medssl.core.errors import UserError
+from medssl.core.unfinished import temporary_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,6 +26,7 @@ _DEVICES = {
     "nul",
     *(f"{port}{number}" for port in ("com", "lpt") for number in range(10)),
 }
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 
 
 def portable_name(name: str) -> bool:
@@ -40,54 +42,106 @@ def portable_name(name: str) -> bool:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file's bytes. Raises UserError ("missing", "not-readable")."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise cannot_read(path, error) from error
+
+
+# --- writing -----------------------------------------------------------------------------------------
 
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file atomically: a crash, a kill or a full disk leaves the previous file unchanged.
 
+    When it returns, content and name are on the disk.
+
     Args:
-        path: The file; its folder is created if necessary.
+        path: The file. Its folder must exist: a project that was moved away must not come back as a folder
+            with one file (see `make_folder` and `Project.make_folder`).
         write: Writes the content to a temporary binary file in the same folder, which replaces `path` once
             its content is on the disk.
 
     Raises:
-        UserError: "disk-full", "not-writable".
+        UserError: "disk-full", "no-folder", "not-writable".
     """
     path = Path(path)
-    temporary: Path | None = None
+    temporary = temporary_file(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        temporary = Path(name)
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:  # with the permissions that the umask leaves
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.chmod(0o644)  # mkstemp makes private files; a project may be shared
         temporary.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
-        if temporary is not None:
+        with suppress(OSError):
             temporary.unlink(missing_ok=True)
 
 
-def remove_unfinished(folder: Path) -> None:
-    """Delete temporary files of killed writers in a folder to which no other process is writing."""
-    for path in folder.glob(".*.tmp"):
-        path.unlink(missing_ok=True)
+def sync_folder(folder: Path) -> None:
+    """Have new, renamed and deleted names in a folder reach the disk, where the system offers that.
+
+    Raises:
+        OSError: The disk refuses.
+    """
+    if os.name == "nt":
+        return  # folders cannot be opened there
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:  # some network drives know no such thing
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def make_folder(folder: Path, below: Path | None = None) -> Path:
+    """Create a folder, unless it exists.
+
+    Args:
+        folder: The folder.
+        below: Create only what is below this folder, which must exist; None creates all folders above, too.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: "disk-full", "no-folder", "not-writable".
+    """
+    missing = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+    try:
+        for each in reversed(missing):
+            if below is not None and below not in each.parents:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+            with suppress(FileExistsError):
+                each.mkdir()
+            sync_folder(each.parent)
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return folder
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:
-    """UserError ("disk-full", "not-writable") for an error while a file was written."""
+    """UserError ("disk-full", "no-folder", "not-writable") for an error while a file was written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(
             f"{path} was not written because the disk is full; free some space and save again "
             "(what was there before is unchanged).",
             code="disk-full",
+        )
+    if error.errno == errno.ENOENT and not path.parent.is_dir():
+        return UserError(
+            f"{path} was not written because the folder {path.parent} is no longer there; move it back, or "
+            "choose another one.",
+            code="no-folder",
         )
     return UserError(
         f"{path} could not be written ({error.strerror or error}); choose a folder that you may write to.",
@@ -95,28 +149,11 @@ def cannot_write(path: Path, error: OSError) -> UserError:
     )
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically. NaN and infinity are refused."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
-    write_whole(path, lambda file: file.write(text.encode("utf-8")))
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON. Raises UserError ("missing", "unreadable")."""
-    path = Path(path)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; check the path.", code="missing") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(
-            f"{path} cannot be read as JSON ({error}); restore it from a backup or make it anew.",
-            code="unreadable",
-        ) from error
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+def write_json(path: Path, value: Any) -> bytes:
+    """Write `value` as indented JSON, atomically; returns the content. NaN and infinity are refused."""
+    content = (json.dumps(value, indent=2, allow_nan=False) + "\n").encode("utf-8")
+    write_whole(path, lambda file: file.write(content))
+    return content
 
 
 def write_array(path: Path, array: np.ndarray) -> None:
@@ -130,11 +167,93 @@ def write_array(path: Path, array: np.ndarray) -> None:
     write_whole(path, lambda file: np.save(file, array, allow_pickle=False))
 
 
+# --- reading -----------------------------------------------------------------------------------------
+
+
+def from_system(error: BaseException) -> bool:
+    """Whether an error while a file was read came from drive, network or permissions, not from its content.
+
+    Damaged content makes libraries raise OSErrors as well: without a number, or for an invalid position.
+    """
+    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+
+
+def cannot_read(path: Path, error: OSError) -> UserError:
+    """UserError ("missing", "not-readable") for an error of the system while a file was read."""
+    if isinstance(error, FileNotFoundError):
+        return UserError(f"{path} does not exist; check the path.", code="missing")
+    return UserError(
+        f"{path} could not be read ({error.strerror or error}); check the drive and your permissions, the "
+        "file itself may be intact.",
+        code="not-readable",
+    )
+
+
+def exists(path: Path) -> bool:
+    """Whether a file or folder is there. Raises UserError ("not-readable") where that cannot be known."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    return True
+
+
+def check_readable(path: Path, error: BaseException) -> None:
+    """Tell a drive that cannot be read from a file that is damaged, after reading has failed.
+
+    Args:
+        path: The file, or a folder of files.
+        error: What reading has raised. Some libraries hide the error of the system, so unless it is one, the
+            file is read again, to its end.
+
+    Raises:
+        UserError: "missing", "not-readable".
+    """
+    if isinstance(error, OSError) and from_system(error):
+        raise cannot_read(path, error) from error
+    try:
+        files = [each for each in path.iterdir() if each.is_file()] if path.is_dir() else [path]
+    except OSError as failure:
+        raise cannot_read(path, failure) from failure
+    for file in files:
+        sha256_of(file)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Read a file. Raises UserError ("missing", "not-readable")."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise cannot_read(path, error) from error
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON. Raises UserError ("missing", "not-readable", "unreadable")."""
+    return parse_json(read_bytes(path), path)
+
+
+def parse_json(content: bytes, path: Path) -> Any:
+    """The value that the content of a JSON file stands for. Raises UserError ("unreadable")."""
+    try:
+        return json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{path} cannot be read as JSON ({error}); restore it from a backup or make it anew.",
+            code="unreadable",
+        ) from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
 def read_array(path: Path, memory_map: bool = False) -> np.ndarray:
     """Read one .npy array without unpickling; with `memory_map` only the used pages are read.
 
     Raises:
-        UserError: "missing", "unreadable".
+        UserError: "missing", "not-readable", "unreadable".
     """
     import numpy as np
 
@@ -144,9 +263,9 @@ def read_array(path: Path, memory_map: bool = False) -> np.ndarray:
             return np.lib.format.open_memmap(path, mode="r")
         with path.open("rb") as file:
             return np.lib.format.read_array(file, allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; check the path.", code="missing") from None
     except Exception as error:  # a damaged header makes numpy raise just about anything
+        if isinstance(error, OSError) and from_system(error):
+            raise cannot_read(path, error) from error
         raise UserError(
             f"{path} is damaged or not an array file ({error}); delete it and make it anew.",
             code="unreadable",

@@ -26,13 +26,15 @@ def weights_file() -> Path:
     """Path of the shipped weights, verified against the SHA-256 in their card.
 
     Raises:
-        UserError: "shipped-weights" if they are missing or damaged.
+        UserError: "shipped-weights" if they are missing or damaged; "not-readable".
     """
     path = resources() / "weights" / f"{SHAPES}.safetensors"
     try:
-        status = path.stat()
         expected = read_json(path.with_suffix(".json"))["sha256"]
+        status = path.stat()
     except (OSError, UserError, KeyError, TypeError) as error:
+        if isinstance(error, UserError) and error.code == "not-readable":
+            raise
         raise UserError(
             f"The shipped weights are missing ({path}); {_REMEDY}.",
             code="shipped-weights",

@@ -20,6 +20,7 @@ from medssl.core import jobs, recipes
 from medssl.core.errors import UserError
 from medssl.core.events import Checkpoint, Emit, Metric, Notice, Progress
 from medssl.core.jobs import Plan
+from medssl.core.project.folder import GONE
 from medssl.core.settings import PLAN_NAMES, NotNegative, Positive, Share
 from medssl.nn import devices
 from medssl.nn.methods.common import stage_fraction
@@ -31,6 +32,8 @@ T = TypeVar("T")
 
 REPORT_EVERY_S = 0.5
 """Interval of progress and metrics in seconds."""
+WAIT_FOR_FOLDER_S = 600.0
+"""How long a training that has ended waits for a project that is no longer there."""
 
 
 class Task(Protocol):
@@ -152,6 +155,7 @@ def train(
     resume: dict[str, Tensor] | None = None,
     spent_s: float = 0.0,
     on_end: Callable[[int], dict[str, Any]] | None = None,
+    need_here: Callable[[], None] = lambda: None,
 ) -> tuple[Position, bool]:
     """Run steps until the budget is spent or a stop is requested, and save checkpoints.
 
@@ -170,12 +174,14 @@ def train(
         spent_s: Seconds of the budget that preparation has used.
         on_end: Called with the step at the end, stopped or not, and for each snapshot; returns what to add to
             the card. Its time for snapshots does not count as training time.
+        need_here: Called before each checkpoint; raises UserError ("project-gone") where the project has
+            vanished. The training then goes on, and waits at its end.
 
     Returns:
         The position of the training, and whether it was stopped.
 
     Raises:
-        UserError: "diverged", "memory" or "disk-full".
+        UserError: "diverged", "memory", "disk-full", "not-writable", "no-folder" or "project-gone".
     """
     groups = task.parameter_groups()
     optimizer = make_optimizer(task.modules, groups, settings.learning_rate, settings.weight_decay)
@@ -200,14 +206,17 @@ def train(
             **checkpoint.pack("optimizer", optimizer_tensors(optimizer, trained)),
             "generator": generator.get_state(),
         }
+        need_here()
         checkpoint.save(path, tensors, current_card())
         emit(Checkpoint(position.step, str(path)))
+
+    folder = _Folder(save, emit, should_stop)
 
     def save_snapshots() -> None:
         final = on_end(position.step) if on_end else {}
         snapshots.save(position.elapsed_s, weights(), {**current_card(), **final})
 
-    save()
+    folder.save()
     snapshots = Snapshots(settings.snapshots_s, path, position.elapsed_s if resume else None)
     if snapshots.due(position.elapsed_s):
         save_snapshots()
@@ -229,12 +238,12 @@ def train(
             begin = time.monotonic() - position.elapsed_s
         if time.monotonic() - saved_at > settings.checkpoint_every_s:
             report.flush()  # raises for a loss that is not finite: it must not replace good weights
-            save()
+            folder.save(wait=False)
             saved_at = time.monotonic()
     report.flush()
     if on_end is not None:
         card = {**card, **on_end(position.step)}
-    save()
+    folder.save()
     return position, stopped
 
 
@@ -300,6 +309,35 @@ def step(
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """Autocast to bf16 for the precision "bf16", else nothing; never fp16, which would need loss scaling."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+class _Folder:
+    """Saves a training whose project may vanish for a while: moved by its user, or with a network drive."""
+
+    def __init__(self, save: Callable[[], None], emit: Emit, should_stop: Callable[[], bool]) -> None:
+        self._save, self._emit, self._should_stop = save, emit, should_stop
+        self._told = False
+
+    def save(self, wait: bool = True) -> None:
+        """Save; without the project say so, once, and wait for it or go on."""
+        until = time.monotonic() + WAIT_FOR_FOLDER_S
+        while True:
+            try:
+                self._save()
+            except UserError as error:
+                if error.code not in ("no-folder", GONE):
+                    raise
+                if wait and (self._should_stop() or time.monotonic() > until):
+                    raise
+                if not self._told:
+                    self._emit(Notice(f"{error} Until then the training is not saved."))
+                self._told = True
+                if not wait:
+                    return
+                time.sleep(REPORT_EVERY_S)
+            else:
+                self._told = False
+                return
 
 
 class _Report:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from medssl.core import palette
 from medssl.core.errors import UserError
-from medssl.core.files import write_whole
+from medssl.core.files import make_folder, write_whole
 
 MARGIN_IN = 0.34
 DOTS_PER_INCH = 200
@@ -109,5 +109,6 @@ def save(path: Path, figure: Figure) -> Path:
         raise UserError(
             f"{path} cannot be drawn; use one of the endings {', '.join(FORMATS)}.", "unsupported"
         )
+    make_folder(path.parent)
     write_whole(path, lambda file: figure.savefig(file, format=suffix[1:], facecolor=palette.PAGE))
     return path

@@ -17,11 +17,12 @@ import numpy as np
 
 from medssl.core.errors import UserError
 from medssl.core.export.provenance import record_path, write_record
-from medssl.core.files import write_whole
+from medssl.core.files import make_folder, write_whole
 from medssl.core.io.volume import WRITABLE, is_series, read_scan, suffix_of, write_labels
 from medssl.core.labels.postprocess import Postprocessing, cleaned
 from medssl.core.palette import class_color
 from medssl.core.project.contents import LabelClass, Scan
+from medssl.core.project.folder import GONE
 from medssl.core.project.project import Project, fingerprint
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 DICOM_SEG = ".dcm"
 ENDINGS = (*WRITABLE, DICOM_SEG)
 TABLE = "volumes.csv"
-FATAL = ("disk-full", "not-writable")
+FATAL = ("disk-full", "not-writable", "no-folder", GONE)
 """Codes of errors that the next scan would raise, too."""
 
 
@@ -99,6 +100,8 @@ def export_scan(
     annotation = project.annotation(scan_id)
     voxels = _counts(labels)
     classes = _classes(project, voxels)
+    project.need_here()  # the file may be inside the project
+    make_folder(path.parent)
     if ending == DICOM_SEG:
         from medssl.core.io.dicom_seg import write_dicom_seg  # imported late, see volume.py
 

@@ -219,6 +219,7 @@ def write_landmarks(project: Project, landmarks: Landmarks) -> None:
         "set": [asdict(point) for point in landmarks.points],
         "found": [asdict(match) for match in landmarks.matches],
     }
+    project.need_here()
     write_json(project.root / FILE, value)
 
 

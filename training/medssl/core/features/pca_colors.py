@@ -66,6 +66,7 @@ def colors_of(project: Project, scan: str, run: str) -> tuple[np.ndarray, tuple[
     colors = to_rgb(cache.array, axes)
     for old in path.parent.glob(f"{scan}-{'?' * 16}.npy"):
         old.unlink()
+    project.make_folder("runs", run, "colors")
     write_array(path, colors)
     return colors, cache.step_vox
 
@@ -129,6 +130,7 @@ def _axes(project: Project, run: str, cache: FeatureCache) -> Axes:
     except (UserError, KeyError, TypeError, ValueError):
         axes = fit_axes(_samples(project, run, cache))
     values = {name: value.tolist() for name, value in vars(axes).items()}
+    project.make_folder("runs", run, "colors")
     write_json(path, {"weights": weights, **values})
     return axes
 

@@ -89,9 +89,8 @@ def write_features(
         UserError: "disk-full", "not-writable".
     """
     path, metadata = _paths(project, scan, run)
+    project.make_folder("features")
     metadata.unlink(missing_ok=True)
-    for temporary in path.parent.glob(f".{path.name}.*.tmp"):  # of an engine that was killed while writing
-        temporary.unlink(missing_ok=True)
     write_array(path, array)
     fields = {"scan": scan, "run": run, "step_vox": list(step_vox), **_origin(project, scan, run)}
     write_json(metadata, fields)
@@ -126,7 +125,7 @@ def open_features(project: Project, scan: str, run: str) -> FeatureCache:
 
     Raises:
         UserError: "no-features" if they were never computed, are damaged, or were computed from another image
-            or from earlier weights of the run.
+            or from earlier weights of the run; "not-readable".
     """
     path, metadata = _paths(project, scan, run)
     geometry = project.scans[scan].geometry
@@ -139,6 +138,8 @@ def open_features(project: Project, scan: str, run: str) -> FeatureCache:
         cells = tuple(-(-length // size) for length, size in zip(shape, step, strict=True))
         is_current = is_current and array.dtype == np.float16 and array.shape[:-1] == cells
     except UserError as error:
+        if error.code == "not-readable":
+            raise
         raise _no_features(scan, run, "no" if error.code == "missing" else "only damaged") from error
     except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
         raise _no_features(scan, run, "only damaged") from error

@@ -20,6 +20,7 @@ import pydicom
 import SimpleITK as sitk
 
 from medssl.core.errors import UserError
+from medssl.core.files import check_readable
 from medssl.core.io.dicom_headers import DicomImage, Slice, full_header
 from medssl.core.io.dicom_sort import SAME_STEP_MM, Group, sort_folder
 from medssl.core.io.dicom_split import SAME_POSITION_MM
@@ -186,6 +187,8 @@ def _pixels(path: Path, stack: Stack) -> np.ndarray:
                 return _decoded([files[number] for number in stack.order])
             return np.concatenate([_decoded([file]) for file in files])[stack.order]
     except RuntimeError as error:
+        for file in files:
+            check_readable(file, error)
         raise UserError(
             f"{path} holds pixels that cannot be decoded ({str(error).strip().splitlines()[-1][:120]}); "
             "export the series again, uncompressed.",

@@ -16,6 +16,7 @@ import pydicom
 from pydicom.uid import UID
 
 from medssl.core.errors import UserError
+from medssl.core.files import check_readable
 
 DICOMDIR = "1.2.840.10008.1.3.10"
 """SOP class of the index of a medium."""
@@ -103,7 +104,7 @@ def read_image(path: Path) -> DicomImage:
 
     Raises:
         NoSlices: The file holds something else, see its `kind`.
-        UserError: "unreadable" for a damaged image, because a slice is missing without it.
+        UserError: "unreadable" for a damaged image, because a slice is missing without it; "not-readable".
     """
     try:
         if not path.stat().st_size:
@@ -118,6 +119,7 @@ def read_image(path: Path) -> DicomImage:
     except UserError:
         raise
     except Exception as error:  # damaged headers make the library raise all kinds of exceptions
+        check_readable(path, error)
         raise _damaged(path, str(error)) from error
 
 

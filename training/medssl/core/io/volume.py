@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from medssl.core.errors import UserError
-from medssl.core.files import write_whole
+from medssl.core.files import check_readable, exists, write_whole
 from medssl.core.io.geometry import Geometry, implausible_size
 from medssl.core.io.missing import fill_missing
 from medssl.core.io.reading import Reading
@@ -101,9 +101,9 @@ def read_scan(path: Path) -> Volume:
         Volume with a float32 array (Z, Y, X).
 
     Raises:
-        UserError: "missing", "unsupported", "unreadable", "not-3d", "not-scalar", "not-finite", "constant",
-            "bad-geometry", "too-large"; for DICOM also "several-series", "uneven-slices". The message names
-            the file.
+        UserError: "missing", "unsupported", "not-readable", "unreadable", "not-3d", "not-scalar",
+            "not-finite", "constant", "bad-geometry", "too-large"; for DICOM also "several-series",
+            "uneven-slices". The message names the file.
 
     Example:
         >>> volume = read_scan(Path("scan.nii.gz"))
@@ -156,7 +156,7 @@ def read_labels(path: Path) -> Volume:
 
 def _read(path: Path) -> Reading:
     """Read a file with the library for its format."""
-    if not path.exists():
+    if not exists(path):
         raise UserError(f"{path} does not exist; check the path.", code="missing")
     ending = suffix_of(path)
     try:
@@ -180,6 +180,7 @@ def _read(path: Path) -> Reading:
     except MemoryError:
         raise
     except Exception as error:  # damaged files make the libraries raise all kinds of exceptions
+        check_readable(path, error)
         raise UserError(
             f"{path} cannot be read: it is damaged or not of the format that its name says "
             f"({_reason(error)}); get the file again.",

@@ -118,6 +118,7 @@ def save_cleaned(
         UserError: "disk-full", "not-writable".
     """
     prediction, path, metadata = _paths(project, run_id, scan_id)
+    project.make_folder("runs", run_id, "predictions")
     metadata.unlink(missing_ok=True)
     write_annotation(path, Annotation(labels), project.scans[scan_id].geometry.shape_zyx)
     write_json(metadata, {"cleaning": asdict(postprocessing), "prediction_sha256": sha256_of(prediction)})

@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 
 from medssl.core.errors import UserError
-from medssl.core.files import write_json, write_whole
+from medssl.core.files import make_folder, write_json, write_whole
 from medssl.core.io.geometry import Geometry
 from medssl.core.palette import class_color
 from medssl.core.phantom import abdomen, bowel, chest, trunk
@@ -143,7 +143,7 @@ def write_dataset(folder: Path, seeds: Iterable[int]) -> Path:
         hu, labels, geometry = make_phantom(seed)
         name = f"phantom_{seed:03d}.nii.gz"
         for subfolder, array in (("imagesTr", hu), ("labelsTr", labels)):
-            _write_nifti(folder / subfolder / name, geometry.to_source(array), geometry.matrix)
+            _write_nifti(make_folder(folder / subfolder) / name, geometry.to_source(array), geometry.matrix)
         pairs.append({"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"})
     write_json(
         folder / "dataset.json",

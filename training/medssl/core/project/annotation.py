@@ -11,7 +11,7 @@ from typing import BinaryIO
 import numpy as np
 
 from medssl.core.errors import UserError
-from medssl.core.files import write_whole
+from medssl.core.files import cannot_read, exists, from_system, write_whole
 
 SURE_BACKGROUND = 255
 """Annotation value of voxels that belong to none of the classes."""
@@ -133,7 +133,7 @@ def read_annotation(path: Path, shape_zyx: tuple[int, ...]) -> Annotation:
         shape_zyx: Shape of the scan.
 
     Raises:
-        UserError: "unreadable", "newer-version", "wrong-shape".
+        UserError: "missing", "not-readable", "unreadable", "newer-version", "wrong-shape".
     """
     with _open_npz(path) as stored:
         shape, complete = stored["shape"], stored["complete"]
@@ -163,9 +163,9 @@ def read_interpolated(path: Path, shape_zyx: tuple[int, ...]) -> np.ndarray | No
         uint8 (Z, Y, X); None if the file has none, does not exist or has another shape.
 
     Raises:
-        UserError: "unreadable", "newer-version".
+        UserError: "not-readable", "unreadable", "newer-version".
     """
-    if not path.exists():
+    if not exists(path):
         return None
     with _open_npz(path) as stored:
         interpolated_box = _interpolated_box(stored)
@@ -214,7 +214,7 @@ def is_empty(path: Path) -> bool:
     """Whether a file of `write_annotation` has neither an annotated voxel nor a complete slice.
 
     Raises:
-        UserError: "unreadable", "newer-version".
+        UserError: "not-readable", "unreadable", "newer-version".
     """
     with _open_npz(path) as stored:
         return stored["labels"].size == 0 and len(stored["complete"]) == 0
@@ -252,6 +252,8 @@ def _open_npz(path: Path) -> Iterator[Mapping[str, np.ndarray]]:
     except UserError:
         raise
     except Exception as error:  # damaged files make zipfile, zlib and numpy raise all kinds of exceptions
+        if isinstance(error, OSError) and from_system(error):
+            raise cannot_read(path, error) from error
         raise UserError(
             f"{path} is damaged ({error}); restore it from a backup or delete it.", code="unreadable"
         ) from error

@@ -79,6 +79,7 @@ def write_probabilities(
         UserError: "disk-full", "not-writable".
     """
     path, metadata = _paths(project, run.id, scan_id)
+    project.make_folder("runs", run.id, "predictions")
     metadata.unlink(missing_ok=True)
     shape_zyx = project.scans[scan_id].geometry.shape_zyx
     slices, rows, columns = (shape_zyx[axis] for axis in work_axes)
@@ -141,7 +142,7 @@ def open_probabilities(project: Project, run_id: str, scan_id: str) -> Probabili
 
     Raises:
         UserError: "no-probabilities" if they were never computed, are damaged, or were computed from another
-            image or from earlier weights of the run.
+            image or from earlier weights of the run; "not-readable".
     """
     path, metadata = _paths(project, run_id, scan_id)
     missing = UserError(
@@ -158,7 +159,9 @@ def open_probabilities(project: Project, run_id: str, scan_id: str) -> Probabili
         uncertainty, *probabilities = (
             array[:, number].transpose(to_canonical) for number in range(1 + len(classes))
         )
-    except (UserError, KeyError, TypeError, ValueError, IndexError, OSError) as error:
+    except UserError as error:
+        raise error if error.code == "not-readable" else missing from error
+    except (KeyError, TypeError, ValueError, IndexError, OSError) as error:
         raise missing from error
     shape_zyx = project.scans[scan_id].geometry.shape_zyx
     if not is_current or array.dtype != np.uint8 or uncertainty.shape != shape_zyx:

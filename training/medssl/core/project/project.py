@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from medssl.core.errors import UserError
-from medssl.core.files import read_array, write_array
+from medssl.core.files import exists, make_folder, read_array, write_array
 from medssl.core.io.masks import MASK, is_label_volume
 from medssl.core.io.volume import Volume, read_scan
 from medssl.core.project.annotation import (
@@ -41,6 +41,7 @@ from medssl.core.project.contents import (
     read_contents,
     write_contents,
 )
+from medssl.core.project.folder import ProjectFolder
 from medssl.core.project.modality import choose_modality, normalised, overrules, usual_modality
 from medssl.core.project.runs import Run, find_run, list_runs, make_run
 
@@ -55,7 +56,7 @@ def is_project(path: Path) -> bool:
     return (Path(path) / "project.json").is_file()
 
 
-class Project:
+class Project(ProjectFolder):
     """An open project folder. Every change is on disk when the method that makes it returns.
 
     Several processes may have it open (viewer, engine, command line), so every change is applied to the
@@ -67,10 +68,7 @@ class Project:
         >>> project.image(scan.id).shape
     """
 
-    root: Path
     classes: tuple[LabelClass, ...]
-    scans: dict[str, Scan]
-    """{scan id: scan} in the order in which they were added."""
     view_state: dict[str, Any]
     """State of the viewer when it was last closed; see `save_view_state`."""
     read_only: str
@@ -78,8 +76,9 @@ class Project:
 
     def __init__(self, root: Path) -> None:
         """Use `open` or `create`."""
-        self.root, self.read_only = Path(root), ""
-        self._refresh()
+        super().__init__(root)
+        self.read_only = ""
+        self._take(read_contents(self.root / "project.json"))
 
     @classmethod
     def create(cls, root: Path, classes: Sequence[LabelClass] = ()) -> Project:
@@ -93,7 +92,7 @@ class Project:
                 f"{root} already holds a project; open it or choose another folder.", code="exists"
             )
         check_folder_name(root)
-        write_contents(Path(root) / "project.json", Contents(classes=check_classes(classes)))
+        write_contents(make_folder(Path(root)) / "project.json", Contents(classes=check_classes(classes)))
         return cls(root)
 
     @classmethod
@@ -103,12 +102,14 @@ class Project:
 
     def _refresh(self) -> Contents:
         """Read project.json again, because other processes may have changed it."""
+        self.need_here()
         return self._take(read_contents(self.root / "project.json"))
 
     def need_writable(self) -> None:
-        """Raise UserError ("read-only") if this process may not change the project."""
+        """Raise UserError ("read-only", "project-gone") if this process may not change the project."""
         if self.read_only:
             raise UserError(self.read_only, code="read-only")
+        self.need_here()
 
     def _change(self, **fields: Any) -> None:
         """Replace only the given fields of project.json."""
@@ -173,7 +174,7 @@ class Project:
             free_id(path, self.scans, name), str(path), digest, volume.geometry, chosen, held_out,
             modality_source=source, notes=volume.notes,
         )  # fmt: skip
-        write_array(self.root / "scans" / f"{scan.id}.npy", normalised(volume, chosen))
+        write_array(self.make_folder("scans") / f"{scan.id}.npy", normalised(volume, chosen))
         self._refresh()
         self._change(scans=(*self.scans.values(), scan))
         return scan
@@ -242,7 +243,10 @@ class Project:
     def annotation(self, scan_id: str) -> Annotation | None:
         """The annotation of a scan; None if there is none."""
         path = self._annotation_file(scan_id)
-        return read_annotation(path, self.scans[scan_id].geometry.shape_zyx) if path.exists() else None
+        if exists(path):
+            return read_annotation(path, self.scans[scan_id].geometry.shape_zyx)
+        self.need_here()  # one that was moved away must not be taken for an empty one
+        return None
 
     def save_annotation(self, scan_id: str, annotation: Annotation) -> None:
         """Save the annotation of a scan, atomically.
@@ -252,14 +256,14 @@ class Project:
                 "read-only".
         """
         self.need_writable()
-        path = self._annotation_file(scan_id)
+        path = self.make_folder("annotations") / self._annotation_file(scan_id).name
         write_annotation(path, annotation, self.scans[scan_id].geometry.shape_zyx)
 
     def annotated(self, held_out: bool = False) -> tuple[str, ...]:
         """Ids of scans with an annotated voxel or a complete slice; with `held_out` also those held out."""
         scans = [scan for scan in self.scans.values() if held_out or not scan.held_out]
         files = {scan.id: self._annotation_file(scan.id) for scan in scans}
-        return tuple(scan_id for scan_id, path in files.items() if path.exists() and not is_empty(path))
+        return tuple(scan_id for scan_id, path in files.items() if exists(path) and not is_empty(path))
 
     def annotated_ids(self, scan_id: str) -> set[int]:
         """Class ids among the labels and interpolated labels of an annotated scan."""
@@ -273,7 +277,7 @@ class Project:
     def new_run(self, kind: str, job: dict[str, Any], name: str) -> Run:
         """Create the folder and the job file of a run, see `make_run`."""
         self.need_writable()
-        return make_run(self.root / "runs", kind, job, name)
+        return make_run(self.make_folder("runs"), kind, job, name)
 
     def runs(self, kind: str | None = None) -> list[Run]:
         """All runs, or those of a kind ("pretrain", "finetune"), oldest first."""
@@ -306,6 +310,7 @@ class Project:
         """
         self.need_writable()
         path = self.prediction_file(self.run(run_id).id, scan_id)
+        self.make_folder("runs", run_id, "predictions")
         write_annotation(path, Annotation(labels), self.scans[scan_id].geometry.shape_zyx)
         return path
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from medssl.core import shipped
 from medssl.core.errors import UserError
-from medssl.core.files import cannot_write, read_json, sha256_of, write_json
+from medssl.core.files import cannot_write, exists, read_json, sha256_of, sync_folder, write_json
 from medssl.core.project.cards import check_card, check_job
 
 _NAME = re.compile(r"(\d{4,})-([A-Za-z0-9_]+)(-.*)?")
@@ -53,7 +53,7 @@ class Run:
         if self.shipped:
             return shipped.card()
         path = self.folder / "card.json"
-        return check_card(read_json(path), str(path), "unreadable") if path.exists() else {}
+        return check_card(read_json(path), str(path), "unreadable") if exists(path) else {}
 
     @property
     def collapse_report(self) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def make_run(folder: Path, kind: str, job: dict[str, Any], name: str) -> Run:
     Two processes that call this at the same time get different runs.
 
     Args:
-        folder: The "runs" folder of a project.
+        folder: The "runs" folder of a project, which exists.
         kind: "pretrain", "finetune", ...
         job: The job as `jobs.to_json` makes it.
         name: Last part of the run's id.
@@ -94,7 +94,8 @@ def make_run(folder: Path, kind: str, job: dict[str, Any], name: str) -> Run:
     while True:
         run_id = f"{number:04d}-{kind}-{name}"
         try:
-            (folder / run_id).mkdir(parents=True)
+            (folder / run_id).mkdir()
+            sync_folder(folder)
             break
         except FileExistsError:
             number += 1

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from medssl.core import migrations
 from medssl.core.errors import UserError
-from medssl.core.files import write_json, write_whole
+from medssl.core.files import check_readable, write_json, write_whole
 from medssl.core.project.cards import check_card
 
 FORMAT = 1
@@ -56,7 +56,8 @@ def load(path: Path, under: str = "") -> tuple[dict[str, Tensor], dict[str, Any]
         Named tensors on the CPU, and the model card.
 
     Raises:
-        UserError: "no-checkpoint" if the file does not exist, "foreign-checkpoint" if it is not one,
+        UserError: "no-checkpoint" if the file does not exist, "not-readable" if the drive or the permissions
+            prevent reading it, "foreign-checkpoint" if it is not one,
             "newer-version" if a newer version of medssl wrote it.
     """
     path = Path(path)
@@ -74,6 +75,7 @@ def load(path: Path, under: str = "") -> tuple[dict[str, Tensor], dict[str, Any]
             tensors = {new: file.get_tensor(name) for name, new in names.items() if new.startswith(under)}
             return tensors, card
     except (SafetensorError, OSError, KeyError, ValueError, TypeError, RecursionError) as error:
+        check_readable(path, error)
         raise UserError(
             f"{path} is not a medssl checkpoint ({error}); choose a run that medssl made.",
             code="foreign-checkpoint",

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Preview, Progress, Started
 from medssl.core.features.similarity import open_features, remove_features, write_features
-from medssl.core.files import read_array, write_array
+from medssl.core.files import exists, read_array, write_array
 from medssl.core.jobs import FeaturesJob, Plan
 from medssl.core.project.project import Project, Run
 from medssl.nn import devices
@@ -337,7 +337,7 @@ def _basis(
     # Shipped weights change with the version of the program, those of a run with its steps.
     version = run.weights_sha256[:12] if run.shipped else step
     path = run.folder / f"feature-basis-{version}.npy"
-    if not path.exists():
+    if not exists(path):
         remove_features(project, run.id)
         rows: list[Tensor] = []
         for scan in list(scans)[:: max(1, len(scans) // BASIS_SCANS)][:BASIS_SCANS]:
@@ -347,6 +347,7 @@ def _basis(
         mean = sample.mean(0)
         with _one_thread():  # for such a small matrix several threads take a hundred times as long
             directions = torch.linalg.eigh((sample - mean).T @ (sample - mean))[1].flip(1).T
+        project.make_folder("runs", run.id)
         write_array(path, torch.cat([mean[None], directions[:WIDTH]]).numpy())
     stored = torch.from_numpy(read_array(path)).to(device)
     return stored[0], stored[1:]

@@ -148,6 +148,7 @@ def pretrain(
         tensors,
         spent_s=time.monotonic() - begin,
         on_end=(lambda step: {"collapse_report": monitor.report(step)}) if monitor else None,
+        need_here=project.need_here,
     )
     return {"run": run.id, "step": position.step, "seconds": position.elapsed_s, "stopped": stopped}
 

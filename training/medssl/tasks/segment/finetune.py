@@ -97,6 +97,7 @@ def finetune(
         "fine-tuning",
         tensors,
         on_end=lambda step: task.on_end(card["plan"], step),
+        need_here=project.need_here,
     )
     return {"run": run.id, "step": position.step, "seconds": position.elapsed_s, "stopped": stopped}
 
