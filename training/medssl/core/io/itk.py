@@ -13,6 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from medssl.core.errors import UserError
+from medssl.core.io.compressed import check_compressed
 from medssl.core.io.geometry import RAS_TO_LPS, Geometry, three_axes
 from medssl.core.io.reading import Reading
 from medssl.core.io.units import mm_per_axis
@@ -33,8 +34,9 @@ def read_itk(path: Path) -> Reading:
 
     Raises:
         UserError: "not-scalar", "not-3d", "bad-geometry".
-        RuntimeError: The file is damaged.
+        RuntimeError, ValueError: The file is damaged.
     """
+    check_compressed(path)
     notes: list[str] = []
     header = _header(path)
     units: list[str] = []

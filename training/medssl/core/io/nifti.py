@@ -13,6 +13,7 @@ import numpy as np
 from nibabel.fileholders import FileHolder
 
 from medssl.core.errors import UserError
+from medssl.core.io.compressed import read_to_end
 from medssl.core.io.geometry import Geometry, spans_volume, three_axes
 from medssl.core.io.reading import Reading
 
@@ -66,7 +67,7 @@ def read_nifti(path: Path) -> Reading:
     declared = math.prod(map(int, image.shape)) * image.get_data_dtype().itemsize
     if declared > MAX_COMPRESSION * Path(image.file_map["image"].filename or path).stat().st_size:
         raise ValueError(f"its header declares {declared / 2**30:.1f} GB")
-    array = three_axes(np.asanyarray(image.dataobj), path)
+    array = three_axes(_voxels(image, path), path)
     if isinstance(image, nib.freesurfer.MGHImage):
         _check_mgh(image)
         return Reading(array, Geometry.of(image.affine, array.shape), notes=tuple(notes))
@@ -182,6 +183,18 @@ def _check_mgh(image: Any) -> None:
             "the right ones.",
             code="bad-geometry",
         )
+
+
+def _voxels(image: Any, path: Path) -> np.ndarray:
+    """The voxels that nibabel has found, read to the end of a compressed file for its checksum."""
+    proxy = image.dataobj
+    if image.file_map["image"].fileobj is not None or not path.name.lower().endswith("gz"):
+        return np.asanyarray(proxy)
+    with gzip.open(path) as file:
+        layout = (proxy.shape, proxy.dtype, proxy.offset, proxy.slope, proxy.inter)
+        array = np.asanyarray(nib.arrayproxy.ArrayProxy(file, layout))
+        read_to_end(file)
+    return array
 
 
 def _position_fields(header: Any) -> dict[str, Any]:
