@@ -155,7 +155,12 @@ def save_image(layer: Image, folder: Path) -> Path:
 
 
 def scan_data(
-    array: np.ndarray, geometry: Geometry, name: str, path: Path | str | None = None, scan: str | None = None
+    array: np.ndarray,
+    geometry: Geometry,
+    name: str,
+    path: Path | str | None = None,
+    scan: str | None = None,
+    sha256: str | None = None,
 ) -> tuple[np.ndarray, dict[str, Any], str]:
     """Layer-data tuple of a scan for napari.
 
@@ -165,8 +170,10 @@ def scan_data(
         name: Name of the layer.
         path: File of the scan, if any.
         scan: Id of the scan, if it belongs to a project.
+        sha256: Fingerprint of the scan, if it was read from its file.
     """
     kwargs = {"name": name, "metadata": metadata(SCAN, geometry, path, scan), **placement(geometry)}
+    kwargs["metadata"][KEY]["sha256"] = sha256 or ""
     style = {"colormap": "gray", "contrast_limits": contrast(array), "interpolation2d": "linear"}
     return (array, {**kwargs, **style}, "image")
 

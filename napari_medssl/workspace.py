@@ -107,7 +107,9 @@ class Workspace:
         """The layer that shows this scan already: ours, or one that the user opened from its file."""
         for layer in self._scan_layers():
             entry = layers.entry_of(layer)
-            if entry["scan"] == scan.id or (entry["path"] and Path(entry["path"]) == Path(scan.source)):
+            is_file = bool(entry["path"]) and Path(entry["path"]) == Path(scan.source)
+            is_unchanged = entry.get("sha256") in (None, "", scan.sha256)
+            if entry["scan"] == scan.id or (is_file and is_unchanged):
                 return layer
         return None
 

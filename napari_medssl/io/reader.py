@@ -67,6 +67,7 @@ def read_one(path: Path, name: str = "") -> LayerData:
     """
     from medssl.core.io.masks import is_label_volume
     from medssl.core.io.volume import read_scan, stem_of
+    from medssl.core.project.images import fingerprint
     from napari.utils.notifications import show_warning
 
     from napari_medssl import layers
@@ -77,7 +78,7 @@ def read_one(path: Path, name: str = "") -> LayerData:
     if is_label_volume(volume.array):
         ids = volume.array.astype("uint8" if volume.array.max() <= 255 else "uint16")
         return layers.labels_data(ids, volume.geometry, name, path)
-    return layers.scan_data(volume.array, volume.geometry, name, path)
+    return layers.scan_data(volume.array, volume.geometry, name, path, sha256=fingerprint(volume))
 
 
 def _as_list(path: str | Sequence[str]) -> list[str]:

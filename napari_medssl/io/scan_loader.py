@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from medssl.core.errors import UserError
-from medssl.core.io.volume import Volume, read_scan
+from medssl.core.io.volume import Volume
+from medssl.core.project.images import read_source
 from medssl.core.project.project import Project, Scan
 from psygnal import Signal
 from superqt.utils import create_worker
@@ -124,13 +125,14 @@ def read(project: Project, scan: Scan) -> LoadedScan:
     """
     source = Path(scan.source)
     try:
-        volume = read_scan(source)
-        if volume.geometry == scan.geometry:
-            return volume, ""
-    except UserError:
-        pass  # missing, or not a scan
-    reason = "has changed since it was added" if source.exists() else "was not found"
-    warning = f"{source} {reason}; the project's copy is used instead."
+        return read_source(scan), ""
+    except UserError as error:
+        warning = f"{source} was not found; the project's copy is used instead."
+        if error.code != "missing":  # other voxels, or not a scan any more
+            warning = (
+                f"{source} has changed since it was added; the project's copy is used instead, so add the "
+                "file again to work on its new content."
+            )
     return Volume(project.image(scan.id), scan.geometry, source), warning
 
 

@@ -253,7 +253,7 @@ class Session:
         if self.project is None or self.scan is None or run is None or not self.has_features(run):
             return False
         try:
-            open_features(self.project, self.scan, run)
+            open_features(self.project, self.scan, run, verify=False)  # the viewer would wait
         except UserError:
             return False
         return True

@@ -11,6 +11,7 @@ from napari.utils.notifications import show_error, show_info, show_warning
 from qtpy.QtCore import QEvent, QObject, Qt
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
+from superqt import ensure_main_thread
 
 from napari_medssl.canvas_context import make_canvas_current_on_removal
 from napari_medssl.engine.background_jobs import BackgroundJobs
@@ -94,6 +95,12 @@ class Dock(QWidget):
         """Open a project folder; its last scan appears once it is read."""
         catch_errors(self.session, lambda: self.scans.open_project(Path(folder)))
 
+    def _on_project(self) -> None:
+        if self.session.project is not None:  # which is used in threads, too
+            self.session.project.on_notice = ensure_main_thread(
+                lambda text: self.session.notify("warning", text)
+            )
+
     def _lay_out(self) -> None:
         inside = QWidget()
         layout = QVBoxLayout(inside)
@@ -117,6 +124,7 @@ class Dock(QWidget):
 
     def _connect(self) -> None:
         session = self.session
+        session.project_changed.connect(self._on_project)
         session.message.connect(lambda severity, text: NOTIFICATIONS[severity](text))
         self.session.annotation.stroke.connect(lambda *of: self.jobs.standby.warm_up())
         for step in self.steps:

@@ -34,11 +34,10 @@ def write(path: Path) -> Path:
 def test_flipped_bits_are_refused_or_change_no_voxel(tmp_path: Path, name: str) -> None:
     file = write(tmp_path / name)
     whole, before = file.read_bytes(), read_scan(tmp_path / name).array
-    begin = (
-        max(whole.find(b"\n\n") + 2, whole.find(b"LOCAL\n") + 6) if name in ("scan.nrrd", "scan.mha") else 0
-    )
+    header_end = {"scan.nrrd": b"\n\n", "scan.mha": b"LOCAL\n"}.get(name, b"")  # text has no checksum
+    begin = whole.index(header_end) + len(header_end)
     refused, generator = 0, np.random.default_rng(1)
-    for place in generator.integers(begin, len(whole), 60):  # a text header has no checksum
+    for place in generator.integers(begin, len(whole), 60):
         damaged = bytearray(whole)
         damaged[place] ^= 1 << generator.integers(8)
         file.write_bytes(damaged)

@@ -11,7 +11,7 @@ from typing import Any
 
 from medssl.core import jobs, settings
 from medssl.core.errors import UserError
-from medssl.core.events import Done, Emit, Event, SliceInView, SlicePreview, to_line
+from medssl.core.events import Done, Emit, Event, Notice, SliceInView, SlicePreview, to_line
 from medssl.core.jobs import (
     EstimateJob,
     ExportJob,
@@ -75,6 +75,7 @@ def run(
     """
     project = Project.open(Path(job.project))
     project.remove_unfinished()
+    project.on_notice = lambda text: emit(Notice(text))
     # Imported here and below, once the project has been opened without an error: torch takes seconds.
     from medssl.nn import devices
 

@@ -30,7 +30,13 @@ if TYPE_CHECKING:
     from medssl.cli.export import Refusals
 
 RUN_FILES = ("job.json", "card.json", "checkpoint.safetensors")
-WEIGHTS_ERRORS = ("no-checkpoint", "foreign-checkpoint", "newer-version", "not-finetuned")
+WEIGHTS_ERRORS = (
+    "no-checkpoint",
+    "foreign-checkpoint",
+    "damaged-checkpoint",
+    "newer-version",
+    "not-finetuned",
+)
 """Codes of errors that would occur for every scan."""
 Work = Callable[[Job], dict[str, Any]]
 

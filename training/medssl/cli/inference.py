@@ -174,14 +174,13 @@ def evaluate(
     opened = Project.open(project)
     chosen = choose_run(opened, run or weights, ("finetune",))
     references = match_labels(opened, labels)
-    predicted = {
-        scan: path for scan, path in references.items() if opened.prediction(chosen.id, scan) is not None
-    }
+    predicted = {scan: path for scan, path in references.items() if opened.has_prediction(chosen.id, scan)}
     scores = compare(opened, chosen.id, predicted or references)
     if len(predicted) < len(references):
         missing = len(references) - len(predicted)
         typer.echo(
-            f"Skipped {missing} labelled scans without a prediction of {chosen.id}; run medssl predict.",
+            f"Skipped {missing} labelled scans without a current prediction of {chosen.id}; run medssl "
+            "predict.",
             err=True,
         )
     Console().print(scores_table(scores, title=f"Dice of {chosen.id}"))

@@ -53,6 +53,23 @@ def sha256_of(path: Path) -> str:
 # --- writing -----------------------------------------------------------------------------------------
 
 
+_hashes: dict[tuple[Path, int, int], str] = {}
+"""SHA-256 by path, time and size of a file."""
+
+
+def cached_sha256(path: Path, if_known: bool = False) -> str:
+    """SHA-256 of a file, computed once in a process, and again when the file's time or size has changed.
+
+    Args:
+        if_known: Return "" where it has not been computed yet, which takes a second for a gigabyte.
+    """
+    status = path.stat()
+    key = (path, status.st_mtime_ns, status.st_size)
+    if key not in _hashes and not if_known:
+        _hashes[key] = sha256_of(path)
+    return _hashes.get(key, "")
+
+
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file atomically: a crash, a kill or a full disk leaves the previous file unchanged.
 

@@ -6,13 +6,12 @@ resources/weights/shapes.json           its card: command, seed, steps, machine,
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from medssl.core import migrations
 from medssl.core.errors import UserError
-from medssl.core.files import read_json, sha256_of
+from medssl.core.files import cached_sha256, read_json
 from medssl.core.recipes import resources
 
 SHAPES, RANDOM = "shapes", "random"
@@ -30,8 +29,7 @@ def weights_file() -> Path:
     """
     path = resources() / "weights" / f"{SHAPES}.safetensors"
     try:
-        expected = read_json(path.with_suffix(".json"))["sha256"]
-        status = path.stat()
+        expected, actual = read_json(path.with_suffix(".json"))["sha256"], cached_sha256(path)
     except (OSError, UserError, KeyError, TypeError) as error:
         if isinstance(error, UserError) and error.code == "not-readable":
             raise
@@ -39,7 +37,7 @@ def weights_file() -> Path:
             f"The shipped weights are missing ({path}); {_REMEDY}.",
             code="shipped-weights",
         ) from error
-    if _hash(path, status.st_mtime_ns, status.st_size) != expected:
+    if actual != expected:
         raise UserError(
             f"The shipped weights are damaged ({path}); {_REMEDY}.",
             code="shipped-weights",
@@ -54,9 +52,3 @@ def card() -> dict[str, Any]:
     except UserError:
         return {}
     return migrations.card(fields) if isinstance(fields, dict) else {}
-
-
-@lru_cache(maxsize=4)
-def _hash(path: Path, modified_ns: int, size: int) -> str:
-    """SHA-256 of a file, computed again only when its time or size changes."""
-    return sha256_of(path)

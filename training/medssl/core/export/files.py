@@ -18,12 +18,13 @@ import numpy as np
 from medssl.core.errors import UserError
 from medssl.core.export.provenance import record_path, write_record
 from medssl.core.files import make_folder, write_whole
-from medssl.core.io.volume import WRITABLE, is_series, read_scan, suffix_of, write_labels
+from medssl.core.io.volume import WRITABLE, is_series, suffix_of, write_labels
 from medssl.core.labels.postprocess import Postprocessing, cleaned
 from medssl.core.palette import class_color
 from medssl.core.project.contents import LabelClass, Scan
 from medssl.core.project.folder import GONE
-from medssl.core.project.project import Project, fingerprint
+from medssl.core.project.images import read_source
+from medssl.core.project.project import Project
 
 if TYPE_CHECKING:
     from medssl.core.io.dicom_seg import AlgorithmType
@@ -86,7 +87,7 @@ def export_scan(
         The volume of each class, in the order of the project's classes.
 
     Raises:
-        UserError: "nothing-yet", "no-classes", "unsupported", "not-dicom", "missing", "changed",
+        UserError: "nothing-yet", "outdated", "no-classes", "unsupported", "not-dicom", "missing", "changed",
             "not-referable", "disk-full", "not-writable".
 
     Example:
@@ -134,10 +135,14 @@ def _series_of(scan: Scan) -> Path:
             "nii.gz or nrrd.",
             code="missing",
         )
-    if fingerprint(read_scan(source)) != scan.sha256:
+    try:
+        read_source(scan)
+    except UserError as error:
+        if error.code != "changed":
+            raise
         from medssl.core.io.dicom_seg import changed
 
-        raise changed(source)
+        raise changed(source) from error
     return source
 
 

@@ -15,7 +15,8 @@ import numpy as np
 
 from medssl.core import shipped
 from medssl.core.errors import UserError
-from medssl.core.files import read_array, read_json, write_array, write_json
+from medssl.core.files import cached_sha256, read_array, read_json, sha256_of, write_array, write_json
+from medssl.core.project.origin import is_current, origin_of
 from medssl.core.project.project import Project
 
 FORMAT = 2
@@ -74,13 +75,20 @@ def _paths(project: Project, scan: str, run: str) -> tuple[Path, Path]:
 
 
 def write_features(
-    project: Project, scan: str, run: str, array: np.ndarray, step_vox: tuple[int, int, int]
+    project: Project,
+    scan: str,
+    run: str,
+    array: np.ndarray,
+    step_vox: tuple[int, int, int],
+    weights_sha256: str | None = None,
 ) -> Path:
     """Save the features of a scan. The JSON file is written last: it marks the array as complete.
 
     Args:
         array: Unit vectors in canonical order, float16 (Z', Y', X', F).
         step_vox: Size of a cell in voxels along (z, y, x).
+        weights_sha256: Fingerprint of the weights that have computed them (origin.py); that of the run's
+            present weights by default.
 
     Returns:
         Path of the array.
@@ -92,15 +100,11 @@ def write_features(
     project.make_folder("features")
     metadata.unlink(missing_ok=True)
     write_array(path, array)
-    fields = {"scan": scan, "run": run, "step_vox": list(step_vox), **_origin(project, scan, run)}
+    weights_sha256 = project.run(run).weights_sha256 if weights_sha256 is None else weights_sha256
+    origin = origin_of(project.scans[scan], weights_sha256, FORMAT)
+    fields = {"scan": scan, "run": run, "step_vox": list(step_vox), "sha256": sha256_of(path), **origin}
     write_json(metadata, fields)
     return path
-
-
-def _origin(project: Project, scan: str, run: str) -> dict[str, str | int]:
-    """Current fingerprints of the scan and the weights, from which features are computed."""
-    image, weights = project.scans[scan].image_fingerprint, project.run(run).weights_sha256
-    return {"image": image, "weights": weights, "format": FORMAT}
 
 
 def has_features(project: Project, scan: str, run: str) -> bool:
@@ -120,8 +124,12 @@ def remove_features(project: Project, run: str) -> None:
         _paths(project, scan, run)[1].unlink(missing_ok=True)
 
 
-def open_features(project: Project, scan: str, run: str) -> FeatureCache:
+def open_features(project: Project, scan: str, run: str, verify: bool = True) -> FeatureCache:
     """Open the cached features of a scan as a memory map.
+
+    Args:
+        verify: Compare the array with its hash, which reads all of it once in a process (0.1 s for 128 MB);
+            False where nobody may wait for that, which finds damage that is known already.
 
     Raises:
         UserError: "no-features" if they were never computed, are damaged, or were computed from another image
@@ -133,17 +141,21 @@ def open_features(project: Project, scan: str, run: str) -> FeatureCache:
     try:
         fields = read_json(metadata)
         step = (int(fields["step_vox"][0]), int(fields["step_vox"][1]), int(fields["step_vox"][2]))
-        is_current = all(fields.get(name) == value for name, value in _origin(project, scan, run).items())
+        present = origin_of(project.scans[scan], project.run(run).weights_sha256, FORMAT)
+        current = is_current(fields, present)
         array = read_array(path, memory_map=True)
         cells = tuple(-(-length // size) for length, size in zip(shape, step, strict=True))
-        is_current = is_current and array.dtype == np.float16 and array.shape[:-1] == cells
+        sha256 = cached_sha256(path, if_known=not verify)
+        if sha256 and fields.get("sha256", sha256) != sha256:  # former versions stored none
+            raise ValueError("another hash")
+        current = current and array.dtype == np.float16 and array.shape[:-1] == cells
     except UserError as error:
         if error.code == "not-readable":
             raise
         raise _no_features(scan, run, "no" if error.code == "missing" else "only damaged") from error
     except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
         raise _no_features(scan, run, "only damaged") from error
-    if not is_current:
+    if not current:
         raise _no_features(scan, run, "only outdated")
     return FeatureCache(scan, run, array, step, shape, geometry.spacing_mm)
 

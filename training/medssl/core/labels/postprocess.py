@@ -130,6 +130,7 @@ def postprocessing_of(project: Project, run_id: str, scan_id: str) -> Postproces
     try:
         fields = read_json(metadata)
         is_current = path.is_file() and fields["prediction_sha256"] == sha256_of(prediction)
+        is_current = is_current and project.has_prediction(run_id, scan_id)
         return from_json(Postprocessing, fields["cleaning"], str(metadata)) if is_current else None
     except (UserError, KeyError, TypeError, OSError):
         return None
@@ -146,7 +147,7 @@ def read_cleaned(project: Project, run_id: str, scan_id: str) -> np.ndarray:
     """
     if postprocessing_of(project, run_id, scan_id) is None:
         raise UserError(
-            f"{scan_id} was predicted again by {run_id} since it was cleaned up; clean it up again.",
+            f"The prediction of {scan_id} by {run_id} is not the one that was cleaned up; clean it up again.",
             code="no-cleaned",
         )
     shape = project.scans[scan_id].geometry.shape_zyx
@@ -160,7 +161,7 @@ def cleaned(project: Project, run_id: str, scan_id: str, postprocessing: Postpro
         Class ids, uint8 (Z, Y, X).
 
     Raises:
-        UserError: "nothing-yet" if the run has not predicted the scan.
+        UserError: "nothing-yet" if the run has not predicted the scan, "outdated" with earlier weights.
     """
     scan = project.scans[scan_id]
     if postprocessing and postprocessing_of(project, run_id, scan_id) == postprocessing:

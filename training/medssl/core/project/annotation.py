@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -68,11 +69,17 @@ def _target(labels: np.ndarray) -> np.ndarray:
     return swap[labels]
 
 
-def write_annotation(path: Path, annotation: Annotation, shape_zyx: tuple[int, ...]) -> None:
+def write_annotation(
+    path: Path,
+    annotation: Annotation,
+    shape_zyx: tuple[int, ...],
+    origin: dict[str, str | int] | None = None,
+) -> None:
     """Write labels, complete slices and interpolated labels as one file, atomically.
 
     Args:
         shape_zyx: Shape of the scan.
+        origin: What predicted labels were made from (origin.py).
 
     Raises:
         UserError: "wrong-shape" if the annotation does not fit the shape, "not-labels" for values beyond
@@ -94,6 +101,8 @@ def write_annotation(path: Path, annotation: Annotation, shape_zyx: tuple[int, .
     if annotation.interpolated is not None:
         box = _bounding_box(annotation.interpolated)
         arrays |= {"interpolated": annotation.interpolated[box], "interpolated_corner": _corner(box)}
+    if origin is not None:
+        arrays["origin"] = np.array(json.dumps(origin))
     version = np.array(FORMAT_VERSION)
 
     def write(file: BinaryIO) -> None:
@@ -151,6 +160,16 @@ def read_annotation(path: Path, shape_zyx: tuple[int, ...]) -> Annotation:
     _check_slices(path, complete, shape_zyx)
     interpolated = _padded(*interpolated_box, shape_zyx) if interpolated_box is not None else None
     return Annotation(labels, tuple((int(axis), int(index)) for axis, index in complete), interpolated)
+
+
+def read_origin(path: Path) -> dict[str, Any] | None:
+    """What the labels in a file of `write_annotation` were predicted from; None if it does not say.
+
+    Raises:
+        UserError: "unreadable", "newer-version".
+    """
+    with _open_npz(path) as stored:
+        return dict(json.loads(str(stored["origin"]))) if "origin" in stored else None
 
 
 def read_interpolated(path: Path, shape_zyx: tuple[int, ...]) -> np.ndarray | None:

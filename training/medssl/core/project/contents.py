@@ -48,6 +48,8 @@ class Scan:
     several) or "unsure" (a guess)."""
     notes: tuple[str, ...] = ()
     """What was tolerated in the file, one sentence each."""
+    image_sha256: str = ""
+    """SHA-256 of the file with the normalised image; empty where a former version added the scan."""
 
     @property
     def image_fingerprint(self) -> str:
@@ -98,7 +100,7 @@ def write_contents(path: Path, contents: Contents) -> None:
     """Write project.json, atomically."""
     scans = [{**asdict(scan), "geometry": scan.geometry.to_json()} for scan in contents.scans]
     for scan in scans:
-        for name in ("reference", "modality_source", "notes"):
+        for name in ("reference", "modality_source", "notes", "image_sha256"):
             if not scan[name]:
                 del scan[name]  # versions that do not know it can read the project, too
     value = {

@@ -121,7 +121,7 @@ def set_modality(project: Project, scan_id: str, modality: str, source: str = US
         UserError: "bad-modality", "changed" if the file is not as it was when it was added, "disk-full",
             "not-writable", "read-only", and those of `read_scan`.
     """
-    from medssl.core.project.project import fingerprint
+    from medssl.core.project.images import fingerprint
 
     scan, modality = project.scans[scan_id], check_modality(modality)
     volume = read_scan(Path(scan.source))

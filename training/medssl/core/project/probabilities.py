@@ -2,7 +2,7 @@
 
 They are stored beside the prediction in runs/<run>/predictions/:
 <scan>.probabilities.npy    uint8 (slices, 1 + classes, rows, columns), read as a memory map
-<scan>.probabilities.json   classes, axes, and fingerprints of scan and weights
+<scan>.probabilities.json   classes, axes and origin (origin.py)
 
 The array is in the work order of the network, so that it is written slab by slab and never held in memory.
 Planes of zeros are holes in the file, which most file systems do not store.
@@ -21,8 +21,11 @@ import numpy as np
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Progress
 from medssl.core.files import read_array, read_json, write_json, write_whole
+from medssl.core.project.origin import is_current, origin_of
 from medssl.core.project.project import Project, Run
 
+FORMAT = 1
+"""Version of the computation of probabilities; those of another version are computed again."""
 ONE = 255
 """Stored value of a probability, or an uncertainty, of 1."""
 WriteSlab = Callable[[np.ndarray], None]
@@ -48,15 +51,11 @@ def _paths(project: Project, run_id: str, scan_id: str) -> tuple[Path, Path]:
     return base / f"{scan_id}.probabilities.npy", base / f"{scan_id}.probabilities.json"
 
 
-def _origin(project: Project, run_id: str, scan_id: str) -> dict[str, str]:
-    """Current fingerprints of the scan and the weights, from which probabilities are computed."""
-    return {"image": project.scans[scan_id].image_fingerprint, "weights": project.run(run_id).weights_sha256}
-
-
 def write_probabilities(
     project: Project,
     run: Run,
     scan_id: str,
+    weights_sha256: str,
     classes: Sequence[int],
     work_axes: tuple[int, int, int],
     predict: Callable[[WriteSlab], np.ndarray],
@@ -67,6 +66,7 @@ def write_probabilities(
     The JSON file is written last: it marks the array as complete.
 
     Args:
+        weights_sha256: Fingerprint of the weights, taken before they were loaded.
         classes: Class ids in the order of the probabilities.
         work_axes: Canonical axes in work order, see `jobs.Plan`.
         predict: Predicts the scan, hands the probabilities of every slab to its argument, and returns the
@@ -100,8 +100,8 @@ def write_probabilities(
         file.truncate(start + slices * slice_bytes)
 
     write_whole(path, write)
-    fields = {"classes": list(classes), "work_axes": list(work_axes)}
-    write_json(metadata, {**fields, **_origin(project, run.id, scan_id)})
+    origin = origin_of(project.scans[scan_id], weights_sha256, FORMAT)
+    write_json(metadata, {"classes": list(classes), "work_axes": list(work_axes), **origin})
     return labels[0]
 
 
@@ -154,7 +154,8 @@ def open_probabilities(project: Project, run_id: str, scan_id: str) -> Probabili
         array = read_array(path, memory_map=True)
         axes = [int(axis) for axis in fields["work_axes"]]
         classes = [int(class_id) for class_id in fields["classes"]]
-        is_current = all(fields[name] == value for name, value in _origin(project, run_id, scan_id).items())
+        present = origin_of(project.scans[scan_id], project.run(run_id).weights_sha256, FORMAT)
+        current = is_current(fields, present)
         to_canonical = np.argsort(axes)
         uncertainty, *probabilities = (
             array[:, number].transpose(to_canonical) for number in range(1 + len(classes))
@@ -164,6 +165,6 @@ def open_probabilities(project: Project, run_id: str, scan_id: str) -> Probabili
     except (KeyError, TypeError, ValueError, IndexError, OSError) as error:
         raise missing from error
     shape_zyx = project.scans[scan_id].geometry.shape_zyx
-    if not is_current or array.dtype != np.uint8 or uncertainty.shape != shape_zyx:
+    if not current or array.dtype != np.uint8 or uncertainty.shape != shape_zyx:
         raise missing
     return Probabilities(uncertainty, dict(zip(classes, probabilities, strict=True)))

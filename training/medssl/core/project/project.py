@@ -9,8 +9,7 @@ features/             cached dense features
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from medssl.core.errors import UserError
-from medssl.core.files import exists, make_folder, read_array, write_array
+from medssl.core.files import exists, make_folder
 from medssl.core.io.masks import MASK, is_label_volume
 from medssl.core.io.volume import Volume, read_scan
 from medssl.core.project.annotation import (
@@ -28,6 +27,7 @@ from medssl.core.project.annotation import (
     class_ids,
     is_empty,
     read_annotation,
+    read_origin,
     write_annotation,
 )
 from medssl.core.project.contents import (
@@ -42,13 +42,18 @@ from medssl.core.project.contents import (
     write_contents,
 )
 from medssl.core.project.folder import ProjectFolder
-from medssl.core.project.modality import choose_modality, normalised, overrules, usual_modality
+from medssl.core.project.images import fingerprint, read_image, read_source, write_image
+from medssl.core.project.modality import choose_modality, overrules, usual_modality
+from medssl.core.project.origin import Origin, is_current, origin_of
 from medssl.core.project.runs import Run, find_run, list_runs, make_run
 
 __all__ = [
     "FORMAT_VERSION", "IGNORE", "SURE_BACKGROUND", "Annotation", "LabelClass", "Project", "Run", "Scan",
     "is_project",
 ]  # fmt: skip
+
+PREDICTION_FORMAT = 1
+"""Version of the computation of predictions; those of another version are computed again."""
 
 
 def is_project(path: Path) -> bool:
@@ -73,11 +78,14 @@ class Project(ProjectFolder):
     """State of the viewer when it was last closed; see `save_view_state`."""
     read_only: str
     """The reason why this process may not change the project, one sentence; empty if it may."""
+    on_notice: Callable[[str], object]
+    """Called with a sentence for the user; in any thread."""
 
     def __init__(self, root: Path) -> None:
         """Use `open` or `create`."""
         super().__init__(root)
         self.read_only = ""
+        self.on_notice = lambda text: None
         self._take(read_contents(self.root / "project.json"))
 
     @classmethod
@@ -136,7 +144,8 @@ class Project(ProjectFolder):
     ) -> Scan:
         """Read, check and normalise a scan, and add it to the project.
 
-        If the project already contains a scan with the same voxels and grid, that scan is returned.
+        If the project already contains a scan with the same voxels and grid, that scan is returned; a damaged
+        image of it is replaced.
 
         Args:
             path: A file, a folder with one DICOM series, or one file of a series.
@@ -169,12 +178,14 @@ class Project(ProjectFolder):
                     self.hold_out(existing.id)
                 if overrules(source, existing.modality_source):
                     self.change_modality(existing.id, chosen, source, volume)
+                self._check_image(self._scan(existing.id), lambda: volume)
                 return self.scans[existing.id]
         scan = Scan(
             free_id(path, self.scans, name), str(path), digest, volume.geometry, chosen, held_out,
             modality_source=source, notes=volume.notes,
         )  # fmt: skip
-        write_array(self.make_folder("scans") / f"{scan.id}.npy", normalised(volume, chosen))
+        self.make_folder("scans")
+        scan = replace(scan, image_sha256=write_image(self._image_file(scan.id), volume, chosen))
         self._refresh()
         self._change(scans=(*self.scans.values(), scan))
         return scan
@@ -189,25 +200,45 @@ class Project(ProjectFolder):
             volume: The scan, whose image is normalised anew; None if its modality was only confirmed.
         """
         self.need_writable()
+        fields = {"modality": modality, "modality_source": source}
         if volume is not None:
-            write_array(self.root / "scans" / f"{self._scan(scan_id).id}.npy", normalised(volume, modality))
-        self._change_scan(scan_id, modality=modality, modality_source=source)
+            path = self._image_file(self._scan(scan_id).id)
+            fields["image_sha256"] = write_image(path, volume, modality)
+        self._change_scan(scan_id, **fields)
 
     def image(self, scan_id: str) -> np.ndarray:
         """The normalised scan, float16 (Z, Y, X), as a memory map.
 
+        A damaged file is written again from the scan's source.
+
         Raises:
-            UserError: "no-scan", "missing", "unreadable".
+            UserError: "no-scan", or "unreadable" if the source has changed or is gone, too.
         """
         scan = self._scan(scan_id)
-        path = self.root / "scans" / f"{scan.id}.npy"
-        image = read_array(path, memory_map=True)
-        if image.shape != scan.geometry.shape_zyx or image.dtype != np.float16:
-            raise UserError(
-                f"{path} is not the image of its scan; delete the project and add its scans again.",
-                code="unreadable",
-            )
-        return image
+        return self._check_image(scan, lambda: read_source(scan))
+
+    def _check_image(self, scan: Scan, source: Callable[[], Volume]) -> np.ndarray:
+        """The image of a scan, written again from `source` if it is damaged."""
+        path = self._image_file(scan.id)
+        try:
+            return read_image(path, scan)
+        except UserError as damage:
+            try:
+                self.need_writable()
+                sha256 = write_image(path, source(), scan.modality)
+            except UserError as error:
+                raise UserError(
+                    f"The image of {scan.id} ({path}) is missing or damaged; restore it from a backup, as it "
+                    f"cannot be made again: {error}",
+                    code="unreadable",
+                ) from damage
+        if scan.image_sha256 not in ("", sha256):  # a former version has normalised it in another way
+            self._change_scan(scan.id, image_sha256=sha256)
+        self.on_notice(f"{path} was missing or damaged; it was made again from {scan.source}.")
+        return read_image(path, self._scan(scan.id))
+
+    def _image_file(self, scan_id: str) -> Path:
+        return self.root / "scans" / f"{scan_id}.npy"
 
     def hold_out(self, scan_id: str, held_out: bool = True) -> None:
         """Exclude a scan from all training, or include it again."""
@@ -288,30 +319,58 @@ class Project(ProjectFolder):
         return find_run(self.root / "runs", run_id)
 
     def prediction(self, run_id: str, scan_id: str) -> np.ndarray | None:
-        """Class ids that a run has predicted for a scan, uint8 (Z, Y, X); None if it has not."""
-        if not self.has_prediction(run_id, scan_id):
-            return None
+        """Class ids that a run has predicted for a scan, uint8 (Z, Y, X); None if it has not.
+
+        Raises:
+            UserError: "outdated" if it has predicted it with earlier weights, and those of `read_annotation`.
+        """
         path = self.prediction_file(run_id, scan_id)
+        if not path.exists():
+            return None
+        if not self._is_current(path, run_id, scan_id):
+            raise UserError(
+                f"{scan_id} was predicted with earlier weights of {run_id}; predict it again.",
+                code="outdated",
+            )
         return read_annotation(path, self.scans[scan_id].geometry.shape_zyx).labels
 
     def has_prediction(self, run_id: str, scan_id: str) -> bool:
-        """Whether a run has predicted a scan."""
-        return self.prediction_file(run_id, scan_id).exists()
+        """Whether a run has predicted a scan with its present weights."""
+        path = self.prediction_file(run_id, scan_id)
+        try:
+            return path.exists() and self._is_current(path, run_id, scan_id)
+        except UserError:
+            return False  # damaged
+
+    def _is_current(self, path: Path, run_id: str, scan_id: str) -> bool:
+        stored, run = read_origin(path), self.run(run_id)
+        if stored is None:  # of a former version: not older than the weights
+            return not run.checkpoint.exists() or path.stat().st_mtime >= run.checkpoint.stat().st_mtime
+        return is_current(stored, self._origin(run.weights_sha256, scan_id))
+
+    def _origin(self, weights_sha256: str, scan_id: str) -> Origin:
+        return origin_of(self._scan(scan_id), weights_sha256, PREDICTION_FORMAT)
 
     def prediction_file(self, run_id: str, scan_id: str) -> Path:
         """Path of the prediction of a scan by a run, which need not exist yet."""
         return self.root / "runs" / run_id / "predictions" / f"{self._scan(scan_id).id}.npz"
 
-    def save_prediction(self, run_id: str, scan_id: str, labels: np.ndarray) -> Path:
+    def save_prediction(
+        self, run_id: str, scan_id: str, labels: np.ndarray, weights_sha256: str | None = None
+    ) -> Path:
         """Save the prediction of a scan by a run; returns the path of the file.
 
         Args:
             labels: Class ids, uint8 (Z, Y, X).
+            weights_sha256: Fingerprint of the weights that have predicted it (origin.py); that of the run's
+                present weights by default.
         """
         self.need_writable()
-        path = self.prediction_file(self.run(run_id).id, scan_id)
+        run = self.run(run_id)
+        path = self.prediction_file(run.id, scan_id)
+        origin = self._origin(run.weights_sha256 if weights_sha256 is None else weights_sha256, scan_id)
         self.make_folder("runs", run_id, "predictions")
-        write_annotation(path, Annotation(labels), self.scans[scan_id].geometry.shape_zyx)
+        write_annotation(path, Annotation(labels), self.scans[scan_id].geometry.shape_zyx, origin)
         return path
 
     def segmentation(
@@ -324,7 +383,8 @@ class Project(ProjectFolder):
             predicted: Prediction to use instead, class ids, uint8 (Z, Y, X).
 
         Raises:
-            UserError: "nothing-yet" if the prediction or, without a run, the annotation does not exist.
+            UserError: "nothing-yet" if the prediction or, without a run, the annotation does not exist,
+                "outdated" for a prediction of earlier weights.
         """
         annotation = self.annotation(scan_id)
         if predicted is None and run_id:
@@ -339,10 +399,3 @@ class Project(ProjectFolder):
             return result
         target = annotation.target()
         return np.where(target != IGNORE, target, result)
-
-
-def fingerprint(volume: Volume) -> str:
-    """SHA-256 of voxels and grid, which recognises a scan in another file, format or folder."""
-    digest = hashlib.sha256(volume.array.data)
-    digest.update(repr(volume.geometry).encode())
-    return digest.hexdigest()

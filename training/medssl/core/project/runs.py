@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from medssl.core import shipped
 from medssl.core.errors import UserError
-from medssl.core.files import cannot_write, exists, read_json, sha256_of, sync_folder, write_json
+from medssl.core.files import cached_sha256, cannot_write, exists, read_json, sync_folder, write_json
 from medssl.core.project.cards import check_card, check_job
 
 _NAME = re.compile(r"(\d{4,})-([A-Za-z0-9_]+)(-.*)?")
@@ -39,10 +38,7 @@ class Run:
     @property
     def weights_sha256(self) -> str:
         """SHA-256 of the current weights; "" if there are none."""
-        if not self.checkpoint.exists():
-            return ""
-        file = self.checkpoint.stat()
-        return _fingerprint(self.checkpoint, file.st_mtime_ns, file.st_size)
+        return cached_sha256(self.checkpoint) if self.checkpoint.exists() else ""
 
     @property
     def card(self) -> dict[str, Any]:
@@ -67,12 +63,6 @@ class Run:
     def collapsed(self) -> bool:
         """Whether this is a pre-training whose features are nearly the same everywhere."""
         return self.collapse_report.get("collapsed") is True
-
-
-@lru_cache(maxsize=16)
-def _fingerprint(path: Path, modified_ns: int, size: int) -> str:
-    """SHA-256 of the weights, cached: they are read once, not for each of a hundred scans."""
-    return sha256_of(path)
 
 
 def make_run(folder: Path, kind: str, job: dict[str, Any], name: str) -> Run:

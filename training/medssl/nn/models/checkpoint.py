@@ -1,11 +1,15 @@
 """Checkpoints: weights and all state that resuming needs, in one safetensors file with its model card.
 
-Safetensors, because nothing in it is unpickled.
+Safetensors, because nothing in it is unpickled. The card inside has the SHA-256 of the whole file, in which
+64 zeros stand in its place: file and hash are written at once.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +23,12 @@ from medssl.core.files import check_readable, write_json, write_whole
 from medssl.core.project.cards import check_card
 
 FORMAT = 1
+HASH = "content_sha256"
+"""Field of the card inside a file."""
+_STORED_HASH = re.compile(rb'\\"%s\\": \\"([0-9a-f]{64})' % HASH.encode())
+_NO_HASH = "0" * 64
+_MAX_HEADER = 100_000_000
+"""Longest header that safetensors reads."""
 
 
 def save(path: Path, tensors: dict[str, Tensor], card: dict[str, Any]) -> None:
@@ -42,7 +52,9 @@ def as_bytes(tensors: dict[str, Tensor], card: dict[str, Any]) -> bytes:
         card: Model card.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return to_bytes(contiguous, metadata={"medssl": json.dumps({"format": FORMAT, **card})})
+    metadata = json.dumps({"format": FORMAT, HASH: _NO_HASH, **card})
+    body = to_bytes(contiguous, metadata={"medssl": metadata})
+    return body.replace(_NO_HASH.encode(), hashlib.sha256(body).hexdigest().encode(), 1)
 
 
 def load(path: Path, under: str = "") -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -57,8 +69,8 @@ def load(path: Path, under: str = "") -> tuple[dict[str, Tensor], dict[str, Any]
 
     Raises:
         UserError: "no-checkpoint" if the file does not exist, "not-readable" if the drive or the permissions
-            prevent reading it, "foreign-checkpoint" if it is not one,
-            "newer-version" if a newer version of medssl wrote it.
+            prevent reading it, "foreign-checkpoint" if it is not one, "newer-version" if a newer version of
+            medssl wrote it, "damaged-checkpoint" if it is not as it was written.
     """
     path = Path(path)
     if not path.is_file():
@@ -67,10 +79,17 @@ def load(path: Path, under: str = "") -> tuple[dict[str, Tensor], dict[str, Any]
             code="no-checkpoint",
         )
     try:
+        status = path.stat()
+        if not _is_whole(path, status.st_mtime_ns, status.st_size):
+            raise UserError(
+                f"{path} is damaged: it is not as it was written; restore it from a backup, or train again.",
+                code="damaged-checkpoint",
+            )
         with safe_open(path, framework="pt") as file:
             card = json.loads((file.metadata() or {})["medssl"])
             _check_format(path, card)
             card = check_card(card, str(path))
+            card.pop(HASH, None)
             names = {name: migrations.tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             tensors = {new: file.get_tensor(name) for name, new in names.items() if new.startswith(under)}
             return tensors, card
@@ -80,6 +99,21 @@ def load(path: Path, under: str = "") -> tuple[dict[str, Tensor], dict[str, Any]
             f"{path} is not a medssl checkpoint ({error}); choose a run that medssl made.",
             code="foreign-checkpoint",
         ) from error
+
+
+@lru_cache(maxsize=64)
+def _is_whole(path: Path, modified_ns: int, size: int) -> bool:
+    """Whether a file has the hash that its card says; former versions stored none."""
+    with path.open("rb") as file:
+        start = file.read(8)
+        start += file.read(min(int.from_bytes(start, "little"), _MAX_HEADER))
+        stored = _STORED_HASH.search(start)
+        if stored is None:
+            return True
+        digest = hashlib.sha256(start[: stored.start(1)] + _NO_HASH.encode() + start[stored.end(1) :])
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest() == stored[1].decode()
 
 
 def _check_format(path: Path, card: dict[str, Any]) -> None:

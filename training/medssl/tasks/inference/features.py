@@ -63,12 +63,13 @@ def features(
     scans = job.scans or tuple(scan for scan in project.scans if not _hold(project, scan, run.id))
     emit(Started(run.id))
     device = devices.choose(job.device)
+    weights_sha256 = run.weights_sha256  # before they are loaded, see origin.py
     network, plan, card = load_for(project, run, device)
     matcher = embedding_of(run, card)
     if not scans:
         return {"run": run.id, "scans": [], "stopped": False}
     if matcher is None:
-        mean, basis = _basis(project, run, network, plan, device, scans, step=card.get("step", 0))
+        mean, basis = _basis(project, run, network, plan, device, scans, weights_sha256)
     else:
         matcher.to(device)
     done = []
@@ -85,7 +86,7 @@ def features(
             array = smoothed(_joined(slabs, plan), cell_mm)
         else:  # trained for correspondence between scans, which other features do worse
             array = _joined(matched_features(project, scan, matcher, plan, step, device), plan)
-        path = write_features(project, scan, run.id, array, step)
+        path = write_features(project, scan, run.id, array, step, weights_sha256)
         emit(Preview(scan, str(path)))
         emit(Progress("features", (number + 1) / len(scans), number + 1))
         done.append(scan)
@@ -327,16 +328,14 @@ def _basis(
     plan: Plan,
     device: torch.device,
     scans: Sequence[str],
-    step: int,
+    weights_sha256: str,
 ) -> tuple[Tensor, Tensor]:
     """Mean and principal directions of a run's features, computed once on up to eight scans and cached.
 
     All scans of a run share the basis, so that their feature maps are comparable. A run that was resumed gets
     a new basis, and the feature maps of its older weights are removed.
     """
-    # Shipped weights change with the version of the program, those of a run with its steps.
-    version = run.weights_sha256[:12] if run.shipped else step
-    path = run.folder / f"feature-basis-{version}.npy"
+    path = run.folder / f"feature-basis-{weights_sha256[:12]}.npy"
     if not exists(path):
         remove_features(project, run.id)
         rows: list[Tensor] = []

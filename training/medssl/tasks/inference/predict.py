@@ -74,6 +74,7 @@ def predict_scans(
     Returns:
         Ids of the segmented scans.
     """
+    weights_sha256 = run.weights_sha256  # before they are loaded, see origin.py
     trained = Trained.of(run.checkpoint, run.id, device_name)
     done = []
     for number, scan in enumerate(scans):
@@ -84,11 +85,10 @@ def predict_scans(
         segment_scan = partial(trained.labels, project, scan)
         classes, axes = trained.ids[1:].tolist(), trained.plan.work_axes
         with_probabilities = partial(
-            write_probabilities, project, run, scan, classes, axes, segment_scan, emit
+            write_probabilities, project, run, scan, weights_sha256, classes, axes, segment_scan, emit
         )
-        path = project.save_prediction(
-            run.id, scan, with_probabilities() if probabilities else segment_scan()
-        )
+        labels = with_probabilities() if probabilities else segment_scan()
+        path = project.save_prediction(run.id, scan, labels, weights_sha256)
         emit(Preview(scan, str(path)))
         emit(Progress("prediction", (number + 1) / len(scans), number + 1))
         done.append(scan)
