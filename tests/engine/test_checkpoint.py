@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from medssl.core.errors import UserError
@@ -82,12 +83,40 @@ def test_a_folder_in_its_place(path: Path) -> None:
     assert_refused(path, "no-checkpoint")
 
 
-@pytest.mark.parametrize("kept", [0, 4, 100, 0.5, -1])
-def test_a_truncated_checkpoint(path: Path, kept: float) -> None:
+@pytest.mark.parametrize(
+    "kept, code",
+    [(0, "foreign"), (4, "foreign"), (100, "foreign"), (0.5, "damaged"), (-1, "damaged")],
+)
+def test_a_truncated_checkpoint(path: Path, kept: float, code: str) -> None:
     checkpoint.save(path, tensors(), {"kind": "pretrain"})
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept * len(whole)) if 0 < kept < 1 else int(kept)])
-    assert_refused(path, "foreign-checkpoint")
+    assert_refused(path, f"{code}-checkpoint")
+
+
+def test_flipped_bits_are_refused(path: Path) -> None:
+    checkpoint.save(path, tensors(), {"kind": "finetune", "classes": [{"id": 2, "name": "two"}]})
+    whole, generator = path.read_bytes(), np.random.default_rng(0)
+    before, card = checkpoint.load(path)
+    refused = 0
+    for place in generator.integers(8, len(whole), 200):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << generator.integers(8)
+        path.write_bytes(damaged)
+        try:
+            after, known = checkpoint.load(path)
+        except UserError:
+            refused += 1
+        else:  # the bit is in the name of the hash
+            assert {**known, **card} == known
+            assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert refused > 180
+
+
+def test_a_checkpoint_of_a_former_version_has_no_hash_and_is_read(path: Path) -> None:
+    card = json.dumps({"format": 1, "kind": "pretrain"})
+    save_file(tensors(), path, metadata={"medssl": card})
+    assert checkpoint.load(path)[1]["kind"] == "pretrain"
 
 
 def test_a_foreign_safetensors_file(path: Path) -> None:

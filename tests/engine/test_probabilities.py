@@ -65,8 +65,9 @@ def kept(project: Project, run: str, scores: np.ndarray, slab: int = 4) -> None:
         return np.zeros(1)
 
     classes = [item.id for item in project.classes]
+    made, scan = project.run(run), next(iter(project.scans))
     write_probabilities(
-        project, project.run(run), next(iter(project.scans)), classes, (0, 1, 2), segment, lambda event: None
+        project, made, scan, made.weights_sha256, classes, (0, 1, 2), segment, lambda event: None
     )
 
 

@@ -236,13 +236,6 @@ def test_a_scan_that_is_refused_leaves_no_trace(small_project: Project, tmp_path
     assert sorted(small_project.root.rglob("*")) == before
 
 
-def test_an_image_of_another_shape_is_refused(small_project: Project) -> None:
-    np.save(small_project.root / "scans" / "scan.npy", np.zeros((2, 2, 2), np.float16))
-    with pytest.raises(UserError) as error:
-        small_project.image("scan")
-    assert code_of(error) == "unreadable"
-
-
 def test_a_scan_can_be_held_out_and_taken_back(small_project: Project) -> None:
     small_project.hold_out("scan")
     assert Project.open(small_project.root).scans["scan"].held_out
@@ -325,18 +318,3 @@ def test_a_source_that_went_missing_later_is_not_needed(
     project.save_annotation("scan", Annotation(painted()))
     export_scan(project, "scan", None, tmp_path / "labels.nii.gz")
     assert np.array_equal(nibabel.load(tmp_path / "labels.nii.gz").affine, affine)
-
-
-@pytest.mark.parametrize(
-    "content, code", [(None, "missing"), (b"", "unreadable"), (b"\x93NUMPY", "unreadable")]
-)
-def test_an_image_that_is_gone_or_damaged_is_said(
-    small_project: Project, content: bytes | None, code: str
-) -> None:
-    path = small_project.root / "scans" / "scan.npy"
-    path.unlink()
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UserError, match=r"scan\.npy") as error:
-        small_project.image("scan")
-    assert code_of(error) == code

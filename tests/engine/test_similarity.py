@@ -163,6 +163,28 @@ def test_damaged_features_are_refused(small_project: Project, cache: FeatureCach
     assert "damaged" in refused(small_project, cache)
 
 
+def test_a_changed_cell_is_found_and_then_known_to_those_who_cannot_wait(
+    small_project: Project, cache: FeatureCache
+) -> None:
+    changed = np.array(cache.array)
+    changed[0, 0, 0, 0] += 1
+    np.save(feature_files(small_project, cache)[0], changed)
+    open_features(small_project, cache.scan, cache.run, verify=False)
+    assert "damaged" in refused(small_project, cache)
+    with pytest.raises(UserError, match="damaged"):
+        open_features(small_project, cache.scan, cache.run, verify=False)
+
+
+def test_features_of_a_version_that_stored_no_hash_are_read(
+    small_project: Project, cache: FeatureCache
+) -> None:
+    about = feature_files(small_project, cache)[1]
+    known = json.loads(about.read_text())
+    del known["sha256"]
+    about.write_text(json.dumps(known))
+    assert open_features(small_project, cache.scan, cache.run).step_vox == cache.step_vox
+
+
 @pytest.mark.parametrize("about", [[], {}, {"step_vox": [0, 0, 0]}, {"step_vox": "abc"}])
 def test_an_about_file_that_says_nonsense_is_refused(
     small_project: Project, cache: FeatureCache, about: object

@@ -145,10 +145,10 @@ def open_features(project: Project, scan: str, run: str, verify: bool = True) ->
         current = is_current(fields, present)
         array = read_array(path, memory_map=True)
         cells = tuple(-(-length // size) for length, size in zip(shape, step, strict=True))
-        sha256 = cached_sha256(path, if_known=not verify)
+        current = current and array.dtype == np.float16 and array.shape[:-1] == cells
+        sha256 = cached_sha256(path, if_known=not verify) if current else ""
         if sha256 and fields.get("sha256", sha256) != sha256:  # former versions stored none
             raise ValueError("another hash")
-        current = current and array.dtype == np.float16 and array.shape[:-1] == cells
     except UserError as error:
         if error.code == "not-readable":
             raise

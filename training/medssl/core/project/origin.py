@@ -12,7 +12,7 @@ from typing import Any
 from medssl.core.project.contents import Scan
 
 Origin = dict[str, str | int]
-"""JSON values by name: "image", "weights", "format"."""
+"""JSON values by name: "image" names source and modality, "normalised" what was made of them."""
 
 
 def origin_of(scan: Scan, weights_sha256: str, version: int) -> Origin:
@@ -24,7 +24,8 @@ def origin_of(scan: Scan, weights_sha256: str, version: int) -> Origin:
             training may replace them in the meantime, and the result is then outdated.
         version: Version of the computation.
     """
-    return {"image": scan.image_fingerprint, "weights": weights_sha256, "format": version}
+    origin: Origin = {"image": scan.image_fingerprint, "weights": weights_sha256, "format": version}
+    return {**origin, "normalised": scan.image_sha256} if scan.image_sha256 else origin
 
 
 def is_current(stored: Mapping[str, Any], present: Origin) -> bool:
