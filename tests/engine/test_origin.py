@@ -12,7 +12,7 @@ import pytest
 from medssl.core.errors import UserError
 from medssl.core.export.files import export_scan
 from medssl.core.features.similarity import open_features, write_features
-from medssl.core.jobs import ExportJob, FinetuneJob, PredictJob
+from medssl.core.jobs import ExportJob, FinetuneJob
 from medssl.core.labels.evaluate import evaluate
 from medssl.core.labels.postprocess import Postprocessing, cleaned, postprocessing_of, save_cleaned
 from medssl.core.project.annotation import Annotation, write_annotation
@@ -101,23 +101,26 @@ def test_a_damaged_prediction_is_none(small_project: Project, predicted: str) ->
     assert code_of(error) == "unreadable"
 
 
-def test_an_export_after_resuming_predicts_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    project = make_project(tmp_path, seeds=(0,), shape=(12, 24, 24))
-    scan = next(iter(project.scans))
-    tuned = run(job_of("finetune-none", project, steps=2, predict_scans=(scan,)))["run"]
-    first = project.prediction(tuned, scan)
-    assert first is not None
-    run(FinetuneJob(str(project.root), device="cpu", resume=tuned, steps=12))
-    calls = []
-    again = predict.segment
-    monkeypatch.setattr(predict, "segment", lambda *of, **named: calls.append(1) or again(*of, **named))
-    export = ExportJob(str(project.root), device="cpu", folder=str(tmp_path / "out"), weights=tuned)
-    run(export)
-    (written,) = (tmp_path / "out").glob("*.nii.gz")
-    exported = nibabel.load(written).get_fdata()
-    run(PredictJob(str(project.root), device="cpu", weights=tuned, scans=(scan,)))
-    present = project.segmentation(scan, tuned)
-    assert np.array_equal(project.scans[scan].geometry.to_canonical(exported), present)
-    assert not np.array_equal(project.prediction(tuned, scan), first)
-    run(export)
-    assert len(calls) == 2, "a present prediction is not made again"
+def test_an_export_after_resuming_predicts_again_and_only_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(tmp_path, shape=(12, 24, 24))
+    scan = list(project.scans)[1]  # not annotated
+    tuned = run(job_of("finetune-none", project, steps=2))["run"]
+    earlier = np.ones((12, 24, 24), np.uint8)
+    project.save_prediction(tuned, scan, earlier)
+    segmented = []
+    segment = predict.segment
+    monkeypatch.setattr(predict, "segment", lambda *of, **named: segmented.append(1) or segment(*of, **named))
+    export = ExportJob(
+        str(project.root), device="cpu", folder=str(tmp_path / "out"), weights=tuned, scans=(scan,)
+    )
+    for expected in (0, 1, 1):
+        run(export)
+        assert len(segmented) == expected
+        written = nibabel.load(tmp_path / "out" / f"{scan}_segmentation.nii.gz").get_fdata()
+        exported = project.scans[scan].geometry.to_canonical(written)
+        assert np.array_equal(exported, earlier) == (expected == 0)
+        if expected == 0:
+            run(FinetuneJob(str(project.root), device="cpu", resume=tuned, steps=4))
+    assert np.array_equal(exported, project.prediction(tuned, scan))

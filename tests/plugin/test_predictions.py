@@ -55,6 +55,17 @@ def predict(desk: Workspace, labels: np.ndarray) -> str:
     return run.id
 
 
+def test_a_prediction_of_earlier_weights_is_not_offered(desk):
+    run = predict(desk, box())
+    assert desk.predictions.entries() == [PredictionKey(run)]
+    desk.session.project.run(run).checkpoint.write_bytes(b"trained further")
+    assert desk.predictions.entries() == []
+    desk.session.select(desk.session.scan)
+    assert desk.predictions.shown is None
+    with pytest.raises(UserError, match="earlier weights"):
+        desk.predictions.show(run)
+
+
 # --- back and forth ----------------------------------------------------------------------------------
 
 

@@ -9,11 +9,11 @@ import nibabel
 import numpy as np
 import pytest
 from medssl.core.io.volume import read_scan, write_labels
+from medssl.core.project import images
 from medssl.core.project.project import Annotation, Project
 from napari.components import ViewerModel
 from user_simulation import open_and_wait
 
-from napari_medssl.io import scan_loader
 from napari_medssl.model.scan_summaries import count_slices, picture, summarise_scans
 from napari_medssl.widgets import Dock
 from napari_medssl.widgets.scan_table import DICE, MODALITY, NAME, PREDICTION, SLICES, THUMBNAIL
@@ -57,7 +57,7 @@ def hold_reading(monkeypatch) -> tuple[threading.Event, list[threading.Thread]]:
         slow.wait(20)
         return read_scan(path)
 
-    monkeypatch.setattr(scan_loader, "read_scan", read_slowly)
+    monkeypatch.setattr(images, "read_scan", read_slowly)
     return slow, threads
 
 
@@ -208,7 +208,7 @@ def test_opening_a_project_leaves_the_window_free(qtbot, said, project, monkeypa
 
 def test_the_last_click_wins(dock, qtbot, monkeypatch):
     slow = threading.Event()
-    monkeypatch.setattr(scan_loader, "read_scan", lambda path: (slow.wait(20), read_scan(path))[1])
+    monkeypatch.setattr(images, "read_scan", lambda path: (slow.wait(20), read_scan(path))[1])
     dock.scans.table.selectRow(1)
     dock.scans.table.selectRow(0)
     slow.set()
@@ -218,7 +218,7 @@ def test_the_last_click_wins(dock, qtbot, monkeypatch):
 
 def test_the_way_back_is_not_read_again(dock, qtbot, monkeypatch):
     dock.session.select("other")
-    monkeypatch.setattr(scan_loader, "read_scan", lambda path: 1 / 0)
+    monkeypatch.setattr(images, "read_scan", lambda path: 1 / 0)
     dock.scans.table.selectRow(0)
     assert dock.session.scan == "scan" and len(dock.viewer.layers) == 1
 

@@ -96,6 +96,25 @@ def test_a_scan_whose_file_is_gone_is_shown_from_the_project(desk, tmp_path):
     assert "a.nii.gz" in desk.said[-1]
 
 
+def test_a_scan_whose_file_has_other_voxels_is_shown_from_the_project(desk, tmp_path):
+    write_scan(tmp_path / "a.nii.gz", seed=7)
+    desk.viewer.layers.clear()
+    desk.session.open(desk.session.project.root)
+    assert np.array_equal(desk.scan_layer.data, desk.session.project.image(desk.session.scan))
+    assert "a.nii.gz has changed since it was added" in desk.said[-1]
+
+
+def test_a_layer_with_other_voxels_of_the_file_is_not_taken_for_the_scan(desk, tmp_path):
+    from napari_medssl.io.reader import read_one
+
+    data, kwargs, _ = read_one(write_scan(tmp_path / "a.nii.gz", seed=7))
+    desk.viewer.layers.clear()
+    opened = desk.viewer.add_image(data, **kwargs)
+    desk.session.open(desk.session.project.root)
+    assert desk.scan_layer is not opened
+    assert "has changed since it was added" in desk.said[-1]
+
+
 # --- annotation --------------------------------------------------------------------------------------
 
 
