@@ -223,9 +223,13 @@ class Project(ProjectFolder):
         try:
             return read_image(path, scan)
         except UserError as damage:
+            self._refresh()
+            if self._scan(scan.id) != scan:  # another process has changed it
+                return self._check_image(self._scan(scan.id), source)
             try:
                 self.need_writable()
-                sha256 = write_image(path, source(), scan.modality)
+                volume = source()
+                sha256 = write_image(path, volume, scan.modality)
             except UserError as error:
                 raise UserError(
                     f"The image of {scan.id} ({path}) is missing or damaged; restore it from a backup, as it "
@@ -234,7 +238,7 @@ class Project(ProjectFolder):
                 ) from damage
         if scan.image_sha256 not in ("", sha256):  # a former version has normalised it in another way
             self._change_scan(scan.id, image_sha256=sha256)
-        self.on_notice(f"{path} was missing or damaged; it was made again from {scan.source}.")
+        self.on_notice(f"{path} was missing or damaged; it was made again from {volume.path}.")
         return read_image(path, self._scan(scan.id))
 
     def _image_file(self, scan_id: str) -> Path:
