@@ -59,7 +59,8 @@ def export(
 
     Each segmentation has the grid of the scan's file. A record (JSON) next to it
     lists what produced it; volumes.csv has the volume of each class in each scan.
-    Scans without a prediction of this run are segmented first.
+    Scans without a prediction by the present weights of this run are segmented
+    first.
     """
     from medssl.cli.selection import choose_run, scan_in
     from medssl.core.export.files import check_ending
