@@ -212,7 +212,7 @@ class Project(ProjectFolder):
         A damaged file is written again from the scan's source.
 
         Raises:
-            UserError: "no-scan", or "unreadable" if the source has changed or is gone, too.
+            UserError: "no-scan", "not-readable", or "unreadable" if the source has changed or is gone, too.
         """
         scan = self._scan(scan_id)
         return self._check_image(scan, lambda: read_source(scan))
@@ -223,6 +223,8 @@ class Project(ProjectFolder):
         try:
             return read_image(path, scan)
         except UserError as damage:
+            if damage.code == "not-readable":
+                raise
             self._refresh()
             if self._scan(scan.id) != scan:  # another process has changed it
                 return self._check_image(self._scan(scan.id), source)
