@@ -9,7 +9,7 @@ from pathlib import Path
 from medssl.benchmarking.dataset import TEST_EVERY, read_dataset
 from medssl.benchmarking.protocol import Material, gather
 from medssl.core.events import Emit, Progress
-from medssl.core.project.project import Project, is_project
+from medssl.core.project.project import Project
 
 
 @dataclass(frozen=True)
@@ -54,5 +54,5 @@ def open_dataset(data: Path, name: str, work: Path, emit: Emit, source: Source |
             write_dataset(folder, source.phantoms)
     dataset = replace(read_dataset(folder), name=name)
     root = work / name
-    project = Project.open(root) if is_project(root) else Project.create(root, dataset.classes)
+    project = Project.create(root, dataset.classes, or_open=True)
     return gather(project, dataset, lambda done: emit(Progress("Reading scans", done)), source.test_every)

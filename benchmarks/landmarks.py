@@ -28,7 +28,7 @@ from medssl.core.features.similarity import open_features, similarity
 from medssl.core.files import write_whole
 from medssl.core.jobs import FeaturesJob, PretrainJob
 from medssl.core.labels.evaluate import reference_labels
-from medssl.core.project.project import Project, is_project
+from medssl.core.project.project import Project
 from medssl.nn.models import checkpoint
 from medssl.nn.models.unet import build
 from medssl.tasks import planner
@@ -171,7 +171,7 @@ def run(options: argparse.Namespace) -> None:
     """Measure what has no result yet."""
     screen = console()
     root = options.work / "project"
-    project = Project.open(root) if is_project(root) else Project.create(root)
+    project = Project.create(root, or_open=True)
     material = gather(project, read_dataset(options.data), lambda fraction: None)
     clicks = clicks_of(material, options.dev)
     scans = "dev" if options.dev else "test"

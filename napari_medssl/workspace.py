@@ -130,9 +130,8 @@ class Workspace:
         return layer
 
     def _restore_view(self, layer: Image) -> None:
-        view = self.session.need_project().view_state
-        position = view.get("slices", {}).get(self.session.scan)
-        axis, index = position or (0, layer.data.shape[0] // 2)
+        view, scan = self.session.need_project().view_state, self.session.need_scan().id
+        axis, index = view.slices.get(scan, (0, layer.data.shape[0] // 2))
         navigation.show_slice(self.viewer.dims, layer, axis, min(index, layer.data.shape[axis] - 1))
         self.viewer.reset_view()
 
@@ -246,7 +245,6 @@ class Workspace:
 
     def save_view(self) -> None:
         """Save scan and slice in the project, to restore them next time."""
-        position, project = self.slice_on_screen(), self.session.project
-        if position and project:
-            slices = project.view_state.get("slices", {})
-            self.session.save_view(slices={**slices, self.session.scan: list(position)})
+        position = self.slice_on_screen()
+        if position is not None:
+            self.session.save_view(position)

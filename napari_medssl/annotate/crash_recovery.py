@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from medssl.core.project.stroke_log import journal_file, journal_length
@@ -28,7 +29,7 @@ class CrashRecovery:
         project.remove_unfinished()
         scans = [scan for scan in project.scans if journal_length(journal_file(project.root, scan))]
         if scans:
-            project.view_state = {**project.view_state, "scan": scans[0]}
+            project.view_state = replace(project.view_state, scan=scans[0])
 
     def _recover(self) -> None:
         recovered = self.session.annotation.recover()

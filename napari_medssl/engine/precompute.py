@@ -82,7 +82,7 @@ class Precompute:
         """A project was opened: while its first scan is read, an engine loads torch."""
         self.cancel()
         project = self._session.need_project()
-        last = project.view_state.get("scan")
+        last = project.view_state.scan
         scan = last if last in project.scans else next(iter(project.scans), None)
         known = scan is not None and has_features(project, scan, SHAPES)
         if self.on and not known and self._weights() == SHAPES:

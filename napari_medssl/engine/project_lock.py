@@ -1,7 +1,7 @@
 """A lock that lets one window write a project; other windows open it read-only.
 
-Only viewers take it: jobs and the command line write files of their own, or merge changes into the
-project.json that is on disk at that moment.
+Only viewers take it: jobs and the command line write files of their own, or take the lock of the project
+for a moment (medssl.core.project.locks).
 """
 
 from __future__ import annotations

@@ -107,7 +107,8 @@ class LandmarkEditor:
 
         def end() -> None:
             self.fraction = 1.0
-            write_landmarks(project, self.landmarks)
+            if not project.read_only:  # another window owns the file
+                write_landmarks(project, self.landmarks)
             self.changed.emit()
 
         self.background.submit(lambda: _propagated(project, run, landmarks, len(searchable)), take, end)

@@ -67,7 +67,7 @@ def read_one(path: Path, name: str = "") -> LayerData:
     """
     from medssl.core.io.masks import is_label_volume
     from medssl.core.io.volume import read_scan, stem_of
-    from medssl.core.project.images import fingerprint
+    from medssl.core.io.volume import fingerprint
     from napari.utils.notifications import show_warning
 
     from napari_medssl import layers

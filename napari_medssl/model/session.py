@@ -13,9 +13,9 @@ from typing import Any
 from medssl.core import events
 from medssl.core.errors import UserError
 from medssl.core.features.similarity import has_features, open_features
-from medssl.core.labels.classes import add_classes, rename_class
+from medssl.core.labels.classes import add_classes, class_named, rename_class
 from medssl.core.palette import class_color
-from medssl.core.project.project import LabelClass, Project, Run, Scan, is_project
+from medssl.core.project.project import LabelClass, Project, Run, Scan, ViewState, is_project
 from psygnal import Signal
 
 from napari_medssl.model.annotation_model import AnnotationModel
@@ -105,7 +105,7 @@ class Session:
             project = Project.open(inside)
         else:
             empty = not folder.exists() or not any(folder.iterdir())
-            project = Project.create(folder if empty else inside, classes=(FIRST_CLASS,))
+            project = Project.create(folder if empty else inside, (FIRST_CLASS,), or_open=True)
         self.scan_leaving.emit()
         self.project, self.scan = project, None
         self.annotation.close()
@@ -116,7 +116,7 @@ class Session:
         for signal in (self.project_changed, self.runs_changed, self.classes_changed, self.scans_changed):
             signal.emit()
         self.job_changed.emit()
-        last = project.view_state.get("scan")
+        last = project.view_state.scan
         scan = last if last in project.scans else next(iter(project.scans), None)
         if scan is not None and show:
             self.select(scan)
@@ -165,15 +165,21 @@ class Session:
         """
         project = self.need_project()
         self.scan_leaving.emit()  # saves strokes, which are then read again where it is the same scan
+        project.refresh()  # the table then shows scans that another process has added
         self.annotation.open(project, scan)
         self.scan = scan
         self.scan_changed.emit()
         self.annotation.changed.emit()
 
-    def save_view(self, **view: Any) -> None:
-        """Save the view (scan, step, slice) in the project, to restore it next time."""
-        if self.project is not None and not self.read_only:
-            state = {**self.project.view_state, "scan": self.scan, **view}
+    def save_view(self, position: tuple[int, int]) -> None:
+        """Save the scan and its slice on the screen in the project, to restore them next time.
+
+        Args:
+            position: (canonical axis, voxel index) of the slice.
+        """
+        if self.project is not None and self.scan is not None and not self.read_only:
+            slices = {**self.project.view_state.slices, self.scan: position}
+            state = ViewState(self.scan, slices)
             if state != self.project.view_state:
                 self.project.save_view_state(state)
 
@@ -182,8 +188,7 @@ class Session:
     def set_class(self, item: LabelClass) -> None:
         """Add a class, or replace the one with the same id."""
         project = self.need_project()
-        known = {other.id: other for other in project.classes}
-        project.set_classes(tuple({**known, item.id: item}.values()))
+        project.change_classes(lambda known: [*{**{x.id: x for x in known}, item.id: item}.values()])
         self.classes_changed.emit()
 
     def need_class(self) -> None:
@@ -198,10 +203,11 @@ class Session:
             UserError: All ids are used ("too-many").
         """
         project = self.need_project()
+        project.refresh()
         taken = {item.name for item in project.classes}
         numbers = itertools.count(len(taken) + 1)
         name = next(text for text in (f"Structure {number}" for number in numbers) if text not in taken)
-        (item,) = add_classes(project, [name])
+        (item,) = add_classes(project, [name]) or (class_named(project, name),)
         self.classes_changed.emit()
         return item
 

@@ -148,8 +148,10 @@ class ScanTable(QTableWidget):
 
     def _show_summary(self, scan: str) -> None:
         summary = self.summaries.by_scan.get(scan)
+        if summary is None:
+            return
         row = next((row for row in range(self.rowCount()) if self._id(row) == scan), None)
-        if summary is None or row is None:
+        if row is None:
             return
         cell(self, row, THUMBNAIL).setData(Qt.ItemDataRole.DecorationRole, _pixmap(summary))
         cell(self, row, SLICES).setText(str(summary.slices or ""))

@@ -18,7 +18,7 @@ from medssl.core.features.landmarks import Landmark, Landmarks, read_landmarks, 
 from medssl.core.features.similarity import open_features
 from medssl.core.jobs import FeaturesJob, Plan, from_json, read_job, to_json
 from medssl.core.labels.postprocess import Postprocessing, postprocessing_of, save_cleaned
-from medssl.core.project.project import Project
+from medssl.core.project.project import Project, ViewState
 from medssl.nn.models import checkpoint
 from medssl.tasks import step_times
 from medssl.tasks.active_learning.suggest import newest_weights
@@ -205,6 +205,8 @@ def test_what_is_kept_to_save_time_is_made_anew(project: Project) -> None:
     job = job_of("pgl", project)
     about = next((root / "features").glob("*.json"))
     cleaned = next(each for each in root.rglob("*.json") if "prediction_sha256" in each.read_text())
+    project.save_view_state(ViewState(scan, {scan: (0, 3)}))
+    assert fuzz(root / "view-state.json", lambda: Project.open(root)) == 0
     assert fuzz(root / "estimates.json", lambda: load(project, job)) == 0
     assert fuzz(step_times.file_of(root), lambda: step_times.known_threads(root, plan())) == 0
     assert fuzz(cleaned, lambda: postprocessing_of(project, tuned, scan)) == 0

@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 from medssl import engine
+from medssl.core.errors import UserError
 from medssl.core.events import Checkpoint, Done, Event, Notice, Started, from_line
 from medssl.core.jobs import FinetuneJob, write_job
 from medssl.core.project.project import Project
 from medssl.nn.models import checkpoint
+from project_parts import code_of
 from small import FINETUNE, Events, make_project, never
 
 KILLS = int(os.environ.get("MEDSSL_KILLS", "4"))
@@ -84,6 +86,27 @@ def test_killed_trainings_go_on_from_their_last_checkpoint(tmp_path: Path) -> No
     assert not list(project.run(run).folder.glob(".*")), "half-written files were left behind"
     one, two = (checkpoint.load(project.run(each).checkpoint)[0] for each in (undisturbed, run))
     assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_a_run_is_trained_by_one_process(tmp_path: Path) -> None:
+    """A second one is refused at once and changes nothing; a killed one stands in nobody's way."""
+    project = make_project(tmp_path, shape=(12, 24, 24))
+    root = str(project.root)
+    write_job(tmp_path / "job.json", FinetuneJob(project=root, steps=10_000, settings=FINETUNE))
+    child = start(tmp_path / "job.json")
+    assert child.stdout is not None
+    started = from_line(child.stdout.readline())
+    assert isinstance(started, Started)
+    events = Events()
+    with pytest.raises(UserError, match=f"{started.run} is being trained by another process") as error:
+        engine.run(FinetuneJob(project=root, resume=started.run), events, never)
+    assert code_of(error) == "locked"
+    assert not events
+    child.kill()
+    child.communicate(timeout=60)
+    steps = stored_step(project, started.run) + 2
+    result = engine.run(FinetuneJob(project=root, resume=started.run, steps=steps), events, never)
+    assert result["step"] == steps
 
 
 def left_alone(job: Path) -> Event:

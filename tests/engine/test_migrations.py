@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from medssl.core import migrations
 from medssl.core.features.landmarks import read_landmarks
 from medssl.core.jobs import ExportJob, FinetuneJob, Plan, PredictJob, PretrainJob, from_json, job_of, to_json
-from medssl.core.project.project import Project
+from medssl.core.project.project import Project, ViewState
 from medssl.nn.models import checkpoint
 from medssl.tasks.inference.location_prior import read_location_prior
 from small import CPU, Events, run
@@ -53,6 +54,17 @@ def test_annotations_and_landmarks_are_there(former: Project) -> None:
     landmarks = read_landmarks(former)
     assert [each.name for each in landmarks.points] == ["corner"]
     assert {each.scan for each in landmarks.matches} == {"scan-1", "scan-2"}
+
+
+def test_the_viewer_opens_where_it_was_left(former: Project) -> None:
+    path = former.root / "project.json"
+    left = {"scan": "scan-1", "slices": {"scan-1": [0, 3]}}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "view_state": left}))
+    former.hold_out("scan-2")
+    opened = Project.open(former.root)
+    assert opened.view_state == ViewState("scan-1", {"scan-1": (0, 3)})
+    opened.save_view_state(ViewState("scan-2"))
+    assert Project.open(former.root).view_state == ViewState("scan-2")
 
 
 def test_the_fine_tuning_predicts_as_it_did(former: Project) -> None:

@@ -15,7 +15,7 @@ from medssl.core.errors import UserError
 from medssl.core.export.files import export_scan
 from medssl.core.files import portable_name
 from medssl.core.io.volume import read_scan
-from medssl.core.project.project import Annotation, LabelClass, Project, is_project
+from medssl.core.project.project import Annotation, LabelClass, Project, ViewState, is_project
 from project_parts import SHAPE, code_of, painted
 
 Action = Callable[[Project], Any]
@@ -25,7 +25,7 @@ Action = Callable[[Project], Any]
 
 
 def test_a_project_is_as_it_was_when_it_is_opened_again(small_project: Project) -> None:
-    small_project.save_view_state({"scan": "scan", "slices": {"scan": [0, 3]}})
+    small_project.save_view_state(ViewState("scan", {"scan": (0, 3)}))
     again = Project.open(small_project.root)
     assert again.classes == small_project.classes
     assert again.scans == small_project.scans
@@ -54,7 +54,7 @@ def test_a_project_of_a_newer_version_is_refused_and_left_alone(small_project: P
     path = small_project.root / "project.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "version": 2}))
     before = path.read_bytes()
-    for action in (lambda: Project.open(small_project.root), lambda: small_project.save_view_state({})):
+    for action in (lambda: Project.open(small_project.root), lambda: small_project.set_classes(())):
         with pytest.raises(UserError) as error:
             action()
         assert code_of(error) == "newer-version"
@@ -96,8 +96,6 @@ DAMAGES: dict[str, Callable[[dict[str, Any]], object]] = {
     "a word for a version": lambda value: value.update(version="1"),
     "no classes": lambda value: value.pop("classes"),
     "no scans": lambda value: value.pop("scans"),
-    "no view state": lambda value: value.pop("view_state"),
-    "a list for a view state": lambda value: value.update(view_state=[1, 2]),
     "numbers for scans": lambda value: value.update(scans=[1, 2]),
     "a scan without its checksum": lambda value: value["scans"][0].pop("sha256"),
     "a scan without its grid": lambda value: value["scans"][0].pop("geometry"),
@@ -130,12 +128,26 @@ def test_a_damaged_project_file_is_refused(
 def test_two_open_copies_do_not_undo_each_other(small_project: Project, second_file: Path) -> None:
     other = Project.open(small_project.root)
     other.add_scan(second_file)
-    small_project.save_view_state({"step": 2})
+    small_project.hold_out("scan")
     other.set_classes((LabelClass(7, "seven", "#000000"),))
+    small_project.change_classes(lambda known: (*known, LabelClass(8, "eight", "#000000")))
     again = Project.open(small_project.root)
-    assert list(again.scans) == ["scan", "other"]
-    assert again.view_state == {"step": 2}
-    assert [each.id for each in again.classes] == [7]
+    assert [(scan.id, scan.held_out) for scan in again.scans.values()] == [("scan", True), ("other", False)]
+    assert [each.id for each in again.classes] == [7, 8]
+
+
+@pytest.mark.parametrize("damage", [[1, 2], {"scan": 3}, {"slices": {"scan": [3, 0]}}, {"slices": [0]}])
+def test_a_damaged_view_costs_the_view_only(small_project: Project, damage: Any) -> None:
+    small_project.save_view_state(ViewState("scan"))
+    (small_project.root / "view-state.json").write_text(json.dumps(damage))
+    assert Project.open(small_project.root).view_state == ViewState()
+
+
+def test_an_image_that_no_scan_has_is_not_overwritten(small_project: Project, second_file: Path) -> None:
+    orphan = small_project.root / "scans" / "Other.npy"
+    orphan.write_bytes(b"of a process that was killed before it wrote project.json")
+    assert small_project.add_scan(second_file).id == "other-2"
+    assert orphan.read_bytes().startswith(b"of a process")
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from medssl.core.errors import UserError
-from medssl.core.project.project import Annotation, Project
+from medssl.core.features.landmarks import Landmarks, write_landmarks
+from medssl.core.project.project import Annotation, Project, ViewState
 
 
 def test_a_reference_is_kept_and_taken_away_again(small_project, tmp_path):
@@ -31,10 +32,11 @@ def test_a_read_only_project_is_read_and_never_written(small_project, second_fil
     for write in (
         lambda: small_project.save_annotation("scan", Annotation(labels)),
         lambda: small_project.set_classes(()),
-        lambda: small_project.save_view_state({"scan": "scan"}),
+        lambda: small_project.save_view_state(ViewState("scan")),
         lambda: small_project.hold_out("scan"),
         lambda: small_project.add_scan(second_file),
         lambda: small_project.new_run("pretrain", {}, "x"),
+        lambda: write_landmarks(small_project, Landmarks()),
     ):
         with pytest.raises(UserError, match="Another window") as error:
             write()

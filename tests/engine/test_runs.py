@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -36,14 +37,15 @@ def test_a_run_keeps_its_job(small_project: Project) -> None:
     assert run.checkpoint == small_project.root / "runs" / "0001-pretrain-pgl" / "checkpoint.safetensors"
 
 
-def test_a_run_never_takes_the_folder_of_another(
-    small_project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = small_project.new_run("pretrain", {}, "pgl")
-    monkeypatch.setattr(
-        "medssl.core.project.runs._number", lambda name: 0
-    )  # as if the other had started just now
-    assert small_project.new_run("pretrain", {}, "pgl").id != first.id
+def test_runs_that_start_at_once_have_numbers_of_their_own(small_project: Project) -> None:
+    def start(position: int) -> str:
+        kind = ("pretrain", "finetune")[position % 2]
+        return Project.open(small_project.root).new_run(kind, {"job": kind}, "x").id[:4]
+
+    with ThreadPoolExecutor(8) as pool:
+        numbers = list(pool.map(start, range(16)))
+    assert sorted(numbers) == [f"{number:04d}" for number in range(1, 17)]
+    assert len(small_project.runs()) == 16
 
 
 def test_a_run_that_was_cut_off_at_its_start_is_left_out(small_project: Project) -> None:

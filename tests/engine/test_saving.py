@@ -13,7 +13,7 @@ import pytest
 from faulty_disk import FaultyDisk
 from medssl.core.errors import UserError
 from medssl.core.export.files import export_scan
-from medssl.core.project.project import Annotation, Project
+from medssl.core.project.project import Annotation, Project, ViewState
 from project_parts import painted
 
 
@@ -28,7 +28,7 @@ def test_a_disk_that_refuses_leaves_every_file_whole(
     actions: tuple[Callable[[], object], ...] = (
         lambda: small_project.save_annotation("scan", Annotation(painted(2))),
         lambda: small_project.save_prediction(run, "scan", painted(2)),
-        lambda: small_project.save_view_state({"step": 3}),
+        lambda: small_project.save_view_state(ViewState("scan")),
         lambda: small_project.set_classes(()),
         lambda: small_project.add_scan(second_file),
         lambda: export_scan(small_project, "scan", None, small_project.root / "out.nii.gz"),

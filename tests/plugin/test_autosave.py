@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from faulty_disk import FaultyDisk
 from medssl.core.errors import UserError
-from medssl.core.project.project import Project
+from medssl.core.project.project import Project, ViewState
 from medssl.core.project.stroke_log import StrokeLog, journal_file
 from medssl.core.unfinished import temporary_file
 from napari.components import ViewerModel
@@ -95,7 +95,7 @@ def test_a_project_opens_with_the_scan_that_has_unsaved_strokes(desk, tmp_path):
     desk.new_annotation()
     desk.annotation_layer.paint((4, 5, 6), 1)
     other = desk.session.project.add_scan(write_scan(tmp_path / "b.nii.gz", 1)).id
-    desk.session.project.save_view_state({"scan": other})
+    desk.session.project.save_view_state(ViewState(other))
     again = open_desk(desk.session.project.root)
     assert again.session.scan == lost
     again.close()

@@ -194,8 +194,9 @@ def test_it_is_never_saved(qtbot, desk):
     assert set(np.unique(labels)) == {0, 1, 255} and (labels != 0).sum() == 22, "the strokes alone"
     files = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
     kept = {name for name in files if Path(name).parts[0] not in ("scans", "features", "runs")}
-    assert {name for name in kept if not name.startswith(".")} == {"project.json", "annotations/a.npz"}
-    assert "preview" not in (root / "project.json").read_text()
+    saved = {"project.json", "project.lock", "view-state.json", "annotations/a.npz"}
+    assert {name for name in kept if not name.startswith(".")} == saved
+    assert "preview" not in (root / "project.json").read_text() + (root / "view-state.json").read_text()
     assert not desk.session.predictions()
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from medssl.core import jobs, settings
 from medssl.core.errors import UserError
@@ -24,9 +24,13 @@ from medssl.core.jobs import (
     TrainingJob,
 )
 from medssl.core.project.cards import need
+from medssl.core.project.locks import training_lock
 from medssl.core.project.project import Project, Run
 from medssl.core.project.runs import refuse_collapsed
 from medssl.core.shipped import RANDOM
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 InView = Callable[[], SliceInView | None]
 """Returns the slice that the viewer shows, None while it is unknown."""
@@ -128,7 +132,6 @@ def _train(
 ) -> dict[str, Any]:
     """Pre-train or fine-tune in a new run folder, or resume the run that `job.resume` names."""
     from medssl.nn import devices
-    from medssl.nn.models import checkpoint
     from medssl.tasks.inference.predict import predict_scans
     from medssl.tasks.pretrain.pretrain import pretrain
     from medssl.tasks.segment.finetune import check_annotations, finetune
@@ -143,33 +146,36 @@ def _train(
         devices.choose(job.device)
         if job.steps is None and job.minutes is None:
             job = replace(job, minutes=jobs.MINUTES)
-    stored = None
     if job.resume:
         training_run = project.run(job.resume)
         job = _resumed_job(training_run, job)
-        if training_run.checkpoint.exists():
-            stored = checkpoint.load(training_run.checkpoint)
-            needed = (
-                "plan",
-                "job",
-                "step",
-                "elapsed_s",
-                "classes" if training_run.kind == "finetune" else "method",
-            )
-            need(stored[1], *needed, where=str(training_run.checkpoint))
     else:
         name = job.method if isinstance(job, PretrainJob) else "from-" + _origin_name(project, job)
         training_run = project.new_run(jobs.kind_of(job), jobs.to_json(job), name)
-    emit_logged = _logged(emit, training_run.folder / "events.jsonl")
-    if isinstance(job, PretrainJob):
-        result = pretrain(project, training_run, job, emit_logged, should_stop, stored)
-    else:
-        assert isinstance(job, FinetuneJob)
-        result = finetune(project, training_run, job, emit_logged, should_stop, stored, in_view)
-        # A stopped training predicts too, so that its result can be inspected.
-        predict_scans(project, training_run, job.predict_scans, job.device, emit_logged, lambda: False)
-    emit_logged(Done(bool(result["stopped"]), result))
+    with training_lock(training_run.folder):
+        stored = _stored(training_run) if job.resume else None
+        emit_logged = _logged(emit, training_run.folder / "events.jsonl")
+        if isinstance(job, PretrainJob):
+            result = pretrain(project, training_run, job, emit_logged, should_stop, stored)
+        else:
+            assert isinstance(job, FinetuneJob)
+            result = finetune(project, training_run, job, emit_logged, should_stop, stored, in_view)
+            # A stopped training predicts too, so that its result can be inspected.
+            predict_scans(project, training_run, job.predict_scans, job.device, emit_logged, lambda: False)
+        emit_logged(Done(bool(result["stopped"]), result))
     return result
+
+
+def _stored(training_run: Run) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Tensors and card from which a run is resumed; None if it has no checkpoint yet."""
+    from medssl.nn.models import checkpoint
+
+    if not training_run.checkpoint.exists():
+        return None
+    stored = checkpoint.load(training_run.checkpoint)
+    by_kind = "classes" if training_run.kind == "finetune" else "method"
+    need(stored[1], "plan", "job", "step", "elapsed_s", by_kind, where=str(training_run.checkpoint))
+    return stored
 
 
 def _logged(emit: Emit, path: Path) -> Emit:

@@ -29,7 +29,7 @@ from medssl.core.events import Emit, Progress
 from medssl.core.export.files import export_scan
 from medssl.core.files import make_folder, read_json, write_json
 from medssl.core.methods import METHODS
-from medssl.core.project.project import Project, is_project
+from medssl.core.project.project import Project
 from medssl.core.shipped import RANDOM, SHAPES
 
 COMPARED = "random,shapes,shapes+supervoxels"
@@ -109,7 +109,7 @@ def prepare(demo: Demo, say: Say, emit: Emit) -> Material:
     make_folder(demo.out)
     write_json(note, identity)  # only now: a wrong folder must not claim this one
     root = demo.out / "project"
-    project = Project.open(root) if is_project(root) else Project.create(root, dataset.classes)
+    project = Project.create(root, dataset.classes, or_open=True)
     return protocol.gather(project, dataset, lambda done: emit(Progress("reading scans", done)))
 
 

@@ -81,7 +81,7 @@ def init(
     names_found = [name for scan in found for name in (scan.path.name, scan.name)]
     names_found += [name for scan in known for name in _names(scan)]
     _check_patterns([*(hold_out or []), *(no_hold_out or [])], names_found)
-    project = Project.open(folder) if is_project(folder) else Project.create(folder)
+    project = Project.create(folder, or_open=True)
     add_classes(project, names)
     former = dict(project.scans)
     refused = _add(project, found, hold_out or [], modality, screen)
@@ -145,7 +145,7 @@ def _add(
                 scan.path, held_out, modality, name=scan.name, refuse_masks=not scan.given
             )
         except UserError as error:
-            if error.code in ("disk-full", "not-writable", "bad-modality"):
+            if error.code in ("disk-full", "not-writable", "locked", "bad-modality"):
                 raise
             screen.print(f"[yellow]{escape(str(error))}", soft_wrap=True)
             refused += error.code != MASK

@@ -98,15 +98,15 @@ def pretrain(
     from medssl.cli.selection import choose_run
     from medssl.core.errors import UserError
     from medssl.core.jobs import PretrainJob
-    from medssl.core.project.project import Project, is_project
+    from medssl.core.project.project import Project
 
     if project is None and needs_scans(method):
         raise UserError(
             f"The method {method} needs scans; give a project folder (see medssl init).", code="no-project"
         )
     project = project or Path(f"medssl-{method}")
-    if not needs_scans(method) and not is_project(project):
-        Project.create(project)
+    if not needs_scans(method):
+        Project.create(project, or_open=True)
     if weights not in (None, RANDOM, SHAPES):
         weights = choose_run(Project.open(project), weights, ("pretrain",)).id
     _train(

@@ -18,6 +18,7 @@ from medssl.core import environment, jobs
 from medssl.core.errors import UserError
 from medssl.core.files import read_json, write_json
 from medssl.core.jobs import TrainingJob
+from medssl.core.project.locks import change_lock
 from medssl.core.project.project import Project
 
 FEW_STEPS = 300
@@ -116,13 +117,14 @@ def save(project: Project, job: TrainingJob, estimate: Estimate) -> None:
     """Cache an estimate in the project.
 
     Raises:
-        UserError: "disk-full", "not-writable".
+        UserError: "disk-full", "not-writable", "locked".
     """
     job_key = key(project, job)
-    other_entries = {name: value for name, value in _entries(project).items() if name != job_key}
-    newest = dict(list(other_entries.items())[-(MAX_ENTRIES - 1) :])
     project.need_here()
-    write_json(_file(project), {**newest, job_key: jobs.to_json(estimate)})
+    with change_lock(project.root):
+        other_entries = {name: value for name, value in _entries(project).items() if name != job_key}
+        newest = dict(list(other_entries.items())[-(MAX_ENTRIES - 1) :])
+        write_json(_file(project), {**newest, job_key: jobs.to_json(estimate)})
 
 
 def _file(project: Project) -> Path:

@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+import msgspec
+
 from medssl.core.errors import UserError
 from medssl.core.unfinished import temporary_file
 
@@ -168,7 +170,8 @@ def cannot_write(path: Path, error: OSError) -> UserError:
 
 def write_json(path: Path, value: Any) -> bytes:
     """Write `value` as indented JSON, atomically; returns the content. NaN and infinity are refused."""
-    content = (json.dumps(value, indent=2, allow_nan=False) + "\n").encode("utf-8")
+    compact = json.dumps(value, allow_nan=False)  # with an indent, Python encodes ten times as slowly
+    content = f"{msgspec.json.format(compact, indent=2)}\n".encode()
     write_whole(path, lambda file: file.write(content))
     return content
 

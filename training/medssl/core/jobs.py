@@ -236,10 +236,10 @@ def from_json(kind: type[T], fields: Any, where: str) -> T:
 
     Raises UserError ("bad-job") that names `where` and the offending field.
     """
-    hints = typing.get_type_hints(kind)
+    names = [field.name for field in dataclasses.fields(kind)]  # type: ignore[arg-type]
     for name in fields if isinstance(fields, dict) else ():
-        if name not in hints:
+        if name not in names:
             raise UserError(
-                f"{where} has an unknown field {name!r}; known are {', '.join(hints)}.", code="bad-job"
+                f"{where} has an unknown field {name!r}; known are {', '.join(names)}.", code="bad-job"
             )
     return typed.convert(kind, fields, where)

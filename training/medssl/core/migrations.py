@@ -80,6 +80,12 @@ def card(fields: Mapping[str, Any]) -> dict[str, Any]:
     return new
 
 
+def view_state(project: Mapping[str, Any]) -> dict[str, Any]:
+    """State of the viewer in project.json, where it was before it had a file of its own."""
+    state = project.get("view_state")
+    return dict(state) if isinstance(state, dict) else {}
+
+
 def tensor(name: str) -> str:
     """Current name of a tensor in a checkpoint."""
     for former, new in _TENSORS.items():

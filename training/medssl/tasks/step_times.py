@@ -16,6 +16,7 @@ from medssl.core.environment import processor
 from medssl.core.errors import UserError
 from medssl.core.files import read_json, write_json
 from medssl.core.jobs import Plan
+from medssl.core.project.locks import change_lock
 from medssl.nn import devices
 from medssl.nn.models.unet import build
 
@@ -37,7 +38,7 @@ def known_threads(root: Path, plan: Plan) -> int | None:
 
 def remember_threads(root: Path, plan: Plan, threads: int) -> None:
     """Cache the fastest number of threads; nothing happens if the folder is not writable."""
-    with suppress(UserError):
+    with suppress(UserError), change_lock(root):
         write_json(file_of(root), {**_read(root), _key(plan): threads})
 
 

@@ -210,8 +210,9 @@ def write_landmarks(project: Project, landmarks: Landmarks) -> None:
     """Save the landmarks in the project, atomically.
 
     Raises:
-        UserError: "disk-full", "not-writable".
+        UserError: "disk-full", "not-writable", "read-only".
     """
+    project.need_writable()
     value: dict[str, Any] = {
         "version": FORMAT_VERSION,
         "run": landmarks.run,
@@ -219,7 +220,6 @@ def write_landmarks(project: Project, landmarks: Landmarks) -> None:
         "set": [asdict(point) for point in landmarks.points],
         "found": [asdict(match) for match in landmarks.matches],
     }
-    project.need_here()
     write_json(project.root / FILE, value)
 
 

@@ -65,7 +65,7 @@ def colors_of(project: Project, scan: str, run: str) -> tuple[np.ndarray, tuple[
         pass  # not computed yet, or damaged
     colors = to_rgb(cache.array, axes)
     for old in path.parent.glob(f"{scan}-{'?' * 16}.npy"):
-        old.unlink()
+        old.unlink(missing_ok=True)  # another process may do the same
     project.make_folder("runs", run, "colors")
     write_array(path, colors)
     return colors, cache.step_vox

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ class Geometry:
             raise UserError("The affine is not a 4 x 4 matrix; repair the header.", code="bad-geometry")
         return cls.of(made.matrix, made.shape, made.nifti)
 
-    @property
+    @cached_property
     def _orientation(self) -> np.ndarray:
         from nibabel.orientations import io_orientation
 

@@ -8,6 +8,7 @@ SimpleITK (nibabel itself loads pydicom).
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import wraps
@@ -245,3 +246,10 @@ def _narrow(path: Path, labels: np.ndarray) -> np.ndarray:
             code="not-labels",
         )
     return labels.astype(np.uint8 if high <= 255 else np.uint16, copy=False)
+
+
+def fingerprint(volume: Volume) -> str:
+    """SHA-256 of voxels and grid, which recognises a scan in another file, format or folder."""
+    digest = hashlib.sha256(volume.array.data)
+    digest.update(repr(volume.geometry).encode())
+    return digest.hexdigest()

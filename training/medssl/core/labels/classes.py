@@ -66,22 +66,29 @@ def add_classes(project: Project, names: Sequence[str]) -> tuple[LabelClass, ...
     Raises:
         UserError: "too-many" if no id is left, and those of `check_classes`.
     """
-    known = {item.name for item in project.classes}
-    new = [name for name in dict.fromkeys(names) if name not in known]
-    if not new:
+    if not names:
         return ()
-    used = used_ids(project)
-    free = [class_id for class_id in range(1, MAX_CLASSES + 1) if class_id not in used]
-    if len(new) > len(free):
-        raise UserError(
-            f"{project.root} has {len(free)} of {MAX_CLASSES} class ids left; remove classes, or start a new "
-            "project.",
-            code="too-many",
+    used = used_ids(project)  # before the lock is taken: it reads annotations
+    added: tuple[LabelClass, ...] = ()
+
+    def add(known: tuple[LabelClass, ...]) -> tuple[LabelClass, ...]:
+        nonlocal added
+        known_names = {item.name for item in known}
+        new = [name for name in dict.fromkeys(names) if name not in known_names]
+        taken = used | {item.id for item in known}
+        free = [class_id for class_id in range(1, MAX_CLASSES + 1) if class_id not in taken]
+        if len(new) > len(free):
+            raise UserError(
+                f"{project.root} has {len(free)} of {MAX_CLASSES} class ids left; remove classes, or start a "
+                "new project.",
+                code="too-many",
+            )
+        added = tuple(
+            LabelClass(number, name, class_color(number)) for number, name in zip(free, new, strict=False)
         )
-    added = tuple(
-        LabelClass(number, name, class_color(number)) for number, name in zip(free, new, strict=False)
-    )
-    project.set_classes([*project.classes, *added])
+        return (*known, *added)
+
+    project.change_classes(add)
     return added
 
 
@@ -107,15 +114,17 @@ def rename_class(project: Project, class_id: int, name: str) -> None:
     Raises:
         UserError: "same-name" if another class has that name, and those of `check_classes`.
     """
-    if any(item.name == name and item.id != class_id for item in project.classes):
-        raise UserError(
-            f"{project.root} already has a class {name!r}; choose another name, or remove one of the two "
-            "classes and relabel it as the other.",
-            code="same-name",
-        )
-    project.set_classes(
-        [replace(item, name=name) if item.id == class_id else item for item in project.classes]
-    )
+
+    def rename(known: tuple[LabelClass, ...]) -> list[LabelClass]:
+        if any(item.name == name and item.id != class_id for item in known):
+            raise UserError(
+                f"{project.root} already has a class {name!r}; choose another name, or remove one of the two "
+                "classes and relabel it as the other.",
+                code="same-name",
+            )
+        return [replace(item, name=name) if item.id == class_id else item for item in known]
+
+    project.change_classes(rename)
 
 
 def remove_class(project: Project, class_id: int, into: int, scans: Sequence[str]) -> None:
@@ -130,7 +139,7 @@ def remove_class(project: Project, class_id: int, into: int, scans: Sequence[str
     """
     check_removable(project)
     relabel(project, scans, class_id, into)
-    project.set_classes([item for item in project.classes if item.id != class_id])
+    project.change_classes(lambda known: [item for item in known if item.id != class_id])
 
 
 def check_removable(project: Project) -> None:

@@ -1,16 +1,17 @@
-"""Contents of project.json: classes, scans and the state of the viewer."""
+"""Contents of project.json: classes and scans."""
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from medssl.core import migrations
 from medssl.core.errors import UserError
-from medssl.core.files import portable_name, read_json, write_json
+from medssl.core.files import parse_json, portable_name
 from medssl.core.io.geometry import Geometry
 from medssl.core.io.volume import stem_of
 from medssl.core.jobs import from_json
@@ -63,20 +64,22 @@ class Contents:
 
     classes: tuple[LabelClass, ...] = ()
     scans: tuple[Scan, ...] = ()
-    view_state: dict[str, Any] = field(default_factory=dict)
+    former_view_state: dict[str, Any] = field(default_factory=dict)
+    """State of the viewer that a former version has left here; it is kept as it is."""
 
 
-def read_contents(path: Path) -> Contents:
-    """Read project.json.
+def parse_contents(content: bytes, path: Path, known: Mapping[str, Scan]) -> Contents:
+    """The contents of project.json from its bytes.
 
-    Raises UserError ("not-a-project", "newer-version", "unreadable").
+    Args:
+        content: The bytes.
+        path: The file, for messages.
+        known: {scan id: scan} as read before; those that have not changed are taken over, which is faster.
+
+    Raises:
+        UserError: "newer-version", "unreadable"; both name `path`.
     """
-    if not path.is_file():
-        raise UserError(
-            f"{path.parent} holds no project; make one with `medssl init` or by adding scans in the viewer.",
-            code="not-a-project",
-        )
-    value = read_json(path)
+    value = parse_json(content, path)
     version = value.get("version") if isinstance(value, dict) else None
     if isinstance(version, int) and version > FORMAT_VERSION:
         raise UserError(
@@ -87,7 +90,8 @@ def read_contents(path: Path) -> Contents:
         if version != FORMAT_VERSION:
             raise ValueError(f"version {version!r}")
         classes = check_classes(from_json(LabelClass, each, "a class") for each in value["classes"])
-        return Contents(classes, tuple(map(_scan, value["scans"])), dict(value["view_state"]))
+        scans = tuple(_scan(each, known) for each in value["scans"])
+        return Contents(classes, scans, migrations.view_state(value))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, UserError) as error:
         raise UserError(
             f"{path} is damaged ({error}); restore it from a backup, the annotations and runs beside it are "
@@ -96,20 +100,14 @@ def read_contents(path: Path) -> Contents:
         ) from error
 
 
-def write_contents(path: Path, contents: Contents) -> None:
-    """Write project.json, atomically."""
-    scans = [{**asdict(scan), "geometry": scan.geometry.to_json()} for scan in contents.scans]
-    for scan in scans:
-        for name in ("reference", "modality_source", "notes", "image_sha256"):
-            if not scan[name]:
-                del scan[name]  # versions that do not know it can read the project, too
-    value = {
+def to_json(contents: Contents) -> dict[str, Any]:
+    """The contents as project.json has them."""
+    return {
         "version": FORMAT_VERSION,
         "classes": [asdict(each) for each in contents.classes],
-        "scans": scans,
-        "view_state": contents.view_state,
+        "scans": [_fields(scan) for scan in contents.scans],
+        "view_state": contents.former_view_state,  # former versions need it to open the project
     }
-    write_json(path, value)
 
 
 def check_classes(classes: Iterable[LabelClass]) -> tuple[LabelClass, ...]:
@@ -167,7 +165,20 @@ def _as_id(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:LONGEST_ID]
 
 
-def _scan(value: dict[str, Any]) -> Scan:
+def _fields(scan: Scan) -> dict[str, Any]:
+    values = {each.name: getattr(scan, each.name) for each in fields(Scan)}
+    values["geometry"] = scan.geometry.to_json()
+    values["notes"] = list(scan.notes)
+    for name in ("reference", "modality_source", "notes", "image_sha256"):
+        if not values[name]:
+            del values[name]  # versions that do not know it can read the project, too
+    return values
+
+
+def _scan(value: dict[str, Any], known: Mapping[str, Scan]) -> Scan:
+    same = known.get(value["id"])
+    if same is not None and _fields(same) == value:
+        return same
     scan = from_json(Scan, {**value, "geometry": Geometry.from_json(value["geometry"])}, "a scan")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", scan.id):  # ids become file names
         raise ValueError(f"scan id {scan.id!r}")

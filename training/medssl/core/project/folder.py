@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from medssl.core.errors import UserError
-from medssl.core.files import cannot_read, make_folder
-from medssl.core.project.contents import Scan, read_contents
+from medssl.core.files import cannot_read, make_folder, read_bytes
+from medssl.core.project.contents import Scan, parse_contents
 from medssl.core.unfinished import remove_unfinished
 
 GONE = "project-gone"
@@ -65,7 +65,9 @@ class ProjectFolder:
             remove_unfinished(folder)
 
     def _has_our_scans(self) -> bool:
-        there = {(scan.id, scan.sha256) for scan in read_contents(self.root / "project.json").scans}
+        path = self.root / "project.json"
+        scans = parse_contents(read_bytes(path), path, self.scans).scans
+        there = {(scan.id, scan.sha256) for scan in scans}
         ours = {(scan.id, scan.sha256) for scan in self.scans.values()}
         return bool(ours) and ours <= there
 

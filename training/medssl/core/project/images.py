@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 
 from medssl.core.errors import UserError
 from medssl.core.files import cached_sha256, read_array, sha256_of, write_array
-from medssl.core.io.volume import Volume, read_scan
+from medssl.core.io.volume import Volume, fingerprint, read_scan
 from medssl.core.project.contents import Scan
 from medssl.core.project.modality import normalised
 
 EXPONENT = 0x7C00
 """Bits of a float16 that are all set in NaN and in infinity."""
-
-
-def fingerprint(volume: Volume) -> str:
-    """SHA-256 of voxels and grid, which recognises a scan in another file, format or folder."""
-    digest = hashlib.sha256(volume.array.data)
-    digest.update(repr(volume.geometry).encode())
-    return digest.hexdigest()
 
 
 def read_source(scan: Scan) -> Volume:

@@ -11,7 +11,7 @@ import numpy as np
 
 from medssl.core.errors import UserError
 from medssl.core.io.intensity import AIR_HU, MODALITIES, guess_modality, normalise
-from medssl.core.io.volume import Volume, read_scan
+from medssl.core.io.volume import Volume, fingerprint, read_scan
 from medssl.core.project.contents import Scan
 
 if TYPE_CHECKING:
@@ -121,8 +121,6 @@ def set_modality(project: Project, scan_id: str, modality: str, source: str = US
         UserError: "bad-modality", "changed" if the file is not as it was when it was added, "disk-full",
             "not-writable", "read-only", and those of `read_scan`.
     """
-    from medssl.core.project.images import fingerprint
-
     scan, modality = project.scans[scan_id], check_modality(modality)
     volume = read_scan(Path(scan.source))
     if fingerprint(volume) != scan.sha256:

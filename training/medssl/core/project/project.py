@@ -1,10 +1,12 @@
 """The project folder (scans, annotations, classes, runs), which is all that plugin and engine share.
 
-project.json          version, classes, scans, state of the viewer
+project.json          version, classes, scans
+view-state.json       where the viewer was left
 scans/<id>.npy        normalised image, float16 (Z, Y, X), read as a memory map
 annotations/<id>.npz  labels and complete slices in one file
 runs/0001-.../        job.json, events.jsonl, run.log, checkpoint.safetensors, card.json, predictions/
 features/             cached dense features
+*.lock                see locks.py
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from medssl.core.errors import UserError
-from medssl.core.files import exists, make_folder
+from medssl.core.files import exists, make_folder, write_json
 from medssl.core.io.masks import MASK, is_label_volume
-from medssl.core.io.volume import Volume, read_scan
+from medssl.core.io.volume import Volume, fingerprint, read_scan
 from medssl.core.project.annotation import (
     IGNORE,
     SURE_BACKGROUND,
@@ -37,35 +39,28 @@ from medssl.core.project.contents import (
     Scan,
     check_classes,
     check_folder_name,
-    free_id,
-    read_contents,
-    write_contents,
+    to_json,
 )
-from medssl.core.project.folder import ProjectFolder
-from medssl.core.project.images import fingerprint, read_image, read_source, write_image
+from medssl.core.project.images import read_image, read_source, write_image
+from medssl.core.project.locks import change_lock
+from medssl.core.project.manifest import FILE, Manifest, is_project
 from medssl.core.project.modality import choose_modality, overrules, usual_modality
+from medssl.core.project.new_image import new_image
 from medssl.core.project.origin import Origin, is_current, origin_of
 from medssl.core.project.runs import Run, find_run, list_runs, make_run
+from medssl.core.project.view_state import ViewState, read_view_state, write_view_state
 
 __all__ = [
     "FORMAT_VERSION", "IGNORE", "SURE_BACKGROUND", "Annotation", "LabelClass", "Project", "Run", "Scan",
-    "is_project",
+    "ViewState", "is_project",
 ]  # fmt: skip
 
 PREDICTION_FORMAT = 1
 """Version of the computation of predictions; those of another version are computed again."""
 
 
-def is_project(path: Path) -> bool:
-    """Whether a folder holds a project."""
-    return (Path(path) / "project.json").is_file()
-
-
-class Project(ProjectFolder):
+class Project(Manifest):
     """An open project folder. Every change is on disk when the method that makes it returns.
-
-    Several processes may have it open (viewer, engine, command line), so every change is applied to the
-    current state on disk.
 
     Example:
         >>> project = Project.create("liver", [LabelClass(1, "liver", "#ff9e64")])
@@ -73,65 +68,48 @@ class Project(ProjectFolder):
         >>> project.image(scan.id).shape
     """
 
-    classes: tuple[LabelClass, ...]
-    view_state: dict[str, Any]
-    """State of the viewer when it was last closed; see `save_view_state`."""
-    read_only: str
-    """The reason why this process may not change the project, one sentence; empty if it may."""
+    view_state: ViewState
+    """Where the viewer was left; see `save_view_state`."""
     on_notice: Callable[[str], object]
     """Called with a sentence for the user; in any thread."""
 
     def __init__(self, root: Path) -> None:
         """Use `open` or `create`."""
         super().__init__(root)
-        self.read_only = ""
+        self.view_state = read_view_state(self.root, self.former_view_state)
         self.on_notice = lambda text: None
-        self._take(read_contents(self.root / "project.json"))
 
     @classmethod
-    def create(cls, root: Path, classes: Sequence[LabelClass] = ()) -> Project:
+    def create(cls, root: Path, classes: Sequence[LabelClass] = (), or_open: bool = False) -> Project:
         """Create a project, and its folder if it does not exist.
+
+        Args:
+            root: The folder.
+            classes: Classes of a new project.
+            or_open: Open the project that the folder holds already, as it is.
 
         Raises:
             UserError: "exists" if it holds a project, and those of `check_folder_name` and `check_classes`.
         """
-        if is_project(root):
+        if not is_project(root):
+            check_folder_name(root)
+            contents = Contents(classes=check_classes(classes))
+            with change_lock(make_folder(Path(root))):
+                if not is_project(root):  # another process may have made it just now
+                    write_json(Path(root) / FILE, to_json(contents))
+                    return cls(root)
+        if not or_open:
             raise UserError(
                 f"{root} already holds a project; open it or choose another folder.", code="exists"
             )
-        check_folder_name(root)
-        write_contents(make_folder(Path(root)) / "project.json", Contents(classes=check_classes(classes)))
         return cls(root)
 
     @classmethod
     def open(cls, root: Path) -> Project:
-        """Open a project folder; raises the errors of `read_contents`."""
+        """Open a project folder; raises the errors of `refresh`."""
         return cls(root)
 
-    def _refresh(self) -> Contents:
-        """Read project.json again, because other processes may have changed it."""
-        self.need_here()
-        return self._take(read_contents(self.root / "project.json"))
-
-    def need_writable(self) -> None:
-        """Raise UserError ("read-only", "project-gone") if this process may not change the project."""
-        if self.read_only:
-            raise UserError(self.read_only, code="read-only")
-        self.need_here()
-
-    def _change(self, **fields: Any) -> None:
-        """Replace only the given fields of project.json."""
-        self.need_writable()
-        contents = replace(self._refresh(), **fields)
-        write_contents(self.root / "project.json", contents)
-        self._take(contents)
-
-    def _take(self, contents: Contents) -> Contents:
-        self.classes, self.view_state = contents.classes, contents.view_state
-        self.scans = {scan.id: scan for scan in contents.scans}
-        return contents
-
-    # ---- scans and classes
+    # ---- scans
 
     def add_scan(
         self,
@@ -158,8 +136,8 @@ class Project(ProjectFolder):
             refuse_masks: Raise UserError ("mask") if its voxels are class ids.
 
         Raises:
-            UserError: "bad-modality", "disk-full", "not-writable", "read-only", "mask", and those of
-                `read_scan`.
+            UserError: "bad-modality", "disk-full", "not-writable", "read-only", "locked", "mask", and those
+                of `read_scan`.
         """
         self.need_writable()
         path = Path(path).absolute()  # a link is not followed: its target may have no telling name
@@ -170,25 +148,22 @@ class Project(ProjectFolder):
                 code=MASK,
             )
         digest = fingerprint(volume)
-        self._refresh()
+        self.refresh()
         chosen, source = choose_modality(volume, modality, usual or usual_modality(self.scans.values()))
-        for existing in self.scans.values():
-            if existing.sha256 == digest:
-                if held_out and not existing.held_out:
-                    self.hold_out(existing.id)
-                if overrules(source, existing.modality_source):
-                    self.change_modality(existing.id, chosen, source, volume)
-                self._check_image(self._scan(existing.id), lambda: volume)
-                return self.scans[existing.id]
-        scan = Scan(
-            free_id(path, self.scans, name), str(path), digest, volume.geometry, chosen, held_out,
-            modality_source=source, notes=volume.notes,
-        )  # fmt: skip
-        self.make_folder("scans")
-        scan = replace(scan, image_sha256=write_image(self._image_file(scan.id), volume, chosen))
-        self._refresh()
-        self._change(scans=(*self.scans.values(), scan))
-        return scan
+        if self._known(digest) is None:
+            scan = Scan("", str(path), digest, volume.geometry, chosen, held_out, "", source, volume.notes)
+            with new_image(self.make_folder("scans"), self._has) as image:
+                scan = replace(scan, image_sha256=write_image(image.path, volume, chosen))
+                self._insert(scan, image, name)
+        known = self._known(digest)
+        assert known is not None
+        if held_out and not known.held_out:
+            self.hold_out(known.id)
+        changed = (known.modality, known.modality_source) != (chosen, source)
+        if changed and overrules(source, known.modality_source):
+            self.change_modality(known.id, chosen, source, volume)
+        self._check_image(self._scan(known.id), lambda: volume)
+        return self.scans[known.id]
 
     def change_modality(self, scan_id: str, modality: str, source: str, volume: Volume | None = None) -> None:
         """Change the modality of a scan, see `medssl.core.project.modality.set_modality`.
@@ -225,7 +200,7 @@ class Project(ProjectFolder):
         except UserError as damage:
             if damage.code == "not-readable":
                 raise
-            self._refresh()
+            self.refresh()
             if self._scan(scan.id) != scan:  # another process has changed it
                 return self._check_image(self._scan(scan.id), source)
             try:
@@ -246,34 +221,11 @@ class Project(ProjectFolder):
     def _image_file(self, scan_id: str) -> Path:
         return self.root / "scans" / f"{scan_id}.npy"
 
-    def hold_out(self, scan_id: str, held_out: bool = True) -> None:
-        """Exclude a scan from all training, or include it again."""
-        self._change_scan(scan_id, held_out=held_out)
-
-    def set_reference(self, scan_id: str, labels: Path | None) -> None:
-        """Set the label file against which predictions of a scan are evaluated; None removes it."""
-        self._change_scan(scan_id, reference=str(Path(labels).absolute()) if labels else "")
-
-    def _change_scan(self, scan_id: str, **fields: Any) -> None:
-        self._refresh()
-        changed = {**self.scans, scan_id: replace(self._scan(scan_id), **fields)}
-        self._change(scans=tuple(changed.values()))
-
-    def set_classes(self, classes: Sequence[LabelClass]) -> None:
-        """Replace the list of classes; raises the errors of `check_classes`."""
-        self._change(classes=check_classes(classes))
-
-    def save_view_state(self, state: dict[str, Any]) -> None:
-        """Save the state of the viewer, a dictionary of JSON values."""
-        self._change(view_state=dict(state))
-
-    def _scan(self, scan_id: str) -> Scan:
-        if scan_id not in self.scans:
-            raise UserError(
-                f"{self.root} has no scan {scan_id!r}; it has {', '.join(self.scans) or 'none yet'}.",
-                code="no-scan",
-            )
-        return self.scans[scan_id]
+    def save_view_state(self, state: ViewState) -> None:
+        """Save where the viewer was left."""
+        self.need_writable()
+        write_view_state(self.root, state)
+        self.view_state = state
 
     # ---- annotations
 
@@ -314,7 +266,9 @@ class Project(ProjectFolder):
     def new_run(self, kind: str, job: dict[str, Any], name: str) -> Run:
         """Create the folder and the job file of a run, see `make_run`."""
         self.need_writable()
-        return make_run(self.make_folder("runs"), kind, job, name)
+        folder = self.make_folder("runs")
+        with change_lock(self.root):
+            return make_run(folder, kind, job, name)
 
     def runs(self, kind: str | None = None) -> list[Run]:
         """All runs, or those of a kind ("pretrain", "finetune"), oldest first."""

@@ -66,9 +66,7 @@ class Run:
 
 
 def make_run(folder: Path, kind: str, job: dict[str, Any], name: str) -> Run:
-    """Create the folder and the job file of a run, numbered after the last one.
-
-    Two processes that call this at the same time get different runs.
+    """Create the folder and the job file of a run, numbered after the last one. Needs the change lock.
 
     Args:
         folder: The "runs" folder of a project, which exists.
@@ -81,16 +79,12 @@ def make_run(folder: Path, kind: str, job: dict[str, Any], name: str) -> Run:
     """
     name = re.sub(r"[^A-Za-z0-9_+.-]+", "-", name).rstrip(".")  # methods of other packages choose theirs
     number = max((_number(path.name) for path in folder.glob("*")), default=0) + 1
-    while True:
-        run_id = f"{number:04d}-{kind}-{name}"
-        try:
-            (folder / run_id).mkdir()
-            sync_folder(folder)
-            break
-        except FileExistsError:
-            number += 1
-        except OSError as error:
-            raise cannot_write(folder / run_id, error) from error
+    run_id = f"{number:04d}-{kind}-{name}"
+    try:
+        (folder / run_id).mkdir()
+        sync_folder(folder)
+    except OSError as error:
+        raise cannot_write(folder / run_id, error) from error
     write_json(folder / run_id / "job.json", job)
     return Run(run_id, kind, folder / run_id, job)
 

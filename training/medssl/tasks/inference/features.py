@@ -18,6 +18,7 @@ from medssl.core.events import Emit, Preview, Progress, Started
 from medssl.core.features.similarity import open_features, remove_features, write_features
 from medssl.core.files import exists, read_array, write_array
 from medssl.core.jobs import FeaturesJob, Plan
+from medssl.core.project.locks import change_lock
 from medssl.core.project.project import Project, Run
 from medssl.nn import devices
 from medssl.nn.methods import method_of
@@ -337,7 +338,6 @@ def _basis(
     """
     path = run.folder / f"feature-basis-{weights_sha256[:12]}.npy"
     if not exists(path):
-        remove_features(project, run.id)
         rows: list[Tensor] = []
         for scan in list(scans)[:: max(1, len(scans) // BASIS_SCANS)][:BASIS_SCANS]:
             grid = grid_step(project.image(scan).shape)
@@ -347,7 +347,10 @@ def _basis(
         with _one_thread():  # for such a small matrix several threads take a hundred times as long
             directions = torch.linalg.eigh((sample - mean).T @ (sample - mean))[1].flip(1).T
         project.make_folder("runs", run.id)
-        write_array(path, torch.cat([mean[None], directions[:WIDTH]]).numpy())
+        with change_lock(project.root):
+            if not exists(path):  # maps by the basis of another process must stay comparable
+                remove_features(project, run.id)
+                write_array(path, torch.cat([mean[None], directions[:WIDTH]]).numpy())
     stored = torch.from_numpy(read_array(path)).to(device)
     return stored[0], stored[1:]
 
