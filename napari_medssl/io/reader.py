@@ -66,8 +66,7 @@ def read_one(path: Path, name: str = "") -> LayerData:
         UserError: It is not a single 3D scalar volume.
     """
     from medssl.core.io.masks import is_label_volume
-    from medssl.core.io.volume import read_scan, stem_of
-    from medssl.core.io.volume import fingerprint
+    from medssl.core.io.volume import fingerprint, read_scan, stem_of
     from napari.utils.notifications import show_warning
 
     from napari_medssl import layers
