@@ -79,7 +79,8 @@ import tempfile
 from pathlib import Path
 import numpy as np
 from medssl.core.io.geometry import Geometry
-from medssl.core.io.volume import read_labels, read_scan, write_labels
+from medssl.core.io.labels import read_labels
+from medssl.core.io.volume import read_scan, write_labels
 path = Path(tempfile.mkdtemp()) / "labels.nii.gz"
 labels = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)
 write_labels(path, labels, Geometry.of(np.eye(4), (4, 3, 2)))

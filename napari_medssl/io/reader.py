@@ -56,7 +56,7 @@ def read(path: str | Sequence[str]) -> list[LayerData]:
 
 
 def read_one(path: Path, name: str = "") -> LayerData:
-    """Read one volume as a layer: Labels if its voxels are class ids, otherwise an Image.
+    """Read one volume as a layer: Labels if its content looks like labels, otherwise an Image.
 
     Args:
         path: A file or a DICOM folder.
@@ -65,18 +65,19 @@ def read_one(path: Path, name: str = "") -> LayerData:
     Raises:
         UserError: It is not a single 3D scalar volume.
     """
-    from medssl.core.io.masks import is_label_volume
-    from medssl.core.io.volume import fingerprint, read_scan, stem_of
+    from medssl.core.io.label_detection import read_scan_or_labels
+    from medssl.core.io.labels import LabelVolume
+    from medssl.core.io.volume import fingerprint, stem_of
     from napari.utils.notifications import show_warning
 
     from napari_medssl import layers
+    from napari_medssl.io.label_layers import layer_data
 
-    volume, name = read_scan(path), name or stem_of(path)
+    volume, name = read_scan_or_labels(path), name or stem_of(path)
     for note in volume.notes:
         show_warning(f"{path.name}: {note}")
-    if is_label_volume(volume.array):
-        ids = volume.array.astype("uint8" if volume.array.max() <= 255 else "uint16")
-        return layers.labels_data(ids, volume.geometry, name, path)
+    if isinstance(volume, LabelVolume):
+        return layer_data(volume, name)
     return layers.scan_data(volume.array, volume.geometry, name, path, sha256=fingerprint(volume))
 
 

@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from medssl.core.errors import UserError
-from medssl.core.io.geometry import AXIS_NAMES, Geometry
-from medssl.core.io.volume import read_labels
-from medssl.core.labels.import_mask import ImportedMask, check_same_grid, import_mask
+from medssl.core.io.geometry import AXIS_NAMES
+from medssl.core.io.labels import LabelVolume, read_labels
+from medssl.core.labels.classes import used_ids
+from medssl.core.labels.import_mask import ImportedMask, import_mask
 from napari.layers import Image, Labels
 from qtpy.QtWidgets import QCheckBox, QFileDialog, QMenu, QMessageBox, QPushButton
 
 from napari_medssl import layers
 from napari_medssl.annotate.edits import Edits
 from napari_medssl.error_handling import catch_errors
+from napari_medssl.io.label_layers import label_volume
 from napari_medssl.latest_only_worker import LatestOnlyWorker
 from napari_medssl.workspace import Workspace
 
 OWN_ROLES = ("annotation", "prediction", "interpolated")
 TIP = "Import labels from a file or layer as strokes; existing labels are kept"
-ReadLabels = Callable[[], np.ndarray]
+ReadLabels = Callable[[], LabelVolume]
 
 
 class MaskImportButton(QPushButton):
@@ -49,7 +51,7 @@ class MaskImportButton(QPushButton):
             UserError: "no-scan", "read-only"; later errors are shown as messages.
         """
         scan = self.session.need_scan().geometry
-        self._take(path.name, lambda: _from_file(path, scan), complete_axis)
+        self._take(path.name, lambda: read_labels(path, scan), complete_axis)
 
     def take_layer(self, layer: Labels, complete_axis: int | None = None) -> None:
         """Import an open label layer.
@@ -61,13 +63,11 @@ class MaskImportButton(QPushButton):
         Raises:
             UserError: The layer is on another grid ("other-grid"), "no-scan", "read-only".
         """
-        scan, shown = self.session.need_scan().geometry, self.workspace.scan_layer
-        entry = layers.entry_of(layer).get("geometry")
-        if entry:
-            check_same_grid(layer.name, Geometry.from_json(entry), scan)
-        elif shown is not None:
+        shown = self.workspace.scan_layer
+        if shown is not None and not layers.entry_of(layer).get("geometry"):
             _need_same_place(layer, shown)
-        self._take(layer.name, lambda: np.array(layer.data), complete_axis)
+        volume = label_volume(layer, self.session.need_scan().geometry)
+        self._take(layer.name, lambda: volume, complete_axis)
 
     def _take(self, name: str, read: ReadLabels, complete_axis: int | None) -> None:
         project, scan = self.session.need_project(), self.session.need_scan()
@@ -76,22 +76,29 @@ class MaskImportButton(QPushButton):
             self.workspace.new_annotation()
         now, classes = self.session.annotation.current(), project.classes
         annotation = replace(now, labels=now.labels.copy())
-        self._worker.submit(
-            lambda: iter([import_mask(name, read(), annotation, classes, complete_axis)]),
-            lambda imported: self._apply(scan.id, name, imported),
-        )
 
-    def _apply(self, scan: str, name: str, imported: ImportedMask) -> None:
+        def imported() -> Iterator[tuple[ImportedMask, tuple[str, ...]]]:
+            mask = read()
+            used, table = used_ids(project), mask.table
+            yield import_mask(name, mask.array, annotation, classes, complete_axis, table, used), mask.notes
+
+        self._worker.submit(imported, lambda result: self._apply(scan.id, name, *result))
+
+    def _apply(self, scan: str, name: str, imported: ImportedMask, notes: tuple[str, ...]) -> None:
         if scan != self.session.scan:
             return
+        known = {item.name for item in self.session.need_project().classes}
         for item in imported.classes:
             self.session.set_class(item)
         now = np.asarray(self.workspace.need_annotation().data).reshape(-1)
         free = now[imported.voxels] == 0  # painting goes on meanwhile
         self.edits.apply(imported.voxels[free], imported.labels[free], imported.complete)
-        new = ", ".join(item.name for item in imported.classes)
+        new = ", ".join(item.name for item in imported.classes if item.name not in known)
         more = f" New classes: {new}." if new else ""
-        self.session.notify("info", f"Imported {name} into the annotation; Ctrl+Z removes it again.{more}")
+        done = "".join(f" {note[:1].upper()}{note[1:]}." for note in notes)
+        self.session.notify(
+            "info", f"Imported {name} into the annotation; Ctrl+Z removes it again.{more}{done}"
+        )
 
     # --- asking --------------------------------------------------------------------------------------
 
@@ -121,12 +128,6 @@ class MaskImportButton(QPushButton):
             complete_axis = axis if complete.isChecked() else None
             take = self.take_layer if isinstance(source, Labels) else self.take_file
             catch_errors(self.session, lambda: take(source, complete_axis))
-
-
-def _from_file(path: Path, scan: Geometry) -> np.ndarray:
-    volume = read_labels(path)
-    check_same_grid(path.name, volume.geometry, scan)
-    return volume.array
 
 
 def _need_same_place(layer: Labels, scan: Image) -> None:

@@ -12,7 +12,7 @@ import torch
 from medssl.benchmarking.simulated_annotator import annotate, choose_slices
 from medssl.core.events import Done, Notice, Preview, Started, to_line
 from medssl.core.features.similarity import open_features
-from medssl.core.io.volume import read_labels
+from medssl.core.io.labels import read_labels
 from medssl.core.jobs import FeaturesJob, FinetuneJob, PretrainJob
 from medssl.core.methods import METHODS
 from medssl.core.project.project import LabelClass, Project

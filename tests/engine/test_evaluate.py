@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
 from medssl.core.errors import UserError
-from medssl.core.labels.evaluate import Scores, evaluate, match_labels
+from medssl.core.labels.evaluate import Scores, evaluate, evaluate_usable
 from medssl.core.labels.metrics import dice
 from medssl.core.project.project import LabelClass, Project
 
@@ -65,25 +66,67 @@ def write_labels(folder: Path, affine: np.ndarray = AFFINE) -> Path:
 
 
 def test_a_run_is_compared_with_files_of_the_scans_names(project: Project, tmp_path: Path) -> None:
-    references = match_labels(project, write_labels(tmp_path / "labels"))
+    references = {"case": write_labels(tmp_path / "labels") / "case.nii.gz"}
     scores = evaluate(project, project.runs()[0].id, references)
     assert scores.of_class(1) == pytest.approx(2 * 30 / (60 + 30))
     assert math.isnan(scores.of_class(2))
 
 
 def test_labels_on_another_grid_are_refused(project: Project, tmp_path: Path) -> None:
-    references = match_labels(project, write_labels(tmp_path / "labels", np.diag([2.0, 2.0, 4.0, 1.0])))
+    references = {"case": write_labels(tmp_path / "labels", np.diag([2.0, 2.0, 4.0, 1.0])) / "case.nii.gz"}
     with pytest.raises(UserError, match=r"case\.nii\.gz lies on another voxel grid"):
         evaluate(project, project.runs()[0].id, references)
 
 
 def test_a_scan_without_a_prediction_is_refused(project: Project, tmp_path: Path) -> None:
-    references = match_labels(project, write_labels(tmp_path / "labels"))
+    references = {"case": write_labels(tmp_path / "labels") / "case.nii.gz"}
     other = project.new_run("finetune", {"job": "finetune"}, "finetune")
     with pytest.raises(UserError, match="has no prediction"):
         evaluate(project, other.id, references)
 
 
-def test_a_folder_without_fitting_labels_is_refused(project: Project, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no label file named like a scan"):
-        match_labels(project, tmp_path / "project")
+def save(path: Path, labels: np.ndarray) -> Path:
+    nibabel.save(nibabel.Nifti1Image(labels, AFFINE), path)
+    return path
+
+
+def test_values_are_the_classes_that_an_import_has_made_of_them(project: Project, tmp_path: Path) -> None:
+    """The file says 500 for liver, as an imported file did; 2 stays the class with this id."""
+    project.set_classes((replace(CLASSES[0], values=(500,)), CLASSES[1]))
+    labels = np.zeros((6, 5, 4), np.int16)
+    labels[..., :2], labels[0, 0, 3] = 500, 2
+    scores = evaluate(
+        Project.open(project.root), project.runs()[0].id, {"case": save(tmp_path / "l.nii", labels)}
+    )
+    assert scores.values == {"case": {1: 1.0, 2: 0.0}} and scores.notes == {"case": ()}
+
+
+def test_labels_that_are_no_class_are_named_and_missing_classes_do_not_count(
+    project: Project, tmp_path: Path
+) -> None:
+    labels = np.zeros((6, 5, 4), np.int16)
+    labels[..., :2], labels[0, 0, 3] = 300, 2
+    scores = evaluate(project, project.runs()[0].id, {"case": save(tmp_path / "l.nii", labels)})
+    assert math.isnan(scores.values["case"][1]) and scores.values["case"][2] == 0
+    assert scores.notes["case"] == ("300 is no class of the project",)
+
+
+def test_a_file_without_any_class_is_refused_and_left_out_of_the_mean(
+    project: Project, tmp_path: Path
+) -> None:
+    run = project.runs()[0].id
+    labels = np.zeros((6, 5, 4), np.int16)
+    labels[..., :2] = 300
+    strange = save(tmp_path / "strange.nii", labels)
+    with pytest.raises(UserError, match="300") as error:
+        evaluate_usable(project, run, {"case": strange})
+    assert error.value.code == "no-class"
+    nibabel.save(
+        nibabel.Nifti1Image(np.random.default_rng(1).normal(size=(6, 5, 4)), AFFINE), tmp_path / "b.nii"
+    )
+    other = project.add_scan(tmp_path / "b.nii")
+    project.save_prediction(run, other.id, np.zeros((4, 5, 6), np.uint8))
+    good = write_labels(tmp_path / "labels") / "case.nii.gz"
+    scores = evaluate_usable(project, run, {"case": good, other.id: strange})
+    assert list(scores.values) == ["case"] and "300" in scores.left_out[other.id]
+    assert scores.mean == pytest.approx(2 * 30 / (60 + 30))

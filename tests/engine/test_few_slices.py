@@ -18,7 +18,7 @@ from medssl.benchmarking import experiment, protocol, results_log
 from medssl.benchmarking.protocol import Assignment, Material
 from medssl.benchmarking.results_log import Failure
 from medssl.core.errors import UserError
-from medssl.core.io.volume import read_labels
+from medssl.core.io.labels import read_labels
 from medssl.core.jobs import FinetuneJob, Job
 from medssl.core.labels.evaluate import reference_labels
 from medssl.core.labels.shape_interpolation import interpolate

@@ -10,7 +10,8 @@ import pytest
 from medssl.core.errors import UserError
 from medssl.core.export.files import export_scan
 from medssl.core.files import portable_name
-from medssl.core.io.volume import read_labels, read_scan
+from medssl.core.io.labels import read_labels
+from medssl.core.io.volume import read_scan
 from medssl.core.project.project import Annotation, Project
 from project_parts import SHAPE, code_of, painted
 

@@ -54,7 +54,7 @@ def test_slices_follow_the_axis(axis: int) -> None:
 
 @pytest.mark.data
 def test_hippocampus_lies_inside_its_scans_so_the_whole_structure_counts(data: Path) -> None:
-    from medssl.core.io.volume import read_labels
+    from medssl.core.io.labels import read_labels
 
     for path in sorted((data / "Task04_Hippocampus" / "labelsTr").iterdir())[::20]:
         labels = read_labels(path).array
@@ -76,7 +76,7 @@ def test_an_annotation_knows_its_slices_and_nothing_else(axis: int) -> None:
 
 @pytest.mark.data
 def test_hippocampus_slices_are_axial_and_reach_past_both_ends(data: Path) -> None:
-    from medssl.core.io.volume import read_labels
+    from medssl.core.io.labels import read_labels
 
     labels = read_labels(data / "Task04_Hippocampus" / "labelsTr" / "hippocampus_001.nii.gz").array
     chosen = choose_slices(labels, 5)

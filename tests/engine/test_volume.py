@@ -140,11 +140,11 @@ READ_WITH_LITTLE = """
 import resource, sys
 from pathlib import Path
 from medssl.core.errors import UserError
-from medssl.core.io import dicom, itk, nifti, volume  # before memory is short
+from medssl.core.io import dicom, itk, labels, nifti, read_dicom_seg, volume  # before memory is short
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[3]), -1))
 try:
-    getattr(volume, sys.argv[1])(Path(sys.argv[2]))
+    getattr(labels if sys.argv[1] == "read_labels" else volume, sys.argv[1])(Path(sys.argv[2]))
     print("read")
 except UserError as error:
     print(error.code, error)

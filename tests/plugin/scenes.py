@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 from medssl.benchmarking.simulated_annotator import annotate, choose_slices
-from medssl.core.io.volume import read_labels
+from medssl.core.io.labels import read_labels
 from medssl.core.phantom import make_phantom
 from medssl.core.project.project import LabelClass, Project
 

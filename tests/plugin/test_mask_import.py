@@ -10,6 +10,7 @@ from napari.components import ViewerModel
 from test_workspace import AFFINE, SHAPE, write_scan
 
 from napari_medssl.annotate.edits import Edits
+from napari_medssl.io import reader
 from napari_medssl.model.session import Session
 from napari_medssl.widgets.mask_import import MaskImportButton
 from napari_medssl.workspace import Workspace
@@ -81,3 +82,13 @@ def test_a_layer_beside_the_scan_is_refused(desk):
     layer = desk.viewer.add_labels(np.ones(SHAPE[::-1], np.int32), scale=scale, translate=(0, 9, 0))
     with pytest.raises(UserError, match="import its file instead"):
         desk.mask_import.take_layer(layer)
+
+
+def test_a_layer_of_a_file_brings_the_names_of_its_labels(desk, qtbot, tmp_path):
+    """The first class, which nobody has named yet, takes the name of the label with its number."""
+    path, _ = write_mask(tmp_path)
+    (tmp_path / "mask.tsv").write_text("index\tname\n1\tliver\n9\ttumor\n")
+    ((data, kwargs, _),) = reader.read(str(path))
+    desk.mask_import.take_layer(desk.viewer.add_labels(data, **kwargs))
+    qtbot.waitUntil(lambda: any("New classes: liver, tumor" in text for text in desk.said), timeout=20000)
+    assert [(item.id, item.name) for item in desk.session.project.classes] == [(1, "liver"), (9, "tumor")]

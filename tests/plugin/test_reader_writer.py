@@ -7,12 +7,13 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from medssl.core.io.volume import read_labels, read_scan
+from medssl.core.io.labels import read_labels
+from medssl.core.io.volume import read_scan
 from napari.layers import Image, Labels
 from napari.utils import notifications
 
 from napari_medssl import layers
-from napari_medssl.io import reader, samples, writer
+from napari_medssl.io import label_layers, reader, samples, writer
 
 AFFINE = np.array([[-1.5, 0.1, 0, 20], [0.1, -1.5, 0.2, -30], [0, 0.2, 4, 7], [0, 0, 0, 1.0]])
 
@@ -100,3 +101,17 @@ def test_the_phantom_comes_without_a_network():
 def test_a_dicom_folder_is_one_layer(data):
     folder = str(data / "robustness" / "dicom_series_ct_head_small")
     assert len(reader.get_reader(folder)(folder)) == 1
+
+
+def test_names_and_large_ids_of_a_label_file_stay_with_its_layer(scan, tmp_path):
+    volume = read_scan(scan)
+    labels = np.zeros(volume.geometry.shape, np.int16)
+    labels[3:7, 3:7, 2:5], labels[7:9, 3:7, 2:5] = 500, 205
+    nibabel.save(nibabel.Nifti1Image(labels, AFFINE), tmp_path / "heart.nii.gz")
+    (tmp_path / "heart.tsv").write_text("index\tname\tcolor\n205\tmyocardium\t#ff0000\n500\tblood\t#0000ff\n")
+    ((data, kwargs, kind),) = reader.read(str(tmp_path / "heart.nii.gz"))
+    layer = Labels(data, **kwargs)
+    assert kind == "labels" and layer.data.dtype == np.int32
+    assert np.allclose(layer.get_color(205), (1, 0, 0, 1))
+    again = label_layers.label_volume(layer, volume.geometry)
+    assert again.names == {205: "myocardium", 500: "blood"} and again.values() == [205, 500]

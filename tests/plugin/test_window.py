@@ -14,7 +14,7 @@ import psutil
 import pytest
 import scenes
 from medssl.benchmarking.simulated_annotator import choose_slices
-from medssl.core.io.volume import read_labels
+from medssl.core.io.labels import read_labels
 from medssl.core.methods import METHODS
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest

@@ -1,7 +1,7 @@
 """Reads folders of scans and reference labels in the layout of the Medical Segmentation Decathlon (MSD).
 
     imagesTr/case_001.nii.gz    scans with labels
-    labelsTr/case_001.nii.gz    their labels, under the same name
+    labelsTr/case_001.nii.gz    their labels, under the same name (nnU-Net: scans end in _0000)
     imagesUn/...                scans without labels (optional)
     dataset.json                the names of the classes
 
@@ -17,6 +17,8 @@ from typing import Any, TypeVar
 
 from medssl.core.errors import UserError
 from medssl.core.files import read_json
+from medssl.core.io.label_names import label_names
+from medssl.core.labels.pairing import pair_labels
 from medssl.core.palette import class_color
 from medssl.core.project.project import LabelClass
 
@@ -54,23 +56,22 @@ def read_dataset(folder: Path) -> Dataset:
                 code="missing",
             )
     description = read_json(folder / "dataset.json")
-    images = {path.name: path for path in _scans_in(folder / "imagesTr")}
-    labels = {path.name: path for path in _scans_in(folder / "labelsTr")}
-    unmatched = sorted(labels.keys() - images.keys())
-    if unmatched:
+    images = {str(path): path for path in _scans_in(folder / "imagesTr")}
+    if not _scans_in(folder / "labelsTr"):
+        raise UserError(f"{folder / 'labelsTr'} is empty; put the label files there.", code="not-a-dataset")
+    pairs = pair_labels(images, folder / "labelsTr")
+    if pairs.unused:
         raise UserError(
-            f"{labels[unmatched[0]]} has no scan of the same name in imagesTr; add it or remove the label.",
+            f"{pairs.unused[0]} has no scan of the same name in imagesTr; add it or remove the label.",
             code="not-a-dataset",
         )
-    if not labels:
-        raise UserError(f"{folder / 'labelsTr'} is empty; put the label files there.", code="not-a-dataset")
+    for sentence in pairs.ambiguous.values():
+        raise UserError(sentence, code="not-a-dataset")
     return Dataset(
         name=str(description.get("name", folder.name)) if isinstance(description, dict) else folder.name,
         classes=_classes(description, folder / "dataset.json"),
-        pairs=tuple((images[name], labels[name]) for name in sorted(labels)),
-        unlabelled=tuple(
-            [images[name] for name in sorted(images.keys() - labels.keys())] + _scans_in(folder / "imagesUn")
-        ),
+        pairs=tuple((images[name], path) for name, path in pairs.files.items()),
+        unlabelled=(*(images[name] for name in pairs.missing), *_scans_in(folder / "imagesUn")),
     )
 
 
@@ -104,21 +105,14 @@ def _scans_in(folder: Path) -> list[Path]:
 
 
 def _classes(description: Any, path: Path) -> tuple[LabelClass, ...]:
-    """Classes from {"0": "background", "1": "liver"} (MSD) or {"background": 0, "liver": 1} (nnU-Net)."""
+    """The classes that a dataset.json names."""
     try:
-        entries = description["labels"].items()
-        by_id = {int(key): str(value) for key, value in (_id_first(*entry) for entry in entries)}
-    except (KeyError, TypeError, ValueError, AttributeError):
+        names = label_names(description)
+    except ValueError:
         raise UserError(
             f'{path} has no usable "labels"; write them like {{"0": "background", "1": "liver"}}.',
             code="not-a-dataset",
         ) from None
     return tuple(
-        LabelClass(id=class_id, name=by_id[class_id], color=class_color(class_id))
-        for class_id in sorted(by_id)
-        if class_id != 0
+        LabelClass(id=value, name=name, color=class_color(value)) for value, name in names.items() if value
     )
-
-
-def _id_first(key: str, value: Any) -> tuple[Any, Any]:
-    return (key, value) if key.isdecimal() else (value, key)

@@ -148,7 +148,8 @@ def evaluate(
         typer.Option(
             metavar="DIR",
             show_default=False,
-            help="Folder of reference labels with the names of the scan files.",
+            help="Folder of reference labels. A label file is named like its scan, with or without _seg or "
+            "_label.",
         ),
     ] = ...,  # type: ignore[assignment]  # marks a required option in typer
     json: Annotated[
@@ -161,29 +162,35 @@ def evaluate(
         ),
     ] = None,
 ) -> None:
-    """Compare a run's predictions with reference labels: Dice per scan and class."""
-    from rich.console import Console
+    """Compare a run's predictions with reference labels: Dice per scan and class.
 
+    Scans without a label file do not count. Those that cannot be compared
+    are reported, and the exit code is 1.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    from medssl.cli.labels import project_pairs, report_notes, report_pairs
     from medssl.cli.selection import choose_run
     from medssl.cli.tables import scores_json, scores_table
+    from medssl.cli.terminal import console
     from medssl.core.files import make_folder, write_json
-    from medssl.core.labels.evaluate import evaluate as compare
-    from medssl.core.labels.evaluate import match_labels
+    from medssl.core.labels.evaluate import evaluate_usable
     from medssl.core.project.project import Project
 
-    opened = Project.open(project)
+    opened, screen = Project.open(project), console()
     chosen = choose_run(opened, run or weights, ("finetune",))
-    references = match_labels(opened, labels)
-    predicted = {scan: path for scan, path in references.items() if opened.has_prediction(chosen.id, scan)}
-    scores = compare(opened, chosen.id, predicted or references)
-    if len(predicted) < len(references):
-        missing = len(references) - len(predicted)
-        typer.echo(
-            f"Skipped {missing} labelled scans without a current prediction of {chosen.id}; run medssl "
-            "predict.",
-            err=True,
-        )
+    pairs = project_pairs(opened, labels)
+    report_pairs(pairs, screen)
+    scores = evaluate_usable(opened, chosen.id, pairs.files)
+    for reason in scores.left_out.values():
+        screen.print(f"[yellow]{escape(reason)}", soft_wrap=True)
+    report_notes(scores.notes, screen)
+    scores.left_out.update(pairs.ambiguous)
     Console().print(scores_table(scores, title=f"Dice of {chosen.id}"))
     if json is not None:
         make_folder(json.parent)
         write_json(json, scores_json(scores))
+    if scores.left_out:
+        screen.print(f"[red]Left out {len(scores.left_out)} scans; see the messages above.")
+        raise typer.Exit(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -62,12 +62,29 @@ def init(
         ),
     ] = None,
     modality: ModalityOption = "",
+    labels: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            show_default=False,
+            help="Import the label files in this folder as annotations; those of held-out scans become their "
+            "reference labels. A label file is named like its scan, with or without _seg or _label.",
+        ),
+    ] = None,
+    complete: Annotated[
+        Literal["labelled", "all", "none"],
+        typer.Option(
+            help="Slices of the label files in which unlabelled voxels are background: those with labels, "
+            "all, or none."
+        ),
+    ] = "labelled",
 ) -> None:
-    """Create a project folder from scans, or add scans to an existing one.
+    """Create a project folder from scans, or add scans and labels to an existing one.
 
     Scan files are never modified. Files that cannot be used are reported and skipped.
     --modality also corrects scans that the project has already: name their files again.
     """
+    from medssl.cli.labels import import_labels
     from medssl.cli.modality import check_requested, modality_lines, settle
     from medssl.cli.terminal import console, scans_among
     from medssl.core.labels.classes import add_classes
@@ -76,6 +93,9 @@ def init(
     names = [name.strip() for name in (classes or "").split(",") if name.strip()]
     screen = console()
     found = scans_among(scans, screen) if scans else ()
+    if labels and labels not in (scans or []):
+        folder_of_labels = labels.resolve()
+        found = tuple(scan for scan in found if folder_of_labels not in scan.path.resolve().parents)
     check_requested(modality, found)
     known = Project.open(folder).scans.values() if is_project(folder) else ()
     names_found = [name for scan in found for name in (scan.path.name, scan.name)]
@@ -93,8 +113,12 @@ def init(
     held_out = sum(scan.held_out for scan in project.scans.values())
     count = len(project.scans)
     typer.echo(f"{folder}: {count} scan{'s' if count != 1 else ''}, {held_out} held out.")
+    refused_labels = import_labels(project, labels, complete, screen) if labels else 0
     if refused:
         screen.print(f"[red]Skipped {refused} of the scans; see the messages above.")
+    if refused_labels:
+        screen.print(f"[red]Left out the labels of {refused_labels} scans; see the messages above.")
+    if refused or refused_labels:
         raise typer.Exit(1)
 
 

@@ -50,6 +50,7 @@ def scores_json(scores: Scores) -> dict[str, Any]:
             scan_id: {entry.name: _or_null(scan_scores[entry.id]) for entry in scores.classes}
             for scan_id, scan_scores in scores.values.items()
         },
+        "left_out": scores.left_out,
     }
 
 

@@ -123,6 +123,15 @@ def read_image(path: Path) -> DicomImage:
         raise _damaged(path, str(error)) from error
 
 
+def slices_of(path: Path, header: pydicom.Dataset) -> list[Slice]:
+    """Positions of the frames of a file.
+
+    Raises:
+        NoSlices: They have no positions.
+    """
+    return [_slice(path, plane) for plane in _planes(path, header)[0]]
+
+
 def full_header(path: Path) -> pydicom.Dataset:
     """The whole header of a file that `read_image` has read."""
     return pydicom.dcmread(path, stop_before_pixels=True, force=True)

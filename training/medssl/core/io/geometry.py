@@ -209,23 +209,23 @@ def implausible_size(geometry: Geometry) -> str:
     return f"Its voxels of {voxels} mm (in all {whole} mm) are implausible; check the unit in its header."
 
 
-def three_axes(array: np.ndarray, path: Path) -> np.ndarray:
-    """Remove trailing axes of length one.
+def three_axes(array: np.ndarray, path: Path, labels: bool = False) -> np.ndarray:
+    """Remove axes of length one beyond the third.
 
     Args:
         array: Array of a file (I, J, K, 1, ...).
         path: The file, for the error message.
+        labels: Accept what label files may be as well: several channels, a single slice.
 
     Returns:
-        Array (I, J, K).
+        Array (I, J, K), or (I, J, K, C).
 
     Raises:
         UserError: "not-3d" if the result is not a single volume.
     """
     shape = array.shape
-    while array.ndim > 3 and array.shape[-1] == 1:
-        array = array[..., 0]
-    if array.ndim != 3 or min(array.shape) < 2:
+    array = array.reshape(*shape[:3], *(length for length in shape[3:] if length > 1))
+    if not 3 <= array.ndim <= 3 + labels or (min(array.shape) < 2 and not labels):
         raise UserError(
             f"{path} is not one 3D volume (its shape is {' x '.join(map(str, shape))}); "
             "export a single volume with at least two slices.",

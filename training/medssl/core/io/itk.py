@@ -26,8 +26,12 @@ META_MODALITIES = {"MET_MOD_CT": "ct", "MET_MOD_MR": "mr", "MET_MOD_US": "us"}
 sitk.ProcessObject.SetGlobalWarningDisplay(False)
 
 
-def read_itk(path: Path) -> Reading:
+def read_itk(path: Path, labels: bool = False) -> Reading:
     """Read a file with SimpleITK; voxel sizes and units, which ITK ignores or replaces, are read here.
+
+    Args:
+        path: The file.
+        labels: Accept several channels and single slices.
 
     Returns:
         Array in the data type of the file, geometry, modality if a MetaImage states it, and notes.
@@ -46,13 +50,16 @@ def read_itk(path: Path) -> Reading:
         units = _check_meta_image(header, notes)
     image = sitk.ReadImage(str(path))
     components = image.GetNumberOfComponentsPerPixel()
-    if components != 1 or "complex" in image.GetPixelIDTypeAsString():
+    if (components != 1 and not labels) or "complex" in image.GetPixelIDTypeAsString():
         raise UserError(
             f"{path} holds colours, vectors or complex numbers, not one grey value per voxel; "
             "export it as a scalar volume.",
             code="not-scalar",
         )
-    array = three_axes(sitk.GetArrayFromImage(image).T, path)
+    array = sitk.GetArrayFromImage(image).T
+    if components != 1:
+        array = np.moveaxis(array, 0, -1)
+    array = three_axes(array, path, labels)
     directions = np.array(image.GetDirection()).reshape(image.GetDimension(), -1)[:3, :3]
     affine = np.eye(4)
     affine[:3, :3] = directions * np.array(image.GetSpacing()[:3])

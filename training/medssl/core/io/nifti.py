@@ -36,11 +36,15 @@ MAX_LENGTH = 32767
 """Largest number of voxels along an axis in NIfTI-1."""
 
 
-def read_nifti(path: Path) -> Reading:
+def read_nifti(path: Path, labels: bool = False) -> Reading:
     """Read a NIfTI or MGH file with nibabel.
 
     Its affine is the sform, else the qform, else voxel sizes alone. Headers that other readers tolerate are
     accepted with a note.
+
+    Args:
+        path: The file.
+        labels: Accept several channels and single slices.
 
     Returns:
         Array in the data type of the file unless it is scaled, geometry, and notes.
@@ -67,7 +71,7 @@ def read_nifti(path: Path) -> Reading:
     declared = math.prod(map(int, image.shape)) * image.get_data_dtype().itemsize
     if declared > MAX_COMPRESSION * Path(image.file_map["image"].filename or path).stat().st_size:
         raise ValueError(f"its header declares {declared / 2**30:.1f} GB")
-    array = three_axes(_voxels(image, path), path)
+    array = three_axes(_voxels(image, path), path, labels)
     if isinstance(image, nib.freesurfer.MGHImage):
         _check_mgh(image)
         return Reading(array, Geometry.of(image.affine, array.shape), notes=tuple(notes))

@@ -1,4 +1,4 @@
-"""Read scans and label volumes, and write labels on the source grid.
+"""Read scans, and write labels on the source grid; labels are read by labels.py.
 
 nibabel reads NIfTI and MGH (nifti.py), SimpleITK reads NRRD and MetaImage (itk.py) and, with pydicom, DICOM
 (dicom.py). Files that cannot be read correctly raise a UserError. These libraries take half a second to
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
@@ -28,13 +29,16 @@ DICOM = (".dcm", ".dicom", ".ima")
 READABLE = (*NIFTI, *ITK, *DICOM)
 WRITABLE = (".nii", ".nii.gz", ".nrrd", ".mha")
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Volume:
-    """A scan or label volume.
+    """A scan.
 
     Attributes:
-        array: Voxels in canonical order (Z, Y, X): float32 for scans, uint8 or uint16 for labels.
+        array: Voxels in canonical order, float32 (Z, Y, X).
         geometry: Grid of the file.
         path: The file or DICOM folder.
         modality: One of `intensity.MODALITIES` if the file states it, otherwise empty.
@@ -72,13 +76,13 @@ def is_series(path: Path) -> bool:
     return looks_like_dicom(path) or not path.exists()
 
 
-def _catch_memory_error(read: Callable[[Path], Volume]) -> Callable[[Path], Volume]:
-    """Decorator that turns a MemoryError into a UserError ("too-large")."""
+def catch_memory_error(read: Callable[Concatenate[Path, P], T]) -> Callable[Concatenate[Path, P], T]:
+    """Decorator for readers that turns a MemoryError into a UserError ("too-large")."""
 
     @wraps(read)
-    def wrapper(path: Path) -> Volume:
+    def wrapper(path: Path, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return read(path)
+            return read(path, *args, **kwargs)
         except MemoryError as error:
             raise UserError(
                 f"{path} does not fit into the memory of this machine; crop or downsample it.",
@@ -88,7 +92,7 @@ def _catch_memory_error(read: Callable[[Path], Volume]) -> Callable[[Path], Volu
     return wrapper
 
 
-@_catch_memory_error
+@catch_memory_error
 def read_scan(path: Path) -> Volume:
     """Read one 3D scan.
 
@@ -111,7 +115,19 @@ def read_scan(path: Path) -> Volume:
         >>> volume.array.shape, volume.geometry.spacing_mm
     """
     path = Path(path)
-    reading = _read(path)
+    return as_scan(path, read_voxels(path))
+
+
+def as_scan(path: Path, reading: Reading) -> Volume:
+    """A scan from the content of a file.
+
+    Args:
+        path: The file.
+        reading: Its voxels and header.
+
+    Raises:
+        UserError: "not-finite", "constant".
+    """
     notes = [*reading.notes]
     with np.errstate(over="ignore"):  # values that exceed float32 become infinite
         values = reading.array.astype(np.float32)
@@ -127,36 +143,19 @@ def read_scan(path: Path) -> Volume:
     return Volume(geometry.to_canonical(values), geometry, path, reading.modality, tuple(notes), missing)
 
 
-@_catch_memory_error
-def read_labels(path: Path) -> Volume:
-    """Read a label volume. Floating-point files are accepted if all values are whole numbers.
+def read_voxels(path: Path, labels: bool = False) -> Reading:
+    """Read the voxels of a file as they are stored.
 
     Args:
         path: A file, a folder with one DICOM series, or one file of a series.
+        labels: Accept several channels and single slices.
 
     Returns:
-        Volume with a uint8 array (Z, Y, X), uint16 if ids exceed 255.
+        Array in file order (I, J, K), with several channels (I, J, K, C), and what the header says.
 
     Raises:
-        UserError: "not-labels", and those of `read_scan` except "not-finite" and "constant".
+        UserError: Those of `read_scan` that are not about values.
     """
-    path = Path(path)
-    reading = _read(path)
-    array, geometry = reading.array, reading.geometry
-    low, high = float(array.min()), float(array.max())
-    is_integral = array.dtype.kind in "iub" or bool((array == np.round(array)).all())  # false for NaN
-    if not is_integral or not 0 <= low <= high <= 65535:
-        raise UserError(
-            f"{path} is not a label volume (its values range from {low:g} to {high:g}); "
-            "choose one with whole numbers from 0 to 65535.",
-            code="not-labels",
-        )
-    dtype = np.uint8 if high <= 255 else np.uint16
-    return Volume(geometry.to_canonical(array.astype(dtype)), geometry, path, notes=reading.notes)
-
-
-def _read(path: Path) -> Reading:
-    """Read a file with the library for its format."""
     if not exists(path):
         raise UserError(f"{path} does not exist; check the path.", code="missing")
     ending = suffix_of(path)
@@ -169,11 +168,11 @@ def _read(path: Path) -> Reading:
         if ending in NIFTI:
             from medssl.core.io.nifti import read_nifti
 
-            return read_nifti(path)
+            return read_nifti(path, labels)
         if ending in ITK:
             from medssl.core.io.itk import read_itk
 
-            return read_itk(path)
+            return read_itk(path, labels)
     except UserError as error:
         if str(path) in str(error):
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ class LabelClass:
     name: str
     color: str
     """ "#rrggbb"."""
+    values: tuple[int, ...] = ()
+    """Other values that mean this class in label files without names, such as 500 or 255."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def parse_contents(content: bytes, path: Path, known: Mapping[str, Scan]) -> Con
     try:
         if version != FORMAT_VERSION:
             raise ValueError(f"version {version!r}")
-        classes = check_classes(from_json(LabelClass, each, "a class") for each in value["classes"])
+        classes = check_classes(_classes(value["classes"], value.get("label_values", {})))
         scans = tuple(_scan(each, known) for each in value["scans"])
         return Contents(classes, scans, migrations.view_state(value))
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, UserError) as error:
@@ -104,7 +106,9 @@ def to_json(contents: Contents) -> dict[str, Any]:
     """The contents as project.json has them."""
     return {
         "version": FORMAT_VERSION,
-        "classes": [asdict(each) for each in contents.classes],
+        "classes": [{"id": each.id, "name": each.name, "color": each.color} for each in contents.classes],
+        # Not in the classes: versions that know of no such values can read the project, too.
+        "label_values": {str(value): each.id for each in contents.classes for value in each.values},
         "scans": [_fields(scan) for scan in contents.scans],
         "view_state": contents.former_view_state,  # former versions need it to open the project
     }
@@ -163,6 +167,12 @@ def free_id(path: Path, taken: Iterable[str], name: str = "") -> str:
 
 def _as_id(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:LONGEST_ID]
+
+
+def _classes(entries: list[Any], label_values: dict[str, Any]) -> Iterable[LabelClass]:
+    for entry in entries:
+        item = from_json(LabelClass, entry, "a class")
+        yield replace(item, values=tuple(int(key) for key, each in label_values.items() if each == item.id))
 
 
 def _fields(scan: Scan) -> dict[str, Any]:

@@ -20,7 +20,8 @@ import numpy as np
 
 from medssl.core.errors import UserError
 from medssl.core.files import exists, make_folder, write_json
-from medssl.core.io.masks import MASK, is_label_volume
+from medssl.core.io.label_detection import looks_like_labels
+from medssl.core.io.masks import MASK
 from medssl.core.io.volume import Volume, fingerprint, read_scan
 from medssl.core.project.annotation import (
     IGNORE,
@@ -142,7 +143,7 @@ class Project(Manifest):
         self.need_writable()
         path = Path(path).absolute()  # a link is not followed: its target may have no telling name
         volume = read_scan(path)
-        if refuse_masks and is_label_volume(volume.array):
+        if refuse_masks and looks_like_labels(volume.array):
             raise UserError(
                 f"{path} holds labels, not a scan, and is left out; give the file itself to add it.",
                 code=MASK,
