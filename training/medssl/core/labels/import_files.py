@@ -103,15 +103,19 @@ def _assign(
 ) -> dict[str, dict[int, int]]:
     """{scan id: {value: class id}}; adds the new classes to the project."""
     reserved = {value for values, table in described.values() for value in values if value not in table.names}
-    classes = {item.id: item for item in project.classes}
-    ids, used = {}, used_ids(project)
-    for scan_id, (values, table) in described.items():
-        now: tuple[LabelClass, ...] = tuple(classes.values())
-        assigned = assign_ids(str(files[scan_id]), values, table, now, reserved, used)
-        classes |= {new.id: new for new in assigned.classes}
-        ids[scan_id] = assigned.ids
-    if tuple(classes.values()) != project.classes:
-        project.set_classes(tuple(classes.values()))
+    ids: dict[str, dict[int, int]] = {}
+    used = used_ids(project)  # before the lock is taken: it reads annotations
+
+    def add(known: tuple[LabelClass, ...]) -> tuple[LabelClass, ...]:
+        classes = {item.id: item for item in known}
+        for scan_id, (values, table) in described.items():
+            now = tuple(classes.values())
+            assigned = assign_ids(str(files[scan_id]), values, table, now, reserved, used)
+            classes |= {new.id: new for new in assigned.classes}
+            ids[scan_id] = assigned.ids
+        return tuple(classes.values())
+
+    project.change_classes(add)
     return ids
 
 
