@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from medssl.core.errors import UserError
+from medssl.core.export.files import needs_prediction
 from medssl.core.io.volume import Volume
 from medssl.core.labels.postprocess import Postprocessing
 from medssl.core.project.project import Scan
@@ -209,18 +210,22 @@ class Workspace:
     def _on_view(self, event: object = None) -> None:
         self.session.view_changed.emit()
 
-    def export_source(self) -> tuple[str, str, Postprocessing]:
+    def export_source(self) -> tuple[str, str | None, Postprocessing]:
         """What an export writes now: the prediction on the screen and the annotation, which is saved first.
 
         Returns:
-            Id of the scan, id of the run, and the post-processing.
+            Id of the scan, id of the run (None without a prediction of a scan that is annotated everywhere),
+            and the post-processing.
 
         Raises:
             UserError: "no-scan", "no-prediction".
         """
         scan = self.session.need_scan()
         self.autosave.flush()
-        return scan.id, self.predictions.need_shown().run, self.predictions.postprocessing
+        shown = self.predictions.shown
+        if shown is None and needs_prediction(self.session.need_project().annotation(scan.id)):
+            shown = self.predictions.need_shown()
+        return scan.id, shown.run if shown else None, self.predictions.postprocessing
 
     # --- helpers -------------------------------------------------------------------------------------
 

@@ -32,12 +32,13 @@ def curves_of(folder: Path, *names: str) -> list[list[tuple[float, float]]]:
 def _curve(lines: list[str], name: str) -> list[tuple[float, float]]:
     thinned = lines[:: max(1, len(lines) // MAX_POINTS)]
     parsed = [event for line in thinned for event in _event(line)]
-    return [(event.step, event.values[name]) for event in parsed if isinstance(event, events.Metric)]
+    metrics = [event for event in parsed if isinstance(event, events.Metric)]
+    return [(event.step, event.values[name]) for event in metrics if name in event.values]
 
 
 def _lines(folder: Path) -> list[str]:
     try:
-        return (folder / "events.jsonl").read_text(encoding="utf-8").splitlines()
+        return (folder / "events.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
 

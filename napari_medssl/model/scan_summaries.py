@@ -95,20 +95,23 @@ def summarise_scans(project: Project, cache: dict[Any, Any]) -> Iterator[tuple[s
     """
     runs = project.runs()[::-1]
     for scan in list(project.scans.values()):
-        run = next((run for run in runs if project.has_prediction(run.id, scan.id)), None)
-        dice, dice_error = (
-            _dice(project, scan, run, cache) if run is not None and scan.reference else ({}, "")
-        )
-        summary = ScanSummary(
-            picture=_cached(
-                cache, ("picture", scan.id, scan.image_fingerprint), partial(picture, project, scan)
-            ),
-            slices=_slices(project, scan, cache),
-            run=run.id if run is not None else "",
-            dice=dice,
-            dice_error=dice_error,
-        )
+        try:
+            summary = _summarise(project, scan, runs, cache)
+        except UserError:
+            continue  # a damaged file; opening the scan reports it
         yield scan.id, summary
+
+
+def _summarise(project: Project, scan: Scan, runs: list[Run], cache: dict[Any, Any]) -> ScanSummary:
+    run = next((run for run in runs if project.has_prediction(run.id, scan.id)), None)
+    dice, dice_error = _dice(project, scan, run, cache) if run is not None and scan.reference else ({}, "")
+    return ScanSummary(
+        picture=_cached(cache, ("picture", scan.id, scan.image_fingerprint), partial(picture, project, scan)),
+        slices=_slices(project, scan, cache),
+        run=run.id if run is not None else "",
+        dice=dice,
+        dice_error=dice_error,
+    )
 
 
 def picture(project: Project, scan: Scan) -> np.ndarray:

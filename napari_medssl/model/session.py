@@ -15,6 +15,7 @@ from medssl.core.errors import UserError
 from medssl.core.features.similarity import has_features, open_features
 from medssl.core.labels.classes import add_classes, class_named, rename_class
 from medssl.core.palette import class_color
+from medssl.core.project.damage import readable_scans
 from medssl.core.project.project import LabelClass, Project, Run, Scan, ViewState, is_project
 from psygnal import Signal
 
@@ -90,7 +91,7 @@ class Session:
             show: Select the scan that was on the screen last.
 
         Returns:
-            Id of the scan that was on the screen last; None without scans.
+            Id of the scan that was on the screen last; None without scans that can be annotated.
 
         Raises:
             UserError: A job is running ("busy"), or the project cannot be read or created.
@@ -116,8 +117,9 @@ class Session:
         for signal in (self.project_changed, self.runs_changed, self.classes_changed, self.scans_changed):
             signal.emit()
         self.job_changed.emit()
+        readable = readable_scans(project, lambda text: self.notify("warning", text))
         last = project.view_state.scan
-        scan = last if last in project.scans else next(iter(project.scans), None)
+        scan = last if last in readable else next(iter(readable), None)
         if scan is not None and show:
             self.select(scan)
         return scan

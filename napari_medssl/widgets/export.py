@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from medssl.core.export.files import DICOM_SEG, export_scan, file_name
+from medssl.core.export.files import DICOM_SEG, export_scan, file_name, fully_annotated
+from medssl.core.export.provenance import check_record
 from medssl.core.jobs import ExportJob
 from medssl.core.labels.postprocess import Postprocessing
 from medssl.core.project.project import Project
@@ -47,7 +48,7 @@ class Export(QWidget):
         super().__init__()
         self._settings = settings
         self.session, self.workspace, self.jobs = session, workspace, jobs
-        self._worker: FunctionWorker[tuple[Path, Exception | None]] | None = None
+        self._worker: FunctionWorker[tuple[Path, list[str], Exception | None]] | None = None
         self.one = button(
             "Export…",
             self.save,
@@ -96,16 +97,18 @@ class Export(QWidget):
         worker.start()
         self.refresh()
 
-    def _on_saved(self, result: tuple[Path, Exception | None]) -> None:
+    def _on_saved(self, result: tuple[Path, list[str], Exception | None]) -> None:
         if self.session.closed:
             return
         self._worker = None
         self.refresh()
         catch_errors(self.session, lambda: self._tell(*result))
 
-    def _tell(self, path: Path, error: Exception | None) -> None:
+    def _tell(self, path: Path, warnings: list[str], error: Exception | None) -> None:
         if error is not None:
             raise error
+        for text in warnings:
+            self.session.notify("warning", text)
         self.session.notify("info", f"Saved {path.name}.")
 
     def save_all(self, ending: str) -> None:
@@ -122,8 +125,9 @@ class Export(QWidget):
 
     def _save_all(self, folder: Path, ending: str) -> None:
         _, run, postprocessing = self.workspace.export_source()
-        project, how = str(self.session.need_project().root), asdict(postprocessing)
-        job = ExportJob(project=project, folder=str(folder), ending=ending, weights=run, **how)
+        project, how = self.session.need_project(), asdict(postprocessing)
+        scans = () if run else fully_annotated(project)
+        job = ExportJob(str(project.root), folder=str(folder), ending=ending, weights=run, scans=scans, **how)
         self.jobs.start(replace(job, device=self._settings().get("device", job.device)))
 
     def refresh(self) -> None:
@@ -137,11 +141,13 @@ class Export(QWidget):
 
 
 def _written(
-    project: Project, scan: str, run: str, path: Path, postprocessing: Postprocessing
-) -> tuple[Path, Exception | None]:
-    """Runs in a thread; errors are reported in the viewer's."""
+    project: Project, scan: str, run: str | None, path: Path, postprocessing: Postprocessing
+) -> tuple[Path, list[str], Exception | None]:
+    """Runs in a thread; warnings and errors are reported in the viewer's."""
+    warnings: list[str] = []
     try:
-        export_scan(project, scan, run, path, postprocessing)
+        check_record(path)  # the dialog has asked about the file itself
+        export_scan(project, scan, run, path, postprocessing, overwrite=True, notify=warnings.append)
     except Exception as error:
-        return path, error
-    return path, None
+        return path, warnings, error
+    return path, warnings, None

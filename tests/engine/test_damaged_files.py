@@ -26,7 +26,9 @@ from medssl.tasks.inference.predict import Trained
 from medssl.tasks.start import load_for, load_weights
 from small import CPU, Events, job_of, make_project, never, plan, run
 
-WRONG: tuple[Any, ...] = (None, True, -1, 0, 1.5, float("inf"), "x", [], ["x"], {}, {"x": 1}, [[1]])
+WRONG: tuple[Any, ...] = (
+    None, True, -1, 0, 1.5, 10**400, float("inf"), "x", "\ud800", [], ["x"], {}, {"x": 1}, [[1]],
+)  # fmt: skip
 SOME = 9
 """Every ninth damage where each takes a file of weights to be written and read."""
 

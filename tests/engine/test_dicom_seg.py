@@ -13,7 +13,7 @@ import SimpleITK as sitk
 from dicom_files import SHAPE, numbered, write_series
 from medssl.core.errors import UserError
 from medssl.core.io.dicom import read_stack
-from medssl.core.io.dicom_seg import AlgorithmType, write_dicom_seg
+from medssl.core.io.dicom_seg import AlgorithmType, dicom_seg_bytes
 from medssl.core.io.volume import read_scan
 from medssl.core.project.contents import LabelClass
 from pydicom.uid import generate_uid
@@ -35,7 +35,7 @@ def written(
     geometry = read_scan(source).geometry
     values = np.array([0, 0, *(item.id for item in classes)], np.uint8)
     labels = np.random.default_rng(0).choice(values, geometry.shape_zyx)
-    write_dicom_seg(path, labels, geometry, source, classes, how)
+    path.write_bytes(dicom_seg_bytes(labels, geometry, source, classes, how))
     return labels
 
 
@@ -186,21 +186,33 @@ def test_what_a_person_painted_names_no_algorithm(tmp_path: Path) -> None:
     )
 
 
-def test_a_class_without_a_voxel_is_an_empty_segment(tmp_path: Path) -> None:
+def test_a_class_without_a_voxel_is_no_segment(tmp_path: Path) -> None:
     write_series(tmp_path / "series")
     geometry = read_scan(tmp_path / "series").geometry
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[2:4, 1:3, 2:5] = 7
     path = tmp_path / "out.dcm"
-    write_dicom_seg(path, np.zeros(SHAPE, np.uint8), geometry, tmp_path / "series", CLASSES, "AUTOMATIC")
-    assert sitk.GetArrayFromImage(sitk.ReadImage(str(path))).shape == (2 * SHAPE[0], *SHAPE[1:])
-    assert not sitk.GetArrayFromImage(sitk.ReadImage(str(path))).any()
+    path.write_bytes(dicom_seg_bytes(labels, geometry, tmp_path / "series", CLASSES, "AUTOMATIC"))
+    (segment,) = highdicom.seg.segread(path).SegmentSequence
+    assert (segment.SegmentNumber, segment.SegmentLabel) == (1, "Gefäß")
+    voxels = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    assert np.array_equal(geometry.to_canonical(voxels.T) > 0, labels > 0)
 
 
-def test_long_and_empty_names_fit(tmp_path: Path) -> None:
+def test_without_a_voxel_of_any_class_there_is_no_dicom_seg(tmp_path: Path) -> None:
     write_series(tmp_path / "series")
-    classes = (LabelClass(1, "x" * 80, "#000000"), LabelClass(2, " ", "#ffffff"))
+    geometry = read_scan(tmp_path / "series").geometry
+    with pytest.raises(UserError, match=r"no voxel of any class.*choose \.nii\.gz") as error:
+        dicom_seg_bytes(np.zeros(SHAPE, np.uint8), geometry, tmp_path / "series", CLASSES, "AUTOMATIC")
+    assert error.value.code == "empty"
+
+
+def test_the_longest_name_and_a_backslash_fit(tmp_path: Path) -> None:
+    write_series(tmp_path / "series")
+    classes = (LabelClass(1, "x" * 64, "#000000"), LabelClass(2, "left\\right", "#ffffff"))
     written(tmp_path / "series", tmp_path / "out.dcm", classes)
     labels = [each.SegmentLabel for each in pydicom.dcmread(tmp_path / "out.dcm").SegmentSequence]
-    assert labels == ["x" * 64, "Class 2"]
+    assert labels == ["x" * 64, "left/right"]
 
 
 @pytest.mark.parametrize("name", ["StudyInstanceUID", "SOPInstanceUID"])
@@ -223,7 +235,5 @@ def test_a_series_that_lies_elsewhere_by_now_is_refused(tmp_path: Path) -> None:
     write_series(tmp_path / "now", step=(0, 0, 3.01))
     geometry = read_scan(tmp_path / "then").geometry
     with pytest.raises(UserError) as error:
-        write_dicom_seg(
-            tmp_path / "out.dcm", np.zeros(SHAPE, np.uint8), geometry, tmp_path / "now", CLASSES, "MANUAL"
-        )
+        dicom_seg_bytes(np.ones(SHAPE, np.uint8), geometry, tmp_path / "now", CLASSES, "MANUAL")
     assert error.value.code == "changed"

@@ -11,12 +11,15 @@ import nibabel
 import numpy as np
 import pytest
 from dicom_files import SHAPE, write_series
+from medssl.core import files
 from medssl.core.errors import UserError
 from medssl.core.events import Notice, Progress
+from medssl.core.export import provenance
 from medssl.core.export.files import export_scan, may_write
-from medssl.core.files import sha256_of
+from medssl.core.files import sha256_of, write_json
 from medssl.core.jobs import ExportJob
 from medssl.core.project.project import Annotation, LabelClass, Project
+from medssl.core.tables import csv_bytes, safe_cell
 from medssl.tasks.export import export_scans
 from project_parts import code_of, painted
 
@@ -153,7 +156,7 @@ def test_all_scans_get_a_file_a_record_and_rows_in_one_table(dicom_project: Proj
     result, said = run_job(dicom_project, job(dicom_project, tmp_path / "out"))
     names = {path.name for path in (tmp_path / "out").iterdir()}
     files = {"scan_segmentation.nii.gz", "series_segmentation.nii.gz"}
-    assert names == {*files, *(f"{name}.json" for name in files), "volumes.csv"}
+    assert names == {*files, *(f"{name}.json" for name in files), "volumes.csv", "volumes.csv.json"}
     rows = rows_of(tmp_path / "out" / "volumes.csv")
     assert [(row["scan"], row["class"]) for row in rows] == [
         ("scan", "one"), ("scan", "two"), ("series", "one"), ("series", "two")
@@ -223,7 +226,184 @@ def test_where_nothing_can_be_written_the_export_fails_in_one_sentence(
     assert not (tmp_path / "volumes.csv").exists()
 
 
+# --- only what was exported is replaced ----------------------------------------------------------------
+
+
+def export_again(project: Project, folder: Path, **changes: object) -> tuple[dict, list]:
+    """Another class everywhere in the prediction, so that files differ, and an export."""
+    for scan in project.scans.values():
+        project.save_prediction(RUN, scan.id, np.full(scan.geometry.shape_zyx, 2, np.uint8))
+    return run_job(project, job(project, folder, **changes))
+
+
+@pytest.mark.parametrize("name", ["scan_segmentation.nii.gz", "scan_segmentation.nii.gz.json", "volumes.csv"])
+@pytest.mark.parametrize("exported_before", [True, False])
+def test_files_of_others_and_changed_files_are_kept_and_the_rest_is_exported(
+    dicom_project: Project, tmp_path: Path, name: str, exported_before: bool
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    if exported_before:
+        run_job(dicom_project, job(dicom_project, out))
+    (out / name).write_bytes(b"[1, 2]")
+    result, said = export_again(dicom_project, out)
+    key = "volumes.csv" if name == "volumes.csv" else "scan"
+    assert (out / name).read_bytes() == b"[1, 2]"
+    assert list(result["refused"]) == [key] and not result["stopped"]
+    assert len(result["written"]) == (2 if name == "volumes.csv" else 1)
+    assert name in result["refused"][key] and "--overwrite" in result["refused"][key]
+    assert any(event.text == result["refused"][key] for event in said if isinstance(event, Notice))
+    result, _ = export_again(dicom_project, out, overwrite=True)
+    assert not result["refused"] and (out / name).read_bytes() != b"[1, 2]"
+
+
+def test_a_segmentation_of_another_scan_of_that_name_is_kept(dicom_project: Project, tmp_path: Path) -> None:
+    export_scan(dicom_project, "scan", RUN, tmp_path / "out.nii.gz")
+    with pytest.raises(UserError, match="another scan") as error:
+        export_scan(dicom_project, "series", RUN, tmp_path / "out.nii.gz")
+    assert code_of(error) == "exists"
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("writes", range(1, 7))
+@pytest.mark.parametrize("exported_before", [True, False])
+def test_an_export_that_was_killed_goes_on(
+    dicom_project: Project,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    writes: int,
+    exported_before: bool,
+) -> None:
+    """Killed before each of the six files that two scans and their table are written to."""
+    if exported_before:
+        run_job(dicom_project, job(dicom_project, tmp_path / "out"))
+    done = 0
+    whole = provenance.write_whole
+
+    def write_or_die(path: Path, write: object) -> None:
+        nonlocal done
+        done += 1
+        if done == writes:
+            raise Killed
+        whole(path, write)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(provenance, "write_whole", write_or_die)
+        patched.setattr(files, "write_whole", write_or_die)  # that of write_json
+        with pytest.raises(Killed):
+            export_again(dicom_project, tmp_path / "out")
+    result, _ = export_again(dicom_project, tmp_path / "out")
+    assert not result["refused"] and len(result["written"]) == 2
+    for path in (*result["written"], tmp_path / "out" / "volumes.csv"):
+        record = json.loads(Path(f"{path}.json").read_text())
+        assert record["file"]["sha256"] == sha256_of(Path(path))
+
+
+def test_a_second_export_of_other_scans_extends_the_table(dicom_project: Project, tmp_path: Path) -> None:
+    run_job(dicom_project, job(dicom_project, tmp_path, scans=("series",)))
+    run_job(dicom_project, job(dicom_project, tmp_path, scans=("scan",)))
+    rows = rows_of(tmp_path / "volumes.csv")
+    assert [row["scan"] for row in rows] == ["series", "series", "scan", "scan"]
+    export_again(dicom_project, tmp_path, scans=("series",))
+    after = rows_of(tmp_path / "volumes.csv")
+    assert [row["scan"] for row in after] == ["series", "series", "scan", "scan"]
+    assert after[2:] == rows[2:] and after[:2] != rows[:2]
+
+
+# --- names ------------------------------------------------------------------------------------------
+
+
+def test_records_hold_no_names_and_paths_unless_asked(dicom_project: Project, tmp_path: Path) -> None:
+    run = dicom_project.new_run(
+        "finetune", {"job": "finetune", "project": "/home/jane", "predict_scans": ["scan"]}, "named"
+    )
+    run.checkpoint.write_bytes(b"weights")
+    fingerprint = dicom_project.scans["series"].sha256
+    write_json(run.folder / "card.json", {"scans": ["scan", fingerprint, "no-longer-there"]})
+    for scan in dicom_project.scans.values():
+        dicom_project.save_prediction(run.id, scan.id, np.ones(scan.geometry.shape_zyx, np.uint8))
+    for with_names in (False, True):
+        path = tmp_path / f"{with_names}.nii.gz"
+        export_scan(dicom_project, "series", run.id, path, with_names=with_names)
+        text = (tmp_path / f"{with_names}.nii.gz.json").read_text()
+        named = [name in text for name in ("/home/jane", "no-longer-there", str(tmp_path), '"scan"]')]
+        assert named == [with_names] * 3 + [False]
+        record = json.loads(text)
+        both = ["scan", "series", "no-longer-there"]
+        hashes = [dicom_project.scans["scan"].sha256, fingerprint]
+        assert record["prediction"]["trained_on"] == (both if with_names else hashes)
+        assert record["scan"].get("id") == ("series" if with_names else None)
+
+
+# --- no prediction is needed --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["voxels", "slices"])
+@pytest.mark.parametrize("weights", [RUN, None])
+def test_a_scan_that_is_annotated_everywhere_needs_no_prediction(
+    dicom_project: Project, tmp_path: Path, how: str, weights: str | None
+) -> None:
+    dicom_project.prediction_file(RUN, "series").unlink()
+    labels = np.full(SHAPE, 255 if how == "voxels" else 0, np.uint8)
+    labels[3:, 2:5] = 2
+    complete = () if how == "voxels" else tuple((1, row) for row in range(SHAPE[1]))
+    dicom_project.save_annotation("series", Annotation(labels, complete))
+    wanted = job(dicom_project, tmp_path / "out", weights=weights, scans=("series",), largest=True)
+    result, _ = run_job(dicom_project, wanted)
+    (path,) = result["written"]
+    written = dicom_project.scans["series"].geometry.to_canonical(np.asarray(nibabel.load(path).dataobj))
+    assert np.array_equal(written == 2, labels == 2) and not (written == 1).any()
+    assert json.loads(Path(f"{path}.json").read_text())["prediction"] is None
+
+
+# --- tilted grids -------------------------------------------------------------------------------------
+
+
+def test_a_tilted_series_is_written_with_a_warning_that_names_nrrd(
+    dicom_project: Project, tmp_path: Path
+) -> None:
+    write_series(tmp_path / "tilted", step=(0.0, 1.2, 3.0))
+    dicom_project.add_scan(tmp_path / "tilted")
+    dicom_project.save_prediction(RUN, "tilted", np.ones(SHAPE, np.uint8))
+    for ending, warned in ((".nii.gz", True), (".nrrd", False), (".dcm", False)):
+        wanted = job(dicom_project, tmp_path / "out", scans=("tilted",), ending=ending)
+        result, said = run_job(dicom_project, wanted)
+        assert len(result["written"]) == 1 and not result["refused"]
+        texts = [event.text for event in said if isinstance(event, Notice) and ".nrrd" in event.text]
+        assert bool(texts) == warned and all("tilted" in text for text in texts)
+
+
+# --- spreadsheets -------------------------------------------------------------------------------------
+
+
 def test_a_name_with_a_comma_stays_one_cell(dicom_project: Project, tmp_path: Path) -> None:
     dicom_project.set_classes((LabelClass(1, 'left, "upper"', "#000000"), LabelClass(2, "Gefäß", "#000000")))
     run_job(dicom_project, job(dicom_project, tmp_path, scans=("series",)))
     assert [row["class"] for row in rows_of(tmp_path / "volumes.csv")] == ['left, "upper"', "Gefäß"]
+
+
+def test_a_name_that_is_a_formula_is_text_and_comes_back_when_the_table_is_extended(
+    dicom_project: Project, tmp_path: Path
+) -> None:
+    dicom_project.set_classes((LabelClass(1, "=cmd|'/c calc'!A1", "#000000"), LabelClass(2, "+1", "#000000")))
+    run_job(dicom_project, job(dicom_project, tmp_path, scans=("series",)))
+    run_job(dicom_project, job(dicom_project, tmp_path, scans=("scan",)))
+    names = [row["class"] for row in rows_of(tmp_path / "volumes.csv")]
+    assert names == ["'=cmd|'/c calc'!A1", "+1"] * 2
+
+
+@pytest.mark.parametrize(
+    "value, cell",
+    [
+        ("=1+1", "'=1+1"), ("+a", "'+a"), ("-a", "'-a"), ("@SUM(A1)", "'@SUM(A1)"), ("\t=1", "' =1"),
+        ("x\r\n=1", "x  =1"), (" =1+1", "' =1+1"), ("\uff1d1+1", "'\uff1d1+1"), ("-3.20", "-3.20"),
+        (-5, "-5"), (-0.5, "-0.5"), ("+1+1", "'+1+1"), ("-1-1|cmd", "'-1-1|cmd"),
+        ("a=1", "a=1"), ("'=1", "'=1"),
+    ],
+)  # fmt: skip
+def test_cells_that_a_spreadsheet_would_execute_begin_with_an_apostrophe(value: object, cell: str) -> None:
+    assert safe_cell(value) == cell
+    assert list(csv.reader(csv_bytes(("a",), [(value,)]).decode().splitlines(keepends=True)))[1] == [cell]

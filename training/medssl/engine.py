@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from medssl.core import jobs, settings
 from medssl.core.errors import UserError
-from medssl.core.events import Done, Emit, Event, Notice, SliceInView, SlicePreview, to_line
+from medssl.core.events import Done, Emit, Event, Notice, SliceInView, SlicePreview, Started, to_line
 from medssl.core.jobs import (
     EstimateJob,
     ExportJob,
@@ -24,6 +24,7 @@ from medssl.core.jobs import (
     TrainingJob,
 )
 from medssl.core.project.cards import need
+from medssl.core.project.damage import damaged_annotations, damaged_images
 from medssl.core.project.locks import training_lock
 from medssl.core.project.project import Project, Run
 from medssl.core.project.runs import refuse_collapsed
@@ -79,14 +80,18 @@ def run(
     """
     project = Project.open(Path(job.project))
     project.remove_unfinished()
+    notices: list[str] = []
+    project.on_notice = notices.append  # Started is the first event
+    job, left_out = _without_damaged(project, job)
+    notices += left_out.values()
     project.on_notice = lambda text: emit(Notice(text))
     # Imported here and below, once the project has been opened without an error: torch takes seconds.
     from medssl.nn import devices
 
     try:
         if isinstance(job, TrainingJob):
-            return _train(project, job, emit, should_stop, in_view)
-        return _run_task(project, job, emit, should_stop)
+            return _train(project, job, emit, should_stop, in_view, notices)
+        return _run_task(project, job, _announcing(emit, notices), should_stop, left_out)
     except (RuntimeError, MemoryError) as error:
         if not devices.out_of_memory(error):
             raise
@@ -97,10 +102,10 @@ def run(
         ) from error
 
 
-def _run_task(project: Project, job: Job, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]:
+def _run_task(
+    project: Project, job: Job, emit: Emit, should_stop: Callable[[], bool], left_out: dict[str, str]
+) -> dict[str, Any]:
     """Run a job that does not train: predict, features, export, suggest or estimate."""
-    if isinstance(job, PredictJob | FeaturesJob | ExportJob):
-        _check_scans(project, job.scans)
     if isinstance(job, PredictJob):
         from medssl.tasks.inference.predict import predict
 
@@ -123,12 +128,68 @@ def _run_task(project: Project, job: Job, emit: Emit, should_stop: Callable[[], 
         result = profile(project, job, emit, should_stop)
     else:
         raise UserError(f"{job!r} is not a job of this engine; see `medssl run --help`.", code="bad-job")
+    result = {**result, "left_out": left_out} if left_out else result
     emit(Done(bool(result["stopped"]), result))
     return result
 
 
+def _without_damaged(project: Project, job: Job) -> tuple[Job, dict[str, str]]:
+    """Leave the scans out whose files are damaged, so that the job goes on with the others.
+
+    Returns:
+        The job, and {scan id: why it is left out}. The project object no longer has these scans, except those
+        of a fine-tuning whose annotation alone is damaged: they can be predicted.
+
+    Raises:
+        UserError: "no-scan" for a scan that the project does not have; if nothing is left, the first damage.
+    """
+    named = _scans_of(job)
+    _check_scans(project, named)
+    if isinstance(job, ExportJob):
+        return job, {}  # it says itself which scans it cannot write
+    errors = damaged_images(project, () if isinstance(job, FinetuneJob) else named)
+    project.scans = {scan: fields for scan, fields in project.scans.items() if scan not in errors}
+    if isinstance(job, SuggestJob | TrainingJob):
+        errors |= damaged_annotations(project)
+    if isinstance(job, SuggestJob):
+        project.scans = {scan: fields for scan, fields in project.scans.items() if scan not in errors}
+    remaining = tuple(scan for scan in named if scan in project.scans)
+    if isinstance(job, FinetuneJob):
+        job = replace(job, predict_scans=remaining)
+    elif named:
+        errors = {scan: error for scan, error in errors.items() if scan in named}
+        job = replace(job, scans=remaining)  # type: ignore[call-arg]  # of the jobs that name scans
+    if errors and not (remaining if named and not isinstance(job, FinetuneJob) else project.scans):
+        raise next(iter(errors.values()))
+    return job, {scan: str(error) for scan, error in errors.items()}
+
+
+def _scans_of(job: Job) -> tuple[str, ...]:
+    """Ids of the scans that a job names."""
+    if isinstance(job, FinetuneJob):
+        return job.predict_scans
+    return job.scans if isinstance(job, PredictJob | FeaturesJob | ExportJob) else ()
+
+
+def _announcing(emit: Emit, texts: Sequence[str]) -> Emit:
+    """An Emit that sends each text as a Notice right after Started."""
+
+    def emit_announcing(event: Event) -> None:
+        emit(event)
+        if isinstance(event, Started):
+            for text in texts:
+                emit(Notice(text))
+
+    return emit_announcing
+
+
 def _train(
-    project: Project, job: TrainingJob, emit: Emit, should_stop: Callable[[], bool], in_view: InView | None
+    project: Project,
+    job: TrainingJob,
+    emit: Emit,
+    should_stop: Callable[[], bool],
+    in_view: InView | None,
+    notices: Sequence[str],
 ) -> dict[str, Any]:
     """Pre-train or fine-tune in a new run folder, or resume the run that `job.resume` names."""
     from medssl.nn import devices
@@ -138,7 +199,6 @@ def _train(
 
     if isinstance(job, FinetuneJob):
         check_annotations(project)
-        _check_scans(project, job.predict_scans)
         if job.weights not in (None, RANDOM):
             refuse_collapsed(project.run(job.weights))
     if job.resume is None:  # before there is a run
@@ -154,7 +214,7 @@ def _train(
         training_run = project.new_run(jobs.kind_of(job), jobs.to_json(job), name)
     with training_lock(training_run.folder):
         stored = _stored(training_run) if job.resume else None
-        emit_logged = _logged(emit, training_run.folder / "events.jsonl")
+        emit_logged = _announcing(_logged(emit, training_run.folder / "events.jsonl"), notices)
         if isinstance(job, PretrainJob):
             result = pretrain(project, training_run, job, emit_logged, should_stop, stored)
         else:

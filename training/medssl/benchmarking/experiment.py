@@ -148,7 +148,7 @@ def _after(assignment: Assignment, run: Run, seconds: float) -> Moment:
 
 def _finished_pretraining(project: Project, job: PretrainJob) -> dict[str, Any] | None:
     """Result of an identical, finished pre-training on the same scans; None if there is none."""
-    scans = [scan.id for scan in project.scans.values() if not scan.held_out]
+    scans = [scan.sha256 for scan in project.scans.values() if not scan.held_out]
     for run in project.runs("pretrain"):
         if (
             run.job == to_json(job)

@@ -103,8 +103,9 @@ def _painted(entry: Painted | None) -> str:
 
 
 def _print_table(project: Project, annotated: dict[int, Painted]) -> None:
-    from rich.console import Console
     from rich.table import Table
+
+    from medssl.cli.terminal import console
 
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("id", justify="right")
@@ -114,4 +115,4 @@ def _print_table(project: Project, annotated: dict[int, Painted]) -> None:
         table.add_row(str(item.id), item.name, item.color, _painted(annotated.get(item.id)))
     for class_id in sorted(set(annotated) - {item.id for item in project.classes}):
         table.add_row(str(class_id), "(removed)", "", _painted(annotated[class_id]))
-    Console(highlight=False, markup=False).print(table)
+    console(stderr=False).print(table)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from medssl.cli.options import DeviceOption, positive
 
@@ -115,8 +114,6 @@ def demo(
 
 def _run_demo(settings: Demo) -> None:
     """Run the demo with progress in the terminal, and print its table of Dice scores."""
-    from rich.console import Console
-
     from medssl.benchmarking import demo, report
     from medssl.cli.tables import study_table
     from medssl.cli.terminal import INTERRUPTED, Drawing, console, stop_on_interrupt, worker
@@ -124,7 +121,7 @@ def _run_demo(settings: Demo) -> None:
     screen = console()
 
     def say(text: str) -> None:
-        screen.print(f"\n[bold]{escape(text)}")
+        screen.print(f"\n{text}", style="bold")
 
     with stop_on_interrupt(screen) as should_stop:
         work = worker(screen, should_stop)
@@ -134,7 +131,7 @@ def _run_demo(settings: Demo) -> None:
         if cells:
             demo.export(settings, material, cells)
             report.write_tables(settings.out, material, cells)
-            Console().print(study_table(cells))
+            console(stderr=False).print(study_table(cells))
         if should_stop():
             screen.print("Stopped. The same command resumes with what is not finished.")
             raise typer.Exit(INTERRUPTED)

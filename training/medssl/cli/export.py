@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medssl.cli.options import LAST, DeviceOption, FormatOption, ProjectArgument, not_negative
+from medssl.cli.options import (
+    LAST,
+    DeviceOption,
+    FormatOption,
+    OverwriteOption,
+    ProjectArgument,
+    WithNamesOption,
+    not_negative,
+)
 
 if TYPE_CHECKING:
     from medssl.core.errors import UserError
-    from medssl.core.jobs import Job
-    from medssl.core.labels.postprocess import Postprocessing
+    from medssl.core.jobs import ExportJob, Job
     from medssl.core.project.contents import Scan
+    from medssl.core.project.project import Project
 
 NO_RUN = "none"
 
@@ -53,6 +60,8 @@ def export(
     fill_holes: Annotated[
         bool, typer.Option("--fill-holes", help="Fill holes inside each predicted class.")
     ] = False,
+    overwrite: OverwriteOption = False,
+    with_names: WithNamesOption = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Write segmentations: the annotation where there is one, the prediction elsewhere.
@@ -60,57 +69,57 @@ def export(
     Each segmentation has the grid of the scan's file. A record (JSON) next to it
     lists what produced it; volumes.csv has the volume of each class in each scan.
     Scans without a prediction by the present weights of this run are segmented
-    first.
+    first; scans that are annotated everywhere need none. Only earlier exports
+    are replaced.
     """
-    from medssl.cli.selection import choose_run, scan_in
+    from medssl.cli.selection import scan_in
     from medssl.core.export.files import check_ending
-    from medssl.core.labels.postprocess import Postprocessing
+    from medssl.core.jobs import ExportJob
     from medssl.core.project.project import Project
 
     opened, ending = Project.open(project), check_ending(ending)
-    run = None if weights == NO_RUN else choose_run(opened, weights, ("finetune",)).id
-    refusals = Refusals()
-    postprocessing = Postprocessing(largest, drop_ml, fill_holes)
     chosen = tuple(scan_in(opened, scan) for scan in scans or [])
-    refusals.count += write_scans(project, run, chosen, out, ending, device, postprocessing)
-    refusals.end()
-
-
-def write_scans(
-    project: Path,
-    run: str | None,
-    scans: tuple[str, ...],
-    out: Path,
-    ending: str,
-    device: str,
-    postprocessing: Postprocessing | None = None,
-) -> int:
-    """Export scans and print the paths of the files.
-
-    Args:
-        project: project folder.
-        run: id of the fine-tuning run; None exports annotations only.
-        scans: scan ids; empty means all.
-        out: output folder.
-        ending: file ending such as ".nii.gz".
-        device: device of predictions that are still missing.
-        postprocessing: clean-up of the predictions; None for none.
-
-    Returns:
-        Number of scans that could not be written; the reasons have been printed.
-    """
-    from medssl.core.jobs import ExportJob
-
-    cleanup = asdict(postprocessing) if postprocessing else {}
     job = ExportJob(
         project=str(project),
         device=device,
         folder=str(out),
         ending=ending,
-        weights=run,
-        scans=scans,
-        **cleanup,
+        weights=_run(opened, weights, chosen),
+        scans=chosen,
+        largest=largest,
+        drop_ml=drop_ml,
+        fill_holes=fill_holes,
+        overwrite=overwrite,
+        with_names=with_names,
     )
+    refusals = Refusals()
+    refusals.count += write_scans(job)
+    refusals.end()
+
+
+def _run(project: Project, weights: str, scans: tuple[str, ...]) -> str | None:
+    """Id of the run that fills voxels without annotation; None if there is none and none is needed."""
+    from medssl.cli.selection import choose_run
+    from medssl.core.errors import UserError
+    from medssl.core.export.files import fully_annotated
+
+    if weights == NO_RUN:
+        return None
+    try:
+        return choose_run(project, weights, ("finetune",)).id
+    except UserError:
+        wanted = set(scans or project.scans)
+        if weights == LAST and wanted and wanted <= set(fully_annotated(project)):
+            return None
+        raise
+
+
+def write_scans(job: ExportJob) -> int:
+    """Export scans and print the paths of the files.
+
+    Returns:
+        Number of files that could not be written; the reasons have been printed.
+    """
     result = work(job)
     for path in result["written"]:
         typer.echo(path)
@@ -125,24 +134,19 @@ class Refusals:
 
     def __call__(self, path: Path, error: UserError) -> None:
         """Print why a scan is skipped."""
-        from rich.markup import escape
-
-        from medssl.cli.terminal import console
+        from medssl.cli.terminal import console, warn
         from medssl.core.io.masks import MASK
 
-        text = str(error) if str(path) in str(error) else f"{path}: {error}"
-        console().print(f"[yellow]{escape(text)}", soft_wrap=True)
+        warn(console(), str(error) if str(path) in str(error) else f"{path}: {error}")
         self.count += error.code != MASK
 
     def remark(self, path: Path, scan: Scan) -> None:
         """Print what was tolerated in the file of a scan, and which modality was assumed."""
-        from rich.markup import escape
-
-        from medssl.cli.terminal import console
+        from medssl.cli.terminal import console, warn
         from medssl.core.project.modality import assumption
 
         for note in (*scan.notes, *filter(None, [assumption(scan)])):
-            console().print(f"[yellow]{escape(f'{path}: {note}')}", soft_wrap=True)
+            warn(console(), f"{path}: {note}")
 
     def end(self) -> None:
         """End the command.
@@ -153,7 +157,8 @@ class Refusals:
         from medssl.cli.terminal import console
 
         if self.count:
-            console().print(f"[red]Skipped {self.count} of the scans; see the messages above.")
+            files = "1 file" if self.count == 1 else f"{self.count} files"
+            console().print(f"Skipped {files}; see the messages above.", style="red")
             raise typer.Exit(1)
 
 

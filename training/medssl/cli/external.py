@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from medssl.core.export.files import (
 from medssl.core.io.find import FoundScan
 from medssl.core.jobs import Job, PredictJob
 from medssl.core.project.modality import usual_modality
-from medssl.core.project.project import Project, Run
+from medssl.core.project.project import Project, Run, Scan
 
 if TYPE_CHECKING:
     from medssl.cli.export import Refusals
@@ -51,6 +52,10 @@ def predict_outside(
     work: Work,
     refuse: Refusals,
     modality: str = "",
+    *,
+    overwrite: bool = False,
+    with_names: bool = False,
+    notify: Callable[[str], None] = lambda text: None,
 ) -> list[Path]:
     """Segment scan files outside the project with one of its runs; the project is not changed.
 
@@ -64,8 +69,11 @@ def predict_outside(
         ending: file ending such as ".nii.gz".
         job: supplies seed and device.
         work: runs a job.
-        refuse: reports scans that cannot be used and what was tolerated in others.
+        refuse: reports paths that cannot be used or written, and what was tolerated in scans.
         modality: modality of the scans; empty to find it out.
+        overwrite: replace files that are not earlier exports.
+        with_names: write paths and names of scans into the records.
+        notify: receives warnings about files.
 
     Returns:
         Paths of the segmentations.
@@ -73,57 +81,71 @@ def predict_outside(
     Raises:
         UserError: for errors that would occur for every scan: unusable weights, a full disk.
     """
+    run.card  # noqa: B018 - a damaged card is reported once, before anything is computed
     written: list[Path] = []
     volumes: list[ClassVolume] = []
     try:
-        for scan in scans:
-            target = segmentation_path(scan, out, written, ending)
+        for found in scans:
             try:
-                rows = _segment(project, run, scan, target, job, work, refuse, modality)
+                with _temporary_project(project, run, found, modality) as (temporary, scan):
+                    refuse.remark(found.path, scan)
+                    taken = [*(other.path for other in scans), *written]
+                    target = segmentation_path(found, out, taken, ending, overwrite, scan.sha256)
+                    if ending == DICOM_SEG:
+                        need_dicom(scan)
+                    root = str(temporary.root)
+                    work(replace(job, project=root, weights=run.id, scans=(scan.id,)))
+                    rows = export_scan(
+                        temporary,
+                        scan.id,
+                        run.id,
+                        target,
+                        overwrite=overwrite,
+                        with_names=with_names,
+                        notify=notify,
+                    )
             except UserError as error:
                 if error.code in (*FATAL, *WEIGHTS_ERRORS):
                     raise
-                refuse(scan.path, error)
+                refuse(found.path, error)
                 continue
             written.append(target)
             name = target.name.removesuffix(f"_segmentation{ending}")
             volumes += [replace(row, scan=name) for row in rows]
     finally:  # also after Ctrl-C, for the finished scans
         if out is not None and written:
-            write_table(out / TABLE, volumes)
+            try:
+                write_table(out / TABLE, volumes, overwrite)
+            except UserError as error:
+                refuse(out / TABLE, error)
     return written
 
 
-def _segment(
-    project: Project,
-    run: Run,
-    found: FoundScan,
-    target: Path,
-    job: PredictJob,
-    work: Work,
-    refuse: Refusals,
-    modality: str,
-) -> list[ClassVolume]:
-    """Segment one scan in a temporary folder, removed afterwards: many scans would fill a small disk."""
+@contextmanager
+def _temporary_project(
+    project: Project, run: Run, found: FoundScan, modality: str
+) -> Iterator[tuple[Project, Scan]]:
+    """A project with one scan and a run, removed afterwards: many scans would fill a small disk."""
     with tempfile.TemporaryDirectory(prefix="medssl-") as scratch:
         temporary = Project.create(Path(scratch) / "project", classes=project.classes)
         trained_on = run.card.get("training_data", {}).get("modalities", [])
         usual = trained_on[0] if len(trained_on) == 1 else usual_modality(project.scans.values())
         scan = temporary.add_scan(found.path, modality=modality, usual=usual, refuse_masks=not found.given)
-        refuse.remark(found.path, scan)
-        if target.suffix == DICOM_SEG:
-            need_dicom(scan)
         folder = temporary.root / "runs" / run.id
         folder.mkdir(parents=True)
         for name in RUN_FILES:
             if (run.folder / name).exists():
                 shutil.copyfile(run.folder / name, folder / name)
-        work(replace(job, project=str(temporary.root), weights=run.id, scans=(scan.id,)))
-        return export_scan(temporary, scan.id, run.id, target)
+        yield temporary, scan
 
 
 def segmentation_path(
-    scan: FoundScan, out: Path | None, taken: Sequence[Path], ending: str = ".nii.gz"
+    scan: FoundScan,
+    out: Path | None,
+    taken: Sequence[Path],
+    ending: str = ".nii.gz",
+    overwrite: bool = False,
+    sha256: str = "",
 ) -> Path:
     """Choose the path for the segmentation of a scan.
 
@@ -132,10 +154,12 @@ def segmentation_path(
     Args:
         scan: the scan.
         out: output folder; None is the scan's folder.
-        taken: paths already used for other scans.
+        taken: paths of the scans and of segmentations of other scans.
         ending: file ending such as ".nii.gz".
+        overwrite: replace a file that is not an earlier export.
+        sha256: fingerprint of the scan; earlier exports of other scans are kept.
     """
     folder, name = (scan.path.parent, scan.stem) if out is None else (out, scan.name)
     names = itertools.chain([name], (f"{name}_{index}" for index in itertools.count(2)))
     candidates = (folder / f"{each}_segmentation{ending}" for each in names)
-    return next(path for path in candidates if path not in taken and may_write(path))
+    return next(path for path in candidates if path not in taken and may_write(path, overwrite, sha256))

@@ -13,9 +13,11 @@ from medssl.cli.options import (
     DeviceOption,
     FormatOption,
     ModalityOption,
+    OverwriteOption,
     ProjectArgument,
     SeedOption,
     WeightsOption,
+    WithNamesOption,
 )
 
 ScansArgument = Annotated[
@@ -47,6 +49,8 @@ def predict(
     ] = None,
     ending: FormatOption = "nii.gz",
     modality: ModalityOption = "",
+    overwrite: OverwriteOption = False,
+    with_names: WithNamesOption = False,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
 ) -> None:
@@ -61,9 +65,9 @@ def predict(
     from medssl.cli.export import Refusals, write_scans
     from medssl.cli.external import predict_outside
     from medssl.cli.selection import choose_run, split_scans
-    from medssl.cli.terminal import console, scans_among
+    from medssl.cli.terminal import console, scans_among, warn
     from medssl.core.export.files import check_ending
-    from medssl.core.jobs import PredictJob
+    from medssl.core.jobs import ExportJob, PredictJob
     from medssl.core.project.project import Project
 
     opened, ending = Project.open(project), check_ending(ending)
@@ -73,14 +77,39 @@ def predict(
     files = scans_among(outside, console()) if outside else ()
     job = PredictJob(project=str(project), seed=seed, device=device, weights=run.id, scans=inside)
     if inside or not outside:
-        work(job)
+        refusals.count += len(work(job).get("left_out", ()))
         if out is not None:
-            refusals.count += write_scans(project, run.id, inside, out, ending, device)
+            refusals.count += write_scans(
+                ExportJob(
+                    project=str(project),
+                    device=device,
+                    folder=str(out),
+                    ending=ending,
+                    weights=run.id,
+                    scans=inside,
+                    overwrite=overwrite,
+                    with_names=with_names,
+                )
+            )
         else:
             typer.echo(
                 f"The segmentations are in the project; medssl export {project} --out DIR writes files."
             )
-    for path in predict_outside(opened, run, files, out, ending, job, work, refusals, modality):
+    written = predict_outside(
+        opened,
+        run,
+        files,
+        out,
+        ending,
+        job,
+        work,
+        refusals,
+        modality,
+        overwrite=overwrite,
+        with_names=with_names,
+        notify=lambda text: warn(console(), text),
+    )
+    for path in written:
         typer.echo(path)
     refusals.end()
 
@@ -93,6 +122,7 @@ def features(
     device: DeviceOption = "auto",
 ) -> None:
     """Compute dense features of scans and store them for similarity maps, here and in the viewer."""
+    from medssl.cli.export import Refusals
     from medssl.cli.selection import choose_run, scan_in
     from medssl.core.jobs import FeaturesJob
     from medssl.core.project.project import Project
@@ -100,7 +130,10 @@ def features(
     opened = Project.open(project)
     run = choose_run(opened, weights, ("pretrain", "finetune"))
     chosen = tuple(scan_in(opened, scan) for scan in scans or [])
-    work(FeaturesJob(project=str(project), seed=seed, device=device, weights=run.id, scans=chosen))
+    job = FeaturesJob(project=str(project), seed=seed, device=device, weights=run.id, scans=chosen)
+    refusals = Refusals()
+    refusals.count += len(work(job).get("left_out", ()))
+    refusals.end()
 
 
 def similarity(
@@ -167,13 +200,10 @@ def evaluate(
     Scans without a label file do not count. Those that cannot be compared
     are reported, and the exit code is 1.
     """
-    from rich.console import Console
-    from rich.markup import escape
-
     from medssl.cli.labels import project_pairs, report_notes, report_pairs
     from medssl.cli.selection import choose_run
     from medssl.cli.tables import scores_json, scores_table
-    from medssl.cli.terminal import console
+    from medssl.cli.terminal import console, warn
     from medssl.core.files import make_folder, write_json
     from medssl.core.labels.evaluate import evaluate_usable
     from medssl.core.project.project import Project
@@ -184,10 +214,10 @@ def evaluate(
     report_pairs(pairs, screen)
     scores = evaluate_usable(opened, chosen.id, pairs.files)
     for reason in scores.left_out.values():
-        screen.print(f"[yellow]{escape(reason)}", soft_wrap=True)
+        warn(screen, reason)
     report_notes(scores.notes, screen)
     scores.left_out.update(pairs.ambiguous)
-    Console().print(scores_table(scores, title=f"Dice of {chosen.id}"))
+    console(stderr=False).print(scores_table(scores, title=f"Dice of {chosen.id}"))
     if json is not None:
         make_folder(json.parent)
         write_json(json, scores_json(scores))

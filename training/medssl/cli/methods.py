@@ -7,7 +7,6 @@ import shlex
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperCommand
@@ -33,6 +32,8 @@ def methods(
     With a METHOD, list the settings that --set can change, with the recipe's values, as --set takes them;
     "auto" leaves the choice to the program.
     """
+    from medssl.cli.terminal import console
+
     if method is not None:
         _settings(method, recipe)
         return
@@ -41,13 +42,13 @@ def methods(
         table.add_column(title, no_wrap=title.startswith("--"))
     pretraining = recipes.pretrainings()
     for name, length, entry in pretraining:
-        table.add_row(name, length, escape(entry.purpose), entry.time)
+        table.add_row(name, length, entry.purpose, entry.time)
     listed = {entry.name for _, _, entry in pretraining}
     for entry in [recipes.read(name) for name in recipes.names() if name not in listed]:
         task, _, length = entry.name.rpartition("-")
         name = task if task in ALL else f"({task})"
-        table.add_row(name, length, escape(entry.purpose), entry.time)
-    Console().print(table)
+        table.add_row(name, length, entry.purpose, entry.time)
+    console(stderr=False).print(table)
     typer.echo("\nPurposes in the viewer and their commands:")
     for kind, purposes in (("pretrain", recipes.PRETRAINING), ("finetune", recipes.FINETUNING)):
         for preset in purposes:
@@ -63,17 +64,21 @@ def methods(
 
 def _settings(method: str, recipe: str) -> None:
     """Print the settings of a method or of fine-tuning, grouped as in the viewer's forms."""
+    from medssl.cli.terminal import console
+
     choice = "self_training" if method == "finetune" else method
     if choice in settings.FINETUNING:
         groups = settings.of_finetuning(choice, recipe)
     else:
         groups = settings.of_pretraining(method, recipe)
     groups.pop(settings.COMPUTER)  # --device and others are options on the command line
+    screen = console(stderr=False)
     for title, group in groups.items():
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
         for setting in group:
-            table.add_row(escape(assignment(setting.name, setting.default)), escape(setting.help))
-        Console(highlight=False).print(f"[bold]{title}", table, sep="\n")
+            table.add_row(assignment(setting.name, setting.default), setting.help)
+        screen.print(title, style="bold")
+        screen.print(table)
 
 
 def assignment(name: str, value: Any) -> str:
@@ -99,7 +104,7 @@ class WithRecipes(TyperCommand):
     # Newer versions of typer bundle click, so its types have no name that works with all versions.
     def format_help(self, ctx: Any, formatter: Any) -> None:
         lines = [
-            f"[bold]--method {method} --recipe {which}[/]  {escape(recipe.purpose)} ({recipe.time})"
+            f"[bold]--method {method} --recipe {escape(which)}[/]  {escape(recipe.purpose)} ({recipe.time})"
             for method, which, recipe in recipes.pretrainings()
         ]
         self.epilog = "\n\n".join(lines)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-
 from medssl.core.errors import UserError
 from medssl.core.project.contents import Scan
 from medssl.core.project.modality import (
@@ -41,6 +39,8 @@ def check_requested(modality: str, scans: Sequence[FoundScan]) -> None:
 
 def settle(project: Project, former: dict[str, Scan], screen: Console) -> None:
     """Decide about modalities once all scans are known, and print what that means for the former ones."""
+    from medssl.cli.terminal import warn
+
     settle_modalities(project, [scan_id for scan_id in project.scans if scan_id not in former])
     usual = usual_modality(project.scans.values())
     for scan in former.values():
@@ -54,7 +54,7 @@ def settle(project: Project, former: dict[str, Scan], screen: Console) -> None:
             )
         else:
             continue
-        screen.print(f"[yellow]{escape(text)}", soft_wrap=True)
+        warn(screen, text)
 
 
 def modality_lines(scans: Iterable[Scan]) -> list[str]:

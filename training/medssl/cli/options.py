@@ -106,6 +106,16 @@ FormatOption = Annotated[
         "series).",
     ),
 ]
+OverwriteOption = Annotated[
+    bool, typer.Option("--overwrite", help="Replace files that are not earlier exports of these scans, too.")
+]
+WithNamesOption = Annotated[
+    bool,
+    typer.Option(
+        "--with-names",
+        help="Write paths and names of scans, which may be those of patients, into records and weights.",
+    ),
+]
 
 
 AUTO = "auto"

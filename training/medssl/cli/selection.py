@@ -8,9 +8,11 @@ from pathlib import Path
 import typer
 
 from medssl.cli.options import LAST
+from medssl.cli.terminal import console, warn
 from medssl.core.errors import UserError
 from medssl.core.events import ran_to_completion
 from medssl.core.jobs import TRAININGS
+from medssl.core.project.damage import damaged_runs
 from medssl.core.project.project import Project, Run
 from medssl.core.project.runs import refuse_collapsed
 from medssl.core.shipped import SHAPES
@@ -34,6 +36,8 @@ def choose_run(project: Project, name: str, kinds: Sequence[str], action: str = 
         return project.run(SHAPES)
     runs = [run for run in project.runs() if run.kind in kinds]
     if name == LAST:
+        for error in damaged_runs(project):
+            warn(console(), str(error))
         saved = [run for run in runs if run.checkpoint.exists()]
         usable = [run for run in saved if not run.collapsed]
         if saved and not usable:
@@ -52,11 +56,7 @@ def choose_run(project: Project, name: str, kinds: Sequence[str], action: str = 
         rest = f"; passed over {', '.join(passed_over)}" if passed_over else ""
         typer.echo(f"{action} {usable[-1].id}, the last {wanted} run with weights{rest}.", err=True)
         return usable[-1]
-    if name.isdecimal():
-        for run in runs:
-            if run.id.startswith(f"{int(name):04d}-"):
-                return run
-    chosen = project.run(name)
+    chosen = project.run(_full_id(project, name))
     if chosen.kind not in kinds:
         raise UserError(
             f"{chosen.id} is a {TRAININGS.get(chosen.kind, chosen.kind)} run; give a {wanted} run.",
@@ -92,6 +92,12 @@ def choose_resumable(project: Project, name: str, kind: str, minutes: float | No
             code="finished",
         )
     return run
+
+
+def _full_id(project: Project, name: str) -> str:
+    """The id of the run whose number is given."""
+    folders = (project.root / "runs").glob(f"{int(name):04d}-*") if name.isdecimal() else ()
+    return next((folder.name for folder in sorted(folders)), name)
 
 
 def split_scans(project: Project, arguments: Sequence[str]) -> tuple[tuple[str, ...], tuple[Path, ...]]:

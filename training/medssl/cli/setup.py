@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.markup import escape
 
 from medssl.cli.options import ModalityOption
 
@@ -88,9 +87,12 @@ def init(
     from medssl.cli.modality import check_requested, modality_lines, settle
     from medssl.cli.terminal import console, scans_among
     from medssl.core.labels.classes import add_classes
+    from medssl.core.project.contents import check_class_name
     from medssl.core.project.project import Project, is_project
 
     names = [name.strip() for name in (classes or "").split(",") if name.strip()]
+    for name in names:
+        check_class_name(name)
     screen = console()
     found = scans_among(scans, screen) if scans else ()
     if labels and labels not in (scans or []):
@@ -115,9 +117,9 @@ def init(
     typer.echo(f"{folder}: {count} scan{'s' if count != 1 else ''}, {held_out} held out.")
     refused_labels = import_labels(project, labels, complete, screen) if labels else 0
     if refused:
-        screen.print(f"[red]Skipped {refused} of the scans; see the messages above.")
+        screen.print(f"Skipped {refused} of the scans; see the messages above.", style="red")
     if refused_labels:
-        screen.print(f"[red]Left out the labels of {refused_labels} scans; see the messages above.")
+        screen.print(f"Left out the labels of {refused_labels} scans; see the messages above.", style="red")
     if refused or refused_labels:
         raise typer.Exit(1)
 
@@ -158,6 +160,7 @@ def _add(
     """Add scans; returns the number of scans that could not be used, without masks."""
     from rich.progress import track
 
+    from medssl.cli.terminal import warn
     from medssl.core.errors import UserError
     from medssl.core.io.masks import MASK
 
@@ -171,11 +174,11 @@ def _add(
         except UserError as error:
             if error.code in ("disk-full", "not-writable", "locked", "bad-modality"):
                 raise
-            screen.print(f"[yellow]{escape(str(error))}", soft_wrap=True)
+            warn(screen, str(error))
             refused += error.code != MASK
             continue
         for note in added.notes:
-            screen.print(f"[yellow]{escape(f'{scan.path}: {note}')}", soft_wrap=True)
+            warn(screen, f"{scan.path}: {note}")
     return refused
 
 
@@ -212,8 +215,7 @@ def doctor(
     ] = None,
 ) -> None:
     """Print versions, devices, free memory, and the training plan for this machine."""
-    from rich.console import Console
-
     from medssl.cli.doctor import report
+    from medssl.cli.terminal import console
 
-    report(Console(highlight=False), project)
+    report(console(stderr=False), project)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 
 from medssl.core.errors import UserError
 from medssl.core.features.similarity import FeatureCache, open_features, query_at, similarity
 from medssl.core.files import make_folder, write_whole
+from medssl.core.io.geometry import Geometry
+from medssl.core.io.nifti import nifti_bytes
 from medssl.core.jobs import FeaturesJob, Job
 from medssl.core.project.project import Project, Run
 
@@ -83,10 +83,7 @@ def _write_volume(
     cells_to_voxels = np.diag([*cache.step_vox, 1.0])
     cells_to_voxels[:3, 3] = (np.array(cache.step_vox) - 1) / 2  # centre of the first cell
     affine = (np.asarray(canonical_affine) @ cells_to_voxels)[:, [2, 1, 0, 3]]
-    image = nibabel.Nifti1Image(values_zyx.transpose(2, 1, 0).astype(np.float32), affine)
-    image.header.set_xyzt_units("mm")
-    content = image.to_bytes()
-    if path.name.lower().endswith(".gz"):
-        content = gzip.compress(content, compresslevel=4, mtime=0)
+    values = values_zyx.transpose(2, 1, 0).astype(np.float32)
+    content = nifti_bytes(values, Geometry.of(affine, values.shape), path.name.lower().endswith(".gz"))
     make_folder(path.parent)
     write_whole(path, lambda file: file.write(content))

@@ -35,7 +35,6 @@ def suggest(
 
     Complete slices, empty slices and held-out scans are never suggested.
     """
-    from rich.console import Console
     from rich.table import Table
 
     from medssl.cli.selection import choose_run
@@ -59,4 +58,4 @@ def suggest(
     for suggestion in result["suggestions"]:
         position = f"{AXIS_NAMES[suggestion['axis']]} {suggestion['index']}"
         table.add_row(suggestion["scan"], position, suggestion["reason"])
-    Console().print(table)
+    console(stderr=False).print(table)

@@ -11,7 +11,6 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
@@ -27,9 +26,20 @@ PLAIN_STEP = 0.1
 """Without a terminal (a log file, CI), a line is printed after each of these fractions of the work."""
 
 
-def console() -> Console:
-    """Console on standard error; standard output is reserved for results, so that they can be piped."""
-    return Console(stderr=True, highlight=False)
+def console(*, stderr: bool = True) -> Console:
+    """Console on standard error; standard output is reserved for results, so that they can be piped.
+
+    Nothing in the texts is markup: names of classes and paths may contain brackets. Styles are arguments.
+
+    Args:
+        stderr: False for the console of results.
+    """
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def warn(screen: Console, text: str) -> None:
+    """Print a warning as one line."""
+    screen.print(text, style="yellow", soft_wrap=True)
 
 
 def scans_among(paths: Sequence[Path], screen: Console) -> tuple[FoundScan, ...]:
@@ -40,7 +50,7 @@ def scans_among(paths: Sequence[Path], screen: Console) -> tuple[FoundScan, ...]
     """
     found = find_scans(paths)
     for line in found.left_out:
-        screen.print(f"Left out: {line}.", style="yellow", markup=False, soft_wrap=True)
+        warn(screen, f"Left out: {line}.")
     return found.scans
 
 
@@ -53,8 +63,8 @@ def stop_on_interrupt(screen: Console) -> Iterator[Callable[[], bool]]:
         if pressed.is_set():
             raise KeyboardInterrupt
         pressed.set()
-        screen.print(
-            "[yellow]Stopping after the current step and saving a checkpoint. Ctrl-C again stops immediately."
+        warn(
+            screen, "Stopping after the current step and saving a checkpoint. Ctrl-C again stops immediately."
         )
 
     try:
@@ -113,12 +123,12 @@ class Drawing:
     def __init__(self, screen: Console) -> None:
         self._screen = screen
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=32),
             TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[remaining]}"),
-            TextColumn("[dim]{task.fields[numbers]}"),
+            TextColumn("{task.fields[numbers]}", style="dim", markup=False),
             console=screen,
             disable=not screen.is_terminal,
         )
@@ -140,7 +150,7 @@ class Drawing:
         match event:
             case events.Started():
                 if event.run:
-                    self._screen.print(f"Run [bold]{escape(event.run)}[/]")
+                    self._screen.print(Text.assemble("Run ", (event.run, "bold")))
                 for reason in event.reasons:
                     self._screen.print(Padding(Text(reason, style="dim"), (0, 0, 0, 2), expand=False))
             case events.Progress():
@@ -150,7 +160,7 @@ class Drawing:
                 self._numbers = "  ".join(f"{name} {value:.3g}" for name, value in event.values.items())
             case events.Notice():
                 if event.text != self._noticed:
-                    self._screen.print(f"[yellow]{escape(event.text)}")
+                    warn(self._screen, event.text)
                 self._noticed = event.text
             case _:
                 pass  # previews, checkpoints and the end print nothing

@@ -17,6 +17,7 @@ from medssl.cli.options import (
     SeedOption,
     SetOption,
     StepsOption,
+    WithNamesOption,
     settings_from,
 )
 from medssl.core.jobs import MINUTES, SemiSupervised
@@ -85,6 +86,7 @@ def pretrain(
     recipe: RecipeOption = "quick",
     setting: SetOption = None,
     resume: ResumeOption = None,
+    with_names: WithNamesOption = False,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
 ) -> None:
@@ -118,6 +120,7 @@ def pretrain(
             steps=steps,
             resume=_resumed(context, project, resume, minutes, steps),
             settings=settings_from(setting),
+            with_names=with_names,
             method=method,
             recipe=recipe,
             weights=weights,
@@ -136,6 +139,7 @@ def finetune(
     recipe: RecipeOption = "quick",
     setting: SetOption = None,
     resume: ResumeOption = None,
+    with_names: WithNamesOption = False,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
 ) -> None:
@@ -159,6 +163,7 @@ def finetune(
             steps=steps,
             resume=_resumed(context, project, resume, minutes, steps),
             settings=settings_from(setting),
+            with_names=with_names,
             weights=weights if weights == RANDOM else choose_run(opened, weights, kinds).id,
             recipe=recipe,
             semi_supervised=semi_supervised,
@@ -215,7 +220,7 @@ def _train(job: TrainingJob) -> None:
         result = run_job(job, screen, should_stop)
     if result["stopped"]:
         command = f"medssl {kind_of(job)} {job.project} --resume {result['run']}"
-        screen.print(f"Stopped. Resume with: {command}", markup=False, soft_wrap=True)
+        screen.print(f"Stopped. Resume with: {command}", soft_wrap=True)
         raise typer.Exit(INTERRUPTED)
     typer.echo(result["run"])
 
@@ -235,4 +240,4 @@ def _print_estimate(job: TrainingJob, screen: Console, should_stop: Callable[[],
     if result["stopped"]:
         raise typer.Exit(INTERRUPTED)
     estimate = from_json(Estimate, result["estimate"], "the estimate")
-    screen.print(describe(estimate, minutes, job.steps), markup=False, soft_wrap=True)
+    screen.print(describe(estimate, minutes, job.steps), soft_wrap=True)

@@ -145,7 +145,7 @@ def key(project: Project, job: TrainingJob) -> str:
     The annotations are not part of it, because the time of a step does not depend on them.
     """
     fields = jobs.to_json(job)
-    for name in ("project", "minutes", "steps", "seed", "resume", "predict_scans"):
+    for name in ("project", "minutes", "steps", "seed", "resume", "predict_scans", "with_names"):
         fields.pop(name, None)
     fields["settings"].pop("validation_slice", None)
     scans = [scan.id for scan in project.scans.values() if not scan.held_out]

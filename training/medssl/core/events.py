@@ -156,7 +156,7 @@ def to_line(event: Event) -> str:
     )
 
 
-def from_line(line: str) -> Event:
+def from_line(line: str | bytes) -> Event:
     """The event of one line.
 
     Raises UserError ("bad-event") for anything that is not an event of this version.
@@ -172,7 +172,7 @@ def from_line(line: str) -> Event:
 
 
 def read_log(path: Path, *names: str) -> list[Event]:
-    """Events of a run from its events.jsonl; incomplete lines after a crash are skipped.
+    """Events of a run from its events.jsonl; damaged and incomplete lines are skipped.
 
     Args:
         path: The file.
@@ -180,11 +180,12 @@ def read_log(path: Path, *names: str) -> list[Event]:
             thousand events, and only these are parsed.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_bytes().split(b"\n")
     except OSError:
         return []
     if names:
-        lines = [line for line in lines if line.startswith(tuple(f'{{"event":"{name}"' for name in names))]
+        beginnings = tuple(f'{{"event":"{name}"'.encode() for name in names)
+        lines = [line for line in lines if line.startswith(beginnings)]
     found = []
     for line in lines:
         with suppress(UserError):

@@ -79,6 +79,8 @@ class TrainingJob(Job):
     """Run to resume from its last checkpoint; all other fields are then taken from that run."""
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Settings that override the recipe, by name (e.g. {"learning_rate": 1e-3})."""
+    with_names: bool = False
+    """Write paths and the names of scans, which may be those of patients, into the card of the weights."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,10 @@ class ExportJob(Job):
     fill_holes: bool = False
     """`largest`, `drop_ml` and `fill_holes`: postprocessing of predictions, see
     postprocess.Postprocessing."""
+    overwrite: bool = False
+    """Replace files that are not earlier exports."""
+    with_names: bool = False
+    """Write paths and the names of scans, which may be those of patients, into the records."""
 
 
 @dataclass(frozen=True)

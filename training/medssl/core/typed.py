@@ -27,7 +27,7 @@ def convert(kind: type[T], value: Any, where: str, code: str = "bad-job", advice
     """
     try:
         return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeError, OverflowError, RecursionError) as error:
         reason, _, path = str(error).partition(" - at ")
         place = path.strip("`").removeprefix("$").removeprefix(".")
         reason = reason[:1].lower() + reason[1:].replace("`", "'")

@@ -16,13 +16,15 @@ from medssl.core.export.files import (
     check_ending,
     export_scan,
     file_name,
-    may_write,
     need_dicom,
+    needs_prediction,
     write_table,
 )
+from medssl.core.export.provenance import check_target
 from medssl.core.io.volume import is_series
 from medssl.core.jobs import ExportJob
 from medssl.core.labels.postprocess import Postprocessing
+from medssl.core.project.damage import damaged_annotations
 from medssl.core.project.project import Project, Run
 from medssl.tasks.inference.predict import predict_scans
 
@@ -50,70 +52,88 @@ def export_scans(
     """
     ending, folder = check_ending(job.ending), Path(job.folder)
     run = project.run(job.weights) if job.weights else None
+    if run is not None:
+        run.card  # noqa: B018 - a damaged card is reported before anything is computed
     postprocessing = Postprocessing(job.largest, job.drop_ml, job.fill_holes)
     scans = job.scans or _exportable(project, run)
     refused: dict[str, str] = {}
     volumes: list[ClassVolume] = []
     written: list[str] = []
 
+    def notify(text: str) -> None:
+        emit(Notice(text))
+
     def refuse(error: UserError, *scan_ids: str) -> None:
         if error.code in FATAL or len(scan_ids) == len(scans):
             raise error
         refused.update(dict.fromkeys(scan_ids, str(error)))
-        emit(Notice(str(error)))
+        notify(str(error))
 
+    emit(Started(run.id if run else ""))
     if ending == DICOM_SEG:
         try:
             need_dicom(*(project.scans[scan_id] for scan_id in scans))
         except UserError as error:
             refuse(error, *(scan for scan in scans if not is_series(Path(project.scans[scan].source))))
     targets = {scan_id: folder / file_name(scan_id, ending) for scan_id in scans if scan_id not in refused}
+    to_predict: list[str] = []
     for scan_id, path in targets.items():
         try:
-            _check_target(path)
+            check_target(path, job.overwrite, project.scans[scan_id].sha256)
+            if run is not None and _lacks_prediction(project, run, scan_id):
+                to_predict.append(scan_id)
         except UserError as error:
             refuse(error, scan_id)
     remaining = [scan_id for scan_id in scans if scan_id not in refused]
-    emit(Started(run.id if run else ""))
-    if run is not None:
-        _predict_missing(project, run, remaining, job, emit, should_stop)
+    if run is not None and to_predict:
+        predict_scans(project, run, to_predict, job.device, emit, should_stop)
     for number, scan_id in enumerate(remaining):
         if should_stop():
             break
         try:
             volumes += export_scan(
-                project, scan_id, run.id if run else None, targets[scan_id], postprocessing
+                project,
+                scan_id,
+                run.id if run else None,
+                targets[scan_id],
+                postprocessing,
+                overwrite=job.overwrite,
+                with_names=job.with_names,
+                notify=notify,
             )
             written.append(str(targets[scan_id]))
         except UserError as error:
             refuse(error, scan_id)
         emit(Progress("export", (number + 1) / len(remaining), number + 1))
+    stopped = len(written) + len(refused) < len(scans)
     if written:
-        write_table(folder / TABLE, volumes)
+        try:
+            write_table(folder / TABLE, volumes, job.overwrite)
+        except UserError as error:
+            refused[TABLE] = str(error)
+            notify(str(error))
     elif len(refused) == len(scans):
         raise UserError(
             f"None of the {len(scans)} scans was exported; put right what the messages above name.",
             code="nothing-yet",
         )
-    emit(Notice(_summary(folder, written, refused)))
-    stopped = len(written) + len(refused) < len(scans)
+    notify(_summary(folder, written, refused))
     return {"run": job.weights, "written": written, "refused": refused, "stopped": stopped}
 
 
-def _check_target(path: Path) -> None:
-    """Refuse to overwrite what is not an earlier export."""
-    if not may_write(path):
-        raise UserError(
-            f"{path} already exists and was not exported by this program; move it or choose another folder.",
-            code="exists",
-        )
+def _lacks_prediction(project: Project, run: Run, scan_id: str) -> bool:
+    """Whether a scan has to be segmented first; raises UserError if its image cannot be read."""
+    if project.has_prediction(run.id, scan_id) or not needs_prediction(project.annotation(scan_id)):
+        return False
+    project.image(scan_id)
+    return True
 
 
 def _exportable(project: Project, run: Run | None) -> tuple[str, ...]:
-    """All scans or, without a run that predicts the remaining voxels, the annotated ones."""
+    """All scans or, without a run that predicts the remaining voxels, those with an annotation file."""
     if run is not None:
         return tuple(project.scans)
-    annotated = project.annotated(held_out=True)
+    annotated = (*project.annotated(held_out=True), *damaged_annotations(project, held_out=True))
     if not annotated:
         raise UserError(
             f"{project.root} has no annotation to export; annotate some slices or choose a fine-tuning run.",
@@ -122,21 +142,9 @@ def _exportable(project: Project, run: Run | None) -> tuple[str, ...]:
     return annotated
 
 
-def _predict_missing(
-    project: Project,
-    run: Run,
-    scans: Sequence[str],
-    job: ExportJob,
-    emit: Emit,
-    should_stop: Callable[[], bool],
-) -> None:
-    missing = [scan for scan in scans if not project.has_prediction(run.id, scan)]
-    if missing:
-        predict_scans(project, run, missing, job.device, emit, should_stop)
-
-
 def _summary(folder: Path, written: Sequence[str], refused: dict[str, str]) -> str:
     """The result in one sentence."""
     skipped = f"; skipped: {', '.join(refused)}" if refused else ""
     scans = "1 scan" if len(written) == 1 else f"{len(written)} scans"
-    return f"Exported {scans} and {TABLE} to {folder}{skipped}."
+    table = "" if TABLE in refused else f" and {TABLE}"
+    return f"Exported {scans}{table} to {folder}{skipped}."

@@ -1,14 +1,14 @@
 """Export of segmentations: the annotation where there is one, the prediction elsewhere.
 
 Each file lies on the source grid of its scan, has a provenance record beside it and one row per class in a
-table of volumes.
+table of volumes. Files that are not earlier exports are never replaced unless this is asked for.
 """
 
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,15 +16,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medssl.core.errors import UserError
-from medssl.core.export.provenance import record_path, write_record
-from medssl.core.files import make_folder, write_whole
-from medssl.core.io.volume import WRITABLE, is_series, suffix_of, write_labels
+from medssl.core.export.provenance import check_target, origin, write_recorded
+from medssl.core.files import make_folder
+from medssl.core.io.volume import WRITABLE, is_series, label_bytes, suffix_of
 from medssl.core.labels.postprocess import Postprocessing, cleaned
 from medssl.core.palette import class_color
+from medssl.core.project.annotation import IGNORE, Annotation
 from medssl.core.project.contents import LabelClass, Scan
 from medssl.core.project.folder import GONE
 from medssl.core.project.images import read_source
 from medssl.core.project.project import Project
+from medssl.core.tables import csv_bytes, safe_cell
 
 if TYPE_CHECKING:
     from medssl.core.io.dicom_seg import AlgorithmType
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 DICOM_SEG = ".dcm"
 ENDINGS = (*WRITABLE, DICOM_SEG)
 TABLE = "volumes.csv"
+HEADER = ("scan", "class", "voxels", "ml")
 FATAL = ("disk-full", "not-writable", "no-folder", GONE)
 """Codes of errors that the next scan would raise, too."""
 
@@ -73,52 +76,84 @@ def export_scan(
     run_id: str | None,
     path: Path,
     postprocessing: Postprocessing | None = None,
+    *,
+    overwrite: bool = False,
+    with_names: bool = False,
+    notify: Callable[[str], None] = lambda text: None,
 ) -> list[ClassVolume]:
     """Write the segmentation of a scan on its source grid, with a provenance record beside it.
 
     Args:
         run_id: Fine-tuning run whose prediction fills the voxels without annotation; None exports the
-            annotation alone.
+            annotation alone. It needs no prediction of a scan that is annotated everywhere.
         path: Output file. Its extension selects the format: NIfTI, NRRD, MetaImage, or DICOM-SEG for a scan
             that was read from DICOM.
         postprocessing: Applied to the prediction, never to the annotation.
+        overwrite: Replace files that are not earlier exports of this scan.
+        with_names: Write paths and names of scans into the record.
+        notify: Receives a warning about the file.
 
     Returns:
         The volume of each class, in the order of the project's classes.
 
     Raises:
         UserError: "nothing-yet", "outdated", "no-classes", "unsupported", "not-dicom", "missing", "changed",
-            "not-referable", "disk-full", "not-writable".
+            "empty", "not-referable", "exists", "disk-full", "not-writable".
 
     Example:
         >>> export_scan(Project.open("liver"), "case-01", "0002-finetune-quick", Path("case-01.nii.gz"))
     """
     path = Path(path)
-    ending = check_ending(suffix_of(path) or path.name)
-    predicted = cleaned(project, run_id, scan_id, postprocessing) if run_id and postprocessing else None
-    labels = project.segmentation(scan_id, run_id, predicted)
-    scan, run = project.scans[scan_id], project.run(run_id) if run_id else None
+    ending, scan = check_ending(suffix_of(path) or path.name), project.scans[scan_id]
+    check_target(path, overwrite, scan.sha256)
     annotation = project.annotation(scan_id)
+    run = project.run(run_id) if run_id and needs_prediction(annotation) else None
+    predicted = cleaned(project, run.id, scan_id, postprocessing) if run and postprocessing else None
+    labels = project.segmentation(scan_id, run.id if run else None, predicted)
     voxels = _counts(labels)
     classes = _classes(project, voxels)
     project.need_here()  # the file may be inside the project
     make_folder(path.parent)
     if ending == DICOM_SEG:
-        from medssl.core.io.dicom_seg import write_dicom_seg  # imported late, see volume.py
+        from medssl.core.io.dicom_seg import dicom_seg_bytes  # imported late, see volume.py
 
         source = _series_of(scan)
         annotated = annotation is not None and bool(annotation.complete or annotation.labels.any())
         algorithm: AlgorithmType = "MANUAL" if run is None else "SEMIAUTOMATIC" if annotated else "AUTOMATIC"
-        write_dicom_seg(path, labels, scan.geometry, source, classes, algorithm)
+        content = dicom_seg_bytes(labels, scan.geometry, source, classes, algorithm)
     else:
-        write_labels(path, labels, scan.geometry)
+        content = label_bytes(path, labels, scan.geometry)
     volumes = _volumes(scan, voxels, classes)
     records = [
         {"id": item.id, **{name: value for name, value in asdict(volume).items() if name != "scan"}}
         for item, volume in zip(classes, volumes, strict=True)
     ]
-    write_record(path, scan, annotation, run, postprocessing, records)
+    made_from = origin(project, scan, annotation, run, postprocessing, with_names)
+    write_recorded(path, content, {**made_from, "volumes": records})
+    if ending in (".nii", ".nii.gz"):
+        _warn_of_tilt(path, scan, notify)
     return volumes
+
+
+def needs_prediction(annotation: Annotation | None) -> bool:
+    """Whether an annotation leaves voxels open."""
+    return annotation is None or bool((annotation.target() == IGNORE).any())
+
+
+def fully_annotated(project: Project) -> tuple[str, ...]:
+    """Ids of the scans whose annotation leaves no voxel open."""
+    scans = project.annotated(held_out=True)
+    return tuple(scan_id for scan_id in scans if not needs_prediction(project.annotation(scan_id)))
+
+
+def _warn_of_tilt(path: Path, scan: Scan, notify: Callable[[str], None]) -> None:
+    from medssl.core.io.nifti import opens_in_itk  # imported late, see volume.py
+
+    if not opens_in_itk(scan.geometry):
+        notify(
+            f"The axes of {scan.id} are not orthogonal (a tilted gantry), so 3D Slicer, ITK-SNAP and other "
+            f"programs with ITK refuse {path.name}; export .nrrd for them."
+        )
 
 
 def _series_of(scan: Scan) -> Path:
@@ -164,9 +199,13 @@ def need_dicom(*scans: Scan) -> None:
         )
 
 
-def may_write(path: Path) -> bool:
-    """Whether a file may be written: it does not exist, or its record shows that it is an earlier export."""
-    return not path.exists() or record_path(path).exists()
+def may_write(path: Path, overwrite: bool = False, scan_sha256: str = "") -> bool:
+    """Whether `check_target` allows a file to be written."""
+    try:
+        check_target(path, overwrite, scan_sha256)
+    except UserError:
+        return False
+    return True
 
 
 def _counts(labels: np.ndarray) -> np.ndarray:
@@ -200,11 +239,31 @@ def _volumes(scan: Scan, voxels: np.ndarray, classes: Sequence[LabelClass]) -> l
     ]
 
 
-def write_table(path: Path, volumes: Iterable[ClassVolume]) -> None:
-    """Write a CSV table with one row per scan and class, atomically."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("scan", "class", "voxels", "ml"))
+def write_table(path: Path, volumes: Iterable[ClassVolume], overwrite: bool = False) -> None:
+    """Write a CSV table with one row per scan and class, and its record.
+
+    Rows of other scans that an earlier export wrote into the table are kept.
+
+    Args:
+        overwrite: Replace a table that is not an earlier export.
+
+    Raises:
+        UserError: "exists", "disk-full", "not-writable".
+    """
+    check_target(path, overwrite)
+    rows: dict[str, list[list[str]]] = {}
+    for row in _rows(path) if may_write(path) else []:
+        rows.setdefault(row[0], []).append(row)
+    new: dict[str, list[list[str]]] = {}
     for volume in volumes:
-        writer.writerow((volume.scan, volume.name, volume.voxels, f"{volume.ml:.6f}"))
-    write_whole(path, lambda file: file.write(text.getvalue().encode("utf-8")))
+        cells = [volume.scan, volume.name, str(volume.voxels), f"{volume.ml:.6f}"]
+        new.setdefault(safe_cell(volume.scan), []).append(cells)
+    write_recorded(path, csv_bytes(HEADER, itertools.chain(*{**rows, **new}.values())), {})
+
+
+def _rows(path: Path) -> list[list[str]]:
+    """Rows of a table that an earlier export wrote."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))[1:]

@@ -8,8 +8,6 @@ set, and the distance to the set point is measured.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,6 +21,7 @@ from medssl.core.features.similarity import FeatureCache, has_features, open_fea
 from medssl.core.files import read_json, write_json, write_whole
 from medssl.core.jobs import from_json
 from medssl.core.project.project import Project
+from medssl.core.tables import csv_bytes
 
 FILE = "landmarks.json"
 FORMAT_VERSION = 1
@@ -210,9 +209,11 @@ def write_landmarks(project: Project, landmarks: Landmarks) -> None:
     """Save the landmarks in the project, atomically.
 
     Raises:
-        UserError: "disk-full", "not-writable", "read-only".
+        UserError: "unreadable" if the project has a damaged file, which is kept; "disk-full", "not-writable",
+            "read-only".
     """
     project.need_writable()
+    read_landmarks(project)
     value: dict[str, Any] = {
         "version": FORMAT_VERSION,
         "run": landmarks.run,
@@ -236,15 +237,14 @@ def write_landmark_table(path: Path, project: Project, landmarks: Landmarks) -> 
         raise UserError(
             "No landmark is set yet, so there is nothing to export; set one first.", code="nothing-yet"
         )
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("scan", "name", "x_mm", "y_mm", "z_mm", "confidence"))
+    rows = []
     for scan in project.scans.values():
         for item in landmarks.in_scan(scan.id):
             x, y, z = (scan.geometry.canonical_affine @ (*item.voxel_zyx, 1))[:3]
             confidence = item.confidence if isinstance(item, LandmarkMatch) else 1.0
-            writer.writerow((scan.id, item.name, f"{x:.2f}", f"{y:.2f}", f"{z:.2f}", f"{confidence:.3f}"))
-    write_whole(path, lambda file: file.write(text.getvalue().encode("utf-8")))
+            rows.append((scan.id, item.name, f"{x:.2f}", f"{y:.2f}", f"{z:.2f}", f"{confidence:.3f}"))
+    content = csv_bytes(("scan", "name", "x_mm", "y_mm", "z_mm", "confidence"), rows)
+    write_whole(path, lambda file: file.write(content))
 
 
 def _weights(project: Project, run: str) -> str:

@@ -1,13 +1,14 @@
 """Write segmentations as DICOM-SEG that refers to the images of the source series (DICOM PS3.3 A.51).
 
 highdicom writes the object; this module orders the slices by position and adds header fields that anonymised
-and old files lack. Every class is a binary segment with one frame per image, including empty frames,
-ascending along the slice normal: simple readers such as ITK, which take the position of the first frame and
-count on, then see the grid of the series.
+and old files lack. Every class that occurs is a binary segment with one frame per image, including empty
+frames, ascending along the slice normal: simple readers such as ITK, which take the position of the first
+frame and count on, then see the grid of the series.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +19,6 @@ from pydicom.valuerep import DSfloat
 
 from medssl import __version__
 from medssl.core.errors import UserError
-from medssl.core.files import write_whole
 from medssl.core.io.dicom import Stack, read_stack
 from medssl.core.io.geometry import Geometry
 
@@ -29,8 +29,6 @@ AlgorithmType = Literal["MANUAL", "SEMIAUTOMATIC", "AUTOMATIC"]
 """Segment Algorithm Type: drawn by a person, by a person and a network, by a network."""
 SCHEME = "99MEDSSL"
 """Coding scheme of the project's classes; "99" marks private schemes."""
-MAX_LABEL_LENGTH = 64
-"""Characters that DICOM allows for a segment label."""
 MAY_BE_EMPTY = (
     "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID", "StudyDate",
     "StudyTime", "ReferringPhysicianName",
@@ -38,37 +36,48 @@ MAY_BE_EMPTY = (
 """Attributes that must be present but may be empty (type 2)."""
 
 
-def write_dicom_seg(
-    path: Path,
+def dicom_seg_bytes(
     labels_zyx: np.ndarray,
     geometry: Geometry,
     source: Path,
     classes: Sequence[LabelClass],
     algorithm_type: AlgorithmType,
-) -> None:
-    """Write canonical labels as DICOM-SEG, atomically.
+) -> bytes:
+    """Encode canonical labels as DICOM-SEG.
 
     Args:
         labels_zyx: Class ids in canonical order, uint8 (Z, Y, X).
         geometry: Geometry of the scan as it was read from `source`.
         source: Folder of the series, or one of its files.
-        classes: Become segments 1, 2, ... in this order, including empty ones.
+        classes: Those that occur become segments 1, 2, ... in this order.
         algorithm_type: Who made the segmentation.
 
+    Returns:
+        Content of the file.
+
     Raises:
-        UserError: "not-referable" if required header fields are missing, "changed" if the series now has
-            another grid, and those of reading the series and writing the file.
+        UserError: "empty" if no class occurs, "not-referable" if required header fields are missing,
+            "changed" if the series now has another grid, and those of reading the series.
     """
     stack = read_stack(source)
     first = stack.headers[0]
     if Geometry.of(stack.affine, (first.Columns, first.Rows, len(stack.order))) != geometry:
         raise changed(source)
     _check_referable(source, stack)
+    classes = [item for item in classes if (labels_zyx == item.id).any()]
+    if not classes:
+        raise UserError(
+            f"The segmentation of {source} has no voxel of any class, and a DICOM-SEG needs a segment; "
+            "annotate or predict the scan, or choose .nii.gz.",
+            code="empty",
+        )
     planes = geometry.to_source(_segment_numbers(labels_zyx, classes)).T  # (slice, row, column)
+    content = io.BytesIO()
     try:
         segments = [_description(number, item, algorithm_type) for number, item in enumerate(classes, 1)]
         segmentation = _segmentation(stack, planes, segments)
         _sort_frames(segmentation)
+        segmentation.save_as(content)
     except UserError:
         raise
     except Exception as error:  # missing header fields make the library raise all kinds of exceptions
@@ -76,7 +85,7 @@ def write_dicom_seg(
             f"{source} lacks header fields that a DICOM-SEG requires ({error}); choose .nii.gz or .nrrd.",
             code="not-referable",
         ) from error
-    write_whole(path, lambda file: segmentation.save_as(file))
+    return content.getvalue()
 
 
 def _check_referable(source: Path, stack: Stack) -> None:
@@ -111,7 +120,7 @@ def _description(number: int, item: LabelClass, algorithm_type: AlgorithmType) -
     import highdicom as hd
     from pydicom.sr.codedict import codes
 
-    name = item.name.strip()[:MAX_LABEL_LENGTH] or f"Class {item.id}"
+    name = item.name.replace("\\", "/")  # a backslash separates values in DICOM
     network = hd.AlgorithmIdentificationSequence(
         name="napari-medssl", family=codes.DCM.ArtificialIntelligence, version=__version__
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,10 @@ MAX_COMPRESSION = 1100
 """Upper bound of the compression ratio of a gzipped file: deflate reaches at most 1032."""
 MAX_LENGTH = 32767
 """Largest number of voxels along an axis in NIfTI-1."""
+MAX_QFORM_ERROR_MM = 0.05
+"""Largest distance of a voxel's position by the qform from that by the sform."""
+MAX_SKEW = 1e-5
+"""Largest dot product of the unit vectors of two axes that are orthogonal for ITK."""
 
 
 def read_nifti(path: Path, labels: bool = False) -> Reading:
@@ -209,10 +214,13 @@ def _position_fields(header: Any) -> dict[str, Any]:
 
 
 def nifti_bytes(array: np.ndarray, geometry: Geometry, compress: bool) -> bytes:
-    """Encode labels as a NIfTI-1 file.
+    """Encode a volume as a NIfTI-1 file.
+
+    The sform is exact. ITK refuses it where the axes are not orthogonal, and then reads the qform: there is
+    one if it is precise enough (`opens_in_itk`).
 
     Args:
-        array: Labels in file order, uint8 or uint16 (I, J, K).
+        array: Voxels in file order, uint8, uint16 or float32 (I, J, K).
         compress: Compress the content with gzip.
 
     Returns:
@@ -228,14 +236,45 @@ def nifti_bytes(array: np.ndarray, geometry: Geometry, compress: bool) -> bytes:
     header = nib.Nifti1Header()
     header.set_data_dtype(array.dtype)
     header.set_data_shape(array.shape)
+    nearest, error_mm = _nearest_orthogonal(geometry)
     if not _copy_position_fields(header, geometry):
         header.set_xyzt_units("mm")
         header.set_sform(geometry.matrix, code=1)
-        # A quaternion cannot represent shear; code 0 makes readers use the exact matrix.
-        header.set_qform(geometry.matrix, code=1 if _is_orthogonal(geometry) else 0, strip_shears=True)
+        header.set_qform(nearest, code=1 if error_mm <= MAX_QFORM_ERROR_MM else 0)
+    elif not header["qform_code"] and _is_skewed(geometry) and error_mm <= MAX_QFORM_ERROR_MM:
+        nearest[:3] /= UNIT_MM.get(int(header["xyzt_units"]) & 7, 1.0)
+        header.set_qform(nearest, code=1)
     # Given the affine of the header, nibabel does not change these fields.
     body = nib.Nifti1Image(array, header.get_best_affine(), header).to_bytes()
     return gzip.compress(body, compresslevel=4, mtime=0) if compress else body
+
+
+def opens_in_itk(geometry: Geometry) -> bool:
+    """Whether ITK, and with it 3D Slicer and ITK-SNAP, opens a NIfTI file on this grid."""
+    has_qform = bool(geometry.nifti.get("qform_code"))
+    return has_qform or not _is_skewed(geometry) or _nearest_orthogonal(geometry)[1] <= MAX_QFORM_ERROR_MM
+
+
+def _is_skewed(geometry: Geometry) -> bool:
+    directions = geometry.matrix[:3, :3] / np.linalg.norm(geometry.matrix[:3, :3], axis=0)
+    return bool(np.abs(directions.T @ directions - np.eye(3)).max() > MAX_SKEW)
+
+
+def _nearest_orthogonal(geometry: Geometry) -> tuple[np.ndarray, float]:
+    """The closest affine with orthogonal axes, which has the same spacing and centre.
+
+    Returns:
+        Affine (4, 4), and the largest distance in mm of a voxel's position from that by the grid's affine.
+    """
+    matrix, nearest = geometry.matrix, geometry.matrix
+    spacing = np.linalg.norm(matrix[:3, :3], axis=0)
+    left, _, right = np.linalg.svd(matrix[:3, :3] / spacing)
+    nearest[:3, :3] = (left @ right) * spacing
+    centre = (np.array(geometry.shape) - 1) / 2
+    difference = matrix[:3, :3] - nearest[:3, :3]
+    nearest[:3, 3] += difference @ centre
+    corners = np.array(list(itertools.product(*zip(-centre, centre, strict=True))))
+    return nearest, float(np.linalg.norm(corners @ difference.T, axis=1).max())
 
 
 def _copy_position_fields(header: Any, geometry: Geometry) -> bool:
@@ -249,8 +288,3 @@ def _copy_position_fields(header: Any, geometry: Geometry) -> bool:
         return False
     affine[:3] *= UNIT_MM.get(int(header["xyzt_units"]) & 7, 1.0)
     return bool(np.allclose(affine, geometry.matrix))
-
-
-def _is_orthogonal(geometry: Geometry) -> bool:
-    directions = geometry.matrix[:3, :3] / np.linalg.norm(geometry.matrix[:3, :3], axis=0)
-    return bool(np.allclose(directions.T @ directions, np.eye(3), atol=1e-4))

@@ -210,7 +210,12 @@ def write_labels(path: Path, labels_zyx: np.ndarray, geometry: Geometry) -> None
     Raises:
         UserError: "unsupported", "wrong-shape", "not-labels", "disk-full", "not-writable".
     """
-    path = Path(path)
+    content = label_bytes(Path(path), labels_zyx, geometry)
+    write_whole(path, lambda file: file.write(content))
+
+
+def label_bytes(path: Path, labels_zyx: np.ndarray, geometry: Geometry) -> bytes:
+    """Content of the file that `write_labels` writes, from labels (Z, Y, X); raises its errors."""
     ending = suffix_of(path)
     if ending not in WRITABLE:
         raise UserError(
@@ -227,12 +232,10 @@ def write_labels(path: Path, labels_zyx: np.ndarray, geometry: Geometry) -> None
     if ending in NIFTI:
         from medssl.core.io.nifti import nifti_bytes
 
-        content = nifti_bytes(array, geometry, compress=ending == ".nii.gz")
-    else:
-        from medssl.core.io.itk import mha_bytes, nrrd_bytes
+        return nifti_bytes(array, geometry, compress=ending == ".nii.gz")
+    from medssl.core.io.itk import mha_bytes, nrrd_bytes
 
-        content = (nrrd_bytes if ending == ".nrrd" else mha_bytes)(array, geometry)
-    write_whole(path, lambda file: file.write(content))
+    return (nrrd_bytes if ending == ".nrrd" else mha_bytes)(array, geometry)
 
 
 def _narrow(path: Path, labels: np.ndarray) -> np.ndarray:

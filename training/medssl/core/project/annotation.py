@@ -20,6 +20,10 @@ IGNORE = 255
 """Target value of voxels without annotation."""
 FORMAT_VERSION = 3
 """Of annotation files. Version 1 had no interpolated labels and no number; 2 called them guesses."""
+DAMAGED = ("unreadable", "newer-version", "wrong-shape")
+"""Codes of errors of a file that cannot be used, not of a drive that cannot be read."""
+_Box = tuple[np.ndarray, np.ndarray]
+"""Labels within their bounding box, uint8 (z, y, x), and its corner (3,)."""
 
 
 @dataclass(frozen=True)
@@ -144,11 +148,34 @@ def read_annotation(path: Path, shape_zyx: tuple[int, ...]) -> Annotation:
     Raises:
         UserError: "missing", "not-readable", "unreadable", "newer-version", "wrong-shape".
     """
+    labels_box, complete, interpolated_box = _read(path, shape_zyx)
+    interpolated = _padded(*interpolated_box, shape_zyx) if interpolated_box is not None else None
+    slices = tuple((int(axis), int(index)) for axis, index in complete)
+    return Annotation(_padded(*labels_box, shape_zyx), slices, interpolated)
+
+
+def is_annotated(path: Path, shape_zyx: tuple[int, ...]) -> bool:
+    """Whether a file of `write_annotation` exists and has an annotated voxel or a complete slice.
+
+    Args:
+        shape_zyx: Shape of the scan.
+
+    Raises:
+        UserError: Those of `read_annotation`.
+    """
+    if not exists(path):
+        return False
+    (box, _), complete, _ = _read(path, shape_zyx)
+    return bool(box.size or len(complete))
+
+
+def _read(path: Path, shape_zyx: tuple[int, ...]) -> tuple[_Box, np.ndarray, _Box | None]:
+    """Labels, complete slices (n, 2) and interpolated labels of a file; raises as `read_annotation`."""
     with _open_npz(path) as stored:
         shape, complete = stored["shape"], stored["complete"]
         if complete.dtype.kind != "i" or complete.shape[1:] != (2,):
             raise ValueError("its arrays are not those of an annotation")
-        box, corner = _read_box(stored, "labels", "corner")
+        labels_box = _read_box(stored, "labels", "corner")
         interpolated_box = _interpolated_box(stored)
     if tuple(shape) != tuple(shape_zyx):
         raise UserError(
@@ -156,10 +183,8 @@ def read_annotation(path: Path, shape_zyx: tuple[int, ...]) -> Annotation:
             "it belongs to another scan, so delete or replace it.",
             code="wrong-shape",
         )
-    labels = _padded(box, corner, shape_zyx)
     _check_slices(path, complete, shape_zyx)
-    interpolated = _padded(*interpolated_box, shape_zyx) if interpolated_box is not None else None
-    return Annotation(labels, tuple((int(axis), int(index)) for axis, index in complete), interpolated)
+    return labels_box, complete, interpolated_box
 
 
 def read_origin(path: Path) -> dict[str, Any] | None:
@@ -193,20 +218,21 @@ def read_interpolated(path: Path, shape_zyx: tuple[int, ...]) -> np.ndarray | No
         return _padded(*interpolated_box, shape_zyx) if interpolated_box[0].size else None
 
 
-def _interpolated_box(stored: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray] | None:
+def _interpolated_box(stored: Mapping[str, np.ndarray]) -> _Box | None:
     """Interpolated labels within their bounding box, and its corner; None if the file has none."""
     name = "guesses" if "guesses" in stored else "interpolated"  # version 2, version 3
     return _read_box(stored, name, f"{name}_corner") if name in stored else None
 
 
-def _read_box(stored: Mapping[str, np.ndarray], name: str, corner_name: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_box(stored: Mapping[str, np.ndarray], name: str, corner_name: str) -> _Box:
     """Labels within their bounding box, and its corner (3,).
 
     Raises:
         ValueError: The arrays cannot be those of an annotation.
     """
     box, corner = stored[name], stored[corner_name]
-    if box.dtype != np.uint8:
+    are_integers = all(array.dtype.kind == "i" for array in (corner, stored["shape"]))
+    if box.dtype != np.uint8 or box.ndim != 3 or not are_integers or stored["shape"].shape != (3,):
         raise ValueError("its arrays are not those of an annotation")
     if corner.shape != (3,) or (corner < 0).any() or (corner + box.shape > stored["shape"]).any():
         raise ValueError("its labels exceed the bounds of its scan")
@@ -227,16 +253,6 @@ def _check_slices(path: Path, complete: np.ndarray, shape_zyx: tuple[int, ...]) 
                 f"{tuple(shape_zyx)} voxels; use slices of this scan.",
                 code="wrong-shape",
             )
-
-
-def is_empty(path: Path) -> bool:
-    """Whether a file of `write_annotation` has neither an annotated voxel nor a complete slice.
-
-    Raises:
-        UserError: "not-readable", "unreadable", "newer-version".
-    """
-    with _open_npz(path) as stored:
-        return stored["labels"].size == 0 and len(stored["complete"]) == 0
 
 
 def class_ids(path: Path) -> set[int]:

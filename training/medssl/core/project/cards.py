@@ -1,7 +1,11 @@
-"""What is asked of a run's job and of the card of its weights; other fields may be there, too."""
+"""What is asked of a run's job and of the card of its weights; other fields may be there, too.
+
+Cards leave the project with the weights, so they identify scans by fingerprints and hold no paths.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, TypedDict
 
 from msgspec import Meta
@@ -30,6 +34,14 @@ class TrainingData(TypedDict):
     size_mm: Range
 
 
+class CardSlice(TypedDict):
+    """A slice that was held out of a fine-tuning."""
+
+    scan: str
+    """Fingerprint of the scan; its id in former cards, and in those with names."""
+    index: int
+
+
 class CardFields(TypedDict, total=False):
     """Fields of a card that somebody reads."""
 
@@ -45,7 +57,7 @@ class CardFields(TypedDict, total=False):
     training_data: TrainingData
     weights: str | None
     collapse_report: dict[str, Any]
-    validation_slice: dict[str, Any]
+    validation_slice: CardSlice | None
 
 
 class JobFields(TypedDict, total=False):
@@ -91,6 +103,43 @@ def check_job(job: Any, where: str) -> dict[str, Any]:
     job = migrations.job(job) if isinstance(job, dict) else job
     convert(JobFields, job, where, "unreadable")
     return job
+
+
+def job_without_names(job: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a job without paths and names of scans."""
+    return {name: value for name, value in job.items() if name not in ("project", "predict_scans")}
+
+
+def card_without_names(card: Mapping[str, Any], fingerprints: Mapping[str, str]) -> dict[str, Any]:
+    """A card, or a part of one, without paths and names of scans.
+
+    Args:
+        card: Fields of a card.
+        fingerprints: SHA-256 of the project's scans by id; they replace the ids.
+    """
+    new = dict(card)
+    if "job" in new:
+        new["job"] = job_without_names(new["job"])
+    if "scans" in new:
+        new["scans"] = [fingerprints[scan] for scan in new["scans"]]
+    held_out = new.get("validation_slice")
+    if held_out is not None:
+        new["validation_slice"] = {**held_out, "scan": fingerprints[held_out["scan"]]}
+    return new
+
+
+def card_with_ids(card: Mapping[str, Any], fingerprints: Mapping[str, str]) -> dict[str, Any]:
+    """A card whose validation slice has the id of its scan instead of its fingerprint.
+
+    Args:
+        card: Fields of a card.
+        fingerprints: SHA-256 of the project's scans by id.
+    """
+    held_out = card.get("validation_slice")
+    if held_out is None:
+        return dict(card)
+    ids = {fingerprint: scan for scan, fingerprint in fingerprints.items()}
+    return {**card, "validation_slice": {**held_out, "scan": ids.get(held_out["scan"], held_out["scan"])}}
 
 
 def need(card: dict[str, Any], *names: str, where: str = "The weights' card") -> None:

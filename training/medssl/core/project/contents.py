@@ -18,6 +18,10 @@ from medssl.core.jobs import from_json
 
 FORMAT_VERSION = 1
 LONGEST_ID = 80
+LONGEST_CLASS_NAME = 64
+"""Characters, as in a segment label of DICOM."""
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+")
+"""Control characters, also those of lines and of writing directions, and halves of characters."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ def to_json(contents: Contents) -> dict[str, Any]:
 
 
 def check_classes(classes: Iterable[LabelClass]) -> tuple[LabelClass, ...]:
-    """The classes, if every one has an id of its own in 1..254 and a colour.
+    """The classes, if every one has an id of its own in 1..254, a name and a colour.
 
     Raises UserError ("bad-classes").
     """
@@ -126,6 +130,7 @@ def check_classes(classes: Iterable[LabelClass]) -> tuple[LabelClass, ...]:
             f"Class ids {ids} do not work; give each class its own number from 1 to 254.", code="bad-classes"
         )
     for each in classes:
+        check_class_name(each.name)
         if not re.fullmatch(r"#[0-9A-Fa-f]{6}", each.color):
             raise UserError(
                 f'Class {each.name!r} has the colour {each.color!r}; write it as "#rrggbb".',
@@ -149,6 +154,11 @@ def check_folder_name(root: Path) -> None:
         )
 
 
+def fingerprints(scans: Mapping[str, Scan]) -> dict[str, str]:
+    """{scan id: SHA-256 of its voxels and grid}."""
+    return {scan.id: scan.sha256 for scan in scans.values()}
+
+
 def free_id(path: Path, taken: Iterable[str], name: str = "") -> str:
     """A scan id: unique regardless of case, and a valid file name on every system.
 
@@ -169,10 +179,28 @@ def _as_id(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:LONGEST_ID]
 
 
+def check_class_name(name: str) -> None:
+    """Raise UserError ("bad-classes") for a name that a class cannot have."""
+    if not name or name != _valid_part(name):
+        raise UserError(
+            f"{name[:80]!r} is no name for a class; give it 1 to {LONGEST_CLASS_NAME} characters, "
+            "no control characters among them and no spaces around them.",
+            code="bad-classes",
+        )
+
+
+def _valid_part(name: str) -> str:
+    """The name of a class without what is not allowed; it may be empty."""
+    return _CONTROL.sub(" ", name).strip()[:LONGEST_CLASS_NAME].strip()
+
+
 def _classes(entries: list[Any], label_values: dict[str, Any]) -> Iterable[LabelClass]:
+    """The classes; names of former versions are cut to what is allowed, so that the project opens."""
     for entry in entries:
         item = from_json(LabelClass, entry, "a class")
-        yield replace(item, values=tuple(int(key) for key, each in label_values.items() if each == item.id))
+        name = _valid_part(item.name) or f"Class {item.id}"
+        values = tuple(int(key) for key, each in label_values.items() if each == item.id)
+        yield replace(item, name=name, values=values)
 
 
 def _fields(scan: Scan) -> dict[str, Any]:

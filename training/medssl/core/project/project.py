@@ -24,11 +24,12 @@ from medssl.core.io.label_detection import looks_like_labels
 from medssl.core.io.masks import MASK
 from medssl.core.io.volume import Volume, fingerprint, read_scan
 from medssl.core.project.annotation import (
+    DAMAGED,
     IGNORE,
     SURE_BACKGROUND,
     Annotation,
     class_ids,
-    is_empty,
+    is_annotated,
     read_annotation,
     read_origin,
     write_annotation,
@@ -232,7 +233,7 @@ class Project(Manifest):
 
     def annotation(self, scan_id: str) -> Annotation | None:
         """The annotation of a scan; None if there is none."""
-        path = self._annotation_file(scan_id)
+        path = self.annotation_file(scan_id)
         if exists(path):
             return read_annotation(path, self.scans[scan_id].geometry.shape_zyx)
         self.need_here()  # one that was moved away must not be taken for an empty one
@@ -246,20 +247,31 @@ class Project(Manifest):
                 "read-only".
         """
         self.need_writable()
-        path = self.make_folder("annotations") / self._annotation_file(scan_id).name
+        path = self.make_folder("annotations") / self.annotation_file(scan_id).name
         write_annotation(path, annotation, self.scans[scan_id].geometry.shape_zyx)
 
     def annotated(self, held_out: bool = False) -> tuple[str, ...]:
-        """Ids of scans with an annotated voxel or a complete slice; with `held_out` also those held out."""
+        """Ids of scans with an annotated voxel or a complete slice; with `held_out` also those held out.
+
+        Scans with a damaged annotation are left out; damage.py names them.
+        """
         scans = [scan for scan in self.scans.values() if held_out or not scan.held_out]
-        files = {scan.id: self._annotation_file(scan.id) for scan in scans}
-        return tuple(scan_id for scan_id, path in files.items() if exists(path) and not is_empty(path))
+        return tuple(scan.id for scan in scans if self._is_annotated(scan))
+
+    def _is_annotated(self, scan: Scan) -> bool:
+        try:
+            return is_annotated(self.annotation_file(scan.id), scan.geometry.shape_zyx)
+        except UserError as error:
+            if error.code not in DAMAGED:
+                raise
+            return False
 
     def annotated_ids(self, scan_id: str) -> set[int]:
         """Class ids among the labels and interpolated labels of an annotated scan."""
-        return class_ids(self._annotation_file(scan_id))
+        return class_ids(self.annotation_file(scan_id))
 
-    def _annotation_file(self, scan_id: str) -> Path:
+    def annotation_file(self, scan_id: str) -> Path:
+        """Path of the annotation of a scan, which need not exist yet."""
         return self.root / "annotations" / f"{self._scan(scan_id).id}.npz"
 
     # ---- runs and predictions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,13 +92,16 @@ def make_run(folder: Path, kind: str, job: dict[str, Any], name: str) -> Run:
 
 def list_runs(folder: Path) -> list[Run]:
     """All runs under `folder`, oldest first; folders whose job file is missing or damaged are skipped."""
-    runs = []
+    return [run for run in read_runs(folder) if isinstance(run, Run)]
+
+
+def read_runs(folder: Path) -> Iterator[Run | UserError]:
+    """All runs under `folder`, oldest first; the error where a job file cannot be read."""
     for path in sorted(folder.glob("*/job.json"), key=lambda path: (_number(path.parent.name), path)):
         try:
-            runs.append(find_run(folder, path.parent.name))
-        except UserError:
-            continue  # interrupted while it was created, or not a run
-    return runs
+            yield find_run(folder, path.parent.name)
+        except UserError as error:
+            yield error
 
 
 def find_run(folder: Path, run_id: str) -> Run:

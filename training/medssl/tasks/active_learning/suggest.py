@@ -18,7 +18,7 @@ import numpy as np
 from medssl.core.active_learning import coverage, slices
 from medssl.core.active_learning.slices import ScoredSlices, Suggestion
 from medssl.core.errors import UserError
-from medssl.core.events import Emit, Progress, Started
+from medssl.core.events import Emit, Notice, Progress, Started
 from medssl.core.jobs import SuggestJob
 from medssl.core.project.project import Project, Run
 from medssl.core.project.runs import refuse_collapsed
@@ -58,10 +58,13 @@ def suggest(
             f"{project.root} has no scan to suggest slices of; add scans, or hold out fewer of them.",
             code="no-scans",
         )
-    run = project.run(job.weights) if job.weights else newest_weights(project)
+    passed_over: list[str] = []
+    run = project.run(job.weights) if job.weights else newest_weights(project, passed_over.append)
     if run is not None:
         refuse_collapsed(run)
     emit(Started(run.id if run else ""))
+    for text in passed_over:
+        emit(Notice(text))
     scorer = _slice_scorer(project, run, scans, job.device)
     chosen = list(slices.sample(project, scans, scorer.axis, scorer.pixels, np.random.default_rng(job.seed)))
     scored: list[ScoredSlices] = []
@@ -153,16 +156,23 @@ def why(uncertainty: float, novelty: float, between: Sequence[str], any_annotate
     return "This slice differs most from the annotated ones."
 
 
-def newest_weights(project: Project) -> Run | None:
+def newest_weights(project: Project, notify: Callable[[str], None] = lambda text: None) -> Run | None:
     """The newest fine-tuning, else the newest pre-training, with at least one step and without collapse.
+
+    Args:
+        project: The project with the runs.
+        notify: Receives why a run with a damaged card is passed over.
 
     Returns:
         The run; None if there is neither.
     """
     for kind in ("finetune", "pretrain"):
         for run in reversed(project.runs(kind)):
-            if run.checkpoint.exists() and run.card.get("step", 0) > 0 and not run.collapsed:
-                return run
+            try:
+                if run.checkpoint.exists() and run.card.get("step", 0) > 0 and not run.collapsed:
+                    return run
+            except UserError as error:
+                notify(str(error))
     return None
 
 

@@ -14,6 +14,8 @@ from torch import Generator, Tensor, nn
 from medssl.core import jobs
 from medssl.core.events import Emit, Event, Metric, Started, read_log
 from medssl.core.jobs import Plan, PretrainJob
+from medssl.core.project.cards import card_without_names
+from medssl.core.project.contents import fingerprints
 from medssl.core.project.project import Project, Run
 from medssl.core.recipes import default_weights
 from medssl.core.shipped import RANDOM
@@ -134,6 +136,8 @@ def pretrain(
         "job": jobs.to_json(job),
         "scans": scans,
     }
+    if not job.with_names:
+        card = card_without_names(card, fingerprints(project.scans))
     tensors, card = (resume[0], {**resume[1], **card}) if resume else (None, card)
     position, stopped = train(
         task,

@@ -13,6 +13,9 @@ from medssl.core import jobs
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Notice, SliceInView, Started
 from medssl.core.jobs import FinetuneJob, Plan
+from medssl.core.project.cards import card_with_ids, card_without_names
+from medssl.core.project.contents import fingerprints
+from medssl.core.project.damage import damaged_annotations
 from medssl.core.project.project import Project, Run
 from medssl.core.project.training_data import training_data
 from medssl.nn import devices
@@ -80,6 +83,11 @@ def finetune(
         "weights": job.weights,
         **({"validation_slice": task.validation.card} if task.validation else {}),
     }
+
+    def public(fields: dict[str, Any]) -> dict[str, Any]:
+        return fields if job.with_names else card_without_names(fields, fingerprints(project.scans))
+
+    card = public(card)
     tensors, card = (resume[0], {**resume[1], **card}) if resume else (None, card)
     if resume:
         _check_classes(run, resume[1], classes)
@@ -96,7 +104,7 @@ def finetune(
         should_stop,
         "fine-tuning",
         tensors,
-        on_end=lambda step: task.on_end(card["plan"], step),
+        on_end=lambda step: public(task.on_end(card["plan"], step)),
         need_here=project.need_here,
     )
     return {"run": run.id, "step": position.step, "seconds": position.elapsed_s, "stopped": stopped}
@@ -134,7 +142,9 @@ def make_task(
     dataset = load_device_dataset(project, project.annotated(), plan, device, class_ids=classes)
     held_out, validation = None, None
     if settings.validation_slice:  # before anything is learned from labels, the smoothing width too
-        cards = [stored[1] for stored in (resume, start) if stored]
+        cards = [
+            card_with_ids(stored[1], fingerprints(project.scans)) for stored in (resume, start) if stored
+        ]
         previous = next((card for card in cards if card["kind"] == "finetune"), None)
         dataset, held_out = take_validation_slice(dataset, plan, previous, emit)
     smoothing_width = (
@@ -198,6 +208,8 @@ def check_annotations(project: Project) -> list[str]:
             f"{project.root} has no class; add a class for the structure to segment.", code="no-classes"
         )
     scans = list(project.annotated())
+    for error in damaged_annotations(project).values() if not scans else ():
+        raise error
     if not scans:
         raise UserError(
             f"{project.root} has no annotation; annotate some slices of a scan and mark them complete.",
