@@ -222,5 +222,5 @@ def evaluate(
         make_folder(json.parent)
         write_json(json, scores_json(scores))
     if scores.left_out:
-        screen.print(f"[red]Left out {len(scores.left_out)} scans; see the messages above.")
+        screen.print(f"Left out {len(scores.left_out)} scans; see the messages above.", style="red")
         raise typer.Exit(1)

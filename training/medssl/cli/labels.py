@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from medssl.cli.terminal import warn
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -33,7 +35,6 @@ def import_labels(project: Project, folder: Path, complete: Completeness, screen
     Returns:
         Number of label files or scans that were left out because of an error.
     """
-    from rich.markup import escape
     from rich.progress import track
 
     from medssl.core.errors import UserError
@@ -46,7 +47,7 @@ def import_labels(project: Project, folder: Path, complete: Completeness, screen
     def refuse(path: Path, error: UserError) -> None:
         nonlocal refused
         refused += error.code != "annotated"
-        screen.print(f"[yellow]{escape(str(error))}", soft_wrap=True)
+        warn(screen, str(error))
 
     def progress(scans: Iterable[str]) -> Iterable[str]:
         return track(list(scans), "Reading labels", console=screen, disable=not screen.is_terminal)
@@ -85,24 +86,20 @@ def project_pairs(project: Project, folder: Path) -> Pairs:
 
 def report_pairs(pairs: Pairs, screen: Console) -> None:
     """Print what could not be paired."""
-    from rich.markup import escape
-
     for sentence in dict.fromkeys(pairs.ambiguous.values()):
-        screen.print(f"[yellow]{escape(sentence)}", soft_wrap=True)
+        warn(screen, sentence)
     if pairs.missing:
-        screen.print(f"No label file: {escape(listed(pairs.missing))}.", soft_wrap=True)
+        screen.print(f"No label file: {listed(pairs.missing)}.", soft_wrap=True)
     if pairs.unused:
         names = listed([str(path) for path in pairs.unused])
-        screen.print(f"[yellow]No scan of this name: {escape(names)}.", soft_wrap=True)
+        warn(screen, f"No scan of this name: {names}.")
 
 
 def report_notes(notes: dict[str, tuple[str, ...]], screen: Console) -> None:
     """Print the notes about label files, {scan id: notes}; one about many is printed once."""
-    from rich.markup import escape
-
     for note in Counter(note for each in notes.values() for note in each):
         names = listed([name for name, each in notes.items() if note in each])
-        screen.print(f"{escape(names)}: {escape(note)}.", soft_wrap=True)
+        screen.print(f"{names}: {note}.", soft_wrap=True)
 
 
 def listed(names: Iterable[str]) -> str:
