@@ -234,3 +234,9 @@ def test_a_kill_at_any_moment_leaves_a_whole_annotation(small_project: Project) 
         (value,) = np.unique(annotation.labels)
         assert len(annotation.complete) == value % annotation.labels.shape[0]
         assert small_project.annotated() == (scan,)
+
+
+def test_names_that_are_not_utf8_are_kept_in_json(tmp_path: Path) -> None:
+    name = b"k\xf6rper.nii".decode("utf-8", "surrogateescape")
+    write_json(tmp_path / "file.json", {"source": name})
+    assert read_json(tmp_path / "file.json") == {"source": name}

@@ -171,7 +171,11 @@ def cannot_write(path: Path, error: OSError) -> UserError:
 def write_json(path: Path, value: Any) -> bytes:
     """Write `value` as indented JSON, atomically; returns the content. NaN and infinity are refused."""
     compact = json.dumps(value, allow_nan=False)  # with an indent, Python encodes ten times as slowly
-    content = f"{msgspec.json.format(compact, indent=2)}\n".encode()
+    try:
+        text = msgspec.json.format(compact, indent=2)
+    except msgspec.DecodeError:  # a file name that is not UTF-8 becomes lone surrogates, which it refuses
+        text = json.dumps(value, indent=2)
+    content = f"{text}\n".encode()
     write_whole(path, lambda file: file.write(content))
     return content
 
