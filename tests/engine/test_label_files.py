@@ -13,7 +13,7 @@ import pydicom
 import pytest
 from dicom_files import write_series
 from medssl.core.errors import UserError
-from medssl.core.io.dicom_seg import write_dicom_seg
+from medssl.core.io.dicom_seg import dicom_seg_bytes
 from medssl.core.io.geometry import Geometry
 from medssl.core.io.labels import read_labels
 from medssl.core.io.volume import read_scan
@@ -227,7 +227,7 @@ def test_a_dicom_seg_comes_back_on_the_grid_of_its_series(tmp_path: Path, geomet
     write_series(tmp_path / "series", **geometry)
     scan = read_scan(tmp_path / "series").geometry
     truth = np.random.default_rng(0).choice(np.array([0, 0, 1, 7], np.uint8), scan.shape_zyx)
-    write_dicom_seg(tmp_path / "s.dcm", truth, scan, tmp_path / "series", CLASSES, "MANUAL")
+    (tmp_path / "s.dcm").write_bytes(dicom_seg_bytes(truth, scan, tmp_path / "series", CLASSES, "MANUAL"))
     labels = read_labels(tmp_path / "s.dcm", scan)
     assert np.array_equal(labels.array, np.array([0, 1, 2])[np.searchsorted([0, 1, 7], truth)])
     assert labels.names == {1: "Liver", 2: "Tumour"} and set(labels.colors) == {1, 2} and labels.notes == ()

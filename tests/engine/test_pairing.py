@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from dicom_files import write_series
 from medssl.core.errors import UserError
-from medssl.core.io.dicom_seg import write_dicom_seg
+from medssl.core.io.dicom_seg import dicom_seg_bytes
 from medssl.core.io.volume import read_scan
 from medssl.core.labels.pairing import Pairs, pair_labels
 from medssl.core.project.contents import LabelClass
@@ -100,6 +100,7 @@ def test_a_dicom_seg_goes_to_its_series_whatever_its_name(tmp_path: Path) -> Non
     geometry = read_scan(tmp_path / "p1").geometry
     (tmp_path / "labels").mkdir()
     labels, classes = np.ones(geometry.shape_zyx, np.uint8), (LabelClass(1, "Liver", "#ff9e64"),)
-    write_dicom_seg(tmp_path / "labels" / "x.dcm", labels, geometry, tmp_path / "p1", classes, "MANUAL")
+    content = dicom_seg_bytes(labels, geometry, tmp_path / "p1", classes, "MANUAL")
+    (tmp_path / "labels" / "x.dcm").write_bytes(content)
     pairs = pair_labels({"one": tmp_path / "p0", "two": tmp_path / "p1"}, tmp_path / "labels")
     assert pairs.files == {"two": tmp_path / "labels" / "x.dcm"} and pairs.missing == ("one",)

@@ -16,8 +16,9 @@ from medssl.core.errors import UserError
 from medssl.core.features.landmarks import read_landmarks
 from medssl.core.features.similarity import open_features, write_features
 from medssl.core.files import read_array, read_json, sha256_of, write_array, write_json
-from medssl.core.io.volume import read_labels, read_scan
-from medssl.core.project.annotation import is_empty, read_annotation, read_interpolated, write_annotation
+from medssl.core.io.labels import read_labels
+from medssl.core.io.volume import read_scan
+from medssl.core.project.annotation import is_annotated, read_annotation, read_interpolated, write_annotation
 from medssl.core.project.project import Annotation, Project
 from medssl.nn.models import checkpoint
 from project_parts import SHAPE, code_of, painted
@@ -109,4 +110,4 @@ def test_a_file_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     write_annotation(path, Annotation(painted()), SHAPE)
     BrokenDrive(monkeypatch, path.name, errno.EPERM)
     refused(lambda: read_annotation(path, SHAPE), path)
-    refused(lambda: is_empty(path), path)
+    refused(lambda: is_annotated(path, SHAPE), path)
