@@ -17,7 +17,7 @@ from medssl.core.errors import UserError
 from medssl.core.io.label_names import LabelTable
 from medssl.core.labels.classes import MAX_CLASSES
 from medssl.core.palette import class_color
-from medssl.core.project.contents import LabelClass
+from medssl.core.project.contents import LabelClass, valid_class_name
 
 MASK_VALUE = 255
 """Foreground of 8-bit masks, whose class no id can name."""
@@ -92,6 +92,8 @@ def assign_ids(
     Raises:
         UserError: "too-many".
     """
+    names = {value: valid_class_name(each) for value, each in table.names.items()}
+    table = replace(table, names={value: each for value, each in names.items() if each})
     ids = known_ids(values, table, classes)
     now = {item.id: item for item in classes}
     for value, class_id in ids.items():

@@ -181,7 +181,7 @@ def _as_id(name: str) -> str:
 
 def check_class_name(name: str) -> None:
     """Raise UserError ("bad-classes") for a name that a class cannot have."""
-    if not name or name != _valid_part(name):
+    if not name or name != valid_class_name(name):
         raise UserError(
             f"{name[:80]!r} is no name for a class; give it 1 to {LONGEST_CLASS_NAME} characters, "
             "no control characters among them and no spaces around them.",
@@ -189,18 +189,17 @@ def check_class_name(name: str) -> None:
         )
 
 
-def _valid_part(name: str) -> str:
-    """The name of a class without what is not allowed; it may be empty."""
+def valid_class_name(name: str) -> str:
+    """A name without what a class's name may not contain; it may be empty."""
     return _CONTROL.sub(" ", name).strip()[:LONGEST_CLASS_NAME].strip()
 
 
 def _classes(entries: list[Any], label_values: dict[str, Any]) -> Iterable[LabelClass]:
-    """The classes; names of former versions are cut to what is allowed, so that the project opens."""
+    """The classes; names that former versions allowed are cut to what is allowed: the project opens."""
     for entry in entries:
         item = from_json(LabelClass, entry, "a class")
-        name = _valid_part(item.name) or f"Class {item.id}"
         values = tuple(int(key) for key, each in label_values.items() if each == item.id)
-        yield replace(item, name=name, values=values)
+        yield replace(item, name=valid_class_name(item.name) or f"Class {item.id}", values=values)
 
 
 def _fields(scan: Scan) -> dict[str, Any]:
