@@ -83,3 +83,12 @@ def test_the_project_remembers_values_where_former_versions_do_not_look(tmp_path
     del written["label_values"]  # as a former version leaves it
     (project.root / "project.json").write_text(json.dumps(written))
     assert Project.open(project.root).classes[0].values == ()
+
+
+def test_names_that_a_class_cannot_have_are_cut_to_what_it_can() -> None:
+    table = LabelTable(names={1: "x" * 80, 2: "a\nb", 3: " \x00"})
+    assert [item.name for item in assign_ids("a.nii", [1, 2, 3], table, ()).classes] == [
+        "x" * 64,
+        "a b",
+        "Label 3",
+    ]

@@ -79,7 +79,9 @@ def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(
     said = Events()
     whole = run(job_of(kind, project), said)
     before = ("superpixels", "supervoxels", "MoCo's loss")  # it is asked after each of these, too
-    prepared = sum(any(each in str(event) for each in before) for event in said)
+    prepared = sum(
+        any(each in str(event) for each in before) for event in said if not isinstance(event, Started | Done)
+    )
     part = run(job_of(kind, project), should_stop=stop_after(prepared + stopped_at))
     assert (part["stopped"], part["step"]) == (True, stopped_at)
     kind_of_job = PretrainJob if kind in METHODS else FinetuneJob
@@ -139,7 +141,7 @@ def test_the_card_says_what_the_weights_are(project: Project) -> None:
     card = json.loads((project.run(result["run"]).folder / "card.json").read_text())
     assert (card["kind"], card["method"], card["step"]) == ("pretrain", "pgl", 2)
     assert card["plan"]["dims"] == 2
-    assert card["scans"] == list(project.scans)
+    assert card["scans"] == [scan.sha256 for scan in project.scans.values()]
     assert card["job"]["settings"]["hidden"] == 16
 
 
