@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from medssl.benchmarking.simulated_annotator import annotate, choose_slices
-from medssl.core.events import Done, Notice, Preview, Progress, to_line
+from medssl.core.events import Done, Notice, Preview, Progress, Started, to_line
 from medssl.core.features.similarity import open_features
 from medssl.core.io.labels import read_labels
 from medssl.core.jobs import FeaturesJob, FinetuneJob, PretrainJob
