@@ -218,15 +218,15 @@ def test_a_collapse_is_recognised_said_and_refused(project: Project, collapsed: 
     assert name in str(caught.value) and "pre-train again" in str(caught.value)
     assert len(project.runs()) == runs, "refused before anything is made"
     with pytest.raises(UserError, match=name):
-        choose_run(project, "last", ("pretrain",), to_start_from=True)
+        choose_run(project, "last", ("pretrain",))
 
 
 def test_last_passes_over_what_has_collapsed(project: Project) -> None:
     good, bad = (run(job_of("mae", project, steps=1))["run"] for _ in range(2))
     path = project.run(bad).folder / "card.json"
     write_json(path, {**project.run(bad).card, "collapse_report": {"collapsed": True}})
-    assert choose_run(project, "last", ("pretrain",), to_start_from=True).id == good
-    assert choose_run(project, "last", ("pretrain",)).id == bad, "to go on with it, or to look at it"
+    assert choose_run(project, "last", ("pretrain",)).id == good
+    assert choose_run(project, bad, ("pretrain",)).id == bad, "to go on with it, or to look at it"
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from medssl.cli import terminal, training
+from medssl.cli import app, terminal
 from medssl.core import estimate
 from medssl.core.errors import UserError
 from medssl.core.estimate import Estimate, describe
@@ -15,6 +15,7 @@ from medssl.core.jobs import EstimateJob, FinetuneJob, PretrainJob, SuggestJob, 
 from medssl.core.project.project import Project
 from medssl.tasks import loop, profiling
 from small import SHAPE, Events, job_of, make_project, never, run
+from typer.testing import CliRunner
 
 MADE = Estimate(0.1, 0.2, 0.5, 0.0, int(1.1 * 2**30), 8 * 2**30, "cpu", 2, "bf16")
 
@@ -132,7 +133,7 @@ def test_a_rehearsal_with_little_memory_goes_on_with_less(
 
 
 def test_the_command_line_says_it_before_the_run_begins(
-    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = []
 
@@ -141,7 +142,10 @@ def test_the_command_line_says_it_before_the_run_begins(
         return {"run": "0001", "stopped": False, "estimate": to_json(MADE)}
 
     monkeypatch.setattr(terminal, "run_job", work)
-    training.pretrain(project.root, minutes=3.0)
-    training.pretrain(project.root, steps=20)
+    said = ""
+    for length in (("--minutes", "3"), ("--steps", "20")):
+        done = CliRunner().invoke(app, ["pretrain", str(project.root), *length])
+        assert done.exit_code == 0, done.output
+        said += done.stderr
     assert [type(job) for job in jobs] == [EstimateJob, PretrainJob, PretrainJob]
-    assert capsys.readouterr().err.count("About 1,400 steps in 3 min") == 1
+    assert said.count("About 1,400 steps in 3 min") == 1

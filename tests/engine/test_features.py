@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +20,7 @@ from medssl.core.features.similarity import any_features, has_features, open_fea
 from medssl.core.jobs import FeaturesJob, PretrainJob
 from medssl.core.project.project import Project
 from medssl.core.shipped import SHAPES
+from medssl.core.unfinished import temporary_file
 from medssl.nn import devices
 from medssl.nn.models import checkpoint
 from medssl.nn.models.unet import build
@@ -243,7 +247,10 @@ def test_what_a_killed_engine_left_is_cleared_away(tmp_path: Path) -> None:
     (scan,) = project.scans
     folder = project.root / "features"
     folder.mkdir(exist_ok=True)
-    left, other = folder / f".{scan}-{SHAPES}.npy.abc.tmp", folder / f".{scan}-0001-pretrain-pgl.npy.abc.tmp"
+    other = temporary_file(folder / f"{scan}-0001-pretrain-pgl.npy")
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = other.with_name(other.name.replace(f"-{os.getpid()}-", f"-{ended.pid}-"))
     left.touch()
     other.touch()
     compute(project, SHAPES)
