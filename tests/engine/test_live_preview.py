@@ -95,6 +95,7 @@ def test_a_scan_whose_image_is_gone_does_not_end_the_training(project: Project) 
     for path in project.root.rglob("*.npy"):
         if "block-1" in str(path):
             path.unlink()
+    Path(project.scans["block-1"].source).unlink()
     look_at(project, [SliceInView("block-1", 0, 5)], events).update_when_due(build(plan(), 2, 0), plan())
     assert not events
 

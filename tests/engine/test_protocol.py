@@ -92,8 +92,9 @@ def test_a_pretraining_on_top_is_made_once_for_all_seeds(material: Material) -> 
     def work(job: Job) -> dict[str, Any]:
         result = engine(job)
         run = material.project.run(result["run"])
-        scans = [scan.id for scan in material.project.scans.values() if not scan.held_out]
-        run.checkpoint.write_bytes(b"weights")
+        scans = [scan.sha256 for scan in material.project.scans.values() if not scan.held_out]
+        if isinstance(job, PretrainJob):
+            run.checkpoint.write_bytes(b"weights")
         write_json(
             run.folder / "card.json",
             {"collapse_report": {"step": 9}, "scans": scans, "step": 9, "elapsed_s": 180},

@@ -104,7 +104,7 @@ def test_a_damaged_checkpoint_is_named(project: Project) -> None:
     first = run(job_of("pgl", project, steps=1))["run"]
     path = project.run(first).checkpoint
     path.write_bytes(path.read_bytes()[:1000])
-    assert_refused(PretrainJob(project=str(project.root), resume=first), "foreign-checkpoint", str(path))
+    assert_refused(PretrainJob(project=str(project.root), resume=first), "damaged-checkpoint", str(path))
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()])
