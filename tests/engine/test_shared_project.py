@@ -59,7 +59,9 @@ def use_viewer(root: Path) -> None:
     for number in range(60):
         project.refresh()
         project.save_view_state(ViewState("scan", dict.fromkeys(project.scans, (0, number))))
-        project.change_classes(lambda known: (*known, LabelClass(1 + len(known), "", "#000000")))
+        project.change_classes(
+            lambda known: (*known, LabelClass(1 + len(known), f"Class {len(known)}", "#000000"))
+        )
 
 
 def test_two_inits_beside_a_viewer_lose_nothing(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_a_run_of_before_weights_shipped_goes_on_as_one_from_random_weights(proj
     tensors, card = checkpoint.load(stored.checkpoint)
     old = {key: value for key, value in card["job"].items() if key != "weights"}
     checkpoint.save(stored.checkpoint, tensors, {**card, "job": old})
-    write_json(stored.folder / "job.json", old)
+    write_json(stored.folder / "job.json", {**old, "project": str(project.root)})
     events = Events()
     run(PretrainJob(str(project.root), resume=name, steps=4), events)
     assert project.run(name).card["job"]["weights"] == RANDOM
