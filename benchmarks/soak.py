@@ -109,7 +109,8 @@ def main() -> None:
         head = (
             "# Soak test\n\n"
             f"`python benchmarks/soak.py --minutes {options.minutes:g} --seed {options.seed}`, "
-            f"{date.today():%d %B %Y}, {machine['cpu']}, commit {machine['commit']}.\n\n{__doc__.partition(chr(10))[2].strip()}\n\n"
+            f"{date.today():%d %B %Y}, {machine['cpu']}, commit {machine['commit']}.\n\n"
+            f"{(__doc__ or '').partition(chr(10))[2].strip()}\n\n"
         )
         write_whole(PAGE, lambda file: file.write((head + text + "\n").encode()))
     raise SystemExit(1 if failures else 0)

@@ -85,10 +85,9 @@ class Damage:
     """Draws damages of a project that has everything, and of scan files in each format."""
 
     def __init__(self, work: Path) -> None:
-        from small import job_of, make_project, run
-
         from medssl.core.features.landmarks import Landmark, Landmarks, write_landmarks
         from medssl.core.jobs import FeaturesJob
+        from small import job_of, make_project, run
 
         project = make_project(work, shape=(12, 24, 24))
         self.root, self.scan = project.root, next(iter(project.scans))

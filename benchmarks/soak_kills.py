@@ -151,14 +151,13 @@ class Trainer:
             return Trial(kind, "traceback", f"{type(error).__name__}: {error}")
         if {path.name: path.read_bytes() for path in (project.root / "annotations").iterdir()} != annotations:
             return Trial(kind, "lost", "the annotations have changed")
-        left = [path for path in project.root.rglob(".*.tmp")]
+        left = list(project.root.rglob(".*.tmp"))
         return Trial(kind, "lost", f"left behind: {left}") if left else Trial(kind, "right")
 
     def _train(self, pipe: int) -> None:
-        from small import FINETUNE
-
         from medssl import engine
         from medssl.core.jobs import FinetuneJob
+        from small import FINETUNE
 
         settings = {**FINETUNE, "checkpoint_every_s": 0.05}
         root = str(self.project.root)
