@@ -32,13 +32,13 @@ def in_child(work: Callable[[int], None]) -> tuple[int, int]:
     return child, reading
 
 
-def kill_after(child: int, reading: int, seconds: float) -> bytes:
-    """Kill a child after some time; returns everything that it has written."""
+def kill_after(child: int, reading: int, seconds: float) -> tuple[bytes, bool]:
+    """Kill a child after some time; returns everything that it has written, and whether it had failed."""
     time.sleep(seconds)
     os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     with os.fdopen(reading, "rb") as pipe:
-        return pipe.read()
+        return pipe.read(), code not in (0, -signal.SIGKILL)
 
 
 class Painter:
@@ -56,7 +56,8 @@ class Painter:
         seed, save_every = int(random.integers(2**31)), int(random.integers(2, 9))
         before = self._recover()
         child, reading = in_child(lambda pipe: self._paint(pipe, seed, save_every))
-        acknowledged = kill_after(child, reading, float(random.uniform(0.0, 0.25))).count(b"\n")
+        written, failed = kill_after(child, reading, float(random.uniform(0.0, 0.25)))
+        acknowledged = written.count(b"\n")
         self.strokes += acknowledged
         expected, sure = before.copy(), before.copy()
         generator = np.random.default_rng(seed)
@@ -70,6 +71,8 @@ class Painter:
         further.reshape(-1)[voxels] = label
         found = self._recover()
         kind = "painting process killed"
+        if failed:
+            return Trial(kind, "traceback", "the painting process failed")
         if any(np.array_equal(found, possible) for possible in (expected, further, sure)):
             return Trial(kind, "right", f"{acknowledged} strokes")
         return Trial(
@@ -123,7 +126,7 @@ class Trainer:
         from small import make_project
 
         self.project = make_project(work / "trainer", shape=(12, 24, 24))
-        self.run = ""
+        self.run, self.reached = "", 0
 
     def trial(self, random: np.random.Generator) -> Trial:
         """Kill a training; the project must open, and the run go on from its last checkpoint."""
@@ -134,7 +137,9 @@ class Trainer:
         kind = "training killed"
         annotations = {path.name: path.read_bytes() for path in (self.project.root / "annotations").iterdir()}
         child, reading = in_child(self._train)
-        kill_after(child, reading, float(random.uniform(0.05, 2.0)))
+        _, failed = kill_after(child, reading, float(random.uniform(0.05, 2.0)))
+        if failed:
+            return Trial(kind, "traceback", "the training failed")
         try:
             project = Project.open(self.project.root)
             project.remove_unfinished()
@@ -143,8 +148,9 @@ class Trainer:
                 newest = runs[-1]
                 if newest.checkpoint.exists():
                     step = int(checkpoint.load(newest.checkpoint)[1]["step"])
-                    assert newest.card["kind"] == "finetune"
-                    self.run = "" if step > 200 else newest.id
+                    if newest.card["kind"] != "finetune" or (newest.id == self.run and step < self.reached):
+                        return Trial(kind, "lost", f"step {step} after step {self.reached}")
+                    self.run, self.reached = ("", 0) if step > 200 else (newest.id, step)
         except UserError as error:
             return Trial(kind, "lost", str(error))
         except Exception as error:
