@@ -143,8 +143,9 @@ def _annotate(user, camera: Camera, scene) -> list[int]:
     user.open_step(2)
     if dock.annotate.new.isVisible():
         user.click(dock.annotate.new)
-    for _ in range(len(scene.names) - 1):
+    for count in range(2, len(scene.names) + 1):
         user.click(dock.annotate.add)
+        wait_until(lambda count=count: dock.annotate.classes.rowCount() == count, 20, "the new class")
     for row, name in enumerate(scene.names):
         user.rename_class(row, name)
     layer = dock.workspace.annotation_layer

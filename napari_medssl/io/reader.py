@@ -35,23 +35,23 @@ def read(path: str | Sequence[str]) -> list[LayerData]:
 
     layers: list[LayerData] = []
     try:
-        found = find_scans([Path(item) for item in _as_list(path)])
-        if len(found.scans) > MAX_SCANS:
+        result = find_scans([Path(item) for item in _as_list(path)])
+        if len(result.scans) > MAX_SCANS:
             raise UserError(
-                f"{path} contains {len(found.scans)} scans, too many for one layer list; "
+                f"{path} contains {len(result.scans)} scans, too many for one layer list; "
                 'add the folder in the dock "Train on few slices".',
                 code="too-many",
             )
     except UserError as error:
         show_error(str(error))
         return NO_LAYERS
-    for scan in found.scans:
+    for scan in result.scans:
         try:
             layers.append(read_one(scan.path, scan.name))
         except UserError as error:
             show_error(str(error))
-    if found.left_out:
-        show_info(f"Left out: {'; '.join(found.left_out)}.")
+    if result.left_out:
+        show_info(f"Left out: {'; '.join(result.left_out)}.")
     return layers or NO_LAYERS
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from medssl.core.project.annotation import Annotation
 from medssl.core.project.project import Project
 from medssl.core.project.stroke_log import StrokeLog, apply
-from medssl.core.project.stroke_records import Contents
+from medssl.core.project.stroke_records import JournalContents
 
 SliceIndex = tuple[int, int]
 """(canonical axis, voxel index) of a slice."""
@@ -71,11 +71,11 @@ class Recovered:
     kept: Path | None
 
     @classmethod
-    def from_journal(cls, saved: Annotation, found: Contents, kept: Path | None) -> Recovered:
+    def from_journal(cls, saved: Annotation, contents: JournalContents, kept: Path | None) -> Recovered:
         """Compare the annotation in the file with what the journal makes of it."""
-        replayed = apply(saved, found.strokes)
+        replayed = apply(saved, contents.strokes)
         voxels = np.flatnonzero(replayed.labels != saved.labels)
         new = len(voxels) > 0 or replayed.complete != saved.complete
-        painted = sum(len(stroke.voxels) > 0 for stroke in found.strokes)
+        painted = sum(len(stroke.voxels) > 0 for stroke in contents.strokes)
         labels = replayed.labels.reshape(-1)[voxels]
-        return cls(voxels, labels, replayed.complete, max(1, painted) if new else 0, found.damaged, kept)
+        return cls(voxels, labels, replayed.complete, max(1, painted) if new else 0, contents.damaged, kept)

@@ -73,10 +73,12 @@ def finetune_job(session: Session, weights: str, minutes: float) -> jobs.Finetun
 
 def predict_job(session: Session) -> jobs.PredictJob | None:
     """A job that segments the current scan with the newest fine-tuning; None if there is nothing to do."""
-    newest = next(iter(session.runs("finetune")), None)
-    if session.project is None or session.scan is None or newest is None or newest in session.predictions():
+    newest, project = next(iter(session.runs("finetune")), None), session.project
+    if project is None or session.scan is None or newest is None:
         return None
-    return jobs.PredictJob(project=str(session.project.root), weights=newest.id, scans=(session.scan,))
+    if project.has_prediction(newest.id, session.scan):
+        return None
+    return jobs.PredictJob(project=str(project.root), weights=newest.id, scans=(session.scan,))
 
 
 def features_job(session: Session, weights: str) -> jobs.FeaturesJob:

@@ -5,7 +5,6 @@ The panels of the dock read it and listen to its signals; they do not know each 
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,9 @@ from typing import Any
 from medssl.core import events
 from medssl.core.errors import UserError
 from medssl.core.features.similarity import has_features, open_features
-from medssl.core.labels.classes import add_classes, class_named, rename_class
+from medssl.core.labels.classes import rename_class
 from medssl.core.palette import class_color
-from medssl.core.project.damage import readable_scans
+from medssl.core.project.damage import survey
 from medssl.core.project.project import LabelClass, Project, Run, Scan, ViewState, is_project
 from psygnal import Signal
 
@@ -111,13 +110,17 @@ class Session:
         self.project, self.scan = project, None
         self.annotation.close()
         self.job = JobState()
-        self.refresh_annotated()
-        self._runs = project.runs()
+        # Reading annotations and job files takes milliseconds each, so each is read once.
+        state = survey(project)
+        self.annotated = {scan for scan in state.annotated if not project.scans[scan].held_out}
+        self._runs = list(state.runs)
         # project_changed comes first: it decides whether the project is read-only.
         for signal in (self.project_changed, self.runs_changed, self.classes_changed, self.scans_changed):
             signal.emit()
         self.job_changed.emit()
-        readable = readable_scans(project, lambda text: self.notify("warning", text))
+        for error in (*state.damaged.values(), *state.damaged_runs):
+            self.notify("warning", str(error))
+        readable = [scan for scan in project.scans if scan not in state.damaged]
         last = project.view_state.scan
         scan = last if last in readable else next(iter(readable), None)
         if scan is not None and show:
@@ -197,21 +200,6 @@ class Session:
         """Add a class if there is none: a project created on the command line may have none."""
         if not self.need_project().classes:
             self.set_class(FIRST_CLASS)
-
-    def add_class(self) -> LabelClass:
-        """Add a class with an id that nothing refers to yet.
-
-        Raises:
-            UserError: All ids are used ("too-many").
-        """
-        project = self.need_project()
-        project.refresh()
-        taken = {item.name for item in project.classes}
-        numbers = itertools.count(len(taken) + 1)
-        name = next(text for text in (f"Structure {number}" for number in numbers) if text not in taken)
-        (item,) = add_classes(project, [name]) or (class_named(project, name),)
-        self.classes_changed.emit()
-        return item
 
     def rename_class(self, item: LabelClass, name: str) -> None:
         """Rename a class and say what stays.

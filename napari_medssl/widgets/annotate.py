@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
-from medssl.core.project.project import SURE_BACKGROUND
+from medssl.core.labels.classes import add_structure
+from medssl.core.project.project import SURE_BACKGROUND, LabelClass, Project
 from qtpy.QtWidgets import QButtonGroup, QLabel, QPushButton
 
 from napari_medssl.annotate.crash_recovery import CrashRecovery
@@ -13,6 +14,7 @@ from napari_medssl.annotate.interpolation import Interpolation
 from napari_medssl.annotate.volumes import ClassVolumes
 from napari_medssl.engine.job_runner import JobRunner
 from napari_medssl.error_handling import catch_errors
+from napari_medssl.latest_only_worker import LatestOnlyWorker
 from napari_medssl.model.annotation_state import SaveState
 from napari_medssl.model.session import Session
 from napari_medssl.widgets.class_removal import ClassRemoval
@@ -54,6 +56,7 @@ class Annotate(StepContent):
         self.classes.picked.connect(self.use)
         self.removal = ClassRemoval(workspace, self)
         self.classes.removing.connect(self.removal.remove)
+        self._adding = LatestOnlyWorker(session)
         self.add = button("Add class", self.add_class, "Add a structure to segment")
         self.mask_import = MaskImportButton(workspace, self.edits)
         self.brush = self._tool("Paint", lambda: self.classes.current(), "Paint the selected class (P)")
@@ -104,9 +107,21 @@ class Annotate(StepContent):
         self.use(self.classes.current())
 
     def add_class(self) -> None:
-        """Add a class and select its brush."""
-        item = catch_errors(self.session, self.session.add_class)
-        if item is not None:
+        """Add a class, in a thread, which reads all annotations for ids in use; then select its brush."""
+        catch_errors(self.session, self._add_class)
+
+    def _add_class(self) -> None:
+        project = self.session.need_project()
+        project.need_writable()
+
+        def added() -> Iterator[LabelClass]:
+            yield add_structure(project)
+
+        self._adding.submit(added, lambda item: self._on_added(project, item))
+
+    def _on_added(self, project: Project, item: LabelClass) -> None:
+        if project is self.session.project:
+            self.session.classes_changed.emit()
             self.classes.choose(item.id)
 
     def use(self, label: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 
 from medssl.core.errors import UserError
-from medssl.core.io.find import FoundScan, find_scans
+from medssl.core.io.find import ScanFile, find_scans
 from medssl.core.io.masks import MASK
 from medssl.core.io.volume import READABLE
 from medssl.core.project.modality import UNSURE, settle_modalities
@@ -117,13 +117,13 @@ class Scans(StepContent):
             catch_errors(self.session, lambda: self._add(paths, on_screen))
 
     def _add(self, paths: list[Path], on_screen: bool) -> None:
-        found = find_scans(paths)
-        scans = found.scans
+        result = find_scans(paths)
+        scans = result.scans
         self._last_scan: str | None = None
         if self.session.project is None:
             self._last_scan = self.session.open(scans[0].path.parent / PROJECT_NAME, show=False)
-        if found.left_out:
-            self.session.notify("info", f"Left out: {'; '.join(found.left_out)}.")
+        if result.left_out:
+            self.session.notify("info", f"Left out: {'; '.join(result.left_out)}.")
         self._set_progress(f"Reading {_count(len(scans), 'scan')}…")
         self._worker = worker = create_worker(
             self._read_all,
@@ -136,17 +136,17 @@ class Scans(StepContent):
         self._remarks: list[str] = []
         worker.start()
 
-    def _read_all(self, scans: Sequence[FoundScan], on_screen: bool) -> Generator[Added, None, None]:
+    def _read_all(self, scans: Sequence[ScanFile], on_screen: bool) -> Generator[Added, None, None]:
         """Runs in a thread: uses the project folder only, neither session nor viewer."""
         project, first = self.session.need_project(), not on_screen
         former = set(project.scans)
-        for found in scans:
+        for scan_file in scans:
             try:
-                scan = project.add_scan(found.path, name=found.name, refuse_masks=not found.given)
-                yield found.path, scan, read(project, scan) if first else None
+                scan = project.add_scan(scan_file.path, name=scan_file.name, refuse_masks=not scan_file.given)
+                yield scan_file.path, scan, read(project, scan) if first else None
                 first = False
             except UserError as error:
-                yield found.path, error, None
+                yield scan_file.path, error, None
         try:
             settle_modalities(project, set(project.scans) - former)
         except UserError as error:

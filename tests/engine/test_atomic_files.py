@@ -17,7 +17,7 @@ from faulty_disk import FaultyDisk
 from medssl.core.errors import UserError
 from medssl.core.files import make_folder, read_array, read_json, write_array, write_json, write_whole
 from medssl.core.project.project import Project
-from medssl.core.unfinished import remove_unfinished
+from medssl.core.temporary_files import remove_unfinished
 
 
 def refusal(error: pytest.ExceptionInfo[UserError], path: Path) -> str:

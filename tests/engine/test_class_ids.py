@@ -73,7 +73,7 @@ def test_values_are_mapped(dtype: type) -> None:
     assert map_values(labels, {7: 1, 205: 2}).tolist() == [[0, 1], [2, 0]]
 
 
-def test_the_project_remembers_values_where_former_versions_do_not_look(tmp_path: Path) -> None:
+def test_label_values_are_stored_outside_of_the_classes_for_former_versions(tmp_path: Path) -> None:
     project = Project.create(
         tmp_path / "project", (LabelClass(1, "Label 500", "#ff9e64", (500, 501)), SPLEEN)
     )

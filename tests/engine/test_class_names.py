@@ -78,10 +78,10 @@ def test_names_are_printed_as_they_are(name: str, capsys: pytest.CaptureFixture[
     assert captured.err.count(name) == 4 and captured.out.count(name) == 5
 
 
-def test_a_class_that_looks_like_markup_goes_through_the_commands(
-    small_project: Project, tmp_path: Path
-) -> None:
-    small_project.set_classes((LabelClass(1, "[/foo]", "#000000"), LabelClass(2, "=1+1", "#000000")))
+def test_commands_print_a_class_name_that_looks_like_markup(small_project: Project, tmp_path: Path) -> None:
+    small_project.change_classes(
+        lambda _: (LabelClass(1, "[/foo]", "#000000"), LabelClass(2, "=1+1", "#000000"))
+    )
     small_project.save_annotation("scan", Annotation(np.ones(SHAPE, np.uint8)))
     root, out = str(small_project.root), tmp_path / "out"
     result = CliRunner().invoke(app, ["export", root, "--out", str(out)], catch_exceptions=False)

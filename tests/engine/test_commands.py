@@ -25,7 +25,7 @@ from medssl.cli.terminal import Drawing, duration, stop_on_interrupt
 from medssl.core import events, recipes, settings
 from medssl.core.errors import UserError
 from medssl.core.files import write_json
-from medssl.core.io.find import FoundScan
+from medssl.core.io.find import ScanFile
 from medssl.core.methods import ALL
 from medssl.core.project.project import Project, Run
 from medssl.core.scalars import MEANINGS
@@ -344,14 +344,14 @@ def test_a_segmentation_never_lands_on_its_scan_or_on_another_segmentation(tmp_p
     scans = [tmp_path / folder / "scan.nii.gz" for folder in ("a", "b", "b")]
     written: list[Path] = []
     for scan in scans:
-        found = FoundScan(scan, "scan", "scan", given=True)
+        found = ScanFile(scan, "scan", "scan", given=True)
         written.append(segmentation_path(found, tmp_path / "a", written))
     assert len(set(written)) == 3
     assert not set(written) & set(scans)
 
 
 def test_a_segmentation_lies_next_to_its_scan_and_has_its_name() -> None:
-    scan = FoundScan(Path("study/patient.1/scan.nrrd"), "scan", "patient.1-scan", given=False)
+    scan = ScanFile(Path("study/patient.1/scan.nrrd"), "scan", "patient.1-scan", given=False)
     assert segmentation_path(scan, None, []) == Path("study/patient.1/scan_segmentation.nii.gz")
     assert segmentation_path(scan, Path("out"), []) == Path("out/patient.1-scan_segmentation.nii.gz")
 

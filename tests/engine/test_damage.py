@@ -14,7 +14,7 @@ from medssl.core.errors import UserError
 from medssl.core.events import Notice, Started, read_log, to_line
 from medssl.core.features.landmarks import Landmark, Landmarks, write_landmarks
 from medssl.core.jobs import ExportJob, FinetuneJob, PredictJob, SuggestJob
-from medssl.core.project.damage import damaged_annotations, damaged_images, damaged_runs, readable_scans
+from medssl.core.project.damage import damaged_annotations, damaged_images, damaged_runs, survey
 from medssl.core.project.project import Project
 from medssl.tasks.active_learning.suggest import newest_weights
 from small import Events, job_of, make_project, run
@@ -83,8 +83,9 @@ def test_a_damaged_annotation_is_no_annotation_and_is_named(
     assert scan == DAMAGED and str(project.annotation_file(DAMAGED)) in str(error)
     with pytest.raises(UserError):
         project.annotation(DAMAGED)
-    said: list[str] = []
-    assert readable_scans(project, said.append) == [GOOD, OPEN] and said == [str(error)]
+    state = survey(project)
+    assert state.annotated == {GOOD} and list(map(str, state.damaged.values())) == [str(error)]
+    assert len(state.runs) == 2 and not state.damaged_runs
 
 
 def test_a_training_goes_on_with_the_other_annotations_and_says_so(project: Project) -> None:

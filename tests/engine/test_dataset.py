@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from medssl.benchmarking.dataset import classes_named, read_dataset, split
+from medssl.benchmarking.dataset import read_dataset, split
 from medssl.core.errors import UserError
 
 
@@ -70,12 +70,6 @@ def test_a_folder_in_another_layout_is_refused(tmp_path: Path) -> None:
 
 def test_every_fifth_case_is_for_testing() -> None:
     assert split("abcdefghijk") == (("a", "f", "k"), tuple("bcdeghij"))
-
-
-def test_named_classes_differ_in_colour() -> None:
-    classes = classes_named(["liver", "spleen", "kidneys"])
-    assert [each.id for each in classes] == [1, 2, 3]
-    assert len({each.color for each in classes}) == 3
 
 
 @pytest.mark.data

@@ -380,7 +380,9 @@ def test_a_tilted_series_is_written_with_a_warning_that_names_nrrd(
 
 
 def test_a_name_with_a_comma_stays_one_cell(dicom_project: Project, tmp_path: Path) -> None:
-    dicom_project.set_classes((LabelClass(1, 'left, "upper"', "#000000"), LabelClass(2, "Gefäß", "#000000")))
+    dicom_project.change_classes(
+        lambda _: (LabelClass(1, 'left, "upper"', "#000000"), LabelClass(2, "Gefäß", "#000000"))
+    )
     run_job(dicom_project, job(dicom_project, tmp_path, scans=("series",)))
     assert [row["class"] for row in rows_of(tmp_path / "volumes.csv")] == ['left, "upper"', "Gefäß"]
 
@@ -388,7 +390,9 @@ def test_a_name_with_a_comma_stays_one_cell(dicom_project: Project, tmp_path: Pa
 def test_a_name_that_is_a_formula_is_text_and_comes_back_when_the_table_is_extended(
     dicom_project: Project, tmp_path: Path
 ) -> None:
-    dicom_project.set_classes((LabelClass(1, "=cmd|'/c calc'!A1", "#000000"), LabelClass(2, "+1", "#000000")))
+    dicom_project.change_classes(
+        lambda _: (LabelClass(1, "=cmd|'/c calc'!A1", "#000000"), LabelClass(2, "+1", "#000000"))
+    )
     run_job(dicom_project, job(dicom_project, tmp_path, scans=("series",)))
     run_job(dicom_project, job(dicom_project, tmp_path, scans=("scan",)))
     names = [row["class"] for row in rows_of(tmp_path / "volumes.csv")]

@@ -14,7 +14,7 @@ from medssl.cli.export import Refusals
 from medssl.cli.external import predict_outside, segmentation_path
 from medssl.core.errors import UserError
 from medssl.core.export.provenance import record_path
-from medssl.core.io.find import FoundScan, find_scans
+from medssl.core.io.find import ScanFile, find_scans
 from medssl.core.jobs import Job, PredictJob
 from medssl.core.project.project import Project, Run
 
@@ -120,5 +120,5 @@ def test_weights_that_cannot_be_used_end_it_at_the_first_scan(
 
 def test_a_file_drawn_by_hand_is_not_written_over(tmp_path: Path) -> None:
     (tmp_path / "scan_segmentation.nii.gz").write_bytes(b"drawn by hand")
-    scan = FoundScan(tmp_path / "scan.nii.gz", "scan", "scan", given=True)
+    scan = ScanFile(tmp_path / "scan.nii.gz", "scan", "scan", given=True)
     assert segmentation_path(scan, None, []) == tmp_path / "scan_2_segmentation.nii.gz"

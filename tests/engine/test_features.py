@@ -20,7 +20,7 @@ from medssl.core.features.similarity import any_features, has_features, open_fea
 from medssl.core.jobs import FeaturesJob, PretrainJob
 from medssl.core.project.project import Project
 from medssl.core.shipped import SHAPES
-from medssl.core.unfinished import temporary_file
+from medssl.core.temporary_files import temporary_file
 from medssl.nn import devices
 from medssl.nn.models import checkpoint
 from medssl.nn.models.unet import build

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from dicom_files import SHAPE, numbered, write_series, write_slice
 from medssl.core.errors import UserError
-from medssl.core.io.find import Found, find_scans
+from medssl.core.export.provenance import write_recorded
+from medssl.core.io.find import SearchResult, find_scans
 from medssl.core.io.volume import read_scan
 from medssl.core.project.project import Project
 from pydicom.uid import generate_uid
@@ -22,8 +23,8 @@ def touch(root: Path, *names: str) -> None:
         (root / name).touch()
 
 
-def names(found: Found) -> list[str]:
-    return [scan.name for scan in found.scans]
+def names(result: SearchResult) -> list[str]:
+    return [scan.name for scan in result.scans]
 
 
 def link(path: Path, target: str | Path) -> None:
@@ -34,18 +35,18 @@ def link(path: Path, target: str | Path) -> None:
         pytest.skip("links need a permission here")
 
 
-def test_files_and_folders_are_found_sorted(tmp_path: Path) -> None:
+def test_scans_are_sorted(tmp_path: Path) -> None:
     touch(tmp_path, "b.nii.gz", "a.nrrd", "notes.txt", "pair.hdr", "pair.img", "below/d.mha")
-    found = find_scans([tmp_path])
-    paths = [str(scan.path.relative_to(tmp_path).as_posix()) for scan in found.scans]
-    assert paths == ["a.nrrd", "b.nii.gz", "below/d.mha", "pair.hdr"] and not found.left_out
+    result = find_scans([tmp_path])
+    paths = [str(scan.path.relative_to(tmp_path).as_posix()) for scan in result.scans]
+    assert paths == ["a.nrrd", "b.nii.gz", "below/d.mha", "pair.hdr"] and not result.left_out
 
 
 def test_hidden_files_and_folders_are_named(tmp_path: Path) -> None:
     touch(tmp_path, "a.nii.gz", "._a.nii.gz", ".DS_Store", ".trash/old.nii.gz")
-    found = find_scans([tmp_path])
-    assert names(found) == ["a"]
-    assert found.left_out == (
+    result = find_scans([tmp_path])
+    assert names(result) == ["a"]
+    assert result.left_out == (
         f"hidden file {tmp_path / '._a.nii.gz'}",
         f"hidden folder {tmp_path / '.trash'}",
     )
@@ -89,8 +90,8 @@ def test_what_was_left_out_is_said_where_nothing_was_found(tmp_path: Path) -> No
 )  # fmt: skip
 def test_label_files_are_left_out_and_named(tmp_path: Path, name: str) -> None:
     touch(tmp_path, "scan.nii.gz", name)
-    found = find_scans([tmp_path])
-    assert names(found) == ["scan"] and found.left_out == (f"label file {tmp_path / name}",)
+    result = find_scans([tmp_path])
+    assert names(result) == ["scan"] and result.left_out == (f"label file {tmp_path / name}",)
 
 
 @pytest.mark.parametrize("name", ["brainmask.mgz", "t1_masked.nii.gz", "unlabelled.nrrd", "segment7.nii"])
@@ -115,10 +116,11 @@ def test_many_files_are_counted(tmp_path: Path) -> None:
 
 
 def test_earlier_exports_are_left_out(tmp_path: Path) -> None:
-    touch(tmp_path, "a.nii.gz", "liver.nii.gz", "liver.nii.gz.json", "a.json")
-    found = find_scans([tmp_path])
-    assert names(found) == ["a"]
-    assert found.left_out == (f"earlier export {tmp_path / 'liver.nii.gz'}",)
+    touch(tmp_path, "a.nii.gz", "b.nii.gz", "b.nii.gz.json", "a.json")
+    write_recorded(tmp_path / "liver.nii.gz", b"labels", {})
+    result = find_scans([tmp_path])
+    assert names(result) == ["a", "b"], "another program has written b.nii.gz.json"
+    assert result.left_out == (f"earlier export {tmp_path / 'liver.nii.gz'}",)
 
 
 def ellipsoid(values: int) -> np.ndarray:
@@ -156,8 +158,8 @@ def test_ids_are_made_from_names(tmp_path: Path) -> None:
     project = Project.create(tmp_path / "project")
     for patient in ("p1", "p2", "p3"):
         write_series(tmp_path / patient / "ct", numbered() + int(patient[1]))
-    found = find_scans([tmp_path / "p1", tmp_path / "p2"])
-    assert [project.add_scan(scan.path, name=scan.name).id for scan in found.scans] == ["p1-ct", "p2-ct"]
+    result = find_scans([tmp_path / "p1", tmp_path / "p2"])
+    assert [project.add_scan(scan.path, name=scan.name).id for scan in result.scans] == ["p1-ct", "p2-ct"]
     (later,) = find_scans([tmp_path / "p3"]).scans
     assert project.add_scan(later.path, name=later.name).id == "ct"
     project.add_scan(later.path, name=later.name)
@@ -167,10 +169,10 @@ def test_ids_are_made_from_names(tmp_path: Path) -> None:
 
 def test_nnunet_s_first_channel_has_the_name_of_its_case(tmp_path: Path) -> None:
     touch(tmp_path, *(f"imagesTr/case_{case}_000{channel}.nii.gz" for case in (1, 2) for channel in (0, 1)))
-    found = find_scans([tmp_path])
-    assert names(found) == ["case_1", "case_2"]
-    assert [scan.path.name for scan in found.scans] == ["case_1_0000.nii.gz", "case_2_0000.nii.gz"]
-    assert "further channels of scans" in found.left_out[0]
+    result = find_scans([tmp_path])
+    assert names(result) == ["case_1", "case_2"]
+    assert [scan.path.name for scan in result.scans] == ["case_1_0000.nii.gz", "case_2_0000.nii.gz"]
+    assert "further channels of scans" in result.left_out[0]
 
 
 @pytest.mark.parametrize(
@@ -199,8 +201,8 @@ def test_a_link_gives_the_name_and_its_target_the_voxels(tmp_path: Path) -> None
 def test_of_a_store_and_the_links_into_it_the_links_are_the_scans(tmp_path: Path) -> None:
     touch(tmp_path, "store/MD5E-1.nii.gz")
     link(tmp_path / "sub-01" / "sub-01_T1w.nii.gz", "../store/MD5E-1.nii.gz")
-    found = find_scans([tmp_path])
-    assert names(found) == ["sub-01_T1w"] and "second path to a scan" in found.left_out[0]
+    result = find_scans([tmp_path])
+    assert names(result) == ["sub-01_T1w"] and "second path to a scan" in result.left_out[0]
 
 
 def test_a_link_beside_its_target_is_another_name_of_it(tmp_path: Path) -> None:
@@ -213,8 +215,8 @@ def test_linked_folders_are_followed_once(tmp_path: Path) -> None:
     touch(tmp_path, "all/a.nii.gz", "elsewhere/b.nii.gz")
     link(tmp_path / "all" / "loop", "..")
     link(tmp_path / "all" / "more", "../elsewhere")
-    found = find_scans([tmp_path / "all"])
-    assert names(found) == ["a", "b"]
+    result = find_scans([tmp_path / "all"])
+    assert names(result) == ["a", "b"]
     link(tmp_path / "all" / "again", "../elsewhere")
     assert names(find_scans([tmp_path / "all"])) == ["a", "b"]
 
@@ -239,9 +241,9 @@ def test_a_folder_that_may_not_be_read_is_named_and_passed_over(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    found = find_scans([tmp_path])
-    assert names(found) == ["1", "3"]
-    assert found.left_out == (f"folder that cannot be read {tmp_path / 'b'}",)
+    result = find_scans([tmp_path])
+    assert names(result) == ["1", "3"]
+    assert result.left_out == (f"folder that cannot be read {tmp_path / 'b'}",)
 
 
 # --- DICOM
@@ -255,16 +257,16 @@ def test_a_series_is_found_as_its_folder(tmp_path: Path) -> None:
 def test_all_slices_given_at_once_are_one_scan(tmp_path: Path) -> None:
     write_series(tmp_path / "ct")
     (tmp_path / "ct" / "empty.dcm").touch()
-    found = find_scans(sorted((tmp_path / "ct").iterdir()))
-    assert names(found) == ["ct"] and found.left_out == (f"empty file {tmp_path / 'ct' / 'empty.dcm'}",)
+    result = find_scans(sorted((tmp_path / "ct").iterdir()))
+    assert names(result) == ["ct"] and result.left_out == (f"empty file {tmp_path / 'ct' / 'empty.dcm'}",)
 
 
 def test_two_series_in_a_folder_are_two_scans_named_by_their_descriptions(tmp_path: Path) -> None:
     write_series(tmp_path, SeriesDescription="Lung 1.0", SeriesNumber=3)
     write_series(tmp_path, names=[f"second{number}.dcm" for number in range(SHAPE[0])], SeriesNumber=4)
-    found = find_scans([tmp_path])
-    assert [read_scan(scan.path).array.shape for scan in found.scans] == [SHAPE, SHAPE]
-    assert [scan.stem for scan in found.scans] == [f"{tmp_path.name}-Lung 1.0", f"{tmp_path.name}-series4"]
+    result = find_scans([tmp_path])
+    assert [read_scan(scan.path).array.shape for scan in result.scans] == [SHAPE, SHAPE]
+    assert [scan.stem for scan in result.scans] == [f"{tmp_path.name}-Lung 1.0", f"{tmp_path.name}-series4"]
 
 
 def test_patients_in_one_folder_are_told_apart_by_their_ids(tmp_path: Path) -> None:
@@ -279,8 +281,8 @@ def test_enhanced_files_have_their_own_names(tmp_path: Path) -> None:
     write_slice(
         tmp_path / "scout.dcm", numbered()[0], (0, 0, 0), generate_uid(), ImageType=["A", "B", "LOCALIZER"]
     )
-    found = find_scans([tmp_path])
-    assert names(found) == ["a"] and found.left_out == (f"localiser {tmp_path / 'scout.dcm'}",)
+    result = find_scans([tmp_path])
+    assert names(result) == ["a"] and result.left_out == (f"localiser {tmp_path / 'scout.dcm'}",)
 
 
 def test_parts_of_a_series_in_several_folders_are_named_instead_of_taken_for_scans(tmp_path: Path) -> None:
@@ -288,5 +290,5 @@ def test_parts_of_a_series_in_several_folders_are_named_instead_of_taken_for_sca
     write_series(tmp_path / "low", series=series, skip=[3, 4, 5])
     write_series(tmp_path / "high", series=series, skip=[0, 1, 2])
     write_series(tmp_path / "other")
-    found = find_scans([tmp_path])
-    assert names(found) == ["other"] and "parts of series" in found.left_out[0]
+    result = find_scans([tmp_path])
+    assert names(result) == ["other"] and "parts of series" in result.left_out[0]

@@ -147,7 +147,9 @@ def predictor(project: Project, small: Plan, kind: str = "finetune", **fields: A
 
 def test_predictions_are_kept_under_the_ids_of_the_classes(tmp_path: Path) -> None:
     project = make_project(tmp_path)
-    project.set_classes((LabelClass(3, "liver", "#ff0000"), LabelClass(200, "spleen", "#00ff00")))
+    project.change_classes(
+        lambda _: (LabelClass(3, "liver", "#ff0000"), LabelClass(200, "spleen", "#00ff00"))
+    )
     run = predictor(project, plan(2))
     events = Events()
     result = engine.run(PredictJob(project=str(project.root), weights=run), events, never)

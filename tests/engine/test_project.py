@@ -54,7 +54,10 @@ def test_a_project_of_a_newer_version_is_refused_and_left_alone(small_project: P
     path = small_project.root / "project.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "version": 2}))
     before = path.read_bytes()
-    for action in (lambda: Project.open(small_project.root), lambda: small_project.set_classes(())):
+    for action in (
+        lambda: Project.open(small_project.root),
+        lambda: small_project.set_classes(()),
+    ):
         with pytest.raises(UserError) as error:
             action()
         assert code_of(error) == "newer-version"

@@ -19,7 +19,7 @@ from medssl.core.jobs import PretrainJob
 from medssl.core.labels.postprocess import Postprocessing, save_cleaned
 from medssl.core.project.project import Annotation, LabelClass, Project
 from medssl.nn.models import checkpoint
-from medssl.tasks import loop
+from medssl.tasks import patient_saver
 from project_parts import SHAPE, code_of, painted
 from small import job_of, make_project
 
@@ -128,7 +128,7 @@ def test_a_training_waits_for_a_project_that_is_moved_back(tmp_path: Path) -> No
 def test_a_training_whose_project_stays_away_says_so_and_makes_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "WAIT_FOR_FOLDER_S", 0.0)
+    monkeypatch.setattr(patient_saver, "WAIT_S", 0.0)
     project = make_project(tmp_path, shape=(12, 24, 24))
     mover = Mover(project, comes_back=False)
     with pytest.raises(UserError, match="no longer there") as error:

@@ -12,7 +12,7 @@ from faulty_disk import FaultyDisk
 from medssl.core.errors import UserError
 from medssl.core.project.project import Project, ViewState
 from medssl.core.project.stroke_log import StrokeLog, journal_file
-from medssl.core.unfinished import temporary_file
+from medssl.core.temporary_files import temporary_file
 from napari.components import ViewerModel
 from test_workspace import write_scan
 

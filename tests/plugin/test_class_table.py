@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from medssl.core.files import write_json
+from medssl.core.labels.classes import add_structure
 from medssl.core.project.project import Annotation
 from napari.components import ViewerModel
 from qtpy.QtWidgets import QInputDialog, QMessageBox
@@ -31,7 +32,8 @@ def desk(qtbot, tmp_path) -> Workspace:
     qtbot.addWidget(made.table)
     made.removal = ClassRemoval(made, made.table)
     made.session.open(tmp_path / "project")
-    made.session.add_class()
+    add_structure(made.session.project)
+    made.session.classes_changed.emit()
     scan = made.session.project.add_scan(write_scan(tmp_path / "a.nii.gz")).id
     labels = np.zeros((8, 10, 12), np.uint8)
     labels[4, 5, :10], labels[6, 1, 1] = 1, 2
@@ -92,7 +94,8 @@ def test_nothing_changes_where_the_question_is_cancelled(desk, qtbot, monkeypatc
 
 
 def test_a_class_that_is_painted_nowhere_goes_after_a_question(desk, qtbot, monkeypatch):
-    new = desk.session.add_class()
+    new = add_structure(desk.session.project)
+    desk.session.classes_changed.emit()
     asked = []
 
     def agree(parent, title, text, *more):
@@ -125,11 +128,12 @@ def test_a_renamed_class_keeps_its_id_and_its_strokes(desk):
 
 
 def test_a_new_class_does_not_take_over_predictions_of_a_removed_one(desk):
-    new = desk.session.add_class()
+    new = add_structure(desk.session.project)
+    desk.session.classes_changed.emit()
     run = desk.session.project.new_run("finetune", {"job": "finetune"}, "quick")
     write_json(run.folder / "card.json", {"classes": [{"id": new.id, "name": new.name}]})
     desk.session.project.set_classes([item for item in desk.session.project.classes if item.id != new.id])
-    assert desk.session.add_class().id == new.id + 1
+    assert add_structure(desk.session.project).id == new.id + 1
 
 
 def test_the_last_class_stays(desk):

@@ -180,11 +180,11 @@ def test_new_annotation_takes_the_brush_for_the_first_class(make):
     assert (layer.mode, layer.selected_label) == ("paint", 1) and made.annotate.brush.isChecked()
 
 
-def test_an_added_class_is_in_the_brush_and_in_the_project(make):
+def test_an_added_class_is_in_the_brush_and_in_the_project(make, qtbot):
     made = make()
     made.annotate.new.click()
     made.annotate.add.click()
-    assert made.workspace.annotation_layer.selected_label == 2
+    qtbot.waitUntil(lambda: made.workspace.annotation_layer.selected_label == 2, timeout=20000)
     assert [item.id for item in made.session.project.classes] == [1, 2]
 
 

@@ -72,8 +72,9 @@ def test_from_a_file_to_an_exported_segmentation(window, scene, tmp_path):
     # annotate five slices
     user.open_step(2)
     user.click(dock.annotate.new)
-    for _ in range(len(scene.names) - 1):
+    for count in range(2, len(scene.names) + 1):
         user.click(dock.annotate.add)
+        wait_until(lambda count=count: dock.annotate.classes.rowCount() == count, 20, "the new class")
     for row, name in enumerate(scene.names):
         user.rename_class(row, name)
     assert tuple(item.name for item in dock.session.project.classes) == scene.names

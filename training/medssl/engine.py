@@ -145,8 +145,8 @@ def _without_damaged(project: Project, job: Job) -> tuple[Job, dict[str, str]]:
     """
     named = _scans_of(job)
     _check_scans(project, named)
-    if isinstance(job, ExportJob):
-        return job, {}  # it says itself which scans it cannot write
+    if isinstance(job, ExportJob | EstimateJob):
+        return job, {}  # exports say themselves which scans they cannot write; estimates read only a few
     errors = damaged_images(project, () if isinstance(job, FinetuneJob) else named)
     project.scans = {scan: fields for scan, fields in project.scans.items() if scan not in errors}
     if isinstance(job, SuggestJob | TrainingJob):

@@ -90,13 +90,6 @@ def split(cases: Sequence[T], every: int = TEST_EVERY) -> tuple[tuple[T, ...], t
     return test, rest
 
 
-def classes_named(names: Sequence[str]) -> tuple[LabelClass, ...]:
-    """Classes with ids 1, 2, ..., these names and colours of the palette."""
-    return tuple(
-        LabelClass(id=index, name=name, color=class_color(index)) for index, name in enumerate(names, 1)
-    )
-
-
 def _scans_in(folder: Path) -> list[Path]:
     """Files of a folder, sorted by name, without hidden ones: archives from macOS contain "._case.nii.gz"."""
     if not folder.is_dir():

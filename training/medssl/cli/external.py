@@ -22,7 +22,7 @@ from medssl.core.export.files import (
     need_dicom,
     write_table,
 )
-from medssl.core.io.find import FoundScan
+from medssl.core.io.find import ScanFile
 from medssl.core.jobs import Job, PredictJob
 from medssl.core.project.modality import usual_modality
 from medssl.core.project.project import Project, Run, Scan
@@ -45,7 +45,7 @@ Work = Callable[[Job], dict[str, Any]]
 def predict_outside(
     project: Project,
     run: Run,
-    scans: Sequence[FoundScan],
+    scans: Sequence[ScanFile],
     out: Path | None,
     ending: str,
     job: PredictJob,
@@ -64,7 +64,7 @@ def predict_outside(
     Args:
         project: project that holds the run and defines the classes.
         run: fine-tuning run whose weights are used.
-        scans: scans that were found.
+        scans: scans to segment.
         out: output folder, which also gets a table of volumes; None writes next to each scan.
         ending: file ending such as ".nii.gz".
         job: supplies seed and device.
@@ -85,12 +85,12 @@ def predict_outside(
     written: list[Path] = []
     volumes: list[ClassVolume] = []
     try:
-        for found in scans:
+        for scan_file in scans:
             try:
-                with _temporary_project(project, run, found, modality) as (temporary, scan):
-                    refuse.remark(found.path, scan)
+                with _temporary_project(project, run, scan_file, modality) as (temporary, scan):
+                    refuse.remark(scan_file.path, scan)
                     taken = [*(other.path for other in scans), *written]
-                    target = segmentation_path(found, out, taken, ending, overwrite, scan.sha256)
+                    target = segmentation_path(scan_file, out, taken, ending, overwrite, scan.sha256)
                     if ending == DICOM_SEG:
                         need_dicom(scan)
                     root = str(temporary.root)
@@ -107,7 +107,7 @@ def predict_outside(
             except UserError as error:
                 if error.code in (*FATAL, *WEIGHTS_ERRORS):
                     raise
-                refuse(found.path, error)
+                refuse(scan_file.path, error)
                 continue
             written.append(target)
             name = target.name.removesuffix(f"_segmentation{ending}")
@@ -123,14 +123,16 @@ def predict_outside(
 
 @contextmanager
 def _temporary_project(
-    project: Project, run: Run, found: FoundScan, modality: str
+    project: Project, run: Run, scan_file: ScanFile, modality: str
 ) -> Iterator[tuple[Project, Scan]]:
     """A project with one scan and a run, removed afterwards: many scans would fill a small disk."""
     with tempfile.TemporaryDirectory(prefix="medssl-") as scratch:
         temporary = Project.create(Path(scratch) / "project", classes=project.classes)
         trained_on = run.card.get("training_data", {}).get("modalities", [])
         usual = trained_on[0] if len(trained_on) == 1 else usual_modality(project.scans.values())
-        scan = temporary.add_scan(found.path, modality=modality, usual=usual, refuse_masks=not found.given)
+        scan = temporary.add_scan(
+            scan_file.path, modality=modality, usual=usual, refuse_masks=not scan_file.given
+        )
         folder = temporary.root / "runs" / run.id
         folder.mkdir(parents=True)
         for name in RUN_FILES:
@@ -140,7 +142,7 @@ def _temporary_project(
 
 
 def segmentation_path(
-    scan: FoundScan,
+    scan: ScanFile,
     out: Path | None,
     taken: Sequence[Path],
     ending: str = ".nii.gz",

@@ -18,14 +18,14 @@ from medssl.core.project.modality import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from medssl.core.io.find import FoundScan
+    from medssl.core.io.find import ScanFile
     from medssl.core.project.project import Project
 
 MAX_NAMES = 5
 """Names of scans on a line."""
 
 
-def check_requested(modality: str, scans: Sequence[FoundScan]) -> None:
+def check_requested(modality: str, scans: Sequence[ScanFile]) -> None:
     """Check --modality, which is for the scans that are named with it.
 
     Raises:

@@ -14,7 +14,7 @@ from medssl.cli.options import ModalityOption
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from medssl.core.io.find import FoundScan
+    from medssl.core.io.find import ScanFile
     from medssl.core.project.project import Project, Scan
 
 
@@ -94,19 +94,19 @@ def init(
     for name in names:
         check_class_name(name)
     screen = console()
-    found = scans_among(scans, screen) if scans else ()
+    scan_files = scans_among(scans, screen) if scans else ()
     if labels and labels not in (scans or []):
         folder_of_labels = labels.resolve()
-        found = tuple(scan for scan in found if folder_of_labels not in scan.path.resolve().parents)
-    check_requested(modality, found)
+        scan_files = tuple(scan for scan in scan_files if folder_of_labels not in scan.path.resolve().parents)
+    check_requested(modality, scan_files)
     known = Project.open(folder).scans.values() if is_project(folder) else ()
-    names_found = [name for scan in found for name in (scan.path.name, scan.name)]
-    names_found += [name for scan in known for name in _names(scan)]
-    _check_patterns([*(hold_out or []), *(no_hold_out or [])], names_found)
+    names_of_scans = [name for scan in scan_files for name in (scan.path.name, scan.name)]
+    names_of_scans += [name for scan in known for name in _names(scan)]
+    _check_patterns([*(hold_out or []), *(no_hold_out or [])], names_of_scans)
     project = Project.create(folder, or_open=True)
     add_classes(project, names)
     former = dict(project.scans)
-    refused = _add(project, found, hold_out or [], modality, screen)
+    refused = _add(project, scan_files, hold_out or [], modality, screen)
     settle(project, former, screen)
     _hold_out(project, hold_out or [], True)
     _hold_out(project, no_hold_out or [], False)
@@ -155,7 +155,7 @@ def _hold_out(project: Project, patterns: list[str], held_out: bool) -> None:
 
 
 def _add(
-    project: Project, scans: Sequence[FoundScan], hold_out: list[str], modality: str, screen: Console
+    project: Project, scans: Sequence[ScanFile], hold_out: list[str], modality: str, screen: Console
 ) -> int:
     """Add scans; returns the number of scans that could not be used, without masks."""
     from rich.progress import track

@@ -186,11 +186,11 @@ def read_log(path: Path, *names: str) -> list[Event]:
     if names:
         beginnings = tuple(f'{{"event":"{name}"'.encode() for name in names)
         lines = [line for line in lines if line.startswith(beginnings)]
-    found = []
+    events = []
     for line in lines:
         with suppress(UserError):
-            found.append(from_line(line))
-    return found
+            events.append(from_line(line))
+    return events
 
 
 def ran_to_completion(path: Path) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import msgspec
 
 from medssl.core.errors import UserError
-from medssl.core.unfinished import temporary_file
+from medssl.core.temporary_files import temporary_file
 
 if TYPE_CHECKING:
     import numpy as np

@@ -109,11 +109,11 @@ def _fields(module: str, name: str) -> list[Setting]:
     if name not in source.classes:
         module, _, name = source.imported[name].partition(":")
         return _fields(module, name)
-    found: dict[str, Setting] = {}
+    settings: dict[str, Setting] = {}
     for base in source.classes[name].bases:
-        found.update({each.name: each for each in _fields(*_named(base, module, source))})
-    found.update({each.name: each for each in _own(source, source.classes[name])})
-    return list(found.values())
+        settings.update({each.name: each for each in _fields(*_named(base, module, source))})
+    settings.update({each.name: each for each in _own(source, source.classes[name])})
+    return list(settings.values())
 
 
 def _named(base: ast.expr, module: str, source: _Source) -> tuple[str, str]:

@@ -24,7 +24,7 @@ from medssl.core.export.provenance import check_target
 from medssl.core.io.volume import is_series
 from medssl.core.jobs import ExportJob
 from medssl.core.labels.postprocess import Postprocessing
-from medssl.core.project.damage import damaged_annotations
+from medssl.core.project.damage import survey
 from medssl.core.project.project import Project, Run
 from medssl.tasks.inference.predict import predict_scans
 
@@ -133,7 +133,8 @@ def _exportable(project: Project, run: Run | None) -> tuple[str, ...]:
     """All scans or, without a run that predicts the remaining voxels, those with an annotation file."""
     if run is not None:
         return tuple(project.scans)
-    annotated = (*project.annotated(held_out=True), *damaged_annotations(project, held_out=True))
+    state = survey(project)
+    annotated = tuple(scan for scan in project.scans if scan in state.annotated or scan in state.damaged)
     if not annotated:
         raise UserError(
             f"{project.root} has no annotation to export; annotate some slices or choose a fine-tuning run.",

@@ -20,20 +20,18 @@ from medssl.core import jobs, recipes
 from medssl.core.errors import UserError
 from medssl.core.events import Checkpoint, Emit, Metric, Notice, Progress
 from medssl.core.jobs import Plan
-from medssl.core.project.folder import GONE
 from medssl.core.settings import PLAN_NAMES, NotNegative, Positive, Share
 from medssl.nn import devices
 from medssl.nn.methods.common import stage_fraction
 from medssl.nn.models import checkpoint
 from medssl.tasks.optimizer import make_optimizer, optimizer_tensors, restore_optimizer, schedule
+from medssl.tasks.patient_saver import PatientSaver
 from medssl.tasks.snapshots import Snapshots
 
 T = TypeVar("T")
 
 REPORT_EVERY_S = 0.5
 """Interval of progress and metrics in seconds."""
-WAIT_FOR_FOLDER_S = 600.0
-"""How long a training that has ended waits for a project that is no longer there."""
 
 
 class Task(Protocol):
@@ -210,13 +208,13 @@ def train(
         checkpoint.save(path, tensors, current_card())
         emit(Checkpoint(position.step, str(path)))
 
-    folder = _Folder(save, emit, should_stop)
+    saver = PatientSaver(save, emit, should_stop)
 
     def save_snapshots() -> None:
         final = on_end(position.step) if on_end else {}
         snapshots.save(position.elapsed_s, weights(), {**current_card(), **final})
 
-    folder.save()
+    saver.save()
     snapshots = Snapshots(settings.snapshots_s, path, position.elapsed_s if resume else None)
     if snapshots.due(position.elapsed_s):
         save_snapshots()
@@ -238,12 +236,12 @@ def train(
             begin = time.monotonic() - position.elapsed_s
         if time.monotonic() - saved_at > settings.checkpoint_every_s:
             report.flush()  # raises for a loss that is not finite: it must not replace good weights
-            folder.save(wait=False)
+            saver.save(wait=False)
             saved_at = time.monotonic()
     report.flush()
     if on_end is not None:
         card = {**card, **on_end(position.step)}
-    folder.save()
+    saver.save()
     return position, stopped
 
 
@@ -309,35 +307,6 @@ def step(
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
     """Autocast to bf16 for the precision "bf16", else nothing; never fp16, which would need loss scaling."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
-
-
-class _Folder:
-    """Saves a training whose project may vanish for a while: moved by its user, or with a network drive."""
-
-    def __init__(self, save: Callable[[], None], emit: Emit, should_stop: Callable[[], bool]) -> None:
-        self._save, self._emit, self._should_stop = save, emit, should_stop
-        self._told = False
-
-    def save(self, wait: bool = True) -> None:
-        """Save; without the project say so, once, and wait for it or go on."""
-        until = time.monotonic() + WAIT_FOR_FOLDER_S
-        while True:
-            try:
-                self._save()
-            except UserError as error:
-                if error.code not in ("no-folder", GONE):
-                    raise
-                if wait and (self._should_stop() or time.monotonic() > until):
-                    raise
-                if not self._told:
-                    self._emit(Notice(f"{error} Until then the training is not saved."))
-                self._told = True
-                if not wait:
-                    return
-                time.sleep(REPORT_EVERY_S)
-            else:
-                self._told = False
-                return
 
 
 class _Report:

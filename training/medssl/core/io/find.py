@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from medssl.core.errors import UserError
 from medssl.core.io.left_out import LeftOut
 from medssl.core.io.masks import has_mask_name, is_mask_folder
-from medssl.core.io.names import cases_and_channels, tell_apart
+from medssl.core.io.scan_names import cases_and_channels, tell_apart
 from medssl.core.io.volume import DICOM, READABLE, is_series, stem_of, suffix_of
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FoundScan:
+class ScanFile:
     """A scan that was found."""
 
     path: Path
@@ -39,14 +39,14 @@ class FoundScan:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """Scans, sorted by path, and what was left out, one line for each kind."""
 
-    scans: tuple[FoundScan, ...]
+    scans: tuple[ScanFile, ...]
     left_out: tuple[str, ...]
 
 
-def find_scans(paths: Iterable[Path]) -> Found:
+def find_scans(paths: Iterable[Path]) -> SearchResult:
     """List the scans in files and folders; folders are searched with their subfolders.
 
     A DICOM series is represented by its folder if it is the only scan there, otherwise by a file. Files that
@@ -70,15 +70,15 @@ def find_scans(paths: Iterable[Path]) -> Found:
             search.leave_out_masks(folder)
         else:
             search.add_folder(folder)
-    found = search.result()
-    if not found.scans:
-        rest = f" (left out: {'; '.join(found.left_out)})" if found.left_out else ""
+    result = search.result()
+    if not result.scans:
+        rest = f" (left out: {'; '.join(result.left_out)})" if result.left_out else ""
         raise UserError(
             f"No scan was found in {', '.join(map(str, inputs))}{rest}; "
             "give NIfTI, NRRD or MHA files or DICOM folders.",
             code="no-scans",
         )
-    return found
+    return result
 
 
 def _is_folder(path: Path) -> bool:
@@ -124,7 +124,7 @@ class _Search:
         self._searched: set[str] = set()
         """Real paths of folders."""
 
-    def result(self) -> Found:
+    def result(self) -> SearchResult:
         """Each scan once."""
         self._leave_out_parts()
         scans: dict[frozenset[str], _Candidate] = {}
@@ -133,11 +133,11 @@ class _Search:
                 self._left_out.add("second path to a scan", candidate.path)
         chosen = sorted(scans.values(), key=lambda item: item.path)
         names = tell_apart([item.name for item in chosen])
-        found = (
-            FoundScan(item.path, item.name[-1], name, item.given)
+        scan_files = (
+            ScanFile(item.path, item.name[-1], name, item.given)
             for item, name in zip(chosen, names, strict=True)
         )
-        return Found(tuple(found), tuple(self._left_out.lines()))
+        return SearchResult(tuple(scan_files), tuple(self._left_out.lines()))
 
     def _leave_out_parts(self) -> None:
         """Leave out series that are spread over folders: each part would be read as a scan of its own."""
@@ -258,9 +258,11 @@ class _Search:
 
     def _scan_files(self, folder: Path, files: Sequence[Path]) -> list[Path]:
         """Add the scans among files of known formats, and return them."""
+        from medssl.core.export.provenance import read_record, record_path  # which needs this package
+
         scans = []
         for path in files:
-            if path.with_name(f"{path.name}.json").exists():  # see export.provenance.record_path
+            if record_path(path).exists() and read_record(path) is not None:
                 self._left_out.add("earlier export", path)
             elif has_mask_name(path):
                 self._left_out.add("label file", path)

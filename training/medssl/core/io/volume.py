@@ -20,7 +20,7 @@ import numpy as np
 from medssl.core.errors import UserError
 from medssl.core.files import check_readable, exists, write_whole
 from medssl.core.io.geometry import Geometry, implausible_size
-from medssl.core.io.missing import fill_missing
+from medssl.core.io.non_finite import fill_non_finite
 from medssl.core.io.reading import Reading
 
 NIFTI = (".nii", ".nii.gz", ".hdr", ".img", ".mgz", ".mgh")
@@ -131,7 +131,7 @@ def as_scan(path: Path, reading: Reading) -> Volume:
     notes = [*reading.notes]
     with np.errstate(over="ignore"):  # values that exceed float32 become infinite
         values = reading.array.astype(np.float32)
-    missing = fill_missing(path, values, reading.modality, notes)
+    missing = fill_non_finite(path, values, reading.modality, notes)
     if values.min() == values.max():
         raise UserError(
             f"{path} has the same value in every voxel; choose a scan with contrast.", code="constant"

@@ -6,6 +6,7 @@ and the id of a removed class is not given to another one as long as something r
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -31,17 +32,17 @@ class Painted:
 
 def painted(project: Project) -> dict[int, Painted]:
     """{class id: where it is annotated}, also for ids without a class; reads all annotations."""
-    found: dict[int, Painted] = {}
+    painted: dict[int, Painted] = {}
     for scan in project.annotated(held_out=True):
         annotation = project.annotation(scan)
         if annotation is None:
             continue
         voxels = np.array([np.bincount(plane.ravel(), minlength=256) for plane in annotation.labels])
         for class_id in set(np.flatnonzero(voxels.any(0)).tolist()) - {0, SURE_BACKGROUND}:
-            entry = found.setdefault(class_id, Painted())
+            entry = painted.setdefault(class_id, Painted())
             entry.voxels += int(voxels[:, class_id].sum())
             entry.slices_by_scan[scan] = np.flatnonzero(voxels[:, class_id]).tolist()
-    return found
+    return painted
 
 
 def used_ids(project: Project) -> set[int]:
@@ -90,6 +91,20 @@ def add_classes(project: Project, names: Sequence[str]) -> tuple[LabelClass, ...
 
     project.change_classes(add)
     return added
+
+
+def add_structure(project: Project) -> LabelClass:
+    """Add a class with a name such as "Structure 3"; reads all annotations, see `used_ids`.
+
+    Raises:
+        UserError: "too-many" if no id is left.
+    """
+    project.refresh()
+    taken = {item.name for item in project.classes}
+    numbered = (f"Structure {number}" for number in itertools.count(len(taken) + 1))
+    name = next(text for text in numbered if text not in taken)
+    (item,) = add_classes(project, [name]) or (class_named(project, name),)
+    return item
 
 
 def class_named(project: Project, name: str) -> LabelClass:

@@ -59,13 +59,13 @@ def import_mask(
     values = label_values(mask)
     if not values:
         raise UserError(f"{name} is empty (all its voxels are 0); choose another mask.", code="empty-mask")
-    found = assign_ids(name, values, table or LabelTable(), classes, used=used)
+    assigned = assign_ids(name, values, table or LabelTable(), classes, used=used)
     voxels = np.flatnonzero((mask != 0) & (annotation.labels == 0))
-    labels = map_values(mask.reshape(-1)[voxels], found.ids)
+    labels = map_values(mask.reshape(-1)[voxels], assigned.ids)
     complete = set(annotation.complete)
     if complete_axis is not None:
         complete |= labelled_slices(mask, complete_axis)
-    return ImportedMask(voxels, labels, found.classes, tuple(sorted(complete)))
+    return ImportedMask(voxels, labels, assigned.classes, tuple(sorted(complete)))
 
 
 def labelled_slices(mask: np.ndarray, axis: int) -> set[tuple[int, int]]:

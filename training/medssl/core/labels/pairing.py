@@ -70,7 +70,7 @@ def pair_labels(sources: Mapping[str, Path], folder: Path) -> Pairs:
     for file in files:
         rank, scans = min(
             ((key[0], index[key]) for key in _label_keys(file, folder) if key in index),
-            key=lambda found: found[0],
+            key=lambda candidate: candidate[0],
             default=(0, set()),
         )
         if not scans:
@@ -97,7 +97,7 @@ def label_files(folder: Path, scans: set[Path] | frozenset[Path] = frozenset()) 
             return False  # the pair is listed by its header
         return suffix_of(path) in (*NIFTI, *ITK) or dicom_seg_of(path) is not None
 
-    found = [
+    files = [
         path
         for path in sorted(folder.rglob("*"))
         if path.is_file()
@@ -105,9 +105,9 @@ def label_files(folder: Path, scans: set[Path] | frozenset[Path] = frozenset()) 
         and path.resolve() not in scans
         and may_hold_labels(path)
     ]
-    if not found:
+    if not files:
         raise UserError(f"{folder} has no label files; give the folder that holds them.", code="missing")
-    return found
+    return files
 
 
 def _decide(

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -193,8 +194,19 @@ def read_origin(path: Path) -> dict[str, Any] | None:
     Raises:
         UserError: "unreadable", "newer-version".
     """
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    text = _origin_text(path, status.st_mtime_ns, status.st_size)
+    return dict(json.loads(text)) if text else None
+
+
+@lru_cache(maxsize=1024)
+def _origin_text(path: Path, modified_ns: int, size: int) -> str:
+    """The origin as JSON, "" for none; cached, as the viewer asks for it at each event of a job."""
     with _open_npz(path) as stored:
-        return dict(json.loads(str(stored["origin"]))) if "origin" in stored else None
+        return str(stored["origin"]) if "origin" in stored else ""
 
 
 def read_interpolated(path: Path, shape_zyx: tuple[int, ...]) -> np.ndarray | None:

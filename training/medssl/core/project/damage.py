@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 from medssl.core.errors import UserError
 from medssl.core.project.annotation import DAMAGED, is_annotated
@@ -10,36 +11,61 @@ from medssl.core.project.project import Project
 from medssl.core.project.runs import Run, read_runs
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What a project has, from one look at each of its annotations and job files.
+
+    Attributes:
+        annotated: Ids of scans with an annotated voxel or a complete slice, also of those held out.
+        runs: Runs whose job can be read, oldest first.
+        damaged: {scan id: why its annotation cannot be read}.
+        damaged_runs: Why job files cannot be read.
+    """
+
+    annotated: frozenset[str]
+    runs: tuple[Run, ...]
+    damaged: dict[str, UserError]
+    damaged_runs: tuple[UserError, ...]
+
+
+def survey(project: Project) -> Survey:
+    """Look at all annotations and job files of a project once."""
+    annotated = set()
+
+    def read(scan_id: str) -> None:
+        if _is_annotated(project, scan_id):
+            annotated.add(scan_id)
+
+    damaged = _errors(project.scans, read)
+    runs, errors = _runs(project)
+    return Survey(frozenset(annotated), runs, damaged, errors)
+
+
 def damaged_images(project: Project, scans: Sequence[str] = ()) -> dict[str, UserError]:
     """{scan id: why its image cannot be read or made again}, of these scans; none means all."""
     return _errors(scans or list(project.scans), project.image)
 
 
-def damaged_annotations(project: Project, held_out: bool = False) -> dict[str, UserError]:
-    """{scan id: why its annotation cannot be read}; with `held_out` also of scans held out."""
-
-    def read(scan_id: str) -> object:
-        return is_annotated(project.annotation_file(scan_id), project.scans[scan_id].geometry.shape_zyx)
-
-    return _errors([scan.id for scan in project.scans.values() if held_out or not scan.held_out], read)
+def damaged_annotations(project: Project) -> dict[str, UserError]:
+    """{scan id: why its annotation cannot be read}, of scans that are not held out."""
+    scans = [scan.id for scan in project.scans.values() if not scan.held_out]
+    return _errors(scans, lambda scan_id: _is_annotated(project, scan_id))
 
 
-def damaged_runs(project: Project) -> list[UserError]:
+def damaged_runs(project: Project) -> tuple[UserError, ...]:
     """Why job files of runs cannot be read; folders of other names are no runs."""
-    runs = read_runs(project.root / "runs")
-    return [run for run in runs if not isinstance(run, Run) and run.code != "no-run"]
+    return _runs(project)[1]
 
 
-def readable_scans(project: Project, notify: Callable[[str], None]) -> list[str]:
-    """Ids of the scans whose annotation can be read.
+def _is_annotated(project: Project, scan_id: str) -> bool:
+    return is_annotated(project.annotation_file(scan_id), project.scans[scan_id].geometry.shape_zyx)
 
-    Args:
-        notify: Receives a sentence about every annotation and every run that cannot.
-    """
-    damaged = damaged_annotations(project, held_out=True)
-    for error in (*damaged.values(), *damaged_runs(project)):
-        notify(str(error))
-    return [scan_id for scan_id in project.scans if scan_id not in damaged]
+
+def _runs(project: Project) -> tuple[tuple[Run, ...], tuple[UserError, ...]]:
+    """Runs, and why those of damaged job files cannot be read."""
+    entries = list(read_runs(project.root / "runs"))
+    errors = (entry for entry in entries if isinstance(entry, UserError) and entry.code != "no-run")
+    return tuple(entry for entry in entries if isinstance(entry, Run)), tuple(errors)
 
 
 def _errors(scans: Iterable[str], read: Callable[[str], object]) -> dict[str, UserError]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from medssl.core.errors import UserError
 from medssl.core.files import cannot_read, make_folder, read_bytes
 from medssl.core.project.contents import Scan, parse_contents
-from medssl.core.unfinished import remove_unfinished
+from medssl.core.temporary_files import remove_unfinished
 
 GONE = "project-gone"
 """Code of the error for a project that was moved, deleted or replaced."""

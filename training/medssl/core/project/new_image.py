@@ -12,7 +12,7 @@ from pathlib import Path
 from medssl.core.errors import UserError
 from medssl.core.files import cannot_write
 from medssl.core.project.contents import free_id
-from medssl.core.unfinished import temporary_file
+from medssl.core.temporary_files import temporary_file
 
 
 class NewImage:

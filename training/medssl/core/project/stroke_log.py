@@ -20,7 +20,7 @@ from pathlib import Path
 from medssl.core.errors import UserError
 from medssl.core.files import cannot_read, cannot_write, exists, sync_folder, write_whole
 from medssl.core.project.annotation import Annotation
-from medssl.core.project.stroke_records import Contents, Stroke, parse, to_record
+from medssl.core.project.stroke_records import JournalContents, Stroke, parse, to_record
 
 
 def journal_file(root: Path, scan_id: str) -> Path:
@@ -49,7 +49,7 @@ class StrokeLog:
         """Size in bytes of what this object has read or appended."""
         self._new = True
 
-    def read(self) -> Contents:
+    def read(self) -> JournalContents:
         """What the journal holds; nothing if it does not exist.
 
         Raises:
@@ -116,7 +116,7 @@ class StrokeLog:
         if size:
             self._replace(self._read()[size : self.size])
 
-    def mend(self) -> tuple[Contents, Path | None]:
+    def mend(self) -> tuple[JournalContents, Path | None]:
         """Read the journal, and leave in it what could be read.
 
         A journal with damaged records is kept beside it, under a name that is not taken.
@@ -128,15 +128,15 @@ class StrokeLog:
             UserError: "not-readable", "disk-full", "not-writable"; the journal is unharmed then.
         """
         content = self._read()
-        found = parse(content, self._shape)
+        contents = parse(content, self._shape)
         kept = None
-        if found.damaged:
+        if contents.damaged:
             kept = next(path for path in map(self._kept_file, count(1)) if not exists(path))
             write_whole(kept, lambda file: file.write(content))
-            self._replace(b"".join(found.records))
-        self.size = sum(map(len, found.records))
+            self._replace(b"".join(contents.records))
+        self.size = sum(map(len, contents.records))
         self._cut()
-        return found, kept
+        return contents, kept
 
     def _kept_file(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.name}.damaged-{number}")

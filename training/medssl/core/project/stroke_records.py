@@ -31,7 +31,7 @@ class Stroke:
 
 
 @dataclass(frozen=True)
-class Contents:
+class JournalContents:
     """What a journal holds.
 
     Attributes:
@@ -47,7 +47,7 @@ class Contents:
     torn: int
 
 
-def parse(content: bytes, shape_zyx: tuple[int, ...]) -> Contents:
+def parse(content: bytes, shape_zyx: tuple[int, ...]) -> JournalContents:
     """What a journal holds.
 
     Args:
@@ -64,7 +64,7 @@ def parse(content: bytes, shape_zyx: tuple[int, ...]) -> Contents:
             torn = len(record)
         else:
             damaged += max(1, record.count(MAGIC))
-    return Contents(tuple(strokes), tuple(records), damaged, torn)
+    return JournalContents(tuple(strokes), tuple(records), damaged, torn)
 
 
 def _records(content: bytes) -> Iterator[tuple[bytes, bool]]:

@@ -10,7 +10,7 @@ from medssl.core.errors import UserError
 from medssl.core.io.intensity import AIR_HU, guess_modality
 
 
-def fill_missing(path: Path, values: np.ndarray, modality: str, notes: list[str]) -> np.ndarray | None:
+def fill_non_finite(path: Path, values: np.ndarray, modality: str, notes: list[str]) -> np.ndarray | None:
     """Replace values that are not finite, in place.
 
     Args:

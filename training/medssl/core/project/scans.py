@@ -1,0 +1,140 @@
+"""The scans of a project: adding them, their modality, and their normalised images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from medssl.core.errors import UserError
+from medssl.core.io.label_detection import looks_like_labels
+from medssl.core.io.masks import MASK
+from medssl.core.io.volume import Volume, fingerprint, read_scan
+from medssl.core.project.contents import Scan
+from medssl.core.project.images import read_image, read_source, write_image
+from medssl.core.project.manifest import Manifest
+from medssl.core.project.modality import choose_modality, overrules, usual_modality
+from medssl.core.project.new_image import new_image
+
+
+class ScanStore(Manifest):
+    """Adds scans to a project, and opens their images."""
+
+    on_notice: Callable[[str], object]
+    """Called with a sentence for the user; in any thread."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.on_notice = lambda text: None
+
+    def add_scan(
+        self,
+        path: Path,
+        held_out: bool = False,
+        modality: str = "",
+        usual: str = "",
+        name: str = "",
+        refuse_masks: bool = False,
+    ) -> Scan:
+        """Read, check and normalise a scan, and add it to the project.
+
+        If the project already contains a scan with the same voxels and grid, that scan is returned; a damaged
+        image of it is replaced.
+
+        Args:
+            path: A file, a folder with one DICOM series, or one file of a series.
+            held_out: Exclude the scan from all training; applies to a scan that the project already contains,
+                too.
+            modality: One of `intensity.MODALITIES`, which overrules the file and applies to a scan that the
+                project already contains, too; empty to find it out.
+            usual: Modality if neither the file nor its values tell; by default that of the other scans.
+            name: What the id is made from (`FoundScan.name`); by default the name of the file or folder.
+            refuse_masks: Raise UserError ("mask") if its voxels are class ids.
+
+        Raises:
+            UserError: "bad-modality", "disk-full", "not-writable", "read-only", "locked", "mask", and those
+                of `read_scan`.
+        """
+        self.need_writable()
+        path = Path(path).absolute()  # a link is not followed: its target may have no telling name
+        volume = read_scan(path)
+        if refuse_masks and looks_like_labels(volume.array):
+            raise UserError(
+                f"{path} holds labels, not a scan, and is left out; give the file itself to add it.",
+                code=MASK,
+            )
+        digest = fingerprint(volume)
+        self.refresh()
+        chosen, source = choose_modality(volume, modality, usual or usual_modality(self.scans.values()))
+        if self._known(digest) is None:
+            scan = Scan("", str(path), digest, volume.geometry, chosen, held_out, "", source, volume.notes)
+            with new_image(self.make_folder("scans"), self._has) as image:
+                scan = replace(scan, image_sha256=write_image(image.path, volume, chosen))
+                self._insert(scan, image, name)
+        known = self._known(digest)
+        assert known is not None
+        if held_out and not known.held_out:
+            self.hold_out(known.id)
+        changed = (known.modality, known.modality_source) != (chosen, source)
+        if changed and overrules(source, known.modality_source):
+            self.change_modality(known.id, chosen, source, volume)
+        self._check_image(self._scan(known.id), lambda: volume)
+        return self.scans[known.id]
+
+    def change_modality(self, scan_id: str, modality: str, source: str, volume: Volume | None = None) -> None:
+        """Change the modality of a scan, see `medssl.core.project.modality.set_modality`.
+
+        Args:
+            scan_id: Id of the scan.
+            modality: One of `intensity.MODALITIES`.
+            source: Where it is from.
+            volume: The scan, whose image is normalised anew; None if its modality was only confirmed.
+        """
+        self.need_writable()
+        fields = {"modality": modality, "modality_source": source}
+        if volume is not None:
+            path = self._image_file(self._scan(scan_id).id)
+            fields["image_sha256"] = write_image(path, volume, modality)
+        self._change_scan(scan_id, **fields)
+
+    def image(self, scan_id: str) -> np.ndarray:
+        """The normalised scan, float16 (Z, Y, X), as a memory map.
+
+        A damaged file is written again from the scan's source.
+
+        Raises:
+            UserError: "no-scan", "not-readable", or "unreadable" if the source has changed or is gone, too.
+        """
+        scan = self._scan(scan_id)
+        return self._check_image(scan, lambda: read_source(scan))
+
+    def _check_image(self, scan: Scan, source: Callable[[], Volume]) -> np.ndarray:
+        """The image of a scan, written again from `source` if it is damaged."""
+        path = self._image_file(scan.id)
+        try:
+            return read_image(path, scan)
+        except UserError as damage:
+            if damage.code == "not-readable":
+                raise
+            self.refresh()
+            if self._scan(scan.id) != scan:  # another process has changed it
+                return self._check_image(self._scan(scan.id), source)
+            try:
+                self.need_writable()
+                volume = source()
+                sha256 = write_image(path, volume, scan.modality)
+            except UserError as error:
+                raise UserError(
+                    f"The image of {scan.id} ({path}) is missing or damaged; restore it from a backup, as it "
+                    f"cannot be made again: {error}",
+                    code="unreadable",
+                ) from damage
+        if scan.image_sha256 not in ("", sha256):  # a former version has normalised it in another way
+            self._change_scan(scan.id, image_sha256=sha256)
+        self.on_notice(f"{path} was missing or damaged; it was made again from {volume.path}.")
+        return read_image(path, self._scan(scan.id))
+
+    def _image_file(self, scan_id: str) -> Path:
+        return self.root / "scans" / f"{scan_id}.npy"
