@@ -23,6 +23,10 @@ from napari_medssl.qt import not_none, timer
 COMMAND = (sys.executable, "-u", "-m", "medssl", "run")
 TERMINATE_MS = 5_000
 KILL_MS = 8_000
+EXIT_MS = 5_000
+"""An engine that has reported its end and still runs after this time is killed: its results are saved."""
+MAX_LINE_BYTES = 1 << 20
+"""What follows in a longer line is dropped; an event has some kilobytes at most."""
 SHUTDOWN_MS = (4_000, 2_000, 2_000)
 """Waiting times of a closing viewer after "stop", terminate and kill: 8 s in all."""
 LOG_TAIL_BYTES = 4_000
@@ -45,7 +49,7 @@ class EngineProcess(QObject):
         super().__init__()
         self._project = project
         self._log: Path | None = None
-        self._line = b""
+        self._line, self._line_too_long = b"", False
         self._errors = b""
         self._result: events.Done | events.Failed | None = None
         self._stop_requested, self._patient = False, True
@@ -57,6 +61,7 @@ class EngineProcess(QObject):
         self._process.errorOccurred.connect(self._error)
         self._terminate = timer(TERMINATE_MS, self._process.terminate, parent=self)
         self._kill = timer(KILL_MS, self._process.kill, parent=self)
+        self._exit = timer(EXIT_MS, self._process.kill, parent=self)
 
     def start(self, job: Path, command: Sequence[str] = COMMAND) -> None:
         """Start the engine.
@@ -122,8 +127,16 @@ class EngineProcess(QObject):
 
     def _read_events(self) -> None:
         *lines, self._line = (self._line + self._take(QProcess.ProcessChannel.StandardOutput)).split(b"\n")
+        if lines and self._line_too_long:
+            del lines[0]  # the end of the line whose beginning is in the log
+            self._line_too_long = False
         for line in filter(None, lines):
             self._take_line(line)
+        if self._line_too_long:
+            self._line = b""
+        elif len(self._line) > MAX_LINE_BYTES:
+            self._write_log(self._line + b"\n")
+            self._line, self._line_too_long = b"", True
 
     def _take_line(self, line: bytes) -> None:
         try:
@@ -138,6 +151,7 @@ class EngineProcess(QObject):
             self._append(self._log, self._errors)
         if isinstance(event, events.Done | events.Failed):
             self._result = event
+            self._exit.start()
         if self._stop_requested and self._patient:
             self._terminate.start()
             self._kill.start()
@@ -202,6 +216,7 @@ class EngineProcess(QObject):
         self._over = True
         self._terminate.stop()
         self._kill.stop()
+        self._exit.stop()
         self.ended.emit(outcome, text)
         _running.discard(self)
         self.deleteLater()

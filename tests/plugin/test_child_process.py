@@ -108,6 +108,38 @@ def test_something_printed_between_the_events_is_no_event(qtbot, child):
     assert event_received == [Done()]
 
 
+@pytest.mark.parametrize(
+    ("last", "end"),
+    [('say("done")', ("done", "")), ('say("failed", code="disk_full", text="why")', ("failed", "why"))],
+)
+def test_a_child_that_reports_its_end_and_goes_on_is_ended(qtbot, child, monkeypatch, last, end):
+    monkeypatch.setattr(child_process, "EXIT_MS", 300)
+    process, event_received, ended = child(f"{last}\nwhile True: print('still here'); time.sleep(0.01)")
+    qtbot.waitUntil(lambda: bool(event_received))
+    engine = psutil.Process(process.process_id())
+    assert wait_for(qtbot, ended, seconds=5) == end
+    assert not engine.is_running()
+
+
+def test_a_line_without_an_end_freezes_nothing_and_is_not_kept(qtbot, child):
+    longest, now = 0.0, time.monotonic()
+    process, event_received, ended = child("""
+for n in range(300): sys.stdout.write("x" * 1_000_000)
+print()
+say("done")
+""")
+
+    def beat():
+        nonlocal longest, now
+        longest, now = max(longest, time.monotonic() - now), time.monotonic()
+        assert len(process._line) <= child_process.MAX_LINE_BYTES
+        return bool(ended)
+
+    qtbot.waitUntil(beat, timeout=60_000)
+    assert ended[0] == ("done", "") and event_received == [Done()]
+    assert longest < 2
+
+
 def test_killed_by_the_system_reads_as_out_of_memory(qtbot, child):
     process, _, ended = child('say("started", run="0001"); time.sleep(60)')
     qtbot.waitUntil(lambda: process.process_id() > 0)
