@@ -83,6 +83,36 @@ def test_two_inits_beside_a_viewer_lose_nothing(tmp_path: Path) -> None:
     assert project.view_state.scan == "scan"
 
 
+def change_modality(root: Path, source: Path, modalities: list[str]) -> None:
+    project, volume = Project(root), read_scan(source)
+    for modality in modalities:
+        project.change_modality("scan", modality, "user", volume)
+
+
+def read_images(root: Path) -> None:
+    project, notices = Project(root), []
+    project.on_notice = notices.append
+    for _ in range(200):
+        project.refresh()
+        project.image("scan")
+    assert not notices
+
+
+def test_two_processes_that_change_a_modality_leave_its_image(tmp_path: Path) -> None:
+    source = write_scans(tmp_path / "scans", range(1), "scan.nii") / "scan.nii"
+    project = Project.create(tmp_path / "project")
+    project.add_scan(source)
+    at_once(
+        (change_modality, project.root, source, ["ct", "mr"] * 40),
+        (change_modality, project.root, source, ["mr", "ct"] * 40),
+        (read_images, project.root),
+    )
+    project.refresh()
+    scan = project.scans["scan"]
+    np.testing.assert_array_equal(project.image("scan"), normalised(read_scan(source), scan.modality))
+    assert [path.name for path in (project.root / "scans").iterdir()] == ["scan.npy"]
+
+
 def test_a_lock_that_is_kept_ends_in_a_sentence_and_hinders_no_reader(
     small_project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

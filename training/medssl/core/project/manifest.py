@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 from medssl.core.errors import UserError
 from medssl.core.files import exists, read_bytes, write_json
@@ -14,6 +14,8 @@ from medssl.core.project.contents import Contents, LabelClass, Scan, check_class
 from medssl.core.project.folder import ProjectFolder
 from medssl.core.project.locks import change_lock
 from medssl.core.project.new_image import NewImage
+
+Result = TypeVar("Result")
 
 FILE = "project.json"
 
@@ -84,12 +86,20 @@ class Manifest(ProjectFolder):
         Raises:
             UserError: "read-only", "locked", "disk-full", "not-writable", and those of `change`.
         """
-        self.need_writable()
-        with change_lock(self.root), self._threads:
-            self._read()
+
+        def write_changed() -> None:
             changed = change(self._contents)
             if changed != self._contents:
                 self._take(changed, write_json(self.root / FILE, to_json(changed)))
+
+        self._locked(write_changed)
+
+    def _locked(self, action: Callable[[], Result]) -> Result:
+        """Call `action` while no other process or thread changes the project, whose present state is read."""
+        self.need_writable()
+        with change_lock(self.root), self._threads:
+            self._read()
+            return action()
 
     def _scan(self, scan_id: str) -> Scan:
         if scan_id not in self.scans:
@@ -120,18 +130,19 @@ class Manifest(ProjectFolder):
 
     def hold_out(self, scan_id: str, held_out: bool = True) -> None:
         """Exclude a scan from all training, or include it again."""
-        self._change_scan(scan_id, held_out=held_out)
+        self._change_scan(scan_id, lambda scan: replace(scan, held_out=held_out))
 
     def set_reference(self, scan_id: str, labels: Path | None) -> None:
         """Set the label file against which predictions of a scan are evaluated; None removes it."""
-        self._change_scan(scan_id, reference=str(Path(labels).absolute()) if labels else "")
+        reference = str(Path(labels).absolute()) if labels else ""
+        self._change_scan(scan_id, lambda scan: replace(scan, reference=reference))
 
-    def _change_scan(self, scan_id: str, **fields: Any) -> None:
-        def change(contents: Contents) -> Contents:
-            changed = {**self.scans, scan_id: replace(self._scan(scan_id), **fields)}
+    def _change_scan(self, scan_id: str, change: Callable[[Scan], Scan]) -> None:
+        def change_one(contents: Contents) -> Contents:
+            changed = {**self.scans, scan_id: change(self._scan(scan_id))}
             return replace(contents, scans=tuple(changed.values()))
 
-        self.change(change)
+        self.change(change_one)
 
     def set_classes(self, classes: Sequence[LabelClass]) -> None:
         """Replace the list of classes; raises the errors of `check_classes`."""

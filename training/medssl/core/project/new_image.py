@@ -1,4 +1,4 @@
-"""The image of a scan that is being added: it is written first and gets the name of its scan afterwards.
+"""An image that is being written: it gets the name of its scan when project.json gets what it says of it.
 
 So writing takes no lock, and a kill at any moment leaves no scan with the image of another one.
 """
@@ -16,7 +16,7 @@ from medssl.core.temporary_files import temporary_file
 
 
 class NewImage:
-    """A file in the folder of images that no scan has yet; to be written to `path`."""
+    """A file in the folder of images that belongs to no scan yet; to be written to `path`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder, self.path = folder, temporary_file(folder / "scan.npy")
@@ -37,12 +37,25 @@ class NewImage:
             UserError: "not-writable".
         """
         scan_id = free_id(source, (*taken, *(path.stem for path in self._folder.glob("*.npy"))), name)
-        named = self._folder / f"{scan_id}.npy"
-        try:
-            self.named = self.path.replace(named)
-        except OSError as error:
-            raise cannot_write(named, error) from error
+        self.named = self.replace(self._folder / f"{scan_id}.npy")
         return scan_id
+
+    def replace(self, path: Path) -> Path:
+        """Put the file in the place of the image of a scan. Needs the change lock.
+
+        Args:
+            path: The image of the scan.
+
+        Returns:
+            `path`.
+
+        Raises:
+            UserError: "not-writable".
+        """
+        try:
+            return self.path.replace(path)
+        except OSError as error:
+            raise cannot_write(path, error) from error
 
 
 @contextmanager

@@ -93,11 +93,17 @@ class ScanStore(Manifest):
             volume: The scan, whose image is normalised anew; None if its modality was only confirmed.
         """
         self.need_writable()
-        fields = {"modality": modality, "modality_source": source}
-        if volume is not None:
-            path = self._image_file(self._scan(scan_id).id)
-            fields["image_sha256"] = write_image(path, volume, modality)
-        self._change_scan(scan_id, **fields)
+        if volume is None:
+            self._change_scan(scan_id, lambda scan: replace(scan, modality=modality, modality_source=source))
+            return
+        with new_image(self.make_folder("scans"), self._has) as image:
+            sha256 = write_image(image.path, volume, modality)
+
+            def normalise(scan: Scan) -> Scan:
+                image.replace(self._image_file(scan.id))
+                return replace(scan, modality=modality, modality_source=source, image_sha256=sha256)
+
+            self._change_scan(scan_id, normalise)
 
     def image(self, scan_id: str) -> np.ndarray:
         """The normalised scan, float16 (Z, Y, X), as a memory map.
@@ -118,23 +124,36 @@ class ScanStore(Manifest):
         except UserError as damage:
             if damage.code == "not-readable":
                 raise
-            self.refresh()
-            if self._scan(scan.id) != scan:  # another process has changed it
-                return self._check_image(self._scan(scan.id), source)
             try:
-                self.need_writable()
-                volume = source()
-                sha256 = write_image(path, volume, scan.modality)
+                # Under the lock, because another process may be in the middle of changing the modality.
+                return self._locked(lambda: read_image(path, self._scan(scan.id)))
+            except UserError:
+                pass
+            try:
+                self._renew_image(self._scan(scan.id), source())
             except UserError as error:
                 raise UserError(
                     f"The image of {scan.id} ({path}) is missing or damaged; restore it from a backup, as it "
                     f"cannot be made again: {error}",
                     code="unreadable",
                 ) from damage
-        if scan.image_sha256 not in ("", sha256):  # a former version has normalised it in another way
-            self._change_scan(scan.id, image_sha256=sha256)
-        self.on_notice(f"{path} was missing or damaged; it was made again from {volume.path}.")
         return read_image(path, self._scan(scan.id))
+
+    def _renew_image(self, known: Scan, volume: Volume) -> None:
+        """Write the damaged image of a scan again, unless another process has changed the scan since."""
+        path = self._image_file(known.id)
+        with new_image(self.make_folder("scans"), self._has) as image:
+            sha256 = write_image(image.path, volume, known.modality)
+
+            def renew(scan: Scan) -> Scan:
+                if scan != known:
+                    return scan
+                image.replace(path)
+                # A former version may have normalised it in another way, and recorded that image's hash.
+                return replace(scan, image_sha256=sha256 if scan.image_sha256 else "")
+
+            self._change_scan(known.id, renew)
+        self.on_notice(f"{path} was missing or damaged; it was made again from {volume.path}.")
 
     def _image_file(self, scan_id: str) -> Path:
         return self.root / "scans" / f"{scan_id}.npy"
