@@ -178,6 +178,28 @@ def test_names_come_from_the_table_in_the_header(tmp_path: Path) -> None:
     assert labels.names == {1: "liver", 2: "spleen"} and labels.colors == {1: "#ff0000", 2: "#ff0000"}
 
 
+def test_masks_in_a_folder_are_one_structure_each(tmp_path: Path) -> None:
+    """As TotalSegmentator writes them; a structure outside of the field of view has an empty one."""
+    labels = made()
+    for name, mask in {"liver": labels > 0, "spleen": labels == 2, "aorta": labels > 2}.items():
+        nifti(tmp_path / f"{name}.nii.gz", mask.astype(np.uint8))
+    merged = read_labels(tmp_path, SCAN)
+    present = {merged.names[value]: merged.array == value for value in merged.values()}
+    assert list(present) == ["liver", "spleen"]
+    assert np.array_equal(present["spleen"], SCAN.to_canonical(labels == 2))
+    assert np.array_equal(present["liver"], SCAN.to_canonical(labels == 1))
+    assert merged.notes == ("8 voxels are in several segments and belong to the last of them",)
+
+
+@pytest.mark.parametrize("kind", ["several labels", "another grid"])
+def test_masks_in_a_folder_that_do_not_fit_together_are_refused(tmp_path: Path, kind: str) -> None:
+    nifti(tmp_path / "a.nii.gz", (made() > 0).astype(np.uint8))
+    other = made() if kind == "several labels" else np.ones((3, 4, 5))
+    nifti(tmp_path / "b.nii.gz", other.astype(np.uint8))
+    with pytest.raises(UserError, match=r"b\.nii\.gz has (several labels|another grid)"):
+        read_labels(tmp_path)
+
+
 def moved(corner: tuple[int, int, int]) -> np.ndarray:
     """The affine of a grid that begins at a voxel of the scan."""
     affine = AFFINE.copy()

@@ -74,6 +74,18 @@ def test_several_label_files_of_a_scan_are_named(tmp_path: Path) -> None:
     )
 
 
+def test_several_files_in_the_folder_of_a_scan_are_its_structures(tmp_path: Path) -> None:
+    names = [
+        "p0/liver.nii.gz",
+        "p0/spleen.nii.gz",
+        "p1/segmentations/liver.nii.gz",
+        "p1/segmentations/aorta.nii",
+    ]
+    pairs = pair(tmp_path, {"ct": "p0/ct.nii.gz", "ct-2": "p1/ct.nii.gz"}, names)
+    labels = tmp_path / "labels"
+    assert pairs == Pairs({"ct": labels / "p0", "ct-2": labels / "p1" / "segmentations"}, {}, (), ())
+
+
 def test_the_more_precise_name_wins_and_the_rest_is_unused(tmp_path: Path) -> None:
     pairs = pair(tmp_path, {"a": "a.nii.gz"}, ["a.nii.gz", "b.nii.gz", ".hidden.nii.gz", "notes.txt"])
     assert pairs.files == {"a": tmp_path / "labels" / "a.nii.gz"}

@@ -1,7 +1,7 @@
 """Read label files for a scan: whole numbers on its grid, with the names and colours that the file has.
 
 Accepted are integer volumes, floating-point volumes whose values are nearly whole numbers, one channel for
-each label, the segmentations of 3D Slicer (.seg.nrrd) and DICOM-SEG.
+each label, folders with one mask for each structure, the segmentations of 3D Slicer and DICOM-SEG.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from medssl.core.errors import UserError
 from medssl.core.io.geometry import Geometry
 from medssl.core.io.label_grid import on_grid
 from medssl.core.io.label_names import LabelTable, Segment, nifti_segments, nrrd_segments, segments_beside
+from medssl.core.io.mask_folder import masks_in, merge_masks
 from medssl.core.io.volume import NIFTI, catch_memory_error, is_series, read_voxels, suffix_of
 
 MAX_ROUNDING = 0.02
@@ -61,7 +62,8 @@ def read_labels(path: Path, scan: Geometry | None = None) -> LabelVolume:
     """Read a label file.
 
     Args:
-        path: A file, or a folder with one DICOM-SEG file or one DICOM series.
+        path: A file; a folder with one mask for each structure, named after it; or a folder with one
+            DICOM-SEG file or one DICOM series.
         scan: Grid of the scan; the labels are padded or cropped to it. None leaves them on their own grid.
 
     Returns:
@@ -76,6 +78,8 @@ def read_labels(path: Path, scan: Geometry | None = None) -> LabelVolume:
         {1: 'liver', 2: 'tumor'}
     """
     path = Path(path)
+    if masks := masks_in(path):
+        return _read_masks(path, masks, scan)
     labels = _read_segmentation(path, scan) or _read_file(path)
     if scan is None:
         return labels
@@ -194,6 +198,13 @@ def as_labels(
 def overlap_note(voxels: int) -> tuple[str, ...]:
     """The note about voxels in several segments; none if there are no such voxels."""
     return (f"{voxels} voxels are in several segments and belong to the last of them",) if voxels else ()
+
+
+def _read_masks(folder: Path, files: list[Path], scan: Geometry | None) -> LabelVolume:
+    if len(files) == 1:
+        return read_labels(files[0], scan)
+    array, geometry, names, notes, overlap = merge_masks(files, lambda path: read_labels(path, scan))
+    return LabelVolume(array, geometry, folder, names, notes=(*notes, *overlap_note(overlap)))
 
 
 def _read_file(path: Path) -> LabelVolume:

@@ -24,6 +24,9 @@ IMAGE_WORDS = {"image", "images", "img", "scan", "scans", "volume", "vol"}
 FIRST_CHANNEL = "0000"
 """Ending of nnU-Net's image files, which its label files lack."""
 
+BY_FOLDER = 7
+"""Rank of a label file that has nothing but its folder in common with its scan."""
+
 Key = tuple[int, object]
 """How a label file may name a scan: a rank, of which the lowest is the most precise, and the name."""
 
@@ -33,7 +36,7 @@ class Pairs:
     """Scans and their label files.
 
     Attributes:
-        files: {scan id: label file}.
+        files: {scan id: label file, or folder with one mask for each structure}.
         ambiguous: {scan id: a sentence about the label files that cannot be assigned}.
         missing: Scans without a label file.
         unused: Label files without a scan.
@@ -48,9 +51,10 @@ class Pairs:
 def pair_labels(sources: Mapping[str, Path], folder: Path) -> Pairs:
     """Pair the label files in a folder with scans.
 
-    A label file is named like its scan, or like its folder and file, with or without words such as "_seg" and
-    nnU-Net's "_0000"; or like the scan's id; or like the folder that holds nothing but the scan. A DICOM-SEG
-    is paired by the series that it refers to.
+    A label file is named like its scan, or like its folder and file, with or without words such as "_seg"
+    and nnU-Net's "_0000"; or like the scan's id; or like the folder that holds nothing but the scan. Several
+    files in a folder named like the scan's are masks of one structure each. A DICOM-SEG is paired by the
+    series that it refers to.
 
     Args:
         sources: {scan id: file or DICOM folder of the scan}.
@@ -122,6 +126,8 @@ def _decide(
         best = [path for rank, path in candidates if rank == candidates[0][0]]
         if len(best) == 1:
             files[scan_id] = best[0]
+        elif best and candidates[0][0] == BY_FOLDER and len({path.parent for path in best}) == 1:
+            files[scan_id] = best[0].parent
         elif best:
             ambiguous[scan_id] = (
                 f"{scan_id} ({source}) has several label files, {' and '.join(map(str, best))}; leave one of "
@@ -158,7 +164,7 @@ def _scan_keys(scan_id: str, source: Path, sources: Mapping[str, Path], files: l
     yield from ((5, name) for name in names if name)
     if folders:
         yield 6, tuple(_words(Path(folders[-1])))
-        yield 7, folders[-1]
+        yield BY_FOLDER, folders[-1]
 
 
 def _label_keys(file: Path, folder: Path) -> Iterator[Key]:
@@ -172,7 +178,7 @@ def _label_keys(file: Path, folder: Path) -> Iterator[Key]:
     if folders:
         yield 1, (*folders, stem)
         yield from ((2, (*folders, name)) for name in names)
-        yield 7, folders[-1]
+        yield BY_FOLDER, folders[-1]
     yield 3, stem
     yield 4, stem
     yield from ((rank, name) for rank in (5, 6) for name in names if name)
