@@ -4,7 +4,7 @@
         project.save_annotation(...)
 
 Counts the operations by which files change (opening to write, each write, fsync, rename, delete, truncate).
-The chosen one fails, is cut short and then fails, or the process ends there as by kill -9.
+The chosen one fails, is cut short and then fails, takes long, or the process ends there as by kill -9.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import errno
 import io
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 WRITING = set("wax+")
+SLOW_S = 0.1
 
 
 class FaultyDisk:
@@ -27,7 +29,8 @@ class FaultyDisk:
     Args:
         fail_at: Number of the operation, from 0; None counts only.
         error: errno of the failure.
-        how: "error"; "short": half of a write gets through before it fails; "kill": the process ends there.
+        how: "error"; "short": half of a write gets through before it fails; "kill": the process ends there;
+            "slow": it works after a while.
         lasting: Every later operation of a kind that adds bytes fails, too, as on a disk that stays full.
     """
 
@@ -63,9 +66,12 @@ class FaultyDisk:
         return number == self.fail_at or (self.lasting and adds and number > self.fail_at)
 
     def fail(self) -> None:
-        """The failure."""
+        """The failure, or the delay."""
         if self.how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == "slow":
+            time.sleep(SLOW_S)
+            return
         raise OSError(self.error, os.strerror(self.error))
 
     def _counting(self, name: str) -> Callable[..., Any]:

@@ -28,6 +28,7 @@ import numpy as np
 from medssl.benchmarking.surroundings import surroundings
 from medssl.core.files import write_whole
 from soak_damage import Damage, Trial
+from soak_disk import BadDisk
 from soak_kills import Painter, Trainer, TwoWriters
 
 OUTCOMES = ("right", "refused", "other, no checksum", "other", "lost", "traceback", "hang")
@@ -44,9 +45,10 @@ class Part(Protocol):
 
 
 PARTS: dict[str, tuple[type, float]] = {
-    "damage": (Damage, 0.4),
-    "painter": (Painter, 0.25),
-    "trainer": (Trainer, 0.25),
+    "damage": (Damage, 0.45),
+    "disk": (BadDisk, 0.15),
+    "painter": (Painter, 0.15),
+    "trainer": (Trainer, 0.15),
     "writers": (TwoWriters, 0.1),
 }
 """Class and fraction of the time."""

@@ -11,7 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,9 @@ class Damage:
     def __init__(self, work: Path) -> None:
         from medssl.core.features.landmarks import Landmark, Landmarks, write_landmarks
         from medssl.core.jobs import FeaturesJob
+        from medssl.core.project.project import ViewState
+        from medssl.core.project.stroke_log import StrokeLog, journal_file
+        from medssl.core.project.stroke_records import Stroke
         from small import job_of, make_project, run
 
         project = make_project(work, shape=(12, 24, 24))
@@ -96,20 +99,27 @@ class Damage:
         self.finetuning = run(job)["run"]
         run(FeaturesJob(str(self.root), weights=self.finetuning, scans=(self.scan,), device="cpu"))
         write_landmarks(project, Landmarks((Landmark("tip", self.scan, (1, 2, 3)),)))
-        self.files = write_scans(work / "scans")
+        project.save_view_state(ViewState(self.scan, slices={self.scan: (0, 5)}))
+        self.shape = project.scans[self.scan].geometry.shape_zyx
+        self.journal = StrokeLog(journal_file(self.root, self.scan), self.shape)
+        for label in (1, 2, 3):
+            self.journal.append(Stroke(np.arange(label, 40), np.full(40 - label, label, np.uint8)))
+        self.strokes = self._strokes()
+        scans = write_scans(work / "scans")
+        self.files = {file: f"scan {scan.name}" for scan in scans for file in files_of(scan)}
+        """Name of the reader of each file that is outside of the project."""
         self.readers = {
             **self._project_readers(),
-            **{f"scan {path.name}": _scan_reader(path) for path in self.files},
+            **{f"scan {scan.name}": _scan_reader(scan) for scan in scans},
         }
         self.whole = {name: digest(read()) for name, read in self.readers.items()}
-        inside = [path for path in sorted(self.root.rglob("*")) if path.is_file() and path.stat().st_size]
-        self.targets = [*inside, *self.files]
+        self.targets = [*(path for path in files_of(self.root) if path.stat().st_size), *self.files]
 
     def _project_readers(self) -> dict[str, Callable[[], Any]]:
+        from medssl.core.events import ran_to_completion
         from medssl.core.features.landmarks import read_landmarks
         from medssl.core.features.similarity import open_features, query_at, similarity
         from medssl.core.project.project import Project
-        from medssl.core.shipped import SHAPES  # noqa: F401
         from medssl.nn.models import checkpoint
 
         def project() -> Project:
@@ -139,7 +149,19 @@ class Damage:
             "pre-trained weights": lambda: checkpoint.load(project().run(self.pretraining).checkpoint)[0],
             "card": lambda: project().run(self.finetuning).card,
             "job": lambda: project().run(self.finetuning).job,
+            "strokes": lambda: self._strokes() == self.strokes[: len(self._strokes())],
+            "view state": lambda: asdict(project().view_state),
+            "log": lambda: ran_to_completion(project().run(self.finetuning).folder / "events.jsonl"),
         }
+
+    def _strokes(self) -> list[tuple[bytes, bytes]]:
+        """What the journal holds; one whose last records are missing looks like a shorter one."""
+        from medssl.core.project.stroke_records import parse
+
+        contents = parse(self.journal.path.read_bytes(), self.shape)
+        if contents.damaged:
+            raise UserError("The journal is damaged; what can be read is recovered.", code="damaged")
+        return [(stroke.voxels.tobytes(), stroke.labels.tobytes()) for stroke in contents.strokes]
 
     def trial(self, random: np.random.Generator) -> Trial:
         """Damage one file, read everything, and restore it."""
@@ -161,9 +183,7 @@ class Damage:
     def _read(self, kind: str, how: str, path: Path) -> Trial:
         outcome, detail = "right", how
         for name, read in self.readers.items():
-            if name.startswith("scan ") != (path in self.files) or (
-                path in self.files and name != f"scan {path.name}"
-            ):
+            if self.files.get(path, name) != name or (name in self.files.values() and path not in self.files):
                 continue
             try:
                 if digest(read()) != self.whole[name]:
@@ -183,7 +203,7 @@ class Damage:
 
     def _name(self, path: Path) -> str:
         if path in self.files:
-            return "scan " + "".join(path.suffixes)
+            return "scan " + ("".join(path.suffixes) or "dicom")
         inside = path.relative_to(self.root)
         return f"{inside.parts[0]}/*{path.suffix}" if len(inside.parts) > 1 else inside.name
 
@@ -218,8 +238,9 @@ def damage(content: bytes, random: np.random.Generator, others: list[Path]) -> t
 
 
 def write_scans(folder: Path) -> list[Path]:
-    """A small scan in each format."""
+    """A small scan in each format; returns files and folders."""
     import SimpleITK as sitk
+    from dicom_files import write_series
 
     folder.mkdir(parents=True)
     image = np.random.default_rng(3).normal(0, 300, (12, 14, 10)).astype(np.int16)
@@ -236,7 +257,13 @@ def write_scans(folder: Path) -> list[Path]:
         path = folder / f"scan{ending}"
         sitk.WriteImage(itk, str(path), useCompression=compress)
         files.append(path)
-    return files
+    write_series(folder / "series", image)
+    return [*files, folder / "series"]
+
+
+def files_of(path: Path) -> list[Path]:
+    """All files in a folder, or the file itself."""
+    return sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
 
 
 def _scan_reader(path: Path) -> Callable[[], Any]:
