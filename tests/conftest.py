@@ -11,6 +11,14 @@ import pytest
 from medssl.core.project.project import LabelClass, Project
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under `pytest -n`, a file's tests share their fixtures, and windows do not take each other's focus."""
+    for item in items:
+        group = "windows" if item.get_closest_marker("viewer") else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The folder of real scans; the test is skipped where it is missing."""
