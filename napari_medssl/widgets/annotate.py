@@ -14,12 +14,16 @@ from napari_medssl.annotate.interpolation import Interpolation
 from napari_medssl.annotate.volumes import ClassVolumes
 from napari_medssl.engine.job_runner import JobRunner
 from napari_medssl.error_handling import catch_errors
+from napari_medssl.interactive import server
+from napari_medssl.interactive.proposals import Proposals
 from napari_medssl.latest_only_worker import LatestOnlyWorker
 from napari_medssl.model.annotation_state import SaveState
 from napari_medssl.model.session import Session
+from napari_medssl.qt import not_none
 from napari_medssl.widgets.class_removal import ClassRemoval
 from napari_medssl.widgets.class_table import ClassTable
 from napari_medssl.widgets.components import StepContent, button, column, hint, row
+from napari_medssl.widgets.interactive import InteractivePanel
 from napari_medssl.widgets.mask_import import MaskImportButton
 from napari_medssl.widgets.next_slice import NextSlice
 from napari_medssl.widgets.slice_bar import SliceBar
@@ -88,6 +92,10 @@ class Annotate(StepContent):
             row(self.brush, self.sure, self.eraser), self.complete, self.slice_bar,
             row(self.interpolate_button, self.remove_button), self.list, self.next, self.state,
         )  # fmt: skip
+        self.proposals = Proposals(workspace, self.edits) if server.is_installed() else None
+        if self.proposals is not None:
+            self.interactive = InteractivePanel(self.proposals, self.classes.current)
+            not_none(self.layout()).addWidget(self.interactive)
         for signal in (session.classes_changed, session.scan_changed, session.annotation.changed):
             signal.connect(self.refresh)
         session.view_changed.connect(self.refresh)
@@ -169,6 +177,8 @@ class Annotate(StepContent):
     def refresh(self) -> None:
         """Show the state of the slice on the screen and the complete slices."""
         painting = self.workspace.annotation_layer is not None
+        if self.proposals is not None:
+            self.interactive.setVisible(painting)
         position = self.workspace.slice_on_screen()
         is_complete = position in self.session.annotation.complete
         self.new.setVisible(not painting)

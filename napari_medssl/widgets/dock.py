@@ -226,6 +226,7 @@ class Dock(QWidget):
             self.features.similarity,
         )
         preview, project_lock, live = self.preview.preview, self.project_lock, self.live
+        proposals = self.annotate.proposals
         viewer, restyle, release_canvas = self.viewer, self._restyle, self._release_canvas
         estimates, precompute, background_jobs = (
             self.estimates,
@@ -239,6 +240,8 @@ class Dock(QWidget):
             catch_errors(session, workspace.leave)
             preview.close()
             live.close()
+            if proposals is not None:
+                proposals.close()
             session.close()
             similarity.close()
             workspace.close()
