@@ -13,7 +13,11 @@ from medssl.core.project.project import LabelClass, Project
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under `pytest -n`, a file's tests share their fixtures, and windows do not take each other's focus."""
+    """Under `pytest -n`, a file's tests share their fixtures, and windows do not take each other's focus.
+
+    The windows come first: they take longest, and one process has all of them.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("viewer") is None)
     for item in items:
         group = "windows" if item.get_closest_marker("viewer") else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))

@@ -91,7 +91,7 @@ def test_from_a_file_to_an_exported_segmentation(window, scene, tmp_path):
 
     # pre-train, stop, go on from the checkpoint
     user.open_step(3)
-    user.set_minutes(dock.pretrain.minutes, MINUTES)
+    user.set_minutes(dock.pretrain.minutes, 3 * MINUTES)  # on a busy machine it must not end before the click
     user.click(dock.pretrain.start)
     training_begins(dock)
     user.click(dock.pretrain.panel.stop_button)
@@ -175,15 +175,19 @@ def test_every_method_of_the_list_trains_and_none_collapses(window, tmp_path):
     said: list[str] = []
     dock.session.message.connect(lambda severity, text: said.append(text) if severity == "error" else None)
     user.open_step(3)
-    user.set_minutes(dock.pretrain.minutes, MINUTES)
     for method in METHODS:
         user.choose(dock.pretrain.method, method.upper())
-        user.click(dock.pretrain.start)
-        job_ends(dock)
-        run = dock.session.runs("pretrain")[0]
-        assert (run.job["method"], run.job["recipe"], dock.session.job.phase) == (method, "quick", "Finished")
-        losses = [loss for step, loss in dock.pretrain.panel.curve.points if step]
-        assert len(set(losses)) > 1 and np.isfinite(losses).all() and not said
+        for minutes in (MINUTES, 10 * MINUTES):  # the second one where a busy machine takes no two steps
+            user.set_minutes(dock.pretrain.minutes, minutes)
+            user.click(dock.pretrain.start)
+            job_ends(dock)
+            run = dock.session.runs("pretrain")[0]
+            assert (run.job["method"], run.job["recipe"]) == (method, "quick")
+            assert dock.session.job.phase == "Finished" and not said
+            losses = [loss for step, loss in dock.pretrain.panel.curve.points if step]
+            if len(set(losses)) > 1:
+                break
+        assert len(set(losses)) > 1 and np.isfinite(losses).all()
         assert not run.collapsed, run.collapse_report
         moved = f"loss {losses[0]:.3f} to {losses[-1]:.3f} in {dock.session.job.step} steps"
         print(f"\n{method}: {moved}; {dock.pretrain.report.text()}")
