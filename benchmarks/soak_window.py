@@ -149,7 +149,7 @@ class RandomUser:
 
     def do_use_open_layers(self) -> None:
         if self.dock.scans.use_open_layers.isEnabled():
-            self.dock.scans.use_layers()
+            self.dock.scans.use_open_layers.click()
 
     # --- layers and dimensions -----------------------------------------------------------------------
 
@@ -304,7 +304,7 @@ def run_seed(seed: int, actions: int) -> dict[str, object]:
                 print("     PROBLEM " + problems[-1], file=sys.stderr, flush=True)
         dock.jobs.stop() if dock.session.job.running else None
         wait_until(lambda: not dock.session.job.running, PATIENCE_S, "the end of the training")
-        wait_until(lambda: dock.scans._worker is None, PATIENCE_S, "the end of reading")
+        wait_until(lambda: not dock.scans.adder.busy, PATIENCE_S, "the end of reading")
         user.remember()
         dock.workspace.leave()
         lost = 0

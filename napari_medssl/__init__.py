@@ -10,16 +10,18 @@ from medssl import __version__
 if TYPE_CHECKING:
     import napari
 
-__all__ = ["__version__", "open_project"]
+__all__ = ["__version__", "view"]
 
 
-def open_project(folder: str | Path | None = None) -> napari.Viewer:
-    """Open a viewer with the dock, and optionally a project.
+def view(*paths: str | Path) -> napari.Viewer:
+    """Open a viewer with the dock, and optionally a project or scans.
 
     The caller runs the event loop (`napari.run()`).
 
     Args:
-        folder: A project folder; its last scan and slice are shown. Without one the dock is empty.
+        paths: A project folder, whose last scan and slice are shown; scans or folders of scans, which are
+            added to it, or become a new project once the user has agreed to its place. Without any, the dock
+            lists the recent projects.
 
     Returns:
         The viewer.
@@ -28,6 +30,5 @@ def open_project(folder: str | Path | None = None) -> napari.Viewer:
 
     viewer = napari.Viewer(title="napari-medssl")
     _, dock = viewer.window.add_plugin_dock_widget("napari-medssl")
-    if folder is not None:
-        dock.open(folder)
+    dock.open(*paths)
     return viewer

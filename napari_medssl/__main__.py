@@ -1,4 +1,4 @@
-"""`python -m napari_medssl [FOLDER]`: open the viewer with the dock, optionally on a project folder."""
+"""`python -m napari_medssl [PATHS]`: what `medssl view` starts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ def main() -> None:
     """Open the viewer and return when its window is closed."""
     import napari
 
-    from napari_medssl import open_project
+    from napari_medssl import view
 
-    open_project(sys.argv[1] if len(sys.argv) > 1 else None)
+    view(*sys.argv[1:])
     napari.run()
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from medssl.core.errors import UserError
-from medssl.core.files import write_whole
 from medssl.core.io.geometry import Geometry
 from medssl.core.project.project import SURE_BACKGROUND, LabelClass
 from napari.components import ViewerModel
@@ -23,7 +22,7 @@ from napari.utils import DirectLabelColormap
 from napari_medssl import layer_units
 
 KEY = "medssl"
-SCAN, ANNOTATION, PREDICTION, SIMILARITY = "scan", "annotation", "prediction", "similarity"
+SCAN, LABELS, ANNOTATION, PREDICTION, SIMILARITY = "scan", "labels", "annotation", "prediction", "similarity"
 PREVIEW = "preview"
 SURE_BACKGROUND_COLOR = "#8f9aa8"
 
@@ -128,29 +127,6 @@ def remember_file(layer: Layer, path: Path) -> None:
         layer.metadata = {**layer.metadata, KEY: {**entry_of(layer), "path": str(path.absolute())}}
 
 
-def save_image(layer: Image, folder: Path) -> Path:
-    """Write an image layer without a file as NIfTI, so that it can be added as a scan.
-
-    Returns:
-        The file that was written, in `folder`.
-
-    Raises:
-        UserError: The layer is not a 3D scalar volume ("not-scalar", "not-3d"), or the disk refuses.
-    """
-    import nibabel
-
-    if layer.multiscale or layer.rgb:
-        raise UserError(
-            f"Layer {layer.name!r} is multi-scale or RGB; a scan has a single channel.", code="not-scalar"
-        )
-    array, geometry = canonical(np.asarray(layer.data, dtype=np.float32), layer_units.attributes_of(layer))
-    image = nibabel.Nifti1Image(geometry.to_source(array), geometry.matrix)
-    image.header.set_xyzt_units("mm")
-    path = folder / f"{_file_name(layer.name)}.nii"
-    write_whole(path, lambda file: file.write(image.to_bytes()))
-    return path
-
-
 # --- making layers ----------------------------------------------------------------------------------
 
 
@@ -191,7 +167,7 @@ def labels_data(
     """
     return (
         labels,
-        {"name": name, "metadata": metadata("labels", geometry, path), **placement(geometry)},
+        {"name": name, "metadata": metadata(LABELS, geometry, path), **placement(geometry)},
         "labels",
     )
 
@@ -303,7 +279,3 @@ def colormap(classes: Sequence[LabelClass]) -> DirectLabelColormap:
 def times(shape: Iterable[int]) -> str:
     """A shape (Z, Y, X) as text, x first: "112 × 112 × 64"."""
     return " × ".join(str(int(n)) for n in reversed(tuple(shape)))
-
-
-def _file_name(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "-" for c in name).strip("-") or "layer"

@@ -94,7 +94,11 @@ class Workspace:
         scan = self.session.need_scan()
         self._remove(self.annotation_layer)
         self._remove(layers.find(self.viewer.layers, layers.SIMILARITY))
-        layer = self._layer_with(scan) or self._show_volume(scan, self.scan_loader.volume(scan))
+        layer = self._layer_with(scan)
+        if layer is None:
+            layer = self._show_volume(scan, self.scan_loader.volume(scan))
+        elif layer is not self._own_layer:
+            self._make_own(layer)
         layers.entry_of(layer)["scan"] = scan.id
         for other in self._scan_layers():
             other.visible = other is layer
@@ -103,6 +107,27 @@ class Workspace:
             self._add_annotation(self.session.annotation.labels)
         self.predictions.show_newest()
         self._restore_view(layer)
+
+    def take_over(self, layer: Image, scan: Scan, show: bool) -> None:
+        """Take in a layer that the user opened, once its scan is in the project.
+
+        A hidden layer that stayed would stretch the slider of every other scan, so a layer is removed unless
+        it shows the scan as we do, to become the layer of all scans.
+
+        Args:
+            layer: The layer.
+            scan: The scan that was added from it.
+            show: Whether the scan is shown next.
+        """
+        layers.remember_file(layer, Path(scan.source))
+        if not (show and self._layer_with(scan) is layer):
+            self._remove(layer)
+
+    def _make_own(self, layer: Image) -> None:
+        """Make a layer that the user opened the one that shows all scans, below the overlays."""
+        self._remove(self._own_layer)
+        self._own_layer = layer
+        self.viewer.layers.move(self.viewer.layers.index(layer), 0)
 
     def _layer_with(self, scan: Scan) -> Image | None:
         """The layer that shows this scan already: ours, or one that the user opened from its file."""

@@ -21,7 +21,7 @@ from qtpy.QtWidgets import QApplication
 application = QApplication([])
 from napari.components import ViewerModel
 from napari_medssl.io.samples import phantom
-from napari_medssl.layers import save_image
+from napari_medssl.io.open_layers import save
 from napari_medssl.model.job_factory import finetune_job
 from napari_medssl.widgets import Dock
 from napari.layers import Image
@@ -30,7 +30,7 @@ folder = Path(tempfile.mkdtemp())
 viewer = ViewerModel()
 dock = Dock(viewer)
 data, arguments, _ = phantom()[0]
-path = save_image(Image(data, **arguments), folder)
+path = save(Image(data, **arguments), folder).path
 dock.session.open(folder / "project")
 scan = dock.session.project.add_scan(path)
 dock.session.select(scan.id)

@@ -15,13 +15,13 @@ from medssl.core.features.similarity import has_features, open_features
 from medssl.core.labels.classes import rename_class
 from medssl.core.palette import class_color
 from medssl.core.project.damage import survey
-from medssl.core.project.project import LabelClass, Project, Run, Scan, ViewState, is_project
+from medssl.core.project.project import LabelClass, Project, Run, Scan, ViewState
 from psygnal import Signal
 
 from napari_medssl.model.annotation_model import AnnotationModel
 from napari_medssl.model.job_state import JobState
+from napari_medssl.model.project_place import place_in
 
-PROJECT_NAME = "medssl-project"
 FIRST_CLASS = LabelClass(id=1, name="Structure", color=class_color(1))
 
 
@@ -83,7 +83,7 @@ class Session:
     # --- the project ---------------------------------------------------------------------------------
 
     def open(self, folder: Path, show: bool = True) -> str | None:
-        """Open the project in a folder, or inside it, or create one there.
+        """Open the project in a folder, or inside it, or create one there, see `place_in`.
 
         Args:
             folder: The project folder, a folder that contains one, or where to create one.
@@ -97,15 +97,7 @@ class Session:
         """
         if self.job.running:
             raise UserError("A job of this project is still running; stop it first.", code="busy")
-        folder = Path(folder)
-        inside = folder / PROJECT_NAME
-        if is_project(folder):
-            project = Project.open(folder)
-        elif is_project(inside):
-            project = Project.open(inside)
-        else:
-            empty = not folder.exists() or not any(folder.iterdir())
-            project = Project.create(folder if empty else inside, (FIRST_CLASS,), or_open=True)
+        project = Project.create(place_in(Path(folder)), (FIRST_CLASS,), or_open=True)
         self.scan_leaving.emit()
         self.project, self.scan = project, None
         self.annotation.close()

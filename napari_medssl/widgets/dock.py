@@ -91,9 +91,9 @@ class Dock(QWidget):
         self._restyle()
         self.steps[0].expand()
 
-    def open(self, folder: str | Path) -> None:
-        """Open a project folder; its last scan appears once it is read."""
-        catch_errors(self.session, lambda: self.scans.open_project(Path(folder)))
+    def open(self, *paths: str | Path) -> None:
+        """Open a project folder, scans and folders of scans; what is shown appears once it is read."""
+        catch_errors(self.session, lambda: self.scans.open_paths([Path(path) for path in paths]))
 
     def _on_project(self) -> None:
         if self.session.project is not None:  # which is used in threads, too

@@ -33,7 +33,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 COMMANDS = (
-    "demo", "init", "classes", "pretrain", "finetune", "methods", "predict", "export", "features",
+    "view", "demo", "init", "classes", "pretrain", "finetune", "methods", "predict", "export", "features",
     "similarity", "evaluate", "suggest", "run", "doctor",
 )  # fmt: skip
 

@@ -48,3 +48,11 @@ def no_precompute(monkeypatch) -> None:
     from napari_medssl.engine.precompute import Precompute
 
     monkeypatch.setattr(Precompute, "on", False)
+
+
+@pytest.fixture(autouse=True)
+def own_recent_projects(monkeypatch, tmp_path) -> None:
+    """The list of recent projects is not that of the person who runs the tests."""
+    from napari_medssl.model import recent_projects
+
+    monkeypatch.setattr(recent_projects, "FILE", tmp_path / "config" / "recent-projects.json")

@@ -47,7 +47,7 @@ def dock(qtbot, said, tmp_path: Path) -> Dock:
     qtbot.addWidget(made)
     made.show()
     made.scans.add([tmp_path / "a.nii.gz"])
-    qtbot.waitUntil(lambda: made.scans._worker is None and made.session.scan is not None, timeout=10_000)
+    qtbot.waitUntil(lambda: not made.scans.adder.busy and made.session.scan is not None, timeout=10_000)
     return made
 
 

@@ -81,7 +81,7 @@ def make(qtbot, said, tmp_path):
         qtbot.addWidget(made)
         made.show()
         made.scans.add([write_scan(tmp_path / "a.nii.gz")])
-        qtbot.waitUntil(lambda: made.scans._worker is None, timeout=10_000)
+        qtbot.waitUntil(lambda: not made.scans.adder.busy, timeout=10_000)
         return made
 
     return with_engine
@@ -123,7 +123,7 @@ def test_one_bad_file_of_two_is_told_and_the_other_is_in(make, qtbot, said, tmp_
     bad = tmp_path / "bad.nii.gz"
     bad.write_bytes(b"no scan at all")
     made.scans.add([bad, write_scan(tmp_path / "b.nii.gz", 1)])
-    qtbot.waitUntil(lambda: made.scans._worker is None, timeout=10_000)
+    qtbot.waitUntil(lambda: not made.scans.adder.busy, timeout=10_000)
     assert set(made.session.project.scans) == {"a", "b"}
     ((severity, text),) = said
     assert severity == "error" and "bad.nii.gz" in text
@@ -132,7 +132,7 @@ def test_one_bad_file_of_two_is_told_and_the_other_is_in(make, qtbot, said, tmp_
 def test_a_click_in_the_table_shows_the_scan(make, qtbot, tmp_path):
     made = make()
     made.scans.add([write_scan(tmp_path / "b.nii.gz", 1)])
-    qtbot.waitUntil(lambda: made.scans._worker is None, timeout=10_000)
+    qtbot.waitUntil(lambda: not made.scans.adder.busy, timeout=10_000)
     assert made.session.scan == "b"
     made.scans.table.selectRow(0)
     assert made.session.scan == "a"
@@ -150,7 +150,9 @@ def test_sample_data_without_a_file_can_be_a_scan(qtbot, said, tmp_path, monkeyp
         and made.scans.use_open_layers.text() == "Use 1 open layer"
     )
     made.scans.use_open_layers.click()
-    qtbot.waitUntil(lambda: made.session.scan is not None and made.scans._worker is None, timeout=20_000)
+    assert made.scans.new_project.place == tmp_path / "medssl-project"
+    made.scans.new_project.create.click()
+    qtbot.waitUntil(lambda: made.session.scan is not None and not made.scans.adder.busy, timeout=20_000)
     assert made.workspace.scan_layer is phantom
     assert list(viewer.layers) == [phantom, made.workspace.annotation_layer] and made.steps[1].isExpanded()
     assert not made.scans.use_open_layers.isVisibleTo(made.scans) and not said
@@ -165,7 +167,8 @@ def test_a_layer_opened_by_a_relative_name_is_known_again(qtbot, said, tmp_path,
     made = Dock(viewer)
     qtbot.addWidget(made)
     made.scans.use_open_layers.click()
-    qtbot.waitUntil(lambda: made.session.scan is not None and made.scans._worker is None, timeout=20_000)
+    made.scans.new_project.create.click()
+    qtbot.waitUntil(lambda: made.session.scan is not None and not made.scans.adder.busy, timeout=20_000)
     assert made.workspace.scan_layer is opened and not said
     assert list(viewer.layers) == [opened, made.workspace.annotation_layer]
 

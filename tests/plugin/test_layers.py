@@ -10,9 +10,10 @@ from medssl.core.io.geometry import Geometry
 from medssl.core.io.volume import read_scan
 from medssl.core.project.project import LabelClass
 from napari.components import ViewerModel
-from napari.layers import Image
+from napari.layers import Image, Labels
 
 from napari_medssl import layer_units, layers, navigation
+from napari_medssl.io import open_layers
 
 SHAPE = (6, 8, 10)
 LPS = Geometry.of(np.diag([-2.0, -3.0, 5.0, 1.0]), SHAPE[::-1])
@@ -62,7 +63,7 @@ def test_a_plain_layer_has_the_patients_left_on_its_right(array):
 def test_a_layer_that_is_turned_lies_as_it_is_shown(array, place, tmp_path):
     """Its file says of each voxel what the layer says, in the file's axes."""
     layer = Image(array, name="turned", **place)
-    written = nibabel.load(layers.save_image(layer, tmp_path))
+    written = nibabel.load(open_layers.save(layer, tmp_path).path)
     for voxel in [(0, 0, 0), (2, 5, 1), (1, 7, 9)]:
         z, y, x = layer.data_to_world(voxel)
         assert written.affine @ (*voxel[::-1], 1) == pytest.approx((-x, -y, z, 1))
@@ -75,7 +76,7 @@ def test_a_layer_that_is_turned_lies_as_it_is_shown(array, place, tmp_path):
 )
 def test_the_units_of_a_layer_are_heeded(array, units, spacing, tmp_path):
     layer = Image(array, scale=(5, 3, 2), units=units, name="scan")
-    assert read_scan(layers.save_image(layer, tmp_path)).geometry.spacing_mm == pytest.approx(spacing)
+    assert read_scan(open_layers.save(layer, tmp_path).path).geometry.spacing_mm == pytest.approx(spacing)
     assert not layer_units.assumption(layer_units.attributes_of(layer))
 
 
@@ -98,13 +99,28 @@ def test_a_layer_with_an_undefined_scale_is_refused(array):
 
 def test_a_layer_without_a_file_becomes_one_that_reads_the_same(array, tmp_path):
     data, kwargs, _ = layers.scan_data(array, LPS, "made here")
-    volume = read_scan(layers.save_image(Image(data, **kwargs), tmp_path))
+    volume = read_scan(open_layers.save(Image(data, **kwargs), tmp_path).path)
     assert np.array_equal(volume.array, array) and volume.geometry == LPS
 
 
-def test_colour_layers_are_no_scans(tmp_path):
-    with pytest.raises(UserError, match="RGB"):
-        layers.save_image(Image(np.zeros((5, 5, 3), np.uint8), rgb=True), tmp_path)
+@pytest.mark.parametrize(
+    "layer, reason",
+    [
+        (Image(np.zeros((5, 5, 3), np.uint8), rgb=True), "RGB"),
+        (Image([np.zeros((4, 8, 8)), np.zeros((2, 4, 4))], multiscale=True), "multi-scale"),
+        (Image(np.zeros((5, 5))), "2 dimensions"),
+        (Image(np.zeros((2, 4, 5, 5))), "4 dimensions"),
+        (Image(np.zeros((0, 5, 5))), "empty"),
+        (Labels(np.zeros(SHAPE, np.uint8)), "labels"),
+    ],
+)
+def test_what_cannot_be_a_scan_has_a_reason(layer, reason):
+    assert reason in open_layers.why_unusable(layer)
+
+
+def test_a_saved_layer_never_replaces_the_file_of_another(tmp_path):
+    first, second = (open_layers.save(Image(np.full(SHAPE, v), name="Image"), tmp_path).path for v in (1, 2))
+    assert nibabel.load(first).dataobj[0, 0, 0] == 1 and nibabel.load(second).dataobj[0, 0, 0] == 2
 
 
 def test_the_annotation_layer_has_room_for_sure_background():

@@ -57,3 +57,16 @@ def test_readers_claim_no_file_that_only_ends_in_gz(manifest):
 def test_the_dock_stands_in_the_layers_menus(manifest):
     for menu in ("napari/layers/segment", "napari/layers/annotate"):
         assert [item.command for item in manifest.contributions.menus[menu]] == ["napari-medssl.dock"]
+
+
+@pytest.mark.parametrize("name", ["scan.nii.gz", "scan.nrrd", "scan.mha", "scan.dcm", "folder"])
+def test_napari_s_question_for_a_reader_has_ours_chosen(qtbot, tmp_path, name):
+    from napari._qt.dialogs.qt_reader_dialog import QtReaderDialog, prepare_remaining_readers
+
+    path = tmp_path / name
+    path.mkdir() if name == "folder" else path.touch()
+    readers = prepare_remaining_readers([str(path)])
+    assert len(readers) > 1
+    dialog = QtReaderDialog(str(path), readers=readers)
+    qtbot.addWidget(dialog)
+    assert readers["napari-medssl"] == dialog._get_plugin_choice()

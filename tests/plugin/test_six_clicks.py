@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from qtpy.QtCore import QPoint, Qt, QTimer
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QDialogButtonBox, QMenu, QMenuBar, QRadioButton, QWidget
 from user_simulation import LEFT, UserSimulation, wait_until
@@ -60,10 +60,7 @@ def open_as_napari_does(viewer, path: Path) -> int:
         question = QApplication.activeModalWidget()
         if question is None or clicks:
             return
-        ours = next(each for each in question.findChildren(QRadioButton) if each.text() == "napari-medssl")
-        if not ours.isChecked():
-            clicks.append("napari-medssl")
-            QTest.mouseClick(ours, LEFT, pos=QPoint(8, ours.height() // 2))
+        ours = next(each for each in question.findChildren(QRadioButton) if each.text() == "medssl")
         assert ours.isChecked()
         clicks.append("OK")
         ok = question.findChild(QDialogButtonBox).button(QDialogButtonBox.StandardButton.Ok)
@@ -103,6 +100,7 @@ def test_six_clicks_from_an_open_file_to_an_overlay(make_napari_viewer, data, tm
     dock.finetune.minutes.setValue(MINUTES)
 
     user.click(dock.scans.use_open_layers)
+    user.click(dock.scans.new_project.create)
     wait_until(lambda: dock.session.scan is not None and dock.steps[1].isExpanded(), 30, "taking the scan")
     layer, scan = dock.workspace.annotation_layer, np.asarray(dock.workspace.scan_layer.data)
     for index in (len(scan) // 3, len(scan) // 2):

@@ -85,7 +85,7 @@ def make(qtbot, said, tmp_path):
         dock.show()
         write_scan(tmp_path / "a.nii.gz")
         dock.scans.add([tmp_path / "a.nii.gz"])
-        qtbot.waitUntil(lambda: dock.scans._worker is None and dock.session.scan == "a", timeout=10_000)
+        qtbot.waitUntil(lambda: not dock.scans.adder.busy and dock.session.scan == "a", timeout=10_000)
         dock.annotate.new.click()
         dock.workspace.go_to(0, 4)
         dock.workspace.annotation_layer.paint((4, 5, 6), 1)

@@ -69,7 +69,7 @@ def make(qtbot, said, tmp_path):
         path = tmp_path / "a.nii.gz"
         nibabel.save(nibabel.Nifti1Image(values, np.diag([-1.5, -1.5, 4, 1])), path)
         made.scans.add([path])
-        qtbot.waitUntil(lambda: made.scans._worker is None and made.session.scan == "a", timeout=10_000)
+        qtbot.waitUntil(lambda: not made.scans.adder.busy and made.session.scan == "a", timeout=10_000)
         return made
 
     return with_engine

@@ -66,6 +66,8 @@ def test_from_a_file_to_an_exported_segmentation(window, scene, tmp_path):
 
     # open
     user.choose_file(dock.scans.files, path)
+    wait_until(dock.scans.new_project.create.isVisible, 20, "the question for a place")
+    user.click(dock.scans.new_project.create)
     wait_until(lambda: dock.session.scan is not None, 20, "opening the scan")
     assert (path.parent / "medssl-project" / "project.json").exists()
 
@@ -197,7 +199,7 @@ def test_closing_the_window_while_training_leaves_no_engine(window, scene):
     viewer, dock = window
     path = scene.path
     dock.scans.add([path])
-    wait_until(lambda: dock.session.scan is not None and dock.scans._worker is None, 20, "opening")
+    wait_until(lambda: dock.session.scan is not None and not dock.scans.adder.busy, 20, "opening")
     dock.workspace.new_annotation()
     dock.workspace.annotation_layer.paint((3, 3, 3), 1)
     user = UserSimulation(viewer, dock)
@@ -216,7 +218,7 @@ def test_closing_the_window_while_training_leaves_no_engine(window, scene):
 def test_closing_the_dock_alone_saves_and_lets_go(window, scene):
     viewer, dock = window
     dock.scans.add([scene.path])
-    wait_until(lambda: dock.session.scan is not None and dock.scans._worker is None, 20, "opening")
+    wait_until(lambda: dock.session.scan is not None and not dock.scans.adder.busy, 20, "opening")
     dock.workspace.new_annotation()
     layer, project = dock.workspace.annotation_layer, dock.session.project
     layer.paint((3, 3, 3), 1)
@@ -232,11 +234,11 @@ def test_closing_the_dock_alone_saves_and_lets_go(window, scene):
 def test_a_project_is_opened_in_a_viewer_of_its_own(scene, qapp):
     from medssl.core.project.project import Project
 
-    from napari_medssl import open_project
+    from napari_medssl import view
 
     project = Project.create(scene.path.parent / "project")
     project.add_scan(scene.path)
-    viewer = open_project(project.root)
+    viewer = view(project.root)
     wait_until(lambda: viewer.layers, 60, "reading the scan")
     assert [layer.name for layer in viewer.layers] == list(project.scans)
     viewer.close()

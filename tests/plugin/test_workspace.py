@@ -76,16 +76,16 @@ def test_two_scans_share_one_layer(desk, tmp_path):
     assert desk.scan_layer is first and len(desk.viewer.layers) == 1
 
 
-def test_a_layer_that_the_user_opened_is_used_and_never_overwritten(desk, tmp_path):
+def test_a_layer_that_the_user_opened_becomes_the_one_of_all_scans(desk, tmp_path):
     from napari_medssl.io.reader import read_one
 
     data, kwargs, _ = read_one(write_scan(tmp_path / "b.nii.gz", 1))
     opened = desk.viewer.add_image(data, **kwargs)
     first = desk.session.scan
     desk.session.select(desk.session.project.add_scan(tmp_path / "b.nii.gz").id)
-    assert desk.scan_layer is opened and len(desk.viewer.layers) == 2
+    assert list(desk.viewer.layers) == [opened] and np.array_equal(opened.data, data)
     desk.session.select(first)
-    assert desk.scan_layer is not opened and np.array_equal(opened.data, data) and not opened.visible
+    assert list(desk.viewer.layers) == [opened] and opened.visible and not np.array_equal(opened.data, data)
 
 
 def test_a_scan_whose_file_is_gone_is_shown_from_the_project(desk, tmp_path):

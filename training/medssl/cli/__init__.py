@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from medssl import __version__
-from medssl.cli import classes, demo, export, inference, methods, setup, suggest, training
+from medssl.cli import classes, demo, export, inference, methods, setup, suggest, training, view
 
 app = typer.Typer(
     name="medssl",
@@ -33,6 +33,7 @@ def _add(command: Callable[..., None], panel: str, **options: Any) -> None:
     app.command(help=text, rich_help_panel=panel, **options)(command)
 
 
+_add(view.view, START)
 _add(demo.demo, START)
 _add(setup.init, START)
 _add(classes.classes, START)
@@ -66,7 +67,7 @@ def medssl(
     A project folder holds the list of scans, the annotations, the training runs and the predictions:
 
     [bold]medssl init[/] liver scans/ --classes liver   create the project
-    [bold]napari[/]                                     annotate a few slices
+    [bold]medssl view[/] liver                          annotate a few slices
     [bold]medssl finetune[/] liver                      learn from the annotated slices
     [bold]medssl predict[/] liver new_scan.nii.gz       segment a scan
     [bold]medssl pretrain[/] liver                      optional: learn from all scans

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medssl.cli.options import DeviceOption, positive
+from medssl.cli.view import open_viewer
 
 if TYPE_CHECKING:
     from medssl.benchmarking.demo import Demo
@@ -109,7 +108,7 @@ def demo(
         )
     )
     if view:
-        open_viewer(out / "project")
+        open_viewer([out / "project"])
 
 
 def _run_demo(settings: Demo) -> None:
@@ -139,8 +138,3 @@ def _run_demo(settings: Demo) -> None:
         report.write_pictures(settings.out, material, cells, work)
     for line in report.contents(settings.out):
         typer.echo(line)
-
-
-def open_viewer(project: Path) -> None:
-    """Open a project folder in napari, in a separate process."""
-    subprocess.run([sys.executable, "-m", "napari_medssl", str(project)], check=False)
