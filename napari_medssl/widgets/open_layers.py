@@ -10,10 +10,11 @@ from qtpy.QtWidgets import QListWidget, QListWidgetItem, QWidget
 
 from napari_medssl.io.open_layers import open_layers, why_unusable
 from napari_medssl.io.scan_adder import count
+from napari_medssl.qt import not_none
 from napari_medssl.widgets.components import button, column
 from napari_medssl.workspace import Workspace
 
-ROW, ROWS = 28, 5
+ROW, ROWS = 24, 5
 
 
 class OpenLayers(QWidget):
@@ -23,6 +24,8 @@ class OpenLayers(QWidget):
         super().__init__()
         self._workspace, self._add = workspace, add
         self._listed: list[tuple[Layer, str]] = []
+        self._is_first: bool | None = None
+        """Whether the list was made while no project was open."""
         self._blocked = False
         self.choice = QListWidget()
         self.choice.setSelectionMode(QListWidget.SelectionMode.NoSelection)
@@ -36,16 +39,20 @@ class OpenLayers(QWidget):
     @property
     def chosen(self) -> list[Image]:
         """The layers to add."""
-        rows = range(self.choice.count())
-        checked = [self.choice.item(row).checkState() == Qt.CheckState.Checked for row in rows]
-        return [layer for (layer, _), on in zip(self._listed, checked, strict=True) if on]
+        items = [not_none(self.choice.item(row)) for row in range(self.choice.count())]
+        return [
+            layer
+            for (layer, _), item in zip(self._listed, items, strict=True)
+            if isinstance(layer, Image) and item.checkState() == Qt.CheckState.Checked
+        ]
 
     def refresh(self) -> None:
         """List the layers anew, if they have changed; called for each slice that is shown."""
         listed = [(layer, why_unusable(layer)) for layer in open_layers(self._workspace.viewer.layers)]
-        if listed == self._listed:
+        is_first = self._workspace.session.project is None
+        if (listed, is_first) == (self._listed, self._is_first):
             return
-        self._listed = listed
+        self._listed, self._is_first = listed, is_first
         self.choice.blockSignals(True)
         self.choice.clear()
         for layer, reason in listed:
@@ -54,9 +61,8 @@ class OpenLayers(QWidget):
         self.choice.setFixedHeight(ROW * min(len(listed), ROWS) + 10)
         reasons = [reason for _, reason in listed]
         self.choice.setVisible(len(listed) > 1 or any(reasons))
-        is_first_scan = self._workspace.session.project is None
         images = any(isinstance(layer, Image) for layer, _ in listed)
-        self.setVisible("" in reasons or (is_first_scan and images))
+        self.setVisible("" in reasons or (is_first and images))
         self._show_count()
 
     def block(self, blocked: bool) -> None:

@@ -12,7 +12,7 @@ from qtpy.QtWidgets import QListWidget, QListWidgetItem, QMenu
 from napari_medssl.model.recent_projects import RecentProject, RecentProjects
 from napari_medssl.qt import not_none
 
-ROW = 28
+ROW = 24
 FOLDER = Qt.ItemDataRole.UserRole
 
 

@@ -21,7 +21,7 @@ from napari_medssl.latest_only_worker import LatestOnlyWorker
 from napari_medssl.model.project_place import place_at_home, place_beside, place_in
 from napari_medssl.model.recent_projects import RecentProjects
 from napari_medssl.model.session import Session
-from napari_medssl.widgets.components import StepContent, button, column, hint, row
+from napari_medssl.widgets.components import StepContent, button, column, hint, row, set_primary
 from napari_medssl.widgets.new_project import NewProject
 from napari_medssl.widgets.open_layers import OpenLayers
 from napari_medssl.widgets.recent_projects import add_to_menu
@@ -65,6 +65,7 @@ class Scans(StepContent):
         )  # fmt: skip
         for signal in (session.lock_changed, session.scans_changed, session.scan_changed, self.adder.changed):
             signal.connect(self._refresh)
+        self.new_project.changed.connect(self._refresh)
         self.adder.taken_over.connect(self.ready.emit)
         self._refresh()
 
@@ -99,7 +100,7 @@ class Scans(StepContent):
         if is_project(place):
             self.open_project(place)
         else:
-            self.new_project.ask(place, "Make a new project in", self.open_project)
+            self.new_project.ask(place, "", self.open_project)
 
     def open_recent(self, folder: Path) -> None:
         """Open a project that was open before."""
@@ -113,7 +114,8 @@ class Scans(StepContent):
 
     def open_sample(self) -> None:
         """Make the sample project, unless it exists, in a thread, and open it."""
-        place, made = sample_project_place(), []
+        place = sample_project_place()
+        made: list[Path] = []
 
         def make() -> Iterator[Path]:
             make_sample_project(place)
@@ -174,7 +176,7 @@ class Scans(StepContent):
         place = place_beside(file) if file else place_at_home()
         is_known = file is not None and place.parent == file.parent and is_project(place)
         if ask and not is_known:
-            what = f"Make a project of {count(len(sources), 'scan')} in"
+            what = count(len(sources), "scan")
             self.new_project.ask(place, what, lambda agreed: self._add_to(agreed, sources))
         else:
             self._add_to(place, sources)
@@ -194,7 +196,9 @@ class Scans(StepContent):
         scans = project.scans if project else {}
         self.table.setVisible(bool(scans))
         self.orientation_note.setVisible(bool(scans))
-        self.welcome.setVisible(project is None)
+        asks = self.new_project.place is not None
+        self.welcome.setVisible(project is None and not asks)
+        set_primary(self.files, not asks)
         self.sample_note.setVisible(project is not None and is_sample(project))
         self._refresh_controls()
 

@@ -34,7 +34,7 @@ class Welcome(QWidget):
         self.projects = RecentProjectList(recent, open_project)
         place = sample_project_place()
         self.sample = button("Sample project", open_sample, f"Two synthetic CTs, in {place}")
-        note = hint(f"Two synthetic CTs with {N_PAINTED} painted slices, to try all steps; made in {place}.")
+        note = hint(f"Two synthetic CTs with {N_PAINTED} painted slices, made in ~/{place.name}.")
         column(self, self._heading, self.projects, self.sample, note).setContentsMargins(0, 0, 0, 0)
         recent.changed.connect(self._refresh)
         self._refresh()

@@ -151,7 +151,7 @@ def test_sample_data_without_a_file_can_be_a_scan(qtbot, said, tmp_path, monkeyp
     )
     made.scans.use_open_layers.click()
     assert made.scans.new_project.place == tmp_path / "medssl-project"
-    made.scans.new_project.create.click()
+    made.scans.new_project.agree.click()
     qtbot.waitUntil(lambda: made.session.scan is not None and not made.scans.adder.busy, timeout=20_000)
     assert made.workspace.scan_layer is phantom
     assert list(viewer.layers) == [phantom, made.workspace.annotation_layer] and made.steps[1].isExpanded()
@@ -167,7 +167,7 @@ def test_a_layer_opened_by_a_relative_name_is_known_again(qtbot, said, tmp_path,
     made = Dock(viewer)
     qtbot.addWidget(made)
     made.scans.use_open_layers.click()
-    made.scans.new_project.create.click()
+    made.scans.new_project.agree.click()
     qtbot.waitUntil(lambda: made.session.scan is not None and not made.scans.adder.busy, timeout=20_000)
     assert made.workspace.scan_layer is opened and not said
     assert list(viewer.layers) == [opened, made.workspace.annotation_layer]

@@ -110,7 +110,7 @@ def test_a_layer_without_a_file_becomes_one_that_reads_the_same(array, tmp_path)
         (Image([np.zeros((4, 8, 8)), np.zeros((2, 4, 4))], multiscale=True), "multi-scale"),
         (Image(np.zeros((5, 5))), "2 dimensions"),
         (Image(np.zeros((2, 4, 5, 5))), "4 dimensions"),
-        (Image(np.zeros((0, 5, 5))), "empty"),
+        (Image(np.zeros((0, 5, 5)), contrast_limits=(0, 1)), "empty"),
         (Labels(np.zeros(SHAPE, np.uint8)), "labels"),
     ],
 )

@@ -70,7 +70,7 @@ def opened(qtbot):
         dock.open(*paths)
         if dock.session.project is None:
             qtbot.waitUntil(lambda: dock.scans.new_project.place is not None, timeout=10_000)
-            dock.scans.new_project.create.click()
+            dock.scans.new_project.agree.click()
         wait(qtbot, dock)
         return dock
 
@@ -97,7 +97,7 @@ def test_the_place_of_a_project_is_shown_before_it_is_made(make, qtbot, data):
     asked = dock.scans.new_project
     assert asked.place == data / "medssl-project" and asked.isVisibleTo(dock.scans)
     assert not asked.place.exists() and dock.session.project is None
-    asked.create.click()
+    asked.agree.click()
     wait(qtbot, dock)
     assert Project.open(data / "medssl-project").scans.keys() == {"a", "b"} and not asked.isVisibleTo(dock)
 
@@ -114,7 +114,7 @@ def test_a_project_is_made_elsewhere_or_not_at_all(make, qtbot, data, tmp_path, 
     dock.open(data)
     qtbot.waitUntil(lambda: dock.scans.new_project.place is not None, timeout=10_000)
     dock.scans.new_project.elsewhere.click()
-    dock.scans.new_project.create.click()
+    dock.scans.new_project.agree.click()
     wait(qtbot, dock)
     assert dock.session.project.root == tmp_path / "study" / "medssl-project"
     assert sorted(path.name for path in data.iterdir()) == ["a.nii.gz", "b.nii.gz"]
@@ -127,7 +127,7 @@ def test_beside_scans_that_may_only_be_read_no_project_is_proposed(home, data, m
 
 
 def test_a_project_beside_the_scans_is_opened_without_a_question(make, opened, qtbot, data):
-    opened(make(), data / "a.nii.gz")
+    opened(make(), data / "a.nii.gz")._leave()
     again = make()
     again.open(data)
     wait(qtbot, again)
@@ -156,7 +156,7 @@ def use(dock: Dock, qtbot) -> None:
     """Press the button, and agree to the place of the project."""
     dock.scans.use_open_layers.click()
     if dock.session.project is None:
-        dock.scans.new_project.create.click()
+        dock.scans.new_project.agree.click()
     wait(qtbot, dock)
 
 

@@ -100,7 +100,7 @@ def test_six_clicks_from_an_open_file_to_an_overlay(make_napari_viewer, data, tm
     dock.finetune.minutes.setValue(MINUTES)
 
     user.click(dock.scans.use_open_layers)
-    user.click(dock.scans.new_project.create)
+    user.click(dock.scans.new_project.agree)
     wait_until(lambda: dock.session.scan is not None and dock.steps[1].isExpanded(), 30, "taking the scan")
     layer, scan = dock.workspace.annotation_layer, np.asarray(dock.workspace.scan_layer.data)
     for index in (len(scan) // 3, len(scan) // 2):

@@ -66,8 +66,8 @@ def test_from_a_file_to_an_exported_segmentation(window, scene, tmp_path):
 
     # open
     user.choose_file(dock.scans.files, path)
-    wait_until(dock.scans.new_project.create.isVisible, 20, "the question for a place")
-    user.click(dock.scans.new_project.create)
+    wait_until(dock.scans.new_project.agree.isVisible, 20, "the question for a place")
+    user.click(dock.scans.new_project.agree)
     wait_until(lambda: dock.session.scan is not None, 20, "opening the scan")
     assert (path.parent / "medssl-project" / "project.json").exists()
 

@@ -18,7 +18,7 @@ def view(
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="[SCAN | FOLDER | PROJECT]",
+            metavar="PATHS",
             show_default=False,
             help="Scan files, DICOM folders or folders of scans, a project folder, or a project and scans to "
             "add to it.",
