@@ -51,7 +51,7 @@ def test_every_voxel_gets_its_own_label(dims: int, slice_axis: int, shape: tuple
     image, spacing = signs(shape), list(MM)
     if dims == 2:
         spacing[slice_axis] = 5.0  # slices far apart are not blended
-    labels = segment(Threshold(), plan(dims, slice_axis=slice_axis), image, spacing, CPU)  # type: ignore[arg-type]
+    labels, _ = segment(Threshold(), plan(dims, slice_axis=slice_axis), image, spacing, CPU)  # type: ignore[arg-type]
     assert labels.dtype == np.uint8
     assert labels.flags.c_contiguous
     assert np.array_equal(labels, image > 0)
@@ -65,7 +65,7 @@ def test_a_spacing_other_than_the_plans_gives_labels_on_the_scans_own_grid(
 ) -> None:
     grid = np.stack(np.meshgrid(*map(np.arange, (20, 31, 42)), indexing="ij"), -1)
     image = 8 - np.linalg.norm((grid - [9, 14, 25]) * [1, 1.2, 0.6], axis=-1)
-    labels = segment(Threshold(), plan(dims, slice_axis=slice_axis), image.astype(np.float16), spacing, CPU)  # type: ignore[arg-type]
+    labels, _ = segment(Threshold(), plan(dims, slice_axis=slice_axis), image.astype(np.float16), spacing, CPU)  # type: ignore[arg-type]
     assert labels.shape == image.shape
     assert dice(labels, image > 0) > 0.9
 
@@ -75,7 +75,7 @@ def test_real_networks_take_every_size(dims: int) -> None:
     small = plan(dims)
     network = build(small, 3, 0).eval()
     for shape in [(5, 17, 30), (1, 3, 2), (9, 16, 16)]:
-        labels = segment(network, small, np.random.default_rng(0).normal(size=shape), (3.0, 0.8, 0.9), CPU)
+        labels, _ = segment(network, small, np.random.default_rng(0).normal(size=shape), (3.0, 0.8, 0.9), CPU)
         assert labels.shape == shape
         assert labels.max() <= 2
 
@@ -84,9 +84,9 @@ def test_slabs_leave_no_seams(monkeypatch: pytest.MonkeyPatch) -> None:
     small = plan(2)
     network = build(small, 3, 0).eval()
     image = np.random.default_rng(0).normal(size=(23, 16, 16)).astype(np.float32)
-    whole = segment(network, small, image, MM, CPU)
+    whole, _ = segment(network, small, image, MM, CPU)
     monkeypatch.setattr(scores, "PIXELS_AT_ONCE", 16 * 16 * 5)
-    slabs = segment(network, small, image, MM, CPU)
+    slabs, _ = segment(network, small, image, MM, CPU)
     assert (whole != slabs).mean() < 1e-3, "sums may round differently, nothing else"
 
 

@@ -112,6 +112,8 @@ class PredictJob(Job):
 
     weights: str = ""
     scans: tuple[str, ...] = ()
+    only_missing: bool = False
+    """Leave out scans with a current prediction and its expected Dice."""
     probabilities: bool = False
     """Also save class probabilities and uncertainty (probabilities.py)."""
 

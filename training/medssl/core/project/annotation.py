@@ -78,13 +78,13 @@ def write_annotation(
     path: Path,
     annotation: Annotation,
     shape_zyx: tuple[int, ...],
-    origin: dict[str, str | int] | None = None,
+    origin: Mapping[str, Any] | None = None,
 ) -> None:
     """Write labels, complete slices and interpolated labels as one file, atomically.
 
     Args:
         shape_zyx: Shape of the scan.
-        origin: What predicted labels were made from (origin.py).
+        origin: What predicted labels were made from (origin.py), and what is known of them.
 
     Raises:
         UserError: "wrong-shape" if the annotation does not fit the shape, "not-labels" for values beyond
@@ -189,7 +189,7 @@ def _read(path: Path, shape_zyx: tuple[int, ...]) -> tuple[_Box, np.ndarray, _Bo
 
 
 def read_origin(path: Path) -> dict[str, Any] | None:
-    """What the labels in a file of `write_annotation` were predicted from; None if it does not say.
+    """`origin` in a file of `write_annotation`; None if it has none.
 
     Raises:
         UserError: "unreadable", "newer-version".

@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 
@@ -23,6 +23,8 @@ from medssl.core.events import Emit, Progress
 from medssl.core.files import read_array, read_json, write_json, write_whole
 from medssl.core.project.origin import is_current, origin_of
 from medssl.core.project.project import Project, Run
+
+T = TypeVar("T")
 
 FORMAT = 1
 """Version of the computation of probabilities; those of another version are computed again."""
@@ -58,9 +60,9 @@ def write_probabilities(
     weights_sha256: str,
     classes: Sequence[int],
     work_axes: tuple[int, int, int],
-    predict: Callable[[WriteSlab], np.ndarray],
+    predict: Callable[[WriteSlab], T],
     emit: Emit,
-) -> np.ndarray:
+) -> T:
     """Predict a scan and write the probabilities slab by slab.
 
     The JSON file is written last: it marks the array as complete.
@@ -69,11 +71,10 @@ def write_probabilities(
         weights_sha256: Fingerprint of the weights, taken before they were loaded.
         classes: Class ids in the order of the probabilities.
         work_axes: Canonical axes in work order, see `jobs.Plan`.
-        predict: Predicts the scan, hands the probabilities of every slab to its argument, and returns the
-            labels, uint8 (Z, Y, X).
+        predict: Predicts the scan, and hands the probabilities of every slab to its argument.
 
     Returns:
-        The labels, uint8 (Z, Y, X).
+        What `predict` returns.
 
     Raises:
         UserError: "disk-full", "not-writable".
@@ -84,7 +85,7 @@ def write_probabilities(
     shape_zyx = project.scans[scan_id].geometry.shape_zyx
     slices, rows, columns = (shape_zyx[axis] for axis in work_axes)
     shape = (slices, 1 + len(classes), rows, columns)
-    labels = []
+    results = []
 
     def write(file: BinaryIO) -> None:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
@@ -96,13 +97,13 @@ def write_probabilities(
             done = (file.tell() - start) // slice_bytes
             emit(Progress("Probabilities", done / slices, done))
 
-        labels.append(predict(write_slab))
+        results.append(predict(write_slab))
         file.truncate(start + slices * slice_bytes)
 
     write_whole(path, write)
     origin = origin_of(project.scans[scan_id], weights_sha256, FORMAT)
     write_json(metadata, {"classes": list(classes), "work_axes": list(work_axes), **origin})
-    return labels[0]
+    return results[0]
 
 
 def to_uint8(probabilities: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ features/             cached dense features
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ from medssl.core.project.origin import Origin, is_current, origin_of
 from medssl.core.project.runs import Run, find_run, list_runs, make_run
 from medssl.core.project.scans import ScanStore
 from medssl.core.project.view_state import ViewState, read_view_state, write_view_state
+from medssl.core.typed import convert
 
 __all__ = [
     "FORMAT_VERSION", "IGNORE", "SURE_BACKGROUND", "Annotation", "LabelClass", "Project", "Run", "Scan",
@@ -203,12 +204,34 @@ class Project(ScanStore):
     def _origin(self, weights_sha256: str, scan_id: str) -> Origin:
         return origin_of(self._scan(scan_id), weights_sha256, PREDICTION_FORMAT)
 
+    def prediction_origin(self, run_id: str, scan_id: str) -> Origin:
+        """What a prediction of a scan by the present weights of a run is made from."""
+        return self._origin(self.run(run_id).weights_sha256, scan_id)
+
     def prediction_file(self, run_id: str, scan_id: str) -> Path:
         """Path of the prediction of a scan by a run, which need not exist yet."""
         return self.root / "runs" / run_id / "predictions" / f"{self._scan(scan_id).id}.npz"
 
+    def expected_dice(self, run_id: str, scan_id: str) -> dict[int, float] | None:
+        """Dice that the network expects of its prediction of a scan, 0..1 by class id.
+
+        None without a prediction by the present weights, and for one of a former version.
+        """
+        if not self.has_prediction(run_id, scan_id):
+            return None
+        path = self.prediction_file(run_id, scan_id)
+        stored = (read_origin(path) or {}).get("expected_dice")
+        if stored is None:
+            return None
+        return dict(convert(list[tuple[int, float]], stored, str(path), "unreadable"))
+
     def save_prediction(
-        self, run_id: str, scan_id: str, labels: np.ndarray, weights_sha256: str | None = None
+        self,
+        run_id: str,
+        scan_id: str,
+        labels: np.ndarray,
+        weights_sha256: str | None = None,
+        expected_dice: Mapping[int, float] | None = None,
     ) -> Path:
         """Save the prediction of a scan by a run; returns the path of the file.
 
@@ -216,13 +239,16 @@ class Project(ScanStore):
             labels: Class ids, uint8 (Z, Y, X).
             weights_sha256: Fingerprint of the weights that have predicted it (origin.py); that of the run's
                 present weights by default.
+            expected_dice: Dice that the network expects, 0..1 by class id.
         """
         self.need_writable()
         run = self.run(run_id)
         path = self.prediction_file(run.id, scan_id)
         origin = self._origin(run.weights_sha256 if weights_sha256 is None else weights_sha256, scan_id)
+        known = {} if expected_dice is None else {"expected_dice": list(expected_dice.items())}
         self.make_folder("runs", run_id, "predictions")
-        write_annotation(path, Annotation(labels), self.scans[scan_id].geometry.shape_zyx, origin)
+        shape_zyx = self.scans[scan_id].geometry.shape_zyx
+        write_annotation(path, Annotation(labels), shape_zyx, {**origin, **known})
         return path
 
     def segmentation(

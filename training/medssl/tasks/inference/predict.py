@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +47,8 @@ def predict(
         UserError: "not-finetuned" for a pre-training, "no-checkpoint" and others.
     """
     scans = job.scans or tuple(project.scans)
+    if job.only_missing:
+        scans = tuple(scan for scan in scans if project.expected_dice(run.id, scan) is None)
     emit(Started(run.id))
     done = predict_scans(project, run, scans, job.device, emit, should_stop, job.probabilities)
     return {"run": run.id, "scans": done, "stopped": len(done) < len(scans)}
@@ -76,21 +79,24 @@ def predict_scans(
     """
     weights_sha256 = run.weights_sha256  # before they are loaded, see origin.py
     trained = Trained.of(run.checkpoint, run.id, device_name)
-    done = []
-    for number, scan in enumerate(scans):
+    done: list[str] = []
+    begin = time.monotonic()
+    emit(Progress("prediction", 0.0))
+    for number, scan in enumerate(scans, 1):
         if should_stop():
             break
         if difference := unlike_training(trained.card, project.scans[scan]):
             emit(Notice(difference))
-        segment_scan = partial(trained.labels, project, scan)
+        segment_scan = partial(trained.segmentation, project, scan)
         classes, axes = trained.ids[1:].tolist(), trained.plan.work_axes
         with_probabilities = partial(
             write_probabilities, project, run, scan, weights_sha256, classes, axes, segment_scan, emit
         )
-        labels = with_probabilities() if probabilities else segment_scan()
-        path = project.save_prediction(run.id, scan, labels, weights_sha256)
+        labels, expected_dice = with_probabilities() if probabilities else segment_scan()
+        path = project.save_prediction(run.id, scan, labels, weights_sha256, expected_dice)
         emit(Preview(scan, str(path)))
-        emit(Progress("prediction", (number + 1) / len(scans), number + 1))
+        eta_s = (time.monotonic() - begin) / number * (len(scans) - number)
+        emit(Progress("prediction", number / len(scans), number, eta_s))
         done.append(scan)
     return done
 
@@ -138,6 +144,12 @@ class Trained:
     def labels(
         self, project: Project, scan: str, keep: Callable[[np.ndarray], None] | None = None
     ) -> np.ndarray:
+        """Segment a scan: the labels of `segmentation`, uint8 (Z, Y, X) in canonical order."""
+        return self.segmentation(project, scan, keep)[0]
+
+    def segmentation(
+        self, project: Project, scan: str, keep: Callable[[np.ndarray], None] | None = None
+    ) -> tuple[np.ndarray, dict[int, float]]:
         """Segment a scan.
 
         Args:
@@ -146,12 +158,14 @@ class Trained:
             keep: Called with the softmax scores of each slab, float32 (n, 1 + K, rows, columns), work order.
 
         Returns:
-            Class ids, uint8 (Z, Y, X) in canonical order.
+            Class ids, uint8 (Z, Y, X) in canonical order, and {class id: expected Dice}, see
+            `DiceOptimalLabels.expected_dice`.
         """
         image, spacing = project.image(scan), project.scans[scan].geometry.spacing_mm
-        return self.ids[
-            segment(self.network, self.plan, image, spacing, self.device, keep, self.location_prior)
-        ]
+        labels, expected_dice = segment(
+            self.network, self.plan, image, spacing, self.device, keep, self.location_prior
+        )
+        return self.ids[labels], dict(zip(self.ids[1:].tolist(), expected_dice, strict=True))
 
 
 def segment(
@@ -162,7 +176,7 @@ def segment(
     device: torch.device,
     keep: Callable[[np.ndarray], None] | None = None,
     location_prior: LocationPrior | None = None,
-) -> np.ndarray:
+) -> tuple[np.ndarray, list[float]]:
     """Segment an image slab by slab; only the scores of one slab are in memory.
 
     Args:
@@ -175,25 +189,20 @@ def segment(
         location_prior: Prior of the network's classes.
 
     Returns:
-        Class numbers 0..K, uint8 (Z, Y, X).
+        Class numbers 0..K, uint8 (Z, Y, X), and the expected Dice of each class 1..K.
     """
     work = np.transpose(image, plan.work_axes)
     spacing = [spacing_mm[axis] for axis in plan.work_axes]
-    labels = segment_work(network, plan, work, spacing, device, keep, location_prior).cpu().numpy()
-    return np.ascontiguousarray(np.transpose(labels, np.argsort(plan.work_axes)))
+    decision = _decide(network, plan, work, spacing, device, keep, location_prior)
+    labels = decision.labels().cpu().numpy()
+    canonical = np.ascontiguousarray(np.transpose(labels, np.argsort(plan.work_axes)))
+    return canonical, decision.expected_dice()
 
 
-@torch.inference_mode()
 def segment_work(
-    network: Network,
-    plan: Plan,
-    work: np.ndarray | Tensor,
-    spacing: Sequence[float],
-    device: torch.device,
-    keep: Callable[[np.ndarray], None] | None = None,
-    location_prior: LocationPrior | None = None,
+    network: Network, plan: Plan, work: np.ndarray | Tensor, spacing: Sequence[float], device: torch.device
 ) -> Tensor:
-    """Segment a scan in work order; like `segment` otherwise.
+    """Segment a scan in work order, without a location prior.
 
     Args:
         network: A network with a segmentation head.
@@ -201,12 +210,24 @@ def segment_work(
         work: Normalized scan in work order, (slices, rows, columns) float.
         spacing: Voxel spacing in mm in work order.
         device: Where the network is.
-        keep: Called with the softmax scores of each slab, float32 (n, 1 + K, rows, columns).
-        location_prior: Prior of the network's classes.
 
     Returns:
         Class numbers 0..K, uint8 (slices, rows, columns) on the device.
     """
+    return _decide(network, plan, work, spacing, device).labels()
+
+
+@torch.inference_mode()
+def _decide(
+    network: Network,
+    plan: Plan,
+    work: np.ndarray | Tensor,
+    spacing: Sequence[float],
+    device: torch.device,
+    keep: Callable[[np.ndarray], None] | None = None,
+    location_prior: LocationPrior | None = None,
+) -> DiceOptimalLabels:
+    """Collect the scores of a scan in work order, see `segment`."""
     decision = DiceOptimalLabels()
     for raw in scores_of_slabs(network, plan, work, spacing, device):
         scores = smooth_posteriors(raw, plan.smoothing_sigma_mm, spacing)
@@ -215,7 +236,7 @@ def segment_work(
             keep(scores.cpu().numpy())
     if location_prior is not None:
         decision.apply_prior(location_prior, spacing)
-    return decision.labels()
+    return decision
 
 
 @dataclass(frozen=True)

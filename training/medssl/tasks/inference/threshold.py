@@ -76,17 +76,28 @@ class DiceOptimalLabels:
         Returns:
             Class numbers 0..K, uint8 (slices, rows, columns), on the device of the scores.
         """
-        if self._counts is None or self._expected_size is None:
-            raise ValueError("No scores were added.")
-        thresholds = torch.cat(
-            [torch.zeros_like(self._expected_size[:1]), _thresholds(self._counts, self._expected_size)]
-        )
-        thresholds = (thresholds * (LEVELS - 1)).round().to(self._best[0].device, torch.uint8)
+        found = self._levels()
+        thresholds = torch.cat([torch.zeros_like(found[:1]), found]).to(self._best[0].device, torch.uint8)
         slabs = []
         while self._best:  # Emptied on the way, to limit the peak memory.
             best, level = self._best.pop(0), self._level.pop(0)
             slabs.append(torch.where(level >= thresholds[best.long()], best, 0))
         return torch.cat(slabs)
+
+    def expected_dice(self) -> list[float]:
+        """Dice that the probabilities promise for the labels of each class 1..K; 0 for one without a voxel."""
+        dice = _expected_dice(*self._collected())
+        return dice.gather(1, self._levels()[:, None])[:, 0].clamp(max=1).tolist()
+
+    def _levels(self) -> Tensor:
+        """(K,) lowest level of probability that is labelled, long."""
+        level = _expected_dice(*self._collected()).argmax(1)
+        return level.clamp(round(MIN_THRESHOLD * (LEVELS - 1)), round(0.5 * (LEVELS - 1)))
+
+    def _collected(self) -> tuple[Tensor, Tensor]:
+        if self._counts is None or self._expected_size is None:
+            raise ValueError("No scores were added.")
+        return self._counts, self._expected_size
 
 
 def _histogram(label: Tensor, level: Tensor, classes: int) -> Tensor:
@@ -100,12 +111,11 @@ def _reverse_cumsum(histogram: Tensor) -> Tensor:
     return histogram.flip(1).cumsum(1).flip(1)
 
 
-def _thresholds(counts: Tensor, expected_size: Tensor) -> Tensor:
-    """(K,) probability thresholds with the best expected Dice.
+def _expected_dice(counts: Tensor, expected_size: Tensor) -> Tensor:
+    """(K, LEVELS) expected Dice of the labels at each threshold.
 
     counts: (K, LEVELS) number of voxels by probability; expected_size: (K,) sum of all probabilities.
     """
     level = torch.arange(LEVELS, dtype=torch.float64) / (LEVELS - 1)
     overlap, voxels = _reverse_cumsum(counts * level), _reverse_cumsum(counts)
-    dice = 2 * overlap / (voxels + expected_size[:, None]).clamp(min=1e-9)
-    return level[dice.argmax(1)].clamp(MIN_THRESHOLD, 0.5)
+    return 2 * overlap / (voxels + expected_size[:, None]).clamp(min=1e-9)
