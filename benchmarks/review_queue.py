@@ -5,8 +5,8 @@
 
 As in the viewer: ten slices of two scans are painted, a short fine-tuning learns from them and from all other
 scans without their labels, and all scans are segmented. Each measure of quality then sorts the scans without
-their labels, and is compared with the Dice against the labels, the mean over the classes: the rank correlation
-(Spearman), and how many of the worst tenth of the scans stand in the first fifth of the queue.
+their labels, and is compared with the Dice against the labels, the mean over the classes: the rank
+correlation (Spearman), and how many of the worst tenth of the scans stand in the first fifth of the queue.
 """
 
 from __future__ import annotations

@@ -65,7 +65,9 @@ def test_a_spacing_other_than_the_plans_gives_labels_on_the_scans_own_grid(
 ) -> None:
     grid = np.stack(np.meshgrid(*map(np.arange, (20, 31, 42)), indexing="ij"), -1)
     image = 8 - np.linalg.norm((grid - [9, 14, 25]) * [1, 1.2, 0.6], axis=-1)
-    labels, _ = segment(Threshold(), plan(dims, slice_axis=slice_axis), image.astype(np.float16), spacing, CPU)  # type: ignore[arg-type]
+    labels, _ = segment(
+        Threshold(), plan(dims, slice_axis=slice_axis), image.astype(np.float16), spacing, CPU
+    )  # type: ignore[arg-type]
     assert labels.shape == image.shape
     assert dice(labels, image > 0) > 0.9
 

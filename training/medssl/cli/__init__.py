@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from medssl import __version__
-from medssl.cli import classes, demo, export, inference, methods, setup, suggest, training, view
+from medssl.cli import classes, demo, export, inference, methods, review, setup, suggest, training, view
 
 app = typer.Typer(
     name="medssl",
@@ -41,6 +41,7 @@ _add(training.pretrain, TRAIN, cls=methods.WithRecipes)
 _add(training.finetune, TRAIN)
 _add(methods.methods, TRAIN)
 _add(inference.predict, USE)
+_add(review.review, USE)
 _add(export.export, USE)
 _add(inference.features, USE)
 _add(inference.similarity, USE)

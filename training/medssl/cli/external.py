@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from medssl.core.errors import UserError
 from medssl.core.export.files import (
-    DICOM_SEG,
+    DICOM_ENDINGS,
     FATAL,
     TABLE,
     ClassVolume,
@@ -91,7 +91,7 @@ def predict_outside(
                     refuse.remark(scan_file.path, scan)
                     taken = [*(other.path for other in scans), *written]
                     target = segmentation_path(scan_file, out, taken, ending, overwrite, scan.sha256)
-                    if ending == DICOM_SEG:
+                    if ending in DICOM_ENDINGS:
                         need_dicom(scan)
                     root = str(temporary.root)
                     work(replace(job, project=root, weights=run.id, scans=(scan.id,)))

@@ -102,8 +102,8 @@ FormatOption = Annotated[
     typer.Option(
         "--format",
         metavar="FORMAT",
-        help="File format: nii.gz, nii, nrrd, mha, or dcm (DICOM-SEG, for scans that were read from a DICOM "
-        "series).",
+        help="File format: nii.gz, nii, nrrd, mha, or, for scans that were read from a DICOM series, dcm "
+        "(DICOM-SEG) or labelmap.dcm (DICOM Label Map).",
     ),
 ]
 OverwriteOption = Annotated[

@@ -11,6 +11,8 @@ from rich.table import Table
 from medssl.benchmarking.report import number, study_lines
 from medssl.benchmarking.results_log import Cell
 from medssl.core.labels.evaluate import Scores
+from medssl.core.project.contents import LabelClass
+from medssl.core.project.review import Reviewable
 
 
 def scores_table(scores: Scores, title: str) -> Table:
@@ -26,6 +28,20 @@ def scores_table(scores: Scores, title: str) -> Table:
     table.add_section()
     means = [number(scores.of_class(label_class.id)) for label_class in scores.classes]
     table.add_row("mean", *means, number(scores.mean), style="bold")
+    return table
+
+
+def review_table(queue: Sequence[Reviewable], classes: Sequence[LabelClass], title: str) -> Table:
+    """Table with a row for each prediction: its expected quality, that of each class, and its state."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("scan")
+    table.add_column("expected Dice", justify="right", style="bold")
+    for label_class in classes:
+        table.add_column(label_class.name, justify="right")
+    table.add_column("reviewed")
+    for item in queue:
+        cells = [number(item.expected_dice.get(label_class.id, math.nan)) for label_class in classes]
+        table.add_row(item.scan, number(item.quality), *cells, "accepted" if item.accepted else "")
     return table
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Notice, Progress, Started
 from medssl.core.export.files import (
-    DICOM_SEG,
+    DICOM_ENDINGS,
     FATAL,
     TABLE,
     ClassVolume,
@@ -70,7 +70,7 @@ def export_scans(
         notify(str(error))
 
     emit(Started(run.id if run else ""))
-    if ending == DICOM_SEG:
+    if ending in DICOM_ENDINGS:
         try:
             need_dicom(*(project.scans[scan_id] for scan_id in scans))
         except UserError as error:

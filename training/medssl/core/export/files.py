@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import itertools
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,15 +26,17 @@ from medssl.core.project.contents import LabelClass, Scan
 from medssl.core.project.folder import GONE
 from medssl.core.project.images import read_source
 from medssl.core.project.project import Project
+from medssl.core.project.review import is_accepted
 from medssl.core.tables import csv_bytes, safe_cell
 
 if TYPE_CHECKING:
     from medssl.core.io.dicom_seg import AlgorithmType
 
-DICOM_SEG = ".dcm"
-ENDINGS = (*WRITABLE, DICOM_SEG)
+DICOM_SEG, LABEL_MAP = ".dcm", ".labelmap.dcm"
+DICOM_ENDINGS = (DICOM_SEG, LABEL_MAP)
+ENDINGS = (*WRITABLE, *DICOM_ENDINGS)
 TABLE = "volumes.csv"
-HEADER = ("scan", "class", "voxels", "ml")
+HEADER = ("scan", "class", "voxels", "ml", "accepted")
 FATAL = ("disk-full", "not-writable", "no-folder", GONE)
 """Codes of errors that the next scan would raise, too."""
 
@@ -47,6 +49,8 @@ class ClassVolume:
     name: str
     voxels: int
     ml: float
+    accepted: bool = False
+    """Whether somebody has accepted the prediction in it (review.py)."""
 
 
 def file_name(scan_id: str, ending: str) -> str:
@@ -64,7 +68,8 @@ def check_ending(ending: str) -> str:
     if normalised not in ENDINGS:
         formats = ", ".join(known.removeprefix(".") for known in ENDINGS)
         raise UserError(
-            f"Segmentations cannot be written as {ending}; choose one of {formats} (dcm is DICOM-SEG).",
+            f"Segmentations cannot be written as {ending}; choose one of {formats} (dcm is DICOM-SEG, "
+            "labelmap.dcm a DICOM Label Map).",
             code="unsupported",
         )
     return normalised
@@ -86,8 +91,8 @@ def export_scan(
     Args:
         run_id: Fine-tuning run whose prediction fills the voxels without annotation; None exports the
             annotation alone. It needs no prediction of a scan that is annotated everywhere.
-        path: Output file. Its extension selects the format: NIfTI, NRRD, MetaImage, or DICOM-SEG for a scan
-            that was read from DICOM.
+        path: Output file. Its extension selects the format: NIfTI, NRRD, MetaImage, or DICOM-SEG and DICOM
+            Label Map for a scan that was read from DICOM.
         postprocessing: Applied to the prediction, never to the annotation.
         overwrite: Replace files that are not earlier exports of this scan.
         with_names: Write paths and names of scans into the record.
@@ -104,7 +109,7 @@ def export_scan(
         >>> export_scan(Project.open("liver"), "case-01", "0002-finetune-quick", Path("case-01.nii.gz"))
     """
     path = Path(path)
-    ending, scan = check_ending(suffix_of(path) or path.name), project.scans[scan_id]
+    ending, scan = check_ending(_ending_of(path)), project.scans[scan_id]
     check_target(path, overwrite, scan.sha256)
     annotation = project.annotation(scan_id)
     run = project.run(run_id) if run_id and needs_prediction(annotation) else None
@@ -114,18 +119,18 @@ def export_scan(
     classes = _classes(project, voxels)
     project.need_here()  # the file may be inside the project
     make_folder(path.parent)
-    if ending == DICOM_SEG:
+    if ending in DICOM_ENDINGS:
         from medssl.core.io.dicom_seg import dicom_seg_bytes  # imported late, see volume.py
 
         source = _series_of(scan)
         annotated = annotation is not None and bool(annotation.complete or annotation.labels.any())
         algorithm: AlgorithmType = "MANUAL" if run is None else "SEMIAUTOMATIC" if annotated else "AUTOMATIC"
-        content = dicom_seg_bytes(labels, scan.geometry, source, classes, algorithm)
+        content = dicom_seg_bytes(labels, scan.geometry, source, classes, algorithm, ending == LABEL_MAP)
     else:
         content = label_bytes(path, labels, scan.geometry)
-    volumes = _volumes(scan, voxels, classes)
+    volumes = _volumes(scan, voxels, classes, run is not None and is_accepted(project, run.id, scan_id))
     records = [
-        {"id": item.id, **{name: value for name, value in asdict(volume).items() if name != "scan"}}
+        {"id": item.id, "name": volume.name, "voxels": volume.voxels, "ml": volume.ml}
         for item, volume in zip(classes, volumes, strict=True)
     ]
     made_from = origin(project, scan, annotation, run, postprocessing, with_names)
@@ -133,6 +138,10 @@ def export_scan(
     if ending in (".nii", ".nii.gz"):
         _warn_of_tilt(path, scan, notify)
     return volumes
+
+
+def _ending_of(path: Path) -> str:
+    return LABEL_MAP if path.name.lower().endswith(LABEL_MAP) else suffix_of(path) or path.name
 
 
 def needs_prediction(annotation: Annotation | None) -> bool:
@@ -232,10 +241,13 @@ def _classes(project: Project, voxels: np.ndarray) -> list[LabelClass]:
     return [*project.classes, *deleted]
 
 
-def _volumes(scan: Scan, voxels: np.ndarray, classes: Sequence[LabelClass]) -> list[ClassVolume]:
+def _volumes(
+    scan: Scan, voxels: np.ndarray, classes: Sequence[LabelClass], accepted: bool
+) -> list[ClassVolume]:
     count, ml = voxels.tolist(), scan.geometry.voxel_ml
     return [
-        ClassVolume(scan.id, item.name, count[item.id], round(count[item.id] * ml, 6)) for item in classes
+        ClassVolume(scan.id, item.name, count[item.id], round(count[item.id] * ml, 6), accepted)
+        for item in classes
     ]
 
 
@@ -256,14 +268,15 @@ def write_table(path: Path, volumes: Iterable[ClassVolume], overwrite: bool = Fa
         rows.setdefault(row[0], []).append(row)
     new: dict[str, list[list[str]]] = {}
     for volume in volumes:
-        cells = [volume.scan, volume.name, str(volume.voxels), f"{volume.ml:.6f}"]
+        accepted = "yes" if volume.accepted else ""
+        cells = [volume.scan, volume.name, str(volume.voxels), f"{volume.ml:.6f}", accepted]
         new.setdefault(safe_cell(volume.scan), []).append(cells)
     write_recorded(path, csv_bytes(HEADER, itertools.chain(*{**rows, **new}.values())), {})
 
 
 def _rows(path: Path) -> list[list[str]]:
-    """Rows of a table that an earlier export wrote."""
+    """Rows of a table that an earlier export wrote; those of former versions have no last column."""
     if not path.exists():
         return []
     with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.reader(file))[1:]
+        return [row + [""] * (len(HEADER) - len(row)) for row in csv.reader(file)][1:]

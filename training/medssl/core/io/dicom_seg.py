@@ -3,7 +3,8 @@
 highdicom writes the object; this module orders the slices by position and adds header fields that anonymised
 and old files lack. Every class that occurs is a binary segment with one frame per image, including empty
 frames, ascending along the slice normal: simple readers such as ITK, which take the position of the first
-frame and count on, then see the grid of the series.
+frame and count on, then see the grid of the series. A DICOM Label Map (PS3.3 A.51, since 2024) has one frame
+per image, of segment numbers: it is smaller with many classes, but not all viewers know it.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ def dicom_seg_bytes(
     source: Path,
     classes: Sequence[LabelClass],
     algorithm_type: AlgorithmType,
+    label_map: bool = False,
 ) -> bytes:
     """Encode canonical labels as DICOM-SEG.
 
@@ -51,6 +53,7 @@ def dicom_seg_bytes(
         source: Folder of the series, or one of its files.
         classes: Those that occur become segments 1, 2, ... in this order.
         algorithm_type: Who made the segmentation.
+        label_map: Encode them as a DICOM Label Map.
 
     Returns:
         Content of the file.
@@ -75,7 +78,7 @@ def dicom_seg_bytes(
     content = io.BytesIO()
     try:
         segments = [_description(number, item, algorithm_type) for number, item in enumerate(classes, 1)]
-        segmentation = _segmentation(stack, planes, segments)
+        segmentation = _segmentation(stack, planes, segments, label_map)
         _sort_frames(segmentation)
         segmentation.save_as(content)
     except UserError:
@@ -136,7 +139,7 @@ def _description(number: int, item: LabelClass, algorithm_type: AlgorithmType) -
     )
 
 
-def _segmentation(stack: Stack, planes: np.ndarray, segments: Sequence[Any]) -> Any:
+def _segmentation(stack: Stack, planes: np.ndarray, segments: Sequence[Any], label_map: bool) -> Any:
     """The DICOM object from segment numbers, uint8 (slice along the stack, row, column)."""
     import highdicom as hd
 
@@ -149,10 +152,11 @@ def _segmentation(stack: Stack, planes: np.ndarray, segments: Sequence[Any]) -> 
         if len({image.SOPInstanceUID for image in images}) < len(images):
             raise ValueError("several images share one SOP Instance UID")
         frames = planes
+    kinds = hd.seg.SegmentationTypeValues
     return hd.seg.Segmentation(
         source_images=images,
         pixel_array=np.ascontiguousarray(frames),
-        segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
+        segmentation_type=kinds.LABELMAP if label_map else kinds.BINARY,
         segment_descriptions=segments,
         series_instance_uid=hd.UID(),
         series_number=1000,
@@ -214,7 +218,8 @@ def _sort_frames(segmentation: Any) -> None:
     frames = list(segmentation.PerFrameFunctionalGroupsSequence)
     plane = segmentation.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0]
     normal = np.cross(*np.array(plane.ImageOrientationPatient, float).reshape(2, 3))
-    if len(segmentation.SegmentSequence) == 1:  # stored once for all frames
+    is_map = segmentation.SegmentationType == "LABELMAP"
+    if is_map or len(segmentation.SegmentSequence) == 1:  # of all frames, or stored once for all
         segment = [1] * count
     else:
         segment = [frame.SegmentIdentificationSequence[0].ReferencedSegmentNumber for frame in frames]
@@ -222,7 +227,9 @@ def _sort_frames(segmentation: Any) -> None:
     order = np.lexsort((positions @ normal, np.array(segment)))
     segmentation.PerFrameFunctionalGroupsSequence = [frames[number] for number in order]
     packed = np.frombuffer(segmentation.PixelData, np.uint8)
-    if size % 8 == 0:
+    if is_map:  # a byte per pixel, as there are at most 254 classes
+        packed = packed[: count * size].reshape(count, size)[order].ravel()
+    elif size % 8 == 0:
         packed = packed[: count * size // 8].reshape(count, -1)[order].ravel()
     else:  # frames start within a byte
         bits = np.unpackbits(packed, count=count * size, bitorder="little").reshape(count, size)

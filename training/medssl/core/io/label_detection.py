@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from medssl.core.io.dicom_labels import dicom_labels_in
 from medssl.core.io.labels import (
     LabelVolume,
     as_labels,
     count_values,
-    dicom_seg_of,
     read_labels,
     segments_of,
     whole_numbers,
@@ -43,7 +43,7 @@ def read_scan_or_labels(path: Path) -> Volume | LabelVolume:
         UserError: Those of `read_scan` and `read_labels`.
     """
     path = Path(path)
-    if path.name.lower().endswith((".seg.nrrd", ".seg.nhdr")) or dicom_seg_of(path):
+    if path.name.lower().endswith((".seg.nrrd", ".seg.nhdr")) or _is_dicom_labels(path):
         return read_labels(path)
     reading = read_voxels(path, labels=True)
     array = reading.array
@@ -52,6 +52,15 @@ def read_scan_or_labels(path: Path) -> Volume | LabelVolume:
     if is_mask or (is_volume and looks_like_labels(array, path.name)):
         return as_labels(path, array, reading.geometry, segments_of(path))
     return as_scan(path, reading) if is_volume else read_scan(path)  # which says what is wrong
+
+
+def _is_dicom_labels(path: Path) -> bool:
+    file = dicom_labels_in(path)
+    if file is None or file == path:
+        return file is not None
+    from medssl.core.io.read_dicom_seg import is_rtstruct
+
+    return not is_rtstruct(file)  # which often lies beside the slices of its scan
 
 
 def looks_like_labels(array: np.ndarray, name: str = "") -> bool:

@@ -1,9 +1,10 @@
 """Names and colours of labels: from the label file itself, or from a table beside it.
 
 In the file: the segments of 3D Slicer's .seg.nrrd, and the label table that TotalSegmentator and Connectome
-Workbench add to NIfTI headers. Beside it, under its name: BIDS (.tsv), ITK-SNAP (.txt), 3D Slicer and
-FreeSurfer (.ctbl). In its folder or the one above: the dataset.json of the Medical Segmentation Decathlon and
-of nnU-Net.
+Workbench add to NIfTI headers. Beside it, under its name: BIDS (.tsv), ITK-SNAP (.txt, .label), 3D Slicer and
+FreeSurfer (.ctbl, and -label_ColorTable.ctbl of exported segments). In its folder: the only label descriptions
+of ITK-SNAP (.label). There or in the folder above: the dataset.json of the Medical Segmentation Decathlon and of
+nnU-Net.
 """
 
 from __future__ import annotations
@@ -96,9 +97,13 @@ def nifti_segments(header: Any) -> tuple[Segment, ...]:
 def segments_beside(path: Path) -> tuple[Segment, ...]:
     """Segments of the table that lies beside a label file; empty for none, or for one that cannot be read."""
     stem = path.name.partition(".")[0]
-    readers = ((".tsv", _tsv), (".txt", _snap), (".ctbl", _color_table))
-    for suffix, parse in readers:
-        table = path.with_name(stem + suffix)
+    readers = ((".tsv", _tsv), (".txt", _snap), (".label", _snap), (".ctbl", _color_table),
+               ("_ColorTable.ctbl", _color_table), ("-label_ColorTable.ctbl", _color_table))  # fmt: skip
+    tables = [(path.with_name(stem + suffix), parse) for suffix, parse in readers]
+    descriptions = list(path.parent.glob("*.label"))
+    if len(descriptions) == 1:
+        tables.append((descriptions[0], _snap))
+    for table, parse in tables:
         if table.is_file() and (segments := tuple(parse(_lines(table)))):
             return segments
     for folder in (path.parent, path.parent.parent):

@@ -1,7 +1,8 @@
 """Read label files for a scan: whole numbers on its grid, with the names and colours that the file has.
 
 Accepted are integer volumes, floating-point volumes whose values are nearly whole numbers, one channel for
-each label, folders with one mask for each structure, the segmentations of 3D Slicer and DICOM-SEG.
+each label, folders with one mask for each structure, the segmentations of 3D Slicer, DICOM-SEG and RTSTRUCT
+(dicom_labels.py).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from medssl.core.io.geometry import Geometry
 from medssl.core.io.label_grid import on_grid
 from medssl.core.io.label_names import LabelTable, Segment, nifti_segments, nrrd_segments, segments_beside
 from medssl.core.io.mask_folder import masks_in, merge_masks
-from medssl.core.io.volume import NIFTI, catch_memory_error, is_series, read_voxels, suffix_of
+from medssl.core.io.volume import NIFTI, catch_memory_error, read_voxels, suffix_of
 
 MAX_ROUNDING = 0.02
 """Largest difference of a value from a whole number: scaled integers and interpolation leave such."""
@@ -35,8 +36,8 @@ class LabelVolume:
         names: {value: name}, where the file has names.
         colors: {value: "#rrggbb"}, where the file has colours.
         notes: What was done to the content of the file, for the user: "NaN taken as 0".
-        is_segmentation: Its format, .seg.nrrd or DICOM-SEG, covers a part of the scan only and numbers its
-            segments anew in each file.
+        is_segmentation: Its format, .seg.nrrd, DICOM-SEG or RTSTRUCT, covers a part of the scan only and
+            numbers its segments anew in each file.
     """
 
     array: np.ndarray
@@ -63,14 +64,16 @@ def read_labels(path: Path, scan: Geometry | None = None) -> LabelVolume:
 
     Args:
         path: A file; a folder with one mask for each structure, named after it; or a folder with one
-            DICOM-SEG file or one DICOM series.
-        scan: Grid of the scan; the labels are padded or cropped to it. None leaves them on their own grid.
+            DICOM-SEG or RTSTRUCT file or one DICOM series.
+        scan: Grid of the scan; the labels are padded or cropped to it. None leaves them on their own grid,
+            which contours have not.
 
     Returns:
         The labels with names, colours and notes.
 
     Raises:
-        UserError: "not-labels", "other-grid", and those of `read_scan` except "not-finite" and "constant".
+        UserError: "not-labels", "other-grid", "no-grid", and those of `read_scan` except "not-finite" and
+            "constant".
 
     Example:
         >>> labels = read_labels(Path("liver.seg.nrrd"), project.scans["liver"].geometry)
@@ -80,7 +83,10 @@ def read_labels(path: Path, scan: Geometry | None = None) -> LabelVolume:
     path = Path(path)
     if masks := masks_in(path):
         return _read_masks(path, masks, scan)
-    labels = _read_segmentation(path, scan) or _read_file(path)
+    from medssl.core.io.dicom_labels import dicom_labels_in, read_dicom_labels  # which needs this
+
+    file = dicom_labels_in(path)
+    labels = read_dicom_labels(file, scan) if file else _read_file(path)
     if scan is None:
         return labels
     array, notes = on_grid(str(path), labels.array, labels.geometry, scan, labels.is_segmentation)
@@ -225,29 +231,6 @@ def segments_of(path: Path) -> tuple[Segment, ...]:
 
         segments = nifti_segments(nibabel.load(path).header)
     return segments or segments_beside(path)
-
-
-def dicom_seg_of(path: Path) -> Path | None:
-    """The DICOM-SEG file that a path is, or the only one in a folder; None for anything else."""
-    if not path.exists() or not is_series(path):
-        return None
-    from medssl.core.io.read_dicom_seg import segmentation_in  # loads SimpleITK
-
-    return segmentation_in(path)
-
-
-def _read_segmentation(path: Path, scan: Geometry | None) -> LabelVolume | None:
-    """Labels of a DICOM-SEG; None if the path is anything else."""
-    file = dicom_seg_of(path)
-    if file is None:
-        return None
-    from medssl.core.io.read_dicom_seg import read_dicom_seg
-
-    array, geometry, segments, overlap, fractional = read_dicom_seg(file, scan)
-    notes = overlap_note(overlap) + (
-        ("fractions from one half on taken as the segment",) if fractional else ()
-    )
-    return replace(as_labels(file, array, geometry, segments), notes=notes, is_segmentation=True)
 
 
 def _merge(

@@ -19,29 +19,38 @@ from medssl.core.io.label_names import Segment
 
 SEGMENTATIONS = (SEGMENTATION, "1.2.840.10008.5.1.4.1.1.66.7")
 """SOP classes: binary or fractional segments, and label maps."""
+RTSTRUCT = "1.2.840.10008.5.1.4.1.1.481.3"
+"""SOP class of contours (rtstruct.py)."""
 TOLERANCE = 0.05
 """Largest distance of a frame from its slice, in slice spacings."""
 
 
 def segmentation_in(path: Path) -> Path | None:
-    """The DICOM-SEG that a path is, or the only one in a folder; None for anything else."""
+    """The DICOM-SEG or RTSTRUCT that a path is, or the only one in a folder; None for anything else."""
     if path.is_dir():
         files = [file for file in sorted(path.iterdir()) if file.is_file() and segmentation_in(file)]
         return files[0] if len(files) == 1 else None
-    if not path.is_file() or not looks_like_dicom(path):
-        return None
-    tags = ["SOPClassUID"]
-    return (
-        path
-        if pydicom.dcmread(path, force=True, specific_tags=tags).get("SOPClassUID") in SEGMENTATIONS
-        else None
-    )
+    is_dicom = path.is_file() and looks_like_dicom(path)
+    return path if is_dicom and _sop_class(path) in (*SEGMENTATIONS, RTSTRUCT) else None
+
+
+def is_rtstruct(path: Path) -> bool:
+    """Whether a DICOM file holds contours."""
+    return _sop_class(path) == RTSTRUCT
+
+
+def _sop_class(path: Path) -> str:
+    return str(pydicom.dcmread(path, force=True, specific_tags=["SOPClassUID"]).get("SOPClassUID"))
 
 
 def referenced_series(path: Path) -> set[str]:
-    """Series Instance UIDs of the images that a DICOM-SEG refers to."""
+    """Series Instance UIDs of the images that a DICOM-SEG or RTSTRUCT refers to."""
     header = pydicom.dcmread(path, stop_before_pixels=True)
-    return {str(item.SeriesInstanceUID) for item in header.get("ReferencedSeriesSequence") or ()}
+    series = list(header.get("ReferencedSeriesSequence") or ())
+    for frame in header.get("ReferencedFrameOfReferenceSequence") or ():
+        for study in frame.get("RTReferencedStudySequence") or ():
+            series += study.get("RTReferencedSeriesSequence") or ()
+    return {str(item.SeriesInstanceUID) for item in series}
 
 
 def read_dicom_seg(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medssl.core.errors import UserError
-from medssl.core.io.labels import dicom_seg_of
+from medssl.core.io.dicom_labels import dicom_labels_in
 from medssl.core.io.volume import ITK, NIFTI, READABLE, is_series, suffix_of
 
 LABEL_WORDS = {
@@ -99,7 +99,7 @@ def label_files(folder: Path, scans: set[Path] | frozenset[Path] = frozenset()) 
     def may_hold_labels(path: Path) -> bool:
         if suffix_of(path) == ".img" and path.with_suffix(".hdr").exists():
             return False  # the pair is listed by its header
-        return suffix_of(path) in (*NIFTI, *ITK) or dicom_seg_of(path) is not None
+        return suffix_of(path) in (*NIFTI, *ITK) or dicom_labels_in(path) is not None
 
     files = [
         path
@@ -169,7 +169,7 @@ def _scan_keys(scan_id: str, source: Path, sources: Mapping[str, Path], files: l
 
 def _label_keys(file: Path, folder: Path) -> Iterator[Key]:
     """The same names of a label file."""
-    if dicom_seg_of(file):
+    if dicom_labels_in(file):
         from medssl.core.io.read_dicom_seg import referenced_series
 
         yield from ((0, uid) for uid in referenced_series(file))

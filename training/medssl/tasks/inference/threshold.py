@@ -85,7 +85,7 @@ class DiceOptimalLabels:
         return torch.cat(slabs)
 
     def expected_dice(self) -> list[float]:
-        """Dice that the probabilities promise for the labels of each class 1..K; 0 for one without a voxel."""
+        """Expected Dice of the labels of each class 1..K by the probabilities; 0 without a voxel."""
         dice = _expected_dice(*self._collected())
         return dice.gather(1, self._levels()[:, None])[:, 0].clamp(max=1).tolist()
 
