@@ -34,7 +34,7 @@ from typer.testing import CliRunner
 
 COMMANDS = (
     "view", "demo", "init", "classes", "pretrain", "finetune", "methods", "predict", "export", "features",
-    "similarity", "evaluate", "suggest", "run", "doctor",
+    "similarity", "evaluate", "review", "suggest", "run", "doctor",
 )  # fmt: skip
 
 
@@ -118,6 +118,7 @@ def test_tables_of_results_are_made_without_torch() -> None:
         ("features", "nowhere"),
         ("similarity", "nowhere", "scan", "1", "2", "3"),
         ("evaluate", "nowhere", "--labels", "labels"),
+        ("review", "nowhere"),
         ("suggest", "nowhere"),
         ("demo", "--data", "nowhere"),
     ],

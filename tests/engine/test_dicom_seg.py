@@ -14,6 +14,7 @@ from dicom_files import SHAPE, numbered, write_series
 from medssl.core.errors import UserError
 from medssl.core.io.dicom import read_stack
 from medssl.core.io.dicom_seg import AlgorithmType, dicom_seg_bytes
+from medssl.core.io.labels import read_labels
 from medssl.core.io.volume import read_scan
 from medssl.core.project.contents import LabelClass
 from pydicom.uid import generate_uid
@@ -29,13 +30,17 @@ LPS = np.array([-1.0, -1.0, 1.0])
 
 
 def written(
-    source: Path, path: Path, classes: Sequence[LabelClass] = CLASSES, how: AlgorithmType = "SEMIAUTOMATIC"
+    source: Path,
+    path: Path,
+    classes: Sequence[LabelClass] = CLASSES,
+    how: AlgorithmType = "SEMIAUTOMATIC",
+    label_map: bool = False,
 ) -> np.ndarray:
     """Write random labels of a series as DICOM-SEG and return them, (Z, Y, X)."""
     geometry = read_scan(source).geometry
     values = np.array([0, 0, *(item.id for item in classes)], np.uint8)
     labels = np.random.default_rng(0).choice(values, geometry.shape_zyx)
-    path.write_bytes(dicom_seg_bytes(labels, geometry, source, classes, how))
+    path.write_bytes(dicom_seg_bytes(labels, geometry, source, classes, how, label_map))
     return labels
 
 
@@ -103,6 +108,22 @@ def test_a_segmentation_of_any_direction_and_file_order_is_read_back_voxel_by_vo
     labels = written(series, path)
     assert_highdicom_finds_each_voxel(labels, series, path)
     assert_itk_finds_each_voxel(labels, series, path)
+
+
+@pytest.mark.parametrize("geometry", DIRECTIONS.values(), ids=DIRECTIONS)
+def test_a_label_map_has_one_frame_for_each_image_and_every_voxel(tmp_path: Path, geometry: dict) -> None:
+    series, path = tmp_path / "series", tmp_path / "out.dcm"
+    write_series(series, names=[f"{name}.dcm" for name in "caebfd"], **geometry)
+    labels = written(series, path, label_map=True)
+    header = pydicom.dcmread(path)
+    assert header.SOPClassUID.name == "Label Map Segmentation Storage" and header.NumberOfFrames == SHAPE[0]
+    assert_highdicom_finds_each_voxel(labels, series, path)
+    scan = read_scan(series).geometry
+    back = read_labels(path, scan)
+    assert np.array_equal(np.array([0, 1, 7])[back.array], labels)
+    assert back.names == {1: "Liver", 2: "Gefäß"}
+    image = sitk.ReadImage(str(path))
+    assert np.array_equal(scan.to_canonical(sitk.GetArrayFromImage(image).T), back.array)
 
 
 @pytest.mark.data

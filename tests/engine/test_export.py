@@ -68,6 +68,14 @@ def test_dicom_in_dicom_seg_out(dicom_project: Project, tmp_path: Path) -> None:
     assert np.array_equal(volume.array, ours)
 
 
+def test_the_ending_asks_for_a_label_map(dicom_project: Project, tmp_path: Path) -> None:
+    export_scan(dicom_project, "series", RUN, tmp_path / "series.labelmap.dcm")
+    found = highdicom.seg.segread(tmp_path / "series.labelmap.dcm")
+    assert found.segmentation_type == highdicom.seg.SegmentationTypeValues.LABELMAP
+    result, _ = run_job(dicom_project, job(dicom_project, tmp_path / "out", ending="labelmap.dcm"))
+    assert [Path(path).name for path in result["written"]] == ["series_segmentation.labelmap.dcm"]
+
+
 def test_dicom_in_nifti_out_on_the_same_grid(dicom_project: Project, tmp_path: Path) -> None:
     export_scan(dicom_project, "series", RUN, tmp_path / "out.nii.gz")
     written, geometry = nibabel.load(tmp_path / "out.nii.gz"), dicom_project.scans["series"].geometry

@@ -151,14 +151,16 @@ def beside(folder: Path, kind: str) -> None:
             (folder / "dataset.json").write_text(json.dumps(labels))
         case ".tsv":
             (folder / "a.tsv").write_text("index\tname\tcolor\n1\tliver\t#FF8000\n2\ttumor\t#0000ff\n")
-        case ".txt":
+        case "a.txt" | "any name.label":
             lines = ["# ITK-SNAP", '1 255 128 0 1 1 1 "liver"', '2 0 0 255 1 1 1 "tumor"']
-            (folder / "a.txt").write_text("\n".join(lines))
-        case ".ctbl":
-            (folder / "a.ctbl").write_text("# Slicer\n1 liver 255 128 0 255\n2 tumor 0 0 255 255\n")
+            (folder / kind).write_text("\n".join(lines))
+        case _:
+            (folder / kind).write_text("# Slicer\n1 liver 255 128 0 255\n2 tumor 0 0 255 255\n")
 
 
-@pytest.mark.parametrize("kind", ["dataset.json", ".tsv", ".txt", ".ctbl"])
+@pytest.mark.parametrize(
+    "kind", ["dataset.json", ".tsv", "a.txt", "any name.label", "a.ctbl", "a-label_ColorTable.ctbl"]
+)
 def test_names_come_from_the_table_beside_the_file(tmp_path: Path, kind: str) -> None:
     path = nifti(tmp_path / "a.nii.gz", made().astype(np.uint8))
     beside(tmp_path, kind)

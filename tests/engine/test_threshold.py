@@ -49,6 +49,18 @@ def test_no_threshold_is_expected_to_give_a_better_dice(sharp: float, height: fl
     assert ours > max(others) - 0.005
 
 
+@pytest.mark.parametrize(("sharp", "height"), [(40, 1.0), (4, 0.9), (8, 0.45)])
+def test_the_expected_dice_is_that_of_structures_drawn_as_the_probabilities_say(
+    sharp: float, height: float
+) -> None:
+    probability = blob(sharp, height)
+    decision = DiceOptimalLabels()
+    decision.add(scores_of(probability, torch.zeros_like(probability)))
+    found, missing = decision.expected_dice()
+    assert missing == 0
+    assert abs(found - expected_dice(decision.labels(), probability)) < 0.005
+
+
 def test_a_structure_that_is_unsure_everywhere_is_found_where_the_likeliest_class_says_nothing() -> None:
     probability = blob(30, 0.4)
     assert (scores_of(probability).argmax(1) == 0).all()
