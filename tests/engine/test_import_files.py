@@ -45,7 +45,10 @@ def init(folder: Path, *arguments: str) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in given])
 
 
-@pytest.mark.parametrize("complete, slices", [("labelled", [2, 3]), ("all", list(range(6))), ("none", [])])
+@pytest.mark.parametrize(
+    "complete, slices",
+    [("labelled", [2, 3]), ("ends", list(range(6))), ("all", list(range(6))), ("none", [])],
+)
 def test_labels_become_annotations(folder: Path, complete: str, slices: list[int]) -> None:
     result = init(folder, "--complete", complete)
     assert result.exit_code == 1 and "another voxel grid" in result.output  # of the third patient

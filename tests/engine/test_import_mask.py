@@ -55,6 +55,27 @@ def test_slices_that_show_something_are_complete_if_that_is_wanted(axis: int, sl
     assert brought.complete == tuple((axis, index) for index in slices)
 
 
+def test_empty_slices_beyond_both_ends_are_complete_if_that_is_wanted_and_gaps_are_not() -> None:
+    labels = np.zeros((8, 3, 3), np.uint8)
+    labels[[2, 4], 1, 1] = 5
+    imported = import_assigned(labels, Annotation(np.zeros_like(labels)), ClassIds({5: 1}), 0, "ends")
+    assert [index for _, index in imported.complete] == [0, 1, 2, 4, 5, 6, 7]
+
+
+def test_chosen_classes_take_the_place_of_those_that_were_proposed() -> None:
+    """Of four labels, one goes into another class, one becomes a class of its own, one is left out."""
+    classes = (LabelClass(1, "Structure", "#ff0000"), LabelClass(2, "Spleen", "#00ff00"))
+    table = LabelTable({1: "Liver", 2: "Spleen", 3: "Kidney", 4: "Body"})
+    proposed = assign_ids("mask", [1, 2, 3, 4], table, classes)
+    assert proposed.ids == {1: 1, 2: 2, 3: 3, 4: 4} and len(proposed.classes) == 3
+    chosen = with_choices("mask", proposed, {1: 2, 2: NEW_CLASS, 3: 3}, table, classes, used={1, 2, 5})
+    assert chosen.ids == {1: 2, 2: 4, 3: 3}
+    assert [(item.id, item.name) for item in chosen.classes] == [(3, "Kidney"), (4, "Spleen")]
+    labels = np.arange(5, dtype=np.uint8).reshape(1, 1, 5)
+    imported = import_assigned(labels, Annotation(np.zeros_like(labels)), chosen, 0, "none")
+    assert imported.voxels.tolist() == [1, 2, 3] and imported.labels.tolist() == [2, 4, 3]
+
+
 def test_a_mask_of_nothing_is_refused() -> None:
     with pytest.raises(UserError) as error:
         import_mask("m.nii", np.zeros(SHAPE, np.uint8), nothing(), CLASSES)

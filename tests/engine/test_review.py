@@ -1,4 +1,4 @@
-"""The review queue: what a network expects of its predictions, which are accepted, and what the export says."""
+"""The review queue: what a network expects of its predictions, what is accepted, and where that is said."""
 
 from __future__ import annotations
 

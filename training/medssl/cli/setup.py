@@ -71,10 +71,10 @@ def init(
         ),
     ] = None,
     complete: Annotated[
-        Literal["labelled", "all", "none"],
+        Literal["labelled", "ends", "all", "none"],
         typer.Option(
             help="Slices of the label files in which unlabelled voxels are background: those with labels, "
-            "all, or none."
+            "also the empty ones beyond both ends of them, all, or none."
         ),
     ] = "labelled",
 ) -> None:

@@ -1,10 +1,10 @@
 """Names and colours of labels: from the label file itself, or from a table beside it.
 
 In the file: the segments of 3D Slicer's .seg.nrrd, and the label table that TotalSegmentator and Connectome
-Workbench add to NIfTI headers. Beside it, under its name: BIDS (.tsv), ITK-SNAP (.txt, .label), FreeSurfer and
-3D Slicer (.ctbl; -label_ColorTable.ctbl of exported segments). In its folder: the only label descriptions of
-ITK-SNAP (.label). There or in the folder above: the dataset.json of the Medical Segmentation Decathlon and of
-nnU-Net.
+Workbench add to NIfTI headers. Beside it, under its name: BIDS (.tsv), ITK-SNAP (.txt, .label), FreeSurfer
+and 3D Slicer (.ctbl; -label_ColorTable.ctbl of exported segments). In its folder: the only label descriptions
+of ITK-SNAP (.label). There or in the folder above: the dataset.json of the Medical Segmentation Decathlon and
+of nnU-Net.
 """
 
 from __future__ import annotations

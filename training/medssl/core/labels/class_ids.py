@@ -21,6 +21,8 @@ from medssl.core.project.contents import LabelClass, valid_class_name
 
 MASK_VALUE = 255
 """Foreground of 8-bit masks, whose class no id can name."""
+NEW_CLASS = 0
+"""Stands for a new class among ids."""
 DEFAULT_NAME = re.compile(r"(Structure|Label|Class)( \d+)?", re.ASCII)
 """Names that the program gives; a name from a file replaces them."""
 
@@ -106,13 +108,42 @@ def assign_ids(
     for value in values:
         if value not in ids:
             ids[value] = _free_id(name, value, {*now, *used}, {*values, *reserved})
-            now[ids[value]] = LabelClass(
-                ids[value],
-                table.names.get(value, f"Label {value}"),
-                table.colors.get(value, class_color(ids[value])),
-                () if ids[value] == value else (value,),
-            )
+            now[ids[value]] = _new_class(ids[value], value, table)
     return ClassIds(ids, tuple(item for item in now.values() if item not in classes))
+
+
+def with_choices(
+    name: str,
+    proposed: ClassIds,
+    choices: Mapping[int, int],
+    table: LabelTable,
+    classes: Sequence[LabelClass],
+    used: Collection[int] = (),
+) -> ClassIds:
+    """Class ids as somebody has chosen them.
+
+    Args:
+        name: Name of the file for the message.
+        proposed: Result of `assign_ids`.
+        choices: {value: id of a class, or `NEW_CLASS`}; other values are left out.
+        table: What the file says of its labels.
+        classes: Classes of the project.
+        used: Ids that no new class may have (`classes.used_ids`).
+
+    Returns:
+        The ids, and of the proposed changes of classes those that are still due, with the new classes.
+
+    Raises:
+        UserError: "too-many".
+    """
+    ids = dict(choices)
+    kept = {class_id for value, class_id in choices.items() if class_id == proposed.ids[value]}
+    changed = {item.id: item for item in proposed.classes if item.id in kept}
+    taken = {*used, *changed, *(item.id for item in classes), *ids.values()}
+    for value in (value for value, class_id in choices.items() if class_id == NEW_CLASS):
+        ids[value] = _free_id(name, value, {*taken, *ids.values()}, ())
+        changed[ids[value]] = _new_class(ids[value], value, table)
+    return ClassIds(ids, tuple(changed.values()))
 
 
 def map_values(labels: np.ndarray, ids: Mapping[int, int]) -> np.ndarray:
@@ -135,6 +166,11 @@ def map_values(labels: np.ndarray, ids: Mapping[int, int]) -> np.ndarray:
     return result
 
 
+def _new_class(class_id: int, value: int, table: LabelTable) -> LabelClass:
+    name, color = table.names.get(value, f"Label {value}"), table.colors.get(value, class_color(class_id))
+    return LabelClass(class_id, name, color, () if class_id == value else (value,))
+
+
 def _key(name: str) -> str:
     """A name without case, and with every separator alike: "Left_Kidney" is "left kidney"."""
     return " ".join(re.split(r"[\s_.-]+", name.strip().casefold()))
@@ -146,7 +182,7 @@ def _may_be(value: int, item: LabelClass) -> bool:
     return default is not None and (value in item.values or int(default[2] or item.id) == value)
 
 
-def _free_id(name: str, value: int, taken: set[int], reserved: set[int]) -> int:
+def _free_id(name: str, value: int, taken: set[int], reserved: Collection[int]) -> int:
     if 1 <= value <= MAX_CLASSES and value not in taken:
         return value
     free = [number for number in range(1, MAX_CLASSES + 1) if number not in taken]

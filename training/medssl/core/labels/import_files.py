@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -15,12 +14,10 @@ from medssl.core.io.label_names import LabelTable
 from medssl.core.io.labels import read_labels
 from medssl.core.labels.class_ids import assign_ids, map_values
 from medssl.core.labels.classes import used_ids
-from medssl.core.labels.import_mask import labelled_slices
+from medssl.core.labels.import_mask import Completeness, complete_slices
 from medssl.core.project.annotation import Annotation
 from medssl.core.project.project import LabelClass, Project
 
-Completeness = Literal["labelled", "all", "none"]
-"""Which slices of an imported file become complete: those with labels, all, or none."""
 Described = tuple[list[int], LabelTable]
 """The values of a label file, and what it says of them."""
 ANISOTROPIC = 1.3
@@ -125,6 +122,4 @@ def _complete_slices(
     """Slices that become complete: across the axis with the largest spacing, or axial ones."""
     spacing = np.array(geometry.spacing_mm)
     axis = int(np.argmax(spacing)) if spacing.max() > ANISOTROPIC * spacing.min() else 0
-    if complete == "all":
-        return tuple((axis, index) for index in range(labels.shape[axis]))
-    return tuple(sorted(labelled_slices(labels, axis))) if complete == "labelled" else ()
+    return tuple(sorted(complete_slices(labels, axis, complete)))

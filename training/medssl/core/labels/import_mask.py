@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from medssl.core.errors import UserError
 from medssl.core.io.label_names import LabelTable
 from medssl.core.io.labels import label_values
-from medssl.core.labels.class_ids import assign_ids, map_values
+from medssl.core.labels.class_ids import ClassIds, assign_ids, map_values
 from medssl.core.project.annotation import Annotation
 from medssl.core.project.contents import LabelClass
+
+Completeness = Literal["labelled", "ends", "all", "none"]
+"""Which slices of an imported mask become complete: those with labels, also the empty ones beyond both ends
+of the labels, all, or none."""
 
 
 @dataclass(frozen=True)
@@ -56,24 +61,58 @@ def import_mask(
     Raises:
         UserError: "empty-mask", "too-many".
     """
+    assigned = assign_ids(name, values_in(name, mask), table or LabelTable(), classes, used=used)
+    complete: Completeness = "none" if complete_axis is None else "labelled"
+    return import_assigned(mask, annotation, assigned, complete_axis or 0, complete)
+
+
+def values_in(name: str, mask: np.ndarray) -> list[int]:
+    """The labels of a mask.
+
+    Args:
+        name: Name of the mask for error messages.
+        mask: Labels, any integer type (Z, Y, X).
+
+    Raises:
+        UserError: "empty-mask".
+    """
     values = label_values(mask)
     if not values:
         raise UserError(f"{name} is empty (all its voxels are 0); choose another mask.", code="empty-mask")
-    assigned = assign_ids(name, values, table or LabelTable(), classes, used=used)
-    voxels = np.flatnonzero((mask != 0) & (annotation.labels == 0))
-    labels = map_values(mask.reshape(-1)[voxels], assigned.ids)
-    complete = set(annotation.complete)
-    if complete_axis is not None:
-        complete |= labelled_slices(mask, complete_axis)
-    return ImportedMask(voxels, labels, assigned.classes, tuple(sorted(complete)))
+    return values
 
 
-def labelled_slices(mask: np.ndarray, axis: int) -> set[tuple[int, int]]:
-    """Slices that contain foreground, as (axis, index).
+def import_assigned(
+    mask: np.ndarray, annotation: Annotation, assigned: ClassIds, axis: int, complete: Completeness
+) -> ImportedMask:
+    """Import a mask whose labels have classes; voxels that are already annotated are kept.
 
     Args:
-        mask: Labels, any integer type (Z, Y, X).
-        axis: Canonical axis across which the slices lie.
+        mask: Labels on the grid of the annotation, any integer type (Z, Y, X).
+        annotation: The annotation.
+        assigned: Classes of the labels; labels without one are left out.
+        axis: Canonical axis across the slices that become complete.
+        complete: Slices that become complete.
     """
-    has_foreground = mask.any(axis=tuple(other for other in range(3) if other != axis))
-    return {(axis, int(index)) for index in np.flatnonzero(has_foreground)}
+    labels = map_values(mask, assigned.ids)
+    voxels = np.flatnonzero((labels != 0) & (annotation.labels == 0))
+    slices = {*annotation.complete, *complete_slices(mask, axis, complete)}
+    return ImportedMask(voxels, labels.reshape(-1)[voxels], assigned.classes, tuple(sorted(slices)))
+
+
+def complete_slices(labels: np.ndarray, axis: int, complete: Completeness) -> set[tuple[int, int]]:
+    """Slices of a mask that become complete, as (axis, index).
+
+    Args:
+        labels: Labels, any integer type (Z, Y, X).
+        axis: Canonical axis across the slices.
+        complete: Which slices.
+    """
+    labelled = np.flatnonzero(labels.any(axis=tuple(other for other in range(3) if other != axis)))
+    count = labels.shape[axis]
+    indices: Collection[int] = labelled.tolist() if complete in ("labelled", "ends") else ()
+    if complete == "all":
+        indices = range(count)
+    elif complete == "ends" and labelled.size:
+        indices = [*range(labelled[0]), *indices, *range(labelled[-1] + 1, count)]
+    return {(axis, int(index)) for index in indices}
