@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from medssl.core.errors import UserError
 from medssl.core.io.geometry import Geometry
+from medssl.core.io.label_names import LabelTable
 from medssl.core.io.labels import read_labels
-from medssl.core.labels.import_mask import import_mask
+from medssl.core.labels.class_ids import NEW_CLASS, ClassIds, assign_ids, with_choices
+from medssl.core.labels.import_mask import import_assigned, import_mask
 from medssl.core.project.annotation import Annotation
 from medssl.core.project.contents import LabelClass
 
@@ -70,7 +72,7 @@ def test_chosen_classes_take_the_place_of_those_that_were_proposed() -> None:
     assert proposed.ids == {1: 1, 2: 2, 3: 3, 4: 4} and len(proposed.classes) == 3
     chosen = with_choices("mask", proposed, {1: 2, 2: NEW_CLASS, 3: 3}, table, classes, used={1, 2, 5})
     assert chosen.ids == {1: 2, 2: 4, 3: 3}
-    assert [(item.id, item.name) for item in chosen.classes] == [(3, "Kidney"), (4, "Spleen")]
+    assert [(item.id, item.name) for item in chosen.classes] == [(3, "Kidney"), (4, "Spleen 2")]
     labels = np.arange(5, dtype=np.uint8).reshape(1, 1, 5)
     imported = import_assigned(labels, Annotation(np.zeros_like(labels)), chosen, 0, "none")
     assert imported.voxels.tolist() == [1, 2, 3] and imported.labels.tolist() == [2, 4, 3]

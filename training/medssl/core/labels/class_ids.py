@@ -7,6 +7,7 @@ class with this id.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -142,7 +143,11 @@ def with_choices(
     taken = {*used, *changed, *(item.id for item in classes), *ids.values()}
     for value in (value for value, class_id in choices.items() if class_id == NEW_CLASS):
         ids[value] = _free_id(name, value, {*taken, *ids.values()}, ())
-        changed[ids[value]] = _new_class(ids[value], value, table)
+        new = _new_class(ids[value], value, table)
+        names = {item.name for item in (*classes, *changed.values())}
+        others = (f"{new.name} {number}" for number in itertools.count(2))
+        unique = next(text for text in itertools.chain([new.name], others) if text not in names)
+        changed[new.id] = replace(new, name=unique)
     return ClassIds(ids, tuple(changed.values()))
 
 
