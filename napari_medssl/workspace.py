@@ -235,21 +235,29 @@ class Workspace:
     def _on_view(self, event: object = None) -> None:
         self.session.view_changed.emit()
 
-    def export_source(self) -> tuple[str, str | None, Postprocessing]:
+    def export_source(self, annotation_only: bool = False) -> tuple[str, str | None, Postprocessing]:
         """What an export writes now: the prediction on the screen and the annotation, which is saved first.
 
+        Args:
+            annotation_only: Leave the prediction out.
+
         Returns:
-            Id of the scan, id of the run (None without a prediction of a scan that is annotated everywhere),
-            and the post-processing.
+            Id of the scan, id of the run (None without a prediction, which a scan that is annotated
+            everywhere does not need), and the post-processing.
 
         Raises:
             UserError: "no-scan", "no-prediction".
         """
         scan = self.session.need_scan()
         self.autosave.flush()
+        if annotation_only:
+            return scan.id, None, Postprocessing()
         shown = self.predictions.shown
         if shown is None and needs_prediction(self.session.need_project().annotation(scan.id)):
-            shown = self.predictions.need_shown()
+            raise UserError(
+                "There is no prediction of this scan yet; fine-tune first (step 4), or tick Annotations only.",
+                code="no-prediction",
+            )
         return scan.id, shown.run if shown else None, self.predictions.postprocessing
 
     # --- helpers -------------------------------------------------------------------------------------

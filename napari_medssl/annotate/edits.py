@@ -86,6 +86,34 @@ class Edits:
         Raises:
             UserError: "unfinished", "no-prediction", "not-2d", "outside" or "read-only".
         """
+        predicted, annotation = self._predicted(), self.workspace.need_annotation()
+        axis, index = navigation.current_slice(self.workspace.viewer.dims, annotation)
+        plane = (slice(None),) * axis + (slice(index, index + 1),)
+        taken = (np.asarray(annotation.data)[plane] == 0) & (predicted[plane] > 0)
+        coordinates = list(np.nonzero(taken))
+        coordinates[axis] += index
+        voxels = np.ravel_multi_index(tuple(coordinates), predicted.shape)
+        self.apply(voxels, predicted.reshape(-1)[voxels], {*self.annotation.complete, (axis, index)})
+
+    def accept_scan(self) -> None:
+        """Copy the whole prediction on the screen into the annotation and mark all slices complete.
+
+        Voxels that are already annotated keep their labels. The slices are those of the orientation on the
+        screen, axial ones in 3D.
+
+        Raises:
+            UserError: "unfinished", "no-prediction" or "read-only".
+        """
+        predicted, annotation = self._predicted(), self.workspace.need_annotation()
+        axis, _ = self.workspace.slice_on_screen() or (0, 0)
+        voxels = np.flatnonzero((np.asarray(annotation.data) == 0) & (predicted > 0))
+        self.apply(
+            voxels, predicted.reshape(-1)[voxels],
+            {*self.annotation.complete, *((axis, index) for index in range(predicted.shape[axis]))},
+        )  # fmt: skip
+
+    def _predicted(self) -> np.ndarray:
+        """The prediction on the screen, uint8 (Z, Y, X); there is an annotation afterwards."""
         workspace = self.workspace
         if workspace.predictions.unfinished:
             raise UserError(
@@ -94,17 +122,9 @@ class Edits:
             )
         workspace.predictions.need_shown()
         layer = workspace.prediction_layer
-        predicted = np.asarray(layer.data if layer is not None else None)
         if workspace.annotation_layer is None:
             workspace.new_annotation()
-        annotation = workspace.need_annotation()
-        axis, index = navigation.current_slice(workspace.viewer.dims, annotation)
-        plane = (slice(None),) * axis + (slice(index, index + 1),)
-        taken = (np.asarray(annotation.data)[plane] == 0) & (predicted[plane] > 0)
-        coordinates = list(np.nonzero(taken))
-        coordinates[axis] += index
-        voxels = np.ravel_multi_index(tuple(coordinates), predicted.shape)
-        self.apply(voxels, predicted.reshape(-1)[voxels], {*self.annotation.complete, (axis, index)})
+        return np.asarray(layer.data if layer is not None else None)
 
     def _on_redrawn(self, *stroke: object) -> None:
         catch_errors(self.session, self._follow_undo)

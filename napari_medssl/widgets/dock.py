@@ -43,8 +43,10 @@ NOTIFICATIONS = {"info": show_info, "warning": show_warning, "error": show_error
 SURE_KEY, COMPLETE_KEY, PREDICTION_KEY, PREVIEW_KEY = "Q", "K", "H", "W"
 NEXT_SCAN_KEY, LAST_SCAN_KEY = "PageDown", "PageUp"
 FLIP_KEY, ACCEPT_KEY = "J", "U"
+REVIEW_KEY, ACCEPT_SCAN_KEY = "N", "Shift-U"
 KEYS = (
     SURE_KEY, COMPLETE_KEY, PREDICTION_KEY, PREVIEW_KEY, NEXT_SCAN_KEY, LAST_SCAN_KEY, FLIP_KEY, ACCEPT_KEY,
+    REVIEW_KEY, ACCEPT_SCAN_KEY,
 )  # fmt: skip
 WIDTH = 345
 
@@ -179,6 +181,8 @@ class Dock(QWidget):
             PREVIEW_KEY: self.preview.toggle,
             FLIP_KEY: self.prediction.go_back,
             ACCEPT_KEY: self.prediction.accept_slice,
+            REVIEW_KEY: self.prediction.review.show_next,
+            ACCEPT_SCAN_KEY: self.prediction.review.accept,
             NEXT_SCAN_KEY: lambda: self.scans.table.step(1),
             LAST_SCAN_KEY: lambda: self.scans.table.step(-1),
         }

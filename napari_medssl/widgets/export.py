@@ -7,12 +7,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from medssl.core.export.files import DICOM_SEG, export_scan, file_name, fully_annotated
+from medssl.core.export.files import DICOM_SEG, LABEL_MAP, export_scan, file_name
 from medssl.core.export.provenance import check_record
 from medssl.core.jobs import ExportJob
 from medssl.core.labels.postprocess import Postprocessing
 from medssl.core.project.project import Project
-from qtpy.QtWidgets import QFileDialog, QMenu, QWidget
+from qtpy.QtWidgets import QCheckBox, QFileDialog, QMenu, QWidget
 from superqt.utils import FunctionWorker, create_worker
 
 from napari_medssl.engine.job_runner import JobRunner
@@ -22,11 +22,17 @@ from napari_medssl.qt import not_none
 from napari_medssl.widgets.components import JobPanel, button, column, row
 from napari_medssl.workspace import Workspace
 
-FORMATS = {"NIfTI": ".nii.gz", "NRRD": ".nrrd", "MetaImage": ".mha", "DICOM-SEG": DICOM_SEG}
+FORMATS = {
+    "NIfTI": ".nii.gz", "NRRD": ".nrrd", "MetaImage": ".mha", "DICOM-SEG": DICOM_SEG,
+    "DICOM Label Map": LABEL_MAP,
+}  # fmt: skip
 
 
 class Export(QWidget):
-    """Two buttons; `panel`, which the step lays out, shows the progress of exporting all scans."""
+    """Two buttons and a box that leaves predictions out.
+
+    `panel`, which the step lays out, shows the progress of exporting all scans.
+    """
 
     kind = "export"
 
@@ -53,7 +59,8 @@ class Export(QWidget):
             "Export…",
             self.save,
             "Export this scan's segmentation on the grid of its file: your labels where you painted, the "
-            "prediction elsewhere. Formats by suffix: .nii.gz, .nrrd, .mha, or .dcm for DICOM-SEG",
+            "prediction elsewhere. Formats by suffix: .nii.gz, .nrrd, .mha, .dcm for DICOM-SEG, or "
+            ".labelmap.dcm for a DICOM Label Map",
         )
         self.every = button(
             "Export all",
@@ -66,8 +73,10 @@ class Export(QWidget):
             action = not_none(self.menu.addAction(f"{name} ({ending})…"))
             action.triggered.connect(lambda _=False, ending=ending: self.save_all(ending))
         self.every.setMenu(self.menu)
+        self.annotations_only = QCheckBox("Annotations only")
+        self.annotations_only.setToolTip("Export what you painted or accepted, without any prediction")
         self.panel = JobPanel(session, self.kind, jobs.stop, curve=False)
-        column(self, row(self.one, self.every)).setContentsMargins(0, 0, 0, 0)
+        column(self, row(self.one, self.every), self.annotations_only).setContentsMargins(0, 0, 0, 0)
         session.job_changed.connect(self.refresh)
         self.refresh()
 
@@ -83,7 +92,7 @@ class Export(QWidget):
             catch_errors(self.session, lambda: self._save(Path(path)))
 
     def _save(self, path: Path) -> None:
-        scan, run, postprocessing = self.workspace.export_source()
+        scan, run, postprocessing = self.workspace.export_source(self.annotations_only.isChecked())
         self._worker = worker = create_worker(
             _written,
             self.session.need_project(),
@@ -124,10 +133,12 @@ class Export(QWidget):
             catch_errors(self.session, lambda: self._save_all(Path(folder), ending))
 
     def _save_all(self, folder: Path, ending: str) -> None:
-        _, run, postprocessing = self.workspace.export_source()
-        project, how = self.session.need_project(), asdict(postprocessing)
-        scans = () if run else fully_annotated(project)
-        job = ExportJob(str(project.root), folder=str(folder), ending=ending, weights=run, scans=scans, **how)
+        predictions = self.workspace.predictions
+        self.workspace.autosave.flush()
+        newest = next((run.id for run in self.session.runs("finetune")), None)
+        run = None if self.annotations_only.isChecked() else predictions.shown_run or newest
+        project, how = self.session.need_project(), asdict(predictions.postprocessing)
+        job = ExportJob(str(project.root), folder=str(folder), ending=ending, weights=run, **how)
         self.jobs.start(replace(job, device=self._settings().get("device", job.device)))
 
     def refresh(self) -> None:

@@ -22,6 +22,7 @@ from napari_medssl.widgets.advanced import Advanced
 from napari_medssl.widgets.components import JobPanel, StepContent, button, column, hint, row
 from napari_medssl.widgets.export import Export
 from napari_medssl.widgets.finetune import describe
+from napari_medssl.widgets.review import Review
 from napari_medssl.workspace import Workspace
 
 NO_PREDICTION = "There is no prediction of this scan yet; fine-tune first (step 4)."
@@ -63,6 +64,7 @@ class Prediction(StepContent):
         self.advanced = Advanced()
         self.advanced.show_settings("predict", settings.of_prediction)
         self.export = Export(session, workspace, jobs, self.advanced.values)
+        self.review = Review(workspace, jobs, edits, self.advanced.values)
         self.status, self.unlike = hint(NO_PREDICTION), hint()
         self.segment = button(
             "Segment this scan", self.segment_scan, "Segment with the newest fine-tuning", primary=True
@@ -70,9 +72,12 @@ class Prediction(StepContent):
         self._content = QWidget()
         column(
             self._content, form, row(self.toggle_button, self.flip), self.difference, self.accept,
-            self._postprocessing_form(), self.export, self.export.panel,
+            self._postprocessing_form(),
         ).setContentsMargins(0, 0, 0, 0)  # fmt: skip
-        column(self, self.status, self.unlike, self.segment, self.panel, self._content, self.advanced)
+        column(
+            self, self.status, self.unlike, self.segment, self.panel, self.review, self._content, self.export,
+            self.export.panel, self.advanced,
+        )  # fmt: skip
         for signal in (session.project_changed, session.scan_changed, session.runs_changed,
                        session.classes_changed, session.job_changed,
                        self.predictions.changed, self.uncertainty.changed):  # fmt: skip
@@ -155,6 +160,7 @@ class Prediction(StepContent):
         predictions = self.predictions
         entries = predictions.entries()
         self._content.setVisible(bool(entries))
+        self.export.setVisible(self.session.scan is not None)
         not_segmented = predict_job(self.session) is not None
         self.status.setText(NOT_SEGMENTED if not_segmented else NO_PREDICTION)
         self.status.setVisible(not_segmented or not entries)

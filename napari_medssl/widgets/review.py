@@ -1,0 +1,214 @@
+"""The review queue: segment all scans, then go through the predictions, the worst first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from medssl.core.project.review import Reviewable
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtWidgets import QHeaderView, QMenu, QTableWidget, QTableWidgetItem, QWidget
+
+from napari_medssl.annotate.edits import Edits
+from napari_medssl.engine.job_runner import JobRunner
+from napari_medssl.error_handling import catch_errors
+from napari_medssl.model.review_list import ReviewList
+from napari_medssl.qt import headers, not_none
+from napari_medssl.widgets.components import button, column, hint, row
+from napari_medssl.workspace import Workspace
+
+HEADERS = {
+    "Scan": "Click a scan to show it; right-click it for more",
+    "Expected": "The Dice that the network expects, the mean of the classes, from 0 to 1: it puts the scans "
+    "into an order, and is no measurement",
+    "Reviewed": "Accepted scans are marked in the table of an export",
+}
+SCAN, QUALITY, REVIEWED = range(3)
+ROW, HEAD, ROWS = 26, 24, 5
+
+
+class Review(QWidget):
+    """A button that segments all scans, the queue, and the keys through it."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        jobs: JobRunner,
+        edits: Edits,
+        settings: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        """Build the widgets.
+
+        Args:
+            workspace: Shows the scans.
+            jobs: Segments all scans.
+            edits: Copy a prediction into the annotation.
+            settings: The changed values of the step's form.
+        """
+        super().__init__()
+        self.workspace, self.session, self.jobs, self.edits = workspace, workspace.session, jobs, edits
+        self._settings = settings
+        self.queue = ReviewList(self.session)
+        self.segment_all = button(
+            "Segment all scans",
+            self.segment_missing,
+            "Segment every scan that the newest fine-tuning has not segmented yet",
+        )
+        self.state = hint()
+        self.table = _table()
+        self.table.itemSelectionChanged.connect(self._on_picked)
+        self.table.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
+        self.table.customContextMenuRequested.connect(self._on_menu)
+        self.accept_button = button(
+            "Accept scan",
+            self.accept,
+            "Mark this prediction as accepted and show the next scan (Shift+U); no training learns from it",
+        )
+        self.next_button = button("Next to review", self.show_next, "Show the next scan of the queue (N)")
+        self._buttons = QWidget()
+        column(self._buttons, row(self.accept_button, self.next_button)).setContentsMargins(0, 0, 0, 0)
+        column(self, self.segment_all, self.state, self.table, self._buttons).setContentsMargins(0, 0, 0, 0)
+        for signal in (self.queue.changed, self.session.scan_changed, self.session.job_changed,
+                       self.session.classes_changed, self.session.lock_changed):  # fmt: skip
+            signal.connect(self.refresh)
+        self.refresh()
+
+    # --- what the buttons do -------------------------------------------------------------------------
+
+    def segment_missing(self) -> None:
+        """Segment the scans without a prediction, as a job of the engine."""
+        catch_errors(
+            self.session, lambda: self.jobs.start(replace(self.queue.missing_job(), **self._settings()))
+        )
+
+    def show_next(self) -> None:
+        """Show the next scan of the queue."""
+        following = self.queue.following(self.workspace.scan_loader.pending or self.session.scan)
+        if following is None:
+            self.session.notify("info", "There is no other scan to review.")
+        else:
+            catch_errors(self.session, lambda: self.workspace.scan_loader.open(following))
+
+    def accept(self) -> None:
+        """Accept the prediction of the scan on the screen and show the next one."""
+
+        def accept_and_go() -> None:
+            scan = self.session.need_scan().id
+            following = self.queue.following(scan)
+            self.queue.accept(scan)
+            if following is not None:
+                self.workspace.scan_loader.open(following)
+
+        catch_errors(self.session, accept_and_go)
+
+    def copy(self) -> None:
+        """Copy the whole prediction on the screen into the annotation, all slices complete, and accept it."""
+
+        def copy_and_accept() -> None:
+            self.edits.accept_scan()
+            self.queue.accept(self.session.need_scan().id)
+            self.session.notify(
+                "info", "All slices are complete now, and fine-tuning learns from them; Ctrl+Z takes it back."
+            )
+
+        catch_errors(self.session, copy_and_accept)
+
+    def menu(self, scan: str) -> QMenu:
+        """The context menu of a scan in the queue."""
+        menu, item = QMenu(self), self.queue.item(scan)
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        accepted = item is not None and item.accepted
+        menu.addAction(
+            "Review again" if accepted else "Accept",
+            lambda: catch_errors(self.session, lambda: self.queue.accept(scan, not accepted)),
+        )
+        copy = not_none(menu.addAction("Accept as annotation, to learn from", self.copy))
+        for action in menu.actions():
+            action.setEnabled(not self.session.read_only)
+        copy.setEnabled(copy.isEnabled() and scan == self.session.scan)
+        return menu
+
+    def _on_menu(self, point: QPoint) -> None:
+        item = self.table.itemAt(point)
+        if item is not None:
+            scan = item.data(Qt.ItemDataRole.UserRole)
+            self.menu(scan).popup(not_none(self.table.viewport()).mapToGlobal(point))
+
+    def _on_picked(self) -> None:
+        item = self.table.item(self.table.currentRow(), SCAN)
+        scan = item.data(Qt.ItemDataRole.UserRole) if item is not None else None
+        if scan is not None and scan != (self.workspace.scan_loader.pending or self.session.scan):
+            catch_errors(self.session, lambda: self.workspace.scan_loader.open(scan))
+
+    # --- what it shows -------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Show the queue."""
+        queue = self.queue
+        self.segment_all.setVisible(bool(queue.run) and queue.missing > 1)
+        self.segment_all.setText(f"Segment all scans ({queue.missing} left)")
+        self.segment_all.setEnabled(self.session.idle)
+        shown = len(queue.items) > 1
+        accepted = sum(item.accepted for item in queue.items)
+        self.state.setText(f"{accepted} of {len(queue.items)} accepted, the worst of the others first:")
+        self.accept_button.setEnabled(
+            not self.session.read_only and queue.item(self.session.scan) is not None
+        )
+        for widget in (self.state, self.table, self._buttons):
+            widget.setVisible(shown)
+        self.setVisible(shown or not self.segment_all.isHidden())
+        self._fill()
+
+    def _fill(self) -> None:
+        items = self.queue.items
+        self.table.blockSignals(True)
+        self.table.clearSelection()
+        self.table.setRowCount(len(items))
+        for number, item in enumerate(items):
+            for position, text in enumerate(_texts(item)):
+                cell = QTableWidgetItem(text)
+                cell.setData(Qt.ItemDataRole.UserRole, item.scan)
+                cell.setToolTip(self._tip(item))
+                if position != SCAN:
+                    cell.setTextAlignment(Qt.AlignmentFlag.AlignCenter)
+                self.table.setItem(number, position, cell)
+            if item.scan == self.session.scan:
+                self.table.selectRow(number)
+        self.table.setFixedHeight(HEAD + ROW * min(max(len(items), 1), ROWS) + 8)
+        self.table.blockSignals(False)
+
+    def _tip(self, item: Reviewable) -> str:
+        classes = self.session.project.classes if self.session.project else ()
+        values = ((each.name, item.expected_dice.get(each.id)) for each in classes)
+        lines = [f"{name}: {'not found' if value == 0 else f'{value:.2f}'}" for name, value in values
+                 if value is not None]  # fmt: skip
+        return "\n".join([item.scan, *lines])
+
+
+def _texts(item: Reviewable) -> tuple[str, str, str]:
+    known = not math.isnan(item.quality)
+    return item.scan, f"{item.quality:.2f}" if known else "?", "✓" if item.accepted else ""
+
+
+def _table() -> QTableWidget:
+    table = QTableWidget(0, len(HEADERS))
+    for position, (text, tip) in enumerate(HEADERS.items()):
+        item = QTableWidgetItem(text)
+        item.setToolTip(tip)
+        table.setHorizontalHeaderItem(position, item)
+    header, row_header = headers(table)
+    header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+    header.setSectionResizeMode(SCAN, QHeaderView.ResizeMode.Stretch)
+    header.setFixedHeight(HEAD)
+    header.setHighlightSections(False)
+    row_header.hide()
+    row_header.setDefaultSectionSize(ROW)
+    table.setShowGrid(False)
+    table.setTextElideMode(Qt.TextElideMode.ElideMiddle)
+    table.setEditTriggers(table.EditTrigger.NoEditTriggers)
+    table.setSelectionBehavior(table.SelectionBehavior.SelectRows)
+    table.setSelectionMode(table.SelectionMode.SingleSelection)
+    table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+    return table
