@@ -255,7 +255,8 @@ class Workspace:
         shown = self.predictions.shown
         if shown is None and needs_prediction(self.session.need_project().annotation(scan.id)):
             raise UserError(
-                "There is no prediction of this scan yet; fine-tune first (step 4), or tick Annotations only.",
+                "There is no prediction of this scan yet; fine-tune first (step 4), or tick Annotations "
+                "only.",
                 code="no-prediction",
             )
         return scan.id, shown.run if shown else None, self.predictions.postprocessing

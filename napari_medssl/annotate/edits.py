@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from medssl.core.errors import UserError
+from medssl.core.project.contents import LabelClass
 from napari.layers import Labels
 
 from napari_medssl import navigation
+from napari_medssl.annotate.class_changes import ClassChange, repeat, set_classes, take_back
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.model.annotation_state import SliceIndex
 from napari_medssl.workspace import Workspace
@@ -24,6 +26,7 @@ class EditRecord:
 
     voxels: index arrays of a sample of the edited voxels; `before` and `after` are their labels, by which
     undo and redo are recognised. added, removed: slices that became complete, or are no longer complete.
+    classes: classes that came with it.
     """
 
     voxels: tuple[np.ndarray, ...]
@@ -31,6 +34,7 @@ class EditRecord:
     after: np.ndarray
     added: frozenset[tuple[int, int]]
     removed: frozenset[tuple[int, int]]
+    classes: tuple[ClassChange, ...]
 
 
 class Edits:
@@ -46,7 +50,11 @@ class Edits:
         self.annotation.stroke.connect(self._on_redrawn)
 
     def apply(
-        self, voxels: np.ndarray, labels: np.ndarray, complete: Iterable[SliceIndex] | None = None
+        self,
+        voxels: np.ndarray,
+        labels: np.ndarray,
+        complete: Iterable[SliceIndex] | None = None,
+        classes: Sequence[LabelClass] = (),
     ) -> None:
         """Assign labels to voxels as one step of undo.
 
@@ -54,6 +62,7 @@ class Edits:
             voxels: (N,) flat indices into the annotation (Z, Y, X).
             labels: (N,) uint8 labels.
             complete: All complete slices after the edit; None leaves them as they are.
+            classes: Classes that the project gets, in addition or for those of the same id.
 
         Raises:
             UserError: There is no annotation ("no-annotation") or another window has the project
@@ -70,7 +79,8 @@ class Edits:
             coordinates = np.unravel_index(voxels, data.shape)
             sparse = slice(None, None, max(1, len(voxels) // SAMPLE_SIZE))
             sample = tuple(along[sparse] for along in coordinates)
-            step = EditRecord(sample, data[sample], labels[sparse], after - before, before - after)
+            changes = set_classes(self.session, classes)
+            step = EditRecord(sample, data[sample], labels[sparse], after - before, before - after, changes)
             self.annotation.expect(voxels, labels)
             layer.data_setitem(coordinates, labels)
             self._applied.append(step)
@@ -138,10 +148,12 @@ class Edits:
             last = self._applied.pop()
             self._undone.append(last)
             self.annotation.set_complete((set(self.annotation.complete) - last.added) | last.removed)
+            take_back(self.session, last.classes)
             self.annotation.invalidate()
         while self._undone and _has_labels(layer, self._undone[-1].voxels, self._undone[-1].after):
             step = self._undone.pop()
             self._applied.append(step)
+            repeat(self.session, step.classes)
             self.annotation.set_complete((set(self.annotation.complete) | step.added) - step.removed)
             self.annotation.invalidate()
 

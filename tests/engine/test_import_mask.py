@@ -13,7 +13,7 @@ from medssl.core.io.geometry import Geometry
 from medssl.core.io.label_names import LabelTable
 from medssl.core.io.labels import read_labels
 from medssl.core.labels.class_ids import NEW_CLASS, ClassIds, assign_ids, with_choices
-from medssl.core.labels.import_mask import import_assigned, import_mask
+from medssl.core.labels.import_mask import ImportedMask, import_mask, values_in
 from medssl.core.project.annotation import Annotation
 from medssl.core.project.contents import LabelClass
 
@@ -34,8 +34,13 @@ def nothing() -> Annotation:
     return Annotation(np.zeros(SHAPE, np.uint8))
 
 
+def brought_in(mask: np.ndarray, annotation: Annotation, axis: int | None = None) -> ImportedMask:
+    assigned = assign_ids("m.nii", values_in("m.nii", mask), LabelTable(), CLASSES)
+    return import_mask(mask, annotation, assigned, axis or 0, "none" if axis is None else "labelled")
+
+
 def test_known_numbers_are_those_classes_and_others_become_new_ones() -> None:
-    brought = import_mask("m.nii", mask(a=4, b=7, c=255, d=300), nothing(), CLASSES)
+    brought = brought_in(mask(a=4, b=7, c=255, d=300), nothing())
     assert [(each.id, each.name) for each in brought.classes] == [
         (7, "Label 7"),
         (2, "Label 255"),
@@ -47,20 +52,20 @@ def test_known_numbers_are_those_classes_and_others_become_new_ones() -> None:
 def test_strokes_win_over_the_mask() -> None:
     annotation = nothing()
     annotation.labels[0, 2, 3] = 255
-    brought = import_mask("m.nii", mask(a=4, b=4), annotation, CLASSES)
+    brought = brought_in(mask(a=4, b=4), annotation)
     assert np.unravel_index(brought.voxels, SHAPE) == ([1], [2], [3])
 
 
 @pytest.mark.parametrize("axis, slices", [(0, [0, 1]), (1, [2]), (2, [3])])
 def test_slices_that_show_something_are_complete_if_that_is_wanted(axis: int, slices: list[int]) -> None:
-    brought = import_mask("m.nii", mask(a=1, b=4), nothing(), CLASSES, complete_axis=axis)
+    brought = brought_in(mask(a=1, b=4), nothing(), axis)
     assert brought.complete == tuple((axis, index) for index in slices)
 
 
 def test_empty_slices_beyond_both_ends_are_complete_if_that_is_wanted_and_gaps_are_not() -> None:
     labels = np.zeros((8, 3, 3), np.uint8)
     labels[[2, 4], 1, 1] = 5
-    imported = import_assigned(labels, Annotation(np.zeros_like(labels)), ClassIds({5: 1}), 0, "ends")
+    imported = import_mask(labels, Annotation(np.zeros_like(labels)), ClassIds({5: 1}), 0, "ends")
     assert [index for _, index in imported.complete] == [0, 1, 2, 4, 5, 6, 7]
 
 
@@ -74,20 +79,20 @@ def test_chosen_classes_take_the_place_of_those_that_were_proposed() -> None:
     assert chosen.ids == {1: 2, 2: 4, 3: 3}
     assert [(item.id, item.name) for item in chosen.classes] == [(3, "Kidney"), (4, "Spleen 2")]
     labels = np.arange(5, dtype=np.uint8).reshape(1, 1, 5)
-    imported = import_assigned(labels, Annotation(np.zeros_like(labels)), chosen, 0, "none")
+    imported = import_mask(labels, Annotation(np.zeros_like(labels)), chosen, 0, "none")
     assert imported.voxels.tolist() == [1, 2, 3] and imported.labels.tolist() == [2, 4, 3]
 
 
 def test_a_mask_of_nothing_is_refused() -> None:
     with pytest.raises(UserError) as error:
-        import_mask("m.nii", np.zeros(SHAPE, np.uint8), nothing(), CLASSES)
+        brought_in(np.zeros(SHAPE, np.uint8), nothing())
     assert error.value.code == "empty-mask"
 
 
 def test_more_labels_than_classes_are_refused() -> None:
     many = np.arange(1000, dtype=np.uint16).reshape(10, 10, 10)
     with pytest.raises(UserError, match="at most 254"):
-        import_mask("m.nii", many, Annotation(np.zeros((10, 10, 10), np.uint8)), CLASSES)
+        brought_in(many, Annotation(np.zeros((10, 10, 10), np.uint8)))
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))

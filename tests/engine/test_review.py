@@ -64,7 +64,8 @@ def test_other_weights_make_expected_dice_and_acceptance_void(small_project: Pro
 def test_a_prediction_of_a_former_version_has_no_quality_and_comes_after_the_others(
     small_project: Project, queue: str
 ) -> None:
-    small_project.save_prediction(queue, "other", np.zeros((5, 6, 7), np.uint8))
+    empty = np.zeros(small_project.scans["other"].geometry.shape_zyx, np.uint8)
+    small_project.save_prediction(queue, "other", empty)
     assert [item.scan for item in review_queue(small_project, queue)] == ["scan", "other"]
     assert small_project.expected_dice(queue, "other") is None
 
@@ -103,7 +104,7 @@ def test_the_table_of_an_export_says_what_is_accepted(
     rows = [
         volume
         for scan in ("scan", "other")
-        for volume in export_scan(small_project, scan, queue, tmp_path / f"{scan}.nii.gz")
+        for volume in export_scan(small_project, scan, queue, tmp_path / "out" / f"{scan}.nii.gz")
     ]
     write_table(table, rows)
     with table.open(encoding="utf-8", newline="") as file:
@@ -116,7 +117,7 @@ def test_rows_of_a_table_from_before_there_was_a_review_are_kept(
 ) -> None:
     table = tmp_path / "volumes.csv"
     write_recorded(table, b"scan,class,voxels,ml\r\nold,one,3,0.003000\r\n", {})
-    write_table(table, export_scan(small_project, "scan", queue, tmp_path / "scan.nii.gz"))
+    write_table(table, export_scan(small_project, "scan", queue, tmp_path / "out" / "scan.nii.gz"))
     with table.open(encoding="utf-8", newline="") as file:
         first, *others = list(csv.reader(file))[1:]
     assert first == ["old", "one", "3", "0.003000", ""] and {len(row) for row in others} == {5}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import SHAPE, write_series
+from dicom_files import SHAPE, numbered, write_series
 from medssl.core.errors import UserError
 from medssl.core.io.geometry import RAS_TO_LPS, Geometry
 from medssl.core.io.label_detection import read_scan_or_labels
@@ -96,7 +96,7 @@ def test_a_contour_within_another_is_a_hole(tmp_path: Path, scan: Geometry) -> N
 
 
 def test_slices_between_contours_are_filled_and_a_wider_gap_is_not(tmp_path: Path) -> None:
-    write_series(tmp_path / "series", np.zeros((12, 8, 10), np.int16))
+    write_series(tmp_path / "series", numbered((12, 8, 10)))
     scan = read_scan(tmp_path / "series").geometry
     boxes = [(index, 2, 6, 2, 6) for index in (0, 2, 4, 10)]
     labels = read_labels(write_contours(tmp_path / "rs.dcm", scan, {"two parts": boxes}), scan)

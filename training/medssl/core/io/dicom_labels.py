@@ -50,7 +50,7 @@ def _read_contours(file: Path, scan: Geometry | None) -> LabelVolume:
             code="no-grid",
         )
     array, segments, overlap, empty = read_rtstruct(file, scan)
-    notes = (f"{overlap} voxels are in several structures and belong to the smallest",) if overlap else ()
-    notes += (f"left out without closed contours: {', '.join(empty)}",) if empty else ()
+    notes = [f"{overlap} voxels are in several structures and belong to the smallest"] if overlap else []
+    notes += [f"left out without closed contours: {', '.join(empty)}"] if empty else []
     labels = as_labels(file, scan.to_source(array), scan, segments)
-    return replace(labels, notes=notes, is_segmentation=True)
+    return replace(labels, notes=tuple(notes), is_segmentation=True)

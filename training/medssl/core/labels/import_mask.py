@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from medssl.core.errors import UserError
-from medssl.core.io.label_names import LabelTable
 from medssl.core.io.labels import label_values
-from medssl.core.labels.class_ids import ClassIds, assign_ids, map_values
+from medssl.core.labels.class_ids import ClassIds, map_values
 from medssl.core.project.annotation import Annotation
 from medssl.core.project.contents import LabelClass
 
@@ -37,35 +36,6 @@ class ImportedMask:
     complete: tuple[tuple[int, int], ...]
 
 
-def import_mask(
-    name: str,
-    mask: np.ndarray,
-    annotation: Annotation,
-    classes: Sequence[LabelClass],
-    complete_axis: int | None = None,
-    table: LabelTable | None = None,
-    used: Collection[int] = (),
-) -> ImportedMask:
-    """Import a mask into an annotation; voxels that are already annotated are kept.
-
-    Values that are no class of the project become new classes (class_ids.py).
-
-    Args:
-        name: Name of the mask for error messages.
-        mask: Labels on the grid of the annotation, any integer type (Z, Y, X); 0 is background.
-        classes: Classes of the project.
-        complete_axis: Canonical axis; slices across it that contain foreground are marked complete.
-        table: What the file of the mask says of its labels.
-        used: Ids that no new class may have (`classes.used_ids`).
-
-    Raises:
-        UserError: "empty-mask", "too-many".
-    """
-    assigned = assign_ids(name, values_in(name, mask), table or LabelTable(), classes, used=used)
-    complete: Completeness = "none" if complete_axis is None else "labelled"
-    return import_assigned(mask, annotation, assigned, complete_axis or 0, complete)
-
-
 def values_in(name: str, mask: np.ndarray) -> list[int]:
     """The labels of a mask.
 
@@ -82,10 +52,10 @@ def values_in(name: str, mask: np.ndarray) -> list[int]:
     return values
 
 
-def import_assigned(
+def import_mask(
     mask: np.ndarray, annotation: Annotation, assigned: ClassIds, axis: int, complete: Completeness
 ) -> ImportedMask:
-    """Import a mask whose labels have classes; voxels that are already annotated are kept.
+    """Import a mask into an annotation; voxels that are already annotated are kept.
 
     Args:
         mask: Labels on the grid of the annotation, any integer type (Z, Y, X).
@@ -96,7 +66,7 @@ def import_assigned(
     """
     labels = map_values(mask, assigned.ids)
     voxels = np.flatnonzero((labels != 0) & (annotation.labels == 0))
-    slices = {*annotation.complete, *complete_slices(mask, axis, complete)}
+    slices = {*annotation.complete, *complete_slices(labels, axis, complete)}
     return ImportedMask(voxels, labels.reshape(-1)[voxels], assigned.classes, tuple(sorted(slices)))
 
 
