@@ -147,7 +147,8 @@ class Review(QWidget):
     def refresh(self) -> None:
         """Show the queue."""
         queue = self.queue
-        self.segment_all.setVisible(bool(queue.run) and queue.missing > 1)
+        others = queue.missing - (queue.item(self.session.scan) is None)  # which has a button of its own
+        self.segment_all.setVisible(bool(queue.run) and others > 0)
         self.segment_all.setText(f"Segment all scans ({queue.missing} left)")
         self.segment_all.setEnabled(self.session.idle)
         shown = len(queue.items) > 1

@@ -58,6 +58,33 @@ def test_what_cannot_be_written_is_one_sentence(made, qtbot, said, monkeypatch, 
     assert severity == "error" and "not read from DICOM" in text
 
 
+def test_annotations_are_exported_without_any_prediction(made, qtbot, said, monkeypatch, tmp_path):
+    step = made.prediction.export
+    step.annotations_only.setChecked(True)
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path / "out"))
+    made.annotate.new_annotation()
+    labels = made.workspace.annotation_layer.data
+    made.annotate.edits.apply(np.array([5]), np.array([1], np.uint8))
+    save_as(made, qtbot, monkeypatch, tmp_path / "one.nii.gz")
+    assert np.count_nonzero(np.asarray(nibabel.load(tmp_path / "one.nii.gz").dataobj)) == 1
+    step.menu.actions()[0].trigger()
+    qtbot.waitUntil(lambda: not made.session.job.running, timeout=PATIENCE)
+    assert [path.name for path in (tmp_path / "out").glob("*.nii.gz")] == ["a_segmentation.nii.gz"]
+    written = nibabel.load(tmp_path / "out" / "a_segmentation.nii.gz")
+    assert np.count_nonzero(np.asarray(written.dataobj)) == np.count_nonzero(labels) == 1
+
+
+def test_a_scan_without_a_prediction_needs_the_box_ticked(made, qtbot, said, monkeypatch, tmp_path):
+    for path in made.session.project.root.glob("runs/*/predictions/*.npz"):
+        path.unlink()
+    made.workspace.predictions.show_newest()
+    made.prediction.refresh()
+    assert made.prediction.export.isVisibleTo(made.prediction)
+    monkeypatch.setattr(QFileDialog, "getSaveFileName", lambda *_: (str(tmp_path / "out.nii.gz"), ""))
+    made.prediction.export.one.click()
+    assert "tick Annotations only" in said[-1][1]
+
+
 def test_all_scans_go_into_a_folder(made, qtbot, said, monkeypatch, tmp_path):
     monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path / "out"))
     made.prediction.export.menu.actions()[0].trigger()

@@ -104,9 +104,7 @@ def test_a_class_that_was_painted_with_since_stays_when_the_import_is_undone(des
     layer = desk.annotation_layer
     layer.undo()
     layer.redo()
-    desk.session.annotation.labels[0, 0, 0] = (
-        9  # as a second window's stroke, which this undo knows nothing of
-    )
+    desk.session.annotation.labels[0, 0, 0] = 9  # which this undo knows nothing of
     layer.undo()
     assert [item.id for item in desk.session.project.classes] == [1, 9]
 
