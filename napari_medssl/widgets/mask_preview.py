@@ -12,7 +12,7 @@ from medssl.core.labels.class_ids import NEW_CLASS, ClassIds, assign_ids, with_c
 from medssl.core.labels.import_mask import Completeness, values_in
 from medssl.core.project.contents import LabelClass
 from qtpy.QtCore import QSize, Qt
-from qtpy.QtGui import QColor, QPixmap
+from qtpy.QtGui import QColor, QIcon, QPixmap
 from qtpy.QtWidgets import (
     QComboBox,
     QDialog,
@@ -170,7 +170,7 @@ class MaskPreview(QDialog):
         return box
 
 
-def _swatch(color: str) -> QPixmap:
+def _swatch(color: str) -> QIcon:
     pixmap = QPixmap(QSize(12, 12))
     pixmap.fill(QColor(color))
-    return pixmap
+    return QIcon(pixmap)

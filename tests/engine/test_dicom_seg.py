@@ -15,6 +15,7 @@ from medssl.core.errors import UserError
 from medssl.core.io.dicom import read_stack
 from medssl.core.io.dicom_seg import AlgorithmType, dicom_seg_bytes
 from medssl.core.io.labels import read_labels
+from medssl.core.io.read_dicom_seg import SEGMENTATIONS
 from medssl.core.io.volume import read_scan
 from medssl.core.project.contents import LabelClass
 from pydicom.uid import generate_uid
@@ -116,7 +117,7 @@ def test_a_label_map_has_one_frame_for_each_image_and_every_voxel(tmp_path: Path
     write_series(series, names=[f"{name}.dcm" for name in "caebfd"], **geometry)
     labels = written(series, path, label_map=True)
     header = pydicom.dcmread(path)
-    assert header.SOPClassUID.name == "Label Map Segmentation Storage" and header.NumberOfFrames == SHAPE[0]
+    assert header.SOPClassUID == SEGMENTATIONS[1] and header.NumberOfFrames == SHAPE[0]
     assert_highdicom_finds_each_voxel(labels, series, path)
     scan = read_scan(series).geometry
     back = read_labels(path, scan)
