@@ -84,18 +84,20 @@ def test_nothing_is_changed_before_the_question_is_answered(desk, qtbot, tmp_pat
     assert desk.session.project.classes == before and np.count_nonzero(desk.annotation_layer.data) == 1
 
 
-def test_a_label_goes_into_another_class_or_stays_out(desk, qtbot, tmp_path):
-    path, _ = write_mask(tmp_path)
-    before = desk.session.project.classes
+def test_a_label_becomes_a_class_of_its_own_or_stays_out(desk, qtbot, tmp_path):
+    path, voxels = write_mask(tmp_path)
     preview = asked(desk, qtbot, path)
-    preview.boxes[1].setCurrentIndex(preview.boxes[1].findText("Leave out"))
-    preview.boxes[9].setCurrentIndex(preview.boxes[9].findData(1))
+    preview.boxes[1].setCurrentIndex(preview.boxes[1].findText("New class"))
+    preview.boxes[9].setCurrentIndex(preview.boxes[9].findText("Leave out"))
     preview.complete.setCurrentIndex(preview.complete.findData("ends"))
     preview.accept()
     qtbot.waitUntil(lambda: bool(desk.said), timeout=20000)
     data = desk.annotation_layer.data
-    assert np.count_nonzero(data == 1) == 1 and np.count_nonzero(data) == 2
-    assert desk.session.project.classes == before
+    assert np.count_nonzero(data == 2) == voxels - 1 and not (data == 9).any()
+    assert [(item.id, item.name) for item in desk.session.project.classes] == [
+        (1, "Structure"),
+        (2, "Label 1"),
+    ]
     assert len(desk.session.annotation.complete) == data.shape[0]
 
 

@@ -4,7 +4,7 @@ highdicom writes the object; this module orders the slices by position and adds 
 and old files lack. Every class that occurs is a binary segment with one frame per image, including empty
 frames, ascending along the slice normal: simple readers such as ITK, which take the position of the first
 frame and count on, then see the grid of the series. A DICOM Label Map (PS3.3 A.51, since 2024) has one frame
-per image, of segment numbers: it is smaller with many classes, but not all viewers know it.
+per image, of segment numbers: it is smaller with many classes, but ITK does not read it yet.
 """
 
 from __future__ import annotations

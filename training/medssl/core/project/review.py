@@ -43,9 +43,9 @@ def predicted(project: Project, run_id: str) -> Iterator[Reviewable]:
     """The scans that a run has segmented with its present weights, in the order of the project."""
     for scan in list(project.scans):
         try:
-            if project.has_prediction(run_id, scan):
-                expected = project.expected_dice(run_id, scan) or {}
-                yield Reviewable(scan, expected, is_accepted(project, run_id, scan))
+            expected = project.expected_dice(run_id, scan)
+            if expected is not None or project.has_prediction(run_id, scan):
+                yield Reviewable(scan, expected or {}, is_accepted(project, run_id, scan))
         except UserError:
             continue  # a damaged file, which opening the scan reports
 
