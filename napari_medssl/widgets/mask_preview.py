@@ -86,7 +86,7 @@ class MaskPreview(QDialog):
             parent: The widget that asks.
         """
         super().__init__(parent)
-        self.mask, self.axis = mask, axis
+        self.source, self.axis = mask, axis
         self.setWindowTitle("Import a mask")
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         self.table = QTableWidget(len(mask.voxels), 3)
@@ -115,7 +115,7 @@ class MaskPreview(QDialog):
         Raises:
             UserError: "too-many".
         """
-        mask = self.mask
+        mask = self.source
         choices = {value: box.currentData() for value, box in self.boxes.items()}
         kept = {value: class_id for value, class_id in choices.items() if class_id is not LEAVE_OUT}
         return with_choices(mask.name, mask.proposed, kept, mask.volume.table, mask.classes, mask.used)
@@ -126,7 +126,7 @@ class MaskPreview(QDialog):
         return chosen
 
     def _fill(self) -> None:
-        table, mask = self.table, self.mask
+        table, mask = self.table, self.source
         table.setHorizontalHeaderLabels(["In the mask", "Volume", "Becomes"])
         header, row_header = headers(table)
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
@@ -155,7 +155,7 @@ class MaskPreview(QDialog):
 
     def _box(self, value: int) -> QComboBox:
         """The classes that a label may become, with the proposed one selected."""
-        mask, box = self.mask, combo_box()
+        mask, box = self.source, combo_box()
         changed = {item.id: item for item in mask.proposed.classes}
         known = {item.id for item in mask.classes}
         for item in mask.classes:
