@@ -119,6 +119,18 @@ def test_a_checkpoint_of_a_former_version_has_no_hash_and_is_read(path: Path) ->
     assert checkpoint.load(path)[1]["kind"] == "pretrain"
 
 
+def test_the_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    own, other = (tmp_path / "runs" / name / "checkpoint.safetensors" for name in ("0001-pgl", "0002-none"))
+    for path in (own, other):
+        path.parent.mkdir(parents=True)
+    checkpoint.save(own, tensors(), {"run": "0001-pgl"})
+    assert checkpoint.load(own)[1]["run"] == "0001-pgl"
+    other.write_bytes(own.read_bytes())
+    with pytest.raises(UserError, match="0001-pgl") as error:
+        checkpoint.load(other)
+    assert error.value.code == "damaged-checkpoint"
+
+
 def test_a_foreign_safetensors_file(path: Path) -> None:
     save_file({"weight": torch.zeros(3)}, path)
     assert_refused(path, "foreign-checkpoint")

@@ -196,7 +196,7 @@ def train(
         return {**checkpoint.pack("modules", task.modules.state_dict()), **task.extra_state}
 
     def current_card() -> dict[str, Any]:
-        return {**card, "step": position.step, "elapsed_s": position.elapsed_s}
+        return {**card, "step": position.step, "elapsed_s": position.elapsed_s, "run": path.parent.name}
 
     def save() -> None:
         tensors = {

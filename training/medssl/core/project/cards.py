@@ -52,6 +52,8 @@ class CardFields(TypedDict, total=False):
     job: dict[str, Any]
     step: int
     elapsed_s: float
+    run: str
+    """Id of the run, so that a file in the folder of another one is noticed."""
     classes: list[CardClass]
     scans: list[str]
     training_data: TrainingData

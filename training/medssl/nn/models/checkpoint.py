@@ -89,6 +89,7 @@ def load(path: Path, under: str = "") -> tuple[dict[str, Tensor], dict[str, Any]
             card = json.loads((file.metadata() or {})["medssl"])
             _check_format(path, card)
             card = check_card(card, str(path))
+            _check_place(path, card)
             card.pop(HASH, None)
             names = {name: migrations.tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
             tensors = {new: file.get_tensor(name) for name, new in names.items() if new.startswith(under)}
@@ -121,6 +122,17 @@ def _check_format(path: Path, card: dict[str, Any]) -> None:
         raise UserError(
             f"{path} was written by a newer version of medssl; update medssl to read it.",
             code="newer-version",
+        )
+
+
+def _check_place(path: Path, card: dict[str, Any]) -> None:
+    """Weights of one run in the folder of another one would predict under its name."""
+    run, folder = card.get("run", path.parent.name), path.parent
+    if folder.parent.name == "runs" and run != folder.name:
+        raise UserError(
+            f"{path} is the checkpoint of run {run}; put it back there, and restore that of {folder.name} "
+            "from a backup.",
+            code="damaged-checkpoint",
         )
 
 
