@@ -52,6 +52,7 @@ class Autosave:
         self._sync_soon = qthrottled(self._sync, timeout=SYNC_MS)
         self._sync_thread = ThreadPoolExecutor(1, "journal")
         self._syncing: Future[None] | None = None
+        self._sync_again = False
         self._told = dict[str, str]()
         self._thread = ThreadPoolExecutor(1, "autosave")
         self._writing: tuple[Future[bool], PendingWrite] | None = None
@@ -109,13 +110,13 @@ class Autosave:
         self._sync_soon()
 
     def _sync(self) -> None:
-        """Have the journal reach the disk; after what is on its way."""
+        """Have the journal reach the disk; on a slow one, once more after what is on its way."""
         journal = self.annotation.journal
         if journal is not None and self._syncing is None:
             self._syncing = self._sync_thread.submit(journal.sync)
             self._syncing.add_done_callback(lambda done: self._finished.emitted.emit())
         elif journal is not None:
-            self._sync_soon()
+            self._sync_again = True
 
     # --- writing -------------------------------------------------------------------------------------
 
@@ -149,6 +150,9 @@ class Autosave:
         if self._syncing is not None and self._syncing.done():
             error, self._syncing = self._syncing.exception(), None
             self._tell("journal", error)
+            if self._sync_again:
+                self._sync_again = False
+                self._sync_soon()
         if self._writing is not None and self._writing[0].done():
             error = self._finish(*self._writing)
             self._tell("annotation", error)

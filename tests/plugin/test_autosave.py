@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from medssl.core.temporary_files import temporary_file
 from napari.components import ViewerModel
 from test_workspace import write_scan
 
+from napari_medssl.annotate.autosave import SYNC_MS
 from napari_medssl.annotate.crash_recovery import CrashRecovery
 from napari_medssl.annotate.edits import Edits
 from napari_medssl.model.session import Session
@@ -219,3 +221,17 @@ def test_what_killed_processes_left_is_swept_when_a_project_is_opened(desk):
     left.touch()
     open_desk(desk.session.project.root).close()
     assert not left.exists()
+
+
+def test_strokes_on_a_disk_that_is_slower_than_the_hand(desk, qtbot):
+    desk.new_annotation()
+    slow, autosave = threading.Event(), desk.autosave
+    autosave._sync_thread.submit(slow.wait)  # as a disk that does not answer
+    with qtbot.captureExceptions() as exceptions:
+        for column in range(3):
+            desk.annotation_layer.paint((4, 5, column), 1)
+            qtbot.wait(SYNC_MS + 100)
+        assert not autosave._syncing.done() and autosave._sync_again
+        slow.set()
+        qtbot.waitUntil(lambda: autosave._syncing is None and not autosave._sync_again, timeout=10_000)
+    assert not exceptions and not desk.said and len(strokes_of(desk)) == 3
