@@ -5,24 +5,31 @@ Raya and Udupa, "Shape-based interpolation of multidimensional objects" (IEEE Tr
 linearly, and the structure is where it is positive. With several structures a voxel belongs to the one with
 the largest distance.
 
-Grey values are not used, and a structure that begins and ends between the two slices is missed. The result is
-therefore stored apart from the annotation (`Annotation.interpolated`).
+Grey values are used where a scan is given (guided_interpolation.py). A structure that begins and ends
+between the two slices is missed. The result is therefore stored apart from the annotation
+(`Annotation.interpolated`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from medssl.core.errors import UserError
 from medssl.core.io.geometry import AXIS_NAMES
+from medssl.core.labels.guided_interpolation import DistancePair, guided_distances
 from medssl.core.project.annotation import SURE_BACKGROUND, Annotation
 
 
 def interpolate(
-    labels: np.ndarray, slices: Sequence[int], class_ids: Sequence[int], spacing_mm: Sequence[float]
+    labels: np.ndarray,
+    slices: Sequence[int],
+    class_ids: Sequence[int],
+    spacing_mm: Sequence[float],
+    scan: np.ndarray | None = None,
+    slice_mm: float = 1.0,
 ) -> np.ndarray:
     """Interpolate labels between annotated slices.
 
@@ -30,6 +37,9 @@ def interpolate(
         labels: Class ids, uint8 (slices, rows, columns), complete in `slices`.
         slices: Indices of the annotated slices, ascending.
         spacing_mm: Pixel spacing along (rows, columns).
+        scan: Grey values that guide the outlines, any real type (slices, rows, columns); None interpolates
+            shapes alone.
+        slice_mm: Spacing of the slices of `scan`.
 
     Returns:
         uint8 (slices, rows, columns): annotated slices unchanged, interpolated labels between them, 0 before
@@ -46,17 +56,23 @@ def interpolate(
             distance_pair(labels[low] == class_id, labels[high] == class_id, spacing_mm)
             for class_id in class_ids
         ]
-        for index in range(low + 1, high):
-            weight = (index - low) / (high - low)
-            distances = [np.zeros(labels.shape[1:])]  # background wins where all others are negative
-            distances += [(1 - weight) * first + weight * last for first, last in ends]
-            result[index] = ids[np.argmax(distances, axis=0)]
+        if scan is None or not labels[[low, high]].any():
+            between = _between(ends, high - low)
+        else:
+            between = guided_distances(scan[low : high + 1], ends, spacing_mm, slice_mm)
+        for index, distances in enumerate(between, low + 1):
+            background = np.zeros(labels.shape[1:])  # which wins where all others are negative
+            result[index] = ids[np.argmax([background, *distances], axis=0)]
     return result
 
 
-def distance_pair(
-    first: np.ndarray, last: np.ndarray, spacing_mm: Sequence[float]
-) -> tuple[np.ndarray, np.ndarray]:
+def _between(ends: Sequence[DistancePair], steps: int) -> Iterator[list[np.ndarray]]:
+    """Linearly interpolated distances of all structures in the slices between two that are `steps` apart."""
+    for weight in np.arange(1, steps) / steps:
+        yield [(1 - weight) * first + weight * last for first, last in ends]
+
+
+def distance_pair(first: np.ndarray, last: np.ndarray, spacing_mm: Sequence[float]) -> DistancePair:
     """Signed distances of a structure in two annotated slices.
 
     If one slice does not contain the structure, its distance there is minus the largest distance in the other
@@ -111,12 +127,19 @@ def gaps(annotation: Annotation, axis: int, index: int) -> list[tuple[int, int]]
     return [(low, high) for low, high in pairwise(slices) if low <= index <= high and high - low > 1]
 
 
-def fill(annotation: Annotation, axis: int, index: int, spacing_mm: Sequence[float]) -> np.ndarray:
+def fill(
+    annotation: Annotation,
+    axis: int,
+    index: int,
+    spacing_mm: Sequence[float],
+    scan: np.ndarray | None = None,
+) -> np.ndarray:
     """Interpolate between the complete slices around slice `index`.
 
     Args:
         axis: Canonical axis across the slices.
         spacing_mm: Voxel spacing along (z, y, x).
+        scan: Grey values that guide the outlines, any real type (Z, Y, X); None interpolates shapes alone.
 
     Returns:
         The interpolated labels of the annotation with those of this gap added, uint8 (Z, Y, X): class ids,
@@ -141,7 +164,8 @@ def fill(annotation: Annotation, axis: int, index: int, spacing_mm: Sequence[flo
         slab = np.ascontiguousarray(labels[low : high + 1])
         slab = np.where(slab == SURE_BACKGROUND, 0, slab)
         ids = np.unique(slab[[0, -1]])
-        filled = interpolate(slab, [0, high - low], ids[ids > 0].tolist(), pixel_mm)
+        grey = None if scan is None else np.moveaxis(scan, axis, 0)[low : high + 1]
+        filled = interpolate(slab, [0, high - low], ids[ids > 0].tolist(), pixel_mm, grey, spacing_mm[axis])
         output[low + 1 : high] = np.where(filled == 0, SURE_BACKGROUND, filled)[1:-1]
     return without_strokes(interpolated, annotation)
 
