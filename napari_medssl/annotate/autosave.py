@@ -210,10 +210,10 @@ class Autosave:
             self.annotation.invalidate()
 
     def _record(self) -> bool:
-        return self.annotation.record(self._region()) if self._layer is not None else False
+        return self.annotation.record(self.region()) if self._layer is not None else False
 
-    def _region(self) -> Region:
-        """The slice on the screen; all of the scan for a brush that goes through slices."""
+    def region(self) -> Region:
+        """Where strokes change labels: on the slice on the screen, or anywhere by a brush through slices."""
         layer = self._layer
         if layer is None or layer.n_edit_dimensions > 2:
             return EVERYTHING

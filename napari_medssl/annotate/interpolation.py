@@ -57,8 +57,11 @@ class Interpolation:
         """Whether any structure is interpolated on a slice."""
         return slice_index is not None and len(self._unpainted(*slice_index)[0]) > 0
 
-    def interpolate(self) -> None:
+    def interpolate(self, guided: bool = True) -> None:
         """Interpolate between the complete slices around the one on the screen; in a thread.
+
+        Args:
+            guided: Let the grey values of the scan guide the outlines.
 
         Raises:
             UserError: "no-gap", "no-annotation", "not-2d", "read-only".
@@ -75,9 +78,13 @@ class Interpolation:
         now = self.annotation.current()
         copy = replace(now, labels=now.labels.copy())
         self._painted = []
-        spacing = scan.geometry.spacing_mm
+        spacing, shown = scan.geometry.spacing_mm, self.workspace.scan_layer
+        grey = shown.data if guided and shown is not None else None
+        if grey is not None and grey.shape != copy.labels.shape:
+            grey = None
         self._worker.submit(
-            lambda: iter([fill(copy, axis, index, spacing)]), lambda labels: self._take(scan.id, labels)
+            lambda: iter([fill(copy, axis, index, spacing, grey)]),
+            lambda labels: self._take(scan.id, labels),
         )
 
     def remove(self) -> None:

@@ -23,6 +23,7 @@ from napari_medssl.qt import not_none
 from napari_medssl.widgets.class_removal import ClassRemoval
 from napari_medssl.widgets.class_table import ClassTable
 from napari_medssl.widgets.components import StepContent, button, column, hint, row
+from napari_medssl.widgets.fill_menu import FillMenu
 from napari_medssl.widgets.interactive import InteractivePanel
 from napari_medssl.widgets.mask_import import MaskImportButton
 from napari_medssl.widgets.next_slice import NextSlice
@@ -32,8 +33,8 @@ from napari_medssl.workspace import Workspace
 
 PLANES = ("Axial", "Coronal", "Sagittal")
 INTERPOLATE_TIP = (
-    "Interpolate shapes between the complete slices around this one. Interpolated labels are drawn as "
-    "outlines, vanish where you paint, weigh less in training and are never exported"
+    "Interpolate between the complete slices around this one, guided by the scan. Interpolated labels are "
+    "drawn as outlines, vanish where you paint, weigh less in training and are never exported"
 )
 STATES = {
     SaveState.SAVED: "All strokes are saved.",
@@ -63,6 +64,7 @@ class Annotate(StepContent):
         self._adding = LatestOnlyWorker(session)
         self.add = button("Add class", self.add_class, "Add a structure to segment")
         self.mask_import = MaskImportButton(workspace, self.edits)
+        self.fill = FillMenu(workspace, self.edits, self.interpolation, self.classes.current)
         self.brush = self._tool("Paint", lambda: self.classes.current(), "Paint the selected class (P)")
         self.sure = self._tool(
             "Sure background", lambda: SURE_BACKGROUND, "Paint voxels that belong to none of the classes (Q)"
@@ -88,8 +90,8 @@ class Annotate(StepContent):
         self.state = hint()
         self.next = NextSlice(session, workspace, jobs, self.new_annotation)
         column(
-            self, self.new, self.classes, row(self.add, self.mask_import),
-            row(self.brush, self.sure, self.eraser), self.complete, self.slice_bar,
+            self, self.new, self.classes, row(self.add, self.mask_import, self.fill),
+            row(self.brush, self.sure, self.eraser), self.fill.range_row, self.complete, self.slice_bar,
             row(self.interpolate_button, self.remove_button), self.list, self.next, self.state,
         )  # fmt: skip
         self.proposals = Proposals(workspace, self.edits) if server.is_installed() else None
@@ -184,7 +186,7 @@ class Annotate(StepContent):
         self.new.setVisible(not painting)
         self.new.setEnabled(self.session.scan is not None)
         self.mask_import.setEnabled(self.session.scan is not None)
-        for widget in (self.classes, self.add, self.brush, self.sure, self.eraser, self.complete):
+        for widget in (self.classes, self.add, self.fill, self.brush, self.sure, self.eraser, self.complete):
             widget.setVisible(painting)
         self.complete.setEnabled(position is not None)
         self.complete.setChecked(is_complete)

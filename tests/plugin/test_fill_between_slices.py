@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nibabel
 import numpy as np
 import pytest
 from napari.components import ViewerModel
@@ -28,7 +29,7 @@ def desk(qtbot, tmp_path) -> Workspace:
         made.annotation_layer.data_setitem((np.full(25, index), rows, columns), 1)
         made.toggle_complete()
     made.go_to(0, 4)
-    made.interpolation.interpolate()
+    made.interpolation.interpolate(guided=False)  # the scan is noise
     qtbot.waitUntil(lambda: made.interpolation.layer is not None, timeout=20000)
     yield made
     made.close()
@@ -77,3 +78,24 @@ def test_a_fill_can_be_removed(desk):
 def test_a_mark_on_a_filled_slice_leaves_no_guess_in_it(desk):
     desk.toggle_complete()
     assert not desk.interpolation.layer.data[4].any() and desk.interpolation.layer.data[3].any()
+
+
+def test_a_fill_follows_the_scan_unless_shapes_alone_are_asked_for(desk, qtbot, tmp_path):
+    values = np.zeros((12, 16, 9), np.float32)
+    for index, shift in enumerate((0, 0, 0, 1, 3, 4, 3, 1, 0)):
+        values[3:9, 3 + shift : 9 + shift, index] = 1
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "b.nii.gz")
+    desk.session.select(desk.session.project.add_scan(tmp_path / "b.nii.gz").id)
+    desk.new_annotation()
+    truth = np.asarray(desk.scan_layer.data) > 0.5
+    for index in (2, 8):
+        desk.annotation_layer.data[index][truth[index]] = 1
+        desk.session.annotation.mark(0, index, True)
+    desk.go_to(0, 5)
+    right = []
+    for guided in (False, True):
+        desk.interpolation.remove()
+        desk.interpolation.interpolate(guided)
+        qtbot.waitUntil(lambda: desk.interpolation.layer is not None, timeout=20000)
+        right.append(np.count_nonzero((desk.interpolation.layer.data[5] == 1) & truth[5]))
+    assert right[0] < 20 and right[1] > 30, "of 36 pixels"

@@ -1,0 +1,164 @@
+"""A brush that paints only voxels whose grey values lie in a range.
+
+napari paints under the whole brush; what is out of range is restored at once, as part of the same step of
+undo. Erasing is not limited.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from napari.layers import Labels
+from psygnal import Signal
+
+from napari_medssl import navigation
+from napari_medssl.error_handling import catch_errors
+from napari_medssl.model.annotation_model import Region
+from napari_medssl.workspace import Workspace
+
+SPREAD = 2.5
+"""Half the width of a range around a click, in standard deviations of the values there."""
+REACH_PIXELS = 2
+"""Pixels on each side of a click whose values give the range; under a wide brush are several tissues."""
+
+
+class RangeBrush:
+    """Limits strokes on the annotation to a range of grey values while it is on."""
+
+    changed = Signal()
+    """`on` or the range has changed."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace, self.session = workspace, workspace.session
+        self.on = False
+        self.follows_click = True
+        """Whether each stroke sets the range from the values around its first click."""
+        self.range = (0.0, 0.0)
+        """Lowest and highest grey value that is painted, in the units of the scan."""
+        self._layer: Labels | None = None
+        self._before: tuple[Region, np.ndarray] | None = None
+        """Labels of a region when the stroke began; None between strokes."""
+        self._step: list[Any] | None = None
+        """The step of undo that the stroke belongs to already; None while it is still open."""
+        self._dragging = False
+        self.session.annotation.stroke.connect(self._on_stroke)
+        self.session.view_changed.connect(self._on_view)
+
+    def set_on(self, on: bool) -> None:
+        """Limit the strokes from now on, or no longer."""
+        self.on = on
+        self._end()
+        scan = self.workspace.scan_layer
+        if on and scan is not None and self.range[0] == self.range[1]:
+            self.range = tuple(scan.contrast_limits)
+        self.changed.emit()
+
+    def set_follows_click(self, on: bool) -> None:
+        """Let each stroke set the range from the grey values around its first click, or not."""
+        self.follows_click = on
+
+    def set_range(self, low: float, high: float) -> None:
+        """Set the lowest and the highest grey value that is painted."""
+        if (low, high) != self.range:
+            self.range = (low, high)
+            self.changed.emit()
+
+    def _on_view(self) -> None:
+        """The annotation layer may be new; a stroke may go on in another slice."""
+        layer = self.workspace.annotation_layer
+        if layer is not None and self._on_drag not in layer.mouse_drag_callbacks:
+            layer.mouse_drag_callbacks.insert(0, self._on_drag)  # before the one that paints
+        if layer is not None and self._before is not None:
+            self._remember(layer)
+
+    # --- a stroke ------------------------------------------------------------------------------------
+
+    def _on_drag(self, layer: Labels, event: Any) -> Iterator[None]:
+        """From press to release; napari advances this before the mode that paints."""
+        self._end()
+        if not self.on or self.session.closed:
+            return
+        if layer is not self._layer:  # connected after `autosave` was: it records what is left of a stroke
+            self._layer = layer
+            layer.events.paint.connect(self._on_paint, position="first")
+            layer.events.labels_update.connect(self._on_labels_update, position="first")
+        if self.follows_click and layer.mode == "paint" and event.button == 1:
+            catch_errors(self.session, lambda: self._range_at(layer, event.position))
+        self._remember(layer)
+        self._dragging = True
+        yield
+        while event.type == "mouse_move":
+            yield
+        self._dragging = False
+
+    def _remember(self, layer: Labels) -> None:
+        region = self.workspace.autosave.region()
+        self._before = region, np.array(layer.data[region])
+
+    def _on_stroke(self, *stroke: object) -> None:
+        """A stroke is recorded, or another change of the annotation follows, which is not limited."""
+        if not self._dragging:
+            self._end()
+
+    def _end(self) -> None:
+        self._before = self._step = None
+
+    def _on_paint(self, event: Any) -> None:
+        self._step = event.value
+
+    def _on_labels_update(self, event: object = None) -> None:
+        if self._before is not None:
+            catch_errors(self.session, self._restore)
+
+    def _restore(self) -> None:
+        """Give back their labels to the voxels out of range that have been painted."""
+        layer, scan = self._layer, self.workspace.scan_layer
+        if layer is None or scan is None or self._before is None:
+            return
+        region, before = self._before
+        after = layer.data[region]
+        local = np.nonzero((after != before) & (after != 0))
+        voxels = tuple(along + (span.start or 0) for along, span in zip(local, region, strict=True))
+        grey = np.asarray(scan.data[voxels])
+        out = (grey < self.range[0]) | (grey > self.range[1])
+        if not out.any():
+            return
+        voxels, labels = tuple(along[out] for along in voxels), before[local][out]
+        if self._step is None:
+            layer.data_setitem(voxels, labels)
+        else:  # a polygon: its step of undo is closed before its voxels change
+            self._step.append((voxels, layer.data[voxels], labels))
+            layer.data[voxels] = labels
+            layer.refresh()
+
+    # --- the range -----------------------------------------------------------------------------------
+
+    def _range_at(self, layer: Labels, position: Any) -> None:
+        """Take the range from the grey values around a world position in mm."""
+        scan, voxel = self.workspace.scan_layer, navigation.voxel_at(layer, position)
+        shown = self.workspace.slice_on_screen()
+        if scan is None or voxel is None or shown is None:
+            return
+        box = tuple(
+            slice(at, at + 1)
+            if along == shown[0]
+            else slice(max(at - REACH_PIXELS, 0), at + REACH_PIXELS + 1)
+            for along, at in enumerate(voxel)
+        )
+        self.set_range(*range_of(np.asarray(scan.data[box])))
+
+
+def range_of(values: np.ndarray) -> tuple[float, float]:
+    """Range of the tissue that is most of some grey values, robust against a border in a corner of them.
+
+    Args:
+        values: Grey values (any shape).
+
+    Returns:
+        Lowest and highest value.
+    """
+    median = float(np.median(values))
+    deviation = 1.4826 * float(np.median(np.abs(values - median)))  # of a normal distribution
+    return median - SPREAD * deviation, median + SPREAD * deviation

@@ -1,0 +1,73 @@
+"""The range of grey values that limits the brush: a slider, two numbers, and whether clicks set it."""
+
+from __future__ import annotations
+
+import numpy as np
+from qtpy.QtCore import QSignalBlocker, Qt
+from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QVBoxLayout, QWidget
+from superqt import QDoubleRangeSlider
+
+from napari_medssl.annotate.range_brush import RangeBrush
+from napari_medssl.widgets.components import row
+
+SAMPLE_VOXELS = 300_000
+PERCENTILES = (0.1, 99.9)
+"""Of a sample of the scan: the ends of the slider."""
+NO_LIMIT = 1e9
+CLICK_TIP = "Each stroke takes the range from the grey values around its first click"
+RANGE_TIP = "Lowest and highest grey value that is painted"
+
+
+class RangeRow(QWidget):
+    """Visible while the brush is limited."""
+
+    def __init__(self, brush: RangeBrush) -> None:
+        super().__init__()
+        self.brush = brush
+        self.slider = QDoubleRangeSlider(Qt.Orientation.Horizontal)
+        self.slider.setToolTip(RANGE_TIP)
+        self.slider.valueChanged.connect(lambda values: brush.set_range(*values))
+        self.ends = (self._number(), self._number())
+        self.from_click = QCheckBox("From click")
+        self.from_click.setToolTip(CLICK_TIP)
+        self.from_click.setChecked(brush.follows_click)
+        self.from_click.toggled.connect(brush.set_follows_click)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addLayout(row(*self.ends, self.from_click))
+        layout.addWidget(self.slider)
+        brush.changed.connect(self._refresh)
+        brush.session.scan_changed.connect(self._fit)
+        self._refresh()
+
+    def _number(self) -> QDoubleSpinBox:
+        box = QDoubleSpinBox()
+        box.setRange(-NO_LIMIT, NO_LIMIT)
+        box.setDecimals(0)
+        box.setToolTip(RANGE_TIP)
+        box.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        box.editingFinished.connect(lambda: self.brush.set_range(*sorted(end.value() for end in self.ends)))
+        return box
+
+    def _fit(self) -> None:
+        """Let the slider span the grey values of the scan."""
+        scan = self.brush.workspace.scan_layer
+        if scan is None:
+            return
+        step = max(1, round((scan.data.size / SAMPLE_VOXELS) ** (1 / 3)))
+        sample = np.asarray(scan.data[::step, ::step, ::step], np.float32)
+        low, high = (float(value) for value in np.percentile(sample, PERCENTILES))
+        decimals = int(np.clip(2 - np.floor(np.log10(max(high - low, 1e-9))), 0, 6))  # three digits
+        for end in self.ends:
+            end.setDecimals(decimals)
+            end.setSingleStep(10.0 ** (1 - decimals))
+        with QSignalBlocker(self.slider):
+            self.slider.setRange(low, max(high, low + 1e-6))
+        self._refresh()
+
+    def _refresh(self) -> None:
+        self.setVisible(self.brush.on)
+        for end, value in zip(self.ends, self.brush.range, strict=True):
+            end.setValue(value)
+        with QSignalBlocker(self.slider):
+            self.slider.setValue(self.brush.range)
