@@ -48,6 +48,11 @@ class Interpolation:
         """Whether anything is interpolated in the scan on the screen."""
         return self.annotation.interpolated is not None
 
+    @property
+    def busy(self) -> bool:
+        """Whether labels are being interpolated: a second or more for a large slice."""
+        return self._worker.busy
+
     def possible(self, slice_index: SliceIndex | None) -> bool:
         """Whether a slice lies between two complete ones."""
         complete = Annotation(np.empty(0), self.annotation.complete)
@@ -85,7 +90,9 @@ class Interpolation:
         self._worker.submit(
             lambda: iter([fill(copy, axis, index, spacing, grey)]),
             lambda labels: self._take(scan.id, labels),
+            self.changed.emit,
         )
+        self.changed.emit()
 
     def remove(self) -> None:
         """Remove all interpolated labels of the scan.

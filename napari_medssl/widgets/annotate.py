@@ -195,6 +195,8 @@ class Annotate(StepContent):
         self.complete.setText(
             f"✓  {label} is complete" if is_complete else f"{action} {label.lower()} complete"
         )
+        self.interpolate_button.setEnabled(not self.interpolation.busy)
+        self.interpolate_button.setText("Interpolating…" if self.interpolation.busy else "Interpolate")
         self.interpolate_button.setVisible(painting and self.interpolation.possible(position))
         self.remove_button.setVisible(painting and self.interpolation.available)
         scan = self.workspace.scan_layer

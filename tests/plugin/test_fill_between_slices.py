@@ -35,6 +35,15 @@ def desk(qtbot, tmp_path) -> Workspace:
     made.close()
 
 
+def test_what_takes_a_while_is_said_until_it_is_done(desk, qtbot):
+    states = []
+    desk.interpolation.changed.connect(lambda: states.append(desk.interpolation.busy))
+    desk.interpolation.interpolate()
+    assert states == [True]
+    qtbot.waitUntil(lambda: not desk.interpolation.busy, timeout=20000)
+    assert states[-1] is False
+
+
 def test_a_fill_has_a_locked_layer_of_its_own_and_is_saved_apart_from_strokes(desk):
     layer = desk.interpolation.layer
     assert (
