@@ -9,38 +9,21 @@ from __future__ import annotations
 import os
 import platform
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 
 from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 from medssl.core.errors import UserError
-from medssl.core.files import read_json, write_json
+from medssl.core.files import write_json
 from medssl.core.project.project import Project
+from medssl.core.project.window_lock import OWNER_FILE, LockOwner, owner_text, window_lease
 
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.model.session import Session
 from napari_medssl.qt import timer
 
-LEASE_FILE, OWNER_FILE = "viewer.lock", "viewer.json"
-LEASE_SECONDS = 30.0
-"""A lock of another machine expires after this time; on this machine its process is checked."""
 POLL_MS = 3_000
-
-
-@dataclass(frozen=True)
-class LockOwner:
-    """The window that has a project open; `since` is an ISO 8601 time with time zone."""
-
-    host: str
-    process: int
-    since: str
-
-    def describe(self, now: datetime) -> str:
-        """Text such as "process 4711 on ward-3, since 14:03", with the date if it is another day."""
-        since = datetime.fromisoformat(self.since).astimezone(now.tzinfo)
-        when = f"{since:%H:%M}" if since.date() == now.date() else f"{since:%d %B %Y, %H:%M}"
-        return f"process {self.process} on {self.host}, since {when}"
 
 
 class ProjectLock:
@@ -106,9 +89,7 @@ class ProjectLock:
         if self._folder != project.root.resolve():
             self.release()
             self._folder = project.root.resolve()
-            self._lease = SoftFileLease(
-                self._folder / LEASE_FILE, lease_duration=LEASE_SECONDS, thread_local=False
-            )
+            self._lease = window_lease(self._folder)
         project.read_only = self._acquire()
         self._timer.start()
         if project.read_only:
@@ -136,11 +117,7 @@ class ProjectLock:
 
 
 def _locked_message(folder: Path) -> str:
-    try:
-        owner = LockOwner(**read_json(folder / OWNER_FILE)).describe(datetime.now().astimezone())
-    except (UserError, TypeError, ValueError):
-        owner = "unknown process"
     return (
-        f"{folder.name} is open in another window ({owner}), so it is read-only here; close the other "
-        "window to edit it here."
+        f"{folder.name} is open in another window ({owner_text(folder)}), so it is read-only here; close the "
+        "other window to edit it here."
     )

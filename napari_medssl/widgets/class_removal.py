@@ -49,8 +49,9 @@ class ClassRemoval:
             if QMessageBox.question(self.parent, "Remove class", text) == QMessageBox.StandardButton.Yes:
                 self.relabel(class_id, 0, [])
             return
+        where = describe(self.session.need_project(), slices_by_scan)
         choices = [*(f"{item.name} ({item.id})" for item in others), NOT_ANNOTATED]
-        text = f"{name} is painted in {describe(slices_by_scan)}.\nRemove it and relabel these strokes as:"
+        text = f"{name} is painted in {where}.\nRemove it and relabel these strokes as:"
         chosen, agreed = QInputDialog.getItem(self.parent, "Remove class", text, choices, 0, False)
         if agreed:
             into = 0 if chosen == NOT_ANNOTATED else others[choices.index(chosen)].id

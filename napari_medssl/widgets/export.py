@@ -85,7 +85,7 @@ class Export(QWidget):
         scan = catch_errors(self.session, self.session.need_scan)
         if scan is None:
             return
-        start = Path(scan.source).parent / file_name(scan.id, ".nii.gz")
+        start = Path(scan.source).parent / file_name(scan, ".nii.gz")
         filters = ";;".join(f"{name} (*{ending})" for name, ending in FORMATS.items())
         path, _ = QFileDialog.getSaveFileName(self, "Export the segmentation", str(start), filters)
         if path:

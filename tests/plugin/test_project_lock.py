@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from filelock import SoftFileLease
 from medssl.core.errors import UserError
+from medssl.core.project import window_lock
 from medssl.core.project.project import Annotation, LabelClass, Project
 from napari.components import ViewerModel
 from user_simulation import open_and_wait
 
-from napari_medssl.engine import project_lock
 from napari_medssl.model.job_factory import pretrain_job
 from napari_medssl.widgets import Dock
 
@@ -128,10 +128,10 @@ def test_when_the_first_window_closes_the_second_may_write(open_window, said, pr
 
 
 def test_a_holder_elsewhere_without_a_sign_is_gone(open_window, project, monkeypatch):
-    monkeypatch.setattr(project_lock, "LEASE_SECONDS", 3.0)
+    monkeypatch.setattr(window_lock, "LEASE_SECONDS", 3.0)
     lease, lock = (
-        project.root / project_lock.LEASE_FILE,
-        SoftFileLease(project.root / project_lock.LEASE_FILE, lease_duration=3.0),
+        project.root / window_lock.LEASE_FILE,
+        SoftFileLease(project.root / window_lock.LEASE_FILE, lease_duration=3.0),
     )
     with lock:
         sign = lease.read_text()

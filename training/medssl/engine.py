@@ -27,6 +27,7 @@ from medssl.core.project.cards import need
 from medssl.core.project.damage import damaged_annotations, damaged_images
 from medssl.core.project.locks import training_lock
 from medssl.core.project.project import Project, Run
+from medssl.core.project.removal import refused_leaves_nothing
 from medssl.core.project.runs import refuse_collapsed
 from medssl.core.shipped import RANDOM
 
@@ -209,10 +210,13 @@ def _train(
     if job.resume:
         training_run = project.run(job.resume)
         job = _resumed_job(training_run, job)
+        if isinstance(job, FinetuneJob):  # scans may have been removed since
+            remaining = tuple(scan for scan in job.predict_scans if scan in project.scans)
+            job = replace(job, predict_scans=remaining)
     else:
         name = job.method if isinstance(job, PretrainJob) else "from-" + _origin_name(project, job)
         training_run = project.new_run(jobs.kind_of(job), jobs.to_json(job), name)
-    with training_lock(training_run.folder):
+    with refused_leaves_nothing(training_run, not job.resume), training_lock(training_run.folder):
         stored = _stored(training_run) if job.resume else None
         emit_logged = _announcing(_logged(emit, training_run.folder / "events.jsonl"), notices)
         if isinstance(job, PretrainJob):

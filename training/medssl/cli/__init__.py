@@ -12,7 +12,20 @@ from typing import Annotated, Any
 import typer
 
 from medssl import __version__
-from medssl.cli import classes, demo, export, inference, methods, review, setup, suggest, training, view
+from medssl.cli import (
+    classes,
+    demo,
+    export,
+    inference,
+    methods,
+    review,
+    runs,
+    scans,
+    setup,
+    suggest,
+    training,
+    view,
+)
 
 app = typer.Typer(
     name="medssl",
@@ -36,9 +49,11 @@ def _add(command: Callable[..., None], panel: str, **options: Any) -> None:
 _add(view.view, START)
 _add(demo.demo, START)
 _add(setup.init, START)
+_add(scans.scans, START)
 _add(classes.classes, START)
 _add(training.pretrain, TRAIN, cls=methods.WithRecipes)
 _add(training.finetune, TRAIN)
+_add(runs.runs, TRAIN)
 _add(methods.methods, TRAIN)
 _add(inference.predict, USE)
 _add(review.review, USE)

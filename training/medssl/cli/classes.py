@@ -67,14 +67,15 @@ def _remove(project: Project, name: str, into: str | None, annotated: dict[int, 
     from medssl.core.errors import UserError
     from medssl.core.labels.classes import check_removable, class_named, remove_class
     from medssl.core.labels.relabel import describe
+    from medssl.core.project.window_lock import no_window
 
     item = class_named(project, name)
     check_removable(project)
     scans = annotated[item.id].slices_by_scan if item.id in annotated else {}
     if scans and into is None:
         raise UserError(
-            f"{item.name} is annotated in {describe(scans)}; add --into with another class to relabel "
-            f"that, or --into {NOT_ANNOTATED} to make it not annotated.",
+            f"{item.name} is annotated in {describe(project, scans)}; add --into with another class to "
+            f"relabel that, or --into {NOT_ANNOTATED} to make it not annotated.",
             code="annotated",
         )
     target = class_named(project, into) if into not in (None, NOT_ANNOTATED) else None
@@ -82,7 +83,8 @@ def _remove(project: Project, name: str, into: str | None, annotated: dict[int, 
         raise UserError(
             f"{item.name} cannot become itself; give another class after --into.", code="same-name"
         )
-    remove_class(project, item.id, target.id if target else 0, list(scans))
+    with no_window(project.root):
+        remove_class(project, item.id, target.id if target else 0, list(scans))
     became = (
         f"; {_painted(annotated.get(item.id))}, now {target.name if target else 'not annotated'}"
         if scans

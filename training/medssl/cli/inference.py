@@ -19,6 +19,7 @@ from medssl.cli.options import (
     WeightsOption,
     WithNamesOption,
 )
+from medssl.core.shell import command
 
 ScansArgument = Annotated[
     list[str] | None,
@@ -72,9 +73,12 @@ def predict(
 
     opened, ending = Project.open(project), check_ending(ending)
     run = choose_run(opened, weights, ("finetune",))
-    inside, outside = split_scans(opened, scans or [])
-    refusals = Refusals()
-    files = scans_among(outside, console()) if outside else ()
+    named, refusals = split_scans(opened, scans or []), Refusals()
+    for sentence in named.missing:
+        warn(console(), sentence)
+    refusals.count += len(named.missing)
+    inside, outside = named.inside, named.outside
+    files = scans_among(outside, console()).scans if outside else ()
     job = PredictJob(project=str(project), seed=seed, device=device, weights=run.id, scans=inside)
     if inside or not outside:
         refusals.count += len(work(job).get("left_out", ()))
@@ -92,9 +96,8 @@ def predict(
                 )
             )
         else:
-            typer.echo(
-                f"The segmentations are in the project; medssl export {project} --out DIR writes files."
-            )
+            write = command("export", project, "--out", "DIR")
+            typer.echo(f"The segmentations are in the project; {write} writes files.")
     written = predict_outside(
         opened,
         run,
@@ -217,7 +220,7 @@ def evaluate(
         warn(screen, reason)
     report_notes(scores.notes, screen)
     scores.left_out.update(pairs.ambiguous)
-    console(stderr=False).print(scores_table(scores, title=f"Dice of {chosen.id}"))
+    console(stderr=False).print(scores_table(scores, opened.scans, title=f"Dice of {chosen.id}"))
     if json is not None:
         make_folder(json.parent)
         write_json(json, scores_json(scores))

@@ -14,6 +14,7 @@ from medssl.core.project.modality import (
     settle_modalities,
     usual_modality,
 )
+from medssl.core.shell import command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,11 +47,14 @@ def settle(project: Project, former: dict[str, Scan], screen: Console) -> None:
     for scan in former.values():
         now = project.scans[scan.id]
         if now.modality != scan.modality:
-            text = f"{scan.id} is taken as {now.modality.upper()} now, no longer as {scan.modality.upper()}."
-        elif now.modality_source == UNSURE and usual not in ("", now.modality):
             text = (
-                f"{scan.id} was taken as {now.modality.upper()}, but the other scans are {usual.upper()}; to "
-                f"change it: medssl init {project.root} {scan.source} --modality {usual}"
+                f"{scan.title} is taken as {now.modality.upper()} now, no longer as {scan.modality.upper()}."
+            )
+        elif now.modality_source == UNSURE and usual not in ("", now.modality):
+            correct = command("init", project.root, scan.source, "--modality", usual)
+            text = (
+                f"{scan.title} was taken as {now.modality.upper()}, but the other scans are {usual.upper()}; "
+                f"to change it: {correct}"
             )
         else:
             continue
@@ -64,7 +68,7 @@ def modality_lines(scans: Iterable[Scan]) -> list[str]:
         groups.setdefault(describe_modality(scan), []).append(scan)
     lines = []
     for description, members in groups.items():
-        names = ", ".join(scan.id for scan in members[:MAX_NAMES])
+        names = ", ".join(scan.title for scan in members[:MAX_NAMES])
         more = f" and {len(members) - MAX_NAMES} more" if len(members) > MAX_NAMES else ""
         advice = "; the values fit CT and MR, --modality says which" * (members[0].modality_source == UNSURE)
         lines.append(f"{description}{advice}: {names}{more}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import typer
@@ -13,8 +14,9 @@ from medssl.core.errors import UserError
 from medssl.core.events import ran_to_completion
 from medssl.core.jobs import TRAININGS
 from medssl.core.project.damage import damaged_runs
-from medssl.core.project.project import Project, Run
+from medssl.core.project.project import Project, Run, Scan
 from medssl.core.project.runs import refuse_collapsed
+from medssl.core.shell import command
 from medssl.core.shipped import SHAPES
 
 
@@ -45,7 +47,7 @@ def choose_run(project: Project, name: str, kinds: Sequence[str], action: str = 
         if not usable:
             raise UserError(
                 f"{project.root} has no {wanted} run with a checkpoint yet; "
-                f"start one with medssl {kinds[0]} {project.root}"
+                f"start one with {command(kinds[0], project.root)}"
                 f"{', or take --weights shapes' if 'pretrain' in kinds else ''}.",
                 code="no-run",
             )
@@ -56,7 +58,7 @@ def choose_run(project: Project, name: str, kinds: Sequence[str], action: str = 
         rest = f"; passed over {', '.join(passed_over)}" if passed_over else ""
         typer.echo(f"{action} {usable[-1].id}, the last {wanted} run with weights{rest}.", err=True)
         return usable[-1]
-    chosen = project.run(_full_id(project, name))
+    chosen = run_in(project, name)
     if chosen.kind not in kinds:
         raise UserError(
             f"{chosen.id} is a {TRAININGS.get(chosen.kind, chosen.kind)} run; give a {wanted} run.",
@@ -94,45 +96,74 @@ def choose_resumable(project: Project, name: str, kind: str, minutes: float | No
     return run
 
 
-def _full_id(project: Project, name: str) -> str:
-    """The id of the run whose number is given."""
-    folders = (project.root / "runs").glob(f"{int(name):04d}-*") if name.isdecimal() else ()
-    return next((folder.name for folder in sorted(folders)), name)
-
-
-def split_scans(project: Project, arguments: Sequence[str]) -> tuple[tuple[str, ...], tuple[Path, ...]]:
-    """Split arguments into scans of the project and paths outside it.
-
-    Returns:
-        (scan ids, paths of files and folders).
+def run_in(project: Project, name: str) -> Run:
+    """The run with an id or a number.
 
     Raises:
-        UserError: "missing" if an argument is neither.
+        UserError: Those of `Project.run`.
     """
-    inside = tuple(argument for argument in arguments if argument in project.scans)
-    outside = tuple(Path(argument) for argument in arguments if argument not in project.scans)
-    for path in outside:
-        if not path.exists():
-            raise UserError(
-                f"{path} is neither a scan of {project.root} nor a file or folder; check the name "
-                f"(scans of the project: {_some(list(project.scans))}).",
-                code="missing",
-            )
-    return inside, outside
+    folders = (project.root / "runs").glob(f"{int(name):04d}-*") if name.isdecimal() else ()
+    return project.run(next((folder.name for folder in sorted(folders)), name))
 
 
-def scan_in(project: Project, scan_id: str) -> str:
-    """Check that the project has a scan, and return its id.
+@dataclass(frozen=True)
+class SplitScans:
+    """Scans that arguments name.
+
+    Attributes:
+        inside: Ids of scans of the project.
+        outside: Files and folders.
+        missing: Arguments that are neither, one sentence each.
+    """
+
+    inside: tuple[str, ...]
+    outside: tuple[Path, ...]
+    missing: tuple[str, ...]
+
+
+def split_scans(project: Project, arguments: Sequence[str]) -> SplitScans:
+    """Split arguments into scans of the project and paths outside it.
+
+    Raises:
+        UserError: "missing" if all of them are neither.
+    """
+    scans = {argument: _find_scan(project, argument) for argument in arguments}
+    others = [argument for argument, scan in scans.items() if scan is None]
+    missing = tuple(
+        f"{argument} is neither a scan of {project.root} nor a file or folder; check the name "
+        f"(scans of the project: {_scans_of(project)})."
+        for argument in others
+        if not Path(argument).exists()
+    )
+    if missing and len(missing) == len(scans):
+        raise UserError(missing[0], code="missing")
+    outside = tuple(Path(argument) for argument in others if Path(argument).exists())
+    return SplitScans(tuple(scan.id for scan in scans.values() if scan), outside, missing)
+
+
+def scan_in(project: Project, name: str) -> str:
+    """The id of the scan with an id or a name.
 
     Raises:
         UserError: "missing".
     """
-    if scan_id not in project.scans:
+    scan = _find_scan(project, name)
+    if scan is None:
         raise UserError(
-            f"{project.root} has no scan {scan_id}; its scans: {_some(list(project.scans))}.",
-            code="missing",
+            f"{project.root} has no scan {name}; its scans: {_scans_of(project)}.", code="missing"
         )
-    return scan_id
+    return scan.id
+
+
+def _find_scan(project: Project, name: str) -> Scan | None:
+    try:
+        return project.scan_named(name)
+    except UserError:
+        return None
+
+
+def _scans_of(project: Project) -> str:
+    return _some([scan.title for scan in project.scans.values()])
 
 
 def _some(names: Sequence[str], count: int = 5) -> str:

@@ -85,16 +85,23 @@ def init(
     """
     from medssl.cli.labels import import_labels
     from medssl.cli.modality import check_requested, modality_lines, settle
-    from medssl.cli.terminal import console, scans_among
+    from medssl.cli.terminal import console, scans_among, warn
+    from medssl.core.errors import UserError
+    from medssl.core.io.find import SearchResult
     from medssl.core.labels.classes import add_classes
+    from medssl.core.labels.pairing import label_files
     from medssl.core.project.contents import check_class_name
     from medssl.core.project.project import Project, is_project
+    from medssl.core.project.removal import remove_empty
 
     names = [name.strip() for name in (classes or "").split(",") if name.strip()]
     for name in names:
         check_class_name(name)
     screen = console()
-    scan_files = scans_among(scans, screen) if scans else ()
+    if labels:
+        label_files(labels)
+    found = scans_among(scans, screen) if scans else SearchResult((), ())
+    scan_files = found.scans
     if labels and labels not in (scans or []):
         folder_of_labels = labels.resolve()
         scan_files = tuple(scan for scan in scan_files if folder_of_labels not in scan.path.resolve().parents)
@@ -103,10 +110,15 @@ def init(
     names_of_scans = [name for scan in scan_files for name in (scan.path.name, scan.name)]
     names_of_scans += [name for scan in known for name in _names(scan)]
     _check_patterns([*(hold_out or []), *(no_hold_out or [])], names_of_scans)
+    is_new, existed = not is_project(folder), folder.exists()
     project = Project.create(folder, or_open=True)
-    add_classes(project, names)
+    project.on_notice = lambda text: warn(screen, text)
     former = dict(project.scans)
-    refused = _add(project, scan_files, hold_out or [], modality, screen)
+    refused = found.missing + _add(project, scan_files, hold_out or [], modality, screen)
+    if is_new and scan_files and not project.scans:
+        remove_empty(project, with_folder=not existed)
+        raise UserError(f"No scan could be used, so {folder} was not made a project.", code="no-scans")
+    add_classes(project, names)
     settle(project, former, screen)
     _hold_out(project, hold_out or [], True)
     _hold_out(project, no_hold_out or [], False)

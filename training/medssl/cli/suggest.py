@@ -44,7 +44,8 @@ def suggest(
     from medssl.core.jobs import SuggestJob
     from medssl.core.project.project import Project
 
-    run = choose_run(Project.open(project), weights, ("finetune", "pretrain")).id if weights else None
+    opened = Project.open(project)
+    run = choose_run(opened, weights, ("finetune", "pretrain")).id if weights else None
     job = SuggestJob(project=str(project), seed=seed, device=device, count=count, weights=run)
     screen = console()
     with stop_on_interrupt(screen) as should_stop:
@@ -57,5 +58,5 @@ def suggest(
     table = Table("scan", "slice", "reason")
     for suggestion in result["suggestions"]:
         position = f"{AXIS_NAMES[suggestion['axis']]} {suggestion['index']}"
-        table.add_row(suggestion["scan"], position, suggestion["reason"])
+        table.add_row(opened.scans[suggestion["scan"]].title, position, suggestion["reason"])
     console(stderr=False).print(table)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -11,11 +11,11 @@ from rich.table import Table
 from medssl.benchmarking.report import number, study_lines
 from medssl.benchmarking.results_log import Cell
 from medssl.core.labels.evaluate import Scores
-from medssl.core.project.contents import LabelClass
+from medssl.core.project.contents import LabelClass, Scan
 from medssl.core.project.review import Reviewable
 
 
-def scores_table(scores: Scores, title: str) -> Table:
+def scores_table(scores: Scores, scans: Mapping[str, Scan], title: str) -> Table:
     """Table with a row for each scan, a column for each class, and means."""
     table = Table(title=title, title_justify="left")
     table.add_column("scan")
@@ -24,7 +24,7 @@ def scores_table(scores: Scores, title: str) -> Table:
     table.add_column("mean", justify="right", style="bold")
     for scan_id, scan_scores in scores.values.items():
         cells = [number(scan_scores[label_class.id]) for label_class in scores.classes]
-        table.add_row(scan_id, *cells, number(scores.of_scan(scan_id)))
+        table.add_row(scans[scan_id].title, *cells, number(scores.of_scan(scan_id)))
     table.add_section()
     means = [number(scores.of_class(label_class.id)) for label_class in scores.classes]
     table.add_row("mean", *means, number(scores.mean), style="bold")

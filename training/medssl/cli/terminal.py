@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.text import Text
 
 from medssl.core import events, jobs
-from medssl.core.io.find import ScanFile, find_scans
+from medssl.core.io.find import SearchResult, find_scans
 from medssl.core.scalars import MEANINGS
 
 INTERRUPTED = 130
@@ -42,7 +42,7 @@ def warn(screen: Console, text: str) -> None:
     screen.print(text, style="yellow", soft_wrap=True)
 
 
-def scans_among(paths: Sequence[Path], screen: Console) -> tuple[ScanFile, ...]:
+def scans_among(paths: Sequence[Path], screen: Console) -> SearchResult:
     """Find the scans among files and folders, and print what is left out.
 
     Raises:
@@ -51,7 +51,7 @@ def scans_among(paths: Sequence[Path], screen: Console) -> tuple[ScanFile, ...]:
     result = find_scans(paths)
     for line in result.left_out:
         warn(screen, f"Left out: {line}.")
-    return result.scans
+    return result
 
 
 @contextmanager

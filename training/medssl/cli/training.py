@@ -22,6 +22,7 @@ from medssl.cli.options import (
 )
 from medssl.core.jobs import MINUTES, SemiSupervised
 from medssl.core.methods import ALL, needs_scans
+from medssl.core.shell import command
 from medssl.core.shipped import RANDOM, SHAPES
 
 if TYPE_CHECKING:
@@ -219,8 +220,8 @@ def _train(job: TrainingJob) -> None:
         _print_estimate(job, screen, should_stop)
         result = run_job(job, screen, should_stop)
     if result["stopped"]:
-        command = f"medssl {kind_of(job)} {job.project} --resume {result['run']}"
-        screen.print(f"Stopped. Resume with: {command}", soft_wrap=True)
+        resume = command(kind_of(job), job.project, "--resume", result["run"])
+        screen.print(f"Stopped. Resume with: {resume}", soft_wrap=True)
         raise typer.Exit(INTERRUPTED)
     typer.echo(result["run"])
 

@@ -1,4 +1,4 @@
-"""Temporary files: named after the process that writes them, so that those of killed ones can be told."""
+"""Temporary files and folders: named after their process, so that those of killed ones can be told."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import secrets
+import shutil
 import time
 import zlib
 from contextlib import suppress
@@ -18,12 +19,12 @@ _ABANDONED_S = 24 * 3600.0
 
 
 def temporary_file(path: Path) -> Path:
-    """A new name in the folder of `path` for what will replace it."""
+    """A new name in the folder of `path` for what will replace it, or for what is deleted there."""
     return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete temporary files of writers that were killed; those of writers at work stay.
+    """Delete temporary files and folders of writers that were killed; those of writers at work stay.
 
     A writer on another machine cannot be asked: its files are deleted when they are a day old.
     """
@@ -32,7 +33,7 @@ def remove_unfinished(folder: Path) -> None:
             written_by = _TEMPORARY.fullmatch(path.name)
             if written_by and _abandoned(path, written_by[1], int(written_by[2])):
                 with suppress(OSError):  # Windows keeps what another process has open
-                    path.unlink()
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _abandoned(path: Path, machine: str, process: int) -> bool:

@@ -75,7 +75,11 @@ def export_scans(
             need_dicom(*(project.scans[scan_id] for scan_id in scans))
         except UserError as error:
             refuse(error, *(scan for scan in scans if not is_series(Path(project.scans[scan].source))))
-    targets = {scan_id: folder / file_name(scan_id, ending) for scan_id in scans if scan_id not in refused}
+    targets = {
+        scan_id: folder / file_name(project.scans[scan_id], ending)
+        for scan_id in scans
+        if scan_id not in refused
+    }
     to_predict: list[str] = []
     for scan_id, path in targets.items():
         try:

@@ -53,9 +53,9 @@ class ClassVolume:
     """Whether somebody has accepted the prediction in it (review.py)."""
 
 
-def file_name(scan_id: str, ending: str) -> str:
+def file_name(scan: Scan, ending: str) -> str:
     """File name of the segmentation of a scan."""
-    return f"{scan_id}_segmentation{ending}"
+    return f"{scan.title}_segmentation{ending}"
 
 
 def check_ending(ending: str) -> str:
@@ -160,8 +160,8 @@ def _warn_of_tilt(path: Path, scan: Scan, notify: Callable[[str], None]) -> None
 
     if not opens_in_itk(scan.geometry):
         notify(
-            f"The axes of {scan.id} are not orthogonal (a tilted gantry), so 3D Slicer, ITK-SNAP and other "
-            f"programs with ITK refuse {path.name}; export .nrrd for them."
+            f"The axes of {scan.title} are not orthogonal (a tilted gantry), so 3D Slicer, ITK-SNAP and "
+            f"other programs with ITK refuse {path.name}; export .nrrd for them."
         )
 
 
@@ -175,7 +175,7 @@ def _series_of(scan: Scan) -> Path:
     need_dicom(scan)
     if not source.exists():
         raise UserError(
-            f"{source}, the DICOM series of {scan.id}, no longer exists; restore it or choose the format "
+            f"{source}, the DICOM series of {scan.title}, no longer exists; restore it or choose the format "
             "nii.gz or nrrd.",
             code="missing",
         )
@@ -198,7 +198,7 @@ def need_dicom(*scans: Scan) -> None:
     """
     others = [scan for scan in scans if not is_series(Path(scan.source))]
     if others:
-        names = f"{others[0].id} ({Path(others[0].source).name})"
+        names = f"{others[0].title} ({Path(others[0].source).name})"
         names += f" and {len(others) - 1} more of {len(scans)} scans" if len(others) > 1 else ""
         verb = "were" if len(others) > 1 else "was"
         raise UserError(
@@ -246,7 +246,7 @@ def _volumes(
 ) -> list[ClassVolume]:
     count, ml = voxels.tolist(), scan.geometry.voxel_ml
     return [
-        ClassVolume(scan.id, item.name, count[item.id], round(count[item.id] * ml, 6), accepted)
+        ClassVolume(scan.title, item.name, count[item.id], round(count[item.id] * ml, 6), accepted)
         for item in classes
     ]
 

@@ -242,7 +242,7 @@ def write_landmark_table(path: Path, project: Project, landmarks: Landmarks) -> 
         for item in landmarks.in_scan(scan.id):
             x, y, z = (scan.geometry.canonical_affine @ (*item.voxel_zyx, 1))[:3]
             confidence = item.confidence if isinstance(item, LandmarkMatch) else 1.0
-            rows.append((scan.id, item.name, f"{x:.2f}", f"{y:.2f}", f"{z:.2f}", f"{confidence:.3f}"))
+            rows.append((scan.title, item.name, f"{x:.2f}", f"{y:.2f}", f"{z:.2f}", f"{confidence:.3f}"))
     content = csv_bytes(("scan", "name", "x_mm", "y_mm", "z_mm", "confidence"), rows)
     write_whole(path, lambda file: file.write(content))
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 from collections import defaultdict, deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medssl.core.errors import UserError
-from medssl.core.io.left_out import LeftOut
+from medssl.core.io.left_out import LeftOut, fault_of
 from medssl.core.io.masks import has_mask_name, is_mask_folder
 from medssl.core.io.scan_names import cases_and_channels, tell_apart
 from medssl.core.io.volume import DICOM, READABLE, is_series, stem_of, suffix_of
@@ -44,16 +44,19 @@ class SearchResult:
 
     scans: tuple[ScanFile, ...]
     left_out: tuple[str, ...]
+    missing: int = 0
+    """Number of given paths that do not exist or cannot be opened; `left_out` names them."""
 
 
 def find_scans(paths: Iterable[Path]) -> SearchResult:
     """List the scans in files and folders; folders are searched with their subfolders.
 
     A DICOM series is represented by its folder if it is the only scan there, otherwise by a file. Files that
-    are given directly are not checked; several of one DICOM series count once.
+    are given directly are not checked; several of one DICOM series count once. A path that does not exist is
+    left out, unless there is no other.
 
     Raises:
-        UserError: "missing" if a path does not exist, "no-scans" if there is no scan.
+        UserError: "missing" if no path exists, "no-scans" if there is no scan.
 
     Example:
         >>> for scan in find_scans([Path("imagesTr")]).scans:
@@ -63,14 +66,14 @@ def find_scans(paths: Iterable[Path]) -> SearchResult:
     if not inputs:
         raise UserError("Give at least one scan or folder.", code="no-scans")
     search = _Search()
-    folders = [path for path in inputs if _is_folder(path)]
-    search.add_files([path for path in inputs if path not in folders])
+    missing, folders = search.leave_out_missing(inputs), [path for path in inputs if path.is_dir()]
+    search.add_files([path for path in inputs if path not in (*missing, *folders)])
     for folder in folders:
         if len(inputs) > 1 and is_mask_folder(folder.name):  # as in `medssl init PROJECT dataset/*`
             search.leave_out_masks(folder)
         else:
             search.add_folder(folder)
-    result = search.result()
+    result = replace(search.result(), missing=len(missing))
     if not result.scans:
         rest = f" (left out: {'; '.join(result.left_out)})" if result.left_out else ""
         raise UserError(
@@ -79,19 +82,6 @@ def find_scans(paths: Iterable[Path]) -> SearchResult:
             code="no-scans",
         )
     return result
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        path.stat()
-        return path.is_dir()
-    except FileNotFoundError:
-        what = "is a link to a file that does not exist" if path.is_symlink() else "does not exist"
-        raise UserError(f"{path} {what}; check the path.", code="missing") from None
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be opened ({error.strerror}); check the path.", code="missing"
-        ) from None
 
 
 @dataclass(frozen=True)
@@ -165,6 +155,19 @@ class _Search:
         self._candidates.append(_Candidate(path, real, name.absolute().parts[1:], given, is_link, group))
 
     # --- files that were given
+
+    def leave_out_missing(self, paths: Sequence[Path]) -> list[Path]:
+        """Name the paths that do not exist or cannot be opened, and return them.
+
+        Raises:
+            UserError: "missing" if there are no others.
+        """
+        wrong = {path: what for path in paths if (what := fault_of(path)) is not None}
+        for path, (kind, fault) in wrong.items():
+            if len(wrong) == len(set(paths)):
+                raise UserError(f"{path} {fault}; check the path.", code="missing")
+            self._left_out.add(kind, path)
+        return list(wrong)
 
     def add_files(self, files: Iterable[Path]) -> None:
         """Add files; those of a DICOM series count once."""

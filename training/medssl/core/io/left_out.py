@@ -15,6 +15,8 @@ PLURALS = {
     "image whose frames are scaled differently": "images whose frames are scaled differently",
     "image without positions": "images without positions",
     "link to a folder that is searched anyway": "links to folders that are searched anyway",
+    "path that cannot be opened": "paths that cannot be opened",
+    "path that does not exist": "paths that do not exist",
     "part of a series that has to lie in one folder": "parts of series that have to lie in one folder",
     "second path to a scan": "second paths to scans",
 }
@@ -41,6 +43,19 @@ class LeftOut:
     def lines(self) -> list[str]:
         """One line for each kind, without a full stop."""
         return [_line(kind, paths) for kind, paths in sorted(self._paths.items())]
+
+
+def fault_of(path: Path) -> tuple[str, str] | None:
+    """What such a path is called, and what is wrong with it; None for one that can be opened."""
+    try:
+        path.stat()
+    except FileNotFoundError:
+        if path.is_symlink():
+            return "broken link", "is a link to a file that does not exist"
+        return "path that does not exist", "does not exist"
+    except OSError as error:
+        return "path that cannot be opened", f"cannot be opened ({error.strerror})"
+    return None
 
 
 def _line(kind: str, paths: list[Path]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,7 +16,8 @@ import numpy as np
 from medssl.core.errors import UserError
 from medssl.core.labels.relabel import relabel
 from medssl.core.palette import class_color
-from medssl.core.project.annotation import SURE_BACKGROUND
+from medssl.core.project.annotation import SURE_BACKGROUND, class_ids
+from medssl.core.project.kept import kept_annotations
 from medssl.core.project.project import LabelClass, Project
 
 MAX_CLASSES = 254
@@ -55,6 +57,9 @@ def used_ids(project: Project) -> set[int]:
             continue  # a network with a damaged card cannot predict
     for scan in project.annotated(held_out=True):
         used |= project.annotated_ids(scan)
+    for path in kept_annotations(project.root):
+        with suppress(UserError):  # a damaged one cannot come back
+            used |= class_ids(path)
     return used
 
 

@@ -15,6 +15,7 @@ from medssl.core.io.labels import LabelVolume, read_labels
 from medssl.core.labels.class_ids import known_ids, map_values
 from medssl.core.labels.metrics import dice
 from medssl.core.project.project import LabelClass, Project, Scan
+from medssl.core.shell import command
 
 MAX_NAMED = 5
 """Number of unknown labels that a message names; the others are counted."""
@@ -98,9 +99,10 @@ def _add(scores: Scores, project: Project, run_id: str, scan_id: str, path: Path
     """Evaluate one scan."""
     prediction = project.prediction(run_id, scan_id)
     if prediction is None:
+        predict = command("predict", project.root, "--weights", run_id, scan_id)
         raise UserError(
-            f"Run {run_id} has no prediction of scan {scan_id}; predict it first "
-            f"(medssl predict {project.root} --weights {run_id} {scan_id}).",
+            f"Run {run_id} has no prediction of scan {project.scan(scan_id).title}; predict it first "
+            f"({predict}).",
             code="no-prediction",
         )
     labels = read_labels(path, project.scans[scan_id].geometry)

@@ -72,8 +72,8 @@ def import_files(
         try:
             if scan_id in annotated:
                 raise UserError(
-                    f"{scan_id} is annotated already, so {path} was not imported; import it in the viewer to "
-                    "add its labels to that annotation.",
+                    f"{project.scans[scan_id].title} is annotated already, so {path} was not imported; "
+                    "import it in the viewer to add its labels to that annotation.",
                     code="annotated",
                 )
             labels = read_labels(path, project.scans[scan_id].geometry)

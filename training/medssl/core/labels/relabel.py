@@ -51,9 +51,10 @@ def relabel(project: Project, scans: Sequence[str], class_id: int, new_id: int) 
             project.save_annotation(scan, relabelled(annotation, class_id, new_id))
 
 
-def describe(slices_by_scan: Mapping[str, Sequence[int]]) -> str:
+def describe(project: Project, slices_by_scan: Mapping[str, Sequence[int]]) -> str:
     """Format the result of `annotated_slices`: "scan-a (axial slices 3, 4) and 2 more scans"."""
-    named = [f"{scan} ({_slices(slices)})" for scan, slices in list(slices_by_scan.items())[:NAMED_SCANS]]
+    first = list(slices_by_scan.items())[:NAMED_SCANS]
+    named = [f"{project.scans[scan].title} ({_slices(slices)})" for scan, slices in first]
     more = len(slices_by_scan) - len(named)
     return ", ".join(named) + (f" and {more} more scan{'s' if more > 1 else ''}" if more else "")
 

@@ -18,8 +18,8 @@ from medssl.core.jobs import from_json
 
 FORMAT_VERSION = 1
 LONGEST_ID = 80
-LONGEST_CLASS_NAME = 64
-"""Characters, as in a segment label of DICOM."""
+LONGEST_NAME = 64
+"""Characters of a class's or a scan's name, as in a segment label of DICOM."""
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+")
 """Control characters, also those of lines and of writing directions, and halves of characters."""
 
@@ -57,6 +57,13 @@ class Scan:
     """What was tolerated in the file, one sentence each."""
     image_sha256: str = ""
     """SHA-256 of the file with the normalised image; empty where a former version added the scan."""
+    name: str = ""
+    """What a person has called it; empty until then. Its files and results go by the id, which stays."""
+
+    @property
+    def title(self) -> str:
+        """The name that a person reads: what the scan was called, or else its id."""
+        return self.name or self.id
 
     @property
     def image_fingerprint(self) -> str:
@@ -183,7 +190,7 @@ def check_class_name(name: str) -> None:
     """Raise UserError ("bad-classes") for a name that a class cannot have."""
     if not name or name != valid_class_name(name):
         raise UserError(
-            f"{name[:80]!r} is no name for a class; give it 1 to {LONGEST_CLASS_NAME} characters, "
+            f"{name[:80]!r} is no name for a class; give it 1 to {LONGEST_NAME} characters, "
             "no control characters among them and no spaces around them.",
             code="bad-classes",
         )
@@ -191,7 +198,18 @@ def check_class_name(name: str) -> None:
 
 def valid_class_name(name: str) -> str:
     """A name without what a class's name may not contain; it may be empty."""
-    return _CONTROL.sub(" ", name).strip()[:LONGEST_CLASS_NAME].strip()
+    return _CONTROL.sub(" ", name).strip()[:LONGEST_NAME].strip()
+
+
+def check_scan_name(name: str) -> None:
+    """Raise UserError ("bad-name") for a name that a scan cannot have: its exports are named after it."""
+    usable = bool(name) and name == valid_class_name(name) and not name.startswith((".", "-"))
+    if not usable or not portable_name(name):
+        raise UserError(
+            f"{name[:80]!r} is no name for a scan, after which its exports are named; give it 1 to "
+            f"{LONGEST_NAME} characters that a file name may have.",
+            code="bad-name",
+        )
 
 
 def _classes(entries: list[Any], label_values: dict[str, Any]) -> Iterable[LabelClass]:
@@ -206,7 +224,7 @@ def _fields(scan: Scan) -> dict[str, Any]:
     values = {each.name: getattr(scan, each.name) for each in fields(Scan)}
     values["geometry"] = scan.geometry.to_json()
     values["notes"] = list(scan.notes)
-    for name in ("reference", "modality_source", "notes", "image_sha256"):
+    for name in ("reference", "modality_source", "notes", "image_sha256", "name"):
         if not values[name]:
             del values[name]  # versions that do not know it can read the project, too
     return values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
@@ -10,14 +10,25 @@ from typing import Any, TypeVar
 
 from medssl.core.errors import UserError
 from medssl.core.files import exists, read_bytes, write_json
-from medssl.core.project.contents import Contents, LabelClass, Scan, check_classes, parse_contents, to_json
+from medssl.core.project.contents import (
+    Contents,
+    LabelClass,
+    Scan,
+    check_classes,
+    check_scan_name,
+    parse_contents,
+    to_json,
+)
 from medssl.core.project.folder import ProjectFolder
+from medssl.core.project.kept import discard, put_back
 from medssl.core.project.locks import change_lock
 from medssl.core.project.new_image import NewImage
 
 Result = TypeVar("Result")
 
 FILE = "project.json"
+MAX_NAMED = 20
+"""Number of scans that a message lists."""
 
 
 def is_project(path: Path) -> bool:
@@ -101,13 +112,28 @@ class Manifest(ProjectFolder):
             self._read()
             return action()
 
-    def _scan(self, scan_id: str) -> Scan:
+    def scan(self, scan_id: str) -> Scan:
+        """The scan with an id.
+
+        Raises:
+            UserError: "no-scan".
+        """
         if scan_id not in self.scans:
+            known = ", ".join(list(self.scans)[:MAX_NAMED])
+            more = f" and {len(self.scans) - MAX_NAMED} more" if len(self.scans) > MAX_NAMED else ""
             raise UserError(
-                f"{self.root} has no scan {scan_id!r}; it has {', '.join(self.scans) or 'none yet'}.",
-                code="no-scan",
+                f"{self.root} has no scan {scan_id!r}; it has {known or 'none yet'}{more}.", code="no-scan"
             )
         return self.scans[scan_id]
+
+    def scan_named(self, name: str) -> Scan:
+        """The scan with an id or, if it is nobody's id, with a name.
+
+        Raises:
+            UserError: "no-scan".
+        """
+        named = {scan.name: scan.id for scan in self.scans.values() if scan.name}
+        return self.scan(name if name in self.scans else named.get(name, name))
 
     def _has(self, scan_id: str) -> bool:
         """Whether the project on disk has a scan."""
@@ -117,20 +143,60 @@ class Manifest(ProjectFolder):
     def _known(self, digest: str) -> Scan | None:
         return next((scan for scan in self.scans.values() if scan.sha256 == digest), None)
 
-    def _insert(self, scan: Scan, image: NewImage, name: str) -> None:
-        """Add a scan under a free id (see `NewImage.give_name`), unless another process has added it."""
+    def _insert(self, scan: Scan, image: NewImage, name: str) -> bool:
+        """Add a scan under a free id (see `NewImage.give_name`), unless another process has added it.
+
+        Returns:
+            Whether the annotation is back that it had when it was removed.
+        """
+        kept: Path | None = None
 
         def insert(contents: Contents) -> Contents:
+            nonlocal kept
             if self._known(scan.sha256) is not None:
                 return contents
-            scan_id = image.give_name(Path(scan.source), self.scans, name)
-            return replace(contents, scans=(*contents.scans, replace(scan, id=scan_id)))
+            named = replace(scan, id=image.give_name(Path(scan.source), self._taken_ids(), name))
+            kept = put_back(self.root, named)
+            return replace(contents, scans=(*contents.scans, named))
 
         self.change(insert)
+        if kept is not None:
+            discard(kept)
+        return kept is not None
+
+    def _taken_ids(self) -> Iterator[str]:
+        """Ids and names of scans, and ids of annotations whose scan a killed process has removed."""
+        for scan in self.scans.values():
+            yield from (scan.id, scan.name)
+        for path in (self.root / "annotations").glob("*"):
+            yield path.name.partition(".")[0]
 
     def hold_out(self, scan_id: str, held_out: bool = True) -> None:
         """Exclude a scan from all training, or include it again."""
         self._change_scan(scan_id, lambda scan: replace(scan, held_out=held_out))
+
+    def rename_scan(self, scan_id: str, name: str) -> None:
+        """Call a scan by another name; its id, its files and everything that refers to them stay.
+
+        Raises:
+            UserError: "same-name" if another scan has it as name or id, and those of `check_scan_name`.
+        """
+        check_scan_name(name)
+
+        def rename(scan: Scan) -> Scan:
+            others = [other for other in self.scans.values() if other.id != scan_id]
+            if any(name.lower() in (other.id.lower(), other.name.lower()) for other in others):
+                raise UserError(
+                    f"{self.root} already has a scan {name!r}; choose another name.", code="same-name"
+                )
+            return replace(scan, name="" if name == scan.id else name)
+
+        self._change_scan(scan_id, rename)
+
+    def drop_scan(self, scan_id: str) -> None:
+        """Take a scan out of project.json; `removal.remove_scan` removes its files, too."""
+        self.scan(scan_id)
+        self.change(lambda now: replace(now, scans=tuple(scan for scan in now.scans if scan.id != scan_id)))
 
     def set_reference(self, scan_id: str, labels: Path | None) -> None:
         """Set the label file against which predictions of a scan are evaluated; None removes it."""
@@ -139,7 +205,7 @@ class Manifest(ProjectFolder):
 
     def _change_scan(self, scan_id: str, change: Callable[[Scan], Scan]) -> None:
         def change_one(contents: Contents) -> Contents:
-            changed = {**self.scans, scan_id: change(self._scan(scan_id))}
+            changed = {**self.scans, scan_id: change(self.scan(scan_id))}
             return replace(contents, scans=tuple(changed.values()))
 
         self.change(change_one)

@@ -125,8 +125,8 @@ def set_modality(project: Project, scan_id: str, modality: str, source: str = US
     volume = read_scan(Path(scan.source))
     if fingerprint(volume) != scan.sha256:
         raise UserError(
-            f"{scan.source} has changed since it was added, so {scan_id} stays as it is; restore the file, "
-            "or add it as a new scan.",
+            f"{scan.source} has changed since it was added, so {scan.title} stays as it is; restore the "
+            "file, or add it as a new scan.",
             code="changed",
         )
     project.change_modality(scan_id, modality, source, volume)

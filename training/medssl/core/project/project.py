@@ -6,6 +6,7 @@ scans/<id>.npy        normalised image, float16 (Z, Y, X), read as a memory map
 annotations/<id>.npz  labels and complete slices in one file
 runs/0001-.../        job.json, events.jsonl, run.log, checkpoint.safetensors, card.json, predictions/
 features/             cached dense features
+removed/              annotations of scans that were removed, see kept.py
 *.lock                see locks.py
 """
 
@@ -152,7 +153,7 @@ class Project(ScanStore):
 
     def annotation_file(self, scan_id: str) -> Path:
         """Path of the annotation of a scan, which need not exist yet."""
-        return self.root / "annotations" / f"{self._scan(scan_id).id}.npz"
+        return self.root / "annotations" / f"{self.scan(scan_id).id}.npz"
 
     # ---- runs and predictions
 
@@ -181,9 +182,9 @@ class Project(ScanStore):
         if not path.exists():
             return None
         if not self._is_current(path, run_id, scan_id):
+            title = self.scans[scan_id].title
             raise UserError(
-                f"{scan_id} was predicted with earlier weights of {run_id}; predict it again.",
-                code="outdated",
+                f"{title} was predicted with earlier weights of {run_id}; predict it again.", code="outdated"
             )
         return read_annotation(path, self.scans[scan_id].geometry.shape_zyx).labels
 
@@ -202,7 +203,7 @@ class Project(ScanStore):
         return is_current(stored, self._origin(run.weights_sha256, scan_id))
 
     def _origin(self, weights_sha256: str, scan_id: str) -> Origin:
-        return origin_of(self._scan(scan_id), weights_sha256, PREDICTION_FORMAT)
+        return origin_of(self.scan(scan_id), weights_sha256, PREDICTION_FORMAT)
 
     def prediction_origin(self, run_id: str, scan_id: str) -> Origin:
         """What a prediction of a scan by the present weights of a run is made from."""
@@ -210,7 +211,7 @@ class Project(ScanStore):
 
     def prediction_file(self, run_id: str, scan_id: str) -> Path:
         """Path of the prediction of a scan by a run, which need not exist yet."""
-        return self.root / "runs" / run_id / "predictions" / f"{self._scan(scan_id).id}.npz"
+        return self.root / "runs" / run_id / "predictions" / f"{self.scan(scan_id).id}.npz"
 
     def expected_dice(self, run_id: str, scan_id: str) -> dict[int, float] | None:
         """Dice that the network expects of its prediction of a scan, 0..1 by class id.
@@ -269,7 +270,8 @@ class Project(ScanStore):
             predicted = self.prediction(run_id, scan_id)
         if predicted is None and (run_id or annotation is None):
             missing = f"prediction of {run_id}" if run_id else "annotation"
-            raise UserError(f"{scan_id} has no {missing}; annotate or predict it first.", code="nothing-yet")
+            title = self.scan(scan_id).title
+            raise UserError(f"{title} has no {missing}; annotate or predict it first.", code="nothing-yet")
         result = (
             predicted if predicted is not None else np.zeros(self.scans[scan_id].geometry.shape_zyx, np.uint8)
         )

@@ -68,19 +68,22 @@ class ScanStore(Manifest):
         digest = fingerprint(volume)
         self.refresh()
         chosen, source = choose_modality(volume, modality, usual or usual_modality(self.scans.values()))
+        is_back = False
         if self._known(digest) is None:
             scan = Scan("", str(path), digest, volume.geometry, chosen, held_out, "", source, volume.notes)
             with new_image(self.make_folder("scans"), self._has) as image:
                 scan = replace(scan, image_sha256=write_image(image.path, volume, chosen))
-                self._insert(scan, image, name)
+                is_back = self._insert(scan, image, name)
         known = self._known(digest)
         assert known is not None
+        if is_back:
+            self.on_notice(f"{known.id} has the annotation again that it had when it was removed.")
         if held_out and not known.held_out:
             self.hold_out(known.id)
         changed = (known.modality, known.modality_source) != (chosen, source)
         if changed and overrules(source, known.modality_source):
             self.change_modality(known.id, chosen, source, volume)
-        self._check_image(self._scan(known.id), lambda: volume)
+        self._check_image(self.scan(known.id), lambda: volume)
         return self.scans[known.id]
 
     def change_modality(self, scan_id: str, modality: str, source: str, volume: Volume | None = None) -> None:
@@ -113,7 +116,7 @@ class ScanStore(Manifest):
         Raises:
             UserError: "no-scan", "not-readable", or "unreadable" if the source has changed or is gone, too.
         """
-        scan = self._scan(scan_id)
+        scan = self.scan(scan_id)
         return self._check_image(scan, lambda: read_source(scan))
 
     def _check_image(self, scan: Scan, source: Callable[[], Volume]) -> np.ndarray:
@@ -126,18 +129,18 @@ class ScanStore(Manifest):
                 raise
             try:
                 # Under the lock, because another process may be in the middle of changing the modality.
-                return self._locked(lambda: read_image(path, self._scan(scan.id)))
+                return self._locked(lambda: read_image(path, self.scan(scan.id)))
             except UserError:
                 pass
             try:
-                self._renew_image(self._scan(scan.id), source())
+                self._renew_image(self.scan(scan.id), source())
             except UserError as error:
                 raise UserError(
                     f"The image of {scan.id} ({path}) is missing or damaged; restore it from a backup, as it "
                     f"cannot be made again: {error}",
                     code="unreadable",
                 ) from damage
-        return read_image(path, self._scan(scan.id))
+        return read_image(path, self.scan(scan.id))
 
     def _renew_image(self, known: Scan, volume: Volume) -> None:
         """Write the damaged image of a scan again, unless another process has changed the scan since."""

@@ -51,7 +51,7 @@ def unlike_training(card: dict[str, Any], scan: Scan) -> str:
     if not scan_is:
         return ""
     return (
-        f"{scan.id} has {', '.join(scan_is)}, but the network was trained on scans with "
+        f"{scan.title} has {', '.join(scan_is)}, but the network was trained on scans with "
         f"{', '.join(trained_on)}; check its segmentation."
     )
 

@@ -180,18 +180,18 @@ def _to_work_order(array: np.ndarray, plan: Plan) -> Tensor:
 
 
 def _target(project: Project, scan: str, class_ids: Sequence[int]) -> np.ndarray:
-    annotation = project.annotation(scan)
+    annotation, title = project.annotation(scan), project.scans[scan].title
     target = None if annotation is None else annotation.target()
     if target is None or (target == IGNORE).all():
         raise UserError(
-            f"{scan} has no annotated voxel; annotate some of its slices or leave it out.",
+            f"{title} has no annotated voxel; annotate some of its slices or leave it out.",
             code="no-annotation",
         )
     unknown = set(np.unique(target).tolist()) - {0, IGNORE, *class_ids}
     if unknown:
         raise UserError(
-            f"The annotation of {scan} has labels {sorted(unknown)} that are not classes of the project; add "
-            "the classes or repaint these voxels.",
+            f"The annotation of {title} has labels {sorted(unknown)} that are not classes of the project; "
+            "add the classes or repaint these voxels.",
             code="unknown-class",
         )
     return numbered(target, class_ids)

@@ -1,0 +1,71 @@
+"""The command medssl runs: list and delete the trainings of a project."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medssl.cli.options import ProjectArgument
+
+if TYPE_CHECKING:
+    from medssl.core.project.project import Project
+
+
+def runs(
+    project: ProjectArgument,
+    delete: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RUN",
+            show_default=False,
+            help="Delete a run, e.g. 0002 or 0002-finetune-from-shapes: its weights, predictions and "
+            "features; may be repeated.",
+        ),
+    ] = None,
+) -> None:
+    """List the trainings of a project, how far they came and what they weigh on the disk; delete some."""
+    from medssl.cli.selection import run_in
+    from medssl.cli.terminal import console
+    from medssl.core.project.project import Project
+    from medssl.core.project.removal import delete_run
+
+    opened, screen = Project.open(project), console()
+    chosen = {run_in(opened, name).id for name in delete or []}
+    for run in reversed(opened.runs() if chosen else []):  # a run may have begun from one before it
+        if run.id in chosen:
+            delete_run(opened, run.id)
+            screen.print(f"Deleted {run.id} with its weights, predictions and features.", soft_wrap=True)
+    _print_table(opened)
+
+
+def _print_table(project: Project) -> None:
+    from rich.table import Table
+
+    from medssl.cli.terminal import console, duration, warn
+    from medssl.core.project.damage import damaged_runs
+    from medssl.core.project.disk_usage import disk_usage, size_text
+    from medssl.core.project.run_state import run_state
+
+    usage, screen = disk_usage(project), console(stderr=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("run")
+    for title in ("steps", "time"):
+        table.add_column(title, justify="right")
+    table.add_column("state")
+    for title in ("predictions", "on disk"):
+        table.add_column(title, justify="right")
+    for run in project.runs():
+        state = run_state(project, run)
+        table.add_row(
+            run.id,
+            str(state.steps or ""),
+            duration(state.seconds) if state.seconds else "",
+            state.text,
+            str(state.predictions or ""),
+            size_text(usage.runs[run.id]),
+        )
+    screen.print(table)
+    for error in damaged_runs(project):
+        warn(console(), str(error))
+    screen.print(f"{project.root}: {size_text(usage.total)} on the disk.", soft_wrap=True)
