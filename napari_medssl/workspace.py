@@ -37,6 +37,7 @@ class Workspace:
         self.predictions = Predictions(viewer, session)
         session.scan_leaving.connect(self.leave)
         session.project_changed.connect(self._clear)
+        session.scan_removed.connect(self._forget)
         session.scan_changed.connect(self.show_scan)
         session.classes_changed.connect(self._recolor)
         dims, stack = viewer.dims.events, viewer.layers.events
@@ -144,7 +145,7 @@ class Workspace:
 
     def _show_volume(self, scan: Scan, volume: Volume) -> Image:
         """Put the scan into the layer that we made for an earlier one, or into a new one."""
-        data, kwargs, _ = layers.scan_data(volume.array, volume.geometry, scan.id, scan.source, scan.id)
+        data, kwargs, _ = layers.scan_data(volume.array, volume.geometry, scan.title, scan.source, scan.id)
         layer = next((layer for layer in self._scan_layers() if layer is self._own_layer), None)
         if layer is None:
             self._own_layer = layer = Image(data, **kwargs)
@@ -276,6 +277,12 @@ class Workspace:
         self._remove(layers.find(self.viewer.layers, layers.SIMILARITY))
         for layer in self._scan_layers():
             layers.entry_of(layer)["scan"] = ""
+
+    def _forget(self, scan: str) -> None:
+        """A scan was removed: a layer of the user's own that shows it can be added again."""
+        for layer in self._scan_layers():
+            if layers.entry_of(layer)["scan"] == scan:
+                layers.entry_of(layer)["scan"] = ""
 
     def _remove(self, layer: Layer | None) -> None:
         if layer is not None and layer in self.viewer.layers:

@@ -36,9 +36,12 @@ class CrashRecovery:
         if recovered is None:
             return
         if recovered.kept is not None:
-            self.session.notify("warning", _damage(recovered.damaged, recovered.kept, self.session.scan))
+            self.session.notify("warning", _damage(recovered.damaged, recovered.kept, self._title()))
         if recovered.strokes:
             self._apply(recovered)
+
+    def _title(self) -> str:
+        return self.session.need_scan().title
 
     def _apply(self, recovered: Recovered) -> None:
         if self.workspace.annotation_layer is None:
@@ -48,12 +51,12 @@ class CrashRecovery:
         strokes = "1 unsaved stroke" if recovered.strokes == 1 else f"{recovered.strokes} unsaved strokes"
         self.session.notify(
             "warning",
-            f"Recovered {strokes} on {self.session.scan} after the viewer ended unexpectedly; "
+            f"Recovered {strokes} on {self._title()} after the viewer ended unexpectedly; "
             "Ctrl+Z removes them.",
         )
 
 
-def _damage(records: int, kept: Path, scan: str | None) -> str:
+def _damage(records: int, kept: Path, scan: str) -> str:
     lost = "1 stroke" if records == 1 else f"{records} strokes"
     return (
         f"{lost} on {scan} cannot be read after the viewer ended unexpectedly, because the file is damaged; "

@@ -39,7 +39,8 @@ class LandmarkEditor:
         self.fraction = 1.0
         """Fraction of the scans that have been searched."""
         self._request: tuple[object, ...] = ()
-        self.session.project_changed.connect(self._read)
+        for signal in (self.session.project_changed, self.session.scan_removed):
+            signal.connect(lambda *about: self._read())
         self.session.scan_changed.connect(self.show)
 
     def _read(self) -> None:

@@ -58,7 +58,8 @@ class SimilaritySearch:
         self.background = LatestOnlyWorker(self.session)
         self._last_query: tuple[str | None, tuple[Point, ...]] = (None, ())
         """Scan and points of the last map."""
-        self.session.project_changed.connect(self.clear)
+        for signal in (self.session.project_changed, self.session.scan_removed):
+            signal.connect(lambda *about: self.clear())
         self.session.scan_changed.connect(self._search)
 
     def set_run(self, run: str | None) -> None:

@@ -40,6 +40,7 @@ class ScanLoader:
         self._then: Callable[[], object] | None = None
         self._cache: OrderedDict[tuple[str, str], Volume] = OrderedDict()
         session.project_changed.connect(self._clear)
+        session.scan_removed.connect(self._forget)
 
     def open(self, scan_id: str, then: Callable[[], object] | None = None) -> None:
         """Select a scan once it is read. A newer call replaces it.
@@ -47,9 +48,12 @@ class ScanLoader:
         Args:
             scan_id: Id of the scan.
             then: Called after the scan was selected.
+
+        Raises:
+            UserError: "no-scan".
         """
         project = self._session.need_project()
-        scan = project.scans[scan_id]
+        scan = project.scan(scan_id)
         if scan_id == self._session.scan and self._on_screen(scan):
             self._set_pending(None)
             if then is not None:
@@ -108,6 +112,9 @@ class ScanLoader:
     def _set_pending(self, scan_id: str | None) -> None:
         self.pending = scan_id
         self.changed.emit()
+
+    def _forget(self, scan_id: str) -> None:
+        self._cache.pop((str(self._session.need_project().root), scan_id), None)
 
     def _clear(self) -> None:
         self._cache.clear()

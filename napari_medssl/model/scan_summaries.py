@@ -63,6 +63,7 @@ class ScanSummaries:
         self._cache: dict[Any, Any] = {}
         self.by_scan: dict[str, ScanSummary] = {}
         session.project_changed.connect(self._clear)
+        session.scan_removed.connect(lambda scan: self.by_scan.pop(scan, None))
         for signal in (session.scans_changed, session.annotation.changed, session.runs_changed,
                        session.classes_changed, session.predicted):  # fmt: skip
             signal.connect(self._refresh)

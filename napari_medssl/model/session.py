@@ -35,6 +35,10 @@ class Session:
     lock_changed = Signal()
     """Whether this window may write to the project has become known."""
     scans_changed = Signal()
+    scan_removed = Signal(str)
+    """(scan): it is no longer in the project; whoever remembers it forgets it."""
+    run_deleted = Signal(str)
+    """(run): it is no longer in the project, nor is what it predicted."""
     scan_leaving = Signal()
     """Emitted before the scan or project changes: strokes are saved now."""
     scan_changed = Signal()
@@ -119,6 +123,13 @@ class Session:
             self.select(scan)
         return scan
 
+    def forget(self, scan: str) -> None:
+        """Say that a scan which is not on the screen was removed from the project."""
+        self.annotated.discard(scan)
+        self.scan_removed.emit(scan)
+        self.reload_runs()
+        self.scans_changed.emit()
+
     def refresh_annotated(self) -> None:
         """Read again which scans are annotated and take part in training."""
         self.annotated = set(self.need_project().annotated())
@@ -152,7 +163,7 @@ class Session:
         project = self.need_project()
         if self.scan is None:
             raise UserError("No scan is open yet; open one in step 1.", code="no-scan")
-        return project.scans[self.scan]
+        return project.scan(self.scan)
 
     def select(self, scan: str) -> None:
         """Make a scan the current one and load its annotation.
@@ -163,6 +174,8 @@ class Session:
         project = self.need_project()
         self.scan_leaving.emit()  # saves strokes, which are then read again where it is the same scan
         project.refresh()  # the table then shows scans that another process has added
+        if scan not in project.scans:  # another process has removed it
+            self.scans_changed.emit()
         self.annotation.open(project, scan)
         self.scan = scan
         self.scan_changed.emit()
@@ -214,6 +227,11 @@ class Session:
         """Runs of a kind ("pretrain", "finetune") that have weights, newest first."""
         return [run for run in reversed(self._runs) if run.kind == kind and run.checkpoint.exists()]
 
+    @property
+    def all_runs(self) -> tuple[Run, ...]:
+        """All runs, oldest first, also those without weights."""
+        return tuple(self._runs)
+
     def starting_runs(self) -> list[Run]:
         """Pre-trainings to fine-tune from, newest first, without collapsed ones."""
         return [run for run in self.runs("pretrain") if not run.collapsed]
@@ -246,7 +264,12 @@ class Session:
             return False
         return True
 
-    def _reload_runs(self) -> None:
+    def forget_run(self, run: str) -> None:
+        """Say that a run was deleted."""
+        self.reload_runs()
+        self.run_deleted.emit(run)
+
+    def reload_runs(self) -> None:
         """Read the job files of all runs; too slow for every event of a job."""
         self._runs = self.project.runs() if self.project else []
         self.runs_changed.emit()
@@ -271,13 +294,13 @@ class Session:
             case events.Metric():
                 self.metric.emit(event)
             case events.Preview():
-                self._reload_runs()
+                self.reload_runs()
                 if self.job.kind != "features":
                     self.predicted.emit(event.scan, self.job.run or "")
             case events.Notice():
                 self._job(notices=(*self.job.notices, event.text))
             case events.Checkpoint():
-                self._reload_runs()
+                self.reload_runs()
             case events.Done() if self.job.kind == "suggest":
                 self.suggested.emit(event.result)
 
@@ -295,7 +318,7 @@ class Session:
         phases = {"done": "Finished", "stopped": "Stopped", "failed": "Failed"}
         fraction = 1.0 if outcome == "done" else self.job.fraction
         self._job(running=False, stopping=False, phase=phases[outcome], eta_s=None, fraction=fraction)
-        self._reload_runs()
+        self.reload_runs()
         if outcome == "failed":
             self.notify("error", text)
 

@@ -62,6 +62,7 @@ class Predictions:
         self.session.scan_changed.connect(self._clear)
         self.session.project_changed.connect(self._clear)
         self.session.predicted.connect(self._on_predicted)
+        self.session.run_deleted.connect(self._on_deleted)
 
     @property
     def layer(self) -> Labels | None:
@@ -156,6 +157,10 @@ class Predictions:
             self.layer.data = np.zeros(self.session.need_scan().geometry.shape_zyx, np.uint8)
             self.layer.visible = False
         self.changed.emit()
+
+    def _on_deleted(self, run: str) -> None:
+        if run in [key.run for key in (self.shown, self.other) if key is not None]:
+            self.show_newest()
 
     def _clear(self) -> None:
         """Forget the predictions of the last scan."""

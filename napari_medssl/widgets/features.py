@@ -20,6 +20,7 @@ from napari_medssl.widgets.components import JobPanel, StepContent, button, colu
 from napari_medssl.widgets.finetune import SHAPES_NAME, describe
 from napari_medssl.widgets.landmarks import LandmarkBox
 from napari_medssl.widgets.navigation_table import NavigationTable
+from napari_medssl.widgets.run_menu import RIGHT_CLICK, RunMenu
 from napari_medssl.workspace import Workspace
 
 MOST_ROWS = 4
@@ -46,7 +47,7 @@ class Features(StepContent):
         self.weights = QComboBox()
         self.weights.setToolTip(
             "The network whose features are used; those of the bundled weights are computed when a scan is "
-            "opened"
+            f"opened; {RIGHT_CLICK}"
         )
         self.weights.activated.connect(lambda number: self._on_weights())
         self.form = QFormLayout()
@@ -80,7 +81,9 @@ class Features(StepContent):
         session.project_changed.connect(self._on_project)
         for signal in (session.scan_changed, session.runs_changed):
             signal.connect(self.refresh)
-        self.similarity.changed.connect(self._show_matches)
+        for signal in (self.similarity.changed, session.scans_changed):
+            signal.connect(self._show_matches)
+        self.run_menu = RunMenu(session, self.weights, self.weights.currentData)
         self.precompute.changed.connect(self._on_precompute)
         self.refresh()
 
@@ -122,16 +125,19 @@ class Features(StepContent):
         catch_errors(self.session, lambda: self.colors.switch(self.show_colors.isChecked()))
         self.refresh()
 
-    def _go_to(self, scan: str) -> None:
-        catch_errors(self.session, lambda: self.similarity.go_to(scan))
+    def _go_to(self, title: str) -> None:
+        project = self.session.need_project()
+        catch_errors(self.session, lambda: self.similarity.go_to(project.scan_named(title).id))
 
     def _show_matches(self) -> None:
         if self.session.closed:
             return
         matches, project = self.similarity.matches, self.session.project
         scans = [scan for scan in project.scans if scan in matches] if project else []
-        rows = [(scan, f"{matches[scan].score:.2f}") for scan in scans]
-        self.table.show_rows(rows if self.follow.isChecked() else [], self.session.scan or "")
+        titles = {scan: project.scans[scan].title for scan in scans} if project else {}
+        rows = [(titles[scan], f"{matches[scan].score:.2f}") for scan in scans]
+        current = titles.get(self.session.scan or "", "")
+        self.table.show_rows(rows if self.follow.isChecked() else [], current)
 
     def _on_project(self) -> None:
         self.weights.setCurrentIndex(0)  # another project's runs may have the same names

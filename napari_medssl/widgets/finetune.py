@@ -29,6 +29,7 @@ from napari_medssl.widgets.components import (
     row,
 )
 from napari_medssl.widgets.estimate_label import EstimateLabel
+from napari_medssl.widgets.run_menu import RIGHT_CLICK, RunMenu
 from napari_medssl.workspace import Workspace
 
 SHAPES_NAME, RANDOM_NAME, CONTINUE = "Shapes (ready to use)", "Random weights", "Last fine-tuning"
@@ -48,7 +49,10 @@ class Finetune(StepContent):
         super().__init__()
         self.session, self.workspace, self.jobs = session, workspace, jobs
         self.purpose, self.weights, self.about = combo_box(), combo_box(), hint()
-        self.weights.setToolTip("Initial weights of the network; Shapes is bundled with the program")
+        self.weights.setToolTip(
+            f"Initial weights of the network; Shapes is bundled with the program; {RIGHT_CLICK}"
+        )
+        self.run_menu = RunMenu(session, self.weights, self.weights.currentData)
         for entry in recipes.FINETUNING:
             self.purpose.addItem(entry.name, entry)
         self.minutes = minutes_box(recipes.FINETUNING[0].minutes)
@@ -87,7 +91,8 @@ class Finetune(StepContent):
             session.annotation.changed.connect(listener)
         # Another project's runs may have the same names.
         session.project_changed.connect(lambda: self.weights.setCurrentIndex(0))
-        session.project_changed.connect(self._show_last_curves)
+        for signal in (session.project_changed, session.run_deleted):
+            signal.connect(lambda *about: self._show_last_curves())
         self.purpose.currentIndexChanged.connect(self._on_purpose)
         self.weights.currentIndexChanged.connect(self._explain)
         self.minutes.valueChanged.connect(self.estimate.refresh)

@@ -46,6 +46,7 @@ class NextSlice(QWidget):
         self.reason = hint()
         column(self, self.button, self.panel, self.reason).setContentsMargins(0, 0, 0, 0)
         session.suggested.connect(self._on_suggested)
+        session.scan_removed.connect(self._on_removed)
         for signal in (session.project_changed, session.scan_changed, session.job_changed,
                        session.view_changed):  # fmt: skip
             signal.connect(self.refresh)
@@ -64,6 +65,9 @@ class NextSlice(QWidget):
         root = str(self.session.need_project().root)
         self.jobs.start(jobs.SuggestJob(project=root))
         self._model = self._model_key()
+
+    def _on_removed(self, scan: str) -> None:
+        self._queue = [suggestion for suggestion in self._queue if suggestion.scan != scan]
 
     def _on_suggested(self, result: dict[str, Any]) -> None:
         catch_errors(self.session, lambda: self._take(result))

@@ -23,6 +23,7 @@ from napari_medssl.widgets.components import JobPanel, StepContent, button, colu
 from napari_medssl.widgets.export import Export
 from napari_medssl.widgets.finetune import describe
 from napari_medssl.widgets.review import Review
+from napari_medssl.widgets.run_menu import RIGHT_CLICK, RunMenu
 from napari_medssl.workspace import Workspace
 
 NO_PREDICTION = "There is no prediction of this scan yet; fine-tune first (step 4)."
@@ -41,7 +42,8 @@ class Prediction(StepContent):
         self.jobs = jobs
         self.uncertainty = UncertaintyLayer(self.predictions, jobs)
         self.prediction_box = QComboBox()
-        self.prediction_box.setToolTip("Earlier predictions are kept; select one to show it")
+        self.prediction_box.setToolTip(f"Earlier predictions are kept; select one to show it; {RIGHT_CLICK}")
+        self.run_menu = RunMenu(session, self.prediction_box, lambda: self.predictions.shown_run)
         self.prediction_box.activated.connect(self._on_chosen)
         self.display_box = QComboBox()
         self.display_box.setToolTip(

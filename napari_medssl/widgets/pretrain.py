@@ -67,7 +67,8 @@ class Pretrain(StepContent):
         )
         for signal in (session.project_changed, session.scan_changed, session.runs_changed):
             signal.connect(self.refresh)
-        session.project_changed.connect(self._show_last_curve)
+        for signal in (session.project_changed, session.run_deleted):
+            signal.connect(lambda *about: self._show_last_curve())
         self.purpose.currentIndexChanged.connect(self._on_purpose)
         self.method.currentIndexChanged.connect(self._explain)
         self.minutes.valueChanged.connect(self.estimate.refresh)

@@ -21,6 +21,7 @@ from napari_medssl.error_handling import catch_errors
 from napari_medssl.latest_only_worker import LatestOnlyWorker
 from napari_medssl.model.scan_summaries import ScanSummaries, ScanSummary
 from napari_medssl.qt import cell, headers, not_none
+from napari_medssl.widgets.scan_removal import ScanRemoval
 from napari_medssl.workspace import Workspace
 
 THUMBNAIL, NAME, MODALITY, SLICES, PREDICTION, DICE = range(6)
@@ -46,6 +47,7 @@ class ScanTable(QTableWidget):
         super().__init__(0, len(HEADERS))
         self.workspace, self.session = workspace, workspace.session
         self.summaries = ScanSummaries(self.session)
+        self.removal = ScanRemoval(workspace, self)
         self._worker = LatestOnlyWorker(self.session)
         self._set_up()
         self.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
@@ -132,11 +134,12 @@ class ScanTable(QTableWidget):
             spacing = " × ".join(f"{value:.3g}" for value in scan.geometry.spacing_mm[::-1]) + " mm"
             size = layers.times(scan.geometry.shape_zyx)
             short = "×".join(f"{value:.2g}" for value in scan.geometry.spacing_mm[::-1]) + " mm"
+            names = dict.fromkeys((scan.title, scan.id))
             third_line = "Opening…" if scan.id == pending else "Held out" if scan.held_out else short
-            item.setText(f"{scan.id}\n{size}\n{third_line}")
+            item.setText(f"{scan.title}\n{size}\n{third_line}")
             item.setToolTip(
                 "\n".join(
-                    (scan.id, f"{size} voxels of {spacing}", scan.source, *scan.notes, GO_FROM_SCAN_TO_SCAN)
+                    (*names, f"{size} voxels of {spacing}", scan.source, *scan.notes, GO_FROM_SCAN_TO_SCAN)
                 )
             )
             cell(self, row, MODALITY).setText(modality_name(scan))
@@ -191,6 +194,12 @@ class ScanTable(QTableWidget):
         for action in menu.actions():
             action.setEnabled(not self.session.read_only)
         self._add_modalities(menu, scan)
+        menu.addSeparator()
+        rename = not_none(menu.addAction("Rename scan…", lambda: self.removal.ask_name(scan)))
+        remove = not_none(menu.addAction("Remove scan…", lambda: self.removal.ask(scan)))
+        rename.setEnabled(not self.session.read_only)
+        remove.setEnabled(self.session.idle)
+        remove.setToolTip("" if self.session.idle else self.session.read_only or "A job may use this scan.")
         return menu
 
     def _add_modalities(self, menu: QMenu, scan: Scan) -> None:
@@ -225,7 +234,7 @@ class ScanTable(QTableWidget):
         patterns = " ".join(f"*{suffix}" for suffix in READABLE)
         start = str(Path(scan.reference or scan.source).parent)
         path, _ = QFileDialog.getOpenFileName(
-            self, f"Reference labels of {scan.id}", start, f"Labels ({patterns});;All files (*)"
+            self, f"Reference labels of {scan.title}", start, f"Labels ({patterns});;All files (*)"
         )
         if path:
             self.compare(scan, Path(path))

@@ -226,7 +226,7 @@ def test_the_weights_that_ship_are_the_first_and_those_one_has_chosen_stay(qtbot
     assert [box.itemText(n) for n in range(box.count())] == [SHAPES_NAME, "PGL pre-training (run 1)"]
     newer = project.new_run("pretrain", {"job": "pretrain", "method": "mae"}, "mae")
     newer.checkpoint.write_bytes(b"weights")
-    dock.session._reload_runs()
+    dock.session.reload_runs()
     assert [box.itemText(n) for n in range(box.count())][1:] == [
         "MAE pre-training (run 2)",
         "PGL pre-training (run 1)",

@@ -149,7 +149,7 @@ def test_a_newer_model_is_asked_anew(qtbot, desk):
     press(qtbot, step)
     run = step.session.project.new_run("finetune", {"job": "finetune"}, "newer")
     run.checkpoint.write_bytes(b"weights")
-    step.session._reload_runs()
+    step.session.reload_runs()
     press(qtbot, step)
     assert asked(step) == 2 and here(step) == PLACES[0]
 

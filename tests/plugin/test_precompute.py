@@ -317,7 +317,7 @@ def test_the_instant_preview_waits_for_them(make, qtbot, project):
     box = dock.features.weights
     run = project.new_run("pretrain", {"job": "pretrain", "method": "pgl"}, "pgl")
     run.checkpoint.write_bytes(b"weights")
-    dock.session._reload_runs()
+    dock.session.reload_runs()
     box.setCurrentIndex(1)
     box.activated.emit(1)
     dock.preview.preview.ask()
