@@ -10,6 +10,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -26,6 +27,7 @@ from medssl.core import events, recipes, settings
 from medssl.core.errors import UserError
 from medssl.core.files import write_json
 from medssl.core.io.find import ScanFile
+from medssl.core.jobs import FinetuneJob, PretrainJob
 from medssl.core.methods import ALL
 from medssl.core.project.project import Project, Run
 from medssl.core.scalars import MEANINGS
@@ -33,8 +35,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 COMMANDS = (
-    "view", "demo", "init", "classes", "pretrain", "finetune", "methods", "predict", "export", "features",
-    "similarity", "evaluate", "review", "suggest", "run", "doctor",
+    "view", "demo", "init", "scans", "classes", "pretrain", "finetune", "runs", "methods", "predict",
+    "export", "features", "similarity", "evaluate", "review", "suggest", "run", "doctor",
 )  # fmt: skip
 
 
@@ -171,11 +173,32 @@ def test_init_names_a_file_it_cannot_use_keeps_the_others_and_exits_with_1(tmp_p
     assert len(Project.open(tmp_path / "project").scans) == 1
 
 
-def test_init_with_a_missing_path_makes_no_project(tmp_path: Path) -> None:
+def test_a_missing_path_does_not_keep_init_from_adding_the_others(tmp_path: Path) -> None:
     scan = write_scan(tmp_path / "a.nii.gz")
     result = CliRunner().invoke(app, ["init", str(tmp_path / "project"), str(scan), str(tmp_path / "nosuch")])
-    assert "nosuch does not exist" in str(result.exception)
-    assert not (tmp_path / "project").exists()
+    assert result.exit_code == 1 and "path that does not exist" in result.output.replace("\n", " ")
+    assert list(Project.open(tmp_path / "project").scans) == ["a"]
+
+
+@pytest.mark.parametrize("existed", [False, True])
+@pytest.mark.parametrize("scan", ["nosuch", "bad.nii.gz"])
+def test_init_without_a_usable_scan_makes_no_project(tmp_path: Path, scan: str, existed: bool) -> None:
+    (tmp_path / "bad.nii.gz").write_bytes(b"nothing")
+    if existed:
+        (tmp_path / "project").mkdir()
+    arguments = ["init", str(tmp_path / "project"), str(tmp_path / scan), "--classes", "liver"]
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, UserError)
+    left = list((tmp_path / "project").iterdir()) if existed else (tmp_path / "project").exists()
+    assert not left
+
+
+def test_init_checks_the_folder_of_labels_and_that_of_the_project_first(tmp_path: Path) -> None:
+    scan = str(write_scan(tmp_path / "a.nii.gz"))
+    nowhere = CliRunner().invoke(app, ["init", str(tmp_path / "new"), scan, "--labels", str(tmp_path / "no")])
+    assert "no is not a folder" in str(nowhere.exception) and not (tmp_path / "new").exists()
+    forgotten = CliRunner().invoke(app, ["init", scan])
+    assert f"{scan} is a file; give the folder of the project first" in str(forgotten.exception)
 
 
 def test_hold_out_changes_scans_of_the_project_and_says_how_many(tmp_path: Path) -> None:
@@ -325,18 +348,22 @@ def test_a_run_of_the_wrong_kind_is_refused(project: Project) -> None:
         choose_run(project, project.runs("pretrain")[0].id, ("finetune",))
 
 
-def test_no_run_yet_says_which_command_makes_one(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="medssl finetune"):
-        choose_run(Project.create(tmp_path / "empty"), "last", ("finetune",))
+def test_no_run_yet_says_which_command_makes_one_as_a_shell_takes_it(tmp_path: Path) -> None:
+    folder = tmp_path / "no runs; yet"
+    with pytest.raises(UserError, match=re.escape(f"start one with medssl finetune '{folder}'")):
+        choose_run(Project.create(folder), "last", ("finetune",))
 
 
 def test_arguments_are_scans_of_the_project_or_files(project: Project, tmp_path: Path) -> None:
     scan_id = next(iter(project.scans))
     path = write_scan(tmp_path / "other.nii.gz")
-    assert split_scans(project, [scan_id, str(path)]) == ((scan_id,), (path,))
+    project.rename_scan(scan_id, "Patient 1")
+    split = split_scans(project, [scan_id, str(path), "Patient 1", "nothing.nii"])
+    assert (split.inside, split.outside) == ((scan_id, scan_id), (path,))
+    assert [sentence.split()[0] for sentence in split.missing] == ["nothing.nii"]
 
 
-def test_an_argument_that_is_neither_is_refused(project: Project) -> None:
+def test_arguments_that_are_all_neither_are_refused(project: Project) -> None:
     with pytest.raises(UserError, match="is neither a scan"):
         split_scans(project, ["nothing.nii"])
 
@@ -375,6 +402,25 @@ def test_the_listed_settings_can_be_pasted_after_set(name: str) -> None:
         settings.check([setting], values)
         default = list(setting.default) if isinstance(setting.default, tuple) else setting.default
         assert values == {setting.name: default}
+
+
+@pytest.mark.parametrize("name", [*ALL, *settings.FINETUNING])
+def test_a_training_knows_all_settings_that_are_listed(name: str) -> None:
+    job: PretrainJob | FinetuneJob
+    if name in settings.FINETUNING:
+        listed = settings.of_finetuning(name, "quick")
+        job = FinetuneJob(project="", semi_supervised=name)  # type: ignore[arg-type]  # one of the choices
+    else:
+        listed, job = settings.of_pretraining(name, "quick"), PretrainJob(project="", method=name)
+    listed.pop(settings.COMPUTER)
+    values = {setting.name: setting.default for setting in itertools.chain.from_iterable(listed.values())}
+    settings.check_job(replace(job, settings=values))
+
+
+def test_a_misspelt_setting_is_answered_with_the_most_similar_one() -> None:
+    for name in ("learningrate", "learning-rate"):
+        with pytest.raises(UserError, match="the most similar is 'learning_rate'"):
+            settings.check_job(PretrainJob(project="", settings={name: 1}))
 
 
 @pytest.mark.parametrize("value", ["NaN", "Infinity", "1e999", "[1, NaN]"])

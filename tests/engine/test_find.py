@@ -70,6 +70,13 @@ def test_nothing_to_find_is_said(tmp_path: Path, name: str, code: str) -> None:
     assert error.value.code == code
 
 
+def test_a_path_that_is_missing_among_others_is_named_and_left_out(tmp_path: Path) -> None:
+    (tmp_path / "a.nii").touch()
+    result = find_scans([tmp_path / "a.nii", tmp_path / "nosuch"])
+    assert names(result) == ["a"] and result.missing == 1
+    assert result.left_out == (f"path that does not exist {tmp_path / 'nosuch'}",)
+
+
 def test_what_was_left_out_is_said_where_nothing_was_found(tmp_path: Path) -> None:
     touch(tmp_path, "labelsTr/a.nii.gz")
     with pytest.raises(UserError, match="left out: label file"):

@@ -29,13 +29,13 @@ def runs(
     from medssl.cli.terminal import console
     from medssl.core.project.project import Project
     from medssl.core.project.removal import delete_run
+    from medssl.core.project.runs import number_of
 
     opened, screen = Project.open(project), console()
-    chosen = {run_in(opened, name).id for name in delete or []}
-    for run in reversed(opened.runs() if chosen else []):  # a run may have begun from one before it
-        if run.id in chosen:
-            delete_run(opened, run.id)
-            screen.print(f"Deleted {run.id} with its weights, predictions and features.", soft_wrap=True)
+    chosen = {run.id: run for run in (run_in(opened, name) for name in delete or [])}
+    for run in sorted(chosen.values(), key=number_of, reverse=True):  # one may have begun from another
+        delete_run(opened, run.id)
+        screen.print(f"Deleted {run.id} with its weights, predictions and features.", soft_wrap=True)
     _print_table(opened)
 
 

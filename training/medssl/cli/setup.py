@@ -94,6 +94,10 @@ def init(
     from medssl.core.project.project import Project, is_project
     from medssl.core.project.removal import remove_empty
 
+    if folder.is_file():
+        raise UserError(
+            f"{folder} is a file; give the folder of the project first, then the scans.", code="not-a-project"
+        )
     names = [name.strip() for name in (classes or "").split(",") if name.strip()]
     for name in names:
         check_class_name(name)

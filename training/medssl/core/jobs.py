@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -229,14 +231,17 @@ def settings_of(kind: type[T], values: dict[str, Any]) -> T:
     names = typing.get_type_hints(kind)
     for name in values:
         if name not in names:
-            today = next(iter(migrations.settings({name: None})))
-            instead = (
-                f"it is called {today!r} now"
-                if today in names
-                else "medssl methods METHOD (or finetune) lists those of a method"
-            )
-            raise UserError(f"There is no setting {name!r} here; {instead}.", code="bad-job")
+            raise UserError(f"There is no setting {name!r} here; {_instead(name, names)}.", code="bad-job")
     return typed.convert(kind, values, "A setting", advice="write another value")
+
+
+def _instead(name: str, known: Iterable[str]) -> str:
+    """What to do about the unknown name of a setting."""
+    today = next(iter(migrations.settings({name: None})))
+    if today in known:
+        return f"it is called {today!r} now"
+    similar = "".join(f"the most similar is {each!r}, " for each in difflib.get_close_matches(name, known, 1))
+    return f"{similar}medssl methods METHOD (or finetune) lists those of a method"
 
 
 def from_json(kind: type[T], fields: Any, where: str) -> T:

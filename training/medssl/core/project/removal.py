@@ -63,8 +63,6 @@ def delete_run(project: Project, run_id: str) -> None:
     """
     project.need_writable()
     run = project.run(run_id)
-    if run.shipped:
-        raise UserError(f"{run.id} are the shipped weights, which cannot be deleted.", code="no-run")
     check_deletable(project, run)
     files = [file.path for file in files_of(project) if file.run == run_id]
     outside = [path for path in files if run.folder not in path.parents]
@@ -119,8 +117,13 @@ def check_deletable(project: Project, run: Run) -> None:
     """Check that nothing needs a run any more.
 
     Raises:
-        UserError: "needed", "locked".
+        UserError: "needed", "locked", or "no-run" for the shipped weights.
     """
+    if run.shipped:
+        raise UserError(
+            f"{run.id} are the weights that ship, not a run of the project; name a run to delete.",
+            code="no-run",
+        )
     for other in project.runs():
         unfinished = not ran_to_completion(other.folder / "events.jsonl")
         if other.job.get("weights") == run.id and other.checkpoint.exists() and unfinished:

@@ -141,6 +141,11 @@ def refuse_collapsed(run: Run) -> None:
         )
 
 
+def number_of(run: Run) -> int:
+    """The running number of a run; 0 for the shipped weights."""
+    return _number(run.id)
+
+
 def _number(name: str) -> int:
     named = _NAME.fullmatch(name)
     return int(named[1]) if named else 0
