@@ -73,7 +73,9 @@ class ScanRemoval:
         catch_errors(self.session, lambda: self._search(scan))
 
     def _search(self, scan: Scan) -> None:
-        project = self.session.need_project()
+        if self._worker.busy:
+            return
+        project, found = self.session.need_project(), list[Loss]()
         self._need_free()
         self.workspace.autosave.flush()
 
@@ -81,17 +83,19 @@ class ScanRemoval:
             check_not_training(project)
             yield loss(project, scan)
 
-        self._worker.submit(find, lambda found: self._ask(scan, found))
+        self._worker.submit(find, found.append, lambda: self._ask(scan, found))
 
     def _need_free(self) -> None:
         self.session.need_project().need_writable()
-        if self.session.job.running or self._worker.busy:
+        if self.session.job.running:
             raise UserError("A job is running and may use this scan; stop it first.", code="busy")
 
-    def _ask(self, scan: Scan, found: Loss) -> None:
-        question = QMessageBox.question(self.parent, "Remove scan", describe(scan, found))
-        if question == QMessageBox.StandardButton.Yes:
-            catch_errors(self.session, lambda: self.remove(scan.id))
+    def _ask(self, scan: Scan, found: list[Loss]) -> None:
+        """Ask; not where an error was shown instead."""
+        for each in found:
+            answer = QMessageBox.question(self.parent, "Remove scan", describe(scan, each))
+            if answer == QMessageBox.StandardButton.Yes:
+                self.remove(scan.id)
 
     def remove(self, scan_id: str) -> None:
         """Remove a scan; if it is on the screen, its neighbour in the table is opened before.

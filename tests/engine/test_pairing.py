@@ -116,3 +116,11 @@ def test_a_dicom_seg_goes_to_its_series_whatever_its_name(tmp_path: Path) -> Non
     (tmp_path / "labels" / "x.dcm").write_bytes(content)
     pairs = pair_labels({"one": tmp_path / "p0", "two": tmp_path / "p1"}, tmp_path / "labels")
     assert pairs.files == {"two": tmp_path / "labels" / "x.dcm"} and pairs.missing == ("one",)
+
+
+@pytest.mark.parametrize("label", ["Patient 7_segmentation.nii.gz", "patient 7.nrrd", "b.nii.gz"])
+def test_a_scan_is_meant_by_what_it_was_called_and_by_its_file(tmp_path: Path, label: str) -> None:
+    """Its exports are named after its name."""
+    (tmp_path / label).touch()
+    sources = {"a": Path("scans/a.nii"), "b": Path("scans/b.nii")}
+    assert pair_labels(sources, tmp_path, {"b": "Patient 7"}).files == {"b": tmp_path / label}

@@ -11,6 +11,7 @@ import torch
 from medssl.core.errors import UserError
 from medssl.core.jobs import FeaturesJob, FinetuneJob, PredictJob, PretrainJob
 from medssl.core.project.project import Annotation, LabelClass, Project
+from medssl.core.project.removal import remove_scan
 from medssl.tasks.inference import predict
 from small import SHAPE, Events, job_of, make_project, run
 
@@ -132,3 +133,28 @@ def test_a_full_disk_while_logging_does_not_end_a_training(
 
     monkeypatch.setattr(Path, "open", full)
     assert run(job_of("pgl", project, steps=1))["step"] == 1
+
+
+def test_what_is_refused_when_its_run_has_begun_leaves_no_run(project: Project) -> None:
+    """The plan and the network refuse what the type of a setting allows."""
+    assert_refused(job_of("pgl", project, settings={"patch": [1, 2]}), "bad-job", "patch")
+    background = np.zeros(SHAPE, np.uint8)
+    for scan in project.annotated():
+        project.save_annotation(scan, Annotation(background, ((0, 3),)))
+    assert_refused(job_of("finetune", project), "one-class")
+    assert not list((project.root / "runs").iterdir())
+
+
+def test_a_run_that_is_refused_when_it_is_resumed_stays(project: Project) -> None:
+    first = run(job_of("finetune", project, steps=1))["run"]
+    project.set_classes((*project.classes, LabelClass(2, "other", "#00ff00")))
+    assert_refused(FinetuneJob(project=str(project.root), resume=first, steps=2), "wrong-run", "classes")
+    assert project.run(first).checkpoint.exists()
+
+
+def test_a_resumed_run_predicts_the_scans_that_are_left(project: Project) -> None:
+    painted, other = project.scans
+    first = run(job_of("finetune", project, steps=1, predict_scans=(painted, other)))["run"]
+    remove_scan(project, other)
+    run(FinetuneJob(project=str(project.root), resume=first, steps=2))
+    assert project.has_prediction(first, painted)

@@ -71,7 +71,9 @@ def project_pairs(project: Project, folder: Path) -> Pairs:
     from medssl.core.errors import UserError
     from medssl.core.labels.pairing import pair_labels
 
-    pairs = pair_labels({scan.id: Path(scan.source) for scan in project.scans.values()}, folder)
+    scans = project.scans.values()
+    names = {scan.id: scan.name for scan in scans if scan.name}
+    pairs = pair_labels({scan.id: Path(scan.source) for scan in scans}, folder, names)
     if not pairs.files:
         reasons = list(dict.fromkeys(pairs.ambiguous.values()))
         if reasons:

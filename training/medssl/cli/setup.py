@@ -140,9 +140,9 @@ def init(
         raise typer.Exit(1)
 
 
-def _names(scan: Scan) -> tuple[str, str]:
-    """Names by which a pattern finds a scan of the project: of its file, and its id."""
-    return Path(scan.source).name, scan.id
+def _names(scan: Scan) -> tuple[str, ...]:
+    """Names by which a pattern finds a scan of the project: of its file, its id, and what it was called."""
+    return Path(scan.source).name, scan.id, scan.title
 
 
 def _check_patterns(patterns: list[str], names: list[str]) -> None:

@@ -48,17 +48,18 @@ class Pairs:
     unused: tuple[Path, ...]
 
 
-def pair_labels(sources: Mapping[str, Path], folder: Path) -> Pairs:
+def pair_labels(sources: Mapping[str, Path], folder: Path, names: Mapping[str, str] | None = None) -> Pairs:
     """Pair the label files in a folder with scans.
 
     A label file is named like its scan, or like its folder and file, with or without words such as "_seg"
-    and nnU-Net's "_0000"; or like the scan's id; or like the folder that holds nothing but the scan. Several
-    files in a folder named like the scan's are masks of one structure each. A DICOM-SEG is paired by the
-    series that it refers to.
+    and nnU-Net's "_0000"; or like the scan's id or name; or like the folder that holds nothing but the scan.
+    Several files in a folder named like the scan's are masks of one structure each. A DICOM-SEG is paired by
+    the series that it refers to.
 
     Args:
         sources: {scan id: file or DICOM folder of the scan}.
         folder: Folder of label files, which is searched recursively.
+        names: {scan id: what a person has called the scan}, of scans that have such a name.
 
     Raises:
         UserError: "missing" if the folder does not exist or holds no label file.
@@ -66,7 +67,8 @@ def pair_labels(sources: Mapping[str, Path], folder: Path) -> Pairs:
     files = label_files(folder, {Path(source).resolve() for source in sources.values()})
     index: dict[Key, set[str]] = {}
     for scan_id, source in sources.items():
-        for key in _scan_keys(scan_id, Path(source), sources, files):
+        name_keys = _name_keys((names or {}).get(scan_id, ""))
+        for key in (*_scan_keys(scan_id, Path(source), sources, files), *name_keys):
             index.setdefault(key, set()).add(scan_id)
     owned: dict[str, list[tuple[int, Path]]] = {}
     contested: dict[str, list[Path]] = {}
@@ -165,6 +167,13 @@ def _scan_keys(scan_id: str, source: Path, sources: Mapping[str, Path], files: l
     if folders:
         yield 6, tuple(_words(Path(folders[-1])))
         yield BY_FOLDER, folders[-1]
+
+
+def _name_keys(name: str) -> Iterator[Key]:
+    """How a label file may mean a scan by the name that a person has given it; none for an empty one."""
+    if name:
+        yield 3, name.casefold()
+        yield 5, tuple(_words(Path(name)))
 
 
 def _label_keys(file: Path, folder: Path) -> Iterator[Key]:
