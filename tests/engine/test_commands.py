@@ -417,6 +417,14 @@ def test_a_training_knows_all_settings_that_are_listed(name: str) -> None:
     settings.check_job(replace(job, settings=values))
 
 
+def test_refused_settings_make_no_project_for_a_method_without_scans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["pretrain", "--method", "shapes", "--set", "colour=1"])
+    assert "'colour'" in str(result.exception) and not list(tmp_path.iterdir())
+
+
 def test_a_misspelt_setting_is_answered_with_the_most_similar_one() -> None:
     for name in ("learningrate", "learning-rate"):
         with pytest.raises(UserError, match="the most similar is 'learning_rate'"):

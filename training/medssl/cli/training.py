@@ -102,31 +102,32 @@ def pretrain(
     from medssl.core.errors import UserError
     from medssl.core.jobs import PretrainJob
     from medssl.core.project.project import Project
+    from medssl.core.settings import check_job
 
     if project is None and needs_scans(method):
         raise UserError(
             f"The method {method} needs scans; give a project folder (see medssl init).", code="no-project"
         )
     project = project or Path(f"medssl-{method}")
-    if not needs_scans(method):
-        Project.create(project, or_open=True)
     if weights not in (None, RANDOM, SHAPES):
         weights = choose_run(Project.open(project), weights, ("pretrain",)).id
-    _train(
-        PretrainJob(
-            project=str(project),
-            seed=seed,
-            device=device,
-            minutes=minutes,
-            steps=steps,
-            resume=_resumed(context, project, resume, minutes, steps),
-            settings=settings_from(setting),
-            with_names=with_names,
-            method=method,
-            recipe=recipe,
-            weights=weights,
-        )
+    job = PretrainJob(
+        project=str(project),
+        seed=seed,
+        device=device,
+        minutes=minutes,
+        steps=steps,
+        resume=_resumed(context, project, resume, minutes, steps),
+        settings=settings_from(setting),
+        with_names=with_names,
+        method=method,
+        recipe=recipe,
+        weights=weights,
     )
+    if not needs_scans(method) and resume is None:
+        check_job(job)
+        Project.create(project, or_open=True)
+    _train(job)
 
 
 def finetune(
