@@ -201,6 +201,17 @@ def test_init_checks_the_folder_of_labels_and_that_of_the_project_first(tmp_path
     assert f"{scan} is a file; give the folder of the project first" in str(forgotten.exception)
 
 
+def test_libraries_print_nothing_of_their_own(tmp_path: Path) -> None:
+    """nibabel has something to say about a negative spacing; the note about it is ours."""
+    scan = write_scan(tmp_path / "a.nii")
+    content = bytearray(scan.read_bytes())
+    content[80:84] = np.float32(-1).tobytes()  # pixdim[1]
+    scan.write_bytes(content)
+    result = medssl("init", tmp_path / "project", scan)
+    assert result.returncode == 0
+    assert [line.partition(": ")[0] for line in result.stderr.splitlines()] == [str(scan)]
+
+
 def test_hold_out_changes_scans_of_the_project_and_says_how_many(tmp_path: Path) -> None:
     folder = tmp_path / "project"
     scans = [write_scan(tmp_path / f"{name}.nii.gz", seed=len(name)) for name in ("a", "test_b", "test_cd")]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
+import warnings
 
 from medssl.core.errors import UserError
 
@@ -14,6 +16,8 @@ def main() -> None:
     # once a step takes a third more time on idle cores; where they spin for long, ten times as much beside
     # busy neighbours. Has to be said before torch is loaded.
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    if sys.argv[1:2] != ["run"]:  # whose output is the log of a training
+        silence_libraries()
     from medssl.cli import app
 
     try:
@@ -21,6 +25,17 @@ def main() -> None:
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
+
+
+def silence_libraries() -> None:
+    """Keep libraries from printing: what matters to the user is said in sentences of our own.
+
+    python -W and PYTHONWARNINGS bring warnings back.
+    """
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    logging.getLogger().addHandler(logging.NullHandler())  # Python prints what nobody handles
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it has a handler of its own
 
 
 if __name__ == "__main__":
