@@ -74,7 +74,7 @@ class ScanRemoval:
 
     def _search(self, scan: Scan) -> None:
         if self._worker.busy:
-            return
+            raise UserError("A scan is being removed; try again in a moment.", code="busy")
         project, found = self.session.need_project(), list[Loss]()
         self._need_free()
         self.workspace.autosave.flush()

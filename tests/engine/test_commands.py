@@ -365,6 +365,12 @@ def test_no_run_yet_says_which_command_makes_one_as_a_shell_takes_it(tmp_path: P
         choose_run(Project.create(folder), "last", ("finetune",))
 
 
+def test_there_is_nothing_to_resume_before_the_first_run(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="start one with medssl pretrain ") as error:
+        choose_resumable(Project.create(tmp_path / "empty"), "last", "pretrain", None, None)
+    assert "--weights" not in str(error.value)
+
+
 def test_arguments_are_scans_of_the_project_or_files(project: Project, tmp_path: Path) -> None:
     scan_id = next(iter(project.scans))
     path = write_scan(tmp_path / "other.nii.gz")

@@ -87,9 +87,9 @@ def test_a_scan_that_is_not_on_the_screen_goes_and_the_view_stays(dock, qtbot, a
 def test_the_last_scan_can_be_removed_too(dock, qtbot, asked):
     for scan in ("other", "scan"):
         choose(dock.scans.table.menu(scan), "Remove scan")
-        qtbot.waitUntil(lambda scan=scan: scan not in dock.session.project.scans, timeout=20_000)
-    qtbot.waitUntil(lambda: dock.session.scan is None, timeout=20_000)
-    assert names(dock) == [] and dock.workspace.scan_layer is None
+        qtbot.waitUntil(lambda scan=scan: scan not in names(dock), timeout=20_000)
+        qtbot.waitUntil(lambda: not dock.scans.table.removal._worker.busy, timeout=20_000)
+    assert dock.session.scan is None and dock.workspace.scan_layer is None
     assert dock.workspace.annotation_layer is None
 
 

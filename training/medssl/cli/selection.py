@@ -19,8 +19,10 @@ from medssl.core.project.runs import refuse_collapsed
 from medssl.core.shell import command
 from medssl.core.shipped import SHAPES
 
+USING = "Using"
 
-def choose_run(project: Project, name: str, kinds: Sequence[str], action: str = "Using") -> Run:
+
+def choose_run(project: Project, name: str, kinds: Sequence[str], action: str = USING) -> Run:
     """Find the run that an argument names; what "last" stands for is printed.
 
     Args:
@@ -48,7 +50,7 @@ def choose_run(project: Project, name: str, kinds: Sequence[str], action: str = 
             raise UserError(
                 f"{project.root} has no {wanted} run with a checkpoint yet; "
                 f"start one with {command(kinds[0], project.root)}"
-                f"{', or take --weights shapes' if 'pretrain' in kinds else ''}.",
+                f"{', or take --weights shapes' if 'pretrain' in kinds and action == USING else ''}.",
                 code="no-run",
             )
         passed_over = [
