@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from medssl.core import methods, recipes, settings
 from medssl.core.errors import UserError
+from medssl.core.jobs import PretrainJob
 from medssl.core.methods import ALL
 from medssl.core.settings import FINETUNING, LOOP, PlanSettings
 from medssl.core.settings_source import Setting, of_class, settings_class
@@ -121,3 +122,10 @@ def test_a_method_of_another_package_is_read_without_an_import(
 )
 def test_a_label_is_the_name_in_words(name: str, label: str) -> None:
     assert Setting(name, float, 1.0, "").label == label
+
+
+def test_a_value_that_is_none_of_the_choices_is_answered_with_them() -> None:
+    """Also where the planner may choose, so that None is a value, too."""
+    for name, value in (("slice_axis", 7), ("dims", 4)):
+        with pytest.raises(UserError, match=r"write one of \d, \d"):
+            settings.check_job(PretrainJob(project="", settings={name: value}))

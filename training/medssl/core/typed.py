@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import typing
+from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar
 
 import msgspec
@@ -40,6 +41,9 @@ def convert(kind: type[T], value: Any, where: str, code: str = "bad-job", advice
 def _instead(kind: type, place: str) -> str:
     """What to write there; empty if the type allows too much to list."""
     hint = typing.get_type_hints(kind).get(place) if isinstance(kind, type) else None
+    alternatives = [each for each in typing.get_args(hint) if each is not NoneType]
+    if typing.get_origin(hint) in (typing.Union, UnionType) and len(alternatives) == 1:
+        hint = alternatives[0]  # None stands for what is left out
     if typing.get_origin(hint) is Literal:
         return f"write one of {', '.join(map(repr, typing.get_args(hint)))}"
     return "write true or false" if hint is bool else ""
