@@ -72,7 +72,7 @@ def test_names_are_printed_as_they_are(name: str, capsys: pytest.CaptureFixture[
     table.add_row(name)
     results = console(stderr=False)
     results.width = 400
-    results.print(scores_table(scores, name))
+    results.print(scores_table(scores, {name: name}, name))
     results.print(table)
     captured = capsys.readouterr()
     assert captured.err.count(name) == 4 and captured.out.count(name) == 5

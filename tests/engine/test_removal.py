@@ -206,7 +206,7 @@ def test_weights_from_which_an_unfinished_run_began_are_needed(project: Project)
 
 
 def test_the_shipped_weights_cannot_be_deleted(project: Project) -> None:
-    with pytest.raises(UserError, match="shipped"):
+    with pytest.raises(UserError, match="weights that ship"):
         delete_run(project, "shapes")
 
 

@@ -11,12 +11,18 @@ from rich.table import Table
 from medssl.benchmarking.report import number, study_lines
 from medssl.benchmarking.results_log import Cell
 from medssl.core.labels.evaluate import Scores
-from medssl.core.project.contents import LabelClass, Scan
+from medssl.core.project.contents import LabelClass
 from medssl.core.project.review import Reviewable
 
 
-def scores_table(scores: Scores, scans: Mapping[str, Scan], title: str) -> Table:
-    """Table with a row for each scan, a column for each class, and means."""
+def scores_table(scores: Scores, names: Mapping[str, str], title: str) -> Table:
+    """Table with a row for each scan, a column for each class, and means.
+
+    Args:
+        scores: What it shows.
+        names: {scan id: name of the scan}.
+        title: Title of the table.
+    """
     table = Table(title=title, title_justify="left")
     table.add_column("scan")
     for label_class in scores.classes:
@@ -24,7 +30,7 @@ def scores_table(scores: Scores, scans: Mapping[str, Scan], title: str) -> Table
     table.add_column("mean", justify="right", style="bold")
     for scan_id, scan_scores in scores.values.items():
         cells = [number(scan_scores[label_class.id]) for label_class in scores.classes]
-        table.add_row(scans[scan_id].title, *cells, number(scores.of_scan(scan_id)))
+        table.add_row(names[scan_id], *cells, number(scores.of_scan(scan_id)))
     table.add_section()
     means = [number(scores.of_class(label_class.id)) for label_class in scores.classes]
     table.add_row("mean", *means, number(scores.mean), style="bold")
