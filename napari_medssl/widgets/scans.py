@@ -24,6 +24,7 @@ from napari_medssl.model.session import Session
 from napari_medssl.widgets.components import StepContent, button, column, hint, row, set_primary
 from napari_medssl.widgets.new_project import NewProject
 from napari_medssl.widgets.open_layers import OpenLayers
+from napari_medssl.widgets.project_size import ProjectSize
 from napari_medssl.widgets.recent_projects import add_to_menu
 from napari_medssl.widgets.scan_table import ScanTable
 from napari_medssl.widgets.welcome import MAKING_SAMPLE, SAMPLE_STEPS, Welcome
@@ -41,7 +42,7 @@ class Scans(StepContent):
         super().__init__()
         self.session, self.workspace = session, workspace
         self.adder = ScanAdder(session, workspace)
-        self.recent = RecentProjects(session)
+        self.recent, self.project_size = RecentProjects(session), ProjectSize(session)
         self._sample_worker = LatestOnlyWorker(session)
         self.folder = QElidingLabel()
         self.folder.setElideMode(Qt.TextElideMode.ElideMiddle)
@@ -223,6 +224,8 @@ class Scans(StepContent):
         menu.addAction("Open or create…", self.choose_project)
         menu.addSeparator()
         add_to_menu(menu, self.recent, self.open_recent)
+        menu.addSeparator()
+        self.project_size.add_to(menu)
 
     def _start_folder(self) -> str:
         project = self.session.project

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from medssl.core.project.disk_usage import disk_usage, size_text
 from medssl.core.project.kept import FOLDER
 from medssl.core.project.project import Annotation, Project
 from medssl.core.project.removal import remove_scan
@@ -148,3 +149,21 @@ def test_a_deleted_run_leaves_the_lists_and_the_screen(dock, qtbot, said, asked,
 
 def test_only_runs_of_the_project_have_a_menu(dock):
     assert dock.finetune.weights.currentData() == "shapes" and dock.finetune.run_menu.menu() is None
+
+
+def test_the_project_menu_says_what_the_project_weighs(dock, qtbot, project):
+    project.rename_scan("scan", "Patient 7")
+    dock.session.project.refresh()
+    menu = dock.scans.choose.menu()
+    menu.aboutToShow.emit()
+    line = menu.actions()[-1]
+    assert line.text() == "Measuring its size on the disk…" and not line.isEnabled()
+    qtbot.waitUntil(lambda: line.text() == f"project takes {weight(project)} on the disk", timeout=20_000)
+    assert [each.partition(":")[0] for each in line.toolTip().splitlines()[:2]] == ["Patient 7", "other"]
+    menu.aboutToShow.emit()
+    menu.aboutToShow.emit()  # the line is deleted before it is filled in
+    qtbot.waitUntil(lambda: "takes" in menu.actions()[-1].text(), timeout=20_000)
+
+
+def weight(project: Project) -> str:
+    return size_text(disk_usage(project).total)
