@@ -134,7 +134,7 @@ class Features(StepContent):
             return
         matches, project = self.similarity.matches, self.session.project
         scans = [scan for scan in project.scans if scan in matches] if project else []
-        titles = {scan: project.scans[scan].title for scan in scans} if project else {}
+        titles = project.titles if project else {}
         rows = [(titles[scan], f"{matches[scan].score:.2f}") for scan in scans]
         current = titles.get(self.session.scan or "", "")
         self.table.show_rows(rows if self.follow.isChecked() else [], current)

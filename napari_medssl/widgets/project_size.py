@@ -41,11 +41,9 @@ class ProjectSize:
 def _show(action: QAction, project: Project, usage: DiskUsage) -> None:
     with suppress(RuntimeError):  # the menu was closed and opened again: Qt has deleted the line
         action.setText(f"{project.root.name} takes {size_text(usage.total)} on the disk")
-        action.setToolTip("\n".join([*_largest(_titles(project, usage.scans)), *_largest(usage.runs)]))
-
-
-def _titles(project: Project, scans: dict[str, int]) -> dict[str, int]:
-    return {project.scans[scan].title: size for scan, size in scans.items() if scan in project.scans}
+        titles = project.titles
+        scans = {titles[scan]: size for scan, size in usage.scans.items() if scan in titles}
+        action.setToolTip("\n".join([*_largest(scans), *_largest(usage.runs)]))
 
 
 def _largest(sizes: dict[str, int]) -> list[str]:

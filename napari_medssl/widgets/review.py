@@ -164,11 +164,12 @@ class Review(QWidget):
 
     def _fill(self) -> None:
         items = self.queue.items
+        titles = self.session.project.titles if self.session.project else {}
         self.table.blockSignals(True)
         self.table.clearSelection()
         self.table.setRowCount(len(items))
         for number, item in enumerate(items):
-            for position, text in enumerate(_texts(item)):
+            for position, text in enumerate(_texts(item, titles.get(item.scan, item.scan))):
                 cell = QTableWidgetItem(text)
                 cell.setData(Qt.ItemDataRole.UserRole, item.scan)
                 cell.setToolTip(self._tip(item))
@@ -188,9 +189,9 @@ class Review(QWidget):
         return "\n".join([item.scan, *lines])
 
 
-def _texts(item: Reviewable) -> tuple[str, str, str]:
+def _texts(item: Reviewable, title: str) -> tuple[str, str, str]:
     known = not math.isnan(item.quality)
-    return item.scan, f"{item.quality:.2f}" if known else "?", "✓" if item.accepted else ""
+    return title, f"{item.quality:.2f}" if known else "?", "✓" if item.accepted else ""
 
 
 def _table() -> QTableWidget:

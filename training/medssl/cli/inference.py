@@ -220,8 +220,7 @@ def evaluate(
         warn(screen, reason)
     report_notes(scores.notes, screen)
     scores.left_out.update(pairs.ambiguous)
-    names = {scan.id: scan.title for scan in opened.scans.values()}
-    console(stderr=False).print(scores_table(scores, names, title=f"Dice of {chosen.id}"))
+    console(stderr=False).print(scores_table(scores, opened.titles, title=f"Dice of {chosen.id}"))
     if json is not None:
         make_folder(json.parent)
         write_json(json, scores_json(scores))

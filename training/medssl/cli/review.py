@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from medssl.cli.options import LAST, ProjectArgument, WeightsOption
+from medssl.core.shell import command
 
 
 def review(
@@ -39,8 +40,10 @@ def review(
     for scan in [scan_in(opened, name) for name in accept or []]:
         accept_scan(opened, run.id, scan)
     queue = review_queue(opened, run.id)
-    console(stderr=False).print(review_table(queue, opened.classes, title=f"Segmentations of {run.id}"))
+    names, title = opened.titles, f"Segmentations of {run.id}"
+    console(stderr=False).print(review_table(queue, names, opened.classes, title))
     missing = len(opened.scans) - len(queue)
     if missing:
         scans = "1 scan is" if missing == 1 else f"{missing} scans are"
-        typer.echo(f'{scans} not segmented yet; medssl predict "{project}" --weights {run.id} segments all.')
+        segment = command("predict", project, "--weights", run.id)
+        typer.echo(f"{scans} not segmented yet; {segment} segments all.")

@@ -37,8 +37,17 @@ def scores_table(scores: Scores, names: Mapping[str, str], title: str) -> Table:
     return table
 
 
-def review_table(queue: Sequence[Reviewable], classes: Sequence[LabelClass], title: str) -> Table:
-    """Table with a row for each prediction: its expected quality, that of each class, and its state."""
+def review_table(
+    queue: Sequence[Reviewable], names: Mapping[str, str], classes: Sequence[LabelClass], title: str
+) -> Table:
+    """Table with a row for each prediction: its expected quality, that of each class, and its state.
+
+    Args:
+        queue: The predictions.
+        names: {scan id: name of the scan}.
+        classes: Classes of the project.
+        title: Title of the table.
+    """
     table = Table(title=title, title_justify="left")
     table.add_column("scan")
     table.add_column("expected Dice", justify="right", style="bold")
@@ -47,7 +56,7 @@ def review_table(queue: Sequence[Reviewable], classes: Sequence[LabelClass], tit
     table.add_column("reviewed")
     for item in queue:
         cells = [number(item.expected_dice.get(label_class.id, math.nan)) for label_class in classes]
-        table.add_row(item.scan, number(item.quality), *cells, "accepted" if item.accepted else "")
+        table.add_row(names[item.scan], number(item.quality), *cells, "accepted" if item.accepted else "")
     return table
 
 

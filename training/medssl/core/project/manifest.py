@@ -126,6 +126,11 @@ class Manifest(ProjectFolder):
             )
         return self.scans[scan_id]
 
+    @property
+    def titles(self) -> dict[str, str]:
+        """{scan id: the name that a person reads}."""
+        return {scan.id: scan.title for scan in self.scans.values()}
+
     def scan_named(self, name: str) -> Scan:
         """The scan with an id or, if it is nobody's id, with a name.
 
