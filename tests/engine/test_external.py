@@ -81,7 +81,7 @@ def test_a_folder_of_files_is_segmented_and_the_bad_one_named(
     assert made.shape == source.shape and np.array_equal(made.affine, source.affine)
     assert all(record_path(path).exists() for path in written)
     table = (tmp_path / "out" / "volumes.csv").read_text().splitlines()
-    assert table[0] == "scan,class,voxels,ml"
+    assert table[0] == "scan,class,voxels,ml,accepted"
     assert {line.split(",")[0] for line in table[1:]} == {"good", "series"}
     assert set(small_project.scans) == {"scan"}
 
