@@ -12,6 +12,7 @@ from typing import Any
 from medssl.core import events
 from medssl.core.errors import UserError
 from medssl.core.features.similarity import has_features, open_features
+from medssl.core.jobs import TRAININGS
 from medssl.core.labels.classes import rename_class
 from medssl.core.palette import class_color
 from medssl.core.project.damage import survey
@@ -306,7 +307,8 @@ class Session:
 
     def stopping(self) -> None:
         """The user has asked the job to stop."""
-        self._job(stopping=True, phase="Stopping after this step")
+        unit = "step" if self.job.kind in TRAININGS else "scan"
+        self._job(stopping=True, phase=f"Stopping after this {unit}")
 
     def end(self, outcome: str, text: str) -> None:
         """The engine process has ended.

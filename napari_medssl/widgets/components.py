@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from medssl.core import events
+from medssl.core.jobs import TRAININGS
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QStandardItem, QStandardItemModel
 from qtpy.QtWidgets import (
@@ -24,6 +25,7 @@ from napari_medssl.qt import not_none
 from napari_medssl.widgets.plots import LearningCurve, ProgressBar
 
 STOP_TIP = "Stop after the current step and keep the weights; press again to stop at once"
+STOP_SCANS_TIP = "Stop after the current scan and keep what is finished; press again to stop at once"
 NO_LIMIT = 16_777_215
 """Qt's own maximum of a widget's height."""
 
@@ -180,7 +182,7 @@ class JobPanel(QWidget):
         self._bar = ProgressBar()
         self._notice = hint()
         self.curve = LearningCurve() if curve else None
-        self.stop_button = button("Stop", stop, STOP_TIP)
+        self.stop_button = button("Stop", stop, STOP_TIP if kind in TRAININGS else STOP_SCANS_TIP)
         layout = column(self, row(self._phase, self._time_left), self._bar)
         layout.setContentsMargins(0, 0, 0, 0)
         if self.curve is not None:

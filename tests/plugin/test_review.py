@@ -119,6 +119,7 @@ def test_all_scans_that_are_missing_are_segmented_by_one_job(qtbot, said, projec
     qtbot.waitUntil(lambda: review.queue.missing == 3, timeout=10_000)  # one lacks what is expected of it
     review.segment_all.click()
     assert opened.session.job.running and not review.segment_all.isEnabled()
+    assert "finished" in opened.prediction.panel.stop_button.toolTip()
     qtbot.waitUntil(lambda: not opened.session.job.running, timeout=PATIENCE)
     qtbot.waitUntil(lambda: len(review.queue.items) == 3 and not review.queue.missing, timeout=10_000)
     assert review.segment_all.isHidden() and not said
