@@ -81,7 +81,8 @@ def predict_scans(
     trained = Trained.of(run.checkpoint, run.id, device_name)
     done: list[str] = []
     begin = time.monotonic()
-    emit(Progress("prediction", 0.0))
+    if scans:
+        emit(Progress("prediction", 0.0))
     for number, scan in enumerate(scans, 1):
         if should_stop():
             break
