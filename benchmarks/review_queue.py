@@ -172,6 +172,7 @@ MEASURES: dict[str, Measure] = {
     "part in the largest component": _mean("largest"),
     "volume beside that of the other scans": _volume,
     "expected Dice x volume": _with_volume,
+    "expected Dice x largest component": _product(_mean("expected"), _mean("largest")),
     "expected Dice x orientations": _product(_mean("expected"), _mean("orientations")),
     "expected Dice x rotated": _product(_mean("expected"), _mean("rotated")),
     "expected Dice x orientations x volume": _product(_mean("orientations"), _with_volume),
@@ -214,7 +215,7 @@ def _table(dataset: str, lines: Sequence[Line]) -> str:
     first, values = lines[0], [true_dice(line) for line in lines]
     rows = [
         f"## {dataset}\n",
-        f"{len(seeds)} fine-tunings of {first['minutes']:g} minutes, {len(groups[0])} scans each, Dice "
+        f"Seeds {', '.join(map(str, seeds))}: a fine-tuning of {first['minutes']:g} minutes each, {len(groups[0])} scans, Dice "
         f"{np.mean(values):.2f} ({np.min(values):.2f} to {np.max(values):.2f}); {first['date']}; "
         f"{first['machine']['cpu']}, torch {first['machine']['torch']}, 1 thread; commit "
         f"{first['machine']['commit']}.\n",
