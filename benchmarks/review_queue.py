@@ -7,6 +7,9 @@ As in the viewer: ten slices of two scans are painted, a short fine-tuning learn
 scans without their labels, and all scans are segmented. Each measure of quality then sorts the scans without
 their labels, and is compared with the Dice against the labels, the mean over the classes: the rank
 correlation (Spearman), and how many of the worst tenth of the scans stand in the first fifth of the queue.
+
+The queue is sorted by the expected Dice, mean of the classes, which comes with the prediction and costs
+nothing. What agrees with the orientations or with a rotated scan costs another pass over each scan.
 """
 
 from __future__ import annotations
@@ -57,7 +60,7 @@ def lines_of(material: Material, run_id: str, seed: int, options: argparse.Names
 
     project = material.project
     trained = Trained.of(project.run(run_id).checkpoint, run_id, "cpu")
-    about = {"dataset": options.dataset, "seed": seed, "minutes": options.minutes,
+    about = {"dataset": options.dataset, "seed": seed, "minutes": options.minutes, "every": options.every,
              "machine": surroundings("cpu"), "date": time.strftime("%d %B %Y")}  # fmt: skip
     painted = project.annotated()
     labelled = {material.scan_ids[image]: labels for image, labels in material.dataset.pairs}
@@ -215,8 +218,11 @@ def _table(dataset: str, lines: Sequence[Line]) -> str:
     first, values = lines[0], [true_dice(line) for line in lines]
     rows = [
         f"## {dataset}\n",
-        f"Seeds {', '.join(map(str, seeds))}: a fine-tuning of {first['minutes']:g} minutes each, {len(groups[0])} scans, Dice "
-        f"{np.mean(values):.2f} ({np.min(values):.2f} to {np.max(values):.2f}); {first['date']}; "
+        f"`python benchmarks/review_queue.py run --dataset {dataset} --every {first['every']} --minutes "
+        f"{first['minutes']:g} --seeds {','.join(map(str, seeds))} --work FOLDER`\n",
+        f"Seeds {', '.join(map(str, seeds))}: a fine-tuning of {first['minutes']:g} minutes each, "
+        f"{len(groups[0])} scans, Dice {np.mean(values):.2f} ({np.min(values):.2f} to "
+        f"{np.max(values):.2f}); {first['date']}; "
         f"{first['machine']['cpu']}, torch {first['machine']['torch']}, 1 thread; commit "
         f"{first['machine']['commit']}.\n",
         "| sorted by | rank correlation | of each seed | worst tenth in the first fifth |",

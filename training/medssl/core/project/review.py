@@ -1,7 +1,7 @@
 """The review queue: predictions of a run, those of the lowest expected quality first, and which are accepted.
 
 The expected quality of a prediction is the mean over the classes of the Dice that the network expects
-(benchmarks/review_queue.py compares it with other measures). To accept a prediction is a remark beside it,
+(docs/benchmarks/review_queue.md has how well it does). To accept a prediction is a remark beside it,
 runs/<run>/predictions/<scan>.accepted.json, with the origin of what was looked at: a prediction of other
 weights is not accepted. No annotation changes, and no training learns from it.
 """
