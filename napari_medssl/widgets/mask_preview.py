@@ -37,7 +37,7 @@ COMPLETE_TIP = (
     "mask shows the structures from end to end"
 )
 LEAVE_OUT = None
-ROW, ROWS = 28, 8
+ROW, ROWS = 34, 7
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class MaskPreview(QDialog):
         notes.setVisible(bool(mask.volume.notes))
         about = hint(f"{mask.name} is imported as strokes; what is painted already stays as it is.")
         column(self, about, self.table, form, notes, self.buttons)
-        self.setMinimumWidth(440)
+        self.setMinimumWidth(480)
 
     def chosen(self) -> ClassIds:
         """The classes that were chosen.
@@ -132,7 +132,7 @@ class MaskPreview(QDialog):
         header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
         header.setSectionResizeMode(1, QHeaderView.ResizeMode.ResizeToContents)
         header.setSectionResizeMode(2, QHeaderView.ResizeMode.Fixed)
-        table.setColumnWidth(2, 190)
+        table.setColumnWidth(2, 220)
         row_header.hide()
         row_header.setDefaultSectionSize(ROW)
         table.setShowGrid(False)

@@ -26,7 +26,7 @@ HEADERS = {
     "Reviewed": "Accepted scans are marked in the table of an export",
 }
 SCAN, QUALITY, REVIEWED = range(3)
-ROW, HEAD, ROWS = 26, 24, 5
+ROW, HEAD, ROWS = 26, 24, 4
 
 
 class Review(QWidget):
