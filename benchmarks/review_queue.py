@@ -116,7 +116,7 @@ def _rotated(trained: Any, project: Project, scan: str) -> np.ndarray:
     turn: dict[str, Any] = {"axes": rows, "reshape": False, "mode": "nearest"}
     image = rotate(np.asarray(project.image(scan), np.float32), math.degrees(ANGLE), order=1, **turn)
     spacing = project.scans[scan].geometry.spacing_mm
-    labels, _ = segment(trained.network, trained.plan, image, spacing, trained.device)
+    labels, _ = segment(trained.network, trained.plan, [image], spacing, trained.device)
     return rotate(trained.ids[labels], -math.degrees(ANGLE), order=0, **turn)
 
 

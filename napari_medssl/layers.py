@@ -23,7 +23,7 @@ from napari_medssl import layer_units
 
 KEY = "medssl"
 SCAN, LABELS, ANNOTATION, PREDICTION, SIMILARITY = "scan", "labels", "annotation", "prediction", "similarity"
-PREVIEW = "preview"
+PREVIEW, CHANNEL = "preview", "channel"
 SURE_BACKGROUND_COLOR = "#8f9aa8"
 
 

@@ -16,6 +16,7 @@ from napari.layers import Image, Labels, Layer
 
 from napari_medssl import layers, navigation
 from napari_medssl.annotate.autosave import Autosave
+from napari_medssl.channel_layers import ChannelLayers
 from napari_medssl.io.scan_loader import ScanLoader
 from napari_medssl.model.session import Session
 from napari_medssl.predict.predictions import Predictions
@@ -35,6 +36,7 @@ class Workspace:
         self._own_layer: Image | None = None
         self._hidden: list[Layer] = []
         self.predictions = Predictions(viewer, session)
+        self.channels = ChannelLayers(viewer, session)
         session.scan_leaving.connect(self.leave)
         session.project_changed.connect(self._clear)
         session.scan_removed.connect(self._forget)
@@ -145,7 +147,9 @@ class Workspace:
 
     def _show_volume(self, scan: Scan, volume: Volume) -> Image:
         """Put the scan into the layer that we made for an earlier one, or into a new one."""
-        data, kwargs, _ = layers.scan_data(volume.array, volume.geometry, scan.title, scan.source, scan.id)
+        data, kwargs, _ = layers.scan_data(
+            volume.array, volume.geometry, scan.title, scan.source, scan.id, scan.sha256
+        )
         layer = next((layer for layer in self._scan_layers() if layer is self._own_layer), None)
         if layer is None:
             self._own_layer = layer = Image(data, **kwargs)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from medssl.core.files import write_whole
-from medssl.core.io.find import ScanFile
+from medssl.core.io.scan_file import ScanFile
 from medssl.core.io.volume import READABLE, is_series, stem_of, suffix_of
 from napari.layers import Image, Labels, Layer
 

@@ -52,6 +52,9 @@ def read(path: str | Sequence[str]) -> list[LayerData]:
             show_error(str(error))
     if result.left_out:
         show_info(f"Left out: {'; '.join(result.left_out)}.")
+    further = sum(len(scan.further) for scan in result.scans)
+    if further:
+        show_info(f"{further} further channels are not shown; open the folder in the dock to use them.")
     return layers or NO_LAYERS
 
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 from medssl.core.errors import UserError
 from medssl.core.io.find import ScanFile, SearchResult, find_scans
+from medssl.core.io.geometry import SEVERAL_VOLUMES
 from medssl.core.io.masks import MASK
+from medssl.core.project.found_scans import add_found
 from medssl.core.project.modality import UNSURE, settle_modalities
 from medssl.core.project.project import Project, Scan
 from napari.layers import Image
@@ -52,6 +54,8 @@ class ScanAdder:
     """`progress` or `busy` has changed."""
     taken_over = Signal()
     """A scan that was open already has been added: it can be painted on."""
+    several_volumes = Signal(object)
+    """Sources that are 4D files, of which volumes have to be chosen (`channel_files.choose_volumes`)."""
 
     def __init__(self, session: Session, workspace: Workspace) -> None:
         self._session, self._workspace = session, workspace
@@ -60,6 +64,7 @@ class ScanAdder:
         """What is being done; empty when nothing is."""
         self._shown: str | None = None
         self._remarks: list[str] = []
+        self._of_several_volumes: list[Source] = []
 
     @property
     def busy(self) -> bool:
@@ -96,7 +101,7 @@ class ScanAdder:
             otherwise: Scan to show if none can be added.
         """
         project = self._session.need_project()
-        self._shown, self._remarks = None, []
+        self._shown, self._remarks, self._of_several_volumes = None, [], []
         self._worker.submit(
             lambda: _add_all(project, sources), self._on_added, lambda: self._on_all_added(otherwise)
         )
@@ -105,6 +110,8 @@ class ScanAdder:
     def _on_added(self, added: Added) -> None:
         scan, layer = added.scan, added.source.layer
         if isinstance(scan, UserError):
+            if scan.code == SEVERAL_VOLUMES and added.source.file is not None:
+                self._of_several_volumes.append(added.source)
             self._session.notify("info" if scan.code == MASK else "error", str(scan))
             return
         if added.note:
@@ -133,6 +140,8 @@ class ScanAdder:
         self._show_remarks()
         if self._shown is None and otherwise is not None:
             self._workspace.scan_loader.open(otherwise)
+        if self._of_several_volumes:
+            self.several_volumes.emit(self._of_several_volumes)
 
     def _show_remarks(self) -> None:
         """Say what was tolerated in the new files, and which scans have an uncertain modality."""
@@ -158,25 +167,30 @@ def _add_all(project: Project, sources: Sequence[Source]) -> Iterator[Added]:
     """Runs in a thread: uses the project folder and what layers hold, neither session nor viewer."""
     former, is_first = set(project.scans), True
     for source in sources:
+        refused: list[UserError] = []
         try:
-            yield _add(project, source, is_first)
+            yield _add(project, source, is_first, refused.append)
             is_first = False
         except UserError as error:
-            yield Added(source, error)
+            refused.append(error)
+        yield from (Added(source, error) for error in refused)
     try:
         settle_modalities(project, set(project.scans) - former)
     except UserError as error:
         yield Added(sources[0], error)
 
 
-def _add(project: Project, source: Source, is_first: bool) -> Added:
-    """Add one scan; the voxels of the first one are read for the screen, unless a layer of ours has them."""
+def _add(project: Project, source: Source, is_first: bool, refuse: Callable[[UserError], object]) -> Added:
+    """Add one scan with its channels.
+
+    The voxels of the first scan are read for the screen, unless a layer of ours has them.
+    """
     file, layer, note = source.file, source.layer, ""
     if layer is not None and file is None:
         file = open_layers.save(layer, project.make_folder(FROM_LAYERS))
         note = layer_units.assumption(layer_units.attributes_of(layer))
     assert file is not None
-    scan = project.add_scan(file.path, name=file.name, refuse_masks=not file.given)
+    scan = add_found(project, file, refuse)
     if source.file is None and Path(scan.source) != file.path:
         file.path.unlink()  # the project has these voxels already
     is_shown = layer is not None and bool(layers.entry_of(layer))

@@ -124,6 +124,10 @@ class ScanLoader:
 def read(project: Project, scan: Scan) -> LoadedScan:
     """Read a scan from its file, or from the project's copy if the file is missing or has changed.
 
+    Args:
+        project: The project.
+        scan: The scan, or a channel of it (`Scan.part`).
+
     Returns:
         The volume, and a warning (empty for none).
 
@@ -140,7 +144,7 @@ def read(project: Project, scan: Scan) -> LoadedScan:
                 f"{source} has changed since it was added; the project's copy is used instead, so add the "
                 "file again to work on its new content."
             )
-    return Volume(project.image(scan.id), scan.geometry, source), warning
+    return Volume(project.image(scan.id, scan.channel), scan.geometry, source), warning
 
 
 def _read(project: Project, scan: Scan) -> tuple[Project, Scan, LoadedScan | Exception]:

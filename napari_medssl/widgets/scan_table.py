@@ -10,6 +10,7 @@ from pathlib import Path
 from medssl.core.io.intensity import MODALITIES
 from medssl.core.io.volume import READABLE
 from medssl.core.labels.evaluate import reference_labels
+from medssl.core.project.channels import describe_channels
 from medssl.core.project.contents import Scan
 from medssl.core.project.modality import UNSURE, describe_modality, modality_name, set_modality
 from qtpy.QtCore import QPoint, QSize, Qt
@@ -21,6 +22,7 @@ from napari_medssl.error_handling import catch_errors
 from napari_medssl.latest_only_worker import LatestOnlyWorker
 from napari_medssl.model.scan_summaries import ScanSummaries, ScanSummary
 from napari_medssl.qt import cell, headers, not_none
+from napari_medssl.widgets.scan_channels import ScanChannels
 from napari_medssl.widgets.scan_removal import ScanRemoval
 from napari_medssl.workspace import Workspace
 
@@ -48,6 +50,7 @@ class ScanTable(QTableWidget):
         self.workspace, self.session = workspace, workspace.session
         self.summaries = ScanSummaries(self.session)
         self.removal = ScanRemoval(workspace, self)
+        self.channels = ScanChannels(self.session, self)
         self._worker = LatestOnlyWorker(self.session)
         self._set_up()
         self.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
@@ -134,13 +137,13 @@ class ScanTable(QTableWidget):
             spacing = " × ".join(f"{value:.3g}" for value in scan.geometry.spacing_mm[::-1]) + " mm"
             size = layers.times(scan.geometry.shape_zyx)
             short = "×".join(f"{value:.2g}" for value in scan.geometry.spacing_mm[::-1]) + " mm"
+            if scan.channels:
+                short = describe_channels(scan)
             names = dict.fromkeys((scan.title, scan.id))
             third_line = "Opening…" if scan.id == pending else "Held out" if scan.held_out else short
             item.setText(f"{scan.title}\n{size}\n{third_line}")
             item.setToolTip(
-                "\n".join(
-                    (*names, f"{size} voxels of {spacing}", scan.source, *scan.notes, GO_FROM_SCAN_TO_SCAN)
-                )
+                "\n".join((*names, f"{size} voxels of {spacing}", *_sources(scan), GO_FROM_SCAN_TO_SCAN))
             )
             cell(self, row, MODALITY).setText(modality_name(scan))
             cell(self, row, MODALITY).setToolTip(f"{describe_modality(scan)}; right-click to change it")
@@ -194,6 +197,7 @@ class ScanTable(QTableWidget):
         for action in menu.actions():
             action.setEnabled(not self.session.read_only)
         self._add_modalities(menu, scan)
+        self.channels.add_to(menu, scan)
         menu.addSeparator()
         rename = not_none(menu.addAction("Rename scan…", lambda: self.removal.ask_name(scan)))
         remove = not_none(menu.addAction("Remove scan…", lambda: self.removal.ask(scan)))
@@ -251,6 +255,13 @@ class ScanTable(QTableWidget):
         catch_errors(self.session, lambda: self.session.need_project().hold_out(scan.id, not scan.held_out))
         self.session.refresh_annotated()
         self.session.scans_changed.emit()
+
+
+def _sources(scan: Scan) -> Iterator[str]:
+    """File and notes of each channel."""
+    for number in range(len(scan.channel_names)):
+        part = scan.part(number)
+        yield from (part.source, *part.notes)
 
 
 def _checked(scan: Scan, path: Path) -> Iterator[Path]:

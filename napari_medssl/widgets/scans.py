@@ -27,6 +27,7 @@ from napari_medssl.widgets.open_layers import OpenLayers
 from napari_medssl.widgets.project_size import ProjectSize
 from napari_medssl.widgets.recent_projects import add_to_menu
 from napari_medssl.widgets.scan_table import ScanTable
+from napari_medssl.widgets.volume_choice import VolumeChoice
 from napari_medssl.widgets.welcome import MAKING_SAMPLE, SAMPLE_STEPS, Welcome
 from napari_medssl.workspace import Workspace
 
@@ -68,6 +69,7 @@ class Scans(StepContent):
             signal.connect(self._refresh)
         self.new_project.changed.connect(self._refresh)
         self.adder.taken_over.connect(self.ready.emit)
+        self.volumes = VolumeChoice(self.adder, session, self)
         self._refresh()
 
     def summary(self) -> str:

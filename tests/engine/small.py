@@ -157,8 +157,8 @@ def make_project(
 
 def scan_of(image: np.ndarray, spacing: Spacing) -> Project:
     """A project whose one scan, "only", is this image; there is nothing else in it."""
-    geometry = SimpleNamespace(spacing_mm=spacing)
-    only: Any = SimpleNamespace(image=lambda scan: image, scans={"only": SimpleNamespace(geometry=geometry)})
+    scans = {"only": SimpleNamespace(geometry=SimpleNamespace(spacing_mm=spacing))}
+    only: Any = SimpleNamespace(image=lambda scan: image, images=lambda scan, channels: (image,), scans=scans)
     return only
 
 

@@ -95,8 +95,8 @@ def test_labels_are_those_of_the_cpu(dims: int) -> None:
     plan = Plan(dims, 0, (1.0,) * 3, shape, 2, (8, 16, 16), strides, multiplanar=True)  # type: ignore[arg-type]
     network = build(plan, 3, seed=4).eval()
     image = np.random.default_rng(0).normal(size=(20, 40, 36)).astype(np.float32)
-    one, _ = segment(network, plan, image, (1.0, 1.0, 1.0), CPU)
-    two, _ = segment(network.to(CUDA), plan, image, (1.0, 1.0, 1.0), CUDA)
+    one, _ = segment(network, plan, [image], (1.0, 1.0, 1.0), CPU)
+    two, _ = segment(network.to(CUDA), plan, [image], (1.0, 1.0, 1.0), CUDA)
     assert np.unique(one).size > 1
     assert np.mean(one == two) > 0.98
 

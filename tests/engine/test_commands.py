@@ -26,7 +26,7 @@ from medssl.cli.terminal import Drawing, duration, stop_on_interrupt
 from medssl.core import events, recipes, settings
 from medssl.core.errors import UserError
 from medssl.core.files import write_json
-from medssl.core.io.find import ScanFile
+from medssl.core.io.scan_file import ScanFile
 from medssl.core.jobs import FinetuneJob, PretrainJob
 from medssl.core.methods import ALL
 from medssl.core.project.project import Project, Run

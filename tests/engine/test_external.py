@@ -14,7 +14,8 @@ from medssl.cli.export import Refusals
 from medssl.cli.external import predict_outside, segmentation_path
 from medssl.core.errors import UserError
 from medssl.core.export.provenance import record_path
-from medssl.core.io.find import ScanFile, find_scans
+from medssl.core.io.find import find_scans
+from medssl.core.io.scan_file import ScanFile
 from medssl.core.jobs import Job, PredictJob
 from medssl.core.project.project import Project, Run
 

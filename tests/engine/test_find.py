@@ -11,7 +11,8 @@ import pytest
 from dicom_files import SHAPE, numbered, write_series, write_slice
 from medssl.core.errors import UserError
 from medssl.core.export.provenance import write_recorded
-from medssl.core.io.find import SearchResult, find_scans
+from medssl.core.io.find import find_scans
+from medssl.core.io.scan_file import SearchResult
 from medssl.core.io.volume import read_scan
 from medssl.core.project.project import Project
 from pydicom.uid import generate_uid
@@ -179,7 +180,20 @@ def test_nnunet_s_first_channel_has_the_name_of_its_case(tmp_path: Path) -> None
     result = find_scans([tmp_path])
     assert names(result) == ["case_1", "case_2"]
     assert [scan.path.name for scan in result.scans] == ["case_1_0000.nii.gz", "case_2_0000.nii.gz"]
-    assert "further channels of scans" in result.left_out[0]
+    assert not result.left_out
+    (second,) = result.scans[0].further
+    assert (result.scans[0].channel, second.channel, second.path.name) == (
+        "0000",
+        "0001",
+        "case_1_0001.nii.gz",
+    )
+
+
+def test_dataset_json_names_nnunet_s_channels(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"imagesTr/case_{case}_000{channel}.nii.gz" for case in (1, 2) for channel in (0, 1)))
+    (tmp_path / "dataset.json").write_text('{"channel_names": {"0": "T2", "1": "ADC"}}')
+    scan = find_scans([tmp_path]).scans[0]
+    assert (scan.channel, scan.further[0].channel) == ("T2", "ADC")
 
 
 @pytest.mark.parametrize(

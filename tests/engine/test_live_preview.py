@@ -49,7 +49,7 @@ def with_previews(
 def whole(project: Project, network: Any, small: Plan, scan: str) -> np.ndarray:
     """The scan's prediction from the painted side, as the engine makes it."""
     own = replace(small, multiplanar=False)
-    return segment(network, own, project.image(scan), project.scans[scan].geometry.spacing_mm, CPU)[0]
+    return segment(network, own, [project.image(scan)], project.scans[scan].geometry.spacing_mm, CPU)[0]
 
 
 # --- which slice ---------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ BOTH = (OWN, (1, 0, 2))
 def scores_from(order: tuple[int, ...], network: torch.nn.Module, image: Tensor) -> Tensor:
     """Scores (Z, Y, X, K) of the side alone: the image turned by hand, and back."""
     seen = image.permute(*order)
-    parts = posteriors._slices_2d(network, plan(2), seen, MM, CPU)  # type: ignore[arg-type]
+    parts = posteriors._slices_2d(network, plan(2), [seen], MM, CPU)  # type: ignore[arg-type]
     scores = torch.cat(list(parts)).movedim(1, -1)
     return scores.permute(*np.argsort(order).tolist(), 3)
 
@@ -70,7 +70,7 @@ def test_every_voxel_gets_its_own_label_from_several_sides(
 ) -> None:
     monkeypatch.setattr(posteriors, "VOXELS_AT_ONCE", 1)  # slabs of eight slices
     image = torch.from_numpy(signs(shape)).float()
-    found = top1_posterior(Threshold(), plan(2, multiplanar=True), image, MM, CPU)  # type: ignore[arg-type]
+    found = top1_posterior(Threshold(), plan(2, multiplanar=True), [image], MM, CPU)  # type: ignore[arg-type]
     assert torch.equal(found.probability > found.background, image > 0)
 
 
@@ -79,7 +79,7 @@ def test_a_label_is_that_of_the_mean_of_all_sides() -> None:
     with torch.inference_mode():
         by_side = [scores_from(order, network, image) for order in BOTH]
     mean = torch.stack(by_side).mean(0)
-    found = top1_posterior(network, plan(2, multiplanar=True), image, MM, CPU)
+    found = top1_posterior(network, plan(2, multiplanar=True), [image], MM, CPU)
     best = 1 + mean[..., 1:].argmax(-1)
     assert (found.best == best).float().mean() > 0.999, "sums may round differently, nothing else"
     assert (found.best != 1 + by_side[0][..., 1:].argmax(-1)).any(), "the sides agree, so this shows nothing"
@@ -89,7 +89,7 @@ def test_a_label_is_that_of_the_mean_of_all_sides() -> None:
 def test_scans_of_thick_slices_are_segmented_from_their_own_side() -> None:
     network, image = build(plan(2), 3, 0).eval(), noise((12, 20, 16))
     one, three = (
-        segment_work(network, plan(2, multiplanar=each), image, THICK, CPU) for each in (False, True)
+        segment_work(network, plan(2, multiplanar=each), [image], THICK, CPU) for each in (False, True)
     )
     assert torch.equal(one, three)
 
@@ -101,7 +101,7 @@ def test_scores_of_the_whole_scan_are_never_in_memory_from_several_sides(
     wide, needed = plan(2, patch_vox=(3, 64, 64), multiplanar=True), []
     for slices in (128, 256):
         with Largest() as largest:
-            segment_work(Threshold(4), wide, torch.ones(slices, 64, 64), MM, CPU)  # type: ignore[arg-type]
+            segment_work(Threshold(4), wide, [torch.ones(slices, 64, 64)], MM, CPU)  # type: ignore[arg-type]
         needed.append(largest.numbers)
     assert needed[0] == needed[1], "twice the slices need more memory"
 

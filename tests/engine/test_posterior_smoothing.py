@@ -217,7 +217,7 @@ def test_guesses_are_what_both_the_voxel_and_its_neighbours_say(monkeypatch: pyt
     own = scores_of(labels, 2, wrong=0.2)
     monkeypatch.setattr(predict, "scores_of_slabs", lambda *asked: iter([own[:5], own[5:]]))
     looked_with = replace(plan(), smoothing_sigma_mm=2.0)
-    smoothed = predict.top1_posterior(build(looked_with, 3, 0), looked_with, labels.float(), SPACING, CPU)
+    smoothed = predict.top1_posterior(build(looked_with, 3, 0), looked_with, [labels.float()], SPACING, CPU)
     confidence_threshold = smoothed.probability > 0.6 * 255
     assert (smoothed.best == labels)[confidence_threshold].all(), "wrong names are not learned"
     assert confidence_threshold.sum() > 0.6 * (labels > 0).sum()

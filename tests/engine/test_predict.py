@@ -51,7 +51,7 @@ def test_every_voxel_gets_its_own_label(dims: int, slice_axis: int, shape: tuple
     image, spacing = signs(shape), list(MM)
     if dims == 2:
         spacing[slice_axis] = 5.0  # slices far apart are not blended
-    labels, _ = segment(Threshold(), plan(dims, slice_axis=slice_axis), image, spacing, CPU)  # type: ignore[arg-type]
+    labels, _ = segment(Threshold(), plan(dims, slice_axis=slice_axis), [image], spacing, CPU)  # type: ignore[arg-type]
     assert labels.dtype == np.uint8
     assert labels.flags.c_contiguous
     assert np.array_equal(labels, image > 0)
@@ -66,7 +66,7 @@ def test_a_spacing_other_than_the_plans_gives_labels_on_the_scans_own_grid(
     grid = np.stack(np.meshgrid(*map(np.arange, (20, 31, 42)), indexing="ij"), -1)
     image = 8 - np.linalg.norm((grid - [9, 14, 25]) * [1, 1.2, 0.6], axis=-1)
     labels, _ = segment(
-        Threshold(), plan(dims, slice_axis=slice_axis), image.astype(np.float16), spacing, CPU
+        Threshold(), plan(dims, slice_axis=slice_axis), [image.astype(np.float16)], spacing, CPU
     )  # type: ignore[arg-type]
     assert labels.shape == image.shape
     assert dice(labels, image > 0) > 0.9
@@ -77,7 +77,9 @@ def test_real_networks_take_every_size(dims: int) -> None:
     small = plan(dims)
     network = build(small, 3, 0).eval()
     for shape in [(5, 17, 30), (1, 3, 2), (9, 16, 16)]:
-        labels, _ = segment(network, small, np.random.default_rng(0).normal(size=shape), (3.0, 0.8, 0.9), CPU)
+        labels, _ = segment(
+            network, small, [np.random.default_rng(0).normal(size=shape)], (3.0, 0.8, 0.9), CPU
+        )
         assert labels.shape == shape
         assert labels.max() <= 2
 
@@ -86,9 +88,9 @@ def test_slabs_leave_no_seams(monkeypatch: pytest.MonkeyPatch) -> None:
     small = plan(2)
     network = build(small, 3, 0).eval()
     image = np.random.default_rng(0).normal(size=(23, 16, 16)).astype(np.float32)
-    whole, _ = segment(network, small, image, MM, CPU)
+    whole, _ = segment(network, small, [image], MM, CPU)
     monkeypatch.setattr(scores, "PIXELS_AT_ONCE", 16 * 16 * 5)
-    slabs, _ = segment(network, small, image, MM, CPU)
+    slabs, _ = segment(network, small, [image], MM, CPU)
     assert (whole != slabs).mean() < 1e-3, "sums may round differently, nothing else"
 
 
@@ -118,7 +120,7 @@ def test_scores_of_the_whole_scan_are_never_in_memory(dims: int, spacing: tuple[
     needed = []
     for slices in (128, 256):
         with Largest() as largest:
-            segment(Threshold(4), wide, np.ones((slices, 128, 128), np.float16), spacing, CPU)  # type: ignore[arg-type]
+            segment(Threshold(4), wide, [np.ones((slices, 128, 128), np.float16)], spacing, CPU)  # type: ignore[arg-type]
         needed.append(largest.numbers)
     assert needed[0] < 4 * 128**3 / 2
     assert needed[1] == needed[0], "twice the slices need more memory"
@@ -128,8 +130,8 @@ def test_scores_of_the_whole_scan_are_never_in_memory(dims: int, spacing: tuple[
 def test_what_is_likely_is_what_is_predicted_before_anything_is_decided(dims: int) -> None:
     image = torch.from_numpy(signs((7, 33, 18)))
     image[3] = 0
-    found = top1_posterior(Threshold(), plan(dims), image, (5.0, 1.0, 1.0), CPU)  # type: ignore[arg-type]
-    whole = segment_work(Threshold(), plan(dims), image, (5.0, 1.0, 1.0), CPU)  # type: ignore[arg-type]
+    found = top1_posterior(Threshold(), plan(dims), [image], (5.0, 1.0, 1.0), CPU)  # type: ignore[arg-type]
+    whole = segment_work(Threshold(), plan(dims), [image], (5.0, 1.0, 1.0), CPU)  # type: ignore[arg-type]
     assert found.best.unique().tolist() == [1]
     known = image != 0
     assert torch.equal((found.probability > found.background)[known], whole[known] == 1)

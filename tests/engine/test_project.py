@@ -52,7 +52,7 @@ def test_what_is_no_project_is_refused(tmp_path: Path) -> None:
 
 def test_a_project_of_a_newer_version_is_refused_and_left_alone(small_project: Project) -> None:
     path = small_project.root / "project.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 2}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "version": 3}))
     before = path.read_bytes()
     for action in (
         lambda: Project.open(small_project.root),

@@ -237,7 +237,7 @@ def test_the_doubt_is_the_expected_wrong_area_and_names_the_classes() -> None:
     work[4, :8], work[4, 8:] = 1, 0
     spacing = (1.0, 2.0, 2.0)
     small = plan(2, spacing_mm=(0.0, 2.0, 2.0))
-    confidence_threshold, unsure = uncertainty(Edge(), small, work, spacing, [1, 4], CPU)  # type: ignore[arg-type]
+    confidence_threshold, unsure = uncertainty(Edge(), small, [work], spacing, [1, 4], CPU)  # type: ignore[arg-type]
     assert confidence_threshold.area_mm2 < 0.01
     assert unsure.area_mm2 == pytest.approx(0.5 * 128 * 4, rel=0.35)  # smoothed along slices and turned
     assert unsure.between == (1, 2)

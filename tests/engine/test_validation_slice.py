@@ -62,7 +62,7 @@ def test_its_labels_leave_the_pool_and_no_others_do() -> None:
     assert changed == [3]
     assert (after.targets[0][3] == IGNORE).all()
     assert torch.equal(held.target, before.targets[0][3])
-    assert torch.equal(held.images[held.offset], before.images[0][3])
+    assert torch.equal(held.images[0, held.offset], before.images[0][3])
 
 
 def test_too_few_slices_are_told_and_all_are_learned_from() -> None:
@@ -95,16 +95,16 @@ def test_the_dice_is_that_of_whole_scan_prediction_on_the_slice() -> None:
 
     small, volume = plan(), noise((10, 20, 24))
     network = build(small, 2, 0).eval()
-    found = segment_work(network, small, volume, (1.0, 1.0, 1.0), volume.device)[4]
+    found = segment_work(network, small, [volume], (1.0, 1.0, 1.0), volume.device)[4]
     _, held = take_validation_slice(
         dataset(volume, targets=[torch.stack([found if n in (2, 3, 4, 5) else found * 0 for n in
         range(10)])]),
         small, None, Events(),
     )  # fmt: skip
     assert held is not None
-    held = ValidationSlice(held.scan, 4, volume[2:7], 2, found, held.spacing_mm)
+    held = ValidationSlice(held.scan, 4, volume[None, 2:7], 2, found, held.spacing_mm)
     assert held.dice(network, small)[1] > 0.95, "but for the threshold, which is that of a few slices"
-    worse = ValidationSlice(held.scan, 4, volume[2:7], 2, 1 - found, held.spacing_mm)
+    worse = ValidationSlice(held.scan, 4, volume[None, 2:7], 2, 1 - found, held.spacing_mm)
     assert worse.dice(network, small)[1] < 0.5
 
 

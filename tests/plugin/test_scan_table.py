@@ -52,7 +52,7 @@ def hold_reading(monkeypatch) -> tuple[threading.Event, list[threading.Thread]]:
     """Scans are read once the event is set; and the threads that read."""
     slow, threads = threading.Event(), []
 
-    def read_slowly(path):
+    def read_slowly(path, volume):
         threads.append(threading.current_thread())
         slow.wait(20)
         return read_scan(path)
@@ -208,7 +208,7 @@ def test_opening_a_project_leaves_the_window_free(qtbot, said, project, monkeypa
 
 def test_the_last_click_wins(dock, qtbot, monkeypatch):
     slow = threading.Event()
-    monkeypatch.setattr(images, "read_scan", lambda path: (slow.wait(20), read_scan(path))[1])
+    monkeypatch.setattr(images, "read_scan", lambda path, volume: (slow.wait(20), read_scan(path))[1])
     dock.scans.table.selectRow(1)
     dock.scans.table.selectRow(0)
     slow.set()
@@ -218,7 +218,7 @@ def test_the_last_click_wins(dock, qtbot, monkeypatch):
 
 def test_the_way_back_is_not_read_again(dock, qtbot, monkeypatch):
     dock.session.select("other")
-    monkeypatch.setattr(images, "read_scan", lambda path: 1 / 0)
+    monkeypatch.setattr(images, "read_scan", lambda path, volume: 1 / 0)
     dock.scans.table.selectRow(0)
     assert dock.session.scan == "scan" and len(dock.viewer.layers) == 1
 

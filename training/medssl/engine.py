@@ -129,6 +129,7 @@ def _run_task(
         result = profile(project, job, emit, should_stop)
     else:
         raise UserError(f"{job!r} is not a job of this engine; see `medssl run --help`.", code="bad-job")
+    left_out = left_out | result.pop("left_out", {})
     result = {**result, "left_out": left_out} if left_out else result
     emit(Done(bool(result["stopped"]), result))
     return result

@@ -22,8 +22,9 @@ from medssl.core.export.files import (
     need_dicom,
     write_table,
 )
-from medssl.core.io.find import ScanFile
+from medssl.core.io.scan_file import ScanFile
 from medssl.core.jobs import Job, PredictJob
+from medssl.core.project.found_scans import add_found
 from medssl.core.project.modality import usual_modality
 from medssl.core.project.project import Project, Run, Scan
 
@@ -130,15 +131,17 @@ def _temporary_project(
         temporary = Project.create(Path(scratch) / "project", classes=project.classes)
         trained_on = run.card.get("training_data", {}).get("modalities", [])
         usual = trained_on[0] if len(trained_on) == 1 else usual_modality(project.scans.values())
-        scan = temporary.add_scan(
-            scan_file.path, modality=modality, usual=usual, refuse_masks=not scan_file.given
-        )
+        scan = add_found(temporary, replace(scan_file, name=""), _fail, modality=modality, usual=usual)
         folder = temporary.root / "runs" / run.id
         folder.mkdir(parents=True)
         for name in RUN_FILES:
             if (run.folder / name).exists():
                 shutil.copyfile(run.folder / name, folder / name)
         yield temporary, scan
+
+
+def _fail(error: UserError) -> None:
+    raise error
 
 
 def segmentation_path(

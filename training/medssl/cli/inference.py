@@ -70,6 +70,7 @@ def predict(
     from medssl.core.export.files import check_ending
     from medssl.core.jobs import ExportJob, PredictJob
     from medssl.core.project.project import Project
+    from medssl.tasks.channels import channels_of
 
     opened, ending = Project.open(project), check_ending(ending)
     run = choose_run(opened, weights, ("finetune",))
@@ -78,7 +79,9 @@ def predict(
         warn(console(), sentence)
     refusals.count += len(named.missing)
     inside, outside = named.inside, named.outside
-    files = scans_among(outside, console()).scans if outside else ()
+    channels = tuple(filter(None, channels_of(run)))
+    by_name = channels if len(channels) > 1 else ()
+    files = scans_among(outside, console(), by_name).scans if outside else ()
     job = PredictJob(project=str(project), seed=seed, device=device, weights=run.id, scans=inside)
     if inside or not outside:
         refusals.count += len(work(job).get("left_out", ()))

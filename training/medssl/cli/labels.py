@@ -73,7 +73,9 @@ def project_pairs(project: Project, folder: Path) -> Pairs:
 
     scans = project.scans.values()
     names = {scan.id: scan.name for scan in scans if scan.name}
-    pairs = pair_labels({scan.id: Path(scan.source) for scan in scans}, folder, names)
+    further = [Path(channel.source) for scan in scans for channel in scan.channels]
+    sources = {scan.id: Path(scan.source) for scan in scans}
+    pairs = pair_labels(sources, folder, names, {scan.id: scan.channel for scan in scans}, further)
     if not pairs.files:
         reasons = list(dict.fromkeys(pairs.ambiguous.values()))
         if reasons:

@@ -19,7 +19,7 @@ from medssl.core.shell import command
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from medssl.core.io.find import ScanFile
+    from medssl.core.io.scan_file import ScanFile
     from medssl.core.project.project import Project
 
 MAX_NAMES = 5

@@ -118,6 +118,11 @@ WithNamesOption = Annotated[
 ]
 
 
+def names_in(text: str | None) -> list[str]:
+    """Names separated by commas."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
+
+
 AUTO = "auto"
 """Value of a setting that the planner chooses."""
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from medssl.cli.options import ModalityOption
+from medssl.cli.options import ModalityOption, names_in
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from medssl.core.io.find import ScanFile
+    from medssl.core.io.scan_file import ScanFile
     from medssl.core.project.project import Project, Scan
 
 
@@ -61,6 +61,25 @@ def init(
         ),
     ] = None,
     modality: ModalityOption = "",
+    channels: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            show_default=False,
+            help="Take several images as one scan: --channels t1,t2 takes p1_t1.nii.gz and p1_t2.nii.gz "
+            "together, or files in folders of these names; the first defines the grid. nnU-Net's _0000 and "
+            "_0001 are taken together without it.",
+        ),
+    ] = None,
+    volumes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBERS",
+            show_default=False,
+            help="Of 4D files take these volumes, numbered from 0, e.g. --volumes 0,2: each is a channel; a "
+            "single one is the scan.",
+        ),
+    ] = None,
     labels: Annotated[
         Path | None,
         typer.Option(
@@ -80,16 +99,19 @@ def init(
 ) -> None:
     """Create a project folder from scans, or add scans and labels to an existing one.
 
-    Scan files are never modified. Files that cannot be used are reported and skipped.
+    Scan files are never modified. Channels of a scan on another grid than
+    its first one are resampled. Files that cannot be used are reported and skipped.
     --modality also corrects scans that the project has already: name their files again.
     """
     from medssl.cli.labels import import_labels
     from medssl.cli.modality import check_requested, modality_lines, settle
     from medssl.cli.terminal import console, scans_among, warn
     from medssl.core.errors import UserError
-    from medssl.core.io.find import SearchResult
+    from medssl.core.io.channel_files import choose_volumes, volume_numbers
+    from medssl.core.io.scan_file import SearchResult
     from medssl.core.labels.classes import add_classes
     from medssl.core.labels.pairing import label_files
+    from medssl.core.project.channels import channel_names, left_out
     from medssl.core.project.contents import check_class_name
     from medssl.core.project.project import Project, is_project
     from medssl.core.project.removal import remove_empty
@@ -98,14 +120,18 @@ def init(
         raise UserError(
             f"{folder} is a file; give the folder of the project first, then the scans.", code="not-a-project"
         )
-    names = [name.strip() for name in (classes or "").split(",") if name.strip()]
+    names, chosen_channels = names_in(classes), names_in(channels)
     for name in names:
         check_class_name(name)
     screen = console()
     if labels:
         label_files(labels)
-    found = scans_among(scans, screen) if scans else SearchResult((), ())
+    chosen_volumes = volume_numbers(volumes) if volumes else []
+    by_name = () if chosen_volumes else chosen_channels
+    found = scans_among(scans, screen, by_name) if scans else SearchResult((), ())
     scan_files = found.scans
+    if chosen_volumes:
+        scan_files = tuple(choose_volumes(scan, chosen_volumes, chosen_channels) for scan in scan_files)
     if labels and labels not in (scans or []):
         folder_of_labels = labels.resolve()
         scan_files = tuple(scan for scan in scan_files if folder_of_labels not in scan.path.resolve().parents)
@@ -128,6 +154,11 @@ def init(
     _hold_out(project, no_hold_out or [], False)
     for line in modality_lines(project.scans.values()):
         typer.echo(line)
+    channels_of_all = channel_names(project.scans.values())
+    if channels_of_all:
+        typer.echo(f"Channels: {', '.join(name or 'the first' for name in channels_of_all)}.")
+    if lacking := left_out(project.scans.values(), channels_of_all):
+        warn(screen, lacking)
     held_out = sum(scan.held_out for scan in project.scans.values())
     count = len(project.scans)
     typer.echo(f"{folder}: {count} scan{'s' if count != 1 else ''}, {held_out} held out.")
@@ -179,22 +210,28 @@ def _add(
     from medssl.cli.terminal import warn
     from medssl.core.errors import UserError
     from medssl.core.io.masks import MASK
+    from medssl.core.project.found_scans import STOPS, add_found
 
     refused = 0
+
+    def refuse(error: UserError) -> None:
+        nonlocal refused
+        warn(screen, str(error))
+        refused += error.code != MASK
+
     for scan in track(scans, "Reading scans", console=screen, disable=not screen.is_terminal):
         held_out = any(fnmatch(name, pattern) for pattern in hold_out for name in (scan.path.name, scan.name))
         try:
-            added = project.add_scan(
-                scan.path, held_out, modality, name=scan.name, refuse_masks=not scan.given
-            )
+            added = add_found(project, scan, refuse, held_out, modality)
         except UserError as error:
-            if error.code in ("disk-full", "not-writable", "locked", "bad-modality"):
+            if error.code in STOPS:
                 raise
-            warn(screen, str(error))
-            refused += error.code != MASK
+            refuse(error)
             continue
-        for note in added.notes:
-            warn(screen, f"{scan.path}: {note}")
+        for number in range(len(added.channel_names)):
+            part = added.part(number)
+            for note in part.notes:
+                warn(screen, f"{part.source}: {note}")
     return refused
 
 

@@ -16,7 +16,9 @@ from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextC
 from rich.text import Text
 
 from medssl.core import events, jobs
-from medssl.core.io.find import SearchResult, find_scans
+from medssl.core.io.channel_files import group_channels
+from medssl.core.io.find import find_scans
+from medssl.core.io.scan_file import SearchResult
 from medssl.core.scalars import MEANINGS
 
 INTERRUPTED = 130
@@ -42,13 +44,20 @@ def warn(screen: Console, text: str) -> None:
     screen.print(text, style="yellow", soft_wrap=True)
 
 
-def scans_among(paths: Sequence[Path], screen: Console) -> SearchResult:
+def scans_among(paths: Sequence[Path], screen: Console, channels: Sequence[str] = ()) -> SearchResult:
     """Find the scans among files and folders, and print what is left out.
 
+    Args:
+        paths: Files and folders.
+        screen: Where to print.
+        channels: Names of the channels of each scan, see `group_channels`.
+
     Raises:
-        UserError: "missing", "no-scans".
+        UserError: "missing", "no-scans", "no-match".
     """
     result = find_scans(paths)
+    if channels:
+        result = group_channels(result, channels)
     for line in result.left_out:
         warn(screen, f"Left out: {line}.")
     return result

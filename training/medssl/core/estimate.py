@@ -148,5 +148,7 @@ def key(project: Project, job: TrainingJob) -> str:
     for name in ("project", "minutes", "steps", "seed", "resume", "predict_scans", "with_names"):
         fields.pop(name, None)
     fields["settings"].pop("validation_slice", None)
-    scans = [scan.id for scan in project.scans.values() if not scan.held_out]
+    scans = [
+        "+".join((scan.id, *scan.channel_names[1:])) for scan in project.scans.values() if not scan.held_out
+    ]
     return json.dumps([fields, scans, len(project.classes), environment.processor()], sort_keys=True)

@@ -51,6 +51,18 @@ class Plan:
     """Whether a 2.5D network was trained on slices across other axes than `slice_axis`, too."""
     smoothing_sigma_mm: float = 0.0
     """Sigma of the spatial smoothing of class posteriors (inference/posterior_smoothing.py)."""
+    channel_names: tuple[str, ...] = ()
+    """Channels of a scan that are the network's input, in this order; empty for its first image alone."""
+
+    @property
+    def n_channels(self) -> int:
+        """Number of images of a scan that the network takes."""
+        return max(1, len(self.channel_names))
+
+    @property
+    def in_channels(self) -> int:
+        """Number of input channels of the network: in 2.5D all slices of the first image, then the next."""
+        return self.n_channels * (self.patch_vox[0] if self.dims == 2 else 1)
 
     @property
     def work_axes(self) -> tuple[int, int, int]:

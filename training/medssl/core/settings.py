@@ -51,6 +51,8 @@ class PlanSettings:
     """Neighbouring slices that a 2.5D network sees; an odd number."""
     patch: tuple[int, ...] | None = None
     """Size of a training patch in voxels: slices, rows, columns."""
+    channel_names: tuple[str, ...] | None = None
+    """Channels of the scans that the network takes, e.g. ["t1", "t2"]; by default all that there are."""
     batch: Count | None = None
     """Patches in a training step."""
     precision: Precision | None = None

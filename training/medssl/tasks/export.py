@@ -26,6 +26,7 @@ from medssl.core.jobs import ExportJob
 from medssl.core.labels.postprocess import Postprocessing
 from medssl.core.project.damage import survey
 from medssl.core.project.project import Project, Run
+from medssl.tasks.channels import channels_of
 from medssl.tasks.inference.predict import predict_scans
 
 
@@ -129,7 +130,7 @@ def _lacks_prediction(project: Project, run: Run, scan_id: str) -> bool:
     """Whether a scan has to be segmented first; raises UserError if its image cannot be read."""
     if project.has_prediction(run.id, scan_id) or not needs_prediction(project.annotation(scan_id)):
         return False
-    project.image(scan_id)
+    project.images(scan_id, channels_of(run))
     return True
 
 

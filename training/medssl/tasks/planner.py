@@ -21,6 +21,7 @@ from medssl.core.jobs import Plan
 from medssl.core.project.project import Project
 from medssl.nn import devices
 from medssl.tasks import step_times
+from medssl.tasks.channels import choose_channels
 
 CHANNELS, CONTEXT = (16, 32, 64, 128), 3
 """Channels per level, and input slices, of the network that every device can train."""
@@ -83,6 +84,7 @@ def choose(
         max(round((PIXELS_A_STEP_GPU if gpu else PIXELS_A_STEP_CPU) / pixels), 2 if dims == 3 else 4), 32
     )
     plan = Plan(dims, slice_axis, grid, patch, batch, channels, strides, threads=devices.THREADS)  # type: ignore[arg-type]
+    plan = replace(plan, channel_names=choose_channels(project, scans, settings, reasons))
     reasons.append(f"patches of {_shape_text(patch)}; median scan size {_shape_text(shape.tolist())}")
     return measured(project, adapt(plan, device, settings), device, settings, reasons), reasons
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from medssl.core.errors import UserError
 from medssl.core.estimate import Estimate
 from medssl.core.events import Emit, Event
 from medssl.core.jobs import EstimateJob, FinetuneJob, Plan, PretrainJob, TrainingJob
+from medssl.core.project.channels import having
 from medssl.core.project.project import Project
 from medssl.nn import devices
 from medssl.nn.data.device_dataset import DeviceDataset, image_bytes
@@ -106,8 +107,10 @@ def measure(project: Project, training: TrainingJob, should_stop: Callable[[], b
         later_s = _seconds(task, optimizer, settings, (1 + share) / 2, should_stop)
     needed, there = _memory(device)
     if needed:
-        all_scans, few = ([*some.scans] for some in (_taking_part(project), _few(project)))
-        needed += max(0, image_bytes(project, all_scans, device) - image_bytes(project, few, device))
+        names, count = plan.channel_names, plan.n_channels
+        all_scans, few = ([*some.scans] for some in (_taking_part(project, names), _few(project, names)))
+        all_bytes, few_bytes = (image_bytes(project, scans, device, count) for scans in (all_scans, few))
+        needed += max(0, all_bytes - few_bytes)
         if isinstance(task, pretrain.Pretraining):
             needed += task.method.kept_bytes(len(all_scans)) - task.method.kept_bytes(len(few))
     return Estimate(
@@ -130,7 +133,7 @@ def _pretraining(project: Project, training: PretrainJob, device: torch.device) 
     slices = sum(project.scans[scan].geometry.shape_zyx[plan.slice_axis] for scan in scans)
     short, times = method.trial(asked, slices)
     training = replace(training, settings={**training.settings, **short})
-    few = list(_few(project).scans)
+    few = list(_few(project, plan.channel_names).scans)
     settings, task = pretrain.make_task(project, few, training, plan, device, start, _unheard)
     begin = time.monotonic()
     task.method.prepare(task.dataset, _unheard)
@@ -143,18 +146,19 @@ def _finetuning(project: Project, training: FinetuneJob, device: torch.device) -
     start = load_start(project, training.weights)
     plan, _ = finetune.make_plan(project, scans, device, training, start, None)
     torch.set_num_threads(plan.threads)
+    few = _few(project, plan.channel_names)
     try:
-        settings, task = finetune.make_task(_few(project), training, plan, device, _unheard, start)
+        settings, task = finetune.make_task(few, training, plan, device, _unheard, start)
     except UserError:  # a few scans may lack foreground or background
         settings, task = finetune.make_task(project, training, plan, device, _unheard, start)
     if task.rounds is None or not isinstance(task.settings, Settings):
         return plan, settings, task, 0.0, 1.0
     # Cost of the rounds of pseudo-labels: their voxels, each predicted in all orientations.
-    images, spacing = task.dataset.images[0][:SLICES], task.dataset.spacing_mm[0]
+    images, spacing = task.dataset.slices(0, 0, SLICES), task.dataset.spacing_mm[0]
     begin = time.monotonic()
     top1_posterior(task.average, replace(plan, multiplanar=False), images, spacing, device).best.cpu()
-    voxel_s = (time.monotonic() - begin) / images.numel()
-    round_s = voxel_s * min(_voxels(project), task.rounds.pseudo_labels.voxel_budget()[0])
+    voxel_s = (time.monotonic() - begin) / images[0].numel()
+    round_s = voxel_s * min(_voxels(project, plan.channel_names), task.rounds.pseudo_labels.voxel_budget()[0])
     orientations = len(axis_orders(task.plan, spacing))
     rounds = task.settings.rounds
     return plan, settings, task, round_s * orientations * len(rounds), rounds[0]
@@ -164,25 +168,26 @@ def _unheard(event: Event) -> None:
     """An Emit that discards events: the training itself will report them."""
 
 
-def _few(project: Project) -> Project:
+def _few(project: Project, channels: Sequence[str]) -> Project:
     """The project with a few of its scans, annotated ones first, because fine-tuning needs them."""
     annotated = project.annotated()
-    few = _taking_part(project)
+    few = _taking_part(project, channels)
     chosen = sorted(few.scans.values(), key=lambda scan: scan.id not in annotated)[:SCANS]
     few.scans = {scan.id: scan for scan in chosen}
     return few
 
 
-def _taking_part(project: Project) -> Project:
-    """The project without the held-out scans."""
+def _taking_part(project: Project, channels: Sequence[str]) -> Project:
+    """The project without the held-out scans and those that lack a channel."""
     remaining = copy.copy(project)
-    remaining.scans = {scan.id: scan for scan in project.scans.values() if not scan.held_out}
+    chosen = having((scan for scan in project.scans.values() if not scan.held_out), channels)
+    remaining.scans = {scan: project.scans[scan] for scan in chosen}
     return remaining
 
 
-def _voxels(project: Project) -> int:
-    """Number of voxels of all scans that are not held out."""
-    scans = _taking_part(project).scans.values()
+def _voxels(project: Project, channels: Sequence[str]) -> int:
+    """Number of voxels of all scans that take part."""
+    scans = _taking_part(project, channels).scans.values()
     return sum(torch.Size(scan.geometry.shape_zyx).numel() for scan in scans)
 
 

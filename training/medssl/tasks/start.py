@@ -13,13 +13,21 @@ from medssl.core import jobs
 from medssl.core.events import Emit, Notice
 from medssl.core.jobs import Plan
 from medssl.core.project.cards import need
-from medssl.core.project.project import Project, Run
+from medssl.core.project.channels import available
+from medssl.core.project.project import Project, Run, Scan
 from medssl.core.shipped import RANDOM
 from medssl.nn import devices
 from medssl.nn.methods import find, method_of
 from medssl.nn.models import checkpoint
-from medssl.nn.models.unet import Network, load_matching, load_network
+from medssl.nn.models.unet import (
+    Network,
+    copied_over_channels,
+    load_matching,
+    load_network,
+    of_channels,
+)
 from medssl.tasks import planner
+from medssl.tasks.channels import choose_channels, input_note
 
 Stored = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors and card of a checkpoint."""
@@ -76,6 +84,8 @@ def plan_from(
         return planner.choose(project, scans, device, settings, network=own)
     # Precision and threads depend on the current machine, not on the weights.
     reasons = ["slice orientation and patch size are those of the initial weights"]
+    if not own.channel_names or "channel_names" in settings:
+        own = replace(own, channel_names=choose_channels(project, scans, settings, reasons))
     plan = planner.adapt(replace(own, threads=devices.THREADS), device, settings)
     return planner.measured(project, plan, device, settings, reasons), reasons
 
@@ -86,7 +96,7 @@ def load_weights(
     """Copy the weights of a checkpoint into a network.
 
     If the checkpoint was made for another architecture (2.5D instead of 3D, other channels) nothing is copied
-    and a notice says so.
+    and a notice says so. Weights of one channel of a scan fit a network of several (`copied_over_channels`).
 
     Args:
         network: The network, changed in place.
@@ -101,7 +111,9 @@ def load_weights(
     tensors, card = start
     name = str(card.get("job", {}).get("method", "the previous fine-tuning"))
     start_plan = _plan_of(start)
-    if (start_plan.dims, start_plan.channels) != (plan.dims, plan.channels):
+    of_one = start_plan.n_channels == 1
+    fits = of_one or start_plan.channel_names == plan.channel_names
+    if not fits or (start_plan.dims, start_plan.channels) != (plan.dims, plan.channels):
         emit(
             Notice(f"The weights of {name} do not fit this network, so training starts from random weights.")
         )
@@ -113,11 +125,15 @@ def load_weights(
         need(card, "method")
         transfers = find(card["method"]).TRANSFERS
         state = {key: tensor for key, tensor in state.items() if key.startswith(transfers)}
+    if of_one:
+        state = copied_over_channels(state, network, plan.n_channels)
     pretrained = load_matching(network, state, skip)
     total = len(network.state_dict())
     new = total - len(pretrained)
     rest = f"the other {new}, such as the head, are new" if new else "all that it has"
     emit(Notice(f"{len(pretrained)} of the network's {total} weight tensors come from {name}; {rest}."))
+    for note in input_note(plan, start_plan).values():
+        emit(Notice(f"The first convolution is {note}."))
     return pretrained
 
 
@@ -125,7 +141,7 @@ def load_for(project: Project, run: Run, device: torch.device) -> tuple[Network,
     """Load the network of a run for use on a project's scans.
 
     Returns:
-        The network on the device, its plan for these scans, and its card.
+        The network on the device, its plan for these scans, and its card; `for_scan` fits them to a scan.
 
     Raises:
         UserError: "no-checkpoint", "foreign-checkpoint" or "newer-version".
@@ -136,6 +152,23 @@ def load_for(project: Project, run: Run, device: torch.device) -> tuple[Network,
         settings = {"dims": 2, "threads": plan.threads}  # nothing to measure: it looks once
         plan = planner.choose(project, list(project.scans), device, settings, network=plan)[0]
     return network.to(device), plan, card
+
+
+def for_scan(network: Network, plan: Plan, scan: Scan) -> tuple[Network, Plan]:
+    """The network and plan of `load_for` for a scan.
+
+    A network that was trained without scans takes one channel: it gets the mean of those that the scan has,
+    so that scans with and without a channel remain comparable.
+    """
+    if network.in_channels == plan.in_channels:
+        return network, plan
+    plan = replace(plan, channel_names=available(scan, plan.channel_names))
+    return of_channels(network, plan), plan
+
+
+def note_of_start(plan: Plan, start: Stored | None) -> dict[str, str]:
+    """What a card says of the first convolution, see `input_note`."""
+    return input_note(plan, None if start is None else _plan_of(start))
 
 
 def _plan_of(start: Stored) -> Plan:

@@ -54,7 +54,8 @@ def _key(plan: Plan) -> str:
     """Identifies the machine and what a step computes."""
     size = "x".join(map(str, (plan.batch, *plan.patch_vox)))
     channels = "-".join(map(str, plan.channels))
-    return f"{processor()}, {plan.threads} cores, {plan.dims}D, {channels}, {size}, {plan.precision}"
+    images = f"{plan.n_channels} images, " if plan.channel_names else ""
+    return f"{processor()}, {plan.threads} cores, {plan.dims}D, {channels}, {size}, {images}{plan.precision}"
 
 
 def measure(candidates: Sequence[Plan], device: torch.device) -> dict[Plan, float] | None:
@@ -98,8 +99,8 @@ def seconds_per_step(
     if device.type == "cpu":
         torch.set_num_threads(plan.threads)
     network = build(plan, 2, seed=0).to(device)
-    channels = (plan.patch_vox[0],) if plan.dims == 2 else (1, plan.patch_vox[0])
-    image = torch.zeros(plan.batch, *channels, *plan.patch_vox[1:], device=device)
+    size = plan.patch_vox[3 - plan.dims :]
+    image = torch.zeros(plan.batch, plan.in_channels, *size, device=device)
     times = []
     for attempt in range(1 + repeats):
         begin = time.perf_counter()

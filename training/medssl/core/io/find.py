@@ -17,35 +17,14 @@ from typing import TYPE_CHECKING
 from medssl.core.errors import UserError
 from medssl.core.io.left_out import LeftOut, fault_of
 from medssl.core.io.masks import has_mask_name, is_mask_folder
-from medssl.core.io.scan_names import cases_and_channels, tell_apart
+from medssl.core.io.scan_file import ChannelFile, ScanFile, SearchResult
+from medssl.core.io.scan_names import cases_and_channels, names_of_channels, tell_apart
 from medssl.core.io.volume import DICOM, READABLE, is_series, stem_of, suffix_of
 
 if TYPE_CHECKING:
     from medssl.core.io.dicom_sort import Group
 
-
-@dataclass(frozen=True)
-class ScanFile:
-    """A scan that was found."""
-
-    path: Path
-    """For `read_scan`: a file, or the folder of a DICOM series that is alone in it."""
-    stem: str
-    """Name of the file or DICOM folder, with what tells it from other scans in that folder."""
-    name: str
-    """The same, with its folders where another scan that was found has that name."""
-    given: bool
-    """Whether the file itself was given, not a folder with it: it is tried even if it looks like a mask."""
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """Scans, sorted by path, and what was left out, one line for each kind."""
-
-    scans: tuple[ScanFile, ...]
-    left_out: tuple[str, ...]
-    missing: int = 0
-    """Number of given paths that do not exist or cannot be opened; `left_out` names them."""
+__all__ = ["ScanFile", "SearchResult", "find_scans"]
 
 
 def find_scans(paths: Iterable[Path]) -> SearchResult:
@@ -98,6 +77,8 @@ class _Candidate:
     """Whether a link gives a file of another folder this name."""
     group: Group | None
     """Of DICOM files that were found in a folder."""
+    channels: tuple[Path, ...] = ()
+    """Of nnU-Net's files, the channels of this scan from the second on."""
 
     @property
     def precedence(self) -> tuple[bool, bool, Path]:
@@ -123,10 +104,7 @@ class _Search:
                 self._left_out.add("second path to a scan", candidate.path)
         chosen = sorted(scans.values(), key=lambda item: item.path)
         names = tell_apart([item.name for item in chosen])
-        scan_files = (
-            ScanFile(item.path, item.name[-1], name, item.given)
-            for item, name in zip(chosen, names, strict=True)
-        )
+        scan_files = (_scan_file(item, name) for item, name in zip(chosen, names, strict=True))
         return SearchResult(tuple(scan_files), tuple(self._left_out.lines()))
 
     def _leave_out_parts(self) -> None:
@@ -146,13 +124,20 @@ class _Search:
                         self._left_out.add("part of a series that has to lie in one folder", part.path)
 
     def _add(
-        self, path: Path, files: Iterable[Path], name: Path, given: bool = False, group: Group | None = None
+        self,
+        path: Path,
+        files: Iterable[Path],
+        name: Path,
+        given: bool = False,
+        group: Group | None = None,
+        channels: Iterable[Path] = (),
     ) -> None:
         real = frozenset(map(os.path.realpath, files))
         is_link = path.is_symlink() and Path(os.path.realpath(path)).parent != Path(
             os.path.realpath(path.parent)
         )
-        self._candidates.append(_Candidate(path, real, name.absolute().parts[1:], given, is_link, group))
+        parts = name.absolute().parts[1:]
+        self._candidates.append(_Candidate(path, real, parts, given, is_link, group, tuple(channels)))
 
     # --- files that were given
 
@@ -274,12 +259,12 @@ class _Search:
             ):  # listed by its header
                 scans.append(path)
         cases = cases_and_channels(folder.absolute().name, [stem_of(path) for path in scans])
+        channels: dict[str, list[Path]] = defaultdict(list)
         for path in scans:
-            case, channel = cases.get(stem_of(path), (stem_of(path), 0))
-            if channel:
-                self._left_out.add("further channel of a scan", path)
-            else:
-                self._add(path, [path], path.with_name(case))
+            channels[cases.get(stem_of(path), (str(path), 0))[0]].append(path)
+        for first, *further in channels.values():
+            case = cases.get(stem_of(first), (stem_of(first), 0))[0]
+            self._add(first, [first], first.with_name(case), channels=further)
         return scans
 
     def _add_dicom_in(self, folder: Path, alone: bool) -> None:
@@ -296,6 +281,15 @@ class _Search:
             whole = alone and len(scans) == 1 and not sorting.damaged
             path = folder if whole else group.files[0]
             self._add(path, group.files, _name(folder, group, whole), group=group)
+
+
+def _scan_file(candidate: _Candidate, name: str) -> ScanFile:
+    found = ScanFile(candidate.path, candidate.name[-1], name, candidate.given)
+    if not candidate.channels:
+        return found
+    first, *further = names_of_channels(candidate.path.parent, 1 + len(candidate.channels))
+    channels = map(ChannelFile, further, candidate.channels)
+    return replace(found, channel=first, further=tuple(channels))
 
 
 def _name(folder: Path, group: Group, whole: bool = False) -> Path:

@@ -26,6 +26,8 @@ RAS_TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 PLAUSIBLE_MM = (0.002, 50.0)
 """Range of voxel spacings: from micro-CT to localisers."""
 MAX_EXTENT_MM = 3000.0
+SEVERAL_VOLUMES = "several-volumes"
+"""Code of the error that refuses a 4D file as a scan."""
 MIN_UNIT_VOLUME = 1e-4
 """Smallest volume of a voxel with edges scaled to length one; below it the axes are linearly dependent."""
 
@@ -221,14 +223,17 @@ def three_axes(array: np.ndarray, path: Path, labels: bool = False) -> np.ndarra
         Array (I, J, K), or (I, J, K, C).
 
     Raises:
-        UserError: "not-3d" if the result is not a single volume.
+        UserError: SEVERAL_VOLUMES if there are volumes to choose from, "not-3d" for anything else that is not
+            a single one.
     """
     shape = array.shape
     array = array.reshape(*shape[:3], *(length for length in shape[3:] if length > 1))
     if not 3 <= array.ndim <= 3 + labels or (min(array.shape) < 2 and not labels):
+        is_4d = array.ndim == 4 and min(array.shape) > 1
+        choose = "choose some of its volumes (medssl init --volumes 0,1), or export a single one"
         raise UserError(
             f"{path} is not one 3D volume (its shape is {' x '.join(map(str, shape))}); "
-            "export a single volume with at least two slices.",
-            code="not-3d",
+            f"{choose if is_4d else 'export a single volume with at least two slices'}.",
+            code=SEVERAL_VOLUMES if is_4d else "not-3d",
         )
     return array

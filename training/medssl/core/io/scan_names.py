@@ -1,10 +1,14 @@
-"""Names of scans that were found together."""
+"""Names of scans that were found together, and of their channels."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from pathlib import Path
+
+from medssl.core.errors import UserError
+from medssl.core.files import read_json
 
 CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 """End of file names in nnU-Net's image folders: case_0000 is the first channel of the scan "case"."""
@@ -32,6 +36,26 @@ def cases_and_channels(folder: str, stems: Sequence[str]) -> dict[str, tuple[str
         and (len(channels) > 1 or len(stems) == 1)
     )
     return result if is_nnunet else {}
+
+
+def names_of_channels(folder: Path, count: int) -> list[str]:
+    """Names of the channels of nnU-Net's image folders, and of the volumes of the Decathlon's 4D files.
+
+    Args:
+        folder: The folder of images, beside which dataset.json lies.
+        count: Number of channels.
+
+    Returns:
+        The names in dataset.json ("channel_names", formerly "modality"), else "0000", "0001", ...
+    """
+    numbers = [f"{number:04d}" for number in range(count)]
+    try:
+        described = read_json(folder.absolute().parent / "dataset.json")
+        names = described.get("channel_names") or described["modality"]
+        result = [str(names[str(number)]) for number in range(count)]
+    except (UserError, KeyError, TypeError, AttributeError):
+        return numbers
+    return result if all(result) and len(set(map(str.lower, result))) == count else numbers
 
 
 def tell_apart(paths: Sequence[Sequence[str]]) -> list[str]:

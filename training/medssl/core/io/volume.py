@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -19,7 +19,7 @@ import numpy as np
 
 from medssl.core.errors import UserError
 from medssl.core.files import check_readable, exists, write_whole
-from medssl.core.io.geometry import Geometry, implausible_size
+from medssl.core.io.geometry import Geometry, implausible_size, three_axes
 from medssl.core.io.non_finite import fill_non_finite
 from medssl.core.io.reading import Reading
 
@@ -93,7 +93,7 @@ def catch_memory_error(read: Callable[Concatenate[Path, P], T]) -> Callable[Conc
 
 
 @catch_memory_error
-def read_scan(path: Path) -> Volume:
+def read_scan(path: Path, volume: int | None = None) -> Volume:
     """Read one 3D scan.
 
     NaN, which masking and resampling tools write outside the body, becomes air in a CT and the lowest value
@@ -101,21 +101,29 @@ def read_scan(path: Path) -> Volume:
 
     Args:
         path: A file, a folder with one DICOM series, or one file of a series.
+        volume: Number of the volume to take from a 4D file; None for a file with one volume.
 
     Returns:
         Volume with a float32 array (Z, Y, X).
 
     Raises:
-        UserError: "missing", "unsupported", "not-readable", "unreadable", "not-3d", "not-scalar",
-            "not-finite", "constant", "bad-geometry", "too-large"; for DICOM also "several-series",
-            "uneven-slices". The message names the file.
+        UserError: "missing", "unsupported", "not-readable", "unreadable", "not-3d", "several-volumes",
+            "not-scalar", "not-finite", "constant", "bad-geometry", "too-large", "no-volume"; for DICOM also
+            "several-series", "uneven-slices". The message names the file.
 
     Example:
         >>> volume = read_scan(Path("scan.nii.gz"))
         >>> volume.array.shape, volume.geometry.spacing_mm
     """
     path = Path(path)
-    return as_scan(path, read_voxels(path))
+    if volume is None:
+        return as_scan(path, read_voxels(path))
+    reading = read_voxels(path, labels=True)
+    volumes = reading.array[..., None] if reading.array.ndim == 3 else reading.array
+    count = volumes.shape[3]
+    if not 0 <= volume < count:
+        raise UserError(f"{path} has no volume {volume}; it has {count}, numbered from 0.", code="no-volume")
+    return as_scan(path, replace(reading, array=three_axes(volumes[..., volume], path)))
 
 
 def as_scan(path: Path, reading: Reading) -> Volume:

@@ -7,7 +7,7 @@ fits several scans, or several files that fit one, is left out and said.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +48,13 @@ class Pairs:
     unused: tuple[Path, ...]
 
 
-def pair_labels(sources: Mapping[str, Path], folder: Path, names: Mapping[str, str] | None = None) -> Pairs:
+def pair_labels(
+    sources: Mapping[str, Path],
+    folder: Path,
+    names: Mapping[str, str] | None = None,
+    channels: Mapping[str, str] | None = None,
+    images: Iterable[Path] = (),
+) -> Pairs:
     """Pair the label files in a folder with scans.
 
     A label file is named like its scan, or like its folder and file, with or without words such as "_seg"
@@ -60,15 +66,18 @@ def pair_labels(sources: Mapping[str, Path], folder: Path, names: Mapping[str, s
         sources: {scan id: file or DICOM folder of the scan}.
         folder: Folder of label files, which is searched recursively.
         names: {scan id: what a person has called the scan}, of scans that have such a name.
+        channels: {scan id: name of its first channel}, with which the name of its file may begin or end.
+        images: Further images of the scans, which are no label files either.
 
     Raises:
         UserError: "missing" if the folder does not exist or holds no label file.
     """
-    files = label_files(folder, {Path(source).resolve() for source in sources.values()})
+    files = label_files(folder, {Path(source).resolve() for source in (*sources.values(), *images)})
     index: dict[Key, set[str]] = {}
     for scan_id, source in sources.items():
         name_keys = _name_keys((names or {}).get(scan_id, ""))
-        for key in (*_scan_keys(scan_id, Path(source), sources, files), *name_keys):
+        channel = (channels or {}).get(scan_id, "")
+        for key in (*_scan_keys(scan_id, Path(source), channel, sources, files), *name_keys):
             index.setdefault(key, set()).add(scan_id)
     owned: dict[str, list[tuple[int, Path]]] = {}
     contested: dict[str, list[Path]] = {}
@@ -147,15 +156,19 @@ def _decide(
     return Pairs(files, ambiguous, tuple(missing), tuple(unused))
 
 
-def _scan_keys(scan_id: str, source: Path, sources: Mapping[str, Path], files: list[Path]) -> Iterator[Key]:
+def _scan_keys(
+    scan_id: str, source: Path, channel: str, sources: Mapping[str, Path], files: list[Path]
+) -> Iterator[Key]:
     """All names by which a label file may mean a scan."""
     if is_series(source):
         yield from ((0, uid) for uid in _series_of(source))
         source = source.parent if source.is_file() or suffix_of(source) == ".dcm" else source
     stem, folders = _stem(source), _folders(source.parent)
     words = _words(source)
-    if len(words) > 1 and words[-1] == FIRST_CHANNEL:
+    if len(words) > 1 and words[-1] in (FIRST_CHANNEL, channel):
         del words[-1]
+    elif len(words) > 1 and words[0] == channel:
+        del words[0]
     names = {tuple(words), _without(IMAGE_WORDS, words)}
     for depth in range(1, len(folders) + 1):
         yield 1, (*folders[-depth:], stem)

@@ -16,8 +16,14 @@ from medssl.core.io.geometry import Geometry
 from medssl.core.io.volume import stem_of
 from medssl.core.jobs import from_json
 
-FORMAT_VERSION = 1
-LONGEST_ID = 80
+FORMAT_VERSION = 2
+PLAIN_VERSION = 1
+"""Version of projects whose scans have one channel: earlier programs can read them."""
+OPTIONAL = (
+    "reference", "modality_source", "notes", "image_sha256", "name", "volume", "channel", "channels",
+)  # fmt: skip
+"""Fields of a scan that are left out where they are empty."""
+LONGEST_ID, LONGEST_CHANNEL_NAME = 80, 32
 LONGEST_NAME = 64
 """Characters of a class's or a scan's name, as in a segment label of DICOM."""
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]+")
@@ -34,6 +40,20 @@ class LabelClass:
     """ "#rrggbb"."""
     values: tuple[int, ...] = ()
     """Other values that mean this class in label files without names, such as 500 or 255."""
+
+
+@dataclass(frozen=True)
+class Channel:
+    """A further image of a scan on its grid, such as T2 beside T1; the fields are those of `Scan`."""
+
+    channel: str
+    source: str
+    sha256: str
+    modality: str
+    modality_source: str = ""
+    notes: tuple[str, ...] = ()
+    image_sha256: str = ""
+    volume: int | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +79,12 @@ class Scan:
     """SHA-256 of the file with the normalised image; empty where a former version added the scan."""
     name: str = ""
     """What a person has called it; empty until then. Its files and results go by the id, which stays."""
+    volume: int | None = None
+    """Number of the volume in a 4D file; None for a file with one volume."""
+    channel: str = ""
+    """Name of the first channel, e.g. "t1"; empty where nobody has named it."""
+    channels: tuple[Channel, ...] = ()
+    """The channels after the first, see ARCHITECTURE.md."""
 
     @property
     def title(self) -> str:
@@ -66,9 +92,31 @@ class Scan:
         return self.name or self.id
 
     @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Names of all channels, the first one's first."""
+        return (self.channel, *(each.channel for each in self.channels))
+
+    def part(self, number: int) -> Scan:
+        """The scan as if channel `number` were its only one; the scan itself for the first, 0."""
+        return replace(self, **vars(self.channels[number - 1]), channels=()) if number else self
+
+    def with_part(self, number: int, part: Scan) -> Scan:
+        """The inverse of `part`: the scan with channel `number` replaced."""
+        if not number:
+            return part
+        channel = Channel(**{each.name: getattr(part, each.name) for each in fields(Channel)})
+        return replace(self, channels=(*self.channels[: number - 1], channel, *self.channels[number:]))
+
+    @property
     def image_fingerprint(self) -> str:
-        """Fingerprint of the normalised image, which depends on the modality, too."""
-        return f"{self.sha256}-{self.modality}" if self.modality_source else self.sha256
+        """Fingerprint of the normalised images, which depend on the modality, too."""
+        first = f"{self.sha256}-{self.modality}" if self.modality_source else self.sha256
+        return "+".join([first, *(f"{each.channel}-{each.sha256}-{each.modality}" for each in self.channels)])
+
+    @property
+    def image_hashes(self) -> str:
+        """`image_sha256` of all channels."""
+        return "+".join([self.image_sha256, *(each.image_sha256 for each in self.channels)])
 
 
 @dataclass(frozen=True)
@@ -100,7 +148,7 @@ def parse_contents(content: bytes, path: Path, known: Mapping[str, Scan]) -> Con
             code="newer-version",
         )
     try:
-        if version != FORMAT_VERSION:
+        if version not in (PLAIN_VERSION, FORMAT_VERSION):
             raise ValueError(f"version {version!r}")
         classes = check_classes(_classes(value["classes"], value.get("label_values", {})))
         scans = tuple(_scan(each, known) for each in value["scans"])
@@ -115,8 +163,9 @@ def parse_contents(content: bytes, path: Path, known: Mapping[str, Scan]) -> Con
 
 def to_json(contents: Contents) -> dict[str, Any]:
     """The contents as project.json has them."""
+    has_channels = any(scan.channels or scan.channel or scan.volume is not None for scan in contents.scans)
     return {
-        "version": FORMAT_VERSION,
+        "version": FORMAT_VERSION if has_channels else PLAIN_VERSION,
         "classes": [{"id": each.id, "name": each.name, "color": each.color} for each in contents.classes],
         # Not in the classes: versions that know of no such values can read the project, too.
         "label_values": {str(value): each.id for each in contents.classes for value in each.values},
@@ -182,6 +231,20 @@ def free_id(path: Path, taken: Iterable[str], name: str = "") -> str:
     return next(each for each in candidates if each.lower() not in known and portable_name(each))
 
 
+def as_channel_name(name: str) -> str:
+    """A name as channels have it: lower case, part of a file name.
+
+    Raises:
+        UserError: "bad-channel" if nothing is left of it.
+    """
+    result = _as_id(name).lower()[:LONGEST_CHANNEL_NAME].strip("-")
+    if not result or not portable_name(result):
+        raise UserError(
+            f"{name!r} is no name for a channel; use letters and digits, as in t1.", code="bad-channel"
+        )
+    return result
+
+
 def _as_id(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:LONGEST_ID]
 
@@ -224,8 +287,18 @@ def _fields(scan: Scan) -> dict[str, Any]:
     values = {each.name: getattr(scan, each.name) for each in fields(Scan)}
     values["geometry"] = scan.geometry.to_json()
     values["notes"] = list(scan.notes)
-    for name in ("reference", "modality_source", "notes", "image_sha256", "name"):
-        if not values[name]:
+    values["channels"] = [{**vars(each), "notes": list(each.notes)} for each in scan.channels]
+    for name in (
+        "reference",
+        "modality_source",
+        "notes",
+        "image_sha256",
+        "name",
+        "volume",
+        "channel",
+        "channels",
+    ):
+        if values[name] in ("", [], None):
             del values[name]  # versions that do not know it can read the project, too
     return values
 
@@ -237,4 +310,8 @@ def _scan(value: dict[str, Any], known: Mapping[str, Scan]) -> Scan:
     scan = from_json(Scan, {**value, "geometry": Geometry.from_json(value["geometry"])}, "a scan")
     if not re.fullmatch(r"[A-Za-z0-9_-]+", scan.id):  # ids become file names
         raise ValueError(f"scan id {scan.id!r}")
+    names = scan.channel_names
+    valid = (name == as_channel_name(name) for name in names[not names[0] :])
+    if len(set(names)) < len(names) or not all(valid):
+        raise ValueError(f"channels {', '.join(map(repr, names))}")
     return scan

@@ -42,8 +42,13 @@ def survey(project: Project) -> Survey:
 
 
 def damaged_images(project: Project, scans: Sequence[str] = ()) -> dict[str, UserError]:
-    """{scan id: why its image cannot be read or made again}, of these scans; none means all."""
-    return _errors(scans or list(project.scans), project.image)
+    """{scan id: why an image of it cannot be read or made again}, of these scans; none means all."""
+
+    def read(scan_id: str) -> None:
+        for channel in project.scans[scan_id].channel_names:
+            project.image(scan_id, channel)
+
+    return _errors(scans or list(project.scans), read)
 
 
 def damaged_annotations(project: Project) -> dict[str, UserError]:

@@ -25,7 +25,7 @@ def read_source(scan: Scan) -> Volume:
     source = Path(scan.source)
     if not source.exists():
         raise UserError(f"{source} was not found; put it back.", code="missing")
-    volume = read_scan(source)
+    volume = read_scan(source, scan.volume)
     if fingerprint(volume) != scan.sha256:
         raise UserError(
             f"{source} has changed since it was added; add it again to use what it holds now.", code="changed"

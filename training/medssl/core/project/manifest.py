@@ -146,7 +146,11 @@ class Manifest(ProjectFolder):
         return scan_id in self.scans
 
     def _known(self, digest: str) -> Scan | None:
-        return next((scan for scan in self.scans.values() if scan.sha256 == digest), None)
+        """The scan that has an image with this fingerprint as one of its channels."""
+        for scan in self.scans.values():
+            if digest in (scan.sha256, *(channel.sha256 for channel in scan.channels)):
+                return scan
+        return None
 
     def _insert(self, scan: Scan, image: NewImage, name: str) -> bool:
         """Add a scan under a free id (see `NewImage.give_name`), unless another process has added it.

@@ -122,7 +122,7 @@ def set_modality(project: Project, scan_id: str, modality: str, source: str = US
             "not-writable", "read-only", and those of `read_scan`.
     """
     scan, modality = project.scans[scan_id], check_modality(modality)
-    volume = read_scan(Path(scan.source))
+    volume = read_scan(Path(scan.source), scan.volume)
     if fingerprint(volume) != scan.sha256:
         raise UserError(
             f"{scan.source} has changed since it was added, so {scan.title} stays as it is; restore the "

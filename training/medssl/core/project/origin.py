@@ -25,7 +25,7 @@ def origin_of(scan: Scan, weights_sha256: str, version: int) -> Origin:
         version: Version of the computation.
     """
     origin: Origin = {"image": scan.image_fingerprint, "weights": weights_sha256, "format": version}
-    return {**origin, "normalised": scan.image_sha256} if scan.image_sha256 else origin
+    return {**origin, "normalised": scan.image_hashes} if scan.image_sha256 else origin
 
 
 def is_current(stored: Mapping[str, Any], present: Origin) -> bool:

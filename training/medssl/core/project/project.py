@@ -2,7 +2,7 @@
 
 project.json          version, classes, scans
 view-state.json       where the viewer was left
-scans/<id>.npy        normalised image, float16 (Z, Y, X), read as a memory map
+scans/<id>.npy        normalised image, float16 (Z, Y, X), read as a memory map; others: <id>.<channel>.npy
 annotations/<id>.npz  labels and complete slices in one file
 runs/0001-.../        job.json, events.jsonl, run.log, checkpoint.safetensors, card.json, predictions/
 features/             cached dense features
@@ -31,6 +31,7 @@ from medssl.core.project.annotation import (
     read_origin,
     write_annotation,
 )
+from medssl.core.project.channel_store import ChannelStore
 from medssl.core.project.contents import (
     FORMAT_VERSION,
     Contents,
@@ -44,7 +45,6 @@ from medssl.core.project.locks import change_lock
 from medssl.core.project.manifest import FILE, is_project
 from medssl.core.project.origin import Origin, is_current, origin_of
 from medssl.core.project.runs import Run, find_run, list_runs, make_run
-from medssl.core.project.scans import ScanStore
 from medssl.core.project.view_state import ViewState, read_view_state, write_view_state
 from medssl.core.typed import convert
 
@@ -57,7 +57,7 @@ PREDICTION_FORMAT = 1
 """Version of the computation of predictions; those of another version are computed again."""
 
 
-class Project(ScanStore):
+class Project(ChannelStore):
     """An open project folder. Every change is on disk when the method that makes it returns.
 
     Example:

@@ -11,8 +11,10 @@ import numpy as np
 from medssl.core.errors import UserError
 from medssl.core.io.label_detection import looks_like_labels
 from medssl.core.io.masks import MASK
+from medssl.core.io.resample import onto_grid
 from medssl.core.io.volume import Volume, fingerprint, read_scan
-from medssl.core.project.contents import Scan
+from medssl.core.project.channels import modality_of_name, number_of
+from medssl.core.project.contents import Scan, as_channel_name
 from medssl.core.project.images import read_image, read_source, write_image
 from medssl.core.project.manifest import Manifest
 from medssl.core.project.modality import choose_modality, overrules, usual_modality
@@ -37,6 +39,8 @@ class ScanStore(Manifest):
         usual: str = "",
         name: str = "",
         refuse_masks: bool = False,
+        channel: str = "",
+        volume: int | None = None,
     ) -> Scan:
         """Read, check and normalise a scan, and add it to the project.
 
@@ -52,38 +56,44 @@ class ScanStore(Manifest):
             usual: Modality if neither the file nor its values tell; by default that of the other scans.
             name: What the id is made from (`FoundScan.name`); by default the name of the file or folder.
             refuse_masks: Raise UserError ("mask") if its voxels are class ids.
+            channel: Name of this channel, if the scan is to have others (`add_channel`).
+            volume: Number of the volume to take from a 4D file.
 
         Raises:
-            UserError: "bad-modality", "disk-full", "not-writable", "read-only", "locked", "mask", and those
-                of `read_scan`.
+            UserError: "bad-modality", "bad-channel", "disk-full", "not-writable", "read-only", "locked",
+                "mask", and those of `read_scan`.
         """
         self.need_writable()
         path = Path(path).absolute()  # a link is not followed: its target may have no telling name
-        volume = read_scan(path)
-        if refuse_masks and looks_like_labels(volume.array):
-            raise UserError(
-                f"{path} holds labels, not a scan, and is left out; give the file itself to add it.",
-                code=MASK,
-            )
-        digest = fingerprint(volume)
+        channel = as_channel_name(channel) if channel else ""
+        read = read_checked(path, volume, refuse_masks)
+        digest = fingerprint(read)
         self.refresh()
-        chosen, source = choose_modality(volume, modality, usual or usual_modality(self.scans.values()))
+        modality = modality or modality_of_name(channel, read)
+        chosen, source = choose_modality(read, modality, usual or usual_modality(self.scans.values()))
         is_back = False
         if self._known(digest) is None:
-            scan = Scan("", str(path), digest, volume.geometry, chosen, held_out, "", source, volume.notes)
+            scan = Scan(
+                "", str(path), digest, read.geometry, chosen, held_out, "", source, read.notes,
+                volume=volume, channel=channel,
+            )  # fmt: skip
             with new_image(self.make_folder("scans"), self._has) as image:
-                scan = replace(scan, image_sha256=write_image(image.path, volume, chosen))
+                scan = replace(scan, image_sha256=write_image(image.path, read, chosen))
                 is_back = self._insert(scan, image, name)
         known = self._known(digest)
         assert known is not None
         if is_back:
             self.on_notice(f"{known.id} has the annotation again that it had when it was removed.")
+        if known.sha256 != digest:
+            return known  # it is one of its further channels
+        if channel and not known.channel and channel not in known.channel_names:
+            self._change_scan(known.id, lambda scan: replace(scan, channel=channel))
         if held_out and not known.held_out:
             self.hold_out(known.id)
         changed = (known.modality, known.modality_source) != (chosen, source)
         if changed and overrules(source, known.modality_source):
-            self.change_modality(known.id, chosen, source, volume)
-        self._check_image(self.scan(known.id), lambda: volume)
+            self.change_modality(known.id, chosen, source, read)
+        self._check_image(known.id, "", lambda: read)
         return self.scans[known.id]
 
     def change_modality(self, scan_id: str, modality: str, source: str, volume: Volume | None = None) -> None:
@@ -103,60 +113,92 @@ class ScanStore(Manifest):
             sha256 = write_image(image.path, volume, modality)
 
             def normalise(scan: Scan) -> Scan:
-                image.replace(self._image_file(scan.id))
+                image.replace(self._image_file(scan.id, ""))
                 return replace(scan, modality=modality, modality_source=source, image_sha256=sha256)
 
             self._change_scan(scan_id, normalise)
 
-    def image(self, scan_id: str) -> np.ndarray:
-        """The normalised scan, float16 (Z, Y, X), as a memory map.
+    def image(self, scan_id: str, channel: str = "") -> np.ndarray:
+        """A channel of the normalised scan, float16 (Z, Y, X), as a memory map.
 
-        A damaged file is written again from the scan's source.
+        A damaged file is written again from the channel's source.
+
+        Args:
+            scan_id: Id of the scan.
+            channel: Name of the channel; empty for the first.
 
         Raises:
-            UserError: "no-scan", "not-readable", or "unreadable" if the source has changed or is gone, too.
+            UserError: "no-scan", "no-channel", "not-readable", or "unreadable" if the source has changed or
+                is gone, too.
         """
-        scan = self.scan(scan_id)
-        return self._check_image(scan, lambda: read_source(scan))
+        if channel == self.scan(scan_id).channel:
+            channel = ""
+        part = self._part(scan_id, channel)
 
-    def _check_image(self, scan: Scan, source: Callable[[], Volume]) -> np.ndarray:
-        """The image of a scan, written again from `source` if it is damaged."""
-        path = self._image_file(scan.id)
+        def source() -> Volume:
+            if not channel:
+                return read_source(part)
+            self.image(scan_id)  # whose shape says that the grid in project.json is not damaged
+            return onto_grid(read_source(part), part.geometry)
+
+        return self._check_image(scan_id, channel, source)
+
+    def _part(self, scan_id: str, channel: str) -> Scan:
+        """A channel of a scan as if it were its only one; the first, "", as the scan itself."""
+        scan = self.scan(scan_id)
+        return scan.part(number_of(scan, channel) if channel else 0)
+
+    def _check_image(self, scan_id: str, channel: str, source: Callable[[], Volume]) -> np.ndarray:
+        """The image of a channel of a scan, written again from `source` if it is damaged."""
+        path = self._image_file(scan_id, channel)
         try:
-            return read_image(path, scan)
+            return read_image(path, self._part(scan_id, channel))
         except UserError as damage:
             if damage.code == "not-readable":
                 raise
             try:
                 # Under the lock, because another process may be in the middle of changing the modality.
-                return self._locked(lambda: read_image(path, self.scan(scan.id)))
+                return self._locked(lambda: read_image(path, self._part(scan_id, channel)))
             except UserError:
                 pass
             try:
-                self._renew_image(self.scan(scan.id), source())
+                self._renew_image(scan_id, channel, source())
             except UserError as error:
                 raise UserError(
-                    f"The image of {scan.id} ({path}) is missing or damaged; restore it from a backup, as it "
+                    f"The image of {scan_id} ({path}) is missing or damaged; restore it from a backup, as it "
                     f"cannot be made again: {error}",
                     code="unreadable",
                 ) from damage
-        return read_image(path, self.scan(scan.id))
+        return read_image(path, self._part(scan_id, channel))
 
-    def _renew_image(self, known: Scan, volume: Volume) -> None:
-        """Write the damaged image of a scan again, unless another process has changed the scan since."""
-        path = self._image_file(known.id)
+    def _renew_image(self, scan_id: str, channel: str, volume: Volume) -> None:
+        """Write the damaged image of a channel again, unless another process has changed it since."""
+        known, path = self._part(scan_id, channel), self._image_file(scan_id, channel)
         with new_image(self.make_folder("scans"), self._has) as image:
             sha256 = write_image(image.path, volume, known.modality)
 
             def renew(scan: Scan) -> Scan:
-                if scan != known:
+                if self._part(scan_id, channel) != known:
                     return scan
                 image.replace(path)
                 # A former version may have normalised it in another way, and recorded that image's hash.
-                return replace(scan, image_sha256=sha256 if scan.image_sha256 else "")
+                renewed = replace(known, image_sha256=sha256 if known.image_sha256 else "")
+                return scan.with_part(number_of(scan, channel) if channel else 0, renewed)
 
-            self._change_scan(known.id, renew)
+            self._change_scan(scan_id, renew)
         self.on_notice(f"{path} was missing or damaged; it was made again from {volume.path}.")
 
-    def _image_file(self, scan_id: str) -> Path:
-        return self.root / "scans" / f"{scan_id}.npy"
+    def _image_file(self, scan_id: str, channel: str) -> Path:
+        """File of a channel after the first, or of the first, ""; ids contain no dots."""
+        return self.root / "scans" / f"{scan_id}{'.' * bool(channel)}{channel}.npy"
+
+
+def read_checked(path: Path, volume: int | None, refuse_masks: bool) -> Volume:
+    """Read a scan; raises UserError ("mask") if `refuse_masks` and its voxels are class ids."""
+    read = read_scan(path, volume)
+    if refuse_masks and looks_like_labels(read.array):
+        raise UserError(
+            f"{path} holds labels, not a scan, and is left out; give the file itself to add it.",
+            code=MASK,
+        )
+    return read

@@ -46,17 +46,20 @@ KNOT_VOX = 16
 
 
 @full_precision
-def change_intensity(image: Tensor, strength: Intensity, generator: Generator) -> Tensor:
+def change_intensity(image: Tensor, strength: Intensity, generator: Generator, channels: int = 1) -> Tensor:
     """Apply noise, blur, contrast, gamma and shift in this order, to each crop independently.
 
     Args:
         image: Batch of crops, float (B, ..., H, W).
         strength: Probabilities and ranges.
         generator: CPU generator of all draws.
+        channels: Number C of images of a scan along axis 1, which are changed independently.
 
     Returns:
         The augmented batch, same shape.
     """
+    if channels > 1:
+        return join_channels(change_intensity(split_channels(image, channels), strength, generator), channels)
     for augmentation, (probability, low, high) in (
         (_noise, strength.noise),
         (_blur, strength.blur),
@@ -70,6 +73,16 @@ def change_intensity(image: Tensor, strength: Intensity, generator: Generator) -
             rows = send(chosen.nonzero()[:, 0], image.device)
             image = image.index_copy(0, rows, augmentation(image[rows], amount[chosen], generator))
     return image
+
+
+def split_channels(image: Tensor, channels: int) -> Tensor:
+    """The images of each of C channels as crops of their own: (B, C S, ...) becomes (B C, S, ...)."""
+    return image.unflatten(1, (channels, -1)).flatten(0, 1)
+
+
+def join_channels(image: Tensor, channels: int) -> Tensor:
+    """The inverse of `split_channels`: (B C, S, ...) becomes (B, C S, ...)."""
+    return image.unflatten(0, (-1, channels)).flatten(1, 2)
 
 
 def _per_crop(amount: Tensor, image: Tensor) -> Tensor:

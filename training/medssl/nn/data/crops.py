@@ -40,7 +40,7 @@ class CropBatch:
     angle: Tensor
     """Radians (B,)."""
     image: Tensor | None = None
-    """Images (B, S, H, W) in 2.5D, (B, 1, D, H, W) in 3D, float32; None before `cut`."""
+    """Images (B, C S, H, W) in 2.5D, (B, C, D, H, W) in 3D, float32; None before `cut`."""
 
     def __len__(self) -> int:
         return len(self.scan)
@@ -69,7 +69,7 @@ def shown(views: CropBatch) -> Tensor:
     """The images of crops.
 
     Returns:
-        Float32 (B, S, H, W) in 2.5D, (B, 1, D, H, W) in 3D.
+        Float32 (B, C S, H, W) in 2.5D, (B, C, D, H, W) in 3D.
 
     Raises:
         ValueError: If the crops have not been cut.
@@ -124,15 +124,21 @@ def cut(
             in 3D, on the dataset's device.
 
     Returns:
-        The crops with their images, float32: (B, S, H, W) in 2.5D, (B, 1, D, H, W) in 3D.
+        The crops with their images, float32: (B, C S, H, W) in 2.5D, (B, C, D, H, W) in 3D, of C channels.
     """
+    images = [_cut(channel, views, plan, displacement) for channel in dataset.channels]
+    return replace(views, image=torch.cat(images, dim=1) if len(images) > 1 else images[0])
+
+
+def _cut(dataset: DeviceDataset, views: CropBatch, plan: Plan, displacement: Tensor | None) -> Tensor:
+    """Images of crops of one channel, (B, S, H, W) or (B, 1, D, H, W)."""
     if dataset.images[0].device.type != "cpu":
         scans = [dataset.images[scan] for scan in views.scan.tolist()]
         slices = _slices(dataset, views) if plan.dims == 2 else None
         points = _grid(views, plan, dataset.device, displacement).flip(-1)
-        return replace(views, image=interpolation.interpolated(scans, points, slices))
+        return interpolation.interpolated(scans, points, slices)
     if displacement is None and not views.angle.any():
-        return replace(views, image=_straight(dataset, views, plan))
+        return _straight(dataset, views, plan)
     grid = _grid(views, plan, dataset.device, displacement)
     flat = grid.flatten(1, -2).flip(-1)
     last = (scan_shapes(dataset, views.scan)[:, None, 3 - plan.dims :] - 1).to(flat.device)
@@ -146,7 +152,7 @@ def cut(
         points = grid[index] - torch.tensor(corner[::-1], device=grid.device)
         points = _normalised(points, image.shape[1:])[None]
         images.append(F.grid_sample(image[None], points, padding_mode="border", align_corners=False))
-    return replace(views, image=torch.cat(images))
+    return torch.cat(images)
 
 
 def _straight(dataset: DeviceDataset, views: CropBatch, plan: Plan) -> Tensor:

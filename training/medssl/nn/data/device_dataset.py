@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import add
 
 import numpy as np
 import torch
@@ -36,6 +37,8 @@ class DeviceDataset:
         targets: Targets (slices, rows, columns) uint8 for supervised training: 0 background, 1..K classes,
             255 not annotated; empty otherwise.
         works_on: Device of crops and targets; None for that of the images.
+        further: Images of the channels after the first, for each channel those of all scans in the shapes of
+            `images`; empty for one channel.
     """
 
     ids: tuple[str, ...]
@@ -43,6 +46,7 @@ class DeviceDataset:
     spacing_mm: tuple[tuple[float, float, float], ...]
     targets: tuple[Tensor, ...] = ()
     works_on: torch.device | None = None
+    further: tuple[tuple[Tensor, ...], ...] = ()
 
     @property
     def device(self) -> torch.device:
@@ -52,6 +56,17 @@ class DeviceDataset:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def channels(self) -> tuple[DeviceDataset, ...]:
+        """A dataset of each channel alone, which shares its tensors."""
+        if not self.further:
+            return (self,)
+        return tuple(replace(self, images=images, further=()) for images in (self.images, *self.further))
+
+    def slices(self, scan: int, first: int, last: int) -> tuple[Tensor, ...]:
+        """Slices first..last - 1 of all channels of a scan, each (n, rows, columns)."""
+        return tuple(images[scan][first:last] for images in (self.images, *self.further))
+
     def part(self, scans: Sequence[int]) -> DeviceDataset:
         """A dataset of the scans with these indices; shares their tensors."""
         return replace(
@@ -60,6 +75,7 @@ class DeviceDataset:
             images=tuple(self.images[scan] for scan in scans),
             spacing_mm=tuple(self.spacing_mm[scan] for scan in scans),
             targets=tuple(self.targets[scan] for scan in scans) if self.targets else (),
+            further=tuple(tuple(images[scan] for scan in scans) for images in self.further),
         )
 
 
@@ -75,30 +91,32 @@ def load_device_dataset(
     Args:
         project: Project that holds the scans.
         scans: Scan ids.
-        plan: Gives the work order of the axes.
+        plan: Gives the channels, and the work order of the axes.
         device: Device of the images, or of crops alone where the images stay memory-mapped.
         class_ids: Also load the targets, with these classes numbered 1..K in this order.
 
     Raises:
-        UserError: "no-scans" without scans, "no-annotation" or "unknown-class" for a target that cannot be
-            trained on, "memory" if the scans do not fit.
+        UserError: "no-scans" without scans, "no-channel" for a scan that lacks one, "no-annotation" or
+            "unknown-class" for a target that cannot be trained on, "memory" if the scans do not fit.
     """
     if not scans:
         raise UserError(
             f"{project.root} has no scan to train on; add scans or hold out fewer of them.", code="no-scans"
         )
     dtype = torch.float32 if device.type == "cpu" else torch.float16
-    mapped = image_bytes(project, scans, device) == 0
+    mapped = image_bytes(project, scans, device, plan.n_channels) == 0
     voxels = _voxels(project, scans)
-    images: Iterable[Tensor]
     targets: tuple[Tensor, ...] = ()
     try:
-        if mapped:
-            images = (_mapped(project.image(scan), plan) for scan in scans)
-        else:
-            images = (_to_work_order(project.image(scan), plan) for scan in scans)
-            images = in_one_storage(images, torch.empty(voxels, dtype=dtype, device=device))
-        images = tuple(images)
+        images, *further = [
+            tuple(_mapped(image, plan) for image in channel)
+            if mapped
+            else in_one_storage(
+                (_to_work_order(image, plan) for image in channel),
+                torch.empty(voxels, dtype=dtype, device=device),
+            )
+            for channel in _by_channel(project, scans, plan)
+        ]
         if class_ids is not None:
             loaded = (_to_work_order(_target(project, scan, class_ids), plan) for scan in scans)
             targets = in_one_storage(loaded, torch.empty(voxels, dtype=torch.uint8, device=device))
@@ -112,7 +130,13 @@ def load_device_dataset(
         ) from error
     spacings = [project.scans[scan].geometry.spacing_mm for scan in scans]
     in_work_order = tuple(tuple(float(spacing[axis]) for axis in plan.work_axes) for spacing in spacings)
-    return DeviceDataset(tuple(scans), images, in_work_order, targets, device)  # type: ignore[arg-type]
+    return DeviceDataset(tuple(scans), images, in_work_order, targets, device, tuple(further))  # type: ignore[arg-type]
+
+
+def _by_channel(project: Project, scans: Sequence[str], plan: Plan) -> Iterator[Iterator[np.ndarray]]:
+    """For each channel the images of all scans (Z, Y, X), opened one after the other."""
+    for number in range(plan.n_channels):
+        yield (project.images(scan, plan.channel_names)[number] for scan in scans)
 
 
 def complete_slices(target: Tensor) -> list[int]:
@@ -143,9 +167,10 @@ def in_one_storage(tensors: Iterable[Tensor], buffer: Tensor) -> tuple[Tensor, .
     return tuple(views)
 
 
-def image_bytes(project: Project, scans: Sequence[str], device: torch.device) -> int:
+def image_bytes(project: Project, scans: Sequence[str], device: torch.device, channels: int = 1) -> int:
     """Bytes of device memory that the images of a dataset take; 0 if they stay memory-mapped."""
-    size, memory = (4 if device.type == "cpu" else 2) * _voxels(project, scans), environment.memory()
+    size = (4 if device.type == "cpu" else 2) * channels * _voxels(project, scans)
+    memory = environment.memory()
     if device.type == "cuda":
         memory = torch.cuda.mem_get_info(device)[1]
     return size if not memory or size <= MAX_MEMORY_FRACTION * memory else 0
@@ -164,6 +189,7 @@ def join(annotated: DeviceDataset, unannotated: DeviceDataset) -> DeviceDataset:
         images=annotated.images + unannotated.images,
         spacing_mm=annotated.spacing_mm + unannotated.spacing_mm,
         targets=annotated.targets + tuple(ignore.expand(image.shape) for image in unannotated.images),
+        further=tuple(map(add, annotated.further, unannotated.further)),
     )
 
 

@@ -44,6 +44,7 @@ def reoriented(dataset: DeviceDataset, order: Order) -> DeviceDataset:
         dataset,
         images=tuple(image.permute(order) for image in dataset.images),
         targets=tuple(target.permute(order) for target in dataset.targets),
+        further=tuple(tuple(image.permute(order) for image in images) for images in dataset.further),
         spacing_mm=tuple(_permuted(spacing, order) for spacing in dataset.spacing_mm),
     )
 

@@ -110,10 +110,7 @@ def segment_dataset(
     label_maps = [maps for _, maps in segmented.values()]
     voxels = sum(maps.numel() for maps in label_maps)
     labelled = replace(
-        dataset,
-        ids=tuple(dataset.ids[scan] for scan in segmented),
-        images=tuple(dataset.images[scan] for scan in segmented),
-        spacing_mm=tuple(dataset.spacing_mm[scan] for scan in segmented),
+        dataset.part(list(segmented)),
         targets=in_one_storage(label_maps, torch.empty(voxels, dtype=torch.int16, device=dataset.device)),
     )
     regions = 1 + max(int(maps.max()) for maps in label_maps)

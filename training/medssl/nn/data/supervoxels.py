@@ -38,12 +38,12 @@ def cut_volumes(
         progress: Called with the completed fraction after each slab.
 
     Returns:
-        Slabs with regions as targets, int32 (slices, rows, columns) numbered from 1.
+        Slabs with regions of the first channel as targets, int32 (slices, rows, columns) numbered from 1.
     """
     slabs = _slabs(dataset)
     slab_voxels = int(np.median([dataset.images[scan][low:high].numel() for scan, low, high in slabs]))
     chosen = [slabs[number] for number in evenly_spaced(len(slabs), max(1, voxels // max(1, slab_voxels)))]
-    images, targets, ids, spacings = [], [], [], []
+    images, targets = [], []
     for number, (scan, low, high) in enumerate(chosen):
         image = dataset.images[scan][low:high]
         spacing = dataset.spacing_mm[scan]
@@ -62,14 +62,12 @@ def cut_volumes(
             max_num_iter=5,
             channel_axis=None,
         )
-        images.append(image)
+        images.append(dataset.slices(scan, low, high))
         targets.append(torch.from_numpy(regions.astype(np.int32)).to(dataset.device))
-        ids.append(dataset.ids[scan])
-        spacings.append(spacing)
         progress((number + 1) / len(chosen))
-    return replace(
-        dataset, ids=tuple(ids), images=tuple(images), spacing_mm=tuple(spacings), targets=tuple(targets)
-    )
+    first, *further = zip(*images, strict=True)
+    slabs_of = dataset.part([scan for scan, _, _ in chosen])
+    return replace(slabs_of, images=first, further=tuple(further), targets=tuple(targets))
 
 
 def _slabs(dataset: DeviceDataset) -> list[tuple[int, int, int]]:

@@ -99,7 +99,8 @@ def cut_pair(
         generator: CPU generator of all draws.
     """
     first, second = (cut(dataset, views, plan) for views in pair)
-    images = change_intensity(torch.cat([shown(first), shown(second)]), PUBLISHED, generator)
+    both = torch.cat([shown(first), shown(second)])
+    images = change_intensity(both, PUBLISHED, generator, plan.n_channels)
     return replace(first, image=images[: len(first)]), replace(second, image=images[len(first) :])
 
 

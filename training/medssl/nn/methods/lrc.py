@@ -193,7 +193,8 @@ class LRC(Method):
         in_scan = replace(views, centre=torch.stack([chosen.float(), rows, columns], 1))
         in_labels = replace(views, centre=torch.stack([row.float(), rows, columns], 1))
         labels = cut_targets(dataset, in_labels, self.plan, fill_value=IGNORE)
-        return change_intensity(shown(cut(dataset, in_scan, self.plan)), PUBLISHED, generator), labels
+        images = shown(cut(dataset, in_scan, self.plan))
+        return change_intensity(images, PUBLISHED, generator, self.plan.n_channels), labels
 
     def local(self, generator: Generator) -> tuple[Tensor, Tensor]:
         """The local loss of a new batch of views, and the fraction of them that was left out, scalars."""

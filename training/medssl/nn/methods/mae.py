@@ -55,7 +55,8 @@ class MAE(Method):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The reconstruction error on the masked blocks of a new batch of crops."""
         views = sample_anywhere(dataset, self.plan, self.plan.patch_vox, generator)
-        image = change_intensity(shown(cut(dataset, views, self.plan)), PUBLISHED, generator)
+        original = shown(cut(dataset, views, self.plan))
+        image = change_intensity(original, PUBLISHED, generator, self.plan.n_channels)
         size = tuple(image.shape[2:])
         visible = draw_mask(len(image), size, self.settings.block, self.settings.ratio, generator)
         visible = visible.to(image.device)[:, None]

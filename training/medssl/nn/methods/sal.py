@@ -155,12 +155,13 @@ class SAL(Method):
         pair = sample_slice_pairs(dataset, self.plan, self.settings, generator)
         images = torch.cat([shown(cut(dataset, views, self.plan)) for views in pair])
         position = torch.cat([positions(dataset, views) for views in pair]).to(images.device)
-        levels = network_of(self.modules).encode(change_intensity(images, GREY_VALUES, generator))
+        changed = change_intensity(images, GREY_VALUES, generator, self.plan.n_channels)
+        levels = network_of(self.modules).encode(changed)
         cells = self.modules["local"](levels[self.settings.level])
         weights = None
         if self.settings.foreground:
             level = self.background[torch.cat([views.scan for views in pair]).to(images.device)]
-            weights = fraction_above(images, level, cells.shape[2:])
+            weights = fraction_above(images[:, : self.plan.patch_vox[0]], level, cells.shape[2:])
         return self.combine(cells, self.modules["global"](pooled(levels[-1])), position, weights)
 
     def combine(

@@ -19,7 +19,7 @@ from medssl.core.errors import UserError
 from medssl.core.events import Emit, Progress
 from medssl.core.jobs import Plan
 from medssl.core.settings import Count, NotNegative, Positive, Share
-from medssl.nn.data.augment import STRONG, change_intensity
+from medssl.nn.data.augment import STRONG, change_intensity, join_channels, split_channels
 from medssl.nn.data.crop_sampling import sample_anywhere
 from medssl.nn.data.crops import CropBatch, cut, cut_targets, scan_shapes, shown
 from medssl.nn.data.device_dataset import DeviceDataset
@@ -136,10 +136,12 @@ class SuperVoxels(Method):
         views = [self._augmented(first, generator), self._augmented(replace(first, centre=centre), generator)]
         images = [shown(cut(dataset, crops, plan)) for crops in views]
         curved = torch.rand(batch, 1, 1, 1, generator=generator) < settings.curved
-        mapped = map_random_curves(images[1], generator)
+        count = plan.n_channels
+        mapped = join_channels(map_random_curves(split_channels(images[1], count), generator), count)
         images[1] = torch.where(send(curved, mapped.device), mapped, images[1])
         labels = torch.cat([cut_targets(dataset, crops, plan, fill_value=-1) for crops in views])
-        return change_intensity(torch.cat(images), STRONG, generator), *renumber_pairs(labels)
+        changed = change_intensity(torch.cat(images), STRONG, generator, count)
+        return changed, *renumber_pairs(labels)
 
     def _augmented(self, views: CropBatch, generator: Generator) -> CropBatch:
         """The views with random zoom and rotation."""

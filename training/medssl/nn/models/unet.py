@@ -29,7 +29,8 @@ ENCODER_WEIGHT = 0.6
 class Network(nn.Module):
     """Encoder, decoder and head of one plan.
 
-    The input is (B, S, H, W) in 2.5D, with S neighbouring slices as channels, and (B, 1, D, H, W) in 3D.
+    The input is (B, C S, H, W) in 2.5D, with S neighbouring slices of each of the C images of a scan as
+    channels, and (B, C, D, H, W) in 3D.
     `forward` pads sizes that the strides do not divide by replication and crops the result.
 
     Args:
@@ -39,12 +40,11 @@ class Network(nn.Module):
 
     def __init__(self, plan: Plan, out_channels: int) -> None:
         super().__init__()
-        in_channels = plan.patch_vox[0] if plan.dims == 2 else 1
         kernels = [(3,) * plan.dims] * len(plan.channels)
         strides = [tuple(stride) for stride in plan.strides]
         blocks = DynUNet(
             spatial_dims=plan.dims,
-            in_channels=in_channels,
+            in_channels=plan.in_channels,
             out_channels=out_channels,
             kernel_size=kernels,
             strides=strides,
@@ -56,6 +56,7 @@ class Network(nn.Module):
         self.decoder = nn.ModuleList(blocks.upsamples)
         self.head = blocks.output_block
         self.decoder_describes = False
+        self.in_channels = plan.in_channels
         total = torch.tensor(strides).prod(0)
         self.total_stride: tuple[int, ...] = tuple(int(stride) for stride in total)
 
@@ -63,7 +64,7 @@ class Network(nn.Module):
         """Compute the encoder's feature maps.
 
         Args:
-            image: Images (B, S, H, W) or (B, 1, D, H, W), sides divisible by the strides.
+            image: Images (B, C S, H, W) or (B, C, D, H, W), sides divisible by the strides.
 
         Returns:
             Feature maps of all levels, finest first: (B, plan.channels[level], ...).
@@ -109,7 +110,7 @@ class Network(nn.Module):
         levels, which encode intensities (docs/benchmarks/LOG.md, "Which maps describe a place").
 
         Args:
-            image: Images (B, S, H, W) or (B, 1, D, H, W), sides divisible by the strides.
+            image: Images (B, C S, H, W) or (B, C, D, H, W), sides divisible by the strides.
 
         Returns:
             Feature maps (B, C, ...), to be weighted by `map_weights`.
@@ -130,7 +131,7 @@ class Network(nn.Module):
         """Compute the input of `head`: the finest decoder map at the input's resolution.
 
         Args:
-            image: Images of any size (B, S, H, W) or (B, 1, D, H, W).
+            image: Images of any size (B, C S, H, W) or (B, C, D, H, W).
 
         Returns:
             Feature map (B, plan.channels[0], ...).
@@ -145,7 +146,7 @@ class Network(nn.Module):
         """Compute logits.
 
         Args:
-            image: Images of any size (B, S, H, W) or (B, 1, D, H, W).
+            image: Images of any size (B, C S, H, W) or (B, C, D, H, W).
 
         Returns:
             Logits (B, out_channels, ...) at the input's resolution.
@@ -157,7 +158,7 @@ class Network(nn.Module):
         """Pad images at their far ends so that the strides divide their sides.
 
         Args:
-            image: Images of any size (B, S, H, W) or (B, 1, D, H, W).
+            image: Images of any size (B, C S, H, W) or (B, C, D, H, W).
 
         Returns:
             Padded images and the size before.
@@ -192,6 +193,48 @@ def load_matching(module: nn.Module, state: dict[str, Tensor], skip: tuple[str, 
     }
     module.load_state_dict(matching, strict=False)
     return set(matching)
+
+
+def copied_over_channels(state: dict[str, Tensor], network: Network, channels: int) -> dict[str, Tensor]:
+    """Weights of a network of one channel for one of several, which then sees the mean of its channels.
+
+    Args:
+        state: Named tensors of the network of one channel (any shape).
+        network: The network of several channels.
+        channels: Their number.
+
+    Returns:
+        The tensors, with the first convolutions copied for each channel and divided by their number.
+    """
+    current = network.state_dict()
+
+    def copied(name: str, weight: Tensor) -> Tensor:
+        if not name.startswith("encoder.0.") or name not in current or weight.shape == current[name].shape:
+            return weight
+        return torch.cat([weight / channels] * channels, dim=1)
+
+    return {name: copied(name, weight) for name, weight in state.items()}
+
+
+def _out_channels(state: dict[str, Tensor]) -> int:
+    return len(next(tensor for key, tensor in state.items() if key.endswith("head.conv.conv.weight")))
+
+
+def of_channels(network: Network, plan: Plan) -> Network:
+    """A network of one channel as one that sees the mean of the channels of a plan.
+
+    Args:
+        network: The network; it is returned itself if it takes the channels of the plan.
+        plan: A plan of the same architecture.
+    """
+    if network.in_channels == plan.in_channels:
+        return network
+    state = network.state_dict()
+    wide = Network(plan, _out_channels(state))
+    wide.load_state_dict(copied_over_channels(state, wide, plan.n_channels))
+    wide.decoder_describes = network.decoder_describes
+    device = next(network.parameters()).device
+    return wide.to(device).train(network.training)
 
 
 def build(plan: Plan, out_channels: int, seed: int) -> Network:
@@ -229,8 +272,7 @@ def load_network(path: Path) -> tuple[Network, Plan, dict[str, Any]]:
     name = "average" if any(key.startswith("modules.average.") for key in tensors) else "network"
     state = checkpoint.unpack(f"modules.{name}", tensors)
     try:
-        head = next(tensor for key, tensor in state.items() if key.endswith("head.conv.conv.weight"))
-        network = Network(plan, len(head))
+        network = Network(plan, _out_channels(state))
         network.load_state_dict(state)
     except Exception as error:  # a plan of other tensors makes MONAI and torch raise just about anything
         raise UserError(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from medssl.core.events import Emit, Notice, Progress, Started
 from medssl.core.jobs import SuggestJob
 from medssl.core.project.project import Project, Run
 from medssl.core.project.runs import refuse_collapsed
+from medssl.tasks.channels import channels_of, with_channels
 
 PIXELS_CPU, PIXELS_GPU = 1_000_000, 200_000_000
 """Number of pixels to score: half a minute on one core, seconds on a GPU."""
@@ -33,9 +35,7 @@ UNCERTAIN = 0.5
 """Minimum uncertainty, relative to the maximum, that is a reason to annotate a slice."""
 
 
-def suggest(
-    project: Project, job: SuggestJob, emit: Emit, should_stop: Callable[[], bool]
-) -> dict[str, object]:
+def suggest(project: Project, job: SuggestJob, emit: Emit, should_stop: Callable[[], bool]) -> dict[str, Any]:
     """Rank the slices of a project.
 
     Args:
@@ -66,6 +66,7 @@ def suggest(
     for text in passed_over:
         emit(Notice(text))
     scorer = _slice_scorer(project, run, scans, job.device)
+    scans = with_channels(project, scans, scorer.channel_names, emit)
     chosen = list(slices.sample(project, scans, scorer.axis, scorer.pixels, np.random.default_rng(job.seed)))
     scored: list[ScoredSlices] = []
     begin = time.monotonic()
@@ -188,6 +189,8 @@ class SliceScorer:
     """Names of the classes by number."""
     score: Callable[[str, np.ndarray], ScoredSlices]
     """Scores slices of a scan: `score(scan, indices)`, indices (n,) int."""
+    channel_names: tuple[str, ...] = ()
+    """Channels that a scan needs to be scored."""
 
 
 def _slice_scorer(project: Project, run: Run | None, scans: Sequence[str], device_name: str) -> SliceScorer:
@@ -204,7 +207,8 @@ def _slice_scorer(project: Project, run: Run | None, scans: Sequence[str], devic
             axis, PIXELS_GPU, {}, lambda scan, indices: _score_slices(project, scan, axis, indices)
         )
     from medssl.tasks.active_learning.uncertainty import uncertainty, vector
-    from medssl.tasks.start import load_for
+    from medssl.tasks.inference.slabs import work_of
+    from medssl.tasks.start import for_scan, load_for
 
     network, plan, card = load_for(project, run, device)
     # A fine-tuned network has its slice axis; features of a pre-trained one serve any annotated axis.
@@ -215,19 +219,20 @@ def _slice_scorer(project: Project, run: Run | None, scans: Sequence[str], devic
 
     def score(scan: str, indices: np.ndarray) -> ScoredSlices:
         scored = _score_slices(project, scan, axis, indices)
-        work = np.transpose(project.image(scan), plan.work_axes)
+        fitted, its_plan = for_scan(network, plan, project.scans[scan])
+        work = work_of(project, scan, its_plan)
         spacing = [project.scans[scan].geometry.spacing_mm[work_axis] for work_axis in plan.work_axes]
-        vectors = [vector(network, plan, work, spacing, int(index), device) for index in indices]
+        vectors = [vector(fitted, its_plan, work, spacing, int(index), device) for index in indices]
         scored = replace(scored, vectors=np.array(vectors))
         if run.kind != "finetune":
             return scored
-        results = uncertainty(network, plan, work, spacing, [int(index) for index in indices], device)
+        results = uncertainty(fitted, its_plan, work, spacing, [int(index) for index in indices], device)
         areas = np.array([result.area_mm2 for result in results], np.float32)
         between = np.array([result.between for result in results])
         return replace(scored, expected_error_mm2=areas, between=between)
 
     names = {number: label["name"] for number, label in enumerate(card.get("classes", []), 1)}
-    return SliceScorer(axis, pixels, names, score)
+    return SliceScorer(axis, pixels, names, score, channels_of(run))
 
 
 def _score_slices(project: Project, scan: str, axis: int, indices: np.ndarray) -> ScoredSlices:

@@ -28,7 +28,7 @@ from medssl.core.jobs import Plan
 from medssl.nn.models.unet import Network
 from medssl.tasks.inference.features import encoded
 from medssl.tasks.inference.scores import scores_of
-from medssl.tasks.inference.slabs import neighbouring_slices, slab_of
+from medssl.tasks.inference.slabs import Work, neighbouring_slices, slab_of
 
 ANGLES = (0.0, 0.2, -0.2)
 """Rotations of the committee in radians, within the range of the augmentation in fine-tuning."""
@@ -51,7 +51,7 @@ class SliceUncertainty:
 def uncertainty(
     network: Network,
     plan: Plan,
-    work: np.ndarray,
+    work: Work,
     spacing: Sequence[float],
     indices: Sequence[int],
     device: torch.device,
@@ -61,7 +61,7 @@ def uncertainty(
     Args:
         network: A fine-tuned network.
         plan: Its plan.
-        work: Normalized scan in work order, (slices, rows, columns) float.
+        work: Channels of the normalized scan in work order, each (slices, rows, columns) float.
         spacing: Voxel spacing in mm in work order.
         indices: Slice numbers in ascending order.
         device: Where the network is.
@@ -71,7 +71,7 @@ def uncertainty(
     """
     result = []
     for group in adjacent_groups(indices):
-        low, high = _margin(plan, spacing, group[0], group[-1], len(work))
+        low, high = _margin(plan, spacing, group[0], group[-1], len(work[0]))
         scores = _committee(network, plan, slab_of(work, low, high, device), spacing, device)
         result += [_slice_uncertainty(scores[index - low], spacing[1] * spacing[2]) for index in group]
     return result
@@ -102,8 +102,7 @@ def _committee(
 ) -> Tensor:
     """Mean softmax scores of all rotations, (n, 1 + K, rows, columns)."""
     votes = [
-        rotate(scores_of(network, plan, rotate(slab[:, None], angle)[:, 0], spacing, device), -angle)
-        for angle in ANGLES
+        rotate(scores_of(network, plan, rotate(slab, angle), spacing, device), -angle) for angle in ANGLES
     ]
     return torch.stack(votes).mean(0)
 
@@ -141,14 +140,14 @@ def rotate(images: Tensor, angle: float) -> Tensor:
 
 @torch.inference_mode()
 def vector(
-    network: Network, plan: Plan, work: np.ndarray, spacing: Sequence[float], index: int, device: torch.device
+    network: Network, plan: Plan, work: Work, spacing: Sequence[float], index: int, device: torch.device
 ) -> np.ndarray:
     """Feature vector of one slice: the spatial mean of all encoder levels, each normalized to unit length.
 
     Args:
         network: The network.
         plan: Its plan.
-        work: Normalized scan in work order, (slices, rows, columns) float.
+        work: Channels of the normalized scan in work order, each (slices, rows, columns) float.
         spacing: Voxel spacing in mm in work order.
         index: Slice number.
         device: Where the network is.
@@ -159,8 +158,8 @@ def vector(
     if plan.dims == 2:
         image = neighbouring_slices(work, index, index + 1, plan.patch_vox[0], device)
     else:
-        low, high = _margin(plan, spacing, index, index, len(work))
-        image = slab_of(work, low, high, device)[None, None]
+        low, high = _margin(plan, spacing, index, index, len(work[0]))
+        image = slab_of(work, low, high, device)[None]
     levels, _, _ = encoded(network, plan, image, spacing[3 - plan.dims :])
     means = [F.normalize(level.float(), dim=1, eps=1e-6).flatten(2).mean(2)[0] for level in levels]
     return torch.cat(means).cpu().numpy()

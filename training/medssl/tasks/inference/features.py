@@ -25,10 +25,11 @@ from medssl.nn.methods import method_of
 from medssl.nn.models import checkpoint
 from medssl.nn.models.anatomical_embedding import FINE, AnatomicalEmbedding, on_grid, side_by_side
 from medssl.nn.models.unet import Network
+from medssl.tasks.channels import channels_of, reasons, with_channels
 from medssl.tasks.inference.feature_smoothing import smoothed
-from medssl.tasks.inference.slabs import neighbouring_slices, slab_of, working_size
+from medssl.tasks.inference.slabs import neighbouring_slices, slab_of, work_of, working_size
 from medssl.tasks.loop import autocast
-from medssl.tasks.start import load_for
+from medssl.tasks.start import for_scan, load_for
 
 WIDTH = 32
 """Channels of a feature map: the encoder levels after a projection shared by all scans of a run."""
@@ -45,7 +46,7 @@ T = TypeVar("T")
 
 def features(
     project: Project, run: Run, job: FeaturesJob, emit: Emit, should_stop: Callable[[], bool]
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Compute and cache the feature maps of scans with a run's weights.
 
     Args:
@@ -56,10 +57,11 @@ def features(
         should_stop: Called before each scan.
 
     Returns:
-        {"run", "scans", "stopped"}.
+        {"run", "scans", "stopped"}, and "left_out" with the reason for each scan that lacks a channel.
 
     Raises:
-        UserError: "too-large" for a scan, "no-checkpoint" and others for the run.
+        UserError: "too-large" for a scan, "no-channel" if each of them lacks one, "no-checkpoint" and others
+            for the run.
     """
     scans = job.scans or tuple(scan for scan in project.scans if not _hold(project, scan, run.id))
     emit(Started(run.id))
@@ -69,6 +71,8 @@ def features(
     matcher = embedding_of(run, card)
     if not scans:
         return {"run": run.id, "scans": [], "stopped": False}
+    left_out = reasons(project, scans, channels_of(run))
+    scans = tuple(with_channels(project, scans, channels_of(run), emit))
     if matcher is None:
         mean, basis = _basis(project, run, network, plan, device, scans, weights_sha256)
     else:
@@ -81,7 +85,8 @@ def features(
         step = grid_step(image.shape)
         if matcher is None:
             project_slab = partial(_project, mean=mean, basis=basis)
-            slabs = _slabs(project, scan, network, plan, step, device, then=project_slab)
+            fitted, its_plan = for_scan(network, plan, project.scans[scan])
+            slabs = _slabs(project, scan, fitted, its_plan, step, device, then=project_slab)
             spacing = project.scans[scan].geometry.spacing_mm
             cell_mm = [count * edge for count, edge in zip(step, spacing, strict=True)]
             array = smoothed(_joined(slabs, plan), cell_mm)
@@ -91,7 +96,7 @@ def features(
         emit(Preview(scan, str(path)))
         emit(Progress("features", (number + 1) / len(scans), number + 1))
         done.append(scan)
-    return {"run": run.id, "scans": done, "stopped": len(done) < len(scans)}
+    return {"run": run.id, "scans": done, "stopped": len(done) < len(scans), "left_out": left_out}
 
 
 def embedding_of(run: Run, card: dict[str, Any]) -> AnatomicalEmbedding | None:
@@ -160,22 +165,22 @@ def _slabs(
     most: int | None = None,
 ) -> Iterator[T]:
     """`then` of the raw features of each slab in order, or of at most `most` evenly spaced slabs."""
-    work = np.transpose(project.image(scan), plan.work_axes)
+    work = work_of(project, scan, plan)
     spacing = [project.scans[scan].geometry.spacing_mm[axis] for axis in plan.work_axes]
     stride = [step[axis] for axis in plan.work_axes]
-    cells = [-(-length // size) for length, size in zip(work.shape, stride, strict=True)]
+    cells = [-(-length // size) for length, size in zip(work[0].shape, stride, strict=True)]
     thickness = 1 if plan.dims == 2 else max(1, plan.patch_vox[0] // stride[0])
     count = -(-cells[0] // thickness)
 
     @torch.inference_mode()
     def slab(number: int) -> T:
         if plan.dims == 2:
-            middle = min(number * stride[0] + stride[0] // 2, len(work) - 1)
+            middle = min(number * stride[0] + stride[0] // 2, len(work[0]) - 1)
             image = neighbouring_slices(work, middle, middle + 1, plan.patch_vox[0], device)
             levels = _levels(network, plan, image, spacing[1:], stride[1:], cells[1:])
             return then(levels[0].movedim(0, -1)[None])
         first, last = number * thickness, min((number + 1) * thickness, cells[0])
-        image = slab_of(work, first * stride[0], min(last * stride[0], len(work)), device)[None, None]
+        image = slab_of(work, first * stride[0], min(last * stride[0], len(work[0])), device)[None]
         levels = _levels(network, plan, image, spacing, stride, [last - first, *cells[1:]])
         return then(levels[0].movedim(0, -1))
 
@@ -341,7 +346,8 @@ def _basis(
         rows: list[Tensor] = []
         for scan in list(scans)[:: max(1, len(scans) // BASIS_SCANS)][:BASIS_SCANS]:
             grid = grid_step(project.image(scan).shape)
-            rows += _slabs(project, scan, network, plan, grid, device, _random_cells, BASIS_SLABS)
+            fitted, its_plan = for_scan(network, plan, project.scans[scan])
+            rows += _slabs(project, scan, fitted, its_plan, grid, device, _random_cells, BASIS_SLABS)
         sample = torch.cat(rows)
         mean = sample.mean(0)
         with _one_thread():  # for such a small matrix several threads take a hundred times as long

@@ -22,15 +22,17 @@ from medssl.core.project.project import Project, Run
 from medssl.core.project.training_data import unlike_training
 from medssl.nn import devices
 from medssl.nn.models.unet import Network, load_network
+from medssl.tasks.channels import channels_of, reasons, with_channels
 from medssl.tasks.inference.location_prior import LocationPrior, read_location_prior
 from medssl.tasks.inference.posterior_smoothing import smooth_posteriors
 from medssl.tasks.inference.scores import scores_of_slabs
+from medssl.tasks.inference.slabs import Work
 from medssl.tasks.inference.threshold import LEVELS, DiceOptimalLabels
 
 
 def predict(
     project: Project, run: Run, job: PredictJob, emit: Emit, should_stop: Callable[[], bool]
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Segment scans with a run's weights; each prediction is saved in the run's folder when it is complete.
 
     Args:
@@ -41,17 +43,21 @@ def predict(
         should_stop: Called before each scan.
 
     Returns:
-        {"run", "scans", "stopped"}.
+        {"run", "scans", "stopped"}, and "left_out" with the reason for each scan that lacks a channel.
 
     Raises:
-        UserError: "not-finetuned" for a pre-training, "no-checkpoint" and others.
+        UserError: "not-finetuned" for a pre-training, "no-checkpoint", "no-channel" if each of the scans
+            lacks one, and others.
     """
-    scans = job.scans or tuple(project.scans)
+    asked = job.scans or tuple(project.scans)
     if job.only_missing:
-        scans = tuple(scan for scan in scans if project.expected_dice(run.id, scan) is None)
+        asked = tuple(scan for scan in asked if project.expected_dice(run.id, scan) is None)
     emit(Started(run.id))
+    names = channels_of(run)
+    scans = with_channels(project, asked, names, emit)
     done = predict_scans(project, run, scans, job.device, emit, should_stop, job.probabilities)
-    return {"run": run.id, "scans": done, "stopped": len(done) < len(scans)}
+    result = {"run": run.id, "scans": done, "stopped": len(done) < len(scans)}
+    return {**result, "left_out": reasons(project, asked, names)}
 
 
 def predict_scans(
@@ -75,10 +81,11 @@ def predict_scans(
         probabilities: Whether to also save the class probabilities from the same pass.
 
     Returns:
-        Ids of the segmented scans.
+        Ids of the segmented scans: without those that lack a channel of the network, which a Notice names.
     """
     weights_sha256 = run.weights_sha256  # before they are loaded, see origin.py
     trained = Trained.of(run.checkpoint, run.id, device_name)
+    scans = with_channels(project, scans, trained.plan.channel_names, emit, required=False)
     done: list[str] = []
     begin = time.monotonic()
     if scans:
@@ -162,9 +169,10 @@ class Trained:
             Class ids, uint8 (Z, Y, X) in canonical order, and {class id: expected Dice}, see
             `DiceOptimalLabels.expected_dice`.
         """
-        image, spacing = project.image(scan), project.scans[scan].geometry.spacing_mm
+        images = project.images(scan, self.plan.channel_names)
+        spacing = project.scans[scan].geometry.spacing_mm
         labels, expected_dice = segment(
-            self.network, self.plan, image, spacing, self.device, keep, self.location_prior
+            self.network, self.plan, images, spacing, self.device, keep, self.location_prior
         )
         return self.ids[labels], dict(zip(self.ids[1:].tolist(), expected_dice, strict=True))
 
@@ -172,18 +180,18 @@ class Trained:
 def segment(
     network: Network,
     plan: Plan,
-    image: np.ndarray,
+    images: Sequence[np.ndarray],
     spacing_mm: Sequence[float],
     device: torch.device,
     keep: Callable[[np.ndarray], None] | None = None,
     location_prior: LocationPrior | None = None,
 ) -> tuple[np.ndarray, list[float]]:
-    """Segment an image slab by slab; only the scores of one slab are in memory.
+    """Segment a scan slab by slab; only the scores of one slab are in memory.
 
     Args:
         network: A network with a segmentation head.
         plan: Its plan.
-        image: Normalized image in canonical order, (Z, Y, X) float, possibly memory-mapped.
+        images: Its normalized channels in canonical order, each (Z, Y, X) float, possibly memory-mapped.
         spacing_mm: Voxel spacing in mm along Z, Y, X.
         device: Where the network is.
         keep: Called with the softmax scores of each slab, float32 (n, 1 + K, rows, columns) in work order.
@@ -192,7 +200,7 @@ def segment(
     Returns:
         Class numbers 0..K, uint8 (Z, Y, X), and the expected Dice of each class 1..K.
     """
-    work = np.transpose(image, plan.work_axes)
+    work = [np.transpose(image, plan.work_axes) for image in images]
     spacing = [spacing_mm[axis] for axis in plan.work_axes]
     decision = _decide(network, plan, work, spacing, device, keep, location_prior)
     labels = decision.labels().cpu().numpy()
@@ -201,14 +209,14 @@ def segment(
 
 
 def segment_work(
-    network: Network, plan: Plan, work: np.ndarray | Tensor, spacing: Sequence[float], device: torch.device
+    network: Network, plan: Plan, work: Work, spacing: Sequence[float], device: torch.device
 ) -> Tensor:
     """Segment a scan in work order, without a location prior.
 
     Args:
         network: A network with a segmentation head.
         plan: Its plan.
-        work: Normalized scan in work order, (slices, rows, columns) float.
+        work: Channels of the normalized scan in work order, each (slices, rows, columns) float.
         spacing: Voxel spacing in mm in work order.
         device: Where the network is.
 
@@ -222,7 +230,7 @@ def segment_work(
 def _decide(
     network: Network,
     plan: Plan,
-    work: np.ndarray | Tensor,
+    work: Work,
     spacing: Sequence[float],
     device: torch.device,
     keep: Callable[[np.ndarray], None] | None = None,
@@ -254,7 +262,7 @@ class Top1Posterior:
 
 @torch.inference_mode()
 def top1_posterior(
-    network: Network, plan: Plan, work: Tensor, spacing: Sequence[float], device: torch.device
+    network: Network, plan: Plan, work: Work, spacing: Sequence[float], device: torch.device
 ) -> Top1Posterior:
     """Posterior of a scan as the basis of pseudo-labels, before any decision.
 
@@ -265,7 +273,7 @@ def top1_posterior(
     Args:
         network: A network with a segmentation head.
         plan: Its plan.
-        work: Normalized scan in work order, (slices, rows, columns) float.
+        work: Channels of the normalized scan in work order, each (slices, rows, columns) float.
         spacing: Voxel spacing in mm in work order.
         device: Where the network is.
     """

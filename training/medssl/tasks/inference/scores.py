@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-import numpy as np
 import torch
 from monai.inferers import sliding_window_inference
 from torch import Tensor
@@ -16,7 +15,7 @@ from medssl.core.jobs import Plan
 from medssl.nn.data.multiplanar import axis_orders
 from medssl.nn.models.unet import Network
 from medssl.tasks.inference.posterior_smoothing import smooth_posteriors
-from medssl.tasks.inference.slabs import neighbouring_slices, slab_of, working_size
+from medssl.tasks.inference.slabs import Work, neighbouring_slices, slab_of, working_size
 from medssl.tasks.loop import autocast
 
 MARGIN = 8
@@ -32,7 +31,7 @@ HALO = 16
 def scores_of_slabs(
     network: Network,
     plan: Plan,
-    work: np.ndarray | Tensor,
+    work: Work,
     spacing: Sequence[float],
     device: torch.device,
 ) -> Iterator[Tensor]:
@@ -41,7 +40,7 @@ def scores_of_slabs(
     Args:
         network: A network with a segmentation head.
         plan: Its plan.
-        work: Normalized scan in work order, (slices, rows, columns) float.
+        work: Channels of the normalized scan in work order, each (slices, rows, columns) float.
         spacing: Voxel spacing in mm in work order.
         device: Where the network is.
 
@@ -53,7 +52,7 @@ def scores_of_slabs(
     if len(orders) == 1:
         yield from predict_slabs(network, plan, work, spacing, device)
         return
-    slices, rows, columns = work.shape
+    slices, rows, columns = work[0].shape
     thickness = max(MARGIN, VOXELS_AT_ONCE // (rows * columns))
     for first in range(0, slices, thickness):
         last = min(first + thickness, slices)
@@ -61,7 +60,7 @@ def scores_of_slabs(
         slab = slab_of(work, low, high, device)
         total: Tensor | None = None
         for order in orders:
-            reoriented = slab.permute(order)
+            reoriented = [channel.permute(order) for channel in slab]
             slabs = predict_slabs(network, plan, reoriented, [spacing[axis] for axis in order], device)
             scores = torch.cat(list(slabs)).movedim(1, -1)
             back = scores.permute(*(order.index(axis) for axis in range(3)), 3)[first - low : last - low]
@@ -72,14 +71,14 @@ def scores_of_slabs(
 
 @torch.inference_mode()
 def scores_of(
-    network: Network, plan: Plan, work: np.ndarray | Tensor, spacing: Sequence[float], device: torch.device
+    network: Network, plan: Plan, work: Work, spacing: Sequence[float], device: torch.device
 ) -> Tensor:
     """Predict a few slices in the annotated orientation only, all in memory.
 
     Args:
         network: A network with a segmentation head.
         plan: Its plan.
-        work: Normalized slices in work order, (n, rows, columns) float.
+        work: Channels of the normalized slices in work order, each (n, rows, columns) float.
         spacing: Voxel spacing in mm in work order.
         device: Where the network is.
 
@@ -113,17 +112,17 @@ def _smoothed(scores: Tensor, spacing: Sequence[float]) -> Tensor:
 def _slices_2d(
     network: Network,
     plan: Plan,
-    work: np.ndarray | Tensor,
+    work: Work,
     spacing: Sequence[float],
     device: torch.device,
 ) -> Iterator[Tensor]:
     """Softmax scores (n, K, rows, columns) of a few slices at a time."""
-    rows, columns = work.shape[1:]
+    rows, columns = work[0].shape[1:]
     size = working_size((rows, columns), spacing[1:], plan.spacing_mm[1:])
     at_once = max(4, PIXELS_AT_ONCE // (size[0] * size[1]))
-    for first in range(0, len(work), at_once):
-        last = min(first + at_once, len(work))
-        low, high = max(0, first - 1), min(len(work), last + 1)  # one more on each side for smoothing
+    for first in range(0, len(work[0]), at_once):
+        last = min(first + at_once, len(work[0]))
+        low, high = max(0, first - 1), min(len(work[0]), last + 1)  # one more on each side for smoothing
         image = neighbouring_slices(work, low, high, plan.patch_vox[0], device)
         if size != (rows, columns):
             image = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
@@ -137,7 +136,7 @@ def _slices_2d(
 def _slabs_3d(
     network: Network,
     plan: Plan,
-    work: np.ndarray | Tensor,
+    work: Work,
     spacing: Sequence[float],
     device: torch.device,
 ) -> Iterator[Tensor]:
@@ -145,10 +144,10 @@ def _slabs_3d(
     ratio = spacing[0] / plan.spacing_mm[0]
     thickness = max(1, round(plan.patch_vox[0] / ratio))
     halo = max(1, thickness // 2)
-    for first in range(0, len(work), thickness):
-        last = min(first + thickness, len(work))
-        low, high = max(0, first - halo), min(len(work), last + halo)
-        slab = slab_of(work, low, high, device)[None, None]
+    for first in range(0, len(work[0]), thickness):
+        last = min(first + thickness, len(work[0]))
+        low, high = max(0, first - halo), min(len(work[0]), last + halo)
+        slab = slab_of(work, low, high, device)[None]
         size = working_size(slab.shape[2:], spacing, plan.spacing_mm)
         resampled = slab if size == slab.shape[2:] else F.interpolate(slab, size, mode="trilinear")
         scores = sliding_window_inference(

@@ -8,43 +8,62 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medssl.core.jobs import Plan
+from medssl.core.project.project import Project
 
-def slab_of(work: np.ndarray | Tensor, low: int, high: int, device: torch.device) -> Tensor:
+Work = Sequence[np.ndarray | Tensor] | Tensor
+"""The channels of a scan in work order, each (slices, rows, columns)."""
+
+
+def work_of(project: Project, scan: str, plan: Plan) -> tuple[np.ndarray, ...]:
+    """The channels of a scan that a network takes, in its work order, each (slices, rows, columns).
+
+    Raises:
+        UserError: "no-channel" if the scan lacks one.
+    """
+    return tuple(np.transpose(image, plan.work_axes) for image in project.images(scan, plan.channel_names))
+
+
+def slab_of(work: Work, low: int, high: int, device: torch.device) -> Tensor:
     """Load adjacent slices onto a device.
 
     Args:
-        work: A scan in work order, (slices, rows, columns), possibly memory-mapped.
+        work: Channels of a scan in work order, each (slices, rows, columns), possibly memory-mapped.
         low: First slice.
         high: Last slice + 1.
         device: Where to put them.
 
     Returns:
-        Slices low..high - 1, float32 (high - low, rows, columns).
+        Slices low..high - 1, float32 (channels, high - low, rows, columns).
     """
-    if isinstance(work, Tensor):
-        return work[low:high].to(device, torch.float32)
-    return torch.from_numpy(np.ascontiguousarray(work[low:high], dtype=np.float32)).to(device)
+    images = [_loaded(image[low:high], device) for image in work]
+    return torch.stack(images) if len(images) > 1 else images[0][None]
 
 
-def neighbouring_slices(
-    work: np.ndarray | Tensor, first: int, last: int, context: int, device: torch.device
-) -> Tensor:
+def _loaded(slices: np.ndarray | Tensor, device: torch.device) -> Tensor:
+    if isinstance(slices, Tensor):
+        return slices.to(device, torch.float32)
+    return torch.from_numpy(np.ascontiguousarray(slices, dtype=np.float32)).to(device)
+
+
+def neighbouring_slices(work: Work, first: int, last: int, context: int, device: torch.device) -> Tensor:
     """Stack each slice with its neighbours as channels, the input of a 2.5D network.
 
     Args:
-        work: A scan in work order, (slices, rows, columns), possibly memory-mapped.
+        work: C channels of a scan in work order, each (slices, rows, columns), possibly memory-mapped.
         first: First slice.
         last: Last slice + 1.
-        context: Number of channels, odd; slices beyond the scan repeat its border slices.
+        context: Number of neighbouring slices, odd; slices beyond the scan repeat its border slices.
         device: Where to put them.
 
     Returns:
-        Slices first..last - 1, float32 (last - first, context, rows, columns).
+        Slices first..last - 1, float32 (last - first, C context, rows, columns).
     """
     offsets = np.arange(context) - context // 2
-    index = (np.arange(first, last)[:, None] + offsets).clip(0, len(work) - 1)
+    index = (np.arange(first, last)[:, None] + offsets).clip(0, len(work[0]) - 1)
     low, high = int(index.min()), int(index.max()) + 1
-    return slab_of(work, low, high, device)[torch.from_numpy(index - low).to(device)]
+    numbers = torch.from_numpy(index - low).to(device)
+    return slab_of(work, low, high, device)[:, numbers].transpose(0, 1).flatten(1, 2)
 
 
 def working_size(shape: Sequence[int], spacing: Sequence[float], wanted: Sequence[float]) -> tuple[int, ...]:

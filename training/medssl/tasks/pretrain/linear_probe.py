@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from medssl.core.errors import UserError
 from medssl.core.jobs import Plan
+from medssl.core.project.channels import having
 from medssl.core.project.project import IGNORE, Project
 from medssl.nn.data.crops import cut, cut_targets, shown
 from medssl.nn.data.device_dataset import load_device_dataset
@@ -57,7 +58,7 @@ def draw_annotated(
     Returns:
         The voxels; None if fewer than two classes (background included) are annotated.
     """
-    scans = project.annotated()
+    scans = having((project.scans[scan] for scan in project.annotated()), plan.channel_names)
     scans = scans[:: max(1, -(-len(scans) // MAX_SCANS))]
     plan = replace(plan, batch=PATCHES)
     try:

@@ -25,9 +25,10 @@ from medssl.nn.methods import Method, find
 from medssl.nn.models import checkpoint
 from medssl.nn.models.unet import Network, build, load_matching
 from medssl.tasks import planner
+from medssl.tasks.channels import with_channels
 from medssl.tasks.loop import Budget, LoopSettings, settings_for, train
 from medssl.tasks.pretrain.collapse_monitor import CollapseMonitor
-from medssl.tasks.start import Stored, load_start, load_weights, plan_from
+from medssl.tasks.start import Stored, load_start, load_weights, note_of_start, plan_from
 
 
 class Pretraining:
@@ -116,6 +117,7 @@ def pretrain(
         plan, reasons = plan_from(project, scans, device, job.settings, start)
     torch.set_num_threads(plan.threads)
     emit(Started(run.id, jobs.to_json(plan), reasons))
+    scans = with_channels(project, scans, plan.channel_names, emit)
     loop_settings, task = make_task(project, scans, job, plan, device, start, emit)
     method, dataset = task.method, task.dataset
     monitor = None
@@ -135,6 +137,7 @@ def pretrain(
         "plan": jobs.to_json(plan),
         "job": jobs.to_json(job),
         "scans": scans,
+        **note_of_start(plan, start),
     }
     if not job.with_names:
         card = card_without_names(card, fingerprints(project.scans))
@@ -233,7 +236,7 @@ def start_network(plan: Plan, seed: int, start: Stored | None, emit: Emit) -> Ne
         start: The checkpoint to start from; None for random weights.
         emit: Receives notices.
     """
-    network = build(plan, plan.patch_vox[0] if plan.dims == 2 else 1, seed)
+    network = build(plan, plan.in_channels, seed)
     if start is not None:
         load_weights(network, plan, start, emit, skip=("head.",))
     return network

@@ -14,6 +14,7 @@ from medssl.core.errors import UserError
 from medssl.core.events import Emit, Notice, SliceInView, Started
 from medssl.core.jobs import FinetuneJob, Plan
 from medssl.core.project.cards import card_with_ids, card_without_names
+from medssl.core.project.channels import having
 from medssl.core.project.contents import fingerprints
 from medssl.core.project.damage import damaged_annotations
 from medssl.core.project.project import Project, Run
@@ -22,6 +23,7 @@ from medssl.nn import devices
 from medssl.nn.data.device_dataset import load_device_dataset
 from medssl.nn.models.unet import build
 from medssl.tasks import planner
+from medssl.tasks.channels import with_channels
 from medssl.tasks.inference.location_prior import fit_location_prior
 from medssl.tasks.loop import Budget, LoopSettings, settings_for, train
 from medssl.tasks.segment import semi_supervised
@@ -32,7 +34,7 @@ from medssl.tasks.segment.live_preview import LivePreview
 from medssl.tasks.segment.pseudo_labels import MAX_NAMES
 from medssl.tasks.segment.smoothing_width import SmoothingWidth
 from medssl.tasks.segment.validation_slice import ValidationMonitor, take_validation_slice
-from medssl.tasks.start import Stored, load_start, load_weights, plan_from
+from medssl.tasks.start import Stored, load_start, load_weights, note_of_start, plan_from
 
 
 def finetune(
@@ -69,6 +71,8 @@ def finetune(
     plan, reasons = make_plan(project, scans, device, job, start, resume)
     torch.set_num_threads(plan.threads)
     emit(Started(run.id, jobs.to_json(plan), reasons))
+    others = [scan.id for scan in project.scans.values() if not scan.held_out]
+    scans = with_channels(project, scans, plan.channel_names, emit, others)
     loop_settings, task = make_task(project, job, plan, device, emit, start, resume)
     if in_view is not None:
         task.live = LivePreview(project, classes, device, emit, in_view)
@@ -81,6 +85,7 @@ def finetune(
         "scans": scans,
         "training_data": training_data(project.scans[scan] for scan in scans),
         "weights": job.weights,
+        **note_of_start(plan, start),
         **({"validation_slice": task.validation.card} if task.validation else {}),
     }
 
@@ -139,7 +144,8 @@ def make_task(
     classes = [label.id for label in project.classes]
     recipe, settings_type = semi_supervised.find(job.semi_supervised)
     loop_settings, settings = settings_for(f"{recipe}-{job.recipe}", job.settings, settings_type, plan)
-    dataset = load_device_dataset(project, project.annotated(), plan, device, class_ids=classes)
+    scans = having((project.scans[scan] for scan in project.annotated()), plan.channel_names)
+    dataset = load_device_dataset(project, scans, plan, device, class_ids=classes)
     held_out, validation = None, None
     if settings.validation_slice:  # before anything is learned from labels, the smoothing width too
         cards = [

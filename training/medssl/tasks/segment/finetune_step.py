@@ -210,7 +210,8 @@ class Finetuning:
             displacement = draw_displacement(
                 plan.batch, size, generator, strength_vox=settings.displacement
             ).to(dataset.device)
-        image = change_intensity(shown(cut(dataset, crops, plan, displacement)), STRONG, generator)
+        image = shown(cut(dataset, crops, plan, displacement))
+        image = change_intensity(image, STRONG, generator, plan.n_channels)
         return image, cut_targets(dataset, crops, plan, displacement)
 
     def after_step(self, fraction: float) -> None:

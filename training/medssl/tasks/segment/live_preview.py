@@ -26,7 +26,7 @@ from medssl.core.project.project import Project
 from medssl.nn import devices
 from medssl.nn.models.unet import Network
 from medssl.tasks.inference.predict import segment_work
-from medssl.tasks.inference.slabs import slab_of
+from medssl.tasks.inference.slabs import slab_of, work_of
 from medssl.tasks.segment.validation_slice import TIME_FRACTION, radius
 
 EVERY_S = 2.0
@@ -106,9 +106,9 @@ class LivePreview:
         spacing = self._project.scans[view.scan].geometry.spacing_mm
         work_spacing = [spacing[axis] for axis in plan.work_axes]
         if self._slab is None or self._slab[0] != view:
-            work = np.transpose(self._project.image(view.scan), plan.work_axes)
+            work = work_of(self._project, view.scan, plan)
             margin = radius(plan, work_spacing)
-            first, last = max(0, view.index - margin), min(len(work), view.index + margin + 1)
+            first, last = max(0, view.index - margin), min(len(work[0]), view.index + margin + 1)
             self._slab = view, slab_of(work, first, last, self._device), view.index - first
         _, slab, offset = self._slab
         labels = segment_work(network, replace(plan, multiplanar=False), slab, work_spacing, self._device)

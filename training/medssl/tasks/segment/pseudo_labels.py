@@ -155,7 +155,7 @@ class PseudoLabels:
     def _posterior(self, network: Network, plan: Plan, index: int, first: int, last: int) -> Top1Posterior:
         """Posterior of slices first..last - 1 of a scan, weighted by the location prior for whole scans."""
         scans = self.scans
-        slab, spacing = scans.images[index][first:last], scans.spacing_mm[index]
+        slab, spacing = scans.slices(index, first, last), scans.spacing_mm[index]
         if last - first < len(scans.images[index]):
             plan = replace(plan, multiplanar=False)  # a slab is too thin for the other orientations
         posterior = top1_posterior(network, plan, slab, spacing, scans.device)

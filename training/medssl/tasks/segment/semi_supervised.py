@@ -10,6 +10,7 @@ from torch import nn
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Notice
 from medssl.core.jobs import FinetuneJob, Plan, SemiSupervised
+from medssl.core.project.channels import having
 from medssl.core.project.project import Project
 from medssl.core.settings import finetuning
 from medssl.nn.data.device_dataset import DeviceDataset, join, load_device_dataset
@@ -109,9 +110,10 @@ def rounds(
     if not isinstance(settings, pseudo_labels.Settings) or not settings.rounds:
         return None
     # Annotated scans are included: most of their voxels have no annotation, and annotations are kept.
-    unannotated = [
-        scan.id for scan in project.scans.values() if not scan.held_out and scan.id not in dataset.ids
-    ]
+    unannotated = having(
+        (scan for scan in project.scans.values() if not scan.held_out and scan.id not in dataset.ids),
+        plan.channel_names,
+    )
     scans = (
         join(dataset, load_device_dataset(project, unannotated, plan, dataset.device))
         if unannotated

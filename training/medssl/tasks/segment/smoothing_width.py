@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 
 from medssl.core.jobs import Plan
+from medssl.core.project.channels import having
 from medssl.core.project.project import Project
 from medssl.nn.data.device_dataset import DeviceDataset, load_device_dataset
 from medssl.nn.models.unet import Network
@@ -60,7 +61,7 @@ class SmoothingWidth:
         if not allowed:
             return None
         unpainted = [scan for scan in project.scans.values() if scan.id not in annotated.ids]
-        candidates = [scan.id for scan in unpainted if not scan.held_out]
+        candidates = having((scan for scan in unpainted if not scan.held_out), plan.channel_names)
         rng = random.Random(seed)
         if candidates:
             drawn = rng.sample(candidates, min(SCANS, len(candidates)))
@@ -79,15 +80,17 @@ class SmoothingWidth:
         scans, n_foreground = self.scans, 0
         changed = [0] * len(self.allowed)
         network.eval()
-        for image, spacing, (first, last) in zip(scans.images, scans.spacing_mm, self.slabs, strict=True):
+        for number, (spacing, (first, last)) in enumerate(zip(scans.spacing_mm, self.slabs, strict=True)):
             # A slab is too thin for the other orientations.
-            slab_plan = plan if last - first == len(image) else replace(plan, multiplanar=False)
-            for scores in scores_of_slabs(network, slab_plan, image[first:last], spacing, scans.device):
+            is_whole = last - first == len(scans.images[number])
+            slab_plan = plan if is_whole else replace(plan, multiplanar=False)
+            slab = scans.slices(number, first, last)
+            for scores in scores_of_slabs(network, slab_plan, slab, spacing, scans.device):
                 foreground, label = scores[:, 0] < 0.5, scores[:, 1:].argmax(1)
                 n_foreground += int(foreground.sum())
-                for number, width in enumerate(self.allowed):
+                for index, width in enumerate(self.allowed):
                     smoothed = smooth_posteriors(scores, width.sigma_mm, spacing)[:, 1:].argmax(1)
-                    changed[number] += int(((smoothed != label) & foreground).sum())
+                    changed[index] += int(((smoothed != label) & foreground).sum())
         if not n_foreground:
             return self.widest_mm
         return best(self.allowed, [count / n_foreground for count in changed])

@@ -27,6 +27,7 @@ from medssl.nn.data.device_dataset import DeviceDataset, complete_slices
 from medssl.nn.devices import full_precision
 from medssl.nn.models.unet import Network
 from medssl.tasks.inference.predict import segment_work
+from medssl.tasks.inference.slabs import slab_of
 
 MIN_SLICES = 4
 """Minimum number of complete slices with a structure; with fewer, all are needed for training."""
@@ -44,7 +45,7 @@ class ValidationSlice:
     index: int
     """Slice number in the scan."""
     images: Tensor
-    """(slices, rows, columns), the slice and its neighbours."""
+    """(channels, slices, rows, columns), the slice and its neighbours."""
     offset: int
     """Index of the slice in `images`."""
     target: Tensor
@@ -97,7 +98,7 @@ def take_validation_slice(
     held_out = ValidationSlice(
         dataset.ids[scan],
         index,
-        dataset.images[scan][first:last].to(dataset.device),
+        slab_of(dataset.slices(scan, first, last), 0, last - first, dataset.device),
         index - first,
         targets[scan][index].clone(),
         dataset.spacing_mm[scan],
