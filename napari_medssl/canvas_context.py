@@ -26,11 +26,16 @@ def make_canvas_current_on_removal(viewer: ViewerModel, dock: QWidget) -> Callab
     """
 
     def make_current(event: object) -> None:
-        top = dock
-        while (parent := top.parentWidget()) is not None:  # a floating dock is a window with a parent
-            top = parent
-        for canvas in top.findChildren(QOpenGLWidget):
+        for canvas in window_of(dock).findChildren(QOpenGLWidget):
             canvas.makeCurrent()
 
     viewer.layers.events.removing.connect(make_current)
     return lambda: viewer.layers.events.removing.disconnect(make_current)
+
+
+def window_of(widget: QWidget) -> QWidget:
+    """napari's window, around a docked or a floating widget."""
+    top = widget
+    while (parent := top.parentWidget()) is not None:  # a floating dock is a window with a parent
+        top = parent
+    return top

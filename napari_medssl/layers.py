@@ -14,17 +14,16 @@ from typing import Any
 import numpy as np
 from medssl.core.errors import UserError
 from medssl.core.io.geometry import Geometry
-from medssl.core.project.project import SURE_BACKGROUND, LabelClass
+from medssl.core.project.project import LabelClass
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
-from napari.utils import DirectLabelColormap
 
 from napari_medssl import layer_units
+from napari_medssl.class_colors import PREDICTED, colormap
 
 KEY = "medssl"
 SCAN, LABELS, ANNOTATION, PREDICTION, SIMILARITY = "scan", "labels", "annotation", "prediction", "similarity"
 PREVIEW, CHANNEL = "preview", "channel"
-SURE_BACKGROUND_COLOR = "#8f9aa8"
 
 
 # --- what a layer says about itself -----------------------------------------------------------------
@@ -238,8 +237,8 @@ def prediction_layer(
         labels,
         name="prediction",
         metadata=metadata(PREDICTION, geometry, scan=scan),
-        opacity=0.4,
-        colormap=colormap(classes),
+        opacity=0.5,
+        colormap=colormap(classes, PREDICTED),
         **placement(geometry),
     )
     layer.editable = False
@@ -266,14 +265,6 @@ def similarity_layer(values: np.ndarray, geometry: Geometry, step_vox: Sequence[
         interpolation2d="linear",
         **coarse_placement(geometry, step_vox),
     )
-
-
-def colormap(classes: Sequence[LabelClass]) -> DirectLabelColormap:
-    """The classes' colours; grey for sure background, transparent for voxels that are not annotated."""
-    colors: dict[int | None, Any] = {None: (0, 0, 0, 0), 0: (0, 0, 0, 0)}
-    colors |= {item.id: item.color for item in classes}
-    colors[SURE_BACKGROUND] = SURE_BACKGROUND_COLOR
-    return DirectLabelColormap(color_dict=colors)
 
 
 def times(shape: Iterable[int]) -> str:

@@ -17,9 +17,14 @@ from napari.layers import Image, Labels, Layer
 from napari_medssl import layers, navigation
 from napari_medssl.annotate.autosave import Autosave
 from napari_medssl.channel_layers import ChannelLayers
+from napari_medssl.annotate.brush_size import BrushSize
+from napari_medssl.annotate.tools import Tools
+from napari_medssl.annotate.undo import UndoHistory
+from napari_medssl.class_colors import PAINTED, PREDICTED, colormap
 from napari_medssl.io.scan_loader import ScanLoader
 from napari_medssl.model.session import Session
 from napari_medssl.predict.predictions import Predictions
+from napari_medssl.slice_slider import SliceSlider
 
 
 class Workspace:
@@ -32,18 +37,22 @@ class Workspace:
         self.viewer = viewer
         self.session = session
         self.autosave = Autosave(viewer, session)
+        self.undo = UndoHistory(session)
+        self.tools, self.brush_size = Tools(viewer, session), BrushSize(viewer, session)
         self.scan_loader = ScanLoader(session, lambda scan: self._layer_with(scan) is not None)
         self._own_layer: Image | None = None
         self._hidden: list[Layer] = []
         self.predictions = Predictions(viewer, session)
         self.channels = ChannelLayers(viewer, session)
+        self.slider = SliceSlider(viewer, lambda: self.scan_layer)
         session.scan_leaving.connect(self.leave)
         session.project_changed.connect(self._clear)
         session.scan_removed.connect(self._forget)
         session.scan_changed.connect(self.show_scan)
         session.classes_changed.connect(self._recolor)
         dims, stack = viewer.dims.events, viewer.layers.events
-        self._emitters = (dims.point, dims.order, dims.ndisplay, stack.inserted, stack.removed)
+        active = viewer.layers.selection.events.active
+        self._emitters = (dims.point, dims.order, dims.ndisplay, stack.inserted, stack.removed, active)
         for emitter in self._emitters:
             emitter.connect(self._on_view)
 
@@ -52,6 +61,7 @@ class Workspace:
         if self.annotation_layer is not None:
             self.annotation_layer.editable = False
         self.autosave.close()
+        self.slider.close()
         for emitter in self._emitters:
             emitter.disconnect(self._on_view)
 
@@ -109,6 +119,7 @@ class Workspace:
         if self.session.annotation.labels is not None:
             self._add_annotation(self.session.annotation.labels)
         self.predictions.show_newest()
+        self.slider.align()
         self._restore_view(layer)
 
     def take_over(self, layer: Image, scan: Scan, show: bool) -> None:
@@ -176,8 +187,9 @@ class Workspace:
         """
         self.session.need_project().need_writable()
         self.session.need_scan()
-        layer = self.annotation_layer or self._add_annotation(self.session.annotation.create())
-        self.paint(layer.selected_label or 1)
+        if self.annotation_layer is None:
+            self._add_annotation(self.session.annotation.create())
+        self.paint(self.tools.class_id)
 
     def paint(self, label: int) -> None:
         """Select the brush for a class id, for sure background (255), or the eraser (0).
@@ -198,8 +210,8 @@ class Workspace:
         scan, project = self.session.need_scan(), self.session.need_project()
         layer = layers.annotation_layer(labels, scan.geometry, scan.id, project.classes)
         self.viewer.add_layer(layer)
-        layer.selected_label = project.classes[0].id
-        self.autosave.watch(layer)
+        for watcher in (self.autosave, self.undo, self.tools, self.brush_size):
+            watcher.watch(layer)
         layer.editable = not self.session.read_only
         return layer
 
@@ -270,9 +282,9 @@ class Workspace:
 
     def _recolor(self) -> None:
         project = self.session.project
-        for layer in (self.annotation_layer, self.prediction_layer):
+        for layer, towards in ((self.annotation_layer, PAINTED), (self.prediction_layer, PREDICTED)):
             if layer is not None and project is not None:
-                layer.colormap = layers.colormap(project.classes)
+                layer.colormap = colormap(project.classes, towards)
 
     def _clear(self) -> None:
         """Another project: its layers come, those of the last one go; the user's own scans stay."""

@@ -3,38 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from medssl.core.errors import UserError
 from medssl.core.project.contents import LabelClass
-from napari.layers import Labels
 
 from napari_medssl import navigation
-from napari_medssl.annotate.class_changes import ClassChange, repeat, set_classes, take_back
-from napari_medssl.error_handling import catch_errors
+from napari_medssl.annotate.class_changes import set_classes
 from napari_medssl.model.annotation_state import SliceIndex
 from napari_medssl.workspace import Workspace
-
-SAMPLE_SIZE = 64
-"""Number of voxels of an edit that are compared to detect its undo."""
-
-
-@dataclass(frozen=True)
-class EditRecord:
-    """What undo and redo of one edit change besides voxels.
-
-    voxels: index arrays of a sample of the edited voxels; `before` and `after` are their labels, by which
-    undo and redo are recognised. added, removed: slices that became complete, or are no longer complete.
-    classes: classes that came with it.
-    """
-
-    voxels: tuple[np.ndarray, ...]
-    before: np.ndarray
-    after: np.ndarray
-    added: frozenset[tuple[int, int]]
-    removed: frozenset[tuple[int, int]]
-    classes: tuple[ClassChange, ...]
 
 
 class Edits:
@@ -43,11 +20,6 @@ class Edits:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace, self.session = workspace, workspace.session
         self.annotation = self.session.annotation
-        self._applied: list[EditRecord] = []
-        self._undone: list[EditRecord] = []
-        self.session.scan_changed.connect(self._clear)
-        self.annotation.redrawn.connect(self._on_redrawn)
-        self.annotation.stroke.connect(self._on_redrawn)
 
     def apply(
         self,
@@ -73,19 +45,13 @@ class Edits:
         data = np.asarray(layer.data)
         new = data.reshape(-1)[voxels] != labels
         voxels, labels = voxels[new], np.asarray(labels, np.uint8)[new]
-        before = frozenset(self.annotation.complete)
-        after = before if complete is None else frozenset(complete)
-        if len(voxels):
-            coordinates = np.unravel_index(voxels, data.shape)
-            sparse = slice(None, None, max(1, len(voxels) // SAMPLE_SIZE))
-            sample = tuple(along[sparse] for along in coordinates)
-            changes = set_classes(self.session, classes)
-            step = EditRecord(sample, data[sample], labels[sparse], after - before, before - after, changes)
-            self.annotation.expect(voxels, labels)
-            layer.data_setitem(coordinates, labels)
-            self._applied.append(step)
-            self._undone.clear()
-        self.annotation.set_complete(after)
+        after = {*self.annotation.complete} if complete is None else {*complete}
+        with self.workspace.undo.one_step(after - {*self.annotation.complete}) as step:
+            if len(voxels):
+                step.classes = set_classes(self.session, classes)
+                self.annotation.expect(voxels, labels)
+                layer.data_setitem(np.unravel_index(voxels, data.shape), labels)
+            self.annotation.set_complete(after)
         layer.refresh()
 
     def accept(self) -> None:
@@ -135,31 +101,3 @@ class Edits:
         if workspace.annotation_layer is None:
             workspace.new_annotation()
         return np.asarray(layer.data if layer is not None else None)
-
-    def _on_redrawn(self, *stroke: object) -> None:
-        catch_errors(self.session, self._follow_undo)
-
-    def _follow_undo(self) -> None:
-        """Complete slices follow undo and redo: an emptied slice must not become background."""
-        layer = self.workspace.annotation_layer
-        if layer is None:
-            return
-        while self._applied and _has_labels(layer, self._applied[-1].voxels, self._applied[-1].before):
-            last = self._applied.pop()
-            self._undone.append(last)
-            self.annotation.set_complete((set(self.annotation.complete) - last.added) | last.removed)
-            take_back(self.session, last.classes)
-            self.annotation.invalidate()
-        while self._undone and _has_labels(layer, self._undone[-1].voxels, self._undone[-1].after):
-            step = self._undone.pop()
-            self._applied.append(step)
-            repeat(self.session, step.classes)
-            self.annotation.set_complete((set(self.annotation.complete) | step.added) - step.removed)
-            self.annotation.invalidate()
-
-    def _clear(self) -> None:
-        self._applied, self._undone = [], []
-
-
-def _has_labels(layer: Labels, voxels: tuple[np.ndarray, ...], labels: np.ndarray) -> bool:
-    return bool((np.asarray(layer.data)[voxels] == labels).all())

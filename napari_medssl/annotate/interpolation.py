@@ -15,6 +15,8 @@ from psygnal import Signal
 
 from napari_medssl import layers, navigation
 from napari_medssl.annotate.edits import Edits
+from napari_medssl.class_colors import INTERPOLATED as INTERPOLATED_SHADE
+from napari_medssl.class_colors import colormap
 from napari_medssl.latest_only_worker import LatestOnlyWorker
 from napari_medssl.model.annotation_state import SliceIndex
 from napari_medssl.workspace import Workspace
@@ -169,10 +171,7 @@ class Interpolation:
         return layer
 
     def _colors(self) -> DirectLabelColormap:
-        """The classes' colours; interpolated background is not shown."""
-        colors = dict(layers.colormap(self.session.need_project().classes).color_dict)
-        colors[SURE_BACKGROUND] = (0, 0, 0, 0)
-        return DirectLabelColormap(color_dict=colors)
+        return colormap(self.session.need_project().classes, INTERPOLATED_SHADE)
 
     def _recolor(self) -> None:
         if self.layer is not None and self.session.project is not None:

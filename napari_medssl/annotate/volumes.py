@@ -1,4 +1,4 @@
-"""Volumes of the classes: in the prediction on the screen, otherwise in the annotation."""
+"""Volumes of the classes in the annotation and in the prediction on the screen."""
 
 from __future__ import annotations
 
@@ -19,35 +19,47 @@ class ClassVolumes:
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace, self.session = workspace, workspace.session
-        self._worker = LatestOnlyWorker(self.session)
-        self._counts = np.zeros(256, np.int64)
+        self._painted_worker, self._predicted_worker = (LatestOnlyWorker(self.session) for _ in range(2))
+        self._painted = self._predicted = np.zeros(256, np.int64)
         self._prediction: Labels | None = None
-        self.predicted = False
-        """Whether the volumes are those of the prediction, not of the annotation."""
         for signal in (self.session.scan_changed, self.session.annotation.redrawn):
-            signal.connect(self.count)
+            signal.connect(self.count_painted)
         self.session.view_changed.connect(self._follow_layer)
         self.session.annotation.stroke.connect(self._on_stroke)
 
-    def ml(self, class_id: int) -> float:
-        """Volume of a class in millilitres."""
-        return float(self._counts[class_id] * self.session.need_scan().geometry.voxel_ml)
+    @property
+    def has_prediction(self) -> bool:
+        """Whether there are volumes of a prediction."""
+        return bool(self.workspace.predictions.shown_run)
 
-    def count(self) -> None:
-        """Count all voxels again, in a thread; `changed` is emitted at the end."""
-        if self.session.scan is None:
-            return
-        shown = self._prediction
-        self.predicted = shown is not None and shown.visible and bool(self.workspace.predictions.shown_run)
-        layer = shown if self.predicted else self.workspace.annotation_layer
-        if layer is None:
-            self._take(np.zeros(256, np.int64))
-            return
-        labels = np.asarray(layer.data)
-        self._worker.submit(lambda: _count_labels(labels), self._take)
+    def painted_ml(self, class_id: int) -> float:
+        """Painted volume of a class in millilitres."""
+        return float(self._painted[class_id] * self.session.need_scan().geometry.voxel_ml)
 
-    def _take(self, counts: np.ndarray) -> None:
-        self._counts = counts
+    def predicted_ml(self, class_id: int) -> float:
+        """Volume of a class in the prediction, in millilitres."""
+        return float(self._predicted[class_id] * self.session.need_scan().geometry.voxel_ml)
+
+    def count_painted(self) -> None:
+        """Count all painted voxels again, in a thread; `changed` is emitted at the end."""
+        labels = self.session.annotation.labels
+        if labels is None:
+            self._painted_worker.stop()
+            self._take_painted(np.zeros(256, np.int64))
+        else:
+            self._painted_worker.submit(lambda: _count_labels(labels), self._take_painted)
+
+    def _count_predicted(self) -> None:
+        if self._prediction is not None and self.session.scan is not None:
+            labels = np.asarray(self._prediction.data)
+            self._predicted_worker.submit(lambda: _count_labels(labels), self._take_predicted)
+
+    def _take_painted(self, counts: np.ndarray) -> None:
+        self._painted = counts
+        self.changed.emit()
+
+    def _take_predicted(self, counts: np.ndarray) -> None:
+        self._predicted = counts
         self.changed.emit()
 
     def _follow_layer(self) -> None:
@@ -56,17 +68,15 @@ class ClassVolumes:
         if layer is not self._prediction:
             self._prediction = layer
             if layer is not None:
-                layer.events.data.connect(lambda event: self.count())
-                layer.events.visible.connect(lambda event: self.count())
-            self.count()
+                layer.events.data.connect(lambda event: self._count_predicted())
+            self._count_predicted()
 
     def _on_stroke(self, voxels: np.ndarray, before: np.ndarray, after: np.ndarray) -> None:
-        if self._worker.busy:
-            self.count()
-        elif not self.predicted:
+        if self._painted_worker.busy:
+            self.count_painted()
+        else:
             removed, added = (np.bincount(labels, minlength=256) for labels in (before, after))
-            self._counts = self._counts - removed + added
-            self.changed.emit()
+            self._take_painted(self._painted - removed + added)
 
 
 def _count_labels(labels: np.ndarray) -> Iterator[np.ndarray]:

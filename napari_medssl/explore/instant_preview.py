@@ -19,6 +19,7 @@ from psygnal import Signal
 from superqt.utils import FunctionWorker, create_worker, qdebounced
 
 from napari_medssl import layers, navigation
+from napari_medssl.class_colors import PREVIEWED, shade
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.explore.preview_worker import PreviewRequest, PreviewResult, PreviewWorker
 from napari_medssl.explore.similarity import SimilaritySearch
@@ -257,7 +258,7 @@ def vectors_of(
         Vectors (N, 2, 3), start and direction in layer coordinates, and their RGBA colours (N, 4).
     """
     axis, outlines = result.request.axis, result.outlines
-    colors = {item.id: item.color for item in classes}
+    colors = {item.id: shade(item.color, PREVIEWED) for item in classes}
     counts = [len(lines) for lines in outlines.values()]
     color = transform_color([colors.get(label, "white") for label in outlines] or ["white"])
     scale = scale_of(geometry, axis)

@@ -31,6 +31,8 @@ class AnnotationModel:
 
     changed = Signal()
     """Complete slices or the save state have changed."""
+    marking = Signal(object, object)
+    """(added, removed): sets of slices that are about to become complete, or no longer complete."""
     edited = Signal()
     """There is something to save."""
     journaled = Signal()
@@ -201,7 +203,9 @@ class AnnotationModel:
         if now == self.complete:
             return
         self._need_project().need_writable()
-        added, self.complete = set(now) - set(self.complete), now
+        added, removed = set(now) - set(self.complete), set(self.complete) - set(now)
+        self.marking.emit(added, removed)
+        self.complete = now
         if self.interpolated is not None and added:
             for axis, index in added:
                 self.interpolated[(slice(None),) * axis + (index,)] = 0

@@ -52,7 +52,7 @@ class Session:
     suggested = Signal(object)
     """Slices suggested for annotation (medssl.tasks.active_learning.suggest)."""
     view_changed = Signal()
-    """Another slice is on the screen, or a layer was added or removed."""
+    """Another slice is on the screen, or a layer was added, removed or selected."""
     message = Signal(str, str)
     """("info" | "warning" | "error", one sentence)."""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from medssl.core.labels.classes import add_structure
-from medssl.core.project.project import SURE_BACKGROUND, LabelClass, Project
-from qtpy.QtWidgets import QButtonGroup, QLabel, QPushButton
+from medssl.core.project.project import LabelClass, Project
+from qtpy.QtWidgets import QLabel
 
 from napari_medssl.annotate.crash_recovery import CrashRecovery
 from napari_medssl.annotate.edits import Edits
@@ -29,6 +29,7 @@ from napari_medssl.widgets.mask_import import MaskImportButton
 from napari_medssl.widgets.next_slice import NextSlice
 from napari_medssl.widgets.slice_bar import SliceBar
 from napari_medssl.widgets.style import LINK
+from napari_medssl.widgets.tool_row import ToolRow
 from napari_medssl.workspace import Workspace
 
 PLANES = ("Axial", "Coronal", "Sagittal")
@@ -65,14 +66,7 @@ class Annotate(StepContent):
         self.add = button("Add class", self.add_class, "Add a structure to segment")
         self.mask_import = MaskImportButton(workspace, self.edits)
         self.fill = FillMenu(workspace, self.edits, self.interpolation, self.classes.current)
-        self.brush = self._tool("Paint", lambda: self.classes.current(), "Paint the selected class (P)")
-        self.sure = self._tool(
-            "Sure background", lambda: SURE_BACKGROUND, "Paint voxels that belong to none of the classes (Q)"
-        )
-        self.eraser = self._tool("Erase", lambda: 0, "Remove labels (E)")
-        self.tools = QButtonGroup(self)
-        for tool in (self.brush, self.sure, self.eraser):
-            self.tools.addButton(tool)
+        self.tools = ToolRow(workspace, self.use)
         self.complete = button(
             "", self.toggle_complete, "In a complete slice all unpainted voxels are background (K)"
         )
@@ -91,7 +85,7 @@ class Annotate(StepContent):
         self.next = NextSlice(session, workspace, jobs, self.new_annotation)
         column(
             self, self.new, self.classes, row(self.add, self.mask_import, self.fill),
-            row(self.brush, self.sure, self.eraser), self.fill.range_row, self.complete, self.slice_bar,
+            self.tools, self.fill.range_row, self.complete, self.slice_bar,
             row(self.interpolate_button, self.remove_button), self.list, self.next, self.state,
         )  # fmt: skip
         self.proposals = Proposals(workspace, self.edits) if server.is_installed() else None
@@ -102,6 +96,7 @@ class Annotate(StepContent):
             signal.connect(self.refresh)
         session.view_changed.connect(self.refresh)
         self.interpolation.changed.connect(self.refresh)
+        workspace.tools.changed.connect(self._show_class)
         self.refresh()
 
     def summary(self) -> str:
@@ -114,7 +109,6 @@ class Annotate(StepContent):
     def new_annotation(self) -> None:
         """Create the annotation layer and select the brush."""
         catch_errors(self.session, self.workspace.new_annotation)
-        self.use(self.classes.current())
 
     def add_class(self) -> None:
         """Add a class, in a thread, which reads all annotations for ids in use; then select its brush."""
@@ -133,11 +127,17 @@ class Annotate(StepContent):
         if project is self.session.project:
             self.session.classes_changed.emit()
             self.classes.choose(item.id)
+            self.classes.rename()
 
     def use(self, label: int) -> None:
         """Select the brush for a class id, for sure background (255), or the eraser (0)."""
-        {SURE_BACKGROUND: self.sure, 0: self.eraser}.get(label, self.brush).setChecked(True)
         catch_errors(self.session, lambda: self.workspace.paint(label))
+        self.tools.refresh()  # a button that was pressed in vain is not lit
+        self._show_class()
+
+    def paint_class(self) -> None:
+        """Select the brush for the class that was painted last."""
+        self.use(self.workspace.tools.class_id)
 
     def toggle_complete(self) -> None:
         """Mark the slice on the screen complete, with its interpolated labels, or take that back."""
@@ -160,11 +160,6 @@ class Annotate(StepContent):
         """Remove all interpolated labels of the scan."""
         catch_errors(self.session, self.interpolation.remove)
 
-    def _tool(self, text: str, label: Callable[[], int], tip: str) -> QPushButton:
-        tool = button(text, lambda: self.use(label()), tip)
-        tool.setCheckable(True)
-        return tool
-
     def _on_picked(self, index: int) -> None:
         position = self.workspace.slice_on_screen()
         if position is not None:
@@ -176,6 +171,9 @@ class Annotate(StepContent):
 
     # --- what it shows -------------------------------------------------------------------------------
 
+    def _show_class(self) -> None:
+        self.classes.show_current(self.workspace.tools.class_id)
+
     def refresh(self) -> None:
         """Show the state of the slice on the screen and the complete slices."""
         painting = self.workspace.annotation_layer is not None
@@ -186,7 +184,7 @@ class Annotate(StepContent):
         self.new.setVisible(not painting)
         self.new.setEnabled(self.session.scan is not None)
         self.mask_import.setEnabled(self.session.scan is not None)
-        for widget in (self.classes, self.add, self.fill, self.brush, self.sure, self.eraser, self.complete):
+        for widget in (self.classes, self.add, self.fill, self.tools, self.complete):
             widget.setVisible(painting)
         self.complete.setEnabled(position is not None)
         self.complete.setChecked(is_complete)

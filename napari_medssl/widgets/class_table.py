@@ -1,4 +1,4 @@
-"""The table of classes: colour, name, id and volume."""
+"""The table of classes: colour, name, id and volumes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from qtpy.QtWidgets import (
     QColorDialog,
     QHBoxLayout,
     QHeaderView,
+    QMenu,
     QPushButton,
     QTableWidget,
     QTableWidgetItem,
@@ -21,17 +22,28 @@ from qtpy.QtWidgets import (
 )
 
 from napari_medssl.annotate.volumes import ClassVolumes
+from napari_medssl.class_colors import PREDICTED as PREDICTED_SHADE
+from napari_medssl.class_colors import shade
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.model.session import Session
-from napari_medssl.qt import cell, headers
+from napari_medssl.qt import cell, headers, not_none
 
-ROW = 30
+SWATCH, NAME, NUMBER, PAINTED, PREDICTED, MENU = range(6)
+HEADERS = {
+    SWATCH: ("", "Colour where painted; click to change it"),
+    NAME: ("Class", "Click a class to paint it"),
+    NUMBER: ("Id", "Label value of this class in exported files"),
+    PAINTED: ("Painted", "Volume in the annotation"),
+    PREDICTED: ("Predicted", "Volume in the prediction of step 5"),
+    MENU: ("", ""),
+}
+HEAD, ROW = 24, 30
 MAX_ROWS = 6
 ID = Qt.ItemDataRole.UserRole
 
 
 class ClassTable(QTableWidget):
-    """Click a class to paint it, its colour to change it; a right click renames or removes the class."""
+    """Click a class to paint it, its colour to change it; a menu in the row renames or removes it."""
 
     picked = Signal(int)
     """Id of the class that the user has selected."""
@@ -39,9 +51,25 @@ class ClassTable(QTableWidget):
     """Id of a class that the user wants to remove."""
 
     def __init__(self, session: Session, volumes: ClassVolumes) -> None:
-        super().__init__(0, 4)
+        super().__init__(0, len(HEADERS))
         self.session, self.volumes = session, volumes
         self.setToolTip("Click a class to paint it, right-click it to rename or remove it")
+        self._set_up()
+        self._entry("Rename class", QKeySequence("F2"), self.rename)
+        delete = QKeySequence(QKeySequence.StandardKey.Delete)
+        self._entry("Remove class…", delete, lambda: self.removing.emit(self.current()))
+        self.setContextMenuPolicy(Qt.ContextMenuPolicy.ActionsContextMenu)
+        self.itemChanged.connect(self._on_renamed)
+        for signal in (self.itemSelectionChanged, self.cellClicked):
+            signal.connect(lambda *of: self.picked.emit(self.current()))
+        session.classes_changed.connect(self.refresh)
+        volumes.changed.connect(self.show_volumes)
+        self.refresh()
+
+    def _set_up(self) -> None:
+        self.setHorizontalHeaderLabels([text for text, _ in HEADERS.values()])
+        for column, (_, tip) in HEADERS.items():
+            not_none(self.horizontalHeaderItem(column)).setToolTip(tip)
         header, row_header = headers(self)
         row_header.hide()
         row_header.setDefaultSectionSize(ROW)
@@ -49,37 +77,36 @@ class ClassTable(QTableWidget):
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
         self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        header.hide()
-        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Fixed)
-        header.setSectionResizeMode(1, QHeaderView.ResizeMode.Stretch)
-        self.setColumnWidth(0, 42)
-        for narrow in (2, 3):
-            header.setSectionResizeMode(narrow, QHeaderView.ResizeMode.ResizeToContents)
-        self._entry("Rename class", QKeySequence("F2"), self.rename)
-        delete = QKeySequence(QKeySequence.StandardKey.Delete)
-        self._entry("Remove class…", delete, lambda: self.removing.emit(self.current()))
-        self.setContextMenuPolicy(Qt.ContextMenuPolicy.ActionsContextMenu)
-        self.itemChanged.connect(self._on_renamed)
-        self.cellClicked.connect(lambda row, column: self.picked.emit(self.current()))
-        session.classes_changed.connect(self.refresh)
-        volumes.changed.connect(self.show_volumes)
-        self.refresh()
+        header.setFixedHeight(HEAD)
+        header.setHighlightSections(False)
+        header.setMinimumSectionSize(20)
+        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
+        header.setSectionResizeMode(NAME, QHeaderView.ResizeMode.Stretch)
+        for column, width in ((SWATCH, 36), (MENU, 26)):
+            header.setSectionResizeMode(column, QHeaderView.ResizeMode.Fixed)
+            self.setColumnWidth(column, width)
 
     def current(self) -> int:
         """Id of the selected class."""
-        name = self.item(max(self.currentRow(), 0), 1)
+        name = self.item(max(self.currentRow(), 0), NAME)
         return int(name.data(ID)) if name is not None else 1
 
     def choose(self, class_id: int) -> None:
         """Select a class as if it had been clicked."""
+        self.show_current(class_id)
+        self.picked.emit(class_id)
+
+    def show_current(self, class_id: int) -> None:
+        """Highlight the class that is in use."""
+        self.blockSignals(True)
         for number in range(self.rowCount()):
-            if cell(self, number, 1).data(ID) == class_id:
+            if cell(self, number, NAME).data(ID) == class_id != self.current():
                 self.selectRow(number)
-                self.picked.emit(class_id)
+        self.blockSignals(False)
 
     def rename(self) -> None:
         """Edit the name of the selected class."""
-        name = self.item(max(self.currentRow(), 0), 1)
+        name = self.item(max(self.currentRow(), 0), NAME)
         if name is not None:
             self.editItem(name)
 
@@ -98,26 +125,31 @@ class ClassTable(QTableWidget):
         self.blockSignals(True)
         self.setRowCount(len(classes))
         for number, item in enumerate(classes):
-            self.setCellWidget(number, 0, self._swatch(item))
+            self.setCellWidget(number, SWATCH, self._swatch(item))
             name = QTableWidgetItem(item.name)
             name.setData(ID, item.id)
-            self.setItem(number, 1, name)
-            self.setItem(number, 2, _fixed(str(item.id), "Label value of this class in exported files"))
-            self.setItem(number, 3, _fixed("", ""))
+            self.setItem(number, NAME, name)
+            self.setItem(number, NUMBER, _fixed(str(item.id)))
+            for column in (PAINTED, PREDICTED, MENU):
+                self.setItem(number, column, _fixed(""))
+            shown = QColor(shade(item.color, PREDICTED_SHADE))
+            cell(self, number, PREDICTED).setData(Qt.ItemDataRole.DecorationRole, shown)
+            self.setCellWidget(number, MENU, self._menu_button(number))
         if classes:
             self.selectRow(min(selected, len(classes) - 1))
         self.blockSignals(False)
-        self.setFixedHeight(ROW * min(max(len(classes), 1), MAX_ROWS) + 6)
+        self.setFixedHeight(HEAD + ROW * min(max(len(classes), 1), MAX_ROWS) + 8)
         self.show_volumes()
 
     def show_volumes(self) -> None:
         """Show the volumes of the classes."""
-        source = "the prediction on the screen" if self.volumes.predicted else "the annotation"
+        volumes = self.volumes
+        self.setColumnHidden(PREDICTED, not volumes.has_prediction)
         self.blockSignals(True)
         for number in range(self.rowCount() if self.session.scan is not None else 0):
-            item, volume = cell(self, number, 3), self.volumes.ml(cell(self, number, 1).data(ID))
-            item.setText(f"{volume:.0f} ml" if volume >= 100 else f"{volume:.2g} ml" if volume else "")
-            item.setToolTip(f"Volume of {source}")
+            class_id = cell(self, number, NAME).data(ID)
+            for column, ml in ((PAINTED, volumes.painted_ml), (PREDICTED, volumes.predicted_ml)):
+                cell(self, number, column).setText(_volume(ml(class_id)))
         self.blockSignals(False)
 
     def _swatch(self, item: LabelClass) -> QWidget:
@@ -132,6 +164,21 @@ class ClassTable(QTableWidget):
         layout.setContentsMargins(6, 0, 8, 0)
         layout.addWidget(button)
         return holder
+
+    def _menu_button(self, row: int) -> QPushButton:
+        """Opens the menu of a right click on the row."""
+        button = QPushButton("⋮")
+        button.setProperty("reset", True)
+        button.setToolTip("Rename or remove this class")
+        button.clicked.connect(lambda: self._open_menu(row, button))
+        return button
+
+    def _open_menu(self, row: int, button: QPushButton) -> None:
+        self.selectRow(row)
+        menu = QMenu(self)
+        menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
+        menu.addActions(self.actions())
+        menu.popup(button.mapToGlobal(button.rect().bottomLeft()))
 
     def _on_renamed(self, edited: QTableWidgetItem) -> None:
         item, name = self._class_with(edited.data(ID)), edited.text().strip()
@@ -150,10 +197,15 @@ class ClassTable(QTableWidget):
         return next((item for item in classes if item.id == class_id), None)
 
 
-def _fixed(text: str, tip: str) -> QTableWidgetItem:
+def _fixed(text: str) -> QTableWidgetItem:
     """A cell that is only read."""
     item = QTableWidgetItem(text)
     item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable)
     item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
-    item.setToolTip(tip)
     return item
+
+
+def _volume(ml: float) -> str:
+    if ml < 0.01:
+        return "< 0.01 ml" if ml else ""
+    return f"{ml:.0f} ml" if ml >= 10 else f"{ml:.2g} ml"

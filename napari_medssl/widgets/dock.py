@@ -13,7 +13,9 @@ from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 from superqt import ensure_main_thread
 
-from napari_medssl.canvas_context import make_canvas_current_on_removal
+from napari_medssl.annotate import keys
+from napari_medssl.annotate.keys import AnnotationKeys
+from napari_medssl.canvas_context import make_canvas_current_on_removal, window_of
 from napari_medssl.engine.background_jobs import BackgroundJobs
 from napari_medssl.engine.child_process import COMMAND
 from napari_medssl.engine.estimates import Estimates
@@ -30,6 +32,7 @@ from napari_medssl.widgets.components import Step, StepContent, button, hint
 from napari_medssl.widgets.features import Features
 from napari_medssl.widgets.finetune import Finetune
 from napari_medssl.widgets.instant_preview import InstantPreviewBox
+from napari_medssl.widgets.legend import Legend
 from napari_medssl.widgets.live_preview import live_preview_label
 from napari_medssl.widgets.prediction import Prediction
 from napari_medssl.widgets.pretrain import Pretrain
@@ -44,10 +47,6 @@ SURE_KEY, COMPLETE_KEY, PREDICTION_KEY, PREVIEW_KEY = "Q", "K", "H", "W"
 NEXT_SCAN_KEY, LAST_SCAN_KEY = "PageDown", "PageUp"
 FLIP_KEY, ACCEPT_KEY = "J", "U"
 REVIEW_KEY, ACCEPT_SCAN_KEY = "N", "Shift-U"
-KEYS = (
-    SURE_KEY, COMPLETE_KEY, PREDICTION_KEY, PREVIEW_KEY, NEXT_SCAN_KEY, LAST_SCAN_KEY, FLIP_KEY, ACCEPT_KEY,
-    REVIEW_KEY, ACCEPT_SCAN_KEY,
-)  # fmt: skip
 WIDTH = 345
 
 
@@ -86,10 +85,11 @@ class Dock(QWidget):
             self.prediction,
             self.features,
         )
+        self.legend = Legend(self.workspace, self)
         self.steps = [Step(number, content) for number, content in enumerate(contents, 1)]
         self._lay_out()
+        self.keys = self._keys()
         self._connect()
-        self._keys()
         self._restyle()
         self.steps[0].expand()
 
@@ -149,6 +149,7 @@ class Dock(QWidget):
         for step in self.steps:
             if is_open and step is not opened and step.isExpanded():
                 step.collapse()
+        self.legend.want(any(step.isExpanded() for step in (self.steps[1], self.steps[4])))
 
     def _paint(self) -> None:
         """Open step 2 with the brush selected."""
@@ -172,9 +173,13 @@ class Dock(QWidget):
         for each in (self.pretrain, self.finetune, self.prediction):
             each.advanced.redraw_icons()
 
-    def _keys(self) -> None:
-        """Bind keys that napari does not use for Labels and Image layers."""
-        actions = {
+    def _keys(self) -> AnnotationKeys:
+        """Bind keys that napari does not use for Image layers."""
+        actions: dict[keys.Key, Callable[[], object]] = {
+            keys.PAINT: self.annotate.paint_class,
+            keys.ERASE: lambda: self.annotate.use(0),
+            keys.UNDO: self.workspace.undo.undo,
+            keys.REDO: self.workspace.undo.redo,
             SURE_KEY: lambda: self.annotate.use(SURE_BACKGROUND),
             COMPLETE_KEY: self.annotate.toggle_complete,
             PREDICTION_KEY: self.workspace.predictions.toggle,
@@ -186,8 +191,7 @@ class Dock(QWidget):
             NEXT_SCAN_KEY: lambda: self.scans.table.step(1),
             LAST_SCAN_KEY: lambda: self.scans.table.step(-1),
         }
-        for key, action in actions.items():
-            self.viewer.bind_key(key, lambda viewer, action=action: action(), overwrite=True)
+        return AnnotationKeys(self.workspace, actions)
 
     # --- leaving -------------------------------------------------------------------------------------
 
@@ -195,6 +199,7 @@ class Dock(QWidget):
         """Watch the window that contains the dock, to save before it closes."""
         super().showEvent(event)
         not_none(self.window()).installEventFilter(self)
+        self.legend.put_on(window_of(self))
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
         """Save strokes before the window closes; if that fails, it stays open, the first time."""
@@ -232,6 +237,7 @@ class Dock(QWidget):
         preview, project_lock, live = self.preview.preview, self.project_lock, self.live
         proposals = self.annotate.proposals
         viewer, restyle, release_canvas = self.viewer, self._restyle, self._release_canvas
+        bound, legend = self.keys, self.legend
         estimates, precompute, background_jobs = (
             self.estimates,
             self.features.precompute,
@@ -251,8 +257,8 @@ class Dock(QWidget):
             workspace.close()
             viewer.events.theme.disconnect(restyle)
             release_canvas()
-            for key in KEYS:
-                viewer.bind_key(key, None)
+            bound.close()
+            legend.close_for_good()
             estimates.cancel()
             precompute.close()
             background_jobs.cancel_all()

@@ -1,0 +1,77 @@
+"""Which tool paints on the annotation: read from napari's layers, which napari's own buttons change, too."""
+
+from __future__ import annotations
+
+from medssl.core.project.project import SURE_BACKGROUND
+from napari.components import ViewerModel
+from napari.layers import Labels
+from psygnal import Signal
+
+from napari_medssl.model.session import Session
+
+
+class Tools:
+    """Follows the tool of the annotation layer, and keeps tool and class from scan to scan."""
+
+    changed = Signal()
+    """Another tool or class is in use."""
+
+    def __init__(self, viewer: ViewerModel, session: Session) -> None:
+        self.viewer, self.session = viewer, session
+        self.class_id = 1
+        """Id of the class that was selected last."""
+        self._layer: Labels | None = None
+        self._kept: int | None = None
+        session.scan_leaving.connect(self._keep)
+        session.view_changed.connect(self.changed.emit)
+
+    @property
+    def label(self) -> int | None:
+        """What a stroke on the canvas sets: a class id, 255 for sure background, 0 for the eraser.
+
+        None while strokes do not change the annotation, because of another mode or another active layer.
+        """
+        layer = self._layer
+        if layer is None or self.viewer.layers.selection.active is not layer:
+            return None
+        return {"paint": int(layer.selected_label), "erase": 0}.get(layer.mode)
+
+    def watch(self, layer: Labels) -> None:
+        """Follow this layer from now on, with the tool and the class of the layer before.
+
+        Args:
+            layer: The annotation layer.
+        """
+        self._layer = layer
+        ids = self._class_ids()
+        if self.class_id not in ids:
+            self.class_id = ids[0]
+        layer.selected_label = SURE_BACKGROUND if self._kept == SURE_BACKGROUND else self.class_id
+        if self._kept is not None:
+            layer.mode = "paint" if self._kept else "erase"
+        layer.events.selected_label.connect(self._on_label)
+        layer.events.mode.connect(self._on_mode)
+
+    def _keep(self) -> None:
+        if self._layer in self.viewer.layers:
+            self._kept = self.label
+
+    def _on_mode(self, event: object = None) -> None:
+        self.changed.emit()
+
+    def _on_label(self, event: object = None) -> None:
+        """napari selects any label; strokes of one without a class would be invisible, so it is refused."""
+        layer = self._layer
+        if layer is None:
+            return
+        label = int(layer.selected_label)
+        if label in self._class_ids():
+            self.class_id = label
+        elif label not in (0, SURE_BACKGROUND):
+            self.session.notify("info", f"Label {label} has no class; add a class in step 2 to paint it.")
+            layer.selected_label = self.class_id
+            return
+        self.changed.emit()
+
+    def _class_ids(self) -> list[int]:
+        return [item.id for item in self.session.need_project().classes]

@@ -1,0 +1,188 @@
+"""One order of undo for strokes, edits of many voxels and complete slices.
+
+napari keeps the voxels of each step in the layer and knows nothing of complete slices. Here is the order of
+all steps: what was done last is undone first, so a slice that loses its strokes has lost its mark before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+from napari.layers import Labels
+
+from napari_medssl.annotate.class_changes import ClassChange, repeat, take_back
+from napari_medssl.error_handling import catch_errors
+from napari_medssl.model.annotation_state import SliceIndex
+from napari_medssl.model.session import Session
+
+MOST_STEPS = 100
+"""Number of steps with voxels that are kept: as many as napari keeps."""
+
+
+@dataclass
+class Step:
+    """One step of undo.
+
+    Attributes:
+        voxels: Whether labels have changed, which napari undoes.
+        edit: Whether they may have changed on any slice, not only on the one on the screen.
+        added: Slices that became complete.
+        removed: Slices that are no longer complete.
+        classes: Changes of classes that came with it.
+        interpolated: Interpolated labels, uint8 (rows, columns), that the completed slices had before.
+    """
+
+    voxels: bool = False
+    edit: bool = False
+    added: set[SliceIndex] = field(default_factory=set)
+    removed: set[SliceIndex] = field(default_factory=set)
+    classes: tuple[ClassChange, ...] = ()
+    interpolated: dict[SliceIndex, np.ndarray] = field(default_factory=dict)
+
+
+class UndoHistory:
+    """Undoes and redoes the steps of the annotation on the screen."""
+
+    def __init__(self, session: Session) -> None:
+        self.session, self.annotation = session, session.annotation
+        self._layer: Labels | None = None
+        self._done: list[Step] = []
+        self._undone: list[Step] = []
+        self._open: Step | None = None
+        self._restoring = False
+        session.scan_changed.connect(self.clear)
+        self.annotation.marking.connect(self._on_marking)
+
+    def watch(self, layer: Labels) -> None:
+        """Keep the order of this layer's steps from now on.
+
+        Args:
+            layer: The annotation layer.
+        """
+        self.clear()
+        self._layer = layer
+        layer.events.paint.connect(self._on_paint)
+        layer.events.editable.connect(self._on_editable)
+        # napari's keys and other plugins undo by these methods: a step that only the layer undoes would leave
+        # an emptied slice complete.
+        layer.undo, layer.redo = self.undo, self.redo  # type: ignore[method-assign]
+
+    def clear(self) -> None:
+        """Forget all steps."""
+        self._done, self._undone = [], []
+
+    @contextmanager
+    def one_step(self, added: Iterable[SliceIndex] = ()) -> Iterator[Step]:
+        """All that is edited meanwhile is one step, which is yielded.
+
+        Args:
+            added: Slices that become complete.
+        """
+        self._open = step = Step(edit=True, interpolated=self._interpolated(added))
+        try:
+            yield step
+        finally:
+            self._open = None
+            self._push(step)
+
+    def undo(self) -> None:
+        """Undo the last step."""
+        catch_errors(self.session, lambda: self._move(self._done, self._undone, self._take_back))
+
+    def redo(self) -> None:
+        """Redo the step that was undone last."""
+        catch_errors(self.session, lambda: self._move(self._undone, self._done, self._repeat))
+
+    def _move(self, source: list[Step], target: list[Step], apply: Callable[[Step], None]) -> None:
+        if not source:
+            return
+        self.session.need_project().need_writable()
+        step = source.pop()
+        target.append(step)
+        self._restoring = True
+        try:
+            apply(step)
+        finally:
+            self._restoring = False
+
+    def _take_back(self, step: Step) -> None:
+        """Marks first: wherever the journal of a killed viewer ends, no emptied slice is complete in it."""
+        self.annotation.set_complete(({*self.annotation.complete} - step.added) | step.removed)
+        if step.voxels:
+            self._move_voxels(Labels.undo, step)
+        take_back(self.session, step.classes)
+        self._restore_interpolated(step.interpolated)
+
+    def _repeat(self, step: Step) -> None:
+        repeat(self.session, step.classes)
+        if step.voxels:
+            self._move_voxels(Labels.redo, step)
+        self.annotation.set_complete(({*self.annotation.complete} | step.added) - step.removed)
+
+    def _move_voxels(self, move: Callable[[Labels], None], step: Step) -> None:
+        if self._layer is not None:
+            move(self._layer)
+            if (
+                step.edit or not self._layer.visible
+            ):  # a hidden layer redraws nothing, which autosave would see
+                self.annotation.invalidate()
+
+    # --- what happens --------------------------------------------------------------------------------
+
+    def _on_paint(self, event: object = None) -> None:
+        """napari emits this once for each step that it can undo."""
+        if self._open is not None:
+            self._open.voxels = True
+        else:
+            self._push(Step(voxels=True))
+
+    def _on_marking(self, added: set[SliceIndex], removed: set[SliceIndex]) -> None:
+        if self._restoring:
+            return
+        step = self._open or Step()
+        step.added |= added
+        step.removed |= removed
+        step.interpolated = {**self._interpolated(added), **step.interpolated}
+        if self._open is None:
+            self._push(step)
+
+    def _on_editable(self, event: object = None) -> None:
+        """napari forgets its steps where a layer is locked."""
+        if self._layer is not None and not self._layer.editable:
+            self.clear()
+
+    def _push(self, step: Step) -> None:
+        if not (step.voxels or step.added or step.removed):
+            return
+        self._undone.clear()
+        self._done.append(step)
+        with_voxels = [position for position, each in enumerate(self._done) if each.voxels]
+        if len(with_voxels) > MOST_STEPS:
+            del self._done[: with_voxels[0] + 1]
+
+    # --- interpolated labels -------------------------------------------------------------------------
+
+    def _interpolated(self, slices: Iterable[SliceIndex]) -> dict[SliceIndex, np.ndarray]:
+        """Copies of the interpolated labels of slices, of those that have any."""
+        labels = self.annotation.interpolated
+        if labels is None:
+            return {}
+        planes = {(axis, index): labels[_plane(axis, index)].copy() for axis, index in slices}
+        return {position: plane for position, plane in planes.items() if plane.any()}
+
+    def _restore_interpolated(self, planes: dict[SliceIndex, np.ndarray]) -> None:
+        """Put interpolated labels back where nobody has painted."""
+        interpolated, labels = self.annotation.interpolated, self.annotation.labels
+        if not planes or interpolated is None or labels is None:
+            return
+        for (axis, index), plane in planes.items():
+            here = _plane(axis, index)
+            interpolated[here] = np.where(labels[here] == 0, plane, 0)
+        self.annotation.set_interpolated(interpolated)
+
+
+def _plane(axis: int, index: int) -> tuple[slice | int, ...]:
+    return (*(slice(None),) * axis, index)
