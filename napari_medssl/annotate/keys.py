@@ -11,8 +11,8 @@ from napari.layers import Labels, Layer
 from napari_medssl.workspace import Workspace
 
 PAINT, ERASE = "P", "E"
-UNDO = KeyMod.CtrlCmd | KeyCode.KeyZ
-REDO = KeyMod.CtrlCmd | KeyMod.Shift | KeyCode.KeyZ
+UNDO = int(KeyMod.CtrlCmd | KeyCode.KeyZ)
+REDO = int(KeyMod.CtrlCmd | KeyMod.Shift | KeyCode.KeyZ)
 MODES = {PAINT: "paint", ERASE: "erase"}
 Key = str | int
 

@@ -68,7 +68,7 @@ class UndoHistory:
         layer.events.editable.connect(self._on_editable)
         # napari's keys and other plugins undo by these methods: a step that only the layer undoes would leave
         # an emptied slice complete.
-        layer.undo, layer.redo = self.undo, self.redo  # type: ignore[method-assign]
+        layer.undo, layer.redo = self.undo, self.redo
 
     def clear(self) -> None:
         """Forget all steps."""

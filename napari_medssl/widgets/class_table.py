@@ -149,7 +149,7 @@ class ClassTable(QTableWidget):
         for number in range(self.rowCount() if self.session.scan is not None else 0):
             class_id = cell(self, number, NAME).data(ID)
             for column, ml in ((PAINTED, volumes.painted_ml), (PREDICTED, volumes.predicted_ml)):
-                cell(self, number, column).setText(_volume(ml(class_id)))
+                cell(self, number, column).setText(volume(ml(class_id)))
         self.blockSignals(False)
 
     def _swatch(self, item: LabelClass) -> QWidget:
@@ -205,7 +205,8 @@ def _fixed(text: str) -> QTableWidgetItem:
     return item
 
 
-def _volume(ml: float) -> str:
+def volume(ml: float) -> str:
+    """A volume in millilitres as text; empty for none."""
     if ml < 0.01:
         return "< 0.01 ml" if ml else ""
     return f"{ml:.0f} ml" if ml >= 10 else f"{ml:.2g} ml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from html import escape
 
 from qtpy.QtCore import Qt
@@ -20,8 +21,8 @@ STYLE = "background: rgba(0, 0, 0, 170); color: white; border-radius: 4px; paddi
 class Legend(QLabel):
     """A list in the upper left corner of the canvas, which lets the mouse through."""
 
-    def __init__(self, workspace: Workspace) -> None:
-        super().__init__()
+    def __init__(self, workspace: Workspace, parent: QWidget) -> None:
+        super().__init__(parent)
         self.workspace, self.session = workspace, workspace.session
         self._wanted = False
         self.setStyleSheet(STYLE)
@@ -43,6 +44,11 @@ class Legend(QLabel):
             self.move(MARGIN, MARGIN)
             self.refresh()
 
+    def close_for_good(self) -> None:
+        """Leave the canvas, if it still exists."""
+        with suppress(RuntimeError):
+            self.deleteLater()
+
     def want(self, wanted: bool) -> None:
         """Say whether a step is open that the legend belongs to."""
         self._wanted = wanted
@@ -53,7 +59,9 @@ class Legend(QLabel):
         project, workspace = self.session.project, self.workspace
         shades = [PAINTED] if workspace.annotation_layer is not None else []
         shades += [PREDICTED] if workspace.predictions.shown_run else []
-        shown = self._wanted and project is not None and bool(shades) and self.parent() is not None
+        shown = (
+            self._wanted and project is not None and bool(shades) and isinstance(self.parent(), QOpenGLWidget)
+        )
         self.setVisible(shown)
         if not shown or project is None:
             return
@@ -67,6 +75,7 @@ class Legend(QLabel):
             lines.append("<i>bright: painted, dark: predicted</i>")
         self.setText("<br>".join(lines))
         self.adjustSize()
+        self.show()
 
 
 def _square(color: str) -> str:

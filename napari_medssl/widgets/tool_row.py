@@ -21,28 +21,28 @@ class ToolRow(QWidget):
         use: Takes the tool for a class id, for sure background (255) or the eraser (0).
         """
         super().__init__()
-        self._tools, self._size = workspace.tools, workspace.brush_size
+        self._tools, self._brush_size = workspace.tools, workspace.brush_size
         self.brush = _tool("Paint", lambda: use(self._tools.class_id), "Paint the selected class (P)")
         self.sure = _tool(
             "Sure background", lambda: use(SURE_BACKGROUND),
             "Paint voxels that belong to none of the classes (Q)",
         )  # fmt: skip
         self.eraser = _tool("Erase", lambda: use(0), "Remove labels (E)")
-        self.size = QDoubleSpinBox()
-        self.size.setToolTip(
+        self.diameter = QDoubleSpinBox()
+        self.diameter.setToolTip(
             "Diameter of the brush in mm ([ and ]), kept for all scans; a brush has whole voxels"
         )
-        self.size.setPrefix("Brush ")
-        self.size.setSuffix(" mm")
-        self.size.setDecimals(1)
-        self.size.setRange(0.1, 500)
-        self.size.setKeyboardTracking(False)
-        self.size.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self.size.valueChanged.connect(self._size.set_mm)
+        self.diameter.setPrefix("Brush ")
+        self.diameter.setSuffix(" mm")
+        self.diameter.setDecimals(1)
+        self.diameter.setRange(0.1, 500)
+        self.diameter.setKeyboardTracking(False)
+        self.diameter.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.diameter.valueChanged.connect(self._brush_size.set_mm)
         tools = row(self.brush, self.sure, self.eraser)
-        column(self, tools, self.size).setContentsMargins(0, 0, 0, 0)
+        column(self, tools, self.diameter).setContentsMargins(0, 0, 0, 0)
         self._tools.changed.connect(self.refresh)
-        self._size.changed.connect(self.refresh)
+        self._brush_size.changed.connect(self.refresh)
         self.refresh()
 
     def refresh(self) -> None:
@@ -51,10 +51,10 @@ class ToolRow(QWidget):
         self.brush.setChecked(label not in (None, 0, SURE_BACKGROUND))
         self.sure.setChecked(label == SURE_BACKGROUND)
         self.eraser.setChecked(label == 0)
-        self.size.blockSignals(True)
-        self.size.setSingleStep(self._size.voxel_mm)
-        self.size.setValue(self._size.mm)
-        self.size.blockSignals(False)
+        self.diameter.blockSignals(True)
+        self.diameter.setSingleStep(self._brush_size.voxel_mm)
+        self.diameter.setValue(self._brush_size.mm)
+        self.diameter.blockSignals(False)
 
 
 def _tool(text: str, action: Callable[[], object], tip: str) -> QPushButton:

@@ -51,8 +51,9 @@ def no_precompute(monkeypatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def own_recent_projects(monkeypatch, tmp_path) -> None:
-    """The list of recent projects is not that of the person who runs the tests."""
-    from napari_medssl.model import recent_projects
+def own_settings(monkeypatch, tmp_path) -> None:
+    """Recent projects and preferences are not those of the person who runs the tests."""
+    from napari_medssl.model import preferences, recent_projects
 
     monkeypatch.setattr(recent_projects, "FILE", tmp_path / "config" / "recent-projects.json")
+    monkeypatch.setattr(preferences, "FILE", tmp_path / "config" / "preferences.json")

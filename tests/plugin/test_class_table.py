@@ -13,8 +13,9 @@ from test_workspace import predict, write_scan
 
 from napari_medssl.annotate.volumes import ClassVolumes
 from napari_medssl.model.session import Session
+from napari_medssl.widgets import class_table
 from napari_medssl.widgets.class_removal import NOT_ANNOTATED, ClassRemoval
-from napari_medssl.widgets.class_table import ClassTable
+from napari_medssl.widgets.class_table import PAINTED, PREDICTED, ClassTable
 from napari_medssl.widgets.slice_bar import SliceBar
 from napari_medssl.workspace import Workspace
 
@@ -39,28 +40,38 @@ def desk(qtbot, tmp_path) -> Workspace:
     labels[4, 5, :10], labels[6, 1, 1] = 1, 2
     made.session.project.save_annotation(scan, Annotation(labels, ((0, 4), (0, 6))))
     made.session.select(scan)
-    qtbot.waitUntil(lambda: made.volumes.ml(1) > 0, timeout=20000)
+    qtbot.waitUntil(lambda: made.volumes.painted_ml(1) > 0, timeout=20000)
     yield made
     made.session.close()
     made.close()
 
 
 def test_volumes_follow_strokes_without_a_new_count(desk, monkeypatch):
-    assert desk.volumes.ml(1) == pytest.approx(10 * ML) and desk.table.item(0, 3).text() == "0.09 ml"
-    monkeypatch.setattr(desk.volumes, "count", lambda: pytest.fail("a full count"))
+    assert desk.volumes.painted_ml(1) == pytest.approx(10 * ML) and desk.table.item(0, 3).text() == "0.09 ml"
+    monkeypatch.setattr(desk.volumes, "count_painted", lambda: pytest.fail("a full count"))
     desk.annotation_layer.brush_size = 1
     desk.go_to(0, 4)
     desk.annotation_layer.paint((4, 5, 3), 2)
-    assert desk.volumes.ml(1) == pytest.approx(9 * ML) and desk.volumes.ml(2) == pytest.approx(2 * ML)
+    assert desk.volumes.painted_ml(1) == pytest.approx(9 * ML) and desk.volumes.painted_ml(
+        2
+    ) == pytest.approx(2 * ML)
 
 
-def test_volumes_are_those_of_the_prediction_while_it_is_shown(desk, qtbot):
+def test_painted_and_predicted_volumes_stand_side_by_side(desk, qtbot):
+    assert desk.table.isColumnHidden(PREDICTED)
     desk.predictions.show(predict(desk, 2))
-    qtbot.waitUntil(lambda: desk.volumes.ml(2) > 900 * ML, timeout=20000)
-    assert desk.volumes.predicted and "prediction" in desk.table.item(0, 3).toolTip()
-    desk.predictions.toggle()
-    qtbot.waitUntil(lambda: desk.volumes.ml(1) == pytest.approx(10 * ML), timeout=20000)
-    assert not desk.volumes.predicted
+    qtbot.waitUntil(lambda: desk.volumes.predicted_ml(2) > 900 * ML, timeout=20000)
+    assert not desk.table.isColumnHidden(PREDICTED)
+    assert [desk.table.item(1, column).text() for column in (PAINTED, PREDICTED)] == ["< 0.01 ml", "8.6 ml"]
+    desk.predictions.toggle()  # hidden, not gone
+    assert desk.volumes.painted_ml(1) == pytest.approx(10 * ML) and not desk.table.isColumnHidden(PREDICTED)
+
+
+@pytest.mark.parametrize(
+    "ml, text", [(0, ""), (0.004, "< 0.01 ml"), (0.09, "0.09 ml"), (9.96, "10 ml"), (99.6, "100 ml")]
+)
+def test_volumes_are_written_without_powers_of_ten(ml, text):
+    assert class_table.volume(ml) == text
 
 
 @pytest.mark.parametrize("choice, into", [("Structure 2 (2)", 2), (NOT_ANNOTATED, 0)])

@@ -12,9 +12,10 @@ from medssl.core.errors import UserError
 from napari.components import ViewerModel
 from napari.utils.shortcuts import default_shortcuts
 
+from napari_medssl.annotate import keys
 from napari_medssl.io import reader, samples
 from napari_medssl.model.job_factory import pretrain_job
-from napari_medssl.widgets import Dock, dock, style
+from napari_medssl.widgets import Dock, style
 from napari_medssl.widgets.finetune import RANDOM_NAME, SHAPES_NAME
 
 ENGINE = """
@@ -180,7 +181,7 @@ def test_new_annotation_takes_the_brush_for_the_first_class(make):
     made = make()
     made.annotate.new.click()
     layer = made.workspace.annotation_layer
-    assert (layer.mode, layer.selected_label) == ("paint", 1) and made.annotate.brush.isChecked()
+    assert (layer.mode, layer.selected_label) == ("paint", 1) and made.annotate.tools.brush.isChecked()
 
 
 def test_an_added_class_is_in_the_brush_and_in_the_project(make, qtbot):
@@ -200,9 +201,9 @@ def test_a_renamed_class_is_in_the_project(make):
 def test_sure_background_and_eraser(make):
     made = make()
     made.annotate.new.click()
-    made.annotate.sure.click()
+    made.annotate.tools.sure.click()
     assert made.workspace.annotation_layer.selected_label == 255
-    made.annotate.eraser.click()
+    made.annotate.tools.eraser.click()
     assert made.workspace.annotation_layer.mode == "erase"
 
 
@@ -221,14 +222,14 @@ def test_a_number_in_the_list_goes_to_its_slice(make):
     assert made.workspace.slice_on_screen() == (0, 4)
 
 
-def test_our_keys_are_not_napari_s():
+def test_our_keys_are_not_napari_s(make):
     taken = {
         str(key)
-        for name, keys in default_shortcuts.items()
+        for name, each in default_shortcuts.items()
         if any(word in name for word in ("labels", "image", "dims", "view", "layers", "label", "brush"))
-        for key in keys
+        for key in each
     }
-    assert not set(dock.KEYS) & taken
+    assert not {*make().keys.actions} - {keys.PAINT, keys.ERASE, keys.UNDO, keys.REDO} & taken
 
 
 # --- train -------------------------------------------------------------------------------------------

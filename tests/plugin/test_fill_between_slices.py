@@ -75,6 +75,7 @@ def test_completing_a_filled_slice_accepts_it_and_undo_takes_that_back(desk):
     assert not desk.interpolation.layer.data[4].any()
     desk.annotation_layer.undo()
     assert not desk.annotation_layer.data[4].any() and (0, 4) not in desk.session.annotation.complete
+    assert np.count_nonzero(desk.interpolation.layer.data[4] == 1) == 25, "the outlines are back"
 
 
 def test_a_fill_can_be_removed(desk):
@@ -87,6 +88,8 @@ def test_a_fill_can_be_removed(desk):
 def test_a_mark_on_a_filled_slice_leaves_no_guess_in_it(desk):
     desk.toggle_complete()
     assert not desk.interpolation.layer.data[4].any() and desk.interpolation.layer.data[3].any()
+    desk.annotation_layer.undo()
+    assert desk.interpolation.layer.data[4].any()
 
 
 def test_a_fill_follows_the_scan_unless_shapes_alone_are_asked_for(desk, qtbot, tmp_path):
