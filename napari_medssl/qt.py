@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from qtpy.QtCore import QObject, QTimer
+from qtpy.QtGui import QKeyEvent
 from qtpy.QtWidgets import QHeaderView, QTableWidget, QTableWidgetItem
 
 T = TypeVar("T")
@@ -20,6 +21,17 @@ def not_none(value: T | None) -> T:
     if value is None:
         raise TypeError("Qt returned nothing where it always returns an object")
     return value
+
+
+class Table(QTableWidget):
+    """A table whose letters are the viewer's keys; Qt would search for a row, or edit the selected one."""
+
+    def keyPressEvent(self, event: QKeyEvent | None) -> None:
+        """Pass letters on, to the dock and from there to the viewer."""
+        if event is not None and event.text().isalpha():
+            event.ignore()
+        else:
+            super().keyPressEvent(event)
 
 
 def cell(table: QTableWidget, row: int, column: int) -> QTableWidgetItem:

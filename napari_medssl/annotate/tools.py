@@ -32,7 +32,7 @@ class Tools:
         None while strokes do not change the annotation, because of another mode or another active layer.
         """
         layer = self._layer
-        if layer is None or self.viewer.layers.selection.active is not layer:
+        if layer is None or self.viewer.layers.selection.active != layer:  # a plugin's viewer has proxies
             return None
         return {"paint": int(layer.selected_label), "erase": 0}.get(layer.mode)
 

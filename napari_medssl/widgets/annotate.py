@@ -33,6 +33,7 @@ from napari_medssl.widgets.tool_row import ToolRow
 from napari_medssl.workspace import Workspace
 
 PLANES = ("Axial", "Coronal", "Sagittal")
+NUMBERING = "Slices are numbered as at the slider, from 0: feet to head, back to front, left to right"
 INTERPOLATE_TIP = (
     "Interpolate between the complete slices around this one, guided by the scan. Interpolated labels are "
     "drawn as outlines, vanish where you paint, weigh less in training and are never exported"
@@ -68,7 +69,9 @@ class Annotate(StepContent):
         self.fill = FillMenu(workspace, self.edits, self.interpolation, self.classes.current)
         self.tools = ToolRow(workspace, self.use)
         self.complete = button(
-            "", self.toggle_complete, "In a complete slice all unpainted voxels are background (K)"
+            "",
+            self.toggle_complete,
+            f"In a complete slice all unpainted voxels are background (K). {NUMBERING}",
         )
         self.complete.setCheckable(True)
         self.interpolate_button = button("Interpolate", self.interpolate, INTERPOLATE_TIP)
@@ -79,7 +82,7 @@ class Annotate(StepContent):
         self.slice_bar.picked.connect(self._on_picked)
         self.list = QLabel()
         self.list.setWordWrap(True)
-        self.list.setToolTip("Click a slice number to go there")
+        self.list.setToolTip(f"Click a slice number to go there. {NUMBERING}")
         self.list.linkActivated.connect(self._on_link)
         self.state = hint()
         self.next = NextSlice(session, workspace, jobs, self.new_annotation)

@@ -16,7 +16,6 @@ from qtpy.QtWidgets import (
     QHeaderView,
     QMenu,
     QPushButton,
-    QTableWidget,
     QTableWidgetItem,
     QWidget,
 )
@@ -26,7 +25,7 @@ from napari_medssl.class_colors import PREDICTED as PREDICTED_SHADE
 from napari_medssl.class_colors import shade
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.model.session import Session
-from napari_medssl.qt import cell, headers, not_none
+from napari_medssl.qt import Table, cell, headers, not_none
 
 SWATCH, NAME, NUMBER, PAINTED, PREDICTED, MENU = range(6)
 HEADERS = {
@@ -42,7 +41,7 @@ MAX_ROWS = 6
 ID = Qt.ItemDataRole.UserRole
 
 
-class ClassTable(QTableWidget):
+class ClassTable(Table):
     """Click a class to paint it, its colour to change it; a menu in the row renames or removes it."""
 
     picked = Signal(int)
@@ -138,19 +137,25 @@ class ClassTable(QTableWidget):
         if classes:
             self.selectRow(min(selected, len(classes) - 1))
         self.blockSignals(False)
-        self.setFixedHeight(HEAD + ROW * min(max(len(classes), 1), MAX_ROWS) + 8)
         self.show_volumes()
 
     def show_volumes(self) -> None:
         """Show the volumes of the classes."""
         volumes = self.volumes
-        self.setColumnHidden(PREDICTED, not volumes.has_prediction)
+        self._set_predicted(volumes.has_prediction)
         self.blockSignals(True)
         for number in range(self.rowCount() if self.session.scan is not None else 0):
             class_id = cell(self, number, NAME).data(ID)
             for column, ml in ((PAINTED, volumes.painted_ml), (PREDICTED, volumes.predicted_ml)):
                 cell(self, number, column).setText(volume(ml(class_id)))
         self.blockSignals(False)
+
+    def _set_predicted(self, predicted: bool) -> None:
+        """With volumes of a prediction, columns need names."""
+        self.setColumnHidden(PREDICTED, not predicted)
+        headers(self)[0].setVisible(predicted)
+        rows = min(max(self.rowCount(), 1), MAX_ROWS)
+        self.setFixedHeight(HEAD * predicted + ROW * rows + 8)
 
     def _swatch(self, item: LabelClass) -> QWidget:
         button = QPushButton()

@@ -72,7 +72,9 @@ class Legend(QLabel):
         if (more := len(project.classes) - MOST_CLASSES) > 0:
             lines.append(f"and {more} more")
         if len(shades) > 1:
-            lines.append("<i>bright: painted, dark: predicted</i>")
+            lines.append("bright: painted, dark: predicted")
+        if self.session.annotation.interpolated is not None:
+            lines.append("pale outline: interpolated")
         self.setText("<br>".join(lines))
         self.adjustSize()
         self.show()

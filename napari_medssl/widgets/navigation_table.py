@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidget, QTableWidgetItem
+from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidgetItem
 
-from napari_medssl.qt import cell, headers
+from napari_medssl.qt import Table, cell, headers
 
 ROW = 26
 
 
-class NavigationTable(QTableWidget):
+class NavigationTable(Table):
     """A name and a number per row; a click on a row goes there."""
 
     def __init__(self, go_to: Callable[[str], object], max_rows: int, tip: str) -> None:

@@ -8,7 +8,7 @@ from medssl.core import settings
 from medssl.core.errors import UserError
 from medssl.core.labels.postprocess import Postprocessing
 from medssl.core.project.training_data import unlike_training
-from qtpy.QtWidgets import QCheckBox, QComboBox, QDoubleSpinBox, QFormLayout, QWidget
+from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QFormLayout, QWidget
 from superqt.utils import qdebounced
 
 from napari_medssl.annotate.edits import Edits
@@ -19,7 +19,7 @@ from napari_medssl.model.session import Session
 from napari_medssl.predict.predictions import PredictionKey, VolumeChanges
 from napari_medssl.predict.uncertainty_layer import CLASSES_ONLY, UNCERTAINTY, UncertaintyLayer
 from napari_medssl.widgets.advanced import Advanced
-from napari_medssl.widgets.components import JobPanel, StepContent, button, column, hint, row
+from napari_medssl.widgets.components import JobPanel, StepContent, button, column, combo_box, hint, row
 from napari_medssl.widgets.export import Export
 from napari_medssl.widgets.finetune import describe
 from napari_medssl.widgets.review import Review
@@ -41,11 +41,11 @@ class Prediction(StepContent):
         self.session, self.predictions, self.edits = session, workspace.predictions, edits
         self.jobs = jobs
         self.uncertainty = UncertaintyLayer(self.predictions, jobs)
-        self.prediction_box = QComboBox()
+        self.prediction_box = combo_box()
         self.prediction_box.setToolTip(f"Earlier predictions are kept; select one to show it; {RIGHT_CLICK}")
         self.run_menu = RunMenu(session, self.prediction_box, lambda: self.predictions.shown_run)
         self.prediction_box.activated.connect(self._on_chosen)
-        self.display_box = QComboBox()
+        self.display_box = combo_box()
         self.display_box.setToolTip(
             "Show the classes, the uncertainty of the network or the probability of a class; computed on "
             "first use, then saved"
@@ -107,7 +107,7 @@ class Prediction(StepContent):
             box.toggled.connect(self._soon)
         self.min_volume.valueChanged.connect(self._soon)
         form = QFormLayout()
-        form.addRow("Clean up", row(self.largest, self.holes))
+        form.addRow(row(self.largest, self.holes))
         form.addRow("Min. size", row(self.min_volume, self.apply_button))
         return form
 

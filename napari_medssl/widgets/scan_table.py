@@ -15,13 +15,13 @@ from medssl.core.project.contents import Scan
 from medssl.core.project.modality import UNSURE, describe_modality, modality_name, set_modality
 from qtpy.QtCore import QPoint, QSize, Qt
 from qtpy.QtGui import QImage, QPixmap
-from qtpy.QtWidgets import QFileDialog, QHeaderView, QMenu, QTableWidget, QTableWidgetItem
+from qtpy.QtWidgets import QFileDialog, QHeaderView, QMenu, QTableWidgetItem
 
 from napari_medssl import layers
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.latest_only_worker import LatestOnlyWorker
 from napari_medssl.model.scan_summaries import ScanSummaries, ScanSummary
-from napari_medssl.qt import cell, headers, not_none
+from napari_medssl.qt import Table, cell, headers, not_none
 from napari_medssl.widgets.scan_channels import ScanChannels
 from napari_medssl.widgets.scan_removal import ScanRemoval
 from napari_medssl.workspace import Workspace
@@ -42,7 +42,7 @@ ID = Qt.ItemDataRole.UserRole
 GO_FROM_SCAN_TO_SCAN = "Page Up and Page Down go from scan to scan"
 
 
-class ScanTable(QTableWidget):
+class ScanTable(Table):
     """One row per scan. The selected row is the scan on the screen, or the one that is being opened."""
 
     def __init__(self, workspace: Workspace) -> None:

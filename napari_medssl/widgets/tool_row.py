@@ -39,6 +39,7 @@ class ToolRow(QWidget):
         self.diameter.setKeyboardTracking(False)
         self.diameter.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.diameter.valueChanged.connect(self._brush_size.set_mm)
+        self.diameter.editingFinished.connect(self.setFocus)  # the next letter is a key of the viewer
         tools = row(self.brush, self.sure, self.eraser)
         column(self, tools, self.diameter).setContentsMargins(0, 0, 0, 0)
         self._tools.changed.connect(self.refresh)

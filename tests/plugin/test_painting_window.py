@@ -1,0 +1,120 @@
+"""Painting in a real window, by mouse and keyboard alone: the lit tool paints, undo, naming, the legend."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from qtpy.QtCore import Qt
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QLineEdit, QMenu
+from test_workspace import predict, write_scan
+from user_simulation import LEFT, UserSimulation, wait_until
+
+from napari_medssl.class_colors import PREDICTED, shade
+
+pytestmark = pytest.mark.viewer
+
+
+@pytest.fixture
+def user(make_napari_viewer, tmp_path) -> UserSimulation:
+    """A window with a scan of eight slices, slice 4 on the screen, and a new annotation."""
+    viewer = make_napari_viewer(show=True)
+    viewer.window.resize(1280, 800)
+    _, dock = viewer.window.add_plugin_dock_widget("napari-medssl")
+    dock.session.open(tmp_path / "project")
+    dock.session.select(dock.session.project.add_scan(write_scan(tmp_path / "a.nii.gz")).id)
+    QTest.qWait(300)
+    made = UserSimulation(viewer, dock)
+    made.open_step(2)
+    made.click(dock.annotate.new)
+    dock.workspace.annotation_layer.brush_size = 1
+    made.go_to_slice(4)
+    return made
+
+
+def test_the_lit_tool_paints_and_one_that_is_out_does_not(user):
+    viewer, workspace, tools = user.viewer, user.dock.workspace, user.dock.annotate.tools
+    layer = workspace.annotation_layer
+    for active, lit in ((layer, True), (workspace.scan_layer, False)):
+        viewer.layers.selection.active = active
+        assert tools.brush.isChecked() is lit
+        before = np.count_nonzero(layer.data)
+        user.drag(layer, (4, 3 + lit, 3), (4, 3 + lit, 6))
+        assert (np.count_nonzero(layer.data) > before) == lit
+    user.key(Qt.Key.Key_P)
+    assert tools.brush.isChecked()
+    user.drag(layer, (4, 7, 3), (4, 7, 6))
+    assert layer.data[4, 7, 3:7].all()
+
+
+def test_keys_undo_a_mark_and_then_the_stroke(user):
+    layer, annotation = user.dock.workspace.annotation_layer, user.dock.session.annotation
+    user.drag(layer, (4, 5, 3), (4, 5, 6))
+    user.key(Qt.Key.Key_K)
+    assert annotation.complete == ((0, 4),)
+    user.viewer.layers.selection.active = user.dock.workspace.scan_layer
+    left = []
+    for _ in range(2):
+        QTest.keyClick(user.canvas, Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+        left.append((np.count_nonzero(layer.data), annotation.complete))
+    assert left == [(4, ()), (0, ())]
+
+
+def test_points_keep_their_keys(user):
+    points = user.viewer.add_points(ndim=3)
+    user.key(Qt.Key.Key_P)
+    assert points.mode == "add"
+
+
+def test_a_new_class_is_named_at_once(user):
+    table = user.dock.annotate.classes
+    user.click(user.dock.annotate.add)
+    wait_until(lambda: table.findChild(QLineEdit) is not None, 20, "the name's editor")
+    editor = table.findChild(QLineEdit)
+    QTest.keyClicks(editor, "Liver")
+    QTest.keyClick(editor, Qt.Key.Key_Return)
+    QTest.qWait(50)
+    assert [item.name for item in user.dock.session.project.classes] == ["Structure", "Liver"]
+    assert user.dock.workspace.tools.label == 2 and user.dock.annotate.tools.brush.isChecked()
+
+
+def test_each_class_has_a_menu_to_rename_and_remove_it(user):
+    table = user.dock.annotate.classes
+    QTest.mouseClick(table.cellWidget(0, 5), LEFT)
+    menu = next(each for each in table.findChildren(QMenu) if each.isVisible())
+    assert [action.text() for action in menu.actions()] == ["Rename class", "Remove class…"]
+    menu.close()
+
+
+def test_the_legend_names_the_classes_in_their_colours_in_steps_2_and_5(user):
+    dock, legend = user.dock, user.dock.legend
+    color = dock.session.project.classes[0].color
+    assert legend.isVisible() and "Structure" in legend.text() and color in legend.text()
+    assert shade(color, PREDICTED) not in legend.text()
+    user.open_step(4)
+    assert not legend.isVisible()
+    dock.workspace.predictions.show(predict(dock.workspace))
+    user.open_step(5)
+    assert legend.isVisible() and shade(color, PREDICTED) in legend.text()
+    picture = user.viewer.window.screenshot(canvas_only=False, flash=False)
+    corner = legend.mapTo(user.window, legend.rect().topLeft())
+    box = picture[corner.y() : corner.y() + legend.height(), corner.x() : corner.x() + legend.width(), :3]
+    assert np.percentile(box, 60) < 60 and box.max() > 240, "white letters on a dark ground"
+
+
+def test_nothing_of_the_dock_is_cut_off_at_the_right(user):
+    dock = user.dock
+    user.viewer.window.resize(1280, 700)  # with a scroll bar
+    dock.workspace.predictions.show(predict(dock.workspace))
+    QTest.qWait(100)
+    inside, seen = dock.scroll_area.widget(), dock.scroll_area.viewport()
+    assert inside.minimumSizeHint().width() <= seen.width()
+
+
+def test_letters_are_keys_after_a_click_on_a_class(user):
+    user.pick_class(0)
+    table = user.dock.annotate.classes
+    table.setFocus()
+    QTest.keyClick(table, Qt.Key.Key_K)
+    assert user.dock.session.annotation.complete == ((0, 4),)
+    assert table.findChild(QLineEdit) is None and user.dock.session.project.classes[0].name == "Structure"
