@@ -8,7 +8,7 @@ from functools import partial
 
 from medssl.core.project.project import LabelClass
 from qtpy.QtCore import Qt, Signal
-from qtpy.QtGui import QAction, QColor, QKeySequence
+from qtpy.QtGui import QAction, QColor, QIcon, QKeySequence, QPixmap
 from qtpy.QtWidgets import (
     QAbstractItemView,
     QColorDialog,
@@ -131,8 +131,7 @@ class ClassTable(Table):
             self.setItem(number, NUMBER, _fixed(str(item.id)))
             for column in (PAINTED, PREDICTED, MENU):
                 self.setItem(number, column, _fixed(""))
-            shown = QColor(shade(item.color, PREDICTED_SHADE))
-            cell(self, number, PREDICTED).setData(Qt.ItemDataRole.DecorationRole, shown)
+            cell(self, number, PREDICTED).setIcon(_square(shade(item.color, PREDICTED_SHADE)))
             self.setCellWidget(number, MENU, self._menu_button(number))
         if classes:
             self.selectRow(min(selected, len(classes) - 1))
@@ -208,6 +207,15 @@ def _fixed(text: str) -> QTableWidgetItem:
     item.setFlags(Qt.ItemFlag.ItemIsEnabled | Qt.ItemFlag.ItemIsSelectable)
     item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
     return item
+
+
+def _square(color: str) -> QIcon:
+    """A filled square, in a selected row as well, where Qt would tint it."""
+    pixmap, icon = QPixmap(14, 14), QIcon()
+    pixmap.fill(QColor(color))
+    for mode in (QIcon.Mode.Normal, QIcon.Mode.Selected):
+        icon.addPixmap(pixmap, mode)
+    return icon
 
 
 def volume(ml: float) -> str:
