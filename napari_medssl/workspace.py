@@ -99,6 +99,7 @@ class Workspace:
     def leave(self) -> None:
         """Save strokes and view before another scan is opened or the window is closed."""
         self.autosave.flush()
+        self.brush_size.save()
         with suppress(UserError):  # a project that is gone must not keep another one from being opened
             self.save_view()
 

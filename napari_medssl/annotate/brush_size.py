@@ -6,7 +6,7 @@ from napari.components import ViewerModel
 from napari.layers import Labels
 from psygnal import Signal
 
-from napari_medssl import preferences
+from napari_medssl.model import preferences
 from napari_medssl.model.session import Session
 
 KEY = "brush_mm"
@@ -41,8 +41,13 @@ class BrushSize:
 
     def set_mm(self, mm: float) -> None:
         """Choose a diameter in mm; the brush has the nearest number of voxels, at least one."""
-        self._choose(mm)
+        self._chosen_mm = mm
         self._apply()
+
+    def save(self) -> None:
+        """Keep the diameter for the next session, if one was chosen."""
+        if self._chosen_mm:
+            preferences.set_number(KEY, self._chosen_mm)
 
     def watch(self, layer: Labels) -> None:
         """Give this layer the brush, and follow what napari makes of it.
@@ -65,13 +70,9 @@ class BrushSize:
     def _on_brush(self, event: object = None) -> None:
         """By napari's slider or keys."""
         if not self._applying:
-            self._choose(self.mm)
+            self._chosen_mm = self.mm
             self.changed.emit()
 
     def _on_view(self) -> None:
         if self._viewer.dims.displayed != self._displayed:
             self._apply()
-
-    def _choose(self, mm: float) -> None:
-        self._chosen_mm = mm
-        preferences.set_number(KEY, mm)

@@ -16,9 +16,9 @@ from napari.utils.key_bindings import KeymapHandler
 from skimage.color import deltaE_ciede2000, rgb2lab
 from test_workspace import predict, write_scan
 
-from napari_medssl import preferences
 from napari_medssl.annotate import keys
 from napari_medssl.class_colors import INTERPOLATED, PAINTED, PREDICTED, PREVIEWED, colormap, shade
+from napari_medssl.model import preferences
 from napari_medssl.model.session import Session
 from napari_medssl.widgets import Dock
 from napari_medssl.workspace import Workspace
@@ -198,6 +198,7 @@ def test_the_brush_has_the_same_size_in_mm_in_every_scan_and_session(desk):
     desk.annotation_layer.brush_size = 4  # of 1.5 mm
     desk.session.select("fine")
     assert desk.annotation_layer.brush_size == 8 and desk.brush_size.mm == 6
+    desk.leave()
     again = open_desk(desk.session.project.root)
     assert again.brush_size.mm == 6
     again.close()
@@ -230,10 +231,15 @@ def test_the_dock_shows_the_brush_in_mm_and_takes_mm(dock):
     assert dock.workspace.annotation_layer.brush_size == 4
 
 
-@pytest.mark.parametrize("damaged", ["many", "-3", "nan", ""])
+@pytest.mark.parametrize(
+    "damaged", ["", "[1]", '{"brush_mm": "many"}', '{"brush_mm": -3}', '{"brush_mm": 1e999}']
+)
 def test_a_damaged_preference_is_no_preference(damaged):
-    preferences._settings().setValue("brush_mm", damaged)
+    preferences.FILE.parent.mkdir()
+    preferences.FILE.write_text(damaged)
     assert preferences.number("brush_mm") == 0
+    preferences.set_number("brush_mm", 4.5)
+    assert preferences.number("brush_mm") == 4.5
 
 
 # --- the numbers of slices ---------------------------------------------------------------------------
