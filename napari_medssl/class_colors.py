@@ -12,7 +12,7 @@ SURE_BACKGROUND_COLOR = "#8f9aa8"
 PAINTED = 0.0
 PREDICTED = -0.45
 INTERPOLATED = 0.6
-PREVIEWED = -0.6
+PREVIEWED = -0.4
 
 
 def shade(color: str, towards: float) -> str:

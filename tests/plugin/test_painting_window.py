@@ -16,7 +16,7 @@ pytestmark = pytest.mark.viewer
 
 
 @pytest.fixture
-def user(make_napari_viewer, tmp_path) -> UserSimulation:
+def window(make_napari_viewer, tmp_path):
     """A window with a scan of eight slices, slice 4 on the screen, and a new annotation."""
     viewer = make_napari_viewer(show=True)
     viewer.window.resize(1280, 800)
@@ -24,15 +24,16 @@ def user(make_napari_viewer, tmp_path) -> UserSimulation:
     dock.session.open(tmp_path / "project")
     dock.session.select(dock.session.project.add_scan(write_scan(tmp_path / "a.nii.gz")).id)
     QTest.qWait(300)
-    made = UserSimulation(viewer, dock)
-    made.open_step(2)
-    made.click(dock.annotate.new)
+    user = UserSimulation(viewer, dock)
+    user.open_step(2)
+    user.click(dock.annotate.new)
     dock.workspace.annotation_layer.brush_size = 1
-    made.go_to_slice(4)
-    return made
+    user.go_to_slice(4)
+    return viewer, dock
 
 
-def test_the_lit_tool_paints_and_one_that_is_out_does_not(user):
+def test_the_lit_tool_paints_and_one_that_is_out_does_not(window):
+    user = UserSimulation(*window)
     viewer, workspace, tools = user.viewer, user.dock.workspace, user.dock.annotate.tools
     layer = workspace.annotation_layer
     for active, lit in ((layer, True), (workspace.scan_layer, False)):
@@ -47,7 +48,8 @@ def test_the_lit_tool_paints_and_one_that_is_out_does_not(user):
     assert layer.data[4, 7, 3:7].all()
 
 
-def test_keys_undo_a_mark_and_then_the_stroke(user):
+def test_keys_undo_a_mark_and_then_the_stroke(window):
+    user = UserSimulation(*window)
     layer, annotation = user.dock.workspace.annotation_layer, user.dock.session.annotation
     user.drag(layer, (4, 5, 3), (4, 5, 6))
     user.key(Qt.Key.Key_K)
@@ -60,13 +62,15 @@ def test_keys_undo_a_mark_and_then_the_stroke(user):
     assert left == [(4, ()), (0, ())]
 
 
-def test_points_keep_their_keys(user):
+def test_points_keep_their_keys(window):
+    user = UserSimulation(*window)
     points = user.viewer.add_points(ndim=3)
     user.key(Qt.Key.Key_P)
     assert points.mode == "add"
 
 
-def test_a_new_class_is_named_at_once(user):
+def test_a_new_class_is_named_at_once(window):
+    user = UserSimulation(*window)
     table = user.dock.annotate.classes
     user.click(user.dock.annotate.add)
     wait_until(lambda: table.findChild(QLineEdit) is not None, 20, "the name's editor")
@@ -78,7 +82,8 @@ def test_a_new_class_is_named_at_once(user):
     assert user.dock.workspace.tools.label == 2 and user.dock.annotate.tools.brush.isChecked()
 
 
-def test_each_class_has_a_menu_to_rename_and_remove_it(user):
+def test_each_class_has_a_menu_to_rename_and_remove_it(window):
+    user = UserSimulation(*window)
     table = user.dock.annotate.classes
     QTest.mouseClick(table.cellWidget(0, 5), LEFT)
     menu = next(each for each in table.findChildren(QMenu) if each.isVisible())
@@ -86,7 +91,8 @@ def test_each_class_has_a_menu_to_rename_and_remove_it(user):
     menu.close()
 
 
-def test_the_legend_names_the_classes_in_their_colours_in_steps_2_and_5(user):
+def test_the_legend_names_the_classes_in_their_colours_in_steps_2_and_5(window):
+    user = UserSimulation(*window)
     dock, legend = user.dock, user.dock.legend
     color = dock.session.project.classes[0].color
     assert legend.isVisible() and "Structure" in legend.text() and color in legend.text()
@@ -102,7 +108,8 @@ def test_the_legend_names_the_classes_in_their_colours_in_steps_2_and_5(user):
     assert np.percentile(box, 60) < 60 and box.max() > 240, "white letters on a dark ground"
 
 
-def test_nothing_of_the_dock_is_cut_off_at_the_right(user):
+def test_nothing_of_the_dock_is_cut_off_at_the_right(window):
+    user = UserSimulation(*window)
     dock = user.dock
     user.viewer.window.resize(1280, 700)  # with a scroll bar
     dock.workspace.predictions.show(predict(dock.workspace))
@@ -111,7 +118,8 @@ def test_nothing_of_the_dock_is_cut_off_at_the_right(user):
     assert inside.minimumSizeHint().width() <= seen.width()
 
 
-def test_letters_are_keys_after_a_click_on_a_class(user):
+def test_letters_are_keys_after_a_click_on_a_class(window):
+    user = UserSimulation(*window)
     user.pick_class(0)
     table = user.dock.annotate.classes
     table.setFocus()
