@@ -16,10 +16,10 @@ from napari.layers import Image, Labels, Layer
 
 from napari_medssl import layers, navigation
 from napari_medssl.annotate.autosave import Autosave
-from napari_medssl.channel_layers import ChannelLayers
 from napari_medssl.annotate.brush_size import BrushSize
 from napari_medssl.annotate.tools import Tools
 from napari_medssl.annotate.undo import UndoHistory
+from napari_medssl.channel_layers import ChannelLayers
 from napari_medssl.class_colors import PAINTED, PREDICTED, colormap
 from napari_medssl.io.scan_loader import ScanLoader
 from napari_medssl.model.session import Session
