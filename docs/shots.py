@@ -124,6 +124,9 @@ def walk(folder: Path, out: Path, minutes: float, themes: list[str]) -> None:
 
 def _open(user, camera: Camera, scans: Path, scene) -> None:
     user.choose_file(user.dock.scans.dicom, scans)
+    agree = user.dock.scans.new_project.agree
+    wait_until(agree.isVisible, 20, "the place of the new project")
+    user.click(agree)
     files = len(list(scans.glob("[!.]*.nii*")))
     session = user.dock.session
     wait_until(lambda: session.project is not None and len(session.project.scans) == files, 60, "opening")
