@@ -39,10 +39,21 @@ def test_nothing_is_proposed_on_a_painted_slice(desk):
         desk.empty.proposed()
 
 
-def test_a_range_becomes_complete(desk):
+def test_a_range_becomes_complete_and_undo_takes_it_back(desk):
     desk.empty.complete(0, 5, 7)
     assert desk.session.annotation.complete == ((0, 5), (0, 6), (0, 7))
+    desk.annotation_layer.undo()
+    assert desk.session.annotation.complete == ()
     assert desk.annotation_layer.data[6, 5, 5] == 255
+    desk.annotation_layer.redo()
+    assert desk.session.annotation.complete == ((0, 5), (0, 6), (0, 7))
+
+
+def test_slices_that_were_complete_before_stay_so_after_undo(desk):
+    desk.session.annotation.mark(0, 6, True)
+    desk.empty.complete(0, 5, 7)
+    desk.annotation_layer.undo()
+    assert desk.session.annotation.complete == ((0, 6),)
 
 
 def test_a_range_with_a_painted_slice_is_refused(desk):
