@@ -31,11 +31,25 @@ def affine_mm(attributes: dict[str, Any]) -> np.ndarray:
     return world
 
 
+def show_in_mm(layer: Layer) -> None:
+    """Give a layer of another source the unit of ours, without moving it; pixels are taken as mm.
+
+    Where units differ, napari shows all layers without them; where one is smaller than mm, it counts in that.
+    """
+    spatial = min(layer.ndim, 3)
+    factors = np.array([mm_per_unit(str(unit)) or 1.0 for unit in layer.units[-spatial:]])
+    units = (*layer.units[:-spatial], *("mm",) * spatial)
+    if (factors != 1).any():
+        to_mm = np.diag([*np.ones(layer.ndim - spatial), *factors, 1.0])
+        layer.affine = to_mm @ layer.affine.affine_matrix
+    layer.units = units
+
+
 def assumption(attributes: dict[str, Any]) -> str:
     """A sentence about the voxel size that is assumed for a layer; empty if the layer states it in full."""
-    if None not in _mm_per_unit(attributes):
+    if None not in _mm_per_unit(attributes)[-3:]:
         return ""
-    name, scale = attributes.get("name", ""), np.asarray(attributes.get("scale", (1, 1, 1)), dtype=float)
+    name, scale = attributes.get("name", ""), np.asarray(attributes.get("scale", (1, 1, 1)), dtype=float)[-3:]
     size = " × ".join(f"{length:.4g}" for length in scale[::-1])
     states = "a scale, but no unit of length" if (scale != 1).any() else "no voxel size"
     return f"Layer {name!r} has {states}, so {size} mm is assumed; set its scale and units if that is wrong."

@@ -21,6 +21,7 @@ from napari_medssl.annotate.tools import Tools
 from napari_medssl.annotate.undo import UndoHistory
 from napari_medssl.channel_layers import ChannelLayers
 from napari_medssl.class_colors import PAINTED, PREDICTED, colormap
+from napari_medssl.foreign_layers import ForeignLayers
 from napari_medssl.io.scan_loader import ScanLoader
 from napari_medssl.model.session import Session
 from napari_medssl.predict.predictions import Predictions
@@ -45,6 +46,7 @@ class Workspace:
         self.predictions = Predictions(viewer, session)
         self.channels = ChannelLayers(viewer, session)
         self.slider = SliceSlider(viewer, lambda: self.scan_layer)
+        self.foreign_layers = ForeignLayers(viewer, session)
         session.scan_leaving.connect(self.leave)
         session.project_changed.connect(self._clear)
         session.scan_removed.connect(self._forget)
@@ -62,6 +64,7 @@ class Workspace:
             self.annotation_layer.editable = False
         self.autosave.close()
         self.slider.close()
+        self.foreign_layers.close()
         for emitter in self._emitters:
             emitter.disconnect(self._on_view)
 

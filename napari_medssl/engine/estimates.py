@@ -32,10 +32,15 @@ class Estimates:
         self._job: TrainingJob | None = None
         self._pending_key = ""
         """Key of the training that is being measured, or is about to be."""
-        self._failed_keys: set[str] = set()
+        self.failure = ""
+        """Why there is no estimate of the training that was asked for last; empty if there is one."""
+        self._failures: dict[str, str] = {}
+        """Why a training could not be measured, by its key; forgotten when its reason may be gone."""
         self._timer = timer(DEBOUNCE_MS, lambda: catch_errors(session, self._measure))
         session.job_changed.connect(self._on_job)
         session.project_changed.connect(self.cancel)
+        for signal in (session.annotation.written, session.scans_changed, session.classes_changed):
+            signal.connect(self.forget_failures)
 
     def ask(self, job: TrainingJob) -> Estimate | None:
         """The estimate of a training, if it is cached; otherwise it is measured and `changed` is emitted.
@@ -50,7 +55,8 @@ class Estimates:
         key, known = estimate.key(project, job), estimate.load(project, job)
         if known is not None or key != self._pending_key:
             self.cancel()
-        if known is None and not self._pending_key and key not in self._failed_keys and self._session.idle:
+        self.failure = self._failures.get(key, "")
+        if known is None and not self._pending_key and key not in self._failures and self._session.idle:
             self._job, self._pending_key = job, key
             self._timer.start()
         return known
@@ -59,6 +65,10 @@ class Estimates:
     def measuring(self) -> bool:
         """Whether an estimate is being measured."""
         return bool(self._pending_key)
+
+    def forget_failures(self, *about: object) -> None:
+        """Measure again what failed: something that the training depends on has changed."""
+        self._failures.clear()
 
     def cancel(self) -> None:
         """Cancel the measurement."""
@@ -77,9 +87,10 @@ class Estimates:
         if outcome == "stopped":
             return
         if job is None or estimate.load(self._session.need_project(), job) is None:
-            self._failed_keys.add(key)  # the training itself will report what is wrong
+            self._failures[key] = text
         self.changed.emit()
 
     def _on_job(self) -> None:
         if self._session.job.running:
             self.cancel()
+            self.forget_failures()

@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+TITLES = {
+    "pretrain": "Pre-training",
+    "finetune": "Fine-tuning",
+    "predict": "Segmentation",
+    "export": "Export",
+    "features": "Computation of features",
+    "suggest": "Search for the next slice",
+}
+"""Kinds of jobs as the window calls them."""
+
 
 @dataclass(frozen=True)
 class JobState:
@@ -18,5 +28,17 @@ class JobState:
     step: int = 0
     eta_s: float | None = None
     notices: tuple[str, ...] = ()
+    error: str = ""
+    """Why it failed, one sentence."""
     plan: tuple[str, ...] = ()
     """Reasons for the settings of the training."""
+
+    @property
+    def title(self) -> str:
+        """The kind of the job as the window calls it."""
+        return TITLES.get(self.kind, "A job")
+
+    @property
+    def is_training(self) -> bool:
+        """Whether it is a training, which keeps its weights when it is stopped."""
+        return self.kind in ("pretrain", "finetune")

@@ -319,7 +319,10 @@ class Session:
         """
         phases = {"done": "Finished", "stopped": "Stopped", "failed": "Failed"}
         fraction = 1.0 if outcome == "done" else self.job.fraction
-        self._job(running=False, stopping=False, phase=phases[outcome], eta_s=None, fraction=fraction)
+        self._job(
+            running=False, stopping=False, phase=phases[outcome], eta_s=None, fraction=fraction,
+            error=text if outcome == "failed" else "",
+        )  # fmt: skip
         self.reload_runs()
         if outcome == "failed":
             self.notify("error", text)

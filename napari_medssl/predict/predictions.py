@@ -24,6 +24,7 @@ from napari_medssl.error_handling import catch_errors
 from napari_medssl.latest_only_worker import LatestOnlyWorker
 from napari_medssl.model.session import Session
 
+ONE_PREDICTION = "This scan has only one prediction."
 VolumeChanges = dict[int, tuple[float, float]]
 """By class id: volumes added and removed, in ml."""
 
@@ -123,7 +124,7 @@ class Predictions:
     def flip(self) -> None:
         """Show the other prediction; the next call goes back."""
         if self.other is None:
-            self.session.notify("info", "This scan has only one prediction.")
+            self.session.notify("info", ONE_PREDICTION)
         else:
             self.show(self.other.run, self.other.cleaned)
 

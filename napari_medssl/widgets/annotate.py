@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from medssl.core.labels.classes import add_structure
 from medssl.core.project.project import LabelClass, Project
+from medssl.core.ranges import ranges_of
 from qtpy.QtWidgets import QLabel
 
 from napari_medssl.annotate.crash_recovery import CrashRecovery
@@ -18,11 +19,12 @@ from napari_medssl.interactive import server
 from napari_medssl.interactive.proposals import Proposals
 from napari_medssl.latest_only_worker import LatestOnlyWorker
 from napari_medssl.model.annotation_state import SaveState
+from napari_medssl.model.reasons import no_change
 from napari_medssl.model.session import Session
 from napari_medssl.qt import not_none
 from napari_medssl.widgets.class_removal import ClassRemoval
 from napari_medssl.widgets.class_table import ClassTable
-from napari_medssl.widgets.components import StepContent, button, column, hint, row
+from napari_medssl.widgets.components import StepContent, allow, button, column, hint, row
 from napari_medssl.widgets.fill_menu import FillMenu
 from napari_medssl.widgets.interactive import InteractivePanel
 from napari_medssl.widgets.mask_import import MaskImportButton
@@ -38,6 +40,7 @@ INTERPOLATE_TIP = (
     "Interpolate between the complete slices around this one, guided by the scan. Interpolated labels are "
     "drawn as outlines, vanish where you paint, weigh less in training and are never exported"
 )
+NO_SLICE = "No slice of the scan is on the screen; switch to 2D (Ctrl+Y), or move the slider into the scan."
 STATES = {
     SaveState.SAVED: "All strokes are saved.",
     SaveState.SAVING: "Saving…",
@@ -49,6 +52,7 @@ class Annotate(StepContent):
     """Classes, brushes, complete slices."""
 
     title = "Annotate"
+    kinds = (NextSlice.kind,)
 
     def __init__(self, session: Session, workspace: Workspace, jobs: JobRunner) -> None:
         super().__init__()
@@ -85,6 +89,7 @@ class Annotate(StepContent):
         self.list.setToolTip(f"Click a slice number to go there. {NUMBERING}")
         self.list.linkActivated.connect(self._on_link)
         self.state = hint()
+        self.state.setMinimumHeight(self.state.fontMetrics().lineSpacing())
         self.next = NextSlice(session, workspace, jobs, self.new_annotation)
         column(
             self, self.new, self.classes, row(self.add, self.mask_import, self.fill),
@@ -98,6 +103,7 @@ class Annotate(StepContent):
         for signal in (session.classes_changed, session.scan_changed, session.annotation.changed):
             signal.connect(self.refresh)
         session.view_changed.connect(self.refresh)
+        session.lock_changed.connect(self.refresh)
         self.interpolation.changed.connect(self.refresh)
         workspace.tools.changed.connect(self._show_class)
         self.refresh()
@@ -185,11 +191,16 @@ class Annotate(StepContent):
         position = self.workspace.slice_on_screen()
         is_complete = position in self.session.annotation.complete
         self.new.setVisible(not painting)
-        self.new.setEnabled(self.session.scan is not None)
-        self.mask_import.setEnabled(self.session.scan is not None)
+        for entry in (self.new, self.mask_import):
+            allow(entry, no_change(self.session))
+        for control in (
+            self.classes, self.add, self.fill, self.tools.brush, self.tools.sure, self.tools.eraser,
+            self.remove_button,
+        ):  # fmt: skip
+            allow(control, self.session.read_only)
         for widget in (self.classes, self.add, self.fill, self.tools, self.complete):
             widget.setVisible(painting)
-        self.complete.setEnabled(position is not None)
+        allow(self.complete, self.session.read_only or ("" if position is not None else NO_SLICE))
         self.complete.setChecked(is_complete)
         label = f"{PLANES[position[0]]} slice {position[1]}" if position else "Slice"
         action = "Accept, mark" if self.interpolation.covers(position) else "Mark"
@@ -212,7 +223,7 @@ class Annotate(StepContent):
         self.list.setText(_links(self.session.annotation.complete, position))
         self.list.setVisible(bool(self.session.annotation.complete))
         self.state.setText(STATES.get(self.session.annotation.save_state, ""))
-        self.state.setVisible(painting and bool(self.state.text()))
+        self.state.setVisible(painting)
 
 
 def _links(complete: tuple[tuple[int, int], ...], here: tuple[int, int] | None) -> str:
@@ -220,13 +231,19 @@ def _links(complete: tuple[tuple[int, int], ...], here: tuple[int, int] | None) 
     lines = []
     for axis, plane in enumerate(PLANES):
         numbers = [index for other, index in complete if other == axis]
-        links = "&nbsp;&nbsp; ".join(_link(axis, index, (axis, index) == here) for index in numbers)
+        index_here = here[1] if here is not None and here[0] == axis else None
+        links = "&nbsp;&nbsp; ".join(_link(axis, *ends, index_here) for ends in ranges_of(numbers))
         if numbers:
             lines.append(f"Complete {plane.lower()}:&nbsp; {links}")
     return "<br>".join(lines)
 
 
-def _link(axis: int, index: int, here: bool) -> str:
-    if here:
-        return f"<b>{index}</b>"
-    return f'<a href="{axis}:{index}" style="color:{LINK}; text-decoration:none">{index}</a>'
+def _link(axis: int, first: int, last: int, here: int | None) -> str:
+    """A range of complete slices; each end is a link unless it is on the screen."""
+    ends = [
+        f"<b>{index}</b>"
+        if index == here
+        else f'<a href="{axis}:{index}" style="color:{LINK}; text-decoration:none">{index}</a>'
+        for index in dict.fromkeys((first, last))
+    ]
+    return "-".join(ends)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from medssl.core import events
 from medssl.core.jobs import TRAININGS
 from qtpy.QtCore import Qt
-from qtpy.QtGui import QStandardItem, QStandardItemModel
+from qtpy.QtGui import QAction, QStandardItem, QStandardItemModel
 from qtpy.QtWidgets import (
     QComboBox,
     QDoubleSpinBox,
@@ -26,6 +26,8 @@ from napari_medssl.widgets.plots import LearningCurve, ProgressBar
 
 STOP_TIP = "Stop after the current step and keep the weights; press again to stop at once"
 STOP_SCANS_TIP = "Stop after the current scan and keep what is finished; press again to stop at once"
+OWN_TIP = "own_tip"
+"""Property of a disabled control: the tooltip that it has when it is enabled."""
 NO_LIMIT = 16_777_215
 """Qt's own maximum of a widget's height."""
 
@@ -46,12 +48,31 @@ def button(text: str, action: Callable[[], object], tip: str, primary: bool = Fa
     return made
 
 
+def allow(control: QWidget | QAction, why_not: str = "") -> None:
+    """Enable a control; or disable it and give the reason as its tooltip.
+
+    Args:
+        control: A widget, or an entry of a menu. Its own tooltip comes back when it is enabled.
+        why_not: Why it is disabled, one sentence; empty to enable it.
+    """
+    own = control.property(OWN_TIP)
+    tip = control.toolTip() if own is None else own
+    control.setProperty(OWN_TIP, tip if why_not else None)
+    control.setToolTip(why_not or tip)
+    control.setEnabled(not why_not)
+
+
 def set_primary(button: QPushButton, primary: bool) -> None:
     """Highlight a button as the next thing to do, or not."""
     button.setProperty("primary", primary)
-    style = not_none(button.style())
-    style.unpolish(button)
-    style.polish(button)
+    repolish(button)
+
+
+def repolish(widget: QWidget) -> None:
+    """Apply the style sheet again after a property that it asks for has changed."""
+    style = not_none(widget.style())
+    style.unpolish(widget)
+    style.polish(widget)
 
 
 def hint(text: str = "") -> QLabel:
@@ -123,6 +144,8 @@ class StepContent(QWidget):
     """The content of a step of the dock, below its header."""
 
     title = ""
+    kinds: tuple[str, ...] = ()
+    """Kinds of the jobs that are started here."""
 
     def summary(self) -> str:
         """Progress of the step in a few words, for the right of its header."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,13 +24,16 @@ from napari_medssl.engine.job_runner import JobRunner
 from napari_medssl.engine.project_lock import ProjectLock
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.explore.instant_preview import InstantPreview
+from napari_medssl.model.reasons import no_job
 from napari_medssl.model.session import Session
 from napari_medssl.predict.live_preview import LivePreview
 from napari_medssl.qt import not_none
 from napari_medssl.widgets import style
 from napari_medssl.widgets.annotate import Annotate
-from napari_medssl.widgets.components import Step, StepContent, button, hint
+from napari_medssl.widgets.closing import ClosingQuestion
+from napari_medssl.widgets.components import Step, StepContent, allow, button
 from napari_medssl.widgets.features import Features
+from napari_medssl.widgets.feedback import Feedback
 from napari_medssl.widgets.finetune import Finetune
 from napari_medssl.widgets.instant_preview import InstantPreviewBox
 from napari_medssl.widgets.legend import Legend
@@ -48,6 +52,7 @@ NEXT_SCAN_KEY, LAST_SCAN_KEY = "PageDown", "PageUp"
 FLIP_KEY, ACCEPT_KEY = "J", "U"
 REVIEW_KEY, ACCEPT_SCAN_KEY = "N", "Shift-U"
 WIDTH = 345
+NOT_ANNOTATED = "Nothing is annotated yet; paint a few slices and mark them complete."
 
 
 class Dock(QWidget):
@@ -58,6 +63,7 @@ class Dock(QWidget):
         self.viewer = viewer
         self.session = Session()
         self._close_refused = False
+        self._closing = ClosingQuestion(self.session)
         self.project_lock = ProjectLock(self.session)
         self.workspace = Workspace(viewer, self.session)
         self.jobs = JobRunner(self.session, command)
@@ -75,7 +81,6 @@ class Dock(QWidget):
         self.preview = InstantPreviewBox(InstantPreview(self.workspace, self.features.similarity))
         not_none(self.annotate.layout()).addWidget(self.preview)
         self.train = button("Fine-tune and predict", self._train, "Start step 4 with its current settings")
-        self.train.setEnabled(False)
         not_none(self.annotate.layout()).addWidget(self.train)
         contents: tuple[StepContent, ...] = (
             self.scans,
@@ -91,6 +96,7 @@ class Dock(QWidget):
         self.keys = self._keys()
         self._connect()
         self._restyle()
+        self._summarise()
         self.steps[0].expand()
 
     def open(self, *paths: str | Path) -> None:
@@ -116,12 +122,11 @@ class Dock(QWidget):
         scroll.setFrameShape(QFrame.Shape.NoFrame)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         scroll.setWidget(inside)
-        footer = hint("Not a medical device. Data stay on this machine.")
-        footer.setAlignment(Qt.AlignmentFlag.AlignCenter)
         outside = QVBoxLayout(self)
         outside.setContentsMargins(0, 0, 0, 4)
-        outside.addWidget(scroll)
-        outside.addWidget(footer)
+        self.feedback = feedback = Feedback(self.session, self.steps)
+        for widget in (feedback.read_only_line, scroll, feedback.messages, feedback.job_line):
+            outside.addWidget(widget)
         self.setMinimumWidth(WIDTH)
 
     def _connect(self) -> None:
@@ -162,7 +167,7 @@ class Dock(QWidget):
         self.finetune.fine_tune()
 
     def _summarise(self) -> None:
-        self.train.setEnabled(self.session.idle and bool(self.session.annotated))
+        allow(self.train, no_job(self.session) or ("" if self.session.annotated else NOT_ANNOTATED))
         for step in self.steps:
             step.refresh_summary()
 
@@ -191,7 +196,14 @@ class Dock(QWidget):
             NEXT_SCAN_KEY: lambda: self.scans.table.step(1),
             LAST_SCAN_KEY: lambda: self.scans.table.step(-1),
         }
-        return AnnotationKeys(self.workspace, actions)
+        return AnnotationKeys(
+            self.workspace, {key: partial(self._attempt, action) for key, action in actions.items()}
+        )
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        """What a key does."""
+        self.feedback.messages.attempt()
+        action()
 
     # --- leaving -------------------------------------------------------------------------------------
 
@@ -202,7 +214,10 @@ class Dock(QWidget):
         self.legend.put_on(window_of(self))
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
-        """Save strokes before the window closes; if that fails, it stays open, the first time."""
+        """Before the window closes, save strokes and ask about a running job.
+
+        If the strokes cannot be saved, the window stays open, the first time.
+        """
         if event is None or event.type() != QEvent.Type.Close or watched is not self.window():
             return False
         catch_errors(self.session, self.workspace.leave)
@@ -213,7 +228,7 @@ class Dock(QWidget):
             self.session.notify(
                 "warning", "The last strokes are NOT SAVED; close the window once more to lose them."
             )
-        return refused
+        return refused or self._closing.keeps_open(not_none(self.window()), event)
 
     def changeEvent(self, event: QEvent | None) -> None:
         """Clean up when napari takes a closed dock's content out of the window without deleting it."""

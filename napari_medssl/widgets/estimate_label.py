@@ -12,6 +12,9 @@ from qtpy.QtWidgets import QLabel
 from napari_medssl.engine.estimates import Estimates
 from napari_medssl.model.session import Session
 
+LINES = 3
+"""Lines of most estimates."""
+
 
 class EstimateLabel(QLabel):
     """Estimate of the job that `job` creates; measured while its step is open."""
@@ -22,28 +25,31 @@ class EstimateLabel(QLabel):
         self._open = False
         self.setWordWrap(True)
         self.setProperty("hint", True)
+        self.setMinimumHeight(LINES * self.fontMetrics().lineSpacing())  # what is below it stays where it is
         estimates.changed.connect(self.refresh)
         self.refresh()
 
     def set_open(self, is_open: bool) -> None:
         """Say whether the step is open; nothing is measured for a closed one."""
         self._open = is_open
-        if not is_open:
+        if is_open:
+            self._estimates.forget_failures()
+        else:
             self._estimates.cancel()
         self.refresh()
 
     def refresh(self) -> None:
-        """Show the estimate of the current settings, and measure it if it is unknown."""
+        """Show the estimate of the current settings, which is measured if necessary, or why there is none."""
         if self._open:
             self.setText(self._text())
-        self.setVisible(self._open and self._session.idle and bool(self.text()))
+        self.setVisible(self._session.idle)
 
     def _text(self) -> str:
         try:
             job = self._job()
             known = self._estimates.ask(job)
-        except UserError:
-            return ""  # the button reports what is missing
+        except UserError as error:
+            return str(error)
         if known is not None:
             return describe(known, job.minutes, job.steps)
-        return "Measuring the time per step…" if self._estimates.measuring else ""
+        return "Measuring the time per step…" if self._estimates.measuring else self._estimates.failure

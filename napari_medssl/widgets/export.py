@@ -17,11 +17,13 @@ from superqt.utils import FunctionWorker, create_worker
 
 from napari_medssl.engine.job_runner import JobRunner
 from napari_medssl.error_handling import catch_errors
+from napari_medssl.model.reasons import job_blocked, no_scan
 from napari_medssl.model.session import Session
 from napari_medssl.qt import not_none
-from napari_medssl.widgets.components import JobPanel, button, column, row
+from napari_medssl.widgets.components import JobPanel, allow, button, column, row
 from napari_medssl.workspace import Workspace
 
+EXPORTING = "This scan is being exported."
 FORMATS = {
     "NIfTI": ".nii.gz", "NRRD": ".nrrd", "MetaImage": ".mha", "DICOM-SEG": DICOM_SEG,
     "DICOM Label Map": LABEL_MAP,
@@ -77,7 +79,8 @@ class Export(QWidget):
         self.annotations_only.setToolTip("Export what you painted or accepted, without any prediction")
         self.panel = JobPanel(session, self.kind, jobs.stop, curve=False)
         column(self, row(self.one, self.every), self.annotations_only).setContentsMargins(0, 0, 0, 0)
-        session.job_changed.connect(self.refresh)
+        for signal in (session.job_changed, session.lock_changed, session.scan_changed):
+            signal.connect(self.refresh)
         self.refresh()
 
     def save(self) -> None:
@@ -142,9 +145,9 @@ class Export(QWidget):
         self.jobs.start(replace(job, device=self._settings().get("device", job.device)))
 
     def refresh(self) -> None:
-        """Disable a button while its export is running."""
-        self.one.setEnabled(self._worker is None)
-        self.every.setEnabled(self.session.idle)
+        """Disable the buttons while they cannot be used."""
+        allow(self.one, EXPORTING if self._worker is not None else no_scan(self.session))
+        allow(self.every, job_blocked(self.session))
 
     def _start_folder(self) -> str:
         project = self.session.project

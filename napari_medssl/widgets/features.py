@@ -15,8 +15,18 @@ from napari_medssl.explore.landmarks import LandmarkEditor
 from napari_medssl.explore.pca_colors import FeatureColors
 from napari_medssl.explore.similarity import SimilaritySearch
 from napari_medssl.model.job_factory import features_job
+from napari_medssl.model.reasons import no_job, no_scan
 from napari_medssl.model.session import Session
-from napari_medssl.widgets.components import JobPanel, StepContent, button, column, hint, row, set_primary
+from napari_medssl.widgets.components import (
+    JobPanel,
+    StepContent,
+    allow,
+    button,
+    column,
+    hint,
+    row,
+    set_primary,
+)
 from napari_medssl.widgets.finetune import SHAPES_NAME, describe
 from napari_medssl.widgets.landmarks import LandmarkBox
 from napari_medssl.widgets.navigation_table import NavigationTable
@@ -34,6 +44,7 @@ class Features(StepContent):
 
     title = "Features"
     kind = "features"
+    kinds = (kind,)
 
     def __init__(
         self, session: Session, workspace: Workspace, jobs: JobRunner, background_jobs: BackgroundJobs
@@ -79,7 +90,7 @@ class Features(StepContent):
         column(self, self.form, row(self.compute, self.compute_all, stretch=0), self.panel,
                row(self.follow, self.show_colors), self.status, self.table, self.landmarks)  # fmt: skip
         session.project_changed.connect(self._on_project)
-        for signal in (session.scan_changed, session.runs_changed):
+        for signal in (session.scan_changed, session.runs_changed, session.lock_changed):
             signal.connect(self.refresh)
         for signal in (self.similarity.changed, session.scans_changed):
             signal.connect(self._show_matches)
@@ -156,13 +167,13 @@ class Features(StepContent):
         self._fill_weights()
         self.similarity.set_run(self.weights.currentData())
         ready, pending = self.session.features_valid(self.similarity.run), self._pending()
-        free = self.session.scan is not None and self.session.idle
-        self.compute.setEnabled(free and not pending)
-        self.compute_all.setEnabled(free)
+        allow(self.compute, FEATURES_PENDING if pending else no_job(self.session))
+        allow(self.compute_all, no_job(self.session))
         several = self.session.project is not None and len(self.session.project.scans) > 1
         self.compute_all.setVisible(several)
         for toggle in (self.follow, self.show_colors):
-            toggle.setEnabled(ready or pending or toggle.isChecked())
+            usable = ready or pending or toggle.isChecked()
+            allow(toggle, "" if usable else no_scan(self.session) or NO_FEATURES)
         set_primary(self.compute, not (ready or pending))
         active = self.follow.isChecked() or self.show_colors.isChecked()
         missing = FEATURES_PENDING if pending else NO_FEATURES if active else ""

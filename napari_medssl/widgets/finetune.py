@@ -15,12 +15,14 @@ from napari_medssl.engine.estimates import Estimates
 from napari_medssl.engine.job_runner import JobRunner
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.model.job_factory import finetune_job, resume_job, with_settings
+from napari_medssl.model.reasons import job_blocked, no_job
 from napari_medssl.model.run_history import curves_of
 from napari_medssl.model.session import Session
 from napari_medssl.widgets.advanced import Advanced
 from napari_medssl.widgets.components import (
     JobPanel,
     StepContent,
+    allow,
     button,
     column,
     combo_box,
@@ -44,6 +46,7 @@ class Finetune(StepContent):
 
     title = "Fine-tune"
     kind = "finetune"
+    kinds = (kind,)
 
     def __init__(self, session: Session, workspace: Workspace, jobs: JobRunner, estimates: Estimates) -> None:
         super().__init__()
@@ -65,7 +68,6 @@ class Finetune(StepContent):
         form = QFormLayout()
         form.addRow(row(self.purpose, self.minutes, stretch=0))
         form.addRow("Start from", self.weights)
-        form.addRow(self.about)
         self.advanced = Advanced()
         self.estimate = EstimateLabel(session, estimates, self._new_job)
         self.start = button(
@@ -79,13 +81,15 @@ class Finetune(StepContent):
         )
         self.panel = JobPanel(session, self.kind, jobs.stop)
         buttons = row(self.start, self.resume, stretch=0)
-        column(self, form, self.hold, self.advanced, self.estimate, buttons, self.panel)
+        # Below the buttons comes what a training hides: they stay where they are when it starts and ends.
+        column(self, form, buttons, self.about, self.hold, self.estimate, self.advanced, self.panel)
         self._connect()
         self.refresh()
 
     def _connect(self) -> None:
         session = self.session
-        for signal in (session.project_changed, session.scan_changed, session.runs_changed):
+        for signal in (session.project_changed, session.scan_changed, session.runs_changed,
+                       session.lock_changed):  # fmt: skip
             signal.connect(self.refresh)
         for listener in (self._suggest_to_hold, self.estimate.refresh):
             session.annotation.changed.connect(listener)
@@ -129,10 +133,10 @@ class Finetune(StepContent):
         """Update the list of weights and which controls are enabled."""
         idle = self.session.idle
         self._fill_weights()
-        self.start.setEnabled(idle and self.session.scan is not None)
+        allow(self.start, no_job(self.session))
         self.resume.setVisible(idle and self.session.resumable(self.kind) is not None)
         for widget in (self.purpose, self.weights, self.minutes):
-            widget.setEnabled(idle)
+            allow(widget, job_blocked(self.session))
         for part in (self.about, self.hold, self.advanced):
             part.setVisible(idle)
         self._explain()

@@ -8,7 +8,7 @@ from qtpy.QtWidgets import QButtonGroup, QLineEdit, QPushButton, QWidget
 
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.interactive.proposals import Proposals, Tool
-from napari_medssl.widgets.components import button, column, hint, row
+from napari_medssl.widgets.components import allow, button, column, hint, row
 
 TIPS = {
     Tool.POINT: "Click the structure; Ctrl + click what does not belong to it",
@@ -16,6 +16,8 @@ TIPS = {
     Tool.SCRIBBLE: "Drag a line through the structure; Ctrl + drag through what does not belong to it",
 }
 PRIVACY = "The scan on the screen is sent to this server."
+NO_PROPOSAL = "There is no proposal yet; place a point, box or scribble and wait for the server's answer."
+NO_PROMPT = "There is no prompt yet; place a point, box or scribble in the scan."
 
 
 class InteractivePanel(QWidget):
@@ -93,9 +95,9 @@ class InteractivePanel(QWidget):
         self.switch.setChecked(proposals.on)
         self._content.setVisible(proposals.on)
         answered = proposals.layer is not None and not proposals.waiting
-        self.accept.setEnabled(answered)
-        self.undo.setEnabled(proposals.prompts > 0)
-        self.discard.setEnabled(proposals.layer is not None)
+        allow(self.accept, "" if answered else NO_PROPOSAL)
+        allow(self.undo, "" if proposals.prompts else NO_PROMPT)
+        allow(self.discard, "" if proposals.layer is not None else NO_PROPOSAL)
         server = proposals.server
         weights = (
             f" License of its weights: {server.license or 'not stated by the server'}." if server else ""

@@ -9,11 +9,14 @@ from qtpy.QtWidgets import QFileDialog, QLineEdit, QWidget
 
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.explore.landmarks import LandmarkEditor
-from napari_medssl.widgets.components import button, column, hint, row
+from napari_medssl.widgets.components import allow, button, column, hint, row
 from napari_medssl.widgets.navigation_table import NavigationTable
 
 MOST_ROWS = 3
 TIP = "Landmarks in this scan, propagated ones with a confidence from 0 to 1; click one to go there"
+
+NOT_CLICKED = "Click a voxel of this scan first, with Follow clicks."
+NOT_SELECTED = "Select a landmark in the table first."
 
 
 class LandmarkBox(QWidget):
@@ -40,6 +43,7 @@ class LandmarkBox(QWidget):
         self.table.itemSelectionChanged.connect(self._on_chosen)
         landmark_editor.changed.connect(self.refresh)
         landmark_editor.similarity.changed.connect(self.refresh)
+        self.session.lock_changed.connect(self.refresh)
         self.refresh()
 
     def set_here(self) -> None:
@@ -72,13 +76,14 @@ class LandmarkBox(QWidget):
             catch_errors(self.session, lambda: self.landmark_editor.export(Path(path).with_suffix(".csv")))
 
     def _on_chosen(self) -> None:
-        self.remove.setEnabled(bool(self.table.chosen))
+        allow(self.remove, self.session.read_only or ("" if self.table.chosen else NOT_SELECTED))
 
     def refresh(self) -> None:
         """Show the landmarks of the scan on the screen."""
         current, scan = self.landmark_editor.landmarks, self.session.scan
         clicked = [landmark for landmark in self.landmark_editor.similarity.points if landmark.like]
-        self.set_button.setEnabled(bool(clicked) and clicked[-1].scan == scan)
+        is_here = bool(clicked) and clicked[-1].scan == scan
+        allow(self.set_button, self.session.read_only or ("" if is_here else NOT_CLICKED))
         landmarks = current.in_scan(scan) if scan else []
         rows = [
             (landmark.name, f"{landmark.confidence:.2f}" if isinstance(landmark, LandmarkMatch) else "set")

@@ -12,14 +12,17 @@ from qtpy.QtWidgets import QWidget
 
 from napari_medssl.engine.job_runner import JobRunner
 from napari_medssl.error_handling import catch_errors
+from napari_medssl.model.reasons import no_change
 from napari_medssl.model.session import Session
-from napari_medssl.widgets.components import JobPanel, button, column, hint
+from napari_medssl.widgets.components import JobPanel, allow, button, column, hint
 from napari_medssl.workspace import Workspace
 
 TIP = (
     "Go to the most informative slice of all scans in training: uncertain for the model, or unlike the "
     "annotated ones"
 )
+
+SEARCHING = "The search for the next slice is running."
 
 
 class NextSlice(QWidget):
@@ -48,7 +51,7 @@ class NextSlice(QWidget):
         session.suggested.connect(self._on_suggested)
         session.scan_removed.connect(self._on_removed)
         for signal in (session.project_changed, session.scan_changed, session.job_changed,
-                       session.view_changed):  # fmt: skip
+                       session.lock_changed, session.view_changed):  # fmt: skip
             signal.connect(self.refresh)
         self.refresh()
 
@@ -112,7 +115,7 @@ class NextSlice(QWidget):
         """Show the reason while the suggested slice is on the screen."""
         job, shown = self.session.job, self._shown
         asking = job.running and job.kind == self.kind
-        self.button.setEnabled(self.session.scan is not None and not asking)
+        allow(self.button, SEARCHING if asking else no_change(self.session))
         self.panel.setVisible(asking)
         reason = ""
         if shown is not None and self.session.scan == shown.scan:

@@ -11,10 +11,11 @@ from qtpy.QtWidgets import QListWidget, QListWidgetItem, QWidget
 from napari_medssl.io.open_layers import open_layers, why_unusable
 from napari_medssl.io.scan_adder import count
 from napari_medssl.qt import not_none
-from napari_medssl.widgets.components import button, column
+from napari_medssl.widgets.components import allow, button, column
 from napari_medssl.workspace import Workspace
 
 ROW, ROWS = 24, 5
+NOT_CHOSEN = "No layer is chosen; tick one in the list."
 
 
 class OpenLayers(QWidget):
@@ -26,7 +27,7 @@ class OpenLayers(QWidget):
         self._listed: list[tuple[Layer, str]] = []
         self._is_first: bool | None = None
         """Whether the list was made while no project was open."""
-        self._blocked = False
+        self._blocked = ""
         self.choice = QListWidget()
         self.choice.setSelectionMode(QListWidget.SelectionMode.NoSelection)
         self.choice.itemChanged.connect(lambda item: self._show_count())
@@ -65,15 +66,15 @@ class OpenLayers(QWidget):
         self.setVisible("" in reasons or (is_first and images))
         self._show_count()
 
-    def block(self, blocked: bool) -> None:
-        """Disable the button, or enable it where a layer is chosen."""
-        self._blocked = blocked
+    def block(self, why_not: str) -> None:
+        """Disable the button and say why; an empty reason enables it where a layer is chosen."""
+        self._blocked = why_not
         self._show_count()
 
     def _show_count(self) -> None:
         chosen = len(self.chosen)
         self.use.setText(f"Use {count(chosen, 'open layer')}")
-        self.use.setEnabled(bool(chosen) and not self._blocked)
+        allow(self.use, self._blocked or ("" if chosen else NOT_CHOSEN))
 
     def _on_use(self) -> None:
         self._add(self.chosen)

@@ -15,11 +15,21 @@ from napari_medssl.annotate.edits import Edits
 from napari_medssl.engine.job_runner import JobRunner
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.model.job_factory import predict_job
+from napari_medssl.model.reasons import job_blocked
 from napari_medssl.model.session import Session
-from napari_medssl.predict.predictions import PredictionKey, VolumeChanges
+from napari_medssl.predict.predictions import ONE_PREDICTION, PredictionKey, VolumeChanges
 from napari_medssl.predict.uncertainty_layer import CLASSES_ONLY, UNCERTAINTY, UncertaintyLayer
 from napari_medssl.widgets.advanced import Advanced
-from napari_medssl.widgets.components import JobPanel, StepContent, button, column, combo_box, hint, row
+from napari_medssl.widgets.components import (
+    JobPanel,
+    StepContent,
+    allow,
+    button,
+    column,
+    combo_box,
+    hint,
+    row,
+)  # fmt: skip
 from napari_medssl.widgets.export import Export
 from napari_medssl.widgets.finetune import describe
 from napari_medssl.widgets.review import Review
@@ -28,6 +38,7 @@ from napari_medssl.workspace import Workspace
 
 NO_PREDICTION = "There is no prediction of this scan yet; fine-tune first (step 4)."
 NOT_SEGMENTED = "Not segmented with the newest fine-tuning yet."
+NO_CLEAN_UP = "Nothing to apply; choose a clean-up first."
 PAUSE_MS = 300
 
 
@@ -35,6 +46,7 @@ class Prediction(StepContent):
     """Choice of the prediction and of what is shown, accepting slices, post-processing, export."""
 
     title = "Prediction"
+    kinds = ("predict", Export.kind)
 
     def __init__(self, session: Session, workspace: Workspace, jobs: JobRunner, edits: Edits) -> None:
         super().__init__()
@@ -81,7 +93,7 @@ class Prediction(StepContent):
             self.export.panel, self.advanced,
         )  # fmt: skip
         for signal in (session.project_changed, session.scan_changed, session.runs_changed,
-                       session.classes_changed, session.job_changed,
+                       session.classes_changed, session.job_changed, session.lock_changed,
                        self.predictions.changed, self.uncertainty.changed):  # fmt: skip
             signal.connect(self.refresh)
         self.refresh()
@@ -168,16 +180,17 @@ class Prediction(StepContent):
         self.status.setVisible(not_segmented or not entries)
         self.advanced.setVisible(not_segmented or bool(entries))
         self.segment.setVisible(not_segmented)
-        self.segment.setEnabled(self.session.idle)
+        allow(self.segment, job_blocked(self.session))
         self.unlike.setText(self._unlike_training())
         self.unlike.setVisible(bool(self.unlike.text()))
         self._fill_predictions(entries)
         self._fill_display()
         job = self.session.job
         self.panel.setVisible(job.running and job.kind == "predict")
-        self.flip.setEnabled(predictions.other is not None)
-        self.display_box.setEnabled(self.session.idle)
-        self.apply_button.setEnabled(bool(predictions.previewed) and not self.session.read_only)
+        allow(self.flip, "" if predictions.other is not None else ONE_PREDICTION)
+        allow(self.display_box, job_blocked(self.session))
+        allow(self.accept, self.session.read_only)
+        allow(self.apply_button, self.session.read_only or ("" if predictions.previewed else NO_CLEAN_UP))
         if not predictions.previewed:
             self._reset_options()
         self.difference.setText(self._difference())

@@ -12,12 +12,14 @@ from napari_medssl.engine.estimates import Estimates
 from napari_medssl.engine.job_runner import JobRunner
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.model.job_factory import pretrain_job, resume_job, with_settings
+from napari_medssl.model.reasons import job_blocked, no_job
 from napari_medssl.model.run_history import curves_of
 from napari_medssl.model.session import Session
 from napari_medssl.widgets.advanced import Advanced, Groups
 from napari_medssl.widgets.components import (
     JobPanel,
     StepContent,
+    allow,
     button,
     column,
     combo_box,
@@ -38,6 +40,7 @@ class Pretrain(StepContent):
 
     title = "Pre-train"
     kind = "pretrain"
+    kinds = (kind,)
 
     def __init__(self, session: Session, workspace: Workspace, jobs: JobRunner, estimates: Estimates) -> None:
         super().__init__()
@@ -51,7 +54,6 @@ class Pretrain(StepContent):
         form = QFormLayout()
         form.addRow(row(self.purpose, self.minutes, stretch=0))
         form.addRow("Method", self.method)
-        form.addRow(self.about)
         self.advanced = Advanced()
         self.estimate = EstimateLabel(session, estimates, self._new_job)
         self.start = button(
@@ -62,10 +64,11 @@ class Pretrain(StepContent):
         )
         self.panel = JobPanel(session, self.kind, jobs.stop)
         self.report = hint()
-        column(
-            self, form, self.advanced, self.estimate, row(self.start, self.resume), self.panel, self.report
-        )
-        for signal in (session.project_changed, session.scan_changed, session.runs_changed):
+        # Below the buttons comes what a training hides: they stay where they are when it starts and ends.
+        buttons = row(self.start, self.resume, stretch=0)
+        column(self, form, buttons, self.about, self.estimate, self.advanced, self.panel, self.report)
+        for signal in (session.project_changed, session.scan_changed, session.runs_changed,
+                       session.lock_changed):  # fmt: skip
             signal.connect(self.refresh)
         for signal in (session.project_changed, session.run_deleted):
             signal.connect(lambda *about: self._show_last_curve())
@@ -107,10 +110,10 @@ class Pretrain(StepContent):
     def refresh(self) -> None:
         """Update which controls are enabled, and the report on the newest run."""
         idle = self.session.idle
-        self.start.setEnabled(idle and self.session.scan is not None)
+        allow(self.start, no_job(self.session))
         self.resume.setVisible(idle and self.session.resumable(self.kind) is not None)
         for widget in (self.purpose, self.method, self.minutes):
-            widget.setEnabled(idle)
+            allow(widget, job_blocked(self.session))
         for part in (self.about, self.advanced):
             part.setVisible(idle)
         self.estimate.refresh()

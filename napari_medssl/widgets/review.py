@@ -14,9 +14,10 @@ from qtpy.QtWidgets import QHeaderView, QMenu, QTableWidget, QTableWidgetItem, Q
 from napari_medssl.annotate.edits import Edits
 from napari_medssl.engine.job_runner import JobRunner
 from napari_medssl.error_handling import catch_errors
+from napari_medssl.model.reasons import job_blocked
 from napari_medssl.model.review_list import ReviewList
 from napari_medssl.qt import headers, not_none
-from napari_medssl.widgets.components import button, column, hint, row
+from napari_medssl.widgets.components import allow, button, column, hint, row
 from napari_medssl.workspace import Workspace
 
 HEADERS = {
@@ -27,6 +28,8 @@ HEADERS = {
 }
 SCAN, QUALITY, REVIEWED = range(3)
 ROW, HEAD, ROWS = 26, 24, 4
+NOT_SHOWN = "This scan is not on the screen; click its row first."
+NOT_QUEUED = "The newest fine-tuning has not segmented this scan yet; segment it first."
 
 
 class Review(QWidget):
@@ -126,8 +129,9 @@ class Review(QWidget):
         )
         copy = not_none(menu.addAction("Accept as annotation, to learn from", self.copy))
         for action in menu.actions():
-            action.setEnabled(not self.session.read_only)
-        copy.setEnabled(copy.isEnabled() and scan == self.session.scan)
+            allow(action, self.session.read_only)
+        allow(copy, self.session.read_only or ("" if scan == self.session.scan else NOT_SHOWN))
+        menu.setToolTipsVisible(True)
         return menu
 
     def _on_menu(self, point: QPoint) -> None:
@@ -150,13 +154,12 @@ class Review(QWidget):
         others = queue.missing - (queue.item(self.session.scan) is None)  # which has a button of its own
         self.segment_all.setVisible(bool(queue.run) and others > 0)
         self.segment_all.setText(f"Segment all scans ({queue.missing} left)")
-        self.segment_all.setEnabled(self.session.idle)
+        allow(self.segment_all, job_blocked(self.session))
         shown = len(queue.items) > 1
         accepted = sum(item.accepted for item in queue.items)
         self.state.setText(f"{accepted} of {len(queue.items)} accepted, the worst of the others first:")
-        self.accept_button.setEnabled(
-            not self.session.read_only and queue.item(self.session.scan) is not None
-        )
+        queued = queue.item(self.session.scan) is not None
+        allow(self.accept_button, self.session.read_only or ("" if queued else NOT_QUEUED))
         for widget in (self.state, self.table, self._buttons):
             widget.setVisible(shown)
         self.setVisible(shown or not self.segment_all.isHidden())

@@ -20,8 +20,10 @@ from qtpy.QtWidgets import QFileDialog, QHeaderView, QMenu, QTableWidgetItem
 from napari_medssl import layers
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.latest_only_worker import LatestOnlyWorker
+from napari_medssl.model.reasons import job_blocked
 from napari_medssl.model.scan_summaries import ScanSummaries, ScanSummary
 from napari_medssl.qt import Table, cell, headers, not_none
+from napari_medssl.widgets.components import allow
 from napari_medssl.widgets.scan_channels import ScanChannels
 from napari_medssl.widgets.scan_removal import ScanRemoval
 from napari_medssl.workspace import Workspace
@@ -60,6 +62,8 @@ class ScanTable(Table):
         workspace.scan_loader.changed.connect(self._show_names)
         for signal in (self.session.project_changed, self.session.scans_changed, self.session.scan_changed):
             signal.connect(self.refresh)
+        self._drawn: dict[str, tuple[Scan, bool]] = {}
+        """By id, what a row shows: the scan, and whether it is being opened."""
         self.refresh()
 
     def _set_up(self) -> None:
@@ -109,10 +113,15 @@ class ScanTable(Table):
     def refresh(self) -> None:
         """Show the project's scans."""
         scans = list(self.session.project.scans) if self.session.project else []
-        if scans != [cell(self, row, NAME).data(ID) for row in range(self.rowCount())]:
+        known = [cell(self, row, NAME).data(ID) for row in range(self.rowCount())]
+        if scans != known:
+            # While a folder is read, rows are added.
+            first = len(known) if scans[: len(known)] == known else 0
+            if not first:
+                self._drawn.clear()
             self.blockSignals(True)
             self.setRowCount(len(scans))
-            for row, scan in enumerate(scans):
+            for row, scan in enumerate(scans[first:], first):
                 for column in HEADERS:
                     item = QTableWidgetItem()
                     item.setData(ID, scan)
@@ -134,6 +143,11 @@ class ScanTable(Table):
             scan = self.session.need_project().scans.get(item.data(ID))
             if scan is None:
                 continue  # rows of the previous project
+            if scan.id == shown and self.currentRow() != row:
+                self.selectRow(row)
+            if self._drawn.get(scan.id) == (scan, scan.id == pending):
+                continue  # of hundreds of rows, few change
+            self._drawn[scan.id] = (scan, scan.id == pending)
             spacing = " × ".join(f"{value:.3g}" for value in scan.geometry.spacing_mm[::-1]) + " mm"
             size = layers.times(scan.geometry.shape_zyx)
             short = "×".join(f"{value:.2g}" for value in scan.geometry.spacing_mm[::-1]) + " mm"
@@ -147,8 +161,6 @@ class ScanTable(Table):
             )
             cell(self, row, MODALITY).setText(modality_name(scan))
             cell(self, row, MODALITY).setToolTip(f"{describe_modality(scan)}; right-click to change it")
-            if scan.id == shown and self.currentRow() != row:
-                self.selectRow(row)
         self.blockSignals(False)
         not_none(self.viewport()).update()
 
@@ -195,15 +207,14 @@ class ScanTable(Table):
         text = "Include in training again" if scan.held_out else "Hold out from training"
         menu.addAction(text, lambda: self._hold_out(scan))
         for action in menu.actions():
-            action.setEnabled(not self.session.read_only)
+            allow(action, self.session.read_only)
         self._add_modalities(menu, scan)
         self.channels.add_to(menu, scan)
         menu.addSeparator()
         rename = not_none(menu.addAction("Rename scan…", lambda: self.removal.ask_name(scan)))
         remove = not_none(menu.addAction("Remove scan…", lambda: self.removal.ask(scan)))
-        rename.setEnabled(not self.session.read_only)
-        remove.setEnabled(self.session.idle)
-        remove.setToolTip("" if self.session.idle else self.session.read_only or "A job may use this scan.")
+        allow(rename, self.session.read_only)
+        allow(remove, job_blocked(self.session))
         return menu
 
     def _add_modalities(self, menu: QMenu, scan: Scan) -> None:
@@ -211,7 +222,7 @@ class ScanTable(Table):
         scans = self.session.need_project().scans.values()
         uncertain = [other.id for other in scans if other.modality_source == UNSURE]
         submenu = not_none(menu.addMenu("Modality"))
-        submenu.setEnabled(not self.session.read_only and self.session.idle)
+        allow(not_none(submenu.menuAction()), job_blocked(self.session))
         for modality, name in MODALITIES.items():
             action = not_none(submenu.addAction(name, partial(self.set_modality, [scan.id], modality)))
             action.setCheckable(True)

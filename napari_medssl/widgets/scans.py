@@ -21,7 +21,7 @@ from napari_medssl.latest_only_worker import LatestOnlyWorker
 from napari_medssl.model.project_place import place_at_home, place_beside, place_in
 from napari_medssl.model.recent_projects import RecentProjects
 from napari_medssl.model.session import Session
-from napari_medssl.widgets.components import StepContent, button, column, hint, row, set_primary
+from napari_medssl.widgets.components import StepContent, allow, button, column, hint, row, set_primary
 from napari_medssl.widgets.new_project import NewProject
 from napari_medssl.widgets.open_layers import OpenLayers
 from napari_medssl.widgets.project_size import ProjectSize
@@ -30,6 +30,8 @@ from napari_medssl.widgets.scan_table import ScanTable
 from napari_medssl.widgets.volume_choice import VolumeChoice
 from napari_medssl.widgets.welcome import MAKING_SAMPLE, SAMPLE_STEPS, Welcome
 from napari_medssl.workspace import Workspace
+
+READING = "Scans are being read; wait until all are in the table."
 
 
 class Scans(StepContent):
@@ -56,12 +58,12 @@ class Scans(StepContent):
         self.use_open_layers = self.open_layers.use
         self.welcome = Welcome(self.recent, self.open_recent, self.open_sample)
         self.table = ScanTable(workspace)
-        self.progress, self.read_only_note = hint(), hint()
+        self.progress = hint()
         self.orientation_note = hint("The patient's right is on the left of the screen.")
         self.orientation_note.setToolTip("Radiological convention: viewed from the patient's feet.")
         self.sample_note = hint(SAMPLE_STEPS)
         column(
-            self, row(self.folder, self.choose, stretch=0), self.read_only_note, row(self.files, self.dicom),
+            self, row(self.folder, self.choose, stretch=0), row(self.files, self.dicom),
             self.new_project, self.open_layers, self.welcome, self.table, self.progress,
             self.orientation_note, self.sample_note,
         )  # fmt: skip
@@ -194,8 +196,6 @@ class Scans(StepContent):
         root = project.root.resolve() if project else None
         self.folder.setText(f"{root.parent.name}/{root.name}" if root else "No project yet")
         self.folder.setToolTip(f"Scans, annotations, weights, predictions are saved in {root or 'a folder'}")
-        self.read_only_note.setText(self.session.read_only)
-        self.read_only_note.setVisible(bool(self.session.read_only))
         scans = project.scans if project else {}
         self.table.setVisible(bool(scans))
         self.orientation_note.setVisible(bool(scans))
@@ -209,11 +209,12 @@ class Scans(StepContent):
         self.progress.setText(MAKING_SAMPLE if self._sample_worker.busy else self.adder.progress)
         self.progress.setVisible(bool(self.progress.text()))
         busy = self.adder.busy or self._sample_worker.busy
-        for widget in (self.choose, self.welcome):
-            widget.setEnabled(not busy)
-        for widget in (self.files, self.dicom):
-            widget.setEnabled(not busy and not self.session.read_only)
-        self.open_layers.block(busy or bool(self.session.read_only))
+        reading = READING if busy else ""
+        for control in (self.choose, self.welcome):
+            allow(control, reading)
+        for control in (self.files, self.dicom):
+            allow(control, reading or self.session.read_only)
+        self.open_layers.block(reading or self.session.read_only)
 
     def _project_menu(self) -> QMenu:
         menu = QMenu(self)

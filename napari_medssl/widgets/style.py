@@ -11,7 +11,7 @@ LINE = "#45c7a8"
 """For curves and links: told from both the dark and the light background."""
 DICE_ON_DARK, DICE_ON_LIGHT = "#f2b45c", "#a85f00"
 """For the second curve of a plot, on dark and on light ground."""
-NAMES = ("background", "foreground", "primary", "secondary", "highlight", "text")
+NAMES = ("background", "foreground", "primary", "secondary", "highlight", "text", "error", "warning")
 
 
 def sheet(theme_id: str) -> str:
@@ -47,6 +47,8 @@ QPushButton[advanced="true"]:checked { background: transparent; color: @text; }
 QPushButton[reset="true"] { background: transparent; padding: 0px; min-width: 20px; max-width: 20px; }
 QLabel[hint="true"], QLabel[summary="true"] { color: @muted; }
 QLabel[summary="true"] { background: transparent; font-weight: 400; }
+QLabel[message="error"] { border-left: 3px solid @error; padding: 4px 8px; color: @text; }
+QLabel[message="warning"] { border-left: 3px solid @warning; padding: 4px 8px; color: @text; }
 QListWidget, QTableWidget { background-color: @foreground; border-radius: 4px; padding: 3px; outline: none; }
 QListWidget::item, QTableWidget::item { padding: 5px 6px; border-radius: 3px; }
 QListWidget::item:selected, QTableWidget::item:selected { background-color: @accent; color: white; }

@@ -11,12 +11,16 @@ import pytest
 from medssl.core.errors import UserError
 from napari.components import ViewerModel
 from napari.utils.shortcuts import default_shortcuts
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QAbstractButton
 
 from napari_medssl.annotate import keys
 from napari_medssl.io import reader, samples
 from napari_medssl.model.job_factory import pretrain_job
-from napari_medssl.widgets import Dock, style
+from napari_medssl.widgets import Dock, dock, style
+from napari_medssl.widgets.components import OWN_TIP
 from napari_medssl.widgets.finetune import RANDOM_NAME, SHAPES_NAME
+from napari_medssl.widgets.messages import RESEARCH_USE
 
 ENGINE = """
 import json, sys, time
@@ -322,6 +326,127 @@ def test_a_defect_is_a_sentence_and_no_traceback(make, said, monkeypatch):
     monkeypatch.setattr(made.workspace, "new_annotation", lambda: 1 / 0)
     made.annotate.new.click()
     assert said[0][0] == "error" and "ZeroDivisionError" in said[0][1]
+
+
+# --- what stays -------------------------------------------------------------------------------------
+
+
+def test_a_failure_stays_in_its_step_until_the_next_attempt(make, qtbot):
+    made = make()
+    made.steps[3].expand()
+    made.finetune.start.click()
+    made.finetune.start.click()
+    ((sentence,), shown) = made.feedback.messages.shown, made.feedback.messages
+    assert sentence.startswith("Nothing is annotated yet") and shown.isVisible() and sentence in shown.text()
+    made.steps[1].expand()
+    assert not shown.shown and not shown.isVisible()
+    made.annotate.new.click()
+    made.workspace.annotation_layer.paint((4, 5, 6), 1)
+    made.steps[3].expand()
+    assert shown.shown == [sentence] and shown.isVisible()
+    made.finetune.start.click()
+    assert not shown.shown
+    wait_for_end(qtbot, made)
+
+
+def test_nothing_moves_when_a_sentence_comes_or_goes(make, qtbot):
+    made = make()
+    made.resize(345, 800)
+    made.steps[3].expand()
+
+    def places():
+        qtbot.wait(50)
+        return [step.mapTo(made, step.rect().topLeft()).y() for step in made.steps], made.scroll_area.height()
+
+    before = places()
+    made.finetune.start.click()
+    with_sentence = places()
+    assert with_sentence[0] == before[0]
+    made.feedback.messages.attempt()
+    assert places() == with_sentence, "the room is kept until another step is opened"
+
+
+def test_a_key_is_an_attempt(make):
+    made = painted(make())
+    made.steps[1].expand()
+    made.workspace.viewer.dims.ndisplay = 3
+    made.annotate.toggle_complete()
+    assert "2D view" in made.feedback.messages.shown[0]
+    made.workspace.viewer.dims.ndisplay = 2
+    press = next(action for key, action in made.viewer.keymap.items() if str(key) == dock.COMPLETE_KEY)
+    press(made.viewer)
+    assert not made.feedback.messages.shown
+
+
+def test_a_click_in_a_table_is_an_attempt(make, qtbot):
+    made = make()
+    made.session.notify("error", "This scan cannot be read.")
+    table = made.scans.table
+    middle = table.visualItemRect(table.item(0, 1)).center()
+    qtbot.mouseClick(table.viewport(), Qt.MouseButton.LeftButton, pos=middle)
+    assert not made.feedback.messages.shown
+
+
+def test_many_failures_are_counted_and_a_long_path_does_not_widen_the_dock(make):
+    made = make()
+    paths = [f"/{'scans/' * 30}{number}.nii.gz" for number in range(5)]
+    for path in paths:
+        made.session.notify("error", f"{path} cannot be read.")
+    messages = made.feedback.messages
+    assert len(messages.shown) == 5 and "2 earlier messages" in messages.text()
+    assert all(path in messages.toolTip() for path in paths)
+    assert messages.minimumSizeHint().width() < dock.WIDTH
+
+
+def test_a_job_that_fails_is_seen_from_every_step_and_says_why_in_its_own(make, qtbot, said):
+    made = make(FAILS)
+    made.pretrain.start.click()
+    wait_for_end(qtbot, made)
+    feedback = made.feedback
+    assert feedback.job_line.text().startswith("Pre-training failed.") and not feedback.messages.shown
+    feedback.job_line.linkActivated.emit("step")
+    assert made.steps[2].isExpanded()
+    assert feedback.messages.shown == ["There is too little memory; close other programs."]
+    made.steps[0].expand()
+    assert feedback.job_line.text() == RESEARCH_USE, "it has been seen"
+
+
+def test_a_running_job_is_seen_from_every_other_step(make, qtbot):
+    made = make(WAITS)
+    made.pretrain.start.click()
+    qtbot.waitUntil(lambda: made.session.job.step == 2, timeout=20_000)
+    assert made.feedback.job_line.text().startswith("Pre-training: 67%, 10 s left")
+    made.steps[2].expand()
+    assert made.feedback.job_line.text() == RESEARCH_USE, "the step itself says more"
+    made.jobs.stop()
+    wait_for_end(qtbot, made)
+
+
+# --- what is grey ------------------------------------------------------------------------------------
+
+
+def grey_without_reason(made: Dock) -> list[str]:
+    """Texts of the disabled buttons whose tooltip does not say why."""
+    grey = (each for each in made.findChildren(QAbstractButton) if not each.isEnabledTo(each.parentWidget()))
+    return [each.text() for each in grey if each.property(OWN_TIP) is None]
+
+
+def test_every_grey_button_says_why(make, qtbot):
+    empty = Dock(ViewerModel())
+    qtbot.addWidget(empty)
+    assert not empty.pretrain.start.isEnabled() and not grey_without_reason(empty)
+    assert empty.pretrain.start.toolTip() == "No scan is open yet; open one in step 1."
+    empty._leave()
+    made = painted(make(WAITS))
+    assert not made.features.follow.isEnabled() and not grey_without_reason(made)
+    own = made.finetune.start.toolTip()
+    made.pretrain.start.click()
+    assert made.finetune.start.toolTip() == "Pre-training is running; stop it, or wait until it ends."
+    assert not grey_without_reason(made)
+    qtbot.waitUntil(lambda: made.session.job.step == 2, timeout=20_000)
+    made.jobs.stop()
+    wait_for_end(qtbot, made)
+    assert made.finetune.start.isEnabled() and made.finetune.start.toolTip() == own
 
 
 # --- the dock itself ---------------------------------------------------------------------------------

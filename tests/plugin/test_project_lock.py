@@ -85,9 +85,10 @@ def test_the_second_window_says_who_has_the_project(another_process, open_window
     ((severity, text),) = said
     assert severity == "warning" and f"process {another_process.pid} on " in text and "since " in text
     assert "close the other window" in text and text == second.session.read_only
-    assert second.scans.read_only_note.text() == text and second.scans.read_only_note.isVisibleTo(
-        second.scans
-    )
+    for step in second.steps:
+        step.expand()
+        assert second.feedback.read_only_line.text() == text and second.feedback.read_only_line.isVisible()
+    assert not second.feedback.messages.shown, "which is said once"
 
 
 def test_the_second_window_shows_everything_and_writes_nothing(another_process, open_window, project, said):
@@ -109,6 +110,21 @@ def test_the_second_window_shows_everything_and_writes_nothing(another_process, 
     assert before.keys() == after.keys() and before == after
 
 
+def test_what_a_read_only_window_cannot_do_is_grey_and_says_why(another_process, open_window):
+    second = open_window()
+    annotate, prediction, features = second.annotate, second.prediction, second.features
+    grey = (
+        second.scans.files, second.scans.dicom, annotate.classes, annotate.add, annotate.mask_import,
+        annotate.tools.brush, annotate.tools.sure, annotate.tools.eraser, annotate.complete, annotate.next.button, second.train,
+        second.pretrain.start, second.pretrain.minutes, second.finetune.start, second.finetune.weights,
+        prediction.accept, prediction.segment, prediction.apply_button, prediction.export.every,
+        features.compute, features.compute_all, features.landmarks.set_button,
+    )  # fmt: skip
+    for control in grey:
+        assert not control.isEnabled() and control.toolTip() == second.session.read_only, control
+    assert second.scans.choose.isEnabled() and prediction.export.one.isEnabled()
+
+
 def test_a_window_that_died_leaves_nothing_in_the_way(another_process, open_window, said):
     another_process.communicate("die\n")
     window = open_window()
@@ -123,7 +139,7 @@ def test_when_the_first_window_closes_the_second_may_write(open_window, said, pr
     first._leave()
     second.project_lock.poll()
     assert not second.session.read_only and second.workspace.annotation_layer.editable
-    assert second.pretrain.start.isEnabled() and not second.scans.read_only_note.isVisibleTo(second.scans)
+    assert second.pretrain.start.isEnabled() and not second.feedback.read_only_line.isVisible()
     assert second.workspace.annotation_layer.data[5, 5, 5] == 2, "what the first one painted has come along"
 
 

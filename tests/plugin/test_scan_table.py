@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from medssl.core.io.volume import read_scan, write_labels
 from medssl.core.project import images
+from medssl.core.project.modality import modality_name
 from medssl.core.project.project import Annotation, Project
 from napari.components import ViewerModel
 from user_simulation import open_and_wait
 
 from napari_medssl.model.scan_summaries import count_slices, picture, summarise_scans
-from napari_medssl.widgets import Dock
+from napari_medssl.widgets import Dock, scan_table
 from napari_medssl.widgets.scan_table import DICE, MODALITY, NAME, PREDICTION, SLICES, THUMBNAIL
 
 SHAPE = (6, 9, 10)
@@ -241,3 +242,21 @@ def test_a_scan_that_has_become_another_one_is_not_shown(dock, qtbot, said, seco
     qtbot.waitUntil(lambda: dock.session.scan == "other", timeout=20_000)
     assert "has changed since it was added" in said[0][1]
     assert dock.workspace.scan_layer.data.shape == (7, 6, 5)
+
+
+def test_what_has_not_changed_is_not_drawn_again(dock, tmp_path, monkeypatch):
+    """So that a table of 500 scans stays quick."""
+    drawn: list[str] = []
+    monkeypatch.setattr(
+        scan_table, "modality_name", lambda scan: (drawn.append(scan.id), modality_name(scan))[1]
+    )
+    first = dock.scans.table.item(0, NAME)
+    nibabel.save(nibabel.Nifti1Image(np.ones((3, 4, 5), np.float32), np.eye(4)), tmp_path / "third.nii")
+    dock.session.project.add_scan(tmp_path / "third.nii")
+    dock.session.scans_changed.emit()
+    assert dock.scans.table.rowCount() == 3 and dock.scans.table.item(0, NAME) is first
+    dock.session.select("other")
+    assert drawn == ["third"]
+    dock.session.project.hold_out("other", True)
+    dock.session.scans_changed.emit()
+    assert drawn == ["third", "other"] and cell(dock, 1, NAME).endswith("Held out")

@@ -190,7 +190,7 @@ def test_a_closed_step_measures_nothing(make, qtbot):
 def test_fine_tuning_is_estimated_once_something_is_painted(make, qtbot):
     made = make()
     made.steps[3].toggleButton().click()
-    assert not made.finetune.estimate.isVisibleTo(made.finetune)
+    assert made.finetune.estimate.text().startswith("Nothing is annotated yet")
     painted(made)
     made.steps[2].toggleButton().click()
     assert "steps in 3 min" in measured(qtbot, made, 3)
@@ -207,14 +207,73 @@ def test_a_measurement_gives_way_to_the_training(make, qtbot, said):
     qtbot.waitUntil(lambda: child not in child_process._running, timeout=10_000)
 
 
-def test_a_measurement_that_fails_is_silent_and_not_repeated(make, qtbot, said):
+def test_a_measurement_that_fails_says_why_and_is_not_repeated(make, qtbot, said):
     made = make(measuring="sys.exit(1)")
     made.steps[2].toggleButton().click()
     qtbot.waitUntil(lambda: (made.session.project.root / "asked").exists(), timeout=30_000)
     qtbot.waitUntil(lambda: not made.estimates.measuring, timeout=30_000)
-    assert not made.pretrain.estimate.isVisibleTo(made.pretrain)
+    assert "exit code 1" in made.pretrain.estimate.text()
     made.pretrain.minutes.setValue(7)
     assert not made.estimates.measuring and not said
+    assert (made.session.project.root / "asked").read_text() == "one\n"
+
+
+REFUSES = """
+    if not (project.root / "agrees").exists():
+        failed = events.Failed("few", "One slice is too little; complete another one.")
+        print(events.to_line(failed), flush=True)
+        sys.exit(1)
+"""
+
+
+def test_the_estimate_comes_back_when_what_was_refused_has_changed(make, qtbot, said):
+    made = painted(make(measuring=REFUSES))
+    made.steps[3].toggleButton().click()
+    forecast = made.finetune.estimate
+    qtbot.waitUntil(lambda: "One slice is too little" in forecast.text(), timeout=30_000)
+    (made.session.project.root / "agrees").touch()
+    made.workspace.annotation_layer.paint((5, 5, 6), 1)
+    made.workspace.autosave.flush()
+    qtbot.waitUntil(lambda: "steps in" in forecast.text(), timeout=30_000)
+    assert not said
+
+
+def test_the_estimate_comes_back_after_a_job_that_was_refused(make, qtbot):
+    made = make(ending="say(events.Failed('memory', 'Too little memory.'))", measuring=REFUSES)
+    made.steps[2].toggleButton().click()
+    forecast = made.pretrain.estimate
+    qtbot.waitUntil(lambda: "One slice is too little" in forecast.text(), timeout=30_000)
+    (made.session.project.root / "agrees").touch()
+    ran(qtbot, made, made.pretrain.start)
+    qtbot.waitUntil(lambda: "steps in" in forecast.text(), timeout=30_000)
+
+
+def test_a_setting_that_does_not_fit_is_named_until_it_fits(make, qtbot):
+    made = make()
+    measured(qtbot, made, 2)
+    made.pretrain.advanced.toggleButton().click()
+    made.pretrain.advanced.set("learning_rate", -1.0)
+    assert "learning_rate" in made.pretrain.estimate.text()
+    made.pretrain.advanced.set("learning_rate", 0.001)
+    qtbot.waitUntil(lambda: "steps in" in made.pretrain.estimate.text(), timeout=30_000)
+
+
+@pytest.mark.parametrize("step", [2, 3])
+def test_the_start_button_stays_where_it_is_when_a_training_starts_and_ends(make, qtbot, step):
+    made = painted(make("time.sleep(1)\n" + ENDS))
+    made.resize(345, 900)
+    made.steps[step].expand()
+    start = made.steps[step].body.start
+
+    def place():
+        qtbot.wait(50)
+        return start.mapTo(made, start.rect().topLeft())
+
+    before = place()
+    start.click()
+    assert made.session.job.running and place() == before
+    qtbot.waitUntil(lambda: not made.session.job.running, timeout=30_000)
+    assert place() == before
 
 
 # --- Dice on a held slice ----------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import napari
 import nibabel
 import numpy as np
 import psutil
@@ -16,9 +17,9 @@ import scenes
 from medssl.benchmarking.simulated_annotator import choose_slices
 from medssl.core.io.labels import read_labels
 from medssl.core.methods import METHODS
-from qtpy.QtCore import Qt
+from qtpy.QtCore import Qt, QTimer
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication
+from qtpy.QtWidgets import QApplication, QMessageBox
 from user_simulation import EventLoopLag, UserSimulation, open_and_wait, wait_until
 
 from napari_medssl.engine import child_process
@@ -211,6 +212,50 @@ def test_closing_the_window_while_training_leaves_no_engine(window, scene):
     wait_until(lambda: not engine.is_running(), 10, "ending the engine")
     assert not child_process._running
     assert project.annotation(next(iter(project.scans))).labels[3, 3, 3]
+    (run,) = project.runs("pretrain")
+    assert run.checkpoint.exists()
+
+
+def answer(text: str) -> list[str]:
+    """Press a button of the question that opens next; the list gets what it says."""
+    said: list[str] = []
+
+    def press(tries: int = 100) -> None:
+        box = QApplication.activeModalWidget()
+        if isinstance(box, QMessageBox):
+            said.append(f"{box.text()} {box.informativeText()}")
+            next(each for each in box.buttons() if each.text() == text).click()
+        elif tries:
+            QTimer.singleShot(50, lambda: press(tries - 1))
+
+    QTimer.singleShot(50, press)
+    return said
+
+
+def test_a_user_who_closes_the_window_while_training_is_asked(scene, qapp):
+    viewer = napari.Viewer()  # which the user closes here, not the fixture
+    _, dock = viewer.window.add_plugin_dock_widget("napari-medssl")
+    dock.scans.add([scene.path])
+    wait_until(lambda: dock.session.scan is not None and not dock.scans.adder.busy, 20, "opening")
+    user = UserSimulation(viewer, dock)
+    user.open_step(3)
+    user.click(dock.pretrain.start)
+    training_begins(dock)
+    dock.workspace.new_annotation()
+    dock.workspace.annotation_layer.paint((3, 3, 3), 1)
+    engine, project = psutil.Process(dock.jobs.process_id()), dock.session.project
+    frame, scan = dock.window().windowHandle(), next(iter(project.scans))
+    said = answer("Go on")
+    frame.close()
+    assert "Pre-training" in said[0] and "Continue resumes it" in said[0]
+    QTest.qWait(300)
+    assert dock.window().isVisible() and dock.session.job.running and engine.is_running()
+    assert project.annotation(scan).labels[3, 3, 3], "strokes are saved before the question"
+    dock.workspace.annotation_layer.paint((4, 4, 4), 1)
+    said = answer("Stop and close")
+    frame.close()
+    wait_until(lambda: not engine.is_running(), 10, "ending the engine")
+    assert len(said) == 1 and project.annotation(scan).labels[4, 4, 4]
     (run,) = project.runs("pretrain")
     assert run.checkpoint.exists()
 

@@ -9,9 +9,10 @@ import numpy as np
 
 from medssl.core.project.annotation import Annotation
 from medssl.core.project.project import Project
+from medssl.core.ranges import describe_ranges
 
-NAMED_SCANS, NAMED_SLICES = 3, 5
-"""Number of scans and slices that a message names; the others are counted."""
+NAMED_SCANS, NAMED_RANGES = 3, 5
+"""Number of scans and ranges of slices that a message names; the others are counted."""
 
 
 def annotated_slices(project: Project, class_id: int) -> dict[str, list[int]]:
@@ -52,7 +53,7 @@ def relabel(project: Project, scans: Sequence[str], class_id: int, new_id: int) 
 
 
 def describe(project: Project, slices_by_scan: Mapping[str, Sequence[int]]) -> str:
-    """Format the result of `annotated_slices`: "scan-a (axial slices 3, 4) and 2 more scans"."""
+    """Format the result of `annotated_slices`: "scan-a (axial slices 3, 66-111) and 2 more scans"."""
     first = list(slices_by_scan.items())[:NAMED_SCANS]
     named = [f"{project.scans[scan].title} ({_slices(slices)})" for scan, slices in first]
     more = len(slices_by_scan) - len(named)
@@ -60,7 +61,5 @@ def describe(project: Project, slices_by_scan: Mapping[str, Sequence[int]]) -> s
 
 
 def _slices(slices: Sequence[int]) -> str:
-    named = ", ".join(map(str, slices[:NAMED_SLICES]))
-    more = len(slices) - NAMED_SLICES
     word = "axial slice" if len(slices) == 1 else "axial slices"
-    return f"{word} {named}" + (f" and {more} more" if more > 0 else "")
+    return f"{word} {describe_ranges(slices, NAMED_RANGES)}"
