@@ -25,7 +25,7 @@ from napari_medssl.annotate.range_brush import RangeBrush
 from napari_medssl.annotate.seeds import grow_from_seeds
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.qt import not_none
-from napari_medssl.widgets.components import hint
+from napari_medssl.widgets.components import allow, hint
 from napari_medssl.widgets.range_row import RangeRow
 from napari_medssl.workspace import Workspace
 
@@ -33,6 +33,8 @@ TIP = "Grow from seeds, complete empty slices, take points and shapes, limit the
 GROW_TIP = "Fill this slice from strokes inside the classes and some sure background (Q) around them"
 SHAPES_TIP = "Interpolate between the complete slices around this one without looking at the grey values"
 LAYER_TIP = "Label what is drawn in a layer with the selected class; points and lines get the brush's width"
+NOT_BETWEEN = "This slice lies between no two complete slices; complete one on each side of it."
+NOT_DRAWN = "Nothing is drawn; add a points or shapes layer and draw in it."
 LIMIT_TIP = "Paint only voxels whose grey values lie in a range"
 
 
@@ -80,10 +82,11 @@ class FillMenu(QPushButton):
         return action
 
     def _refresh(self) -> None:
-        self._shapes.setEnabled(self.interpolation.possible(self.workspace.slice_on_screen()))
+        is_between = self.interpolation.possible(self.workspace.slice_on_screen())
+        allow(self._shapes, "" if is_between else NOT_BETWEEN)
         drawn = self.drawn_layers.available()
         self._layers.clear()
-        self._layers.setEnabled(bool(drawn))
+        allow(not_none(self._layers.menuAction()), "" if drawn else NOT_DRAWN)
         for layer in drawn:
             self._add(self._layers, layer.name, LAYER_TIP, self._taking(layer))
 
