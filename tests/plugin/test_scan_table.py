@@ -251,7 +251,8 @@ def test_what_has_not_changed_is_not_drawn_again(dock, tmp_path, monkeypatch):
         scan_table, "modality_name", lambda scan: (drawn.append(scan.id), modality_name(scan))[1]
     )
     first = dock.scans.table.item(0, NAME)
-    nibabel.save(nibabel.Nifti1Image(np.ones((3, 4, 5), np.float32), np.eye(4)), tmp_path / "third.nii")
+    values = np.arange(60, dtype=np.float32).reshape(3, 4, 5)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "third.nii")
     dock.session.project.add_scan(tmp_path / "third.nii")
     dock.session.scans_changed.emit()
     assert dock.scans.table.rowCount() == 3 and dock.scans.table.item(0, NAME) is first

@@ -266,8 +266,11 @@ def test_the_start_button_stays_where_it_is_when_a_training_starts_and_ends(make
     start = made.steps[step].body.start
 
     def place():
-        qtbot.wait(50)
-        return start.mapTo(made, start.rect().topLeft())
+        last = None
+        while (now := start.mapTo(made, start.rect().topLeft())) != last:  # until the layout has settled
+            last = now
+            qtbot.wait(200)
+        return now
 
     before = place()
     start.click()
