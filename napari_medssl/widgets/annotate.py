@@ -41,6 +41,7 @@ INTERPOLATE_TIP = (
     "drawn as outlines, vanish where you paint, weigh less in training and are never exported"
 )
 NO_SLICE = "No slice of the scan is on the screen; switch to 2D (Ctrl+Y), or move the slider into the scan."
+INTERPOLATING = "The labels between the complete slices are being computed."
 STATES = {
     SaveState.SAVED: "All strokes are saved.",
     SaveState.SAVING: "Saving…",
@@ -207,7 +208,8 @@ class Annotate(StepContent):
         self.complete.setText(
             f"✓  {label} is complete" if is_complete else f"{action} {label.lower()} complete"
         )
-        self.interpolate_button.setEnabled(not self.interpolation.busy)
+        busy = INTERPOLATING if self.interpolation.busy else ""
+        allow(self.interpolate_button, self.session.read_only or busy)
         self.interpolate_button.setText("Interpolating…" if self.interpolation.busy else "Interpolate")
         self.interpolate_button.setVisible(painting and self.interpolation.possible(position))
         self.remove_button.setVisible(painting and self.interpolation.available)

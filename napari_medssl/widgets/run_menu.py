@@ -14,7 +14,9 @@ from qtpy.QtWidgets import QComboBox, QMenu, QMessageBox
 
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.latest_only_worker import LatestOnlyWorker
+from napari_medssl.model.reasons import job_blocked
 from napari_medssl.model.session import Session
+from napari_medssl.widgets.components import allow
 
 RIGHT_CLICK = "right-click to delete the run"
 
@@ -48,8 +50,7 @@ class RunMenu:
         menu.setToolTipsVisible(True)
         action = menu.addAction(f"Delete {run.id}…", lambda: self.ask(run))
         assert action is not None
-        action.setEnabled(self.session.idle)
-        action.setToolTip(self.session.read_only or ("" if self.session.idle else "A job is running."))
+        allow(action, job_blocked(self.session))
         return menu
 
     def ask(self, run: Run) -> None:

@@ -115,7 +115,8 @@ def test_what_a_read_only_window_cannot_do_is_grey_and_says_why(another_process,
     annotate, prediction, features = second.annotate, second.prediction, second.features
     grey = (
         second.scans.files, second.scans.dicom, annotate.classes, annotate.add, annotate.mask_import,
-        annotate.tools.brush, annotate.tools.sure, annotate.tools.eraser, annotate.complete, annotate.next.button, second.train,
+        annotate.tools.brush, annotate.tools.sure, annotate.tools.eraser, annotate.complete,
+        annotate.next.button, second.train,
         second.pretrain.start, second.pretrain.minutes, second.finetune.start, second.finetune.weights,
         prediction.accept, prediction.segment, prediction.apply_button, prediction.export.every,
         features.compute, features.compute_all, features.landmarks.set_button,
