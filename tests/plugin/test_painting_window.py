@@ -126,3 +126,12 @@ def test_letters_are_keys_after_a_click_on_a_class(window):
     QTest.keyClick(table, Qt.Key.Key_K)
     assert user.dock.session.annotation.complete == ((0, 4),)
     assert table.findChild(QLineEdit) is None and user.dock.session.project.classes[0].name == "Structure"
+
+
+def test_classes_can_be_renamed_right_after_they_were_added(window):
+    user = UserSimulation(*window)
+    user.click(user.dock.annotate.add)
+    wait_until(lambda: user.dock.annotate.classes.rowCount() == 2, 20, "the new class")
+    for row, name in enumerate(("Liver", "Spleen")):
+        user.rename_class(row, name)
+    assert [item.name for item in user.dock.session.project.classes] == ["Liver", "Spleen"]

@@ -43,8 +43,11 @@ class UserSimulation:
         QTest.qWait(50)
 
     def pick_class(self, number: int) -> QPoint:
-        """Click a row of the class table."""
+        """Click a row of the class table, which ends the naming of another one."""
         table = self.dock.annotate.classes
+        for editor in self._open_editors():
+            QTest.keyClick(editor, Qt.Key.Key_Return)  # a click does so where the window is active
+        QTest.qWait(30)
         place = table.visualItemRect(table.item(number, 1)).center()
         QTest.mouseClick(table.viewport(), LEFT, pos=place)
         return place
@@ -53,11 +56,18 @@ class UserSimulation:
         """Double-click a class's name and type another."""
         place = self.pick_class(number)
         QTest.mouseDClick(self.dock.annotate.classes.viewport(), LEFT, pos=place)
-        editor = self.dock.annotate.classes.findChild(QLineEdit)
+        editors = self.dock.annotate.classes.findChildren(
+            QLineEdit
+        )  # that of the last name may be going still
+        editor = [each for each in editors if each.isVisible()][-1]
         QTest.keyClick(editor, Qt.Key.Key_A, Qt.KeyboardModifier.ControlModifier)
         QTest.keyClicks(editor, name)
         QTest.keyClick(editor, Qt.Key.Key_Return)
         QTest.qWait(30)
+
+    def _open_editors(self) -> list[QLineEdit]:
+        editors = self.dock.annotate.classes.findChildren(QLineEdit)
+        return [editor for editor in editors if editor.isVisible()]
 
     def set_minutes(self, box: QDoubleSpinBox, minutes: float) -> None:
         """Type a duration."""
