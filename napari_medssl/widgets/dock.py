@@ -139,7 +139,8 @@ class Dock(QWidget):
             if isinstance(step.body, Pretrain | Finetune):
                 step.toggled.connect(step.body.estimate.set_open)
         for signal in (session.project_changed, session.scans_changed, session.annotation.changed,
-                       session.runs_changed, session.job_changed, session.scan_changed):  # fmt: skip
+                       session.runs_changed, session.job_changed, session.scan_changed,
+                       session.lock_changed):  # fmt: skip
             signal.connect(self._summarise)
         session.predicted.connect(lambda scan, run: self._summarise())
         for listener in (self._summarise, self.preview.preview.ask):
