@@ -106,7 +106,7 @@ def test_a_cropped_segmentation_is_padded_and_has_names_and_colours(tmp_path: Pa
     )
     assert np.array_equal(labels.array, SCAN.to_canonical(made()))
     assert labels.names == {1: "liver", 2: "tumor"} and labels.colors == {1: "#ff8000"}
-    assert labels.notes == ("padded from 4 × 5 × 5 to the 8 × 10 × 12 voxels of the scan",)
+    assert labels.notes == ("padded from 5 × 5 × 4 to the 12 × 10 × 8 voxels of the scan",)
 
 
 def test_a_segmentation_of_one_slice_is_padded(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_a_larger_grid_is_cropped_and_what_is_lost_is_counted(tmp_path: Path) ->
     labels = read_labels(nifti(tmp_path / "a.nii", large, moved((-2, 0, -4))), SCAN)
     assert np.array_equal(labels.array, SCAN.to_canonical(made()))
     assert labels.notes == (
-        "cropped from 12 × 13 × 15 to the 8 × 10 × 12 voxels of the scan, which leaves out 1 labelled voxels",
+        "cropped from 15 × 13 × 12 to the 12 × 10 × 8 voxels of the scan, which leaves out 1 labelled voxels",
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from medssl.core import shipped
 from medssl.core.errors import UserError
 from medssl.core.files import cached_sha256, read_array, read_json, sha256_of, write_array, write_json
+from medssl.core.io.geometry import size_text
 from medssl.core.project.origin import is_current, origin_of
 from medssl.core.project.project import Project
 
@@ -53,8 +54,7 @@ class FeatureCache:
         """
         if not all(0 <= index < length for index, length in zip(voxel_zyx, self.shape_zyx, strict=True)):
             raise UserError(
-                f"Voxel {tuple(voxel_zyx)} lies outside {self.scan} with {self.shape_zyx} voxels; "
-                "choose one inside.",
+                f"A voxel is not among the {size_text(self.shape_zyx)} of {self.scan}; choose one inside.",
                 code="outside",
             )
         z, y, x = (int(index) // step for index, step in zip(voxel_zyx, self.step_vox, strict=True))

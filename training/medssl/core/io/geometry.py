@@ -8,6 +8,7 @@ sheared affine is kept as it is.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -189,6 +190,11 @@ class Geometry:
     @property
     def _mirror(self) -> tuple[slice, ...]:
         return tuple(slice(None, None, -1) if mirrored else slice(None) for mirrored in self._mirrored)
+
+
+def size_text(sizes_zyx: Iterable[float]) -> str:
+    """Sizes along z, y, x as they are shown everywhere, x first: "112 × 112 × 64"."""
+    return " × ".join(f"{size:.6g}" for size in reversed(tuple(sizes_zyx)))
 
 
 def spans_volume(affine: np.ndarray) -> bool:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
 
 from medssl.core.errors import UserError
-from medssl.core.io.geometry import Geometry
+from medssl.core.io.geometry import Geometry, size_text
 
 TOLERANCE = 0.05
 """Largest distance of corresponding voxels, as a fraction of the smallest spacing."""
@@ -55,7 +54,7 @@ def on_grid(
     result[_box(lower, upper)] = source
     lost = int(np.count_nonzero(labels_zyx)) - int(np.count_nonzero(source))
     verb = "padded" if is_inside else "cropped"
-    note = f"{verb} from {_times(labels_zyx.shape)} to the {_times(shape)} voxels of the scan"
+    note = f"{verb} from {size_text(labels_zyx.shape)} to the {size_text(shape)} voxels of the scan"
     return result, (note + (f", which leaves out {lost} labelled voxels" if lost else ""),)
 
 
@@ -81,10 +80,12 @@ def _refused(name: str, labels: Geometry, scan: Geometry) -> UserError:
 
 def _difference(labels: Geometry, scan: Geometry) -> str:
     if labels.shape_zyx != scan.shape_zyx:
-        return f"it has {_times(labels.shape_zyx)} voxels, the scan {_times(scan.shape_zyx)}"
+        return f"it has {size_text(labels.shape_zyx)} voxels, the scan {size_text(scan.shape_zyx)}"
     scan_mm, labels_mm = np.array(scan.spacing_mm), np.array(labels.spacing_mm)
     if np.abs(scan_mm - labels_mm).max() > 1e-3 * scan_mm.min():
-        return f"its voxels are {_times(labels_mm.round(3))} mm, the scan's {_times(scan_mm.round(3))} mm"
+        return (
+            f"its voxels are {size_text(labels_mm.round(3))} mm, the scan's {size_text(scan_mm.round(3))} mm"
+        )
     directions = scan.canonical_affine[:3, :3] / scan_mm, labels.canonical_affine[:3, :3] / labels_mm
     if np.abs(directions[0] - directions[1]).max() > 1e-3:
         return "its axes point in other directions"
@@ -94,7 +95,3 @@ def _difference(labels: Geometry, scan: Geometry) -> str:
 
 def _box(lower: np.ndarray, upper: np.ndarray) -> tuple[slice, ...]:
     return tuple(slice(start, stop) for start, stop in zip(lower.tolist(), upper.tolist(), strict=True))
-
-
-def _times(numbers: Sequence[float] | np.ndarray) -> str:
-    return " × ".join(f"{number:g}" for number in numbers)

@@ -19,7 +19,7 @@ import numpy as np
 
 from medssl.core.errors import UserError
 from medssl.core.files import check_readable, exists, write_whole
-from medssl.core.io.geometry import Geometry, implausible_size, three_axes
+from medssl.core.io.geometry import Geometry, implausible_size, size_text, three_axes
 from medssl.core.io.non_finite import fill_non_finite
 from medssl.core.io.reading import Reading
 
@@ -232,8 +232,8 @@ def label_bytes(path: Path, labels_zyx: np.ndarray, geometry: Geometry) -> bytes
         )
     if labels_zyx.shape != geometry.shape_zyx:
         raise UserError(
-            f"The labels for {path} have {labels_zyx.shape} voxels, but the scan has {geometry.shape_zyx}; "
-            "choose the labels that belong to this scan.",
+            f"The labels for {path} have {size_text(labels_zyx.shape)} voxels, but the scan has "
+            f"{size_text(geometry.shape_zyx)}; choose the labels that belong to this scan.",
             code="wrong-shape",
         )
     array = geometry.to_source(_narrow(path, labels_zyx))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from medssl.core.errors import UserError
+from medssl.core.io.geometry import size_text
 
 
 def dice(prediction: np.ndarray, reference: np.ndarray, class_ids: Sequence[int]) -> dict[int, float]:
@@ -67,7 +68,7 @@ def check_shapes(prediction: np.ndarray, reference: np.ndarray) -> None:
     """
     if prediction.shape != reference.shape:
         raise UserError(
-            f"A prediction of shape {prediction.shape} cannot be compared with reference labels of shape "
-            f"{reference.shape}; give the reference of the same scan.",
+            f"A prediction of {size_text(prediction.shape)} voxels cannot be compared with a reference of "
+            f"{size_text(reference.shape)}; give the reference of the same scan.",
             code="wrong-shape",
         )

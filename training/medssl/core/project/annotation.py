@@ -14,6 +14,7 @@ import numpy as np
 
 from medssl.core.errors import UserError
 from medssl.core.files import cannot_read, exists, from_system, write_whole
+from medssl.core.io.geometry import size_text
 
 SURE_BACKGROUND = 255
 """Annotation value of voxels that belong to none of the classes."""
@@ -93,8 +94,8 @@ def write_annotation(
     labels = np.asarray(annotation.labels)
     if labels.shape != tuple(shape_zyx):
         raise UserError(
-            f"The labels for {path.stem} have {labels.shape} voxels, but the scan has {tuple(shape_zyx)}; "
-            "choose the labels of this scan.",
+            f"The labels for {path.stem} have {size_text(labels.shape)} voxels, but the scan has "
+            f"{size_text(shape_zyx)}; choose the labels of this scan.",
             code="wrong-shape",
         )
     if labels.dtype != np.uint8:
@@ -180,7 +181,7 @@ def _read(path: Path, shape_zyx: tuple[int, ...]) -> tuple[_Box, np.ndarray, _Bo
         interpolated_box = _interpolated_box(stored)
     if tuple(shape) != tuple(shape_zyx):
         raise UserError(
-            f"{path} has {tuple(shape.tolist())} voxels, but its scan has {tuple(shape_zyx)}; "
+            f"{path} has {size_text(shape)} voxels, but its scan has {size_text(shape_zyx)}; "
             "it belongs to another scan, so delete or replace it.",
             code="wrong-shape",
         )
@@ -262,7 +263,7 @@ def _check_slices(path: Path, complete: np.ndarray, shape_zyx: tuple[int, ...]) 
         if not (0 <= axis < 3 and 0 <= index < shape_zyx[axis]):
             raise UserError(
                 f"{path} marks slice {index} along axis {axis} as complete, but the scan has "
-                f"{tuple(shape_zyx)} voxels; use slices of this scan.",
+                f"{size_text(shape_zyx)} voxels; use slices of this scan.",
                 code="wrong-shape",
             )
 

@@ -17,6 +17,7 @@ from medssl.core.errors import UserError
 from medssl.core.events import Emit, Preview, Progress, Started
 from medssl.core.features.similarity import open_features, remove_features, write_features
 from medssl.core.files import exists, read_array, write_array
+from medssl.core.io.geometry import size_text
 from medssl.core.jobs import FeaturesJob, Plan
 from medssl.core.project.locks import change_lock
 from medssl.core.project.project import Project, Run
@@ -130,7 +131,7 @@ def grid_step(shape_zyx: Sequence[int]) -> tuple[int, int, int]:
         if np.prod([-(-length // stride) for length, stride in zip(shape_zyx, step, strict=True)]) <= CELLS:
             return step
     raise UserError(
-        f"A scan of {' x '.join(map(str, shape_zyx))} voxels is too large for a feature map; crop it.",
+        f"A scan of {size_text(shape_zyx)} voxels is too large for a feature map; crop it.",
         code="too-large",
     )
 
