@@ -8,8 +8,9 @@ drive, which takes milliseconds, or longer on a network: another thread waits fo
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from medssl.core.errors import UserError
@@ -45,7 +46,7 @@ class Autosave:
     def __init__(self, viewer: ViewerModel, session: Session) -> None:
         self.viewer, self.session, self.annotation = viewer, session, session.annotation
         self._layer: Labels | None = None
-        self._awaiting_labels = False
+        self._awaiting_labels = self._is_journaled = False
         self._last_view: tuple[object, ...] = ()
         self._soon = qdebounced(self._save, timeout=PAUSE_MS)
         self._again = timer(RETRY_MS, self._save)
@@ -75,6 +76,18 @@ class Autosave:
         layer.events.labels_update.connect(self._on_labels_update)
         layer.events.data.connect(self._on_data)
         layer.events.set_data.connect(self._on_set_data)
+
+    @contextmanager
+    def journaled(self) -> Iterator[None]:
+        """Meanwhile the layer is edited as the journal says already (`AnnotationModel.expect`).
+
+        To compare it once more would record the opposite: napari emits `paint` before the voxels change.
+        """
+        self._is_journaled = True
+        try:
+            yield
+        finally:
+            self._is_journaled = False
 
     def flush(self) -> None:
         """Write the annotation now if it has changed, and wait for it.
@@ -183,6 +196,8 @@ class Autosave:
     def _on_paint(self, event: object = None) -> None:
         """A stroke has ended; napari emits this before the voxels change where no mouse has painted."""
         self.annotation.touch()
+        if self._is_journaled:
+            return
         self._awaiting_labels = not catch_errors(self.session, self._record)
 
     def _on_labels_update(self, event: object = None) -> None:
@@ -199,7 +214,7 @@ class Autosave:
     def _on_set_data(self, event: object = None) -> None:
         """Undo and redo emit no event of their own; they redraw the layer without moving the view."""
         view = self._view(self._layer)
-        if view == self._last_view:
+        if view == self._last_view and not self._is_journaled:
             catch_errors(self.session, self._record_undo)
         self._last_view = view
 

@@ -50,9 +50,10 @@ class Edits:
             if len(voxels):
                 step.classes = set_classes(self.session, classes)
                 self.annotation.expect(voxels, labels)
-                layer.data_setitem(np.unravel_index(voxels, data.shape), labels)
+                with self.workspace.autosave.journaled():
+                    layer.data_setitem(np.unravel_index(voxels, data.shape), labels)
+                    layer.refresh()
             self.annotation.set_complete(after)
-        layer.refresh()
 
     def accept(self) -> None:
         """Copy the predicted slice on the screen into the annotation and mark it complete.

@@ -53,6 +53,15 @@ def strokes_of(desk):
     return StrokeLog(journal_of(desk), desk.session.need_scan().geometry.shape_zyx).read().strokes
 
 
+def test_an_edit_of_many_voxels_is_in_the_journal_as_it_was_made(desk):
+    desk.new_annotation()
+    voxels = np.array([5, 100, 333])
+    desk.edits.apply(voxels, np.ones(3, np.uint8))
+    (stroke,) = strokes_of(desk)
+    np.testing.assert_array_equal(stroke.voxels, voxels)
+    assert (stroke.labels == 1).all()
+
+
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_a_stroke_is_on_the_disk_when_the_hand_lets_go(desk, axis):
     desk.new_annotation()
