@@ -60,6 +60,10 @@ def export(
     fill_holes: Annotated[
         bool, typer.Option("--fill-holes", help="Fill holes inside each predicted class.")
     ] = False,
+    stl: Annotated[
+        bool,
+        typer.Option("--stl", help="Also write the surface of each class as STL: mm, LPS coordinates."),
+    ] = False,
     overwrite: OverwriteOption = False,
     with_names: WithNamesOption = False,
     device: DeviceOption = "auto",
@@ -91,6 +95,7 @@ def export(
         fill_holes=fill_holes,
         overwrite=overwrite,
         with_names=with_names,
+        stl=stl,
     )
     refusals = Refusals()
     refusals.count += write_scans(job)

@@ -158,6 +158,8 @@ class ExportJob(Job):
     """Replace files that are not earlier exports."""
     with_names: bool = False
     """Write paths and the names of scans, which may be those of patients, into the records."""
+    stl: bool = False
+    """Also write the surface of each class as an STL file."""
 
 
 @dataclass(frozen=True)

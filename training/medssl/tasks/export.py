@@ -21,6 +21,7 @@ from medssl.core.export.files import (
     write_table,
 )
 from medssl.core.export.provenance import check_target
+from medssl.core.export.stl import export_surfaces
 from medssl.core.io.volume import is_series
 from medssl.core.jobs import ExportJob
 from medssl.core.labels.postprocess import Postprocessing
@@ -60,6 +61,7 @@ def export_scans(
     refused: dict[str, str] = {}
     volumes: list[ClassVolume] = []
     written: list[str] = []
+    surfaces: list[str] = []
 
     def notify(text: str) -> None:
         emit(Notice(text))
@@ -107,6 +109,8 @@ def export_scans(
                 notify=notify,
             )
             written.append(str(targets[scan_id]))
+            if job.stl:
+                surfaces += _surfaces(project, job, scan_id, postprocessing)
         except UserError as error:
             refuse(error, scan_id)
         emit(Progress("export", (number + 1) / len(remaining), number + 1))
@@ -123,7 +127,21 @@ def export_scans(
             code="nothing-yet",
         )
     notify(_summary(folder, written, refused))
-    return {"run": job.weights, "written": written, "refused": refused, "stopped": stopped}
+    return {"run": job.weights, "written": [*written, *surfaces], "refused": refused, "stopped": stopped}
+
+
+def _surfaces(project: Project, job: ExportJob, scan_id: str, postprocessing: Postprocessing) -> list[str]:
+    """Write the surfaces of a scan beside its segmentation."""
+    paths = export_surfaces(
+        project,
+        scan_id,
+        job.weights,
+        Path(job.folder),
+        postprocessing,
+        overwrite=job.overwrite,
+        with_names=job.with_names,
+    )
+    return [str(path) for path in paths]
 
 
 def _lacks_prediction(project: Project, run: Run, scan_id: str) -> bool:

@@ -25,7 +25,7 @@ from medssl.core.project.annotation import IGNORE, Annotation
 from medssl.core.project.contents import LabelClass, Scan
 from medssl.core.project.folder import GONE
 from medssl.core.project.images import read_source
-from medssl.core.project.project import Project
+from medssl.core.project.project import Project, Run
 from medssl.core.project.review import is_accepted
 from medssl.core.tables import csv_bytes, safe_cell
 
@@ -111,10 +111,7 @@ def export_scan(
     path = Path(path)
     ending, scan = check_ending(_ending_of(path)), project.scans[scan_id]
     check_target(path, overwrite, scan.sha256)
-    annotation = project.annotation(scan_id)
-    run = project.run(run_id) if run_id and needs_prediction(annotation) else None
-    predicted = cleaned(project, run.id, scan_id, postprocessing) if run and postprocessing else None
-    labels = project.segmentation(scan_id, run.id if run else None, predicted)
+    labels, annotation, run = segmentation_of(project, scan_id, run_id, postprocessing)
     voxels = _counts(labels)
     classes = _classes(project, voxels)
     project.need_here()  # the file may be inside the project
@@ -142,6 +139,29 @@ def export_scan(
 
 def _ending_of(path: Path) -> str:
     return LABEL_MAP if path.name.lower().endswith(LABEL_MAP) else suffix_of(path) or path.name
+
+
+def segmentation_of(
+    project: Project, scan_id: str, run_id: str | None, postprocessing: Postprocessing | None
+) -> tuple[np.ndarray, Annotation | None, Run | None]:
+    """The segmentation of a scan, and what it is made from.
+
+    Args:
+        project: The project.
+        scan_id: Id of the scan.
+        run_id: Run whose prediction is used where nothing is annotated; None for none.
+        postprocessing: Applied to the prediction.
+
+    Returns:
+        Class ids, uint8 (Z, Y, X); the annotation, and the run if its prediction is needed.
+
+    Raises:
+        UserError: "nothing-yet", "outdated".
+    """
+    annotation = project.annotation(scan_id)
+    run = project.run(run_id) if run_id and needs_prediction(annotation) else None
+    predicted = cleaned(project, run.id, scan_id, postprocessing) if run and postprocessing else None
+    return project.segmentation(scan_id, run.id if run else None, predicted), annotation, run
 
 
 def needs_prediction(annotation: Annotation | None) -> bool:

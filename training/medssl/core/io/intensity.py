@@ -22,6 +22,33 @@ OFFSETS = (1024.0, 32768.0)
 """What files without a rescale intercept add to Hounsfield units."""
 SAMPLE = 1_000_000
 """Approximate number of voxels that are sampled to guess the modality."""
+CENTRE_HU, LINEAR_HU = 40.0, 100.0
+"""Of the normalisation of CT: where its contrast is highest, and the distance over which it is linear."""
+
+
+@dataclass(frozen=True)
+class HounsfieldScale:
+    """How the array of a CT stores Hounsfield units: with an offset, or normalised as by `normalise`."""
+
+    offset: float = 0.0
+    normalised: bool = False
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> HounsfieldScale:
+        """The scale of a CT (Z, Y, X): a project's normalised image is float16, what files hold is not."""
+        if array.dtype == np.float16:
+            return cls(normalised=True)
+        return cls(_offset(_sample(array)))
+
+    def stored(self, hounsfield: float) -> float:
+        """The value with which the array stores Hounsfield units."""
+        if self.normalised:
+            return float(np.arcsinh((hounsfield - CENTRE_HU) / LINEAR_HU))
+        return hounsfield + self.offset
+
+    def hounsfield(self, stored: float) -> float:
+        """The inverse of `stored`."""
+        return float(np.sinh(stored)) * LINEAR_HU + CENTRE_HU if self.normalised else stored - self.offset
 
 
 @dataclass(frozen=True)
@@ -89,7 +116,7 @@ def normalise(array: np.ndarray, modality: str) -> np.ndarray:
     """
     values = array.astype(np.float32, copy=False)
     if modality == "ct":
-        return np.arcsinh((_hounsfield(values) - 40) / 100)
+        return np.arcsinh((_hounsfield(values) - CENTRE_HU) / LINEAR_HU)
     low, high = _tissue_range(values)
     unit = np.empty_like(values)
     for source, result in zip(values, unit, strict=True):  # per slice: np.interp works in float64
