@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 from medssl.core.errors import UserError
-from medssl.core.io.geometry import Geometry
+from medssl.core.io.geometry import Geometry, size_text
 from medssl.core.project.project import LabelClass
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 
 from napari_medssl import layer_units
 from napari_medssl.class_colors import PREDICTED, colormap
+from napari_medssl.contrast import usual_limits
 
 KEY = "medssl"
 SCAN, LABELS, ANNOTATION, PREDICTION, SIMILARITY = "scan", "labels", "annotation", "prediction", "similarity"
@@ -95,8 +96,8 @@ def canonical(data: Any, attributes: dict[str, Any]) -> tuple[np.ndarray, Geomet
         geometry = Geometry.from_json(entry["geometry"])
         if array.shape != tuple(geometry.shape_zyx):
             raise UserError(
-                f"Layer {name!r} has {times(array.shape)} voxels, its scan has "
-                f"{times(geometry.shape_zyx)}; use a layer that belongs to the scan.",
+                f"Layer {name!r} has {size_text(array.shape)} voxels, its scan has "
+                f"{size_text(geometry.shape_zyx)}; use a layer that belongs to the scan.",
                 code="wrong-shape",
             )
         return array, geometry
@@ -149,7 +150,7 @@ def scan_data(
     """
     kwargs = {"name": name, "metadata": metadata(SCAN, geometry, path, scan), **placement(geometry)}
     kwargs["metadata"][KEY]["sha256"] = sha256 or ""
-    style = {"colormap": "gray", "contrast_limits": contrast(array), "interpolation2d": "linear"}
+    style = {"colormap": "gray", "contrast_limits": usual_limits(array), "interpolation2d": "linear"}
     return (array, {**kwargs, **style}, "image")
 
 
@@ -169,20 +170,6 @@ def labels_data(
         {"name": name, "metadata": metadata(LABELS, geometry, path), **placement(geometry)},
         "labels",
     )
-
-
-def contrast(array: np.ndarray) -> tuple[float, float]:
-    """Contrast limits from a sample of the voxels: a soft-tissue window for CT, otherwise percentiles.
-
-    Args:
-        array: The scan, (Z, Y, X).
-    """
-    step = max(1, round((array.size / 300_000) ** (1 / 3)))
-    sample = np.asarray(array[::step, ::step, ::step], dtype=np.float32)
-    if sample.min() < -500:  # Hounsfield units: nothing else has air there
-        return (-160.0, 260.0)
-    low, high = np.percentile(sample, (1, 99.5))
-    return (float(low), float(high)) if high > low else (float(low), float(low) + 1)
 
 
 def add(viewer: ViewerModel, layer: Layer, position: int | None = None) -> None:
@@ -265,8 +252,3 @@ def similarity_layer(values: np.ndarray, geometry: Geometry, step_vox: Sequence[
         interpolation2d="linear",
         **coarse_placement(geometry, step_vox),
     )
-
-
-def times(shape: Iterable[int]) -> str:
-    """A shape (Z, Y, X) as text, x first: "112 × 112 × 64"."""
-    return " × ".join(str(int(n)) for n in reversed(tuple(shape)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from medssl.core.errors import UserError
@@ -15,6 +16,17 @@ RADIOLOGICAL_ORIENTATION = ("away", "up", "left")
 def camera_of(viewer: ViewerModel) -> Camera:
     """The viewer's camera; napari 0.9 moved it from the viewer to its scene."""
     return getattr(viewer, "scene", viewer).camera
+
+
+def grid_of(viewer: ViewerModel) -> Any:
+    """The viewer's grid of layers; napari 0.9 moved it from the viewer to its canvas."""
+    return getattr(viewer, "canvas", viewer).grid
+
+
+def scale_bar_of(viewer: ViewerModel) -> Any:
+    """The viewer's scale bar, in mm as its layers are; napari 0.9 moved it from the viewer to its canvas."""
+    canvas = getattr(viewer, "canvas", None)
+    return viewer.scale_bar if canvas is None else canvas.overlays.scale_bar
 
 
 def show_radiologically(viewer: ViewerModel) -> None:
@@ -57,3 +69,23 @@ def voxel_at(layer: Layer, position: Sequence[float]) -> tuple[int, int, int] | 
         return None
     z, y, x = (int(value) for value in voxel)
     return z, y, x
+
+
+def cross_hair(viewer: ViewerModel) -> np.ndarray:
+    """The point in mm, along z, y, x, in which the three planes meet, float (3,): where the sliders stand."""
+    return np.asarray(viewer.dims.point[-3:], dtype=float)
+
+
+def move_cross_hair(viewer: ViewerModel, layer: Layer, point_mm: Sequence[float] | np.ndarray) -> None:
+    """Move the cross-hair to the middle of the layer's voxel that is nearest to a point.
+
+    Args:
+        viewer: The viewer.
+        layer: The layer of the scan.
+        point_mm: The point along z, y, x, (3,).
+    """
+    scale, start = np.asarray(layer.scale), np.asarray(layer.translate)
+    voxel = np.round((np.asarray(point_mm) - start) / scale)
+    voxel = np.clip(voxel, 0, np.array(layer.data.shape) - 1)
+    axes = range(viewer.dims.ndim - 3, viewer.dims.ndim)
+    viewer.dims.set_point(list(axes), [float(value) for value in start + voxel * scale])

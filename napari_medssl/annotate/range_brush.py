@@ -84,8 +84,9 @@ class RangeBrush:
             self._layer = layer
             layer.events.paint.connect(self._on_paint, position="first")
             layer.events.labels_update.connect(self._on_labels_update, position="first")
-        if self.follows_click and layer.mode == "paint" and event.button == 1:
-            catch_errors(self.session, lambda: self._range_at(layer, event.position))
+        shown = self.workspace.slice_on_screen()
+        if shown is not None and event.button == 1:
+            catch_errors(self.session, lambda: self.begin(layer, event.position, shown[0]))
         self._remember(layer)
         self._dragging = True
         yield
@@ -121,8 +122,7 @@ class RangeBrush:
         after = layer.data[region]
         local = np.nonzero((after != before) & (after != 0))
         voxels = tuple(along + (span.start or 0) for along, span in zip(local, region, strict=True))
-        grey = np.asarray(scan.data[voxels])
-        out = (grey < self.range[0]) | (grey > self.range[1])
+        out = ~self._is_in_range(np.asarray(scan.data[voxels]))
         if not out.any():
             return
         voxels, labels = tuple(along[out] for along in voxels), before[local][out]
@@ -133,18 +133,32 @@ class RangeBrush:
             layer.data[voxels] = labels
             layer.refresh()
 
+    def may_paint(self, voxels: np.ndarray) -> np.ndarray:
+        """Which voxels of the scan on the screen, flat indices (N,), a brush may paint: bool (N,)."""
+        scan = self.workspace.scan_layer
+        if not self.on or scan is None:
+            return np.ones(len(voxels), bool)
+        return self._is_in_range(np.asarray(scan.data[np.unravel_index(voxels, scan.data.shape)]))
+
+    def _is_in_range(self, grey: np.ndarray) -> np.ndarray:
+        return (grey >= self.range[0]) & (grey <= self.range[1])
+
     # --- the range -----------------------------------------------------------------------------------
 
-    def _range_at(self, layer: Labels, position: Any) -> None:
-        """Take the range from the grey values around a world position in mm."""
+    def begin(self, layer: Labels, position: Any, axis: int) -> None:
+        """A stroke begins: take the range from the grey values around it, if it follows clicks.
+
+        Args:
+            layer: The annotation layer, whose tool is used.
+            position: Where it begins, in mm along the axes of the viewer.
+            axis: Canonical axis across the slice that is painted on.
+        """
         scan, voxel = self.workspace.scan_layer, navigation.voxel_at(layer, position)
-        shown = self.workspace.slice_on_screen()
-        if scan is None or voxel is None or shown is None:
+        follows = self.on and self.follows_click and layer.mode == "paint"
+        if not follows or scan is None or voxel is None:
             return
         box = tuple(
-            slice(at, at + 1)
-            if along == shown[0]
-            else slice(max(at - REACH_PIXELS, 0), at + REACH_PIXELS + 1)
+            slice(at, at + 1) if along == axis else slice(max(at - REACH_PIXELS, 0), at + REACH_PIXELS + 1)
             for along, at in enumerate(voxel)
         )
         self.set_range(*range_of(np.asarray(scan.data[box])))

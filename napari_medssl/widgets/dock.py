@@ -28,6 +28,7 @@ from napari_medssl.model.reasons import no_job
 from napari_medssl.model.session import Session
 from napari_medssl.predict.live_preview import LivePreview
 from napari_medssl.qt import not_none
+from napari_medssl.view.reading_tools import ReadingTools
 from napari_medssl.widgets import style
 from napari_medssl.widgets.annotate import Annotate
 from napari_medssl.widgets.closing import ClosingQuestion
@@ -41,6 +42,8 @@ from napari_medssl.widgets.live_preview import live_preview_label
 from napari_medssl.widgets.prediction import Prediction
 from napari_medssl.widgets.pretrain import Pretrain
 from napari_medssl.widgets.scans import Scans
+from napari_medssl.widgets.surfaces import SurfacesButton
+from napari_medssl.widgets.view_bar import ViewBar
 from napari_medssl.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -80,6 +83,9 @@ class Dock(QWidget):
         self.features = Features(*shared, self.jobs, self.background_jobs)
         self.preview = InstantPreviewBox(InstantPreview(self.workspace, self.features.similarity))
         not_none(self.annotate.layout()).addWidget(self.preview)
+        self.reading = ReadingTools(self.workspace, self.annotate.edits, self.annotate.fill.range_brush)
+        self.view_bar = ViewBar(self.reading)
+        not_none(self.prediction.layout()).addWidget(SurfacesButton(self.reading.surfaces))
         self.train = button("Fine-tune and predict", self._train, "Start step 4 with its current settings")
         not_none(self.annotate.layout()).addWidget(self.train)
         contents: tuple[StepContent, ...] = (
@@ -125,7 +131,8 @@ class Dock(QWidget):
         outside = QVBoxLayout(self)
         outside.setContentsMargins(0, 0, 0, 4)
         self.feedback = feedback = Feedback(self.session, self.steps)
-        for widget in (feedback.read_only_line, scroll, feedback.messages, feedback.job_line):
+        above = (feedback.read_only_line, self.view_bar)
+        for widget in (*above, scroll, feedback.messages, feedback.job_line):
             outside.addWidget(widget)
         self.setMinimumWidth(WIDTH)
 
@@ -196,6 +203,7 @@ class Dock(QWidget):
             ACCEPT_SCAN_KEY: self.prediction.review.accept,
             NEXT_SCAN_KEY: lambda: self.scans.table.step(1),
             LAST_SCAN_KEY: lambda: self.scans.table.step(-1),
+            **self.view_bar.keys,
         }
         return AnnotationKeys(
             self.workspace, {key: partial(self._attempt, action) for key, action in actions.items()}
@@ -213,6 +221,7 @@ class Dock(QWidget):
         super().showEvent(event)
         not_none(self.window()).installEventFilter(self)
         self.legend.put_on(window_of(self))
+        self.reading.attach(self)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
         """Before the window closes, save strokes and ask about a running job.
@@ -252,6 +261,7 @@ class Dock(QWidget):
         )
         preview, project_lock, live = self.preview.preview, self.project_lock, self.live
         proposals = self.annotate.proposals
+        reading = self.reading
         viewer, restyle, release_canvas = self.viewer, self._restyle, self._release_canvas
         bound, legend = self.keys, self.legend
         estimates, precompute, background_jobs = (
@@ -268,6 +278,7 @@ class Dock(QWidget):
             live.close()
             if proposals is not None:
                 proposals.close()
+            reading.close()
             session.close()
             similarity.close()
             workspace.close()

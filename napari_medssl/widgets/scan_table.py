@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
+from medssl.core.io.geometry import size_text
 from medssl.core.io.intensity import MODALITIES
 from medssl.core.io.volume import READABLE
 from medssl.core.labels.evaluate import reference_labels
@@ -17,7 +18,6 @@ from qtpy.QtCore import QPoint, QSize, Qt
 from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtWidgets import QFileDialog, QHeaderView, QMenu, QTableWidgetItem
 
-from napari_medssl import layers
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.latest_only_worker import LatestOnlyWorker
 from napari_medssl.model.reasons import job_blocked
@@ -149,7 +149,7 @@ class ScanTable(Table):
                 continue  # of hundreds of rows, few change
             self._drawn[scan.id] = (scan, scan.id == pending)
             spacing = " × ".join(f"{value:.3g}" for value in scan.geometry.spacing_mm[::-1]) + " mm"
-            size = layers.times(scan.geometry.shape_zyx)
+            size = size_text(scan.geometry.shape_zyx)
             short = "×".join(f"{value:.2g}" for value in scan.geometry.spacing_mm[::-1]) + " mm"
             if scan.channels:
                 short = describe_channels(scan)

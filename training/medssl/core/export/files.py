@@ -144,13 +144,7 @@ def _ending_of(path: Path) -> str:
 def segmentation_of(
     project: Project, scan_id: str, run_id: str | None, postprocessing: Postprocessing | None
 ) -> tuple[np.ndarray, Annotation | None, Run | None]:
-    """The segmentation of a scan, and what it is made from.
-
-    Args:
-        project: The project.
-        scan_id: Id of the scan.
-        run_id: Run whose prediction is used where nothing is annotated; None for none.
-        postprocessing: Applied to the prediction.
+    """The segmentation of a scan, and what it is made from; the arguments are those of `export_scan`.
 
     Returns:
         Class ids, uint8 (Z, Y, X); the annotation, and the run if its prediction is needed.

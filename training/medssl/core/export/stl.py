@@ -14,6 +14,7 @@ from medssl.core.export.provenance import check_target, origin, write_recorded
 from medssl.core.export.surface import surfaces_of
 from medssl.core.files import make_folder
 from medssl.core.labels.postprocess import Postprocessing
+from medssl.core.project.contents import Scan
 from medssl.core.project.project import Project
 
 HEADER = b"medssl surface in mm, SPACE=LPS"
@@ -53,7 +54,7 @@ def export_surfaces(
     written = []
     for surface in surfaces_of(labels, scan.geometry):
         name = names.get(surface.class_id, f"Class {surface.class_id}")
-        path = make_folder(folder) / surface_file(scan_id, surface.class_id, name)
+        path = make_folder(folder) / surface_file(scan, surface.class_id, name)
         check_target(path, overwrite, scan.sha256)
         content = stl_bytes(surface.patient_mm(scan.geometry), surface.faces)
         write_recorded(
@@ -65,10 +66,10 @@ def export_surfaces(
     return written
 
 
-def surface_file(scan_id: str, class_id: int, class_name: str) -> str:
+def surface_file(scan: Scan, class_id: int, class_name: str) -> str:
     """File name of the surface of a class, with its id, as names may differ in special characters alone."""
     plain = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in class_name)
-    return f"{scan_id}_{class_id}_{plain}.stl"
+    return f"{scan.title}_{class_id}_{plain}.stl"
 
 
 def stl_bytes(vertices: np.ndarray, faces: np.ndarray) -> bytes:

@@ -1,0 +1,74 @@
+"""A slice of a layer as a Qt image, along any axis, whatever the viewer's own canvas shows."""
+
+from __future__ import annotations
+
+import numpy as np
+from napari.layers import Image, Labels, Layer
+from qtpy.QtCore import QRectF
+from qtpy.QtGui import QImage
+
+LEVELS = 256
+
+
+def slice_image(layer: Layer, axis: int, point_mm: np.ndarray) -> tuple[QImage, QRectF] | None:
+    """The slice of a layer through a point.
+
+    Args:
+        layer: An image or labels layer; of others, and of those that are no volumes, there is no slice.
+        axis: Canonical axis across the slice.
+        point_mm: The point along z, y, x, float (3,).
+
+    Returns:
+        The image, and the rectangle that it fills in mm: the first of the other two axes downwards, the
+        second to the right. None outside of the layer.
+    """
+    if not isinstance(layer, Image | Labels) or layer.ndim != 3 or layer.multiscale:
+        return None
+    if isinstance(layer, Image) and layer.rgb:
+        return None
+    scale, start = np.asarray(layer.scale), np.asarray(layer.translate)
+    index = round(float((point_mm[axis] - start[axis]) / scale[axis]))
+    if not 0 <= index < layer.data.shape[axis]:
+        return None
+    plane = np.asarray(layer.data[(slice(None),) * axis + (index,)])
+    colors = _colors_of_image(layer, plane) if isinstance(layer, Image) else _colors_of_labels(layer, plane)
+    rows, columns = plane.shape
+    image = QImage(colors.tobytes(), columns, rows, 4 * columns, QImage.Format.Format_RGBA8888).copy()
+    down, right = (other for other in range(3) if other != axis)
+    size = (float(columns * scale[right]), float(rows * scale[down]))
+    corner = (float(start[right] - scale[right] / 2), float(start[down] - scale[down] / 2))
+    return image, QRectF(*corner, *size)
+
+
+def _colors_of_image(layer: Image, plane: np.ndarray) -> np.ndarray:
+    low, high = (float(limit) for limit in layer.contrast_limits)
+    table = _bytes(layer.colormap.map(np.linspace(0, 1, LEVELS) ** layer.gamma))
+    with np.errstate(invalid="ignore"):
+        level = (plane.astype(np.float32) - low) * ((LEVELS - 1) / max(high - low, 1e-12))
+    return table[np.nan_to_num(level).clip(0, LEVELS - 1).astype(np.uint8)]
+
+
+def _colors_of_labels(layer: Labels, plane: np.ndarray) -> np.ndarray:
+    if layer.contour:
+        plane = np.where(_outline(plane), plane, 0)
+    if plane.dtype != np.uint8:
+        return _bytes(layer.colormap.map(plane))
+    return _bytes(layer.colormap.map(np.arange(LEVELS, dtype=np.uint8)))[plane]
+
+
+def _outline(plane: np.ndarray) -> np.ndarray:
+    """Where a pixel differs from one beside it."""
+    differs = np.zeros(plane.shape, bool)
+    down, right = plane[1:] != plane[:-1], plane[:, 1:] != plane[:, :-1]
+    for part, change in (
+        (differs[1:], down),
+        (differs[:-1], down),
+        (differs[:, 1:], right),
+        (differs[:, :-1], right),
+    ):
+        part |= change
+    return differs
+
+
+def _bytes(colors: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray((np.asarray(colors) * 255).round().astype(np.uint8))

@@ -1,0 +1,75 @@
+"""A line above the steps: how the scan is shown, whichever step is open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from qtpy.QtGui import QAction
+from qtpy.QtWidgets import QMenu, QWidget
+
+from napari_medssl.annotate.keys import Key
+from napari_medssl.model.reasons import NO_SCAN
+from napari_medssl.qt import not_none
+from napari_medssl.view.reading_tools import ReadingTools
+from napari_medssl.view.window_level import AUTO_KEY, PRESETS
+from napari_medssl.widgets.components import allow, button, column, row
+
+WINDOW_TIP = (
+    "Window of grey values: presets in Hounsfield units for CT, percentiles for others. To change it, drag "
+    "over the picture with the middle mouse button, or the left one with Ctrl+Shift: right is wider, up is "
+    "brighter"
+)
+
+PLANES_TIP = (
+    "Axial, coronal and sagittal slices with a cross-hair (F10). A click moves it, and so does the pointer "
+    "while Shift is held. In the planes below, the wheel goes through slices, Ctrl+wheel zooms, the right "
+    "button pans, and a double click enlarges. Brush and eraser work in all three"
+)
+PLANES_KEY = "F10"
+
+
+class ViewBar(QWidget):
+    """The menu of windows, and the switch of the three planes."""
+
+    def __init__(self, tools: ReadingTools) -> None:
+        super().__init__()
+        self.tools, self.window_level = tools, tools.window
+        self.window_button = button("Window", lambda: None, WINDOW_TIP)
+        self.keys: dict[Key, Callable[[], object]] = {PLANES_KEY: self.switch_planes}
+        """By key."""
+        self.menu = QMenu(self.window_button)
+        self.presets = [
+            self._entry(preset.name, preset.key, partial(self.window_level.apply, preset))
+            for preset in PRESETS
+        ]
+        self.menu.addSeparator()
+        self._entry("Auto (1 % to 99.5 %)", AUTO_KEY, self.window_level.auto)
+        self.window_button.setMenu(self.menu)
+        self.planes_button = button("Three planes", self.switch_planes, PLANES_TIP)
+        self.planes_button.setCheckable(True)
+        tools.three_planes.changed.connect(self.refresh)
+        column(self, row(self.window_button, self.planes_button)).setContentsMargins(8, 6, 8, 0)
+        self.window_level.changed.connect(self.refresh)
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Show the window of the scan on the screen, and the presets where they apply."""
+        text = self.window_level.describe()
+        self.window_button.setText(f"Window: {text}" if text else "Window")
+        why_not = "" if text else NO_SCAN
+        allow(self.window_button, why_not)
+        for entry in self.presets:
+            entry.setVisible(self.window_level.is_ct)
+        allow(self.planes_button, why_not)
+        self.planes_button.setChecked(self.tools.three_planes.on)
+
+    def switch_planes(self) -> None:
+        """Show the two other planes, or remove them."""
+        self.tools.three_planes.switch(not self.tools.three_planes.on, self)
+
+    def _entry(self, text: str, key: str, action: Callable[[], object]) -> QAction:
+        entry = not_none(self.menu.addAction(f"{text}\t{key}"))
+        entry.triggered.connect(lambda: action())
+        self.keys[key] = action
+        return entry
