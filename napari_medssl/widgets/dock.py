@@ -28,7 +28,7 @@ from napari_medssl.model.reasons import no_job
 from napari_medssl.model.session import Session
 from napari_medssl.predict.live_preview import LivePreview
 from napari_medssl.qt import not_none
-from napari_medssl.view.reading_tools import ReadingTools
+from napari_medssl.reading.reading_tools import ReadingTools
 from napari_medssl.widgets import style
 from napari_medssl.widgets.annotate import Annotate
 from napari_medssl.widgets.closing import ClosingQuestion

@@ -9,7 +9,7 @@ from qtpy.QtWidgets import QFileDialog, QMenu, QPushButton
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.model.reasons import no_scan
 from napari_medssl.qt import not_none
-from napari_medssl.view.surfaces import Surfaces
+from napari_medssl.reading.surfaces import Surfaces
 from napari_medssl.widgets.components import allow
 
 COMPUTING = "Surfaces are being computed; wait until they are shown."

@@ -11,8 +11,8 @@ from qtpy.QtWidgets import QMenu, QWidget
 from napari_medssl.annotate.keys import Key
 from napari_medssl.model.reasons import NO_SCAN
 from napari_medssl.qt import not_none
-from napari_medssl.view.reading_tools import ReadingTools
-from napari_medssl.view.window_level import AUTO_KEY, PRESETS
+from napari_medssl.reading.reading_tools import ReadingTools
+from napari_medssl.reading.window_level import AUTO_KEY, PRESETS
 from napari_medssl.widgets.components import allow, button, column, row
 
 WINDOW_TIP = (

@@ -123,7 +123,7 @@ def test_similarity_lies_over_the_scan_and_is_highest_at_the_voxel(trained: Path
 def test_a_voxel_outside_the_scan_is_refused(trained: Path, tmp_path: Path) -> None:
     arguments = ["similarity", str(trained), "case0", "99", "0", "0", "--out", str(tmp_path / "out.nii")]
     result = CliRunner().invoke(app, arguments)
-    assert "outside" in str(result.exception)
+    assert "choose one inside" in str(result.exception)
 
 
 def test_doctor_says_what_would_be_chosen(trained: Path) -> None:

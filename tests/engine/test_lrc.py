@@ -99,7 +99,7 @@ def test_flipping_image_and_labels_together_leaves_the_loss_as_it_is() -> None:
 
 
 def test_the_middle_channel_is_the_slice_of_the_labels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("medssl.nn.methods.lrc.change_intensity", lambda image, strength, generator: image)
+    monkeypatch.setattr("medssl.nn.methods.lrc.change_intensity", lambda image, *settings: image)
     lrc, _ = ready()
     number = dataset(*(torch.arange(6.0)[:, None, None].expand(6, 32, 28).contiguous() for _ in range(2)))
     found = lrc.superpixels

@@ -58,7 +58,8 @@ def test_weights_are_kept_on_the_way_and_the_training_loses_no_time(
     assert snapshots_in(tmp_path) == [f"snapshot-{each}.safetensors" for each in ("0", "4", "6.5", "9")]
     for mark, step in ((0, 0), (4, 4), (6.5, 7), (9, 9)):
         tensors, card = checkpoint.load(snapshot_file(tmp_path / "checkpoint.safetensors", mark))
-        assert card == {"format": 1, "kind": "pretrain", "step": step, "elapsed_s": step, "width": step}
+        expected = {"format": 1, "kind": "pretrain", "step": step, "elapsed_s": step, "width": step}
+        assert card == {**expected, "run": tmp_path.name}
         assert {name.partition(".")[0] for name in tensors} == {"modules", "besides"}
         extra_state = Fitting()
         extra_state.modules.load_state_dict(checkpoint.unpack("modules", tensors))

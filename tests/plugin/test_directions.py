@@ -8,7 +8,7 @@ from medssl.core.io.geometry import Geometry
 from reading_room import OBLIQUE, SHAPE
 
 from napari_medssl.navigation import RADIOLOGICAL_ORIENTATION
-from napari_medssl.view.directions import AWAY, TOWARDS, edge_letters
+from napari_medssl.reading.directions import AWAY, TOWARDS, edge_letters
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def test_shapes_alone_are_offered_between_complete_slices(desk):
 
 def test_layers_of_points_and_shapes_are_listed_and_taken(desk):
     submenu = "From points or shapes layer"
-    assert not entries(desk)[submenu].menu().isEnabled()
+    assert not entries(desk)[submenu].isEnabled()
     desk.viewer.add_points([(4, 7.5, 3)], name="clicks", scale=(4, 1, 1), units=("mm",) * 3)
     (clicks,) = entries(desk)[submenu].menu().actions()
     assert clicks.text() == "clicks"

@@ -13,8 +13,8 @@ from reading_room import SHAPE, ct, open_desk, write
 
 from napari_medssl import navigation
 from napari_medssl.annotate.range_brush import RangeBrush
-from napari_medssl.view.brush import brush_stroke
-from napari_medssl.view.plane import Plane
+from napari_medssl.reading.brush import brush_stroke
+from napari_medssl.reading.plane import Plane
 
 LEFT = Qt.MouseButton.LeftButton
 AXES = pytest.mark.parametrize("axis", [0, 1, 2])

@@ -16,7 +16,7 @@ from user_simulation import UserSimulation, open_and_wait
 
 from napari_medssl import navigation
 from napari_medssl.model.session import FIRST_CLASS
-from napari_medssl.view.plane import Plane
+from napari_medssl.reading.plane import Plane
 
 pytestmark = pytest.mark.viewer
 LEFT, MIDDLE = Qt.MouseButton.LeftButton, Qt.MouseButton.MiddleButton

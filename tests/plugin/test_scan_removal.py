@@ -98,7 +98,10 @@ def test_a_scan_is_not_removed_while_a_job_runs(dock, said, asked, project):
     dock.session.begin("finetune")
     menu = dock.scans.table.menu("scan")
     remove = next(action for action in menu.actions() if action.text().startswith("Remove scan"))
-    assert not remove.isEnabled() and remove.toolTip() == "A job may use this scan."
+    assert (
+        not remove.isEnabled()
+        and remove.toolTip() == "Fine-tuning is running; stop it, or wait until it ends."
+    )
     dock.scans.table.removal.ask(project.scans["scan"])
     assert said[-1] == ("error", "A job is running and may use this scan; stop it first.") and not asked
 

@@ -7,7 +7,7 @@ import pytest
 from reading_room import ct, open_desk, write
 from user_simulation import wait_until
 
-from napari_medssl.view.surfaces import Surfaces
+from napari_medssl.reading.surfaces import Surfaces
 
 
 @pytest.fixture

@@ -94,7 +94,9 @@ def test_from_a_file_to_an_exported_segmentation(window, scene, tmp_path):
 
     # pre-train, stop, go on from the checkpoint
     user.open_step(3)
-    user.set_minutes(dock.pretrain.minutes, 3 * MINUTES)  # on a busy machine it must not end before the click
+    user.set_minutes(
+        dock.pretrain.minutes, round(3 * MINUTES, 1)
+    )  # on a busy machine it must not end before the click
     user.click(dock.pretrain.start)
     training_begins(dock)
     user.click(dock.pretrain.panel.stop_button)

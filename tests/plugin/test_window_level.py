@@ -8,7 +8,7 @@ from medssl.core.io.intensity import HounsfieldScale, normalise
 from reading_room import ct, open_desk, write
 
 from napari_medssl.contrast import percentiles, usual_limits
-from napari_medssl.view.window_level import PRESETS, WindowLevel
+from napari_medssl.reading.window_level import PRESETS, WindowLevel
 
 LUNG = next(preset for preset in PRESETS if preset.name == "Lung")
 

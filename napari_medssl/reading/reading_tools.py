@@ -7,11 +7,11 @@ from qtpy.QtWidgets import QWidget
 from napari_medssl import navigation
 from napari_medssl.annotate.edits import Edits
 from napari_medssl.annotate.range_brush import RangeBrush
-from napari_medssl.view.canvas import main_canvas
-from napari_medssl.view.directions import ViewerLetters
-from napari_medssl.view.surfaces import Surfaces
-from napari_medssl.view.three_planes import ThreePlanes
-from napari_medssl.view.window_level import WindowLevel
+from napari_medssl.reading.canvas import main_canvas
+from napari_medssl.reading.directions import ViewerLetters
+from napari_medssl.reading.surfaces import Surfaces
+from napari_medssl.reading.three_planes import ThreePlanes
+from napari_medssl.reading.window_level import WindowLevel
 from napari_medssl.workspace import Workspace
 
 

@@ -13,7 +13,7 @@ from qtpy.QtWidgets import QWidget
 
 from napari_medssl import navigation
 from napari_medssl.explore.similarity import CLICK_PIXELS
-from napari_medssl.view.plane import CROSS_HAIR
+from napari_medssl.reading.plane import CROSS_HAIR
 from napari_medssl.workspace import Workspace
 
 

@@ -18,10 +18,10 @@ from napari_medssl import navigation
 from napari_medssl.annotate.edits import Edits
 from napari_medssl.annotate.range_brush import RangeBrush
 from napari_medssl.canvas_context import window_of
-from napari_medssl.view.canvas import main_canvas
-from napari_medssl.view.cross_lines import CrossLines
-from napari_medssl.view.plane import Plane
-from napari_medssl.view.window_level import WindowLevel
+from napari_medssl.reading.canvas import main_canvas
+from napari_medssl.reading.cross_lines import CrossLines
+from napari_medssl.reading.plane import Plane
+from napari_medssl.reading.window_level import WindowLevel
 
 SHARE = 0.45
 """Of the height of the window's middle, for the two planes below."""

@@ -20,9 +20,9 @@ from napari_medssl import navigation
 from napari_medssl.annotate.edits import Edits
 from napari_medssl.annotate.range_brush import RangeBrush
 from napari_medssl.error_handling import catch_errors
-from napari_medssl.view.brush import PAINTING, SliceStroke
-from napari_medssl.view.directions import MARGIN_PIXELS, CanvasLabel, EdgeLetters, edge_letters
-from napari_medssl.view.slice_image import slice_image
+from napari_medssl.reading.brush import PAINTING, SliceStroke
+from napari_medssl.reading.directions import MARGIN_PIXELS, CanvasLabel, EdgeLetters, edge_letters
+from napari_medssl.reading.slice_image import slice_image
 
 CROSS_HAIR = "#5fe3c0"
 FILLED = 0.95
