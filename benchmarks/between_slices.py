@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from few_slices_data import DATASETS
+from few_slices_data import DATA, DATASETS
 from medssl.benchmarking.dataset import read_dataset, split
 from medssl.benchmarking.protocol import ANNOTATED_SCANS
-from medssl.benchmarking.simulated_annotator import MARGIN_SLICES, choose_slices
+from medssl.benchmarking.simulated_annotator import MARGIN_SLICES, annotate, choose_slices
 from medssl.core.io.labels import read_labels
 from medssl.core.io.volume import read_scan
 from medssl.core.labels.metrics import dice
@@ -65,8 +65,7 @@ def judge(
         slices: The complete slices.
         spacing_mm: Voxel spacing along (z, y, x).
     """
-    painted = np.zeros_like(labels)
-    painted[list(slices)] = labels[list(slices)]
+    painted = annotate(labels, slices).labels
     classes = [int(i) for i in np.unique(painted) if i]
     between = np.setdiff1d(np.arange(slices[0], slices[-1] + 1), slices)
     rows = []
@@ -88,7 +87,7 @@ def figures_of(scan: Path, reference: Path, gap: int | None) -> np.ndarray:
 def main() -> None:
     """Run the benchmark and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--scans", type=int, default=12, help="at most, of each data set")
     options = parser.parse_args()
     table = Table(title="Dice between complete slices, and of the scan; scans that gain; seconds of a scan")

@@ -12,6 +12,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -69,7 +70,9 @@ def make_project(folder: Path) -> tuple[Project, dict[str, np.ndarray]]:
     return project, truth
 
 
-def dice(project: Project, truth: dict[str, np.ndarray], channels: tuple[str, ...], steps: int) -> float:
+def dice(
+    project: Project, truth: dict[str, np.ndarray], channels: tuple[str, ...], steps: int, **settings: Any
+) -> float:
     """Mean Dice of the held-out scans after a fine-tuning from the shipped weights.
 
     Args:
@@ -77,8 +80,9 @@ def dice(project: Project, truth: dict[str, np.ndarray], channels: tuple[str, ..
         truth: {held-out scan: labels}.
         channels: Channels that the network takes.
         steps: Steps of the training.
+        settings: Further settings of the job.
     """
-    settings = {"channel_names": list(channels), "threads": 1, "precision": "fp32"}
+    settings = {"channel_names": list(channels), "threads": 1, "precision": "fp32", **settings}
     job = FinetuneJob(
         str(project.root), device="cpu", steps=steps, settings=settings, predict_scans=tuple(truth)
     )

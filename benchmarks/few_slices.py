@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import os
 import shutil
 import signal
 import sys
@@ -24,7 +23,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from few_slices_data import DATASETS, Source, open_dataset
+from few_slices_data import DATA, DATASETS, Source, open_dataset
 from few_slices_page import draw
 from medssl.benchmarking import experiment, results_log
 from medssl.benchmarking.experiment import Stopped, Work
@@ -175,11 +174,8 @@ def arguments() -> argparse.ArgumentParser:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that all grids share."""
     methods = f"weights or weights:semi (pgl, pgl:none, ...), or a peer: {', '.join(PEERS)}"
-    beside = Path(__file__).parents[2] / "shared" / "data"
     add = parser.add_argument
-    add(
-        "--data", type=Path, default=Path(os.environ.get("MEDSSL_DATA") or beside), help="folder of data sets"
-    )
+    add("--data", type=Path, default=DATA, help="folder of data sets")
     add("--datasets", default="hippocampus", help=f"of {', '.join(DATASETS)}")
     add("--methods", default="random,mae,pgl,mae+pgl", help=methods)
     add("--nnunet-env", type=Path, help="environment of nnU-Net (created in --work if missing)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,9 @@ from medssl.benchmarking.dataset import TEST_EVERY, read_dataset
 from medssl.benchmarking.protocol import Material, gather
 from medssl.core.events import Emit, Progress
 from medssl.core.project.project import Project
+
+DATA = Path(os.environ.get("MEDSSL_DATA") or Path(__file__).parents[2] / "shared" / "data")
+"""Folder of the data sets, unless an option names another."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ Ctrl-C stops; the same command resumes with missing cells.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from few_slices import DATASETS, forget_weights, open_dataset
+from few_slices import DATA, DATASETS, forget_weights, open_dataset
 from few_slices_page import measured
 from few_slices_page import spread as spread_of
 from medssl.benchmarking import experiment, results_log
@@ -297,9 +296,7 @@ def arguments() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     runner = commands.add_parser("run", help="run the cells that have no line yet")
     add = runner.add_argument
-    beside = Path(__file__).parents[2] / "shared" / "data"
-    data = Path(os.environ.get("MEDSSL_DATA") or beside)
-    add("--data", type=Path, default=data, help="folder of data sets")
+    add("--data", type=Path, default=DATA, help="folder of data sets")
     add("--dataset", default="hippocampus", help=f"of {', '.join(DATASETS)}")
     add("--seeds", default="0,1,2")
     add("--slices", type=int, default=defaults.slices, help="total number of annotated slices")

@@ -31,7 +31,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests" / "plugin"))
 from user_simulation import UserSimulation, open_and_wait, wait_until
 
 SHAPE = (128, 256, 256)
-STEP, WIDTH = (2, 2, 2), 32  # features.grid_step and features.WIDTH, which need torch
+STEP, WIDTH = (2, 2, 2), 32  # feature_grid.grid_step and features.WIDTH, which need torch
 BALL = (60, 120, 120, 45)
 
 

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from few_slices_data import DATASETS, open_dataset
+from few_slices_data import DATA, DATASETS, open_dataset
 from medssl.benchmarking.protocol import Material, annotate_for
 from medssl.benchmarking.surroundings import surroundings
 from medssl.cli.terminal import Drawing, console, stop_on_interrupt, worker
@@ -265,9 +264,7 @@ def main() -> None:
     )
     commands = parser.add_subparsers(dest="command", required=True)
     runner = commands.add_parser("run", help="run the seeds that have no line yet")
-    beside = Path(__file__).parents[2] / "shared" / "data"
-    data = Path(os.environ.get("MEDSSL_DATA") or beside)
-    runner.add_argument("--data", type=Path, default=data, help="folder of data sets")
+    runner.add_argument("--data", type=Path, default=DATA, help="folder of data sets")
     runner.add_argument("--dataset", default="hippocampus", choices=sorted(DATASETS))
     runner.add_argument("--seeds", default="0,1,2,3,4")
     runner.add_argument("--minutes", type=float, default=1.0, help="training time")

@@ -28,7 +28,8 @@ from medssl.core.features.similarity import (
 )
 from medssl.core.project.project import Project
 from medssl.nn.models import checkpoint
-from medssl.tasks.inference.features import WIDTH, grid_step
+from medssl.tasks.inference.feature_grid import grid_step
+from medssl.tasks.inference.features import WIDTH
 from rich.console import Console
 from rich.table import Table
 

@@ -39,7 +39,9 @@ class ChannelLayers:
             if key not in map(_key, parts):
                 self._viewer.layers.remove(layer)
         missing = [part for part in parts if _key(part) not in shown.values()]
-        if project is not None and missing:
+        if project is None or not missing:
+            self._worker.stop()
+        else:
             self._worker.submit(lambda: _read(project, missing), lambda result: self._show(*result))
 
     def _layers(self) -> list[Image]:

@@ -15,9 +15,9 @@ def usual_limits(array: np.ndarray) -> tuple[float, float]:
     return percentiles(array)
 
 
-def percentiles(array: np.ndarray) -> tuple[float, float]:
-    """The first and the 99.5th percentile of an array (Z, Y, X), and a range where they are equal."""
-    low, high = np.percentile(_sample(array), (1, 99.5))
+def percentiles(array: np.ndarray, low: float = 1, high: float = 99.5) -> tuple[float, float]:
+    """Two percentiles of an array (Z, Y, X), and a range where they are equal."""
+    low, high = np.percentile(_sample(array), (low, high))
     return (float(low), float(high)) if high > low else (float(low), float(low) + 1)
 
 

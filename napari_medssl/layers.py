@@ -185,6 +185,13 @@ def add(viewer: ViewerModel, layer: Layer, position: int | None = None) -> None:
     viewer.layers.selection.active = active
 
 
+def remove(viewer: ViewerModel, layer: Layer | None) -> None:
+    """Remove a layer, also a locked one; nothing where it is gone already."""
+    if layer is not None and layer in viewer.layers:
+        layer.locked = False
+        viewer.layers.remove(layer)
+
+
 def annotation_layer(
     labels: np.ndarray, geometry: Geometry, scan: str, classes: Sequence[LabelClass]
 ) -> Labels:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 from medssl.core.errors import UserError
 from medssl.core.export.files import needs_prediction
-from medssl.core.io.volume import Volume
 from medssl.core.labels.postprocess import Postprocessing
-from medssl.core.project.project import Scan
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer
 
@@ -25,6 +22,7 @@ from napari_medssl.foreign_layers import ForeignLayers
 from napari_medssl.io.scan_loader import ScanLoader
 from napari_medssl.model.session import Session
 from napari_medssl.predict.predictions import Predictions
+from napari_medssl.scan_layers import ScanLayers
 from napari_medssl.slice_slider import SliceSlider
 
 
@@ -40,8 +38,8 @@ class Workspace:
         self.autosave = Autosave(viewer, session)
         self.undo = UndoHistory(session)
         self.tools, self.brush_size = Tools(viewer, session), BrushSize(viewer, session)
-        self.scan_loader = ScanLoader(session, lambda scan: self._layer_with(scan) is not None)
-        self._own_layer: Image | None = None
+        self.scan_layers = ScanLayers(viewer, session)
+        self.scan_loader = ScanLoader(session, lambda scan: self.scan_layers.with_scan(scan) is not None)
         self._hidden: list[Layer] = []
         self.predictions = Predictions(viewer, session)
         self.channels = ChannelLayers(viewer, session)
@@ -49,7 +47,7 @@ class Workspace:
         self.foreign_layers = ForeignLayers(viewer, session)
         session.scan_leaving.connect(self.leave)
         session.project_changed.connect(self._clear)
-        session.scan_removed.connect(self._forget)
+        session.scan_removed.connect(self.scan_layers.forget)
         session.scan_changed.connect(self.show_scan)
         session.classes_changed.connect(self._recolor)
         dims, stack = viewer.dims.events, viewer.layers.events
@@ -73,8 +71,7 @@ class Workspace:
     @property
     def scan_layer(self) -> Image | None:
         """The image layer of the scan on the screen."""
-        scan = self.session.scan
-        return next((x for x in self._scan_layers() if scan and layers.entry_of(x)["scan"] == scan), None)
+        return self.scan_layers.shown
 
     @property
     def annotation_layer(self) -> Labels | None:
@@ -109,71 +106,15 @@ class Workspace:
     def show_scan(self) -> None:
         """Show the session's scan with its annotation and its newest prediction."""
         scan = self.session.need_scan()
-        self._remove(self.annotation_layer)
-        self._remove(layers.find(self.viewer.layers, layers.SIMILARITY))
-        layer = self._layer_with(scan)
-        if layer is None:
-            layer = self._show_volume(scan, self.scan_loader.volume(scan))
-        elif layer is not self._own_layer:
-            self._make_own(layer)
-        layers.entry_of(layer)["scan"] = scan.id
-        for other in self._scan_layers():
-            other.visible = other is layer
+        layers.remove(self.viewer, self.annotation_layer)
+        layers.remove(self.viewer, layers.find(self.viewer.layers, layers.SIMILARITY))
+        layer = self.scan_layers.show(scan, self.scan_loader.volume)
         navigation.show_radiologically(self.viewer)
         if self.session.annotation.labels is not None:
             self._add_annotation(self.session.annotation.labels)
         self.predictions.show_newest()
         self.slider.align()
         self._restore_view(layer)
-
-    def take_over(self, layer: Image, scan: Scan, show: bool) -> None:
-        """Take in a layer that the user opened, once its scan is in the project.
-
-        A hidden layer that stayed would stretch the slider of every other scan, so a layer is removed unless
-        it shows the scan as we do, to become the layer of all scans.
-
-        Args:
-            layer: The layer.
-            scan: The scan that was added from it.
-            show: Whether the scan is shown next.
-        """
-        layers.remember_file(layer, Path(scan.source))
-        if not (show and self._layer_with(scan) is layer):
-            self._remove(layer)
-
-    def _make_own(self, layer: Image) -> None:
-        """Make a layer that the user opened the one that shows all scans, below the overlays."""
-        self._remove(self._own_layer)
-        self._own_layer = layer
-        self.viewer.layers.move(self.viewer.layers.index(layer), 0)
-
-    def _layer_with(self, scan: Scan) -> Image | None:
-        """The layer that shows this scan already: ours, or one that the user opened from its file."""
-        for layer in self._scan_layers():
-            entry = layers.entry_of(layer)
-            is_file = bool(entry["path"]) and Path(entry["path"]) == Path(scan.source)
-            is_unchanged = entry.get("sha256") in (None, "", scan.sha256)
-            if entry["scan"] == scan.id or (is_file and is_unchanged):
-                return layer
-        return None
-
-    def _scan_layers(self) -> list[Image]:
-        return [layer for layer in self.viewer.layers if layers.entry_of(layer).get("role") == layers.SCAN]
-
-    def _show_volume(self, scan: Scan, volume: Volume) -> Image:
-        """Put the scan into the layer that we made for an earlier one, or into a new one."""
-        data, kwargs, _ = layers.scan_data(
-            volume.array, volume.geometry, scan.title, scan.source, scan.id, scan.sha256
-        )
-        layer = next((layer for layer in self._scan_layers() if layer is self._own_layer), None)
-        if layer is None:
-            self._own_layer = layer = Image(data, **kwargs)
-            self.viewer.layers.insert(0, layer)
-            return layer
-        layer.data = data
-        for name in ("scale", "metadata", "name", "contrast_limits"):
-            setattr(layer, name, kwargs[name])
-        return layer
 
     def _restore_view(self, layer: Image) -> None:
         view, scan = self.session.need_project().view_state, self.session.need_scan().id
@@ -292,22 +233,10 @@ class Workspace:
 
     def _clear(self) -> None:
         """Another project: its layers come, those of the last one go; the user's own scans stay."""
-        for layer in (self.annotation_layer, self.prediction_layer, self._own_layer):
-            self._remove(layer)
-        self._remove(layers.find(self.viewer.layers, layers.SIMILARITY))
-        for layer in self._scan_layers():
-            layers.entry_of(layer)["scan"] = ""
-
-    def _forget(self, scan: str) -> None:
-        """A scan was removed: a layer of the user's own that shows it can be added again."""
-        for layer in self._scan_layers():
-            if layers.entry_of(layer)["scan"] == scan:
-                layers.entry_of(layer)["scan"] = ""
-
-    def _remove(self, layer: Layer | None) -> None:
-        if layer is not None and layer in self.viewer.layers:
-            layer.locked = False
-            self.viewer.layers.remove(layer)
+        similarity = layers.find(self.viewer.layers, layers.SIMILARITY)
+        for layer in (self.annotation_layer, self.prediction_layer, similarity):
+            layers.remove(self.viewer, layer)
+        self.scan_layers.clear()
 
     def save_view(self) -> None:
         """Save scan and slice in the project, to restore them next time."""

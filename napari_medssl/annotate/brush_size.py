@@ -39,6 +39,11 @@ class BrushSize:
         """Diameter of the brush in mm; 0 without an annotation."""
         return self._layer.brush_size * self.voxel_mm if self._layer is not None else 0.0
 
+    @property
+    def radius_mm(self) -> float:
+        """Radius in mm of what napari paints, which is never an even number of voxels wide."""
+        return (self._layer.brush_size // 2 + 0.5) * self.voxel_mm if self._layer is not None else 0.0
+
     def set_mm(self, mm: float) -> None:
         """Choose a diameter in mm; the brush has the nearest number of voxels, at least one."""
         self._chosen_mm = mm

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from medssl.core.errors import UserError
 from medssl.core.io.units import mm_per_unit
-from medssl.core.labels.rasterize import polygon_mask, slice_of, stroke_mask
+from medssl.core.labels.rasterize import polygon_mask, slice_of, stroke_mask, voxels_of_slice
 from napari.layers import Labels, Layer, Points, Shapes
 
 from napari_medssl import layers
@@ -25,6 +25,7 @@ class _Canvas:
 
     layer: Labels
     axis: int
+    radius_mm: float
     voxels: list[np.ndarray] = field(default_factory=list)
 
     def draw(self, vertices: np.ndarray, slice_index: tuple[int, int], filled: bool) -> None:
@@ -36,11 +37,8 @@ class _Canvas:
         others = [other for other in range(3) if other != axis]
         plane, pixels = [shape[other] for other in others], vertices[:, others]
         spacing = [float(self.layer.scale[other]) for other in others]
-        radius_mm = (self.layer.brush_size // 2 + 0.5) * min(spacing)  # of napari's brush
-        mask = polygon_mask(pixels, plane) if filled else stroke_mask(pixels, radius_mm, spacing, plane)
-        where = list(np.nonzero(mask))
-        where.insert(axis, np.full(len(where[0]), index))
-        self.voxels.append(np.ravel_multi_index(tuple(where), shape))
+        mask = polygon_mask(pixels, plane) if filled else stroke_mask(pixels, self.radius_mm, spacing, plane)
+        self.voxels.append(voxels_of_slice(mask, axis, index, shape))
 
 
 class DrawnLayers:
@@ -91,7 +89,7 @@ class DrawnLayers:
         """Flat indices of the voxels of all that is drawn, each once."""
         annotation = self.workspace.need_annotation()
         position = self.workspace.slice_on_screen()
-        canvas = _Canvas(annotation, position[0] if position else 0)
+        canvas = _Canvas(annotation, position[0] if position else 0, self.workspace.brush_size.radius_mm)
         to_voxels = np.linalg.inv(affine_mm(attributes_of(annotation))) @ affine_mm(attributes_of(layer))
         for number, (kind, drawn) in enumerate(_shapes(layer), 1):
             vertices = drawn @ to_voxels[:3, :3].T + to_voxels[:3, 3]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from medssl.core.errors import UserError
+from medssl.core.labels.rasterize import voxels_of_slice
 from medssl.core.project.contents import LabelClass
 
 from napari_medssl import navigation
@@ -65,11 +66,8 @@ class Edits:
         """
         predicted, annotation = self._predicted(), self.workspace.need_annotation()
         axis, index = navigation.current_slice(self.workspace.viewer.dims, annotation)
-        plane = (slice(None),) * axis + (slice(index, index + 1),)
-        taken = (np.asarray(annotation.data)[plane] == 0) & (predicted[plane] > 0)
-        coordinates = list(np.nonzero(taken))
-        coordinates[axis] += index
-        voxels = np.ravel_multi_index(tuple(coordinates), predicted.shape)
+        taken = (np.asarray(annotation.data).take(index, axis) == 0) & (predicted.take(index, axis) > 0)
+        voxels = voxels_of_slice(taken, axis, index, predicted.shape)
         self.apply(voxels, predicted.reshape(-1)[voxels], {*self.annotation.complete, (axis, index)})
 
     def accept_scan(self) -> None:

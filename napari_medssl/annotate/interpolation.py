@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 from medssl.core.errors import UserError
 from medssl.core.io.geometry import AXIS_NAMES
+from medssl.core.labels.rasterize import voxels_of_slice
 from medssl.core.labels.shape_interpolation import fill, gaps
 from medssl.core.project.annotation import SURE_BACKGROUND, Annotation
 from napari.layers import Labels
@@ -133,11 +134,9 @@ class Interpolation:
         interpolated, painted = self.annotation.interpolated, self.annotation.labels
         if interpolated is None or painted is None:
             return np.empty(0, np.int64), np.empty(0, np.uint8)
-        plane = (slice(None),) * axis + (slice(index, index + 1),)
-        labels = interpolated[plane]
-        local = np.nonzero((labels != 0) & (labels != SURE_BACKGROUND) & (painted[plane] == 0))
-        whole = tuple(along + (index if number == axis else 0) for number, along in enumerate(local))
-        return np.ravel_multi_index(whole, interpolated.shape), labels[local]
+        labels = interpolated.take(index, axis)
+        unpainted = (labels != 0) & (labels != SURE_BACKGROUND) & (painted.take(index, axis) == 0)
+        return voxels_of_slice(unpainted, axis, index, interpolated.shape), labels[unpainted]
 
     # --- the layer -----------------------------------------------------------------------------------
 
@@ -178,7 +177,4 @@ class Interpolation:
             self.layer.colormap = self._colors()
 
     def _remove_layer(self) -> None:
-        layer = self.layer
-        if layer is not None:
-            layer.locked = False
-            self.workspace.viewer.layers.remove(layer)
+        layers.remove(self.workspace.viewer, self.layer)

@@ -6,6 +6,7 @@ import numpy as np
 from medssl.core.errors import UserError
 from medssl.core.io.geometry import AXIS_NAMES
 from medssl.core.labels.grow import grow
+from medssl.core.labels.rasterize import voxels_of_slice
 from medssl.core.project.annotation import SURE_BACKGROUND
 
 from napari_medssl import navigation
@@ -31,11 +32,9 @@ def grow_from_seeds(workspace: Workspace, edits: Edits) -> None:
     axis, index = navigation.current_slice(workspace.viewer.dims, layer)
     seeds = np.asarray(layer.data).take(index, axis)
     grown = grow(np.asarray(scan.data.take(index, axis)), seeds)
-    rows, columns = np.nonzero((seeds == 0) & (grown != 0) & (grown != SURE_BACKGROUND))
-    coordinates = [rows, columns]
-    coordinates.insert(axis, np.full(len(rows), index))
-    voxels = np.ravel_multi_index(tuple(coordinates), layer.data.shape)
-    edits.apply(voxels, grown[rows, columns])
+    filled = (seeds == 0) & (grown != 0) & (grown != SURE_BACKGROUND)
+    voxels = voxels_of_slice(filled, axis, index, layer.data.shape)
+    edits.apply(voxels, grown[filled])
     workspace.session.notify(
         "info",
         f"Filled {len(voxels)} pixels of {AXIS_NAMES[axis]} slice {index} from its seeds; correct them and "

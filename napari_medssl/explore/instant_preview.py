@@ -213,8 +213,7 @@ class InstantPreview:
             layer.visible = False
             layer.data = np.empty((0, 2, 3))
         else:
-            layer.locked = False
-            self.workspace.viewer.layers.remove(layer)
+            layers.remove(self.workspace.viewer, layer)
 
     def _set_missing(self, missing: str) -> None:
         if missing != self.missing:

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from enum import Enum
-from itertools import pairwise
 from threading import Thread
 from typing import Any
 
 import numpy as np
 from medssl.core.errors import UserError
+from medssl.core.labels.rasterize import line_voxels
 from napari.components import ViewerModel
 from napari.layers import Labels
 from napari.utils import DirectLabelColormap
 from psygnal import Signal
-from skimage.draw import line_nd
 
 from napari_medssl import layers, navigation
 from napari_medssl.annotate.edits import Edits
@@ -61,12 +60,12 @@ class Proposals:
         self.prompts = 0
         """Number of prompts of this proposal."""
         self.server: PromptServer | None = None
-        self._scan = ""
-        """Scan that the server has."""
         self._address, self._key = "", ""
         self._queue: deque[Prompt] = deque()
-        self._proposal = 0
-        """Counts proposals: answers to prompts of earlier ones are dropped."""
+        """Prompts of this proposal that wait. Another proposal has another queue: the thread may still be
+        asking for an earlier one, whose answers are dropped."""
+        self._scan, self._prompted = "", self._queue
+        """Fingerprint of the scan that the server has, and the queue whose prompts it got."""
         self._worker = LatestOnlyWorker(self.session)
         self.session.scan_leaving.connect(self.discard)
         self.session.project_changed.connect(self.discard)
@@ -116,11 +115,8 @@ class Proposals:
             voxels: Voxels (z, y, x) under the mouse from press to release, all on one slice.
             include: Whether they belong to the structure.
         """
-        layer = self._need_layer()
-        shape = layer.data.shape
-        mark = np.zeros(shape, np.uint8)
-        mark[_marked(self.tool, voxels)] = 1
-        layer.data[mark > 0] = INCLUDED if include else EXCLUDED
+        layer, marked = self._need_layer(), tuple(_marked(self.tool, voxels).T)
+        layer.data[marked] = INCLUDED if include else EXCLUDED
         layer.refresh()
         match self.tool:
             case Tool.POINT:
@@ -130,7 +126,9 @@ class Proposals:
                 box = [(int(low), int(high) + 1) for low, high in ends.T]
                 self._ask(lambda server: server.box(box, include))
             case Tool.SCRIBBLE:
-                self._ask(lambda server: server.scribble(mark, include))
+                scribble = np.zeros(layer.data.shape, np.uint8)
+                scribble[marked] = 1
+                self._ask(lambda server: server.scribble(scribble, include))
         self.prompts += 1
         self.changed.emit()
 
@@ -153,8 +151,8 @@ class Proposals:
         Raises:
             UserError: "no-proposal", "read-only".
         """
-        layer = self.layer
-        if layer is None or self.server is None or self.waiting or not self.server.mask.any():
+        answered = self.layer is not None and not self.waiting and self._prompted is self._queue
+        if not answered or self.server is None or not self.server.mask.any():
             raise UserError("There is no proposal yet; prompt and wait for the answer.", code="no-proposal")
         if self.workspace.annotation_layer is None:
             self.workspace.new_annotation()
@@ -167,15 +165,8 @@ class Proposals:
 
     def discard(self) -> None:
         """Remove the proposal; the next prompt begins another one."""
-        self._queue.clear()
-        self._proposal += 1
-        if self.prompts and self.server is not None:
-            self._queue.append(lambda server: server.reset())
-        self.prompts = 0
-        layer = self.layer
-        if layer is not None:
-            layer.locked = False
-            self.workspace.viewer.layers.remove(layer)
+        self._queue, self.prompts = deque(), 0
+        layers.remove(self.workspace.viewer, self.layer)
         self.changed.emit()
 
     def close(self) -> None:
@@ -195,35 +186,41 @@ class Proposals:
         scan, layer = self.session.need_scan(), self.workspace.scan_layer
         if layer is None:
             return
-        image, spacing = np.asarray(layer.data), scan.geometry.spacing_mm
-        proposal = self._proposal
+        image, spacing, queue = np.asarray(layer.data), scan.geometry.spacing_mm, self._queue
 
-        def answers() -> Iterator[tuple[int, np.ndarray]]:
+        def answers() -> Iterator[np.ndarray]:
             try:
-                server = self._connected(scan.id, image, spacing)
-                while self._queue:
-                    self._queue.popleft()(server)
-                    yield self._proposal, server.mask.copy()
-            except UserError as error:
-                if error.code == "server-session":
+                server = self._connected()
+                if queue is not self._queue:  # taken back, or meant for another server
+                    return
+                if self._scan != scan.sha256:
+                    server.set_image(image, spacing)
+                elif self._prompted is not queue:
+                    server.reset()
+                self._scan, self._prompted = scan.sha256, queue
+                while queue and queue is self._queue:
+                    queue.popleft()(server)
+                    yield server.mask.copy()
+            except Exception as error:
+                if isinstance(error, UserError) and error.code == "server-session":
                     self._disconnect()
-                if proposal == self._proposal:  # otherwise nobody waits for it
-                    self._queue.clear()
+                if queue is self._queue:  # otherwise nobody waits for it
+                    queue.clear()
                     raise
 
-        self._worker.submit(answers, lambda answer: self._show(*answer), self._on_finished)
+        self._worker.submit(answers, lambda mask: self._show(queue, mask), self._on_finished)
 
-    def _connected(self, scan: str, image: np.ndarray, spacing: tuple[float, ...]) -> PromptServer:
-        """The server, with this scan."""
-        if not self._address.strip():
+    def _connected(self) -> PromptServer:
+        """The server at the address, which may have changed while the thread connected to another."""
+        address, key = self._address.strip(), self._key
+        if not address:
             raise UserError(
                 "Enter the address of your nnInteractive server, such as http://host:1527.", code="no-server"
             )
+        if self.server is not None and (self.server.address, self.server.key) != (address, key):
+            self._disconnect()
         if self.server is None:
-            self.server, self._scan = PromptServer(self._address, self._key), ""
-        if self._scan != scan:
-            self.server.set_image(image, spacing)
-            self._scan = scan
+            self.server, self._scan = PromptServer(address, key), ""
         return self.server
 
     def _disconnect(self) -> None:
@@ -232,15 +229,17 @@ class Proposals:
             Thread(target=server.close, daemon=True).start()  # it says goodbye, which may take seconds
 
     def _on_finished(self) -> None:
-        if self._queue and self.on:
+        if not self.on:  # switched off while the thread connected
+            self._disconnect()
+        elif self._queue:
             self._start()
         self.changed.emit()
 
     # --- the layer -----------------------------------------------------------------------------------
 
-    def _show(self, proposal: int, mask: np.ndarray) -> None:
+    def _show(self, queue: deque[Prompt], mask: np.ndarray) -> None:
         layer = self.layer
-        if layer is not None and proposal == self._proposal:
+        if layer is not None and queue is self._queue:
             layer.data[:] = mask
             layer.refresh()
         self.changed.emit()
@@ -280,25 +279,19 @@ class Proposals:
             catch_errors(self.session, lambda: self.prompt(inside, include))
 
 
-def _marked(tool: Tool, voxels: list[Voxel]) -> tuple[np.ndarray, ...]:
-    """Indices (z, y, x) of the voxels that a prompt covers; of a box, its border."""
+def _marked(tool: Tool, voxels: list[Voxel]) -> np.ndarray:
+    """The voxels (N, 3) that a prompt covers; of a box, its border."""
     match tool:
         case Tool.POINT:
-            return tuple(np.array([along]) for along in voxels[-1])
+            return np.array(voxels[-1:])
         case Tool.SCRIBBLE:
-            return _polyline(voxels)
+            return line_voxels(np.array(voxels))
     first, last = voxels[0], voxels[-1]
     _, row, column = sorted(range(3), key=lambda axis: first[axis] != last[axis])
     corners = [list(first) for _ in range(4)]
     corners[1][row] = corners[2][row] = last[row]
     corners[2][column] = corners[3][column] = last[column]
-    return _polyline([(z, y, x) for z, y, x in [*corners, corners[0]]])
-
-
-def _polyline(voxels: list[Voxel]) -> tuple[np.ndarray, ...]:
-    """Indices (z, y, x) of the voxels on straight lines from each voxel to the next."""
-    lines = [line_nd(start, end, endpoint=True) for start, end in pairwise([voxels[0], *voxels])]
-    return tuple(np.concatenate(along) for along in zip(*lines, strict=True))
+    return line_voxels(np.array([*corners, corners[0]]))
 
 
 def _undo(server: PromptServer) -> None:

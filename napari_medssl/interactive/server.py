@@ -53,7 +53,7 @@ class PromptServer:
             address: Its address, such as "http://gpu-server:1527".
             key: The key that it asks for; empty for none.
         """
-        self.address = address.strip()
+        self.address, self.key = address.strip(), key
         with self._errors():
             self._session = _client()(self.address, api_key=key or None, **TIMEOUTS_S)
         self.mask = np.zeros((0, 0, 0), np.uint8)

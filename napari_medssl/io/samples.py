@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -67,5 +68,5 @@ def make_sample_project(folder: Path) -> None:
 
 def is_sample(project: Project) -> bool:
     """Whether a project is the sample project."""
-    folder = project.root.absolute() / PHANTOMS
-    return any(folder in Path(scan.source).parents for scan in project.scans.values())
+    inside = f"{project.root.absolute() / PHANTOMS}{os.sep}"
+    return any(scan.source.startswith(inside) for scan in project.scans.values())

@@ -121,7 +121,7 @@ class ScanAdder:
         self._remarks += [f"{name}: {note}" for note in scan.notes]
         is_first = self._shown is None
         if layer is not None:
-            self._workspace.take_over(layer, scan, is_first)
+            self._workspace.scan_layers.take_over(layer, scan, is_first)
         if is_first:
             self._show(scan, added.loaded, from_layer=layer is not None)
         self._session.scans_changed.emit()

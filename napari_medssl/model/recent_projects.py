@@ -46,11 +46,11 @@ class RecentProjects:
         """Put the open project first, and look which of the others are still there."""
         project = self._session.project
 
-        def look_up() -> Iterator[tuple[RecentProject, ...]]:
+        def list_projects() -> Iterator[tuple[RecentProject, ...]]:
             folders = read() if project is None else remember(project.root)
             yield tuple(RecentProject(folder, _is_there(folder)) for folder in folders)
 
-        self._worker.submit(look_up, self._take)
+        self._worker.submit(list_projects, self._take)
 
     def _take(self, projects: tuple[RecentProject, ...]) -> None:
         if projects != self.projects:

@@ -13,6 +13,8 @@ from psygnal import Signal
 from napari_medssl.latest_only_worker import LatestOnlyWorker
 from napari_medssl.model.session import Session
 
+NOT_QUEUED = "The newest fine-tuning has not segmented this scan yet; segment it first."
+
 
 class ReviewList:
     """Predictions of the newest fine-tuning, those to review first, and how many scans have none yet."""
@@ -68,10 +70,7 @@ class ReviewList:
             UserError: "nothing-yet" if the newest fine-tuning has not segmented it, "read-only".
         """
         if self.item(scan) is None:
-            raise UserError(
-                "The newest fine-tuning has not segmented this scan yet; segment it first.",
-                code="nothing-yet",
-            )
+            raise UserError(NOT_QUEUED, code="nothing-yet")
         accept(self._session.need_project(), self.run, scan, accepted)
         self.refresh()
 

@@ -202,7 +202,7 @@ class Predictions:
         """Show the prediction post-processed, without saving it.
 
         Args:
-            cleaning: The options; without any the saved prediction is shown again.
+            postprocessing: The options; without any the saved prediction is shown again.
 
         Raises:
             UserError: "no-prediction".

@@ -133,10 +133,7 @@ class UncertaintyLayer:
     def _remove(self) -> None:
         """Another project."""
         self.displayed, self._requested = CLASSES_ONLY, False
-        layer = self.layer
-        if layer is not None:
-            layer.locked = False
-            self.predictions.viewer.layers.remove(layer)
+        layers.remove(self.predictions.viewer, self.layer)
 
 
 def uncertainty_image(values: np.ndarray, geometry: Geometry, scan: str) -> Image:

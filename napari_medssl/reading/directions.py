@@ -50,6 +50,8 @@ class CanvasLabel(QLabel):
 
     def show_text(self, text: str) -> None:
         """Replace the text; an empty one hides the label."""
+        if text == self.text():
+            return
         self.setText(text)
         self.adjustSize()
         self.setVisible(bool(text))

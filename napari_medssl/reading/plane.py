@@ -13,7 +13,7 @@ from medssl.core.io.geometry import AXIS_NAMES
 from napari.layers import Image, Labels
 from napari.utils.theme import get_theme
 from qtpy.QtCore import QEvent, QPointF, QRectF, Qt, Signal
-from qtpy.QtGui import QColor, QImage, QMouseEvent, QPainter, QPaintEvent, QPen, QTransform, QWheelEvent
+from qtpy.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent, QPen, QTransform, QWheelEvent
 from qtpy.QtWidgets import QWidget
 
 from napari_medssl import navigation
@@ -22,7 +22,7 @@ from napari_medssl.annotate.range_brush import RangeBrush
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.reading.brush import PAINTING, SliceStroke
 from napari_medssl.reading.directions import MARGIN_PIXELS, CanvasLabel, EdgeLetters, edge_letters
-from napari_medssl.reading.slice_image import slice_image
+from napari_medssl.reading.slice_image import indexed_image, slice_image
 
 CROSS_HAIR = "#5fe3c0"
 FILLED = 0.95
@@ -139,7 +139,8 @@ class Plane(QWidget):
             self._drag(event.position())
         elif event.modifiers() == Qt.KeyboardModifier.ShiftModifier:
             self._go(event.position())
-        self.update()
+        if self._brush is not None:  # its outline follows the pointer
+            self.update()
 
     def mouseReleaseEvent(self, event: QMouseEvent | None) -> None:
         """The end of a drag; a stroke becomes part of the annotation."""
@@ -204,11 +205,6 @@ class Plane(QWidget):
             return None
         return layer if layer.editable and layer.mode in PAINTING else None
 
-    def _radius_mm(self, layer: Labels) -> float:
-        """Of the brush, as large as it is in the viewer's canvas."""
-        displayed = [axis - self.viewer.dims.ndim for axis in self.viewer.dims.displayed]
-        return float(layer.brush_size // 2 + 0.5) * min(layer.scale[axis] for axis in displayed)
-
     def _brush_from(self, layer: Labels, position: QPointF) -> Callable[[QPointF], None]:
         """A stroke that begins at a position; call the result with each next one."""
         last, self._stroke = position, SliceStroke(layer, self.axis, self._index or 0)
@@ -218,7 +214,7 @@ class Plane(QWidget):
             start, end = self.point_mm(last), self.point_mm(there)
             last = there
             if start is not None and end is not None and self._stroke is not None:
-                self._stroke.extend(start, end, self._radius_mm(layer))
+                self._stroke.extend(start, end, self.workspace.brush_size.radius_mm)
                 self.update()
 
         return paint_to
@@ -256,9 +252,8 @@ class Plane(QWidget):
             return
         layer, covered = self._stroke.layer, self._stroke.covered
         color = layer.get_color(self._stroke.label) if self._stroke.label else (0, 0, 0, 1)
-        pixels = covered[..., None] * np.asarray(np.array(color) * 255, np.uint8)
+        image = indexed_image(covered.view(np.uint8), np.array([(0, 0, 0, 0), color]))
         rows, columns = covered.shape
-        image = QImage(pixels.tobytes(), columns, rows, 4 * columns, QImage.Format.Format_RGBA8888)
         down, right = (layer.scale[axis] for axis in self._in_plane)
         painter.setRenderHint(QPainter.RenderHint.SmoothPixmapTransform, False)
         painter.setOpacity(layer.opacity)
@@ -273,6 +268,6 @@ class Plane(QWidget):
         painter.drawLine(QPointF(centre.x(), 0), QPointF(centre.x(), self.height()))
         painter.setOpacity(1)
         if self._brush is not None and self._pointer is not None:
-            radius = self._radius_mm(self._brush) * self._pixels_per_mm
+            radius = self.workspace.brush_size.radius_mm * self._pixels_per_mm
             painter.setRenderHint(QPainter.RenderHint.Antialiasing)
             painter.drawEllipse(self._pointer, radius, radius)

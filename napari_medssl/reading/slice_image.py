@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from napari.layers import Image, Labels, Layer
 from qtpy.QtCore import QRectF
-from qtpy.QtGui import QImage
+from qtpy.QtGui import QImage, qRgba
 
 LEVELS = 256
 
@@ -31,29 +31,42 @@ def slice_image(layer: Layer, axis: int, point_mm: np.ndarray) -> tuple[QImage, 
     if not 0 <= index < layer.data.shape[axis]:
         return None
     plane = np.asarray(layer.data[(slice(None),) * axis + (index,)])
-    colors = _colors_of_image(layer, plane) if isinstance(layer, Image) else _colors_of_labels(layer, plane)
+    image = _image(layer, plane) if isinstance(layer, Image) else _labels(layer, plane)
     rows, columns = plane.shape
-    image = QImage(colors.tobytes(), columns, rows, 4 * columns, QImage.Format.Format_RGBA8888).copy()
     down, right = (other for other in range(3) if other != axis)
     size = (float(columns * scale[right]), float(rows * scale[down]))
     corner = (float(start[right] - scale[right] / 2), float(start[down] - scale[down] / 2))
     return image, QRectF(*corner, *size)
 
 
-def _colors_of_image(layer: Image, plane: np.ndarray) -> np.ndarray:
+def indexed_image(levels: np.ndarray, colors: np.ndarray) -> QImage:
+    """An image of numbered colours, which Qt looks up as it draws.
+
+    Args:
+        levels: uint8 (rows, columns).
+        colors: RGBA of each level, float (up to 256, 4), from 0 to 1.
+    """
+    rows, columns = levels.shape
+    image = QImage(levels.tobytes(), columns, rows, columns, QImage.Format.Format_Indexed8).copy()
+    image.setColorTable([qRgba(*color) for color in _bytes(colors).tolist()])
+    return image
+
+
+def _image(layer: Image, plane: np.ndarray) -> QImage:
     low, high = (float(limit) for limit in layer.contrast_limits)
-    table = _bytes(layer.colormap.map(np.linspace(0, 1, LEVELS) ** layer.gamma))
+    colors = layer.colormap.map(np.linspace(0, 1, LEVELS) ** layer.gamma)
     with np.errstate(invalid="ignore"):
         level = (plane.astype(np.float32) - low) * ((LEVELS - 1) / max(high - low, 1e-12))
-    return table[np.nan_to_num(level).clip(0, LEVELS - 1).astype(np.uint8)]
+    return indexed_image(np.nan_to_num(level).clip(0, LEVELS - 1).astype(np.uint8), colors)
 
 
-def _colors_of_labels(layer: Labels, plane: np.ndarray) -> np.ndarray:
+def _labels(layer: Labels, plane: np.ndarray) -> QImage:
     if layer.contour:
         plane = np.where(_outline(plane), plane, 0)
-    if plane.dtype != np.uint8:
-        return _bytes(layer.colormap.map(plane))
-    return _bytes(layer.colormap.map(np.arange(LEVELS, dtype=np.uint8)))[plane]
+    if plane.dtype == np.uint8:
+        return indexed_image(plane, layer.colormap.map(np.arange(LEVELS, dtype=np.uint8)))
+    pixels, (rows, columns) = _bytes(layer.colormap.map(plane)), plane.shape
+    return QImage(pixels.tobytes(), columns, rows, 4 * columns, QImage.Format.Format_RGBA8888).copy()
 
 
 def _outline(plane: np.ndarray) -> np.ndarray:

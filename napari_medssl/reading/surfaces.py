@@ -96,8 +96,7 @@ class Surfaces:
         self._worker.stop()
         self.busy = False
         for layer in self.layers:
-            layer.locked = False
-            self.viewer.layers.remove(layer)
+            layers.remove(self.viewer, layer)
         for layer in self._hidden:
             layer.visible = True
         position, self._hidden, self._left = self._left, [], None

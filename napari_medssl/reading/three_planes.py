@@ -93,6 +93,11 @@ class ThreePlanes:
         for plane, axis in zip(self.planes, (axis for axis in range(3) if axis != large), strict=False):
             plane.show_axis(axis)
 
+    def _redraw(self, event: object = None) -> None:
+        """Qt draws once for all events of a stroke or of another slice."""
+        for plane in self.planes:
+            plane.update()
+
     def _open(self, window: QMainWindow, canvas: QWidget) -> None:
         self._centre()
         self.planes = tuple(Plane(self.edits, self.range_brush) for _ in range(2))
@@ -140,7 +145,7 @@ class ThreePlanes:
         for name in REDRAWN:
             emitter = getattr(layer.events, name, None)
             if emitter is not None:
-                getattr(emitter, action)(self.refresh)
+                getattr(emitter, action)(self._redraw)
 
     def _on_inserted(self, event: Any) -> None:
         self._watch(event.value, "connect")

@@ -10,7 +10,6 @@ from medssl.core.project.project import LabelClass
 from qtpy.QtCore import Qt, Signal
 from qtpy.QtGui import QAction, QColor, QIcon, QKeySequence, QPixmap
 from qtpy.QtWidgets import (
-    QAbstractItemView,
     QColorDialog,
     QHBoxLayout,
     QHeaderView,
@@ -25,7 +24,7 @@ from napari_medssl.class_colors import PREDICTED as PREDICTED_SHADE
 from napari_medssl.class_colors import shade
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.model.session import Session
-from napari_medssl.qt import Table, cell, headers, not_none
+from napari_medssl.qt import HEADER_HEIGHT, Table, cell, headers
 
 SWATCH, NAME, NUMBER, PAINTED, PREDICTED, MENU = range(6)
 HEADERS = {
@@ -36,7 +35,7 @@ HEADERS = {
     PREDICTED: ("Predicted", "Volume in the prediction of step 5"),
     MENU: ("", ""),
 }
-HEAD, ROW = 24, 30
+ROW = 30
 MAX_ROWS = 6
 ID = Qt.ItemDataRole.UserRole
 
@@ -50,7 +49,7 @@ class ClassTable(Table):
     """Id of a class that the user wants to remove."""
 
     def __init__(self, session: Session, volumes: ClassVolumes) -> None:
-        super().__init__(0, len(HEADERS))
+        super().__init__(HEADERS.values(), ROW, NAME)
         self.session, self.volumes = session, volumes
         self.setToolTip("Click a class to paint it, right-click it to rename or remove it")
         self._set_up()
@@ -66,23 +65,12 @@ class ClassTable(Table):
         self.refresh()
 
     def _set_up(self) -> None:
-        self.setHorizontalHeaderLabels([text for text, _ in HEADERS.values()])
-        for column, (_, tip) in HEADERS.items():
-            not_none(self.horizontalHeaderItem(column)).setToolTip(tip)
-        header, row_header = headers(self)
-        row_header.hide()
-        row_header.setDefaultSectionSize(ROW)
-        self.setShowGrid(False)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        header.setFixedHeight(HEAD)
-        header.setHighlightSections(False)
+        header, trigger = headers(self)[0], self.EditTrigger
+        self.setEditTriggers(trigger.DoubleClicked | trigger.EditKeyPressed | trigger.AnyKeyPressed)
         header.setMinimumSectionSize(20)
-        header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-        header.setSectionResizeMode(NAME, QHeaderView.ResizeMode.Stretch)
+        for column in (NUMBER, PAINTED, PREDICTED):
+            header.setSectionResizeMode(column, QHeaderView.ResizeMode.ResizeToContents)
         for column, width in ((SWATCH, 36), (MENU, 26)):
-            header.setSectionResizeMode(column, QHeaderView.ResizeMode.Fixed)
             self.setColumnWidth(column, width)
 
     def current(self) -> int:
@@ -154,7 +142,7 @@ class ClassTable(Table):
         self.setColumnHidden(PREDICTED, not predicted)
         headers(self)[0].setVisible(predicted)
         rows = min(max(self.rowCount(), 1), MAX_ROWS)
-        self.setFixedHeight(HEAD * predicted + ROW * rows + 8)
+        self.setFixedHeight(HEADER_HEIGHT * predicted + ROW * rows + 8)
 
     def _swatch(self, item: LabelClass) -> QWidget:
         button = QPushButton()

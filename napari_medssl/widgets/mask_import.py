@@ -57,11 +57,11 @@ class MaskImportButton(QPushButton):
         project.need_writable()
         name, read = self._reader(source)
 
-        def look() -> Iterator[Mask]:
+        def read_mask() -> Iterator[Mask]:
             volume = read()
             yield Mask.of(name, volume, project.classes, used_ids(project))
 
-        self._worker.submit(look, lambda mask: self._ask(scan.id, mask))
+        self._worker.submit(read_mask, lambda mask: self._ask(scan.id, mask))
 
     def _reader(self, source: Path | Labels) -> tuple[str, ReadLabels]:
         scan = self.session.need_scan().geometry

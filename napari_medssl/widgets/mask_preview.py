@@ -18,13 +18,11 @@ from qtpy.QtWidgets import (
     QDialog,
     QDialogButtonBox,
     QFormLayout,
-    QHeaderView,
-    QTableWidget,
     QTableWidgetItem,
     QWidget,
 )
 
-from napari_medssl.qt import headers, not_none
+from napari_medssl.qt import Table, not_none
 from napari_medssl.widgets.components import column, combo_box, hint
 
 COMPLETE: dict[Completeness, str] = {
@@ -89,7 +87,7 @@ class MaskPreview(QDialog):
         self.source, self.axis = mask, axis
         self.setWindowTitle("Import a mask")
         self.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
-        self.table = QTableWidget(len(mask.voxels), 3)
+        self.table = Table([("In the mask", ""), ("Volume", ""), ("Becomes", "")], ROW, 0)
         self.boxes: dict[int, QComboBox] = {}
         self._fill()
         self.complete = combo_box()
@@ -127,16 +125,8 @@ class MaskPreview(QDialog):
 
     def _fill(self) -> None:
         table, mask = self.table, self.source
-        table.setHorizontalHeaderLabels(["In the mask", "Volume", "Becomes"])
-        header, row_header = headers(table)
-        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-        header.setSectionResizeMode(1, QHeaderView.ResizeMode.ResizeToContents)
-        header.setSectionResizeMode(2, QHeaderView.ResizeMode.Fixed)
+        table.setRowCount(len(mask.voxels))
         table.setColumnWidth(2, 220)
-        row_header.hide()
-        row_header.setDefaultSectionSize(ROW)
-        table.setShowGrid(False)
-        table.setEditTriggers(table.EditTrigger.NoEditTriggers)
         table.setSelectionMode(table.SelectionMode.NoSelection)
         table.setFocusPolicy(Qt.FocusPolicy.NoFocus)
         for row, (value, voxels) in enumerate(mask.voxels.items()):
@@ -151,6 +141,7 @@ class MaskPreview(QDialog):
             table.setItem(row, 1, volume)
             self.boxes[value] = self._box(value)
             table.setCellWidget(row, 2, self.boxes[value])
+        table.resizeColumnToContents(1)
         table.setFixedHeight(ROW * (min(len(mask.voxels), ROWS) + 1) + 10)
 
     def _box(self, value: int) -> QComboBox:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QAbstractItemView, QHeaderView, QTableWidgetItem
+from qtpy.QtWidgets import QTableWidgetItem
 
 from napari_medssl.qt import Table, cell, headers
 
@@ -16,20 +16,10 @@ class NavigationTable(Table):
     """A name and a number per row; a click on a row goes there."""
 
     def __init__(self, go_to: Callable[[str], object], max_rows: int, tip: str) -> None:
-        super().__init__(0, 2)
+        super().__init__([("", ""), ("", "")], ROW, 0)
         self._go_to, self._max_rows = go_to, max_rows
         self.setToolTip(tip)
-        header, row_header = headers(self)
-        row_header.hide()
-        row_header.setDefaultSectionSize(ROW)
-        self.setShowGrid(False)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self.setSelectionMode(QAbstractItemView.SelectionMode.SingleSelection)
-        self.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        header.hide()
-        header.setSectionResizeMode(0, QHeaderView.ResizeMode.Stretch)
-        header.setSectionResizeMode(1, QHeaderView.ResizeMode.ResizeToContents)
+        headers(self)[0].hide()
         self.cellClicked.connect(lambda row, column: self._go_to(cell(self, row, 0).text()))
         self.show_rows([], "")
 
@@ -56,6 +46,7 @@ class NavigationTable(Table):
                         item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
                     self.setItem(number, column, item)
                 item.setText(text)
+        self.resizeColumnToContents(1)
         names = [name for name, _ in rows]
         if current in names:
             self.selectRow(names.index(current))

@@ -8,11 +8,11 @@ from qtpy.QtWidgets import QCheckBox, QDoubleSpinBox, QVBoxLayout, QWidget
 from superqt import QDoubleRangeSlider
 
 from napari_medssl.annotate.range_brush import RangeBrush
+from napari_medssl.contrast import percentiles
 from napari_medssl.widgets.components import row
 
-SAMPLE_VOXELS = 300_000
 PERCENTILES = (0.1, 99.9)
-"""Of a sample of the scan: the ends of the slider."""
+"""The ends of the slider."""
 NO_LIMIT = 1e9
 CLICK_TIP = "Each stroke takes the range from the grey values around its first click"
 RANGE_TIP = "Lowest and highest grey value that is painted"
@@ -54,15 +54,13 @@ class RangeRow(QWidget):
         scan = self.brush.workspace.scan_layer
         if scan is None:
             return
-        step = max(1, round((scan.data.size / SAMPLE_VOXELS) ** (1 / 3)))
-        sample = np.asarray(scan.data[::step, ::step, ::step], np.float32)
-        low, high = (float(value) for value in np.percentile(sample, PERCENTILES))
-        decimals = int(np.clip(2 - np.floor(np.log10(max(high - low, 1e-9))), 0, 6))  # three digits
+        low, high = percentiles(scan.data, *PERCENTILES)
+        decimals = int(np.clip(2 - np.floor(np.log10(high - low)), 0, 6))  # three digits
         for end in self.ends:
             end.setDecimals(decimals)
             end.setSingleStep(10.0 ** (1 - decimals))
         with QSignalBlocker(self.slider):
-            self.slider.setRange(low, max(high, low + 1e-6))
+            self.slider.setRange(low, high)
         self._refresh()
 
     def _refresh(self) -> None:

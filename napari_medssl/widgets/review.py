@@ -9,27 +9,30 @@ from typing import Any
 
 from medssl.core.project.review import Reviewable
 from qtpy.QtCore import QPoint, Qt
-from qtpy.QtWidgets import QHeaderView, QMenu, QTableWidget, QTableWidgetItem, QWidget
+from qtpy.QtWidgets import QMenu, QTableWidgetItem, QWidget
 
 from napari_medssl.annotate.edits import Edits
 from napari_medssl.engine.job_runner import JobRunner
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.model.reasons import job_blocked
-from napari_medssl.model.review_list import ReviewList
-from napari_medssl.qt import headers, not_none
+from napari_medssl.model.review_list import NOT_QUEUED, ReviewList
+from napari_medssl.qt import HEADER_HEIGHT, Table, not_none
 from napari_medssl.widgets.components import allow, button, column, hint, row
 from napari_medssl.workspace import Workspace
 
-HEADERS = {
-    "Scan": "Click a scan to show it; right-click it for more",
-    "Expected": "The Dice that the network expects, the mean of the classes, from 0 to 1: it puts the scans "
-    "into an order, and is no measurement",
-    "Reviewed": "Accepted scans are marked in the table of an export",
-}
 SCAN, QUALITY, REVIEWED = range(3)
-ROW, HEAD, ROWS = 26, 24, 4
+HEADERS = {
+    SCAN: ("Scan", "Click a scan to show it; right-click it for more"),
+    QUALITY: (
+        "Expected",
+        "The Dice that the network expects, the mean of the classes, from 0 to 1: it puts the scans into an "
+        "order, and is no measurement",
+    ),
+    REVIEWED: ("Reviewed", "Accepted scans are marked in the table of an export"),
+}
+ID = Qt.ItemDataRole.UserRole
+ROW, ROWS = 26, 4
 NOT_SHOWN = "This scan is not on the screen; click its row first."
-NOT_QUEUED = "The newest fine-tuning has not segmented this scan yet; segment it first."
 
 
 class Review(QWidget):
@@ -60,7 +63,7 @@ class Review(QWidget):
             "Segment every scan that the newest fine-tuning has not segmented yet",
         )
         self.state = hint()
-        self.table = _table()
+        self.table = Table(HEADERS.values(), ROW, SCAN)
         self.table.itemSelectionChanged.connect(self._on_picked)
         self.table.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
         self.table.customContextMenuRequested.connect(self._on_menu)
@@ -73,8 +76,10 @@ class Review(QWidget):
         self._buttons = QWidget()
         column(self._buttons, row(self.accept_button, self.next_button)).setContentsMargins(0, 0, 0, 0)
         column(self, self.segment_all, self.state, self.table, self._buttons).setContentsMargins(0, 0, 0, 0)
+        for signal in (self.queue.changed, self.session.classes_changed):
+            signal.connect(self._fill)
         for signal in (self.queue.changed, self.session.scan_changed, self.session.job_changed,
-                       self.session.classes_changed, self.session.lock_changed):  # fmt: skip
+                       self.session.lock_changed):  # fmt: skip
             signal.connect(self.refresh)
         self.refresh()
 
@@ -137,19 +142,19 @@ class Review(QWidget):
     def _on_menu(self, point: QPoint) -> None:
         item = self.table.itemAt(point)
         if item is not None:
-            scan = item.data(Qt.ItemDataRole.UserRole)
+            scan = item.data(ID)
             self.menu(scan).popup(not_none(self.table.viewport()).mapToGlobal(point))
 
     def _on_picked(self) -> None:
         item = self.table.item(self.table.currentRow(), SCAN)
-        scan = item.data(Qt.ItemDataRole.UserRole) if item is not None else None
+        scan = item.data(ID) if item is not None else None
         if scan is not None and scan != (self.workspace.scan_loader.pending or self.session.scan):
             catch_errors(self.session, lambda: self.workspace.scan_loader.open(scan))
 
     # --- what it shows -------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Show the queue."""
+        """Show what can be done now, and which scan is on the screen."""
         queue = self.queue
         others = queue.missing - (queue.item(self.session.scan) is None)  # which has a button of its own
         self.segment_all.setVisible(bool(queue.run) and others > 0)
@@ -163,25 +168,30 @@ class Review(QWidget):
         for widget in (self.state, self.table, self._buttons):
             widget.setVisible(shown)
         self.setVisible(shown or not self.segment_all.isHidden())
-        self._fill()
+        scans = [item.scan for item in queue.items]
+        self.table.blockSignals(True)
+        self.table.clearSelection()
+        if self.session.scan in scans:
+            self.table.selectRow(scans.index(self.session.scan))
+        self.table.blockSignals(False)
 
     def _fill(self) -> None:
+        """Show the queue."""
         items = self.queue.items
         titles = self.session.project.titles if self.session.project else {}
         self.table.blockSignals(True)
-        self.table.clearSelection()
         self.table.setRowCount(len(items))
         for number, item in enumerate(items):
             for position, text in enumerate(_texts(item, titles.get(item.scan, item.scan))):
-                cell = QTableWidgetItem(text)
-                cell.setData(Qt.ItemDataRole.UserRole, item.scan)
-                cell.setToolTip(self._tip(item))
+                entry = QTableWidgetItem(text)
+                entry.setData(ID, item.scan)
+                entry.setToolTip(self._tip(item))
                 if position != SCAN:
-                    cell.setTextAlignment(Qt.AlignmentFlag.AlignCenter)
-                self.table.setItem(number, position, cell)
-            if item.scan == self.session.scan:
-                self.table.selectRow(number)
-        self.table.setFixedHeight(HEAD + ROW * min(max(len(items), 1), ROWS) + 8)
+                    entry.setTextAlignment(Qt.AlignmentFlag.AlignCenter)
+                self.table.setItem(number, position, entry)
+        for position in (QUALITY, REVIEWED):
+            self.table.resizeColumnToContents(position)
+        self.table.setFixedHeight(HEADER_HEIGHT + ROW * min(max(len(items), 1), ROWS) + 8)
         self.table.blockSignals(False)
 
     def _tip(self, item: Reviewable) -> str:
@@ -195,25 +205,3 @@ class Review(QWidget):
 def _texts(item: Reviewable, title: str) -> tuple[str, str, str]:
     known = not math.isnan(item.quality)
     return title, f"{item.quality:.2f}" if known else "?", "✓" if item.accepted else ""
-
-
-def _table() -> QTableWidget:
-    table = QTableWidget(0, len(HEADERS))
-    for position, (text, tip) in enumerate(HEADERS.items()):
-        item = QTableWidgetItem(text)
-        item.setToolTip(tip)
-        table.setHorizontalHeaderItem(position, item)
-    header, row_header = headers(table)
-    header.setSectionResizeMode(QHeaderView.ResizeMode.ResizeToContents)
-    header.setSectionResizeMode(SCAN, QHeaderView.ResizeMode.Stretch)
-    header.setFixedHeight(HEAD)
-    header.setHighlightSections(False)
-    row_header.hide()
-    row_header.setDefaultSectionSize(ROW)
-    table.setShowGrid(False)
-    table.setTextElideMode(Qt.TextElideMode.ElideMiddle)
-    table.setEditTriggers(table.EditTrigger.NoEditTriggers)
-    table.setSelectionBehavior(table.SelectionBehavior.SelectRows)
-    table.setSelectionMode(table.SelectionMode.SingleSelection)
-    table.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-    return table

@@ -16,6 +16,7 @@ from napari_medssl.error_handling import catch_errors
 from napari_medssl.latest_only_worker import LatestOnlyWorker
 from napari_medssl.model.reasons import job_blocked
 from napari_medssl.model.session import Session
+from napari_medssl.qt import not_none
 from napari_medssl.widgets.components import allow
 
 RIGHT_CLICK = "right-click to delete the run"
@@ -48,9 +49,7 @@ class RunMenu:
         menu = QMenu(self.box)
         menu.setAttribute(Qt.WidgetAttribute.WA_DeleteOnClose)
         menu.setToolTipsVisible(True)
-        action = menu.addAction(f"Delete {run.id}…", lambda: self.ask(run))
-        assert action is not None
-        allow(action, job_blocked(self.session))
+        allow(not_none(menu.addAction(f"Delete {run.id}…", lambda: self.ask(run))), job_blocked(self.session))
         return menu
 
     def ask(self, run: Run) -> None:

@@ -10,13 +10,15 @@ from pathlib import Path
 from medssl.core.errors import UserError
 from medssl.core.io.volume import READABLE, stem_of
 from medssl.core.project.channels import channel_names, describe_channels
-from medssl.core.project.contents import as_channel_name
+from medssl.core.project.names import as_channel_name
 from medssl.core.project.project import Scan
 from qtpy.QtWidgets import QFileDialog, QInputDialog, QMenu, QWidget
 
 from napari_medssl.latest_only_worker import LatestOnlyWorker
+from napari_medssl.model.reasons import job_blocked
 from napari_medssl.model.session import Session
 from napari_medssl.qt import not_none
+from napari_medssl.widgets.components import allow
 
 
 class ScanChannels:
@@ -28,24 +30,21 @@ class ScanChannels:
 
     def add_to(self, menu: QMenu, scan: Scan) -> None:
         """Add the entries of a scan to its menu."""
-        enabled = not self.session.read_only and self.session.idle
+        why_not = job_blocked(self.session)
         entry = not_none(menu.addAction("Add channel…", partial(self.ask, scan)))
         entry.setToolTip("Another sequence of this patient, or PET beside CT: both are used in trainings")
-        entry.setEnabled(enabled)
+        allow(entry, why_not)
         for channel in scan.channels:
-            remove = not_none(
-                menu.addAction(
-                    f"Remove channel {channel.channel}", partial(self.remove, scan, channel.channel)
-                )
-            )
-            remove.setEnabled(enabled)
+            name = channel.channel
+            remove = not_none(menu.addAction(f"Remove channel {name}", partial(self.remove, scan, name)))
+            allow(remove, why_not)
 
     def ask(self, scan: Scan) -> None:
         """Ask for a file and its name, and add it."""
         patterns = " ".join(f"*{suffix}" for suffix in READABLE)
         path, _ = QFileDialog.getOpenFileName(
             self._parent,
-            f"Another channel of {scan.id} ({describe_channels(scan)})",
+            f"Another channel of {scan.title} ({describe_channels(scan)})",
             str(Path(scan.source).parent),
             f"Scans ({patterns});;All files (*)",
         )
@@ -78,7 +77,7 @@ class ScanChannels:
     def _on_added(self, scan: Scan, name: str) -> None:
         added = next(channel for channel in scan.channels if channel.channel == name)
         notes = f" {' '.join(added.notes)}" if added.notes else ""
-        self.session.notify("info", f"{scan.id} has the channels {describe_channels(scan)} now.{notes}")
+        self.session.notify("info", f"{scan.title} has the channels {describe_channels(scan)} now.{notes}")
         self.session.scans_changed.emit()
 
     def remove(self, scan: Scan, name: str) -> None:

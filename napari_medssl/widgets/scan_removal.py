@@ -75,27 +75,25 @@ class ScanRemoval:
     def _search(self, scan: Scan) -> None:
         if self._worker.busy:
             raise UserError("A scan is being removed; try again in a moment.", code="busy")
-        project, found = self.session.need_project(), list[Loss]()
+        project = self.session.need_project()
         self._need_free()
         self.workspace.autosave.flush()
 
-        def find() -> Iterator[Loss]:
+        def search() -> Iterator[Loss]:
             check_not_training(project)
-            yield loss(project, scan)
+            yield loss_of(project, scan)
 
-        self._worker.submit(find, found.append, lambda: self._ask(scan, found))
+        self._worker.submit(search, lambda loss: self._ask(scan, loss))
 
     def _need_free(self) -> None:
         self.session.need_project().need_writable()
         if self.session.job.running:
             raise UserError("A job is running and may use this scan; stop it first.", code="busy")
 
-    def _ask(self, scan: Scan, found: list[Loss]) -> None:
-        """Ask; not where an error was shown instead."""
-        for each in found:
-            answer = QMessageBox.question(self.parent, "Remove scan", describe(scan, each))
-            if answer == QMessageBox.StandardButton.Yes:
-                self.remove(scan.id)
+    def _ask(self, scan: Scan, loss: Loss) -> None:
+        answer = QMessageBox.question(self.parent, "Remove scan", describe(scan, loss))
+        if answer == QMessageBox.StandardButton.Yes:
+            self.remove(scan.id)
 
     def remove(self, scan_id: str) -> None:
         """Remove a scan; if it is on the screen, its neighbour in the table is opened before.
@@ -133,7 +131,7 @@ class ScanRemoval:
         self.session.notify("info", text)
 
 
-def loss(project: Project, scan: Scan) -> Loss:
+def loss_of(project: Project, scan: Scan) -> Loss:
     """What goes with a scan; looks at each file of the project."""
     predictions = sum(project.prediction_file(run.id, scan.id).exists() for run in project.runs())
     try:
@@ -144,19 +142,19 @@ def loss(project: Project, scan: Scan) -> Loss:
     return Loss(disk_usage(project).scans.get(scan.id, 0), annotated, predictions, landmarks)
 
 
-def describe(scan: Scan, found: Loss) -> str:
+def describe(scan: Scan, loss: Loss) -> str:
     """The question whether to remove a scan."""
     lines = [f"Remove {scan.title} from the project? Its file {scan.source} is not touched."]
-    if found.annotated:
+    if loss.annotated:
         lines.append(
             'Its annotation stays in the folder "removed" of the project and comes back when the scan is '
             "added again."
         )
     gone = [
         f"{number} {noun}{'s' * (number != 1)}"
-        for number, noun in ((found.predictions, "prediction"), (found.landmarks, "landmark"))
+        for number, noun in ((loss.predictions, "prediction"), (loss.landmarks, "landmark"))
         if number
     ]
     what = f"the project's copy and {', '.join(gone)}" if gone else "the project's copy"
-    lines.append(f"Deleted are {what} ({size_text(found.disk_bytes)}).")
+    lines.append(f"Deleted are {what} ({size_text(loss.disk_bytes)}).")
     return "\n\n".join(lines)

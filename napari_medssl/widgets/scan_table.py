@@ -16,13 +16,13 @@ from medssl.core.project.contents import Scan
 from medssl.core.project.modality import UNSURE, describe_modality, modality_name, set_modality
 from qtpy.QtCore import QPoint, QSize, Qt
 from qtpy.QtGui import QImage, QPixmap
-from qtpy.QtWidgets import QFileDialog, QHeaderView, QMenu, QTableWidgetItem
+from qtpy.QtWidgets import QFileDialog, QMenu, QTableWidgetItem
 
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.latest_only_worker import LatestOnlyWorker
 from napari_medssl.model.reasons import job_blocked
 from napari_medssl.model.scan_summaries import ScanSummaries, ScanSummary
-from napari_medssl.qt import Table, cell, headers, not_none
+from napari_medssl.qt import HEADER_HEIGHT, Table, cell, not_none
 from napari_medssl.widgets.components import allow
 from napari_medssl.widgets.scan_channels import ScanChannels
 from napari_medssl.widgets.scan_removal import ScanRemoval
@@ -38,7 +38,7 @@ HEADERS = {
     DICE: ("Dice", "Dice of the newest prediction against the reference labels, from 0 to 1"),
 }
 WIDTHS = {THUMBNAIL: 54, MODALITY: 38, SLICES: 43, PREDICTION: 38, DICE: 48}
-ROW, HEAD, ROWS = 58, 24, 5
+ROW, ROWS = 58, 5
 THUMBNAIL_SIZE = 46
 ID = Qt.ItemDataRole.UserRole
 GO_FROM_SCAN_TO_SCAN = "Page Up and Page Down go from scan to scan"
@@ -48,13 +48,16 @@ class ScanTable(Table):
     """One row per scan. The selected row is the scan on the screen, or the one that is being opened."""
 
     def __init__(self, workspace: Workspace) -> None:
-        super().__init__(0, len(HEADERS))
+        super().__init__(HEADERS.values(), ROW, NAME)
         self.workspace, self.session = workspace, workspace.session
         self.summaries = ScanSummaries(self.session)
         self.removal = ScanRemoval(workspace, self)
         self.channels = ScanChannels(self.session, self)
         self._worker = LatestOnlyWorker(self.session)
-        self._set_up()
+        for column, width in WIDTHS.items():
+            self.setColumnWidth(column, width)
+        self.setIconSize(QSize(THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+        self.setVerticalScrollMode(self.ScrollMode.ScrollPerPixel)
         self.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
         self.customContextMenuRequested.connect(self._on_menu)
         self.itemSelectionChanged.connect(self._on_picked)
@@ -62,32 +65,11 @@ class ScanTable(Table):
         workspace.scan_loader.changed.connect(self._show_names)
         for signal in (self.session.project_changed, self.session.scans_changed, self.session.scan_changed):
             signal.connect(self.refresh)
+        self._rows: dict[str, int] = {}
+        """Row of each scan."""
         self._drawn: dict[str, tuple[Scan, bool]] = {}
         """By id, what a row shows: the scan, and whether it is being opened."""
         self.refresh()
-
-    def _set_up(self) -> None:
-        for column, (text, tip) in HEADERS.items():
-            item = QTableWidgetItem(text)
-            item.setToolTip(tip)
-            self.setHorizontalHeaderItem(column, item)
-        header, row_header = headers(self)
-        header.setSectionResizeMode(QHeaderView.ResizeMode.Fixed)
-        header.setSectionResizeMode(NAME, QHeaderView.ResizeMode.Stretch)
-        header.setFixedHeight(HEAD)
-        header.setHighlightSections(False)
-        for column, width in WIDTHS.items():
-            self.setColumnWidth(column, width)
-        row_header.hide()
-        row_header.setDefaultSectionSize(ROW)
-        self.setIconSize(QSize(THUMBNAIL_SIZE, THUMBNAIL_SIZE))
-        self.setShowGrid(False)
-        self.setTextElideMode(Qt.TextElideMode.ElideMiddle)
-        self.setEditTriggers(self.EditTrigger.NoEditTriggers)
-        self.setSelectionBehavior(self.SelectionBehavior.SelectRows)
-        self.setSelectionMode(self.SelectionMode.SingleSelection)
-        self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        self.setVerticalScrollMode(self.ScrollMode.ScrollPerPixel)
 
     # --- going from scan to scan ---------------------------------------------------------------------
 
@@ -113,12 +95,13 @@ class ScanTable(Table):
     def refresh(self) -> None:
         """Show the project's scans."""
         scans = list(self.session.project.scans) if self.session.project else []
-        known = [cell(self, row, NAME).data(ID) for row in range(self.rowCount())]
+        known = list(self._rows)
         if scans != known:
             # While a folder is read, rows are added.
             first = len(known) if scans[: len(known)] == known else 0
             if not first:
                 self._drawn.clear()
+            self._rows = {scan: row for row, scan in enumerate(scans)}
             self.blockSignals(True)
             self.setRowCount(len(scans))
             for row, scan in enumerate(scans[first:], first):
@@ -130,7 +113,7 @@ class ScanTable(Table):
                     self.setItem(row, column, item)
                 self._show_summary(scan)
             self.blockSignals(False)
-            self.setFixedHeight(HEAD + ROW * min(max(len(scans), 1), ROWS) + 8)
+            self.setFixedHeight(HEADER_HEIGHT + ROW * min(max(len(scans), 1), ROWS) + 8)
         self._show_dice_column()
         self._show_names()
 
@@ -138,9 +121,8 @@ class ScanTable(Table):
         pending = self.workspace.scan_loader.pending
         shown = pending or self.session.scan
         self.blockSignals(True)
-        for row in range(self.rowCount()):
-            item = cell(self, row, NAME)
-            scan = self.session.need_project().scans.get(item.data(ID))
+        for scan_id, row in self._rows.items():
+            scan = self.session.need_project().scans.get(scan_id)
             if scan is None:
                 continue  # rows of the previous project
             if scan.id == shown and self.currentRow() != row:
@@ -155,6 +137,7 @@ class ScanTable(Table):
                 short = describe_channels(scan)
             names = dict.fromkeys((scan.title, scan.id))
             third_line = "Opening…" if scan.id == pending else "Held out" if scan.held_out else short
+            item = cell(self, row, NAME)
             item.setText(f"{scan.title}\n{size}\n{third_line}")
             item.setToolTip(
                 "\n".join((*names, f"{size} voxels of {spacing}", *_sources(scan), GO_FROM_SCAN_TO_SCAN))
@@ -165,11 +148,8 @@ class ScanTable(Table):
         not_none(self.viewport()).update()
 
     def _show_summary(self, scan: str) -> None:
-        summary = self.summaries.by_scan.get(scan)
-        if summary is None:
-            return
-        row = next((row for row in range(self.rowCount()) if self._id(row) == scan), None)
-        if row is None:
+        summary, row = self.summaries.by_scan.get(scan), self._rows.get(scan)
+        if summary is None or row is None:
             return
         cell(self, row, THUMBNAIL).setData(Qt.ItemDataRole.DecorationRole, _pixmap(summary))
         cell(self, row, SLICES).setText(str(summary.slices or ""))
@@ -183,10 +163,6 @@ class ScanTable(Table):
     def _show_dice_column(self) -> None:
         scans = self.session.project.scans.values() if self.session.project else ()
         self.setColumnHidden(DICE, not any(scan.reference for scan in scans))
-
-    def _id(self, row: int) -> str | None:
-        item = self.item(row, NAME)
-        return item.data(ID) if item is not None else None
 
     # --- what else can be done with a scan -----------------------------------------------------------
 

@@ -24,7 +24,7 @@ from medssl.nn.models.anatomical_embedding import (
     side_by_side,
 )
 from medssl.nn.models.embedding_bank import PASSES, EmbeddingBank
-from medssl.tasks.inference.features import matched_features
+from medssl.tasks.inference.feature_grid import matched_features
 from small import CPU, Shape, Spacing, block_phantom, dataset, noise, plan, scan_of, seeded
 from torch import Tensor
 

@@ -78,7 +78,7 @@ def test_names_are_printed_as_they_are(name: str, capsys: pytest.CaptureFixture[
     assert captured.err.count(name) == 4 and captured.out.count(name) == 5
 
 
-def test_commands_print_a_class_name_that_looks_like_markup(small_project: Project, tmp_path: Path) -> None:
+def test_class_names_that_look_like_markup_break_no_command(small_project: Project, tmp_path: Path) -> None:
     small_project.change_classes(
         lambda _: (LabelClass(1, "[/foo]", "#000000"), LabelClass(2, "=1+1", "#000000"))
     )

@@ -24,8 +24,9 @@ from medssl.core.temporary_files import temporary_file
 from medssl.nn import devices
 from medssl.nn.models import checkpoint
 from medssl.nn.models.unet import build
+from medssl.tasks.inference.feature_grid import feature_slabs, grid_step
 from medssl.tasks.inference.feature_smoothing import SMOOTHING, smoothed
-from medssl.tasks.inference.features import WIDTH, grid_step, raw_features
+from medssl.tasks.inference.features import WIDTH
 from small import (
     CPU,
     Events,
@@ -41,6 +42,10 @@ from small import (
 )
 from torch import Tensor
 from torch.nn import functional as F
+
+
+def whole(slab: Tensor) -> Tensor:
+    return slab
 
 
 class Coordinates:
@@ -66,7 +71,7 @@ def test_cells_are_read_at_their_centres(dims: int, slice_axis: int, step: Shape
     turned = plan(dims, slice_axis=slice_axis)
     coordinates = np.meshgrid(*(np.arange(length, dtype=np.float32) for length in shape), indexing="ij")
     for axis, image in enumerate(coordinates):
-        slabs = raw_features(scan_of(image, spacing), "only", Coordinates(), turned, step, CPU)  # type: ignore[arg-type]
+        slabs = feature_slabs(scan_of(image, spacing), "only", Coordinates(), turned, step, CPU, whole)  # type: ignore[arg-type]
         features = torch.cat(list(slabs)).permute(*np.argsort(turned.work_axes).tolist(), 3)
         cells = [length // each for length, each in zip(shape, step, strict=True)]
         assert list(features.shape) == [*cells, 4]
@@ -85,7 +90,7 @@ def test_levels_have_unit_length_side_by_side() -> None:
     network = build(small, 2, 0).eval()
     image = np.random.default_rng(0).normal(size=(4, 16, 16)).astype(np.float32)
     raw = torch.cat(
-        list(raw_features(scan_of(image, (1.0, 1.0, 1.0)), "only", network, small, (1, 2, 2), CPU))
+        list(feature_slabs(scan_of(image, (1.0, 1.0, 1.0)), "only", network, small, (1, 2, 2), CPU, whole))
     )
     assert raw.shape == (4, 8, 8, sum(small.channels))
     for level in raw.split(list(small.channels), dim=-1):
@@ -195,7 +200,7 @@ def test_several_threads_give_the_same_features(slice_axis: int, monkeypatch: py
     found, before = {}, torch.get_num_threads()
     for threads in (1, 3):
         monkeypatch.setattr(devices, "THREADS", threads)
-        slabs = raw_features(scan, "only", network, turned, (1, 2, 2), CPU)
+        slabs = feature_slabs(scan, "only", network, turned, (1, 2, 2), CPU, whole)
         found[threads] = torch.cat(list(slabs))
     assert len(found[1]) > 3 and torch.allclose(found[1], found[3], atol=1e-5)
     assert torch.get_num_threads() == before

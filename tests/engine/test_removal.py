@@ -61,6 +61,17 @@ def files_of(project: Project) -> set[str]:
     return {str(path.relative_to(project.root)) for path in project.root.rglob("*") if path.is_file()}
 
 
+def test_features_belong_to_the_run_whose_whole_name_their_file_has(project: Project) -> None:
+    """Runs that began from the shipped weights, "shapes", end like these."""
+    run = project.new_run("finetune", {"job": "finetune"}, "from-shapes")
+    write_features(project, "scan", run.id, CUBE, (8, 8, 8), weights_sha256="w")
+    write_features(project, "scan-2", run.id, CUBE, (8, 8, 8), weights_sha256="w")
+    remove_scan(project, "scan-2")
+    delete_run(project, run.id)
+    left = {path.name for path in (project.root / "features").glob(f"*-{run.id}.*")}
+    assert not left and has_features(project, "scan", "shapes")
+
+
 def test_a_removed_scan_takes_along_what_was_computed_from_it_and_nothing_of_another(
     project: Project,
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from medssl.core.project.project import Project
 
 HAS_SCREEN = bool(os.environ.get("DISPLAY")) or os.name == "nt"
 if not HAS_SCREEN:
@@ -57,3 +58,25 @@ def own_settings(monkeypatch, tmp_path) -> None:
 
     monkeypatch.setattr(recent_projects, "FILE", tmp_path / "config" / "recent-projects.json")
     monkeypatch.setattr(preferences, "FILE", tmp_path / "config" / "preferences.json")
+
+
+@pytest.fixture
+def project(small_project: Project) -> Project:
+    """The project that `dock` opens."""
+    return small_project
+
+
+@pytest.fixture
+def dock(qtbot, said, project: Project):
+    """The dock without a window, with the first scan of `project` on the screen."""
+    from napari.components import ViewerModel
+    from user_simulation import open_and_wait
+
+    from napari_medssl.widgets import Dock
+
+    made = Dock(ViewerModel())
+    qtbot.addWidget(made)
+    made.show()
+    open_and_wait(made, project.root)
+    yield made
+    made._leave()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,7 @@ class PromptHandler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         path, state = self.path, server.state
         state.requests.append(path)
+        state.answers.wait(20)
         if path == "/claim":
             state.prompts = []
             self._answer({"lease_token": "token"})
@@ -102,6 +103,9 @@ class State:
         self.prompts: list[tuple[np.ndarray, bool]] = []
         self.requests: list[str] = []
         self.key, self.status = "", 200
+        self.answers = Event()
+        """Cleared, the server keeps its clients waiting."""
+        self.answers.set()
         self.address = ""
 
 

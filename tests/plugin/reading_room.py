@@ -6,12 +6,6 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from napari.components import ViewerModel
-
-from napari_medssl.annotate.crash_recovery import CrashRecovery
-from napari_medssl.annotate.edits import Edits
-from napari_medssl.model.session import Session
-from napari_medssl.workspace import Workspace
 
 SHAPE = (20, 24, 28)
 """Z, Y, X."""
@@ -30,15 +24,3 @@ def ct(offset: float = 0) -> np.ndarray:
     values = np.full(SHAPE[::-1], -1000.0)
     values[4:-4, 4:-4, 3:-3] = 40 + np.random.default_rng(0).normal(0, 12, (20, 16, 14))
     return values + offset
-
-
-def open_desk(folder: Path) -> Workspace:
-    """A viewer without a window, with an empty project."""
-    session = Session()
-    desk = Workspace(ViewerModel(), session)
-    desk.edits = Edits(desk)
-    desk.crash_recovery = CrashRecovery(desk, desk.edits)
-    desk.said = []
-    session.message.connect(lambda severity, text: desk.said.append(text))
-    session.open(folder)
-    return desk

@@ -23,7 +23,7 @@ ML = 4 * 1.5 * 1.5 / 1000
 
 
 @pytest.fixture
-def desk(qtbot, tmp_path) -> Workspace:
+def workspace(qtbot, tmp_path) -> Workspace:
     """Ten voxels of class 1 in the complete axial slice 4, one of class 2 in slice 6."""
     made = Workspace(ViewerModel(), Session())
     made.said = []
@@ -46,25 +46,33 @@ def desk(qtbot, tmp_path) -> Workspace:
     made.close()
 
 
-def test_volumes_follow_strokes_without_a_new_count(desk, monkeypatch):
-    assert desk.volumes.painted_ml(1) == pytest.approx(10 * ML) and desk.table.item(0, 3).text() == "0.09 ml"
-    monkeypatch.setattr(desk.volumes, "count_painted", lambda: pytest.fail("a full count"))
-    desk.annotation_layer.brush_size = 1
-    desk.go_to(0, 4)
-    desk.annotation_layer.paint((4, 5, 3), 2)
-    assert desk.volumes.painted_ml(1) == pytest.approx(9 * ML) and desk.volumes.painted_ml(
+def test_volumes_follow_strokes_without_a_new_count(workspace, monkeypatch):
+    assert (
+        workspace.volumes.painted_ml(1) == pytest.approx(10 * ML)
+        and workspace.table.item(0, 3).text() == "0.09 ml"
+    )
+    monkeypatch.setattr(workspace.volumes, "count_painted", lambda: pytest.fail("a full count"))
+    workspace.annotation_layer.brush_size = 1
+    workspace.go_to(0, 4)
+    workspace.annotation_layer.paint((4, 5, 3), 2)
+    assert workspace.volumes.painted_ml(1) == pytest.approx(9 * ML) and workspace.volumes.painted_ml(
         2
     ) == pytest.approx(2 * ML)
 
 
-def test_painted_and_predicted_volumes_stand_side_by_side(desk, qtbot):
-    assert desk.table.isColumnHidden(PREDICTED)
-    desk.predictions.show(predict(desk, 2))
-    qtbot.waitUntil(lambda: desk.volumes.predicted_ml(2) > 900 * ML, timeout=20000)
-    assert not desk.table.isColumnHidden(PREDICTED)
-    assert [desk.table.item(1, column).text() for column in (PAINTED, PREDICTED)] == ["< 0.01 ml", "8.6 ml"]
-    desk.predictions.toggle()  # hidden, not gone
-    assert desk.volumes.painted_ml(1) == pytest.approx(10 * ML) and not desk.table.isColumnHidden(PREDICTED)
+def test_painted_and_predicted_volumes_stand_side_by_side(workspace, qtbot):
+    assert workspace.table.isColumnHidden(PREDICTED)
+    workspace.predictions.show(predict(workspace, 2))
+    qtbot.waitUntil(lambda: workspace.volumes.predicted_ml(2) > 900 * ML, timeout=20000)
+    assert not workspace.table.isColumnHidden(PREDICTED)
+    assert [workspace.table.item(1, column).text() for column in (PAINTED, PREDICTED)] == [
+        "< 0.01 ml",
+        "8.6 ml",
+    ]
+    workspace.predictions.toggle()  # hidden, not gone
+    assert workspace.volumes.painted_ml(1) == pytest.approx(10 * ML) and not workspace.table.isColumnHidden(
+        PREDICTED
+    )
 
 
 @pytest.mark.parametrize(
@@ -75,7 +83,7 @@ def test_volumes_are_written_without_powers_of_ten(ml, text):
 
 
 @pytest.mark.parametrize("choice, into", [("Structure 2 (2)", 2), (NOT_ANNOTATED, 0)])
-def test_strokes_of_a_deleted_class_become_what_was_chosen(desk, qtbot, monkeypatch, choice, into):
+def test_strokes_of_a_deleted_class_become_what_was_chosen(workspace, qtbot, monkeypatch, choice, into):
     asked = []
 
     def choose(parent, title, text, choices, *more):
@@ -83,15 +91,18 @@ def test_strokes_of_a_deleted_class_become_what_was_chosen(desk, qtbot, monkeypa
         return choice, True
 
     monkeypatch.setattr(QInputDialog, "getItem", choose)
-    desk.removal.remove(1)
-    qtbot.waitUntil(lambda: len(desk.session.project.classes) == 1, timeout=20000)
+    workspace.removal.remove(1)
+    qtbot.waitUntil(lambda: len(workspace.session.project.classes) == 1, timeout=20000)
     assert "painted in a (axial slice 4)" in asked[0][0] and asked[0][1] == ["Structure 2 (2)", NOT_ANNOTATED]
-    assert np.all(desk.annotation_layer.data[4, 5, :10] == into) and desk.annotation_layer.data[6, 1, 1] == 2
+    assert (
+        np.all(workspace.annotation_layer.data[4, 5, :10] == into)
+        and workspace.annotation_layer.data[6, 1, 1] == 2
+    )
     left = ((0, 4), (0, 6)) if into else ((0, 6),)
-    assert desk.session.annotation.complete == left, "an emptied slice must not become background"
+    assert workspace.session.annotation.complete == left, "an emptied slice must not become background"
 
 
-def test_nothing_changes_where_the_question_is_cancelled(desk, qtbot, monkeypatch):
+def test_nothing_changes_where_the_question_is_cancelled(workspace, qtbot, monkeypatch):
     asked = []
 
     def cancel(*of):
@@ -99,14 +110,14 @@ def test_nothing_changes_where_the_question_is_cancelled(desk, qtbot, monkeypatc
         return "", False
 
     monkeypatch.setattr(QInputDialog, "getItem", cancel)
-    desk.removal.remove(1)
+    workspace.removal.remove(1)
     qtbot.waitUntil(lambda: bool(asked), timeout=20000)
-    assert len(desk.session.project.classes) == 2 and (desk.annotation_layer.data == 1).sum() == 10
+    assert len(workspace.session.project.classes) == 2 and (workspace.annotation_layer.data == 1).sum() == 10
 
 
-def test_a_class_that_is_painted_nowhere_goes_after_a_question(desk, qtbot, monkeypatch):
-    new = add_structure(desk.session.project)
-    desk.session.classes_changed.emit()
+def test_a_class_that_is_painted_nowhere_goes_after_a_question(workspace, qtbot, monkeypatch):
+    new = add_structure(workspace.session.project)
+    workspace.session.classes_changed.emit()
     asked = []
 
     def agree(parent, title, text, *more):
@@ -114,43 +125,45 @@ def test_a_class_that_is_painted_nowhere_goes_after_a_question(desk, qtbot, monk
         return QMessageBox.StandardButton.Yes
 
     monkeypatch.setattr(QMessageBox, "question", agree)
-    desk.removal.remove(new.id)
-    qtbot.waitUntil(lambda: len(desk.session.project.classes) == 2, timeout=20000)
+    workspace.removal.remove(new.id)
+    qtbot.waitUntil(lambda: len(workspace.session.project.classes) == 2, timeout=20000)
     assert "Structure 3 is painted nowhere" in asked[0] and f"id {new.id}" in asked[0]
 
 
-def test_the_menu_renames_and_removes(desk):
-    rename, remove = desk.table.actions()
+def test_the_menu_renames_and_removes(workspace):
+    rename, remove = workspace.table.actions()
     assert (rename.text(), remove.text()) == ("Rename class", "Remove class…")
     removing = []
-    desk.table.removing.connect(removing.append)
-    desk.table.selectRow(1)
+    workspace.table.removing.connect(removing.append)
+    workspace.table.selectRow(1)
     remove.trigger()
     assert removing == [2]
 
 
-def test_a_renamed_class_keeps_its_id_and_its_strokes(desk):
-    desk.table.item(0, 1).setText("liver")
-    first = desk.session.project.classes[0]
+def test_a_renamed_class_keeps_its_id_and_its_strokes(workspace):
+    workspace.table.item(0, 1).setText("liver")
+    first = workspace.session.project.classes[0]
     assert (first.id, first.name) == (1, "liver")
-    assert "keep its id 1" in desk.said[-1] and (desk.annotation_layer.data == 1).sum() == 10
-    desk.table.item(0, 1).setText("Structure 2")
-    assert desk.table.item(0, 1).text() == "liver" and "already has a class" in desk.said[-1]
+    assert "keep its id 1" in workspace.said[-1] and (workspace.annotation_layer.data == 1).sum() == 10
+    workspace.table.item(0, 1).setText("Structure 2")
+    assert workspace.table.item(0, 1).text() == "liver" and "already has a class" in workspace.said[-1]
 
 
-def test_a_new_class_does_not_take_over_predictions_of_a_removed_one(desk):
-    new = add_structure(desk.session.project)
-    desk.session.classes_changed.emit()
-    run = desk.session.project.new_run("finetune", {"job": "finetune"}, "quick")
+def test_a_new_class_does_not_take_over_predictions_of_a_removed_one(workspace):
+    new = add_structure(workspace.session.project)
+    workspace.session.classes_changed.emit()
+    run = workspace.session.project.new_run("finetune", {"job": "finetune"}, "quick")
     write_json(run.folder / "card.json", {"classes": [{"id": new.id, "name": new.name}]})
-    desk.session.project.set_classes([item for item in desk.session.project.classes if item.id != new.id])
-    assert add_structure(desk.session.project).id == new.id + 1
+    workspace.session.project.set_classes(
+        [item for item in workspace.session.project.classes if item.id != new.id]
+    )
+    assert add_structure(workspace.session.project).id == new.id + 1
 
 
-def test_the_last_class_stays(desk):
-    desk.session.project.set_classes(desk.session.project.classes[:1])
-    desk.removal.remove(1)
-    assert "rename" in desk.said[-1]
+def test_the_last_class_stays(workspace):
+    workspace.session.project.set_classes(workspace.session.project.classes[:1])
+    workspace.removal.remove(1)
+    assert "rename" in workspace.said[-1]
 
 
 def test_a_strip_goes_to_the_nearest_mark(qtbot):

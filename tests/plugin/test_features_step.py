@@ -48,16 +48,12 @@ def project(tmp_path: Path) -> Project:
 
 
 @pytest.fixture
-def dock(qtbot, said, project):
-    made = Dock(ViewerModel())
-    qtbot.addWidget(made)
-    made.show()
-    open_and_wait(made, project.root)
-    made.steps[5].expand()
-    choose(made, "PGL pre-training (run 1)")
-    made.features.follow.click()
-    yield made
-    qtbot.waitUntil(lambda: not busy(made), timeout=PATIENCE)
+def dock(qtbot, dock):
+    dock.steps[5].expand()
+    choose(dock, "PGL pre-training (run 1)")
+    dock.features.follow.click()
+    yield dock
+    qtbot.waitUntil(lambda: not busy(dock), timeout=PATIENCE)
 
 
 def choose(dock: Dock, weights: str) -> None:

@@ -16,7 +16,7 @@ from napari_medssl.workspace import Workspace
 
 
 @pytest.fixture
-def desk(qtbot, tmp_path) -> Workspace:
+def workspace(qtbot, tmp_path) -> Workspace:
     """Axial slices 2 and 6 are painted and complete; slice 4 is on the screen, filled in."""
     made = Workspace(ViewerModel(), Session())
     made.interpolation = Interpolation(made, Edits(made))
@@ -35,79 +35,83 @@ def desk(qtbot, tmp_path) -> Workspace:
     made.close()
 
 
-def test_what_takes_a_while_is_said_until_it_is_done(desk, qtbot):
+def test_what_takes_a_while_is_said_until_it_is_done(workspace, qtbot):
     states = []
-    desk.interpolation.changed.connect(lambda: states.append(desk.interpolation.busy))
-    desk.interpolation.interpolate()
+    workspace.interpolation.changed.connect(lambda: states.append(workspace.interpolation.busy))
+    workspace.interpolation.interpolate()
     assert states == [True]
-    qtbot.waitUntil(lambda: not desk.interpolation.busy, timeout=20000)
+    qtbot.waitUntil(lambda: not workspace.interpolation.busy, timeout=20000)
     assert states[-1] is False
 
 
-def test_a_fill_has_a_locked_layer_of_its_own_and_is_saved_apart_from_strokes(desk):
-    layer = desk.interpolation.layer
+def test_a_fill_has_a_locked_layer_of_its_own_and_is_saved_apart_from_strokes(workspace):
+    layer = workspace.interpolation.layer
     assert (
         entry_of(layer)["role"] == INTERPOLATED and layer.locked and layer.contour == 1 and not layer.editable
     )
-    assert np.count_nonzero(layer.data == 1) == 75 and not desk.annotation_layer.data[3:6].any()
-    desk.autosave.flush()
-    saved = desk.session.project.annotation(desk.session.scan)
+    assert np.count_nonzero(layer.data == 1) == 75 and not workspace.annotation_layer.data[3:6].any()
+    workspace.autosave.flush()
+    saved = workspace.session.project.annotation(workspace.session.scan)
     assert np.array_equal(saved.interpolated, layer.data) and saved.complete == ((0, 2), (0, 6))
 
 
-def test_a_fill_comes_back_with_its_scan(desk):
-    before = desk.interpolation.layer.data.copy()
-    desk.session.select(desk.session.scan)
-    assert np.array_equal(desk.interpolation.layer.data, before)
+def test_a_fill_comes_back_with_its_scan(workspace):
+    before = workspace.interpolation.layer.data.copy()
+    workspace.session.select(workspace.session.scan)
+    assert np.array_equal(workspace.interpolation.layer.data, before)
 
 
 @pytest.mark.parametrize("label", [1, 255])
-def test_a_fill_is_gone_where_somebody_paints(desk, label):
-    desk.annotation_layer.brush_size = 1
-    desk.annotation_layer.paint((4, 5, 5), label)
-    assert desk.interpolation.layer.data[4, 5, 5] == 0 and desk.interpolation.layer.data[4, 5, 4] == 1
+def test_a_fill_is_gone_where_somebody_paints(workspace, label):
+    workspace.annotation_layer.brush_size = 1
+    workspace.annotation_layer.paint((4, 5, 5), label)
+    assert (
+        workspace.interpolation.layer.data[4, 5, 5] == 0 and workspace.interpolation.layer.data[4, 5, 4] == 1
+    )
 
 
-def test_completing_a_filled_slice_accepts_it_and_undo_takes_that_back(desk):
-    desk.interpolation.accept(0, 4)
-    assert np.count_nonzero(desk.annotation_layer.data[4] == 1) == 25
-    assert (0, 4) in desk.session.annotation.complete
-    assert not desk.interpolation.layer.data[4].any()
-    desk.annotation_layer.undo()
-    assert not desk.annotation_layer.data[4].any() and (0, 4) not in desk.session.annotation.complete
-    assert np.count_nonzero(desk.interpolation.layer.data[4] == 1) == 25, "the outlines are back"
+def test_completing_a_filled_slice_accepts_it_and_undo_takes_that_back(workspace):
+    workspace.interpolation.accept(0, 4)
+    assert np.count_nonzero(workspace.annotation_layer.data[4] == 1) == 25
+    assert (0, 4) in workspace.session.annotation.complete
+    assert not workspace.interpolation.layer.data[4].any()
+    workspace.annotation_layer.undo()
+    assert (
+        not workspace.annotation_layer.data[4].any() and (0, 4) not in workspace.session.annotation.complete
+    )
+    assert np.count_nonzero(workspace.interpolation.layer.data[4] == 1) == 25, "the outlines are back"
 
 
-def test_a_fill_can_be_removed(desk):
-    desk.interpolation.remove()
-    assert desk.interpolation.layer is None
-    desk.autosave.flush()
-    assert desk.session.project.annotation(desk.session.scan).interpolated is None
+def test_a_fill_can_be_removed(workspace):
+    workspace.interpolation.remove()
+    assert workspace.interpolation.layer is None
+    workspace.autosave.flush()
+    assert workspace.session.project.annotation(workspace.session.scan).interpolated is None
 
 
-def test_a_mark_on_a_filled_slice_leaves_no_guess_in_it(desk):
-    desk.toggle_complete()
-    assert not desk.interpolation.layer.data[4].any() and desk.interpolation.layer.data[3].any()
-    desk.annotation_layer.undo()
-    assert desk.interpolation.layer.data[4].any()
+def test_a_mark_on_a_filled_slice_leaves_no_guess_in_it(workspace):
+    workspace.toggle_complete()
+    assert not workspace.interpolation.layer.data[4].any() and workspace.interpolation.layer.data[3].any()
+    workspace.annotation_layer.undo()
+    assert workspace.interpolation.layer.data[4].any()
 
 
-def test_a_fill_follows_the_scan_unless_shapes_alone_are_asked_for(desk, qtbot, tmp_path):
+def test_a_fill_follows_the_scan_unless_shapes_alone_are_asked_for(workspace, qtbot, tmp_path):
     values = np.zeros((12, 16, 9), np.float32)
     for index, shift in enumerate((0, 0, 0, 1, 3, 4, 3, 1, 0)):
         values[3:9, 3 + shift : 9 + shift, index] = 1
     nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "b.nii.gz")
-    desk.session.select(desk.session.project.add_scan(tmp_path / "b.nii.gz").id)
-    desk.new_annotation()
-    truth = np.asarray(desk.scan_layer.data) > 0.5
+    workspace.session.select(workspace.session.project.add_scan(tmp_path / "b.nii.gz").id)
+    workspace.new_annotation()
+    truth = np.asarray(workspace.scan_layer.data) > 0.5
     for index in (2, 8):
-        desk.annotation_layer.data[index][truth[index]] = 1
-        desk.session.annotation.mark(0, index, True)
-    desk.go_to(0, 5)
+        workspace.annotation_layer.data[index][truth[index]] = 1
+        workspace.session.annotation.mark(0, index, True)
+    workspace.go_to(0, 5)
     right = []
     for guided in (False, True):
-        desk.interpolation.remove()
-        desk.interpolation.interpolate(guided)
-        qtbot.waitUntil(lambda: desk.interpolation.layer is not None, timeout=20000)
-        right.append(np.count_nonzero((desk.interpolation.layer.data[5] == 1) & truth[5]))
+        workspace.interpolation.remove()
+        workspace.interpolation.interpolate(guided)
+        qtbot.waitUntil(lambda: workspace.interpolation.layer is not None, timeout=20000)
+        right.append(np.count_nonzero((workspace.interpolation.layer.data[5] == 1) & truth[5]))
     assert right[0] < 20 and right[1] > 30, "of 36 pixels"

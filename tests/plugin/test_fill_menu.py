@@ -17,7 +17,7 @@ from napari_medssl.workspace import Workspace
 
 
 @pytest.fixture
-def desk(qtbot, tmp_path) -> Workspace:
+def workspace(qtbot, tmp_path) -> Workspace:
     """Eight axial slices; 3 is painted."""
     made = Workspace(ViewerModel(), Session())
     made.said = []
@@ -35,14 +35,14 @@ def desk(qtbot, tmp_path) -> Workspace:
     made.close()
 
 
-def entries(desk: Workspace) -> dict:
+def entries(workspace: Workspace) -> dict:
     """The entries by their text, as when the menu opens."""
-    desk.fill.menu().aboutToShow.emit()
-    return {action.text(): action for action in desk.fill.menu().actions() if action.text()}
+    workspace.fill.menu().aboutToShow.emit()
+    return {action.text(): action for action in workspace.fill.menu().actions() if action.text()}
 
 
-def test_empty_slices_are_completed_from_the_slice_on_the_screen_to_the_end(desk):
-    desk.go_to(0, 5)
+def test_empty_slices_are_completed_from_the_slice_on_the_screen_to_the_end(workspace):
+    workspace.go_to(0, 5)
 
     def agree() -> None:
         dialog = QApplication.activeModalWidget()
@@ -51,43 +51,43 @@ def test_empty_slices_are_completed_from_the_slice_on_the_screen_to_the_end(desk
         dialog.accept()
 
     QTimer.singleShot(100, agree)
-    entries(desk)["Complete empty slices…"].trigger()
-    assert desk.session.annotation.complete == ((0, 5), (0, 6))
+    entries(workspace)["Complete empty slices…"].trigger()
+    assert workspace.session.annotation.complete == ((0, 5), (0, 6))
 
 
-def test_an_entry_that_does_not_apply_says_so_in_a_sentence(desk):
-    entries(desk)["Complete empty slices…"].trigger()
-    entries(desk)["Grow from seeds in this slice"].trigger()
-    assert [severity for severity, _ in desk.said] == ["error", "error"]
-    assert "first slice beyond the structure" in desk.said[0][1] and "background" in desk.said[1][1]
+def test_an_entry_that_does_not_apply_says_so_in_a_sentence(workspace):
+    entries(workspace)["Complete empty slices…"].trigger()
+    entries(workspace)["Grow from seeds in this slice"].trigger()
+    assert [severity for severity, _ in workspace.said] == ["error", "error"]
+    assert "first slice beyond the structure" in workspace.said[0][1] and "background" in workspace.said[1][1]
 
 
-def test_shapes_alone_are_offered_between_complete_slices(desk):
-    assert not entries(desk)["Interpolate shapes only"].isEnabled()
-    desk.session.annotation.set_complete({(0, 1), (0, 5)})
-    assert entries(desk)["Interpolate shapes only"].isEnabled()
+def test_shapes_alone_are_offered_between_complete_slices(workspace):
+    assert not entries(workspace)["Interpolate shapes only"].isEnabled()
+    workspace.session.annotation.set_complete({(0, 1), (0, 5)})
+    assert entries(workspace)["Interpolate shapes only"].isEnabled()
 
 
-def test_layers_of_points_and_shapes_are_listed_and_taken(desk):
+def test_layers_of_points_and_shapes_are_listed_and_taken(workspace):
     submenu = "From points or shapes layer"
-    assert not entries(desk)[submenu].isEnabled()
-    desk.viewer.add_points([(4, 7.5, 3)], name="clicks", scale=(4, 1, 1), units=("mm",) * 3)
-    (clicks,) = entries(desk)[submenu].menu().actions()
+    assert not entries(workspace)[submenu].isEnabled()
+    workspace.viewer.add_points([(4, 7.5, 3)], name="clicks", scale=(4, 1, 1), units=("mm",) * 3)
+    (clicks,) = entries(workspace)[submenu].menu().actions()
     assert clicks.text() == "clicks"
     clicks.trigger()
-    assert desk.annotation_layer.data[4, 5, 2] == 1
+    assert workspace.annotation_layer.data[4, 5, 2] == 1
 
 
-def test_the_range_is_shown_while_the_brush_is_limited_and_can_be_typed_or_dragged(desk):
-    brush, range_row = desk.fill.range_brush, desk.fill.range_row
+def test_the_range_is_shown_while_the_brush_is_limited_and_can_be_typed_or_dragged(workspace):
+    brush, range_row = workspace.fill.range_brush, workspace.fill.range_row
     assert range_row.isHidden()
-    entries(desk)["Limit the brush to grey values"].trigger()
+    entries(workspace)["Limit the brush to grey values"].trigger()
     assert brush.on and not range_row.isHidden()
-    assert np.allclose(range_row.slider.value(), desk.scan_layer.contrast_limits, atol=0.1)
+    assert np.allclose(range_row.slider.value(), workspace.scan_layer.contrast_limits, atol=0.1)
     range_row.slider.setValue((-0.5, 1.25))
     assert np.allclose(brush.range, (-0.5, 1.25)) and range_row.ends[1].value() == 1.25
     range_row.ends[0].setValue(0.75)
     range_row.ends[0].editingFinished.emit()
     assert np.allclose(brush.range, (0.75, 1.25)) and np.allclose(range_row.slider.value(), (0.75, 1.25))
-    entries(desk)["Limit the brush to grey values"].trigger()
+    entries(workspace)["Limit the brush to grey values"].trigger()
     assert not brush.on and range_row.isHidden()

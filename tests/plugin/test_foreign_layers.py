@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from medssl.core.project.project import Project
 from napari.components import ViewerModel
 from napari.layers import Image, Labels, Layer, Points, Shapes, Surface, Tracks, Vectors
 from user_simulation import open_and_wait
@@ -16,14 +15,9 @@ TRIANGLE = (np.eye(3), np.array([[0, 1, 2]]), np.ones(3))
 
 
 @pytest.fixture
-def dock(qtbot, said, small_project: Project) -> Dock:
-    made = Dock(ViewerModel())
-    qtbot.addWidget(made)
-    made.show()
-    open_and_wait(made, small_project.root)
-    made.annotate.new_annotation()
-    yield made
-    made._leave()
+def dock(dock: Dock) -> Dock:
+    dock.annotate.new_annotation()
+    return dock
 
 
 def units(viewer: ViewerModel) -> tuple[str, ...] | None:

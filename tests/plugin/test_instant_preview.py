@@ -55,51 +55,51 @@ def new_run(project: Project) -> str:
 
 
 @pytest.fixture
-def desk(qtbot, project):
+def workspace(qtbot, project):
     """A viewer without a window, one scan on the screen, the preview switched on."""
     session = Session()
-    desk = Workspace(ViewerModel(), session)
-    desk.said = []
-    session.message.connect(lambda severity, text: desk.said.append(text))
-    similar = SimilaritySearch(desk)
-    desk.preview = InstantPreview(desk, similar)
+    workspace = Workspace(ViewerModel(), session)
+    workspace.said = []
+    session.message.connect(lambda severity, text: workspace.said.append(text))
+    similar = SimilaritySearch(workspace)
+    workspace.preview = InstantPreview(workspace, similar)
     session.open(project.root)
     session.select("a")
     similar.run = session.runs("pretrain")[0].id
-    desk.new_annotation()
-    desk.go_to(0, 5)
-    desk.preview.switch(True)
-    yield desk
-    qtbot.waitUntil(lambda: desk.preview._worker is None, timeout=PATIENCE)
-    desk.preview.close()
-    desk.close()
+    workspace.new_annotation()
+    workspace.go_to(0, 5)
+    workspace.preview.switch(True)
+    yield workspace
+    qtbot.waitUntil(lambda: workspace.preview._worker is None, timeout=PATIENCE)
+    workspace.preview.close()
+    workspace.close()
 
 
-def rest(qtbot, desk: Workspace) -> None:
+def rest(qtbot, workspace: Workspace) -> None:
     """Wait until nothing is being computed or waited for."""
-    quiet = lambda: desk.preview._worker is None and not desk.preview._soon._timer.isActive()  # noqa: E731
+    quiet = lambda: workspace.preview._worker is None and not workspace.preview._soon._timer.isActive()  # noqa: E731
     qtbot.wait(60)
     qtbot.waitUntil(quiet, timeout=PATIENCE)
 
 
-def paint(desk: Workspace, voxels: tuple, label: int) -> None:
+def paint(workspace: Workspace, voxels: tuple, label: int) -> None:
     """A stroke, told as napari tells it."""
-    layer = desk.annotation_layer
+    layer = workspace.annotation_layer
     layer.data_setitem(voxels, label)
 
 
-def strokes(qtbot, desk: Workspace) -> None:
+def strokes(qtbot, workspace: Workspace) -> None:
     """One in the organ, one outside of it, in axial slice 5."""
     columns = np.arange(5, 11)
-    paint(desk, (np.full(6, 5), np.full(6, 10), columns), 1)
-    paint(desk, (np.full(16, 5), np.full(16, 2), np.arange(16)), 255)
-    qtbot.waitUntil(lambda: shown(desk) is not None, timeout=PATIENCE)
-    rest(qtbot, desk)
+    paint(workspace, (np.full(6, 5), np.full(6, 10), columns), 1)
+    paint(workspace, (np.full(16, 5), np.full(16, 2), np.arange(16)), 255)
+    qtbot.waitUntil(lambda: shown(workspace) is not None, timeout=PATIENCE)
+    rest(qtbot, workspace)
 
 
-def shown(desk: Workspace) -> np.ndarray | None:
+def shown(workspace: Workspace) -> np.ndarray | None:
     """What the screen shows of the outlines: ends of vectors in mm of the scan, (N, 2, 3), or None."""
-    layer = desk.preview.layer
+    layer = workspace.preview.layer
     if layer is None or not layer.visible or not len(layer.data):
         return None
     inside = layer.data[layer._view_indices].astype(float)
@@ -121,134 +121,136 @@ def assert_round_the_organ(found: list[tuple[float, float]], axis: int, index: i
             assert (low, high) == pytest.approx(edges, abs=1.5)
 
 
-def test_strokes_become_outlines_in_the_colour_of_their_class(qtbot, desk):
-    strokes(qtbot, desk)
-    assert_round_the_organ(spans(shown(desk)), 0, 5)
-    red, *others = desk.preview.layer.edge_color[
+def test_strokes_become_outlines_in_the_colour_of_their_class(qtbot, workspace):
+    strokes(qtbot, workspace)
+    assert_round_the_organ(spans(shown(workspace)), 0, 5)
+    red, *others = workspace.preview.layer.edge_color[
         0
     ]  # a dark shade of the class's red: nothing of it is painted
-    assert 0 < red < 1 and others == [0, 0, 1] and not desk.said
-    assert np.all(desk.preview.layer.edge_color == desk.preview.layer.edge_color[0])
-    assert desk.viewer.layers.selection.active is desk.annotation_layer, "the brush stays in hand"
+    assert 0 < red < 1 and others == [0, 0, 1] and not workspace.said
+    assert np.all(workspace.preview.layer.edge_color == workspace.preview.layer.edge_color[0])
+    assert workspace.viewer.layers.selection.active is workspace.annotation_layer, "the brush stays in hand"
 
 
 @pytest.mark.parametrize(("axis", "index"), [(0, 7), (1, 9), (2, 8)])
-def test_they_follow_the_slice_in_every_orientation(qtbot, desk, axis, index):
-    strokes(qtbot, desk)
-    desk.go_to(axis, index)
-    assert shown(desk) is None or spans(shown(desk))[axis] == (index, index), "never those of another slice"
-    qtbot.waitUntil(lambda: shown(desk) is not None, timeout=PATIENCE)
-    assert_round_the_organ(spans(shown(desk)), axis, index)
+def test_they_follow_the_slice_in_every_orientation(qtbot, workspace, axis, index):
+    strokes(qtbot, workspace)
+    workspace.go_to(axis, index)
+    assert shown(workspace) is None or spans(shown(workspace))[axis] == (index, index), (
+        "never those of another slice"
+    )
+    qtbot.waitUntil(lambda: shown(workspace) is not None, timeout=PATIENCE)
+    assert_round_the_organ(spans(shown(workspace)), axis, index)
 
 
-def test_the_sliders_keep_their_steps(qtbot, desk):
-    before = tuple(desk.viewer.dims.range)
-    strokes(qtbot, desk)
+def test_the_sliders_keep_their_steps(qtbot, workspace):
+    before = tuple(workspace.viewer.dims.range)
+    strokes(qtbot, workspace)
     for axis in (1, 2, 0):
-        desk.go_to(axis, 8)
-        rest(qtbot, desk)
-        assert tuple(desk.viewer.dims.range) == before
+        workspace.go_to(axis, 8)
+        rest(qtbot, workspace)
+        assert tuple(workspace.viewer.dims.range) == before
 
 
-def test_taking_a_stroke_back_takes_it_out_of_the_outlines(qtbot, desk):
-    strokes(qtbot, desk)
-    before = desk.preview.layer.data.copy()
-    paint(desk, (np.full(4, 5), np.full(4, 17), np.arange(4)), 1)
+def test_taking_a_stroke_back_takes_it_out_of_the_outlines(qtbot, workspace):
+    strokes(qtbot, workspace)
+    before = workspace.preview.layer.data.copy()
+    paint(workspace, (np.full(4, 5), np.full(4, 17), np.arange(4)), 1)
     # A stroke wins even where features speak against it.
-    qtbot.waitUntil(lambda: spans(shown(desk))[1][1] > 16, timeout=PATIENCE)
-    desk.annotation_layer.undo()
-    qtbot.waitUntil(lambda: desk.preview.layer.data.shape == before.shape, timeout=PATIENCE)
-    rest(qtbot, desk)
-    assert desk.preview.layer.data == pytest.approx(before, abs=1e-3)
+    qtbot.waitUntil(lambda: spans(shown(workspace))[1][1] > 16, timeout=PATIENCE)
+    workspace.annotation_layer.undo()
+    qtbot.waitUntil(lambda: workspace.preview.layer.data.shape == before.shape, timeout=PATIENCE)
+    rest(qtbot, workspace)
+    assert workspace.preview.layer.data == pytest.approx(before, abs=1e-3)
 
 
-def test_strokes_on_other_scans_count(qtbot, desk):
-    strokes(qtbot, desk)
-    desk.autosave.flush()
-    desk.session.select("b")
-    desk.go_to(0, 6)
-    qtbot.waitUntil(lambda: shown(desk) is not None, timeout=PATIENCE)
-    assert_round_the_organ(spans(shown(desk)), 0, 6)
+def test_strokes_on_other_scans_count(qtbot, workspace):
+    strokes(qtbot, workspace)
+    workspace.autosave.flush()
+    workspace.session.select("b")
+    workspace.go_to(0, 6)
+    qtbot.waitUntil(lambda: shown(workspace) is not None, timeout=PATIENCE)
+    assert_round_the_organ(spans(shown(workspace)), 0, 6)
 
 
-def test_off_leaves_nothing(qtbot, desk):
-    strokes(qtbot, desk)
-    layer = desk.annotation_layer
-    desk.preview.switch(False)
-    assert desk.preview.layer is None and desk.preview.missing == ""
-    paint(desk, (np.full(4, 5), np.full(4, 17), np.arange(4)), 1)
-    rest(qtbot, desk)
-    assert desk.preview.layer is None and desk.annotation_layer is layer
+def test_off_leaves_nothing(qtbot, workspace):
+    strokes(qtbot, workspace)
+    layer = workspace.annotation_layer
+    workspace.preview.switch(False)
+    assert workspace.preview.layer is None and workspace.preview.missing == ""
+    paint(workspace, (np.full(4, 5), np.full(4, 17), np.arange(4)), 1)
+    rest(qtbot, workspace)
+    assert workspace.preview.layer is None and workspace.annotation_layer is layer
 
 
-def test_switching_off_while_it_computes_leaves_nothing(qtbot, desk):
-    paint(desk, (np.full(6, 5), np.full(6, 10), np.arange(5, 11)), 1)
-    paint(desk, (np.full(6, 5), np.full(6, 2), np.arange(5, 11)), 255)
-    assert desk.preview._worker is not None
-    desk.preview.switch(False)
-    rest(qtbot, desk)
-    assert desk.preview.layer is None
+def test_switching_off_while_it_computes_leaves_nothing(qtbot, workspace):
+    paint(workspace, (np.full(6, 5), np.full(6, 10), np.arange(5, 11)), 1)
+    paint(workspace, (np.full(6, 5), np.full(6, 2), np.arange(5, 11)), 255)
+    assert workspace.preview._worker is not None
+    workspace.preview.switch(False)
+    rest(qtbot, workspace)
+    assert workspace.preview.layer is None
 
 
-def test_it_is_never_saved(qtbot, desk):
-    strokes(qtbot, desk)
-    desk.leave()
-    root = desk.session.project.root
-    labels = desk.session.project.annotation("a").labels
+def test_it_is_never_saved(qtbot, workspace):
+    strokes(qtbot, workspace)
+    workspace.leave()
+    root = workspace.session.project.root
+    labels = workspace.session.project.annotation("a").labels
     assert set(np.unique(labels)) == {0, 1, 255} and (labels != 0).sum() == 22, "the strokes alone"
     files = {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
     kept = {name for name in files if Path(name).parts[0] not in ("scans", "features", "runs")}
     saved = {"project.json", "project.lock", "view-state.json", "annotations/a.npz"}
     assert {name for name in kept if not name.startswith(".")} == saved
     assert "preview" not in (root / "project.json").read_text() + (root / "view-state.json").read_text()
-    assert not desk.session.predictions()
+    assert not workspace.session.predictions()
 
 
-def test_the_three_dimensional_view_shows_none(qtbot, desk):
-    strokes(qtbot, desk)
-    desk.viewer.dims.ndisplay = 3
-    rest(qtbot, desk)
-    assert shown(desk) is None and "Ctrl+Y" in desk.preview.missing
-    desk.viewer.dims.ndisplay = 2
-    qtbot.waitUntil(lambda: shown(desk) is not None, timeout=PATIENCE)
-    assert desk.preview.missing == ""
+def test_the_three_dimensional_view_shows_none(qtbot, workspace):
+    strokes(qtbot, workspace)
+    workspace.viewer.dims.ndisplay = 3
+    rest(qtbot, workspace)
+    assert shown(workspace) is None and "Ctrl+Y" in workspace.preview.missing
+    workspace.viewer.dims.ndisplay = 2
+    qtbot.waitUntil(lambda: shown(workspace) is not None, timeout=PATIENCE)
+    assert workspace.preview.missing == ""
 
 
-def test_one_class_alone_is_one_sentence(qtbot, desk):
-    paint(desk, (np.full(6, 5), np.full(6, 10), np.arange(5, 11)), 1)
-    qtbot.waitUntil(lambda: "two classes" in desk.preview.missing, timeout=PATIENCE)
-    assert shown(desk) is None and not desk.said
+def test_one_class_alone_is_one_sentence(qtbot, workspace):
+    paint(workspace, (np.full(6, 5), np.full(6, 10), np.arange(5, 11)), 1)
+    qtbot.waitUntil(lambda: "two classes" in workspace.preview.missing, timeout=PATIENCE)
+    assert shown(workspace) is None and not workspace.said
 
 
-def test_features_of_other_weights_are_one_sentence(qtbot, desk, project):
-    strokes(qtbot, desk)
-    desk.preview._similarity.run = new_run(project)
-    desk.preview.ask()
-    assert "other weights" in desk.preview.missing and shown(desk) is None
+def test_features_of_other_weights_are_one_sentence(qtbot, workspace, project):
+    strokes(qtbot, workspace)
+    workspace.preview._similarity.run = new_run(project)
+    workspace.preview.ask()
+    assert "other weights" in workspace.preview.missing and shown(workspace) is None
 
 
-def test_no_features_are_one_sentence(qtbot, desk, project):
+def test_no_features_are_one_sentence(qtbot, workspace, project):
     for path in (project.root / "features").glob("a-*.json"):
         path.unlink()
-    desk.preview.ask()
-    assert "no features yet" in desk.preview.missing
+    workspace.preview.ask()
+    assert "no features yet" in workspace.preview.missing
 
 
-def test_outdated_features_are_one_sentence(qtbot, desk, project):
-    strokes(qtbot, desk)
-    desk.session.runs("pretrain")[0].checkpoint.write_bytes(b"trained further")
-    desk.preview.ask()
-    qtbot.waitUntil(lambda: "outdated" in desk.preview.missing, timeout=PATIENCE)
-    assert shown(desk) is None and not desk.said
+def test_outdated_features_are_one_sentence(qtbot, workspace, project):
+    strokes(qtbot, workspace)
+    workspace.session.runs("pretrain")[0].checkpoint.write_bytes(b"trained further")
+    workspace.preview.ask()
+    qtbot.waitUntil(lambda: "outdated" in workspace.preview.missing, timeout=PATIENCE)
+    assert shown(workspace) is None and not workspace.said
 
 
-def test_the_box_says_what_is_missing(qtbot, desk):
-    box = InstantPreviewBox(desk.preview)
+def test_the_box_says_what_is_missing(qtbot, workspace):
+    box = InstantPreviewBox(workspace.preview)
     qtbot.addWidget(box)
     assert box.box.isChecked()
     qtbot.waitUntil(lambda: "two classes" in box.status.text(), timeout=PATIENCE)
     box.toggle()
-    assert not desk.preview.on and not box.status.isVisibleTo(box)
+    assert not workspace.preview.on and not box.status.isVisibleTo(box)
 
 
 def test_its_key_is_not_napari_s():
@@ -256,15 +258,15 @@ def test_its_key_is_not_napari_s():
     assert PREVIEW_KEY not in taken
 
 
-def test_outlines_of_a_scan_go_with_it(qtbot, desk):
-    strokes(qtbot, desk)
-    desk.preview._similarity.run = None
-    desk.session.select("b")
-    assert shown(desk) is None
-    assert len([x for x in desk.viewer.layers if layers.entry_of(x).get("role") == layers.PREVIEW]) == 1
+def test_outlines_of_a_scan_go_with_it(qtbot, workspace):
+    strokes(qtbot, workspace)
+    workspace.preview._similarity.run = None
+    workspace.session.select("b")
+    assert shown(workspace) is None
+    assert len([x for x in workspace.viewer.layers if layers.entry_of(x).get("role") == layers.PREVIEW]) == 1
 
 
-def test_strokes_while_it_computes_do_no_harm(desk, truth, monkeypatch):
+def test_strokes_while_it_computes_do_no_harm(workspace, truth, monkeypatch):
     """numpy refuses arrays that change under its hands, so the thread works on a copy."""
     from medssl.core.project.annotation import Annotation
 
@@ -279,7 +281,7 @@ def test_strokes_while_it_computes_do_no_harm(desk, truth, monkeypatch):
         return fit(*moments)
 
     monkeypatch.setattr(preview_worker, "fit", paint_meanwhile)
-    run = desk.session.runs("pretrain")[0].id
-    request = preview_worker.PreviewRequest(desk.session.project, "a", run, Annotation(labels), 0, 5)
+    run = workspace.session.runs("pretrain")[0].id
+    request = preview_worker.PreviewRequest(workspace.session.project, "a", run, Annotation(labels), 0, 5)
     found = preview_worker.PreviewWorker().compute(request).outlines[1]
     assert found[..., 0].max() < 16, "the slice as it was when the thread began"

@@ -13,7 +13,7 @@ from medssl.core.errors import UserError
 from napari.components import ViewerModel
 
 from napari_medssl.annotate.edits import Edits
-from napari_medssl.interactive import server
+from napari_medssl.interactive import proposals, server
 from napari_medssl.interactive.proposals import PROPOSAL, Proposals, Tool
 from napari_medssl.interactive.server import PromptServer
 from napari_medssl.layers import find
@@ -121,7 +121,7 @@ def test_the_client_loads_no_torch() -> None:
 
 
 @pytest.fixture
-def desk(qtbot, tmp_path, remote: State) -> Workspace:
+def workspace(qtbot, tmp_path, remote: State) -> Workspace:
     """The blocks on the screen, axial slice 2, with the tool switched on."""
     path = tmp_path / "blocks.nii"
     nibabel.save(nibabel.Nifti1Image(blocks().transpose(2, 1, 0), np.diag([1.0, 1, 3, 1])), path)
@@ -137,12 +137,12 @@ def desk(qtbot, tmp_path, remote: State) -> Workspace:
     made.close()
 
 
-def drag(desk: Workspace, voxels: list[tuple[int, int, int]], *keys: str) -> None:
+def drag(workspace: Workspace, voxels: list[tuple[int, int, int]], *keys: str) -> None:
     """Press at the first voxel, move over the others, release; as napari calls its mouse callbacks."""
-    positions = [desk.scan_layer.data_to_world(voxel) for voxel in voxels]
+    positions = [workspace.scan_layer.data_to_world(voxel) for voxel in voxels]
     event = SimpleNamespace(type="mouse_press", button=1, modifiers=keys, position=positions[0])
-    assert desk.proposals._on_mouse in desk.viewer.mouse_drag_callbacks
-    steps = desk.proposals._on_mouse(desk.viewer, event)
+    assert workspace.proposals._on_mouse in workspace.viewer.mouse_drag_callbacks
+    steps = workspace.proposals._on_mouse(workspace.viewer, event)
     next(steps)
     event.type = "mouse_move"
     for event.position in positions[1:]:
@@ -151,87 +151,129 @@ def drag(desk: Workspace, voxels: list[tuple[int, int, int]], *keys: str) -> Non
     assert next(steps, None) is None
 
 
-def answered(qtbot, desk: Workspace) -> np.ndarray:
+def answered(qtbot, workspace: Workspace) -> np.ndarray:
     """The proposal on the screen, when the server has answered all prompts; bool (Z, Y, X)."""
-    qtbot.waitUntil(lambda: not desk.proposals.waiting, timeout=20_000)
-    return np.asarray(find(desk.viewer.layers, PROPOSAL).data) == 1
+    qtbot.waitUntil(lambda: not workspace.proposals.waiting, timeout=20_000)
+    return np.asarray(find(workspace.viewer.layers, PROPOSAL).data) == 1
 
 
-def test_a_click_becomes_a_proposal_and_accept_one_step_of_undo(qtbot, desk) -> None:
-    one = desk.annotation_layer.data.copy()
-    desk.annotation_layer.paint((2, 3, 3), 1)
-    drag(desk, [(2, 7, 8)])
-    structure = answered(qtbot, desk)
+def test_a_click_becomes_a_proposal_and_accept_one_step_of_undo(qtbot, workspace) -> None:
+    one = workspace.annotation_layer.data.copy()
+    workspace.annotation_layer.paint((2, 3, 3), 1)
+    drag(workspace, [(2, 7, 8)])
+    structure = answered(qtbot, workspace)
     assert np.array_equal(structure, blocks() == 2)
-    assert desk.proposals.accept(1) == structure.sum()
-    painted = desk.annotation_layer.data == 1
-    assert painted[structure].all() and find(desk.viewer.layers, PROPOSAL) is None
-    desk.annotation_layer.undo()
-    assert not desk.annotation_layer.data[structure].any() and (desk.annotation_layer.data != one).any()
-    assert desk.session.annotation.journal.size > 0
+    assert workspace.proposals.accept(1) == structure.sum()
+    painted = workspace.annotation_layer.data == 1
+    assert painted[structure].all() and find(workspace.viewer.layers, PROPOSAL) is None
+    workspace.annotation_layer.undo()
+    assert (
+        not workspace.annotation_layer.data[structure].any()
+        and (workspace.annotation_layer.data != one).any()
+    )
+    assert workspace.session.annotation.journal.size > 0
 
 
 @pytest.mark.parametrize("tool", [Tool.BOX, Tool.SCRIBBLE])
-def test_a_drag_is_a_box_or_a_scribble_and_does_not_move_the_view(qtbot, desk, tool: Tool) -> None:
-    desk.proposals.tool = tool
-    drag(desk, [(2, 2, 2), (2, 3, 4), (2, 4, 5)])
-    assert np.array_equal(answered(qtbot, desk), blocks() == 1)
-    assert desk.scan_layer.mouse_pan
+def test_a_drag_is_a_box_or_a_scribble_and_does_not_move_the_view(qtbot, workspace, tool: Tool) -> None:
+    workspace.proposals.tool = tool
+    drag(workspace, [(2, 2, 2), (2, 3, 4), (2, 4, 5)])
+    assert np.array_equal(answered(qtbot, workspace), blocks() == 1)
+    assert workspace.scan_layer.mouse_pan
 
 
-def test_control_excludes_and_undo_takes_it_back(qtbot, desk) -> None:
+def test_control_excludes_and_undo_takes_it_back(qtbot, workspace) -> None:
     for voxel, keys in (((2, 3, 3), ()), ((2, 7, 8), ()), ((2, 3, 3), ("Control",))):
-        drag(desk, [voxel], *keys)
-    assert np.array_equal(answered(qtbot, desk), blocks() == 2)
-    desk.proposals.undo()
-    assert np.array_equal(answered(qtbot, desk), blocks() > 0)
+        drag(workspace, [voxel], *keys)
+    assert np.array_equal(answered(qtbot, workspace), blocks() == 2)
+    workspace.proposals.undo()
+    assert np.array_equal(answered(qtbot, workspace), blocks() > 0)
 
 
-def test_strokes_stay_under_an_accepted_proposal(qtbot, desk) -> None:
-    desk.annotation_layer.data_setitem(tuple(np.array([value]) for value in (2, 3, 3)), 255)
-    drag(desk, [(2, 3, 4)])
-    answered(qtbot, desk)
-    desk.proposals.accept(1)
-    assert desk.annotation_layer.data[2, 3, 3] == 255 and desk.annotation_layer.data[2, 3, 4] == 1
+def test_strokes_stay_under_an_accepted_proposal(qtbot, workspace) -> None:
+    workspace.annotation_layer.data_setitem(tuple(np.array([value]) for value in (2, 3, 3)), 255)
+    drag(workspace, [(2, 3, 4)])
+    answered(qtbot, workspace)
+    workspace.proposals.accept(1)
+    assert workspace.annotation_layer.data[2, 3, 3] == 255 and workspace.annotation_layer.data[2, 3, 4] == 1
 
 
-def test_another_scan_takes_the_proposal_away_and_is_sent_itself(qtbot, desk, remote, tmp_path) -> None:
-    drag(desk, [(2, 3, 3)])
-    answered(qtbot, desk)
+def test_another_scan_takes_the_proposal_away_and_is_sent_itself(qtbot, workspace, remote, tmp_path) -> None:
+    drag(workspace, [(2, 3, 3)])
+    answered(qtbot, workspace)
     path = tmp_path / "other.nii"
     nibabel.save(nibabel.Nifti1Image(blocks()[::-1].transpose(2, 1, 0) * 5, np.diag([1.0, 1, 3, 1])), path)
-    desk.session.select(desk.session.project.add_scan(path).id)
-    assert find(desk.viewer.layers, PROPOSAL) is None
-    drag(desk, [(2, 3, 3)])
-    assert np.array_equal(answered(qtbot, desk), blocks() == 1)
+    workspace.session.select(workspace.session.project.add_scan(path).id)
+    assert find(workspace.viewer.layers, PROPOSAL) is None
+    drag(workspace, [(2, 3, 3)])
+    assert np.array_equal(answered(qtbot, workspace), blocks() == 1)
     assert remote.requests.count("/set_image") == 2 and remote.requests.count("/claim") == 1
 
 
-def test_after_a_pause_the_next_prompt_begins_anew(qtbot, desk, remote) -> None:
+def test_after_a_pause_the_next_prompt_begins_anew(qtbot, workspace, remote) -> None:
     said: list[str] = []
-    desk.session.message.connect(lambda severity, text: said.append(text))
-    drag(desk, [(2, 3, 3)])
-    answered(qtbot, desk)
+    workspace.session.message.connect(lambda severity, text: said.append(text))
+    drag(workspace, [(2, 3, 3)])
+    answered(qtbot, workspace)
     remote.status = 410
-    drag(desk, [(2, 7, 8)])
-    answered(qtbot, desk)
+    drag(workspace, [(2, 7, 8)])
+    answered(qtbot, workspace)
     assert "ended the session" in said[-1]
     remote.status = 200
-    desk.proposals.discard()
-    drag(desk, [(2, 7, 8)])
-    assert np.array_equal(answered(qtbot, desk), blocks() == 2) and remote.requests.count("/claim") == 2
+    workspace.proposals.discard()
+    drag(workspace, [(2, 7, 8)])
+    assert np.array_equal(answered(qtbot, workspace), blocks() == 2) and remote.requests.count("/claim") == 2
 
 
-def test_without_an_answer_there_is_nothing_to_accept(desk) -> None:
+def test_a_scan_opened_during_a_request_gets_its_own_prompts(qtbot, workspace, remote, tmp_path) -> None:
+    path = tmp_path / "other.nii"
+    nibabel.save(nibabel.Nifti1Image(blocks()[:, ::-1].transpose(2, 1, 0) * 5, np.diag([1.0, 1, 3, 1])), path)
+    other = workspace.session.project.add_scan(path).id
+    remote.answers.clear()
+    drag(workspace, [(2, 3, 3)])
+    qtbot.waitUntil(lambda: len(remote.requests) > 0)
+    workspace.session.select(other)
+    drag(workspace, [(2, 3, 8)])
+    remote.answers.set()
+    assert np.array_equal(answered(qtbot, workspace), blocks()[:, ::-1] == 2)
+    assert remote.image.max() == 10
+
+
+def test_another_address_during_a_request_gets_the_next_prompt(qtbot, workspace, remote) -> None:
+    remote.answers.clear()
+    drag(workspace, [(2, 3, 3)])
+    qtbot.waitUntil(lambda: "/claim" in remote.requests)
+    with prompt_server() as new:
+        workspace.proposals.switch(False)
+        workspace.proposals.switch(True, new.address)
+        drag(workspace, [(2, 7, 8)])
+        remote.answers.set()
+        assert np.array_equal(answered(qtbot, workspace), blocks() == 2)
+        assert "/set_image" in new.requests and "/set_image" not in remote.requests
+        qtbot.waitUntil(lambda: "/release" in remote.requests, timeout=10_000)
+        workspace.proposals.switch(False)
+        qtbot.waitUntil(lambda: "/release" in new.requests, timeout=10_000)
+
+
+def test_a_defect_in_the_thread_is_reported_once(qtbot, workspace, monkeypatch) -> None:
+    said: list[str] = []
+    workspace.session.message.connect(lambda severity, text: said.append(text))
+    monkeypatch.setattr(proposals, "PromptServer", lambda *address: {}["defect"])
+    drag(workspace, [(2, 3, 3)])
+    answered(qtbot, workspace)
+    assert len(said) == 1 and "KeyError" in said[0]
+
+
+def test_without_an_answer_there_is_nothing_to_accept(workspace) -> None:
     with pytest.raises(UserError) as error:
-        desk.proposals.accept(1)
+        workspace.proposals.accept(1)
     assert error.value.code == "no-proposal"
 
 
-def test_switching_off_removes_the_proposal_and_releases_the_server(qtbot, desk, remote) -> None:
-    drag(desk, [(2, 3, 3)])
-    answered(qtbot, desk)
-    desk.proposals.switch(False)
-    assert find(desk.viewer.layers, PROPOSAL) is None
-    assert desk.proposals._on_mouse not in desk.viewer.mouse_drag_callbacks
+def test_switching_off_removes_the_proposal_and_releases_the_server(qtbot, workspace, remote) -> None:
+    drag(workspace, [(2, 3, 3)])
+    answered(qtbot, workspace)
+    workspace.proposals.switch(False)
+    assert find(workspace.viewer.layers, PROPOSAL) is None
+    assert workspace.proposals._on_mouse not in workspace.viewer.mouse_drag_callbacks
     qtbot.waitUntil(lambda: "/release" in remote.requests, timeout=10_000)

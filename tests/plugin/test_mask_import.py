@@ -17,7 +17,7 @@ from napari_medssl.workspace import Workspace
 
 
 @pytest.fixture
-def desk(qtbot, tmp_path) -> Workspace:
+def workspace(qtbot, tmp_path) -> Workspace:
     """A scan on the screen, with a stroke of sure background."""
     made = Workspace(ViewerModel(), Session())
     made.said = []
@@ -42,120 +42,127 @@ def write_mask(folder, affine=AFFINE):
     return folder / "mask.nii.gz", np.count_nonzero(values)
 
 
-def asked(desk, qtbot, source):
+def asked(workspace, qtbot, source):
     """The question about a mask."""
-    desk.mask_import.ask_about(source)
-    qtbot.waitUntil(lambda: desk.mask_import.preview is not None, timeout=20000)
-    return desk.mask_import.preview
+    workspace.mask_import.ask_about(source)
+    qtbot.waitUntil(lambda: workspace.mask_import.preview is not None, timeout=20000)
+    return workspace.mask_import.preview
 
 
-def bring_in(desk, qtbot, source, complete="none"):
-    preview = asked(desk, qtbot, source)
+def bring_in(workspace, qtbot, source, complete="none"):
+    preview = asked(workspace, qtbot, source)
     preview.complete.setCurrentIndex(preview.complete.findData(complete))
     preview.accept()
-    qtbot.waitUntil(lambda: any("Imported" in text for text in desk.said), timeout=20000)
+    qtbot.waitUntil(lambda: any("Imported" in text for text in workspace.said), timeout=20000)
 
 
 def test_a_mask_from_a_file_is_in_the_annotation_until_ctrl_z_which_takes_its_class_along(
-    desk, qtbot, tmp_path
+    workspace, qtbot, tmp_path
 ):
     path, voxels = write_mask(tmp_path)
-    before = desk.session.project.classes
-    bring_in(desk, qtbot, path, "labelled")
-    layer = desk.annotation_layer
+    before = workspace.session.project.classes
+    bring_in(workspace, qtbot, path, "labelled")
+    layer = workspace.annotation_layer
     assert np.count_nonzero(layer.data) in (voxels, voxels + 1) and layer.data[4, 5, 6] == 255
-    assert [item.id for item in desk.session.project.classes] == [1, 9]
-    assert desk.session.annotation.complete == ((0, 3), (0, 4), (0, 5))
+    assert [item.id for item in workspace.session.project.classes] == [1, 9]
+    assert workspace.session.annotation.complete == ((0, 3), (0, 4), (0, 5))
     layer.undo()
-    assert np.count_nonzero(layer.data) == 1 and desk.session.annotation.complete == ()
-    assert desk.session.project.classes == before
+    assert np.count_nonzero(layer.data) == 1 and workspace.session.annotation.complete == ()
+    assert workspace.session.project.classes == before
     layer.redo()
-    assert [item.id for item in desk.session.project.classes] == [1, 9]
+    assert [item.id for item in workspace.session.project.classes] == [1, 9]
 
 
-def test_nothing_is_changed_before_the_question_is_answered(desk, qtbot, tmp_path):
+def test_nothing_is_changed_before_the_question_is_answered(workspace, qtbot, tmp_path):
     (tmp_path / "mask.tsv").write_text("index\tname\n1\tliver\n9\ttumor\n")
-    before = desk.session.project.classes
-    preview = asked(desk, qtbot, write_mask(tmp_path)[0])
+    before = workspace.session.project.classes
+    preview = asked(workspace, qtbot, write_mask(tmp_path)[0])
     assert [preview.table.item(row, 0).text() for row in (0, 1)] == ["liver (1)", "tumor (9)"]
     assert preview.boxes[1].currentText() == "liver, now Structure"
     assert preview.boxes[9].currentText() == "New class tumor"
     preview.reject()
-    assert desk.session.project.classes == before and np.count_nonzero(desk.annotation_layer.data) == 1
+    assert (
+        workspace.session.project.classes == before and np.count_nonzero(workspace.annotation_layer.data) == 1
+    )
 
 
-def test_a_label_becomes_a_class_of_its_own_or_stays_out(desk, qtbot, tmp_path):
+def test_a_label_becomes_a_class_of_its_own_or_stays_out(workspace, qtbot, tmp_path):
     path, voxels = write_mask(tmp_path)
-    preview = asked(desk, qtbot, path)
+    preview = asked(workspace, qtbot, path)
     preview.boxes[1].setCurrentIndex(preview.boxes[1].findText("New class"))
     preview.boxes[9].setCurrentIndex(preview.boxes[9].findText("Leave out"))
     preview.complete.setCurrentIndex(preview.complete.findData("ends"))
     preview.accept()
-    qtbot.waitUntil(lambda: bool(desk.said), timeout=20000)
-    data = desk.annotation_layer.data
+    qtbot.waitUntil(lambda: bool(workspace.said), timeout=20000)
+    data = workspace.annotation_layer.data
     assert np.count_nonzero(data == 2) == voxels - 1 and not (data == 9).any()
-    assert [(item.id, item.name) for item in desk.session.project.classes] == [
+    assert [(item.id, item.name) for item in workspace.session.project.classes] == [
         (1, "Structure"),
         (2, "Label 1"),
     ]
-    assert len(desk.session.annotation.complete) == data.shape[0]
+    assert len(workspace.session.annotation.complete) == data.shape[0]
 
 
-def test_a_class_that_was_painted_with_since_stays_when_the_import_is_undone(desk, qtbot, tmp_path):
-    bring_in(desk, qtbot, write_mask(tmp_path)[0])
-    layer = desk.annotation_layer
+def test_a_class_that_was_painted_with_since_stays_when_the_import_is_undone(workspace, qtbot, tmp_path):
+    bring_in(workspace, qtbot, write_mask(tmp_path)[0])
+    layer = workspace.annotation_layer
     layer.undo()
     layer.redo()
-    desk.session.annotation.labels[0, 0, 0] = 9  # which this undo knows nothing of
+    workspace.session.annotation.labels[0, 0, 0] = 9  # which this undo knows nothing of
     layer.undo()
-    assert [item.id for item in desk.session.project.classes] == [1, 9]
+    assert [item.id for item in workspace.session.project.classes] == [1, 9]
 
 
-def test_a_folder_of_masks_is_one_mask(desk, qtbot, tmp_path):
+def test_a_folder_of_masks_is_one_mask(workspace, qtbot, tmp_path):
     values = np.zeros(SHAPE, np.uint8)
     (tmp_path / "masks").mkdir()
     for index, name in enumerate(("liver", "spleen")):
         values[:] = 0
         values[2 + index, 3:7, 3:6] = 1
         nibabel.save(nibabel.Nifti1Image(values, AFFINE), tmp_path / "masks" / f"{name}.nii.gz")
-    bring_in(desk, qtbot, tmp_path / "masks")
-    assert [item.name for item in desk.session.project.classes] == ["liver", "spleen"]
+    bring_in(workspace, qtbot, tmp_path / "masks")
+    assert [item.name for item in workspace.session.project.classes] == ["liver", "spleen"]
 
 
-def test_without_a_word_nothing_is_complete(desk, qtbot, tmp_path):
-    preview = asked(desk, qtbot, write_mask(tmp_path)[0])
+def test_without_a_word_nothing_is_complete(workspace, qtbot, tmp_path):
+    preview = asked(workspace, qtbot, write_mask(tmp_path)[0])
     preview.accept()
-    qtbot.waitUntil(lambda: bool(desk.said), timeout=20000)
-    assert desk.session.annotation.complete == () and np.count_nonzero(desk.annotation_layer.data) > 1
+    qtbot.waitUntil(lambda: bool(workspace.said), timeout=20000)
+    assert (
+        workspace.session.annotation.complete == () and np.count_nonzero(workspace.annotation_layer.data) > 1
+    )
 
 
-def test_a_mask_of_another_place_is_refused_in_words(desk, qtbot, tmp_path):
+def test_a_mask_of_another_place_is_refused_in_words(workspace, qtbot, tmp_path):
     affine = AFFINE.copy()
     affine[2, 3] = 12
-    desk.mask_import.ask_about(write_mask(tmp_path, affine)[0])
-    qtbot.waitUntil(lambda: bool(desk.said), timeout=20000)
-    assert "12.0 mm" in desk.said[0] and desk.mask_import.preview is None
+    workspace.mask_import.ask_about(write_mask(tmp_path, affine)[0])
+    qtbot.waitUntil(lambda: bool(workspace.said), timeout=20000)
+    assert "12.0 mm" in workspace.said[0] and workspace.mask_import.preview is None
 
 
-def test_a_layer_that_lies_on_the_scan_is_taken_as_it_is_seen(desk, qtbot):
+def test_a_layer_that_lies_on_the_scan_is_taken_as_it_is_seen(workspace, qtbot):
     values = np.zeros(SHAPE[::-1], np.int32)
     values[2, 1, 1:4] = 1
-    bring_in(desk, qtbot, desk.viewer.add_labels(values, scale=desk.scan_layer.scale))
-    assert np.array_equal(desk.annotation_layer.data == 1, values == 1)
+    bring_in(workspace, qtbot, workspace.viewer.add_labels(values, scale=workspace.scan_layer.scale))
+    assert np.array_equal(workspace.annotation_layer.data == 1, values == 1)
 
 
-def test_a_layer_beside_the_scan_is_refused(desk):
-    scale = desk.scan_layer.scale
-    layer = desk.viewer.add_labels(np.ones(SHAPE[::-1], np.int32), scale=scale, translate=(0, 9, 0))
+def test_a_layer_beside_the_scan_is_refused(workspace):
+    scale = workspace.scan_layer.scale
+    layer = workspace.viewer.add_labels(np.ones(SHAPE[::-1], np.int32), scale=scale, translate=(0, 9, 0))
     with pytest.raises(UserError, match="import its file instead"):
-        desk.mask_import.ask_about(layer)
+        workspace.mask_import.ask_about(layer)
 
 
-def test_a_layer_of_a_file_brings_the_names_of_its_labels(desk, qtbot, tmp_path):
+def test_a_layer_of_a_file_brings_the_names_of_its_labels(workspace, qtbot, tmp_path):
     """The first class, which nobody has named yet, takes the name of the label with its number."""
     path, _ = write_mask(tmp_path)
     (tmp_path / "mask.tsv").write_text("index\tname\n1\tliver\n9\ttumor\n")
     ((data, kwargs, _),) = reader.read(str(path))
-    bring_in(desk, qtbot, desk.viewer.add_labels(data, **kwargs))
-    assert any("New classes: liver, tumor" in text for text in desk.said)
-    assert [(item.id, item.name) for item in desk.session.project.classes] == [(1, "liver"), (9, "tumor")]
+    bring_in(workspace, qtbot, workspace.viewer.add_labels(data, **kwargs))
+    assert any("New classes: liver, tumor" in text for text in workspace.said)
+    assert [(item.id, item.name) for item in workspace.session.project.classes] == [
+        (1, "liver"),
+        (9, "tumor"),
+    ]

@@ -48,7 +48,7 @@ sys.exit(1)
 
 
 @pytest.fixture
-def desk(qtbot, tmp_path):
+def workspace(qtbot, tmp_path):
     """Makes step 2 on a project of the scans a and b, a on the screen, with an engine that does `ending`."""
     made = []
 
@@ -94,23 +94,23 @@ def asked(step: Annotate) -> int:
     return len((step.session.project.root / "asked").read_text().split())
 
 
-def test_it_opens_the_scan_and_the_slice_in_its_orientation_and_says_why(qtbot, desk):
-    step = desk()
+def test_it_opens_the_scan_and_the_slice_in_its_orientation_and_says_why(qtbot, workspace):
+    step = workspace()
     press(qtbot, step)
     assert here(step) == PLACES[0]
     assert step.next.reason.text() == "Here the model is least sure between One and Two."
     assert not step.next.panel.isVisible() and step.next.button.isEnabled()
 
 
-def test_the_brush_is_in_the_hand_on_arrival(qtbot, desk):
-    step = desk()
+def test_the_brush_is_in_the_hand_on_arrival(qtbot, workspace):
+    step = workspace()
     press(qtbot, step)
     layer = step.workspace.annotation_layer
     assert layer.mode == "paint" and layer.data.shape == SHAPE[::-1]
 
 
-def test_one_answer_is_gone_through_press_by_press_and_then_asked_for_anew(qtbot, desk):
-    step = desk()
+def test_one_answer_is_gone_through_press_by_press_and_then_asked_for_anew(qtbot, workspace):
+    step = workspace()
     seen = []
     for _ in range(4):
         press(qtbot, step)
@@ -119,24 +119,24 @@ def test_one_answer_is_gone_through_press_by_press_and_then_asked_for_anew(qtbot
     assert asked(step) == 2
 
 
-def test_a_slice_that_was_completed_since_is_left_out(qtbot, desk):
-    step = desk()
+def test_a_slice_that_was_completed_since_is_left_out(qtbot, workspace):
+    step = workspace()
     press(qtbot, step)
     step.session.annotation.mark(1, 3, True)
     press(qtbot, step)
     assert here(step) == PLACES[2]
 
 
-def test_strokes_of_the_scan_that_is_left_are_saved(qtbot, desk):
-    step = desk()
+def test_strokes_of_the_scan_that_is_left_are_saved(qtbot, workspace):
+    step = workspace()
     step.new.click()
     step.workspace.annotation_layer.paint((4, 5, 6), 1)
     press(qtbot, step)
     assert step.session.scan == "b" and step.session.project.annotation("a").labels[4, 5, 6] == 1
 
 
-def test_the_reason_goes_when_another_slice_is_on_the_screen(qtbot, desk):
-    step = desk()
+def test_the_reason_goes_when_another_slice_is_on_the_screen(qtbot, workspace):
+    step = workspace()
     press(qtbot, step)
     step.workspace.go_to(0, 1)
     assert not step.next.reason.isVisible()
@@ -144,8 +144,8 @@ def test_the_reason_goes_when_another_slice_is_on_the_screen(qtbot, desk):
     assert step.next.reason.isVisible()
 
 
-def test_a_newer_model_is_asked_anew(qtbot, desk):
-    step = desk()
+def test_a_newer_model_is_asked_anew(qtbot, workspace):
+    step = workspace()
     press(qtbot, step)
     run = step.session.project.new_run("finetune", {"job": "finetune"}, "newer")
     run.checkpoint.write_bytes(b"weights")
@@ -154,8 +154,8 @@ def test_a_newer_model_is_asked_anew(qtbot, desk):
     assert asked(step) == 2 and here(step) == PLACES[0]
 
 
-def test_the_wait_is_shown_and_can_be_stopped(qtbot, desk):
-    step = desk(WAITS)
+def test_the_wait_is_shown_and_can_be_stopped(qtbot, workspace):
+    step = workspace(WAITS)
     step.next.button.click()
     assert step.next.panel.isVisible() and not step.next.button.isEnabled()
     qtbot.waitUntil(lambda: step.session.job.run == "", timeout=20_000)
@@ -165,21 +165,21 @@ def test_the_wait_is_shown_and_can_be_stopped(qtbot, desk):
     assert not step.next.panel.isVisible() and step.next.button.isEnabled()
 
 
-def test_what_the_engine_refuses_is_one_sentence(qtbot, desk):
-    step = desk(REFUSES)
+def test_what_the_engine_refuses_is_one_sentence(qtbot, workspace):
+    step = workspace(REFUSES)
     press(qtbot, step)
     assert step.said == ["There is no scan; add one."]
 
 
-def test_a_suggested_scan_that_is_gone_is_one_sentence_and_the_next_press_goes_on(qtbot, desk):
-    step = desk(ANSWERS.replace("in PLACES", "in [('gone', 0, 1), ('b', 0, 7)]"))
+def test_a_suggested_scan_that_is_gone_is_one_sentence_and_the_next_press_goes_on(qtbot, workspace):
+    step = workspace(ANSWERS.replace("in PLACES", "in [('gone', 0, 1), ('b', 0, 7)]"))
     press(qtbot, step)
     assert len(step.said) == 1 and "gone" in step.said[0] and step.said[0].endswith(".")
     press(qtbot, step)
     assert here(step) == ("b", 0, 7)
 
 
-def test_without_a_scan_there_is_nothing_to_press(qtbot, desk, tmp_path):
+def test_without_a_scan_there_is_nothing_to_press(qtbot, workspace, tmp_path):
     session = Session()
     workspace = Workspace(ViewerModel(), session)
     step = Annotate(session, workspace, JobRunner(session))
@@ -188,8 +188,8 @@ def test_without_a_scan_there_is_nothing_to_press(qtbot, desk, tmp_path):
     workspace.close()
 
 
-def test_a_job_without_a_run_keeps_its_log_in_the_project(qtbot, desk):
-    step = desk("print('hello', file=sys.stderr)\n" + ANSWERS)
+def test_a_job_without_a_run_keeps_its_log_in_the_project(qtbot, workspace):
+    step = workspace("print('hello', file=sys.stderr)\n" + ANSWERS)
     press(qtbot, step)
     root: Path = step.session.project.root
     assert "hello" in (root / "run.log").read_text() and not (root / "runs").exists()

@@ -8,6 +8,8 @@ import pytest
 from medssl.core.project.project import LabelClass, Project
 from medssl.core.project.review import is_accepted
 from napari.components import ViewerModel
+from qtpy.QtCore import QEvent, Qt
+from qtpy.QtGui import QKeyEvent
 from test_prediction_step import PATIENCE, run_with_weights
 from user_simulation import open_and_wait
 
@@ -73,6 +75,21 @@ def test_the_worst_is_first_and_the_next_key_goes_through_the_queue(made, qtbot)
 def test_a_click_in_the_queue_shows_the_scan(made, qtbot):
     made.prediction.review.table.selectRow(1)
     shown(made, qtbot, "c")
+
+
+def test_a_letter_that_is_pressed_in_the_queue_is_a_key_of_the_viewer(made):
+    press = QKeyEvent(QEvent.Type.KeyPress, Qt.Key.Key_N, Qt.KeyboardModifier.NoModifier, "n")
+    made.prediction.review.table.keyPressEvent(press)
+    assert not press.isAccepted()
+
+
+def test_the_queue_is_not_filled_again_by_events_of_a_job_or_another_scan(made, qtbot):
+    """With 500 scans that takes long, and a job has many events."""
+    table = made.prediction.review.table
+    first = table.item(0, 0)
+    made.session.job_changed.emit()
+    made.session.select("c")
+    assert table.item(0, 0) is first and table.currentRow() == 1
 
 
 def test_accepting_goes_on_and_puts_the_scan_last_and_nothing_is_annotated(made, qtbot, said):

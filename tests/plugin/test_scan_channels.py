@@ -10,7 +10,6 @@ import pytest
 from medssl.core.project.project import Project
 from napari.components import ViewerModel
 from qtpy.QtWidgets import QFileDialog, QInputDialog
-from user_simulation import open_and_wait
 
 from napari_medssl import layers
 from napari_medssl.widgets import Dock
@@ -31,16 +30,6 @@ def project(tmp_path: Path) -> Project:
         made.add_scan(write(tmp_path / f"{name}_t1.nii", int(name[1])), name=name)
     made.add_channel("p2", write(tmp_path / "p2_flair.nii", 5), "flair")
     return made
-
-
-@pytest.fixture
-def dock(qtbot, said, project):
-    made = Dock(ViewerModel())
-    qtbot.addWidget(made)
-    made.show()
-    open_and_wait(made, project.root)
-    yield made
-    made._leave()
 
 
 def channels_shown(dock) -> list[str]:

@@ -10,9 +10,7 @@ from medssl.core.project.disk_usage import disk_usage, size_text
 from medssl.core.project.kept import FOLDER
 from medssl.core.project.project import Annotation, Project
 from medssl.core.project.removal import remove_scan
-from napari.components import ViewerModel
 from qtpy.QtWidgets import QInputDialog, QMenu, QMessageBox
-from user_simulation import open_and_wait
 
 from napari_medssl.widgets import Dock
 from napari_medssl.widgets.scan_table import NAME
@@ -30,16 +28,6 @@ def project(small_project: Project, second_file: Path) -> Project:
         run.checkpoint.write_bytes(b"weights")
         small_project.save_prediction(run.id, "scan", np.full(SHAPE, value, np.uint8))
     return small_project
-
-
-@pytest.fixture
-def dock(qtbot, said, project):
-    made = Dock(ViewerModel())
-    qtbot.addWidget(made)
-    made.show()
-    open_and_wait(made, project.root)
-    yield made
-    made._leave()
 
 
 @pytest.fixture

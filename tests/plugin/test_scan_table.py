@@ -13,7 +13,6 @@ from medssl.core.project import images
 from medssl.core.project.modality import modality_name
 from medssl.core.project.project import Annotation, Project
 from napari.components import ViewerModel
-from user_simulation import open_and_wait
 
 from napari_medssl.model.scan_summaries import count_slices, picture, summarise_scans
 from napari_medssl.widgets import Dock, scan_table
@@ -27,16 +26,6 @@ def project(small_project: Project, second_file) -> Project:
     """Two scans, "scan" of SHAPE and "other"."""
     small_project.add_scan(second_file)
     return small_project
-
-
-@pytest.fixture
-def dock(qtbot, said, project):
-    made = Dock(ViewerModel())
-    qtbot.addWidget(made)
-    made.show()
-    open_and_wait(made, project.root)
-    yield made
-    made._leave()
 
 
 def cell(dock: Dock, row: int, column: int) -> str:

@@ -15,7 +15,7 @@ from napari_medssl.workspace import Workspace
 
 
 @pytest.fixture(params=[0, 1, 2])
-def desk(request, qtbot, tmp_path) -> Workspace:
+def workspace(request, qtbot, tmp_path) -> Workspace:
     """A bright cube of 10 voxels; slice 12 across an axis is on the screen."""
     made = Workspace(ViewerModel(), Session())
     made.axis = request.param
@@ -30,32 +30,32 @@ def desk(request, qtbot, tmp_path) -> Workspace:
     made.close()
 
 
-def plane(desk: Workspace) -> np.ndarray:
-    return desk.annotation_layer.data.take(12, desk.axis)
+def plane(workspace: Workspace) -> np.ndarray:
+    return workspace.annotation_layer.data.take(12, workspace.axis)
 
 
-def paint(desk: Workspace, row: int, column: int, label: int) -> None:
-    desk.annotation_layer.brush_size = 2
+def paint(workspace: Workspace, row: int, column: int, label: int) -> None:
+    workspace.annotation_layer.brush_size = 2
     voxel = [row, column]
-    voxel.insert(desk.axis, 12)
-    desk.annotation_layer.paint(voxel, label)
+    voxel.insert(workspace.axis, 12)
+    workspace.annotation_layer.paint(voxel, label)
 
 
-def test_a_class_grows_to_its_edge_in_one_step_of_undo(desk):
-    paint(desk, 12, 12, 1)
-    paint(desk, 3, 3, 255)
-    before = plane(desk).copy()
-    grow_from_seeds(desk, Edits(desk))
-    assert (plane(desk)[7:17, 7:17] == 1).all() and (plane(desk) == 1).sum() == 100
-    assert (desk.annotation_layer.data == 1).sum() == 100, "no other slice has changed"
-    assert np.array_equal(plane(desk) == 255, before == 255)
-    desk.annotation_layer.undo()
-    assert np.array_equal(plane(desk), before)
+def test_a_class_grows_to_its_edge_in_one_step_of_undo(workspace):
+    paint(workspace, 12, 12, 1)
+    paint(workspace, 3, 3, 255)
+    before = plane(workspace).copy()
+    grow_from_seeds(workspace, Edits(workspace))
+    assert (plane(workspace)[7:17, 7:17] == 1).all() and (plane(workspace) == 1).sum() == 100
+    assert (workspace.annotation_layer.data == 1).sum() == 100, "no other slice has changed"
+    assert np.array_equal(plane(workspace) == 255, before == 255)
+    workspace.annotation_layer.undo()
+    assert np.array_equal(plane(workspace), before)
 
 
-def test_seeds_without_background_are_refused(desk):
-    paint(desk, 12, 12, 1)
-    before = plane(desk).copy()
+def test_seeds_without_background_are_refused(workspace):
+    paint(workspace, 12, 12, 1)
+    before = plane(workspace).copy()
     with pytest.raises(UserError, match="sure background"):
-        grow_from_seeds(desk, Edits(desk))
-    assert np.array_equal(plane(desk), before)
+        grow_from_seeds(workspace, Edits(workspace))
+    assert np.array_equal(plane(workspace), before)

@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+from headless import open_workspace
 from medssl.core.labels.classes import add_structure
 from medssl.core.palette import CLASS_COLORS
 from medssl.core.project.project import Annotation, LabelClass
@@ -19,7 +20,6 @@ from test_workspace import predict, write_scan
 from napari_medssl.annotate import keys
 from napari_medssl.class_colors import INTERPOLATED, PAINTED, PREDICTED, PREVIEWED, colormap, shade
 from napari_medssl.model import preferences
-from napari_medssl.model.session import Session
 from napari_medssl.widgets import Dock
 from napari_medssl.workspace import Workspace
 
@@ -31,18 +31,10 @@ def write(path: Path, shape: tuple[int, int, int], affine: np.ndarray) -> Path:
     return path
 
 
-def open_desk(root) -> Workspace:
-    made = Workspace(ViewerModel(), Session())
-    made.said = []
-    made.session.message.connect(lambda severity, text: made.said.append(text))
-    made.session.open(root)
-    return made
-
-
 @pytest.fixture
-def desk(qtbot, tmp_path) -> Workspace:
+def workspace(qtbot, tmp_path) -> Workspace:
     """Two scans of one project, the second one in voxels of half the size, both annotated; two classes."""
-    made = open_desk(tmp_path / "project")
+    made = open_workspace(tmp_path / "project")
     add_structure(made.session.project)
     write(tmp_path / "fine.nii.gz", (12, 10, 8), np.diag([-0.75, -0.75, 4, 1.0]))
     for path in (write_scan(tmp_path / "a.nii.gz"), tmp_path / "fine.nii.gz"):
@@ -124,23 +116,23 @@ def test_the_table_shows_the_class_in_the_brush(dock):
     assert dock.workspace.annotation_layer.selected_label == 1
 
 
-def test_a_label_without_a_class_cannot_be_painted(desk):
-    layer = desk.annotation_layer
+def test_a_label_without_a_class_cannot_be_painted(workspace):
+    layer = workspace.annotation_layer
     layer.selected_label = 2
     layer.selected_label = 7
-    assert layer.selected_label == 2 and "Label 7 has no class" in desk.said[-1]
+    assert layer.selected_label == 2 and "Label 7 has no class" in workspace.said[-1]
 
 
 @pytest.mark.parametrize("label, mode", [(2, "paint"), (255, "paint"), (0, "erase")])
-def test_the_tool_stays_in_hand_in_the_next_scan(desk, label, mode):
-    desk.paint(label)
-    desk.session.select("fine")
-    assert desk.tools.label == label and desk.annotation_layer.mode == mode
+def test_the_tool_stays_in_hand_in_the_next_scan(workspace, label, mode):
+    workspace.paint(label)
+    workspace.session.select("fine")
+    assert workspace.tools.label == label and workspace.annotation_layer.mode == mode
 
 
-def test_no_tool_is_taken_in_the_next_scan_without_one_in_hand(desk):
-    desk.session.select("fine")
-    assert desk.tools.label is None and desk.annotation_layer.mode == "pan_zoom"
+def test_no_tool_is_taken_in_the_next_scan_without_one_in_hand(workspace):
+    workspace.session.select("fine")
+    assert workspace.tools.label is None and workspace.annotation_layer.mode == "pan_zoom"
 
 
 # --- keys --------------------------------------------------------------------------------------------
@@ -194,32 +186,32 @@ def test_undo_works_whichever_layer_is_active(dock):
 # --- the size of the brush ---------------------------------------------------------------------------
 
 
-def test_the_brush_has_the_same_size_in_mm_in_every_scan_and_session(desk):
-    desk.annotation_layer.brush_size = 4  # of 1.5 mm
-    desk.session.select("fine")
-    assert desk.annotation_layer.brush_size == 8 and desk.brush_size.mm == 6
-    desk.leave()
-    again = open_desk(desk.session.project.root)
+def test_the_brush_has_the_same_size_in_mm_in_every_scan_and_session(workspace):
+    workspace.annotation_layer.brush_size = 4  # of 1.5 mm
+    workspace.session.select("fine")
+    assert workspace.annotation_layer.brush_size == 8 and workspace.brush_size.mm == 6
+    workspace.leave()
+    again = open_workspace(workspace.session.project.root)
     assert again.brush_size.mm == 6
     again.close()
 
 
 def test_the_brush_keeps_its_mm_where_the_voxels_on_the_screen_are_coarser(qtbot, tmp_path):
     path = write(tmp_path / "a.nii", (12, 10, 8), np.diag([3, 3, 1, 1.0]))
-    desk = open_desk(tmp_path / "project")
-    desk.session.select(desk.session.project.add_scan(path).id)
-    desk.new_annotation()
-    desk.brush_size.set_mm(9)
-    assert desk.annotation_layer.brush_size == 3
-    desk.go_to(1, 5)  # coronal: voxels of 1 mm
-    assert desk.annotation_layer.brush_size == 9
-    desk.close()
+    workspace = open_workspace(tmp_path / "project")
+    workspace.session.select(workspace.session.project.add_scan(path).id)
+    workspace.new_annotation()
+    workspace.brush_size.set_mm(9)
+    assert workspace.annotation_layer.brush_size == 3
+    workspace.go_to(1, 5)  # coronal: voxels of 1 mm
+    assert workspace.annotation_layer.brush_size == 9
+    workspace.close()
 
 
-def test_a_brush_has_at_least_one_voxel_and_the_choice_stays(desk):
-    desk.brush_size.set_mm(0.5)
-    assert desk.annotation_layer.brush_size == 1 and desk.brush_size.mm == 1.5
-    desk.session.select("fine")
+def test_a_brush_has_at_least_one_voxel_and_the_choice_stays(workspace):
+    workspace.brush_size.set_mm(0.5)
+    assert workspace.annotation_layer.brush_size == 1 and workspace.brush_size.mm == 1.5
+    workspace.session.select("fine")
     assert preferences.number("brush_mm") == 0.5
 
 
@@ -245,37 +237,37 @@ def test_a_damaged_preference_is_no_preference(damaged):
 # --- the numbers of slices ---------------------------------------------------------------------------
 
 
-def slider(desk: Workspace, axis: int = 0) -> tuple[int, int]:
+def slider(workspace: Workspace, axis: int = 0) -> tuple[int, int]:
     """Number at napari's slider, and number of its steps."""
-    return desk.viewer.dims.current_step[axis], desk.viewer.dims.nsteps[axis]
+    return workspace.viewer.dims.current_step[axis], workspace.viewer.dims.nsteps[axis]
 
 
 @pytest.mark.parametrize("finer", [0.5, 1.7])
-def test_napari_s_slider_has_the_number_of_the_slice_beside_another_scan(desk, finer):
-    desk.viewer.add_image(
+def test_napari_s_slider_has_the_number_of_the_slice_beside_another_scan(workspace, finer):
+    workspace.viewer.add_image(
         np.zeros((90, 10, 12)), scale=(finer, 1.5, 1.5), translate=(-20, 0, 0), visible=False
     )
-    desk.go_to(0, 5)
-    assert desk.slice_on_screen() == (0, 5) and slider(desk) == (5, 8)
+    workspace.go_to(0, 5)
+    assert workspace.slice_on_screen() == (0, 5) and slider(workspace) == (5, 8)
 
 
-def test_a_visible_layer_of_the_user_that_reaches_farther_can_be_looked_at(desk):
-    other = desk.viewer.add_image(np.zeros((90, 10, 12)), scale=(4, 1.5, 1.5))
-    assert slider(desk)[1] == 90
+def test_a_visible_layer_of_the_user_that_reaches_farther_can_be_looked_at(workspace):
+    other = workspace.viewer.add_image(np.zeros((90, 10, 12)), scale=(4, 1.5, 1.5))
+    assert slider(workspace)[1] == 90
     other.visible = False
-    assert slider(desk)[1] == 8
+    assert slider(workspace)[1] == 8
     other.visible = True
-    assert slider(desk)[1] == 90
+    assert slider(workspace)[1] == 90
 
 
 @pytest.mark.parametrize("spacing, slices", [(0.107, 155), (0.121, 64)])
 def test_the_last_slice_can_be_reached_with_every_spacing(qtbot, tmp_path, spacing, slices):
     path = write(tmp_path / "a.nii", (4, 4, slices), np.diag([1, 1, spacing, 1]))
-    desk = open_desk(tmp_path / "project")
-    desk.session.select(desk.session.project.add_scan(path).id)
-    desk.go_to(0, slices - 1)
-    assert desk.slice_on_screen() == (0, slices - 1) and slider(desk) == (slices - 1, slices)
-    desk.close()
+    workspace = open_workspace(tmp_path / "project")
+    workspace.session.select(workspace.session.project.add_scan(path).id)
+    workspace.go_to(0, slices - 1)
+    assert workspace.slice_on_screen() == (0, slices - 1) and slider(workspace) == (slices - 1, slices)
+    workspace.close()
 
 
 # --- colours -----------------------------------------------------------------------------------------
@@ -294,13 +286,13 @@ def _rgb(color: str) -> list[float]:
     return [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
 
 
-def test_layers_of_predictions_and_interpolated_labels_have_their_shades(desk):
-    desk.predictions.show(predict(desk))
-    first = desk.session.project.classes[0].color
+def test_layers_of_predictions_and_interpolated_labels_have_their_shades(workspace):
+    workspace.predictions.show(predict(workspace))
+    first = workspace.session.project.classes[0].color
     colors = {
         layer.name: layer.colormap.map(np.array([1]))[0][:3]
-        for layer in (desk.annotation_layer, desk.prediction_layer)
+        for layer in (workspace.annotation_layer, workspace.prediction_layer)
     }
     assert np.allclose(colors["annotation"], _rgb(first), atol=0.01)
     assert np.allclose(colors["prediction"], _rgb(shade(first, PREDICTED)), atol=0.01)
-    assert colormap(desk.session.project.classes, INTERPOLATED).map(np.array([255]))[0][3] == 0
+    assert colormap(workspace.session.project.classes, INTERPOLATED).map(np.array([255]))[0][3] == 0

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from headless import open_workspace
 from medssl.core.io.intensity import HounsfieldScale, normalise
-from reading_room import ct, open_desk, write
+from reading_room import ct, write
 
 from napari_medssl.contrast import percentiles, usual_limits
 from napari_medssl.reading.window_level import PRESETS, WindowLevel
@@ -14,41 +15,41 @@ LUNG = next(preset for preset in PRESETS if preset.name == "Lung")
 
 
 @pytest.fixture
-def desk(qtbot, tmp_path):
+def workspace(qtbot, tmp_path):
     """A viewer without a window, with an empty project."""
-    made = open_desk(tmp_path / "project")
+    made = open_workspace(tmp_path / "project")
     made.window = WindowLevel(made)
     yield made
     made.window.close()
     made.close()
 
 
-def show(desk, path, modality="ct"):
-    scan = desk.session.project.add_scan(path, modality=modality)
-    desk.session.select(scan.id)
+def show(workspace, path, modality="ct"):
+    scan = workspace.session.project.add_scan(path, modality=modality)
+    workspace.session.select(scan.id)
     return scan
 
 
 @pytest.mark.parametrize("offset", [0, 1024, 32768])
-def test_presets_are_in_hounsfield_units_whatever_the_file_adds(desk, tmp_path, offset):
-    show(desk, write(tmp_path / "ct.nii", ct(offset)))
-    assert desk.scan_layer.contrast_limits == [-150 + offset, 250 + offset]
-    assert desk.window.describe() == "Soft tissue"
-    desk.window.apply(LUNG)
-    assert desk.scan_layer.contrast_limits == [-1350 + offset, 150 + offset]
+def test_presets_are_in_hounsfield_units_whatever_the_file_adds(workspace, tmp_path, offset):
+    show(workspace, write(tmp_path / "ct.nii", ct(offset)))
+    assert workspace.scan_layer.contrast_limits == [-150 + offset, 250 + offset]
+    assert workspace.window.describe() == "Soft tissue"
+    workspace.window.apply(LUNG)
+    assert workspace.scan_layer.contrast_limits == [-1350 + offset, 150 + offset]
 
 
-def test_presets_fit_the_normalised_copy_of_a_scan_whose_file_is_gone(desk, tmp_path):
+def test_presets_fit_the_normalised_copy_of_a_scan_whose_file_is_gone(workspace, tmp_path):
     path = write(tmp_path / "ct.nii", ct())
-    scan = desk.session.project.add_scan(path, modality="ct")
+    scan = workspace.session.project.add_scan(path, modality="ct")
     path.unlink()
-    desk.session.select(scan.id)
-    assert desk.scan_layer.data.dtype == np.float16
-    desk.window.apply(LUNG)
+    workspace.session.select(scan.id)
+    assert workspace.scan_layer.data.dtype == np.float16
+    workspace.window.apply(LUNG)
     expected = normalise(np.array([-1350.0, 150.0]).clip(-1024), "ct")
-    assert desk.scan_layer.contrast_limits[1] == pytest.approx(expected[1])
-    assert desk.scan_layer.contrast_limits[0] == pytest.approx(np.arcsinh((-1350 - 40) / 100))
-    assert desk.window.describe() == "Lung"
+    assert workspace.scan_layer.contrast_limits[1] == pytest.approx(expected[1])
+    assert workspace.scan_layer.contrast_limits[0] == pytest.approx(np.arcsinh((-1350 - 40) / 100))
+    assert workspace.window.describe() == "Lung"
 
 
 @pytest.mark.parametrize(
@@ -59,29 +60,29 @@ def test_stored_values_and_hounsfield_units_are_inverse(scale):
         assert scale.hounsfield(scale.stored(hounsfield)) == pytest.approx(hounsfield)
 
 
-def test_an_mr_has_a_window_of_percentiles_and_no_presets(desk, tmp_path):
+def test_an_mr_has_a_window_of_percentiles_and_no_presets(workspace, tmp_path):
     values = np.random.default_rng(1).gamma(2, 100, (28, 24, 20))
-    show(desk, write(tmp_path / "mr.nii", values), "mr")
-    limits = list(desk.scan_layer.contrast_limits)
-    assert limits == list(percentiles(desk.scan_layer.data))
-    desk.window.apply(LUNG)
-    assert desk.scan_layer.contrast_limits == limits
-    desk.window.set_limits(0, 1)
-    desk.window.auto()
-    assert desk.scan_layer.contrast_limits == limits
-    assert desk.window.describe().startswith("L ")
+    show(workspace, write(tmp_path / "mr.nii", values), "mr")
+    limits = list(workspace.scan_layer.contrast_limits)
+    assert limits == list(percentiles(workspace.scan_layer.data))
+    workspace.window.apply(LUNG)
+    assert workspace.scan_layer.contrast_limits == limits
+    workspace.window.set_limits(0, 1)
+    workspace.window.auto()
+    assert workspace.scan_layer.contrast_limits == limits
+    assert workspace.window.describe().startswith("L ")
 
 
-def test_each_scan_keeps_its_window_while_the_dock_is_open(desk, tmp_path):
-    first = show(desk, write(tmp_path / "a.nii", ct()))
-    desk.window.apply(LUNG)
-    second = show(desk, write(tmp_path / "b.nii", ct() * 0.9))
-    assert desk.window.describe() == "Soft tissue"
-    desk.window.set_limits(-20, 80)
-    desk.session.select(first.id)
-    assert desk.window.describe() == "Lung"
-    desk.session.select(second.id)
-    assert desk.scan_layer.contrast_limits == [-20, 80]
+def test_each_scan_keeps_its_window_while_the_dock_is_open(workspace, tmp_path):
+    first = show(workspace, write(tmp_path / "a.nii", ct()))
+    workspace.window.apply(LUNG)
+    second = show(workspace, write(tmp_path / "b.nii", ct() * 0.9))
+    assert workspace.window.describe() == "Soft tissue"
+    workspace.window.set_limits(-20, 80)
+    workspace.session.select(first.id)
+    assert workspace.window.describe() == "Lung"
+    workspace.session.select(second.id)
+    assert workspace.scan_layer.contrast_limits == [-20, 80]
 
 
 def test_ct_is_opened_in_a_soft_tissue_window_and_mr_in_its_percentiles():

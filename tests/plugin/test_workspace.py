@@ -29,29 +29,29 @@ def write_scan(path: Path, seed: int = 0) -> Path:
 
 
 @pytest.fixture
-def desk(qtbot, tmp_path) -> Workspace:
+def workspace(qtbot, tmp_path) -> Workspace:
     """A viewer without a window, with one scan of a new project on the screen."""
     session = Session()
-    desk = Workspace(ViewerModel(), session)
-    desk.said = []
-    session.message.connect(lambda severity, text: desk.said.append(text))
+    workspace = Workspace(ViewerModel(), session)
+    workspace.said = []
+    session.message.connect(lambda severity, text: workspace.said.append(text))
     session.open(tmp_path / "project")
     session.select(session.project.add_scan(write_scan(tmp_path / "a.nii.gz")).id)
-    yield desk
-    desk.close()
+    yield workspace
+    workspace.close()
 
 
-def other_desk(session_root: Path) -> Workspace:
+def reopened(session_root: Path) -> Workspace:
     """The same project, opened again as after a restart."""
     session = Session()
-    desk = Workspace(ViewerModel(), session)
+    workspace = Workspace(ViewerModel(), session)
     session.open(session_root)
-    return desk
+    return workspace
 
 
-def predict(desk: Workspace, value: int = 1) -> str:
+def predict(workspace: Workspace, value: int = 1) -> str:
     """A run with a prediction, as the engine leaves it."""
-    project, scan = desk.session.project, desk.session.need_scan()
+    project, scan = workspace.session.project, workspace.session.need_scan()
     run = project.new_run("finetune", {"job": "finetune"}, "finetune")
     project.save_prediction(run.id, scan.id, np.full(scan.geometry.shape_zyx, value, np.uint8))
     return run.id
@@ -65,245 +65,253 @@ def refuse(self, scan, annotation) -> None:
 # --- scans -------------------------------------------------------------------------------------------
 
 
-def test_a_scan_is_shown_as_its_file_has_it(desk):
-    assert desk.scan_layer.data.shape == SHAPE[::-1] and tuple(desk.scan_layer.scale) == (4, 1.5, 1.5)
-    assert navigation.camera_of(desk.viewer).orientation == ("away", "up", "left")
+def test_a_scan_is_shown_as_its_file_has_it(workspace):
+    assert workspace.scan_layer.data.shape == SHAPE[::-1] and tuple(workspace.scan_layer.scale) == (
+        4,
+        1.5,
+        1.5,
+    )
+    assert navigation.camera_of(workspace.viewer).orientation == ("away", "up", "left")
 
 
-def test_two_scans_share_one_layer(desk, tmp_path):
-    first = desk.scan_layer
-    desk.session.select(desk.session.project.add_scan(write_scan(tmp_path / "b.nii.gz", 1)).id)
-    assert desk.scan_layer is first and len(desk.viewer.layers) == 1
+def test_two_scans_share_one_layer(workspace, tmp_path):
+    first = workspace.scan_layer
+    workspace.session.select(workspace.session.project.add_scan(write_scan(tmp_path / "b.nii.gz", 1)).id)
+    assert workspace.scan_layer is first and len(workspace.viewer.layers) == 1
 
 
-def test_a_layer_that_the_user_opened_becomes_the_one_of_all_scans(desk, tmp_path):
+def test_a_layer_that_the_user_opened_becomes_the_one_of_all_scans(workspace, tmp_path):
     from napari_medssl.io.reader import read_one
 
     data, kwargs, _ = read_one(write_scan(tmp_path / "b.nii.gz", 1))
-    opened = desk.viewer.add_image(data, **kwargs)
-    first = desk.session.scan
-    desk.session.select(desk.session.project.add_scan(tmp_path / "b.nii.gz").id)
-    assert list(desk.viewer.layers) == [opened] and np.array_equal(opened.data, data)
-    desk.session.select(first)
-    assert list(desk.viewer.layers) == [opened] and opened.visible and not np.array_equal(opened.data, data)
+    opened = workspace.viewer.add_image(data, **kwargs)
+    first = workspace.session.scan
+    workspace.session.select(workspace.session.project.add_scan(tmp_path / "b.nii.gz").id)
+    assert list(workspace.viewer.layers) == [opened] and np.array_equal(opened.data, data)
+    workspace.session.select(first)
+    assert (
+        list(workspace.viewer.layers) == [opened] and opened.visible and not np.array_equal(opened.data, data)
+    )
 
 
-def test_a_scan_whose_file_is_gone_is_shown_from_the_project(desk, tmp_path):
+def test_a_scan_whose_file_is_gone_is_shown_from_the_project(workspace, tmp_path):
     (tmp_path / "a.nii.gz").unlink()
-    desk.viewer.layers.clear()
-    desk.session.open(desk.session.project.root)
-    assert desk.scan_layer.data.shape == SHAPE[::-1]
-    assert "a.nii.gz" in desk.said[-1]
+    workspace.viewer.layers.clear()
+    workspace.session.open(workspace.session.project.root)
+    assert workspace.scan_layer.data.shape == SHAPE[::-1]
+    assert "a.nii.gz" in workspace.said[-1]
 
 
-def test_a_scan_whose_file_has_other_voxels_is_shown_from_the_project(desk, tmp_path):
+def test_a_scan_whose_file_has_other_voxels_is_shown_from_the_project(workspace, tmp_path):
     write_scan(tmp_path / "a.nii.gz", seed=7)
-    desk.viewer.layers.clear()
-    desk.session.open(desk.session.project.root)
-    assert np.array_equal(desk.scan_layer.data, desk.session.project.image(desk.session.scan))
-    assert "a.nii.gz has changed since it was added" in desk.said[-1]
+    workspace.viewer.layers.clear()
+    workspace.session.open(workspace.session.project.root)
+    assert np.array_equal(workspace.scan_layer.data, workspace.session.project.image(workspace.session.scan))
+    assert "a.nii.gz has changed since it was added" in workspace.said[-1]
 
 
-def test_a_layer_with_other_voxels_of_the_file_is_not_taken_for_the_scan(desk, tmp_path):
+def test_a_layer_with_other_voxels_of_the_file_is_not_taken_for_the_scan(workspace, tmp_path):
     from napari_medssl.io.reader import read_one
 
     data, kwargs, _ = read_one(write_scan(tmp_path / "a.nii.gz", seed=7))
-    desk.viewer.layers.clear()
-    opened = desk.viewer.add_image(data, **kwargs)
-    desk.session.open(desk.session.project.root)
-    assert desk.scan_layer is not opened
-    assert "has changed since it was added" in desk.said[-1]
+    workspace.viewer.layers.clear()
+    opened = workspace.viewer.add_image(data, **kwargs)
+    workspace.session.open(workspace.session.project.root)
+    assert workspace.scan_layer is not opened
+    assert "has changed since it was added" in workspace.said[-1]
 
 
 # --- annotation --------------------------------------------------------------------------------------
 
 
-def test_a_new_annotation_has_the_brush_in_hand(desk):
-    desk.new_annotation()
-    layer = desk.annotation_layer
-    assert layer.mode == "paint" and desk.viewer.layers.selection.active is layer
-    assert layers.entry_of(layer)["scan"] == desk.session.scan
+def test_a_new_annotation_has_the_brush_in_hand(workspace):
+    workspace.new_annotation()
+    layer = workspace.annotation_layer
+    assert layer.mode == "paint" and workspace.viewer.layers.selection.active is layer
+    assert layers.entry_of(layer)["scan"] == workspace.session.scan
 
 
-def test_strokes_are_saved_by_themselves(desk, qtbot):
-    desk.new_annotation()
-    desk.annotation_layer.paint((4, 5, 6), 1)
-    assert desk.session.project.annotation(desk.session.scan) is None
-    qtbot.waitUntil(lambda: desk.session.project.annotation(desk.session.scan) is not None)
-    assert desk.session.project.annotation(desk.session.scan).labels[4, 5, 6] == 1
+def test_strokes_are_saved_by_themselves(workspace, qtbot):
+    workspace.new_annotation()
+    workspace.annotation_layer.paint((4, 5, 6), 1)
+    assert workspace.session.project.annotation(workspace.session.scan) is None
+    qtbot.waitUntil(lambda: workspace.session.project.annotation(workspace.session.scan) is not None)
+    assert workspace.session.project.annotation(workspace.session.scan).labels[4, 5, 6] == 1
 
 
-def test_an_undone_stroke_is_saved_as_undone(desk, qtbot):
-    desk.new_annotation()
-    desk.annotation_layer.paint((4, 5, 6), 1)
-    desk.autosave.flush()
-    desk.annotation_layer.undo()
-    qtbot.waitUntil(lambda: not desk.session.project.annotation(desk.session.scan).labels.any())
+def test_an_undone_stroke_is_saved_as_undone(workspace, qtbot):
+    workspace.new_annotation()
+    workspace.annotation_layer.paint((4, 5, 6), 1)
+    workspace.autosave.flush()
+    workspace.annotation_layer.undo()
+    qtbot.waitUntil(lambda: not workspace.session.project.annotation(workspace.session.scan).labels.any())
 
 
-def test_looking_at_other_slices_saves_nothing(desk, qtbot, monkeypatch):
-    desk.new_annotation()
-    desk.annotation_layer.paint((4, 5, 6), 1)
-    desk.autosave.flush()
+def test_looking_at_other_slices_saves_nothing(workspace, qtbot, monkeypatch):
+    workspace.new_annotation()
+    workspace.annotation_layer.paint((4, 5, 6), 1)
+    workspace.autosave.flush()
     saves = []
     monkeypatch.setattr(Project, "save_annotation", lambda *of: saves.append(of))
     for index in range(8):
-        desk.go_to(0, index)
-    desk.autosave.flush()
+        workspace.go_to(0, index)
+    workspace.autosave.flush()
     assert not saves
 
 
-def test_strokes_survive_a_change_of_scan(desk, tmp_path):
-    first = desk.session.scan
-    desk.new_annotation()
-    desk.annotation_layer.paint((4, 5, 6), 1)
-    desk.session.select(desk.session.project.add_scan(write_scan(tmp_path / "b.nii.gz", 1)).id)
-    assert desk.annotation_layer is None
-    desk.session.select(first)
-    assert desk.annotation_layer.data[4, 5, 6] == 1
+def test_strokes_survive_a_change_of_scan(workspace, tmp_path):
+    first = workspace.session.scan
+    workspace.new_annotation()
+    workspace.annotation_layer.paint((4, 5, 6), 1)
+    workspace.session.select(workspace.session.project.add_scan(write_scan(tmp_path / "b.nii.gz", 1)).id)
+    assert workspace.annotation_layer is None
+    workspace.session.select(first)
+    assert workspace.annotation_layer.data[4, 5, 6] == 1
 
 
-def test_strokes_of_a_deleted_layer_are_on_the_disk(desk):
-    desk.new_annotation()
-    desk.annotation_layer.paint((4, 5, 6), 1)
-    desk.viewer.layers.remove(desk.annotation_layer)
-    assert desk.session.project.annotation(desk.session.scan).labels[4, 5, 6] == 1
+def test_strokes_of_a_deleted_layer_are_on_the_disk(workspace):
+    workspace.new_annotation()
+    workspace.annotation_layer.paint((4, 5, 6), 1)
+    workspace.viewer.layers.remove(workspace.annotation_layer)
+    assert workspace.session.project.annotation(workspace.session.scan).labels[4, 5, 6] == 1
 
 
-def test_a_deleted_annotation_layer_comes_back_with_its_strokes(desk):
-    desk.new_annotation()
-    desk.annotation_layer.paint((4, 5, 6), 1)
-    desk.viewer.layers.remove(desk.annotation_layer)
-    desk.new_annotation()
-    assert desk.annotation_layer.data[4, 5, 6] == 1
+def test_a_deleted_annotation_layer_comes_back_with_its_strokes(workspace):
+    workspace.new_annotation()
+    workspace.annotation_layer.paint((4, 5, 6), 1)
+    workspace.viewer.layers.remove(workspace.annotation_layer)
+    workspace.new_annotation()
+    assert workspace.annotation_layer.data[4, 5, 6] == 1
 
 
-def test_a_layer_deleted_while_the_disk_refuses_can_be_had_again(desk, monkeypatch):
-    desk.new_annotation()
-    desk.annotation_layer.paint((4, 5, 6), 1)
+def test_a_layer_deleted_while_the_disk_refuses_can_be_had_again(workspace, monkeypatch):
+    workspace.new_annotation()
+    workspace.annotation_layer.paint((4, 5, 6), 1)
     with monkeypatch.context() as patch:
         patch.setattr(Project, "save_annotation", refuse)
-        desk.viewer.layers.remove(desk.annotation_layer)
-    desk.new_annotation()
-    assert desk.annotation_layer.data[4, 5, 6] == 1
-    desk.autosave.flush()
-    assert desk.session.project.annotation(desk.session.scan).labels[4, 5, 6] == 1
+        workspace.viewer.layers.remove(workspace.annotation_layer)
+    workspace.new_annotation()
+    assert workspace.annotation_layer.data[4, 5, 6] == 1
+    workspace.autosave.flush()
+    assert workspace.session.project.annotation(workspace.session.scan).labels[4, 5, 6] == 1
 
 
-def test_a_project_without_classes_gets_one_to_paint(desk):
-    desk.session.project.set_classes(())
-    desk.new_annotation()
-    assert len(desk.session.project.classes) == 1 and desk.annotation_layer.selected_label == 1
+def test_a_project_without_classes_gets_one_to_paint(workspace):
+    workspace.session.project.set_classes(())
+    workspace.new_annotation()
+    assert len(workspace.session.project.classes) == 1 and workspace.annotation_layer.selected_label == 1
 
 
-def test_another_project_takes_the_last_ones_layers_away(desk, tmp_path):
-    desk.new_annotation()
-    desk.annotation_layer.paint((4, 5, 6), 1)
-    desk.predictions.show(predict(desk))
-    first = desk.session.project.root
-    desk.session.open(tmp_path / "second")
-    assert len(desk.viewer.layers) == 0
-    desk.session.open(first)
-    assert desk.annotation_layer.data[4, 5, 6] == 1 and desk.prediction_layer.visible
+def test_another_project_takes_the_last_ones_layers_away(workspace, tmp_path):
+    workspace.new_annotation()
+    workspace.annotation_layer.paint((4, 5, 6), 1)
+    workspace.predictions.show(predict(workspace))
+    first = workspace.session.project.root
+    workspace.session.open(tmp_path / "second")
+    assert len(workspace.viewer.layers) == 0
+    workspace.session.open(first)
+    assert workspace.annotation_layer.data[4, 5, 6] == 1 and workspace.prediction_layer.visible
 
 
-def test_no_other_project_while_a_job_runs(desk, tmp_path):
-    desk.session.begin("pretrain")
+def test_no_other_project_while_a_job_runs(workspace, tmp_path):
+    workspace.session.begin("pretrain")
     with pytest.raises(UserError, match="running"):
-        desk.session.open(tmp_path / "second")
+        workspace.session.open(tmp_path / "second")
 
 
-def test_a_project_opens_where_it_was_left(desk):
-    desk.new_annotation()
-    desk.go_to(1, 3)
-    desk.annotation_layer.paint((4, 3, 6), 1)
-    desk.toggle_complete()
-    desk.leave()
-    again = other_desk(desk.session.project.root)
+def test_a_project_opens_where_it_was_left(workspace):
+    workspace.new_annotation()
+    workspace.go_to(1, 3)
+    workspace.annotation_layer.paint((4, 3, 6), 1)
+    workspace.toggle_complete()
+    workspace.leave()
+    again = reopened(workspace.session.project.root)
     assert again.annotation_layer.data[4, 3, 6] == 1
     assert again.session.annotation.complete == ((1, 3),) and again.slice_on_screen() == (1, 3)
     again.close()
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_complete_slices_in_every_orientation(desk, axis):
-    desk.new_annotation()
-    desk.go_to(axis, 2)
-    desk.toggle_complete()
-    desk.autosave.flush()
-    assert desk.session.project.annotation(desk.session.scan).complete == ((axis, 2),)
-    desk.toggle_complete()
-    assert desk.session.annotation.complete == ()
+def test_complete_slices_in_every_orientation(workspace, axis):
+    workspace.new_annotation()
+    workspace.go_to(axis, 2)
+    workspace.toggle_complete()
+    workspace.autosave.flush()
+    assert workspace.session.project.annotation(workspace.session.scan).complete == ((axis, 2),)
+    workspace.toggle_complete()
+    assert workspace.session.annotation.complete == ()
 
 
-def test_a_disk_that_refuses_is_told_and_the_stroke_is_tried_again(desk, monkeypatch):
-    desk.new_annotation()
-    desk.annotation_layer.paint((4, 5, 6), 1)
+def test_a_disk_that_refuses_is_told_and_the_stroke_is_tried_again(workspace, monkeypatch):
+    workspace.new_annotation()
+    workspace.annotation_layer.paint((4, 5, 6), 1)
 
     with monkeypatch.context() as patch:
         patch.setattr(Project, "save_annotation", refuse)
-        catch_errors(desk.session, desk.autosave.flush)
-        assert desk.said == ["The disk is full; free some space."]
-        assert desk.session.annotation.save_state == "failed"
-        catch_errors(desk.session, lambda: desk.session.select(desk.session.scan))
-        assert desk.annotation_layer.data[4, 5, 6] == 1, "the layer must not go while its strokes are unsaved"
-    desk.autosave.flush()
-    assert desk.session.project.annotation(desk.session.scan).labels[4, 5, 6] == 1
+        catch_errors(workspace.session, workspace.autosave.flush)
+        assert workspace.said == ["The disk is full; free some space."]
+        assert workspace.session.annotation.save_state == "failed"
+        catch_errors(workspace.session, lambda: workspace.session.select(workspace.session.scan))
+        assert workspace.annotation_layer.data[4, 5, 6] == 1, (
+            "the layer must not go while its strokes are unsaved"
+        )
+    workspace.autosave.flush()
+    assert workspace.session.project.annotation(workspace.session.scan).labels[4, 5, 6] == 1
 
 
-def test_restoring_keeps_sure_background(desk):
+def test_restoring_keeps_sure_background(workspace):
     labels = np.zeros(SHAPE[::-1], np.uint8)
     labels[2, 2, 2], labels[3, 3, 3] = 255, 1
-    desk.session.project.save_annotation(desk.session.scan, Annotation(labels, ()))
-    desk.session.select(desk.session.scan)
-    assert np.array_equal(desk.annotation_layer.data, labels)
+    workspace.session.project.save_annotation(workspace.session.scan, Annotation(labels, ()))
+    workspace.session.select(workspace.session.scan)
+    assert np.array_equal(workspace.annotation_layer.data, labels)
 
 
 # --- prediction and export ---------------------------------------------------------------------------
 
 
-def test_a_prediction_has_its_own_layer_below_the_strokes(desk):
-    desk.new_annotation()
-    desk.predictions.show(predict(desk))
-    names = [layer.name for layer in desk.viewer.layers]
+def test_a_prediction_has_its_own_layer_below_the_strokes(workspace):
+    workspace.new_annotation()
+    workspace.predictions.show(predict(workspace))
+    names = [layer.name for layer in workspace.viewer.layers]
     assert names.index("prediction") < names.index("annotation")
-    assert not desk.annotation_layer.data.any()
-    assert desk.viewer.layers.selection.active is desk.annotation_layer
+    assert not workspace.annotation_layer.data.any()
+    assert workspace.viewer.layers.selection.active is workspace.annotation_layer
 
 
-def test_a_new_prediction_goes_into_the_same_layer_and_the_old_one_stays_in_the_project(desk):
-    old = predict(desk, 1)
-    desk.predictions.show(old)
-    layer = desk.prediction_layer
-    desk.predictions.show(predict(desk, 2))
-    assert desk.prediction_layer is layer and np.all(layer.data == 2)
-    desk.predictions.show(old)
+def test_a_new_prediction_goes_into_the_same_layer_and_the_old_one_stays_in_the_project(workspace):
+    old = predict(workspace, 1)
+    workspace.predictions.show(old)
+    layer = workspace.prediction_layer
+    workspace.predictions.show(predict(workspace, 2))
+    assert workspace.prediction_layer is layer and np.all(layer.data == 2)
+    workspace.predictions.show(old)
     assert np.all(layer.data == 1)
 
 
-def test_strokes_win_over_the_prediction_in_the_exported_file(desk, tmp_path):
-    desk.predictions.show(predict(desk, 1))
-    desk.new_annotation()
-    desk.annotation_layer.data[0, 0, :3] = 255
-    desk.annotation_layer.paint((4, 5, 6), 2)
-    scan, run, _ = desk.export_source()
-    export_scan(desk.session.project, scan, run, tmp_path / "out.nii.gz")
+def test_strokes_win_over_the_prediction_in_the_exported_file(workspace, tmp_path):
+    workspace.predictions.show(predict(workspace, 1))
+    workspace.new_annotation()
+    workspace.annotation_layer.data[0, 0, :3] = 255
+    workspace.annotation_layer.paint((4, 5, 6), 2)
+    scan, run, _ = workspace.export_source()
+    export_scan(workspace.session.project, scan, run, tmp_path / "out.nii.gz")
     written, source = nibabel.load(tmp_path / "out.nii.gz"), nibabel.load(tmp_path / "a.nii.gz")
     assert written.shape == source.shape and np.array_equal(written.affine, source.affine)
     values = np.asarray(written.dataobj)
     assert set(np.unique(values)) == {0, 1, 2}
 
 
-def test_there_is_nothing_to_export_before_a_prediction(desk):
+def test_there_is_nothing_to_export_before_a_prediction(workspace):
     with pytest.raises(UserError, match="fine-tune first"):
-        desk.export_source()
+        workspace.export_source()
 
 
-def test_fine_tuning_without_annotation_is_refused_in_words(desk):
+def test_fine_tuning_without_annotation_is_refused_in_words(workspace):
     with pytest.raises(UserError, match="Nothing is annotated"):
-        finetune_job(desk.session, None, 1)
+        finetune_job(workspace.session, None, 1)
 
 
-def test_painting_without_an_annotation_is_refused_in_words(desk):
+def test_painting_without_an_annotation_is_refused_in_words(workspace):
     with pytest.raises(UserError, match="New annotation"):
-        desk.paint(1)
+        workspace.paint(1)

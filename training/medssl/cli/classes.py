@@ -105,14 +105,9 @@ def _painted(entry: Painted | None) -> str:
 
 
 def _print_table(project: Project, annotated: dict[int, Painted]) -> None:
-    from rich.table import Table
+    from medssl.cli.terminal import console, plain_table
 
-    from medssl.cli.terminal import console
-
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("id", justify="right")
-    for title in ("class", "colour", "annotated"):
-        table.add_column(title)
+    table = plain_table("id", "class", "colour", "annotated", right=["id"])
     for item in project.classes:
         table.add_row(str(item.id), item.name, item.color, _painted(annotated.get(item.id)))
     for class_id in sorted(set(annotated) - {item.id for item in project.classes}):

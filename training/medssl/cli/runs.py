@@ -40,21 +40,14 @@ def runs(
 
 
 def _print_table(project: Project) -> None:
-    from rich.table import Table
-
-    from medssl.cli.terminal import console, duration, warn
+    from medssl.cli.terminal import console, duration, plain_table, warn
     from medssl.core.project.damage import damaged_runs
     from medssl.core.project.disk_usage import disk_usage, size_text
     from medssl.core.project.run_state import run_state
 
     usage, screen = disk_usage(project), console(stderr=False)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("run")
-    for title in ("steps", "time"):
-        table.add_column(title, justify="right")
-    table.add_column("state")
-    for title in ("predictions", "on disk"):
-        table.add_column(title, justify="right")
+    numbers = ("steps", "time", "predictions", "on disk")
+    table = plain_table("run", "steps", "time", "state", "predictions", "on disk", right=numbers)
     for run in project.runs():
         state = run_state(project, run)
         table.add_row(

@@ -50,18 +50,13 @@ def scans(
 
 
 def _print_table(project: Project) -> None:
-    from rich.table import Table
-
-    from medssl.cli.terminal import console
+    from medssl.cli.terminal import console, plain_table
     from medssl.core.project.damage import survey
     from medssl.core.project.disk_usage import disk_usage, size_text
     from medssl.core.project.modality import modality_name
 
     state, usage, screen = survey(project), disk_usage(project), console(stderr=False)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("scan", "voxels", "mm", "modality", "state"):
-        table.add_column(title)
-    table.add_column("on disk", justify="right")
+    table = plain_table("scan", "voxels", "mm", "modality", "state", "on disk", right=["on disk"])
     for scan in project.scans.values():
         words = [
             "held out" * scan.held_out,

@@ -112,9 +112,10 @@ def init(
     from medssl.core.labels.classes import add_classes
     from medssl.core.labels.pairing import label_files
     from medssl.core.project.channels import channel_names, left_out
-    from medssl.core.project.contents import check_class_name
+    from medssl.core.project.names import check_class_name
     from medssl.core.project.project import Project, is_project
     from medssl.core.project.removal import remove_empty
+    from medssl.tasks.channels import in_words
 
     if folder.is_file():
         raise UserError(
@@ -156,7 +157,7 @@ def init(
         typer.echo(line)
     channels_of_all = channel_names(project.scans.values())
     if channels_of_all:
-        typer.echo(f"Channels: {', '.join(name or 'the first' for name in channels_of_all)}.")
+        typer.echo(f"Channels: {in_words(channels_of_all)}.")
     if lacking := left_out(project.scans.values(), channels_of_all):
         warn(screen, lacking)
     held_out = sum(scan.held_out for scan in project.scans.values())

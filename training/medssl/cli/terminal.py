@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
 from rich.text import Text
 
 from medssl.core import events, jobs
@@ -37,6 +38,19 @@ def console(*, stderr: bool = True) -> Console:
         stderr: False for the console of results.
     """
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def plain_table(*columns: str, right: Sequence[str] = ()) -> Table:
+    """A table without lines.
+
+    Args:
+        columns: Titles.
+        right: Titles of columns that are aligned to the right.
+    """
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in columns:
+        table.add_column(title, justify="right" if title in right else "left")
+    return table
 
 
 def warn(screen: Console, text: str) -> None:

@@ -7,9 +7,8 @@ from typing import Any
 
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Notice
-from medssl.core.jobs import Plan
 from medssl.core.project.channels import channel_names, having, lacks, left_out, number_of
-from medssl.core.project.contents import as_channel_name
+from medssl.core.project.names import as_channel_name
 from medssl.core.project.project import Project, Run
 
 
@@ -49,8 +48,8 @@ def choose_channels(
 
 
 def in_words(names: Sequence[str]) -> str:
-    """Names of channels as a text; the first one need not have any."""
-    return ", ".join(name or "the first" for name in names)
+    """`Plan.channel_names` as a text."""
+    return ", ".join(name or "the first" for name in names or ("",))
 
 
 def with_channels(
@@ -94,16 +93,3 @@ def reasons(project: Project, scans: Sequence[str], names: Sequence[str]) -> dic
 def channels_of(run: Run) -> tuple[str, ...]:
     """`Plan.channel_names` of a run's network."""
     return tuple(run.card.get("plan", {}).get("channel_names", ()))
-
-
-def input_note(plan: Plan, start: Plan | None) -> dict[str, str]:
-    """What a card says of the first convolution where weights of one channel start a network of several.
-
-    Args:
-        plan: Plan of the network.
-        start: Plan of the initial weights; None for random ones.
-    """
-    if start is None or start.n_channels > 1 or plan.n_channels == 1:
-        return {}
-    count = plan.n_channels
-    return {"first_convolution": f"that of one channel, copied for each of {count} and divided by {count}"}

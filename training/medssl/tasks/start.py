@@ -27,7 +27,7 @@ from medssl.nn.models.unet import (
     of_channels,
 )
 from medssl.tasks import planner
-from medssl.tasks.channels import choose_channels, input_note
+from medssl.tasks.channels import choose_channels
 
 Stored = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors and card of a checkpoint."""
@@ -111,9 +111,7 @@ def load_weights(
     tensors, card = start
     name = str(card.get("job", {}).get("method", "the previous fine-tuning"))
     start_plan = _plan_of(start)
-    of_one = start_plan.n_channels == 1
-    fits = of_one or start_plan.channel_names == plan.channel_names
-    if not fits or (start_plan.dims, start_plan.channels) != (plan.dims, plan.channels):
+    if not _fits(plan, start_plan):
         emit(
             Notice(f"The weights of {name} do not fit this network, so training starts from random weights.")
         )
@@ -125,14 +123,14 @@ def load_weights(
         need(card, "method")
         transfers = find(card["method"]).TRANSFERS
         state = {key: tensor for key, tensor in state.items() if key.startswith(transfers)}
-    if of_one:
+    if start_plan.n_channels == 1:
         state = copied_over_channels(state, network, plan.n_channels)
     pretrained = load_matching(network, state, skip)
     total = len(network.state_dict())
     new = total - len(pretrained)
     rest = f"the other {new}, such as the head, are new" if new else "all that it has"
     emit(Notice(f"{len(pretrained)} of the network's {total} weight tensors come from {name}; {rest}."))
-    for note in input_note(plan, start_plan).values():
+    for note in note_of_start(plan, start).values():
         emit(Notice(f"The first convolution is {note}."))
     return pretrained
 
@@ -167,8 +165,18 @@ def for_scan(network: Network, plan: Plan, scan: Scan) -> tuple[Network, Plan]:
 
 
 def note_of_start(plan: Plan, start: Stored | None) -> dict[str, str]:
-    """What a card says of the first convolution, see `input_note`."""
-    return input_note(plan, None if start is None else _plan_of(start))
+    """What a card says of the first convolution where weights of one channel start a network of several."""
+    start_plan = None if start is None else _plan_of(start)
+    count = plan.n_channels
+    if start_plan is None or start_plan.n_channels > 1 or count == 1 or not _fits(plan, start_plan):
+        return {}
+    return {"first_convolution": f"that of one channel, copied for each of {count} and divided by {count}"}
+
+
+def _fits(plan: Plan, start_plan: Plan) -> bool:
+    """Whether weights of one plan can be copied into the network of another."""
+    of_these = start_plan.n_channels == 1 or start_plan.channel_names == plan.channel_names
+    return of_these and (start_plan.dims, start_plan.channels) == (plan.dims, plan.channels)
 
 
 def _plan_of(start: Stored) -> Plan:

@@ -19,7 +19,7 @@ from medssl.core.io.left_out import LeftOut, fault_of
 from medssl.core.io.masks import has_mask_name, is_mask_folder
 from medssl.core.io.scan_file import ChannelFile, ScanFile, SearchResult
 from medssl.core.io.scan_names import cases_and_channels, names_of_channels, tell_apart
-from medssl.core.io.volume import DICOM, READABLE, is_series, stem_of, suffix_of
+from medssl.core.io.volume import DICOM, READABLE, has_header_beside, is_series, stem_of, suffix_of
 
 if TYPE_CHECKING:
     from medssl.core.io.dicom_sort import Group
@@ -254,9 +254,7 @@ class _Search:
                 self._left_out.add("earlier export", path)
             elif has_mask_name(path):
                 self._left_out.add("label file", path)
-            elif not (
-                suffix_of(path) == ".img" and path.with_suffix(".hdr").exists()
-            ):  # listed by its header
+            elif not has_header_beside(path):
                 scans.append(path)
         cases = cases_and_channels(folder.absolute().name, [stem_of(path) for path in scans])
         channels: dict[str, list[Path]] = defaultdict(list)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medssl.core.errors import UserError
-from medssl.core.io.volume import ITK, NIFTI, stem_of, suffix_of
+from medssl.core.io.volume import ITK, NIFTI, has_header_beside, stem_of, suffix_of
 
 if TYPE_CHECKING:
     from medssl.core.io.geometry import Geometry
@@ -26,7 +26,7 @@ def masks_in(folder: Path) -> list[Path]:
         if path.is_file()
         and not path.name.startswith(".")
         and suffix_of(path) in (*NIFTI, *ITK)
-        and not (suffix_of(path) == ".img" and path.with_suffix(".hdr").exists())
+        and not has_header_beside(path)
     )
 
 

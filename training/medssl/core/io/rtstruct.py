@@ -20,6 +20,7 @@ from medssl.core.errors import UserError
 from medssl.core.files import check_readable
 from medssl.core.io.geometry import RAS_TO_LPS, Geometry
 from medssl.core.io.label_names import Segment
+from medssl.core.labels.rasterize import polygon_mask
 
 MAX_TILT = 0.25
 """Largest extent of a contour across its slice, and of a plane of contours, in slices."""
@@ -105,8 +106,6 @@ def _extent(contour: np.ndarray) -> float:
 
 def _planes(path: Path, contours: list[np.ndarray], scan: Geometry) -> tuple[int, Planes]:
     """Canonical axis across the contours of a structure, and its masks."""
-    from skimage.draw import polygon  # imported late, see volume.py
-
     extents = np.array([np.ptp(contour, axis=0) for contour in contours])
     axis = int(np.median(extents, axis=0).argmin())
     if extents[:, axis].max() > MAX_TILT:
@@ -125,8 +124,7 @@ def _planes(path: Path, contours: list[np.ndarray], scan: Geometry) -> tuple[int
         if position - last > MAX_TILT:
             last = position
         mask = planes.setdefault(last, np.zeros(shape, bool))
-        inside = polygon(contour[:, rows], contour[:, columns], shape)
-        mask[inside] ^= True
+        mask ^= polygon_mask(contour[:, [rows, columns]], shape)
     return axis, planes
 
 

@@ -65,6 +65,11 @@ def stem_of(path: Path) -> str:
     return path.name[: -len(ending)] if ending in READABLE and path.name != ending else path.name
 
 
+def has_header_beside(path: Path) -> bool:
+    """Whether a file is the .img of a pair, which stands under the name of its .hdr."""
+    return suffix_of(path) == ".img" and path.with_suffix(".hdr").exists()
+
+
 def is_series(path: Path) -> bool:
     """Whether a path is read as DICOM: a folder or a file of a series, which need not exist any more."""
     if path.is_dir() or suffix_of(path) in DICOM:

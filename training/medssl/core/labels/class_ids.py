@@ -18,7 +18,8 @@ from medssl.core.errors import UserError
 from medssl.core.io.label_names import LabelTable
 from medssl.core.labels.classes import MAX_CLASSES
 from medssl.core.palette import class_color
-from medssl.core.project.contents import LabelClass, valid_class_name
+from medssl.core.project.contents import LabelClass
+from medssl.core.project.names import valid_class_name
 
 MASK_VALUE = 255
 """Foreground of 8-bit masks, whose class no id can name."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from medssl.core.errors import UserError
 from medssl.core.io.dicom_labels import dicom_labels_in
-from medssl.core.io.volume import ITK, NIFTI, READABLE, is_series, suffix_of
+from medssl.core.io.volume import ITK, NIFTI, READABLE, has_header_beside, is_series, suffix_of
 
 LABEL_WORDS = {
     "segmentation", "segmentations", "seg", "dseg", "label", "labels", "labelmap", "mask", "masks", "gt",
@@ -108,8 +108,8 @@ def label_files(folder: Path, scans: set[Path] | frozenset[Path] = frozenset()) 
         raise UserError(f"{folder} is not a folder; give the one that holds the label files.", code="missing")
 
     def may_hold_labels(path: Path) -> bool:
-        if suffix_of(path) == ".img" and path.with_suffix(".hdr").exists():
-            return False  # the pair is listed by its header
+        if has_header_beside(path):
+            return False
         return suffix_of(path) in (*NIFTI, *ITK) or dicom_labels_in(path) is not None
 
     files = [

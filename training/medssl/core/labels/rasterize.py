@@ -1,4 +1,4 @@
-"""Voxels of discs, polygons and lines that somebody has drawn on slices."""
+"""Voxels of discs, polygons and lines that somebody has drawn on slices, and of masks of slices."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def polygon_mask(vertices: np.ndarray, shape: Sequence[int]) -> np.ndarray:
 def stroke_mask(
     vertices: np.ndarray, radius_mm: float, spacing_mm: Sequence[float], shape: Sequence[int]
 ) -> np.ndarray:
-    """Pixels within a radius of a line through some points; of a single point, a disc.
+    """Pixels within a radius of a line through some points, and those on it; of a single point, a disc.
 
     Args:
         vertices: (N, 2) in pixels (row, column).
@@ -60,7 +60,36 @@ def stroke_mask(
     mask = np.zeros(tuple(shape), bool)
     for start, end in pairwise([*vertices, vertices[-1]]):
         _add_segment(mask, start, end, radius_mm, np.asarray(spacing_mm))
+    on_line = line_voxels(vertices)  # of a radius that is smaller than a pixel, too
+    mask[tuple(on_line[((on_line >= 0) & (on_line < mask.shape)).all(1)].T)] = True
     return mask
+
+
+def line_voxels(vertices: np.ndarray) -> np.ndarray:
+    """Voxels (N, D) on straight lines from each point to the next; of a single point, the voxel around it.
+
+    Args:
+        vertices: (N, D) in voxels.
+    """
+    lines = [
+        np.linspace(start, end, int(np.ceil(np.abs(end - start).max())) + 1)
+        for start, end in pairwise([*vertices, vertices[-1]])
+    ]
+    return np.round(np.concatenate(lines)).astype(int)
+
+
+def voxels_of_slice(mask: np.ndarray, axis: int, index: int, shape_zyx: Sequence[int]) -> np.ndarray:
+    """Flat indices (N,) into a volume of the pixels of a slice, in the order of `slice[mask]`.
+
+    Args:
+        mask: bool (rows, columns).
+        axis: Canonical axis across the slice.
+        index: Number of the slice.
+        shape_zyx: Shape of the volume.
+    """
+    coordinates = [*np.nonzero(mask)]
+    coordinates.insert(axis, np.full(len(coordinates[0]), index))
+    return np.ravel_multi_index(tuple(coordinates), tuple(shape_zyx))
 
 
 def _add_segment(

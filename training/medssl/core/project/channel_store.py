@@ -13,9 +13,10 @@ from medssl.core.errors import UserError
 from medssl.core.io.resample import onto_grid
 from medssl.core.io.volume import fingerprint
 from medssl.core.project.channels import modality_of_name, number_of
-from medssl.core.project.contents import Scan, as_channel_name
+from medssl.core.project.contents import Scan
 from medssl.core.project.images import write_image
 from medssl.core.project.modality import choose_modality
+from medssl.core.project.names import as_channel_name
 from medssl.core.project.new_image import new_image
 from medssl.core.project.scans import ScanStore, read_checked
 

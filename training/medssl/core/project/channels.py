@@ -37,13 +37,15 @@ def number_of(scan: Scan, channel: str, first: bool = False) -> int:
 
     Args:
         scan: The scan.
-        channel: Name of the channel.
+        channel: Name of the channel; empty for the first.
         first: The channel is the first that a network takes: a scan's own first channel is that one, too, if
             one of both has no name.
 
     Raises:
         UserError: "no-channel" if the scan lacks it.
     """
+    if not channel:
+        return 0
     if not _lacks(scan, channel, 0 if first else 1):
         return scan.channel_names.index(channel) if channel in scan.channel_names else 0
     raise UserError(

@@ -105,7 +105,8 @@ def _owners(parts: tuple[str, ...], runs: list[str]) -> tuple[str, str]:
             return stem, ""
         case () if folder == "features":
             stem = name.removesuffix(".npy").removesuffix(".json")
-            run = next((run for run in runs if stem.endswith(f"-{run}")), "")
+            ends = (run for run in runs if stem.endswith(f"-{run}"))
+            run = max(ends, key=len, default="")  # 0002-finetune-from-shapes, not shapes
             return (stem.removesuffix(f"-{run}"), run) if run else ("", "")
         case (run, "predictions") if folder == "runs":
             return stem, run

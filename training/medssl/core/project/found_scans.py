@@ -7,9 +7,10 @@ from collections.abc import Callable
 from medssl.core.errors import UserError
 from medssl.core.io.scan_file import ScanFile
 from medssl.core.project.contents import Scan
+from medssl.core.project.folder import GONE
 from medssl.core.project.project import Project
 
-STOPS = ("disk-full", "not-writable", "locked", "bad-modality", "read-only")
+STOPS = ("disk-full", "not-writable", "locked", "bad-modality", "read-only", GONE)
 """Codes of errors that would occur for every file."""
 
 

@@ -15,13 +15,13 @@ from medssl.core.project.contents import (
     LabelClass,
     Scan,
     check_classes,
-    check_scan_name,
     parse_contents,
     to_json,
 )
 from medssl.core.project.folder import ProjectFolder
 from medssl.core.project.kept import discard, put_back
 from medssl.core.project.locks import change_lock
+from medssl.core.project.names import check_scan_name
 from medssl.core.project.new_image import NewImage
 
 Result = TypeVar("Result")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medssl.core.errors import UserError
 from medssl.core.files import cannot_write
-from medssl.core.project.contents import free_id
+from medssl.core.project.names import free_id
 from medssl.core.temporary_files import temporary_file
 
 

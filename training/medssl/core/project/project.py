@@ -38,11 +38,11 @@ from medssl.core.project.contents import (
     LabelClass,
     Scan,
     check_classes,
-    check_folder_name,
     to_json,
 )
 from medssl.core.project.locks import change_lock
 from medssl.core.project.manifest import FILE, is_project
+from medssl.core.project.names import check_folder_name
 from medssl.core.project.origin import Origin, is_current, origin_of
 from medssl.core.project.runs import Run, find_run, list_runs, make_run
 from medssl.core.project.view_state import ViewState, read_view_state, write_view_state

@@ -14,10 +14,11 @@ from medssl.core.io.masks import MASK
 from medssl.core.io.resample import onto_grid
 from medssl.core.io.volume import Volume, fingerprint, read_scan
 from medssl.core.project.channels import modality_of_name, number_of
-from medssl.core.project.contents import Scan, as_channel_name
+from medssl.core.project.contents import Scan
 from medssl.core.project.images import read_image, read_source, write_image
 from medssl.core.project.manifest import Manifest
 from medssl.core.project.modality import choose_modality, overrules, usual_modality
+from medssl.core.project.names import as_channel_name
 from medssl.core.project.new_image import new_image
 
 
@@ -54,7 +55,7 @@ class ScanStore(Manifest):
             modality: One of `intensity.MODALITIES`, which overrules the file and applies to a scan that the
                 project already contains, too; empty to find it out.
             usual: Modality if neither the file nor its values tell; by default that of the other scans.
-            name: What the id is made from (`FoundScan.name`); by default the name of the file or folder.
+            name: What the id is made from (`ScanFile.name`); by default the name of the file or folder.
             refuse_masks: Raise UserError ("mask") if its voxels are class ids.
             channel: Name of this channel, if the scan is to have others (`add_channel`).
             volume: Number of the volume to take from a 4D file.
@@ -146,7 +147,7 @@ class ScanStore(Manifest):
     def _part(self, scan_id: str, channel: str) -> Scan:
         """A channel of a scan as if it were its only one; the first, "", as the scan itself."""
         scan = self.scan(scan_id)
-        return scan.part(number_of(scan, channel) if channel else 0)
+        return scan.part(number_of(scan, channel))
 
     def _check_image(self, scan_id: str, channel: str, source: Callable[[], Volume]) -> np.ndarray:
         """The image of a channel of a scan, written again from `source` if it is damaged."""
@@ -183,7 +184,7 @@ class ScanStore(Manifest):
                 image.replace(path)
                 # A former version may have normalised it in another way, and recorded that image's hash.
                 renewed = replace(known, image_sha256=sha256 if known.image_sha256 else "")
-                return scan.with_part(number_of(scan, channel) if channel else 0, renewed)
+                return scan.with_part(number_of(scan, channel), renewed)
 
             self._change_scan(scan_id, renew)
         self.on_notice(f"{path} was missing or damaged; it was made again from {volume.path}.")

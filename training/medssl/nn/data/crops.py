@@ -126,19 +126,17 @@ def cut(
     Returns:
         The crops with their images, float32: (B, C S, H, W) in 2.5D, (B, C, D, H, W) in 3D, of C channels.
     """
-    images = [_cut(channel, views, plan, displacement) for channel in dataset.channels]
-    return replace(views, image=torch.cat(images, dim=1) if len(images) > 1 else images[0])
-
-
-def _cut(dataset: DeviceDataset, views: CropBatch, plan: Plan, displacement: Tensor | None) -> Tensor:
-    """Images of crops of one channel, (B, S, H, W) or (B, 1, D, H, W)."""
     if dataset.images[0].device.type != "cpu":
-        scans = [dataset.images[scan] for scan in views.scan.tolist()]
+        numbers = views.scan.tolist()
         slices = _slices(dataset, views) if plan.dims == 2 else None
         points = _grid(views, plan, dataset.device, displacement).flip(-1)
-        return interpolation.interpolated(scans, points, slices)
+        cropped = [
+            interpolation.interpolated([images[scan] for scan in numbers], points, slices)
+            for images in dataset.channels
+        ]
+        return replace(views, image=_joined(cropped, dim=1))
     if displacement is None and not views.angle.any():
-        return _straight(dataset, views, plan)
+        return replace(views, image=_straight(dataset, views, plan))
     grid = _grid(views, plan, dataset.device, displacement)
     flat = grid.flatten(1, -2).flip(-1)
     last = (scan_shapes(dataset, views.scan)[:, None, 3 - plan.dims :] - 1).to(flat.device)
@@ -152,7 +150,7 @@ def _cut(dataset: DeviceDataset, views: CropBatch, plan: Plan, displacement: Ten
         points = grid[index] - torch.tensor(corner[::-1], device=grid.device)
         points = _normalised(points, image.shape[1:])[None]
         images.append(F.grid_sample(image[None], points, padding_mode="border", align_corners=False))
-    return torch.cat(images)
+    return replace(views, image=torch.cat(images))
 
 
 def _straight(dataset: DeviceDataset, views: CropBatch, plan: Plan) -> Tensor:
@@ -187,11 +185,18 @@ def _straight(dataset: DeviceDataset, views: CropBatch, plan: Plan) -> Tensor:
 def _box(
     dataset: DeviceDataset, scan: int, plan: Plan, corner: list[int], end: list[int], slices: Tensor
 ) -> Tensor:
-    """The box from voxel `corner` to voxel `end` of a scan as float32, channels first: in 2.5D `slices`."""
+    """The box from voxel `corner` to voxel `end` of all channels as float32, in 2.5D `slices` of each."""
     ranges = tuple(slice(first, last + 1) for first, last in zip(corner, end, strict=True))
-    box = dataset.images[scan][(..., *ranges)]  # type: ignore[index]
-    box = box.index_select(0, slices.to(box.device)) if plan.dims == 2 else box[None]
-    return box.to(dataset.device).float()
+    boxes = []
+    for images in dataset.channels:
+        box = images[scan][(..., *ranges)]  # type: ignore[index]
+        boxes.append(box.index_select(0, slices.to(box.device)) if plan.dims == 2 else box[None])
+    return _joined(boxes, dim=0).to(dataset.device).float()
+
+
+def _joined(channels: list[Tensor], dim: int) -> Tensor:
+    """Channels side by side, without a copy of a single one."""
+    return torch.cat(channels, dim) if len(channels) > 1 else channels[0]
 
 
 @full_precision

@@ -57,15 +57,13 @@ class DeviceDataset:
         return len(self.images)
 
     @property
-    def channels(self) -> tuple[DeviceDataset, ...]:
-        """A dataset of each channel alone, which shares its tensors."""
-        if not self.further:
-            return (self,)
-        return tuple(replace(self, images=images, further=()) for images in (self.images, *self.further))
+    def channels(self) -> tuple[tuple[Tensor, ...], ...]:
+        """For each channel the images of all scans."""
+        return (self.images, *self.further)
 
     def slices(self, scan: int, first: int, last: int) -> tuple[Tensor, ...]:
         """Slices first..last - 1 of all channels of a scan, each (n, rows, columns)."""
-        return tuple(images[scan][first:last] for images in (self.images, *self.further))
+        return tuple(images[scan][first:last] for images in self.channels)
 
     def part(self, scans: Sequence[int]) -> DeviceDataset:
         """A dataset of the scans with these indices; shares their tensors."""

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from medssl.core.jobs import Plan
 from medssl.nn.models.unet import Network
-from medssl.tasks.inference.features import encoded
+from medssl.tasks.inference.feature_grid import encoded
 from medssl.tasks.inference.scores import scores_of
 from medssl.tasks.inference.slabs import Work, neighbouring_slices, slab_of
 

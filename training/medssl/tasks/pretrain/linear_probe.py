@@ -16,7 +16,7 @@ from medssl.core.project.project import IGNORE, Project
 from medssl.nn.data.crops import cut, cut_targets, shown
 from medssl.nn.data.device_dataset import load_device_dataset
 from medssl.nn.models.unet import Network
-from medssl.tasks.inference.features import unit_levels
+from medssl.tasks.inference.feature_grid import unit_levels
 from medssl.tasks.segment.annotated_crops import AnnotatedVoxels, sample_annotated
 
 PATCHES, VOXELS = 24, 100
