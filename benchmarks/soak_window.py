@@ -1,7 +1,7 @@
 """Random actions of a user in a real napari window: python benchmarks/soak_window.py --seeds 10
 
-Each seed runs in a new process (without a display: xvfb-run -a -s "-screen 0 1400x1000x24"). The user
-switches projects, scans, layers, dimensions and tools, paints, undoes, places landmarks and trains.
+Each seed runs in a new process (without a display: xvfb-run -a -s "-screen 0 1400x1000x24"). The user of
+random_user.py and random_painter.py does anything at any time while networks train.
 The window must not crash, no exception may be raised, and at the end the annotations on the disk must be what
 was on the screen. Exit code 1 if a seed failed.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -20,21 +19,10 @@ import traceback
 from collections import Counter
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
-
-SHAPES_XYZ = ((48, 40, 24), (40, 56, 30), (64, 48, 16))
-PATIENCE_S = 120
-
-
-def make_scan(path: Path, shape_xyz: tuple[int, ...], seed: int) -> Path:
-    """A bright ball in noise, NIfTI."""
-    random = np.random.default_rng(seed)
-    grid = np.stack(np.meshgrid(*map(np.arange, shape_xyz), indexing="ij"), -1)
-    inside = np.linalg.norm(grid - np.array(shape_xyz) / 2, axis=-1) < min(shape_xyz) / 3
-    image = (inside * 300 + random.normal(0, 40, shape_xyz)).astype(np.float32)
-    nib.save(nib.Nifti1Image(image, np.diag([1.5, 1.5, 3.0, 1.0])), path)
-    return path
+from random_painter import RandomPainter
+from random_user import PATIENCE_S, SHAPES_XYZ, make_scan
+from user_simulation import wait_until
 
 
 def make_projects(folder: Path) -> list[Path]:
@@ -57,219 +45,13 @@ def make_projects(folder: Path) -> list[Path]:
     return roots
 
 
-class RandomUser:
-    """Draws actions; each is a method whose name begins with `do_`."""
-
-    def __init__(self, viewer, dock, roots: list[Path], seed: int) -> None:
-        from user_simulation import UserSimulation
-
-        self.viewer, self.dock, self.roots = viewer, dock, roots
-        self.session, self.workspace = dock.session, dock.workspace
-        self.hand = UserSimulation(viewer, dock)
-        self.random = np.random.default_rng(seed)
-        self.folder = roots[0].parent
-        self.painted: dict[tuple[Path, str], np.ndarray] = {}
-        """{(project, scan): labels that were on the screen last}."""
-        self.errors: list[str] = []
-        self.count = 0
-
-    def act(self) -> str:
-        """Do something at random; returns the name of the action."""
-        names = sorted(name for name in dir(self) if name.startswith("do_"))
-        weights = np.array([WEIGHTS.get(name, 1.0) for name in names])
-        name = str(self.random.choice(names, p=weights / weights.sum()))
-        detail = getattr(self, name)()
-        self.settle()
-        self.remember()
-        return name.removeprefix("do_") + (f" {detail}" if detail else "")
-
-    def settle(self) -> None:
-        """Let the window draw."""
-        from qtpy.QtTest import QTest
-
-        QTest.qWait(int(self.random.choice([5, 30, 120])))
-
-    def remember(self) -> None:
-        """Keep the labels on the screen."""
-        project, scan, labels = self.session.project, self.session.scan, self.session.annotation.labels
-        if project is not None and scan is not None and labels is not None:
-            self.painted[(project.root, scan)] = labels.copy()
-
-    def one_of(self, items):
-        items = list(items)
-        return items[int(self.random.integers(len(items)))] if items else None
-
-    # --- projects and scans --------------------------------------------------------------------------
-
-    def do_open_project(self) -> str:
-        root = self.one_of(self.roots)
-        if not self.session.job.running:
-            self.dock.open(root)
-        return root.name
-
-    def do_select_scan(self) -> str:
-        project = self.session.project
-        scan = self.one_of(project.scans) if project else None
-        if scan:
-            self.workspace.scan_loader.open(scan)
-        return str(scan)
-
-    def do_step_scan(self) -> None:
-        self.dock.scans.table.step(int(self.random.choice([-1, 1])))
-
-    def do_add_scan(self) -> None:
-        self.count += 1
-        shape = SHAPES_XYZ[self.count % 3]
-        path = make_scan(self.folder / f"added-{os.getpid()}-{self.count}.nii.gz", shape, 100 + self.count)
-        self.dock.scans.add([path])
-
-    def do_open_layer(self) -> str:
-        """A layer that is not ours: an array, a file of its own, colours, a time series."""
-        from napari_medssl.io.reader import read
-
-        self.count += 1
-        kind = self.one_of(["array", "file", "plane", "colours", "series", "labels"])
-        random = np.random.default_rng(self.count)
-        if kind == "file":
-            path = make_scan(
-                self.folder / f"layer-{os.getpid()}-{self.count}.nii.gz", SHAPES_XYZ[0], self.count
-            )
-            for data, attributes, layer_type in read(str(path)):
-                self.viewer._add_layer_from_data(data, attributes, layer_type)
-            return kind
-        shape = {"plane": (40, 50), "colours": (12, 40, 50, 3), "series": (3, 12, 40, 50)}.get(
-            kind, (70, 40, 50)
-        )
-        data = random.normal(0, 100, shape).astype(np.float32)
-        if kind == "labels":
-            self.viewer.add_labels((data > 150).astype(np.uint8))
-        else:
-            self.viewer.add_image(np.abs(data) / 500 if kind == "colours" else data, rgb=kind == "colours")
-        return kind
-
-    def do_use_open_layers(self) -> None:
-        if self.dock.scans.use_open_layers.isEnabled():
-            self.dock.scans.use_open_layers.click()
-
-    # --- layers and dimensions -----------------------------------------------------------------------
-
-    def do_remove_layer(self) -> str:
-        layer = self.one_of(self.viewer.layers)
-        if layer is None or layer.locked:
-            return ""
-        self.viewer.layers.remove(layer)
-        return layer.name
-
-    def do_toggle_layer(self) -> None:
-        layer = self.one_of(self.viewer.layers)
-        if layer is not None:
-            layer.visible = not layer.visible
-
-    def do_move_layer(self) -> None:
-        count = len(self.viewer.layers)
-        if count > 1:
-            self.viewer.layers.move(int(self.random.integers(count)), int(self.random.integers(count)))
-
-    def do_jump(self) -> str:
-        """Go to a slice, perhaps past the last one."""
-        axis = int(self.random.integers(self.viewer.dims.ndim))
-        low, high, _ = self.viewer.dims.range[axis]
-        place = float(self.random.uniform(low - 0.2 * (high - low), high + 0.5 * (high - low)))
-        self.viewer.dims.set_point(axis, place)
-        return f"{axis} {place:.0f}"
-
-    def do_keys(self) -> str:
-        from qtpy.QtCore import Qt
-
-        key = self.one_of(["K", "H", "W", "Q", "J", "U", "Right", "Left", "PageDown", "PageUp", "P", "E"])
-        self.hand.key(getattr(Qt.Key, f"Key_{key}"))
-        return key
-
-    def do_roll(self) -> None:
-        self.viewer.dims.roll()
-
-    def do_three_dimensions(self) -> None:
-        self.viewer.dims.ndisplay = int(self.random.choice([2, 2, 3]))
-
-    # --- tools ---------------------------------------------------------------------------------------
-
-    def do_new_annotation(self) -> None:
-        if self.session.scan is not None and self.dock.steps[1].body.isEnabled():
-            self.dock.annotate.new_annotation()
-
-    def do_paint(self) -> str:
-        """A stroke by the mouse."""
-        layer = self.workspace.annotation_layer
-        position = self.workspace.slice_on_screen()
-        if layer is None or position is None or self.viewer.dims.ndisplay != 2:
-            return "nothing"
-        self.workspace.paint(int(self.random.choice([1, 1, 2, 255, 0])))
-        shape = np.array(layer.data.shape)
-        start = (shape * self.random.uniform(0.2, 0.8, 3)).astype(int)
-        end = np.clip(start + self.random.integers(-8, 9, 3), 0, shape - 1)
-        axis, index = position
-        start[axis] = end[axis] = index
-        self.hand.drag(layer, start, end)
-        return f"{axis} {index}"
-
-    def do_undo(self) -> None:
-        layer = self.workspace.annotation_layer
-        if layer is not None:
-            (layer.undo if self.random.random() < 0.7 else layer.redo)()
-
-    def do_step(self) -> str:
-        number = int(self.random.integers(1, 7))
-        self.hand.open_step(number)
-        return str(number)
-
-    def do_features(self) -> None:
-        features = self.dock.features
-        button = self.one_of([features.follow, features.show_colors])
-        if button.isEnabled():
-            button.click()
-
-    def do_click_voxel(self) -> None:
-        layer = self.workspace.scan_layer
-        if layer is not None and self.workspace.slice_on_screen() is not None:
-            voxel = (np.array(layer.data.shape) * self.random.uniform(0.2, 0.8, 3)).astype(int)
-            axis, index = self.workspace.slice_on_screen()
-            voxel[axis] = index
-            self.hand.click_voxel(layer, voxel)
-
-    def do_landmark(self) -> None:
-        box = self.dock.features.landmarks
-        if box.set_button.isEnabled() and self.session.idle:
-            box.set_here()
-
-    def do_train(self) -> str:
-        """Start a pre-training, or stop the one that runs."""
-        if self.session.job.running:
-            if self.random.random() < 0.5:
-                self.dock.jobs.stop()
-                return "stop"
-            return "running"
-        self.dock.pretrain.minutes.setValue(0.3)
-        self.dock.pretrain.start_anew()
-        return "start"
-
-
-WEIGHTS = {
-    "do_paint": 4.0, "do_open_project": 2.0, "do_select_scan": 2.0, "do_jump": 3.0, "do_use_open_layers": 1.5,
-    "do_add_scan": 0.5, "do_three_dimensions": 1.5, "do_train": 0.5,
-}  # fmt: skip
-"""Relative frequencies of actions; 1 for others."""
-
-
 def run_seed(seed: int, actions: int) -> dict[str, object]:
     """One user; returns what went wrong, and how many actions of each kind there were."""
     faulthandler.enable()
     import napari
+    from medssl.core.project.project import Project
     from napari.utils.notifications import notification_manager
     from qtpy.QtTest import QTest
-
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "plugin"))
-    from medssl.core.project.project import Project
-    from user_simulation import wait_until
 
     problems: list[str] = []
     notification_manager.notification_ready.connect(
@@ -285,7 +67,7 @@ def run_seed(seed: int, actions: int) -> dict[str, object]:
         viewer.window.resize(1300, 950)
         _, dock = viewer.window.add_plugin_dock_widget("napari-medssl")
         QTest.qWait(1500)
-        user, done = RandomUser(viewer, dock, roots, seed), Counter()
+        user, done = RandomPainter(viewer, dock, roots, seed), Counter()
         dock.open(roots[0])
         wait_until(lambda: dock.workspace.scan_layer is not None, PATIENCE_S, "the first scan")
         slowest = 0.0
