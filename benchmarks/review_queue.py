@@ -89,7 +89,7 @@ def measured(trained: Any, project: Project, scan: str, reference: Path) -> Line
         "uncertainty": _uncertainty(scores, work),
         "orientations": _by_class(dice(labels, own, ids)),
         "rotated": _by_class(dice(labels, _rotated(trained, project, scan), ids)),
-        "neighbours": _by_class({i: _neighbours(work == i) for i in ids}),
+        "adjacent_slices": _by_class({i: _agreement_of_slices(work == i) for i in ids}),
         "largest": _by_class({i: _largest(labels == i) for i in ids}),
         "voxels": _by_class({i: int((labels == i).sum()) for i in ids}),
         "seconds": round(seconds, 3),
@@ -119,7 +119,7 @@ def _rotated(trained: Any, project: Project, scan: str) -> np.ndarray:
     return rotate(trained.ids[labels], -math.degrees(ANGLE), order=0, **turn)
 
 
-def _neighbours(mask: np.ndarray) -> float:
+def _agreement_of_slices(mask: np.ndarray) -> float:
     """Dice between each slice and the next, over the whole structure."""
     both = 2 * np.count_nonzero(mask[1:] & mask[:-1])
     return both / max(1, np.count_nonzero(mask[1:]) + np.count_nonzero(mask[:-1]))
@@ -170,7 +170,7 @@ MEASURES: dict[str, Measure] = {
     "entropy per labelled voxel": lambda line, medians: -line["uncertainty"],
     "agreement of the orientations": _mean("orientations"),
     "agreement with the rotated scan": _mean("rotated"),
-    "agreement of neighbouring slices": _mean("neighbours"),
+    "agreement of adjacent slices": _mean("adjacent_slices"),
     "part in the largest component": _mean("largest"),
     "volume beside that of the other scans": _volume,
     "expected Dice x volume": _with_volume,

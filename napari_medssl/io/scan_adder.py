@@ -10,7 +10,7 @@ from medssl.core.errors import UserError
 from medssl.core.io.find import ScanFile, SearchResult, find_scans
 from medssl.core.io.geometry import SEVERAL_VOLUMES
 from medssl.core.io.masks import MASK
-from medssl.core.project.found_scans import add_found
+from medssl.core.project.adding import add_scan_file
 from medssl.core.project.modality import UNSURE, settle_modalities
 from medssl.core.project.project import Project, Scan
 from napari.layers import Image
@@ -190,7 +190,7 @@ def _add(project: Project, source: Source, is_first: bool, refuse: Callable[[Use
         file = open_layers.save(layer, project.make_folder(FROM_LAYERS))
         note = layer_units.assumption(layer_units.attributes_of(layer))
     assert file is not None
-    scan = add_found(project, file, refuse)
+    scan = add_scan_file(project, file, refuse)
     if source.file is None and Path(scan.source) != file.path:
         file.path.unlink()  # the project has these voxels already
     is_shown = layer is not None and bool(layers.entry_of(layer))

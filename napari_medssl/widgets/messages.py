@@ -110,7 +110,7 @@ class JobLine(QLabel):
 
     def __init__(self) -> None:
         super().__init__()
-        self._seen: JobState | None = None
+        self._read_job: JobState | None = None
         self.setProperty("hint", True)
         self.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.setTextFormat(Qt.TextFormat.RichText)
@@ -125,8 +125,8 @@ class JobLine(QLabel):
             is_open: Whether the step of the job is open, which shows all of it.
         """
         if is_open and not job.running:
-            self._seen = job
-        text = "" if is_open or job is self._seen else describe(job)
+            self._read_job = job
+        text = "" if is_open or job is self._read_job else describe(job)
         link = f'&nbsp; <a href="step" style="color:{LINK}">Show</a>'
         self.setText(f"{escape(text)}{link}" if text else RESEARCH_USE)
         self.setToolTip(job.error if text else "")

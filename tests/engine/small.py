@@ -187,11 +187,11 @@ ROUNDS = {
     "start_below_loss": 100.0,
     "confidence_threshold": 0.0,
 }
-"""Fine-tuning learns from its own guesses that early, whatever they are worth."""
+"""Fine-tuning learns from its pseudo-labels that early, whatever they are worth."""
 
 
 def job_of(kind: str, project: Project, **changes: Any) -> TrainingJob:
-    """A training of ten small steps; those that fine-tune learn from their own guesses after 3 and 7.
+    """A training of ten small steps; those that fine-tune learn from their pseudo-labels after 3 and 7.
 
     It runs on the CPU, where the same seed gives the same bits.
 

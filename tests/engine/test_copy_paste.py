@@ -1,4 +1,4 @@
-"""Boxes of painted patches in patches around guesses."""
+"""Boxes of painted patches in patches around pseudo-labels."""
 
 from __future__ import annotations
 

@@ -74,8 +74,8 @@ def test_another_seed_gives_other_weights(project: Project, kind: str) -> None:
 def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one(
     project: Project, kind: str, stopped_at: int
 ) -> None:
-    """For fine-tuning before and after the network has begun to learn from its own guesses, for Alice before
-    and after the matcher is trained."""
+    """For fine-tuning before and after the network has begun to learn from its pseudo-labels, for Alice
+    before and after the matcher is trained."""
     said = Events()
     whole = run(job_of(kind, project), said)
     before = ("superpixels", "supervoxels", "MoCo's loss")  # it is asked after each of these, too

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from medssl.core.io.intensity import ModalityGuess, guess_modality, normalise
+from medssl.core.io.intensity import InferredModality, infer_modality, normalise
 from medssl.core.io.volume import read_scan
 
 HEAD_NECK = "HeadNeckCT_OpenKBP/imagesTr"
@@ -32,7 +32,7 @@ REAL = {
 def test_real_scans_are_told_apart(data: Path, folder: str, modality: str) -> None:
     every = sorted((data / folder).glob("*.nii.gz"))
     chosen = every[:: max(1, len(every) // 10)]
-    guesses = {path.name: guess_modality(read_scan(path).array).modality for path in chosen}
+    guesses = {path.name: infer_modality(read_scan(path).array).modality for path in chosen}
     assert guesses == dict.fromkeys(guesses, modality)
 
 
@@ -48,20 +48,20 @@ def test_real_scans_are_told_apart(data: Path, folder: str, modality: str) -> No
     ],
 )
 def test_odd_files_are_told_apart(data: Path, name: str, modality: str) -> None:
-    assert guess_modality(read_scan(data / "robustness" / name).array).modality == modality
+    assert infer_modality(read_scan(data / "robustness" / name).array).modality == modality
 
 
 def test_a_few_dark_voxels_do_not_make_a_ct() -> None:
     scan = np.random.default_rng(0).uniform(0, 3000, (20, 20, 20)).astype(np.float32)
     scan[0, 0, :3] = -400  # ringing of an interpolation
-    assert guess_modality(scan) == ModalityGuess("mr", certain=True)
+    assert infer_modality(scan) == InferredModality("mr", certain=True)
 
 
 def test_metal_and_padding_do_not_make_an_mr(hounsfield: np.ndarray) -> None:
     scan = hounsfield.copy()
     scan[0, 0, :3] = 26000
     scan[:2] = -3024
-    assert guess_modality(scan) == ModalityGuess("ct", certain=True)
+    assert infer_modality(scan) == InferredModality("ct", certain=True)
 
 
 @pytest.fixture
@@ -95,18 +95,18 @@ def soft_crop() -> np.ndarray:
 
 
 def test_a_crop_of_soft_tissue_is_a_ct_but_not_certain(soft_crop: np.ndarray) -> None:
-    assert guess_modality(soft_crop) == ModalityGuess("ct", certain=False)
+    assert infer_modality(soft_crop) == InferredModality("ct", certain=False)
 
 
 def test_an_mr_in_the_range_of_soft_tissue_is_not_certain(weighted: np.ndarray) -> None:
-    assert guess_modality(np.round(weighted / 10)) == ModalityGuess("mr", certain=False)
+    assert infer_modality(np.round(weighted / 10)) == InferredModality("mr", certain=False)
 
 
 @pytest.mark.parametrize("padding", [-2000, -3024, -8192, -32768, 32767, 63536])
 def test_padding_makes_no_mr_and_is_air(hounsfield: np.ndarray, padding: float) -> None:
     scan = hounsfield.copy()
     scan[:, :, :4] = scan[:, :, -4:] = padding
-    assert guess_modality(scan) == ModalityGuess("ct", certain=True)
+    assert infer_modality(scan) == InferredModality("ct", certain=True)
     air = normalise(np.where(scan == padding, np.float32(-1024), scan), "ct")
     assert np.array_equal(normalise(scan, "ct"), air)
 
@@ -116,12 +116,12 @@ def test_a_ct_without_its_intercept_is_the_same_image(
     hounsfield: np.ndarray, offset: float, certain: bool
 ) -> None:
     shifted = hounsfield + np.float32(offset)
-    assert guess_modality(shifted) == ModalityGuess("ct", certain)
+    assert infer_modality(shifted) == InferredModality("ct", certain)
     assert normalise(shifted, "ct") == pytest.approx(normalise(hounsfield, "ct"), abs=1e-3)
 
 
 def test_a_crop_without_its_intercept_is_the_same_image(soft_crop: np.ndarray) -> None:
-    assert guess_modality(soft_crop + 1024) == ModalityGuess("ct", certain=False)
+    assert infer_modality(soft_crop + 1024) == InferredModality("ct", certain=False)
     assert np.array_equal(normalise(soft_crop + 1024, "ct"), normalise(soft_crop, "ct"))
 
 
@@ -134,13 +134,13 @@ def test_metal_stays_bright_and_ends_with_hounsfield_units(hounsfield: np.ndarra
 
 @pytest.mark.parametrize("factor", [0.001, 0.01])
 def test_small_numbers_are_no_ct(weighted: np.ndarray, factor: float) -> None:
-    assert guess_modality(weighted * np.float32(factor)) == ModalityGuess("mr", certain=True)
-    assert guess_modality(normalise(weighted, "mr")) == ModalityGuess("mr", certain=True)
+    assert infer_modality(weighted * np.float32(factor)) == InferredModality("mr", certain=True)
+    assert infer_modality(normalise(weighted, "mr")) == InferredModality("mr", certain=True)
 
 
 def test_phases_are_no_ct() -> None:
     phases = np.random.default_rng(0).uniform(-4096, 4095, (20, 20, 20)).astype(np.float32)
-    assert guess_modality(phases).modality == "mr"
+    assert infer_modality(phases).modality == "mr"
 
 
 LARGEST = float(np.finfo(np.float32).max)

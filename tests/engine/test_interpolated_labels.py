@@ -43,8 +43,8 @@ def test_only_interpolated_voxels_of_scans_that_have_some_are_targets(
     found = InterpolatedLabels.of(project, dataset, small, [1])
     assert found is not None
     assert found.dataset.ids == tuple(filled)
-    for target, guess in zip(found.dataset.targets, pseudo_labels, strict=True):
-        assert np.array_equal(target.numpy(), np.transpose(guess, small.work_axes))
+    for target, labels in zip(found.dataset.targets, pseudo_labels, strict=True):
+        assert np.array_equal(target.numpy(), np.transpose(labels, small.work_axes))
         assert (target != IGNORE).any()
 
 

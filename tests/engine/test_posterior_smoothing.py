@@ -204,7 +204,7 @@ def test_a_fine_tuning_keeps_the_width_with_the_weights_and_predictions_ask_for_
 
     monkeypatch.setattr(predict, "smooth_posteriors", smoothed)
     made = project.run(run(job_of(kind, project))["run"])
-    assert bool(asked) == (kind == "finetune"), "guesses ask for it, too"
+    assert bool(asked) == (kind == "finetune"), "pseudo-labels ask for it, too"
     width = made.card["plan"]["smoothing_sigma_mm"]
     assert width > 1
     asked.clear()

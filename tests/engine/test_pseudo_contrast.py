@@ -293,7 +293,7 @@ def test_the_contrast_gives_the_segmentation_head_no_gradient_and_the_loss_none_
 
 
 def test_guessed_patches_give_the_segmentation_head_no_gradient() -> None:
-    """Its gradient is the same whatever the guesses are, and that of painted patches alone."""
+    """Its gradient is the same whatever the pseudo-labels are, and that of painted patches alone."""
     plain, task = tuning("none"), tuning("pseudo_contrast")
     one, _ = plain.loss(seeded(), 0.5)
     two, _ = task.loss(seeded(), 0.5)
@@ -306,7 +306,7 @@ def test_guessed_patches_give_the_segmentation_head_no_gradient() -> None:
 
 
 def test_a_weight_of_zero_is_plain_supervised_training() -> None:
-    """Exactly, also beside guessed patches: the network has no batch norm that would see them."""
+    """Exactly, also beside pseudo-labelled patches: the network has no batch norm that would see them."""
     plain, task = tuning("none"), tuning("pseudo_contrast", contrast_weight=0.0)
     one, _ = plain.loss(seeded(), 0.5)
     two, _ = task.loss(seeded(), 0.5)
@@ -388,7 +388,7 @@ def test_guesses_are_made_in_eval_mode_without_gradients(monkeypatch: pytest.Mon
 
 
 def test_guesses_stay_between_rounds_and_are_made_once_a_round(monkeypatch: pytest.MonkeyPatch) -> None:
-    """R rounds: the first guesses, and exactly R - 1 times new ones."""
+    """R rounds: the first pseudo-labels, and exactly R - 1 times new ones."""
     task = tuning("pseudo_contrast", rounds=(0.2, 0.5, 0.8))
     assert task.rounds is not None
     made: list[float] = []
@@ -456,7 +456,7 @@ def test_without_clean_up_guesses_are_the_arg_max_and_with_it_parts_of_that(
 
 
 def pseudo_labelled(task: Any) -> dict[int, Tensor]:
-    """Targets of the current guesses by the scan's place in the training's pool."""
+    """Targets of the current pseudo-labels by the scan's place in the training's pool."""
     made = task.rounds.pseudo_labels.dataset
     return {task.dataset.ids.index(name): each for name, each in zip(made.ids, made.targets, strict=True)}
 

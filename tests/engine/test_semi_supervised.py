@@ -1,4 +1,4 @@
-"""What fine-tuning makes of unannotated voxels: choices, rounds, guesses, and what is refused."""
+"""What fine-tuning makes of unannotated voxels: choices, rounds, pseudo-labels, and what is refused."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_the_card_records_how_guesses_were_made(project: Project) -> None:
     assert (card["settings"]["clean_up"], card["settings"]["confidence_threshold"]) == ("largest", 0.5)
 
 
-# --- rounds and guesses ----------------------------------------------------------------------------------
+# --- rounds and pseudo-labels ---------------------------------------------------------------------------
 
 
 def test_true_labels_always_win_over_guesses() -> None:

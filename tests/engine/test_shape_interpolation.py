@@ -1,4 +1,4 @@
-"""What is filled in between complete slices is a guess: kept apart, weighed less, never truth."""
+"""What is filled in between complete slices is uncertain: kept apart, weighed less, never truth."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def tuning(
     events: Events | None = None,
     **own: Any,
 ) -> Finetuning:
-    """The task of a choice; guesses are made in the first step, unless `own` says otherwise."""
+    """The task of a choice; pseudo-labels are made in the first step, unless `own` says otherwise."""
     scans, small = scans or half_painted(), small or plan()
     early = (
         {}

@@ -24,7 +24,7 @@ from medssl.core.export.files import (
 )
 from medssl.core.io.scan_file import ScanFile
 from medssl.core.jobs import Job, PredictJob
-from medssl.core.project.found_scans import add_found
+from medssl.core.project.adding import add_scan_file
 from medssl.core.project.modality import usual_modality
 from medssl.core.project.project import Project, Run, Scan
 
@@ -131,7 +131,7 @@ def _temporary_project(
         temporary = Project.create(Path(scratch) / "project", classes=project.classes)
         trained_on = run.card.get("training_data", {}).get("modalities", [])
         usual = trained_on[0] if len(trained_on) == 1 else usual_modality(project.scans.values())
-        scan = add_found(temporary, replace(scan_file, name=""), _fail, modality=modality, usual=usual)
+        scan = add_scan_file(temporary, replace(scan_file, name=""), _fail, modality=modality, usual=usual)
         folder = temporary.root / "runs" / run.id
         folder.mkdir(parents=True)
         for name in RUN_FILES:

@@ -94,7 +94,7 @@ ModalityOption = Annotated[
         metavar="MODALITY",
         show_default=False,
         help="Modality of these scans: ct, mr, pt, us or other (default: what the files state, as in DICOM, "
-        "else a guess from the grey values of all scans).",
+        "else what the grey values of all scans suggest).",
     ),
 ]
 FormatOption = Annotated[

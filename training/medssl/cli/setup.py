@@ -211,7 +211,7 @@ def _add(
     from medssl.cli.terminal import warn
     from medssl.core.errors import UserError
     from medssl.core.io.masks import MASK
-    from medssl.core.project.found_scans import STOPS, add_found
+    from medssl.core.project.adding import STOPS, add_scan_file
 
     refused = 0
 
@@ -223,7 +223,7 @@ def _add(
     for scan in track(scans, "Reading scans", console=screen, disable=not screen.is_terminal):
         held_out = any(fnmatch(name, pattern) for pattern in hold_out for name in (scan.path.name, scan.name))
         try:
-            added = add_found(project, scan, refuse, held_out, modality)
+            added = add_scan_file(project, scan, refuse, held_out, modality)
         except UserError as error:
             if error.code in STOPS:
                 raise

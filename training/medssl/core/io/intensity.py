@@ -21,7 +21,7 @@ MIN_CONTRAST_HU = 20.0
 OFFSETS = (1024.0, 32768.0)
 """What files without a rescale intercept add to Hounsfield units."""
 SAMPLE = 1_000_000
-"""Approximate number of voxels that are sampled to guess the modality."""
+"""Approximate number of voxels that are sampled to infer the modality."""
 CENTRE_HU, LINEAR_HU = 40.0, 100.0
 """Of the normalisation of CT: where its contrast is highest, and the distance over which it is linear."""
 
@@ -52,19 +52,19 @@ class HounsfieldScale:
 
 
 @dataclass(frozen=True)
-class ModalityGuess:
+class InferredModality:
     """What the grey values of a scan suggest: "ct" or "mr", and whether they do not fit the other one."""
 
     modality: str
     certain: bool
 
 
-def guess_modality(array: np.ndarray) -> ModalityGuess:
-    """Guess the modality from the grey values, because most files do not state it.
+def infer_modality(array: np.ndarray) -> InferredModality:
+    """Infer the modality from the grey values, because most files do not state it.
 
     Hounsfield units are recognised by fat or air below zero and a range within that of scanners; padding and
     metal do not matter. Crops of soft tissue without fat or air, and CT stored with an offset of 1024, are
-    guessed as CT, but not certain. PET and others count as MR.
+    taken as CT, but not certain. PET and others count as MR.
 
     Args:
         array: Grey values, any numeric type (any shape).
@@ -72,24 +72,24 @@ def guess_modality(array: np.ndarray) -> ModalityGuess:
     sample = _sample(array)
     offset = _offset(sample)
     if offset:
-        return ModalityGuess("ct", certain=offset != OFFSETS[0])
+        return InferredModality("ct", certain=offset != OFFSETS[0])
     values = _without_padding(sample)
     if values is None:
-        return ModalityGuess("mr", certain=True)
+        return InferredModality("mr", certain=True)
     low, dark, middle, bright, high = np.percentile(values, [1, 25, 50, 75, 99])
     if high - low < MIN_CONTRAST_HU:
-        return ModalityGuess("mr", certain=True)  # e.g. standardised or scaled to 1
+        return InferredModality("mr", certain=True)  # e.g. standardised or scaled to 1
     background = np.abs(values) <= 2
     if low <= -50:
         is_clear = _soft_tissue(values) >= 0.3 and background.mean() < 0.2
-        return ModalityGuess("ct", certain=bool(is_clear))
+        return InferredModality("ct", certain=bool(is_clear))
     is_masked = background.mean() >= 0.05
     if _soft_tissue(values[~background] if is_masked else values) < 0.6:
-        return ModalityGuess("mr", certain=True)
+        return InferredModality("mr", certain=True)
     # Soft tissue in CT has a narrow peak above zero, whose noise may reach below; an MR begins at zero.
     is_tissue = 10 <= middle <= 90 and low > 0.4 * middle
     below_zero = np.mean(values < -5) >= 1e-3 or (values.min() < 0 and bright - dark <= 35)
-    return ModalityGuess("ct" if not is_masked and (is_tissue or below_zero) else "mr", certain=False)
+    return InferredModality("ct" if not is_masked and (is_tissue or below_zero) else "mr", certain=False)
 
 
 def normalise(array: np.ndarray, modality: str) -> np.ndarray:
@@ -105,14 +105,14 @@ def normalise(array: np.ndarray, modality: str) -> np.ndarray:
 
     Args:
         array: Grey values of a scan, any numeric type (Z, Y, X); Hounsfield units for CT.
-        modality: One of MODALITIES, see `guess_modality`.
+        modality: One of MODALITIES, see `infer_modality`.
 
     Returns:
         float32 (Z, Y, X).
 
     Example:
         >>> volume = read_scan(Path("scan.nii.gz"))
-        >>> image = normalise(volume.array, guess_modality(volume.array).modality)
+        >>> image = normalise(volume.array, infer_modality(volume.array).modality)
     """
     values = array.astype(np.float32, copy=False)
     if modality == "ct":

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from medssl.core.errors import UserError
-from medssl.core.io.intensity import AIR_HU, guess_modality
+from medssl.core.io.intensity import AIR_HU, infer_modality
 
 
 def fill_non_finite(path: Path, values: np.ndarray, modality: str, notes: list[str]) -> np.ndarray | None:
@@ -34,7 +34,7 @@ def fill_non_finite(path: Path, values: np.ndarray, modality: str, notes: list[s
             code="not-finite",
         )
     known = values[finite]
-    is_ct = (modality or guess_modality(known).modality) == "ct"
+    is_ct = (modality or infer_modality(known).modality) == "ct"
     missing = ~finite & ~(values > 0)
     values[values == np.inf] = known.max()
     values[missing] = AIR_HU if is_ct else known.min()

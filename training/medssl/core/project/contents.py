@@ -66,7 +66,7 @@ class Scan:
     """Label file against which predictions are evaluated; never used for training."""
     modality_source: str = ""
     """Where it is from: "" (the grey values), "file", "user", "project" (the other scans, if the values fit
-    several) or "unsure" (a guess)."""
+    several) or "unsure" (suggested by the grey values)."""
     notes: tuple[str, ...] = ()
     """What was tolerated in the file, one sentence each."""
     image_sha256: str = ""

@@ -1,4 +1,4 @@
-"""Which modality a scan is taken as: what the user or the file says, else a guess from all scans."""
+"""Which modality a scan is taken as: as user or file say, else as the grey values of all scans suggest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medssl.core.errors import UserError
-from medssl.core.io.intensity import AIR_HU, MODALITIES, guess_modality, normalise
+from medssl.core.io.intensity import AIR_HU, MODALITIES, infer_modality, normalise
 from medssl.core.io.volume import Volume, fingerprint, read_scan
 from medssl.core.project.contents import Scan
 
@@ -84,10 +84,10 @@ def choose_modality(volume: Volume, requested: str, usual: str) -> tuple[str, st
         return check_modality(requested), USER
     if volume.modality:
         return volume.modality, FILE
-    guess = guess_modality(volume.array if volume.missing is None else volume.array[~volume.missing])
-    if guess.certain:
-        return guess.modality, VALUES
-    return (usual, PROJECT) if usual else (guess.modality, UNSURE)
+    inferred = infer_modality(volume.array if volume.missing is None else volume.array[~volume.missing])
+    if inferred.certain:
+        return inferred.modality, VALUES
+    return (usual, PROJECT) if usual else (inferred.modality, UNSURE)
 
 
 def overrules(source: str, former: str) -> bool:
@@ -133,7 +133,7 @@ def set_modality(project: Project, scan_id: str, modality: str, source: str = US
 
 
 def settle_modalities(project: Project, scan_ids: Iterable[str]) -> None:
-    """Take scans whose modality is uncertain as that of the other scans, or as most of the guesses.
+    """Take scans whose modality is uncertain as that of the other scans, or as most of them.
 
     Args:
         project: The project.
@@ -143,9 +143,9 @@ def settle_modalities(project: Project, scan_ids: Iterable[str]) -> None:
         UserError: Those of `set_modality`.
     """
     known = usual_modality(project.scans.values())
-    guesses = Counter(scan.modality for scan in project.scans.values())
-    is_guessed = all(scan.modality_source == UNSURE for scan in project.scans.values())
-    usual = guesses.most_common(1)[0][0] if guesses and is_guessed else known
+    counts = Counter(scan.modality for scan in project.scans.values())
+    all_unsure = all(scan.modality_source == UNSURE for scan in project.scans.values())
+    usual = counts.most_common(1)[0][0] if counts and all_unsure else known
     source = PROJECT if known else UNSURE
     for scan in [project.scans[scan_id] for scan_id in scan_ids]:
         if scan.modality_source != UNSURE or not usual:

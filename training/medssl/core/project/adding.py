@@ -1,4 +1,4 @@
-"""Adds scans that were found, with all of their channels."""
+"""Adds scans from their files, with all of their channels."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ STOPS = ("disk-full", "not-writable", "locked", "bad-modality", "read-only", GON
 """Codes of errors that would occur for every file."""
 
 
-def add_found(
+def add_scan_file(
     project: Project,
-    found: ScanFile,
+    scan_file: ScanFile,
     refuse: Callable[[UserError], object],
     held_out: bool = False,
     modality: str = "",
     usual: str = "",
 ) -> Scan:
-    """Add a scan that was found, and its further channels.
+    """Add a scan from its file, and its further channels.
 
     Args:
         project: The project.
-        found: The scan and its channels.
+        scan_file: The scan and its channels.
         refuse: Called with the error of a channel that cannot be used; the others are added.
         held_out: Exclude the scan from all training.
         modality: Modality of the first channel; empty to find it out.
@@ -35,11 +35,11 @@ def add_found(
     Raises:
         UserError: Those of `Project.add_scan`, and of a channel if they would occur for every file.
     """
-    masks = not found.given
+    masks = not scan_file.given
     scan = project.add_scan(
-        found.path, held_out, modality, usual, found.name, masks, found.channel, found.volume
+        scan_file.path, held_out, modality, usual, scan_file.name, masks, scan_file.channel, scan_file.volume
     )
-    for channel in found.further:
+    for channel in scan_file.further:
         try:
             scan = project.add_channel(
                 scan.id, channel.path, channel.channel, refuse_masks=masks, volume=channel.volume
