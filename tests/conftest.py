@@ -15,9 +15,10 @@ from medssl.core.project.project import LabelClass, Project
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under `pytest -n`, a file's tests share their fixtures, and windows do not take each other's focus.
 
-    The windows come first: they take longest, and one process has all of them.
+    The windows come first: they take longest, and one process has all of them. Files with slow tests follow,
+    so that no process has such a one left when all others are done.
     """
-    items.sort(key=lambda item: item.get_closest_marker("viewer") is None)
+    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("viewer", "slow")])
     for item in items:
         group = "windows" if item.get_closest_marker("viewer") else str(item.path)
         item.add_marker(pytest.mark.xdist_group(group))

@@ -55,6 +55,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120 + 60 * KILLS)
 def test_killed_trainings_go_on_from_their_last_checkpoint(tmp_path: Path) -> None:
     """Killed again and again, a fine-tuning ends with the weights of one that nobody disturbed."""

@@ -49,11 +49,16 @@ TRAIN = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
+from medssl.core.features.similarity import open_features, query_at, similarity
 from medssl.core.jobs import FeaturesJob
 from small import job_of, make_project, run
 project = make_project(Path({folder!r}), (0, 1), shape=(6, 32, 32))
 result = run(job_of("grey", project, steps=2))
 run(FeaturesJob(str(project.root), device="cpu", weights=result["run"]))
+cache = open_features(project, next(iter(project.scans)), result["run"])
+click = (3, 10, 20)
+similar = similarity(cache, query_at(cache, click))
+print("clicked", similar[cache.cell_of(click)] == similar.max(), "elsewhere", similar.min() < similar.max())
 print("steps", result["step"], "of", project.run(result["run"]).card["method"])
 """
 
@@ -91,10 +96,12 @@ def python(site: Path, *words: str) -> str:
     return done.stdout + done.stderr
 
 
-def test_it_is_listed_trains_and_describes_scans(site: Path, tmp_path: Path) -> None:
+def test_it_is_listed_and_trains_and_its_features_serve_a_click(site: Path, tmp_path: Path) -> None:
     assert "Repaints grey values." in python(site, "-m", "medssl", "methods")
     program = TRAIN.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "project"))
-    assert "steps 2 of grey" in python(site, "-c", program)
+    printed = python(site, "-c", program)
+    assert "steps 2 of grey" in printed
+    assert "clicked True elsewhere True" in printed
 
 
 def test_the_viewer_offers_it(site: Path) -> None:

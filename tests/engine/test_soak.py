@@ -12,6 +12,7 @@ import pytest
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "soak.py"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="its processes are forked")
 def test_damage_and_kills_lose_nothing() -> None:
     done = subprocess.run(

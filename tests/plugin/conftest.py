@@ -22,6 +22,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(skip)
 
 
+@pytest.fixture
+def napari_app(mock_app_model):
+    """Commands and menus of a napari that was just started, for a test that makes its viewer itself."""
+    from napari._qt._qapp_model.qactions import init_qactions
+    from napari._qt.qt_viewer import QtViewer
+    from napari.plugins import _initialize_plugins
+
+    for register in (_initialize_plugins, init_qactions):
+        register.cache_clear()
+    yield mock_app_model
+    QtViewer._instances.clear()  # napari keeps a window that its user closed, and refuses to test beside it
+
+
 @pytest.fixture(autouse=True)
 def no_engine_ahead(monkeypatch) -> None:
     """Strokes start no engine ahead of its job, but where that is tested."""

@@ -60,7 +60,7 @@ def test_the_dock_stands_in_the_layers_menus(manifest):
 
 
 @pytest.mark.parametrize("name", ["scan.nii.gz", "scan.nrrd", "scan.mha", "scan.dcm", "folder"])
-def test_napari_s_question_for_a_reader_has_ours_chosen(qtbot, tmp_path, name):
+def test_napari_s_question_for_a_reader_has_ours_chosen(qtbot, napari_app, tmp_path, name):
     from napari._qt.dialogs.qt_reader_dialog import QtReaderDialog, prepare_remaining_readers
     from napari.plugins import _initialize_plugins
 

@@ -379,6 +379,7 @@ sys.exit(worker.run(Path(sys.argv[-1])))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_real_engine_is_warm_and_answers_before_its_first_step(make, qtbot, ahead, said, monkeypatch):
     dock = make(GOES_ON)

@@ -234,7 +234,7 @@ def answer(text: str) -> list[str]:
     return said
 
 
-def test_a_user_who_closes_the_window_while_training_is_asked(scene, qapp):
+def test_a_user_who_closes_the_window_while_training_is_asked(scene, qapp, napari_app):
     viewer = napari.Viewer()  # which the user closes here, not the fixture
     _, dock = viewer.window.add_plugin_dock_widget("napari-medssl")
     dock.scans.add([scene.path])
@@ -278,7 +278,7 @@ def test_closing_the_dock_alone_saves_and_lets_go(window, scene):
     assert again.workspace.annotation_layer.editable and again.workspace.annotation_layer.data[3, 3, 3]
 
 
-def test_a_project_is_opened_in_a_viewer_of_its_own(scene, qapp):
+def test_a_project_is_opened_in_a_viewer_of_its_own(scene, qapp, napari_app):
     from medssl.core.project.project import Project
 
     from napari_medssl import view
