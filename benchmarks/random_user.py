@@ -199,7 +199,7 @@ class RandomUser:
 
     def do_plane(self) -> str:
         """A drag in one of the planes beside the canvas: a stroke if a brush is selected."""
-        plane = self.one_of(self.dock.reading.planes.planes)
+        plane = self.one_of(self.dock.reading.three_planes.planes)
         if plane is None or not plane.isVisible():
             return ""
         size = np.array([plane.width(), plane.height()])

@@ -132,7 +132,7 @@ def main() -> None:
         try:
             result = json.loads(child.stdout.splitlines()[-1])
         except (IndexError, ValueError):
-            print(f"seed {seed}: ended with {child.returncode}\n{child.stderr[-4000:]}", flush=True)
+            print(f"seed {seed}: ended with {child.returncode}\n{child.stderr[-12000:]}", flush=True)
             failed += 1
             continue
         failed += bool(result["problems"])

@@ -54,11 +54,12 @@ def show_points(workspace: Workspace, role: str, markers: Sequence[PointMarker])
             return
         layer = _layer(role, scan)
         layers.add(viewer, layer)
-    layer.visible = bool(markers)
+    layer.visible = True  # napari does not slice a hidden layer, whose texts would be those of former points
     layer.scale = scan.geometry.spacing_mm
     layer.metadata = layers.metadata(role, scan.geometry, scan=scan.id)
     layer.data = np.array([marker.voxel_zyx for marker in markers], float).reshape(-1, 3)
     layer.features = {"text": [marker.text for marker in markers]}
+    layer.visible = bool(markers)
     if not markers:
         return
     styles = [STYLES[marker.kind] for marker in markers]

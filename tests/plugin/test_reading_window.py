@@ -15,6 +15,7 @@ from reading_room import ct, write
 from user_simulation import UserSimulation, open_and_wait
 
 from napari_medssl import navigation
+from napari_medssl.explore.point_layers import LANDMARKS, PointMarker, show_points
 from napari_medssl.model.session import FIRST_CLASS
 from napari_medssl.reading.plane import Plane
 
@@ -155,3 +156,19 @@ def test_the_window_closes_while_three_planes_are_shown(window):
     viewer.window.remove_dock_widget(dock.parent())
     QTest.qWait(50)
     assert not dock.reading.three_planes.on
+
+
+def test_points_can_be_taken_back_while_their_layer_is_hidden(window):
+    viewer, dock = window
+    dock.workspace.go_to(0, 5)
+    here, there = (PointMarker((5, row, 5), "placed", f"mark {row}") for row in (5, 9))
+    for markers in ([here, there], [], [there], [here, there], [here]):
+        show_points(dock.workspace, LANDMARKS, markers)
+        QTest.qWait(30)
+        layer = viewer.layers[LANDMARKS]
+        assert len(layer.data) == len(markers) and layer.visible == bool(markers)
+        layer.visible = False
+    viewer.dims.ndisplay = 3
+    show_points(dock.workspace, LANDMARKS, [])
+    QTest.qWait(30)
+    assert not len(viewer.layers[LANDMARKS].data)

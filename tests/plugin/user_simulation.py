@@ -137,7 +137,8 @@ class UserSimulation:
     def point_of(self, layer, voxel: Sequence[float]) -> QPoint:
         """Where on the canvas a voxel (z, y, x) of a layer is drawn."""
         camera, dims = camera_of(self.viewer), self.viewer.dims
-        world = np.asarray(layer.data_to_world(voxel))[list(dims.displayed)]
+        before = dims.ndim - layer.ndim  # the axes of a time series beside it come first
+        world = np.asarray(layer.data_to_world(voxel))[[axis - before for axis in dims.displayed]]
         centre = np.asarray(camera.center)[-2:]
         down, right = (world - centre) * camera.zoom
         _, vertical, horizontal = camera.orientation
