@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from medssl.core.project.project import SURE_BACKGROUND
 from napari.utils.notifications import show_error, show_info, show_warning
-from qtpy.QtCore import QEvent, QObject, Qt
+from qtpy.QtCore import QEvent, Qt
 from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QFrame, QScrollArea, QVBoxLayout, QWidget
 from superqt import ensure_main_thread
@@ -65,10 +65,9 @@ class Dock(QWidget):
         super().__init__()
         self.viewer = viewer
         self.session = Session()
-        self._close_refused = False
-        self._closing = ClosingQuestion(self.session)
         self.project_lock = ProjectLock(self.session)
         self.workspace = Workspace(viewer, self.session)
+        self._closing = ClosingQuestion(self.session, self._save, self)
         self.jobs = JobRunner(self.session, command)
         self.background_jobs = BackgroundJobs(self.session, self.jobs.standby, command)
         self.estimates = Estimates(self.session, self.background_jobs)
@@ -217,28 +216,14 @@ class Dock(QWidget):
     # --- leaving -------------------------------------------------------------------------------------
 
     def showEvent(self, event: QShowEvent | None) -> None:
-        """Watch the window that contains the dock, to save before it closes."""
+        """Find the window that contains the dock."""
         super().showEvent(event)
-        not_none(self.window()).installEventFilter(self)
+        self._closing.watch()
         self.legend.put_on(window_of(self))
         self.reading.attach(self)
 
-    def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
-        """Before the window closes, save strokes and ask about a running job.
-
-        If the strokes cannot be saved, the window stays open, the first time.
-        """
-        if event is None or event.type() != QEvent.Type.Close or watched is not self.window():
-            return False
+    def _save(self) -> None:
         catch_errors(self.session, self.workspace.leave)
-        refused = self.session.annotation.unsaved and not self._close_refused
-        self._close_refused = self.session.annotation.unsaved
-        if refused:
-            event.ignore()
-            self.session.notify(
-                "warning", "The last strokes are NOT SAVED; close the window once more to lose them."
-            )
-        return refused or self._closing.keeps_open(not_none(self.window()), event)
 
     def changeEvent(self, event: QEvent | None) -> None:
         """Clean up when napari takes a closed dock's content out of the window without deleting it."""
@@ -263,7 +248,7 @@ class Dock(QWidget):
         proposals = self.annotate.proposals
         reading = self.reading
         viewer, restyle, release_canvas = self.viewer, self._restyle, self._release_canvas
-        bound, legend = self.keys, self.legend
+        bound, legend, closing = self.keys, self.legend, self._closing
         estimates, precompute, background_jobs = (
             self.estimates,
             self.features.precompute,
@@ -274,6 +259,7 @@ class Dock(QWidget):
             if session.closed:
                 return
             catch_errors(session, workspace.leave)
+            closing.leave()
             preview.close()
             live.close()
             if proposals is not None:
