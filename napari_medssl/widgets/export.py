@@ -74,6 +74,11 @@ class Export(QWidget):
         for name, ending in FORMATS.items():
             action = not_none(self.menu.addAction(f"{name} ({ending})…"))
             action.triggered.connect(lambda _=False, ending=ending: self.save_all(ending))
+        self.menu.addSeparator()
+        self.surfaces = not_none(self.menu.addAction("With surfaces (.stl)"))
+        self.surfaces.setCheckable(True)
+        self.surfaces.setToolTip("Also write the surface of each class, in mm, in LPS coordinates")
+        self.menu.setToolTipsVisible(True)
         self.every.setMenu(self.menu)
         self.annotations_only = QCheckBox("Annotations only")
         self.annotations_only.setToolTip("Export what you painted or accepted, without any prediction")
@@ -141,7 +146,10 @@ class Export(QWidget):
         newest = next((run.id for run in self.session.runs("finetune")), None)
         run = None if self.annotations_only.isChecked() else predictions.shown_run or newest
         project, how = self.session.need_project(), asdict(predictions.postprocessing)
-        job = ExportJob(str(project.root), folder=str(folder), ending=ending, weights=run, **how)
+        job = ExportJob(
+            str(project.root), folder=str(folder), ending=ending, weights=run,
+            stl=self.surfaces.isChecked(), **how,
+        )  # fmt: skip
         self.jobs.start(replace(job, device=self._settings().get("device", job.device)))
 
     def refresh(self) -> None:

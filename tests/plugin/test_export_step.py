@@ -96,6 +96,15 @@ def test_all_scans_go_into_a_folder(made, qtbot, said, monkeypatch, tmp_path):
     assert made.prediction.export.panel.isVisibleTo(made.prediction)
 
 
+def test_surfaces_of_all_scans_are_written_where_they_are_asked_for(made, qtbot, said, monkeypatch, tmp_path):
+    monkeypatch.setattr(QFileDialog, "getExistingDirectory", lambda *_: str(tmp_path / "out"))
+    made.prediction.export.surfaces.trigger()
+    made.prediction.export.menu.actions()[0].trigger()
+    qtbot.waitUntil(lambda: not made.session.job.running, timeout=PATIENCE)
+    names = {path.name for path in (tmp_path / "out").glob("*.stl")}
+    assert not said and names == {"a_1_Liver.stl", "b_1_Liver.stl"}
+
+
 def test_opening_the_dock_does_not_load_what_reads_and_writes_files():
     late = "highdicom", "pydicom", "SimpleITK", "nibabel", "scipy.ndimage", "scipy.special"
     program = f"import sys, napari_medssl.widgets; print([each for each in {late} if each in sys.modules])"
