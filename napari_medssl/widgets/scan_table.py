@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 from medssl.core.io.geometry import size_text
-from medssl.core.io.intensity import MODALITIES
 from medssl.core.io.volume import READABLE
 from medssl.core.labels.evaluate import reference_labels
 from medssl.core.project.channels import describe_channels
 from medssl.core.project.contents import Scan
-from medssl.core.project.modality import UNSURE, describe_modality, modality_name, set_modality
+from medssl.core.project.modality import describe_modality, modality_name
 from qtpy.QtCore import QPoint, QSize, Qt
 from qtpy.QtGui import QImage, QPixmap
 from qtpy.QtWidgets import QFileDialog, QMenu, QTableWidgetItem
@@ -25,6 +23,7 @@ from napari_medssl.model.scan_summaries import ScanSummaries, ScanSummary
 from napari_medssl.qt import HEADER_HEIGHT, Table, cell, not_none
 from napari_medssl.widgets.components import allow
 from napari_medssl.widgets.scan_channels import ScanChannels
+from napari_medssl.widgets.scan_modality import ScanModality
 from napari_medssl.widgets.scan_removal import ScanRemoval
 from napari_medssl.workspace import Workspace
 
@@ -52,7 +51,7 @@ class ScanTable(Table):
         self.workspace, self.session = workspace, workspace.session
         self.summaries = ScanSummaries(self.session)
         self.removal = ScanRemoval(workspace, self)
-        self.channels = ScanChannels(self.session, self)
+        self.channels, self.modality = ScanChannels(self.session, self), ScanModality(self.session)
         self._worker = LatestOnlyWorker(self.session)
         for column, width in WIDTHS.items():
             self.setColumnWidth(column, width)
@@ -143,7 +142,7 @@ class ScanTable(Table):
                 "\n".join((*names, f"{size} voxels of {spacing}", *_sources(scan), GO_FROM_SCAN_TO_SCAN))
             )
             cell(self, row, MODALITY).setText(modality_name(scan))
-            cell(self, row, MODALITY).setToolTip(f"{describe_modality(scan)}; right-click to change it")
+            cell(self, row, MODALITY).setToolTip(f"{_modalities(scan)}; right-click to change it")
         self.blockSignals(False)
         not_none(self.viewport()).update()
 
@@ -184,7 +183,7 @@ class ScanTable(Table):
         menu.addAction(text, lambda: self._hold_out(scan))
         for action in menu.actions():
             allow(action, self.session.read_only)
-        self._add_modalities(menu, scan)
+        self.modality.add_to(menu, scan)
         self.channels.add_to(menu, scan)
         menu.addSeparator()
         rename = not_none(menu.addAction("Rename scan…", lambda: self.removal.ask_name(scan)))
@@ -192,33 +191,6 @@ class ScanTable(Table):
         allow(rename, self.session.read_only)
         allow(remove, job_blocked(self.session))
         return menu
-
-    def _add_modalities(self, menu: QMenu, scan: Scan) -> None:
-        """Add a menu of modalities for a scan, and for all scans whose modality is uncertain."""
-        scans = self.session.need_project().scans.values()
-        uncertain = [other.id for other in scans if other.modality_source == UNSURE]
-        submenu = not_none(menu.addMenu("Modality"))
-        allow(not_none(submenu.menuAction()), job_blocked(self.session))
-        for modality, name in MODALITIES.items():
-            action = not_none(submenu.addAction(name, partial(self.set_modality, [scan.id], modality)))
-            action.setCheckable(True)
-            action.setChecked(modality == scan.modality)
-        if len(uncertain) > 1:
-            submenu.addSeparator()
-            for modality in ("ct", "mr"):
-                text = f"{MODALITIES[modality]} for all {len(uncertain)} uncertain scans"
-                submenu.addAction(text, partial(self.set_modality, uncertain, modality))
-
-    def set_modality(self, scan_ids: list[str], modality: str) -> None:
-        """Take scans as another modality; they are read and normalised again in a thread."""
-        project = self.session.need_project()
-
-        def change() -> Iterator[str]:
-            for scan_id in scan_ids:
-                set_modality(project, scan_id, modality)
-                yield scan_id
-
-        self._worker.submit(change, lambda _: self.session.scans_changed.emit())
 
     def choose_reference(self, scan: Scan) -> None:
         """Ask for a file of reference labels on the scan's grid."""
@@ -246,9 +218,14 @@ class ScanTable(Table):
 
 def _sources(scan: Scan) -> Iterator[str]:
     """File and notes of each channel."""
-    for number in range(len(scan.channel_names)):
-        part = scan.part(number)
+    for part in scan.parts:
         yield from (part.source, *part.notes)
+
+
+def _modalities(scan: Scan) -> str:
+    """Modality of each channel, the first one's first."""
+    further = (f"\n{part.channel}: {describe_modality(part)}" for part in scan.parts[1:])
+    return describe_modality(scan) + "".join(further)
 
 
 def _checked(scan: Scan, path: Path) -> Iterator[Path]:

@@ -254,6 +254,22 @@ def test_init_says_which_modality_it_takes_scans_as(tmp_path: Path) -> None:
     assert {scan.modality for scan in Project.open(folder).scans.values()} == {"mr"}
 
 
+def test_init_corrects_the_modality_of_a_channel_whose_file_is_named(tmp_path: Path) -> None:
+    folder, array = tmp_path / "project", np.random.default_rng(0).normal(300, 50, (8, 9, 10))
+    for number in range(2):
+        image = nibabel.Nifti1Image((array[:: 1 - 2 * number]).astype(np.float32), np.eye(4))
+        nibabel.save(image, tmp_path / f"p_t{number + 1}.nii")
+    files = [str(tmp_path / f"p_t{number}.nii") for number in (1, 2)]
+    CliRunner().invoke(app, ["init", str(folder), *files, "--channels", "t1,t2", "--modality", "mr"])
+    before = Project.open(folder).image("p", "t2").copy()
+    named = ["init", str(folder), files[1], "--modality", "ct"]
+    assert "p, channel t2, is taken as CT now" in CliRunner().invoke(app, named).output
+    project = Project.open(folder)
+    assert [part.modality for part in project.scans["p"].parts] == ["mr", "ct"]
+    assert not np.array_equal(project.image("p", "t2"), before)
+    assert "MR, CT" in CliRunner().invoke(app, ["scans", str(folder)]).output
+
+
 def test_init_settles_scans_by_those_that_come_later(tmp_path: Path) -> None:
     for name, air in (("a.nii", False), ("b.nii", True)):
         soft_tissue(tmp_path / "scans" / name, air)

@@ -14,7 +14,7 @@ from qtpy.QtWidgets import QFileDialog, QInputDialog
 from napari_medssl import layers
 from napari_medssl.widgets import Dock
 from napari_medssl.widgets.scan_channels import name_from
-from napari_medssl.widgets.scan_table import NAME
+from napari_medssl.widgets.scan_table import MODALITY, NAME
 
 
 def write(path: Path, seed: int, shape: tuple[int, ...] = (10, 9, 6), spacing: float = 2.0) -> Path:
@@ -73,6 +73,20 @@ def test_channels_go_with_their_scan_and_when_they_are_removed(dock, qtbot, proj
     qtbot.waitUntil(lambda: channels_shown(dock) == ["p2 flair", "p2"], timeout=20_000)
     dock.scans.table.channels.remove(project.scans["p2"], "flair")
     qtbot.waitUntil(lambda: channels_shown(dock) == ["p2"], timeout=20_000)
+
+
+def test_each_channel_has_a_menu_of_its_own_modality(dock, qtbot, project) -> None:
+    before = project.image("p2", "flair").copy()
+    menus = {action.text(): action.menu() for action in dock.scans.table.menu("p2").actions()}
+    chosen = next(each for each in menus["Modality of flair"].actions() if each.text() == "CT")
+    assert not chosen.isChecked() and "Modality" in menus
+    chosen.trigger()
+    qtbot.waitUntil(lambda: dock.session.project.scan("p2").channels[0].modality == "ct", timeout=20_000)
+    scan = Project.open(project.root).scans["p2"]
+    assert (scan.modality, scan.channels[0].modality_source) == ("mr", "user")
+    assert not np.array_equal(Project.open(project.root).image("p2", "flair"), before)
+    row = list(project.scans).index("p2")
+    assert "flair: CT (as set)" in dock.scans.table.item(row, MODALITY).toolTip()
 
 
 def test_what_does_not_fit_is_one_sentence(dock, qtbot, project, tmp_path, said) -> None:

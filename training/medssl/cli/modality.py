@@ -45,20 +45,19 @@ def settle(project: Project, former: dict[str, Scan], screen: Console) -> None:
     settle_modalities(project, [scan_id for scan_id in project.scans if scan_id not in former])
     usual = usual_modality(project.scans.values())
     for scan in former.values():
-        now = project.scans[scan.id]
-        if now.modality != scan.modality:
-            text = (
-                f"{scan.title} is taken as {now.modality.upper()} now, no longer as {scan.modality.upper()}."
-            )
-        elif now.modality_source == UNSURE and usual not in ("", now.modality):
-            correct = command("init", project.root, scan.source, "--modality", usual)
-            text = (
-                f"{scan.title} was taken as {now.modality.upper()}, but the other scans are {usual.upper()}; "
-                f"to change it: {correct}"
-            )
-        else:
-            continue
-        warn(screen, text)
+        for was, now in zip(scan.parts, project.scans[scan.id].parts, strict=False):
+            title = scan.title if was is scan else f"{scan.title}, channel {was.channel},"
+            if now.modality != was.modality:
+                text = f"{title} is taken as {now.modality.upper()} now, no longer as {was.modality.upper()}."
+            elif was is scan and now.modality_source == UNSURE and usual not in ("", now.modality):
+                correct = command("init", project.root, scan.source, "--modality", usual)
+                text = (
+                    f"{title} was taken as {now.modality.upper()}, but the other scans are {usual.upper()}; "
+                    f"to change it: {correct}"
+                )
+            else:
+                continue
+            warn(screen, text)
 
 
 def modality_lines(scans: Iterable[Scan]) -> list[str]:

@@ -65,7 +65,8 @@ def _print_table(project: Project) -> None:
         ]
         voxels, spacing = _size(scan)
         title = f"{scan.name} ({scan.id})" if scan.name else scan.id
-        row = (title, voxels, spacing, modality_name(scan), ", ".join(filter(None, words)))
+        modalities = ", ".join(map(modality_name, scan.parts))
+        row = (title, voxels, spacing, modalities, ", ".join(filter(None, words)))
         table.add_row(*row, size_text(usage.scans[scan.id]))
     screen.print(table)
     count = len(project.scans)

@@ -229,8 +229,7 @@ def _add(
                 raise
             refuse(error)
             continue
-        for number in range(len(added.channel_names)):
-            part = added.part(number)
+        for part in added.parts:
             for note in part.notes:
                 warn(screen, f"{part.source}: {note}")
     return refused

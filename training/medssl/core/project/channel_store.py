@@ -115,8 +115,7 @@ def _place_of(scan: Scan, made: Scan) -> int:
     Raises:
         UserError: "same-image", "exists".
     """
-    for number in range(len(scan.channel_names)):
-        part = scan.part(number)
+    for number, part in enumerate(scan.parts):
         if part.channel == made.channel and number and part.source == made.source:
             return number
         if part.sha256 == made.sha256:

@@ -94,6 +94,11 @@ class Scan:
         """The scan as if channel `number` were its only one; the scan itself for the first, 0."""
         return replace(self, **vars(self.channels[number - 1]), channels=()) if number else self
 
+    @property
+    def parts(self) -> tuple[Scan, ...]:
+        """`part` of all channels."""
+        return tuple(self.part(number) for number in range(len(self.channel_names)))
+
     def with_part(self, number: int, part: Scan) -> Scan:
         """The inverse of `part`: the scan with channel `number` replaced."""
         if not number:

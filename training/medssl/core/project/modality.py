@@ -12,6 +12,7 @@ import numpy as np
 from medssl.core.errors import UserError
 from medssl.core.io.intensity import AIR_HU, MODALITIES, infer_modality, normalise
 from medssl.core.io.volume import Volume, fingerprint, read_scan
+from medssl.core.project.channels import number_of
 from medssl.core.project.contents import Scan
 
 if TYPE_CHECKING:
@@ -108,20 +109,24 @@ def normalised(volume: Volume, modality: str) -> np.ndarray:
     return normalise(array, modality).astype(np.float16)
 
 
-def set_modality(project: Project, scan_id: str, modality: str, source: str = USER) -> None:
-    """Take a scan as another modality; its image is normalised anew from its file.
+def set_modality(
+    project: Project, scan_id: str, modality: str, source: str = USER, channel: str = ""
+) -> None:
+    """Take a scan, or one of its channels, as another modality; its image is normalised anew from its file.
 
     Args:
         project: The project.
         scan_id: Id of the scan.
         modality: One of `intensity.MODALITIES`.
         source: Where the modality is from.
+        channel: Name of a channel after the first; empty for the first.
 
     Raises:
-        UserError: "bad-modality", "changed" if the file is not as it was when it was added, "disk-full",
-            "not-writable", "read-only", and those of `read_scan`.
+        UserError: "bad-modality", "no-channel", "changed" if the file is not as it was when it was added,
+            "disk-full", "not-writable", "read-only", and those of `read_scan`.
     """
     scan, modality = project.scans[scan_id], check_modality(modality)
+    scan = scan.part(number_of(scan, channel))
     volume = read_scan(Path(scan.source), scan.volume)
     if fingerprint(volume) != scan.sha256:
         raise UserError(
@@ -129,7 +134,7 @@ def set_modality(project: Project, scan_id: str, modality: str, source: str = US
             "file, or add it as a new scan.",
             code="changed",
         )
-    project.change_modality(scan_id, modality, source, volume)
+    project.change_modality(scan_id, modality, source, volume, channel)
 
 
 def settle_modalities(project: Project, scan_ids: Iterable[str]) -> None:

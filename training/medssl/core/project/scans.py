@@ -85,37 +85,54 @@ class ScanStore(Manifest):
         assert known is not None
         if is_back:
             self.on_notice(f"{known.id} has the annotation again that it had when it was removed.")
-        if known.sha256 != digest:
-            return known  # it is one of its further channels
+        number, part = next(each for each in enumerate(known.parts) if each[1].sha256 == digest)
+        changed = (part.modality, part.modality_source) != (chosen, source)
+        if changed and overrules(source, part.modality_source):
+            self.change_modality(known.id, chosen, source, read, part.channel)
+        if number:
+            return self.scans[known.id]
         if channel and not known.channel and channel not in known.channel_names:
             self._change_scan(known.id, lambda scan: replace(scan, channel=channel))
         if held_out and not known.held_out:
             self.hold_out(known.id)
-        changed = (known.modality, known.modality_source) != (chosen, source)
-        if changed and overrules(source, known.modality_source):
-            self.change_modality(known.id, chosen, source, read)
         self._check_image(known.id, "", lambda: read)
         return self.scans[known.id]
 
-    def change_modality(self, scan_id: str, modality: str, source: str, volume: Volume | None = None) -> None:
-        """Change the modality of a scan, see `medssl.core.project.modality.set_modality`.
+    def change_modality(
+        self, scan_id: str, modality: str, source: str, volume: Volume | None = None, channel: str = ""
+    ) -> None:
+        """Change the modality of a scan's channel, see `medssl.core.project.modality.set_modality`.
 
         Args:
             scan_id: Id of the scan.
             modality: One of `intensity.MODALITIES`.
             source: Where it is from.
-            volume: The scan, whose image is normalised anew; None if its modality was only confirmed.
+            volume: The channel as in its file, whose image is normalised anew; None if its modality was only
+                confirmed.
+            channel: Name of the channel; empty for the first.
         """
         self.need_writable()
+        if channel == self.scan(scan_id).channel:
+            channel = ""
+
+        def changed(scan: Scan, sha256: str = "") -> Scan:
+            number = number_of(scan, channel)
+            part = scan.part(number)
+            sha256 = sha256 or part.image_sha256
+            part = replace(part, modality=modality, modality_source=source, image_sha256=sha256)
+            return scan.with_part(number, part)
+
         if volume is None:
-            self._change_scan(scan_id, lambda scan: replace(scan, modality=modality, modality_source=source))
+            self._change_scan(scan_id, changed)
             return
+        on_grid = onto_grid(volume, self.scan(scan_id).geometry) if channel else volume
         with new_image(self.make_folder("scans"), self._has) as image:
-            sha256 = write_image(image.path, volume, modality)
+            sha256 = write_image(image.path, on_grid, modality)
 
             def normalise(scan: Scan) -> Scan:
-                image.replace(self._image_file(scan.id, ""))
-                return replace(scan, modality=modality, modality_source=source, image_sha256=sha256)
+                renewed = changed(scan, sha256)
+                image.replace(self._image_file(scan.id, channel))
+                return renewed
 
             self._change_scan(scan_id, normalise)
 
