@@ -104,7 +104,7 @@ class Interpolation:
             UserError: Another window has the project ("read-only").
         """
         self.session.need_project().need_writable()
-        self.annotation.set_interpolated(None)
+        self.workspace.undo.set_interpolated(None)
 
     def accept(self, axis: int, index: int) -> bool:
         """Turn a slice's interpolated labels into strokes and mark it complete, as one step.
@@ -123,7 +123,7 @@ class Interpolation:
             return
         for voxels in self._painted:  # since the thread began
             labels.reshape(-1)[voxels] = 0
-        self.annotation.set_interpolated(labels)
+        self.workspace.undo.set_interpolated(labels)
 
     def _on_stroke(self, voxels: np.ndarray, before: np.ndarray, after: np.ndarray) -> None:
         if self._worker.busy:

@@ -42,7 +42,8 @@ class RangeBrush:
         """Labels of a region when the stroke began; None between strokes."""
         self._step: list[Any] | None = None
         """The step of undo that the stroke belongs to already; None while it is still open."""
-        self._dragging = False
+        self._dragging = self._drawn = False
+        """Whether the button is down, and whether the open step of undo has painted anything."""
         self.session.annotation.stroke.connect(self._on_stroke)
         self.session.view_changed.connect(self._on_view)
 
@@ -83,6 +84,7 @@ class RangeBrush:
         if layer is not self._layer:  # connected after `autosave` was: it records what is left of a stroke
             self._layer = layer
             layer.events.paint.connect(self._on_paint, position="first")
+            layer.events.paint.connect(self._on_painted, position="last")
             layer.events.labels_update.connect(self._on_labels_update, position="first")
         shown = self.workspace.slice_on_screen()
         if shown is not None and event.button == 1:
@@ -105,9 +107,22 @@ class RangeBrush:
 
     def _end(self) -> None:
         self._before = self._step = None
+        self._drawn = False
 
     def _on_paint(self, event: Any) -> None:
         self._step = event.value
+
+    def _on_painted(self, event: object = None) -> None:
+        """A stroke has ended, and was recorded if anything is left of it; a polygon is painted only now."""
+        if self._drawn:
+            self._pass_over_nothing()
+
+    def _pass_over_nothing(self) -> None:
+        """Take care that no press of Ctrl+Z is needed for a stroke of which nothing is left."""
+        layer, before = self._layer, self._before
+        if layer is not None and before is not None and np.array_equal(layer.data[before[0]], before[1]):
+            self.workspace.undo.pass_over_last()
+            self._end()
 
     def _on_labels_update(self, event: object = None) -> None:
         if self._before is not None:
@@ -127,10 +142,12 @@ class RangeBrush:
             return
         voxels, labels = tuple(along[out] for along in voxels), before[local][out]
         if self._step is None:
+            self._drawn = True
             layer.data_setitem(voxels, labels)
         else:  # a polygon: its step of undo is closed before its voxels change
             self._step.append((voxels, layer.data[voxels], labels))
             layer.data[voxels] = labels
+            self._pass_over_nothing()
             layer.refresh()
 
     def may_paint(self, voxels: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""One order of undo for strokes, edits of many voxels and complete slices.
+"""One order of undo for strokes, edits of many voxels, complete slices and interpolated labels.
 
 napari keeps the voxels of each step in the layer and knows nothing of complete slices. Here is the order of
 all steps: what was done last is undone first, so a slice that loses its strokes has lost its mark before.
@@ -14,12 +14,13 @@ import numpy as np
 from napari.layers import Labels
 
 from napari_medssl.annotate.class_changes import ClassChange, repeat, take_back
+from napari_medssl.annotate.fill_changes import FillChange
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.model.annotation_state import SliceIndex
 from napari_medssl.model.session import Session
 
 MOST_STEPS = 100
-"""Number of steps with voxels that are kept: as many as napari keeps."""
+"""Number of steps with voxels or interpolated labels that are kept: as many as napari keeps."""
 
 
 @dataclass
@@ -33,6 +34,8 @@ class Step:
         removed: Slices that are no longer complete.
         classes: Changes of classes that came with it.
         interpolated: Interpolated labels, uint8 (rows, columns), that the completed slices had before.
+        fill: What was interpolated, or removed from that; None for neither.
+        empty: Whether it has changed nothing: it is passed over.
     """
 
     voxels: bool = False
@@ -41,6 +44,8 @@ class Step:
     removed: set[SliceIndex] = field(default_factory=set)
     classes: tuple[ClassChange, ...] = ()
     interpolated: dict[SliceIndex, np.ndarray] = field(default_factory=dict)
+    fill: FillChange | None = None
+    empty: bool = False
 
 
 class UndoHistory:
@@ -88,6 +93,19 @@ class UndoHistory:
             self._open = None
             self._push(step)
 
+    def set_interpolated(self, labels: np.ndarray | None) -> None:
+        """Replace the interpolated labels, as one step.
+
+        Args:
+            labels: Interpolated labels, uint8 (Z, Y, X); None removes them.
+        """
+        self._push(Step(fill=FillChange.between(self.annotation.interpolated, labels)))
+        self.annotation.set_interpolated(labels)
+
+    def pass_over_last(self) -> None:
+        """The last stroke has changed nothing: it is undone and redone together with another step."""
+        self._done[-1].empty = True
+
     def undo(self) -> None:
         """Undo the last step."""
         catch_errors(self.session, lambda: self._move(self._done, self._undone, self._take_back))
@@ -97,16 +115,18 @@ class UndoHistory:
         catch_errors(self.session, lambda: self._move(self._undone, self._done, self._repeat))
 
     def _move(self, source: list[Step], target: list[Step], apply: Callable[[Step], None]) -> None:
-        if not source:
-            return
-        self.session.need_project().need_writable()
-        step = source.pop()
-        target.append(step)
-        self._restoring = True
-        try:
-            apply(step)
-        finally:
-            self._restoring = False
+        if source:
+            self.session.need_project().need_writable()
+        while source:
+            step = source.pop()
+            target.append(step)
+            self._restoring = True
+            try:
+                apply(step)
+            finally:
+                self._restoring = False
+            if not step.empty:
+                return
 
     def _take_back(self, step: Step) -> None:
         """Marks first: wherever the journal of a killed viewer ends, no emptied slice is complete in it."""
@@ -115,11 +135,13 @@ class UndoHistory:
             self._move_voxels(Labels.undo, step)
         take_back(self.session, step.classes)
         self._restore_interpolated(step.interpolated)
+        self._swap_fill(step)
 
     def _repeat(self, step: Step) -> None:
         repeat(self.session, step.classes)
         if step.voxels:
             self._move_voxels(Labels.redo, step)
+        self._swap_fill(step)
         self.annotation.set_complete(({*self.annotation.complete} | step.added) - step.removed)
 
     def _move_voxels(self, move: Callable[[Labels], None], step: Step) -> None:
@@ -155,15 +177,20 @@ class UndoHistory:
             self.clear()
 
     def _push(self, step: Step) -> None:
-        if not (step.voxels or step.added or step.removed):
+        if not (step.voxels or step.added or step.removed or step.fill):
             return
         self._undone.clear()
         self._done.append(step)
-        with_voxels = [position for position, each in enumerate(self._done) if each.voxels]
-        if len(with_voxels) > MOST_STEPS:
-            del self._done[: with_voxels[0] + 1]
+        large = [position for position, each in enumerate(self._done) if each.voxels or each.fill]
+        if len(large) > MOST_STEPS:
+            del self._done[: large[0] + 1]
 
     # --- interpolated labels -------------------------------------------------------------------------
+
+    def _swap_fill(self, step: Step) -> None:
+        if step.fill is not None and self.annotation.labels is not None:
+            labels = step.fill.swap(self.annotation.interpolated, self.annotation.labels)
+            self.annotation.set_interpolated(labels)
 
     def _interpolated(self, slices: Iterable[SliceIndex]) -> dict[SliceIndex, np.ndarray]:
         """Copies of the interpolated labels of slices, of those that have any."""

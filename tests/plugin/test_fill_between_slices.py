@@ -89,6 +89,51 @@ def test_a_fill_can_be_removed(workspace):
     assert workspace.session.project.annotation(workspace.session.scan).interpolated is None
 
 
+def interpolated(workspace) -> np.ndarray | None:
+    labels = workspace.session.annotation.interpolated
+    return None if labels is None else labels.copy()
+
+
+def test_a_fill_and_its_removal_are_steps_of_undo(workspace):
+    undo, filled = workspace.undo, interpolated(workspace)
+    workspace.interpolation.remove()
+    undo.undo()
+    assert np.array_equal(interpolated(workspace), filled) and workspace.interpolation.layer is not None
+    undo.undo()
+    assert interpolated(workspace) is None and workspace.interpolation.layer is None
+    assert workspace.session.annotation.complete == ((0, 2), (0, 6)), "the marks are older"
+    undo.redo()
+    assert np.array_equal(interpolated(workspace), filled)
+    undo.redo()
+    assert interpolated(workspace) is None
+    workspace.autosave.flush()
+    assert workspace.session.project.annotation(workspace.session.scan).interpolated is None
+
+
+def test_undo_goes_back_through_an_accepted_slice_and_its_fill(workspace):
+    filled = interpolated(workspace)
+    workspace.interpolation.accept(0, 4)
+    accepted = workspace.annotation_layer.data.copy()
+    rest = interpolated(workspace)
+    for _ in range(2):
+        workspace.undo.undo()
+    assert interpolated(workspace) is None and not workspace.annotation_layer.data[4].any()
+    workspace.undo.redo()
+    assert np.array_equal(interpolated(workspace), filled)
+    workspace.undo.redo()
+    assert np.array_equal(workspace.annotation_layer.data, accepted)
+    assert np.array_equal(interpolated(workspace), rest) and (0, 4) in workspace.session.annotation.complete
+
+
+def test_a_fill_that_comes_back_leaves_what_was_painted_meanwhile(workspace):
+    workspace.interpolation.remove()
+    workspace.annotation_layer.data[3, 5, 5] = 1  # without a step of undo, as by another plugin
+    workspace.session.annotation.invalidate()
+    workspace.undo.undo()
+    labels = interpolated(workspace)
+    assert labels[3, 5, 5] == 0 and labels[3, 5, 6] == 1
+
+
 def test_a_mark_on_a_filled_slice_leaves_no_guess_in_it(workspace):
     workspace.toggle_complete()
     assert not workspace.interpolation.layer.data[4].any() and workspace.interpolation.layer.data[3].any()

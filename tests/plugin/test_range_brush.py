@@ -97,6 +97,32 @@ def test_a_limited_stroke_is_one_step_of_undo_and_of_redo(workspace):
     assert np.array_equal(workspace.annotation_layer.data, second) and bright_half_only(second)
 
 
+def test_strokes_of_which_nothing_is_left_are_no_steps_of_undo(workspace):
+    drag(workspace, (4, 4, 15))
+    drag(workspace, (4, 8, 3), (4, 8, 5))
+    layer = workspace.annotation_layer
+    layer.mode = "polygon"
+    drag(workspace, (4, 4, 3))  # its first vertex
+    layer.paint_polygon([(4, 4, 1), (4, 4, 6), (4, 10, 6), (4, 10, 1)], 1)
+    layer.undo()
+    assert not layer.data.any()
+    layer.redo()
+    assert bright_half_only(layer.data)
+
+
+def test_after_a_stroke_of_which_nothing_is_left_undo_is_not_limited(workspace):
+    workspace.range_brush.set_on(False)
+    drag(workspace, (4, 8, 5))
+    before = workspace.annotation_layer.data.copy()
+    workspace.annotation_layer.mode = "erase"
+    drag(workspace, (4, 8, 5))
+    workspace.annotation_layer.mode = "paint"
+    workspace.range_brush.set_on(True)
+    drag(workspace, (4, 3, 3))
+    workspace.annotation_layer.undo()
+    assert np.array_equal(workspace.annotation_layer.data, before)
+
+
 def test_a_limited_stroke_is_one_stroke_in_the_journal(workspace):
     drag(workspace, (4, 8, 5), (4, 8, 10), (4, 8, 15))
     (stroke,) = strokes_of(workspace)
@@ -112,6 +138,7 @@ def test_a_stroke_that_is_wholly_out_of_range_leaves_the_next_one_limited(worksp
 
 def test_a_polygon_is_limited_in_its_own_step_of_undo(workspace):
     layer = workspace.annotation_layer
+    layer.mode = "polygon"
     drag(workspace, (4, 4, 3))  # the press of its first vertex
     layer.paint_polygon([(4, 4, 3), (4, 4, 16), (4, 10, 16), (4, 10, 3)], 1)
     painted = layer.data.copy()
