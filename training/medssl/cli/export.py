@@ -119,6 +119,29 @@ def _run(project: Project, weights: str, scans: tuple[str, ...]) -> str | None:
         raise
 
 
+def targets_in(
+    project: Project, scans: tuple[str, ...], folder: Path, ending: str, overwrite: bool, refusals: Refusals
+) -> tuple[str, ...]:
+    """Those of some scans, or of all, whose segmentation can be written; says what is wrong with the others.
+
+    Raises:
+        UserError: None of them can be written, for one reason.
+    """
+    from medssl.cli.terminal import console, warn
+    from medssl.core.export.files import FATAL
+    from medssl.core.export.targets import usable_targets
+
+    wanted = scans or tuple(project.scans)
+
+    def refuse(error: UserError, *scan_ids: str) -> None:
+        if error.code in FATAL or len(scan_ids) == len(wanted):
+            raise error
+        warn(console(), str(error))
+        refusals.count += len(scan_ids)
+
+    return tuple(usable_targets(project, wanted, folder, ending, overwrite, refuse))
+
+
 def write_scans(job: ExportJob) -> int:
     """Export scans and print the paths of the files.
 

@@ -22,6 +22,7 @@ from medssl.core.export.files import (
     need_dicom,
     write_table,
 )
+from medssl.core.files import check_writable
 from medssl.core.io.scan_file import ScanFile
 from medssl.core.jobs import Job, PredictJob
 from medssl.core.project.adding import add_scan_file
@@ -94,6 +95,7 @@ def predict_outside(
                     target = segmentation_path(scan_file, out, taken, ending, overwrite, scan.sha256)
                     if ending in DICOM_ENDINGS:
                         need_dicom(scan)
+                    check_writable(target)
                     root = str(temporary.root)
                     work(replace(job, project=root, weights=run.id, scans=(scan.id,)))
                     rows = export_scan(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -63,7 +64,7 @@ def predict(
     is unlike those that the network was trained on. --modality is for files
     outside the project.
     """
-    from medssl.cli.export import Refusals, write_scans
+    from medssl.cli.export import Refusals, targets_in, write_scans
     from medssl.cli.external import predict_outside
     from medssl.cli.selection import choose_run, split_scans
     from medssl.cli.terminal import console, scans_among, warn
@@ -84,8 +85,15 @@ def predict(
     files = scans_among(outside, console(), by_name).scans if outside else ()
     job = PredictJob(project=str(project), seed=seed, device=device, weights=run.id, scans=inside)
     if inside or not outside:
-        refusals.count += len(work(job).get("left_out", ()))
         if out is not None:
+            inside = targets_in(opened, inside, out, ending, overwrite, refusals)
+            job = replace(job, scans=inside)
+        if inside or out is None:
+            refusals.count += len(work(job).get("left_out", ()))
+        if out is None:
+            write = command("export", project, "--out", "DIR")
+            typer.echo(f"The segmentations are in the project; {write} writes files.")
+        elif inside:
             refusals.count += write_scans(
                 ExportJob(
                     project=str(project),
@@ -98,9 +106,6 @@ def predict(
                     with_names=with_names,
                 )
             )
-        else:
-            write = command("export", project, "--out", "DIR")
-            typer.echo(f"The segmentations are in the project; {write} writes files.")
     written = predict_outside(
         opened,
         run,
@@ -210,12 +215,14 @@ def evaluate(
     from medssl.cli.selection import choose_run
     from medssl.cli.tables import scores_json, scores_table
     from medssl.cli.terminal import console, warn
-    from medssl.core.files import make_folder, write_json
+    from medssl.core.files import check_writable, write_json
     from medssl.core.labels.evaluate import evaluate_usable
     from medssl.core.project.project import Project
 
     opened, screen = Project.open(project), console()
     chosen = choose_run(opened, run or weights, ("finetune",))
+    if json is not None:
+        check_writable(json)
     pairs = project_pairs(opened, labels)
     report_pairs(pairs, screen)
     scores = evaluate_usable(opened, chosen.id, pairs.files)
@@ -225,7 +232,6 @@ def evaluate(
     scores.left_out.update(pairs.ambiguous)
     console(stderr=False).print(scores_table(scores, opened.titles, title=f"Dice of {chosen.id}"))
     if json is not None:
-        make_folder(json.parent)
         write_json(json, scores_json(scores))
     if scores.left_out:
         screen.print(f"Left out {len(scores.left_out)} scans; see the messages above.", style="red")

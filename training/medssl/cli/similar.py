@@ -10,7 +10,7 @@ import numpy as np
 
 from medssl.core.errors import UserError
 from medssl.core.features.similarity import FeatureCache, open_features, query_at, similarity
-from medssl.core.files import make_folder, write_whole
+from medssl.core.files import check_writable, write_whole
 from medssl.core.io.geometry import Geometry
 from medssl.core.io.nifti import nifti_bytes
 from medssl.core.jobs import FeaturesJob, Job
@@ -48,6 +48,7 @@ def write_similarity(
             f"{out} has an unsupported ending; use .nii.gz for a volume, .png for a picture.",
             code="unsupported",
         )
+    check_writable(out)
     cache = features_of(project, scan_id, run, device, work)
     values = similarity(cache, query_at(cache, voxel_zyx))
     if out.name.lower().endswith(PICTURES):
@@ -85,5 +86,4 @@ def _write_volume(
     affine = (np.asarray(canonical_affine) @ cells_to_voxels)[:, [2, 1, 0, 3]]
     values = values_zyx.transpose(2, 1, 0).astype(np.float32)
     content = nifti_bytes(values, Geometry.of(affine, values.shape), path.name.lower().endswith(".gz"))
-    make_folder(path.parent)
     write_whole(path, lambda file: file.write(content))

@@ -39,13 +39,15 @@ def suggest(
 
     from medssl.cli.selection import choose_run
     from medssl.cli.terminal import console, run_job, stop_on_interrupt
-    from medssl.core.files import make_folder, write_json
+    from medssl.core.files import check_writable, write_json
     from medssl.core.io.geometry import AXIS_NAMES
     from medssl.core.jobs import SuggestJob
     from medssl.core.project.project import Project
 
     opened = Project.open(project)
     run = choose_run(opened, weights, ("finetune", "pretrain")).id if weights else None
+    if json is not None:
+        check_writable(json)
     job = SuggestJob(project=str(project), seed=seed, device=device, count=count, weights=run)
     screen = console()
     with stop_on_interrupt(screen) as should_stop:
@@ -53,7 +55,6 @@ def suggest(
     if result["stopped"]:
         screen.print("Stopped. The suggestions cover the scans that were processed.")
     if json is not None:
-        make_folder(json.parent)
         write_json(json, result["suggestions"])
     table = Table("scan", "slice", "reason")
     for suggestion in result["suggestions"]:

@@ -28,6 +28,8 @@ _DEVICES = {
     "nul",
     *(f"{port}{number}" for port in ("com", "lpt") for number in range(10)),
 }
+PROBE_BYTES = 4096
+"""An empty file is created on a full disk, too."""
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 
 
@@ -146,6 +148,23 @@ def make_folder(folder: Path, below: Path | None = None) -> Path:
     except OSError as error:
         raise cannot_write(folder, error) from error
     return folder
+
+
+def check_writable(path: Path) -> None:
+    """Require that a file can be written, before minutes are spent on its content; creates its folder.
+
+    Raises:
+        UserError: "disk-full", "no-folder", "not-writable".
+    """
+    make_folder(path.parent)
+    probe = temporary_file(path)
+    try:
+        probe.write_bytes(bytes(PROBE_BYTES))
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:

@@ -9,20 +9,17 @@ from typing import Any
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Notice, Progress, Started
 from medssl.core.export.files import (
-    DICOM_ENDINGS,
     FATAL,
     TABLE,
     ClassVolume,
     check_ending,
     export_scan,
-    file_name,
-    need_dicom,
     needs_prediction,
     write_table,
 )
 from medssl.core.export.provenance import check_target
 from medssl.core.export.stl import export_surfaces
-from medssl.core.io.volume import is_series
+from medssl.core.export.targets import usable_targets
 from medssl.core.jobs import ExportJob
 from medssl.core.labels.postprocess import Postprocessing
 from medssl.core.project.damage import survey
@@ -73,20 +70,11 @@ def export_scans(
         notify(str(error))
 
     emit(Started(run.id if run else ""))
-    if ending in DICOM_ENDINGS:
-        try:
-            need_dicom(*(project.scans[scan_id] for scan_id in scans))
-        except UserError as error:
-            refuse(error, *(scan for scan in scans if not is_series(Path(project.scans[scan].source))))
-    targets = {
-        scan_id: folder / file_name(project.scans[scan_id], ending)
-        for scan_id in scans
-        if scan_id not in refused
-    }
+    targets = usable_targets(project, scans, folder, ending, job.overwrite, refuse)
+    table_refused = _refusal(lambda: check_target(folder / TABLE, job.overwrite), notify)
     to_predict: list[str] = []
-    for scan_id, path in targets.items():
+    for scan_id in targets:
         try:
-            check_target(path, job.overwrite, project.scans[scan_id].sha256)
             if run is not None and _lacks_prediction(project, run, scan_id):
                 to_predict.append(scan_id)
         except UserError as error:
@@ -115,17 +103,15 @@ def export_scans(
             refuse(error, scan_id)
         emit(Progress("export", (number + 1) / len(remaining), number + 1))
     stopped = len(written) + len(refused) < len(scans)
-    if written:
-        try:
-            write_table(folder / TABLE, volumes, job.overwrite)
-        except UserError as error:
-            refused[TABLE] = str(error)
-            notify(str(error))
-    elif len(refused) == len(scans):
+    if len(refused) == len(scans):
         raise UserError(
             f"None of the {len(scans)} scans was exported; put right what the messages above name.",
             code="nothing-yet",
         )
+    if written and not table_refused:
+        table_refused = _refusal(lambda: write_table(folder / TABLE, volumes, job.overwrite), notify)
+    if table_refused:
+        refused[TABLE] = table_refused
     notify(_summary(folder, written, refused))
     return {"run": job.weights, "written": [*written, *surfaces], "refused": refused, "stopped": stopped}
 
@@ -142,6 +128,16 @@ def _surfaces(project: Project, job: ExportJob, scan_id: str, postprocessing: Po
         with_names=job.with_names,
     )
     return [str(path) for path in paths]
+
+
+def _refusal(action: Callable[[], object], notify: Callable[[str], object]) -> str:
+    """Why an action was refused, which is said at once; empty if it was not."""
+    try:
+        action()
+    except UserError as error:
+        notify(str(error))
+        return str(error)
+    return ""
 
 
 def _lacks_prediction(project: Project, run: Run, scan_id: str) -> bool:

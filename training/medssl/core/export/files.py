@@ -185,14 +185,7 @@ def _series_of(scan: Scan) -> Path:
     Raises:
         UserError: "not-dicom", "missing", "changed", and those of `read_scan`.
     """
-    source = Path(scan.source)
-    need_dicom(scan)
-    if not source.exists():
-        raise UserError(
-            f"{source}, the DICOM series of {scan.title}, no longer exists; restore it or choose the format "
-            "nii.gz or nrrd.",
-            code="missing",
-        )
+    source = need_series(scan)
     try:
         read_source(scan)
     except UserError as error:
@@ -201,6 +194,23 @@ def _series_of(scan: Scan) -> Path:
         from medssl.core.io.dicom_seg import changed
 
         raise changed(source) from error
+    return source
+
+
+def need_series(scan: Scan) -> Path:
+    """The DICOM series that a scan was read from.
+
+    Raises:
+        UserError: "not-dicom", "missing".
+    """
+    source = Path(scan.source)
+    need_dicom(scan)
+    if not source.exists():
+        raise UserError(
+            f"{source}, the DICOM series of {scan.title}, no longer exists; restore it or choose the format "
+            "nii.gz or nrrd.",
+            code="missing",
+        )
     return source
 
 

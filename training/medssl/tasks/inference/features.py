@@ -13,7 +13,7 @@ from torch import Tensor
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Preview, Progress, Started
 from medssl.core.features.similarity import open_features, remove_features, write_features
-from medssl.core.files import exists, read_array, write_array
+from medssl.core.files import check_writable, exists, read_array, write_array
 from medssl.core.jobs import FeaturesJob, Plan
 from medssl.core.project.locks import change_lock
 from medssl.core.project.project import Project, Run
@@ -60,6 +60,7 @@ def features(
     matcher = embedding_of(run, card)
     if not scans:
         return {"run": run.id, "scans": [], "stopped": False}
+    check_writable(project.make_folder("features") / f"{scans[0]}.npy")
     left_out = reasons(project, scans, channels_of(run))
     scans = tuple(with_channels(project, scans, channels_of(run), emit))
     if matcher is None:

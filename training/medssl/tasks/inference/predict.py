@@ -15,6 +15,7 @@ from torch import Tensor
 
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Notice, Preview, Progress, Started
+from medssl.core.files import check_writable
 from medssl.core.jobs import Plan, PredictJob
 from medssl.core.project.cards import need
 from medssl.core.project.probabilities import write_probabilities
@@ -89,6 +90,8 @@ def predict_scans(
     done: list[str] = []
     begin = time.monotonic()
     if scans:
+        project.make_folder("runs", run.id, "predictions")
+        check_writable(project.prediction_file(run.id, scans[0]))
         emit(Progress("prediction", 0.0))
     for number, scan in enumerate(scans, 1):
         if should_stop():
