@@ -12,6 +12,7 @@ import argparse
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import napari
@@ -30,28 +31,52 @@ from napari_medssl.model.job_factory import pretrain_job
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "plugin"))
 from user_simulation import UserSimulation, open_and_wait, wait_until
 
-SHAPE = (128, 256, 256)
-STEP, WIDTH = (2, 2, 2), 32  # feature_grid.grid_step and features.WIDTH, which need torch
-BALL = (60, 120, 120, 45)
+WIDTH = 32  # features.WIDTH, which needs torch
 
 
-def make_project(folder: Path) -> Project:
-    """Create a project with a noisy ball in a noisy box, and noisy features that separate the two."""
+@dataclass(frozen=True)
+class Scene:
+    """A noisy ball in a noisy box."""
+
+    shape: tuple[int, int, int]
+    centre: tuple[int, int, int]
+    radius: int
+    step: tuple[int, int, int]
+    """Voxels per cell of the features, as feature_grid.grid_step has it for this shape."""
+
+    def inside(self, index: int) -> np.ndarray:
+        """Which voxels of an axial slice are in the ball, bool (Y, X)."""
+        y, x = np.ogrid[: self.shape[1], : self.shape[2]]
+        z0, y0, x0 = self.centre
+        return (index - z0) ** 2 + (y - y0) ** 2 + (x - x0) ** 2 < self.radius**2
+
+
+SCENE = Scene((128, 256, 256), (60, 120, 120), 45, (2, 2, 2))
+
+
+def write_scan(path: Path, scene: Scene) -> Path:
+    """Write a CT, int16, of soft tissue with a ball of contrast agent."""
     random = np.random.default_rng(0)
-    grid = np.stack(np.meshgrid(*map(np.arange, SHAPE), indexing="ij", sparse=False), -1).astype(np.float32)
-    inside = np.linalg.norm(grid - BALL[:3], axis=-1) < BALL[3]
-    image = (inside * 100 + random.normal(0, 40, SHAPE)).astype(np.float32)
-    nibabel.save(nibabel.Nifti1Image(image.transpose(2, 1, 0), np.eye(4)), folder / "scan.nii.gz")
-    project = Project.create(folder / "project", [LabelClass(1, "One", "#ff6f61")])
-    scan = project.add_scan(folder / "scan.nii.gz")
+    image = np.empty(scene.shape[::-1], np.int16)
+    for index in range(scene.shape[0]):
+        noise = random.standard_normal(scene.shape[1:], np.float32)
+        image[:, :, index] = (scene.inside(index) * 100 + 40 * noise).T
+    nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), path)
+    return path
+
+
+def add_features(project: Project, scene: Scene) -> None:
+    """Add a run whose noisy features separate ball and box."""
+    random = np.random.default_rng(0)
     run = project.new_run("pretrain", {"job": "pretrain", "method": "pgl"}, "pgl")
     run.checkpoint.write_bytes(bytes(10_000_000))
-    cells = inside[tuple(slice(each // 2, None, each) for each in STEP)]
+    z, y, x = scene.step
+    slices = range(z // 2, scene.shape[0], z)
+    cells = np.stack([scene.inside(index)[y // 2 :: y, x // 2 :: x] for index in slices])
     kinds = random.normal(size=(2, WIDTH)).astype(np.float32)
-    vectors = kinds[cells.astype(int)] + random.normal(0, 0.7, (*cells.shape, WIDTH)).astype(np.float32)
+    vectors = kinds[cells.astype(int)] + 0.7 * random.standard_normal((*cells.shape, WIDTH), np.float32)
     vectors /= np.linalg.norm(vectors, axis=-1, keepdims=True)
-    write_features(project, scan.id, run.id, vectors.astype(np.float16), STEP)
-    return project
+    write_features(project, next(iter(project.scans)), run.id, vectors.astype(np.float16), scene.step)
 
 
 class Clock:
@@ -76,7 +101,7 @@ class Clock:
             self.shown = time.perf_counter()
 
 
-def stroke_times(user: UserSimulation, strokes: int, seed: int) -> np.ndarray:
+def stroke_times(user: UserSimulation, strokes: int, seed: int, scene: Scene = SCENE) -> np.ndarray:
     """Milliseconds (strokes, 2) until the outlines are computed and until they are shown.
 
     The strokes are distributed over three orientations. Use another seed for each call: a stroke where
@@ -87,12 +112,13 @@ def stroke_times(user: UserSimulation, strokes: int, seed: int) -> np.ndarray:
     for number in range(strokes):
         axis = number * 3 // strokes
         if number % 3 == 0:
-            workspace.go_to(axis, int(random.integers(BALL[axis] - 25, BALL[axis] + 25)))
+            workspace.go_to(axis, int(scene.centre[axis] + random.integers(-25, 25)))
             settle(preview)
         label = 255 if number % 2 else 1
         workspace.paint(label)
-        start = np.array(BALL[:3]) + random.integers(-20, 20, 3) + (48 if label == 255 else 0)
-        start = np.minimum(start, np.array(SHAPE) - 20)
+        beyond = scene.radius + 3 if label == 255 else 0
+        start = np.array(scene.centre) + random.integers(-20, 20, 3) + beyond
+        start = np.minimum(start, np.array(scene.shape) - 20)
         start[axis] = workspace.slice_on_screen()[1]
         end = start + 12
         end[axis] = start[axis]
@@ -110,6 +136,23 @@ def settle(preview: InstantPreview) -> None:
     wait_until(lambda: preview._worker is None, 60, "the thread")
 
 
+def begin_to_paint(user: UserSimulation, scene: Scene) -> None:
+    """Two lines, one in the ball and one beside it, and the instant preview from our features."""
+    dock = user.dock
+    user.open_step(2)
+    dock.workspace.new_annotation()
+    weights = dock.features.weights
+    weights.setCurrentIndex(weights.findData(dock.session.runs("pretrain")[0].id))
+    weights.activated.emit(weights.currentIndex())
+    QTest.qWait(500)
+    user.key(Qt.Key.Key_W)
+    assert dock.preview.preview.on
+    for label, row in ((1, scene.centre[1]), (255, 20)):
+        voxels = (np.full(30, scene.centre[0]), np.full(30, row), scene.centre[2] - 20 + np.arange(30))
+        dock.workspace.annotation_layer.data_setitem(voxels, label)
+    settle(dock.preview.preview)
+
+
 def main() -> None:
     """Run the benchmark and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -118,23 +161,16 @@ def main() -> None:
     parser.add_argument("--shot", help="save a screenshot of the window at the end")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        project = make_project(Path(folder))
+        project = Project.create(Path(folder) / "project", [LabelClass(1, "One", "#ff6f61")])
+        project.add_scan(write_scan(Path(folder) / "scan.nii.gz", SCENE))
+        add_features(project, SCENE)
         viewer = napari.Viewer(show=True)
         viewer.window.resize(1400, 1000)
         _, dock = viewer.window.add_plugin_dock_widget("napari-medssl")
         open_and_wait(dock, project.root)
         QTest.qWait(1000)
         user = UserSimulation(viewer, dock)
-        user.open_step(2)
-        dock.workspace.new_annotation()
-        QTest.qWait(500)
-        user.key(Qt.Key.Key_W)
-        assert dock.preview.preview.on
-        columns = np.arange(30)
-        for label, row in ((1, 120), (255, 20)):
-            voxels = (np.full(30, BALL[0]), np.full(30, row), columns + 100)
-            dock.workspace.annotation_layer.data_setitem(voxels, label)
-        settle(dock.preview.preview)
+        begin_to_paint(user, SCENE)
         session = dock.session
         if options.train:
             dock.jobs.start(pretrain_job(session, "pgl", "quick", 30))

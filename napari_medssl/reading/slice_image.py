@@ -10,33 +10,53 @@ from qtpy.QtGui import QImage, qRgba
 LEVELS = 256
 
 
-def slice_image(layer: Layer, axis: int, point_mm: np.ndarray) -> tuple[QImage, QRectF] | None:
-    """The slice of a layer through a point.
+class SliceImages:
+    """Slices of layers along one axis, made again only where the slice or the layer has changed."""
 
-    Args:
-        layer: An image or labels layer; of others, and of those that are no volumes, there is no slice.
-        axis: Canonical axis across the slice.
-        point_mm: The point along z, y, x, float (3,).
+    def __init__(self) -> None:
+        self._kept: dict[object, tuple[int, int, QImage]] = {}
+        """By layer: axis, index and image."""
 
-    Returns:
-        The image, and the rectangle that it fills in mm: the first of the other two axes downwards, the
-        second to the right. None outside of the layer.
-    """
+    def forget(self, layer: Layer) -> None:
+        """The layer looks different now."""
+        self._kept.pop(layer.unique_id, None)
+
+    def get(self, layer: Layer, axis: int, point_mm: np.ndarray) -> tuple[QImage, QRectF] | None:
+        """The slice of a layer through a point.
+
+        Args:
+            layer: An image or labels layer; of others, and of those that are no volumes, there is no slice.
+            axis: Canonical axis across the slice.
+            point_mm: The point along z, y, x, float (3,).
+
+        Returns:
+            The image, and the rectangle that it fills in mm: the first of the other two axes downwards, the
+            second to the right. None outside of the layer.
+        """
+        if not _is_volume(layer):
+            return None
+        scale, start = np.asarray(layer.scale), np.asarray(layer.translate)
+        index = round(float((point_mm[axis] - start[axis]) / scale[axis]))
+        if not 0 <= index < layer.data.shape[axis]:
+            return None
+        known = self._kept.get(layer.unique_id)
+        if known is None or known[:2] != (axis, index):
+            known = self._kept[layer.unique_id] = (axis, index, _slice_image(layer, axis, index))
+        down, right = (other for other in range(3) if other != axis)
+        size = (float(layer.data.shape[right] * scale[right]), float(layer.data.shape[down] * scale[down]))
+        corner = (float(start[right] - scale[right] / 2), float(start[down] - scale[down] / 2))
+        return known[2], QRectF(*corner, *size)
+
+
+def _is_volume(layer: Layer) -> bool:
     if not isinstance(layer, Image | Labels) or layer.ndim != 3 or layer.multiscale:
-        return None
-    if isinstance(layer, Image) and layer.rgb:
-        return None
-    scale, start = np.asarray(layer.scale), np.asarray(layer.translate)
-    index = round(float((point_mm[axis] - start[axis]) / scale[axis]))
-    if not 0 <= index < layer.data.shape[axis]:
-        return None
+        return False
+    return not (isinstance(layer, Image) and layer.rgb)
+
+
+def _slice_image(layer: Image | Labels, axis: int, index: int) -> QImage:
     plane = np.asarray(layer.data[(slice(None),) * axis + (index,)])
-    image = _image(layer, plane) if isinstance(layer, Image) else _labels(layer, plane)
-    rows, columns = plane.shape
-    down, right = (other for other in range(3) if other != axis)
-    size = (float(columns * scale[right]), float(rows * scale[down]))
-    corner = (float(start[right] - scale[right] / 2), float(start[down] - scale[down] / 2))
-    return image, QRectF(*corner, *size)
+    return _image(layer, plane) if isinstance(layer, Image) else _labels(layer, plane)
 
 
 def indexed_image(levels: np.ndarray, colors: np.ndarray) -> QImage:

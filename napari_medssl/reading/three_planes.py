@@ -29,11 +29,13 @@ CORNERS = (
     (Qt.Corner.BottomLeftCorner, Qt.DockWidgetArea.LeftDockWidgetArea),
     (Qt.Corner.BottomRightCorner, Qt.DockWidgetArea.RightDockWidgetArea),
 )
+COMPOSED = ("opacity", "blending", "mode")
+"""Events of a layer after which planes are drawn again, but not its slices."""
 REDRAWN = (
-    "visible", "opacity", "blending", "colormap", "contrast_limits", "gamma", "set_data", "labels_update",
-    "scale", "mode",
+    "data", "visible", "colormap", "contrast_limits", "gamma", "labels_update", "contour", "scale",
+    "translate", "interpolation2d",
 )  # fmt: skip
-"""Events of a layer after which a plane looks different."""
+"""Events after which its slices are."""
 
 
 class ThreePlanes:
@@ -49,6 +51,8 @@ class ThreePlanes:
         self._dock: QDockWidget | None = None
         self._lines: CrossLines | None = None
         self._corners: list[Any] = []
+        self._views: dict[object, object] = {}
+        """By layer, what the viewer showed when its slice was read last."""
 
     @property
     def on(self) -> bool:
@@ -93,10 +97,25 @@ class ThreePlanes:
         for plane, axis in zip(self.planes, (axis for axis in range(3) if axis != large), strict=False):
             plane.show_axis(axis)
 
-    def _redraw(self, event: object = None) -> None:
+    def _recompose(self, event: object = None) -> None:
         """Qt draws once for all events of a stroke or of another slice."""
         for plane in self.planes:
             plane.update()
+
+    def _redraw(self, event: Any) -> None:
+        for plane in self.planes:
+            plane.redraw(event.source)
+
+    def _on_set_data(self, event: Any) -> None:
+        """The viewer has read a slice: it shows another one, or the layer's data have changed."""
+        before, now = self._views.get(event.source.unique_id), self._view()
+        self._views[event.source.unique_id] = now
+        if before == now:
+            self._redraw(event)
+
+    def _view(self) -> object:
+        dims = self.viewer.dims
+        return dims.point, dims.order, dims.ndisplay
 
     def _open(self, window: QMainWindow, canvas: QWidget) -> None:
         self._centre()
@@ -142,16 +161,19 @@ class ThreePlanes:
         stack.removed.connect(self._on_removed)
 
     def _watch(self, layer: Layer, action: str) -> None:
-        for name in REDRAWN:
+        self._views[layer.unique_id] = self._view()
+        listeners = {"set_data": self._on_set_data, **dict.fromkeys(COMPOSED, self._recompose)}
+        for name, listener in {**listeners, **dict.fromkeys(REDRAWN, self._redraw)}.items():
             emitter = getattr(layer.events, name, None)
             if emitter is not None:
-                getattr(emitter, action)(self._redraw)
+                getattr(emitter, action)(listener)
 
     def _on_inserted(self, event: Any) -> None:
         self._watch(event.value, "connect")
 
     def _on_removed(self, event: Any) -> None:
         self._watch(event.value, "disconnect")
+        del self._views[event.value.unique_id]
 
     def _enlarge(self, plane: Plane) -> None:
         scan = self.workspace.scan_layer

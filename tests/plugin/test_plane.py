@@ -74,6 +74,7 @@ def test_it_shows_the_voxels_of_the_slice_as_radiologists_see_them(workspace, ax
         voxel[other] += 3 * (other != axis)
     values[tuple(voxel)] = 3000
     workspace.scan_layer.data = values
+    workspace.plane.redraw(workspace.scan_layer)
     picture = workspace.plane.grab().toImage()
     assert picture.pixelColor(pixel(workspace, voxel)).lightness() > 200
     voxel[(axis + 1) % 3] -= 8

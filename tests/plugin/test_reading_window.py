@@ -17,6 +17,7 @@ from user_simulation import UserSimulation, open_and_wait
 from napari_medssl import navigation
 from napari_medssl.explore.point_layers import LANDMARKS, PointMarker, show_points
 from napari_medssl.model.session import FIRST_CLASS
+from napari_medssl.reading import slice_image
 from napari_medssl.reading.plane import Plane
 
 pytestmark = pytest.mark.viewer
@@ -126,6 +127,47 @@ def test_three_planes_show_one_point_and_paint_one_annotation(window):
     assert work.slice_on_screen()[0] == 1
     assert [plane.axis for plane in planes] == [0, 2]
     assert letters(dock) == "RLSI"
+
+
+def test_planes_read_a_slice_only_where_it_has_changed(window, monkeypatch):
+    viewer, dock = window
+    user, work = UserSimulation(viewer, dock), dock.workspace
+    work.new_annotation()
+    user.click(dock.view_bar.planes_button)
+    QTest.qWait(100)
+    scan, annotation = work.scan_layer, work.annotation_layer
+    read, original = [], slice_image._slice_image
+    monkeypatch.setattr(
+        slice_image, "_slice_image", lambda layer, *at: read.append(layer.name) or original(layer, *at)
+    )
+
+    def read_for(action) -> set[str]:
+        read.clear()
+        action()
+        QTest.qWait(60)
+        return set(read)
+
+    assert read_for(lambda: user.key(Qt.Key.Key_Right)) == set(), "the cross-hair alone has moved"
+    z, y, x = scan.world_to_data(navigation.cross_hair(viewer)).round().astype(int)
+    assert read_for(lambda: user.drag(annotation, (z, y, x - 2), (z, y, x + 2))) == {annotation.name}
+    assert read_for(annotation.undo) == {annotation.name}
+    assert read_for(lambda: user.key(Qt.Key.Key_F4)) == {scan.name}
+    assert read_for(lambda: user.key(Qt.Key.Key_Left)) == set()
+
+    def hide_and_show() -> None:
+        annotation.visible = False
+        user.key(Qt.Key.Key_Right)
+        annotation.visible = True
+
+    assert read_for(hide_and_show) == {annotation.name}, "its labels may have changed meanwhile"
+
+    def replace() -> None:
+        scan.data = np.asarray(scan.data) + 1
+
+    assert read_for(replace) == {scan.name}
+    work.go_to(2, 4)
+    QTest.qWait(60)
+    assert read_for(lambda: work.go_to(2, 5)) == set()
 
 
 def test_three_planes_leave_nothing_behind(window):
