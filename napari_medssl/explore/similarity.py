@@ -61,6 +61,7 @@ class SimilaritySearch:
         for signal in (self.session.project_changed, self.session.scan_removed):
             signal.connect(lambda *about: self.clear())
         self.session.scan_changed.connect(self._search)
+        self.session.job_changed.connect(self._on_job)
 
     def set_run(self, run: str | None) -> None:
         """Choose the run whose features are compared; other features clear the points."""
@@ -131,6 +132,11 @@ class SimilaritySearch:
     def refresh(self) -> None:
         """Show the map of the scan on the screen if its features have become available."""
         if self.on and self._last_query != (self.session.scan, self.points):
+            self._search()
+
+    def _on_job(self) -> None:
+        """Search the scans whose features have just been computed."""
+        if self.session.job.kind == "features" and not self.session.job.running:
             self._search()
 
     def _search(self) -> None:

@@ -119,6 +119,19 @@ def combo_box() -> QComboBox:
     return box
 
 
+def fill_box(box: QComboBox, items: Sequence[tuple[str, object]]) -> None:
+    """Replace the entries of a combo box, unless they are the same: a list that is open stays as it is.
+
+    Args:
+        box: The combo box.
+        items: Text and data of each entry.
+    """
+    if list(items) != [(box.itemText(number), box.itemData(number)) for number in range(box.count())]:
+        box.clear()
+        for text, data in items:
+            box.addItem(text, data)
+
+
 def combo_item(box: QComboBox, index: int) -> QStandardItem:
     """An entry of a combo box, to disable it or to ask whether it is enabled."""
     model = box.model()

@@ -27,6 +27,7 @@ from napari_medssl.widgets.components import (
     button,
     column,
     combo_box,
+    fill_box,
     hint,
     row,
 )  # fmt: skip
@@ -209,19 +210,16 @@ class Prediction(StepContent):
 
     def _fill_predictions(self, entries: list[PredictionKey]) -> None:
         runs = {run.id: run for run in self.session.predictions()}
-        self.prediction_box.clear()
-        for number, entry in enumerate(entries):
-            self.prediction_box.addItem(describe(runs[entry.run]) + ", cleaned up" * entry.cleaned, entry)
-            if entry == self.predictions.shown:
-                self.prediction_box.setCurrentIndex(number)
+        names = (describe(runs[entry.run]) + ", cleaned up" * entry.cleaned for entry in entries)
+        fill_box(self.prediction_box, list(zip(names, entries, strict=True)))
+        if self.predictions.shown in entries:
+            self.prediction_box.setCurrentIndex(entries.index(self.predictions.shown))
 
     def _fill_display(self) -> None:
         classes = self.session.project.classes if self.session.project else ()
         items = [("Classes", CLASSES_ONLY), ("Uncertainty", UNCERTAINTY)]
         items += [(f"Probability of {item.name}", item.id) for item in classes]
-        self.display_box.clear()
-        for text, content in items:
-            self.display_box.addItem(text, content)
+        fill_box(self.display_box, items)
         self.display_box.setCurrentIndex(max(0, self.display_box.findData(self.uncertainty.displayed)))
 
     def _reset_options(self) -> None:

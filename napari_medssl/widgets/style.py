@@ -50,7 +50,8 @@ QLabel[summary="true"] { background: transparent; font-weight: 400; }
 QLabel[message="error"] { border-left: 3px solid @error; padding: 4px 8px; color: @text; }
 QLabel[message="warning"] { border-left: 3px solid @warning; padding: 4px 8px; color: @text; }
 QListWidget, QTableWidget { background-color: @foreground; border-radius: 4px; padding: 3px; outline: none; }
-QListWidget::item, QTableWidget::item { padding: 5px 6px; border-radius: 3px; }
+QListWidget::item, QTableWidget::item { padding: 5px 6px; }
+QListWidget::item { border-radius: 3px; }
 QListWidget::item:selected, QTableWidget::item:selected { background-color: @accent; color: white; }
 QComboBox, QLineEdit, QAbstractSpinBox { min-height: 24px; border-radius: 4px; }
 QScrollArea { border: none; }

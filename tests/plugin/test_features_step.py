@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 from medssl.core.features.landmarks import read_landmarks
-from medssl.core.features.similarity import write_features
+from medssl.core.features.similarity import open_features, write_features
 from medssl.core.project.project import Project
 from napari.components import ViewerModel
 from user_simulation import open_and_wait
@@ -102,6 +102,16 @@ def test_a_click_finds_its_place_in_all_scans_that_have_features(qtbot, dock, sa
     assert float(rows(dock.features.table)["b"]) > 0.8
     assert layers.find(dock.viewer.layers, layers.SIMILARITY).data.max() == pytest.approx(1, abs=0.01)
     assert points(dock, MATCHES) == [PLACE] and not said
+
+
+def test_scans_whose_features_are_computed_after_a_click_are_searched_too(qtbot, dock):
+    click(qtbot, dock, PLACE)
+    dock.session.begin("features")
+    project, run = dock.session.project, dock.features.similarity.run
+    write_features(project, "c", run, np.array(open_features(project, "b", run).array), STEP)
+    dock.session.end("done", "")
+    rest(qtbot, dock)
+    assert list(rows(dock.features.table)) == ["a", "b", "c"]
 
 
 def test_a_click_on_a_row_goes_to_the_match_in_that_scan(qtbot, dock):

@@ -56,6 +56,14 @@ def made(qtbot, said, tmp_path) -> Dock:
     return opened
 
 
+def test_a_list_that_is_open_stays_as_it_is_while_a_job_reports(made):
+    step, gone = made.prediction, []
+    for box in (step.display_box, step.prediction_box):
+        box.model().rowsRemoved.connect(lambda *rows: gone.append(rows))
+    made.session.job_changed.emit()
+    assert not gone and step.display_box.count() == 3 and step.prediction_box.count() == 1
+
+
 def test_what_is_unsure_is_computed_when_it_is_asked_for_and_then_kept(made, qtbot, said):
     step = made.prediction
     step.display_box.activated.emit(step.display_box.findData(UNCERTAINTY))
