@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nibabel
 import numpy as np
 from medssl.benchmarking.simulated_annotator import annotate, choose_slices
+from medssl.core.io.geometry import Geometry
 from medssl.core.io.labels import read_labels
 from medssl.core.phantom import make_phantom
 from medssl.core.project.project import LabelClass, Project
@@ -65,8 +67,10 @@ def torso(folder: Path) -> Scene | None:
     path = folder / "torso_ct.nii.gz"
     image = nibabel.load(data / "imagesTr" / "torso_ct.nii.gz").slicer[box]
     nibabel.save(image, path)
-    nibabel.save(nibabel.load(data / "labelsTr" / "torso_ct.nii.gz").slicer[box], folder / ".labels.nii.gz")
-    labels = read_labels(folder / ".labels.nii.gz").array
+    with TemporaryDirectory() as scratch:
+        cut = Path(scratch) / "labels.nii.gz"
+        nibabel.save(nibabel.load(data / "labelsTr" / "torso_ct.nii.gz").slicer[box], cut)
+        labels = read_labels(cut).array
     truth = np.select([labels == 1, (labels == 2) | (labels == 3)], [1, 2]).astype(np.uint8)
     return Scene(path, truth, ("Liver", "Lungs"))
 
@@ -75,6 +79,18 @@ def beside_the_torso(folder: Path) -> None:
     """A crop of another abdominal CT (MSD Task09 Spleen, CC BY-SA 4.0), so that there are two people."""
     for path in (DATA / "CT_demo" / "msd_spleen_crop" / "imagesTr").glob("*.nii.gz"):
         (folder / path.name).write_bytes(path.read_bytes())
+
+
+def sequences(
+    seed: int, shape_zyx: tuple[int, int, int], spacing_mm: tuple[float, float, float]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, Geometry]:
+    """Two made-up MR sequences of a synthetic trunk: arrays (Z, Y, X), class ids, geometry."""
+    scan, labels, geometry = make_phantom(seed, shape_zyx, spacing_mm)
+    random = np.random.default_rng(seed)
+    tissue = np.clip(scan + 1000.0, 0, 1500) / 5
+    pair = (tissue, np.where(tissue > 60, 330 - tissue, 0))
+    first, second = (np.hypot(each + random.normal(0, 6, shape_zyx), 6).astype(np.float32) for each in pair)
+    return first, second, labels, geometry
 
 
 def phantom(folder: Path) -> Scene:

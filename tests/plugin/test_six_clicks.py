@@ -11,76 +11,29 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from qtpy.QtCore import Qt, QTimer
-from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication, QDialogButtonBox, QMenu, QMenuBar, QRadioButton, QWidget
-from user_simulation import LEFT, UserSimulation, wait_until
+from napari_start import open_as_napari_does, open_dock_by_menu, press_ok
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QWidget
+from user_simulation import UserSimulation, wait_until
 
 from napari_medssl.widgets import Dock
 
 pytestmark = pytest.mark.viewer
 MOST_CLICKS = 6
 MINUTES = 0.3
-TITLE = "Train on few slices"
 
 
 class CountingHand(UserSimulation):
     """A hand that counts its clicks; it starts with the viewer alone, the dock comes by the menu."""
 
     def __init__(self, viewer, clicks: int) -> None:
-        self.viewer, self.clicks = viewer, clicks
-        menus = next(each for each in _top(viewer).findChildren(QMenuBar) if each.isVisible())
-        menu = self._menu_click(menus, "Plugins").menu()
-        wait_until(menu.isVisible, 10, "the menu")
-        while not any(isinstance(each, Dock) for each in viewer.window.dock_widgets.values()):
-            action = self._menu_click(menu, TITLE)
-            menu = action.menu() or menu
-            QTest.qWait(300)
+        self.clicks = clicks + open_dock_by_menu(viewer)
         super().__init__(viewer, next(w for w in viewer.window.dock_widgets.values() if isinstance(w, Dock)))
 
     def click(self, widget: QWidget) -> None:
         """Count it."""
         self.clicks += 1
         super().click(widget)
-
-    def _menu_click(self, menu: QMenuBar | QMenu, text: str):
-        action = next(
-            each for each in menu.actions() if text in each.text().replace("&", "") or _leads_to(each, text)
-        )
-        self.clicks += 1
-        QTest.mouseClick(menu, LEFT, pos=menu.actionGeometry(action).center())
-        return action
-
-
-def open_as_napari_does(viewer, path: Path) -> int:
-    """Open a path as `napari PATH` does; the clicks that its question for a reader takes."""
-    clicks: list[str] = []
-
-    def answer() -> None:
-        question = QApplication.activeModalWidget()
-        if question is None or clicks:
-            return
-        ours = next(each for each in question.findChildren(QRadioButton) if each.text() == "medssl")
-        assert ours.isChecked()
-        clicks.append("OK")
-        ok = question.findChild(QDialogButtonBox).button(QDialogButtonBox.StandardButton.Ok)
-        QTest.mouseClick(ok, LEFT)
-
-    timer = QTimer(interval=200)
-    timer.timeout.connect(answer)
-    timer.start()
-    viewer.window._qt_viewer._qt_open([str(path)], stack=False)
-    timer.stop()
-    return len(clicks)
-
-
-def _leads_to(action, text: str) -> bool:
-    inside = action.menu()
-    return inside is not None and any(text in each.text().replace("&", "") for each in inside.actions())
-
-
-def _top(viewer) -> QWidget:
-    return next(each for each in QApplication.topLevelWidgets() if each.findChildren(QMenuBar))
 
 
 @pytest.mark.timeout(280)
@@ -93,7 +46,7 @@ def test_six_clicks_from_an_open_file_to_an_overlay(make_napari_viewer, data, tm
     (shutil.copytree if source.is_dir() else shutil.copyfile)(source, path)
     viewer = make_napari_viewer(show=True)
     viewer.window.resize(1280, 800)
-    user = CountingHand(viewer, clicks=open_as_napari_does(viewer, path))
+    user = CountingHand(viewer, clicks=open_as_napari_does(viewer, path, press_ok))
     dock = user.dock
     said: list[str] = []
     dock.session.message.connect(lambda severity, text: said.append(text))

@@ -9,7 +9,7 @@ import numpy as np
 from qtpy.QtCore import QElapsedTimer, QEvent, QPoint, QPointF, Qt, QTimer
 from qtpy.QtGui import QMouseEvent
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication, QComboBox, QDoubleSpinBox, QFileDialog, QLineEdit, QWidget
+from qtpy.QtWidgets import QApplication, QCheckBox, QComboBox, QDoubleSpinBox, QFileDialog, QLineEdit, QWidget
 
 from napari_medssl.navigation import camera_of
 
@@ -29,10 +29,13 @@ class UserSimulation:
     # --- widgets -------------------------------------------------------------------------------------
 
     def click(self, widget: QWidget) -> None:
-        """Click in the middle of a widget that can be seen and clicked."""
+        """Click in the middle of a widget that can be seen and clicked, or on the box of a check box."""
         assert widget.isVisible() and widget.isEnabled(), f"{widget.objectName() or widget} cannot be clicked"
         self._scroll_to(widget)
-        QTest.mouseClick(widget, LEFT, pos=widget.rect().center())
+        place = widget.rect().center()
+        if isinstance(widget, QCheckBox):
+            place.setX(10)
+        QTest.mouseClick(widget, LEFT, pos=place)
         QTest.qWait(30)
 
     def open_step(self, number: int) -> None:

@@ -1,0 +1,62 @@
+"""Pictures of the window, and the film of the README."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from qtpy.QtCore import QTimer
+from qtpy.QtTest import QTest
+from user_window import WindowUser
+
+FILM_WIDTH = 800
+FRAME_MS = 110
+
+
+class Camera:
+    """Takes pictures of a window, and a film while it is told to."""
+
+    def __init__(self, user: WindowUser, out: Path, themes: list[str]) -> None:
+        self.user, self.viewer, self.out, self.themes = user, user.viewer, out, themes
+        self.frames: list[np.ndarray] = []
+        self.viewer.theme = themes[0]
+
+    def shoot(self, name: str) -> None:
+        """The window in each theme; the first theme's picture has the plain name."""
+        self.user.dismiss_notifications()
+        QTest.mouseMove(self.user.dock.feedback.job_line)  # nothing is lit below the pointer
+        for number, theme in enumerate(self.themes):
+            self.viewer.theme = theme
+            QTest.qWait(900)
+            path = self.out / (f"{name}.png" if number == 0 else f"{name}-{theme}.png")
+            self.viewer.window.screenshot(str(path), canvas_only=False, flash=False)
+        self.viewer.theme = self.themes[0]
+        QTest.qWait(200)
+
+    def frame(self, times: int = 1) -> None:
+        """One frame of the film, shown so many times as long as others."""
+        shot = self.viewer.window.screenshot(canvas_only=False, flash=False)
+        picture = Image.fromarray(shot[..., :3])
+        height = round(picture.height * FILM_WIDTH / picture.width)
+        small = np.asarray(picture.resize((FILM_WIDTH, height), Image.Resampling.LANCZOS))
+        self.frames += [small] * times
+
+    @contextmanager
+    def rolling(self, every_ms: int) -> Iterator[None]:
+        """Take a frame now and then, for what takes its time by itself."""
+        timer = QTimer(interval=every_ms)
+        timer.timeout.connect(self.frame)
+        timer.start()
+        yield
+        timer.stop()
+
+    def develop(self, path: Path) -> None:
+        """Write the film as GIF with one palette for all frames."""
+        sample = np.concatenate(self.frames[:: max(1, len(self.frames) // 12)])
+        palette = Image.fromarray(sample).quantize(128)
+        plain = Image.Dither.NONE
+        film = [Image.fromarray(one).quantize(palette=palette, dither=plain) for one in self.frames]
+        film[0].save(path, save_all=True, append_images=film[1:], duration=FRAME_MS, loop=0, optimize=True)

@@ -1,0 +1,132 @@
+"""A window on the tour, the guide in one hand, mouse and keyboard in the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from medssl.core.io.geometry import AXIS_NAMES
+from napari import Viewer
+from qtpy.QtCore import Qt
+from qtpy.QtTest import QTest
+from qtpy.QtWidgets import QComboBox
+from user_simulation import wait_until
+from user_window import WindowUser
+
+from docs.tour.guide_text import Guide
+from napari_medssl.widgets import Dock
+
+PATIENCE = 900
+"""Seconds that a job may take on a busy machine."""
+
+
+class Stage:
+    """One window of the program, and what was said in it."""
+
+    def __init__(self, viewer: Viewer, guide: Guide, size: tuple[int, int]) -> None:
+        self.viewer, self.guide = viewer, guide
+        self.dock = next(each for each in viewer.window.dock_widgets.values() if isinstance(each, Dock))
+        viewer.window.resize(*size)
+        QTest.qWait(300)
+        self.user = WindowUser(viewer, self.dock)
+        self.said: list[str] = []
+        self.dock.session.message.connect(lambda severity, text: self.said.append(text))
+
+    def close(self) -> None:
+        """Close the window; its engines end."""
+        self.viewer.close()
+        QTest.qWait(1000)
+
+    # --- what the window answers ---------------------------------------------------------------------
+
+    def wait(self, condition: Callable[[], object], what: str, seconds: float = 60) -> None:
+        """Wait for an answer; what was said meanwhile is part of the failure."""
+        try:
+            wait_until(condition, seconds, what)
+        except AssertionError as error:
+            raise AssertionError(f"{error}; the window said {self.said[-5:]}") from None
+
+    def hears(self, words: str) -> str:
+        """Wait until the window has said some words; forget what it said before."""
+        self.wait(lambda: any(words in text for text in self.said), f"{words!r}")
+        text = next(text for text in self.said if words in text)
+        self.said.clear()
+        return text
+
+    def check(self, holds: object, sentence: str) -> None:
+        """Compare the window with the guide.
+
+        Raises:
+            AssertionError: It does not do what the guide says.
+        """
+        assert holds, f"{sentence} (the window said {self.said[-3:]})"
+
+    def job_ends(self, failed: bool = False) -> None:
+        """Wait for the end of a job."""
+        job = self.dock.session
+        self.wait(lambda: not job.job.running, f"the end of {job.job.title}", PATIENCE)
+        self.check((job.job.phase == "Failed") == failed, f"{job.job.title}: {job.job.error}")
+
+    def job_comes_to(self, fraction: float) -> None:
+        """Wait until a job has come so far."""
+        session = self.dock.session
+        self.wait(
+            lambda: session.job.fraction > fraction or not session.job.running, session.job.title, PATIENCE
+        )
+
+    # --- short words for what is looked at often ------------------------------------------------------
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The annotation on the screen, (Z, Y, X)."""
+        return np.asarray(self.dock.workspace.annotation_layer.data)
+
+    @property
+    def complete(self) -> tuple[tuple[int, int], ...]:
+        """The complete slices of the scan on the screen."""
+        return self.dock.session.annotation.complete
+
+    @property
+    def scan(self) -> str:
+        """Name of the scan on the screen."""
+        session = self.dock.session
+        return session.project.scans[session.scan].title if session.scan else ""
+
+    def scans(self) -> list[str]:
+        """Names in the table of step 1."""
+        return [scan.title for scan in self.dock.session.project.scans.values()]
+
+    def open_scan(self, name: str) -> None:
+        """Click the row of a scan in step 1."""
+        self.user.open_step(1)
+        self.user.click_row(self.dock.scans.table, self.scans().index(name))
+        self.wait(lambda: self.scan == name, f"the scan {name}")
+
+    def layer_named(self, name: str):
+        """A layer of the viewer."""
+        return next((layer for layer in self.viewer.layers if layer.name == name), None)
+
+    def undo(self) -> None:
+        """Ctrl+Z."""
+        self.user.key_with(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
+
+    def slice_named(self) -> str:
+        """The slice on the screen in words."""
+        axis, index = self.dock.workspace.slice_on_screen()
+        return f"{AXIS_NAMES[axis]} {index}"
+
+    def grey(self, control) -> str:
+        """Hold the pointer over what is grey."""
+        self.check(not control.isEnabled(), f"{control.text()} should be grey")
+        return self.user.tooltip(control)
+
+    def entries(self, box: QComboBox) -> list[str]:
+        """What a list offers."""
+        return [box.itemText(number) for number in range(box.count())]
+
+    def paint_dot(self, voxel: Sequence[int], length: int = 3) -> None:
+        """A short stroke along x."""
+        layer = self.dock.workspace.annotation_layer
+        z, y, x = voxel
+        self.user.drag(layer, (z, y, x), (z, y, x + length))
+        QTest.qWait(30)

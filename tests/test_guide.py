@@ -1,0 +1,37 @@
+"""The guide and the tour that does what it says (`python -m docs.shots`) have the same words.
+
+The tour itself takes minutes and a display; that it still quotes the guide, all of it, is seen here.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from docs.tour.guide_text import Guide
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+def quotes() -> Iterator[str]:
+    """What the modules of the tour say that they do next."""
+    for path in sorted((DOCS / "tour").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            called = node.func if isinstance(node, ast.Call) else None
+            if getattr(called, "id", getattr(called, "attr", "")) == "guide":
+                yield from (each.value for each in node.args if isinstance(each, ast.Constant))
+
+
+def test_all_that_the_guide_tells_to_press_is_done_by_the_tour():
+    guide = Guide.read(DOCS / "guide.md")
+    guide(*quotes())
+    assert not guide.missing()
+
+
+def test_what_nobody_does_is_missing(tmp_path):
+    text = (DOCS / "guide.md").read_text("utf-8")
+    (tmp_path / "guide.md").write_text(f"{text}\n\n*Dissolve* makes the scan go away. Press Y.", "utf-8")
+    guide = Guide.read(tmp_path / "guide.md")
+    guide(*quotes())
+    assert [text.split("'")[1] for text in guide.missing()] == ["*Dissolve*", "Press"]
