@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from medssl.core.errors import UserError
 from medssl.core.files import read_array, write_array
 from medssl.core.labels.evaluate import evaluate
-from medssl.core.project.annotation import Annotation
+from medssl.core.project.annotation import DAMAGED, Annotation
 from medssl.core.project.contents import LabelClass, Scan
 from medssl.core.project.project import Project, Run
 from psygnal import Signal
@@ -72,10 +72,10 @@ class ScanSummaries:
         self.by_scan, self._cache = {}, {}
 
     def _refresh(self, *about: object) -> None:
-        project, cache = self._session.project, self._cache
+        project, cache, named = self._session.project, self._cache, self._session.damaged
         if project is not None and self._session.annotation.save_state != SaveState.SAVING:
             self._worker.submit(
-                lambda: summarise_scans(project, cache), lambda result: self._take(project, *result)
+                lambda: summarise_scans(project, cache, named), lambda result: self._take(project, *result)
             )
 
     def _take(self, project: Project, scan: str, summary: ScanSummary) -> None:
@@ -84,31 +84,44 @@ class ScanSummaries:
             self.changed.emit(scan)
 
 
-def summarise_scans(project: Project, cache: dict[Any, Any]) -> Iterator[tuple[str, ScanSummary]]:
+def summarise_scans(
+    project: Project, cache: dict[Any, Any], named: Collection[str] = ()
+) -> Iterator[Any]:
     """Summarise the scans of a project, one after the other.
 
     Args:
         project: The project.
         cache: What need not be read again; filled here.
+        named: Ids of scans whose damaged annotation is known already.
 
     Yields:
-        (scan, summary).
+        (scan, summary), or once the error of a damaged annotation.
     """
     runs = project.runs()[::-1]
     for scan in list(project.scans.values()):
         try:
-            summary = _summarise(project, scan, runs, cache)
+            slices = _slices(project, scan, cache)
+        except UserError as error:
+            key = ("damaged", scan.id)
+            if scan.id not in named and error.code in DAMAGED and key not in cache:
+                cache[key] = True
+                yield error
+            continue
+        try:
+            summary = _summarise(project, scan, runs, cache, slices)
         except UserError:
             continue  # a damaged file; opening the scan reports it
         yield scan.id, summary
 
 
-def _summarise(project: Project, scan: Scan, runs: list[Run], cache: dict[Any, Any]) -> ScanSummary:
+def _summarise(
+    project: Project, scan: Scan, runs: list[Run], cache: dict[Any, Any], slices: int
+) -> ScanSummary:
     run = next((run for run in runs if project.has_prediction(run.id, scan.id)), None)
     dice, dice_error = _dice(project, scan, run, cache) if run is not None and scan.reference else ({}, "")
     return ScanSummary(
         picture=_cached(cache, ("picture", scan.id, scan.image_fingerprint), partial(picture, project, scan)),
-        slices=_slices(project, scan, cache),
+        slices=slices,
         run=run.id if run is not None else "",
         dice=dice,
         dice_error=dice_error,

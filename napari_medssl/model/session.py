@@ -65,6 +65,8 @@ class Session:
         self.job = JobState()
         self.annotated: set[str] = set()
         """Ids of scans with strokes or complete slices."""
+        self.damaged: frozenset[str] = frozenset()
+        """Ids of scans whose annotation was named as damaged when the project was opened."""
         self._runs: list[Run] = []
         self.annotation.written.connect(self._on_annotation_written)
 
@@ -107,8 +109,10 @@ class Session:
         self.project, self.scan = project, None
         self.annotation.close()
         self.job = JobState()
-        # Reading annotations and job files takes milliseconds each, so each is read once.
-        state = survey(project)
+        # Labels take milliseconds each: they are read in a thread, which names those that are damaged
+        # (scan_summaries.py).
+        state = survey(project, quick=True)
+        self.damaged = frozenset(state.damaged)
         self.annotated = {scan for scan in state.annotated if not project.scans[scan].held_out}
         self._runs = list(state.runs)
         # project_changed comes first: it decides whether the project is read-only.

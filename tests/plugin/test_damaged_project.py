@@ -29,7 +29,28 @@ def test_a_damaged_annotation_and_run_are_named_and_the_next_scan_is_shown(
     assert session.annotated == {second} and session.scan == second
     assert [severity for severity, _ in said] == ["warning"] * 2
     assert f"{first}.npz is damaged" in said[0][1] and "job.json" in said[1][1]
-    assert [scan for scan, _ in summarise_scans(small_project, {})] == [second]
+    assert session.damaged == {first}
+    assert [scan for scan, _ in summarise_scans(small_project, {}, session.damaged)] == [second]
+
+
+def test_damage_inside_an_annotation_is_named_by_the_thread_that_reads_it_once(
+    small_project: Project,
+) -> None:
+    scan = next(iter(small_project.scans))
+    random = np.random.default_rng(0).integers(0, 3, small_project.scans[scan].geometry.shape_zyx)
+    small_project.save_annotation(scan, Annotation(random.astype(np.uint8)))
+    path = small_project.annotation_file(scan)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"labels.npy") + 400] ^= 0xFF
+    path.write_bytes(content)
+    session, said = Session(), []
+    session.message.connect(lambda severity, text: said.append(text))
+    session.open(small_project.root, show=False)
+    assert session.annotated == {scan} and not said, "no labels were read"
+    cache: dict = {}
+    (error,) = summarise_scans(small_project, cache)
+    assert f"{path.name} is damaged" in str(error)
+    assert not list(summarise_scans(small_project, cache))
 
 
 def test_curves_are_drawn_from_a_log_with_bytes_that_are_no_text(tmp_path: Path) -> None:

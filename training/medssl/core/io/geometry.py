@@ -175,6 +175,10 @@ class Geometry:
     def _orientation(self) -> np.ndarray:
         from nibabel.orientations import io_orientation
 
+        axes = self.matrix[:3, :3]
+        along = axes != 0
+        if (along.sum(0) == 1).all() and (along.sum(1) == 1).all():  # not oblique: without decomposition
+            return np.stack([along.argmax(0), np.sign(axes.sum(0))], 1)
         return io_orientation(self.matrix)
 
     @property

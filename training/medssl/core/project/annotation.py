@@ -156,19 +156,32 @@ def read_annotation(path: Path, shape_zyx: tuple[int, ...]) -> Annotation:
     return Annotation(_padded(*labels_box, shape_zyx), slices, interpolated)
 
 
-def is_annotated(path: Path, shape_zyx: tuple[int, ...]) -> bool:
+def is_annotated(path: Path, shape_zyx: tuple[int, ...], quick: bool = False) -> bool:
     """Whether a file of `write_annotation` exists and has an annotated voxel or a complete slice.
 
     Args:
         shape_zyx: Shape of the scan.
+        quick: Read no labels, which take milliseconds for a megabyte; damage to them is not noticed then.
 
     Raises:
         UserError: Those of `read_annotation`.
     """
     if not exists(path):
         return False
+    if quick:
+        with _open_npz(path) as stored:
+            _check_shape(path, stored["shape"], shape_zyx)
+            return all(_stored_shape(stored, "labels")) or len(stored["complete"]) > 0
     (box, _), complete, _ = _read(path, shape_zyx)
     return bool(box.size or len(complete))
+
+
+def _stored_shape(stored: Any, name: str) -> tuple[int, ...]:
+    """Shape of an array in an NpzFile, from its header."""
+    with stored.zip.open(f"{name}.npy") as file:
+        np.lib.format.read_magic(file)
+        shape, _, _ = np.lib.format.read_array_header_1_0(file)
+    return shape
 
 
 def _read(path: Path, shape_zyx: tuple[int, ...]) -> tuple[_Box, np.ndarray, _Box | None]:
@@ -179,14 +192,18 @@ def _read(path: Path, shape_zyx: tuple[int, ...]) -> tuple[_Box, np.ndarray, _Bo
             raise ValueError("its arrays are not those of an annotation")
         labels_box = _read_box(stored, "labels", "corner")
         interpolated_box = _interpolated_box(stored)
+    _check_shape(path, shape, shape_zyx)
+    _check_slices(path, complete, shape_zyx)
+    return labels_box, complete, interpolated_box
+
+
+def _check_shape(path: Path, shape: np.ndarray, shape_zyx: tuple[int, ...]) -> None:
     if tuple(shape) != tuple(shape_zyx):
         raise UserError(
             f"{path} has {size_text(shape)} voxels, but its scan has {size_text(shape_zyx)}; "
             "it belongs to another scan, so delete or replace it.",
             code="wrong-shape",
         )
-    _check_slices(path, complete, shape_zyx)
-    return labels_box, complete, interpolated_box
 
 
 def read_origin(path: Path) -> dict[str, Any] | None:

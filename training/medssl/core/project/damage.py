@@ -28,12 +28,17 @@ class Survey:
     damaged_runs: tuple[UserError, ...]
 
 
-def survey(project: Project) -> Survey:
-    """Look at all annotations and job files of a project once."""
+def survey(project: Project, quick: bool = False) -> Survey:
+    """Look at all annotations and job files of a project once.
+
+    Args:
+        project: The project.
+        quick: Read no labels, see `is_annotated`.
+    """
     annotated = set()
 
     def read(scan_id: str) -> None:
-        if _is_annotated(project, scan_id):
+        if _is_annotated(project, scan_id, quick):
             annotated.add(scan_id)
 
     damaged = _errors(project.scans, read)
@@ -62,8 +67,8 @@ def damaged_runs(project: Project) -> tuple[UserError, ...]:
     return _runs(project)[1]
 
 
-def _is_annotated(project: Project, scan_id: str) -> bool:
-    return is_annotated(project.annotation_file(scan_id), project.scans[scan_id].geometry.shape_zyx)
+def _is_annotated(project: Project, scan_id: str, quick: bool = False) -> bool:
+    return is_annotated(project.annotation_file(scan_id), project.scans[scan_id].geometry.shape_zyx, quick)
 
 
 def _runs(project: Project) -> tuple[tuple[Run, ...], tuple[UserError, ...]]:
