@@ -45,13 +45,17 @@ class Camera:
         self.frames += [small] * times
 
     @contextmanager
-    def rolling(self, every_ms: int) -> Iterator[None]:
-        """Take a frame now and then, for what takes its time by itself."""
+    def rolling(self, every_ms: int, most: int = 40) -> Iterator[None]:
+        """Take a frame now and then; of a slow machine's many frames, so many spread evenly are kept."""
+        first = len(self.frames)
         timer = QTimer(interval=every_ms)
         timer.timeout.connect(self.frame)
         timer.start()
         yield
         timer.stop()
+        taken = self.frames[first:]
+        kept = np.linspace(0, len(taken) - 1, min(most, len(taken))).astype(int)
+        self.frames[first:] = [taken[number] for number in kept]
 
     def develop(self, path: Path) -> None:
         """Write the film as GIF with one palette for all frames."""

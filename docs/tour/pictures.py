@@ -62,10 +62,11 @@ class Loop:
             stage.wait(lambda count=count: panel.classes.rowCount() == count, "the new class")
         for row, name in enumerate(self.scene.names):
             user.rename_class(row, name)
+        user.dismiss_notifications()
         while self.dock.workspace.annotation_layer.brush_size > 1:
             user.key(Qt.Key.Key_BracketLeft)
         for index in self.slices:
-            with self.camera.rolling(1500):
+            with self.camera.rolling(1500, most=8):
                 user.complete_slice(self.scene.truth, index)
             self.camera.frame(4)
             right = np.array_equal(stage.labels[index], self.scene.truth[index])
