@@ -60,6 +60,7 @@ class PreviewWorker:
         self._classifier: LinearClassifier | None = None
         self._position: tuple[int, int] | None = None
         self._projected = self._painted = np.empty(0)
+        self._labels = np.empty(0, np.uint8)
 
     def compute(self, request: PreviewRequest) -> PreviewResult | None:
         """The outlines of a slice for the strokes so far.
@@ -74,8 +75,7 @@ class PreviewWorker:
             return PreviewResult(request, missing=str(error), more=bool(self._unread))
 
     def _compute(self, request: PreviewRequest) -> PreviewResult | None:
-        labels = request.annotation.labels.copy()  # painting goes on meanwhile
-        request = replace(request, annotation=replace(request.annotation, labels=labels))
+        request = replace(request, annotation=self._copied(request.annotation))
         learner = self._learner_of(request)
         changed = learner.update(request.annotation)
         if self._unread and self._classifier is not None:  # the scan's own strokes come first
@@ -93,6 +93,16 @@ class PreviewWorker:
         self._position, self._painted = position, painted
         scores = slice_scores(learner.cache, self._projected, self._classifier, request.axis)
         return PreviewResult(request, outlines(scores, self._classifier, painted), more=bool(self._unread))
+
+    def _copied(self, annotation: Annotation) -> Annotation:
+        """The annotation as it is now: painting goes on meanwhile.
+
+        The copy takes the place of the last one: new memory for each stroke costs more than the copying.
+        """
+        if self._labels.shape != annotation.labels.shape:
+            self._labels = np.empty_like(annotation.labels)
+        np.copyto(self._labels, annotation.labels)
+        return replace(annotation, labels=self._labels)
 
     def _learner_of(self, request: PreviewRequest) -> Learner:
         """The learner for this scan and these weights; a new one if their files have changed."""

@@ -84,9 +84,7 @@ class ScanSummaries:
             self.changed.emit(scan)
 
 
-def summarise_scans(
-    project: Project, cache: dict[Any, Any], named: Collection[str] = ()
-) -> Iterator[Any]:
+def summarise_scans(project: Project, cache: dict[Any, Any], named: Collection[str] = ()) -> Iterator[Any]:
     """Summarise the scans of a project, one after the other.
 
     Args:
