@@ -15,6 +15,7 @@ from medssl.core.errors import UserError
 from medssl.core.export.files import export_scan
 from medssl.core.files import portable_name
 from medssl.core.io.volume import read_scan
+from medssl.core.project.annotation import write_annotation
 from medssl.core.project.project import Annotation, LabelClass, Project, ViewState, is_project
 from project_parts import SHAPE, code_of, painted
 
@@ -333,3 +334,20 @@ def test_a_source_that_went_missing_later_is_not_needed(
     project.save_annotation("scan", Annotation(painted()))
     export_scan(project, "scan", None, tmp_path / "labels.nii.gz")
     assert np.array_equal(nibabel.load(tmp_path / "labels.nii.gz").affine, affine)
+
+
+def test_the_annotation_of_another_scan_of_the_same_size_is_refused(small_project: Project) -> None:
+    source = Path(small_project.scans["scan"].source)
+    image = nibabel.load(source)
+    other = source.parent / "twin.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(image.get_fdata()[::-1].astype(np.float32), image.affine), other)
+    small_project.add_scan(other)
+    small_project.save_annotation("scan", Annotation(painted()))
+    file = small_project.annotation_file("scan")
+    shutil.copy(file, small_project.annotation_file("twin"))
+    with pytest.raises(UserError, match="another scan") as error:
+        small_project.annotation("twin")
+    assert code_of(error) == "other-scan"
+    assert small_project.annotated() == ("scan",)
+    write_annotation(small_project.annotation_file("twin"), Annotation(painted()), SHAPE)
+    assert small_project.annotation("twin") is not None, "files of earlier versions name no scan"

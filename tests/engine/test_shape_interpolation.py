@@ -11,7 +11,6 @@ from medssl.core.labels.shape_interpolation import fill
 from medssl.core.project.annotation import (
     FORMAT_VERSION,
     read_annotation,
-    read_interpolated,
     write_annotation,
 )
 from medssl.core.project.project import IGNORE, SURE_BACKGROUND, Annotation, Project
@@ -81,7 +80,7 @@ def test_an_annotation_of_the_first_version_still_opens(tmp_path: Path) -> None:
     np.savez_compressed(path, labels=labels, corner=[1, 2, 3], shape=[3, 4, 5], complete=complete)
     annotation = read_annotation(path, (3, 4, 5))
     assert annotation.labels[1, 2, 3] == 4 and annotation.complete == ((0, 1),)
-    assert annotation.interpolated is None and read_interpolated(path, (3, 4, 5)) is None
+    assert annotation.interpolated is None
 
 
 def test_an_annotation_of_a_newer_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

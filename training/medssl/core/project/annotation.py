@@ -22,7 +22,7 @@ IGNORE = 255
 """Target value of voxels without annotation."""
 FORMAT_VERSION = 3
 """Of annotation files. Version 1 had no interpolated labels and no number; 2 called them guesses."""
-DAMAGED = ("unreadable", "newer-version", "wrong-shape")
+DAMAGED = ("unreadable", "newer-version", "wrong-shape", "other-scan")
 """Codes of errors of a file that cannot be used, not of a drive that cannot be read."""
 _Box = tuple[np.ndarray, np.ndarray]
 """Labels within their bounding box, uint8 (z, y, x), and its corner (3,)."""
@@ -80,12 +80,14 @@ def write_annotation(
     annotation: Annotation,
     shape_zyx: tuple[int, ...],
     origin: Mapping[str, Any] | None = None,
+    scan_sha256: str = "",
 ) -> None:
     """Write labels, complete slices and interpolated labels as one file, atomically.
 
     Args:
         shape_zyx: Shape of the scan.
         origin: What predicted labels were made from (origin.py), and what is known of them.
+        scan_sha256: Fingerprint of the scan (`Scan.sha256`), so that no other one takes the file for its own.
 
     Raises:
         UserError: "wrong-shape" if the annotation does not fit the shape, "not-labels" for values beyond
@@ -109,6 +111,8 @@ def write_annotation(
         arrays |= {"interpolated": annotation.interpolated[box], "interpolated_corner": _corner(box)}
     if origin is not None:
         arrays["origin"] = np.array(json.dumps(origin))
+    if scan_sha256:
+        arrays["scan_sha256"] = np.array(scan_sha256)
     version = np.array(FORMAT_VERSION)
 
     def write(file: BinaryIO) -> None:
@@ -141,26 +145,28 @@ def _as_uint8(path: Path, labels: np.ndarray) -> np.ndarray:
     return labels.astype(np.uint8)
 
 
-def read_annotation(path: Path, shape_zyx: tuple[int, ...]) -> Annotation:
+def read_annotation(path: Path, shape_zyx: tuple[int, ...], scan_sha256: str = "") -> Annotation:
     """Read a file of `write_annotation`.
 
     Args:
         shape_zyx: Shape of the scan.
+        scan_sha256: Fingerprint of the scan, if the file has to be of this one.
 
     Raises:
-        UserError: "missing", "not-readable", "unreadable", "newer-version", "wrong-shape".
+        UserError: "missing", "not-readable", "unreadable", "newer-version", "wrong-shape", "other-scan".
     """
-    labels_box, complete, interpolated_box = _read(path, shape_zyx)
+    labels_box, complete, interpolated_box = _read(path, shape_zyx, scan_sha256)
     interpolated = _padded(*interpolated_box, shape_zyx) if interpolated_box is not None else None
     slices = tuple((int(axis), int(index)) for axis, index in complete)
     return Annotation(_padded(*labels_box, shape_zyx), slices, interpolated)
 
 
-def is_annotated(path: Path, shape_zyx: tuple[int, ...], quick: bool = False) -> bool:
+def is_annotated(path: Path, shape_zyx: tuple[int, ...], scan_sha256: str = "", quick: bool = False) -> bool:
     """Whether a file of `write_annotation` exists and has an annotated voxel or a complete slice.
 
     Args:
         shape_zyx: Shape of the scan.
+        scan_sha256: As in `read_annotation`.
         quick: Read no labels, which take milliseconds for a megabyte; damage to them is not noticed then.
 
     Raises:
@@ -170,9 +176,9 @@ def is_annotated(path: Path, shape_zyx: tuple[int, ...], quick: bool = False) ->
         return False
     if quick:
         with _open_npz(path) as stored:
-            _check_shape(path, stored["shape"], shape_zyx)
+            _check_scan(path, stored, shape_zyx, scan_sha256)
             return all(_stored_shape(stored, "labels")) or len(stored["complete"]) > 0
-    (box, _), complete, _ = _read(path, shape_zyx)
+    (box, _), complete, _ = _read(path, shape_zyx, scan_sha256)
     return bool(box.size or len(complete))
 
 
@@ -184,20 +190,29 @@ def _stored_shape(stored: Any, name: str) -> tuple[int, ...]:
     return shape
 
 
-def _read(path: Path, shape_zyx: tuple[int, ...]) -> tuple[_Box, np.ndarray, _Box | None]:
+def _read(path: Path, shape_zyx: tuple[int, ...], scan_sha256: str) -> tuple[_Box, np.ndarray, _Box | None]:
     """Labels, complete slices (n, 2) and interpolated labels of a file; raises as `read_annotation`."""
     with _open_npz(path) as stored:
-        shape, complete = stored["shape"], stored["complete"]
+        complete = stored["complete"]
         if complete.dtype.kind != "i" or complete.shape[1:] != (2,):
             raise ValueError("its arrays are not those of an annotation")
         labels_box = _read_box(stored, "labels", "corner")
         interpolated_box = _interpolated_box(stored)
-    _check_shape(path, shape, shape_zyx)
+        _check_scan(path, stored, shape_zyx, scan_sha256)
     _check_slices(path, complete, shape_zyx)
     return labels_box, complete, interpolated_box
 
 
-def _check_shape(path: Path, shape: np.ndarray, shape_zyx: tuple[int, ...]) -> None:
+def _check_scan(
+    path: Path, stored: Mapping[str, np.ndarray], shape_zyx: tuple[int, ...], scan_sha256: str
+) -> None:
+    if scan_sha256 and str(stored.get("scan_sha256", scan_sha256)) != scan_sha256:
+        raise UserError(
+            f"{path} is the annotation of another scan; restore this scan's own from a backup, or delete the "
+            "file. Labels of another scan can be imported as a mask.",
+            code="other-scan",
+        )
+    shape = stored["shape"]
     if tuple(shape) != tuple(shape_zyx):
         raise UserError(
             f"{path} has {size_text(shape)} voxels, but its scan has {size_text(shape_zyx)}; "
@@ -225,27 +240,6 @@ def _origin_text(path: Path, modified_ns: int, size: int) -> str:
     """The origin as JSON, "" for none; cached, as the viewer asks for it at each event of a job."""
     with _open_npz(path) as stored:
         return str(stored["origin"]) if "origin" in stored else ""
-
-
-def read_interpolated(path: Path, shape_zyx: tuple[int, ...]) -> np.ndarray | None:
-    """Read only the interpolated labels of a file of `write_annotation`.
-
-    Args:
-        shape_zyx: Shape of the scan.
-
-    Returns:
-        uint8 (Z, Y, X); None if the file has none, does not exist or has another shape.
-
-    Raises:
-        UserError: "not-readable", "unreadable", "newer-version".
-    """
-    if not exists(path):
-        return None
-    with _open_npz(path) as stored:
-        interpolated_box = _interpolated_box(stored)
-        if interpolated_box is None or tuple(stored["shape"]) != tuple(shape_zyx):
-            return None
-        return _padded(*interpolated_box, shape_zyx) if interpolated_box[0].size else None
 
 
 def _interpolated_box(stored: Mapping[str, np.ndarray]) -> _Box | None:

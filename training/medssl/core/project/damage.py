@@ -68,7 +68,8 @@ def damaged_runs(project: Project) -> tuple[UserError, ...]:
 
 
 def _is_annotated(project: Project, scan_id: str, quick: bool = False) -> bool:
-    return is_annotated(project.annotation_file(scan_id), project.scans[scan_id].geometry.shape_zyx, quick)
+    scan = project.scans[scan_id]
+    return is_annotated(project.annotation_file(scan_id), scan.geometry.shape_zyx, scan.sha256, quick)
 
 
 def _runs(project: Project) -> tuple[tuple[Run, ...], tuple[UserError, ...]]:

@@ -116,7 +116,8 @@ class Project(ChannelStore):
         """The annotation of a scan; None if there is none."""
         path = self.annotation_file(scan_id)
         if exists(path):
-            return read_annotation(path, self.scans[scan_id].geometry.shape_zyx)
+            scan = self.scans[scan_id]
+            return read_annotation(path, scan.geometry.shape_zyx, scan.sha256)
         self.need_here()  # one that was moved away must not be taken for an empty one
         return None
 
@@ -129,7 +130,8 @@ class Project(ChannelStore):
         """
         self.need_writable()
         path = self.make_folder("annotations") / self.annotation_file(scan_id).name
-        write_annotation(path, annotation, self.scans[scan_id].geometry.shape_zyx)
+        scan = self.scans[scan_id]
+        write_annotation(path, annotation, scan.geometry.shape_zyx, scan_sha256=scan.sha256)
 
     def annotated(self, held_out: bool = False) -> tuple[str, ...]:
         """Ids of scans with an annotated voxel or a complete slice; with `held_out` also those held out.
@@ -141,7 +143,7 @@ class Project(ChannelStore):
 
     def _is_annotated(self, scan: Scan) -> bool:
         try:
-            return is_annotated(self.annotation_file(scan.id), scan.geometry.shape_zyx)
+            return is_annotated(self.annotation_file(scan.id), scan.geometry.shape_zyx, scan.sha256)
         except UserError as error:
             if error.code not in DAMAGED:
                 raise
