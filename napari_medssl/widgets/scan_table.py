@@ -36,7 +36,7 @@ HEADERS = {
     PREDICTION: ("Pred.", "Whether the scan has been segmented"),
     DICE: ("Dice", "Dice of the newest prediction against the reference labels, from 0 to 1"),
 }
-WIDTHS = {THUMBNAIL: 54, MODALITY: 38, SLICES: 43, PREDICTION: 38, DICE: 48}
+WIDTHS = {THUMBNAIL: 52, MODALITY: 36, SLICES: 43, PREDICTION: 36, DICE: 42}
 ROW, ROWS = 58, 5
 THUMBNAIL_SIZE = 46
 ID = Qt.ItemDataRole.UserRole
@@ -56,6 +56,7 @@ class ScanTable(Table):
         for column, width in WIDTHS.items():
             self.setColumnWidth(column, width)
         self.setIconSize(QSize(THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+        self.setWordWrap(False)  # a long line must not push the next one out of the row
         self.setVerticalScrollMode(self.ScrollMode.ScrollPerPixel)
         self.setContextMenuPolicy(Qt.ContextMenuPolicy.CustomContextMenu)
         self.customContextMenuRequested.connect(self._on_menu)
@@ -137,7 +138,7 @@ class ScanTable(Table):
             names = dict.fromkeys((scan.title, scan.id))
             third_line = "Opening…" if scan.id == pending else "Held out" if scan.held_out else short
             item = cell(self, row, NAME)
-            item.setText(f"{scan.title}\n{size}\n{third_line}")
+            item.setText(f"{scan.title}\n{size.replace(' ', '')}\n{third_line}")
             item.setToolTip(
                 "\n".join((*names, f"{size} voxels of {spacing}", *_sources(scan), GO_FROM_SCAN_TO_SCAN))
             )

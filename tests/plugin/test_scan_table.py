@@ -60,7 +60,7 @@ def truth_file(project: Project, folder: Path, labels: np.ndarray) -> Path:
 
 
 def test_a_row_says_name_size_and_spacing(dock):
-    assert cell(dock, 0, NAME) == "scan\n10 × 9 × 6\n1.5×2×4 mm"
+    assert cell(dock, 0, NAME) == "scan\n10×9×6\n1.5×2×4 mm"
     assert cell(dock, 1, NAME).startswith("other\n")
 
 
