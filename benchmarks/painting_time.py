@@ -1,0 +1,235 @@
+"""Seconds of painting to a Dice, by a simulated user with a mouse: python benchmarks/painting_time.py
+
+    run    paint each scan in each way that has no line yet, and append a line for each
+    draw   write the tables of all lines
+
+A simulated user (medssl.benchmarking.mouse_painting) segments a scan as its reference labels say. Every
+stroke, click, key and look has its seconds; waiting for a training does not count. What counts is the Dice of
+the whole scan, the mean over the classes, of what is painted, interpolated and predicted at that moment:
+
+- **brush alone**: slice after slice from end to end, each painted whole.
+- **shapes**, **guided fill**: one slice in eight is painted whole (at least five), then *Interpolate*, by
+  shapes only or guided by the scan. The user looks through all slices, corrects the worst one, accepts it
+  (K), interpolates again, and so on.
+- **proposals**: the same slices are painted, then the shipped weights are fine-tuned on them for a minute.
+  The user looks through the prediction, accepts the worst slice (U) and corrects it, and so on.
+- **next scan**: the same, but the network has learned from such slices of two other scans, and nothing of
+  this scan is painted before.
+
+What is thicker than a pixel is corrected first, in all slices; then all the rest, so that each way ends with
+exactly the reference labels. Classes that leave the scan at its first or last slice are not painted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from few_slices_data import DATA, DATASETS
+from medssl import engine
+from medssl.benchmarking.mouse_painting import Effort
+from medssl.benchmarking.simulated_annotator import annotate
+from medssl.benchmarking.surroundings import surroundings
+from medssl.core.files import write_whole
+from medssl.core.jobs import FinetuneJob
+from medssl.core.palette import class_color
+from medssl.core.project.project import Annotation, LabelClass, Project
+from painting_ways import BY_HAND, Case, Curve, with_proposals
+
+LINES = Path(__file__).parents[1] / "docs" / "benchmarks" / "painting_time.jsonl"
+TARGETS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1.0)
+WAYS = (*BY_HAND, "proposals", "next scan")
+TEACHERS = 2
+"""Scans whose slices teach the network before the next scan."""
+FIRST, EVERY = 2, 20
+"""Scans of the hippocampus; on the first two, constants of the interpolation were chosen."""
+CT = ("msd_spleen_crop", "totalseg_abdomen", "torso_cervical")
+SEED = 0
+
+
+# --- the network -------------------------------------------------------------------------------------
+
+
+class Network:
+    """A project with some scans, in which a network learns from the slices of some of them."""
+
+    def __init__(self, root: Path, cases: Sequence[Case], minutes: float) -> None:
+        ids = sorted({label for case in cases for label in case.classes})
+        classes = [LabelClass(each, f"class {each}", class_color(each)) for each in ids]
+        self.project, self.minutes = Project.create(root, classes, or_open=True), minutes
+        known = {Path(scan.source): scan.id for scan in self.project.scans.values()}
+        self.scans = {
+            case.image: known.get(case.image.resolve()) or self.project.add_scan(case.image).id
+            for case in cases
+        }
+
+    def learn(self, cases: Sequence[Case]) -> tuple[Callable[[Case], np.ndarray], float]:
+        """Fine-tune on the first slices of these scans alone.
+
+        Returns:
+            What predicts a scan, and the seconds of the training.
+        """
+        from medssl.tasks.inference.predict import Trained  # torch
+
+        for scan in self.project.annotated():
+            empty = np.zeros(self.project.image(scan).shape, np.uint8)
+            self.project.save_annotation(scan, Annotation(labels=empty, complete=()))
+        for case in cases:
+            self.project.save_annotation(self.scans[case.image], annotate(case.labels, case.first_slices))
+        settings = {"threads": 1}
+        job = FinetuneJob(str(self.project.root), SEED, "cpu", minutes=self.minutes, settings=settings)
+        begin = time.monotonic()
+        run = str(engine.run(job, lambda event: None, lambda: False)["run"])
+        seconds = time.monotonic() - begin
+        trained = Trained.of(self.project.run(run).checkpoint, run, "cpu")
+        return lambda case: trained.labels(self.project, self.scans[case.image]), seconds
+
+
+# --- the lines ---------------------------------------------------------------------------------------
+
+
+def images(data: Path, dataset: str) -> tuple[list[Path], list[Path]]:
+    """The scans of a data set to paint, and those that can teach a network before."""
+    if dataset == "ct":
+        return [next((data / "CT_demo" / name / "imagesTr").glob("*.nii.gz")) for name in CT], []
+    every = sorted((data / DATASETS[dataset].folder / "imagesTr").glob("*.nii.gz"))
+    painted = every[FIRST::EVERY]
+    rest = [image for image in every if image not in painted]
+    drawn = np.random.default_rng(SEED).choice(len(rest), TEACHERS, replace=False)
+    return painted, [rest[index] for index in sorted(drawn)]
+
+
+def run(options: argparse.Namespace) -> None:
+    """Paint the scans in the ways that have no line yet."""
+    known = options.out.read_text(encoding="utf-8").splitlines() if options.out.exists() else []
+    done = {(line["dataset"], line["scan"], line["way"]) for line in map(json.loads, known)}
+    about = {"seed": SEED, "minutes": options.minutes, "machine": surroundings("cpu"),
+             "date": time.strftime("%d %B %Y")}  # fmt: skip
+    for dataset in options.datasets.split(","):
+        cases, teachers = ([Case.read(image) for image in each] for each in images(options.data, dataset))
+
+        def missing(way: str, dataset: str = dataset, cases: Sequence[Case] = cases) -> list[Case]:
+            return [case for case in cases if (dataset, case.name, way) not in done]
+
+        def write(case: Case, way: str, curve: Curve, waited_s: float = 0.0, dataset: str = dataset) -> None:
+            line = {"dataset": dataset, "scan": case.name, "way": way, **about, "waited_s": round(waited_s),
+                    "slices": [len(case.first_slices), len(case.all_slices)],
+                    "classes": len(case.classes), "reached": first_reached(curve)}  # fmt: skip
+            with options.out.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+            print(dataset, case.name, way, f"{curve[-1][0].seconds:.0f} s", flush=True)
+
+        for way, painted in BY_HAND.items():
+            for case in missing(way):
+                write(case, way, painted(case))
+        for case in missing("proposals"):
+            network = Network(options.work / case.name, [case], options.minutes)
+            predict, waited_s = network.learn([case])
+            write(case, "proposals", with_proposals(case, predict(case), case.first_slices), waited_s)
+        if teachers and missing("next scan"):
+            network = Network(options.work / dataset, [*cases, *teachers], options.minutes)
+            predict, waited_s = network.learn(teachers)
+            for case in missing("next scan"):
+                write(case, "next scan", with_proposals(case, predict(case), ()), waited_s)
+
+
+def first_reached(curve: Curve) -> dict[str, dict[str, float]]:
+    """{target: what had been done when the Dice first reached it}, of those that were reached."""
+    reached = {}
+    for target in TARGETS:
+        efforts = [effort for effort, dice in curve if dice >= target - 1e-9]
+        if efforts:
+            reached[f"{target:g}"] = {name: round(value, 2) for name, value in asdict(efforts[0]).items()}
+    return reached
+
+
+# --- the page ----------------------------------------------------------------------------------------
+
+
+def seconds(line: Mapping[str, Any], target: str, slower: float = 1.0) -> float:
+    """Seconds of painting to a Dice.
+
+    Args:
+        line: A line of the file.
+        target: A key of its "reached".
+        slower: Factor for the time along outlines.
+    """
+    effort = Effort(**line["reached"][target])
+    return replace(effort, traced_s=slower * effort.traced_s).seconds
+
+
+def draw(path: Path, page: Path) -> str:
+    """Write the page; returns its text."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    parts = ["# Seconds of painting", "\n\n".join((__doc__ or "").split("\n\n")[2:]).strip()]
+    for dataset in dict.fromkeys(line["dataset"] for line in lines):
+        parts.append(_tables([line for line in lines if line["dataset"] == dataset]))
+    text = "\n\n".join(parts) + "\n"
+    write_whole(page, lambda file: file.write(text.encode()))
+    return text
+
+
+def _tables(lines: Sequence[Mapping[str, Any]]) -> str:
+    first, scans = lines[0], len({line["scan"] for line in lines})
+    ways = [way for way in WAYS if any(line["way"] == way for line in lines)]
+    waited = np.median([line["waited_s"] for line in lines if line["waited_s"]])
+    head = (
+        f"## {first['dataset']}\n\n`python benchmarks/painting_time.py run --datasets {first['dataset']} "
+        f"--minutes {first['minutes']:g} --work FOLDER`\n\n{scans} scans, seed {first['seed']}, "
+        f"{first['date']}; {first['machine']['cpu']}, torch {first['machine']['torch']}, 1 thread; commit "
+        f"{first['machine']['commit']}. Slices painted first, of all: {_slices(lines)}. Median of the scans "
+        f"in seconds, and in brackets as a part of *brush alone*. Training: {waited:.0f} s of waiting."
+    )
+    return "\n\n".join([head, _table(lines, ways), "Outlines traced half as fast:", _table(lines, ways, 2.0)])
+
+
+def _slices(lines: Sequence[Mapping[str, Any]]) -> str:
+    counts = dict.fromkeys((line["scan"], tuple(line["slices"])) for line in lines)
+    first, every = zip(*(slices for _, slices in counts), strict=True)
+    return f"{min(first)} to {max(first)} of {min(every)} to {max(every)}"
+
+
+def _table(lines: Sequence[Mapping[str, Any]], ways: Sequence[str], slower: float = 1.0) -> str:
+    rows = [f"| Dice | {' | '.join(ways)} |", f"| --- |{' ---: |' * len(ways)}"]
+    for target in map("{:g}".format, TARGETS):
+        medians = [
+            np.median([seconds(line, target, slower) for line in lines if line["way"] == way]) for way in ways
+        ]
+        cells = [f"{each:.0f} ({each / medians[0]:.2f})" for each in medians]
+        rows.append(f"| {target} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+# --- the command -------------------------------------------------------------------------------------
+
+
+def main() -> None:
+    """Run or draw."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    runner = commands.add_parser("run", help="paint the scans in the ways that have no line yet")
+    runner.add_argument("--data", type=Path, default=DATA, help="folder of data sets")
+    runner.add_argument("--datasets", default="hippocampus,ct")
+    runner.add_argument("--minutes", type=float, default=1.0, help="training time")
+    runner.add_argument("--work", type=Path, required=True, help="scratch folder for projects")
+    drawer = commands.add_parser("draw", help="make the tables")
+    drawer.add_argument("--page", type=Path, default=LINES.with_suffix(".md"), help="where the tables go")
+    for each in (runner, drawer):
+        each.add_argument("--out", type=Path, default=LINES, help="file of JSON lines")
+    options = parser.parse_args()
+    if options.command == "draw":
+        print(draw(options.out, options.page))
+    else:
+        run(options)
+
+
+if __name__ == "__main__":
+    main()
