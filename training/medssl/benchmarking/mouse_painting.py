@@ -37,6 +37,8 @@ STEERING_S = 0.08
 person, so benchmarks say what becomes of their figures if it is twice as much."""
 CANVAS_CM = 20.0
 """Length on the screen of the longer side of a slice."""
+TRIES = 6
+"""Ends of rows, the nearest first, to which a stroke may go on."""
 BRUSH_RADII_PIXELS = (1.5, 2.5, 5.5, 10.5)
 """Radii of the brushes among which the user takes the quickest one for the inside."""
 
@@ -243,7 +245,7 @@ def _next(
     if not ends:
         return None
     distances = np.linalg.norm((np.stack(ends) - point) * spacing_mm, axis=-1)
-    for index in np.argsort(distances, axis=None, kind="stable"):
+    for index in np.argsort(distances, axis=None, kind="stable")[:TRIES]:
         number, end = divmod(int(index), 2)
         way = stroke_mask(np.stack([point, ends[number][end]]), radius_mm, spacing_mm, allowed.shape)
         if not (way & ~allowed).any():
