@@ -43,6 +43,7 @@ from medssl.core.project.project import Annotation, LabelClass, Project
 from painting_ways import BY_HAND, Case, Curve, with_proposals
 
 LINES = Path(__file__).parents[1] / "docs" / "benchmarks" / "painting_time.jsonl"
+COMPARED, SPEEDS = "0.9", {"half as long": 0.5, "as long": 1.0, "twice as long": 2.0}
 TARGETS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1.0)
 WAYS = (*BY_HAND, "proposals", "next scan")
 TEACHERS = 2
@@ -109,10 +110,12 @@ def run(options: argparse.Namespace) -> None:
     """Paint the scans in the ways that have no line yet."""
     known = options.out.read_text(encoding="utf-8").splitlines() if options.out.exists() else []
     done = {(line["dataset"], line["scan"], line["way"]) for line in map(json.loads, known)}
-    about = {"seed": SEED, "minutes": options.minutes, "machine": surroundings("cpu"),
+    about = {"seed": SEED, "minutes": options.minutes, "until": options.until, "machine": surroundings("cpu"),
              "date": time.strftime("%d %B %Y")}  # fmt: skip
     for dataset in options.datasets.split(","):
-        cases, teachers = ([Case.read(image) for image in each] for each in images(options.data, dataset))
+        cases, teachers = (
+            [Case.read(image, options.until) for image in each] for each in images(options.data, dataset)
+        )
 
         def missing(way: str, dataset: str = dataset, cases: Sequence[Case] = cases) -> list[Case]:
             return [case for case in cases if (dataset, case.name, way) not in done]
@@ -179,31 +182,41 @@ def _tables(lines: Sequence[Mapping[str, Any]]) -> str:
     first, scans = lines[0], len({line["scan"] for line in lines})
     ways = [way for way in WAYS if any(line["way"] == way for line in lines)]
     waited = np.median([line["waited_s"] for line in lines if line["waited_s"]])
+    machine = first["machine"]
     head = (
         f"## {first['dataset']}\n\n`python benchmarks/painting_time.py run --datasets {first['dataset']} "
-        f"--minutes {first['minutes']:g} --work FOLDER`\n\n{scans} scans, seed {first['seed']}, "
-        f"{first['date']}; {first['machine']['cpu']}, torch {first['machine']['torch']}, 1 thread; commit "
-        f"{first['machine']['commit']}. Slices painted first, of all: {_slices(lines)}. Median of the scans "
-        f"in seconds, and in brackets as a part of *brush alone*. Training: {waited:.0f} s of waiting."
+        f"--minutes {first['minutes']:g} --until {first['until']:g} --work FOLDER`\n\n"
+        f"{scans} scans, seed {first['seed']}, {first['date']}; {machine['cpu']}, torch {machine['torch']}, 1 "
+        f"thread; commit {machine['commit']}. Slices painted first, of all: {_slices(lines)}. Seconds, median "
+        "of the scans; in brackets the part of *brush alone* in the same scan, median. Training: "
+        f"{waited:.0f} s of waiting."
     )
-    return "\n\n".join([head, _table(lines, ways), "Outlines traced half as fast:", _table(lines, ways, 2.0)])
+    by_dice = [_row(lines, ways, target, target, 1.0) for target in lines[-1]["reached"]]
+    by_speed = [_row(lines, ways, text, COMPARED, slower) for text, slower in SPEEDS.items()]
+    tables = _table("Dice", ways, by_dice), _table(f"Dice {COMPARED}, outlines take", ways, by_speed)
+    return "\n\n".join([head, *tables])
 
 
 def _slices(lines: Sequence[Mapping[str, Any]]) -> str:
-    counts = dict.fromkeys((line["scan"], tuple(line["slices"])) for line in lines)
-    first, every = zip(*(slices for _, slices in counts), strict=True)
-    return f"{min(first)} to {max(first)} of {min(every)} to {max(every)}"
+    return ", ".join(
+        f"{first} of {every}" for first, every in sorted({tuple(each["slices"]) for each in lines})
+    )
 
 
-def _table(lines: Sequence[Mapping[str, Any]], ways: Sequence[str], slower: float = 1.0) -> str:
-    rows = [f"| Dice | {' | '.join(ways)} |", f"| --- |{' ---: |' * len(ways)}"]
-    for target in map("{:g}".format, TARGETS):
-        medians = [
-            np.median([seconds(line, target, slower) for line in lines if line["way"] == way]) for way in ways
-        ]
-        cells = [f"{each:.0f} ({each / medians[0]:.2f})" for each in medians]
-        rows.append(f"| {target} | {' | '.join(cells)} |")
-    return "\n".join(rows)
+def _table(title: str, ways: Sequence[str], rows: Sequence[str]) -> str:
+    return "\n".join([f"| {title} | {' | '.join(ways)} |", f"| --- |{' ---: |' * len(ways)}", *rows])
+
+
+def _row(
+    lines: Sequence[Mapping[str, Any]], ways: Sequence[str], text: str, target: str, slower: float
+) -> str:
+    took = {(line["way"], line["scan"]): seconds(line, target, slower) for line in lines}
+    cells = []
+    for way in ways:
+        of_scans = {scan: each for (other, scan), each in took.items() if other == way}
+        part = np.median([each / took["brush alone", scan] for scan, each in of_scans.items()])
+        cells.append(f"{np.median(list(of_scans.values())):.0f} ({part:.2f})")
+    return f"| {text} | {' | '.join(cells)} |"
 
 
 # --- the command -------------------------------------------------------------------------------------
@@ -219,6 +232,7 @@ def main() -> None:
     runner.add_argument("--data", type=Path, default=DATA, help="folder of data sets")
     runner.add_argument("--datasets", default="hippocampus,ct")
     runner.add_argument("--minutes", type=float, default=1.0, help="training time")
+    runner.add_argument("--until", type=float, default=1.0, help="Dice with which the user is content")
     runner.add_argument("--work", type=Path, required=True, help="scratch folder for projects")
     drawer = commands.add_parser("draw", help="make the tables")
     drawer.add_argument("--page", type=Path, default=LINES.with_suffix(".md"), help="where the tables go")

@@ -31,15 +31,21 @@ class Case:
     """Labels of the classes that lie inside the scan, uint8 (Z, Y, X)."""
     classes: tuple[int, ...]
     spacing_mm: tuple[float, float, float]
+    until: float = 1.0
+    """The Dice with which the user is content."""
 
     @classmethod
-    def read(cls, image: Path) -> Case:
-        """Read a scan of a folder imagesTr and the labels of the same name in labelsTr."""
+    def read(cls, image: Path, until: float = 1.0) -> Case:
+        """Read a scan of a folder imagesTr and the labels of the same name in labelsTr.
+
+        Args:
+            until: The Dice with which the user is content.
+        """
         volume = read_scan(image)
         labels = read_labels(image.parents[1] / "labelsTr" / image.name).array.astype(np.uint8)
         inside = np.setdiff1d(labels, labels[[0, -1]])
         kept = np.where(np.isin(labels, inside), labels, 0).astype(np.uint8)
-        return cls(image, volume.array, kept, tuple(inside.tolist()), volume.geometry.spacing_mm)
+        return cls(image, volume.array, kept, tuple(inside.tolist()), volume.geometry.spacing_mm, until)
 
     @property
     def name(self) -> str:
@@ -98,10 +104,11 @@ class User:
     def paint_whole(self, slices: Sequence[int], reached: Effort) -> None:
         """Paint slices, one after the other."""
         for index in slices:
-            self.complete_slice(index, self.case.labels[index], reached + Effort(looks=1))
+            if self.dice < self.case.until:
+                self.complete_slice(index, self.case.labels[index], reached + Effort(looks=1))
 
     def correct(self, after_each: Callable[[int], Sequence[int]] = lambda index: [index]) -> None:
-        """Look through the other slices of the structures, then correct the worst one until nothing is wrong.
+        """Look through the other slices of the structures, then correct the worst one until content.
 
         Args:
             after_each: Called with each slice that was corrected; returns all slices that have changed.
@@ -113,7 +120,7 @@ class User:
             wrong = {index: visible(self.shown[index] != truth[index]) for index in range(len(truth))}
             while True:
                 worst = max(wrong, key=lambda index: int(wrong[index].sum()))
-                if not wrong[worst].any():
+                if not wrong[worst].any() or self.dice >= self.case.until:
                     break
                 target = np.where(wrong[worst], truth[worst], self.shown[worst])
                 self.complete_slice(worst, target, Effort(clicks=1, looks=1))

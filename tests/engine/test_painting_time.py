@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import few_slices_data
@@ -16,7 +17,7 @@ from medssl.core.labels.metrics import dice
 from painting_ways import BY_HAND, Case, Curve, User, thick, with_proposals
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def case() -> Case:
     """A scan with a bent tube of class 2, and a ball of class 5 in a part of it."""
     labels = np.zeros((28, 40, 44), np.uint8)
@@ -29,20 +30,32 @@ def case() -> Case:
     return Case(Path("tube.nii.gz"), scan.astype(np.float32), labels, (2, 5), (3.0, 1.0, 1.0))
 
 
+@pytest.fixture(scope="module")
+def curves(case: Case) -> dict[str, Curve]:
+    """What each way by hand does to the end."""
+    return {way: painted(case) for way, painted in BY_HAND.items()}
+
+
 def seconds_to(curve: Curve, target: float) -> float:
     return next(effort.seconds for effort, reached in curve if reached >= target)
 
 
 @pytest.mark.parametrize("way", BY_HAND)
-def test_each_way_ends_with_the_reference_and_takes_ever_longer(case: Case, way: str) -> None:
-    curve = BY_HAND[way](case)
-    assert curve[-1][1] == 1.0
-    assert (np.diff([effort.seconds for effort, _ in curve]) > 0).all()
+def test_each_way_ends_with_the_reference_and_takes_ever_longer(curves: dict[str, Curve], way: str) -> None:
+    assert curves[way][-1][1] == 1.0
+    assert (np.diff([effort.seconds for effort, _ in curves[way]]) > 0).all()
 
 
-def test_a_guided_fill_is_there_first(case: Case) -> None:
-    brush, shapes, guided = (seconds_to(BY_HAND[way](case), 0.8) for way in BY_HAND)
+def test_a_guided_fill_is_there_first(curves: dict[str, Curve]) -> None:
+    brush, shapes, guided = (seconds_to(curve, 0.8) for curve in curves.values())
     assert guided < shapes < brush
+
+
+@pytest.mark.parametrize("way", BY_HAND)
+def test_somebody_content_with_less_stops_there(case: Case, curves: dict[str, Curve], way: str) -> None:
+    content = BY_HAND[way](replace(case, until=0.9))
+    assert content == curves[way][: len(content)]
+    assert content[-2][1] < 0.9 <= content[-1][1] < 1
 
 
 def test_dice_is_that_of_the_whole_scan(case: Case) -> None:
@@ -118,7 +131,12 @@ def test_classes_that_leave_the_scan_are_not_painted(tmp_path: Path) -> None:
 def test_a_run_paints_each_scan_in_each_way_once(tmp_path: Path) -> None:
     write_dataset(tmp_path / few_slices_data.DATASETS["hippocampus"].folder, contrast=6.0, scale=6)
     options = argparse.Namespace(
-        data=tmp_path, datasets="hippocampus", minutes=0.05, work=tmp_path / "work", out=tmp_path / "lines"
+        data=tmp_path,
+        datasets="hippocampus",
+        minutes=0.05,
+        until=1.0,
+        work=tmp_path / "work",
+        out=tmp_path / "lines",
     )
     painting_time.run(options)
     written = options.out.read_text()

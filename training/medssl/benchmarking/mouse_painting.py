@@ -34,7 +34,7 @@ DRAW_S_PER_CM = 0.16
 """Seconds for a centimetre on the screen where the stroke need not be exact: D."""
 STEERING_S = 0.08
 """Seconds for a stretch of an outline as long as the path is wide. Assumed: it depends on device, path and
-person, so benchmarks say what becomes of their figures if it is twice as much."""
+person, so benchmarks say what becomes of their figures if it is half or twice as much."""
 CANVAS_CM = 20.0
 """Length on the screen of the longer side of a slice."""
 TRIES = 6
