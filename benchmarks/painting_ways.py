@@ -8,11 +8,12 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from medssl.benchmarking.mouse_painting import Effort, paint
+from medssl.benchmarking.mouse_painting import POINT_S, Effort, paint
 from medssl.benchmarking.simulated_annotator import choose_slices
 from medssl.core.io.labels import read_labels
 from medssl.core.io.volume import read_scan
 from medssl.core.labels.shape_interpolation import interpolate
+from scipy.ndimage import binary_opening, binary_propagation, label
 
 SPACING, LEAST = 8, 5
 """Of the first slices: one in eight, at least five."""
@@ -79,9 +80,10 @@ class User:
         """Take note of slices that have changed."""
         for index in slices:
             shown, true = self.shown[index], self.case.labels[index]
-            for number, label in enumerate(self.case.classes):
-                both = ((shown == label) & (true == label)).sum()
-                self._overlap[index, number] = 2 * both, (shown == label).sum() + (true == label).sum()
+            for number, class_id in enumerate(self.case.classes):
+                both = ((shown == class_id) & (true == class_id)).sum()
+                total = (shown == class_id).sum() + (true == class_id).sum()
+                self._overlap[index, number] = 2 * both, total
 
     @property
     def dice(self) -> float:
@@ -94,9 +96,18 @@ class User:
         self.effort += effort
         self.curve.append((self.effort, self.dice))
 
-    def complete_slice(self, index: int, target: np.ndarray, reached: Effort) -> None:
-        """Paint a slice until it has the labels `target` (rows, columns), and press K or U."""
-        self.shown[index], effort = paint(self.shown[index], target, self.case.spacing_mm[1:])
+    def complete_slice(self, index: int, target: np.ndarray, reached: Effort, anew: bool = False) -> None:
+        """Paint a slice until it has the labels `target` (rows, columns), and press K or U.
+
+        Args:
+            anew: What is shown need not be accepted. Where that is quicker, and where correcting would take
+                longer for pointing at each mistake alone, the whole slice is painted without it.
+        """
+        shown, spacing_mm = self.shown[index], self.case.spacing_mm[1:]
+        ways = [paint(np.zeros_like(shown), self.case.labels[index], spacing_mm)] if anew else []
+        if not ways or label(shown != target)[1] * POINT_S < ways[0][1].seconds:
+            ways.append(paint(shown, target, spacing_mm))
+        self.shown[index], effort = min(ways, key=lambda way: way[1].seconds)
         self.complete.add(index)
         self.count([index])
         self.step(reached + effort + Effort(keys=1))
@@ -107,11 +118,12 @@ class User:
             if self.dice < self.case.until:
                 self.complete_slice(index, self.case.labels[index], reached + Effort(looks=1))
 
-    def correct(self, after_each: Callable[[int], Sequence[int]] = lambda index: [index]) -> None:
+    def correct(self, after_each: Callable[[int], Sequence[int]] | None = None) -> None:
         """Look through the other slices of the structures, then correct the worst one until content.
 
         Args:
-            after_each: Called with each slice that was corrected; returns all slices that have changed.
+            after_each: Called with each slice that was corrected; returns all slices that have changed. None
+                for a prediction, which nobody has to accept.
         """
         truth = self.case.labels
         rest = {*np.flatnonzero((self.shown | truth).any((1, 2))).tolist()} - self.complete
@@ -123,8 +135,8 @@ class User:
                 if not wrong[worst].any() or self.dice >= self.case.until:
                     break
                 target = np.where(wrong[worst], truth[worst], self.shown[worst])
-                self.complete_slice(worst, target, Effort(clicks=1, looks=1))
-                for index in after_each(worst):
+                self.complete_slice(worst, target, Effort(clicks=1, looks=1), anew=after_each is None)
+                for index in after_each(worst) if after_each else [worst]:
                     wrong[index] = visible(self.shown[index] != truth[index])
 
     def interpolate(self, guided: bool, around: int | None = None) -> Sequence[int]:
@@ -161,8 +173,6 @@ class User:
 
 def thick(wrong: np.ndarray) -> np.ndarray:
     """The connected mistakes, bool (rows, columns), that are two pixels wide somewhere."""
-    from scipy.ndimage import binary_opening, binary_propagation
-
     core = binary_opening(wrong, np.ones((2, 2)))
     return np.asarray(binary_propagation(core, mask=wrong), bool)
 

@@ -12,7 +12,7 @@ import numpy as np
 import painting_time
 import pytest
 from made_dataset import write_dataset
-from medssl.benchmarking.mouse_painting import Effort
+from medssl.benchmarking.mouse_painting import Effort, paint
 from medssl.core.labels.metrics import dice
 from painting_ways import BY_HAND, Case, Curve, User, thick, with_proposals
 
@@ -96,6 +96,19 @@ def test_proposals_are_corrected_the_worst_first(case: Case) -> None:
     assert len(corrected) == 3
     looked = 23  # slices with a structure or a proposal
     assert corrected[-1][0].looks == looked + 3
+
+
+def test_a_proposal_with_too_many_mistakes_is_not_accepted(case: Case) -> None:
+    prediction = case.labels.copy()
+    prediction[10] = 2 * (np.random.default_rng(0).random(prediction[10].shape) < 0.2)
+    prediction[26] = prediction[10]
+    (start, _), *corrected = with_proposals(case, prediction, ())
+    review = Effort(looks=23, keys=23)  # of the slices with a structure or a proposal
+    _, anew = paint(np.zeros_like(prediction[10]), case.labels[10], case.spacing_mm[1:])
+    both = start + review + anew + Effort(clicks=2, looks=2, keys=2)  # one is painted, one left empty
+    assert len(corrected) == 2
+    assert corrected[-1][0].seconds == pytest.approx(both.seconds)
+    assert corrected[-1][1] == 1.0
 
 
 def test_slices_that_were_painted_keep_their_labels_beside_a_proposal(case: Case) -> None:
