@@ -21,9 +21,19 @@ What is thicker than a pixel is corrected first, in all slices; then all the res
 exactly the reference labels. Classes that leave the scan at its first or last slice are not painted.
 
 **How to read it.** The user traces to the pixel, so compare the ways rather than the seconds: an ellipsoid as
-large as a heart (2 mm pixels, 40 slices) takes 774 s with the brush alone, while a physician took 421 s for a
+large as a heart (2 mm pixels, 39 slices) takes 774 s with the brush alone, while a physician took 421 s for a
 heart (RootPainter3D, Smith et al., Medical Physics 49, 2022). The Dice counts what nobody has painted as
 missing, so the brush alone is slow by nature until it has been everywhere. One training seed.
+
+**What it shows.** To a Dice of 0.9 the guided fill takes 0.42 of the time of the brush alone on the
+hippocampus, and 0.15 to 0.28 on CT. Filling by shapes alone takes a third longer, except on the torso, where
+the slices painted first suffice. Proposals are quicker still on the hippocampus to 0.85, on a par at 0.9 and
+slower beyond; on the abdomen they are slower throughout. On the torso (five organs in 218 slices) a minute of
+training came to a Dice between 0.5 and 0.6, and its proposals are no help: accepted and corrected one and all,
+they take 20,356 s to 0.9, the brush alone 8,619 s. Without those of its slices that are not worth it, that
+scan was not computed to the end. The next scan needs no painting for a Dice of 0.7, but 0.9 is reached sooner
+by painting five of its own slices. For the last pixels nothing saves time: from 0.98 on, the hippocampus is
+painted sooner whole, because each correction needs a stroke of its own.
 """
 
 from __future__ import annotations
@@ -224,12 +234,16 @@ def _row(
     lines: Sequence[Mapping[str, Any]], ways: Sequence[str], text: str, target: str, slower: float
 ) -> str:
     took = {(line["way"], line["scan"]): seconds(line, target, slower) for line in lines}
-    cells = []
-    for way in ways:
-        of_scans = {scan: each for (other, scan), each in took.items() if other == way}
-        part = np.median([each / took["brush alone", scan] for scan, each in of_scans.items()])
-        cells.append(f"{np.median(list(of_scans.values())):.0f} ({part:.2f})")
-    return f"| {text} | {' | '.join(cells)} |"
+    return f"| {text} | {' | '.join(_cell(took, way) for way in ways)} |"
+
+
+def _cell(took: Mapping[tuple[str, str], float], way: str) -> str:
+    of_scans = {scan: each for (other, scan), each in took.items() if other == way}
+    if not of_scans:
+        return "–"
+    part = np.median([each / took["brush alone", scan] for scan, each in of_scans.items()])
+    few = f", {len(of_scans)} scans" if len(of_scans) < len({scan for _, scan in took}) else ""
+    return f"{np.median(list(of_scans.values())):.0f} ({part:.2f}{few})"
 
 
 # --- the command -------------------------------------------------------------------------------------
