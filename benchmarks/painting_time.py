@@ -28,12 +28,12 @@ missing, so the brush alone is slow by nature until it has been everywhere. One 
 **What it shows.** To a Dice of 0.9 the guided fill takes 0.42 of the time of the brush alone on the
 hippocampus, and 0.15 to 0.28 on CT. Filling by shapes alone takes a third longer, except on the torso, where
 the slices painted first suffice. Proposals are quicker still on the hippocampus to 0.85, on a par at 0.9 and
-slower beyond; on the abdomen they are slower throughout. On the torso (five organs in 218 slices) a minute of
-training came to a Dice between 0.5 and 0.6, and its proposals are no help: accepted and corrected one and all,
-they take 20,356 s to 0.9, the brush alone 8,619 s. Without those of its slices that are not worth it, that
-scan was not computed to the end. The next scan needs no painting for a Dice of 0.7, but 0.9 is reached sooner
-by painting five of its own slices. For the last pixels nothing saves time: from 0.98 on, the hippocampus is
-painted sooner whole, because each correction needs a stroke of its own.
+slower beyond; on the abdomen they are slower throughout. On the torso (five organs in 218 slices) a minute
+of training came to a Dice between 0.5 and 0.6, and its proposals are no help: accepted and corrected one and
+all (by an earlier state of this program), they take 20,356 s to 0.9, the brush alone 8,619 s. What it takes
+if only those worth it are accepted was not computed to the end. The next scan needs no painting for a Dice of
+0.7, but 0.9 is reached sooner by painting five of its own slices. For the last pixels nothing saves time:
+from 0.98 on, the hippocampus is painted sooner whole, because each correction needs a stroke of its own.
 """
 
 from __future__ import annotations

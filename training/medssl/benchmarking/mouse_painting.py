@@ -15,6 +15,7 @@ the slice is shown.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 
@@ -138,7 +139,7 @@ def _inside(
     need: np.ndarray, allowed: np.ndarray, radius_mm: float, spacing_mm: Sequence[float]
 ) -> list[Stroke]:
     """Strokes along the edge, then in rows, then with a brush of one pixel what is left."""
-    half_step_mm = float(np.hypot(*spacing_mm)) / 2  # between pixels the brush reaches farther than from them
+    half_step_mm = math.hypot(*spacing_mm) / 2  # between pixels the brush reaches farther than from them
     centres = allowed if allowed.all() else _distance(allowed, spacing_mm) > np.hypot(radius_mm, half_step_mm)
     along = _along_edge(_nearest(need, centres, radius_mm, spacing_mm), centres)
     strokes = [Stroke(path, radius_mm) for path in along]
