@@ -147,7 +147,9 @@ def exports(stage: Stage, folder: Path) -> None:
     guide(
         "*Export all* adds a table of volumes (`volumes.csv`).",
         "*Export all* replaces nothing but earlier exports",
+        "Tick *With surfaces (.stl)* in its menu for the surface of each class, too.",
     )
+    user.press_menu(export.every, "With surfaces")
     every = folder / "all"
     every.mkdir()
     for _ in range(2):
@@ -156,6 +158,8 @@ def exports(stage: Stage, folder: Path) -> None:
         stage.wait(lambda: dock.session.job.kind == "export", "the export")
         stage.job_ends()
     stage.check((every / "volumes.csv").exists() and len(list(every.glob("*.nii.gz"))) == 2, "All are there.")
+    stage.check(len(list(every.glob("*.stl"))) >= 2, "Each scan has surfaces.")
+    user.press_menu(export.every, "With surfaces")
     guide("*Annotations only* exports without predictions.")
     user.click(export.annotations_only)
     user.choose_file(export.one, folder / "painted.nii.gz")
