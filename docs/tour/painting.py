@@ -94,9 +94,7 @@ def complete_slices(stage: Stage, index: int) -> None:
     stage.check((0, index) in stage.complete, "K marks the slice complete.")
     user.key(Qt.Key.Key_K)
     stage.check(stage.complete == before, "K takes it back.")
-    guide(
-        "Ctrl+Z | undo strokes, completed slices, fills, interpolations, accepted slices and proposals, and imported masks"
-    )
+    guide("Ctrl+Z | undo strokes, completed slices, fills, interpolations, accepted slices and proposals,")
     user.key(Qt.Key.Key_K)
     stage.undo()
     stage.check(stage.complete == before, "Ctrl+Z takes a completed slice back.")

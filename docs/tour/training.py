@@ -46,7 +46,7 @@ def pretraining(stage: Stage, minutes: float) -> None:
     stage.wait(lambda: "Pre-training" in line.text(), "the line at the foot")
     user.click_link(line)
     stage.check(dock.steps[2].isExpanded(), "Show goes to the step of the job.")
-    guide("Closing the window while a job runs asks first.")
+    guide("Closing the window or the dock while a job runs, or while strokes are not saved, asks first.")
     with user.answering(press("Go on", "Pre-training")):
         user.window.windowHandle().close()
     stage.check(user.window.isVisible() and dock.session.job.running, "The window stays, the job goes on.")
