@@ -78,7 +78,7 @@ def test_sentences_of_a_help_break_only_at_the_right_margin(
     command: str, width: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(width))
-    monkeypatch.setenv("TERMINAL_WIDTH", str(width))
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", width)  # typer reads TERMINAL_WIDTH once
     lines = CliRunner().invoke(app, [command, "--help"]).output.splitlines()
     prose = [line for line in lines if line.startswith(" ") and "Usage" not in line]
     for line, after in itertools.pairwise(prose):
@@ -91,7 +91,7 @@ def test_every_method_and_recipe_is_listed_with_what_it_is_for(
     arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "300")
-    monkeypatch.setenv("TERMINAL_WIDTH", "300")
+    monkeypatch.setattr("typer.rich_utils.MAX_WIDTH", 300)
     lines = CliRunner().invoke(app, arguments).output.splitlines()
     for method, which, recipe in recipes.pretrainings():
         (line,) = [line for line in lines if recipe.purpose in line]

@@ -32,6 +32,8 @@ def napari_app(mock_app_model):
     for register in (_initialize_plugins, init_qactions):
         register.cache_clear()
     yield mock_app_model
+    # Menus of a window that its user closed would answer each entry's removal with an error, for minutes.
+    mock_app_model.menus.menus_changed.disconnect()
     QtViewer._instances.clear()  # napari keeps a window that its user closed, and refuses to test beside it
 
 
