@@ -140,6 +140,9 @@ class RandomUser:
         wait_until(lambda: scan.id not in project.scans, PATIENCE_S, "removing a scan")
         self.dock.scans.add([Path(scan.source)])
         wait_until(lambda: not self.dock.scans.adder.busy, PATIENCE_S, "adding it again")
+        again = next(each.id for each in project.scans.values() if each.sha256 == scan.sha256)
+        if (project.root, scan.id) in self.painted:  # a scan from a layer may get another id
+            self.painted[(project.root, again)] = self.painted.pop((project.root, scan.id))
         return scan.id
 
     def do_add_channel(self) -> str:
