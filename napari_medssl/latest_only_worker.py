@@ -41,7 +41,7 @@ class LatestOnlyWorker:
 
         Args:
             compute: Returns an iterator of results; consumed in the thread.
-            on_result: Called with each result, in the viewer's thread.
+            on_result: Called with each result, in the viewer's thread; errors are reported.
             on_finished: Called after the last result, unless the task was replaced.
         """
         if self._worker is not None:

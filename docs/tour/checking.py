@@ -14,7 +14,7 @@ from napari_medssl.widgets.scan_table import DICE
 from napari_medssl.widgets.surfaces import SurfacesButton
 
 
-def looking(stage: Stage, index: int) -> None:
+def go_through(stage: Stage, index: int) -> None:
     """Hide, flip, accept a slice, probabilities."""
     guide, user, dock = stage.guide, stage.user, stage.dock
     step, work = dock.prediction, dock.workspace

@@ -76,7 +76,7 @@ def sample(stage: Stage, folder: Path) -> None:
     training.finetuning(stage, SHORT)
     checking.another_scan(stage)
     training.second_round(stage)
-    checking.looking(stage, EMPTY)
+    checking.go_through(stage, EMPTY)
     checking.review(stage)
     checking.cleaning(stage)
     checking.surfaces(stage, folder / "surfaces")

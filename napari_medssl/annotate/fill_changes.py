@@ -41,6 +41,18 @@ class FillChange:
         box = tuple(_span(np.any(np.moveaxis(differs, axis, 0), (1, 2))) for axis in range(3))
         return cls(box, _packed(np.zeros(differs[box].shape, np.uint8) if before is None else before[box]))
 
+    @classmethod
+    def of_slice(cls, labels: np.ndarray, axis: int, index: int) -> FillChange | None:
+        """What a slice loses that becomes complete; None if it has no interpolated labels.
+
+        Args:
+            labels: The interpolated labels, uint8 (Z, Y, X).
+            axis: Canonical axis across the slice.
+            index: Number of the slice.
+        """
+        box = tuple(slice(index, index + 1) if each == axis else slice(None) for each in range(3))
+        return cls(box, _packed(labels[box])) if labels[box].any() else None
+
     def swap(self, labels: np.ndarray | None, painted: np.ndarray) -> np.ndarray | None:
         """Put the labels of the other side back where nobody has painted, and keep those of this side.
 

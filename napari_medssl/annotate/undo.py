@@ -33,8 +33,7 @@ class Step:
         added: Slices that became complete.
         removed: Slices that are no longer complete.
         classes: Changes of classes that came with it.
-        interpolated: Interpolated labels, uint8 (rows, columns), that the completed slices had before.
-        fill: What was interpolated, or removed from that; None for neither.
+        fills: What was interpolated, or removed from that, in the whole scan (None) or in completed slices.
         empty: Whether it has changed nothing: it is passed over.
     """
 
@@ -43,8 +42,7 @@ class Step:
     added: set[SliceIndex] = field(default_factory=set)
     removed: set[SliceIndex] = field(default_factory=set)
     classes: tuple[ClassChange, ...] = ()
-    interpolated: dict[SliceIndex, np.ndarray] = field(default_factory=dict)
-    fill: FillChange | None = None
+    fills: dict[SliceIndex | None, FillChange] = field(default_factory=dict)
     empty: bool = False
 
 
@@ -86,7 +84,7 @@ class UndoHistory:
         Args:
             added: Slices that become complete.
         """
-        self._open = step = Step(edit=True, interpolated=self._interpolated(added))
+        self._open = step = Step(edit=True, fills=self._fills_of(added))
         try:
             yield step
         finally:
@@ -99,7 +97,8 @@ class UndoHistory:
         Args:
             labels: Interpolated labels, uint8 (Z, Y, X); None removes them.
         """
-        self._push(Step(fill=FillChange.between(self.annotation.interpolated, labels)))
+        change = FillChange.between(self.annotation.interpolated, labels)
+        self._push(Step(fills={None: change} if change is not None else {}))
         self.annotation.set_interpolated(labels)
 
     def pass_over_last(self) -> None:
@@ -134,14 +133,13 @@ class UndoHistory:
         if step.voxels:
             self._move_voxels(Labels.undo, step)
         take_back(self.session, step.classes)
-        self._restore_interpolated(step.interpolated)
-        self._swap_fill(step)
+        self._swap_fills(step)
 
     def _repeat(self, step: Step) -> None:
         repeat(self.session, step.classes)
         if step.voxels:
             self._move_voxels(Labels.redo, step)
-        self._swap_fill(step)
+        self._swap_fills(step)
         self.annotation.set_complete(({*self.annotation.complete} | step.added) - step.removed)
 
     def _move_voxels(self, move: Callable[[Labels], None], step: Step) -> None:
@@ -167,7 +165,7 @@ class UndoHistory:
         step = self._open or Step()
         step.added |= added
         step.removed |= removed
-        step.interpolated = {**self._interpolated(added), **step.interpolated}
+        step.fills = {**self._fills_of(added), **step.fills}
         if self._open is None:
             self._push(step)
 
@@ -177,39 +175,29 @@ class UndoHistory:
             self.clear()
 
     def _push(self, step: Step) -> None:
-        if not (step.voxels or step.added or step.removed or step.fill):
+        if not (step.voxels or step.added or step.removed or step.fills):
             return
         self._undone.clear()
         self._done.append(step)
-        large = [position for position, each in enumerate(self._done) if each.voxels or each.fill]
+        large = [position for position, each in enumerate(self._done) if each.voxels or None in each.fills]
         if len(large) > MOST_STEPS:
             del self._done[: large[0] + 1]
 
     # --- interpolated labels -------------------------------------------------------------------------
 
-    def _swap_fill(self, step: Step) -> None:
-        if step.fill is not None and self.annotation.labels is not None:
-            labels = step.fill.swap(self.annotation.interpolated, self.annotation.labels)
-            self.annotation.set_interpolated(labels)
+    def _swap_fills(self, step: Step) -> None:
+        painted = self.annotation.labels
+        if not step.fills or painted is None:
+            return
+        labels = self.annotation.interpolated
+        for change in step.fills.values():
+            labels = change.swap(labels, painted)
+        self.annotation.set_interpolated(labels)
 
-    def _interpolated(self, slices: Iterable[SliceIndex]) -> dict[SliceIndex, np.ndarray]:
-        """Copies of the interpolated labels of slices, of those that have any."""
+    def _fills_of(self, slices: Iterable[SliceIndex]) -> dict[SliceIndex | None, FillChange]:
+        """What slices lose when they become complete."""
         labels = self.annotation.interpolated
         if labels is None:
             return {}
-        planes = {(axis, index): labels[_plane(axis, index)].copy() for axis, index in slices}
-        return {position: plane for position, plane in planes.items() if plane.any()}
-
-    def _restore_interpolated(self, planes: dict[SliceIndex, np.ndarray]) -> None:
-        """Put interpolated labels back where nobody has painted."""
-        interpolated, labels = self.annotation.interpolated, self.annotation.labels
-        if not planes or interpolated is None or labels is None:
-            return
-        for (axis, index), plane in planes.items():
-            here = _plane(axis, index)
-            interpolated[here] = np.where(labels[here] == 0, plane, 0)
-        self.annotation.set_interpolated(interpolated)
-
-
-def _plane(axis: int, index: int) -> tuple[slice | int, ...]:
-    return (*(slice(None),) * axis, index)
+        changes = {(axis, index): FillChange.of_slice(labels, axis, index) for axis, index in slices}
+        return {position: change for position, change in changes.items() if change is not None}

@@ -13,7 +13,8 @@ import numpy as np
 from medssl.core.errors import UserError
 from medssl.core.files import read_array, write_array
 from medssl.core.labels.evaluate import evaluate
-from medssl.core.project.annotation import DAMAGED, Annotation
+from medssl.core.project.annotation import Annotation
+from medssl.core.project.annotation_file import DAMAGED
 from medssl.core.project.contents import LabelClass, Scan
 from medssl.core.project.project import Project, Run
 from psygnal import Signal

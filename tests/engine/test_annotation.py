@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
 from medssl.core.errors import UserError
-from medssl.core.project.annotation import read_annotation, write_annotation
+from medssl.core.project.annotation_file import read_annotation, write_annotation
 from medssl.core.project.project import IGNORE, SURE_BACKGROUND, Annotation, Project
 from project_parts import SHAPE, code_of, painted
 

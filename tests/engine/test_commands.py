@@ -29,6 +29,7 @@ from medssl.core.files import write_json
 from medssl.core.io.scan_file import ScanFile
 from medssl.core.jobs import FinetuneJob, PretrainJob
 from medssl.core.methods import ALL
+from medssl.core.project.locks import training_lock
 from medssl.core.project.project import Project, Run
 from medssl.core.scalars import MEANINGS
 from rich.console import Console
@@ -299,6 +300,21 @@ def test_last_says_what_it_takes_and_what_it_passes_over(
     used, passed_over = [run.id for run in project.runs("finetune")]
     said = capsys.readouterr().err
     assert f"Using {used}" in said and f"{passed_over} (no checkpoint)" in said
+
+
+def test_last_passes_over_a_run_that_is_being_trained_but_not_to_resume_it(
+    project: Project, capsys: pytest.CaptureFixture
+) -> None:
+    used, newest = project.runs("finetune")
+    newest.checkpoint.write_bytes(used.checkpoint.read_bytes())
+    with training_lock(newest.folder):
+        assert choose_run(project, "last", ("finetune",)).id == used.id
+        assert f"passed over {newest.id} (being trained)" in capsys.readouterr().err
+        assert choose_run(project, "last", ("finetune",), "Resuming").id == newest.id
+        used.checkpoint.unlink()
+        assert choose_run(project, "last", ("finetune",)).id == newest.id, "better than none"
+    used.checkpoint.write_bytes(newest.checkpoint.read_bytes())
+    assert choose_run(project, "last", ("finetune",)).id == newest.id
 
 
 def finished(project: Project, steps: int) -> Run:

@@ -15,7 +15,8 @@ from medssl.core.features.similarity import open_features, write_features
 from medssl.core.jobs import ExportJob, FinetuneJob
 from medssl.core.labels.evaluate import evaluate
 from medssl.core.labels.postprocess import Postprocessing, cleaned, postprocessing_of, save_cleaned
-from medssl.core.project.annotation import Annotation, write_annotation
+from medssl.core.project.annotation import Annotation
+from medssl.core.project.annotation_file import write_annotation
 from medssl.core.project.project import Project
 from medssl.tasks.inference import predict
 from project_parts import SHAPE, code_of, painted

@@ -15,7 +15,7 @@ from medssl.core.errors import UserError
 from medssl.core.export.files import export_scan
 from medssl.core.files import portable_name
 from medssl.core.io.volume import read_scan
-from medssl.core.project.annotation import write_annotation
+from medssl.core.project.annotation_file import write_annotation
 from medssl.core.project.project import Annotation, LabelClass, Project, ViewState, is_project
 from project_parts import SHAPE, code_of, painted
 

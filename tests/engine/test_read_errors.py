@@ -18,7 +18,7 @@ from medssl.core.features.similarity import open_features, write_features
 from medssl.core.files import read_array, read_json, sha256_of, write_array, write_json
 from medssl.core.io.labels import read_labels
 from medssl.core.io.volume import read_scan
-from medssl.core.project.annotation import is_annotated, read_annotation, write_annotation
+from medssl.core.project.annotation_file import is_annotated, read_annotation, write_annotation
 from medssl.core.project.project import Annotation, Project
 from medssl.nn.models import checkpoint
 from project_parts import SHAPE, code_of, painted

@@ -8,11 +8,7 @@ import numpy as np
 import pytest
 from medssl.core.errors import UserError
 from medssl.core.labels.shape_interpolation import fill
-from medssl.core.project.annotation import (
-    FORMAT_VERSION,
-    read_annotation,
-    write_annotation,
-)
+from medssl.core.project.annotation_file import FORMAT_VERSION, read_annotation, write_annotation
 from medssl.core.project.project import IGNORE, SURE_BACKGROUND, Annotation, Project
 
 SHAPE = (9, 24, 20)
@@ -86,7 +82,7 @@ def test_an_annotation_of_the_first_version_still_opens(tmp_path: Path) -> None:
 def test_an_annotation_of_a_newer_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "scan.npz"
     with monkeypatch.context() as patch:
-        patch.setattr("medssl.core.project.annotation.FORMAT_VERSION", FORMAT_VERSION + 1)
+        patch.setattr("medssl.core.project.annotation_file.FORMAT_VERSION", FORMAT_VERSION + 1)
         write_annotation(path, balls(), SHAPE)
     with pytest.raises(UserError) as error:
         read_annotation(path, SHAPE)

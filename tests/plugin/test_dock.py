@@ -26,7 +26,8 @@ ENGINE = """
 import json, sys, time
 from pathlib import Path
 from medssl.core import jobs, events
-from medssl.core.project.annotation import Annotation, write_annotation
+from medssl.core.project.annotation import Annotation
+from medssl.core.project.annotation_file import write_annotation
 from medssl.core.project.project import Project
 import numpy as np
 

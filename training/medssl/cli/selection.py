@@ -15,6 +15,7 @@ from medssl.core.events import ran_to_completion
 from medssl.core.jobs import TRAININGS
 from medssl.core.project.damage import damaged_runs
 from medssl.core.project.project import Project, Run, Scan
+from medssl.core.project.run_state import is_being_trained
 from medssl.core.project.runs import refuse_collapsed
 from medssl.core.shell import command
 from medssl.core.shipped import SHAPES
@@ -28,7 +29,8 @@ def choose_run(project: Project, name: str, kinds: Sequence[str], action: str = 
     Args:
         project: project with the runs.
         name: id ("0002-finetune"), number ("2"), "shapes" (the shipped weights), or "last": the newest run
-            of these kinds with a checkpoint that has not collapsed.
+            of these kinds with a checkpoint that has not collapsed; to use its weights, and not to resume it,
+            a run that is being trained is passed over where there is another one.
         kinds: accepted kinds, "pretrain" and "finetune".
         action: first word of the printed line.
 
@@ -53,10 +55,9 @@ def choose_run(project: Project, name: str, kinds: Sequence[str], action: str = 
                 f"{', or take --weights shapes' if 'pretrain' in kinds and action == USING else ''}.",
                 code="no-run",
             )
-        passed_over = [
-            f"{run.id} ({'collapsed' if run in saved else 'no checkpoint'})"
-            for run in runs[runs.index(usable[-1]) + 1 :]
-        ]
+        if action == USING:  # a checkpoint that changes makes predictions outdated while they are read
+            usable = [run for run in usable if not is_being_trained(run)] or usable
+        passed_over = [f"{run.id} ({_why_not(run)})" for run in runs[runs.index(usable[-1]) + 1 :]]
         rest = f"; passed over {', '.join(passed_over)}" if passed_over else ""
         typer.echo(f"{action} {usable[-1].id}, the last {wanted} run with weights{rest}.", err=True)
         return usable[-1]
@@ -67,6 +68,12 @@ def choose_run(project: Project, name: str, kinds: Sequence[str], action: str = 
             code="no-run",
         )
     return chosen
+
+
+def _why_not(run: Run) -> str:
+    if not run.checkpoint.exists():
+        return "no checkpoint"
+    return "collapsed" if run.collapsed else "being trained"
 
 
 def choose_resumable(project: Project, name: str, kind: str, minutes: float | None, steps: int | None) -> Run:

@@ -16,7 +16,8 @@ import numpy as np
 from medssl.core.errors import UserError
 from medssl.core.labels.relabel import relabel
 from medssl.core.palette import class_color
-from medssl.core.project.annotation import SURE_BACKGROUND, class_ids
+from medssl.core.project.annotation import SURE_BACKGROUND
+from medssl.core.project.annotation_file import class_ids
 from medssl.core.project.kept import kept_annotations
 from medssl.core.project.project import LabelClass, Project
 

@@ -17,7 +17,8 @@ import numpy as np
 from medssl.core.errors import UserError
 from medssl.core.files import read_json, sha256_of, write_json
 from medssl.core.jobs import from_json
-from medssl.core.project.annotation import Annotation, read_annotation, write_annotation
+from medssl.core.project.annotation import Annotation
+from medssl.core.project.annotation_file import read_annotation, write_annotation
 from medssl.core.project.project import Project
 
 CONNECTIVITY = np.ones((3, 3, 3), bool)

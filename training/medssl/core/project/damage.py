@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from medssl.core.errors import UserError
-from medssl.core.project.annotation import DAMAGED, is_annotated
+from medssl.core.project.annotation_file import DAMAGED, is_annotated
 from medssl.core.project.project import Project
 from medssl.core.project.runs import Run, read_runs
 

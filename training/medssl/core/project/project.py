@@ -20,11 +20,9 @@ import numpy as np
 
 from medssl.core.errors import UserError
 from medssl.core.files import exists, make_folder, write_json
-from medssl.core.project.annotation import (
+from medssl.core.project.annotation import IGNORE, SURE_BACKGROUND, Annotation
+from medssl.core.project.annotation_file import (
     DAMAGED,
-    IGNORE,
-    SURE_BACKGROUND,
-    Annotation,
     class_ids,
     is_annotated,
     read_annotation,

@@ -38,16 +38,22 @@ def run_state(project: Project, run: Run) -> RunState:
 
 
 def _text(run: Run) -> str:
-    try:
-        need_not_trained(run)
-    except UserError as error:
-        if error.code == "locked":
-            return "being trained"
+    if is_being_trained(run):
+        return "being trained"
     if not run.checkpoint.exists():
         return "no weights"
     if run.collapsed:
         return "collapsed"
     return "finished" if ran_to_completion(run.folder / "events.jsonl") else "stopped"
+
+
+def is_being_trained(run: Run) -> bool:
+    """Whether a process is training a run."""
+    try:
+        need_not_trained(run)
+    except UserError as error:
+        return error.code == "locked"
+    return False
 
 
 def need_not_trained(run: Run) -> None:
