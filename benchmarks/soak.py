@@ -45,9 +45,9 @@ class Part(Protocol):
 
 
 PARTS: dict[str, tuple[type, float]] = {
-    "damage": (Damage, 0.45),
-    "disk": (BadDisk, 0.15),
-    "painter": (Painter, 0.15),
+    "damage": (Damage, 0.55),
+    "disk": (BadDisk, 0.1),
+    "painter": (Painter, 0.1),
     "trainer": (Trainer, 0.15),
     "writers": (TwoWriters, 0.1),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from medssl.core.errors import UserError
@@ -26,7 +26,7 @@ MAX_OTHER_SCANS = 8
 
 @dataclass(frozen=True)
 class PreviewRequest:
-    """A slice (canonical axis, voxel index) of a scan and the scan's annotation, which is copied."""
+    """A slice (canonical axis, voxel index) of a scan and the scan's annotation, which may be edited meanwhile."""
 
     project: Project
     scan: str
@@ -60,7 +60,6 @@ class PreviewWorker:
         self._classifier: LinearClassifier | None = None
         self._position: tuple[int, int] | None = None
         self._projected = self._painted = np.empty(0)
-        self._labels = np.empty(0, np.uint8)
 
     def compute(self, request: PreviewRequest) -> PreviewResult | None:
         """The outlines of a slice for the strokes so far.
@@ -75,7 +74,6 @@ class PreviewWorker:
             return PreviewResult(request, missing=str(error), more=bool(self._unread))
 
     def _compute(self, request: PreviewRequest) -> PreviewResult | None:
-        request = replace(request, annotation=self._copied(request.annotation))
         learner = self._learner_of(request)
         changed = learner.update(request.annotation)
         if self._unread and self._classifier is not None:  # the scan's own strokes come first
@@ -84,7 +82,7 @@ class PreviewWorker:
         if changed or self._classifier is None:
             self._classifier = None
             self._classifier = self._fit(learner, request)
-        painted = slice_target(request.annotation, request.axis, request.index)
+        painted = slice_target(learner.annotation, request.axis, request.index)
         position = (request.axis, request.index)
         if not changed and position == self._position and np.array_equal(painted, self._painted):
             return None
@@ -93,16 +91,6 @@ class PreviewWorker:
         self._position, self._painted = position, painted
         scores = slice_scores(learner.cache, self._projected, self._classifier, request.axis)
         return PreviewResult(request, outlines(scores, self._classifier, painted), more=bool(self._unread))
-
-    def _copied(self, annotation: Annotation) -> Annotation:
-        """The annotation as it is now: painting goes on meanwhile.
-
-        The copy takes the place of the last one: new memory for each stroke costs more than the copying.
-        """
-        if self._labels.shape != annotation.labels.shape:
-            self._labels = np.empty_like(annotation.labels)
-        np.copyto(self._labels, annotation.labels)
-        return replace(annotation, labels=self._labels)
 
     def _learner_of(self, request: PreviewRequest) -> Learner:
         """The learner for this scan and these weights; a new one if their files have changed."""

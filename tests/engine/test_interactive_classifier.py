@@ -16,7 +16,6 @@ from medssl.core.features.interactive_classifier import (
     slice_fourier_features,
     slice_scores,
     slice_target,
-    training_voxels,
 )
 from medssl.core.features.similarity import FeatureCache
 from medssl.core.project.annotation import IGNORE, SURE_BACKGROUND, Annotation
@@ -147,28 +146,6 @@ def test_painting_over_changes_the_answer_as_if_it_had_never_been_otherwise() ->
     # What is left over of sums in float64, some 1e-14, the solution multiplies by its condition, some 1e3:
     # beside the rounding of the weights to float32 (6e-8) that is nothing.
     assert again.weights == pytest.approx(first.weights, rel=1e-6, abs=1e-6)
-
-
-def test_painted_voxels_are_those_of_the_target() -> None:
-    labels = np.zeros((5, 6, 7), np.uint8)  # 210 voxels: not a whole number of words
-    labels[1, 2, 3:6], labels[4, 5, 6], labels[3, 0, 0] = 4, SURE_BACKGROUND, 9
-    annotation = Annotation(labels, ((0, 1), (2, 0)))
-    target = annotation.target().ravel()
-    where = np.flatnonzero(target != IGNORE)
-    assert np.array_equal(training_voxels(annotation), where * 256 + target[where])
-
-
-def test_only_so_many_voxels_a_class_are_looked_at_and_the_same_ones_again(monkeypatch) -> None:
-    monkeypatch.setattr(interactive_classifier, "MAX_VOXELS", 100)
-    labels = np.zeros((20, 30, 40), np.uint8)
-    labels[:, :15] = 1
-    before = training_voxels(Annotation(labels))
-    assert 50 < len(before) <= 100
-    labels[0, 20, :5] = 1
-    after = training_voxels(Annotation(labels))
-    assert len(np.intersect1d(before, after)) == len(before)
-    rows = np.unravel_index(before >> 8, labels.shape)[1]
-    assert rows.max() > 12 and rows.min() < 3, "spread over all of it"
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])

@@ -14,22 +14,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from medssl.core.errors import UserError
 from medssl.core.features.fourier_features import extended_features
 from medssl.core.features.similarity import FeatureCache
-from medssl.core.project.annotation import IGNORE, SURE_BACKGROUND, Annotation
+from medssl.core.features.voxel_sampler import VoxelSampler
+from medssl.core.project.annotation import IGNORE, Annotation
 
 SHRINKAGE = 0.1
 """Fraction of the mean variance that is added to every variance, because few voxels give a poor estimate."""
 PRIOR = 0.5
 """0: all classes are equally likely, 1: as frequent as annotated. Complete slices show how rare a class is,
 scribbles do not."""
-MAX_VOXELS = 4096
-"""Training voxels per class; for background, as many from strokes and from complete slices."""
 MIN_OUTLINE = 1.5
 """Extent in voxels below which outlines are not drawn."""
 
@@ -57,11 +55,17 @@ class Learner:
     def __init__(self, cache: FeatureCache) -> None:
         self.cache = cache
         self.moments: dict[int, np.ndarray] = {}
+        self._sampler = VoxelSampler(cache.shape_zyx)
         self._voxels = np.empty(0, np.int64)
+
+    @property
+    def annotation(self) -> Annotation:
+        """The annotation as it was at the last update, which painting does not change."""
+        return self._sampler.annotation
 
     def update(self, annotation: Annotation) -> bool:
         """Update the moments to an annotation; returns whether anything changed."""
-        current = training_voxels(annotation)
+        current = self._sampler.update(annotation)
         added = np.setdiff1d(current, self._voxels, assume_unique=True)
         removed = np.setdiff1d(self._voxels, current, assume_unique=True)
         for voxels, sign in ((added, 1), (removed, -1)):
@@ -80,57 +84,6 @@ class Learner:
             rows = _voxel_features(self.cache, voxel_zyx)
             sums[label] = rows.T @ rows
         return sums
-
-
-def training_voxels(annotation: Annotation) -> np.ndarray:
-    """Sample training voxels from an annotation, at most MAX_VOXELS per class.
-
-    Voxels with the lowest Fibonacci hash are taken: they are spread evenly, and the same ones are sampled
-    again after the next stroke.
-
-    Returns:
-        flat voxel index * 256 + class id (0 background), int64 (N,), sorted.
-    """
-    labels = np.ascontiguousarray(annotation.labels)
-    flat = labels.reshape(-1)
-    index = _nonzero(flat)
-    values = flat[index]
-    groups = [(0, index[values == SURE_BACKGROUND])]
-    groups += [
-        (int(value), index[values == value]) for value in np.unique(values) if value != SURE_BACKGROUND
-    ]
-    in_slices = [_slice_voxels(labels.shape, *item) for item in annotation.complete]
-    if in_slices:
-        candidates = np.unique(np.concatenate(in_slices))
-        groups.append((0, candidates[flat[candidates] == 0]))
-    return np.unique(np.concatenate([(_subsample(group) << 8) + label for label, group in groups]))
-
-
-def _nonzero(flat: np.ndarray) -> np.ndarray:
-    """np.flatnonzero, eight voxels at a time, because most voxels of a scan are not annotated."""
-    words = len(flat) // 8
-    nonzero = np.flatnonzero(flat[: words * 8].view(np.uint64))
-    index = np.concatenate([(nonzero[:, None] * 8 + np.arange(8)).ravel(), np.arange(words * 8, len(flat))])
-    return index[flat[index] != 0]
-
-
-def _subsample(index: np.ndarray) -> np.ndarray:
-    """At most MAX_VOXELS of the flat indices. The fraction is a power of two, so that it rarely changes."""
-    halvings = 0
-    hashes = (index.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32)
-    while len(index) > MAX_VOXELS:
-        halvings += 1
-        low = hashes < (1 << 32 >> halvings)
-        index, hashes = index[low], hashes[low]
-    return index
-
-
-@lru_cache(maxsize=512)
-def _slice_voxels(shape_zyx: tuple[int, ...], axis: int, index: int) -> np.ndarray:
-    """Flat indices of at most MAX_VOXELS voxels of a slice."""
-    ranges = [np.arange(length) for length in shape_zyx]
-    ranges[axis] = np.array([index])
-    return _subsample(np.ravel_multi_index(np.ix_(*ranges), shape_zyx).ravel())
 
 
 # --- the classifier -----------------------------------------------------------------------------------
