@@ -26,7 +26,7 @@ MAX_OTHER_SCANS = 8
 
 @dataclass(frozen=True)
 class PreviewRequest:
-    """A slice (canonical axis, voxel index) of a scan and the scan's annotation, which may be edited meanwhile."""
+    """A slice (canonical axis, voxel index) of a scan, whose annotation may be edited meanwhile."""
 
     project: Project
     scan: str

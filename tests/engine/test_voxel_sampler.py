@@ -55,7 +55,8 @@ def test_an_update_gives_what_a_first_look_gives() -> None:
     sampler = VoxelSampler(labels.shape)
     for number in range(12):
         corner = random.integers(0, 5, 3)
-        labels[tuple(slice(start, start + 1 + number % 4) for start in corner)] = random.choice([0, 1, 2, 255])
+        box = tuple(slice(start, start + 1 + number % 4) for start in corner)
+        labels[box] = random.choice([0, 1, 2, 255])
         annotation = Annotation(labels, ((0, 2), (1, 7)) if number % 3 else ())
         assert np.array_equal(sampler.update(annotation), sampled(annotation))
 

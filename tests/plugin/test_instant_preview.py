@@ -266,12 +266,13 @@ def test_outlines_of_a_scan_go_with_it(qtbot, workspace):
     assert len([x for x in workspace.viewer.layers if layers.entry_of(x).get("role") == layers.PREVIEW]) == 1
 
 
-def test_strokes_while_it_computes_do_no_harm(workspace, truth, monkeypatch):
+def test_strokes_while_it_computes_do_no_harm(qtbot, workspace, monkeypatch):
     """numpy refuses arrays that change under its hands, so the thread works on a copy."""
     from medssl.core.project.annotation import Annotation
 
     from napari_medssl.explore import preview_worker
 
+    qtbot.waitUntil(lambda: workspace.preview._worker is None, timeout=PATIENCE)  # its thread calls fit, too
     labels = np.zeros(SHAPE, np.uint8)
     labels[5, 10, 5:11], labels[5, 2] = 1, 255
     fit = preview_worker.fit

@@ -21,15 +21,15 @@ MAX_VOXELS = 4096
 class Sample(NamedTuple):
     """Flat voxel indices, int64 (N,): those whose hash is below 2 ** (32 - halvings)."""
 
-    index: np.ndarray
+    voxels: np.ndarray
     halvings: int
 
 
 class VoxelSampler:
     """Samples at most MAX_VOXELS annotated voxels per class.
 
-    Voxels with the lowest Fibonacci hash are taken: they are spread evenly, and the same ones are sampled again
-    after the next stroke.
+    Voxels with the lowest Fibonacci hash are taken: they are spread evenly, and the same ones are sampled
+    again after the next stroke.
     """
 
     def __init__(self, shape_zyx: Sequence[int]) -> None:
@@ -56,9 +56,9 @@ class VoxelSampler:
         for samples in self._slices.values():
             for label, sample in samples.items():
                 painted.setdefault(label, []).append(sample)
-        groups = [(0 if label == SURE_BACKGROUND else label, _merged(them)) for label, them in painted.items()]
+        groups = [(label % SURE_BACKGROUND, _merged(samples)) for label, samples in painted.items()]
         groups.append((0, self._unpainted(annotation.complete)))
-        return np.unique(np.concatenate([(index << 8) + label for label, index in groups]))
+        return np.unique(np.concatenate([(voxels << 8) + label for label, voxels in groups]))
 
     def _unpainted(self, complete: Sequence[tuple[int, int]]) -> np.ndarray:
         """A sample of the unpainted voxels in complete slices, as flat indices."""
@@ -66,7 +66,7 @@ class VoxelSampler:
         if not complete:
             return np.empty(0, np.int64)
         candidates = np.unique(np.concatenate([_slice_voxels(labels.shape, *item) for item in complete]))
-        return _sample(candidates[labels.reshape(-1)[candidates] == 0]).index
+        return _sample(candidates[labels.reshape(-1)[candidates] == 0]).voxels
 
 
 def _samples(plane: np.ndarray, offset: int) -> dict[int, Sample]:
@@ -80,7 +80,7 @@ def _samples(plane: np.ndarray, offset: int) -> dict[int, Sample]:
 def _merged(samples: Sequence[Sample]) -> np.ndarray:
     """The sample of all voxels that some samples are from."""
     halvings = max(sample.halvings for sample in samples)
-    return _sample(np.concatenate([sample.index for sample in samples]), halvings).index
+    return _sample(np.concatenate([sample.voxels for sample in samples]), halvings).voxels
 
 
 def _sample(index: np.ndarray, halvings: int = 0) -> Sample:
@@ -99,4 +99,4 @@ def _slice_voxels(shape_zyx: tuple[int, ...], axis: int, index: int) -> np.ndarr
     """Flat indices of at most MAX_VOXELS voxels of a slice."""
     ranges = [np.arange(length) for length in shape_zyx]
     ranges[axis] = np.array([index])
-    return _sample(np.ravel_multi_index(np.ix_(*ranges), shape_zyx).ravel()).index
+    return _sample(np.ravel_multi_index(np.ix_(*ranges), shape_zyx).ravel()).voxels
