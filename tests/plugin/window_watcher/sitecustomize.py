@@ -1,7 +1,7 @@
 """Python runs this at its start where the folder is in PYTHONPATH (test_view_command.py).
 
-In the process of the viewer it waits until a scan is on the screen, agrees to the place of a new project, prints
-what the window shows as a line of JSON, and closes the window.
+In the process of the viewer it agrees to the place of a new project, waits until a scan is on the screen,
+prints what the window shows as a line of JSON, and closes the window.
 """
 
 from __future__ import annotations

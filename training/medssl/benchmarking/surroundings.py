@@ -44,6 +44,11 @@ def machine_text(machine: Mapping[str, Any], threads: int | None = None) -> str:
     return text if threads is None else f"{text}, {threads} thread{'s' if threads > 1 else ''}"
 
 
+def window_text() -> str:
+    """Today, processor, napari and commit, for pages of what is measured in the viewer."""
+    return f"{date.today():%d %B %Y}, {processor()}, napari {version('napari')}, commit {commit()}"
+
+
 @dataclass(frozen=True)
 class Origin:
     """When, where and by which commit a result was made."""
