@@ -10,7 +10,7 @@ import numpy as np
 from qtpy.QtCore import QElapsedTimer, QEvent, QPoint, QPointF, Qt, QTimer
 from qtpy.QtGui import QMouseEvent
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication, QCheckBox, QComboBox, QDoubleSpinBox, QFileDialog, QLineEdit, QWidget
+from qtpy.QtWidgets import QApplication, QCheckBox, QComboBox, QDoubleSpinBox, QLineEdit, QWidget
 
 from napari_medssl.navigation import camera_of
 
@@ -91,23 +91,6 @@ class UserSimulation:
                 return
             QTest.keyClick(box, Qt.Key.Key_Down)
         raise AssertionError(f"{text} is not in the list")
-
-    def choose_file(self, press: QWidget, path: Path) -> None:
-        """Press a button that opens a file dialog, and type a path into it."""
-        typed: list[Path] = []
-
-        def type_it() -> None:
-            dialog = QApplication.activeModalWidget()
-            assert isinstance(dialog, QFileDialog), f"no file dialog but {dialog}"
-            edit = dialog.findChild(QLineEdit)
-            QTest.keyClick(edit, Qt.Key.Key_A, Qt.KeyboardModifier.ControlModifier)
-            QTest.keyClicks(edit, str(path))
-            typed.append(path)
-            QTest.keyClick(edit, Qt.Key.Key_Return)
-
-        QTimer.singleShot(600, type_it)
-        self.click(press)
-        assert typed
 
     def dismiss_notifications(self) -> None:
         """Close what napari shows in the corner of the canvas."""
