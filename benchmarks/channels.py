@@ -17,6 +17,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from medssl import engine
+from medssl.benchmarking.report import markdown_table
 from medssl.benchmarking.simulated_annotator import annotate, choose_slices
 from medssl.core.jobs import FinetuneJob
 from medssl.core.labels import metrics
@@ -96,13 +97,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=120)
     steps = parser.parse_args().steps
-    print("| channels | Dice | seconds |\n| --- | --- | --- |")
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         project, truth = make_project(Path(folder))
         for channels in (CHANNELS, *((name,) for name in CHANNELS)):
             begin = time.perf_counter()
             value = dice(project, truth, channels, steps)
-            print(f"| {' + '.join(channels)} | {value:.2f} | {time.perf_counter() - begin:.0f} |", flush=True)
+            seconds = time.perf_counter() - begin
+            rows.append([" + ".join(channels), f"{value:.2f}", f"{seconds:.0f}"])
+    print(markdown_table(["channels", "Dice", "seconds"], rows))
 
 
 if __name__ == "__main__":

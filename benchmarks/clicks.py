@@ -18,6 +18,7 @@ from few_slices_data import DATASETS, open_dataset
 from landmarks import random_run
 from medssl import engine
 from medssl.benchmarking.protocol import Material
+from medssl.benchmarking.report import markdown_table
 from medssl.benchmarking.surroundings import surroundings
 from medssl.core.features.similarity import FeatureCache, open_features, query_at
 from medssl.core.files import write_whole
@@ -136,17 +137,15 @@ def run(options: argparse.Namespace) -> str:
                 m, str(engine.run(own, lambda event: None, lambda: False)["run"]), s
             ),
         }
-        lines = []
+        rows = []
         for kind, make in kinds.items():
             cells = measure(material, scans, make(), landmarks=kind != GREY)
-            lines.append(f"| {kind} | {' | '.join(cells)} |")
-            print(name, lines[-1], flush=True)
+            rows.append([kind, *cells])
+            print(name, *rows[-1], flush=True)
+        heading = ["features", "same scan", "another scan", "5 mm", "10 mm", "median"]
         parts.append(
-            f"## {name}\n\n{len(scans)} test scans; supervoxels: {options.minutes:g} minutes.\n"
-            "\n"
-            + "| features | same scan | another scan | 5 mm | 10 mm | median |\n"
-            + "| --- | ---: | ---: | ---: | ---: | ---: |\n"
-            + "\n".join([*lines, ""])
+            f"## {name}\n\n{len(scans)} test scans; supervoxels: {options.minutes:g} minutes.\n\n"
+            f"{markdown_table(heading, rows)}\n"
         )
     return "\n".join(parts)
 

@@ -12,6 +12,7 @@ from early_picture import Line, Panel, curves
 from few_slices_page import measured, spread
 from few_slices_rows import name_of, newest, plain_name
 from medssl.benchmarking.protocol import ALL, RANDOM
+from medssl.benchmarking.report import markdown_table
 from medssl.benchmarking.results_log import Cell, Failure, mean, read_lines
 from medssl.core.files import write_whole
 from medssl.core.shipped import SHAPES
@@ -192,7 +193,6 @@ def _section(setting: Setting, rows: Sequence[Row], failures: Sequence[Failure])
     heading = ["start", "slices", *(f"{mark} s" for mark in setting.marks)]
     heading += [f"over random, {mark} s" for mark in later]
     heading += ["draws", "before"]
-    rule = ["---", *["---:"] * (len(heading) - 1)]
     by_key = {(row.name, row.slices): row for row in rows}
     lines = [_line(row, setting.marks, later, by_key.get((row.baseline, row.slices))) for row in rows]
     reasons = Counter(
@@ -204,7 +204,7 @@ def _section(setting: Setting, rows: Sequence[Row], failures: Sequence[Failure])
         "",
         *measured([cell for row in rows for cell in row.cells if not row.head_only]),
         "",
-        *("| " + " | ".join(line) + " |" for line in [heading, rule, *lines]),
+        markdown_table(heading, lines),
         "",
         *(f"- failed: {reason}" for reason in reasons),
         *_shared_cores(rows),

@@ -13,8 +13,9 @@ from few_slices_rows import NAMES, SEEDS, Row, Setting, newest, plain_name, rows
 from medssl.benchmarking import pictures
 from medssl.benchmarking.pictures import SliceCounts
 from medssl.benchmarking.protocol import RANDOM
-from medssl.benchmarking.report import number
+from medssl.benchmarking.report import markdown_table, number
 from medssl.benchmarking.results_log import Cell, mean, read_lines
+from medssl.benchmarking.surroundings import Origin, describe_origins, machine_text
 from medssl.core.files import write_whole
 
 MARK = "<!-- Everything below is written by: python benchmarks/few_slices.py draw -->"
@@ -90,11 +91,13 @@ def _section(setting: Setting, rows: Sequence[Row]) -> list[str]:
         "",
         *measured(cells),
         "",
-        "| " + " | ".join(heading) + " |",
-        "| --- |" + " ---: |" * 3 + " --- |" + " ---: |" * 4,
-        *itertools.chain.from_iterable(
-            _lines(list(group), seeds, baselines)
-            for _, group in itertools.groupby(rows, key=lambda row: row.name)
+        markdown_table(
+            heading,
+            itertools.chain.from_iterable(
+                _lines(list(group), seeds, baselines)
+                for _, group in itertools.groupby(rows, key=lambda row: row.name)
+            ),
+            text=(0, 4),
         ),
         "",
         *_failures(rows),
@@ -107,14 +110,16 @@ def _times(setting: Setting) -> str:
     return f"{setting.minutes:g} minutes after {setting.pretrain_minutes:g} of pre-training"
 
 
-def _lines(rows: Sequence[Row], seeds: Sequence[int], baselines: Mapping[tuple[str, int], Row]) -> list[str]:
-    """Table lines of a method; numbers of slices that were not run share one line."""
+def _lines(
+    rows: Sequence[Row], seeds: Sequence[int], baselines: Mapping[tuple[str, int], Row]
+) -> list[list[str]]:
+    """Table rows of a method; numbers of slices that were not run share one line."""
     run = [row for row in rows if row.cells or row.failures]
     lines = [_line(row, seeds, baselines.get((row.baseline, row.slices))) for row in run]
     missing = [str(row.slices) for row in rows if row not in run]
     if missing:
         lines.append([rows[0].name, ", ".join(missing), NOT_RUN, *[""] * 6])
-    return ["| " + " | ".join(line) + " |" for line in lines]
+    return lines
 
 
 def _line(row: Row, seeds: Sequence[int], baseline: Row | None) -> list[str]:
@@ -181,33 +186,19 @@ def measured(cells: Sequence[Cell]) -> list[str]:
     """Dates, machines, versions and commits of the cells."""
     if not cells:
         return []
-    dates = sorted(datetime.fromisoformat(cell.date).date() for cell in cells)
-    span = f"{dates[0]:%d %B %Y}" + (f" to {dates[-1]:%d %B %Y}" if dates[0] != dates[-1] else "")
-    machines = Counter(_machine(cell) for cell in cells)
-    commits = Counter(str(cell.machine.get("commit")) for cell in cells)
+    origins = [
+        Origin(
+            datetime.fromisoformat(cell.date).date(),
+            machine_text(cell.machine, cell.plan.get("threads")),
+            str(cell.machine.get("commit")),
+        )
+        for cell in cells
+    ]
     scans = {len(cell.dice_of_scan) for cell in cells if cell.judged_on != "painted"}
     return [
-        f"{_number_of_cells(len(cells))}, {span}; {_counted(machines)}; commit {_counted(commits)}; "
+        f"{describe_origins(origins, 'cell')}; "
         f"{' or '.join(map(str, sorted(scans)))} {cells[0].settings['judge']} scans."
     ]
-
-
-def _machine(cell: Cell) -> str:
-    threads = cell.plan.get("threads")
-    processor = cell.machine.get("gpu") or cell.machine.get("cpu")
-    text = f"{processor}, torch {cell.machine.get('torch')}"
-    return text if threads is None else f"{text}, {threads} thread{'s' if threads > 1 else ''}"
-
-
-def _number_of_cells(count: int) -> str:
-    return f"{count} cell{'s' if count != 1 else ''}"
-
-
-def _counted(counts: Counter[str]) -> str:
-    """ "a", or "a (12 cells), b (3 cells)"."""
-    if len(counts) == 1:
-        return next(iter(counts))
-    return ", ".join(f"{name} ({_number_of_cells(count)})" for name, count in counts.most_common())
 
 
 def _failures(rows: Sequence[Row]) -> list[str]:

@@ -11,7 +11,6 @@ uses every tenth of the other scans instead, on which the search was developed.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from typing import Any
 import numpy as np
 from medssl.benchmarking.dataset import read_dataset
 from medssl.benchmarking.protocol import Material, gather
+from medssl.benchmarking.report import markdown_table
+from medssl.benchmarking.results_log import append_records, read_records
 from medssl.benchmarking.surroundings import surroundings
 from medssl.cli.terminal import console, stop_on_interrupt, worker
 from medssl.core import jobs
@@ -175,7 +176,7 @@ def run(options: argparse.Namespace) -> None:
     material = gather(project, read_dataset(options.data), lambda fraction: None)
     clicks = clicks_of(material, options.dev)
     scans = "dev" if options.dev else "test"
-    finished = {(line.weights, line.matching, line.scans, line.minutes) for line in read_lines(options.out)}
+    finished = {(line.weights, line.matching, line.scans, line.minutes) for line in lines_of(options.out)}
     with stop_on_interrupt(screen) as should_stop:
         work = worker(screen, should_stop)
         for method in options.methods:
@@ -195,7 +196,7 @@ def run(options: argparse.Namespace) -> None:
                     errors, confidences = by_features(clicks, chosen, matching)
                 line = Line(method, matching, scans, minutes, steps, options.seed, errors, confidences,
                             surroundings("cpu"))  # fmt: skip
-                append(options.out, line)
+                append_records(options.out, [asdict(line)])
                 screen.print(f"{method} {matching} {row_of(line)}")
 
 
@@ -225,17 +226,9 @@ def weights_for(project: Project, method: str, options: argparse.Namespace, work
     return str(work(job)["run"])
 
 
-def append(path: Path, line: Line) -> None:
-    """Append a line; the file is written atomically."""
-    before = path.read_bytes() if path.exists() else b""
-    write_whole(path, lambda file: file.write(before + (json.dumps(asdict(line)) + "\n").encode()))
-
-
-def read_lines(path: Path) -> list[Line]:
+def lines_of(path: Path) -> list[Line]:
     """All lines, oldest first."""
-    if not path.exists():
-        return []
-    return [Line(**json.loads(text)) for text in path.read_text(encoding="utf-8").splitlines()]
+    return [Line(**record) for record in read_records(path)]
 
 
 def row_of(line: Line) -> list[str]:
@@ -259,7 +252,7 @@ def sorted_by_confidence(line: Line) -> tuple[str, str]:
 
 def draw(options: argparse.Namespace) -> None:
     """Write the page."""
-    lines = read_lines(options.out)
+    lines = lines_of(options.out)
     parts = [HEAD.format(sources=SOURCES, arms=" and ".join(f"{arm:g}" for arm in RADII_MM), half=HALF_MM)]
     for scans, heading in (("test", "Test scans"), ("dev", "Scans that the search was tuned on")):
         chosen = {(line.weights, line.matching): line for line in lines if line.scans == scans}
@@ -276,21 +269,21 @@ def draw(options: argparse.Namespace) -> None:
             "more confident half",
             "other half",
         ]
-        parts.append(f"## {heading}\n\n| {' | '.join(head)} |\n| --- | --- |{' ---: |' * (len(head) - 2)}\n")
+        rows = []
         for method in METHODS:
             for matching in ("", SINGLE, NEIGHBOURHOOD):
                 line = chosen.get((method, matching))
                 if line is None:
                     continue
                 halves = sorted_by_confidence(line) if line.confidences else ("", "")
-                cells = [
+                rows.append([
                     NAMES[method],
                     MATCHING_NAMES[matching],
                     str(line.steps or ""),
                     *row_of(line),
                     *halves,
-                ]
-                parts[-1] += f"| {' | '.join(cells)} |\n"
+                ])  # fmt: skip
+        parts.append(f"## {heading}\n\n{markdown_table(head, rows, text=(0, 1))}\n")
     machine = lines[-1].machine
     minutes = max(line.minutes for line in lines)
     parts.append(

@@ -25,6 +25,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+from medssl.benchmarking.report import markdown_table
+
 ROOT = Path(__file__).resolve().parents[1]
 LINKS = {
     "src": "training",
@@ -108,10 +110,9 @@ def table(states: dict[str, str]) -> str:
     for name, status in states.items():
         for row in (module_of(name), "all"):
             rows[row].append(status in CAUGHT)
-    lines = ["| module | mutants | caught | share |", "| --- | --- | --- | --- |"]
-    for row, each in sorted(rows.items(), key=lambda item: (item[0] == "all", item[0])):
-        lines.append(f"| {row} | {len(each)} | {sum(each)} | {sum(each) / len(each):.0%} |")
-    return "\n".join(lines)
+    ordered = sorted(rows.items(), key=lambda item: (item[0] == "all", item[0]))
+    cells = [[row, str(len(each)), str(sum(each)), f"{sum(each) / len(each):.0%}"] for row, each in ordered]
+    return markdown_table(["module", "mutants", "caught", "share"], cells)
 
 
 def main() -> None:

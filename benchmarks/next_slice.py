@@ -32,6 +32,7 @@ from few_slices_page import spread as spread_of
 from medssl.benchmarking import experiment, results_log
 from medssl.benchmarking.experiment import Stopped, Work
 from medssl.benchmarking.protocol import RANDOM, Assignment, Material, Settings, assign
+from medssl.benchmarking.report import markdown_table
 from medssl.benchmarking.results_log import Cell, Failure
 from medssl.benchmarking.simulated_annotator import annotate, choose_slices
 from medssl.cli.terminal import Drawing, console, stop_on_interrupt, worker
@@ -239,21 +240,21 @@ def _table(dataset: str, given: dict[str, Any], cells: Sequence[Cell]) -> str:
         "",
         f"Suggestions begin with {given['start']} slices and come in {given['rounds']} rounds, each after "
         f"{given['round_share'] * given['minutes'] * 60:.0f} s of fine-tuning on top.\n",
-        f"| slices | seeds | Dice | of each seed | scans annotated | {' | '.join(classes)} | s to suggest |",
-        f"| --- | --- | ---: | --- | ---: | {' | '.join('---:' for _ in classes)} | ---: |",
     ]
+    heading = ["slices", "seeds", "Dice", "of each seed", "scans annotated", *classes, "s to suggest"]
+    rows = []
     for row in results_log.rows(newest):
         of_arm = [cell for cell in newest if cell.method == row.method]
         scans = sum(len(cell.annotated) for cell in of_arm) / len(of_arm)
-        of_class = " | ".join(_number(row.dice_of_class[name]) for name in classes)
+        of_class = [_number(row.dice_of_class[name]) for name in classes]
         seconds = sum(cell.seconds.get("suggesting", 0.0) for cell in of_arm) / len(of_arm)
         dice = [cell.dice for cell in of_arm]
         each = " / ".join(map(_number, dice))
-        lines.append(
-            f"| {ARMS[row.method]} | {', '.join(map(str, row.seeds))} | {spread_of(dice, 3)} | {each} | "
-            f"{scans:.1f} | {of_class} | {seconds:.0f} |"
+        seeds = ", ".join(map(str, row.seeds))
+        rows.append(
+            [ARMS[row.method], seeds, spread_of(dice, 3), each, f"{scans:.1f}", *of_class, f"{seconds:.0f}"]
         )
-    return "\n".join(lines)
+    return "\n".join([*lines, markdown_table(heading, rows, text=(0, 1, 3))])
 
 
 def _number(value: float | None) -> str:

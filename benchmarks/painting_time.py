@@ -19,30 +19,15 @@ the whole scan, the mean over the classes, of what is painted, interpolated and 
 
 What is thicker than a pixel is corrected first, in all slices; then all the rest, so that each way ends with
 exactly the reference labels. Classes that leave the scan at its first or last slice are not painted.
-
-**How to read it.** The user traces to the pixel, so compare the ways rather than the seconds: an ellipsoid as
-large as a heart (2 mm pixels, 39 slices) takes 774 s with the brush alone, while a physician took 421 s for a
-heart (RootPainter3D, Smith et al., Medical Physics 49, 2022). The Dice counts what nobody has painted as
-missing, so the brush alone is slow by nature until it has been everywhere. One training seed.
-
-**What it shows.** To a Dice of 0.9 the guided fill takes 0.42 of the time of the brush alone on the
-hippocampus, and 0.15 to 0.28 on CT. Filling by shapes alone takes a third longer, except on the torso, where
-the slices painted first suffice. Proposals are quicker still on the hippocampus to 0.85, on a par at 0.9 and
-slower beyond; on the abdomen they are slower throughout. On the torso (five organs in 218 slices) a minute
-of training came to a Dice between 0.5 and 0.6, and its proposals are no help: accepted and corrected one and
-all (by an earlier state of this program), they take 20,356 s to 0.9, the brush alone 8,619 s. What it takes
-if only those worth it are accepted was not computed to the end. The next scan needs no painting for a Dice of
-0.7, but 0.9 is reached sooner by painting five of its own slices. For the last pixels nothing saves time:
-from 0.98 on, the hippocampus is painted sooner whole, because each correction needs a stroke of its own.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +35,32 @@ import numpy as np
 from few_slices_data import DATA, DATASETS
 from medssl import engine
 from medssl.benchmarking.mouse_painting import Effort
+from medssl.benchmarking.report import markdown_table
+from medssl.benchmarking.results_log import append_records, read_records
 from medssl.benchmarking.simulated_annotator import annotate
-from medssl.benchmarking.surroundings import surroundings
+from medssl.benchmarking.surroundings import Origin, describe_origins, machine_text, surroundings
 from medssl.core.files import write_whole
 from medssl.core.jobs import FinetuneJob
 from medssl.core.palette import class_color
 from medssl.core.project.project import Annotation, LabelClass, Project
 from painting_ways import BY_HAND, Case, Curve, with_proposals
 
+FINDINGS = """\
+**How to read it.** The user traces to the pixel, so compare the ways rather than the seconds. The Dice counts
+what nobody has painted as missing, so the brush alone is slow by nature until it has been everywhere. One
+training seed.
+
+**What it shows.** To a Dice of 0.9 the guided fill takes 0.42 of the time of the brush alone on the
+hippocampus, and 0.15 to 0.28 on the three CTs. Filling by shapes alone takes a third longer, except on the
+torso, where the slices painted first suffice. Proposals are quicker still on the hippocampus to 0.85, on a
+par at 0.9 and slower beyond; on the spleen they are never slower than the guided fill, on the abdomen they
+are from 0.8 on, and on the torso they were not measured. The next scan needs no painting for a Dice of 0.7,
+but 0.9 is reached sooner by painting five of its own slices. For the last pixels nothing saves time: from
+0.98 on, the hippocampus is painted sooner whole, because each correction needs a stroke of its own."""
+
 LINES = Path(__file__).parents[1] / "docs" / "benchmarks" / "painting_time.jsonl"
+DATE = "%d %B %Y"
+BRUSH = "brush alone"
 COMPARED, SPEEDS = "0.9", {"half as long": 0.5, "as long": 1.0, "twice as long": 2.0}
 TARGETS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 1.0)
 WAYS = (*BY_HAND, "proposals", "next scan")
@@ -66,7 +68,7 @@ TEACHERS = 2
 """Scans whose slices teach the network before the next scan."""
 FIRST, EVERY = 2, 20
 """Scans of the hippocampus; on the first two, constants of the interpolation were chosen."""
-CT = ("msd_spleen_crop", "totalseg_abdomen", "torso_cervical")
+CT_DEMO = ("msd_spleen_crop", "totalseg_abdomen", "torso_cervical")
 SEED = 0
 
 
@@ -113,8 +115,8 @@ class Network:
 
 def images(data: Path, dataset: str) -> tuple[list[Path], list[Path]]:
     """The scans of a data set to paint, and those that can teach a network before."""
-    if dataset == "ct":
-        return [next((data / "CT_demo" / name / "imagesTr").glob("*.nii.gz")) for name in CT], []
+    if dataset == "ct_demo":
+        return [next((data / "CT_demo" / name / "imagesTr").glob("*.nii.gz")) for name in CT_DEMO], []
     every = sorted((data / DATASETS[dataset].folder / "imagesTr").glob("*.nii.gz"))
     painted = every[FIRST::EVERY]
     rest = [image for image in every if image not in painted]
@@ -124,24 +126,23 @@ def images(data: Path, dataset: str) -> tuple[list[Path], list[Path]]:
 
 def run(options: argparse.Namespace) -> None:
     """Paint the scans in the ways that have no line yet."""
-    known = options.out.read_text(encoding="utf-8").splitlines() if options.out.exists() else []
-    done = {(line["dataset"], line["scan"], line["way"]) for line in map(json.loads, known)}
     about = {"seed": SEED, "minutes": options.minutes, "until": options.until, "machine": surroundings("cpu"),
-             "date": time.strftime("%d %B %Y")}  # fmt: skip
+             "date": time.strftime(DATE)}  # fmt: skip
+    done = {(line["scan"], line["way"], key_of(line)) for line in read_records(options.out)}
     for dataset in options.datasets.split(","):
         cases, teachers = (
             [Case.read(image, options.until) for image in each] for each in images(options.data, dataset)
         )
 
         def missing(way: str, dataset: str = dataset, cases: Sequence[Case] = cases) -> list[Case]:
-            return [case for case in cases if (dataset, case.name, way) not in done]
+            key = key_of({"dataset": dataset, **about})
+            return [case for case in cases if (case.name, way, key) not in done]
 
         def write(case: Case, way: str, curve: Curve, waited_s: float = 0.0, dataset: str = dataset) -> None:
             line = {"dataset": dataset, "scan": case.name, "way": way, **about, "waited_s": round(waited_s),
                     "slices": [len(case.first_slices), len(case.all_slices)],
                     "classes": len(case.classes), "reached": first_reached(curve)}  # fmt: skip
-            with options.out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+            append_records(options.out, [line])
             print(dataset, case.name, way, f"{curve[-1][0].seconds:.0f} s", flush=True)
 
         for way, painted in BY_HAND.items():
@@ -156,6 +157,11 @@ def run(options: argparse.Namespace) -> None:
             predict, waited_s = network.learn(teachers)
             for case in missing("next scan"):
                 write(case, "next scan", with_proposals(case, predict(case), ()), waited_s)
+
+
+def key_of(line: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What the lines of a table have in common."""
+    return tuple(line[name] for name in ("dataset", "minutes", "until", "seed"))
 
 
 def first_reached(curve: Curve) -> dict[str, dict[str, float]]:
@@ -185,10 +191,10 @@ def seconds(line: Mapping[str, Any], target: str, slower: float = 1.0) -> float:
 
 def draw(path: Path, page: Path) -> str:
     """Write the page; returns its text."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    parts = ["# Seconds of painting", "\n\n".join((__doc__ or "").split("\n\n")[2:]).strip()]
-    for dataset in dict.fromkeys(line["dataset"] for line in lines):
-        parts.append(_tables([line for line in lines if line["dataset"] == dataset]))
+    lines = read_records(path)
+    parts = ["# Seconds of painting", "\n\n".join((__doc__ or "").split("\n\n")[2:]).strip(), FINDINGS]
+    for key in dict.fromkeys(map(key_of, lines)):
+        parts.append(_tables([line for line in lines if key_of(line) == key]))
     text = "\n\n".join(parts) + "\n"
     write_whole(page, lambda file: file.write(text.encode()))
     return text
@@ -197,27 +203,32 @@ def draw(path: Path, page: Path) -> str:
 def _tables(lines: Sequence[Mapping[str, Any]]) -> str:
     first, scans = lines[0], list(dict.fromkeys(line["scan"] for line in lines))
     ways = [way for way in WAYS if any(line["way"] == way for line in lines)]
-    waited = np.median([line["waited_s"] for line in lines if line["waited_s"]])
-    machine = first["machine"]
+    waited = [line["waited_s"] for line in lines if line["waited_s"]]
     head = (
         f"## {first['dataset']}\n\n`python benchmarks/painting_time.py run --datasets {first['dataset']} "
         f"--minutes {first['minutes']:g} --until {first['until']:g} --work FOLDER`\n\n"
-        f"{len(scans)} scans, seed {first['seed']}, {first['date']}; {machine['cpu']}, "
-        f"torch {machine['torch']}, 1 thread; commit {machine['commit']}. Slices painted first, of all: "
-        f"{_slices(lines)}. Seconds, median of the scans; in brackets the part of *brush alone* in the same "
-        f"scan, median. Training: {waited:.0f} s of waiting."
+        f"{len(scans)} scans, seed {first['seed']}; {describe_origins(map(_origin, lines), 'line')}. "
+        f"Slices painted first, of all: {_slices(lines)}. Seconds, median of the scans; in brackets the part "
+        "of *brush alone* in the same scan, median."
+        + (f" Training: {np.median(waited):.0f} s of waiting." if waited else "")
     )
-    by_dice = [_row(lines, ways, target, target, 1.0) for target in lines[-1]["reached"]]
-    by_speed = [_row(lines, ways, text, COMPARED, slower) for text, slower in SPEEDS.items()]
-    by_scan = [
-        _row([line for line in lines if line["scan"] == scan], ways, scan, COMPARED, 1.0) for scan in scans
-    ]
-    titles = {
-        "Dice": by_dice,
-        f"Dice {COMPARED}, outlines take": by_speed,
-        f"Dice {COMPARED} of each scan": by_scan,
+    reached = [f"{target:g}" for target in TARGETS if any(f"{target:g}" in line["reached"] for line in lines)]
+    tables = {
+        "Dice": [_row(lines, ways, target, target) for target in reached],
+        f"Dice {COMPARED}, outlines take": [
+            _row(lines, ways, text, COMPARED, slower) for text, slower in SPEEDS.items()
+        ],
+        f"Dice {COMPARED} of each scan": [
+            _row([line for line in lines if line["scan"] == scan], ways, scan, COMPARED) for scan in scans
+        ],
     }
-    return "\n\n".join([head, *(_table(title, ways, rows) for title, rows in titles.items())])
+    return "\n\n".join([head, *(markdown_table([title, *ways], rows) for title, rows in tables.items())])
+
+
+def _origin(line: Mapping[str, Any]) -> Origin:
+    machine = line["machine"]
+    day = datetime.strptime(line["date"], DATE).date()
+    return Origin(day, machine_text(machine, threads=1), str(machine["commit"]))
 
 
 def _slices(lines: Sequence[Mapping[str, Any]]) -> str:
@@ -226,24 +237,27 @@ def _slices(lines: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _table(title: str, ways: Sequence[str], rows: Sequence[str]) -> str:
-    return "\n".join([f"| {title} | {' | '.join(ways)} |", f"| --- |{' ---: |' * len(ways)}", *rows])
-
-
 def _row(
-    lines: Sequence[Mapping[str, Any]], ways: Sequence[str], text: str, target: str, slower: float
-) -> str:
-    took = {(line["way"], line["scan"]): seconds(line, target, slower) for line in lines}
-    return f"| {text} | {' | '.join(_cell(took, way) for way in ways)} |"
+    lines: Sequence[Mapping[str, Any]], ways: Sequence[str], text: str, target: str, slower: float = 1.0
+) -> list[str]:
+    took = {
+        (line["way"], line["scan"]): seconds(line, target, slower)
+        for line in lines
+        if target in line["reached"]
+    }
+    every = len({line["scan"] for line in lines})
+    return [text, *(_cell(took, way, every) for way in ways)]
 
 
-def _cell(took: Mapping[tuple[str, str], float], way: str) -> str:
+def _cell(took: Mapping[tuple[str, str], float], way: str, every: int) -> str:
+    """Median seconds of a way, and the median part of *brush alone* in the scans that have both."""
     of_scans = {scan: each for (other, scan), each in took.items() if other == way}
     if not of_scans:
         return "–"
-    part = np.median([each / took["brush alone", scan] for scan, each in of_scans.items()])
-    few = f", {len(of_scans)} scans" if len(of_scans) < len({scan for _, scan in took}) else ""
-    return f"{np.median(list(of_scans.values())):.0f} ({part:.2f}{few})"
+    parts = [each / took[BRUSH, scan] for scan, each in of_scans.items() if (BRUSH, scan) in took]
+    notes = [f"{np.median(parts):.2f}"] if parts else []
+    notes += [f"{len(of_scans)} of {every} scans"] if len(of_scans) < every else []
+    return f"{np.median(list(of_scans.values())):.0f}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 # --- the command -------------------------------------------------------------------------------------
@@ -257,7 +271,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     runner = commands.add_parser("run", help="paint the scans in the ways that have no line yet")
     runner.add_argument("--data", type=Path, default=DATA, help="folder of data sets")
-    runner.add_argument("--datasets", default="hippocampus,ct")
+    runner.add_argument("--datasets", default="hippocampus,ct_demo")
     runner.add_argument("--minutes", type=float, default=1.0, help="training time")
     runner.add_argument("--until", type=float, default=1.0, help="Dice with which the user is content")
     runner.add_argument("--work", type=Path, required=True, help="scratch folder for projects")

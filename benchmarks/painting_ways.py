@@ -1,4 +1,8 @@
-"""The ways to segment a scan that benchmarks/painting_time.py compares, with a simulated user."""
+"""The ways to segment a scan that benchmarks/painting_time.py compares, with a simulated user.
+
+The user looks at each slice once before the first correction, and knows from then on, at no cost, which slice
+has most mistakes, also after an interpolation has changed others; each corrected slice is looked at again.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +19,8 @@ from medssl.core.io.volume import read_scan
 from medssl.core.labels.shape_interpolation import interpolate
 from scipy.ndimage import binary_opening, binary_propagation, label
 
-SPACING, LEAST = 8, 5
-"""Of the first slices: one in eight, at least five."""
+SLICES_PER_FIRST, MIN_FIRST_SLICES = 8, 5
+"""Slices of the structures for each one that is painted first, and the minimum of these."""
 Curve = list[tuple[Effort, float]]
 """What had been done, and the Dice, after each step."""
 
@@ -61,7 +65,9 @@ class Case:
     @property
     def first_slices(self) -> tuple[int, ...]:
         """The slices that are painted before anything is interpolated or learned."""
-        return choose_slices(self.labels, max(LEAST, round(len(self.all_slices) / SPACING) + 1))
+        return choose_slices(
+            self.labels, max(MIN_FIRST_SLICES, round(len(self.all_slices) / SLICES_PER_FIRST) + 1)
+        )
 
 
 class User:

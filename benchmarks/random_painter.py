@@ -27,7 +27,7 @@ class RandomPainter(RandomUser):
 
     def do_keys(self) -> str:
         key = self.one_of(KEYS)
-        self.hand.key(getattr(Qt.Key, f"Key_{key}"))
+        self.user.key(getattr(Qt.Key, f"Key_{key}"))
         return key
 
     def do_new_annotation(self) -> None:
@@ -46,7 +46,7 @@ class RandomPainter(RandomUser):
         end = np.clip(start + self.random.integers(-8, 9, 3), 0, shape - 1)
         axis, index = position
         start[axis] = end[axis] = index
-        self.hand.drag(layer, start, end)
+        self.user.drag(layer, start, end)
         return f"{axis} {index}"
 
     def do_undo(self) -> None:
@@ -89,7 +89,7 @@ class RandomPainter(RandomUser):
 
     def do_step(self) -> str:
         number = int(self.random.integers(1, 7))
-        self.hand.open_step(number)
+        self.user.open_step(number)
         return str(number)
 
     def do_features(self) -> None:
@@ -104,7 +104,7 @@ class RandomPainter(RandomUser):
             voxel = (np.array(layer.data.shape) * self.random.uniform(0.2, 0.8, 3)).astype(int)
             axis, index = self.workspace.slice_on_screen()
             voxel[axis] = index
-            self.hand.click_voxel(layer, voxel)
+            self.user.click_voxel(layer, voxel)
 
     def do_landmark(self) -> None:
         box = self.dock.features.landmarks

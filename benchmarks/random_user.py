@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import ClassVar
@@ -13,12 +12,13 @@ from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "plugin"))
-from user_simulation import LEFT, UserSimulation, wait_until
+from user_simulation import LEFT, wait_until
+from user_window import WindowUser
 
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.io.reader import read
 
-PATIENCE_S = 120
+TIMEOUT_S = 120
 SHAPES_XYZ = ((48, 40, 24), (40, 56, 30), (64, 48, 16))
 
 
@@ -41,12 +41,11 @@ class RandomUser:
     def __init__(self, viewer, dock, roots: list[Path], seed: int) -> None:
         self.viewer, self.dock, self.roots = viewer, dock, roots
         self.session, self.workspace = dock.session, dock.workspace
-        self.hand = UserSimulation(viewer, dock)
+        self.user = WindowUser(viewer, dock)
         self.random = np.random.default_rng(seed)
         self.folder = roots[0].parent
         self.painted: dict[tuple[Path, str], np.ndarray] = {}
         """{(project, scan): labels that were on the screen last}."""
-        self.errors: list[str] = []
         self.count = 0
 
     def act(self) -> str:
@@ -94,7 +93,7 @@ class RandomUser:
     def do_add_scan(self) -> None:
         self.count += 1
         shape = SHAPES_XYZ[self.count % 3]
-        path = make_scan(self.folder / f"added-{os.getpid()}-{self.count}.nii.gz", shape, 100 + self.count)
+        path = make_scan(self.folder / f"added-{self.count}.nii.gz", shape, 100 + self.count)
         self.dock.scans.add([path])
 
     def do_open_layer(self) -> str:
@@ -103,9 +102,7 @@ class RandomUser:
         kind = self.one_of(["array", "file", "plane", "colours", "series", "labels"])
         random = np.random.default_rng(self.count)
         if kind == "file":
-            path = make_scan(
-                self.folder / f"layer-{os.getpid()}-{self.count}.nii.gz", SHAPES_XYZ[0], self.count
-            )
+            path = make_scan(self.folder / f"layer-{self.count}.nii.gz", SHAPES_XYZ[0], self.count)
             for data, attributes, layer_type in read(str(path)):
                 self.viewer._add_layer_from_data(data, attributes, layer_type)
             return kind
@@ -137,9 +134,9 @@ class RandomUser:
         if scan is None or not self.session.idle or self.dock.scans.adder.busy:
             return ""
         table.removal.remove(scan.id)
-        wait_until(lambda: scan.id not in project.scans, PATIENCE_S, "removing a scan")
+        wait_until(lambda: scan.id not in project.scans, TIMEOUT_S, "removing a scan")
         self.dock.scans.add([Path(scan.source)])
-        wait_until(lambda: not self.dock.scans.adder.busy, PATIENCE_S, "adding it again")
+        wait_until(lambda: not self.dock.scans.adder.busy, TIMEOUT_S, "adding it again")
         again = next(each.id for each in project.scans.values() if each.sha256 == scan.sha256)
         if (project.root, scan.id) in self.painted:  # a scan from a layer may get another id
             self.painted[(project.root, again)] = self.painted.pop((project.root, scan.id))
@@ -157,12 +154,12 @@ class RandomUser:
             return f"{scan.id} removed"
         self.count += 1
         shape = tuple(reversed(scan.geometry.shape_zyx))
-        path = make_scan(self.folder / f"channel-{os.getpid()}-{self.count}.nii.gz", shape, self.count)
+        path = make_scan(self.folder / f"channel-{self.count}.nii.gz", shape, self.count)
         channels.add(scan, path, "t2")
         return scan.id
 
     def do_review(self) -> None:
-        self.hand.key(Qt.Key.Key_N)
+        self.user.key(Qt.Key.Key_N)
 
     # --- layers and dimensions -----------------------------------------------------------------------
 
@@ -207,9 +204,7 @@ class RandomUser:
             return ""
         size = np.array([plane.width(), plane.height()])
         first, last = (QPoint(*(size * self.random.uniform(0.2, 0.8, 2)).astype(int)) for _ in range(2))
-        QTest.mousePress(plane, LEFT, pos=first)
-        QTest.mouseMove(plane, last)
-        QTest.mouseRelease(plane, LEFT, pos=last)
+        self.user.drag_with(plane, LEFT, first, last)
         return str(plane.axis)
 
     def do_surfaces(self) -> None:

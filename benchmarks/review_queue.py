@@ -15,18 +15,20 @@ nothing. What agrees with the orientations or with a rotated scan costs another 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from few_slices_data import DATA, DATASETS, open_dataset
 from medssl.benchmarking.protocol import Material, annotate_for
-from medssl.benchmarking.surroundings import surroundings
+from medssl.benchmarking.report import markdown_table
+from medssl.benchmarking.results_log import append_records, read_records
+from medssl.benchmarking.surroundings import Origin, describe_origins, machine_text, surroundings
 from medssl.cli.terminal import Drawing, console, stop_on_interrupt, worker
 from medssl.core.files import write_whole
 from medssl.core.jobs import FinetuneJob
@@ -35,6 +37,7 @@ from medssl.core.labels.metrics import dice
 from medssl.core.project.project import Project
 
 LINES = Path(__file__).parents[1] / "docs" / "benchmarks" / "review_queue.jsonl"
+DATE = "%d %B %Y"
 SLICES = 10
 ANGLE = 0.2
 """Rotation in radians of the second look, within the range of the augmentation."""
@@ -60,7 +63,7 @@ def lines_of(material: Material, run_id: str, seed: int, options: argparse.Names
     project = material.project
     trained = Trained.of(project.run(run_id).checkpoint, run_id, "cpu")
     about = {"dataset": options.dataset, "seed": seed, "minutes": options.minutes, "every": options.every,
-             "machine": surroundings("cpu"), "date": time.strftime("%d %B %Y")}  # fmt: skip
+             "machine": surroundings("cpu"), "date": time.strftime(DATE)}  # fmt: skip
     painted = project.annotated()
     labelled = {material.scan_ids[image]: labels for image, labels in material.dataset.pairs}
     return [
@@ -202,37 +205,48 @@ def ranking(lines: Sequence[Line], measure: Measure) -> tuple[float, float]:
 
 def draw(path: Path, page: Path) -> str:
     """Write the page; returns its text."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = read_records(path)
     parts = ["# The review queue", "\n\n".join((__doc__ or "").split("\n\n")[2:]).strip()]
-    for dataset in dict.fromkeys(line["dataset"] for line in lines):
-        parts.append(_table(dataset, [line for line in lines if line["dataset"] == dataset]))
+    for key in dict.fromkeys(map(key_of, lines)):
+        parts.append(_section([line for line in lines if key_of(line) == key]))
     text = "\n\n".join(parts) + "\n"
     write_whole(page, lambda file: file.write(text.encode()))
     return text
 
 
-def _table(dataset: str, lines: Sequence[Line]) -> str:
+def _section(lines: Sequence[Line]) -> str:
     seeds = sorted({line["seed"] for line in lines})
     groups = [[line for line in lines if line["seed"] == seed] for seed in seeds]
     first, values = lines[0], [true_dice(line) for line in lines]
-    rows = [
-        f"## {dataset}\n",
-        f"`python benchmarks/review_queue.py run --dataset {dataset} --every {first['every']} --minutes "
-        f"{first['minutes']:g} --seeds {','.join(map(str, seeds))} --work FOLDER`\n",
-        f"Seeds {', '.join(map(str, seeds))}: a fine-tuning of {first['minutes']:g} minutes each, "
-        f"{len(groups[0])} scans, Dice {np.mean(values):.2f} ({np.min(values):.2f} to "
-        f"{np.max(values):.2f}); {first['date']}; "
-        f"{first['machine']['cpu']}, torch {first['machine']['torch']}, 1 thread; commit "
-        f"{first['machine']['commit']}.\n",
-        "| sorted by | rank correlation | of each seed | worst tenth in the first fifth |",
-        "| --- | ---: | --- | ---: |",
-    ]
+    rows = []
     for name, measure in MEASURES.items():
         ranked = [ranking(group, measure) for group in groups]
         of_seeds = " / ".join(f"{rho:.2f}" for rho, _ in ranked)
         rho, share = np.mean(ranked, axis=0)
-        rows.append(f"| {name} | {rho:.2f} | {of_seeds} | {share:.0%} |")
-    return "\n".join(rows)
+        rows.append([name, f"{rho:.2f}", of_seeds, f"{share:.0%}"])
+    heading = ["sorted by", "rank correlation", "of each seed", "worst tenth in the first fifth"]
+    return "\n".join(
+        [
+            f"## {first['dataset']}\n",
+            f"`python benchmarks/review_queue.py run --dataset {first['dataset']} --every {first['every']} "
+            f"--minutes {first['minutes']:g} --seeds {','.join(map(str, seeds))} --work FOLDER`\n",
+            f"Seeds {', '.join(map(str, seeds))}: a fine-tuning of {first['minutes']:g} minutes each, "
+            f"{len(groups[0])} scans, Dice {np.mean(values):.2f} ({np.min(values):.2f} to "
+            f"{np.max(values):.2f}); {describe_origins(map(_origin, lines), 'line')}.\n",
+            markdown_table(heading, rows, text=(0, 2)),
+        ]
+    )
+
+
+def _origin(line: Line) -> Origin:
+    machine = line["machine"]
+    day = datetime.strptime(line["date"], DATE).date()
+    return Origin(day, machine_text(machine, threads=1), str(machine["commit"]))
+
+
+def key_of(line: Line) -> tuple[Any, ...]:
+    """What the lines of a table have in common."""
+    return tuple(line[name] for name in ("dataset", "minutes", "every"))
 
 
 # --- the command -------------------------------------------------------------------------------------
@@ -240,20 +254,18 @@ def _table(dataset: str, lines: Sequence[Line]) -> str:
 
 def run(options: argparse.Namespace) -> None:
     """Run the seeds that have no line yet."""
-    known = options.out.read_text(encoding="utf-8").splitlines() if options.out.exists() else []
-    done = {(line["dataset"], line["seed"]) for line in map(json.loads, known)}
+    done = {(key_of(line), line["seed"]) for line in read_records(options.out)}
     screen = console()
     with stop_on_interrupt(screen) as should_stop:
         work = worker(screen, should_stop)
         with Drawing(screen) as drawing:
             material = open_dataset(options.data, options.dataset, options.work, drawing.emit)
         for seed in map(int, options.seeds.split(",")):
-            if (options.dataset, seed) in done:
+            if (key_of(vars(options)), seed) in done:
                 continue
             run_id = fine_tune(material, seed, options.minutes, work)
             lines = lines_of(material, run_id, seed, options)
-            with options.out.open("a", encoding="utf-8") as file:
-                file.writelines(json.dumps(line) + "\n" for line in lines)
+            append_records(options.out, lines)
             screen.print(f"seed {seed}: Dice {np.mean([true_dice(line) for line in lines]):.3f}")
 
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from medssl.benchmarking.report import markdown_table
 from medssl.benchmarking.surroundings import surroundings
 from medssl.core.files import write_whole
 from soak_damage import Damage, Trial
@@ -82,14 +83,14 @@ def soak(
 def table(counts: Counter[tuple[str, str]]) -> str:
     """Markdown: a row for each kind of trial, a column for each outcome."""
     kinds = sorted({kind for kind, _ in counts})
-    lines = [f"| | trials | {' | '.join(OUTCOMES)} |", f"| --- |{' ---: |' * (len(OUTCOMES) + 1)}"]
+    rows = []
     for kind in [*kinds, "all"]:
         row = [
             sum(n for (each, o), n in counts.items() if kind in (each, "all") and o == outcome)
             for outcome in OUTCOMES
         ]
-        lines.append(f"| {kind} | {sum(row)} | {' | '.join(map(str, row))} |")
-    return "\n".join(lines)
+        rows.append([kind, *map(str, [sum(row), *row])])
+    return markdown_table(["", "trials", *OUTCOMES], rows)
 
 
 def main() -> None:

@@ -16,13 +16,14 @@ import sys
 import tempfile
 import time
 import traceback
-from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from medssl.benchmarking.report import markdown_table
+from medssl.benchmarking.surroundings import window_text
 from random_painter import RandomPainter
-from random_user import PATIENCE_S, SHAPES_XYZ, make_scan
-from user_simulation import wait_until
+from random_user import SHAPES_XYZ, TIMEOUT_S, make_scan
+from user_simulation import open_window, wait_until
 
 
 def make_projects(folder: Path) -> list[Path]:
@@ -46,12 +47,10 @@ def make_projects(folder: Path) -> list[Path]:
 
 
 def run_seed(seed: int, actions: int) -> dict[str, object]:
-    """One user; returns what went wrong, and how many actions of each kind there were."""
+    """One user; returns what went wrong, and how much was done."""
     faulthandler.enable()
-    import napari
     from medssl.core.project.project import Project
     from napari.utils.notifications import notification_manager
-    from qtpy.QtTest import QTest
 
     problems: list[str] = []
     notification_manager.notification_ready.connect(
@@ -63,13 +62,10 @@ def run_seed(seed: int, actions: int) -> dict[str, object]:
     )
     with tempfile.TemporaryDirectory() as folder:
         roots = make_projects(Path(folder))
-        viewer = napari.Viewer(show=True)
-        viewer.window.resize(1300, 950)
-        _, dock = viewer.window.add_plugin_dock_widget("napari-medssl")
-        QTest.qWait(1500)
-        user, done = RandomPainter(viewer, dock, roots, seed), Counter()
+        viewer, dock = open_window(1300, 950)
+        user = RandomPainter(viewer, dock, roots, seed)
         dock.open(roots[0])
-        wait_until(lambda: dock.workspace.scan_layer is not None, PATIENCE_S, "the first scan")
+        wait_until(lambda: dock.workspace.scan_layer is not None, TIMEOUT_S, "the first scan")
         slowest = 0.0
         for number in range(actions):
             begin = time.perf_counter()
@@ -80,13 +76,13 @@ def run_seed(seed: int, actions: int) -> dict[str, object]:
                 name = "raised"
                 problems.append(traceback.format_exc()[-1500:])
             slowest = max(slowest, time.perf_counter() - begin)
-            done[name.split()[0]] += 1
             print(f"{number:4d} {name}", file=sys.stderr, flush=True)
             if len(problems) > before:
                 print("     PROBLEM " + problems[-1], file=sys.stderr, flush=True)
-        dock.jobs.stop() if dock.session.job.running else None
-        wait_until(lambda: not dock.session.job.running, PATIENCE_S, "the end of the training")
-        wait_until(lambda: not dock.scans.adder.busy, PATIENCE_S, "the end of reading")
+        if dock.session.job.running:
+            dock.jobs.stop()
+        wait_until(lambda: not dock.session.job.running, TIMEOUT_S, "the end of the training")
+        wait_until(lambda: not dock.scans.adder.busy, TIMEOUT_S, "the end of reading")
         user.remember()
         dock.workspace.leave()
         lost = 0
@@ -99,8 +95,8 @@ def run_seed(seed: int, actions: int) -> dict[str, object]:
                     f"{root.name}/{scan}: {int((saved != labels).sum())} voxels differ on the disk"
                 )
         viewer.close()
-    return {"seed": seed, "actions": sum(done.values()), "scans": len(user.painted), "lost": lost,
-            "problems": problems, "slowest_s": round(slowest, 2), "kinds": dict(done)}  # fmt: skip
+    return {"seed": seed, "actions": actions, "scans": len(user.painted), "lost": lost,
+            "problems": problems, "slowest_s": round(slowest, 2)}  # fmt: skip
 
 
 def main() -> None:
@@ -116,7 +112,9 @@ def main() -> None:
     if options.once is not None:
         print(json.dumps(run_seed(options.once, options.actions)))
         return
-    failed = 0
+    command = f"python benchmarks/soak_window.py --seeds {options.seeds} --actions {options.actions}"
+    print(f"`{command}{f' --first {options.first}' if options.first else ''}`, {window_text()}\n", flush=True)
+    rows = []
     for seed in range(options.first, options.first + options.seeds):
         command = [
             sys.executable,
@@ -133,18 +131,14 @@ def main() -> None:
             result = json.loads(child.stdout.splitlines()[-1])
         except (IndexError, ValueError):
             print(f"seed {seed}: ended with {child.returncode}\n{child.stderr[-12000:]}", flush=True)
-            failed += 1
+            rows.append([f"{seed}", "ended by itself", "", "", "", "1"])
             continue
-        failed += bool(result["problems"])
-        print(
-            f"seed {seed}: {result['actions']} actions, {result['scans']} scans painted, "
-            f"{result['lost']} with lost strokes, slowest action {result['slowest_s']} s, "
-            f"{len(result['problems'])} problems",
-            flush=True,
-        )
-        for text in result["problems"]:
-            print("  " + text.strip().replace("\n", "\n  "), flush=True)
-    raise SystemExit(1 if failed else 0)
+        problems, counts = result["problems"], [result[name] for name in ("actions", "scans", "lost")]
+        rows.append([*map(str, (seed, *counts)), f"{result['slowest_s']:.1f}", str(len(problems))])
+        print(f"seed {seed}: {len(problems)} problems", *problems, sep="\n", flush=True)
+    heading = ["seed", "actions", "annotated scans", "with lost strokes", "slowest action, s", "problems"]
+    print("\n" + markdown_table(heading, rows, text=()))
+    raise SystemExit(1 if any(row[-1] != "0" for row in rows) else 0)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from typing import Any
 import monai
 import torch
 from medssl.benchmarking.dataset import read_dataset
+from medssl.benchmarking.report import markdown_table
 from medssl.core import recipes
 from medssl.core.environment import processor
 from medssl.core.phantom import write_dataset
@@ -196,16 +197,12 @@ def table(title: str, turns: list[dict[str, list[float]]]) -> list[str]:
         )
 
     times = {name: [each for turn in turns for each in turn[name]] for name in turns[0]}
-    return [
-        f"| {title} | median ms | minimum ms | relative to precomputed | our step relative to it |",
-        "| --- | ---: | ---: | ---: | ---: |",
-        *(
-            f"| {name} | {statistics.median(each):.0f} | {min(each):.0f} | {ratio(name, PRECOMPUTED):.2f} "
-            f"| {ratio(OWN, name):.2f} |"
-            for name, each in times.items()
-        ),
-        "",
-    ]
+    heading = [title, "median ms", "minimum ms", "relative to precomputed", "our step relative to it"]
+    rows = []
+    for name, each in times.items():
+        milliseconds = [f"{value:.0f}" for value in (statistics.median(each), min(each))]
+        rows.append([name, *milliseconds, f"{ratio(name, PRECOMPUTED):.2f}", f"{ratio(OWN, name):.2f}"])
+    return [markdown_table(heading, rows), ""]
 
 
 def make_project(folder: Path, data: Path | None, scans: int) -> tuple[Project, str]:

@@ -16,9 +16,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from docs.tour.parts import PARTS, with_needed
+
 ROOT = Path(__file__).parents[1]
 SCREEN = "1400x1000"
-PARTS = ("start", "sample", "project", "pictures")
 
 
 def main() -> None:
@@ -28,8 +29,15 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=1.5, help="of each training in the pictures")
     parser.add_argument("--themes", default="dark", help="dark, light or dark,light")
     parser.add_argument("--size", default="1280x800", help="of the window")
-    parser.add_argument("--parts", default=",".join(PARTS), help="only some of these; without all, no checks")
+    parser.add_argument(
+        "--parts", default=",".join(PARTS),
+        help="only some of these, and those that they need; only with all is it checked that all is done",
+    )  # fmt: skip
     given = parser.parse_args()
+    try:
+        parts = with_needed(given.parts.split(","))
+    except ValueError as error:
+        parser.error(str(error))
     if not os.environ.get("DISPLAY") and sys.platform == "linux":
         if not shutil.which("xvfb-run"):
             sys.exit("There is no display; install Debian's xvfb, or run this on a desktop.")
@@ -46,7 +54,7 @@ def main() -> None:
         from docs.tour.itinerary import go  # napari and the dock look for the home folder when imported
 
         width, height = (int(length) for length in given.size.split("x"))
-        themes, parts = given.themes.split(","), given.parts.split(",")
+        themes = given.themes.split(",")
         untold = go(Path(scratch), given.out, given.minutes, themes, (width, height), parts)
     sys.exit("\n".join(["The guide tells what this did not do:", *untold]) if untold else 0)
 

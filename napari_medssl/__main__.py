@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 
+from medssl.core.library_output import silence_libraries
+
 
 def main() -> None:
     """Open the viewer and return when its window is closed."""
+    silence_libraries()
     import napari
 
     from napari_medssl import view

@@ -9,7 +9,10 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from docs.tour.guide_text import Guide
+from docs.tour.parts import PARTS, with_needed
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -35,3 +38,11 @@ def test_what_nobody_does_is_missing(tmp_path):
     guide = Guide.read(tmp_path / "guide.md")
     guide(*quotes())
     assert [text.split("'")[1] for text in guide.missing()] == ["*Dissolve*", "Press"]
+
+
+def test_a_part_of_the_tour_brings_those_that_it_needs():
+    assert with_needed(["project"]) == ("start", "sample", "project")
+    assert with_needed(["pictures"]) == ("pictures",)
+    assert with_needed(PARTS) == tuple(PARTS)
+    with pytest.raises(ValueError, match="smaple is not one of start, sample"):
+        with_needed(["smaple"])

@@ -24,7 +24,7 @@ class Camera:
         self.frames: list[np.ndarray] = []
         self.viewer.theme = themes[0]
 
-    def shoot(self, name: str) -> None:
+    def take_picture(self, name: str) -> None:
         """The window in each theme; the first theme's picture has the plain name."""
         self.user.dismiss_notifications()
         QTest.mouseMove(self.user.dock.feedback.job_line)  # nothing is lit below the pointer
@@ -36,7 +36,7 @@ class Camera:
         self.viewer.theme = self.themes[0]
         QTest.qWait(200)
 
-    def frame(self, times: int = 1) -> None:
+    def add_frame(self, times: int = 1) -> None:
         """One frame of the film, shown so many times as long as others."""
         shot = self.viewer.window.screenshot(canvas_only=False, flash=False)
         picture = Image.fromarray(shot[..., :3])
@@ -45,11 +45,11 @@ class Camera:
         self.frames += [small] * times
 
     @contextmanager
-    def rolling(self, every_ms: int, most: int = 40) -> Iterator[None]:
+    def filming(self, every_ms: int, most: int = 40) -> Iterator[None]:
         """Take a frame now and then; of a slow machine's many frames, so many spread evenly are kept."""
         first = len(self.frames)
         timer = QTimer(interval=every_ms)
-        timer.timeout.connect(self.frame)
+        timer.timeout.connect(self.add_frame)
         timer.start()
         yield
         timer.stop()
@@ -57,7 +57,7 @@ class Camera:
         kept = np.linspace(0, len(taken) - 1, min(most, len(taken))).astype(int)
         self.frames[first:] = [taken[number] for number in kept]
 
-    def develop(self, path: Path) -> None:
+    def write_gif(self, path: Path) -> None:
         """Write the film as GIF with one palette for all frames."""
         sample = np.concatenate(self.frames[:: max(1, len(self.frames) // 12)])
         palette = Image.fromarray(sample).quantize(128)

@@ -85,7 +85,7 @@ def surfaces(stage: Stage, folder: Path) -> None:
     folder.mkdir()
     with user.answering(type_path(folder)):
         user.press_menu(button, "Save as STL")
-    stage.hears("in LPS coordinates")
+    stage.wait_for_message("in LPS coordinates")
     stage.check(len(list(folder.glob("*.stl"))) >= 4, "The files are there.")
 
 
@@ -127,7 +127,7 @@ def review(stage: Stage) -> None:
     row = next(row for row in range(2) if queue.table.item(row, 0).text() == here)
     before = len(stage.complete)
     user.right_click_row(queue.table, row, "Accept as annotation")
-    stage.hears("All slices are complete now")
+    stage.wait_for_message("All slices are complete now")
     stage.check(len(stage.complete) > before, "All slices are complete.")
     stage.undo()
     stage.check(len(stage.complete) == before, "Ctrl+Z takes it back.")
@@ -141,7 +141,7 @@ def exports(stage: Stage, folder: Path) -> None:
     guide("## Export *Step 5, Prediction* *Export…* writes the scan on the screen, *Export all* every")
     for name in ("one.nii.gz", "one.nrrd", "one.mha"):
         user.choose_file(export.one, folder / name)
-        stage.hears(f"Saved {name}")
+        stage.wait_for_message(f"Saved {name}")
     guide("Beside each file lies a record (JSON) of what made it")
     stage.check(len(list(folder.glob("one*.json"))) >= 1, "The record is there.")
     guide(
@@ -163,5 +163,5 @@ def exports(stage: Stage, folder: Path) -> None:
     guide("*Annotations only* exports without predictions.")
     user.click(export.annotations_only)
     user.choose_file(export.one, folder / "painted.nii.gz")
-    stage.hears("Saved painted.nii.gz")
+    stage.wait_for_message("Saved painted.nii.gz")
     user.click(export.annotations_only)

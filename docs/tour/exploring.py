@@ -13,7 +13,7 @@ from docs.tour.stage import Stage
 SHIFT = Qt.KeyboardModifier.ShiftModifier
 
 
-def similar_voxels(stage: Stage, voxel: tuple[int, int, int]) -> None:
+def similar_voxels(stage: Stage, voxel_zyx: tuple[int, int, int]) -> None:
     """Clicks, the table of matches, further examples."""
     guide, user, dock = stage.guide, stage.user, stage.dock
     step = dock.features
@@ -23,9 +23,9 @@ def similar_voxels(stage: Stage, voxel: tuple[int, int, int]) -> None:
     stage.wait(step.follow.isEnabled, "the features, or that they are being computed")
     print(f"    features: {step.summary()}")
     user.click(step.follow)
-    user.go_to_slice(voxel[0])
+    user.go_to_slice(voxel_zyx[0])
     scan = dock.workspace.scan_layer
-    user.click_voxel(scan, voxel)
+    user.click_voxel(scan, voxel_zyx)
     stage.wait(lambda: stage.layer_named("similarity") is not None, "the map", 240)
     guide("*All scans* computes the features of the scans that you have not opened.")
     user.click(step.compute_all)
@@ -37,9 +37,9 @@ def similar_voxels(stage: Stage, voxel: tuple[int, int, int]) -> None:
     stage.wait(lambda: stage.scan != here, "the other scan")
     user.click_row(step.table, next(row for row in range(2) if step.table.item(row, 0).text() == here))
     stage.wait(lambda: stage.scan == here, "the first scan")
-    user.go_to_slice(voxel[0])
+    user.go_to_slice(voxel_zyx[0])
     guide("Shift-click adds a second voxel that you mean, Ctrl-click one that you do not mean.")
-    z, y, x = voxel
+    z, y, x = voxel_zyx
     user.click_voxel_with(dock.workspace.scan_layer, (z, y + 3, x), SHIFT)
     user.click_voxel_with(dock.workspace.scan_layer, (z, y, 100), CONTROL)
     stage.wait(lambda: len(step.similarity.points) == 3, "three voxels")

@@ -12,9 +12,10 @@ import scenes
 from dicom_files import write_series
 from medssl.core.io.geometry import Geometry
 from medssl.core.phantom import make_phantom
+from scenes import write_nifti
 
-SMALL = (24, 56, 56), (12.0, 6.4, 6.4)
-"""Shape and spacing, z y x."""
+SHAPE_AND_SPACING_MM = (24, 56, 56), (12.0, 6.4, 6.4)
+"""Shape in voxels and spacing in mm, both z, y, x."""
 PIXDIM, FORM_CODES = 80, 252
 """Where a NIfTI header has its voxel sizes and the codes of its affines."""
 
@@ -58,15 +59,15 @@ def write_files(folder: Path) -> Files:
         folder / "volumes.nii.gz",
     )
     for seed in range(2):
-        scan, labels, geometry = make_phantom(seed, *SMALL)
+        scan, labels, geometry = make_phantom(seed, *SHAPE_AND_SPACING_MM)
         for place in (files.first, files.ct):
-            _write(place / f"person_{seed}.nii.gz", scan, geometry)
+            write_nifti(place / f"person_{seed}.nii.gz", scan, geometry)
         if seed == 0:
-            _write(files.labels, labels, geometry)
+            write_nifti(files.labels, labels, geometry)
             for number, name in ((1, "liver"), (5, "lungs")):
-                _write(files.masks / f"{name}.nii.gz", (labels == number).astype(np.uint8), geometry)
+                write_nifti(files.masks / f"{name}.nii.gz", (labels == number).astype(np.uint8), geometry)
             _write_odd_ones(files, scan, geometry)
-            write_series(files.dicom, scan.astype(np.int16) + 1024, pixel_spacing=SMALL[1][1:])
+            write_series(files.dicom, scan.astype(np.int16) + 1024, pixel_spacing=SHAPE_AND_SPACING_MM[1][1:])
     _write_sequences(files)
     return files
 
@@ -74,8 +75,8 @@ def write_files(folder: Path) -> Files:
 def _write_odd_ones(files: Files, scan: np.ndarray, geometry: Geometry) -> None:
     holes = scan.astype(np.float32)
     holes[holes < -900] = np.nan
-    _write(files.odd, holes, geometry)
-    _write(files.bare, scan, geometry)
+    write_nifti(files.odd, holes, geometry)
+    write_nifti(files.bare, scan, geometry)
     content = bytearray(files.bare.read_bytes())
     content[PIXDIM : PIXDIM + 12] = bytes(12)
     content[FORM_CODES : FORM_CODES + 4] = struct.pack("<hh", 0, 0)
@@ -86,14 +87,9 @@ def _write_sequences(files: Files) -> None:
     """Two sequences of each of four people: two files, the files of nnU-Net, one 4D file."""
     of_nnunet = ([files.images / f"{case}_{number:04d}.nii.gz" for number in range(2)] for case in "ab")
     for seed, paths in enumerate((files.patient, *of_nnunet), start=2):
-        *both, _, geometry = scenes.sequences(seed, *SMALL)
+        *both, _, geometry = scenes.sequences(seed, *SHAPE_AND_SPACING_MM)
         for sequence, path in zip(both, paths, strict=True):
-            _write(path, sequence, geometry)
-    *both, _, geometry = scenes.sequences(5, *SMALL)
+            write_nifti(path, sequence, geometry)
+    *both, _, geometry = scenes.sequences(5, *SHAPE_AND_SPACING_MM)
     volumes = np.stack([geometry.to_source(sequence) for sequence in both], axis=-1)
     nibabel.save(nibabel.Nifti1Image(volumes, geometry.matrix), files.volumes)
-
-
-def _write(path: Path, values: np.ndarray, geometry: Geometry) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(geometry.to_source(values), geometry.matrix), path)

@@ -61,7 +61,7 @@ def fills(stage: Stage, index: int) -> None:
     stage.paint_dot((index, 5, 40), 30)
     painted = np.count_nonzero(stage.labels[index])
     user.press_menu(annotate.fill, "Grow from seeds")
-    stage.hears("from its seeds")
+    stage.wait_for_message("from its seeds")
     stage.check(np.count_nonzero(stage.labels[index]) > painted, "The class has grown.")
     for _ in range(3):
         stage.undo()
@@ -99,7 +99,7 @@ def fills(stage: Stage, index: int) -> None:
     user.click_voxel(layer, (index, 50, 50))
     stage.check(len(points.data) == 1, "A point is drawn.")
     user.press_menu(annotate.fill, "From points", points.name)
-    stage.hears("Labelled")
+    stage.wait_for_message("Labelled")
     stage.check((stage.labels[index] == 1).any(), "The point has become labels.")
     stage.undo()
 
@@ -150,7 +150,7 @@ def masks(stage: Stage, files: Files) -> None:
     for entry, path, labels in (("From a file", files.labels, 5), ("From a folder", files.masks, 2)):
         with user.answering(type_path(path), agree):
             user.press_menu(button, entry)
-        stage.hears("Imported")
+        stage.wait_for_message("Imported")
         stage.check(asked[-1] == labels, "Each label has a row in the question.")
         stage.check(np.count_nonzero(stage.labels) > before, "The labels are in the annotation.")
         stage.undo()
@@ -159,5 +159,5 @@ def masks(stage: Stage, files: Files) -> None:
     open_as_napari_does(stage.viewer, files.labels, press_enter)
     with user.answering(agree):
         user.press_menu(button, "From the layer labels")
-    stage.hears("Imported")
+    stage.wait_for_message("Imported")
     stage.undo()

@@ -13,6 +13,7 @@ from docs.tour import checking, exploring, filling, opening, painting, reading, 
 from docs.tour.camera import Camera
 from docs.tour.files import Files, write_files
 from docs.tour.guide_text import Guide
+from docs.tour.parts import PARTS
 from docs.tour.pictures import Loop, scans_in
 from docs.tour.stage import Stage
 
@@ -34,28 +35,29 @@ def go(
         minutes: Minutes of the trainings in the pictures.
         themes: napari's themes; the pictures of the first one have plain names.
         size: Width and height of the windows.
-        parts: Names of the parts to do.
+        parts: Names of the parts to do, with those that they need.
 
     Returns:
         What the guide tells to do and no part has done; empty where parts were left out.
     """
     QApplication.setAttribute(Qt.ApplicationAttribute.AA_DontUseNativeDialogs)
     guide, files = Guide.read(GUIDE), write_files(folder)
-    all_parts = {
-        "start": lambda: opening.opened_by_napari(guide, files, size),
-        "sample": lambda: sample(Stage(napari_medssl.view(), guide, size), folder),
-        "project": lambda: project(Stage(napari_medssl.view(), guide, size), files),
-        "pictures": lambda: pictures(guide, folder, out, minutes, themes, size),
-    }
+    actions = (
+        lambda: opening.opened_by_napari(guide, files, size),
+        lambda: sample(Stage(napari_medssl.view(), guide, size), folder),
+        lambda: project(Stage(napari_medssl.view(), guide, size), files),
+        lambda: pictures(guide, folder, out, minutes, themes, size),
+    )
     try:
-        for name in parts:
-            print(f"{name}:", flush=True)
-            all_parts[name]()
+        for name, act in zip(PARTS, actions, strict=True):
+            if name in parts:
+                print(f"{name}:", flush=True)
+                act()
     except Exception as error:
         picture = out / "failed.png"
         QApplication.primaryScreen().grabWindow(0).save(str(picture))
         raise AssertionError(f"The guide says {guide.last!r}. {error} ({picture})") from error
-    return guide.missing() if set(parts) == set(all_parts) else []
+    return guide.missing() if set(parts) == set(PARTS) else []
 
 
 def sample(stage: Stage, folder: Path) -> None:
@@ -104,5 +106,5 @@ def pictures(
     stage = Stage(napari_medssl.view(folder / "CT"), guide, size)
     camera = Camera(stage.user, out, themes)
     Loop(stage, camera, scene, minutes).run()
-    camera.develop(out / "loop.gif")
+    camera.write_gif(out / "loop.gif")
     stage.close()

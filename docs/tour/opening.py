@@ -71,7 +71,7 @@ def sample_project(stage: Stage) -> None:
         stage.check(opened == [dock.steps[number - 1]], "One step is open at a time.")
     guide("Hold the pointer over what is grey: it says why.")
     user.open_step(4)
-    stage.check("No scan is open" in stage.grey(dock.finetune.start), "What is grey says why.")
+    stage.check("No scan is open" in stage.disabled_tooltip(dock.finetune.start), "What is grey says why.")
     user.open_step(1)
     guide("*Step 1, Scans*", "*Sample project* makes two synthetic CTs with five painted slices")
     user.click(scans.welcome.sample)
@@ -108,14 +108,14 @@ def files_and_folders(stage: Stage, files: Files) -> None:
         stage.check(ending in READABLE, f"{ending} can be opened.")
     guide("What is tolerated in a file (NaN outside the body, an odd header) is said once")
     add(stage, files.odd)
-    stage.hears("NaN")
+    stage.wait_for_message("NaN")
     tip = scans.table.item(0, NAME).toolTip()
     stage.check("NaN" in tip, "What was tolerated stays in the tooltip of the row.")
     guide(
         "a file without a voxel size is refused.", "What failed stays at the foot of the dock until you try"
     )
     user.choose_file(scans.files, files.bare)
-    stage.hears("voxel size")
+    stage.wait_for_message("voxel size")
     messages = stage.dock.feedback.messages
     QTest.qWait(5000)
     stage.check("voxel size" in messages.text(), "What failed stays.")
@@ -172,7 +172,7 @@ def rows(stage: Stage, files: Files) -> None:
     user.open_step(1)
     with user.answering(press("Yes", "Its annotation stays")):
         user.right_click_row(table, stage.scans().index("person_1"), "Remove scan")
-    stage.hears("Removed person_1")
+    stage.wait_for_message("Removed person_1")
     stage.check("person_1" not in stage.scans(), "The scan is out of the project.")
     guide("and comes back when you add the scan again.")
     add(stage, files.ct / "person_1.nii.gz")
@@ -197,7 +197,7 @@ def sequences(stage: Stage, files: Files) -> None:
 
     with user.answering(type_path(second), lambda dialog: QTest.keyClick(dialog, Qt.Key.Key_Return)):
         user.right_click_row(scans.table, row, "Add channel")
-    stage.hears("has the channels")
+    stage.wait_for_message("has the channels")
     guide("or `medssl init PROJECT FOLDER --channels t1,t2` for `p1_t1.nii.gz` and `p1_t2.nii.gz`.")
     project = first.parent.parent / "by command"
     command = [sys.executable, "-m", "medssl", "init", str(project), str(first.parent), "--channels", "t1,t2"]

@@ -29,7 +29,7 @@ def classes(stage: Stage) -> None:
     user.choose_in(lambda: user.click(table.cellWidget(before, MENU)), "Rename class")
     stage.wait(lambda: _editor(table) is not None, "the editor of the name")
     type_into(_editor(table), "Cyst")
-    stage.hears("is called Cyst now")
+    stage.wait_for_message("is called Cyst now")
     with user.answering(press("Yes", "painted nowhere")):
         user.choose_in(lambda: user.click(table.cellWidget(before, MENU)), "Remove class")
     stage.wait(lambda: table.rowCount() == before, "the removal")

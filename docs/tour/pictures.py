@@ -12,7 +12,7 @@ from qtpy.QtTest import QTest
 from user_simulation import wait_until
 
 from docs.tour.camera import Camera
-from docs.tour.stage import PATIENCE, Stage
+from docs.tour.stage import JOB_TIMEOUT_S, Stage
 from napari_medssl.predict.uncertainty_layer import UNCERTAINTY
 
 FRAMES = 25
@@ -48,8 +48,8 @@ class Loop:
         stage.wait(lambda: not scans.adder.busy and stage.scan, "the first scan")
         stage.open_scan(self.scene.path.name.removesuffix(".nii.gz"))
         QTest.qWait(1500)
-        self.camera.shoot("1-scans")
-        self.camera.frame(8)
+        self.camera.take_picture("1-scans")
+        self.camera.add_frame(8)
 
     def annotate(self) -> None:
         """Step 2: the classes, six slices."""
@@ -66,21 +66,21 @@ class Loop:
         while self.dock.workspace.annotation_layer.brush_size > 1:
             user.key(Qt.Key.Key_BracketLeft)
         for index in self.slices:
-            with self.camera.rolling(1500, most=8):
+            with self.camera.filming(1500, most=8):
                 user.complete_slice(self.scene.truth, index)
-            self.camera.frame(4)
+            self.camera.add_frame(4)
             right = np.array_equal(stage.labels[index], self.scene.truth[index])
             stage.check(right, f"Slice {index} has the strokes that were drawn.")
         user.go_to_slice(self.slices[2])
         QTest.qWait(1500)
-        self.camera.shoot("2-annotate")
+        self.camera.take_picture("2-annotate")
 
     def pretrain(self) -> None:
         """Step 3."""
         panel = self.dock.pretrain
         self.user.open_step(3)
         self.user.set_minutes(panel.minutes, self.minutes)
-        self.stage.wait(lambda: "steps" in panel.estimate.text(), "the estimate", PATIENCE)
+        self.stage.wait(lambda: "steps" in panel.estimate.text(), "the estimate", JOB_TIMEOUT_S)
         self._train(panel, "3-pretrain")
 
     def fine_tune(self) -> None:
@@ -94,9 +94,9 @@ class Loop:
     def _train(self, panel, name: str) -> None:
         """Start a training, film it and take its picture when it has come far."""
         self.user.click(panel.start)
-        with self.camera.rolling(round(self.minutes * 60_000 / FRAMES)):
+        with self.camera.filming(round(self.minutes * 60_000 / FRAMES)):
             self.stage.job_comes_to(0.8)
-        self.camera.shoot(name)
+        self.camera.take_picture(name)
         self.stage.job_ends()
         self.user.dismiss_notifications()
 
@@ -110,19 +110,19 @@ class Loop:
         stage, user, panel = self.stage, self.user, self.dock.prediction
         user.open_step(5)
         stage.wait(lambda: self.dock.workspace.prediction_layer is not None, "the prediction")
-        self.camera.frame(4)
+        self.camera.add_frame(4)
         for index in range(self.between, self.between + 8):
             user.go_to_slice(index)
-            self.camera.frame()
+            self.camera.add_frame()
         user.go_to_slice(self.between)
         QTest.qWait(500)
-        self.camera.shoot("5-prediction")
-        self.camera.frame(12)
+        self.camera.take_picture("5-prediction")
+        self.camera.add_frame(12)
         user.pick(panel.display_box, "Uncertainty")
         stage.wait(lambda: panel.uncertainty.displayed == UNCERTAINTY, "the choice")
-        wait_until(lambda: not self.dock.session.job.running, PATIENCE, "the uncertainty")
+        wait_until(lambda: not self.dock.session.job.running, JOB_TIMEOUT_S, "the uncertainty")
         QTest.qWait(500)
-        self.camera.shoot("5-unsure")
+        self.camera.take_picture("5-unsure")
         user.pick(panel.display_box, "Classes")
 
     def explore(self) -> None:
@@ -139,11 +139,11 @@ class Loop:
         user.click_voxel(self.dock.workspace.scan_layer, (index, *middle))
         stage.wait(lambda: stage.layer_named("similarity") is not None, "the map")
         QTest.qWait(2500)
-        self.camera.shoot("6-features")
-        self.camera.frame(14)
+        self.camera.take_picture("6-features")
+        self.camera.add_frame(14)
         user.click(panel.show_colors)
         QTest.qWait(4000)
-        self.camera.shoot("6-colours")
+        self.camera.take_picture("6-colours")
 
 
 def scans_in(folder: Path) -> scenes.Scene:

@@ -1,11 +1,10 @@
-"""A window on the tour, the guide in one hand, mouse and keyboard in the other."""
+"""A window of the program, the guide, and the simulated user that goes through it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from medssl.core.io.geometry import AXIS_NAMES
 from napari import Viewer
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
@@ -16,7 +15,7 @@ from user_window import WindowUser
 from docs.tour.guide_text import Guide
 from napari_medssl.widgets import Dock
 
-PATIENCE = 900
+JOB_TIMEOUT_S = 900
 """Seconds that a job may take on a busy machine."""
 
 
@@ -46,12 +45,10 @@ class Stage:
         except AssertionError as error:
             raise AssertionError(f"{error}; the window said {self.said[-5:]}") from None
 
-    def hears(self, words: str) -> str:
+    def wait_for_message(self, words: str) -> None:
         """Wait until the window has said some words; forget what it said before."""
         self.wait(lambda: any(words in text for text in self.said), f"{words!r}")
-        text = next(text for text in self.said if words in text)
         self.said.clear()
-        return text
 
     def check(self, holds: object, sentence: str) -> None:
         """Compare the window with the guide.
@@ -61,18 +58,20 @@ class Stage:
         """
         assert holds, f"{sentence} (the window said {self.said[-3:]})"
 
-    def job_ends(self, failed: bool = False) -> None:
-        """Wait for the end of a job."""
+    def job_ends(self) -> None:
+        """Wait for the end of a job, which must not fail."""
         job = self.dock.session
-        self.wait(lambda: not job.job.running, f"the end of {job.job.title}", PATIENCE)
-        self.check((job.job.phase == "Failed") == failed, f"{job.job.title}: {job.job.error}")
+        self.wait(lambda: not job.job.running, f"the end of {job.job.title}", JOB_TIMEOUT_S)
+        self.check(job.job.phase != "Failed", f"{job.job.title}: {job.job.error}")
 
     def job_comes_to(self, fraction: float) -> None:
         """Wait until a job has come so far."""
         session = self.dock.session
-        self.wait(
-            lambda: session.job.fraction > fraction or not session.job.running, session.job.title, PATIENCE
-        )
+
+        def has_come() -> bool:
+            return session.job.fraction > fraction or not session.job.running
+
+        self.wait(has_come, session.job.title, JOB_TIMEOUT_S)
 
     # --- short words for what is looked at often ------------------------------------------------------
 
@@ -110,13 +109,8 @@ class Stage:
         """Ctrl+Z."""
         self.user.key_with(Qt.Key.Key_Z, Qt.KeyboardModifier.ControlModifier)
 
-    def slice_named(self) -> str:
-        """The slice on the screen in words."""
-        axis, index = self.dock.workspace.slice_on_screen()
-        return f"{AXIS_NAMES[axis]} {index}"
-
-    def grey(self, control) -> str:
-        """Hold the pointer over what is grey."""
+    def disabled_tooltip(self, control) -> str:
+        """Hold the pointer over a control that is grey."""
         self.check(not control.isEnabled(), f"{control.text()} should be grey")
         return self.user.tooltip(control)
 
@@ -124,9 +118,9 @@ class Stage:
         """What a list offers."""
         return [box.itemText(number) for number in range(box.count())]
 
-    def paint_dot(self, voxel: Sequence[int], length: int = 3) -> None:
-        """A short stroke along x."""
+    def paint_dot(self, voxel_zyx: Sequence[int], length: int = 3) -> None:
+        """A short stroke of some voxels along x."""
         layer = self.dock.workspace.annotation_layer
-        z, y, x = voxel
+        z, y, x = voxel_zyx
         self.user.drag(layer, (z, y, x), (z, y, x + length))
         QTest.qWait(30)

@@ -109,5 +109,5 @@ def second_round(stage: Stage) -> None:
     user.choose(step.weights, next(text for text in runs if "pre-training" in text))
     with user.answering(press("Yes", "Delete")):
         user.choose_in(lambda: user.right_click(step.weights, step.weights.rect().center()), "Delete")
-    stage.hears("Deleted")
+    stage.wait_for_message("Deleted")
     stage.check(not any("pre-training" in text for text in stage.entries(step.weights)), "The run is gone.")

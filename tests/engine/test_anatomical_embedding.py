@@ -31,9 +31,9 @@ from torch import Tensor
 SMALL = EmbeddingSettings(dimension=8, crop=16, anchors=32)
 
 
-def matcher(dimension: int = 8) -> AnatomicalEmbedding:
+def matcher(dimension: int = 8, channels: int = 1) -> AnatomicalEmbedding:
     torch.manual_seed(0)
-    return AnatomicalEmbedding(dimension)
+    return AnatomicalEmbedding(dimension, channels)
 
 
 def embedding_bank(
@@ -150,7 +150,7 @@ def test_the_grid_follows_the_scans() -> None:
 def test_crops_show_what_their_positions_say() -> None:
     shape = (24, 40, 32)
     for axis, volume in enumerate(ramps(shape)):
-        for crops in draw_crops([volume, volume], (16, 16, 16), seeded()):
+        for crops in draw_crops([volume[None], volume[None]], (16, 16, 16), seeded()):
             for stride in (1, FINE, COARSE):
                 seen = torch.nn.functional.avg_pool3d(crops.image, stride).flatten(1)
                 where = crops.positions(stride)
@@ -160,7 +160,7 @@ def test_crops_show_what_their_positions_say() -> None:
 
 
 def test_crops_overlap_and_differ_in_place_turn_size_and_bend() -> None:
-    volumes = [noise((40, 40, 40)), noise((40, 40, 40), seed=1)]
+    volumes = [noise((40, 40, 40))[None], noise((40, 40, 40), seed=1)[None]]
     first, second = draw_crops(volumes, (16, 16, 16), seeded())
     positions = first.positions(FINE)
     assert torch.allclose(first.voxels(positions).amin(1), torch.full((2, 3), 0.5), atol=1e-3)
@@ -174,7 +174,7 @@ def test_crops_overlap_and_differ_in_place_turn_size_and_bend() -> None:
 
 def test_crops_are_turned_about_all_axes_and_not_sheared() -> None:
     """Columns of a turned and scaled frame are orthogonal; a turn about an axis tilts the two others."""
-    volume = torch.zeros(40, 40, 40)
+    volume = torch.zeros(1, 40, 40, 40)
     first, _ = draw_crops([volume] * 200, (4, 4, 4), seeded())
     length = first.linear.norm(dim=1)
     frame = first.linear / length[:, None]
@@ -236,7 +236,9 @@ def test_an_anchor_and_its_positive_show_the_same_place(monkeypatch: pytest.Monk
         return anchors.new_zeros(anchors.shape[::2])
 
     monkeypatch.setattr("medssl.nn.methods.embedding_training.contrast", remember)
-    monkeypatch.setattr("medssl.nn.methods.embedding_training.change_intensity", lambda images, *_: images)
+    monkeypatch.setattr(
+        "medssl.nn.methods.embedding_training.change_intensity", lambda images, *_, channels: images
+    )
     settings = replace(SMALL, crop=32, crop_pairs=8)
     rising = embedding_bank(torch.stack(ramps((60, 60, 60))).sum(0) / 60, settings=settings)
     rising.matcher = Grey()  # type: ignore[assignment]
@@ -267,14 +269,14 @@ def test_the_loss_repeats_with_the_generator() -> None:
 
 
 def test_a_checkpoint_gives_the_matcher_back_or_says_that_it_has_none(tmp_path: Path) -> None:
-    kept = matcher(6)
+    kept = matcher(6, channels=2)
     kept.cell_mm.fill_(2.5)
     path = tmp_path / "with.safetensors"
     checkpoint.save(path, checkpoint.pack("modules.matcher", kept.state_dict()), {})
     loaded = matcher_in(checkpoint.load(path)[0])
     assert loaded is not None
     assert float(loaded.cell_mm) == 2.5
-    assert torch.equal(loaded.embed(noise((8, 9, 10))), kept.embed(noise((8, 9, 10))))
+    assert torch.equal(loaded.embed(noise((2, 8, 9, 10))), kept.embed(noise((2, 8, 9, 10))))
     checkpoint.save(tmp_path / "without.safetensors", {"modules.network.x": torch.zeros(1)}, {})
     assert matcher_in(checkpoint.load(tmp_path / "without.safetensors")[0]) is None
 
@@ -283,7 +285,7 @@ class Coordinates(AnatomicalEmbedding):
     """A matcher that tells where each cell of the grid lies, as an angle in the fine and the coarse part."""
 
     def embed(self, volume: Tensor) -> Tensor:
-        axes = [(torch.arange(-(-length // FINE)) * FINE + 1.0) / length for length in volume.shape]
+        axes = [(torch.arange(-(-length // FINE)) * FINE + 1.0) / length for length in volume.shape[1:]]
         angle = torch.stack(torch.meshgrid(*axes, indexing="ij"))
         fine = torch.stack([angle[0].sin(), angle[0].cos(), angle[1].sin(), angle[1].cos()])
         return torch.cat([fine, torch.stack([angle[2].sin(), angle[2].cos(), *angle[:2] * 0])])

@@ -234,8 +234,13 @@ def test_trainings_take_all_channels_and_say_what_is_missing(tmp_path: Path, kin
     assert "p2 has no t2 and is left out; the network takes t1, t2." in [
         each.text for each in events.of(Notice)
     ]
-    features = run(FeaturesJob(project=str(project.root), weights=result["run"], scans=("p0",), device="cpu"))
-    assert features["scans"] == ["p0"]
+    job = FeaturesJob(project=str(project.root), weights=result["run"], scans=("p0",), device="cpu")
+    assert run(job)["scans"] == ["p0"]
+    features = np.array(open_features(project, "p0", result["run"]).array)
+    project.remove_channel("p0", "t2")
+    project.add_channel("p0", pair(tmp_path, "other", seed=9)[1], "t2")
+    run(job)
+    assert not np.allclose(open_features(project, "p0", result["run"]).array, features, atol=1e-2)
 
 
 def test_predictions_leave_out_what_lacks_a_channel(tmp_path: Path) -> None:

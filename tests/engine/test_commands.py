@@ -12,6 +12,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -27,13 +28,13 @@ from medssl.core import events, recipes, settings
 from medssl.core.errors import UserError
 from medssl.core.files import write_json
 from medssl.core.io.scan_file import ScanFile
-from medssl.core.jobs import FinetuneJob, PretrainJob
+from medssl.core.jobs import FinetuneJob, Job, PretrainJob
 from medssl.core.methods import ALL
 from medssl.core.project.locks import training_lock
 from medssl.core.project.project import Project, Run
 from medssl.core.scalars import MEANINGS
 from rich.console import Console
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 COMMANDS = (
     "view", "demo", "init", "scans", "classes", "pretrain", "finetune", "runs", "methods", "predict",
@@ -181,6 +182,40 @@ def test_a_missing_path_does_not_keep_init_from_adding_the_others(tmp_path: Path
     assert list(Project.open(tmp_path / "project").scans) == ["a"]
 
 
+@pytest.mark.parametrize(
+    ("command", "option", "attribute"),
+    [
+        ("features", (), "scans"),
+        ("export", ("--out", "out", "--weights", "none"), "scans"),
+        ("finetune", ("--steps", "1"), "predict_scans"),
+    ],
+)
+def test_an_unknown_scan_does_not_keep_a_command_from_the_others(
+    project: Project, monkeypatch: pytest.MonkeyPatch, command: str, option: tuple[str, ...], attribute: str
+) -> None:
+    jobs: list[Job] = []
+
+    def run_job(job: Job, *_: object) -> dict[str, Any]:
+        jobs.append(job)
+        return {"run": "0004", "stopped": False, "written": [], "refused": {}}
+
+    monkeypatch.setattr("medssl.cli.terminal.run_job", run_job)
+    monkeypatch.setattr("medssl.core.settings.check_job", lambda job: None)
+
+    def medssl(*names: str) -> Result:
+        named = [word for name in names for word in (*["--predict"] * (command == "finetune"), name)]
+        return CliRunner().invoke(app, [command, str(project.root), *named, *option])
+
+    known = next(iter(project.scans))
+    result = medssl("nosuch", known)
+    assert result.exit_code == 1 and not isinstance(result.exception, UserError), result.output
+    assert "has no scan nosuch" in result.stderr and "Skipped 1;" in result.stderr
+    assert [getattr(job, attribute) for job in jobs] == [(known,)]
+    refused = medssl("nosuch", "neither")
+    assert "has no scan nosuch" in refused.stderr and "has no scan neither" in str(refused.exception)
+    assert len(jobs) == 1
+
+
 @pytest.mark.parametrize("existed", [False, True])
 @pytest.mark.parametrize("scan", ["nosuch", "bad.nii.gz"])
 def test_init_without_a_usable_scan_makes_no_project(tmp_path: Path, scan: str, existed: bool) -> None:
@@ -200,6 +235,14 @@ def test_init_checks_the_folder_of_labels_and_that_of_the_project_first(tmp_path
     assert "no is not a folder" in str(nowhere.exception) and not (tmp_path / "new").exists()
     forgotten = CliRunner().invoke(app, ["init", scan])
     assert f"{scan} is a file; give the folder of the project first" in str(forgotten.exception)
+
+
+def test_init_takes_no_scan_from_the_folder_of_labels_and_makes_no_project(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "data" / "a.nii.gz")
+    arguments = ["init", str(tmp_path / "project"), str(scan), "--labels", str(tmp_path / "data")]
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, UserError) and "give scans in another folder" in str(result.exception)
+    assert not (tmp_path / "project").exists()
 
 
 def test_libraries_print_nothing_of_their_own(tmp_path: Path) -> None:
@@ -343,14 +386,20 @@ def test_a_run_that_crashed_when_it_was_resumed_is_not_finished(project: Project
 
 
 @pytest.mark.parametrize(
-    "options",
-    [("--set", "learning_rate=5"), ("--weights", "random"), ("--seed", "3"), ("--recipe", "quick")],
+    ("command", "option", "value"),
+    [
+        ("finetune", "--set", "learning_rate=5"),
+        ("finetune", "--weights", "random"),
+        ("finetune", "--seed", "3"),
+        ("finetune", "--recipe", "quick"),
+        ("pretrain", "--method", "mae"),
+    ],
 )
 def test_options_that_a_resumed_run_would_ignore_are_refused(
-    project: Project, options: tuple[str, ...]
+    project: Project, command: str, option: str, value: str
 ) -> None:
-    result = CliRunner().invoke(app, ["finetune", str(project.root), "--resume", "last", *options])
-    assert f"so {options[0]} would be ignored" in str(result.exception)
+    result = CliRunner().invoke(app, [command, str(project.root), "--resume", "last", option, value])
+    assert f"so {option} would be ignored" in str(result.exception)
 
 
 @pytest.mark.parametrize("command", ["pretrain nowhere", "finetune nowhere", "demo"])

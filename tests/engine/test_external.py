@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from dicom_files import SHAPE, write_series
-from medssl.cli.export import Refusals
 from medssl.cli.external import predict_outside, segmentation_path
+from medssl.cli.refusals import Refusals
 from medssl.core.errors import UserError
 from medssl.core.export.provenance import record_path
 from medssl.core.io.find import find_scans

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import few_slices_data
 import numpy as np
@@ -13,6 +14,7 @@ import painting_time
 import pytest
 from made_dataset import write_dataset
 from medssl.benchmarking.mouse_painting import Effort, paint
+from medssl.benchmarking.results_log import append_records
 from medssl.core.labels.metrics import dice
 from painting_ways import BY_HAND, Case, Curve, User, thick, with_proposals
 
@@ -140,6 +142,45 @@ def test_classes_that_leave_the_scan_are_not_painted(tmp_path: Path) -> None:
     assert set(np.unique(read.labels)) == {0, 1}
 
 
+def made_line(way: str, scan: str, seconds: dict[str, float], **changes: Any) -> dict[str, Any]:
+    """A line of a user who only draws along outlines."""
+    machine = {"cpu": "a CPU", "gpu": None, "torch": "2", "commit": "abc1234"}
+    return {
+        "dataset": "made", "scan": scan, "way": way, "seed": 0, "minutes": 1.0, "until": 1.0,
+        "machine": machine, "date": "29 November 2026", "waited_s": 0, "slices": [5, 20], "classes": 1,
+        "reached": {target: asdict(Effort(traced_s=value)) for target, value in seconds.items()}, **changes,
+    }  # fmt: skip
+
+
+def drawn(tmp_path: Path, *lines: dict[str, Any]) -> str:
+    append_records(tmp_path / "lines", lines)
+    return painting_time.draw(tmp_path / "lines", tmp_path / "page.md")
+
+
+def test_the_page_of_an_unfinished_run_has_what_is_there(tmp_path: Path) -> None:
+    """No scan has all ways, one has not reached 0.9, and nobody has waited for a training."""
+    page = drawn(
+        tmp_path,
+        made_line("brush alone", "a", {"0.5": 100, "0.9": 200}),
+        made_line("guided fill", "a", {"0.5": 40}),
+        made_line("guided fill", "b", {"0.5": 60, "0.9": 90}),
+    )
+    assert "| 0.5 | 100 (1.00, 1 of 2 scans) | 50 (0.40) |" in page
+    assert "| 0.9 | 200 (1.00, 1 of 2 scans) | 90 (1 of 2 scans) |" in page
+    assert "| b | – | 90 |" in page and "of waiting" not in page
+
+
+def test_each_table_has_lines_of_one_setting_and_counts_the_commits(tmp_path: Path) -> None:
+    commits = [{"cpu": "a CPU", "gpu": None, "torch": "2", "commit": commit} for commit in ("one", "two")]
+    page = drawn(
+        tmp_path,
+        *(made_line("brush alone", scan, {"0.9": 10}, machine=commits[scan == "c"]) for scan in "abc"),
+        made_line("brush alone", "a", {"0.5": 10}, until=0.5),
+    )
+    assert "3 lines, 29 November 2026; a CPU, torch 2, 1 thread; commit one (2 lines), two (1 line)." in page
+    assert page.count("## made") == 2 and "--until 0.5" in page
+
+
 @pytest.mark.timeout(300)
 def test_a_run_paints_each_scan_in_each_way_once(tmp_path: Path) -> None:
     write_dataset(tmp_path / few_slices_data.DATASETS["hippocampus"].folder, contrast=6.0, scale=6)
@@ -160,6 +201,7 @@ def test_a_run_paints_each_scan_in_each_way_once(tmp_path: Path) -> None:
         assert (line["waited_s"] > 0) == (line["way"] in ("proposals", "next scan"))
     painting_time.run(options)
     assert options.out.read_text() == written, "a second run finds nothing to do"
+    assert painting_time.key_of(lines[0]) == ("hippocampus", 0.05, 1.0, 0)
 
     page = painting_time.draw(options.out, tmp_path / "page.md")
     brush, guided = (painting_time.seconds(lines[number], "0.9") for number in (0, 2))

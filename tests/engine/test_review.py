@@ -138,3 +138,13 @@ def test_a_damaged_remark_is_reviewed_again(small_project: Project, queue: str) 
     assert json.loads(path.read_text())
     path.write_text("{")
     assert not is_accepted(small_project, queue, "scan")
+
+
+def test_an_unknown_scan_does_not_keep_the_command_from_accepting_the_others(
+    small_project: Project, queue: str
+) -> None:
+    result = CliRunner().invoke(
+        app, ["review", str(small_project.root), "--accept", "nosuch", "--accept", "scan"]
+    )
+    assert result.exit_code == 1 and "has no scan nosuch" in result.stderr
+    assert is_accepted(small_project, queue, "scan") and "0.800" in result.stdout

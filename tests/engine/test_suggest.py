@@ -16,7 +16,7 @@ from medssl.core.active_learning import slices
 from medssl.core.active_learning.coverage import choose, similarity
 from medssl.core.active_learning.slices import ScoredSlices
 from medssl.core.errors import UserError
-from medssl.core.events import Started
+from medssl.core.events import Notice, Started
 from medssl.core.jobs import SuggestJob
 from medssl.core.project.project import Annotation, LabelClass, Project
 from medssl.tasks.active_learning import suggest
@@ -297,6 +297,31 @@ def test_slices_of_air_are_left_out(tmp_path: Path) -> None:
     air = Project.create(tmp_path / "air", (LabelClass(1, "block", "#ff0000"),))
     air.add_scan(write_nifti(tmp_path / "air.nii", image))
     assert {index for _, _, index in suggested(air, count=99)} == set(range(6, 16))
+
+
+def test_grey_values_of_all_channels_are_compared(tmp_path: Path) -> None:
+    """What only the second channel shows is not empty, and differs from what looks the same in the first."""
+    shape = (8, 24, 24)
+    images = np.zeros((2, *shape), np.float32)
+    images[0, :3, 4:12, 4:12] = images[1, 2:5, 12:20, 12:20] = 1
+    project = Project.create(tmp_path / "project", (LabelClass(1, "block", "#ff0000"),))
+    project.add_scan(write_nifti(tmp_path / "p.nii", images[0]), channel="t1", name="p")
+    assert {index for _, _, index in suggested(project, count=99)} == {0, 1, 2}
+    project.add_channel("p", write_nifti(tmp_path / "q.nii", images[1]), "t2")
+    assert {index for _, _, index in suggested(project, count=99)} == {0, 1, 2, 3, 4}
+    scorer = suggest._slice_scorer(project, None, ["p"], "cpu")
+    vectors = scorer.score("p", np.arange(3)).vectors
+    assert np.array_equal(vectors[0], vectors[1]) and not np.array_equal(vectors[1], vectors[2])
+    assert vectors.shape == (3, 2 * slices.THUMBNAIL**2)
+
+
+def test_without_a_network_a_scan_that_lacks_a_channel_is_left_out_and_named(tmp_path: Path) -> None:
+    project = make_project(tmp_path, shape=(12, 24, 24), annotated=0)
+    project.add_channel("block-0", write_nifti(tmp_path / "q.nii", block_phantom(7, (12, 24, 24))[0]), "t2")
+    events = Events()
+    result = run(SuggestJob(str(project.root), count=3), events)
+    assert {each["scan"] for each in result["suggestions"]} == {"block-0"}
+    assert "block-1 has no t2 and is left out" in events.of(Notice)[0].text
 
 
 def test_a_run_that_learned_nothing_yet_is_not_asked(tmp_path: Path) -> None:

@@ -51,11 +51,22 @@ def several(folder: Path) -> Path:
     return project.root
 
 
+def write_nifti(path: Path, values: np.ndarray, geometry: Geometry) -> Path:
+    """Write an array (Z, Y, X) in canonical order as a NIfTI file, into a folder that is made.
+
+    Args:
+        path: The file.
+        values: The array; its type becomes that of the file.
+        geometry: Its geometry.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(geometry.to_source(values), geometry.matrix), path)
+    return path
+
+
 def _coarse_phantom(folder: Path, seed: int) -> tuple[Path, np.ndarray]:
     scan, labels, geometry = make_phantom(seed, (32, 56, 56), (10.0, 6.4, 6.4))
-    path = folder / f"phantom_{seed}.nii.gz"
-    nibabel.save(nibabel.Nifti1Image(geometry.to_source(scan), geometry.matrix), path)
-    return path, labels
+    return write_nifti(folder / f"phantom_{seed}.nii.gz", scan, geometry), labels
 
 
 def torso(folder: Path) -> Scene | None:
@@ -96,6 +107,5 @@ def sequences(
 def phantom(folder: Path) -> Scene:
     """A synthetic CT, for where there are no data: its liver."""
     scan, labels, geometry = make_phantom(0)
-    path = folder / "phantom.nii.gz"
-    nibabel.save(nibabel.Nifti1Image(geometry.to_source(scan), geometry.matrix), path)
+    path = write_nifti(folder / "phantom.nii.gz", scan, geometry)
     return Scene(path, np.where(labels == 1, 1, 0).astype(np.uint8), ("Liver",))

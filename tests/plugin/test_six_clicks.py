@@ -13,27 +13,13 @@ import numpy as np
 import pytest
 from napari_start import open_as_napari_does, open_dock_by_menu, press_ok
 from qtpy.QtCore import Qt
-from qtpy.QtWidgets import QWidget
-from user_simulation import UserSimulation, wait_until
+from user_simulation import ClickCounter, wait_until
 
 from napari_medssl.widgets import Dock
 
 pytestmark = pytest.mark.viewer
 MOST_CLICKS = 6
 MINUTES = 0.3
-
-
-class CountingHand(UserSimulation):
-    """A hand that counts its clicks; it starts with the viewer alone, the dock comes by the menu."""
-
-    def __init__(self, viewer, clicks: int) -> None:
-        self.clicks = clicks + open_dock_by_menu(viewer)
-        super().__init__(viewer, next(w for w in viewer.window.dock_widgets.values() if isinstance(w, Dock)))
-
-    def click(self, widget: QWidget) -> None:
-        """Count it."""
-        self.clicks += 1
-        super().click(widget)
 
 
 @pytest.mark.timeout(280)
@@ -46,8 +32,9 @@ def test_six_clicks_from_an_open_file_to_an_overlay(make_napari_viewer, data, tm
     (shutil.copytree if source.is_dir() else shutil.copyfile)(source, path)
     viewer = make_napari_viewer(show=True)
     viewer.window.resize(1280, 800)
-    user = CountingHand(viewer, clicks=open_as_napari_does(viewer, path, press_ok))
-    dock = user.dock
+    before = open_as_napari_does(viewer, path, press_ok) + open_dock_by_menu(viewer)
+    dock = next(widget for widget in viewer.window.dock_widgets.values() if isinstance(widget, Dock))
+    user = ClickCounter(viewer, dock)
     said: list[str] = []
     dock.session.message.connect(lambda severity, text: said.append(text))
     dock.finetune.minutes.setValue(MINUTES)
@@ -67,8 +54,9 @@ def test_six_clicks_from_an_open_file_to_an_overlay(make_napari_viewer, data, tm
 
     wait_until(dock.train.isEnabled, 20, "saving what was painted")
     user.click(dock.train)
-    print(f"\n{path.name}: {user.clicks} clicks besides painting")
-    assert user.clicks <= MOST_CLICKS
+    clicks = before + len(user.clicked)
+    print(f"\n{path.name}: {clicks} clicks besides painting")
+    assert clicks <= MOST_CLICKS
     wait_until(lambda: not dock.session.job.running, 240, "the fine-tuning")
     prediction = dock.workspace.prediction_layer
     assert prediction is not None and prediction.visible and prediction.data.any(), said

@@ -20,7 +20,8 @@ from medssl.core.methods import METHODS
 from qtpy.QtCore import Qt, QTimer
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QMessageBox
-from user_simulation import EventLoopLag, UserSimulation, open_and_wait, wait_until
+from user_simulation import EventLoopLag, open_and_wait, wait_until
+from user_window import WindowUser
 
 from napari_medssl.engine import child_process
 from napari_medssl.widgets.finetune import SHAPES_NAME
@@ -61,7 +62,7 @@ def training_begins(dock) -> None:
 def test_from_a_file_to_an_exported_segmentation(window, scene, tmp_path):
     viewer, dock = window
     path, truth = scene.path, scene.truth
-    user = UserSimulation(viewer, dock)
+    user = WindowUser(viewer, dock)
     said: list[str] = []
     dock.session.message.connect(lambda severity, text: said.append(text) if severity == "error" else None)
 
@@ -176,7 +177,7 @@ def test_every_method_of_the_list_trains_and_none_collapses(window, tmp_path):
     viewer, dock = window
     dock.open(Path(os.environ.get("MEDSSL_PROJECT") or scenes.several(tmp_path)))
     wait_until(lambda: dock.session.scan is not None, 20, "opening the project's first scan")
-    user = UserSimulation(viewer, dock)
+    user = WindowUser(viewer, dock)
     said: list[str] = []
     dock.session.message.connect(lambda severity, text: said.append(text) if severity == "error" else None)
     user.open_step(3)
@@ -205,7 +206,7 @@ def test_closing_the_window_while_training_leaves_no_engine(window, scene):
     wait_until(lambda: dock.session.scan is not None and not dock.scans.adder.busy, 20, "opening")
     dock.workspace.new_annotation()
     dock.workspace.annotation_layer.paint((3, 3, 3), 1)
-    user = UserSimulation(viewer, dock)
+    user = WindowUser(viewer, dock)
     user.open_step(3)
     user.click(dock.pretrain.start)
     training_begins(dock)
@@ -239,7 +240,7 @@ def test_a_user_who_closes_the_window_while_training_is_asked(scene, qapp, napar
     _, dock = viewer.window.add_plugin_dock_widget("napari-medssl")
     dock.scans.add([scene.path])
     wait_until(lambda: dock.session.scan is not None and not dock.scans.adder.busy, 20, "opening")
-    user = UserSimulation(viewer, dock)
+    user = WindowUser(viewer, dock)
     user.open_step(3)
     user.click(dock.pretrain.start)
     training_begins(dock)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import napari
 import numpy as np
 from qtpy.QtCore import QElapsedTimer, QEvent, QPoint, QPointF, Qt, QTimer
 from qtpy.QtGui import QMouseEvent
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QApplication, QCheckBox, QComboBox, QDoubleSpinBox, QFileDialog, QLineEdit, QWidget
+from qtpy.QtWidgets import QApplication, QCheckBox, QComboBox, QDoubleSpinBox, QLineEdit, QWidget
 
 from napari_medssl.navigation import camera_of
 
@@ -90,23 +91,6 @@ class UserSimulation:
                 return
             QTest.keyClick(box, Qt.Key.Key_Down)
         raise AssertionError(f"{text} is not in the list")
-
-    def choose_file(self, press: QWidget, path: Path) -> None:
-        """Press a button that opens a file dialog, and type a path into it."""
-        typed: list[Path] = []
-
-        def type_it() -> None:
-            dialog = QApplication.activeModalWidget()
-            assert isinstance(dialog, QFileDialog), f"no file dialog but {dialog}"
-            edit = dialog.findChild(QLineEdit)
-            QTest.keyClick(edit, Qt.Key.Key_A, Qt.KeyboardModifier.ControlModifier)
-            QTest.keyClicks(edit, str(path))
-            typed.append(path)
-            QTest.keyClick(edit, Qt.Key.Key_Return)
-
-        QTimer.singleShot(600, type_it)
-        self.click(press)
-        assert typed
 
     def dismiss_notifications(self) -> None:
         """Close what napari shows in the corner of the canvas."""
@@ -192,6 +176,23 @@ class UserSimulation:
         self.key(Qt.Key.Key_K)
 
 
+class ClickCounter(UserSimulation):
+    """Counts the clicks on widgets.
+
+    Attributes:
+        clicked: Texts of the widgets that were clicked.
+    """
+
+    def __init__(self, viewer, dock: QWidget) -> None:
+        super().__init__(viewer, dock)
+        self.clicked: list[str] = []
+
+    def click(self, widget: QWidget) -> None:
+        """Click, and note what was clicked."""
+        self.clicked.append(" ".join(getattr(widget, "text", widget.objectName)().replace("&", "").split()))
+        super().click(widget)
+
+
 class EventLoopLag:
     """How late a 10 ms timer fires, in ms."""
 
@@ -218,6 +219,15 @@ class EventLoopLag:
     def percentile(self, q: float) -> float:
         """The q-th percentile of the lateness in ms."""
         return float(np.percentile(self.late, q))
+
+
+def open_window(width: int = 1400, height: int = 1000) -> tuple[napari.Viewer, QWidget]:
+    """A real window with the dock, which is empty."""
+    viewer = napari.Viewer(show=True)
+    viewer.window.resize(width, height)
+    _, dock = viewer.window.add_plugin_dock_widget("napari-medssl")
+    QTest.qWait(1000)
+    return viewer, dock
 
 
 def open_and_wait(dock: QWidget, folder: Path) -> None:

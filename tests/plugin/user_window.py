@@ -55,6 +55,11 @@ class WindowUser(UserSimulation):
         with self._meanwhile(try_to, "a dialog"):
             yield
 
+    def choose_file(self, button: QWidget, path: Path) -> None:
+        """Press a button that opens a file dialog, and type a path into it."""
+        with self.answering(type_path(path)):
+            self.click(button)
+
     def choose_in(self, open_menu: Callable[[], object], *path: str) -> None:
         """Open a menu and go through it by the first words of its entries."""
         steps = list(path)

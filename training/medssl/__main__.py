@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
-import warnings
 
 from medssl.core.errors import UserError
+from medssl.core.library_output import silence_libraries
 
 
 def main() -> None:
@@ -25,17 +24,6 @@ def main() -> None:
     except UserError as error:
         print(error, file=sys.stderr)
         sys.exit(1)
-
-
-def silence_libraries() -> None:
-    """Keep libraries from printing: what matters to the user is said in sentences of our own.
-
-    python -W and PYTHONWARNINGS bring warnings back.
-    """
-    if not sys.warnoptions:
-        warnings.simplefilter("ignore")
-    logging.getLogger().addHandler(logging.NullHandler())  # Python prints what nobody handles
-    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it has a handler of its own
 
 
 if __name__ == "__main__":

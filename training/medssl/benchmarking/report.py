@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -49,6 +49,20 @@ def title(method: str) -> str:
     )
 
 
+def markdown_table(
+    heading: Sequence[str], rows: Iterable[Sequence[str]], text: Collection[int] = (0,)
+) -> str:
+    """A Markdown table.
+
+    Args:
+        heading: Titles of the columns.
+        rows: Cells.
+        text: Numbers of the columns of text, aligned to the left; the others are of numbers.
+    """
+    rule = ["---" if column in text else "---:" for column in range(len(heading))]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heading, rule, *rows))
+
+
 def study_lines(cells: Sequence[Cell]) -> list[list[str]]:
     """The results as a table of strings: a heading, then one line for each method."""
     summary = rows(cells)
@@ -84,9 +98,7 @@ def write_tables(out: Path, material: Material, cells: Sequence[Cell]) -> None:
         "The mean is over classes and scans; ± is the standard deviation over seeds. "
         "Seconds: training time, pre-training + fine-tuning.",
         "",
-        "| " + " | ".join(heading) + " |",
-        "| --- |" + " ---: |" * (len(heading) - 1),
-        *("| " + " | ".join(line) + " |" for line in lines),
+        markdown_table(heading, lines),
         "",
     ]
     make_folder(out)

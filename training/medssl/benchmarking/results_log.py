@@ -9,7 +9,7 @@ import dataclasses
 import json
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -94,7 +94,16 @@ def append(path: Path, line: Cell | Failure) -> None:
     Raises:
         UserError: "disk-full" or "not-writable".
     """
-    data = (json.dumps(asdict(line), allow_nan=False) + "\n").encode()
+    append_records(path, [asdict(line)])
+
+
+def append_records(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
+    """Append records to a file of JSON lines, which is created if missing, in one write.
+
+    Raises:
+        UserError: "disk-full" or "not-writable".
+    """
+    data = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab", buffering=0) as file:
@@ -110,16 +119,32 @@ def read_lines(path: Path) -> list[Cell | Failure]:
     Raises:
         UserError: "unreadable".
     """
+    records = read_records(path)
+    try:
+        return [Failure(**record) if "failed" in record else Cell(**record) for record in records]
+    except TypeError as error:
+        raise _unreadable(path, error) from error
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Read a file of JSON lines, oldest first; an empty list if it does not exist.
+
+    Raises:
+        UserError: "unreadable".
+    """
     if not exists(path):
         return []
     try:
-        records = [json.loads(line) for line in read_bytes(path).decode("utf-8").splitlines()]
-        return [Failure(**record) if "failed" in record else Cell(**record) for record in records]
-    except (ValueError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged or from another version ({error}); delete it to run its cells again.",
-            code="unreadable",
-        ) from error
+        return [json.loads(line) for line in read_bytes(path).decode("utf-8").splitlines()]
+    except ValueError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"{path} is damaged or from another version ({error}); delete it to run its cells again.",
+        code="unreadable",
+    )
 
 
 def read_cells(path: Path) -> list[Cell]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,9 +19,9 @@ from medssl.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from medssl.cli.refusals import Refusals
     from medssl.core.errors import UserError
     from medssl.core.jobs import ExportJob, Job
-    from medssl.core.project.contents import Scan
     from medssl.core.project.project import Project
 
 NO_RUN = "none"
@@ -76,13 +77,15 @@ def export(
     first; scans that are annotated everywhere need none. Only earlier exports
     are replaced.
     """
+    from medssl.cli.refusals import Refusals
     from medssl.cli.selection import scan_in
     from medssl.core.export.files import check_ending
     from medssl.core.jobs import ExportJob
     from medssl.core.project.project import Project
 
     opened, ending = Project.open(project), check_ending(ending)
-    chosen = tuple(scan_in(opened, scan) for scan in scans or [])
+    refusals = Refusals()
+    chosen = refusals.resolve(scans or [], partial(scan_in, opened))
     job = ExportJob(
         project=str(project),
         device=device,
@@ -97,7 +100,6 @@ def export(
         with_names=with_names,
         stl=stl,
     )
-    refusals = Refusals()
     refusals.count += write_scans(job)
     refusals.end()
 
@@ -152,42 +154,6 @@ def write_scans(job: ExportJob) -> int:
     for path in result["written"]:
         typer.echo(path)
     return len(result["refused"])
-
-
-class Refusals:
-    """Reports scans that are skipped and remarks on others; exit code 1 if any besides masks was skipped."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self, path: Path, error: UserError) -> None:
-        """Print why a scan is skipped."""
-        from medssl.cli.terminal import console, warn
-        from medssl.core.io.masks import MASK
-
-        warn(console(), str(error) if str(path) in str(error) else f"{path}: {error}")
-        self.count += error.code != MASK
-
-    def remark(self, path: Path, scan: Scan) -> None:
-        """Print what was tolerated in the file of a scan, and which modality was assumed."""
-        from medssl.cli.terminal import console, warn
-        from medssl.core.project.modality import assumption
-
-        for note in (*scan.notes, *filter(None, [assumption(scan)])):
-            warn(console(), f"{path}: {note}")
-
-    def end(self) -> None:
-        """End the command.
-
-        Raises:
-            typer.Exit: with code 1 if scans were skipped.
-        """
-        from medssl.cli.terminal import console
-
-        if self.count:
-            files = "1 file" if self.count == 1 else f"{self.count} files"
-            console().print(f"Skipped {files}; see the messages above.", style="red")
-            raise typer.Exit(1)
 
 
 def work(job: Job) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from medssl.core.project.modality import usual_modality
 from medssl.core.project.project import Project, Run, Scan
 
 if TYPE_CHECKING:
-    from medssl.cli.export import Refusals
+    from medssl.cli.refusals import Refusals
 
 RUN_FILES = ("job.json", "card.json", "checkpoint.safetensors")
 WEIGHTS_ERRORS = (

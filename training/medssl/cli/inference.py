@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -64,8 +65,9 @@ def predict(
     is unlike those that the network was trained on. --modality is for files
     outside the project.
     """
-    from medssl.cli.export import Refusals, targets_in, write_scans
+    from medssl.cli.export import targets_in, write_scans
     from medssl.cli.external import predict_outside
+    from medssl.cli.refusals import Refusals
     from medssl.cli.selection import choose_run, split_scans
     from medssl.cli.terminal import console, scans_among, warn
     from medssl.core.export.files import check_ending
@@ -133,16 +135,16 @@ def features(
     device: DeviceOption = "auto",
 ) -> None:
     """Compute dense features of scans and store them for similarity maps, here and in the viewer."""
-    from medssl.cli.export import Refusals
+    from medssl.cli.refusals import Refusals
     from medssl.cli.selection import choose_run, scan_in
     from medssl.core.jobs import FeaturesJob
     from medssl.core.project.project import Project
 
     opened = Project.open(project)
     run = choose_run(opened, weights, ("pretrain", "finetune"))
-    chosen = tuple(scan_in(opened, scan) for scan in scans or [])
-    job = FeaturesJob(project=str(project), seed=seed, device=device, weights=run.id, scans=chosen)
     refusals = Refusals()
+    chosen = refusals.resolve(scans or [], partial(scan_in, opened))
+    job = FeaturesJob(project=str(project), seed=seed, device=device, weights=run.id, scans=chosen)
     refusals.count += len(work(job).get("left_out", ()))
     refusals.end()
 

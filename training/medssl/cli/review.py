@@ -28,6 +28,7 @@ def review(
     It puts segmentations into an order; it does not replace reference labels. Accepted segmentations come
     last. medssl predict segments scans that are not in the list.
     """
+    from medssl.cli.refusals import Refusals
     from medssl.cli.selection import choose_run, scan_in
     from medssl.cli.tables import review_table
     from medssl.cli.terminal import console
@@ -37,8 +38,14 @@ def review(
 
     opened = Project.open(project)
     run = choose_run(opened, weights, ("finetune",))
-    for scan in [scan_in(opened, name) for name in accept or []]:
+    refusals = Refusals()
+
+    def accept_named(name: str) -> str:
+        scan = scan_in(opened, name)
         accept_scan(opened, run.id, scan)
+        return scan
+
+    refusals.resolve(accept or [], accept_named)
     queue = review_queue(opened, run.id)
     names, title = opened.titles, f"Segmentations of {run.id}"
     console(stderr=False).print(review_table(queue, names, opened.classes, title))
@@ -47,3 +54,4 @@ def review(
         scans = "1 scan is" if missing == 1 else f"{missing} scans are"
         segment = command("predict", project, "--weights", run.id)
         typer.echo(f"{scans} not segmented yet; {segment} segments all.")
+    refusals.end()

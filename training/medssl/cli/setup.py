@@ -136,6 +136,11 @@ def init(
     if labels and labels not in (scans or []):
         folder_of_labels = labels.resolve()
         scan_files = tuple(scan for scan in scan_files if folder_of_labels not in scan.path.resolve().parents)
+        if found.scans and not scan_files:
+            raise UserError(
+                f"All of these scans lie in {labels}, the folder of labels; give scans in another folder.",
+                code="no-scans",
+            )
     check_requested(modality, scan_files)
     known = Project.open(folder).scans.values() if is_project(folder) else ()
     names_of_scans = [name for scan in scan_files for name in (scan.path.name, scan.name)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -149,12 +150,14 @@ def finetune(
 
     Ctrl-C stops after the current step and saves a checkpoint; --resume last continues.
     """
+    from medssl.cli.refusals import Refusals
     from medssl.cli.selection import choose_run, scan_in
     from medssl.core.jobs import FinetuneJob
     from medssl.core.project.project import Project
 
     opened = Project.open(project)
-    scans = list(opened.scans) if predict == ["all"] else [scan_in(opened, scan) for scan in predict or []]
+    refusals = Refusals()
+    scans = refusals.resolve(predict or [], partial(scan_in, opened)) if predict != ["all"] else opened.scans
     kinds = ("pretrain",) if weights == "last" else ("pretrain", "finetune")
     _train(
         FinetuneJob(
@@ -172,6 +175,7 @@ def finetune(
             predict_scans=tuple(scans),
         )
     )
+    refusals.end()
 
 
 def _resumed(

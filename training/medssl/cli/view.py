@@ -37,19 +37,19 @@ def open_viewer(paths: Sequence[Path]) -> None:
     """Open the viewer, and return when its window is closed.
 
     Args:
-        paths: Scans, folders of scans, at most one project.
+        paths: Scans, folders of scans, at most one project; a path that does not exist is named, and the
+            others are opened.
 
     Raises:
-        UserError: "missing", "several-projects", "no-qt", "no-display".
-        typer.Exit: The viewer has ended with an error.
+        UserError: "missing" if no path exists, "several-projects", "no-qt", "no-display".
+        typer.Exit: The viewer has ended with an error, or a path does not exist.
     """
+    from medssl.cli.refusals import Refusals
     from medssl.core.errors import UserError
-    from medssl.core.files import exists
     from medssl.core.project.manifest import is_project
 
-    for path in paths:
-        if not exists(path):
-            raise UserError(f"{path} does not exist; check the path.", code="missing")
+    refusals = Refusals()
+    paths = refusals.resolve(paths, _existing)
     projects = [str(path) for path in paths if is_project(path)]
     if len(projects) > 1:
         raise UserError(
@@ -60,6 +60,16 @@ def open_viewer(paths: Sequence[Path]) -> None:
     done = subprocess.run([sys.executable, "-m", "napari_medssl", *map(str, paths)], check=False)
     if done.returncode:
         raise typer.Exit(1)
+    refusals.end()
+
+
+def _existing(path: Path) -> Path:
+    from medssl.core.errors import UserError
+    from medssl.core.files import exists
+
+    if not exists(path):
+        raise UserError(f"{path} does not exist; check the path.", code="missing")
+    return path
 
 
 def check_window() -> None:

@@ -39,13 +39,25 @@ def peak_memory() -> int:
     return peak if sys.platform == "darwin" else 1024 * peak
 
 
+CODE = ("training", "napari_medssl", "resources", "benchmarks")
+"""Folders of a checkout whose changes may change a result."""
+
+
 @cache
 def commit() -> str | None:
-    """Commit of the checkout, with "+" if its code has uncommitted changes; None for an installed package.
+    """Commit of the checkout, see `commit_of`.
 
     Cached: the code that a process has loaded does not change with the checkout.
     """
-    root = Path(__file__).resolve().parents[3]
+    return commit_of(Path(__file__).resolve().parents[3])
+
+
+def commit_of(root: Path) -> str | None:
+    """Commit of a checkout, with "+" if its code has uncommitted changes; None for an installed package.
+
+    Args:
+        root: Its folder.
+    """
     if not (root / ".git").exists():
         return None
     try:
@@ -53,7 +65,7 @@ def commit() -> str | None:
             subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True, check=True).stdout
             for arguments in (
                 ["rev-parse", "--short", "HEAD"],
-                ["status", "--porcelain", "--", "training", "resources"],
+                ["status", "--porcelain", "--", *CODE],
             )
         ]
     except (OSError, subprocess.CalledProcessError):

@@ -109,7 +109,7 @@ class Alice(Method):
                 "casa": casa,
                 "teacher": teacher,
                 "centres": centres,
-                "matcher": AnatomicalEmbedding(settings.dimension),
+                "matcher": AnatomicalEmbedding(settings.dimension, plan.n_channels),
             }
         )
         self._ready: bool | None = None

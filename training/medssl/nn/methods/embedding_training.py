@@ -36,7 +36,7 @@ class Crops:
     """B crops of volumes on the common grid, with the mapping from crop voxels to cells of the volumes."""
 
     image: Tensor
-    """Images (B, 1, *side) float32."""
+    """Images (B, channels, *side) float32."""
     centre: Tensor
     """Centres in cells of the volumes (B, 3)."""
     linear: Tensor
@@ -78,11 +78,11 @@ def draw_crops(volumes: Sequence[Tensor], side: Sequence[int], generator: Genera
     """Draw two crops of each volume; the second lies near the first and is deformed.
 
     Args:
-        volumes: B volumes on the common grid (D, H, W).
+        volumes: B volumes on the common grid (channels, D, H, W).
         side: Size of a crop in voxels (3,).
         generator: CPU generator of all draws.
     """
-    shapes = torch.tensor([tuple(volume.shape) for volume in volumes])
+    shapes = torch.tensor([tuple(volume.shape[1:]) for volume in volumes])
     margin = ((shapes - torch.tensor(side)) / 2).clamp(min=0)
     centre = (shapes - 1) / 2 + margin * _uniform(margin.shape, generator)
     nearby = centre + torch.tensor(side) / 4 * _uniform(margin.shape, generator)
@@ -97,8 +97,8 @@ def _cut(volumes: Sequence[Tensor], centre: Tensor, displacement: Tensor, genera
     linear = _draw_linear(len(volumes), generator)
     images = []
     for volume, points in zip(volumes, _positions(centre, linear, displacement, 1), strict=True):
-        grid = _normalised(points, volume.shape).reshape(1, *displacement.shape[2:], 3).to(volume.device)
-        images.append(F.grid_sample(volume[None, None], grid, padding_mode="border", align_corners=False))
+        grid = _normalised(points, volume.shape[1:]).reshape(1, *displacement.shape[2:], 3).to(volume.device)
+        images.append(F.grid_sample(volume[None], grid, padding_mode="border", align_corners=False))
     return Crops(torch.cat(images), centre, linear, displacement)
 
 
@@ -135,14 +135,15 @@ def matching_loss(embedding_bank: EmbeddingBank, generator: Generator) -> Tensor
     scans = torch.randint(len(embedding_bank.dataset), (settings.crop_pairs,), generator=generator).tolist()
     volumes, body_thresholds = zip(*(embedding_bank.volume(scan) for scan in scans), strict=True)
     first, second = draw_crops(volumes, embedding_bank.side, generator)
-    images = change_intensity(torch.cat([first.image, second.image]), STRONG, generator)
+    images = torch.cat([first.image, second.image])
+    images = change_intensity(images, STRONG, generator, channels=images.shape[1])
     device = images.device
     fine, coarse = embedding_bank.matcher(images)
     cells = second.positions(FINE)
     anchor = torch.randint(cells.shape[1], (len(scans), settings.anchors), generator=generator)
     position = cells.gather(1, anchor[..., None].expand(-1, -1, 3))
     inside = _inside_volume(position, volumes) & _inside_crop(first.voxels(position), first.side)
-    intensity = F.avg_pool3d(second.image, FINE).flatten(1).gather(1, anchor.to(device))
+    intensity = F.avg_pool3d(second.image[:, :1], FINE).flatten(1).gather(1, anchor.to(device))
     used = inside.to(device) & (intensity > torch.stack(body_thresholds)[:, None])
     fine_side = (first.side // FINE).tolist()
     voxel = torch.stack(torch.unravel_index(anchor, fine_side), -1) * FINE + (FINE - 1) / 2
@@ -165,7 +166,7 @@ def matching_loss(embedding_bank: EmbeddingBank, generator: Generator) -> Tensor
 
 def _inside_volume(positions: Tensor, volumes: Sequence[Tensor]) -> Tensor:
     """Which positions lie in their volumes (B, n) bool: beyond the border there is no anatomy."""
-    shapes = torch.tensor([tuple(volume.shape) for volume in volumes])
+    shapes = torch.tensor([tuple(volume.shape[1:]) for volume in volumes])
     return ((positions > -0.5) & (positions < shapes[:, None] - 0.5)).all(2)
 
 

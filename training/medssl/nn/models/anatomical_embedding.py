@@ -10,6 +10,7 @@ Where we depart from the paper, and why:
 - The coarse stride is 8 along all axes; the paper's, 4 across slices and 16 in plane, suits thick slices.
 - A few convolutions with layer norm over channels instead of a 3D ResNet18 with batch norm: the vector of a
   cell must not depend on the extent of the crop around it.
+- All channels of a scan are its input; the paper has CT alone.
 """
 
 from __future__ import annotations
@@ -80,13 +81,13 @@ class AnatomicalEmbedding(nn.Module):
     ready: Tensor
     """Whether training is complete and the weights are frozen, scalar bool."""
 
-    def __init__(self, dimension: int) -> None:
+    def __init__(self, dimension: int, channels: int = 1) -> None:
         super().__init__()
         fine, middle, coarse = WIDTHS
         self.register_buffer("cell_mm", torch.ones(()))
         self.register_buffer("ready", torch.zeros((), dtype=torch.bool))
         # Kernels are symmetric about their output cell, so that a vector describes the cell's centre.
-        self.stem = nn.Conv3d(1, fine, 4, stride=2, padding=1)
+        self.stem = nn.Conv3d(channels, fine, 4, stride=2, padding=1)
         self.down = nn.ModuleList(
             [nn.Conv3d(fine, middle, 2, stride=2), nn.Conv3d(middle, coarse, 2, stride=2)]
         )
@@ -99,10 +100,10 @@ class AnatomicalEmbedding(nn.Module):
         """Embed volumes at both levels.
 
         Args:
-            volume: Volumes on the common grid, float32 (B, 1, D, H, W), with sides divisible by COARSE.
+            volume: Volumes on the common grid, float32 (B, C, D, H, W), with sides divisible by COARSE.
 
         Returns:
-            Fine and coarse unit vectors, (B, C, D/2, H/2, W/2) and (B, C, D/8, H/8, W/8), float32.
+            Fine and coarse unit vectors, (B, F, D/2, H/2, W/2) and (B, F, D/8, H/8, W/8), float32.
         """
         fine = self.blocks[0](self.stem(volume))
         middle = self.blocks[1](self.down[0](fine))
@@ -119,16 +120,17 @@ class AnatomicalEmbedding(nn.Module):
         Fine and coarse vectors are concatenated, so a dot product is the mean of both cosines.
 
         Args:
-            volume: Volume on the common grid, float32 (D, H, W).
+            volume: Channels of a scan on the common grid, float32 (channels, D, H, W).
 
         Returns:
             Unit vectors (2C, d, h, w), with d = ceil(D / 2) and so on.
         """
-        padding = [-length % COARSE for length in volume.shape]
-        padded = F.pad(volume[None, None], (0, padding[2], 0, padding[1], 0, padding[0]), mode="replicate")
+        shape = volume.shape[1:]
+        padding = [-length % COARSE for length in shape]
+        padded = F.pad(volume[None], (0, padding[2], 0, padding[1], 0, padding[0]), mode="replicate")
         fine, coarse = self(padded)
         coarse = F.interpolate(coarse, fine.shape[2:], mode="trilinear")
-        cells = tuple(slice(0, -(-length // FINE)) for length in volume.shape)
+        cells = tuple(slice(0, -(-length // FINE)) for length in shape)
         return side_by_side(torch.cat([fine, coarse], dim=1))[0][(slice(None), *cells)]
 
 
@@ -161,17 +163,17 @@ def matcher_in(tensors: dict[str, Tensor]) -> AnatomicalEmbedding | None:
     state = checkpoint.unpack("modules.matcher", tensors)
     if not state:
         return None
-    matcher = AnatomicalEmbedding(len(state["coarse.1.weight"]))
+    matcher = AnatomicalEmbedding(len(state["coarse.1.weight"]), state["stem.weight"].shape[1])
     matcher.load_state_dict(state)
     return matcher.eval()
 
 
 @full_precision
 def on_grid(image: Tensor, spacing_mm: Sequence[float], cell_mm: float) -> Tensor:
-    """Resample a scan to the common grid, which covers the same extent.
+    """Resample a channel of a scan to the common grid, which covers the same extent.
 
     Args:
-        image: Scan (slices, rows, columns).
+        image: The channel (slices, rows, columns).
         spacing_mm: Voxel spacing in mm, in the order of the axes.
         cell_mm: Cell size of the grid in mm.
 

@@ -25,7 +25,7 @@ BANK_BYTES = 2 << 30
 PASSES = 8
 """How often in a training the window of cached scans passes over the dataset, if not all of them fit."""
 BODY = 0.2
-"""A cell is body if it is brighter than this fraction of the scan's intensity range."""
+"""A cell is body if its first channel is brighter than this fraction of that channel's intensity range."""
 
 
 class _RecentlyUsed(Generic[T]):
@@ -74,7 +74,7 @@ class EmbeddingBank:
         whole = [max(2 * COARSE, int(cells) // COARSE * COARSE) for cells in typical]
         self.side = tuple(min(settings.crop, cells) for cells in whole)
         cells = (size / self.cell_mm).round().clamp(min=FINE)
-        self.volume_bytes = int(4 * cells.prod(1).mean())
+        self.volume_bytes = int(4 * len(dataset.channels) * cells.prod(1).mean())
         self.vector_bytes = int(4 * settings.dimension * (cells / FINE).ceil().prod(1).mean())
         """Mean size of a scan's embedding: two levels, float16."""
         self.capacity = min(len(dataset.images), max(2, BANK_BYTES // self.vector_bytes))
@@ -103,7 +103,10 @@ class EmbeddingBank:
         return self._order[(first + torch.arange(self.capacity)) % count]
 
     def volume(self, scan: int) -> tuple[Tensor, Tensor]:
-        """A scan on the common grid, float32 (D, H, W), and its body threshold, a scalar tensor."""
+        """The channels of a scan on the common grid, float32 (C, D, H, W), and its body threshold.
+
+        The threshold is a scalar tensor, for the first channel.
+        """
         return self._volumes[scan]
 
     def embedded(self, scan: int) -> Embedded:
@@ -111,21 +114,22 @@ class EmbeddingBank:
         return self._embedded[scan]
 
     def _on_grid(self, scan: int) -> tuple[tuple[Tensor, Tensor], int]:
-        image = self.dataset.images[scan].to(self.dataset.device)
-        volume = on_grid(image, self.dataset.spacing_mm[scan], self.cell_mm)
-        ordered = volume.flatten().sort().values
+        spacing, device = self.dataset.spacing_mm[scan], self.dataset.device
+        images = (images[scan].to(device) for images in self.dataset.channels)
+        volume = torch.stack([on_grid(image, spacing, self.cell_mm) for image in images])
+        ordered = volume[0].flatten().sort().values
         low, high = ordered[len(ordered) // 100], ordered[-1 - len(ordered) // 100]
         return (volume, low + BODY * (high - low)), volume.nbytes
 
     def _embed(self, scan: int) -> tuple[Embedded, int]:
         volume, floor = self.volume(scan)
         vectors = self.matcher.embed(volume)
-        grey = F.avg_pool3d(volume[None, None], FINE, ceil_mode=True).flatten()
+        grey = F.avg_pool3d(volume[:1], FINE, ceil_mode=True).flatten()
         body = (grey > floor).nonzero()[:, 0].cpu()
         embedded = Embedded(
             vectors.flatten(1).T.half().contiguous(),
             tuple(vectors.shape[1:]),
-            tuple(volume.shape),
+            tuple(volume.shape[1:]),
             tuple(self.dataset.images[scan].shape),
             body if len(body) else torch.arange(len(grey)),
         )

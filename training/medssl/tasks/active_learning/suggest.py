@@ -2,7 +2,8 @@
 
 Combines query by committee (Seung et al., COLT 1992) with a fine-tuned network (uncertainty.py), and the
 coverage of all slices by the annotated ones (coverage.py). Before any fine-tuning only coverage counts: in
-the features of the newest pre-training or, without one, in the intensities of downsampled slices.
+the features of the newest pre-training or, without one, in the intensities of downsampled slices of all
+channels.
 
 Held-out scans, complete slices and slices that contain nothing but air are never suggested.
 """
@@ -21,6 +22,7 @@ from medssl.core.active_learning.slices import ScoredSlices, Suggestion
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Notice, Progress, Started
 from medssl.core.jobs import SuggestJob
+from medssl.core.project.channels import channel_names, having
 from medssl.core.project.project import Project, Run
 from medssl.core.project.runs import refuse_collapsed
 from medssl.tasks.channels import channels_of, with_channels
@@ -202,10 +204,12 @@ def _slice_scorer(project: Project, run: Run | None, scans: Sequence[str], devic
     pixels = PIXELS_CPU if device.type == "cpu" else PIXELS_GPU
     spacing = np.median([project.scans[scan].geometry.spacing_mm for scan in scans], axis=0)
     if run is None:
-        axis = planner.slice_axis(project, spacing, [])
-        return SliceScorer(
-            axis, PIXELS_GPU, {}, lambda scan, indices: _score_slices(project, scan, axis, indices)
-        )
+        axis, channels = planner.slice_axis(project, spacing, []), _common_channels(project, scans)
+
+        def score_intensities(scan: str, indices: np.ndarray) -> ScoredSlices:
+            return _score_slices(project, scan, channels, axis, indices)
+
+        return SliceScorer(axis, PIXELS_GPU, {}, score_intensities, channels)
     from medssl.tasks.active_learning.uncertainty import uncertainty, vector
     from medssl.tasks.inference.slabs import work_of
     from medssl.tasks.start import for_scan, load_for
@@ -218,8 +222,8 @@ def _slice_scorer(project: Project, run: Run | None, scans: Sequence[str], devic
     plan = replace(plan, slice_axis=axis)
 
     def score(scan: str, indices: np.ndarray) -> ScoredSlices:
-        scored = _score_slices(project, scan, axis, indices)
         fitted, its_plan = for_scan(network, plan, project.scans[scan])
+        scored = _score_slices(project, scan, its_plan.channel_names, axis, indices)
         work = work_of(project, scan, its_plan)
         spacing = [project.scans[scan].geometry.spacing_mm[work_axis] for work_axis in plan.work_axes]
         vectors = [vector(fitted, its_plan, work, spacing, int(index), device) for index in indices]
@@ -235,21 +239,31 @@ def _slice_scorer(project: Project, run: Run | None, scans: Sequence[str], devic
     return SliceScorer(axis, pixels, names, score, channels_of(run))
 
 
-def _score_slices(project: Project, scan: str, axis: int, indices: np.ndarray) -> ScoredSlices:
-    """Scores of slices of a scan from intensities and annotation."""
+def _common_channels(project: Project, scans: Sequence[str]) -> tuple[str, ...]:
+    """All channels of some scans; none, which stands for each scan's first, if no scan has all."""
+    members = [project.scans[scan] for scan in scans]
+    names = channel_names(members)
+    return names if having(members, names) else ()
+
+
+def _score_slices(
+    project: Project, scan: str, channels: Sequence[str], axis: int, indices: np.ndarray
+) -> ScoredSlices:
+    """Scores of slices of a scan from the intensities of its channels and from its annotation."""
     step = project.scans[scan].geometry.spacing_mm[axis]
-    image, annotation = project.image(scan), project.annotation(scan)
-    vectors, contrast = slices.grey_vectors(slices.stack(image, axis, indices))
-    painted = slices.painted_slices(annotation, axis) if annotation else np.zeros(image.shape[axis], bool)
+    images, annotation = project.images(scan, channels), project.annotation(scan)
+    by_channel = [slices.grey_vectors(slices.stack(image, axis, indices)) for image in images]
+    length = images[0].shape[axis]
+    painted = slices.painted_slices(annotation, axis) if annotation else np.zeros(length, bool)
     return ScoredSlices(
         scan=scan,
         indices=indices,
         position_mm=indices * step,
-        reach_mm=max(REACH_SLICES * step, REACH * image.shape[axis] * step),
-        vectors=vectors,
+        reach_mm=max(REACH_SLICES * step, REACH * length * step),
+        vectors=np.concatenate([vectors for vectors, _ in by_channel], axis=1),
         expected_error_mm2=None,
         between=np.zeros((len(indices), 2), int),
-        empty=slices.is_empty(contrast),
+        empty=np.all([slices.is_empty(contrast) for _, contrast in by_channel], axis=0),
         painted=painted[indices],
         complete=np.isin(indices, slices.complete_slices(annotation, axis)),
     )

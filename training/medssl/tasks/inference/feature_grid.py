@@ -147,24 +147,25 @@ def matched_features(
         project: The project with the scan.
         scan: Id of the scan.
         matcher: The embedding network.
-        plan: Gives the order of the slabs.
+        plan: Gives the channels and the order of the slabs.
         step: Voxels per cell along z, y, x.
         device: Where the network is.
 
     Yields:
         Consecutive slabs along the plan's slice axis, float16 (1, rows, columns, 2C), unit vectors.
     """
-    work = np.transpose(project.image(scan), plan.work_axes)
+    work = work_of(project, scan, plan)
     spacing = [project.scans[scan].geometry.spacing_mm[axis] for axis in plan.work_axes]
-    volume = on_grid(torch.from_numpy(np.array(work)).to(device), spacing, float(matcher.cell_mm))
+    channels = [torch.from_numpy(np.array(channel)).to(device) for channel in work]
+    volume = torch.stack([on_grid(channel, spacing, float(matcher.cell_mm)) for channel in channels])
     embedding = matcher.embed(volume)[None]
     axes = []
-    for axis, length in enumerate(work.shape):
+    for axis, length in enumerate(work[0].shape):
         stride = step[plan.work_axes[axis]]
         centre = (
             torch.arange(-(-length // stride), device=device) + 0.5
         ) * stride  # from the edge of the scan
-        cells = centre.clamp(max=length) / length * volume.shape[axis] / FINE
+        cells = centre.clamp(max=length) / length * volume.shape[1 + axis] / FINE
         axes.append(2 * cells / embedding.shape[2 + axis] - 1)
     for slab in axes[0]:
         grid = torch.stack(torch.meshgrid(slab[None], *axes[1:], indexing="ij"), dim=-1).flip(-1)
