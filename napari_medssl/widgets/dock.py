@@ -81,12 +81,11 @@ class Dock(QWidget):
         self.prediction = Prediction(*shared, self.jobs, self.annotate.edits)
         self.features = Features(*shared, self.jobs, self.background_jobs)
         self.preview = InstantPreviewBox(InstantPreview(self.workspace, self.features.similarity))
-        not_none(self.annotate.layout()).addWidget(self.preview)
         self.reading = ReadingTools(self.workspace, self.annotate.edits, self.annotate.fill.range_brush)
         self.view_bar = ViewBar(self.reading)
         not_none(self.prediction.layout()).addWidget(SurfacesButton(self.reading.surfaces))
         self.train = button("Fine-tune and predict", self._train, "Start step 4 with its current settings")
-        not_none(self.annotate.layout()).addWidget(self.train)
+        self.annotate.insert(self.preview, self.train)
         contents: tuple[StepContent, ...] = (
             self.scans,
             self.annotate,
@@ -130,8 +129,9 @@ class Dock(QWidget):
         outside = QVBoxLayout(self)
         outside.setContentsMargins(0, 0, 0, 4)
         self.feedback = feedback = Feedback(self.session, self.steps)
-        above = (feedback.read_only_line, self.view_bar)
-        for widget in (*above, scroll, feedback.messages, feedback.job_line):
+        feedback.messages.watch(self.view_bar)
+        # What comes and goes stands below what is clicked.
+        for widget in (self.view_bar, scroll, feedback.read_only_line, feedback.messages, feedback.job_line):
             outside.addWidget(widget)
         self.setMinimumWidth(WIDTH)
 
@@ -210,7 +210,7 @@ class Dock(QWidget):
 
     def _attempt(self, action: Callable[[], object]) -> None:
         """What a key does."""
-        self.feedback.messages.attempt()
+        self.session.messages.attempt()
         action()
 
     # --- leaving -------------------------------------------------------------------------------------

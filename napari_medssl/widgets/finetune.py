@@ -79,10 +79,10 @@ class Finetune(StepContent):
         self.resume = button(
             "Continue", self.go_on, "Resume the stopped fine-tuning from its last checkpoint"
         )
-        self.panel = JobPanel(session, self.kind, jobs.stop)
+        self.panel = JobPanel(session, self.kinds, jobs.stop)
         buttons = row(self.start, self.resume, stretch=0)
-        # Below the buttons comes what a training hides: they stay where they are when it starts and ends.
-        column(self, form, buttons, self.about, self.hold, self.estimate, self.advanced, self.panel)
+        # What a training hides comes last: nothing above it moves when it starts and ends.
+        column(self, form, buttons, self.panel, self.about, self.hold, self.estimate, self.advanced)
         self._connect()
         self.refresh()
 

@@ -62,11 +62,11 @@ class Pretrain(StepContent):
         self.resume = button(
             "Continue", self.go_on, "Resume the stopped pre-training from its last checkpoint"
         )
-        self.panel = JobPanel(session, self.kind, jobs.stop)
+        self.panel = JobPanel(session, self.kinds, jobs.stop)
         self.report = hint()
-        # Below the buttons comes what a training hides: they stay where they are when it starts and ends.
         buttons = row(self.start, self.resume, stretch=0)
-        column(self, form, buttons, self.about, self.estimate, self.advanced, self.panel, self.report)
+        # What a training hides comes last: nothing above it moves when it starts and ends.
+        column(self, form, buttons, self.panel, self.report, self.about, self.estimate, self.advanced)
         for signal in (session.project_changed, session.scan_changed, session.runs_changed,
                        session.lock_changed):  # fmt: skip
             signal.connect(self.refresh)

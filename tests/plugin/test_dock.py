@@ -342,9 +342,9 @@ def test_a_failure_stays_in_its_step_until_the_next_attempt(make, qtbot):
     made.steps[1].expand()
     assert not shown.shown and not shown.isVisible()
     made.annotate.new.click()
-    made.workspace.annotation_layer.paint((4, 5, 6), 1)
     made.steps[3].expand()
     assert shown.shown == [sentence] and shown.isVisible()
+    made.workspace.annotation_layer.paint((4, 5, 6), 1)
     made.finetune.start.click()
     assert not shown.shown
     wait_for_end(qtbot, made)
@@ -363,7 +363,7 @@ def test_nothing_moves_when_a_sentence_comes_or_goes(make, qtbot):
     made.finetune.start.click()
     with_sentence = places()
     assert with_sentence[0] == before[0]
-    made.feedback.messages.attempt()
+    made.session.messages.attempt()
     assert places() == with_sentence, "the room is kept until another step is opened"
 
 
