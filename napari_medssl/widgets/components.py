@@ -15,6 +15,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QLayout,
     QPushButton,
+    QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
@@ -172,6 +173,8 @@ class Step(QCollapsible):
     def __init__(self, number: int, content: StepContent) -> None:
         super().__init__(f"{number}   {content.title}")
         self.body = content
+        # superqt's would keep it as low as text that is not wrapped, and centre it where it needs more.
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
         header = self.toggleButton()
         header.setStyleSheet("")
         header.setProperty("header", True)
@@ -188,6 +191,9 @@ class Step(QCollapsible):
         layout.setSpacing(0)
         self.content().setParent(None)
         content.setMaximumHeight(0)
+        inner = content.layout()
+        if isinstance(inner, QVBoxLayout):
+            inner.addStretch(1)  # Qt gives wrapped text more height than it needs: nothing is spread over it
         self.setContent(content)
         self.setDuration(0)
         self.toggled.connect(self._grow)

@@ -54,7 +54,7 @@ SURE_KEY, COMPLETE_KEY, PREDICTION_KEY, PREVIEW_KEY = "Q", "K", "H", "W"
 NEXT_SCAN_KEY, LAST_SCAN_KEY = "PageDown", "PageUp"
 FLIP_KEY, ACCEPT_KEY = "J", "U"
 REVIEW_KEY, ACCEPT_SCAN_KEY = "N", "Shift-U"
-WIDTH = 345
+WIDTH, MARGIN = 345, 6
 NOT_ANNOTATED = "Nothing is annotated yet; paint a few slices and mark them complete."
 
 
@@ -116,16 +116,25 @@ class Dock(QWidget):
     def _lay_out(self) -> None:
         inside = QWidget()
         layout = QVBoxLayout(inside)
-        layout.setContentsMargins(6, 6, 6, 6)
         layout.setSpacing(6)
         for step in self.steps:
             layout.addWidget(step)
-        layout.addStretch()
+        layout.addStretch(1)
         self.scroll_area = scroll = QScrollArea()
         scroll.setWidgetResizable(True)
         scroll.setFrameShape(QFrame.Shape.NoFrame)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         scroll.setWidget(inside)
+        bar = not_none(scroll.verticalScrollBar())
+
+        def keep_width(first: int = 0, last: int = 0) -> None:
+            """Keep room for the scroll bar: nothing changes its width when it comes."""
+            layout.setContentsMargins(
+                MARGIN, MARGIN, MARGIN + (0 if last else bar.sizeHint().width()), MARGIN
+            )
+
+        bar.rangeChanged.connect(keep_width)
+        keep_width()
         outside = QVBoxLayout(self)
         outside.setContentsMargins(0, 0, 0, 4)
         self.feedback = feedback = Feedback(self.session, self.steps)

@@ -35,10 +35,12 @@ class Feedback:
 
     def _on_file(self) -> None:
         """napari opens or saves a file by our reader or writer: an attempt, too."""
-        self.session.messages.end(file_notices)
+        if not self.session.closed:
+            self.session.messages.end(file_notices)
 
     def _on_file_notice(self, severity: str, text: str) -> None:
-        self.session.messages.tell(severity, text, [file_notices])
+        if not self.session.closed:
+            self.session.messages.tell(severity, text, [file_notices])
 
     def _job_step(self) -> int | None:
         """Index of the step of the running job or of the last one."""

@@ -93,13 +93,13 @@ class Prediction(StepContent):
         ).setContentsMargins(0, 0, 0, 0)  # fmt: skip
         self._segmenting = QWidget()
         column(self._segmenting, row(self.segment, self.review.segment_all)).setContentsMargins(0, 0, 0, 0)
-        # All have constant heights, so that nothing moves from scan to scan, nor when a job starts or ends.
+        # Constant heights, so that nothing moves from scan to scan, nor when a job starts or ends.
         column(
             self, self._segmenting, self.status, self.review, self._content, self.export, self.advanced,
         )  # fmt: skip
         for signal in (session.project_changed, session.scan_changed, session.runs_changed,
                        session.classes_changed, session.job_changed, session.lock_changed,
-                       self.predictions.changed, self.uncertainty.changed):  # fmt: skip
+                       self.predictions.changed, self.uncertainty.changed, self.review.queue.changed):  # fmt: skip
             signal.connect(self.refresh)
         self.refresh()
 
@@ -184,7 +184,9 @@ class Prediction(StepContent):
         self.export.setVisible(can_export)
         not_segmented = predict_job(self.session) is not None
         missing = NOT_SEGMENTED if not_segmented else "" if entries else NO_PREDICTION
-        self.status.say(unlike=self._unlike_training(), state=missing or SEGMENTED)
+        self.status.say(
+            unlike=self._unlike_training(), state=missing or SEGMENTED, scans=self.review.progress
+        )
         allow(self.segment, job_blocked(self.session) or ("" if not_segmented else SEGMENTED))
         self._fill_predictions(entries)
         self._fill_display()
@@ -206,8 +208,8 @@ class Prediction(StepContent):
             allow(control, missing)
         allow(self.flip, missing or ("" if predictions.other is not None else ONE_PREDICTION))
         allow(self.display_box, missing or job_blocked(self.session))
-        allow(self.accept, missing or read_only)
-        allow(self.apply_button, missing or read_only or ("" if predictions.previewed else NO_CLEAN_UP))
+        allow(self.accept, read_only or missing)
+        allow(self.apply_button, read_only or missing or ("" if predictions.previewed else NO_CLEAN_UP))
 
     def _unlike_training(self) -> str:
         """How the scan differs from those that the shown, or else the newest, fine-tuning was trained on."""

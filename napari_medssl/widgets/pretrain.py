@@ -29,7 +29,7 @@ from napari_medssl.widgets.components import (
     row,
 )
 from napari_medssl.widgets.estimate_label import EstimateLabel
-from napari_medssl.widgets.finetune import STARTS
+from napari_medssl.widgets.finetune import NOTHING_TO_CONTINUE, STARTS
 from napari_medssl.workspace import Workspace
 
 NOT_PUBLISHED = "This method has no published configuration; choose another purpose."
@@ -111,7 +111,8 @@ class Pretrain(StepContent):
         """Update which controls are enabled, and the report on the newest run."""
         idle = self.session.idle
         allow(self.start, no_job(self.session))
-        self.resume.setVisible(idle and self.session.resumable(self.kind) is not None)
+        resumable = self.session.resumable(self.kind) is not None
+        allow(self.resume, job_blocked(self.session) or ("" if resumable else NOTHING_TO_CONTINUE))
         for widget in (self.purpose, self.method, self.minutes):
             allow(widget, job_blocked(self.session))
         for part in (self.about, self.advanced):

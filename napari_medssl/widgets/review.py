@@ -164,8 +164,7 @@ class Review(QWidget):
         self.setVisible(bool(self.session.runs("finetune")) and count > 1)
         self.table.setFixedHeight(HEADER_HEIGHT + ROW * min(max(count, 1), ROWS) + 8)
         accepted = sum(item.accepted for item in queue.items)
-        left = f"{queue.missing} of {count} scans are not segmented yet. " if queue.missing else ""
-        self.state.setText(f"{left}{accepted} of {len(queue.items)} accepted, the worst of the others first:")
+        self.state.setText(f"{accepted} of {len(queue.items)} accepted, the worst of the others first:")
         queued = queue.item(self.session.scan) is not None
         allow(self.accept_button, self.session.read_only or ("" if queued else NOT_QUEUED))
         scans = [item.scan for item in queue.items]
@@ -174,6 +173,12 @@ class Review(QWidget):
         if self.session.scan in scans:
             self.table.selectRow(scans.index(self.session.scan))
         self.table.blockSignals(False)
+
+    @property
+    def progress(self) -> str:
+        """How many scans are not segmented, as a sentence; empty for none."""
+        missing, project = self.queue.missing, self.session.project
+        return f"{missing} of {len(project.scans)} scans have to be segmented." if project and missing else ""
 
     def _fill(self) -> None:
         """Show the queue."""

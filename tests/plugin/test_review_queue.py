@@ -127,7 +127,7 @@ def test_other_weights_empty_the_queue(made, qtbot):
     qtbot.waitUntil(lambda: not made.prediction.review.queue.items, timeout=10_000)
     review = made.prediction.review
     assert review.table.rowCount() == 0 and review.segment_all.isEnabled()
-    assert review.state.text().startswith("3 of 3 scans are not segmented yet.")
+    assert "3 of 3 scans have to be segmented." in made.prediction.status.text()
 
 
 def test_all_scans_that_are_missing_are_segmented_by_one_job(qtbot, said, project):
