@@ -271,6 +271,7 @@ class JobPanel(QWidget):
             self._notice.setText(job.notices[-1] if own and job.notices else "")
             self._notice.setToolTip("\n".join(job.notices))
         if not own:
+            self._phase.setText("Last training")
             return
         if job.running and job.run is None and self.curve is not None:
             self.curve.set_points([])

@@ -40,6 +40,7 @@ from napari_medssl.workspace import Workspace
 NO_PREDICTION = "There is no prediction of this scan yet; fine-tune first (step 4)."
 NOT_SEGMENTED = "Not segmented with the newest fine-tuning yet."
 SEGMENTED = "The newest fine-tuning has segmented this scan."
+NOTHING_TO_COMPARE = "There is nothing to compare yet."
 NO_CLEAN_UP = "Nothing to apply; choose a clean-up first."
 PAUSE_MS = 300
 
@@ -99,7 +100,8 @@ class Prediction(StepContent):
         )  # fmt: skip
         for signal in (session.project_changed, session.scan_changed, session.runs_changed,
                        session.classes_changed, session.job_changed, session.lock_changed,
-                       self.predictions.changed, self.uncertainty.changed, self.review.queue.changed):  # fmt: skip
+                       self.predictions.changed, self.uncertainty.changed,
+                       self.review.queue.changed):  # fmt: skip
             signal.connect(self.refresh)
         self.refresh()
 
@@ -248,13 +250,15 @@ class Prediction(StepContent):
     def _difference(self) -> str:
         """Changed volumes in ml, compared with the other prediction or by post-processing."""
         predictions = self.predictions
+        if predictions.shown is None:
+            return NOTHING_TO_COMPARE
         if predictions.previewed:
             if predictions.busy and not predictions.changes:
                 return "Cleaning up…"
             return f"Cleaned up, not saved yet: {self._changes(predictions.changes)}."
         runs = {run.id: run for run in self.session.predictions()}
         if predictions.other is None or predictions.other.run not in runs or predictions.busy:
-            return ONE_PREDICTION if predictions.shown is not None and predictions.other is None else ""
+            return ONE_PREDICTION if predictions.other is None else ""
         number = predictions.other.run.split("-")[0].lstrip("0")
         which = f"run {number}" + ", cleaned up" * predictions.other.cleaned
         return f"Compared with {which}: {self._changes(predictions.changes)}."

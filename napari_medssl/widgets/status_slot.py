@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QEvent, Qt
+from qtpy.QtGui import QShowEvent
 from qtpy.QtWidgets import QWidget
 from superqt import QElidingLabel
 
@@ -37,10 +38,23 @@ class StatusSlot(QWidget):
         self._label.setAlignment(Qt.AlignmentFlag.AlignLeft | Qt.AlignmentFlag.AlignVCenter)
         self.panel = JobPanel(session, kinds, stop)
         column(self, self._label, self.panel).setContentsMargins(0, 0, 0, 0)
-        lines = LINES * self._label.fontMetrics().lineSpacing() + 4
-        self.setFixedHeight(max(lines, self.panel.sizeHint().height()))
         session.job_changed.connect(self._refresh)
         self._refresh()
+
+    def changeEvent(self, event: QEvent | None) -> None:
+        """Keep the height that both need, which depends on the style sheet."""
+        super().changeEvent(event)
+        if event is not None and event.type() in (QEvent.Type.StyleChange, QEvent.Type.FontChange):
+            self._fit()
+
+    def showEvent(self, event: QShowEvent | None) -> None:
+        """The style sheet is that of the window now."""
+        super().showEvent(event)
+        self._fit()
+
+    def _fit(self) -> None:
+        lines = LINES * self._label.fontMetrics().lineSpacing() + 4
+        self.setFixedHeight(max(lines, self.panel.sizeHint().height()))
 
     def text(self) -> str:
         """All sentences."""

@@ -39,8 +39,8 @@ def jumped(before: Places, after: Places) -> list[str]:
     """What is now where something else was.
 
     Returns:
-        A line for each control that has moved, or has come to a place where another one was. What has gone and
-        left its place empty is not named.
+        A line for each control that has moved, or has come to a place where another one was. What has gone
+        and left its place empty is not named.
     """
     lines = [
         f"{_name(widget)}: {_text(before[widget])} -> {_text(rect)}"

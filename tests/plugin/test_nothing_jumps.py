@@ -14,6 +14,8 @@ from medssl.core.active_learning.slices import Suggestion
 from medssl.core.features.retrieval import Match
 from medssl.core.project.project import LabelClass, Project
 from napari.components import ViewerModel
+from napari.qt import get_stylesheet
+from qtpy.QtWidgets import QVBoxLayout, QWidget
 from user_simulation import open_and_wait, wait_until
 
 from napari_medssl.widgets import Dock
@@ -51,11 +53,15 @@ def predict(project: Project, scan: str) -> str:
 
 @pytest.fixture
 def made(qtbot, said, project) -> Dock:
-    """A dock of a small window, with the first scan on the screen and a slice painted."""
-    opened = Dock(ViewerModel())
-    qtbot.addWidget(opened)
-    opened.resize(345, 700)
-    opened.show()
+    """A dock in a small window of napari's style, with the first scan on the screen and a slice painted."""
+    window, opened = QWidget(), Dock(ViewerModel())
+    window.setStyleSheet(get_stylesheet("dark"))
+    qtbot.addWidget(window)
+    around = QVBoxLayout(window)
+    around.setContentsMargins(0, 0, 0, 0)
+    around.addWidget(opened)
+    window.resize(345, 700)
+    window.show()
     open_and_wait(opened, project.root)
     qtbot.waitUntil(lambda: len(opened.prediction.review.queue.items) == 2, timeout=10_000)
     opened.workspace.new_annotation()
