@@ -174,7 +174,7 @@ class Step(QCollapsible):
         super().__init__(f"{number}   {content.title}")
         self.body = content
         # superqt's would keep it as low as text that is not wrapped, and centre it where it needs more.
-        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Minimum)
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
         header = self.toggleButton()
         header.setStyleSheet("")
         header.setProperty("header", True)
