@@ -176,9 +176,10 @@ class Review(QWidget):
 
     @property
     def progress(self) -> str:
-        """How many scans are not segmented, as a sentence; empty for none."""
+        """How many of several scans are not segmented, as a sentence; empty for none."""
         missing, project = self.queue.missing, self.session.project
-        return f"{missing} of {len(project.scans)} scans have to be segmented." if project and missing else ""
+        count = len(project.scans) if project else 0
+        return f"{missing} of {count} scans have to be segmented." if missing and count > 1 else ""
 
     def _fill(self) -> None:
         """Show the queue."""
