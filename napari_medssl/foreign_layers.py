@@ -22,10 +22,12 @@ class ForeignLayers:
         self._viewer, self._session = viewer, session
         session.scan_changed.connect(self._on_scan)
         viewer.layers.events.inserted.connect(self._on_inserted)
+        viewer.layers.events.removed.connect(self._on_removed)
 
     def close(self) -> None:
         """Disconnect from the viewer."""
         self._viewer.layers.events.inserted.disconnect(self._on_inserted)
+        self._viewer.layers.events.removed.disconnect(self._on_removed)
 
     def _on_scan(self) -> None:
         for layer in list(self._viewer.layers):
@@ -39,4 +41,7 @@ class ForeignLayers:
         note = layer_units.assumption(layer_units.attributes_of(layer))
         catch_errors(self._session, lambda: layer_units.show_in_mm(layer))
         if note and isinstance(layer, Image | Labels):
-            self._session.notify("warning", note)
+            self._session.notify("warning", note, [layer.unique_id])
+
+    def _on_removed(self, event: Any) -> None:
+        self._session.messages.end(event.value.unique_id)

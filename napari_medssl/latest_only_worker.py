@@ -18,7 +18,10 @@ OnResult = Callable[[Any], object]
 
 
 class LatestOnlyWorker:
-    """Runs the newest task; a task that is running is cancelled by the next one."""
+    """Runs the newest task; a task that is running is cancelled by the next one.
+
+    What is said about a task that failed ends with the next one.
+    """
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -44,6 +47,7 @@ class LatestOnlyWorker:
             on_result: Called with each result, in the viewer's thread; errors are reported.
             on_finished: Called after the last result, unless the task was replaced.
         """
+        self._session.messages.end(self)
         if self._worker is not None:
             self._next = (compute, on_result, on_finished)
             self._worker.quit()
@@ -74,7 +78,7 @@ class LatestOnlyWorker:
         if request != self._request or self._next is not None or self._session.closed:
             return
         if isinstance(result, Exception):
-            report_error(self._session, result)
+            report_error(self._session, result, self)
         else:
             catch_errors(self._session, lambda: on_result(result))
 

@@ -158,6 +158,7 @@ class Workspace:
         for watcher in (self.autosave, self.undo, self.tools, self.brush_size):
             watcher.watch(layer)
         layer.editable = not self.session.read_only
+        self.session.messages.end("no-annotation")
         return layer
 
     def toggle_complete(self) -> None:
@@ -195,6 +196,8 @@ class Workspace:
             return None
 
     def _on_view(self, event: object = None) -> None:
+        if self.slice_on_screen() is not None:
+            self.session.messages.end("not-2d", "outside")
         self.session.view_changed.emit()
 
     def export_source(self, annotation_only: bool = False) -> tuple[str, str | None, Postprocessing]:

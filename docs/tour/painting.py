@@ -123,7 +123,7 @@ def next_slice(stage: Stage) -> None:
     user.open_step(2)
     user.click(panel.button)
     stage.job_ends()
-    stage.wait(lambda: panel.reason.isVisible() and panel.reason.text(), "the reason")
+    stage.wait(lambda: panel.reason and panel.reason in panel.status.text(), "the reason")
     stage.check(stage.dock.workspace.slice_on_screen() not in stage.complete, "It is a slice to be painted.")
 
 

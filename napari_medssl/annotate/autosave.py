@@ -32,6 +32,8 @@ SYNC_MS = 400
 """Shortest time between two calls that have the journal reach the disk."""
 RETRY_MS = 5_000
 """How long after a failure the annotation is written again."""
+STROKE = "stroke"
+"""Subject of what is said about a stroke that could not be recorded: it ends with the next one."""
 
 
 class ThreadSignal(QtCore.QObject):
@@ -55,6 +57,7 @@ class Autosave:
         self._syncing: Future[None] | None = None
         self._sync_again = False
         self._told = dict[str, str]()
+        """What was said last about a file that could not be written."""
         self._thread = ThreadPoolExecutor(1, "autosave")
         self._writing: tuple[Future[bool], PendingWrite] | None = None
         self._finished = ThreadSignal()
@@ -101,6 +104,7 @@ class Autosave:
         if self.annotation.unsaved:
             error = self._finish(*self._begin())
             if error is not None:
+                self._told["annotation"] = str(error)
                 raise error
 
     def close(self) -> None:
@@ -163,6 +167,8 @@ class Autosave:
         if self._syncing is not None and self._syncing.done():
             error, self._syncing = self._syncing.exception(), None
             self._tell("journal", error)
+            if error is None:
+                self._end("journal")
             if self._sync_again:
                 self._sync_again = False
                 self._sync_soon()
@@ -176,7 +182,11 @@ class Autosave:
         """Report a failure once, however often it is tried again."""
         if error is not None and str(error) != self._told.get(file):
             report_error(self.session, error)
-        self._told[file] = str(error or "")
+            self._told[file] = str(error)
+
+    def _end(self, file: str) -> None:
+        """It is written: what was said about it, by whatever needed it, is no longer so."""
+        self.session.messages.end(self._told.pop(file, ""))
 
     def _finish(self, future: Future[bool], pending: PendingWrite) -> BaseException | None:
         """Wait for the writing; returns what went wrong."""
@@ -189,6 +199,8 @@ class Autosave:
         if error is not None:
             self.annotation.fail_write()
             self._again.start()
+        else:
+            self._end("annotation")
         return error
 
     # --- what changed --------------------------------------------------------------------------------
@@ -198,13 +210,13 @@ class Autosave:
         self.annotation.touch()
         if self._is_journaled:
             return
-        self._awaiting_labels = not catch_errors(self.session, self._record)
+        self._awaiting_labels = not catch_errors(self.session, self._record, STROKE)
 
     def _on_labels_update(self, event: object = None) -> None:
         self.annotation.touch()
         if self._awaiting_labels:
             self._awaiting_labels = False
-            catch_errors(self.session, self._record)
+            catch_errors(self.session, self._record, STROKE)
 
     def _on_data(self, event: object = None) -> None:
         if self._layer is not None:
@@ -215,7 +227,7 @@ class Autosave:
         """Undo and redo emit no event of their own; they redraw the layer without moving the view."""
         view = self._view(self._layer)
         if view == self._last_view and not self._is_journaled:
-            catch_errors(self.session, self._record_undo)
+            catch_errors(self.session, self._record_undo, STROKE)
         self._last_view = view
 
     def _record_undo(self) -> None:

@@ -10,6 +10,7 @@ from medssl.core.project.stroke_log import journal_file, journal_length
 from napari_medssl.annotate.edits import Edits
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.model.annotation_state import Recovered
+from napari_medssl.model.messages import LAST_UNDOABLE
 from napari_medssl.workspace import Workspace
 
 
@@ -53,6 +54,7 @@ class CrashRecovery:
             "warning",
             f"Recovered {strokes} on {self._title()} after the viewer ended unexpectedly; "
             "Ctrl+Z removes them.",
+            [LAST_UNDOABLE],
         )
 
 

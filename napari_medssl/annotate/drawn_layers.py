@@ -63,8 +63,8 @@ class DrawnLayers:
             label: Class id, or sure background (255).
 
         Raises:
-            UserError: "not-3d", "other-units", "crosses-slices", "empty-layer", "outside", "no-annotation",
-                "read-only".
+            UserError: "not-3d", "other-units", "crosses-slices", "empty-layer", "beside-scan",
+                "no-annotation", "read-only".
         """
         _check(layer)
         if self.workspace.annotation_layer is None:
@@ -73,17 +73,19 @@ class DrawnLayers:
         if len(voxels) == 0:
             raise UserError(
                 f"Everything in the layer {layer.name!r} lies outside of the scan; move it onto the scan.",
-                code="outside",
+                code="beside-scan",
             )
         annotation = self.workspace.need_annotation()
         free = voxels[np.asarray(annotation.data).reshape(-1)[voxels] == 0]
         self.edits.apply(free, np.full(len(free), label, np.uint8))
-        note = assumption(attributes_of(layer))
-        self.session.notify(
-            "info",
-            f"Labelled {len(free)} voxels from the layer {layer.name!r}; Ctrl+Z removes them again."
-            + (f" {note}" if note else ""),
-        )
+        if len(free) == 0:
+            text = f"Everything in the layer {layer.name!r} lies on voxels that have labels, which stay."
+            self.session.notify("warning", text)
+            return
+        text = f"Labelled {len(free)} voxels from the layer {layer.name!r}; Ctrl+Z removes them again."
+        self.session.notify("info", text)
+        if note := assumption(attributes_of(layer)):
+            self.session.notify("warning", note, [layer.unique_id])
 
     def _voxels(self, layer: Points | Shapes) -> np.ndarray:
         """Flat indices of the voxels of all that is drawn, each once."""

@@ -33,10 +33,15 @@ def grow_from_seeds(workspace: Workspace, edits: Edits) -> None:
     seeds = np.asarray(layer.data).take(index, axis)
     grown = grow(np.asarray(scan.data.take(index, axis)), seeds)
     filled = (seeds == 0) & (grown != 0) & (grown != SURE_BACKGROUND)
+    name = f"{AXIS_NAMES[axis]} slice {index}"
+    if not filled.any():
+        text = f"Nothing is left to fill in {name}; paint sure background (Q) around a class to bound it."
+        workspace.session.notify("warning", text)
+        return
     voxels = voxels_of_slice(filled, axis, index, layer.data.shape)
     edits.apply(voxels, grown[filled])
     workspace.session.notify(
         "info",
-        f"Filled {len(voxels)} pixels of {AXIS_NAMES[axis]} slice {index} from its seeds; correct them and "
-        "mark the slice complete (K), or undo (Ctrl+Z).",
+        f"Filled {len(voxels)} pixels of {name} from its seeds; correct them and mark the slice complete "
+        "(K), or undo (Ctrl+Z).",
     )

@@ -9,6 +9,9 @@ from psygnal import Signal
 
 from napari_medssl.model.session import Session
 
+NO_CLASS = "no-class"
+"""Subject of what is said about a label without a class, until another one is selected."""
+
 
 class Tools:
     """Follows the tool of the annotation layer, and keeps tool and class from scan to scan."""
@@ -68,9 +71,11 @@ class Tools:
         if label in self._class_ids():
             self.class_id = label
         elif label not in (0, SURE_BACKGROUND):
-            self.session.notify("info", f"Label {label} has no class; add a class in step 2 to paint it.")
-            layer.selected_label = self.class_id
+            layer.selected_label = self.class_id  # which ends what was said about another one
+            text = f"Label {label} has no class; add a class in step 2 to paint it."
+            self.session.notify("warning", text, [NO_CLASS])
             return
+        self.session.messages.end(NO_CLASS)
         self.changed.emit()
 
     def _class_ids(self) -> list[int]:

@@ -17,6 +17,7 @@ from napari_medssl.annotate.class_changes import ClassChange, repeat, take_back
 from napari_medssl.annotate.fill_changes import FillChange
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.model.annotation_state import SliceIndex
+from napari_medssl.model.messages import LAST_UNDOABLE
 from napari_medssl.model.session import Session
 
 MOST_STEPS = 100
@@ -107,11 +108,12 @@ class UndoHistory:
 
     def undo(self) -> None:
         """Undo the last step."""
-        catch_errors(self.session, lambda: self._move(self._done, self._undone, self._take_back))
+        self.session.messages.end(LAST_UNDOABLE)
+        catch_errors(self.session, lambda: self._move(self._done, self._undone, self._take_back), self)
 
     def redo(self) -> None:
         """Redo the step that was undone last."""
-        catch_errors(self.session, lambda: self._move(self._undone, self._done, self._repeat))
+        catch_errors(self.session, lambda: self._move(self._undone, self._done, self._repeat), self)
 
     def _move(self, source: list[Step], target: list[Step], apply: Callable[[Step], None]) -> None:
         if source:

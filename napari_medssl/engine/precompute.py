@@ -123,9 +123,11 @@ class Precompute:
         if outcome != "stopped":
             self._attempted.add((str(session.need_project().root), scan))
         self._set("")
+        if outcome == "done":
+            session.messages.end(self)
         if outcome == "failed" and text not in self._reported:
             self._reported.add(text)
-            session.notify("warning", text)
+            session.notify("warning", text, [self])
 
     def _set(self, scan: str) -> None:
         if scan != self.scan:

@@ -37,7 +37,9 @@ class ProjectLock:
         self._lease: SoftFileLease | None = None
         self._folder: Path | None = None
         self._here = True
-        self._timer = timer(POLL_MS, lambda: catch_errors(session, self.poll), single_shot=False)
+        self._gone = ""
+        """What was said when the project vanished; also whatever else needs it says so."""
+        self._timer = timer(POLL_MS, lambda: catch_errors(session, self.poll, self), single_shot=False)
         session.project_changed.connect(self._on_project)
 
     def release(self) -> None:
@@ -78,8 +80,10 @@ class ProjectLock:
         except UserError as error:
             self._here = False
             if was_here:
-                self._session.notify("error", str(error))
+                self._gone = str(error)
+                self._session.notify("error", self._gone)
         if self._here and not was_here:
+            self._session.messages.end(self._gone)
             self._session.notify("info", f"{project.root} is there again.")
         return self._here
 

@@ -206,7 +206,8 @@ class SimilaritySearch:
             return
         voxel = navigation.voxel_at(layer, event.position)
         if voxel is not None:
-            catch_errors(self.session, lambda: self.click(voxel, keys))
+            self.session.messages.attempt()
+            catch_errors(self.session, lambda: self.click(voxel, keys), self)
 
 
 def search_scans(

@@ -100,6 +100,7 @@ class Proposals:
         if self._on_mouse in viewer.mouse_drag_callbacks:
             viewer.mouse_drag_callbacks.remove(self._on_mouse)
         self.on = on
+        self.session.messages.end(self._worker)
         if on:
             viewer.layers.selection.active = self.workspace.scan_layer
             viewer.mouse_drag_callbacks.append(self._on_mouse)
@@ -276,7 +277,8 @@ class Proposals:
         inside = [voxel for voxel in voxels if voxel is not None]
         is_click = len(set(inside)) <= 1
         if inside and (is_click or self.tool is not Tool.POINT):
-            catch_errors(self.session, lambda: self.prompt(inside, include))
+            self.session.messages.attempt()
+            catch_errors(self.session, lambda: self.prompt(inside, include), self)
 
 
 def _marked(tool: Tool, voxels: list[Voxel]) -> np.ndarray:

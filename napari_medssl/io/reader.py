@@ -31,8 +31,10 @@ def get_reader(path: str | Sequence[str]) -> Callable[[str | Sequence[str]], lis
 def read(path: str | Sequence[str]) -> list[LayerData]:
     """Read files and folders as layers. A file that cannot be read is reported; the others are shown."""
     from medssl.core.io.find import find_scans
-    from napari.utils.notifications import show_error, show_info
 
+    from napari_medssl.io.file_notices import file_notices
+
+    file_notices.attempted.emit()
     layers: list[LayerData] = []
     try:
         result = find_scans([Path(item) for item in _as_list(path)])
@@ -43,18 +45,19 @@ def read(path: str | Sequence[str]) -> list[LayerData]:
                 code="too-many",
             )
     except UserError as error:
-        show_error(str(error))
+        file_notices.tell("error", str(error))
         return NO_LAYERS
     for scan in result.scans:
         try:
             layers.append(read_one(scan.path, scan.name))
         except UserError as error:
-            show_error(str(error))
+            file_notices.tell("error", str(error))
     if result.left_out:
-        show_info(f"Left out: {'; '.join(result.left_out)}.")
+        file_notices.tell("warning", f"Left out: {'; '.join(result.left_out)}.")
     further = sum(len(scan.further) for scan in result.scans)
     if further:
-        show_info(f"{further} further channels are not shown; open the folder in the dock to use them.")
+        text = f"{further} further channels are not shown; open the folder in the dock to use them."
+        file_notices.tell("warning", text)
     return layers or NO_LAYERS
 
 
@@ -71,14 +74,14 @@ def read_one(path: Path, name: str = "") -> LayerData:
     from medssl.core.io.label_detection import read_scan_or_labels
     from medssl.core.io.labels import LabelVolume
     from medssl.core.io.volume import fingerprint, stem_of
-    from napari.utils.notifications import show_warning
 
     from napari_medssl import layers
+    from napari_medssl.io.file_notices import file_notices
     from napari_medssl.io.label_layers import layer_data
 
     volume, name = read_scan_or_labels(path), name or stem_of(path)
     for note in volume.notes:
-        show_warning(f"{path.name}: {note}")
+        file_notices.tell("warning", f"{path.name}: {note}")
     if isinstance(volume, LabelVolume):
         return layer_data(volume, name)
     return layers.scan_data(volume.array, volume.geometry, name, path, sha256=fingerprint(volume))

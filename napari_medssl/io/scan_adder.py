@@ -55,7 +55,7 @@ class ScanAdder:
     taken_over = Signal()
     """A scan that was open already has been added: it can be painted on."""
     several_volumes = Signal(object)
-    """Sources that are 4D files, of which volumes have to be chosen (`channel_files.choose_volumes`)."""
+    """4D files, of which volumes have to be chosen (`channel_files.choose_volumes`): {source: refusal}."""
 
     def __init__(self, session: Session, workspace: Workspace) -> None:
         self._session, self._workspace = session, workspace
@@ -64,7 +64,8 @@ class ScanAdder:
         """What is being done; empty when nothing is."""
         self._shown: str | None = None
         self._remarks: list[str] = []
-        self._of_several_volumes: list[Source] = []
+        self._left_out: tuple[str, ...] = ()
+        self._of_several_volumes: dict[Source, UserError] = {}
 
     @property
     def busy(self) -> bool:
@@ -86,8 +87,7 @@ class ScanAdder:
         def finish() -> None:
             self._set_progress("")
             for result in results:
-                if result.left_out:
-                    self._session.notify("info", f"Left out: {'; '.join(result.left_out)}.")
+                self._left_out = tuple(result.left_out)
                 then([Source(file) for file in result.scans])
 
         self._worker.submit(search, results.append, finish)
@@ -101,7 +101,7 @@ class ScanAdder:
             otherwise: Scan to show if none can be added.
         """
         project = self._session.need_project()
-        self._shown, self._remarks, self._of_several_volumes = None, [], []
+        self._shown, self._remarks, self._of_several_volumes = None, [], {}
         self._worker.submit(
             lambda: _add_all(project, sources), self._on_added, lambda: self._on_all_added(otherwise)
         )
@@ -111,8 +111,9 @@ class ScanAdder:
         scan, layer = added.scan, added.source.layer
         if isinstance(scan, UserError):
             if scan.code == SEVERAL_VOLUMES and added.source.file is not None:
-                self._of_several_volumes.append(added.source)
-            self._session.notify("info" if scan.code == MASK else "error", str(scan))
+                self._of_several_volumes[added.source] = scan  # an answer may make it untrue
+            else:
+                self._session.notify("warning" if scan.code == MASK else "error", str(scan))
             return
         if added.note:
             self._session.notify("warning", added.note)
@@ -137,6 +138,9 @@ class ScanAdder:
     def _on_all_added(self, otherwise: str | None) -> None:
         self._set_progress("")
         self._session.scans_changed.emit()
+        if self._left_out:
+            self._session.notify("warning", f"Left out: {'; '.join(self._left_out)}.")
+            self._left_out = ()
         self._show_remarks()
         if self._shown is None and otherwise is not None:
             self._workspace.scan_loader.open(otherwise)
@@ -156,6 +160,7 @@ class ScanAdder:
                 "warning",
                 f"{first.id}{more} may be CT or MR by the grey values and is taken as "
                 f"{first.modality.upper()}; right-click in the table to change it.",
+                [UNSURE],
             )
 
     def _set_progress(self, text: str) -> None:

@@ -54,6 +54,7 @@ class ScanLoader:
         """
         project = self._session.need_project()
         scan = project.scan(scan_id)
+        self._session.messages.end(self)
         if scan_id == self._session.scan and self._on_screen(scan):
             self._set_pending(None)
             if then is not None:
@@ -82,7 +83,7 @@ class ScanLoader:
         if isinstance(loaded, Exception):
             was_pending = self.pending == scan.id
             self._set_pending(None if was_pending else self.pending)
-            report_error(self._session, loaded)
+            report_error(self._session, loaded, self)
             return
         self.cache(project, scan, loaded)
         if self.pending == scan.id:

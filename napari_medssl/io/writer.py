@@ -22,18 +22,31 @@ def write_labels(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     Raises:
         UserError: The shape does not match, or the disk refuses.
     """
+    from medssl.core.errors import UserError
+
+    from napari_medssl.io.file_notices import file_notices
+
+    file_notices.attempted.emit()
+    try:
+        _write(Path(path), data, attributes)
+    except UserError as error:  # napari shows it
+        file_notices.told.emit("error", str(error))
+        raise
+    return [path]
+
+
+def _write(path: Path, data: Any, attributes: dict[str, Any]) -> None:
     import numpy as np
-    from medssl.core.io.volume import write_labels as write
+    from medssl.core.io.volume import write_labels
     from medssl.core.project.project import SURE_BACKGROUND
-    from napari.utils.notifications import show_warning
 
     from napari_medssl import layer_units, layers
+    from napari_medssl.io.file_notices import file_notices
 
     labels, geometry = layers.canonical(data, attributes)
     is_own = layers.KEY in attributes.get("metadata", {})
     if note := "" if is_own else layer_units.assumption(attributes):
-        show_warning(note)
+        file_notices.tell("warning", note)
     if attributes.get("metadata", {}).get(layers.KEY, {}).get("role") == layers.ANNOTATION:
         labels = np.where(labels == SURE_BACKGROUND, 0, labels).astype(labels.dtype)
-    write(Path(path), labels, geometry)
-    return [path]
+    write_labels(path, labels, geometry)

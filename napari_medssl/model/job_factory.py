@@ -58,13 +58,13 @@ def finetune_job(session: Session, weights: str, minutes: float) -> jobs.Finetun
         minutes: Time budget.
 
     Raises:
-        UserError: "no-project", "no-scan", "no-annotation".
+        UserError: "no-project", "no-scan", "nothing-annotated".
     """
     project, scan = session.need_project(), session.need_scan()
     if not session.annotated:
         raise UserError(
             "Nothing is annotated yet; paint a few slices in step 2 and mark them complete.",
-            code="no-annotation",
+            code="nothing-annotated",
         )
     return jobs.FinetuneJob(
         project=str(project.root), weights=weights, minutes=minutes, predict_scans=(scan.id,)

@@ -5,6 +5,7 @@ The panels of the dock read it and listen to its signals; they do not know each 
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from psygnal import Signal
 
 from napari_medssl.model.annotation_model import AnnotationModel
 from napari_medssl.model.job_state import JobState
+from napari_medssl.model.messages import LAST_UNDOABLE, ON_SCREEN, Messages
 from napari_medssl.model.project_place import place_in
 
 FIRST_CLASS = LabelClass(id=1, name="Structure", color=class_color(1))
@@ -62,6 +64,8 @@ class Session:
         self.scan: str | None = None
         self.annotation = AnnotationModel()
         """Of the scan on the screen."""
+        self.messages = Messages()
+        """What was said and is still true."""
         self.job = JobState()
         self.annotated: set[str] = set()
         """Ids of scans with strokes or complete slices."""
@@ -70,19 +74,24 @@ class Session:
         self._runs: list[Run] = []
         self.annotation.written.connect(self._on_annotation_written)
 
-    def notify(self, severity: str, text: str) -> None:
+    def notify(self, severity: str, text: str, about: Iterable[Hashable] = (), job: str = "") -> None:
         """Show a message to the user.
 
         Args:
-            severity: "info", "warning" or "error".
+            severity: "info" confirms what was done, and vanishes by itself. What was left out, assumed or not
+                possible is a "warning", what failed an "error"; both stay until they are no longer true.
             text: One sentence.
+            about: What ends it, besides the next attempt in its step (model/messages.py).
+            job: Kind of the job that it is about, in whose step it stays; empty for the open step.
         """
         self.message.emit(severity, text)
+        if text != self.read_only:  # which the window shows all the time
+            self.messages.tell(severity, text, about, job)
 
     def close(self) -> None:
         """Disconnect all listeners: the dock is closed."""
         self.closed = True
-        for owner in (self, self.annotation):
+        for owner in (self, self.annotation, self.messages):
             for name, signal in vars(type(owner)).items():
                 if isinstance(signal, Signal):
                     getattr(owner, name).disconnect()
@@ -106,6 +115,7 @@ class Session:
             raise UserError("A job of this project is still running; stop it first.", code="busy")
         project = Project.create(place_in(Path(folder)), (FIRST_CLASS,), or_open=True)
         self.scan_leaving.emit()
+        self.messages.clear()
         self.project, self.scan = project, None
         self.annotation.close()
         self.job = JobState()
@@ -119,7 +129,9 @@ class Session:
         for signal in (self.project_changed, self.runs_changed, self.classes_changed, self.scans_changed):
             signal.emit()
         self.job_changed.emit()
-        for error in (*state.damaged.values(), *state.damaged_runs):
+        for damaged, error in state.damaged.items():
+            self.notify("warning", str(error), [damaged])
+        for error in state.damaged_runs:
             self.notify("warning", str(error))
         readable = [scan for scan in project.scans if scan not in state.damaged]
         last = project.view_state.scan
@@ -131,6 +143,7 @@ class Session:
     def forget(self, scan: str) -> None:
         """Say that a scan which is not on the screen was removed from the project."""
         self.annotated.discard(scan)
+        self.messages.end(scan)
         self.scan_removed.emit(scan)
         self.reload_runs()
         self.scans_changed.emit()
@@ -183,6 +196,7 @@ class Session:
             self.scans_changed.emit()
         self.annotation.open(project, scan)
         self.scan = scan
+        self.messages.end("no-scan", "no-project", ON_SCREEN, LAST_UNDOABLE)
         self.scan_changed.emit()
         self.annotation.changed.emit()
 
@@ -225,6 +239,8 @@ class Session:
 
     def _on_annotation_written(self, scan: str, annotated: bool) -> None:
         self.annotated = (self.annotated - {scan}) | ({scan} if annotated else set())
+        if annotated:
+            self.messages.end("nothing-annotated")
 
     # --- runs ----------------------------------------------------------------------------------------
 
@@ -283,6 +299,7 @@ class Session:
 
     def begin(self, kind: str) -> None:
         """A job was started; the engine has not confirmed it yet."""
+        self.messages.end(kind)
         self._job(kind=kind, running=True, phase="Starting the engine", fresh=True)
         self.runs_changed.emit()
 
@@ -327,9 +344,10 @@ class Session:
             running=False, stopping=False, phase=phases[outcome], eta_s=None, fraction=fraction,
             error=text if outcome == "failed" else "",
         )  # fmt: skip
+        self.messages.end("busy", "unfinished")
         self.reload_runs()
         if outcome == "failed":
-            self.notify("error", text)
+            self.notify("error", text, [self.job.kind], self.job.kind)
 
     def _job(self, fresh: bool = False, **changes: Any) -> None:
         self.job = replace(JobState() if fresh else self.job, **changes)

@@ -22,6 +22,7 @@ from psygnal import Signal
 from napari_medssl import layers
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.latest_only_worker import LatestOnlyWorker
+from napari_medssl.model.messages import ON_SCREEN
 from napari_medssl.model.session import Session
 
 ONE_PREDICTION = "This scan has only one prediction."
@@ -118,13 +119,14 @@ class Predictions:
             self.other = _previous(self.entries(), wanted)
         self._labels = {key: self._labels[key] for key in (wanted, self.other) if key in self._labels}
         self.show_labels(self._labels[wanted])
+        self.session.messages.end("no-prediction", *([ONE_PREDICTION] if self.other else []))
         self._compare_with_other()
         self.changed.emit()
 
     def flip(self) -> None:
         """Show the other prediction; the next call goes back."""
         if self.other is None:
-            self.session.notify("info", ONE_PREDICTION)
+            self.session.notify("warning", ONE_PREDICTION, [ON_SCREEN])
         else:
             self.show(self.other.run, self.other.cleaned)
 

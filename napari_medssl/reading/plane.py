@@ -17,6 +17,7 @@ from qtpy.QtGui import QColor, QMouseEvent, QPainter, QPaintEvent, QPen, QTransf
 from qtpy.QtWidgets import QWidget
 
 from napari_medssl import navigation
+from napari_medssl.annotate.autosave import STROKE
 from napari_medssl.annotate.edits import Edits
 from napari_medssl.annotate.range_brush import RangeBrush
 from napari_medssl.error_handling import catch_errors
@@ -151,7 +152,7 @@ class Plane(QWidget):
         """The end of a drag; a stroke becomes part of the annotation."""
         stroke, self._stroke, self._drag = self._stroke, None, None
         if stroke is not None and stroke.layer == self.workspace.annotation_layer:  # not of another scan now
-            catch_errors(self.session, lambda: self._apply(stroke))
+            catch_errors(self.session, lambda: self._apply(stroke), STROKE)
             self.update()
 
     def _apply(self, stroke: SliceStroke) -> None:

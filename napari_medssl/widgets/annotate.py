@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from medssl.core.labels.classes import add_structure
 from medssl.core.project.project import LabelClass, Project
 from medssl.core.ranges import ranges_of
-from qtpy.QtWidgets import QLabel
+from qtpy.QtWidgets import QLabel, QWidget
 
 from napari_medssl.annotate.crash_recovery import CrashRecovery
 from napari_medssl.annotate.edits import Edits
@@ -19,13 +19,12 @@ from napari_medssl.interactive import server
 from napari_medssl.interactive.proposals import Proposals
 from napari_medssl.latest_only_worker import LatestOnlyWorker
 from napari_medssl.model.annotation_state import SaveState
-from napari_medssl.model.reasons import no_change
+from napari_medssl.model.reasons import NO_SCAN, no_change
 from napari_medssl.model.session import Session
-from napari_medssl.qt import not_none
 from napari_medssl.widgets.class_removal import ClassRemoval
 from napari_medssl.widgets.class_table import ClassTable
-from napari_medssl.widgets.components import StepContent, allow, button, column, hint, row
-from napari_medssl.widgets.fill_menu import FillMenu
+from napari_medssl.widgets.components import StepContent, allow, button, column, row
+from napari_medssl.widgets.fill_menu import NOT_BETWEEN, FillMenu
 from napari_medssl.widgets.interactive import InteractivePanel
 from napari_medssl.widgets.mask_import import MaskImportButton
 from napari_medssl.widgets.next_slice import NextSlice
@@ -42,7 +41,9 @@ INTERPOLATE_TIP = (
 )
 NO_SLICE = "No slice of the scan is on the screen; switch to 2D (Ctrl+Y), or move the slider into the scan."
 INTERPOLATING = "The labels between the complete slices are being computed."
+NOT_INTERPOLATED = "Nothing is interpolated in this scan."
 STATES = {
+    SaveState.EMPTY: "Nothing is annotated in this scan yet.",
     SaveState.SAVED: "All strokes are saved.",
     SaveState.SAVING: "Saving…",
     SaveState.FAILED: "The last strokes are NOT SAVED; saving is tried again every few seconds.",
@@ -89,18 +90,17 @@ class Annotate(StepContent):
         self.list.setWordWrap(True)
         self.list.setToolTip(f"Click a slice number to go there. {NUMBERING}")
         self.list.linkActivated.connect(self._on_link)
-        self.state = hint()
-        self.state.setMinimumHeight(self.state.fontMetrics().lineSpacing())
         self.next = NextSlice(session, workspace, jobs, self.new_annotation)
-        column(
+        # The list grows, so it comes last: nothing that is clicked moves from slice to slice.
+        self._layout = column(
             self, self.new, self.classes, row(self.add, self.mask_import, self.fill),
             self.tools, self.fill.range_row, self.complete, self.slice_bar,
-            row(self.interpolate_button, self.remove_button), self.list, self.next, self.state,
+            row(self.interpolate_button, self.remove_button), self.next, self.list,
         )  # fmt: skip
         self.proposals = Proposals(workspace, self.edits) if server.is_installed() else None
         if self.proposals is not None:
             self.interactive = InteractivePanel(self.proposals, self.classes.current)
-            not_none(self.layout()).addWidget(self.interactive)
+            self.insert(self.interactive)
         for signal in (session.classes_changed, session.scan_changed, session.annotation.changed):
             signal.connect(self.refresh)
         session.view_changed.connect(self.refresh)
@@ -108,6 +108,11 @@ class Annotate(StepContent):
         self.interpolation.changed.connect(self.refresh)
         workspace.tools.changed.connect(self._show_class)
         self.refresh()
+
+    def insert(self, *widgets: QWidget) -> None:
+        """Add widgets above the list of complete slices."""
+        for widget in widgets:
+            self._layout.insertWidget(self._layout.indexOf(self.list), widget)
 
     def summary(self) -> str:
         """How many slices are complete."""
@@ -196,10 +201,10 @@ class Annotate(StepContent):
             allow(entry, no_change(self.session))
         for control in (
             self.classes, self.add, self.fill, self.tools.brush, self.tools.sure, self.tools.eraser,
-            self.remove_button,
         ):  # fmt: skip
             allow(control, self.session.read_only)
-        for widget in (self.classes, self.add, self.fill, self.tools, self.complete):
+        for widget in (self.classes, self.add, self.fill, self.tools, self.complete, self.slice_bar,
+                       self.interpolate_button, self.remove_button):  # fmt: skip
             widget.setVisible(painting)
         allow(self.complete, self.session.read_only or ("" if position is not None else NO_SLICE))
         self.complete.setChecked(is_complete)
@@ -208,15 +213,8 @@ class Annotate(StepContent):
         self.complete.setText(
             f"✓  {label} is complete" if is_complete else f"{action} {label.lower()} complete"
         )
-        busy = INTERPOLATING if self.interpolation.busy else ""
-        allow(self.interpolate_button, self.session.read_only or busy)
-        self.interpolate_button.setText("Interpolating…" if self.interpolation.busy else "Interpolate")
-        self.interpolate_button.setVisible(painting and self.interpolation.possible(position))
-        self.remove_button.setVisible(painting and self.interpolation.available)
+        self._refresh_interpolation(position)
         scan = self.workspace.scan_layer
-        self.slice_bar.setVisible(
-            painting and position is not None and bool(self.session.annotation.complete)
-        )
         if position is not None and scan is not None:
             complete = [index for axis, index in self.session.annotation.complete if axis == position[0]]
             self.slice_bar.show_slices(
@@ -224,8 +222,16 @@ class Annotate(StepContent):
             )
         self.list.setText(_links(self.session.annotation.complete, position))
         self.list.setVisible(bool(self.session.annotation.complete))
-        self.state.setText(STATES.get(self.session.annotation.save_state, ""))
-        self.state.setVisible(painting)
+        state = STATES.get(self.session.annotation.save_state, "") if self.session.scan else NO_SCAN
+        self.next.status.say(state=state)
+
+    def _refresh_interpolation(self, position: tuple[int, int] | None) -> None:
+        """Grey buttons keep their places from slice to slice."""
+        read_only, busy = self.session.read_only, self.interpolation.busy
+        why_not = "" if self.interpolation.possible(position) else NOT_BETWEEN
+        allow(self.interpolate_button, read_only or (INTERPOLATING if busy else why_not))
+        self.interpolate_button.setText("Interpolating…" if busy else "Interpolate")
+        allow(self.remove_button, read_only or ("" if self.interpolation.available else NOT_INTERPOLATED))
 
 
 def _links(complete: tuple[tuple[int, int], ...], here: tuple[int, int] | None) -> str:

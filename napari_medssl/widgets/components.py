@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from medssl.core import events
 from medssl.core.jobs import TRAININGS
@@ -15,6 +15,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QLayout,
     QPushButton,
+    QSizePolicy,
     QVBoxLayout,
     QWidget,
 )
@@ -26,6 +27,7 @@ from napari_medssl.widgets.plots import LearningCurve, ProgressBar
 
 STOP_TIP = "Stop after the current step and keep the weights; press again to stop at once"
 STOP_SCANS_TIP = "Stop after the current scan and keep what is finished; press again to stop at once"
+STOP_NOW = "Stop now"
 OWN_TIP = "own_tip"
 """Property of a disabled control: the tooltip that it has when it is enabled."""
 NO_LIMIT = 16_777_215
@@ -171,6 +173,8 @@ class Step(QCollapsible):
     def __init__(self, number: int, content: StepContent) -> None:
         super().__init__(f"{number}   {content.title}")
         self.body = content
+        # superqt's would keep it as low as text that is not wrapped, and centre it where it needs more.
+        self.setSizePolicy(QSizePolicy.Policy.Preferred, QSizePolicy.Policy.Preferred)
         header = self.toggleButton()
         header.setStyleSheet("")
         header.setProperty("header", True)
@@ -187,6 +191,9 @@ class Step(QCollapsible):
         layout.setSpacing(0)
         self.content().setParent(None)
         content.setMaximumHeight(0)
+        inner = content.layout()
+        if isinstance(inner, QVBoxLayout):
+            inner.addStretch(1)  # Qt gives wrapped text more height than it needs: nothing is spread over it
         self.setContent(content)
         self.setDuration(0)
         self.toggled.connect(self._grow)
@@ -207,27 +214,47 @@ class Step(QCollapsible):
 
 
 class JobPanel(QWidget):
-    """Progress of the session's job if it is of this step's kind: phase, time left, curves, stop."""
+    """Progress of the session's job if it is of this step's kind: phase, time left, stop, curves.
 
-    def __init__(self, session: Session, kind: str, stop: Callable[[], object], curve: bool = True) -> None:
+    What comes and goes stands below what is clicked, and the button keeps its room, so that nothing moves.
+    """
+
+    def __init__(self, session: Session, kinds: Collection[str], stop: Callable[[], object]) -> None:
+        """Build the panel.
+
+        Args:
+            session: Has the job.
+            kinds: Kinds of the jobs that it shows; trainings have curves and notices.
+            stop: Called by the button.
+        """
         super().__init__()
-        self._session, self._kind = session, kind
+        self._session, self._kinds = session, kinds
+        trains = any(kind in TRAININGS for kind in kinds)
         self._phase, self._time_left = QLabel(), hint()
         self._time_left.setWordWrap(False)
         self._time_left.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
         self._bar = ProgressBar()
-        self._notice = hint()
-        self.curve = LearningCurve() if curve else None
-        self.stop_button = button("Stop", stop, STOP_TIP if kind in TRAININGS else STOP_SCANS_TIP)
-        layout = column(self, row(self._phase, self._time_left), self._bar)
+        self.curve = LearningCurve() if trains else None
+        self._notice = hint() if trains else None
+        self.stop_button = button(STOP_NOW, stop, STOP_TIP if trains else STOP_SCANS_TIP)
+        self.stop_button.setFixedWidth(self.stop_button.sizeHint().width())
+        keeps_room = self.stop_button.sizePolicy()
+        keeps_room.setRetainSizeWhenHidden(True)
+        self.stop_button.setSizePolicy(keeps_room)
+        layout = column(self, row(self._phase, self._time_left, self.stop_button, stretch=0), self._bar)
         layout.setContentsMargins(0, 0, 0, 0)
-        if self.curve is not None:
+        layout.setSpacing(4)
+        if self.curve is not None and self._notice is not None:
             layout.addWidget(self.curve)
-        layout.addWidget(self._notice)
-        layout.addWidget(self.stop_button)
+            layout.addWidget(self._notice)
         session.job_changed.connect(self._refresh)
         session.metric.connect(self._on_metric)
         self._refresh()
+
+    @property
+    def own(self) -> bool:
+        """Whether the job, or the last one, is of this step's kind."""
+        return self._session.job.kind in self._kinds
 
     def set_curves(self, loss: list[tuple[float, float]], dice: Sequence[tuple[float, float]] = ()) -> None:
         """Show the curves of an earlier job, as (step, value) points; ignored by a panel without curves."""
@@ -235,25 +262,26 @@ class JobPanel(QWidget):
             self.curve.set_points(loss, dice)
 
     def _refresh(self) -> None:
-        job = self._session.job
-        own = job.kind == self._kind
+        job, own = self._session.job, self.own
         self.setVisible(own or bool(self.curve and self.curve.points))
         self.stop_button.setVisible(own and job.running)
-        self.stop_button.setText("Stop now" if job.stopping else "Stop")
-        self._notice.setVisible(own and bool(job.notices))
+        self.stop_button.setText(STOP_NOW if job.stopping else "Stop")
+        if self._notice is not None:
+            self._notice.setVisible(own and bool(job.notices))
+            self._notice.setText(job.notices[-1] if own and job.notices else "")
+            self._notice.setToolTip("\n".join(job.notices))
         if not own:
+            self._phase.setText("Last training")
             return
         if job.running and job.run is None and self.curve is not None:
             self.curve.set_points([])
         self._phase.setText(job.phase.capitalize() if job.phase.islower() else job.phase)
         self._time_left.setText(time_left(job.eta_s) if job.running and not job.stopping else "")
         self._bar.set_fraction(job.fraction)
-        self._notice.setText(job.notices[-1] if job.notices else "")
-        self._notice.setToolTip("\n".join(job.notices))
         self._phase.setToolTip("\n".join(job.plan))
 
     def _on_metric(self, metric: events.Metric) -> None:
-        if self.curve is not None and self._session.job.kind == self._kind:
+        if self.curve is not None and self.own:
             self.curve.add(metric.step, metric.values)
 
 

@@ -54,7 +54,7 @@ SURE_KEY, COMPLETE_KEY, PREDICTION_KEY, PREVIEW_KEY = "Q", "K", "H", "W"
 NEXT_SCAN_KEY, LAST_SCAN_KEY = "PageDown", "PageUp"
 FLIP_KEY, ACCEPT_KEY = "J", "U"
 REVIEW_KEY, ACCEPT_SCAN_KEY = "N", "Shift-U"
-WIDTH = 345
+WIDTH, MARGIN = 345, 6
 NOT_ANNOTATED = "Nothing is annotated yet; paint a few slices and mark them complete."
 
 
@@ -81,12 +81,11 @@ class Dock(QWidget):
         self.prediction = Prediction(*shared, self.jobs, self.annotate.edits)
         self.features = Features(*shared, self.jobs, self.background_jobs)
         self.preview = InstantPreviewBox(InstantPreview(self.workspace, self.features.similarity))
-        not_none(self.annotate.layout()).addWidget(self.preview)
         self.reading = ReadingTools(self.workspace, self.annotate.edits, self.annotate.fill.range_brush)
         self.view_bar = ViewBar(self.reading)
         not_none(self.prediction.layout()).addWidget(SurfacesButton(self.reading.surfaces))
         self.train = button("Fine-tune and predict", self._train, "Start step 4 with its current settings")
-        not_none(self.annotate.layout()).addWidget(self.train)
+        self.annotate.insert(self.preview, self.train)
         contents: tuple[StepContent, ...] = (
             self.scans,
             self.annotate,
@@ -117,21 +116,31 @@ class Dock(QWidget):
     def _lay_out(self) -> None:
         inside = QWidget()
         layout = QVBoxLayout(inside)
-        layout.setContentsMargins(6, 6, 6, 6)
         layout.setSpacing(6)
         for step in self.steps:
             layout.addWidget(step)
-        layout.addStretch()
+        layout.addStretch(1)
         self.scroll_area = scroll = QScrollArea()
         scroll.setWidgetResizable(True)
         scroll.setFrameShape(QFrame.Shape.NoFrame)
         scroll.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         scroll.setWidget(inside)
+        bar = not_none(scroll.verticalScrollBar())
+
+        def keep_width(first: int = 0, last: int = 0) -> None:
+            """Keep room for the scroll bar: nothing changes its width when it comes."""
+            layout.setContentsMargins(
+                MARGIN, MARGIN, MARGIN + (0 if last else bar.sizeHint().width()), MARGIN
+            )
+
+        bar.rangeChanged.connect(keep_width)
+        keep_width()
         outside = QVBoxLayout(self)
         outside.setContentsMargins(0, 0, 0, 4)
         self.feedback = feedback = Feedback(self.session, self.steps)
-        above = (feedback.read_only_line, self.view_bar)
-        for widget in (*above, scroll, feedback.messages, feedback.job_line):
+        feedback.messages.watch(self.view_bar)
+        # What comes and goes stands below what is clicked.
+        for widget in (self.view_bar, scroll, feedback.read_only_line, feedback.messages, feedback.job_line):
             outside.addWidget(widget)
         self.setMinimumWidth(WIDTH)
 
@@ -210,7 +219,7 @@ class Dock(QWidget):
 
     def _attempt(self, action: Callable[[], object]) -> None:
         """What a key does."""
-        self.feedback.messages.attempt()
+        self.session.messages.attempt()
         action()
 
     # --- leaving -------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from napari_medssl.error_handling import catch_errors
 from napari_medssl.model.reasons import job_blocked, no_scan
 from napari_medssl.model.session import Session
 from napari_medssl.qt import not_none
-from napari_medssl.widgets.components import JobPanel, allow, button, column, row
+from napari_medssl.widgets.components import allow, button, column, row
 from napari_medssl.workspace import Workspace
 
 EXPORTING = "This scan is being exported."
@@ -31,10 +31,7 @@ FORMATS = {
 
 
 class Export(QWidget):
-    """Two buttons and a box that leaves predictions out.
-
-    `panel`, which the step lays out, shows the progress of exporting all scans.
-    """
+    """Two buttons and a box that leaves predictions out; the step shows the progress of *Export all*."""
 
     kind = "export"
 
@@ -82,7 +79,6 @@ class Export(QWidget):
         self.every.setMenu(self.menu)
         self.annotations_only = QCheckBox("Annotations only")
         self.annotations_only.setToolTip("Export what you painted or accepted, without any prediction")
-        self.panel = JobPanel(session, self.kind, jobs.stop, curve=False)
         column(self, row(self.one, self.every), self.annotations_only).setContentsMargins(0, 0, 0, 0)
         for signal in (session.job_changed, session.lock_changed, session.scan_changed):
             signal.connect(self.refresh)

@@ -18,12 +18,10 @@ from napari_medssl.model.job_factory import features_job
 from napari_medssl.model.reasons import no_job, no_scan
 from napari_medssl.model.session import Session
 from napari_medssl.widgets.components import (
-    JobPanel,
     StepContent,
     allow,
     button,
     column,
-    hint,
     row,
     set_primary,
 )
@@ -31,11 +29,13 @@ from napari_medssl.widgets.finetune import SHAPES_NAME, describe
 from napari_medssl.widgets.landmarks import LandmarkBox
 from napari_medssl.widgets.navigation_table import NavigationTable
 from napari_medssl.widgets.run_menu import RIGHT_CLICK, RunMenu
+from napari_medssl.widgets.status_slot import StatusSlot
 from napari_medssl.workspace import Workspace
 
 MOST_ROWS = 4
 CLICK_HINT = "Click a voxel in the scan. Shift-click adds a positive example, Ctrl-click a negative one."
 NO_FEATURES = "This scan has no features of these weights yet; compute them."
+READY = "The features of this scan are ready."
 FEATURES_PENDING = "The features of this scan are being computed; this takes a few seconds."
 
 
@@ -69,7 +69,8 @@ class Features(StepContent):
         self.compute_all = button(
             "All scans", self.start_all, "Compute the features of all scans of the project that have none yet"
         )
-        self.panel = JobPanel(session, self.kind, jobs.stop, curve=False)
+        self.status = StatusSlot(session, self.kinds, jobs.stop)
+        self.panel = self.status.panel
         self.follow = button(
             "Follow clicks", self.toggle, "Click a voxel to find similar ones in this and in other scans"
         )
@@ -80,14 +81,13 @@ class Features(StepContent):
         )
         for toggle in (self.follow, self.show_colors):
             toggle.setCheckable(True)
-        self.status = hint()
         self.table = NavigationTable(
             self._go_to,
             MOST_ROWS,
             "Best match in each scan and its similarity (at most 1); click to go there",
         )
         self.landmarks = LandmarkBox(self.landmark_editor)
-        column(self, self.form, row(self.compute, self.compute_all, stretch=0), self.panel,
+        column(self, self.form, row(self.compute, self.compute_all, stretch=0),
                row(self.follow, self.show_colors), self.status, self.table, self.landmarks)  # fmt: skip
         session.project_changed.connect(self._on_project)
         for signal in (session.scan_changed, session.runs_changed, session.lock_changed):
@@ -148,7 +148,8 @@ class Features(StepContent):
         titles = project.titles if project else {}
         rows = [(titles[scan], f"{matches[scan].score:.2f}") for scan in scans]
         current = titles.get(self.session.scan or "", "")
-        self.table.show_rows(rows if self.follow.isChecked() else [], current)
+        room = len(project.scans) if project else 0  # matches come one by one
+        self.table.show_rows(rows if self.follow.isChecked() else [], current, room)
 
     def _on_project(self) -> None:
         self.weights.setCurrentIndex(0)  # another project's runs may have the same names
@@ -175,10 +176,11 @@ class Features(StepContent):
             usable = ready or pending or toggle.isChecked()
             allow(toggle, "" if usable else no_scan(self.session) or NO_FEATURES)
         set_primary(self.compute, not (ready or pending))
-        active = self.follow.isChecked() or self.show_colors.isChecked()
-        missing = FEATURES_PENDING if pending else NO_FEATURES if active else ""
-        self.status.setText((CLICK_HINT if self.follow.isChecked() else "") if ready else missing)
-        self.status.setVisible(bool(self.status.text()))
+        missing = FEATURES_PENDING if pending else no_scan(self.session) or NO_FEATURES
+        ask = CLICK_HINT if self.follow.isChecked() else READY
+        self.status.say(state=ask if ready else missing)
+        if ready:
+            self.session.messages.end("no-features")
         self.colors.refresh()
         self.similarity.refresh()
         if not self.session.job.running:

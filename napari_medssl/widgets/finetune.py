@@ -35,6 +35,7 @@ from napari_medssl.widgets.run_menu import RIGHT_CLICK, RunMenu
 from napari_medssl.workspace import Workspace
 
 SHAPES_NAME, RANDOM_NAME, CONTINUE = "Shapes (ready to use)", "Random weights", "Last fine-tuning"
+NOTHING_TO_CONTINUE = "No training was stopped before its end; start a new one."
 STARTS = {SHAPES: "the bundled weights", RANDOM: "random weights"}
 LEAST_TO_HOLD, ENOUGH_TO_HOLD = 4, 6
 """Complete slices that a validation slice needs (segment/validation_slice.py), and in this scan for it to be
@@ -79,10 +80,10 @@ class Finetune(StepContent):
         self.resume = button(
             "Continue", self.go_on, "Resume the stopped fine-tuning from its last checkpoint"
         )
-        self.panel = JobPanel(session, self.kind, jobs.stop)
+        self.panel = JobPanel(session, self.kinds, jobs.stop)
         buttons = row(self.start, self.resume, stretch=0)
-        # Below the buttons comes what a training hides: they stay where they are when it starts and ends.
-        column(self, form, buttons, self.about, self.hold, self.estimate, self.advanced, self.panel)
+        # What a training hides comes last: nothing above it moves when it starts and ends.
+        column(self, form, buttons, self.panel, self.about, self.hold, self.estimate, self.advanced)
         self._connect()
         self.refresh()
 
@@ -134,7 +135,8 @@ class Finetune(StepContent):
         idle = self.session.idle
         self._fill_weights()
         allow(self.start, no_job(self.session))
-        self.resume.setVisible(idle and self.session.resumable(self.kind) is not None)
+        resumable = self.session.resumable(self.kind) is not None
+        allow(self.resume, job_blocked(self.session) or ("" if resumable else NOTHING_TO_CONTINUE))
         for widget in (self.purpose, self.weights, self.minutes):
             allow(widget, job_blocked(self.session))
         for part in (self.about, self.hold, self.advanced):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from qtpy.QtWidgets import QCheckBox, QWidget
+from superqt import QElidingLabel
 
 from napari_medssl.explore.instant_preview import InstantPreview
-from napari_medssl.widgets.components import column, hint
+from napari_medssl.widgets.components import column, row
 
 TIP = (
     "Outlines predicted from your strokes, updated while you paint (W). A quick classifier on features: not "
@@ -22,9 +23,9 @@ class InstantPreviewBox(QWidget):
         self.box = QCheckBox("Instant preview")
         self.box.setToolTip(TIP)
         self.box.toggled.connect(preview.switch)
-        self.status = hint()
-        layout = column(self, self.box, self.status)
-        layout.setContentsMargins(0, 0, 0, 0)
+        self.status = QElidingLabel()  # beside the box: nothing below it moves
+        self.status.setProperty("hint", True)
+        column(self, row(self.box, self.status, stretch=1)).setContentsMargins(0, 0, 0, 0)
         preview.changed.connect(self._refresh)
         self._refresh()
 
@@ -35,4 +36,5 @@ class InstantPreviewBox(QWidget):
     def _refresh(self) -> None:
         self.box.setChecked(self.preview.on)
         self.status.setText(self.preview.missing)
+        self.status.setToolTip(self.preview.missing)
         self.status.setVisible(bool(self.preview.missing))

@@ -47,6 +47,7 @@ class InteractivePanel(QWidget):
         self.undo = button("Undo prompt", self._undo, "Take the last prompt back")
         self.discard = button("Discard", proposals.discard, "Remove the proposal")
         self.state = hint()
+        self.state.setMinimumHeight(2 * self.state.fontMetrics().lineSpacing())
         self._content = QWidget()
         column(
             self._content,

@@ -21,6 +21,7 @@ from napari_medssl.annotate.edits import Edits
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.io.label_layers import label_volume
 from napari_medssl.latest_only_worker import LatestOnlyWorker
+from napari_medssl.model.messages import LAST_UNDOABLE
 from napari_medssl.widgets.mask_preview import Mask, MaskPreview
 from napari_medssl.workspace import Workspace
 
@@ -107,10 +108,10 @@ class MaskImportButton(QPushButton):
         self.edits.apply(imported.voxels[free], imported.labels[free], imported.complete, imported.classes)
         new = ", ".join(item.name for item in imported.classes if item.name not in known)
         more = f" New classes: {new}." if new else ""
-        done = "".join(f" {note[:1].upper()}{note[1:]}." for note in mask.volume.notes)
-        self.session.notify(
-            "info", f"Imported {mask.name} into the annotation; Ctrl+Z removes it again.{more}{done}"
-        )
+        text = f"Imported {mask.name} into the annotation; Ctrl+Z removes it again.{more}"
+        self.session.notify("info", text)
+        if mask.volume.notes:
+            self.session.notify("warning", f"{mask.name}: {mask.notes}", [LAST_UNDOABLE])
 
     # --- choosing ------------------------------------------------------------------------------------
 

@@ -57,6 +57,11 @@ class Mask:
     """{label: number of voxels}."""
     proposed: ClassIds = field(default_factory=lambda: ClassIds({}))
 
+    @property
+    def notes(self) -> str:
+        """What was left out or assumed when it was read, as sentences."""
+        return " ".join(f"{note[:1].upper()}{note[1:]}." for note in self.volume.notes)
+
     @classmethod
     def of(
         cls, name: str, volume: LabelVolume, classes: tuple[LabelClass, ...], used: Collection[int]
@@ -101,10 +106,10 @@ class MaskPreview(QDialog):
         not_none(self.buttons.button(standard.Ok)).setText("Import")
         self.buttons.accepted.connect(self.accept)
         self.buttons.rejected.connect(self.reject)
-        notes = hint(" ".join(f"{note[:1].upper()}{note[1:]}." for note in mask.volume.notes))
-        notes.setVisible(bool(mask.volume.notes))
+        self.notes = hint(mask.notes)
+        self.notes.setVisible(bool(mask.volume.notes))
         about = hint(f"{mask.name} is imported as strokes; what is painted already stays as it is.")
-        column(self, about, self.table, form, notes, self.buttons)
+        column(self, about, self.table, form, self.notes, self.buttons)
         self.setMinimumWidth(480)
 
     def chosen(self) -> ClassIds:

@@ -8,94 +8,80 @@ from qtpy.QtCore import QEvent, QObject, Qt, Signal
 from qtpy.QtWidgets import QAbstractButton, QAbstractItemView, QComboBox, QLabel, QSizePolicy, QWidget
 
 from napari_medssl.model.job_state import JobState
+from napari_medssl.model.messages import Messages
 from napari_medssl.qt import not_none
 from napari_medssl.widgets.components import repolish, time_left
 from napari_medssl.widgets.style import LINK
 
-STAYING = ("error", "warning")
-"""Severities of messages that stay."""
 MOST = 3
 """Messages shown at once, the newest; the tooltip has all."""
+ATTEMPTS = (QEvent.Type.MouseButtonPress, QEvent.Type.KeyPress)
+"""Events of a table or a list by which something is attempted."""
 RESEARCH_USE = "Not a medical device. Data stay on this machine."
 ZERO_WIDTH_SPACE = "\u200b"
 
 
-class Messages(QLabel):
+class MessageLabel(QLabel):
     """Failures and warnings of the open step, until something is attempted in that step again.
 
     It takes its height from the end of the scroll area and keeps it until another step is opened, so that
     nothing moves under the cursor when a sentence comes or goes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, messages: Messages) -> None:
         super().__init__()
-        self._step = 0
-        self._by_step: dict[int, list[tuple[str, str]]] = {}
-        self._watched: dict[QObject, int] = {}
+        self._messages, self._step = messages, messages.step
+        self._watched: dict[QObject, int | None] = {}
         self.setWordWrap(True)
         self.setTextFormat(Qt.TextFormat.PlainText)
         policy = QSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
         policy.setHeightForWidth(True)
         self.setSizePolicy(policy)
-        self.show_step(0)
+        messages.changed.connect(self._redraw)
+        self._redraw()
+        self.hide()
 
     @property
     def shown(self) -> list[str]:
         """The messages of the open step, the oldest first."""
-        return [text for _, text in self._by_step.get(self._step, [])]
+        return [message.text for message in self._messages.shown]
 
-    def watch(self, step: int, content: QWidget) -> None:
-        """Take each press of a button, each choice and each click in a table of a step as a new attempt."""
+    def watch(self, content: QWidget, step: int | None = None) -> None:
+        """Take each press of a button, each choice and each click or key in a table as a new attempt.
+
+        Args:
+            content: The widget that has them.
+            step: Index of the step in which something is attempted; None for the open one.
+        """
         for button in content.findChildren(QAbstractButton):
-            button.pressed.connect(lambda: self.attempt(step))
-        views = [not_none(view.viewport()) for view in content.findChildren(QAbstractItemView)]
-        for widget in (*views, *content.findChildren(QComboBox)):
+            button.pressed.connect(lambda: self._messages.attempt(step))
+        tables = content.findChildren(QAbstractItemView)
+        views = [not_none(table.viewport()) for table in tables]
+        for widget in (*tables, *views, *content.findChildren(QComboBox)):
             self._watched[widget] = step
             widget.installEventFilter(self)
 
     def eventFilter(self, watched: QObject | None, event: QEvent | None) -> bool:
-        """See a click before the widget acts on it."""
-        if event is not None and event.type() == QEvent.Type.MouseButtonPress and watched in self._watched:
-            self.attempt(self._watched[watched])
+        """See a click or a key before the widget acts on it."""
+        if event is not None and event.type() in ATTEMPTS and watched in self._watched:
+            self._messages.attempt(self._watched[watched])
         return False
 
-    def attempt(self, step: int | None = None) -> None:
-        """Something is attempted: forget the messages of a step; None for the open one."""
-        if self._by_step.pop(self._step if step is None else step, None):
-            self._redraw()
-
-    def tell(self, severity: str, text: str, step: int | None = None) -> None:
-        """Keep a message.
-
-        Args:
-            severity: "info", "warning" or "error"; an "info" does not stay.
-            text: One sentence.
-            step: Where it was attempted; None for the open step.
-        """
-        if severity not in STAYING:
-            return
-        messages = self._by_step.setdefault(self._step if step is None else step, [])
-        if (severity, text) not in messages:
-            messages.append((severity, text))
-            self._redraw()
-
-    def show_step(self, step: int) -> None:
-        """Another step has been opened: show its messages."""
-        self._step = step
-        self._redraw()
-        self.setMinimumHeight(0)
-        self.setVisible(bool(self.text()))
-
     def _redraw(self) -> None:
-        messages = self._by_step.get(self._step, [])
-        if self.isVisible():
+        """Show what is true; the room that a step has needed stays until another one is opened."""
+        messages = self._messages.shown
+        if self._messages.step != self._step:
+            self._step = self._messages.step
+            self.setMinimumHeight(0)
+            self.setVisible(bool(messages))
+        elif self.isVisible():
             self.setMinimumHeight(max(self.minimumHeight(), self.height()))
-        lines = [text for _, text in messages[-MOST:]]
+        lines = [message.text for message in messages[-MOST:]]
         if len(messages) > MOST:
             lines.append(f"{len(messages) - MOST} earlier messages: hold the pointer here.")
         self.setText(_breakable("\n".join(lines)))
-        self.setToolTip("\n".join(text for _, text in messages))
-        worst = "error" if any(severity == "error" for severity, _ in messages) else "warning"
+        self.setToolTip("\n".join(message.text for message in messages))
+        worst = "error" if any(message.severity == "error" for message in messages) else "warning"
         self.setProperty("message", worst if messages else "")
         repolish(self)
         if messages:

@@ -29,12 +29,13 @@ class NavigationTable(Table):
         item = self.item(self.currentRow(), 0) if self.selectedItems() else None
         return item.text() if item is not None else ""
 
-    def show_rows(self, rows: Sequence[tuple[str, str]], current: str) -> None:
+    def show_rows(self, rows: Sequence[tuple[str, str]], current: str, room: int = 0) -> None:
         """Replace the rows. An empty table is hidden.
 
         Args:
             rows: (name, number) of each row.
             current: Name of the row to select.
+            room: Number of rows that there is room for, at least, so that nothing below moves when they come.
         """
         self.setRowCount(len(rows))
         for number, texts in enumerate(rows):
@@ -52,5 +53,5 @@ class NavigationTable(Table):
             self.selectRow(names.index(current))
         else:
             self.clearSelection()
-        self.setFixedHeight(ROW * min(len(rows), self._max_rows) + 10)
+        self.setFixedHeight(ROW * min(max(len(rows), room), self._max_rows) + 10)
         self.setVisible(bool(rows))

@@ -14,7 +14,8 @@ from napari_medssl.engine.job_runner import JobRunner
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.model.reasons import no_change
 from napari_medssl.model.session import Session
-from napari_medssl.widgets.components import JobPanel, allow, button, column, hint
+from napari_medssl.widgets.components import allow, button, column
+from napari_medssl.widgets.status_slot import StatusSlot
 from napari_medssl.workspace import Workspace
 
 TIP = (
@@ -45,9 +46,11 @@ class NextSlice(QWidget):
         self._model: tuple[str, ...] = ()
         self._shown: Suggestion | None = None
         self.button = button("Next slice", self.go, TIP)
-        self.panel = JobPanel(session, self.kind, jobs.stop, curve=False)
-        self.reason = hint()
-        column(self, self.button, self.panel, self.reason).setContentsMargins(0, 0, 0, 0)
+        self.reason = ""
+        """Why the slice on the screen was suggested; empty for another one."""
+        self.status = StatusSlot(session, (self.kind,), jobs.stop)
+        self.panel = self.status.panel
+        column(self, self.button, self.status).setContentsMargins(0, 0, 0, 0)
         session.suggested.connect(self._on_suggested)
         session.scan_removed.connect(self._on_removed)
         for signal in (session.project_changed, session.scan_changed, session.job_changed,
@@ -116,10 +119,8 @@ class NextSlice(QWidget):
         job, shown = self.session.job, self._shown
         asking = job.running and job.kind == self.kind
         allow(self.button, SEARCHING if asking else no_change(self.session))
-        self.panel.setVisible(asking)
-        reason = ""
+        self.reason = ""
         if shown is not None and self.session.scan == shown.scan:
             here = self.workspace.slice_on_screen() == (shown.axis, shown.index)
-            reason = shown.reason if here else ""
-        self.reason.setText(reason)
-        self.reason.setVisible(bool(self.reason.text()))
+            self.reason = shown.reason if here else ""
+        self.status.say(reason=self.reason)

@@ -21,7 +21,6 @@ from napari_medssl.predict.predictions import ONE_PREDICTION, PredictionKey, Vol
 from napari_medssl.predict.uncertainty_layer import CLASSES_ONLY, UNCERTAINTY, UncertaintyLayer
 from napari_medssl.widgets.advanced import Advanced
 from napari_medssl.widgets.components import (
-    JobPanel,
     StepContent,
     allow,
     button,
@@ -35,10 +34,13 @@ from napari_medssl.widgets.export import Export
 from napari_medssl.widgets.finetune import describe
 from napari_medssl.widgets.review import Review
 from napari_medssl.widgets.run_menu import RIGHT_CLICK, RunMenu
+from napari_medssl.widgets.status_slot import StatusSlot
 from napari_medssl.workspace import Workspace
 
 NO_PREDICTION = "There is no prediction of this scan yet; fine-tune first (step 4)."
 NOT_SEGMENTED = "Not segmented with the newest fine-tuning yet."
+SEGMENTED = "The newest fine-tuning has segmented this scan."
+NOTHING_TO_COMPARE = "There is nothing to compare yet."
 NO_CLEAN_UP = "Nothing to apply; choose a clean-up first."
 PAUSE_MS = 300
 
@@ -70,17 +72,18 @@ class Prediction(StepContent):
         self.flip = button("Flip to previous", self.go_back, "Switch to the previous prediction and back (J)")
         self.toggle_button = button("Show / hide", self.predictions.toggle, "Show or hide the prediction (H)")
         self.difference = hint()
+        self.difference.setFixedHeight(2 * self.difference.fontMetrics().lineSpacing())
         self.accept = button(
             "Accept slice", self.accept_slice,
             "Copy this slice of the prediction into the annotation and mark it complete; your strokes are "
             "kept. Ctrl+Z undoes it (U)",
         )  # fmt: skip
-        self.panel = JobPanel(session, "predict", jobs.stop, curve=False)
+        self.status = StatusSlot(session, self.kinds, jobs.stop)
+        self.panel = self.status.panel
         self.advanced = Advanced()
         self.advanced.show_settings("predict", settings.of_prediction)
         self.export = Export(session, workspace, jobs, self.advanced.values)
         self.review = Review(workspace, jobs, edits, self.advanced.values)
-        self.status, self.unlike = hint(NO_PREDICTION), hint()
         self.segment = button(
             "Segment this scan", self.segment_scan, "Segment with the newest fine-tuning", primary=True
         )
@@ -89,13 +92,16 @@ class Prediction(StepContent):
             self._content, form, row(self.toggle_button, self.flip), self.difference, self.accept,
             self._postprocessing_form(),
         ).setContentsMargins(0, 0, 0, 0)  # fmt: skip
+        self._segmenting = QWidget()
+        column(self._segmenting, row(self.segment, self.review.segment_all)).setContentsMargins(0, 0, 0, 0)
+        # Constant heights, so that nothing moves from scan to scan, nor when a job starts or ends.
         column(
-            self, self.status, self.unlike, self.segment, self.panel, self.review, self._content, self.export,
-            self.export.panel, self.advanced,
+            self, self._segmenting, self.status, self.review, self._content, self.export, self.advanced,
         )  # fmt: skip
         for signal in (session.project_changed, session.scan_changed, session.runs_changed,
                        session.classes_changed, session.job_changed, session.lock_changed,
-                       self.predictions.changed, self.uncertainty.changed):  # fmt: skip
+                       self.predictions.changed, self.uncertainty.changed,
+                       self.review.queue.changed):  # fmt: skip
             signal.connect(self.refresh)
         self.refresh()
 
@@ -174,28 +180,38 @@ class Prediction(StepContent):
         """Show the predictions of the scan on the screen."""
         predictions = self.predictions
         entries = predictions.entries()
-        self._content.setVisible(bool(entries))
-        self.export.setVisible(self.session.scan is not None)
+        can_predict, can_export = bool(self.session.runs("finetune")), self.session.scan is not None
+        for part in (self._segmenting, self._content, self.advanced):
+            part.setVisible(can_export and (can_predict or bool(entries)))
+        self.export.setVisible(can_export)
         not_segmented = predict_job(self.session) is not None
-        self.status.setText(NOT_SEGMENTED if not_segmented else NO_PREDICTION)
-        self.status.setVisible(not_segmented or not entries)
-        self.advanced.setVisible(not_segmented or bool(entries))
-        self.segment.setVisible(not_segmented)
-        allow(self.segment, job_blocked(self.session))
-        self.unlike.setText(self._unlike_training())
-        self.unlike.setVisible(bool(self.unlike.text()))
+        missing = NOT_SEGMENTED if not_segmented else "" if entries else NO_PREDICTION
+        self.status.say(
+            unlike=self._unlike_training(), state=missing or SEGMENTED, scans=self.review.progress
+        )
+        allow(self.segment, job_blocked(self.session) or ("" if not_segmented else SEGMENTED))
         self._fill_predictions(entries)
         self._fill_display()
-        job = self.session.job
-        self.panel.setVisible(job.running and job.kind == "predict")
-        allow(self.flip, "" if predictions.other is not None else ONE_PREDICTION)
-        allow(self.display_box, job_blocked(self.session))
-        allow(self.accept, self.session.read_only)
-        allow(self.apply_button, self.session.read_only or ("" if predictions.previewed else NO_CLEAN_UP))
+        self._allow_controls("" if entries else missing)
         if not predictions.previewed:
             self._reset_options()
-        self.difference.setText(self._difference())
-        self.difference.setVisible(bool(self.difference.text()))
+        difference = self._difference()
+        self.difference.setText(difference)
+        self.difference.setToolTip(difference)
+
+    def _allow_controls(self, missing: str) -> None:
+        """Grey what cannot be used.
+
+        Args:
+            missing: Why there is no prediction of the scan on the screen; empty if there is one.
+        """
+        predictions, read_only = self.predictions, self.session.read_only
+        for control in (self.prediction_box, self.toggle_button, self.largest, self.holes, self.min_volume):
+            allow(control, missing)
+        allow(self.flip, missing or ("" if predictions.other is not None else ONE_PREDICTION))
+        allow(self.display_box, missing or job_blocked(self.session))
+        allow(self.accept, read_only or missing)
+        allow(self.apply_button, read_only or missing or ("" if predictions.previewed else NO_CLEAN_UP))
 
     def _unlike_training(self) -> str:
         """How the scan differs from those that the shown, or else the newest, fine-tuning was trained on."""
@@ -234,13 +250,15 @@ class Prediction(StepContent):
     def _difference(self) -> str:
         """Changed volumes in ml, compared with the other prediction or by post-processing."""
         predictions = self.predictions
+        if predictions.shown is None:
+            return NOTHING_TO_COMPARE
         if predictions.previewed:
             if predictions.busy and not predictions.changes:
                 return "Cleaning up…"
             return f"Cleaned up, not saved yet: {self._changes(predictions.changes)}."
         runs = {run.id: run for run in self.session.predictions()}
         if predictions.other is None or predictions.other.run not in runs or predictions.busy:
-            return ""
+            return ONE_PREDICTION if predictions.other is None else ""
         number = predictions.other.run.split("-")[0].lstrip("0")
         which = f"run {number}" + ", cleaned up" * predictions.other.cleaned
         return f"Compared with {which}: {self._changes(predictions.changes)}."

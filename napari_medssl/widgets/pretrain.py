@@ -29,7 +29,7 @@ from napari_medssl.widgets.components import (
     row,
 )
 from napari_medssl.widgets.estimate_label import EstimateLabel
-from napari_medssl.widgets.finetune import STARTS
+from napari_medssl.widgets.finetune import NOTHING_TO_CONTINUE, STARTS
 from napari_medssl.workspace import Workspace
 
 NOT_PUBLISHED = "This method has no published configuration; choose another purpose."
@@ -62,11 +62,11 @@ class Pretrain(StepContent):
         self.resume = button(
             "Continue", self.go_on, "Resume the stopped pre-training from its last checkpoint"
         )
-        self.panel = JobPanel(session, self.kind, jobs.stop)
+        self.panel = JobPanel(session, self.kinds, jobs.stop)
         self.report = hint()
-        # Below the buttons comes what a training hides: they stay where they are when it starts and ends.
         buttons = row(self.start, self.resume, stretch=0)
-        column(self, form, buttons, self.about, self.estimate, self.advanced, self.panel, self.report)
+        # What a training hides comes last: nothing above it moves when it starts and ends.
+        column(self, form, buttons, self.panel, self.report, self.about, self.estimate, self.advanced)
         for signal in (session.project_changed, session.scan_changed, session.runs_changed,
                        session.lock_changed):  # fmt: skip
             signal.connect(self.refresh)
@@ -111,7 +111,8 @@ class Pretrain(StepContent):
         """Update which controls are enabled, and the report on the newest run."""
         idle = self.session.idle
         allow(self.start, no_job(self.session))
-        self.resume.setVisible(idle and self.session.resumable(self.kind) is not None)
+        resumable = self.session.resumable(self.kind) is not None
+        allow(self.resume, job_blocked(self.session) or ("" if resumable else NOTHING_TO_CONTINUE))
         for widget in (self.purpose, self.method, self.minutes):
             allow(widget, job_blocked(self.session))
         for part in (self.about, self.advanced):

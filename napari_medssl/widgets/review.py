@@ -32,11 +32,13 @@ HEADERS = {
 }
 ID = Qt.ItemDataRole.UserRole
 ROW, ROWS = 26, 4
+NO_OTHER = "There is no other scan to review."
+ALL_SEGMENTED = "The newest fine-tuning has segmented all scans."
 NOT_SHOWN = "This scan is not on the screen; click its row first."
 
 
 class Review(QWidget):
-    """A button that segments all scans, the queue, and the keys through it."""
+    """The queue and the buttons through it, and one that segments all scans, which the step lays out."""
 
     def __init__(
         self,
@@ -73,11 +75,11 @@ class Review(QWidget):
             "Mark this prediction as accepted and show the next scan (Shift+U); no training learns from it",
         )
         self.next_button = button("Next to review", self.show_next, "Show the next scan of the queue (N)")
-        self._buttons = QWidget()
-        column(self._buttons, row(self.accept_button, self.next_button)).setContentsMargins(0, 0, 0, 0)
-        column(self, self.segment_all, self.state, self.table, self._buttons).setContentsMargins(0, 0, 0, 0)
+        buttons = row(self.accept_button, self.next_button)
+        column(self, buttons, self.state, self.table).setContentsMargins(0, 0, 0, 0)
         for signal in (self.queue.changed, self.session.classes_changed):
             signal.connect(self._fill)
+        self.queue.changed.connect(lambda: self.session.messages.end(NO_OTHER, "nothing-yet"))
         for signal in (self.queue.changed, self.session.scan_changed, self.session.job_changed,
                        self.session.lock_changed):  # fmt: skip
             signal.connect(self.refresh)
@@ -95,7 +97,7 @@ class Review(QWidget):
         """Show the next scan of the queue."""
         following = self.queue.following(self.workspace.scan_loader.pending or self.session.scan)
         if following is None:
-            self.session.notify("info", "There is no other scan to review.")
+            self.session.notify("warning", NO_OTHER)
         else:
             catch_errors(self.session, lambda: self.workspace.scan_loader.open(following))
 
@@ -155,25 +157,29 @@ class Review(QWidget):
 
     def refresh(self) -> None:
         """Show what can be done now, and which scan is on the screen."""
-        queue = self.queue
-        others = queue.missing - (queue.item(self.session.scan) is None)  # which has a button of its own
-        self.segment_all.setVisible(bool(queue.run) and others > 0)
-        self.segment_all.setText(f"Segment all scans ({queue.missing} left)")
-        allow(self.segment_all, job_blocked(self.session))
-        shown = len(queue.items) > 1
+        queue, project = self.queue, self.session.project
+        count = len(project.scans) if project else 0
+        # Grey or empty, they keep their places while scans are segmented.
+        allow(self.segment_all, job_blocked(self.session) or ("" if queue.missing else ALL_SEGMENTED))
+        self.setVisible(bool(self.session.runs("finetune")) and count > 1)
+        self.table.setFixedHeight(HEADER_HEIGHT + ROW * min(max(count, 1), ROWS) + 8)
         accepted = sum(item.accepted for item in queue.items)
         self.state.setText(f"{accepted} of {len(queue.items)} accepted, the worst of the others first:")
         queued = queue.item(self.session.scan) is not None
         allow(self.accept_button, self.session.read_only or ("" if queued else NOT_QUEUED))
-        for widget in (self.state, self.table, self._buttons):
-            widget.setVisible(shown)
-        self.setVisible(shown or not self.segment_all.isHidden())
         scans = [item.scan for item in queue.items]
         self.table.blockSignals(True)
         self.table.clearSelection()
         if self.session.scan in scans:
             self.table.selectRow(scans.index(self.session.scan))
         self.table.blockSignals(False)
+
+    @property
+    def progress(self) -> str:
+        """How many of several scans are not segmented, as a sentence; empty for none."""
+        missing, project = self.queue.missing, self.session.project
+        count = len(project.scans) if project else 0
+        return f"{missing} of {count} scans have to be segmented." if missing and count > 1 else ""
 
     def _fill(self) -> None:
         """Show the queue."""
@@ -191,7 +197,6 @@ class Review(QWidget):
                 self.table.setItem(number, position, entry)
         for position in (QUALITY, REVIEWED):
             self.table.resizeColumnToContents(position)
-        self.table.setFixedHeight(HEADER_HEIGHT + ROW * min(max(len(items), 1), ROWS) + 8)
         self.table.blockSignals(False)
 
     def _tip(self, item: Reviewable) -> str:

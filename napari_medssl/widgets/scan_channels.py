@@ -76,8 +76,9 @@ class ScanChannels:
 
     def _on_added(self, scan: Scan, name: str) -> None:
         added = next(channel for channel in scan.channels if channel.channel == name)
-        notes = f" {' '.join(added.notes)}" if added.notes else ""
-        self.session.notify("info", f"{scan.title} has the channels {describe_channels(scan)} now.{notes}")
+        self.session.notify("info", f"{scan.title} has the channels {describe_channels(scan)} now.")
+        if added.notes:
+            self.session.notify("warning", f"{name} of {scan.title}: {' '.join(added.notes)}")
         self.session.scans_changed.emit()
 
     def remove(self, scan: Scan, name: str) -> None:

@@ -56,4 +56,8 @@ class ScanModality:
                 set_modality(project, scan_id, modality, channel=channel)
                 yield scan_id
 
-        self._worker.submit(change, lambda _: self.session.scans_changed.emit())
+        self._worker.submit(change, lambda _: self._on_set())
+
+    def _on_set(self) -> None:
+        self.session.messages.end(UNSURE)
+        self.session.scans_changed.emit()

@@ -54,5 +54,6 @@ QListWidget::item, QTableWidget::item { padding: 5px 6px; }
 QListWidget::item { border-radius: 3px; }
 QListWidget::item:selected, QTableWidget::item:selected { background-color: @accent; color: white; }
 QComboBox, QLineEdit, QAbstractSpinBox { min-height: 24px; border-radius: 4px; }
+QComboBox, QComboBox:disabled { border: 1px solid transparent; }
 QScrollArea { border: none; }
 """

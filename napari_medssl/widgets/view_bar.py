@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from qtpy.QtGui import QAction
-from qtpy.QtWidgets import QMenu, QWidget
+from qtpy.QtWidgets import QMenu, QSizePolicy, QWidget
 
 from napari_medssl.annotate.keys import Key
 from napari_medssl.model.reasons import NO_SCAN
@@ -49,7 +49,11 @@ class ViewBar(QWidget):
         self.planes_button = button("Three planes", self.switch_planes, PLANES_TIP)
         self.planes_button.setCheckable(True)
         tools.three_planes.changed.connect(self.refresh)
-        column(self, row(self.window_button, self.planes_button)).setContentsMargins(8, 6, 8, 0)
+        buttons = row(self.window_button, self.planes_button)
+        for place, (widget, share) in enumerate(((self.window_button, 2), (self.planes_button, 1))):
+            widget.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)  # whatever it says
+            buttons.setStretch(place, share)
+        column(self, buttons).setContentsMargins(8, 6, 8, 0)
         self.window_level.changed.connect(self.refresh)
         self.refresh()
 

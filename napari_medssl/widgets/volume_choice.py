@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from medssl.core.errors import UserError
 from medssl.core.io.channel_files import choose_volumes, volume_numbers
 from qtpy.QtWidgets import QInputDialog, QWidget
 
-from napari_medssl.error_handling import catch_errors
+from napari_medssl.error_handling import catch_errors, report_error
 from napari_medssl.io.scan_adder import ScanAdder, Source, count
 from napari_medssl.model.session import Session
 
@@ -20,12 +21,13 @@ class VolumeChoice:
         self._adder, self._session, self._parent = adder, session, parent
         adder.several_volumes.connect(self.ask)
 
-    def ask(self, sources: Sequence[Source]) -> None:
-        """Ask for the numbers of volumes, and add them.
+    def ask(self, refused: Mapping[Source, UserError]) -> None:
+        """Ask for the numbers of volumes, and add them; without an answer, say why the files are not added.
 
         Args:
-            sources: The 4D files.
+            refused: The 4D files, and why none of them is one scan.
         """
+        sources = list(refused)
         name = sources[0].file.path.name if sources[0].file else ""
         more = f" and {count(len(sources) - 1, 'more file')}" if len(sources) > 1 else ""
         text, chosen = QInputDialog.getText(
@@ -36,6 +38,9 @@ class VolumeChoice:
         )
         if chosen:
             catch_errors(self._session, lambda: self.take(sources, text))
+        else:
+            for error in refused.values():
+                report_error(self._session, error)
 
     def take(self, sources: Sequence[Source], text: str) -> None:
         """Add volumes of 4D files.

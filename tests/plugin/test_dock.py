@@ -247,7 +247,7 @@ def test_pre_training_runs_and_its_weights_are_offered(make, qtbot, said):
     assert made.session.job.phase == "Finished" and not said
     assert made.pretrain.panel.curve.points == [(0, 1), (1, 0.5), (2, 1 / 3)]
     assert made.finetune.weights.itemText(1) == "PGL pre-training (run 1)"
-    assert not made.pretrain.resume.isVisibleTo(made.pretrain)
+    assert not made.pretrain.resume.isEnabled()
 
 
 def test_a_collapsed_pre_training_says_so_and_is_not_offered(make, qtbot, said):
@@ -281,7 +281,7 @@ def test_a_stopped_pre_training_goes_on_in_the_same_run(make, qtbot):
     wait_for_end(qtbot, made)
     assert made.session.job.phase == "Stopped"
     made = make(ENDS)
-    assert made.pretrain.resume.isVisibleTo(made.pretrain)
+    assert made.pretrain.resume.isEnabled()
     made.pretrain.resume.click()
     wait_for_end(qtbot, made)
     assert made.session.job.phase == "Finished" and len(made.session.runs("pretrain")) == 1
@@ -342,9 +342,9 @@ def test_a_failure_stays_in_its_step_until_the_next_attempt(make, qtbot):
     made.steps[1].expand()
     assert not shown.shown and not shown.isVisible()
     made.annotate.new.click()
-    made.workspace.annotation_layer.paint((4, 5, 6), 1)
     made.steps[3].expand()
     assert shown.shown == [sentence] and shown.isVisible()
+    made.workspace.annotation_layer.paint((4, 5, 6), 1)
     made.finetune.start.click()
     assert not shown.shown
     wait_for_end(qtbot, made)
@@ -363,7 +363,7 @@ def test_nothing_moves_when_a_sentence_comes_or_goes(make, qtbot):
     made.finetune.start.click()
     with_sentence = places()
     assert with_sentence[0] == before[0]
-    made.feedback.messages.attempt()
+    made.session.messages.attempt()
     assert places() == with_sentence, "the room is kept until another step is opened"
 
 
@@ -410,6 +410,20 @@ def test_a_job_that_fails_is_seen_from_every_step_and_says_why_in_its_own(make, 
     assert feedback.messages.shown == ["There is too little memory; close other programs."]
     made.steps[0].expand()
     assert feedback.job_line.text() == RESEARCH_USE, "it has been seen"
+
+
+def test_a_job_that_finished_is_seen_from_every_step_until_its_own_is_opened(make, qtbot):
+    made = make()
+    made.pretrain.start.click()
+    wait_for_end(qtbot, made)
+    line = made.feedback.job_line
+    for step in (0, 1, 3, 4, 5):
+        made.steps[step].expand()
+        assert line.text().startswith("Pre-training finished.") and line.isVisible()
+    line.linkActivated.emit("step")
+    assert made.steps[2].isExpanded() and line.text() == RESEARCH_USE
+    made.steps[0].expand()
+    assert line.text() == RESEARCH_USE, "it has been seen"
 
 
 def test_a_running_job_is_seen_from_every_other_step(make, qtbot):

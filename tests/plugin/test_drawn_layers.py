@@ -85,7 +85,7 @@ def test_pixels_are_taken_as_mm_as_they_are_drawn_and_that_is_said(workspace):
         (Points([(1, 2)]), "not-3d"),
         (Points([(1, 2, 3)], units=("s",) * 3), "other-units"),
         (Points(ndim=3, **PLACED), "empty-layer"),
-        (Points([(40, 2, 2)], **PLACED), "outside"),
+        (Points([(40, 2, 2)], **PLACED), "beside-scan"),
         (Shapes([[(0, 0, 0), (2, 3, 3)]], shape_type="line", **PLACED), "crosses-slices"),
     ],
 )

@@ -17,6 +17,7 @@ from napari_medssl import layers
 from napari_medssl.explore.pca_colors import COLORS
 from napari_medssl.explore.point_layers import LANDMARKS, MATCHES
 from napari_medssl.widgets import Dock
+from napari_medssl.widgets.features import NO_FEATURES
 from napari_medssl.widgets.finetune import SHAPES_NAME
 
 SHAPE, STEP = (10, 16, 18), (1, 2, 2)
@@ -254,4 +255,4 @@ def test_nothing_has_to_be_trained_before_features_are_computed(qtbot, tmp_path,
     nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "a.nii")
     Project.create(tmp_path / "project").add_scan(tmp_path / "a.nii")
     open_and_wait(made, tmp_path / "project")
-    assert made.features.compute.isEnabled() and not made.features.status.text() and not said
+    assert made.features.compute.isEnabled() and made.features.status.text() == NO_FEATURES and not said

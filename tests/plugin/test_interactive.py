@@ -10,7 +10,9 @@ import nibabel
 import numpy as np
 import pytest
 from medssl.core.errors import UserError
+from medssl.core.project.project import Project
 from napari.components import ViewerModel
+from user_simulation import open_and_wait
 
 from napari_medssl.annotate.edits import Edits
 from napari_medssl.interactive import proposals, server
@@ -18,6 +20,7 @@ from napari_medssl.interactive.proposals import PROPOSAL, Proposals, Tool
 from napari_medssl.interactive.server import PromptServer
 from napari_medssl.layers import find
 from napari_medssl.model.session import Session
+from napari_medssl.widgets import Dock
 from napari_medssl.workspace import Workspace
 
 if not server.is_installed():
@@ -262,6 +265,41 @@ def test_a_defect_in_the_thread_is_reported_once(qtbot, workspace, monkeypatch) 
     drag(workspace, [(2, 3, 3)])
     answered(qtbot, workspace)
     assert len(said) == 1 and "KeyError" in said[0]
+
+
+def test_a_silent_server_is_named_in_the_dock_until_the_next_prompt(
+    qtbot, said, tmp_path, remote, monkeypatch
+) -> None:
+    path = tmp_path / "blocks.nii"
+    nibabel.save(nibabel.Nifti1Image(blocks().transpose(2, 1, 0), np.diag([1.0, 1, 3, 1])), path)
+    Project.create(tmp_path / "project").add_scan(path)
+    monkeypatch.setitem(server.TIMEOUTS_S, "read_timeout", 0.3)
+    dock = Dock(ViewerModel())
+    qtbot.addWidget(dock)
+    open_and_wait(dock, tmp_path / "project")
+    dock.steps[1].expand()
+    dock.workspace.new_annotation()
+    dock.workspace.go_to(0, 2)
+    panel, shown = dock.annotate.interactive, dock.feedback.messages
+    panel.address.setText(remote.address)
+    panel.switch.click()
+    dock.workspace.proposals = panel.proposals
+    drag(dock.workspace, [(2, 7, 8)])
+    assert np.array_equal(answered(qtbot, dock.workspace), blocks() == 2)
+    remote.answers.clear()
+    drag(dock.workspace, [(2, 3, 3)])
+    qtbot.waitUntil(lambda: bool(shown.shown), timeout=20_000)
+    (sentence,) = shown.shown
+    assert f"{remote.address} takes too long to answer" in sentence and said == [("error", sentence)]
+    dock.steps[0].expand()
+    dock.steps[1].expand()
+    assert shown.shown == [sentence]
+    remote.answers.set()
+    drag(dock.workspace, [(2, 3, 3)])
+    assert not shown.shown
+    answered(qtbot, dock.workspace)
+    assert not shown.shown and len(said) == 1
+    dock._leave()
 
 
 def test_without_an_answer_there_is_nothing_to_accept(workspace) -> None:

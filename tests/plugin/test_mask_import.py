@@ -124,6 +124,22 @@ def test_a_folder_of_masks_is_one_mask(workspace, qtbot, tmp_path):
     assert [item.name for item in workspace.session.project.classes] == ["liver", "spleen"]
 
 
+def test_overlaps_of_masks_are_named_before_the_import_and_after_it(workspace, qtbot, tmp_path):
+    (tmp_path / "masks").mkdir()
+    for index, name in enumerate(("liver", "spleen")):
+        values = np.zeros(SHAPE, np.uint8)
+        values[2 + index : 5 + index, 3:7, 3:6] = 1
+        nibabel.save(nibabel.Nifti1Image(values, AFFINE), tmp_path / "masks" / f"{name}.nii.gz")
+    preview, messages = asked(workspace, qtbot, tmp_path / "masks"), workspace.session.messages
+    note = preview.notes.text()
+    assert "24 voxels" in note and preview.notes.isVisible() and not messages.shown
+    preview.accept()
+    qtbot.waitUntil(lambda: len(messages.shown) == 1, timeout=20_000)
+    assert messages.shown[0].text == f"masks: {note}" and messages.shown[0].severity == "warning"
+    workspace.undo.undo()
+    assert not messages.shown
+
+
 def test_without_a_word_nothing_is_complete(workspace, qtbot, tmp_path):
     preview = asked(workspace, qtbot, write_mask(tmp_path)[0])
     preview.accept()

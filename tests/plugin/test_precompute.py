@@ -122,7 +122,7 @@ def test_opening_a_scan_computes_its_features_and_nothing_of_it_is_seen(make, qt
     assert not dock.features.compute.isEnabled(), "that is what is being done"
     (project.root / "go").touch()
     qtbot.waitUntil(lambda: ready(dock), timeout=PATIENCE)
-    assert dock.features.summary() == "ready" and not dock.features.status.text() and not said
+    assert dock.features.summary() == "ready" and dock.features.status.text() == features.READY and not said
     assert dock.features.follow.isEnabled() and dock.features.compute.isEnabled()
     assert not project.runs() and dock.session.job == job_state.JobState()
     rest(qtbot)
@@ -193,7 +193,7 @@ def test_a_scan_that_has_features_lets_the_one_before_be_finished(make, qtbot, p
     qtbot.waitUntil(lambda: asked(project) == ["features shapes a"], timeout=PATIENCE)
     dock.workspace.scan_loader.open("b")
     qtbot.waitUntil(lambda: dock.session.scan == "b", timeout=PATIENCE)
-    assert not dock.features.status.text() and dock.features.summary() == "ready"
+    assert dock.features.status.text() == features.READY and dock.features.summary() == "ready"
     (project.root / "go").touch()
     qtbot.waitUntil(lambda: not dock.features.precompute.scan, timeout=PATIENCE)
     assert open_features(project, "a", "shapes")
@@ -229,7 +229,7 @@ def test_a_window_that_may_only_look_computes_nothing(make, qtbot, project):
     qtbot.waitUntil(lambda: second.session.scan == "b", timeout=PATIENCE)
     rest(qtbot)
     assert asked(project) == ["features shapes a"] and not second.features.precompute.scan
-    assert not second.features.status.text(), "it does not promise any"
+    assert second.features.status.text() == features.NO_FEATURES, "it does not promise any"
 
 
 @pytest.mark.parametrize(("computing", "words"), [(FAILS, "too little memory"), (DIES, "signal 11")])

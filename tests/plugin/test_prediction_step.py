@@ -19,6 +19,7 @@ from napari_medssl import layers
 from napari_medssl.predict.predictions import PredictionKey
 from napari_medssl.predict.uncertainty_layer import ROLE, UNCERTAINTY, class_colors, uncertainty_colors
 from napari_medssl.widgets import Dock
+from napari_medssl.widgets.prediction import NO_PREDICTION, NOT_SEGMENTED, SEGMENTED
 
 PATIENCE = 120_000
 
@@ -113,23 +114,25 @@ def test_one_button_takes_the_slice_over(made, qtbot, said):
     assert np.array_equal(made.workspace.annotation_layer.data[3], made.workspace.prediction_layer.data[3])
 
 
-def test_nothing_is_in_the_step_before_there_is_a_prediction(made):
-    run = made.session.project.run(made.workspace.predictions.shown_run)
+def test_what_needs_a_prediction_is_grey_before_there_is_one_and_gone_before_a_fine_tuning(made):
+    run, step = made.session.project.run(made.workspace.predictions.shown_run), made.prediction
     (run.folder / "predictions" / "a.npz").unlink()
     made.session.select("a")
-    made.prediction.refresh()
-    assert not made.prediction.accept.isVisibleTo(made.prediction)
-    assert made.prediction.status.isVisibleTo(made.prediction)
+    step.refresh()
+    assert not step.accept.isEnabled() and step.accept.toolTip() == NOT_SEGMENTED == step.status.text()
+    run.checkpoint.unlink()
+    made.session.reload_runs()
+    assert not step.accept.isVisibleTo(step) and step.status.text() == NO_PREDICTION
 
 
 def test_a_scan_unlike_those_of_the_training_is_named(made):
     step, project = made.prediction, made.session.project
-    assert not step.unlike.isVisibleTo(step)
+    assert "voxels of" not in step.status.text()
     card = project.run(made.workspace.predictions.shown_run).folder / "card.json"
     data = {**training_data(project.scans.values()), "spacing_mm": [[1, 0.5, 0.5], [1, 0.5, 0.5]]}
     write_json(card, {**read_json(card), "training_data": data})
     step.refresh()
-    assert "voxels of 1.5 x 1.5 x 4 mm" in step.unlike.text() and step.unlike.isVisibleTo(step)
+    assert "voxels of 1.5 x 1.5 x 4 mm" in step.status.text()
 
 
 def test_colours_grow_from_nothing_to_the_class(qtbot):
@@ -141,12 +144,12 @@ def test_colours_grow_from_nothing_to_the_class(qtbot):
 
 def test_another_scan_is_segmented_with_the_newest_fine_tuning(made, qtbot, said, tmp_path):
     step, project = made.prediction, made.session.project
-    assert not step.segment.isVisibleTo(step)
+    assert not step.segment.isEnabled() and step.segment.toolTip() == SEGMENTED
     values = np.random.default_rng(1).normal(size=(12, 10, 8)).astype(np.float32)
     nibabel.save(nibabel.Nifti1Image(values, np.diag([-1.5, -1.5, 4, 1])), tmp_path / "b.nii.gz")
     other = project.add_scan(tmp_path / "b.nii.gz")
     made.session.select(other.id)
-    assert step.segment.isVisibleTo(step)
+    assert step.segment.isEnabled()
     step.segment.click()
     qtbot.waitUntil(lambda: not made.session.job.running, timeout=PATIENCE)
-    assert made.workspace.predictions.shown is not None and not step.segment.isVisibleTo(step), said
+    assert made.workspace.predictions.shown is not None and not step.segment.isEnabled(), said

@@ -14,6 +14,7 @@ from test_prediction_step import PATIENCE, run_with_weights
 from user_simulation import open_and_wait
 
 from napari_medssl.widgets import Dock
+from napari_medssl.widgets.review import ALL_SEGMENTED
 
 EXPECTED = {"a": 0.9, "b": 0.3, "c": 0.6}
 
@@ -124,8 +125,9 @@ def test_other_weights_empty_the_queue(made, qtbot):
     run.checkpoint.write_bytes(b"trained further")
     made.session.runs_changed.emit()
     qtbot.waitUntil(lambda: not made.prediction.review.queue.items, timeout=10_000)
-    assert not made.prediction.review.table.isVisibleTo(made)
-    assert made.prediction.review.segment_all.text() == "Segment all scans (3 left)"
+    review = made.prediction.review
+    assert review.table.rowCount() == 0 and review.segment_all.isEnabled()
+    assert "3 of 3 scans have to be segmented." in made.prediction.status.text()
 
 
 def test_all_scans_that_are_missing_are_segmented_by_one_job(qtbot, said, project):
@@ -139,6 +141,6 @@ def test_all_scans_that_are_missing_are_segmented_by_one_job(qtbot, said, projec
     assert "finished" in opened.prediction.panel.stop_button.toolTip()
     qtbot.waitUntil(lambda: not opened.session.job.running, timeout=PATIENCE)
     qtbot.waitUntil(lambda: len(review.queue.items) == 3 and not review.queue.missing, timeout=10_000)
-    assert review.segment_all.isHidden() and not said
+    assert not review.segment_all.isEnabled() and review.segment_all.toolTip() == ALL_SEGMENTED and not said
     values = [item.quality for item in review.queue.items]
     assert values == sorted(values)

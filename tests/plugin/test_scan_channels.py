@@ -57,7 +57,8 @@ def test_a_file_becomes_a_channel_and_a_layer_below_the_scan(
     assert asked == [["flair", "t2"]]  # that of the other scan first
     layer = dock.workspace.viewer.layers["p1 t2"]
     assert layer.data.shape == dock.workspace.scan_layer.data.shape and not layer.visible
-    assert any("resampled" in text for _, text in said)
+    (note,) = dock.feedback.messages.shown
+    assert note.startswith("t2 of p1: ") and "resampled" in note and ("warning", note) in said
     assert dock.scans.table.item(0, NAME).text().endswith("\nMR, t2")
     assert Project.open(project.root).scans["p1"].channel_names == ("", "t2")
 
@@ -95,6 +96,27 @@ def test_what_does_not_fit_is_one_sentence(dock, qtbot, project, tmp_path, said)
     assert project.scans["p1"].channels == ()
 
 
+def test_a_sequence_of_another_place_is_refused_until_the_next_attempt(
+    dock, qtbot, project, tmp_path, said
+) -> None:
+    far = np.diag([2.0, 2, 2, 1])
+    far[:3, 3] = 500
+    values = np.random.default_rng(7).normal(size=(10, 9, 6)).astype(np.float32)
+    nibabel.save(nibabel.Nifti1Image(values, far), tmp_path / "far.nii")
+    channels, messages = dock.scans.table.channels, dock.feedback.messages
+    channels.add(project.scans["p1"], tmp_path / "far.nii", "t2")
+    qtbot.waitUntil(lambda: bool(messages.shown), timeout=20_000)
+    (sentence,) = messages.shown
+    assert "far.nii" in sentence and said == [("error", sentence)]
+    assert project.scans["p1"].channels == () and channels_shown(dock) == ["p1"]
+    dock.steps[1].expand()
+    dock.steps[0].expand()
+    assert messages.shown == [sentence] and messages.isVisible()
+    channels.add(project.scans["p1"], write(tmp_path / "near.nii", 8), "t2")
+    qtbot.waitUntil(lambda: channels_shown(dock) == ["p1 t2", "p1"], timeout=20_000)
+    assert not messages.shown
+
+
 def test_a_folder_of_nnunet_s_files_gives_scans_with_channels(qtbot, said, tmp_path) -> None:
     (tmp_path / "imagesTr").mkdir()
     for number in range(4):
@@ -119,7 +141,18 @@ def test_of_a_4d_file_volumes_are_chosen(qtbot, said, tmp_path, monkeypatch) -> 
     qtbot.waitUntil(lambda: channels_shown(dock) == ["four 0000", "four"], timeout=30_000)
     assert len(asked) == 1 and asked[0].startswith("four.nii.gz: which volumes")
     assert dock.session.project.scans["four"].volume == 1
+    assert not dock.feedback.messages.shown and not said
     dock._leave()
+
+
+def test_a_4d_file_of_which_no_volume_is_chosen_says_why_it_is_not_there(
+    dock, qtbot, said, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(QInputDialog, "getText", lambda *given, text: ("", False))
+    dock.scans.add([write(tmp_path / "four.nii.gz", 0, (10, 9, 6, 3))])
+    qtbot.waitUntil(lambda: not dock.scans.adder.busy and bool(said), timeout=30_000)
+    (sentence,) = dock.feedback.messages.shown
+    assert "four.nii.gz is not one 3D volume" in sentence and said == [("error", sentence)]
 
 
 @pytest.mark.parametrize(
