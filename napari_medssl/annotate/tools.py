@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from medssl.core.errors import UserError
 from medssl.core.project.project import SURE_BACKGROUND
 from napari.components import ViewerModel
 from napari.layers import Labels
 from psygnal import Signal
 
+from napari_medssl import navigation
 from napari_medssl.model.session import Session
 
 
@@ -29,12 +31,25 @@ class Tools:
     def label(self) -> int | None:
         """What a stroke on the canvas sets: a class id, 255 for sure background, 0 for the eraser.
 
-        None while strokes do not change the annotation, because of another mode or another active layer.
+        None while strokes do not change the annotation: in another mode, with another active layer, or where
+        no slice of the scan is on the screen.
         """
+        return self._in_hand if self._is_on_slice else None
+
+    @property
+    def _in_hand(self) -> int | None:
+        """The same, if there were a slice of the scan on the screen."""
         layer = self._layer
         if layer is None or self.viewer.layers.selection.active != layer:  # a plugin's viewer has proxies
             return None
         return {"paint": int(layer.selected_label), "erase": 0}.get(layer.mode)
+
+    @property
+    def _is_on_slice(self) -> bool:
+        try:
+            return self._layer is not None and bool(navigation.current_slice(self.viewer.dims, self._layer))
+        except UserError:
+            return False
 
     def watch(self, layer: Labels) -> None:
         """Follow this layer from now on, with the tool and the class of the layer before.
@@ -54,7 +69,7 @@ class Tools:
 
     def _keep(self) -> None:
         if self._layer in self.viewer.layers:
-            self._kept = self.label
+            self._kept = self._in_hand
 
     def _on_mode(self, event: object = None) -> None:
         self.changed.emit()

@@ -113,8 +113,9 @@ class UncertaintyLayer:
         scan, layer, viewer = self.session.need_scan(), self.layer, self.predictions.viewer
         if layer is None:
             layer = uncertainty_image(values, scan.geometry, scan.id)
-            below = self.predictions.layer
-            layers.add(viewer, layer, viewer.layers.index(below) if below is not None else 1)
+            above = self.predictions.layer
+            position = layers.above_scan(viewer, scan.id) if above is None else viewer.layers.index(above)
+            layers.add(viewer, layer, position)
         else:
             layer.data = values
             layer.scale = scan.geometry.spacing_mm

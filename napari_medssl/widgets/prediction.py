@@ -179,7 +179,7 @@ class Prediction(StepContent):
         not_segmented = predict_job(self.session) is not None
         self.status.setText(NOT_SEGMENTED if not_segmented else NO_PREDICTION)
         self.status.setVisible(not_segmented or not entries)
-        self.advanced.setVisible(not_segmented or bool(entries))
+        self.advanced.setVisible((not_segmented or bool(entries)) and not self.session.read_only)
         self.segment.setVisible(not_segmented)
         allow(self.segment, job_blocked(self.session))
         self.unlike.setText(self._unlike_training())
