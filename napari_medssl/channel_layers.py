@@ -10,17 +10,21 @@ from medssl.core.io.volume import Volume
 from medssl.core.project.project import Project, Scan
 from napari.components import ViewerModel
 from napari.layers import Image
+from napari.utils import Colormap
 from psygnal import Signal
 
 from napari_medssl import layers
 from napari_medssl.io.scan_loader import read
 from napari_medssl.latest_only_worker import LatestOnlyWorker
 from napari_medssl.model.session import Session
+from napari_medssl.overlay_colors import overlay_colors
 
 COLORMAPS = {"pt": "inferno"}
-"""Colour maps by modality; a channel of another one is grey where it is shown alone."""
-OVERLAYS = ("bop orange", "bop blue", "bop purple")
-"""Colour maps of further channels in grey, where all are shown together."""
+"""Colour maps by modality of a channel that is shown alone; those of others are grey."""
+OVERLAYS = ("inferno", "bop blue", "bop purple")
+"""Colours of channels after the first that are grey when alone, where all are shown together."""
+OPACITY = 0.7
+"""Of their bright colours: what the first channel shows is still seen through them."""
 FIRST, TOGETHER = "", None
 """What is shown: the first channel, all of them, or else the one of this name."""
 
@@ -28,8 +32,8 @@ FIRST, TOGETHER = "", None
 class ChannelLayers:
     """Reads channels in a thread once their scan is on the screen, and removes them with it.
 
-    Further channels lie above the scan and below all overlays. Together, they are added to the first one: a
-    PET is zero nearly everywhere, and leaves the CT below as it is.
+    Further channels lie above the scan and below all overlays. Together, they are seen through where their
+    values are low: a PET, low nearly everywhere, leaves the CT below as it is.
     """
 
     changed = Signal()
@@ -42,6 +46,8 @@ class ChannelLayers:
         """What is shown in the next scan, too, where it has it."""
         self._limits: dict[str, tuple[float, float]] = {}
         """Contrast limits of channels that have left the screen, by `_key`."""
+        self._colors: dict[str, Colormap] = {}
+        """Colour maps of channels on the screen when they are shown alone."""
         for signal in (session.project_changed, session.scans_changed, session.scan_changed):
             signal.connect(self.refresh)
         viewer.layers.events.inserted.connect(self._on_inserted)
@@ -119,8 +125,18 @@ class ChannelLayers:
         alone = self._wanted if self._wanted in names else FIRST
         for number, (name, (part, layer)) in enumerate(zip(names, parts, strict=False)):
             if number:
-                _colour(part, layer, OVERLAYS[(number - 1) % len(OVERLAYS)], together)
+                self._color(part, layer, OVERLAYS[(number - 1) % len(OVERLAYS)], together)
             layer.visible = together or name == alone
+
+    def _color(self, part: Scan, layer: Image, color: str, together: bool) -> None:
+        """Let a channel be seen through, or not; the colours are those that the user may have chosen."""
+        is_overlay, key = layer.colormap.colors[0, 3] == 0, _key(part)
+        if together and not is_overlay:
+            self._colors[key] = layer.colormap
+            of = color if layer.colormap.name == "gray" else layer.colormap
+            layer.colormap = overlay_colors(of, f"{part.channel} overlay", OPACITY)
+        elif is_overlay and not together and key in self._colors:
+            layer.colormap = self._colors[key]
 
     def _on_inserted(self, event: Any) -> None:
         event.value.events.visible.connect(self._on_change)
@@ -150,15 +166,6 @@ class ChannelLayers:
         layer = Image(data, visible=False, **kwargs)
         layers.add(self._viewer, layer, position=layers.above_scan(self._viewer, scan.id))
         self.arrange()
-
-
-def _colour(part: Scan, layer: Image, overlay: str, together: bool) -> None:
-    """Add a channel to those below it in colour, or let it cover them; a colour map of the user's stays."""
-    alone = COLORMAPS.get(part.modality, "gray")
-    overlay = COLORMAPS.get(part.modality, overlay)
-    if layer.colormap.name in (alone, overlay):
-        layer.colormap = overlay if together else alone
-    layer.blending = "additive" if together else "translucent_no_depth"
 
 
 def _read(project: Project, parts: list[Scan]) -> Iterator[tuple[Scan, Volume, str]]:

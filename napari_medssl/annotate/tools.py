@@ -34,7 +34,8 @@ class Tools:
         None while strokes do not change the annotation: in another mode, with another active layer, or where
         no slice of the scan is on the screen.
         """
-        return self._in_hand if self._is_on_slice else None
+        in_hand = self._in_hand
+        return in_hand if in_hand is not None and self._is_on_slice else None
 
     @property
     def _in_hand(self) -> int | None:

@@ -9,13 +9,13 @@ from medssl.core.jobs import PredictJob
 from medssl.core.project.probabilities import ONE, open_probabilities
 from napari.layers import Image
 from napari.utils import Colormap
-from napari.utils.colormaps import ensure_colormap
 from napari.utils.colormaps.standardize_color import transform_color
 from psygnal import Signal
 
 from napari_medssl import layers
 from napari_medssl.engine.job_runner import JobRunner
 from napari_medssl.error_handling import catch_errors
+from napari_medssl.overlay_colors import overlay_colors
 from napari_medssl.predict.predictions import Predictions
 
 CLASSES_ONLY, UNCERTAINTY = -1, 0
@@ -166,6 +166,4 @@ def class_colors(color: str) -> Colormap:
 
 def uncertainty_colors() -> Colormap:
     """A perceptually uniform colormap (inferno), transparent where uncertainty is low."""
-    colors = np.array(ensure_colormap("inferno").colors)
-    colors[:, 3] = np.linspace(0, 1, len(colors)).clip(0, 0.5) * 2
-    return Colormap(colors, name="uncertainty")
+    return overlay_colors("inferno", "uncertainty")

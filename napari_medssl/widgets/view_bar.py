@@ -28,8 +28,8 @@ PLANES_TIP = (
 )
 PLANES_KEY = "F10"
 CHANNELS_TIP = (
-    "Show one channel of the scan after the other, then all together: the first in grey, the others added in "
-    "colour (G). The window is that of the first channel that is visible"
+    "Show one channel of the scan after the other, then all together: the first in grey, the others over it "
+    "in colour (G). The window is that of the first channel that is visible"
 )
 CHANNELS_KEY = "G"
 ONE_CHANNEL = "This scan has one channel; right-click its row in step 1 to add another."

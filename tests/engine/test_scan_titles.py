@@ -29,16 +29,16 @@ Action = Callable[[Project, str], object]
 def project(small_project: Project, second_file: Path) -> Project:
     """Its scans "scan" and "other"; the first, renamed, has a channel and a run without predictions."""
     small_project.add_scan(second_file)
-    small_project.add_channel("scan", second_file_of_same_place(small_project), "t2")
+    small_project.add_channel("scan", other_values(small_project, 2), "t2")
     small_project.rename_scan("scan", NAME)
     return small_project
 
 
-def second_file_of_same_place(project: Project) -> Path:
-    """The scan's own file with other values."""
+def other_values(project: Project, factor: float) -> Path:
+    """A file on the scan's grid."""
     source = nibabel.load(project.scan("scan").source)
-    path = project.root.parent / "t2.nii"
-    nibabel.save(nibabel.Nifti1Image(np.asarray(source.dataobj) * 2 + 7, source.affine), path)
+    path = project.root.parent / f"{factor}.nii"
+    nibabel.save(nibabel.Nifti1Image(np.asarray(source.dataobj) * factor + 7, source.affine), path)
     return path
 
 
@@ -53,7 +53,7 @@ def _damaged_image(project: Project, run: str) -> object:
     [
         lambda project, run: accept(project, run, "scan"),
         lambda project, run: project.add_channel("scan", Path(project.scan("scan").source), "t1"),
-        lambda project, run: project.add_channel("scan", Path(project.scan("other").source), "t2"),
+        lambda project, run: project.add_channel("scan", other_values(project, 3), "t2"),
         lambda project, run: project.remove_channel("scan", ""),
         lambda project, run: project.scan("gone"),
         lambda project, run: cleaned(project, run, "scan", Postprocessing()),

@@ -40,8 +40,8 @@ def pet(low: float = 0) -> np.ndarray:
 
 
 @pytest.fixture
-def user(make_napari_viewer, tmp_path) -> WindowUser:
-    """Three scans, of which the first two have a PET; the first, with a painted voxel, is on the screen."""
+def window(make_napari_viewer, tmp_path):
+    """A window with three scans, of which the first two have a PET; the first, with a painted voxel, is on the screen."""
     viewer = make_napari_viewer(show=True)
     viewer.window.resize(1280, 800)
     _, dock = viewer.window.add_plugin_dock_widget("napari-medssl")
@@ -54,10 +54,10 @@ def user(make_napari_viewer, tmp_path) -> WindowUser:
     labels[10, 28:33, 28:33] = 1
     project.save_annotation("one", Annotation(labels, ()))
     open_and_wait(dock, project.root)
-    made = WindowUser(viewer, dock)
-    wait_for_channels(made, 2)
-    made.go_to_slice(10)
-    return made
+    user = WindowUser(viewer, dock)
+    wait_for_channels(user, 2)
+    user.go_to_slice(10)
+    return viewer, dock
 
 
 def wait_for_channels(user: WindowUser, number: int) -> None:
@@ -83,7 +83,8 @@ def text(user: WindowUser) -> str:
     return user.dock.view_bar.channels_button.text()
 
 
-def test_one_key_shows_each_channel_alone_and_then_all_together(user):
+def test_one_key_shows_each_channel_alone_and_then_all_together(window):
+    user = WindowUser(*window)
     elsewhere = (10, 20, 30)
     assert text(user) == "Channel: CT" and is_grey(colour(user, TUMOUR)) and is_grey(colour(user, elsewhere))
     of_ct = colour(user, elsewhere)
@@ -98,7 +99,8 @@ def test_one_key_shows_each_channel_alone_and_then_all_together(user):
     assert text(user) == "Channel: CT" and is_grey(colour(user, TUMOUR))
 
 
-def test_the_annotation_stays_on_top_of_every_view(user):
+def test_the_annotation_stays_on_top_of_every_view(window):
+    user = WindowUser(*window)
     for _ in range(3):
         red, green, blue = colour(user, PAINTED)
         assert green > red + 60 and green > blue + 60
@@ -113,7 +115,8 @@ def test_the_annotation_stays_on_top_of_every_view(user):
     assert layer.data[10, 5, 5:10].all(), "strokes go on while the second channel is shown"
 
 
-def test_the_window_is_that_of_the_channel_that_is_seen(user):
+def test_the_window_is_that_of_the_channel_that_is_seen(window):
+    user = WindowUser(*window)
     first, second = (layer for _, layer in user.dock.workspace.channels.parts)
     bar = user.dock.view_bar
     assert bar.window_button.text() == "Window: Soft tissue"
@@ -137,7 +140,8 @@ def test_the_window_is_that_of_the_channel_that_is_seen(user):
     assert first.contrast_limits == [-1350, 150] and bar.window_button.text() == "Window: Lung"
 
 
-def test_the_choice_goes_along_to_the_next_scan_which_may_have_one_channel(user):
+def test_the_choice_goes_along_to_the_next_scan_which_may_have_one_channel(window):
+    user = WindowUser(*window)
     bar, table, session = user.dock.view_bar, user.dock.scans.table, user.dock.session
     limits = [3.0, 7.0]
     user.key(Qt.Key.Key_G)
@@ -161,7 +165,8 @@ def test_the_choice_goes_along_to_the_next_scan_which_may_have_one_channel(user)
     assert text(user) == "Channel: CT" and user.dock.workspace.scan_layer.visible
 
 
-def test_the_button_tells_what_the_eyes_of_the_layer_list_show(user):
+def test_the_button_tells_what_the_eyes_of_the_layer_list_show(window):
+    user = WindowUser(*window)
     first, second = (layer for _, layer in user.dock.workspace.channels.parts)
     second.visible = True
     assert text(user) == "Channels: CT + pet"
@@ -169,13 +174,23 @@ def test_the_button_tells_what_the_eyes_of_the_layer_list_show(user):
     assert text(user) == "Channel: none"
     user.key(Qt.Key.Key_G)
     assert text(user) == "Channel: CT"
-    second.colormap = "hot"  # the user's own choice
-    for _ in range(3):
+
+
+def test_the_user_s_colours_stay_and_are_seen_through_where_all_are_shown(window):
+    user = WindowUser(*window)
+    second = user.dock.workspace.channels.parts[1][1]
+    second.colormap = "green"
+    for _ in range(2):
         user.key(Qt.Key.Key_G)
-        assert second.colormap.name == "hot"
+        assert second.colormap.name == "green"
+        user.key(Qt.Key.Key_G)
+        low, high = second.colormap.map(np.array([0.0, 1.0]))
+        assert low[3] == 0 and high[3] > 0.5 and high[1] == 1 and high[0] == 0
+        user.key(Qt.Key.Key_G)
 
 
-def test_the_planes_show_what_the_canvas_shows(user):
+def test_the_planes_show_what_the_canvas_shows(window):
+    user = WindowUser(*window)
     user.key(Qt.Key.Key_F10)
     user.click_voxel(user.dock.workspace.scan_layer, TUMOUR)
     plane, coloured = user.dock.reading.three_planes.planes[0], []
