@@ -1,4 +1,4 @@
-"""Colour maps of what lies over the scan: transparent where values are low, so that the scan is seen there."""
+"""Colour maps of what lies over the scan: transparent where values are low, so that it is seen there."""
 
 from __future__ import annotations
 

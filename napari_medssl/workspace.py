@@ -151,6 +151,7 @@ class Workspace:
         if label:
             layer.selected_label = label
         layer.mode = "paint" if label else "erase"
+        self.tools.follow_view()
 
     def _add_annotation(self, labels: np.ndarray) -> Labels:
         self.session.need_class()
@@ -197,6 +198,7 @@ class Workspace:
             return None
 
     def _on_view(self, event: object = None) -> None:
+        self.tools.follow_view()
         self.session.view_changed.emit()
 
     def export_source(self, annotation_only: bool = False) -> tuple[str, str | None, Postprocessing]:

@@ -24,6 +24,8 @@ class Tools:
         """Id of the class that was selected last."""
         self._layer: Labels | None = None
         self._kept: int | None = None
+        self._put_down = ""
+        """The mode to return to from 3D; empty in 2D, and where no tool was in use."""
         session.scan_leaving.connect(self._keep)
         session.view_changed.connect(self.changed.emit)
 
@@ -43,7 +45,7 @@ class Tools:
         layer = self._layer
         if layer is None or self.viewer.layers.selection.active != layer:  # a plugin's viewer has proxies
             return None
-        return {"paint": int(layer.selected_label), "erase": 0}.get(layer.mode)
+        return {"paint": int(layer.selected_label), "erase": 0}.get(self._put_down or layer.mode)
 
     @property
     def _is_on_slice(self) -> bool:
@@ -58,7 +60,7 @@ class Tools:
         Args:
             layer: The annotation layer.
         """
-        self._layer = layer
+        self._layer, self._put_down = layer, ""
         ids = self._class_ids()
         if self.class_id not in ids:
             self.class_id = ids[0]
@@ -67,6 +69,18 @@ class Tools:
             layer.mode = "paint" if self._kept else "erase"
         layer.events.selected_label.connect(self._on_label)
         layer.events.mode.connect(self._on_mode)
+
+    def follow_view(self) -> None:
+        """Put a tool down in 3D, where it keeps the mouse from turning the view; take it up again in 2D."""
+        layer = self._layer
+        if layer is None:
+            return
+        if self.viewer.dims.ndisplay == 3 and layer.mode in ("paint", "erase"):
+            self._put_down, layer.mode = str(layer.mode), "pan_zoom"
+        elif self.viewer.dims.ndisplay == 2 and self._put_down:
+            if layer.mode == "pan_zoom":
+                layer.mode = self._put_down
+            self._put_down = ""
 
     def _keep(self) -> None:
         if self._layer in self.viewer.layers:

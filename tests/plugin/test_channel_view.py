@@ -41,7 +41,7 @@ def pet(low: float = 0) -> np.ndarray:
 
 @pytest.fixture
 def window(make_napari_viewer, tmp_path):
-    """A window with three scans, of which the first two have a PET; the first, with a painted voxel, is on the screen."""
+    """A window with three scans; the first two have a PET. The first is on the screen, a square painted."""
     viewer = make_napari_viewer(show=True)
     viewer.window.resize(1280, 800)
     _, dock = viewer.window.add_plugin_dock_widget("napari-medssl")

@@ -22,4 +22,4 @@ def test_enter_opens_the_scan_with_our_reader(make_napari_viewer, tmp_path: Path
         assert len(viewer.layers) == number
         entry = layers.entry_of(viewer.layers[-1])
         assert entry["role"] == layers.SCAN and Path(entry["path"]) == path
-        assert np.isclose(viewer.layers[-1].scale, (1.94, 0.91, 0.91), atol=0.05).all(), "in mm"
+        assert np.isclose(viewer.layers[-1].scale, (1.924, 0.990, 0.906), atol=0.01).all(), "in mm"

@@ -14,7 +14,7 @@ from medssl.core.project.kept import FOLDER
 from medssl.core.project.modality import UNSURE
 from medssl.core.project.project import Annotation, Project
 from medssl.core.project.removal import remove_scan
-from medssl.core.project.review import accept
+from medssl.core.project.review import Reviewable, accept
 from qtpy.QtWidgets import QInputDialog, QMenu, QMessageBox
 
 from napari_medssl.predict.predictions import PredictionKey, _read
@@ -132,14 +132,13 @@ def test_what_is_said_of_a_renamed_scan_says_its_name(dock, qtbot, said, project
     said.clear()
     for name in ("t2", "t3"):  # a name that is taken, and an image that is there already
         table.channels.add(dock.session.project.scan("scan"), Path(project.scan("scan").source), name)
-        qtbot.waitUntil(lambda: said and "Patient 7" in said[-1][1], timeout=20_000)
+        qtbot.waitUntil(lambda: bool(said) and "Patient 7" in said[-1][1], timeout=20_000)
         said.clear()
     uncertain = replace(dock.session.project.scan("scan"), modality_source=UNSURE)
     dock.session.project._change_scan("scan", lambda _: uncertain)
     dock.scans.adder._show_remarks()
     assert said[-1][1].startswith("Patient 7 may be CT or MR")
-    (item,) = dock.prediction.review.queue.items
-    assert dock.prediction.review._tip(item).startswith("Patient 7")
+    assert dock.prediction.review._tip(Reviewable("scan", {}, False)) == "Patient 7"
     run = project.runs()[0].id
     with pytest.raises(UserError, match="Patient 7 has no prediction"):
         _read(dock.session.project, "scan", PredictionKey("gone"))
