@@ -85,8 +85,8 @@ def test_each_channel_has_a_menu_of_its_own_modality(dock, qtbot, project) -> No
     scan = Project.open(project.root).scans["p2"]
     assert (scan.modality, scan.channels[0].modality_source) == ("mr", "user")
     assert not np.array_equal(Project.open(project.root).image("p2", "flair"), before)
-    row = list(project.scans).index("p2")
-    assert "flair: CT (as set)" in dock.scans.table.item(row, MODALITY).toolTip()
+    item = dock.scans.table.item(list(project.scans).index("p2"), MODALITY)
+    qtbot.waitUntil(lambda: "flair: CT (as set)" in item.toolTip(), timeout=20_000)
 
 
 def test_what_does_not_fit_is_one_sentence(dock, qtbot, project, tmp_path, said) -> None:
