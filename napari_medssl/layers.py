@@ -185,6 +185,21 @@ def add(viewer: ViewerModel, layer: Layer, position: int | None = None) -> None:
     viewer.layers.selection.active = active
 
 
+def above_scan(viewer: ViewerModel, scan: str) -> int:
+    """Index in the layer list above a scan and its channels, below what is shown on them.
+
+    Args:
+        viewer: The viewer.
+        scan: Id of the scan.
+    """
+    of_scan = (
+        number
+        for number, layer in enumerate(viewer.layers)
+        if entry_of(layer).get("role") in (SCAN, CHANNEL) and entry_of(layer)["scan"] == scan
+    )
+    return max(of_scan, default=-1) + 1
+
+
 def remove(viewer: ViewerModel, layer: Layer | None) -> None:
     """Remove a layer, also a locked one; nothing where it is gone already."""
     if layer is not None and layer in viewer.layers:

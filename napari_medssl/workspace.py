@@ -42,7 +42,7 @@ class Workspace:
         self.scan_loader = ScanLoader(session, lambda scan: self.scan_layers.with_scan(scan) is not None)
         self._hidden: list[Layer] = []
         self.predictions = Predictions(viewer, session)
-        self.channels = ChannelLayers(viewer, session)
+        self.channels = ChannelLayers(viewer, session, lambda: self.scan_layer)
         self.slider = SliceSlider(viewer, lambda: self.scan_layer)
         self.foreign_layers = ForeignLayers(viewer, session)
         session.scan_leaving.connect(self.leave)
@@ -62,6 +62,7 @@ class Workspace:
             self.annotation_layer.editable = False
         self.autosave.close()
         self.slider.close()
+        self.channels.close()
         self.foreign_layers.close()
         for emitter in self._emitters:
             emitter.disconnect(self._on_view)
@@ -109,6 +110,7 @@ class Workspace:
         layers.remove(self.viewer, self.annotation_layer)
         layers.remove(self.viewer, layers.find(self.viewer.layers, layers.SIMILARITY))
         layer = self.scan_layers.show(scan, self.scan_loader.volume)
+        self.channels.arrange()
         navigation.show_radiologically(self.viewer)
         if self.session.annotation.labels is not None:
             self._add_annotation(self.session.annotation.labels)
@@ -149,6 +151,7 @@ class Workspace:
         if label:
             layer.selected_label = label
         layer.mode = "paint" if label else "erase"
+        self.tools.follow_view()
 
     def _add_annotation(self, labels: np.ndarray) -> Labels:
         self.session.need_class()
@@ -198,6 +201,7 @@ class Workspace:
     def _on_view(self, event: object = None) -> None:
         if self.slice_on_screen() is not None:
             self.session.messages.end("not-2d", "outside")
+        self.tools.follow_view()
         self.session.view_changed.emit()
 
     def export_source(self, annotation_only: bool = False) -> tuple[str, str | None, Postprocessing]:

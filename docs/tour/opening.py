@@ -187,6 +187,32 @@ def rows(stage: Stage, files: Files) -> None:
     user.right_click_row(table, row, "Include in training again")
 
 
+def channels_by_key(stage: Stage) -> None:
+    """T1, T2, and both."""
+    guide, user, work = stage.guide, stage.user, stage.dock.workspace
+    stage.wait(lambda: len(work.channels.parts) == 2, "the second channel")
+    guide(
+        "*Channel* (G) shows the sequences of a scan one after the other, then all together:",
+        "| G | next sequence of the scan, then all together |",
+    )
+    button, shown = stage.dock.view_bar.channels_button, []
+    for _ in range(3):
+        user.key(Qt.Key.Key_G)
+        QTest.qWait(100)
+        shown.append(button.text().partition(": ")[2])
+    first, second = shown[2], shown[0]
+    stage.check(shown[1] == f"{first} + {second}" and second == "t2", f"The button says {shown}.")
+    user.click(button)
+    stage.check(button.text() == "Channel: t2", "The button does what the key does.")
+    guide("window and level are those of the first that is visible.")
+    limits = [list(layer.contrast_limits) for _, layer in work.channels.parts]
+    user.drag_with(user.canvas, Qt.MouseButton.MiddleButton, QPoint(200, 200), QPoint(260, 160))
+    changed = [list(layer.contrast_limits) for _, layer in work.channels.parts]
+    stage.check(changed[0] == limits[0] and changed[1] != limits[1], "The window is that of T2.")
+    user.key(Qt.Key.Key_G)
+    user.key(Qt.Key.Key_G)
+
+
 def sequences(stage: Stage, files: Files) -> None:
     """Several sequences of a patient, and 4D files."""
     guide, user, scans = stage.guide, stage.user, stage.dock.scans
@@ -198,6 +224,8 @@ def sequences(stage: Stage, files: Files) -> None:
     with user.answering(type_path(second), lambda dialog: QTest.keyClick(dialog, Qt.Key.Key_Return)):
         user.right_click_row(scans.table, row, "Add channel")
     stage.wait_for_message("has the channels")
+    stage.open_scan("p1_t1")
+    channels_by_key(stage)
     guide("or `medssl init PROJECT FOLDER --channels t1,t2` for `p1_t1.nii.gz` and `p1_t2.nii.gz`.")
     project = first.parent.parent / "by command"
     command = [sys.executable, "-m", "medssl", "init", str(project), str(first.parent), "--channels", "t1,t2"]

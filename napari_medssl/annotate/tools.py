@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from medssl.core.errors import UserError
 from medssl.core.project.project import SURE_BACKGROUND
 from napari.components import ViewerModel
 from napari.layers import Labels
 from psygnal import Signal
 
+from napari_medssl import navigation
 from napari_medssl.model.session import Session
 
 NO_CLASS = "no-class"
@@ -25,6 +27,8 @@ class Tools:
         """Id of the class that was selected last."""
         self._layer: Labels | None = None
         self._kept: int | None = None
+        self._put_down = ""
+        """The mode to return to from 3D; empty in 2D, and where no tool was in use."""
         session.scan_leaving.connect(self._keep)
         session.view_changed.connect(self.changed.emit)
 
@@ -32,12 +36,26 @@ class Tools:
     def label(self) -> int | None:
         """What a stroke on the canvas sets: a class id, 255 for sure background, 0 for the eraser.
 
-        None while strokes do not change the annotation, because of another mode or another active layer.
+        None while strokes do not change the annotation: in another mode, with another active layer, or where
+        no slice of the scan is on the screen.
         """
+        in_hand = self._in_hand
+        return in_hand if in_hand is not None and self._is_on_slice else None
+
+    @property
+    def _in_hand(self) -> int | None:
+        """The same, if there were a slice of the scan on the screen."""
         layer = self._layer
         if layer is None or self.viewer.layers.selection.active != layer:  # a plugin's viewer has proxies
             return None
-        return {"paint": int(layer.selected_label), "erase": 0}.get(layer.mode)
+        return {"paint": int(layer.selected_label), "erase": 0}.get(self._put_down or layer.mode)
+
+    @property
+    def _is_on_slice(self) -> bool:
+        try:
+            return self._layer is not None and bool(navigation.current_slice(self.viewer.dims, self._layer))
+        except UserError:
+            return False
 
     def watch(self, layer: Labels) -> None:
         """Follow this layer from now on, with the tool and the class of the layer before.
@@ -45,7 +63,7 @@ class Tools:
         Args:
             layer: The annotation layer.
         """
-        self._layer = layer
+        self._layer, self._put_down = layer, ""
         ids = self._class_ids()
         if self.class_id not in ids:
             self.class_id = ids[0]
@@ -55,9 +73,21 @@ class Tools:
         layer.events.selected_label.connect(self._on_label)
         layer.events.mode.connect(self._on_mode)
 
+    def follow_view(self) -> None:
+        """Put a tool down in 3D, where it keeps the mouse from turning the view; take it up again in 2D."""
+        layer = self._layer
+        if layer is None:
+            return
+        if self.viewer.dims.ndisplay == 3 and layer.mode in ("paint", "erase"):
+            self._put_down, layer.mode = str(layer.mode), "pan_zoom"
+        elif self.viewer.dims.ndisplay == 2 and self._put_down:
+            if layer.mode == "pan_zoom":
+                layer.mode = self._put_down
+            self._put_down = ""
+
     def _keep(self) -> None:
         if self._layer in self.viewer.layers:
-            self._kept = self.label
+            self._kept = self._in_hand
 
     def _on_mode(self, event: object = None) -> None:
         self.changed.emit()

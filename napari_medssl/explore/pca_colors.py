@@ -81,8 +81,7 @@ class FeatureColors:
                 **placement,
             )
             layer.locked = True
-            below = self.workspace.scan_layer
-            layers.add(viewer, layer, viewer.layers.index(below) + 1 if below is not None else 0)
+            layers.add(viewer, layer, layers.above_scan(viewer, scan.id))
         else:
             layer.data = colors
             layer.scale, layer.translate = placement["scale"], placement["translate"]

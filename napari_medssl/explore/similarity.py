@@ -171,8 +171,7 @@ class SimilaritySearch:
             if layer is not None:
                 viewer.layers.remove(layer)
             layer = layers.similarity_layer(result.values, scan.geometry, result.step_vox, scan.id)
-            scan_layer = self.workspace.scan_layer
-            layers.add(viewer, layer, viewer.layers.index(scan_layer) + 1 if scan_layer is not None else 0)
+            layers.add(viewer, layer, layers.above_scan(viewer, scan.id))
         clicked = [
             PointMarker(point.voxel_zyx, "positive" if point.like else "negative")
             for point in self.points

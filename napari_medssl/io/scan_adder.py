@@ -158,7 +158,7 @@ class ScanAdder:
             first, more = uncertain[0], f" and {len(uncertain) - 1} more" * (len(uncertain) > 1)
             self._session.notify(
                 "warning",
-                f"{first.id}{more} may be CT or MR by the grey values and is taken as "
+                f"{first.title}{more} may be CT or MR by the grey values and is taken as "
                 f"{first.modality.upper()}; right-click in the table to change it.",
                 [UNSURE],
             )

@@ -267,7 +267,8 @@ def _read(project: Project, scan: str, wanted: PredictionKey) -> np.ndarray:
         return read_cleaned(project, wanted.run, scan)
     labels = project.prediction(wanted.run, scan)
     if labels is None:
-        raise UserError(f"{scan} has no prediction of {wanted.run}.", code="no-prediction")
+        title = project.scan(scan).title
+        raise UserError(f"{title} has no prediction of {wanted.run}; predict it first.", code="no-prediction")
     return labels
 
 

@@ -9,13 +9,13 @@ from medssl.core.jobs import PredictJob
 from medssl.core.project.probabilities import ONE, open_probabilities
 from napari.layers import Image
 from napari.utils import Colormap
-from napari.utils.colormaps import ensure_colormap
 from napari.utils.colormaps.standardize_color import transform_color
 from psygnal import Signal
 
 from napari_medssl import layers
 from napari_medssl.engine.job_runner import JobRunner
 from napari_medssl.error_handling import catch_errors
+from napari_medssl.overlay_colors import overlay_colors
 from napari_medssl.predict.predictions import Predictions
 
 CLASSES_ONLY, UNCERTAINTY = -1, 0
@@ -113,8 +113,9 @@ class UncertaintyLayer:
         scan, layer, viewer = self.session.need_scan(), self.layer, self.predictions.viewer
         if layer is None:
             layer = uncertainty_image(values, scan.geometry, scan.id)
-            below = self.predictions.layer
-            layers.add(viewer, layer, viewer.layers.index(below) if below is not None else 1)
+            above = self.predictions.layer
+            position = layers.above_scan(viewer, scan.id) if above is None else viewer.layers.index(above)
+            layers.add(viewer, layer, position)
         else:
             layer.data = values
             layer.scale = scan.geometry.spacing_mm
@@ -165,6 +166,4 @@ def class_colors(color: str) -> Colormap:
 
 def uncertainty_colors() -> Colormap:
     """A perceptually uniform colormap (inferno), transparent where uncertainty is low."""
-    colors = np.array(ensure_colormap("inferno").colors)
-    colors[:, 3] = np.linspace(0, 1, len(colors)).clip(0, 0.5) * 2
-    return Colormap(colors, name="uncertainty")
+    return overlay_colors("inferno", "uncertainty")

@@ -1,4 +1,4 @@
-"""The grey-value window of the scan on the screen: presets for CT, percentiles for others, and dragging."""
+"""The grey-value window of what is on the screen: presets for CT, percentiles for others, and dragging."""
 
 from __future__ import annotations
 
@@ -45,10 +45,13 @@ AUTO_KEY = "F9"
 
 
 class WindowLevel:
-    """Sets the contrast limits of the scan on the screen, and keeps each scan's while the dock is open."""
+    """Sets the contrast limits of the scan on the screen, and keeps each scan's while the dock is open.
+
+    Of several channels it sets those of the first that is visible.
+    """
 
     changed = Signal()
-    """Another scan, or another window of it."""
+    """Another scan or channel, or another window of it."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.workspace, self.session = workspace, workspace.session
@@ -59,14 +62,16 @@ class WindowLevel:
         self.session.scan_leaving.connect(self._keep)
         self.session.project_changed.connect(self._forget)
         self.session.scan_changed.connect(self._restore)
+        workspace.channels.changed.connect(self._on_channels)
 
     @property
     def is_ct(self) -> bool:
-        """Whether the scan on the screen is taken as a CT, so that the presets apply."""
-        return self.session.scan is not None and self.session.need_scan().modality == "ct"
+        """Whether the channel on the screen is taken as a CT, so that the presets apply."""
+        front = self.workspace.channels.front
+        return front is not None and front[0].modality == "ct"
 
     def apply(self, preset: Preset) -> None:
-        """Set a window in Hounsfield units; nothing for other scans than CT."""
+        """Set a window in Hounsfield units; nothing for other images than CT."""
         if self.is_ct:
             scale = self._hounsfield()
             low, high = preset.level - preset.width / 2, preset.level + preset.width / 2
@@ -74,18 +79,18 @@ class WindowLevel:
 
     def auto(self) -> None:
         """Set the window from the percentiles of the grey values."""
-        layer = self.workspace.scan_layer
+        layer = self._layer
         if layer is not None:
             self.set_limits(*percentiles(layer.data))
 
     def limits(self) -> tuple[float, float] | None:
         """The window's limits in values of the layer; None without a scan on the screen."""
-        layer = self.workspace.scan_layer
+        layer = self._layer
         return (float(layer.contrast_limits[0]), float(layer.contrast_limits[1])) if layer else None
 
     def set_limits(self, low: float, high: float) -> None:
         """Set the window in values of the layer."""
-        layer = self.workspace.scan_layer
+        layer = self._layer
         if layer is not None:
             layer.contrast_limits = (low, max(high, np.nextafter(np.float32(low), np.float32(np.inf))))
 
@@ -116,30 +121,41 @@ class WindowLevel:
         with suppress(RuntimeError):  # at the end of the program Qt may have deleted it already
             self._drag.deleteLater()
 
+    @property
+    def _layer(self) -> Image | None:
+        front = self.workspace.channels.front
+        return front[1] if front is not None else None
+
     def _hounsfield(self) -> HounsfieldScale:
-        layer = self.workspace.scan_layer
+        layer = self._layer
         if layer is not None and self._scale[0] is not layer.data:
             self._scale = (layer.data, HounsfieldScale.of(np.asarray(layer.data)))
         return self._scale[1]
 
     def _keep(self) -> None:
         """The scan is about to leave the screen."""
-        limits = self.limits()
-        if limits is not None and self.session.scan is not None:
-            self._kept[self.session.scan] = limits
+        layer = self.workspace.scan_layer
+        if layer is not None and self.session.scan is not None:
+            self._kept[self.session.scan] = (float(layer.contrast_limits[0]), float(layer.contrast_limits[1]))
 
     def _forget(self) -> None:
         self._kept.clear()
 
     def _restore(self) -> None:
         """A scan has come to the screen: its last window, or at first the usual one of a CT."""
-        self._watch(self.workspace.scan_layer)
-        kept = self._kept.get(self.session.scan or "")
-        if kept is not None:
-            self.set_limits(*kept)
-        else:
+        self._watch(self._layer)
+        kept, layer = self._kept.get(self.session.scan or ""), self.workspace.scan_layer
+        if kept is None:
             self.apply(PRESETS[0])
+        elif layer is not None:
+            layer.contrast_limits = kept
         self.changed.emit()
+
+    def _on_channels(self) -> None:
+        """Another channel may be the first that is visible."""
+        if self._layer != self._watched:  # not "is": a plugin's viewer has proxies
+            self._watch(self._layer)
+            self.changed.emit()
 
     def _watch(self, layer: Image | None) -> None:
         if self._watched is not None:

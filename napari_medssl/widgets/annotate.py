@@ -148,6 +148,8 @@ class Annotate(StepContent):
         """Select the brush for a class id, for sure background (255), or the eraser (0)."""
         catch_errors(self.session, lambda: self.workspace.paint(label))
         self.tools.refresh()  # a button that was pressed in vain is not lit
+        if self.workspace.annotation_layer is not None and self.workspace.slice_on_screen() is None:
+            self.session.notify("warning", NO_SLICE)  # by a key: its buttons are grey
         self._show_class()
 
     def paint_class(self) -> None:
@@ -199,14 +201,13 @@ class Annotate(StepContent):
         self.new.setVisible(not painting)
         for entry in (self.new, self.mask_import):
             allow(entry, no_change(self.session))
-        for control in (
-            self.classes, self.add, self.fill, self.tools.brush, self.tools.sure, self.tools.eraser,
-        ):  # fmt: skip
+        for control in (self.classes, self.add, self.fill):
             allow(control, self.session.read_only)
         for widget in (self.classes, self.add, self.fill, self.tools, self.complete, self.slice_bar,
                        self.interpolate_button, self.remove_button):  # fmt: skip
             widget.setVisible(painting)
-        allow(self.complete, self.session.read_only or ("" if position is not None else NO_SLICE))
+        for control in (self.tools.brush, self.tools.sure, self.tools.eraser, self.complete):
+            allow(control, self.session.read_only or ("" if position is not None else NO_SLICE))
         self.complete.setChecked(is_complete)
         label = f"{PLANES[position[0]]} slice {position[1]}" if position else "Slice"
         action = "Accept, mark" if self.interpolation.covers(position) else "Mark"

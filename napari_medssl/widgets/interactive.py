@@ -8,6 +8,7 @@ from qtpy.QtWidgets import QButtonGroup, QLineEdit, QPushButton, QWidget
 
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.interactive.proposals import Proposals, Tool
+from napari_medssl.model.reasons import no_change
 from napari_medssl.widgets.components import allow, button, column, hint, row
 
 TIPS = {
@@ -60,7 +61,9 @@ class InteractivePanel(QWidget):
         column(self, self.switch, self._content).setContentsMargins(0, 0, 0, 0)
         for edit in (self.address, self.key):
             edit.editingFinished.connect(self._reconnect)
-        proposals.changed.connect(self.refresh)
+        session = proposals.session
+        for signal in (proposals.changed, session.lock_changed, session.scan_changed):
+            signal.connect(self.refresh)
         self.refresh()
 
     def _tool(self, tool: Tool) -> QPushButton:
@@ -92,11 +95,12 @@ class InteractivePanel(QWidget):
 
     def refresh(self) -> None:
         """Show what can be done now."""
-        proposals = self.proposals
+        proposals, session = self.proposals, self.proposals.session
         self.switch.setChecked(proposals.on)
+        allow(self.switch, "" if proposals.on else no_change(session))
         self._content.setVisible(proposals.on)
         answered = proposals.layer is not None and not proposals.waiting
-        allow(self.accept, "" if answered else NO_PROPOSAL)
+        allow(self.accept, session.read_only or ("" if answered else NO_PROPOSAL))
         allow(self.undo, "" if proposals.prompts else NO_PROMPT)
         allow(self.discard, "" if proposals.layer is not None else NO_PROPOSAL)
         server = proposals.server

@@ -181,8 +181,10 @@ class Prediction(StepContent):
         predictions = self.predictions
         entries = predictions.entries()
         can_predict, can_export = bool(self.session.runs("finetune")), self.session.scan is not None
-        for part in (self._segmenting, self._content, self.advanced):
-            part.setVisible(can_export and (can_predict or bool(entries)))
+        has_work = can_export and (can_predict or bool(entries))
+        for part in (self._segmenting, self._content):
+            part.setVisible(has_work)
+        self.advanced.setVisible(has_work and not self.session.read_only)
         self.export.setVisible(can_export)
         not_segmented = predict_job(self.session) is not None
         missing = NOT_SEGMENTED if not_segmented else "" if entries else NO_PREDICTION

@@ -15,7 +15,7 @@ PERCENTILES = (0.1, 99.9)
 """The ends of the slider."""
 NO_LIMIT = 1e9
 CLICK_TIP = "Each stroke takes the range from the grey values around its first click"
-RANGE_TIP = "Lowest and highest grey value that is painted"
+RANGE_TIP = "Lowest and highest grey value that is painted; of several channels, in the first"
 
 
 class RangeRow(QWidget):

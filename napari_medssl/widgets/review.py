@@ -184,7 +184,7 @@ class Review(QWidget):
     def _fill(self) -> None:
         """Show the queue."""
         items = self.queue.items
-        titles = self.session.project.titles if self.session.project else {}
+        titles = self._titles()
         self.table.blockSignals(True)
         self.table.setRowCount(len(items))
         for number, item in enumerate(items):
@@ -199,12 +199,15 @@ class Review(QWidget):
             self.table.resizeColumnToContents(position)
         self.table.blockSignals(False)
 
+    def _titles(self) -> dict[str, str]:
+        return self.session.project.titles if self.session.project else {}
+
     def _tip(self, item: Reviewable) -> str:
         classes = self.session.project.classes if self.session.project else ()
         values = ((each.name, item.expected_dice.get(each.id)) for each in classes)
         lines = [f"{name}: {'not found' if value == 0 else f'{value:.2f}'}" for name, value in values
                  if value is not None]  # fmt: skip
-        return "\n".join([item.scan, *lines])
+        return "\n".join([self._titles().get(item.scan, item.scan), *lines])
 
 
 def _texts(item: Reviewable, title: str) -> tuple[str, str, str]:

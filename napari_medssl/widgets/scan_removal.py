@@ -14,6 +14,7 @@ from medssl.core.project.project import Project
 from medssl.core.project.removal import check_not_training, remove_scan
 from qtpy.QtWidgets import QInputDialog, QLineEdit, QMessageBox, QWidget
 
+from napari_medssl import layers
 from napari_medssl.error_handling import catch_errors
 from napari_medssl.latest_only_worker import LatestOnlyWorker
 from napari_medssl.workspace import Workspace
@@ -61,9 +62,10 @@ class ScanRemoval:
             UserError: Those of `Project.rename_scan`.
         """
         self.session.need_project().rename_scan(scan.id, name)
-        layer = self.workspace.scan_layer
-        if scan.id == self.session.scan and layer is not None and layer.name == scan.title:
-            layer.name = name
+        for layer in self.workspace.viewer.layers:
+            of_scan = layers.entry_of(layer).get("role") in (layers.SCAN, layers.CHANNEL)
+            if of_scan and layers.entry_of(layer)["scan"] == scan.id and layer.name.startswith(scan.title):
+                layer.name = name + layer.name.removeprefix(scan.title)
         self.session.scans_changed.emit()
 
     # --- removing ------------------------------------------------------------------------------------

@@ -27,16 +27,27 @@ PLANES_TIP = (
     "button pans, and a double click enlarges. Brush and eraser work in all three"
 )
 PLANES_KEY = "F10"
+CHANNELS_TIP = (
+    "Show one channel of the scan after the other, then all together: the first in grey, the others over it "
+    "in colour (G). The window is that of the first channel that is visible"
+)
+CHANNELS_KEY = "G"
+ONE_CHANNEL = "This scan has one channel; right-click its row in step 1 to add another."
+READING_CHANNELS = "The other channels of this scan are being read."
 
 
 class ViewBar(QWidget):
-    """The menu of windows, and the switch of the three planes."""
+    """The menu of windows, the switch of the three planes, and, where a scan has several, its channels."""
 
     def __init__(self, tools: ReadingTools) -> None:
         super().__init__()
         self.tools, self.window_level = tools, tools.window
+        self.session, self.channels = tools.workspace.session, tools.workspace.channels
         self.window_button = button("Window", lambda: None, WINDOW_TIP)
-        self.keys: dict[Key, Callable[[], object]] = {PLANES_KEY: self.switch_planes}
+        self.keys: dict[Key, Callable[[], object]] = {
+            PLANES_KEY: self.switch_planes,
+            CHANNELS_KEY: self.step_channels,
+        }
         """By key."""
         self.menu = QMenu(self.window_button)
         self.presets = [
@@ -48,14 +59,18 @@ class ViewBar(QWidget):
         self.window_button.setMenu(self.menu)
         self.planes_button = button("Three planes", self.switch_planes, PLANES_TIP)
         self.planes_button.setCheckable(True)
-        tools.three_planes.changed.connect(self.refresh)
+        self.channels_button = button("Channel", self.step_channels, CHANNELS_TIP)
         buttons = row(self.window_button, self.planes_button)
         for place, (widget, share) in enumerate(((self.window_button, 2), (self.planes_button, 1))):
             widget.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Fixed)  # whatever it says
             buttons.setStretch(place, share)
-        column(self, buttons).setContentsMargins(8, 6, 8, 0)
-        self.window_level.changed.connect(self.refresh)
+        column(self, buttons, self.channels_button).setContentsMargins(8, 6, 8, 0)
+        for signal in (tools.three_planes.changed, self.window_level.changed):
+            signal.connect(self.refresh)
+        for signal in (self.channels.changed, self.session.scans_changed, self.session.scan_changed):
+            signal.connect(self._show_channels)
         self.refresh()
+        self._show_channels()
 
     def refresh(self) -> None:
         """Show the window of the scan on the screen, and the presets where they apply."""
@@ -67,6 +82,29 @@ class ViewBar(QWidget):
             entry.setVisible(self.window_level.is_ct)
         allow(self.planes_button, why_not)
         self.planes_button.setChecked(self.tools.three_planes.on)
+
+    def _show_channels(self) -> None:
+        """Name the channels on the screen; a project without any has no button."""
+        scans = self.session.project.scans.values() if self.session.project is not None else ()
+        self.channels_button.setVisible(any(scan.channels for scan in scans))
+        allow(self.channels_button, self._why_one_channel())
+        names = self.channels.visible()
+        self.channels_button.setText(f"Channel{'s' * (len(names) > 1)}: {' + '.join(names) or 'none'}")
+
+    def _why_one_channel(self) -> str:
+        """Why no other channel can be shown; empty if one can."""
+        scan = self.channels.scan
+        if scan is None:
+            return NO_SCAN
+        reading = READING_CHANNELS if len(self.channels.parts) == 1 else ""
+        return reading if scan.channels else ONE_CHANNEL
+
+    def step_channels(self) -> None:
+        """Show the next channel alone, and after the last one all of them together."""
+        if why_not := self._why_one_channel():
+            self.session.notify("warning", why_not)
+        else:
+            self.channels.step()
 
     def switch_planes(self) -> None:
         """Show the two other planes, or remove them."""

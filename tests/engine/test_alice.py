@@ -405,7 +405,6 @@ def test_a_single_scan_is_refused() -> None:
     with pytest.raises(UserError) as caught:
         method(scans=dataset(SCANS[0]))
     assert code_of(caught) == "one-scan"
-    assert "scan-0" in str(caught.value)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -306,7 +306,6 @@ def test_scans_without_any_super_pixel_are_refused() -> None:
     with pytest.raises(UserError) as error:
         method().prepare(dataset(torch.zeros(5, 30, 30), torch.ones(5, 30, 30)), Events())
     assert code_of(error) == "no-regions"
-    assert "scan-0" in str(error.value)
 
 
 def test_3d_is_refused() -> None:

@@ -35,6 +35,16 @@ def test_colours_are_read_and_not_computed_again(made: tuple[Project, str], monk
     assert np.array_equal(colors_of(project, "scan0", run)[0], first)
 
 
+def test_a_read_only_project_shows_colours_and_writes_nothing(made: tuple[Project, str]) -> None:
+    project, run = made
+    written = project.run(run).folder / "colors"
+    project.read_only = "Another window writes."
+    first, _ = colors_of(project, "scan0", run)
+    assert not written.exists()
+    project.read_only = ""
+    assert np.array_equal(colors_of(project, "scan0", run)[0], first) and written.exists()
+
+
 def test_a_scan_that_comes_later_changes_no_colour(made: tuple[Project, str]) -> None:
     project, run = made
     about = project.root / "features" / f"scan2-{run}.json"

@@ -15,11 +15,13 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QAbstractButton
 
 from napari_medssl.annotate import keys
+from napari_medssl.interactive import server
 from napari_medssl.io import reader, samples
 from napari_medssl.model.job_factory import pretrain_job
 from napari_medssl.widgets import Dock, dock, style
 from napari_medssl.widgets.components import OWN_TIP
 from napari_medssl.widgets.finetune import RANDOM_NAME, SHAPES_NAME
+from napari_medssl.widgets.interactive import InteractivePanel
 from napari_medssl.widgets.messages import RESEARCH_USE
 
 ENGINE = """
@@ -465,6 +467,26 @@ def test_every_grey_button_says_why(make, qtbot):
 
 
 # --- the dock itself ---------------------------------------------------------------------------------
+
+
+def test_without_the_extra_interactive_nothing_changes(make, monkeypatch):
+    with_extra = texts_without_panel(make()) if server.is_installed() else None
+    monkeypatch.setattr(server, "is_installed", lambda: False)
+    made = make()
+    assert made.annotate.proposals is None and not made.findChildren(InteractivePanel)
+    texts = texts_without_panel(made)
+    assert "nnInteractive" not in " ".join(texts) and "New annotation" in texts
+    assert with_extra in (None, texts)
+    assert not [each for each in made.viewer.mouse_drag_callbacks if "interactive" in each.__module__]
+    made = painted(made)
+    assert made.session.annotation.complete == ((0, 4),)
+
+
+def texts_without_panel(made: Dock) -> list[str]:
+    """What is written on the buttons of step 2 but for those of the panel of nnInteractive."""
+    panels = made.findChildren(InteractivePanel)
+    buttons = made.annotate.findChildren(QAbstractButton)
+    return [each.text() for each in buttons if not any(panel.isAncestorOf(each) for panel in panels)]
 
 
 def test_one_step_is_open_at_a_time(make):

@@ -21,6 +21,7 @@ from napari_medssl.interactive.server import PromptServer
 from napari_medssl.layers import find
 from napari_medssl.model.session import Session
 from napari_medssl.widgets import Dock
+from napari_medssl.widgets.interactive import PRIVACY, InteractivePanel
 from napari_medssl.workspace import Workspace
 
 if not server.is_installed():
@@ -158,6 +159,24 @@ def answered(qtbot, workspace: Workspace) -> np.ndarray:
     """The proposal on the screen, when the server has answered all prompts; bool (Z, Y, X)."""
     qtbot.waitUntil(lambda: not workspace.proposals.waiting, timeout=20_000)
     return np.asarray(find(workspace.viewer.layers, PROPOSAL).data) == 1
+
+
+def test_the_panel_shows_the_license_of_the_weights_and_where_the_scan_goes(qtbot, workspace, remote) -> None:
+    workspace.proposals.switch(False)
+    panel = InteractivePanel(workspace.proposals, lambda: 1)
+    qtbot.addWidget(panel)
+    panel.show()
+    assert panel.switch.isEnabled() and not panel.state.isVisible()
+    panel.address.setText(remote.address)
+    panel.switch.click()
+    assert panel.state.isVisible() and panel.state.text() == PRIVACY
+    drag(workspace, [(2, 7, 8)])
+    assert panel.state.text() == "Waiting for the server…" and not panel.accept.isEnabled()
+    answered(qtbot, workspace)
+    qtbot.waitUntil(panel.accept.isEnabled, timeout=5_000)
+    assert panel.state.text() == f"{PRIVACY} License of its weights: {LICENSE}."
+    panel.accept.click()
+    assert np.array_equal(workspace.annotation_layer.data == 1, blocks() == 2)
 
 
 def test_a_click_becomes_a_proposal_and_accept_one_step_of_undo(qtbot, workspace) -> None:

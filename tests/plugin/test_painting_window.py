@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QPoint, Qt
+from qtpy.QtGui import QTextDocument
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QLineEdit, QMenu
 from test_workspace import predict, write_scan
 from user_simulation import LEFT, UserSimulation, wait_until
+from user_window import CONTROL, WindowUser
 
 from napari_medssl.class_colors import PREDICTED, shade
+from napari_medssl.navigation import camera_of
 
 pytestmark = pytest.mark.viewer
 
@@ -102,10 +105,79 @@ def test_the_legend_names_the_classes_in_their_colours_in_steps_2_and_5(window):
     dock.workspace.predictions.show(predict(dock.workspace))
     user.open_step(5)
     assert legend.isVisible() and shade(color, PREDICTED) in legend.text()
-    picture = user.viewer.window.screenshot(canvas_only=False, flash=False)
-    corner = legend.mapTo(user.window, legend.rect().topLeft())
-    box = picture[corner.y() : corner.y() + legend.height(), corner.x() : corner.x() + legend.width(), :3]
-    assert np.percentile(box, 60) < 60 and box.max() > 240, "white letters on a dark ground"
+
+
+def test_the_legend_can_be_read_over_bone(window):
+    """White letters on their ground have the contrast that WCAG asks of small text, 4.5, on a white scan."""
+    user = UserSimulation(*window)
+    legend, scan = user.dock.legend, user.dock.workspace.scan_layer
+    scan.contrast_limits = (scan.data.min() - 2, scan.data.min() - 1)  # all of it white
+    camera_of(user.viewer).zoom *= 4
+
+    def under_the_legend() -> np.ndarray:
+        QTest.qWait(100)
+        picture = user.viewer.window.screenshot(canvas_only=False, flash=False)
+        corner = legend.mapTo(user.window, legend.rect().topLeft())
+        down, across = slice(corner.y(), corner.y() + legend.height()), slice(corner.x(), None)
+        return picture[down, across, :3][:, : legend.width()]
+
+    legend.hide()
+    assert under_the_legend().min() > 250, "the scan is white there"
+    legend.show()
+    box = under_the_legend()
+    letters, ground = (luminance(np.percentile(box, q, axis=(0, 1))) for q in (99.9, 50))
+    assert (letters + 0.05) / (ground + 0.05) > 4.5
+
+
+def luminance(rgb: np.ndarray) -> float:
+    """Relative luminance of a colour, 0..1, as WCAG defines it."""
+    parts = rgb / 255
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
+
+
+def test_long_lists_of_complete_slices_are_ranges_and_both_ends_are_links(window):
+    user = WindowUser(*window)
+    dock, annotation = user.dock, user.dock.session.annotation
+    for axis, index in [(0, 0), (0, 1), (0, 2), (0, 4), (1, 3), (0, 5), (0, 7)]:
+        annotation.mark(axis, index, True)
+    QTest.qWait(50)
+    lines = [" ".join(html_text(line).split()) for line in dock.annotate.list.text().split("<br>")]
+    assert lines == ["Complete axial: 0-2 4 5 7", "Complete coronal: 3"]
+    for link, position in ((1, (0, 2)), (0, (0, 0))):  # 4, where the user stands, is no link
+        user.click_link(dock.annotate.list, link)
+        assert dock.workspace.slice_on_screen() == position
+
+
+def html_text(html: str) -> str:
+    """What a person reads."""
+    document = QTextDocument()
+    document.setHtml(html)
+    return document.toPlainText()
+
+
+def test_in_3d_no_tool_is_lit_and_no_stroke_is_made(window):
+    user = WindowUser(*window)
+    layer, tools = user.dock.workspace.annotation_layer, user.dock.annotate.tools
+    camera = camera_of(user.viewer)
+    user.drag(layer, (4, 5, 3), (4, 5, 6))
+    painted, angles = layer.data.copy(), camera.angles
+    user.key_with(Qt.Key.Key_Y, CONTROL)
+    QTest.qWait(100)
+    assert user.viewer.dims.ndisplay == 3 and not tools.brush.isChecked() and not tools.brush.isEnabled()
+    user.key(Qt.Key.Key_P)
+    assert not tools.brush.isChecked() and layer.mode == "pan_zoom"
+    middle = user.canvas.rect().center()
+    QTest.mousePress(user.canvas, LEFT, pos=middle)
+    for number in range(1, 5):
+        QTest.qWait(15)  # vispy takes one move in 10 ms
+        user._move_pressed(middle + number * QPoint(20, 10))
+    QTest.mouseRelease(user.canvas, LEFT, pos=middle + QPoint(80, 40))
+    assert np.array_equal(layer.data, painted) and camera.angles != angles, "the view turns"
+    user.key_with(Qt.Key.Key_Y, CONTROL)
+    assert tools.brush.isChecked()
+    user.drag(layer, (4, 7, 3), (4, 7, 6))
+    assert layer.data[4, 7, 3:7].all()
 
 
 def test_nothing_of_the_dock_is_cut_off_at_the_right(window):

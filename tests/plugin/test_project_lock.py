@@ -18,6 +18,7 @@ from medssl.core.project.project import Annotation, LabelClass, Project
 from napari.components import ViewerModel
 from user_simulation import open_and_wait
 
+from napari_medssl.interactive import server
 from napari_medssl.model.job_factory import pretrain_job
 from napari_medssl.widgets import Dock
 
@@ -120,9 +121,13 @@ def test_what_a_read_only_window_cannot_do_is_grey_and_says_why(another_process,
         second.pretrain.start, second.pretrain.minutes, second.finetune.start, second.finetune.weights,
         prediction.accept, prediction.segment, prediction.apply_button, prediction.export.every,
         features.compute, features.compute_all, features.landmarks.set_button,
+        *([annotate.interactive.switch] if server.is_installed() else []),
     )  # fmt: skip
     for control in grey:
         assert not control.isEnabled() and control.toolTip() == second.session.read_only, control
+    for step in second.steps:
+        step.expand()
+    assert not any(step.body.advanced.isVisible() for step in second.steps if hasattr(step.body, "advanced"))
     assert second.scans.choose.isEnabled() and prediction.export.one.isEnabled()
 
 

@@ -13,6 +13,7 @@ from qtpy.QtTest import QTest
 from qtpy.QtWidgets import QApplication, QDockWidget
 from reading_room import ct, write
 from user_simulation import UserSimulation, open_and_wait
+from user_window import PLAIN, WindowUser
 
 from napari_medssl import navigation
 from napari_medssl.explore.point_layers import LANDMARKS, PointMarker, show_points
@@ -22,6 +23,7 @@ from napari_medssl.reading.plane import Plane
 
 pytestmark = pytest.mark.viewer
 LEFT, MIDDLE = Qt.MouseButton.LeftButton, Qt.MouseButton.MiddleButton
+CONTROL_SHIFT = Qt.KeyboardModifier.ControlModifier | Qt.KeyboardModifier.ShiftModifier
 
 
 @pytest.fixture
@@ -69,20 +71,31 @@ def test_letters_follow_the_view_and_a_scale_bar_is_shown(window):
     assert navigation.scale_bar_of(viewer).visible
 
 
-def test_presets_by_key_and_the_window_by_the_middle_button_which_does_not_paint(window):
+def test_presets_by_key(window):
     viewer, dock = window
     user, scan = UserSimulation(viewer, dock), dock.workspace.scan_layer
-    user.key(Qt.Key.Key_F4)
-    assert scan.contrast_limits == [-1350, 150]
-    assert dock.view_bar.window_button.text() == "Window: Lung"
-    user.key(Qt.Key.Key_F3)
+    for key, name, limits in (
+        (Qt.Key.Key_F4, "Lung", [-1350, 150]),
+        (Qt.Key.Key_F5, "Bone", [-500, 1300]),
+        (Qt.Key.Key_F6, "Brain", [0, 80]),
+        (Qt.Key.Key_F3, "Soft tissue", [-150, 250]),
+    ):
+        user.key(key)
+        assert scan.contrast_limits == limits
+        assert dock.view_bar.window_button.text() == f"Window: {name}"
+
+
+@pytest.mark.parametrize("button, keys", [(MIDDLE, PLAIN), (LEFT, CONTROL_SHIFT)])
+def test_dragging_changes_the_window_and_does_not_paint(window, button, keys):
+    viewer, dock = window
+    user, scan = WindowUser(viewer, dock), dock.workspace.scan_layer
     dock.workspace.new_annotation()
-    drag(user.canvas, MIDDLE, QPoint(200, 200), QPoint(350, 230))
+    user.drag_with(user.canvas, button, QPoint(200, 200), QPoint(350, 230), keys)
     assert not dock.workspace.annotation_layer.data.any()
     low, high = scan.contrast_limits
     assert high - low == pytest.approx(400 * 1.5)  # 150 of 300 pixels
     assert (high + low) / 2 == pytest.approx(50 + 400 * 0.1)
-    drag(user.canvas, LEFT, QPoint(250, 250), QPoint(300, 260))
+    user.drag_with(user.canvas, LEFT, QPoint(250, 250), QPoint(300, 260))
     assert dock.workspace.annotation_layer.data.any()
     assert scan.contrast_limits == [low, high]
 

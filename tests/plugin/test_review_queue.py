@@ -11,7 +11,8 @@ from napari.components import ViewerModel
 from qtpy.QtCore import QEvent, Qt
 from qtpy.QtGui import QKeyEvent
 from test_prediction_step import PATIENCE, run_with_weights
-from user_simulation import open_and_wait
+from user_simulation import open_and_wait, wait_until
+from user_window import WindowUser
 
 from napari_medssl.widgets import Dock
 from napari_medssl.widgets.review import ALL_SEGMENTED
@@ -71,6 +72,25 @@ def test_the_worst_is_first_and_the_next_key_goes_through_the_queue(made, qtbot)
     for scan in ("b", "c", "a"):
         review.show_next()
         shown(made, qtbot, scan)
+
+
+@pytest.mark.viewer
+def test_n_shows_the_next_scan_and_shift_u_accepts_it_and_goes_on(make_napari_viewer, project):
+    run = save_expected(project)
+    viewer = make_napari_viewer(show=True)
+    _, dock = viewer.window.add_plugin_dock_widget("napari-medssl")
+    open_and_wait(dock, project.root)
+    user, session = WindowUser(viewer, dock), dock.session
+    wait_until(lambda: len(dock.prediction.review.queue.items) == 3, 10, "the queue")
+    assert session.scan == "a"
+    user.key(Qt.Key.Key_N)
+    wait_until(lambda: session.scan == "b", 10, "the worst")
+    user.key_with(Qt.Key.Key_U, Qt.KeyboardModifier.ShiftModifier)
+    wait_until(lambda: session.scan == "c", 10, "the next one")
+    assert [scan for scan in EXPECTED if is_accepted(session.project, run, scan)] == ["b"]
+    assert not session.annotation.complete and not session.annotated
+    user.key(Qt.Key.Key_N)
+    wait_until(lambda: session.scan == "a", 10, "the last one that is not accepted")
 
 
 def test_a_click_in_the_queue_shows_the_scan(made, qtbot):

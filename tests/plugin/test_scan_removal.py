@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
+from medssl.core.errors import UserError
 from medssl.core.project.disk_usage import disk_usage, size_text
 from medssl.core.project.kept import FOLDER
+from medssl.core.project.modality import UNSURE
 from medssl.core.project.project import Annotation, Project
 from medssl.core.project.removal import remove_scan
+from medssl.core.project.review import Reviewable, accept
 from qtpy.QtWidgets import QInputDialog, QMenu, QMessageBox
 
+from napari_medssl.predict.predictions import PredictionKey, _read
 from napari_medssl.widgets import Dock
 from napari_medssl.widgets.scan_table import NAME
 
@@ -98,7 +104,7 @@ def test_a_renamed_scan_is_shown_by_its_name_everywhere(dock, qtbot, monkeypatch
     monkeypatch.setattr(QInputDialog, "getText", lambda *about: ("  Patient 7 ", True))
     choose(dock.scans.table.menu("scan"), "Rename scan")
     assert names(dock) == ["Patient 7", "other"] and dock.workspace.scan_layer.name == "Patient 7"
-    assert "scan" in dock.scans.table.item(0, NAME).toolTip().splitlines()
+    assert "scan" in dock.scans.table.item(0, NAME).toolTip().splitlines(), "the id of its files"
     dock.workspace.annotation_layer.paint((3, 4, 5), 2)
     dock.scans.table.step(1)
     qtbot.waitUntil(lambda: dock.session.scan == "other", timeout=20_000)
@@ -106,6 +112,39 @@ def test_a_renamed_scan_is_shown_by_its_name_everywhere(dock, qtbot, monkeypatch
     qtbot.waitUntil(lambda: dock.session.scan == "scan", timeout=20_000)
     assert dock.workspace.scan_layer.name == "Patient 7"
     assert dock.workspace.annotation_layer.data[3, 4, 5] == 2
+
+
+def test_what_is_said_of_a_renamed_scan_says_its_name(dock, qtbot, said, project, tmp_path):
+    """Layers, tooltips and sentences; those of the engine are in tests/engine/test_scan_titles.py."""
+    image = nibabel.load(project.scan("scan").source)
+    path = tmp_path / "t2.nii"
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj) * 2 + 7, image.affine), path)
+    table, workspace = dock.scans.table, dock.workspace
+    table.channels.add(project.scan("scan"), path, "t2")
+    qtbot.waitUntil(lambda: len(workspace.channels.parts) == 2, timeout=20_000)
+    table.removal.rename(project.scan("scan"), "Patient 7")
+    assert [layer.name for _, layer in workspace.channels.parts] == ["Patient 7", "Patient 7 t2"]
+    table.channels.remove(dock.session.project.scan("scan"), "t2")
+    qtbot.waitUntil(lambda: len(workspace.channels.parts) == 1, timeout=20_000)
+    table.channels.add(dock.session.project.scan("scan"), path, "t2")
+    qtbot.waitUntil(lambda: len(workspace.channels.parts) == 2, timeout=20_000)
+    assert workspace.channels.parts[1][1].name == "Patient 7 t2"
+    said.clear()
+    for name in ("t2", "t3"):  # a name that is taken, and an image that is there already
+        table.channels.add(dock.session.project.scan("scan"), Path(project.scan("scan").source), name)
+        qtbot.waitUntil(lambda: bool(said) and "Patient 7" in said[-1][1], timeout=20_000)
+        said.clear()
+    uncertain = replace(dock.session.project.scan("scan"), modality_source=UNSURE)
+    dock.session.project._change_scan("scan", lambda _: uncertain)
+    dock.scans.adder._show_remarks()
+    assert said[-1][1].startswith("Patient 7 may be CT or MR")
+    assert dock.prediction.review._tip(Reviewable("scan", {}, False)) == "Patient 7"
+    run = project.runs()[0].id
+    with pytest.raises(UserError, match="Patient 7 has no prediction"):
+        _read(dock.session.project, "scan", PredictionKey("gone"))
+    with pytest.raises(UserError, match="Patient 7 has no current prediction"):
+        (project.prediction_file(run, "scan")).unlink()
+        accept(dock.session.project, run, "scan")
 
 
 def test_a_name_that_is_taken_is_refused_in_one_sentence(dock, said, monkeypatch):

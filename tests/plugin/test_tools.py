@@ -21,6 +21,7 @@ from napari_medssl.annotate import keys
 from napari_medssl.class_colors import INTERPOLATED, PAINTED, PREDICTED, PREVIEWED, colormap, shade
 from napari_medssl.model import preferences
 from napari_medssl.widgets import Dock
+from napari_medssl.widgets.annotate import NO_SLICE
 from napari_medssl.workspace import Workspace
 
 
@@ -96,6 +97,42 @@ def test_no_tool_is_lit_while_another_layer_is_active_and_a_button_comes_back(do
 def test_a_hidden_annotation_has_no_tool(dock):
     dock.workspace.annotation_layer.visible = False
     assert lit(dock) == []
+
+
+def leave_for_3d(dock: Dock) -> None:
+    dock.viewer.dims.ndisplay = 3
+
+
+def leave_the_scan(dock: Dock) -> None:
+    dock.viewer.add_image(np.zeros((90, 10, 12)), scale=(4, 1.5, 1.5))
+    dock.viewer.layers.selection.active = dock.workspace.annotation_layer
+    dock.viewer.dims.set_point(0, 200)
+
+
+@pytest.mark.parametrize("leave", [leave_for_3d, leave_the_scan])
+def test_no_tool_is_lit_where_no_slice_of_the_scan_is_on_the_screen(dock, leave):
+    tools, said = dock.annotate.tools, []
+    dock.session.message.connect(lambda severity, text: said.append((severity, text)))
+    assert lit(dock) == ["Paint"]
+    leave(dock)
+    for tool in (tools.brush, tools.sure, tools.eraser):
+        assert not tool.isEnabled() and tool.toolTip() == NO_SLICE
+    assert lit(dock) == []
+    press(dock.viewer, "E")
+    assert lit(dock) == [] and said[-1] == ("warning", NO_SLICE)
+    dock.workspace.go_to(0, 4)
+    assert lit(dock) == ["Erase"] and tools.brush.isEnabled()
+
+
+@pytest.mark.parametrize("leave", [leave_for_3d, leave_the_scan])
+def test_a_tool_in_hand_comes_along_from_a_view_without_a_slice(dock, tmp_path, leave):
+    leave(dock)
+    dock.session.select(dock.session.project.add_scan(write_scan(tmp_path / "b.nii.gz", 1)).id)
+    dock.annotate.new_annotation()
+    dock.workspace.paint(255)
+    leave(dock)
+    dock.session.select("a")
+    assert lit(dock) == ["Sure background"]
 
 
 def test_napari_s_own_tools_light_ours(dock):

@@ -39,6 +39,19 @@ def test_presets_are_in_hounsfield_units_whatever_the_file_adds(workspace, tmp_p
     assert workspace.scan_layer.contrast_limits == [-1350 + offset, 150 + offset]
 
 
+@pytest.mark.parametrize(
+    "name, limits",
+    [
+        ("Soft tissue", (-150, 250)), ("Lung", (-1350, 150)), ("Bone", (-500, 1300)), ("Brain", (0, 80)),
+        ("Liver", (-45, 105)), ("Mediastinum", (-125, 225)),
+    ],
+)  # fmt: skip
+def test_each_preset_is_the_window_that_radiologists_mean_by_its_name(workspace, tmp_path, name, limits):
+    show(workspace, write(tmp_path / "ct.nii", ct()))
+    workspace.window.apply(next(preset for preset in PRESETS if preset.name == name))
+    assert workspace.scan_layer.contrast_limits == list(limits) and workspace.window.describe() == name
+
+
 def test_presets_fit_the_normalised_copy_of_a_scan_whose_file_is_gone(workspace, tmp_path):
     path = write(tmp_path / "ct.nii", ct())
     scan = workspace.session.project.add_scan(path, modality="ct")

@@ -287,8 +287,4 @@ def _resumed_job(training_run: Run, job: TrainingJob) -> TrainingJob:
 
 def _check_scans(project: Project, scans: tuple[str, ...]) -> None:
     for scan in scans:
-        if scan not in project.scans:
-            raise UserError(
-                f"{project.root} has no scan {scan!r}; it has {', '.join(project.scans) or 'none yet'}.",
-                code="no-scan",
-            )
+        project.scan(scan)  # or "no-scan"

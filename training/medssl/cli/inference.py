@@ -226,11 +226,11 @@ def evaluate(
     if json is not None:
         check_writable(json)
     pairs = project_pairs(opened, labels)
-    report_pairs(pairs, screen)
+    report_pairs(pairs, opened.titles, screen)
     scores = evaluate_usable(opened, chosen.id, pairs.files)
     for reason in scores.left_out.values():
         warn(screen, reason)
-    report_notes(scores.notes, screen)
+    report_notes(scores.notes, opened.titles, screen)
     scores.left_out.update(pairs.ambiguous)
     console(stderr=False).print(scores_table(scores, opened.titles, title=f"Dice of {chosen.id}"))
     if json is not None:

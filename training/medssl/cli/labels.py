@@ -42,7 +42,7 @@ def import_labels(project: Project, folder: Path, complete: Completeness, screen
 
     pairs = project_pairs(project, folder)
     refused = len(pairs.ambiguous)
-    report_pairs(pairs, screen)
+    report_pairs(pairs, project.titles, screen)
 
     def refuse(path: Path, error: UserError) -> None:
         nonlocal refused
@@ -58,7 +58,7 @@ def import_labels(project: Project, folder: Path, complete: Completeness, screen
     new = [item.name for item in project.classes if before.get(item.id) != item.name]
     if new:
         typer.echo(f"New classes: {', '.join(new)}.")
-    report_notes({item.scan_id: item.notes for item in imported}, screen)
+    report_notes({item.scan_id: item.notes for item in imported}, project.titles, screen)
     return refused
 
 
@@ -88,21 +88,21 @@ def project_pairs(project: Project, folder: Path) -> Pairs:
     return pairs
 
 
-def report_pairs(pairs: Pairs, screen: Console) -> None:
-    """Print what could not be paired."""
+def report_pairs(pairs: Pairs, titles: dict[str, str], screen: Console) -> None:
+    """Print what could not be paired; `titles` has the names of the scans by their ids."""
     for sentence in dict.fromkeys(pairs.ambiguous.values()):
         warn(screen, sentence)
     if pairs.missing:
-        screen.print(f"No label file: {listed(pairs.missing)}.", soft_wrap=True)
+        screen.print(f"No label file: {listed(titles[scan] for scan in pairs.missing)}.", soft_wrap=True)
     if pairs.unused:
         names = listed([str(path) for path in pairs.unused])
         warn(screen, f"No scan of this name: {names}.")
 
 
-def report_notes(notes: dict[str, tuple[str, ...]], screen: Console) -> None:
+def report_notes(notes: dict[str, tuple[str, ...]], titles: dict[str, str], screen: Console) -> None:
     """Print the notes about label files, {scan id: notes}; one about many is printed once."""
     for note in Counter(note for each in notes.values() for note in each):
-        names = listed([name for name, each in notes.items() if note in each])
+        names = listed([titles[scan] for scan, each in notes.items() if note in each])
         screen.print(f"{names}: {note}.", soft_wrap=True)
 
 

@@ -113,7 +113,7 @@ class SlicePreview(_Said, frozen=True):
             return flat.reshape(self.shape)
         except (ValueError, zlib.error) as error:
             raise UserError(
-                f"The preview of slice {self.index} of {self.scan} is damaged; wait for the next one.",
+                f"The preview of slice {self.index} is damaged; wait for the next one.",
                 code="bad-event",
             ) from error
 

@@ -64,6 +64,8 @@ def colors_of(project: Project, scan: str, run: str) -> tuple[np.ndarray, tuple[
     except UserError:
         pass  # not computed yet, or damaged
     colors = to_rgb(cache.array, axes)
+    if project.read_only:
+        return colors, cache.step_vox
     for old in path.parent.glob(f"{scan}-{'?' * 16}.npy"):
         old.unlink(missing_ok=True)  # another process may do the same
     project.make_folder("runs", run, "colors")
@@ -130,8 +132,9 @@ def _axes(project: Project, run: str, cache: FeatureCache) -> Axes:
     except (UserError, KeyError, TypeError, ValueError):
         axes = fit_axes(_samples(project, run, cache))
     values = {name: value.tolist() for name, value in vars(axes).items()}
-    project.make_folder("runs", run, "colors")
-    write_json(path, {"weights": weights, **values})
+    if not project.read_only:
+        project.make_folder("runs", run, "colors")
+        write_json(path, {"weights": weights, **values})
     return axes
 
 

@@ -54,7 +54,7 @@ class FeatureCache:
         """
         if not all(0 <= index < length for index, length in zip(voxel_zyx, self.shape_zyx, strict=True)):
             raise UserError(
-                f"A voxel is not among the {size_text(self.shape_zyx)} of {self.scan}; choose one inside.",
+                f"A voxel is not among the {size_text(self.shape_zyx)} of its scan; choose one inside.",
                 code="outside",
             )
         z, y, x = (int(index) // step for index, step in zip(voxel_zyx, self.step_vox, strict=True))
@@ -152,16 +152,17 @@ def open_features(project: Project, scan: str, run: str, verify: bool = True) ->
     except UserError as error:
         if error.code == "not-readable":
             raise
-        raise _no_features(scan, run, "no" if error.code == "missing" else "only damaged") from error
+        raise _no_features(project, scan, run, "no" if error.code == "missing" else "only damaged") from error
     except (KeyError, TypeError, ValueError, IndexError, ZeroDivisionError) as error:
-        raise _no_features(scan, run, "only damaged") from error
+        raise _no_features(project, scan, run, "only damaged") from error
     if not current:
-        raise _no_features(scan, run, "only outdated")
+        raise _no_features(project, scan, run, "only outdated")
     return FeatureCache(scan, run, array, step, shape, geometry.spacing_mm)
 
 
-def _no_features(scan: str, run: str, state: str) -> UserError:
-    return UserError(f"{scan} has {state} features of {run}; compute them (again).", code="no-features")
+def _no_features(project: Project, scan: str, run: str, state: str) -> UserError:
+    title = project.scan(scan).title
+    return UserError(f"{title} has {state} features of {run}; compute them (again).", code="no-features")
 
 
 def query_at(cache: FeatureCache, voxel_zyx: Sequence[int]) -> np.ndarray:

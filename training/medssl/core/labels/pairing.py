@@ -95,7 +95,8 @@ def pair_labels(
                 owned.setdefault(scan_id, []).append((rank, file))
             else:
                 contested.setdefault(scan_id, []).append(file)
-    return _decide(sources, owned, contested, unused)
+    titles = {scan_id: (names or {}).get(scan_id, scan_id) for scan_id in sources}
+    return _decide(sources, titles, owned, contested, unused)
 
 
 def label_files(folder: Path, scans: set[Path] | frozenset[Path] = frozenset()) -> list[Path]:
@@ -127,6 +128,7 @@ def label_files(folder: Path, scans: set[Path] | frozenset[Path] = frozenset()) 
 
 def _decide(
     sources: Mapping[str, Path],
+    titles: Mapping[str, str],
     owned: Mapping[str, list[tuple[int, Path]]],
     contested: Mapping[str, list[Path]],
     unused: list[Path],
@@ -141,14 +143,14 @@ def _decide(
             files[scan_id] = best[0].parent
         elif best:
             ambiguous[scan_id] = (
-                f"{scan_id} ({source}) has several label files, {' and '.join(map(str, best))}; leave one of "
-                "them in the folder."
+                f"{titles[scan_id]} ({source}) has several label files, {' and '.join(map(str, best))}; "
+                "leave one of them in the folder."
             )
         elif scan_id in contested:
             others = sorted(other for other in contested if set(contested[other]) & set(contested[scan_id]))
-            file = contested[scan_id][0]
+            file, names = contested[scan_id][0], " or ".join(titles[other] for other in others)
             ambiguous[scan_id] = (
-                f"{file} may belong to {' or '.join(others)}; name each label file by folder and file of its "
+                f"{file} may belong to {names}; name each label file by folder and file of its "
                 f"scan, as in {sources[others[0]].parent.name}/{file.name}."
             )
         else:

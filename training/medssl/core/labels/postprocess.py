@@ -148,7 +148,8 @@ def read_cleaned(project: Project, run_id: str, scan_id: str) -> np.ndarray:
     """
     if postprocessing_of(project, run_id, scan_id) is None:
         raise UserError(
-            f"The prediction of {scan_id} by {run_id} is not the one that was cleaned up; clean it up again.",
+            f"The prediction of {project.scan(scan_id).title} by {run_id} is not the one that was cleaned "
+            "up; clean it up again.",
             code="no-cleaned",
         )
     shape = project.scans[scan_id].geometry.shape_zyx
@@ -169,5 +170,7 @@ def cleaned(project: Project, run_id: str, scan_id: str, postprocessing: Postpro
         return read_cleaned(project, run_id, scan_id)
     labels = project.prediction(run_id, scan_id)
     if labels is None:
-        raise UserError(f"{scan_id} has no prediction of {run_id} yet; predict it first.", code="nothing-yet")
+        raise UserError(
+            f"{scan.title} has no prediction of {run_id} yet; predict it first.", code="nothing-yet"
+        )
     return clean(labels, postprocessing, scan.geometry.voxel_ml) if postprocessing else labels

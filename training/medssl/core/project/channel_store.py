@@ -86,8 +86,8 @@ class ChannelStore(ScanStore):
         """
         if not number_of(self.scan(scan_id), channel):
             raise UserError(
-                f"{channel or scan_id} is the first channel of {scan_id}, on whose grid its annotation lies; "
-                "remove the others, or the scan.",
+                f"{channel or 'It'} is the first channel of {self.scan(scan_id).title}, on whose grid its "
+                "annotation lies; remove the others, or the scan.",
                 code="first-channel",
             )
 
@@ -120,11 +120,13 @@ def _place_of(scan: Scan, made: Scan) -> int:
             return number
         if part.sha256 == made.sha256:
             raise UserError(
-                f"{made.source} is a channel of {scan.id} already; choose another image.", code="same-image"
+                f"{made.source} is a channel of {scan.title} already; choose another image.",
+                code="same-image",
             )
         if part.channel == made.channel:
             raise UserError(
-                f"{scan.id} has a channel {made.channel} already, from {part.source}; choose another name.",
+                f"{scan.title} has a channel {made.channel} already, from {part.source}; choose another "
+                "name.",
                 code="exists",
             )
     return len(scan.channel_names)

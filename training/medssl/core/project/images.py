@@ -59,7 +59,7 @@ def read_image(path: Path, scan: Scan) -> np.ndarray:
     # Former versions recorded no hash; then its voxels have to be finite.
     is_whole = cached_sha256(path) == scan.image_sha256 if scan.image_sha256 else is_image and _finite(image)
     if not (is_image and is_whole):
-        raise UserError(f"{path}, the image of {scan.id}, is damaged.", code="unreadable")
+        raise UserError(f"{path}, the image of {scan.title}, is damaged.", code="unreadable")
     return image
 
 

@@ -119,7 +119,7 @@ class Manifest(ProjectFolder):
             UserError: "no-scan".
         """
         if scan_id not in self.scans:
-            known = ", ".join(list(self.scans)[:MAX_NAMED])
+            known = ", ".join(list(self.titles.values())[:MAX_NAMED])
             more = f" and {len(self.scans) - MAX_NAMED} more" if len(self.scans) > MAX_NAMED else ""
             raise UserError(
                 f"{self.root} has no scan {scan_id!r}; it has {known or 'none yet'}{more}.", code="no-scan"

@@ -147,7 +147,8 @@ def open_probabilities(project: Project, run_id: str, scan_id: str) -> Probabili
     """
     path, metadata = _paths(project, run_id, scan_id)
     missing = UserError(
-        f"{scan_id} has no current probabilities of {run_id}; predict it with probabilities.",
+        f"{project.scan(scan_id).title} has no current probabilities of {run_id}; predict it with "
+        "probabilities.",
         code="no-probabilities",
     )
     try:

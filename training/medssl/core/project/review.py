@@ -68,8 +68,9 @@ def accept(project: Project, run_id: str, scan_id: str, accepted: bool = True) -
     """
     project.need_writable()
     if not project.has_prediction(run_id, scan_id):
+        title = project.scan(scan_id).title
         raise UserError(
-            f"{scan_id} has no current prediction of {run_id}; segment it first.", code="nothing-yet"
+            f"{title} has no current prediction of {run_id}; segment it first.", code="nothing-yet"
         )
     path = _path(project, run_id, scan_id)
     if accepted:

@@ -84,7 +84,7 @@ class ScanStore(Manifest):
         known = self._known(digest)
         assert known is not None
         if is_back:
-            self.on_notice(f"{known.id} has the annotation again that it had when it was removed.")
+            self.on_notice(f"{known.title} has the annotation again that it had when it was removed.")
         number, part = next(each for each in enumerate(known.parts) if each[1].sha256 == digest)
         changed = (part.modality, part.modality_source) != (chosen, source)
         if changed and overrules(source, part.modality_source):
@@ -182,8 +182,9 @@ class ScanStore(Manifest):
             try:
                 self._renew_image(scan_id, channel, source())
             except UserError as error:
+                title = self.scan(scan_id).title
                 raise UserError(
-                    f"The image of {scan_id} ({path}) is missing or damaged; restore it from a backup, as it "
+                    f"The image of {title} ({path}) is missing or damaged; restore it from a backup, as it "
                     f"cannot be made again: {error}",
                     code="unreadable",
                 ) from damage

@@ -123,8 +123,8 @@ class Alice(Method):
         """
         if len(dataset) < 2:
             raise UserError(
-                f"Alice compares scans, and there is only {dataset.ids[0]}; add scans or choose another "
-                "method, such as pgl or mae.",
+                "Alice compares scans, and there is only one; add scans or choose another method, such as "
+                "pgl or mae.",
                 code="one-scan",
             )
         matcher = cast(AnatomicalEmbedding, self.modules["matcher"])

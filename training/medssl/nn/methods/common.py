@@ -140,8 +140,8 @@ def check_positions(dataset: DeviceDataset, plan: Plan, zoom: float, method: str
     positions = scan_shapes(dataset, every)[:, 0] if plan.dims == 2 else boxes.prod(1)
     if positions.sum() < 2:
         raise UserError(
-            f"{method} needs views of different positions, and {dataset.ids[0]} has only one; add scans or "
-            "choose mae.",
+            f"{method} needs views of different positions, and the only scan has one; add scans or choose "
+            "mae.",
             code="one-place",
         )
 

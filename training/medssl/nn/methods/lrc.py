@@ -142,8 +142,8 @@ class LRC(Method):
         )
         if superpixels is None:
             raise UserError(
-                f"LRC contrasts regions, and no slice of {dataset.ids[0]} or the other scans has two; check "
-                "that the images are not empty, or choose mae.",
+                "LRC contrasts regions, and no slice of the scans has two; check that the images are not "
+                "empty, or choose mae.",
                 code="no-regions",
             )
         self.superpixels = superpixels

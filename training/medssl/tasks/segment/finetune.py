@@ -152,7 +152,7 @@ def make_task(
             card_with_ids(stored[1], fingerprints(project.scans)) for stored in (resume, start) if stored
         ]
         previous = next((card for card in cards if card["kind"] == "finetune"), None)
-        dataset, held_out = take_validation_slice(dataset, plan, previous, emit)
+        dataset, held_out = take_validation_slice(dataset, plan, previous, emit, project.titles)
     smoothing_width = (
         SmoothingWidth.of(project, dataset, plan, job.seed) if settings.posterior_smoothing else None
     )

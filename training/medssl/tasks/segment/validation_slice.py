@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
@@ -51,6 +51,8 @@ class ValidationSlice:
     target: Tensor
     """uint8 (rows, columns), 0 background, 1..K classes."""
     spacing_mm: tuple[float, float, float]
+    title: str = ""
+    """What a person calls the scan; empty for its id."""
 
     @property
     def classes(self) -> list[int]:
@@ -66,7 +68,11 @@ class ValidationSlice:
 
 
 def take_validation_slice(
-    dataset: DeviceDataset, plan: Plan, previous: dict[str, Any] | None, emit: Emit
+    dataset: DeviceDataset,
+    plan: Plan,
+    previous: dict[str, Any] | None,
+    emit: Emit,
+    titles: Mapping[str, str] | None = None,
 ) -> tuple[DeviceDataset, ValidationSlice | None]:
     """Exclude one complete slice from the training targets.
 
@@ -76,6 +82,7 @@ def take_validation_slice(
         previous: Card of the fine-tuning that this one continues. Slices that it was trained on are no
             longer independent, so only its own validation slice is used again.
         emit: Receives a Notice with the choice.
+        titles: {scan id: the name that a person reads}.
 
     Returns:
         The dataset without the labels of that slice, and the slice; None if no slice is suitable.
@@ -102,6 +109,7 @@ def take_validation_slice(
         index - first,
         targets[scan][index].clone(),
         dataset.spacing_mm[scan],
+        (titles or {}).get(dataset.ids[scan], ""),
     )
     targets[scan] = targets[scan].clone()
     targets[scan][index] = IGNORE
@@ -164,7 +172,8 @@ def _previous_position(dataset: DeviceDataset, saved: dict[str, Any] | None) -> 
 
 
 def _name(validation_slice: ValidationSlice, plan: Plan) -> str:
-    return f"{AXIS_NAMES[plan.slice_axis]} slice {validation_slice.index} of {validation_slice.scan}"
+    scan = validation_slice.title or validation_slice.scan
+    return f"{AXIS_NAMES[plan.slice_axis]} slice {validation_slice.index} of {scan}"
 
 
 class ValidationMonitor:
