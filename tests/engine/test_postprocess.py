@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+from medssl.core.errors import UserError
 from medssl.core.export.files import export_scan
 from medssl.core.jobs import ExportJob
-from medssl.core.labels.postprocess import Postprocessing, clean, cleaned, postprocessing_of, save_cleaned
+from medssl.core.labels.postprocess import (
+    Postprocessing,
+    clean,
+    cleaned,
+    postprocessing_of,
+    read_cleaned,
+    save_cleaned,
+)
 from medssl.core.project.project import Annotation, Project
 from medssl.tasks.export import export_scans
+from project_parts import code_of
 
 LARGEST, HOLES = Postprocessing(largest=True), Postprocessing(fill_holes=True)
 
@@ -139,3 +149,26 @@ def test_all_scans_are_exported_cleaned_alike(predicted: Project, tmp_path: Path
     export_scans(predicted, job, lambda event: None, lambda: False)
     labels = np.asarray(nibabel.load(tmp_path / "out" / "scan_segmentation.nii.gz").dataobj)
     assert np.count_nonzero(labels) == 48
+
+
+def test_annotation_prediction_and_what_was_cleaned_do_not_pass_for_each_other(predicted: Project) -> None:
+    save_cleaned(predicted, RUN, "scan", LARGEST, cleaned(predicted, RUN, "scan", LARGEST))
+    predicted.save_annotation("scan", Annotation(np.array(predicted.prediction(RUN, "scan"))))
+    annotation, prediction = predicted.annotation_file("scan"), predicted.prediction_file(RUN, "scan")
+    clean = prediction.with_name("scan.cleaned.npz")
+    contents = {path: path.read_bytes() for path in (annotation, prediction, clean)}
+
+    def refusal(path: Path, by: Path, read: Callable[[], object]) -> str:
+        path.write_bytes(contents[by])
+        with pytest.raises(UserError) as error:
+            read()
+        path.write_bytes(contents[path])
+        return code_of(error)
+
+    for other in (prediction, clean):
+        assert refusal(annotation, other, lambda: predicted.annotation("scan")) == "prediction"
+    assert refusal(prediction, annotation, lambda: predicted.prediction(RUN, "scan")) == "annotation"
+    assert refusal(prediction, clean, lambda: predicted.prediction(RUN, "scan")) == "outdated"
+    for other in (annotation, prediction):
+        assert refusal(clean, other, lambda: read_cleaned(predicted, RUN, "scan")) == "no-cleaned"
+    read_cleaned(predicted, RUN, "scan")

@@ -121,8 +121,9 @@ def save_cleaned(
     prediction, path, metadata = _paths(project, run_id, scan_id)
     project.make_folder("runs", run_id, "predictions")
     metadata.unlink(missing_ok=True)
-    write_annotation(path, Annotation(labels), project.scans[scan_id].geometry.shape_zyx)
-    write_json(metadata, {"cleaning": asdict(postprocessing), "prediction_sha256": sha256_of(prediction)})
+    fields = {"cleaning": asdict(postprocessing), "prediction_sha256": sha256_of(prediction)}
+    write_annotation(path, Annotation(labels), project.scans[scan_id].geometry.shape_zyx, fields)
+    write_json(metadata, {**fields, "labels_sha256": sha256_of(path)})
 
 
 def postprocessing_of(project: Project, run_id: str, scan_id: str) -> Postprocessing | None:
@@ -131,6 +132,7 @@ def postprocessing_of(project: Project, run_id: str, scan_id: str) -> Postproces
     try:
         fields = read_json(metadata)
         is_current = path.is_file() and fields["prediction_sha256"] == sha256_of(prediction)
+        is_current = is_current and fields["labels_sha256"] == sha256_of(path)
         is_current = is_current and project.has_prediction(run_id, scan_id)
         return from_json(Postprocessing, fields["cleaning"], str(metadata)) if is_current else None
     except (UserError, KeyError, TypeError, OSError):

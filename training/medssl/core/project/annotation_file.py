@@ -99,10 +99,11 @@ def read_annotation(path: Path, shape_zyx: tuple[int, ...], scan_sha256: str = "
 
     Args:
         shape_zyx: Shape of the scan.
-        scan_sha256: Fingerprint of the scan, if the file has to be of this one.
+        scan_sha256: Fingerprint of the scan, if the file has to be its annotation.
 
     Raises:
-        UserError: "missing", "not-readable", "unreadable", "newer-version", "wrong-shape", "other-scan".
+        UserError: "missing", "not-readable", "unreadable", "newer-version", "wrong-shape", "other-scan",
+            "prediction".
     """
     labels_box, complete, interpolated_box = _read(path, shape_zyx, scan_sha256)
     interpolated = _padded(*interpolated_box, shape_zyx) if interpolated_box is not None else None
@@ -155,6 +156,12 @@ def _read(path: Path, shape_zyx: tuple[int, ...], scan_sha256: str) -> tuple[_Bo
 def _check_scan(
     path: Path, stored: Mapping[str, np.ndarray], shape_zyx: tuple[int, ...], scan_sha256: str
 ) -> None:
+    if scan_sha256 and "origin" in stored:
+        raise UserError(
+            f"{path} is a prediction, not an annotation; restore the annotation from a backup, or delete the "
+            "file.",
+            code="prediction",
+        )
     if scan_sha256 and str(stored.get("scan_sha256", scan_sha256)) != scan_sha256:
         raise UserError(
             f"{path} is the annotation of another scan; restore this scan's own from a backup, or delete the "
@@ -171,10 +178,10 @@ def _check_scan(
 
 
 def read_origin(path: Path) -> dict[str, Any] | None:
-    """`origin` in a file of `write_annotation`; None if it has none.
+    """`origin` in the file of a prediction; None if a version wrote it that stored none.
 
     Raises:
-        UserError: "unreadable", "newer-version".
+        UserError: "unreadable", "newer-version", "annotation" for a file that is no prediction.
     """
     try:
         status = path.stat()
@@ -188,6 +195,10 @@ def read_origin(path: Path) -> dict[str, Any] | None:
 def _origin_text(path: Path, modified_ns: int, size: int) -> str:
     """The origin as JSON, "" for none; cached, as the viewer asks for it at each event of a job."""
     with _open_npz(path) as stored:
+        if "scan_sha256" in stored:
+            raise UserError(
+                f"{path} is an annotation, not a prediction; delete it and predict again.", code="annotation"
+            )
         return str(stored["origin"]) if "origin" in stored else ""
 
 
