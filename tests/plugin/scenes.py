@@ -99,3 +99,9 @@ def phantom(folder: Path) -> Scene:
     path = folder / "phantom.nii.gz"
     nibabel.save(nibabel.Nifti1Image(geometry.to_source(scan), geometry.matrix), path)
     return Scene(path, np.where(labels == 1, 1, 0).astype(np.uint8), ("Liver",))
+
+
+def small_phantom(folder: Path) -> Scene:
+    """The same of fewer and larger voxels, which is quick to paint and to train on."""
+    path, labels = _coarse_phantom(folder, 0)
+    return Scene(path, np.where(labels == 1, 1, 0).astype(np.uint8), ("Liver",))
