@@ -23,7 +23,7 @@ from medssl.nn.models import checkpoint
 from project_parts import code_of
 from small import FINETUNE, Events, make_project, never
 
-KILLS = int(os.environ.get("MEDSSL_KILLS", "4"))
+KILLS = int(os.environ.get("MEDSSL_KILLS", "2"))
 LONGEST_S = 0.6
 """After its start a training is killed within so many seconds; they add up to less than it takes."""
 

@@ -109,3 +109,9 @@ def phantom(folder: Path) -> Scene:
     scan, labels, geometry = make_phantom(0)
     path = write_nifti(folder / "phantom.nii.gz", scan, geometry)
     return Scene(path, np.where(labels == 1, 1, 0).astype(np.uint8), ("Liver",))
+
+
+def small_phantom(folder: Path) -> Scene:
+    """The same of fewer and larger voxels, which is quick to paint and to train on."""
+    path, labels = _coarse_phantom(folder, 0)
+    return Scene(path, np.where(labels == 1, 1, 0).astype(np.uint8), ("Liver",))

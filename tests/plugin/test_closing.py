@@ -47,7 +47,7 @@ def opened(tmp_path, qapp, napari_app):
     """A viewer that the test closes, with a scan on the screen."""
     viewer = napari.Viewer()
     _, dock = viewer.window.add_plugin_dock_widget("napari-medssl")
-    dock.scans.add([scenes.phantom(tmp_path).path])
+    dock.scans.add([scenes.small_phantom(tmp_path).path])
     wait_until(lambda: dock.session.scan is not None and not dock.scans.adder.busy, 20, "opening")
     window = dock.window()
     yield viewer, dock

@@ -1,6 +1,6 @@
 """The whole loop in a real window, by mouse and keyboard alone, with the real engine.
 
-MEDSSL_MINUTES=1.5 trains for longer than it takes to see that it works.
+MEDSSL_MINUTES=1.5 trains for longer than it takes to see that it works, MEDSSL_METHODS=all with every method.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from napari_medssl.widgets.finetune import SHAPES_NAME
 
 pytestmark = pytest.mark.viewer
 MINUTES = float(os.environ.get("MEDSSL_MINUTES", "0.1"))
+METHODS_HERE = METHODS if os.environ.get("MEDSSL_METHODS") == "all" else ("alice", "supervoxels")
+"""Of all methods one that trains in two stages and one that starts from shapes; tests/engine/test_engine.py
+trains each of them, without a window."""
 PATIENCE = 240
 
 
@@ -36,7 +39,7 @@ def scene(tmp_path) -> scenes.Scene:
     """A scan file, and what there is to paint on it."""
     folder = tmp_path / "scans"
     folder.mkdir()
-    return scenes.hippocampus(folder) or scenes.phantom(folder)
+    return scenes.hippocampus(folder) or scenes.small_phantom(folder)
 
 
 @pytest.fixture
@@ -172,7 +175,7 @@ def test_from_a_file_to_an_exported_segmentation(window, scene, tmp_path):
 
 
 @pytest.mark.timeout(1800)
-def test_every_method_of_the_list_trains_and_none_collapses(window, tmp_path):
+def test_methods_of_the_list_train_and_none_collapses(window, tmp_path):
     """On a few scans; MEDSSL_PROJECT=folder takes those of a project, to which runs are then added."""
     viewer, dock = window
     dock.open(Path(os.environ.get("MEDSSL_PROJECT") or scenes.several(tmp_path)))
@@ -181,7 +184,10 @@ def test_every_method_of_the_list_trains_and_none_collapses(window, tmp_path):
     said: list[str] = []
     dock.session.message.connect(lambda severity, text: said.append(text) if severity == "error" else None)
     user.open_step(3)
-    for method in METHODS:
+    assert [dock.pretrain.method.itemText(row) for row in range(dock.pretrain.method.count())] == [
+        method.upper() for method in METHODS
+    ]
+    for method in METHODS_HERE:
         user.choose(dock.pretrain.method, method.upper())
         for minutes in (MINUTES, 10 * MINUTES):  # the second one where a busy machine takes no two steps
             user.set_minutes(dock.pretrain.minutes, minutes)
