@@ -100,6 +100,16 @@ def test_a_byte_that_flips_costs_its_own_record_only(tmp_path: Path) -> None:
         assert found.damaged == 1 and found.torn == 0, at
 
 
+def test_a_record_with_a_damaged_header_is_damaged_not_torn_off(tmp_path: Path) -> None:
+    """It is the last one alone that a kill can cut off."""
+    log, ends = filled(tmp_path)
+    content = bytearray(log.path.read_bytes())
+    content[ends[0] + len(MAGIC) : ends[0] + HEADER.size] = b"\xff" * (HEADER.size - len(MAGIC))
+    contents = parse(bytes(content), SHAPE)
+    assert [int(each.voxels[0]) for each in contents.strokes] == [0, 2]
+    assert (contents.damaged, contents.torn) == (1, 0)
+
+
 def test_a_damaged_journal_is_kept_under_a_name_of_its_own(tmp_path: Path) -> None:
     damaged = []
     for round_number in (1, 2):

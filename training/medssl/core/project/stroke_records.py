@@ -54,13 +54,14 @@ def parse(content: bytes, shape_zyx: tuple[int, ...]) -> JournalContents:
         content: Its bytes.
         shape_zyx: Shape of the scan.
     """
-    strokes, records, damaged, torn = [], [], 0, 0
+    strokes, records, damaged, torn, end = [], [], 0, 0, 0
     for record, whole in _records(content):
+        end += len(record)
         stroke = _stroke(record, shape_zyx) if whole else None
         if stroke is not None:
             strokes.append(stroke)
             records.append(record)
-        elif not whole and _is_torn(record):
+        elif not whole and end == len(content) and _is_torn(record):
             torn = len(record)
         else:
             damaged += max(1, record.count(MAGIC))
