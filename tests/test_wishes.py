@@ -115,6 +115,7 @@ import threading
 from types import SimpleNamespace
 from qtpy.QtCore import QCoreApplication, QThreadPool, QTimer
 from napari_medssl.latest_only_worker import LatestOnlyWorker
+from napari_medssl.model.messages import Messages
 
 application = QCoreApplication([])
 where = {}
@@ -131,7 +132,7 @@ def end():
     where["ended"] = threading.get_ident()
     application.quit()
 
-worker = LatestOnlyWorker(SimpleNamespace(closed=False))
+worker = LatestOnlyWorker(SimpleNamespace(closed=False, messages=Messages()))
 worker.submit(steps, show, end)
 QTimer.singleShot(200_000, application.quit)
 application.exec()

@@ -142,6 +142,7 @@ def test_long_lists_of_complete_slices_are_ranges_and_both_ends_are_links(window
     for axis, index in [(0, 0), (0, 1), (0, 2), (0, 4), (1, 3), (0, 5), (0, 7)]:
         annotation.mark(axis, index, True)
     QTest.qWait(50)
+    user.open_step(2)
     lines = [" ".join(html_text(line).split()) for line in dock.annotate.list.text().split("<br>")]
     assert lines == ["Complete axial: 0-2 4 5 7", "Complete coronal: 3"]
     for link, position in ((1, (0, 2)), (0, (0, 0))):  # 4, where the user stands, is no link

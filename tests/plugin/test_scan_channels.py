@@ -113,7 +113,7 @@ def test_a_sequence_of_another_place_is_refused_until_the_next_attempt(
     dock.steps[0].expand()
     assert messages.shown == [sentence] and messages.isVisible()
     channels.add(project.scans["p1"], write(tmp_path / "near.nii", 8), "t2")
-    qtbot.waitUntil(lambda: channels_shown(dock) == ["p1 t2", "p1"], timeout=20_000)
+    qtbot.waitUntil(lambda: channels_shown(dock) == ["p1", "p1 t2"], timeout=20_000)
     assert not messages.shown
 
 

@@ -177,7 +177,9 @@ def test_only_that_slice_of_the_prediction_on_the_screen_is_another_one(make, qt
 
 def test_what_is_shown_is_said_to_be_in_the_making(make, qtbot):
     dock = make(GOES_ON)
-    label = dock.finetune.layout().itemAt(dock.finetune.layout().count() - 1).widget()
+    layout = dock.finetune.layout()
+    widgets = [layout.itemAt(number).widget() for number in range(layout.count())]
+    label = [widget for widget in widgets if widget is not None][-1]
     assert not label.text()
     dock.finetune.start.click()
     arrives(qtbot, dock, 4)
