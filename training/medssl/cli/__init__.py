@@ -21,6 +21,7 @@ from medssl.cli import (
     review,
     runs,
     scans,
+    serve,
     setup,
     suggest,
     training,
@@ -62,6 +63,7 @@ _add(inference.features, USE)
 _add(inference.similarity, USE)
 _add(inference.evaluate, USE)
 _add(suggest.suggest, USE)
+_add(serve.serve, USE)
 _add(setup.run, PROGRAMS)
 _add(setup.doctor, PROGRAMS)
 
