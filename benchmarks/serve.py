@@ -175,16 +175,24 @@ def report(root: Path, address: str, process: psutil.Process, sent: list[Request
     for (kind, status), count in sorted(counts.items()):
         print(f"| {kind} | {status} | {count} |")
     wrong = [(request.kind, status) for request, status in replies if status not in (*request.expected, 0)]
-    project = Project.open(root)
-    annotations = [project.annotation(scan) for scan in project.scans]
-    whole = all(each is not None and each.labels.any() for each in annotations)
+    submitted = {
+        request.path[-6:] for request, status in replies if request.kind == "submit" and status == 200
+    }
     print(
         f"{len(sent)} requests in {seconds:.1f} s; answers that are not the expected ones: {wrong or 'none'}."
     )
     print(f"Memory before: {before / 2**20:.0f} MiB, at most {peak / 2**20:.0f} MiB.")
-    print(
-        f"Project intact: {whole}, {len(project.scans)} scans, classes {[c.name for c in project.classes]}."
-    )
+    print("Project intact." if intact(Project.open(root), submitted) else "The project is damaged.")
+
+
+def intact(project: Project, submitted: set[str]) -> bool:
+    """Whether the project has its scans and its class, and the labels of what was submitted."""
+    labels = box(project.scans["scan-0"].geometry.shape_zyx)
+    annotations = {scan: project.annotation(scan) for scan in project.scans}
+    known = {scan for scan, each in annotations.items() if each and (each.labels == labels).all()}
+    others = {scan for scan in project.scans if scan not in known and annotations[scan] is not None}
+    names = [item.name for item in project.classes]
+    return submitted <= known and not others and len(project.scans) == SCANS and names == ["box"]
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ def test_a_network_that_learns_from_submitted_labels_segments_the_next_scan(tmp_
         assert client.infer("newest", "block-0").status == 404
         label = write_nifti(tmp_path / "label.nii.gz", painted)
         assert client.save_label("block-0", label, [{"name": "block", "idx": 1}]).status == 200
-        assert client.train(minutes=0.1) == "DONE", client.get("/train/").json
+        assert client.train(minutes=0.05) == "DONE", client.get("/train/").json
         reply = client.infer("newest", "block-1", result_extension=".nrrd")
         assert reply.status == 200, reply.body
         received = tmp_path / "received.nrrd"

@@ -181,7 +181,8 @@ class Engines:
             watch.cancel()
             self._running = None
             engine.end()
-            self.warm_up()
+            with suppress(UserError):  # which the next request for an engine will say
+                self.warm_up()
 
     def close(self) -> None:
         """End all engines."""

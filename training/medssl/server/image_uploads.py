@@ -33,8 +33,7 @@ def add_image(server: Server, name: str, file_name: str, content: BinaryIO) -> S
     kept = False
     try:
         check_voxels(path)
-        with server.volume_in_memory():
-            scan = project.add_scan(path, name=stem_of(Path(name)))
+        scan = server.with_volumes(lambda: project.add_scan(path, name=stem_of(Path(name))))
         kept = Path(scan.source) == path
     finally:
         if not kept:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,8 +108,8 @@ def run_of(server: Server, model: str) -> Run:
     return runs[model]
 
 
-def predicted(server: Server, project: Project, scan: Scan, run: Run) -> np.ndarray:
-    """The segmentation of a scan, made by an engine unless there is one by these weights.
+def predict(server: Server, project: Project, scan: Scan, run: Run) -> None:
+    """Have an engine segment a scan, unless it is segmented with these weights.
 
     Args:
         server: The server.
@@ -116,32 +117,35 @@ def predicted(server: Server, project: Project, scan: Scan, run: Run) -> np.ndar
         scan: A scan of it.
         run: A run of it.
 
-    Returns:
-        Class ids, uint8 (Z, Y, X).
+    Raises:
+        UserError: BUSY, ENGINE, those of the job, and "nothing-yet" for a scan that the network cannot
+            segment.
+    """
+    if project.has_prediction(run.id, scan.id):
+        return
+    job = PredictJob(project=str(project.root), device=server.device, weights=run.id, scans=(scan.id,))
+    with server.engine_turn():
+        if project.has_prediction(run.id, scan.id):
+            return  # another request has had the same wish
+        left_out = server.engines.run(job).get("left_out", {})
+    if scan.id in left_out:
+        raise UserError(str(left_out[scan.id]), code="nothing-yet")
+
+
+def prediction(project: Project, scan: Scan, run: Run) -> np.ndarray:
+    """The segmentation of a scan, class ids, uint8 (Z, Y, X).
 
     Raises:
-        UserError: BUSY, ENGINE, "outdated" if the weights have changed meanwhile, those of the job, and
-            "nothing-yet" for a scan that the network cannot segment.
+        UserError: "outdated" if the weights have changed since, "nothing-yet" if there is none.
     """
-    if not project.has_prediction(run.id, scan.id):
-        with server.engine_turn():
-            if not project.has_prediction(run.id, scan.id):  # another request may have had the same wish
-                _predict(server, project, scan, run)
     labels = project.prediction(run.id, scan.id)
     if labels is None:
         raise UserError(f"{scan.title} was not segmented; try again.", code="nothing-yet")
     return labels
 
 
-def _predict(server: Server, project: Project, scan: Scan, run: Run) -> None:
-    job = PredictJob(project=str(project.root), device=server.device, weights=run.id, scans=(scan.id,))
-    left_out = server.engines.run(job).get("left_out", {})
-    if scan.id in left_out:
-        raise UserError(str(left_out[scan.id]), code="nothing-yet")
-
-
 def answer(
-    folder: Path, name: str, labels: np.ndarray, geometry: Geometry, classes: list[LabelClass], wish: Wish
+    folder: Path, name: str, labels: np.ndarray, geometry: Geometry, classes: Sequence[LabelClass], wish: Wish
 ) -> Answer:
     """Write a segmentation as the client wants it.
 

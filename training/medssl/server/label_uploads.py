@@ -45,8 +45,8 @@ class Merged:
     changed: tuple[int, ...]
 
 
-def submit_labels(server: Server, scan: Scan, path: Path, label_info: Any) -> Merged:
-    """Take a label file over into the annotation of a scan.
+def submit_labels(server: Server, scan: Scan, path: Path, label_info: Any) -> tuple[int, ...]:
+    """Take a label file over into the annotation of a scan; one is taken after the other.
 
     Args:
         server: The server.
@@ -54,26 +54,31 @@ def submit_labels(server: Server, scan: Scan, path: Path, label_info: Any) -> Me
         path: The file, on the scan's grid.
         label_info: Names of its values, see `names_by_value`; a .seg.nrrd has its own.
 
+    Returns:
+        Indices of the slices that were changed, and completed.
+
     Raises:
         UserError: "locked" if a window has the project open, or strokes of one that has crashed are not in
             the annotation yet; "empty-mask", "bad-label-info", "too-large", BUSY, those of `read_labels`, and
             those of `Project.save_annotation`.
     """
     check_voxels(path, MAX_LAYERS * int(np.prod(scan.geometry.shape_zyx)))
-    project = server.project
-    with server.volume_in_memory():
-        labels = read_labels(path, scan.geometry)
-        values = values_in(LABEL_FILE, labels.array)
-        with server.writing(), no_window(project.root):
-            project.refresh()
-            _check_journal(project, project.scan(scan.id))
-            names = labels.names or names_by_value(label_info, values, project.classes)
-            ids = _class_ids(project, scan, values, LabelTable(names, labels.colors))
-            uploaded = map_values(labels.array, ids)
-            merged = merge(project.annotation(scan.id), uploaded, slice_axis(scan.geometry))
-            if merged.changed:
-                project.save_annotation(scan.id, merged.annotation)
-    return merged
+    return server.with_volumes(lambda: _submit(server.project, scan, path, label_info))
+
+
+def _submit(project: Project, scan: Scan, path: Path, label_info: Any) -> tuple[int, ...]:
+    labels = read_labels(path, scan.geometry)
+    values = values_in(LABEL_FILE, labels.array)
+    with no_window(project.root):
+        project.refresh()
+        _check_journal(project, project.scan(scan.id))
+        names = labels.names or names_by_value(label_info, values, project.classes)
+        ids = _class_ids(project, scan, values, LabelTable(names, labels.colors))
+        uploaded = map_values(labels.array, ids)
+        merged = merge(project.annotation(scan.id), uploaded, slice_axis(scan.geometry))
+        if merged.changed:
+            project.save_annotation(scan.id, merged.annotation)
+    return merged.changed
 
 
 def merge(annotation: Annotation | None, uploaded: np.ndarray, axis: int) -> Merged:

@@ -19,12 +19,14 @@ from starlette.background import BackgroundTask
 
 from medssl.core.errors import UserError
 from medssl.core.files import make_folder
+from medssl.core.project.contents import Scan
 from medssl.server import documents
 from medssl.server.image_uploads import add_image
-from medssl.server.inference import Answer, Wish, answer, predicted, run_of, wish_of
+from medssl.server.inference import Answer, Wish, answer, predict, prediction, run_of, wish_of
 from medssl.server.label_uploads import submit_labels
 from medssl.server.next_sample import NextSample
 from medssl.server.scans import image_file, scan_of
+from medssl.server.sessions import Session
 from medssl.server.state import Server
 from medssl.server.training import TRAINER
 from medssl.server.uploads import save_upload
@@ -78,21 +80,23 @@ def _datastore(router: APIRouter, server: Server) -> None:
         scan = scan_of(server, label)
         if tag not in ("", *documents.TAGS):
             raise UserError(f"There are no labels {tag[:80]!r}.", code="nothing-yet")
-        with server.volume_in_memory():
-            annotation = server.project.annotation(scan.id)
-            if annotation is None:
-                raise UserError(f"{scan.title} has no labels yet.", code="nothing-yet")
-            classes = list(server.project.classes)
-            wish = Wish("image")
-            made = answer(server.scratch, scan.id, annotation.labels, scan.geometry, classes, wish)
-        return _sent(made)
+        return _sent(server.with_volumes(lambda: _labels(server, scan)))
 
     @router.put("/datastore/label")
     def put_label(label: Upload, image: str, params: Annotated[str, Form()] = "{}") -> dict[str, Any]:
         scan = scan_of(server, image)
         with _received(server, label) as path:
-            merged = submit_labels(server, scan, path, _params(params).get("label_info"))
-        return {"image": scan.id, "label": scan.id, "slices": list(merged.changed)}
+            changed = submit_labels(server, scan, path, _params(params).get("label_info"))
+        return {"image": scan.id, "label": scan.id, "slices": list(changed)}
+
+
+def _labels(server: Server, scan: Scan) -> Answer:
+    """The labels of a scan that people have painted."""
+    annotation = server.project.annotation(scan.id)
+    if annotation is None:
+        raise UserError(f"{scan.title} has no labels yet.", code="nothing-yet")
+    classes = server.project.classes
+    return answer(server.scratch, scan.id, annotation.labels, scan.geometry, classes, Wish("image"))
 
 
 def _inference(router: APIRouter, server: Server) -> None:
@@ -108,8 +112,7 @@ def _inference(router: APIRouter, server: Server) -> None:
         wish = wish_of(_params(params), output)
         if not file or session_id:
             return _sent(_segmented(server, model, image, session_id, wish))
-        with server.volume_in_memory():
-            session = server.sessions.add([(file.filename or "", file.file)], server.project, 0)
+        session = _begin_session(server, [file], 0)
         try:
             return _sent(_segmented(server, model, "", session.id, wish))
         finally:
@@ -124,14 +127,17 @@ def _segmented(server: Server, model: str, image: str, session_id: str, wish: Wi
     if session_id:
         session = server.sessions.get(session_id)
         project, scan, name = session.project, session.scan, "session"
-        with server.writing():
-            session.copy_run(run)
+        session.copy_run(run)
     else:
         project, scan = server.project, scan_of(server, image)
         name = scan.id
-    labels = predicted(server, project, scan, run)
-    with server.volume_in_memory():
-        return answer(server.scratch, name, labels, scan.geometry, list(server.project.classes), wish)
+    predict(server, project, scan, run)
+
+    def made() -> Answer:
+        labels = prediction(project, scan, run)
+        return answer(server.scratch, name, labels, scan.geometry, server.project.classes, wish)
+
+    return server.with_volumes(made)
 
 
 def _training(router: APIRouter, server: Server) -> None:
@@ -158,10 +164,7 @@ def _training(router: APIRouter, server: Server) -> None:
 def _sessions(router: APIRouter, server: Server) -> None:
     @router.put("/session/")
     def put_session(files: Annotated[list[UploadFile], File()], expiry: int = 0) -> dict[str, Any]:
-        sent = [(file.filename or "", file.file) for file in files]
-        server.sessions.check_free()
-        with server.volume_in_memory():
-            session = server.sessions.add(sent, server.project, expiry)
+        session = _begin_session(server, files, expiry)
         return {"session_id": session.id, "session_info": session.to_json()}
 
     @router.get("/session/{session_id}", response_model=None)
@@ -176,6 +179,12 @@ def _sessions(router: APIRouter, server: Server) -> None:
     @router.delete("/session/{session_id}")
     def delete_session(session_id: str) -> dict[str, Any]:
         return server.sessions.remove(session_id).to_json()
+
+
+def _begin_session(server: Server, files: list[UploadFile], expiry: int) -> Session:
+    server.sessions.check_free()
+    sent = [(file.filename or "", file.file) for file in files]
+    return server.with_volumes(lambda: server.sessions.add(sent, server.project, expiry))
 
 
 def _params(text: str) -> dict[str, Any]:

@@ -78,20 +78,19 @@ def image_file(server: Server, scan: Scan) -> Path:
     folder = make_folder(server.scratch / "images")
     path = folder / f"{scan.id}-{scan.sha256[:16]}{'.nii.gz' if opens else '.nrrd'}"
     if not path.exists():
-        with server.volume_in_memory():
-            if not path.exists():
-                content = _content(server.project, scan, path)
-                write_whole(path, lambda file: file.write(content))
+        server.with_volumes(lambda: _write_image(path, server.project, scan))
     return path
 
 
-def _content(project: Project, scan: Scan, path: Path) -> bytes:
-    """Content of a file with the scan as float32, in the order of its own grid."""
+def _write_image(path: Path, project: Project, scan: Scan) -> None:
+    """Write a scan as float32, unless another request has."""
+    if path.exists():
+        return
     try:
         array = read_source(scan).array
     except UserError:
         array = np.asarray(project.image(scan.id), np.float32)
     array = scan.geometry.to_source(array)
-    if path.suffix == ".nrrd":
-        return nrrd_bytes(array, scan.geometry)
-    return nifti_bytes(array, scan.geometry, compress=True)
+    is_nrrd = path.suffix == ".nrrd"
+    content = nrrd_bytes(array, scan.geometry) if is_nrrd else nifti_bytes(array, scan.geometry, True)
+    write_whole(path, lambda file: file.write(content))

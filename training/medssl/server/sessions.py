@@ -47,7 +47,10 @@ class Session:
         return self.project.scan(self.scan_id)
 
     def copy_run(self, run: Run) -> None:
-        """Copy a network into the session's project, unless it is there as it is now."""
+        """Copy a network into the session's project, unless it is there as it is now.
+
+        Two requests may do so at once: each file is replaced as a whole, by the same content.
+        """
         copy = replace(run, folder=self.project.root / "runs" / run.id)
         if copy.weights_sha256 != run.weights_sha256:
             copy_run(run, self.project.root)

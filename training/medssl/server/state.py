@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from threading import BoundedSemaphore, Lock
+from threading import BoundedSemaphore
+from typing import TypeVar
 
 from medssl.core.errors import UserError
 from medssl.core.project.project import Project
@@ -16,8 +18,9 @@ from medssl.server.errors import BUSY
 from medssl.server.sessions import Sessions
 from medssl.server.training import Training
 
+Result = TypeVar("Result")
 WAIT_S = 120.0
-"""How long a request waits for others that hold a volume in memory, or write."""
+"""How long a request waits for others that need volumes in memory."""
 MAX_WAITING = 8
 """Requests that wait for a prediction or suggestion; more are refused, so that other requests get through."""
 
@@ -44,7 +47,7 @@ class Server:
         self.sessions = Sessions(self.scratch / "sessions")
         self.uploaded: dict[str, str] = {}
         """{name that a client gave to a scan it has sent: id of the scan}."""
-        self._volume, self._writing = Lock(), Lock()
+        self._volumes = ThreadPoolExecutor(1, "volumes")
         self._waiting = BoundedSemaphore(MAX_WAITING)
         try:
             self.engines.warm_up()
@@ -54,29 +57,32 @@ class Server:
 
     def close(self) -> None:
         """End what runs, and delete what was temporary."""
-        self.training.close()
         self.engines.close()
+        self.training.close()
+        self._volumes.shutdown(cancel_futures=True)
         shutil.rmtree(self.scratch, ignore_errors=True)
 
-    @contextmanager
-    def volume_in_memory(self) -> Iterator[None]:
-        """While a request holds volumes in memory; one at a time does, so that memory is bounded.
+    def with_volumes(self, work: Callable[[], Result]) -> Result:
+        """Do what needs volumes in memory, in the one thread that may.
+
+        One thread, not a lock: what a volume has taken stays with the thread's part of the heap, and with 16
+        threads that would be three times the memory of the whole server (benchmarks/serve.py).
+
+        Args:
+            work: What is to be done; it must not call this again.
 
         Raises:
-            UserError: BUSY after two minutes.
+            UserError: BUSY if others keep the thread for two minutes, and those of `work`.
         """
-        with _held(self._volume):
-            yield
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """While a request changes annotations or classes; one at a time does.
-
-        Raises:
-            UserError: BUSY after two minutes.
-        """
-        with _held(self._writing):
-            yield
+        waiting = self._volumes.submit(work)
+        try:
+            return waiting.result(WAIT_S)
+        except TimeoutError:
+            if waiting.cancel():
+                raise UserError(
+                    "The server is busy with other requests; try again in a minute.", code=BUSY
+                ) from None
+            return waiting.result()  # it has begun
 
     @contextmanager
     def engine_turn(self) -> Iterator[None]:
@@ -92,13 +98,3 @@ class Server:
                 yield
         finally:
             self._waiting.release()
-
-
-@contextmanager
-def _held(lock: Lock) -> Iterator[None]:
-    if not lock.acquire(timeout=WAIT_S):
-        raise UserError("The server is busy with other requests; try again in a minute.", code=BUSY)
-    try:
-        yield
-    finally:
-        lock.release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -170,6 +171,8 @@ class Training:
             with self._threads:
                 task.ended, task.status = time.time(), status
                 self._engine = None
+            with suppress(UserError):  # which the next request for an engine will say
+                self._engines.warm_up()
 
 
 def _note(task: Task, event: Event) -> None:
