@@ -165,6 +165,11 @@ class Client:
         assert self.call("POST", "/train/finetune", {"minutes": minutes, "client_id": "me"}).status == 200
         return self.trained()
 
+    def wait_for_run(self) -> None:
+        """Wait until the training has begun its run."""
+        while not self.get("/train/").json["run"]:
+            assert self.server.training.thread is not None and self.server.training.thread.is_alive()
+
     def trained(self) -> str:
         """Wait for the end of the training; returns the status."""
         thread = self.server.training.thread

@@ -62,8 +62,7 @@ def test_the_run_that_is_being_trained_is_no_model_yet(tmp_path: Path) -> None:
     project = trained(tmp_path)
     with serving(project.root, command=COMMAND) as client:
         client.call("POST", "/train/finetune", {"minutes": 600})
-        while not client.server.training.run_id:
-            assert client.server.training.thread is not None and client.server.training.thread.is_alive()
+        client.wait_for_run()
         assert list(client.get("/info/").json["models"]) == ["newest", "0001-finetune-made"]
         client.call("DELETE", "/train/")
         assert client.trained() == "STOPPED"
@@ -72,7 +71,7 @@ def test_the_run_that_is_being_trained_is_no_model_yet(tmp_path: Path) -> None:
 
 def test_a_second_request_to_stop_ends_a_training_at_once(tmp_path: Path) -> None:
     project = served_project(tmp_path)
-    deaf = (sys.executable, "-c", "import sys, time; sys.stdin.readline(); time.sleep(600)")
+    deaf = (sys.executable, "-c", "import sys, time; sys.stdin.readline() and time.sleep(600)")
     with serving(project.root, command=deaf) as client:
         client.call("POST", "/train/finetune", {})
         assert client.call("DELETE", "/train/").status == 200

@@ -124,6 +124,7 @@ def test_it_trains_watches_and_stops(user: Client) -> None:
     assert started["status"] == "RUNNING" and started["id"] and started["start_ts"]
     assert user.get("/train/?check_if_running=true").json["status"] == "RUNNING"
     assert user.call("POST", "/train/", {"client_id": "user-xyz"}).status == 409
+    user.wait_for_run()
     stopped = user.call("DELETE", "/train/")
     assert stopped.status == 200 and stopped.json["details"][-1]
     assert user.trained() == "STOPPED"
