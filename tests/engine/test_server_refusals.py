@@ -53,7 +53,9 @@ def form(method: str, path: str, body: bytes) -> Callable[[Client], Reply]:
     return lambda client: client.call(method, path, body, content_type=kind)
 
 
-BAD: dict[str, tuple[int, Callable[[Client], Reply]]] = {
+UNCLEAR = (400, 422)
+"""Versions of python-multipart differ in what they take for an empty form."""
+BAD: dict[str, tuple[int | tuple[int, ...], Callable[[Client], Reply]]] = {
     "an unknown scan": (404, lambda client: client.get("/datastore/image?image=../../etc/passwd")),
     "no scan": (422, lambda client: client.get("/datastore/image")),
     "labels of a scan that has none": (404, lambda client: client.get("/datastore/label?label=scan-0")),
@@ -80,9 +82,9 @@ BAD: dict[str, tuple[int, Callable[[Client], Reply]]] = {
         "PUT", "/datastore/label?image=scan-0", {"params": "[1]"}, {"label": ("a.nii.gz", nifti())})),
     "deep JSON": (400, lambda client: client.multipart(
         "POST", "/infer/newest?image=scan-0", {"params": "[" * 100_000}, {})),
-    "no label file": (422, lambda client: client.multipart("PUT", "/datastore/label?image=scan-0", {}, {})),
-    "a form that ends early": (422, form("PUT", "/datastore/label?image=scan-0", b"--" + BOUNDARY.encode())),
-    "no form at all": (400, form("PUT", "/datastore/label?image=scan-0", b"\xff" * 100)),
+    "no label file": (UNCLEAR, lambda client: client.multipart("PUT", "/datastore/label?image=scan-0", {}, {})),
+    "a form that ends early": (UNCLEAR, form("PUT", "/datastore/label?image=scan-0", b"--" + BOUNDARY.encode())),
+    "no form at all": (UNCLEAR, form("PUT", "/datastore/label?image=scan-0", b"\xff" * 100)),
     "an unknown model": (404, lambda client: client.infer("gpt", "scan-0")),
     "a model by a path": (404, lambda client: client.infer("..%2f..%2fx", "scan-0")),
     "another output": (400, lambda client: client.infer("newest", "scan-0", "&output=dicom_seg")),
@@ -100,7 +102,7 @@ BAD: dict[str, tuple[int, Callable[[Client], Reply]]] = {
     "a large body that is no file": (413, lambda client: client.call(
         "POST", "/activelearning/first", b" " * (2 << 20), content_type="application/json")),
     "an unknown session": (404, lambda client: client.get("/session/0000")),
-    "a session without a file": (422, lambda client: client.multipart("PUT", "/session/", {}, {})),
+    "a session without a file": (UNCLEAR, lambda client: client.multipart("PUT", "/session/", {}, {})),
     "a session with a text": (415, lambda client: client.multipart(
         "PUT", "/session/", {}, {"files": ("a.txt", b"hello")})),
     "a session with a constant image": (400, lambda client: client.multipart(
@@ -110,6 +112,10 @@ BAD: dict[str, tuple[int, Callable[[Client], Reply]]] = {
     "an unknown call": (404, lambda client: client.get("/wsi/")),
     "a call that deletes": (405, lambda client: client.call("DELETE", "/datastore/?id=scan-0&type=image")),
 }  # fmt: skip
+
+
+def is_expected(reply: Reply, status: int | tuple[int, ...]) -> bool:
+    return reply.status in (status if isinstance(status, tuple) else (status,))
 
 
 def contents(root: Path) -> dict[str, str]:
@@ -124,7 +130,7 @@ def test_a_bad_request_gets_a_status_and_a_sentence_and_changes_nothing(client: 
     root = client.server.project.root
     before, held = contents(root), sorted(client.server.scratch.rglob("*.*"))
     reply = send(client)
-    assert reply.status == status, reply.body
+    assert is_expected(reply, status), reply.body
     detail = reply.json["detail"]
     assert isinstance(detail, str) and detail.endswith((".", ".,")) and "\n" not in detail
     assert str(root.parent) not in detail and str(client.server.scratch) not in detail
