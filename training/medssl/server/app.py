@@ -77,7 +77,7 @@ def _say_errors(app: FastAPI, server: Server) -> None:
         text = str(error.detail)
         if text == HTTPStatus(error.status_code).phrase:  # said by the framework
             text = f"There is no {request.method} {request.url.path.rpartition('/')[2] or 'call'} here."
-        return said(error.status_code, text)
+        return said(error.status_code, text if text.endswith(".") else f"{text}.")
 
     def bad_request(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
