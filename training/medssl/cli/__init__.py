@@ -15,6 +15,7 @@ from medssl import __version__
 from medssl.cli import (
     classes,
     demo,
+    dicomweb,
     export,
     inference,
     methods,
@@ -50,6 +51,7 @@ def _add(command: Callable[..., None], panel: str, **options: Any) -> None:
 _add(view.view, START)
 _add(demo.demo, START)
 _add(setup.init, START)
+_add(dicomweb.fetch, START)
 _add(scans.scans, START)
 _add(classes.classes, START)
 _add(training.pretrain, TRAIN, cls=methods.WithRecipes)
@@ -59,6 +61,7 @@ _add(methods.methods, TRAIN)
 _add(inference.predict, USE)
 _add(review.review, USE)
 _add(export.export, USE)
+_add(dicomweb.send, USE)
 _add(inference.features, USE)
 _add(inference.similarity, USE)
 _add(inference.evaluate, USE)
