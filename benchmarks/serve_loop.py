@@ -1,9 +1,9 @@
 """The loop of a user of 3D Slicer, by the client that MONAI publishes: python benchmarks/serve_loop.py
 
-Needs `pip install --no-deps monailabel`, and Python 3.12 or older. `medssl serve` has three synthetic CT scans.
-The client lists them, submits two slices of the first, trains, segments the second, submits more slices, trains
-again, and segments the second and the third. Printed are the seconds of each call and the mean Dice of the
-second scan.
+Needs `pip install --no-deps monailabel`, and Python 3.12 or older. `medssl serve` has three synthetic CT
+scans. The client lists them, submits two slices of the first, trains, segments the second, submits more
+slices, trains again, and segments the second and the third. Printed are the seconds of each call and the mean
+Dice of the second scan.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Lock, Timer
+from threading import Lock, Thread, Timer
 from typing import Any
 
 from medssl.core.errors import UserError
@@ -126,6 +126,7 @@ class Engines:
         self._threads, self._turn = Lock(), Lock()
         self._waiting: EngineProcess | None = None
         self._running: EngineProcess | None = None
+        self._ending: list[Thread] = []
         self._closed = False
 
     def warm_up(self) -> None:
@@ -180,9 +181,19 @@ class Engines:
         finally:
             watch.cancel()
             self._running = None
-            engine.end()
+            self.retire(engine)
+
+    def retire(self, engine: EngineProcess) -> None:
+        """Start the next engine, and end one that has run its job; both take seconds, so nobody waits."""
+
+        def end() -> None:
             with suppress(UserError):  # which the next request for an engine will say
                 self.warm_up()
+            engine.end()
+
+        thread = Thread(target=end, daemon=True)
+        self._ending = [*(each for each in self._ending if each.is_alive()), thread]
+        thread.start()
 
     def close(self) -> None:
         """End all engines."""
@@ -193,6 +204,8 @@ class Engines:
             running.kill()
         if waiting is not None:
             waiting.end()
+        for thread in self._ending:
+            thread.join()
 
 
 def _result(engine: EngineProcess, job: Path) -> dict[str, Any]:

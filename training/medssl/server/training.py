@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -167,12 +166,10 @@ class Training:
             task.details.append("The training was ended." if self._stopping else str(error))
             status = STOPPED if self._stopping else ERROR
         finally:
-            engine.end()
+            self._engines.retire(engine)
             with self._threads:
                 task.ended, task.status = time.time(), status
                 self._engine = None
-            with suppress(UserError):  # which the next request for an engine will say
-                self._engines.warm_up()
 
 
 def _note(task: Task, event: Event) -> None:
