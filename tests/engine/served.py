@@ -174,7 +174,7 @@ class Client:
         """Wait for the end of the training; returns the status."""
         thread = self.server.training.thread
         assert thread is not None
-        thread.join(120)
+        thread.join(240)
         return self.get("/train/").json["status"]
 
 

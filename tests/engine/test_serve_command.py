@@ -23,6 +23,7 @@ from small import block_phantom, dice, make_project, write_nifti
 from typer.testing import CliRunner
 
 
+@pytest.mark.slow
 def test_a_network_that_learns_from_submitted_labels_segments_the_next_scan(tmp_path: Path) -> None:
     project = make_project(tmp_path, seeds=(0, 1), annotated=0)
     _, truth = block_phantom(0)
