@@ -1,4 +1,4 @@
-"""Which part of the engine may import which: core < nn < tasks < engine, worker < benchmarking < cli."""
+"""Which part of the engine may import which: core < nn < tasks < engine < server < benchmarking < cli."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ import napari_medssl
 
 ENGINE = Path(medssl.__file__).parent
 PLUGIN = Path(napari_medssl.__file__).parent
-LAYERS = (("core",), ("nn",), ("tasks",), ("engine", "worker"), ("benchmarking",), ("cli",), ("__main__",))
+LAYERS = (
+    ("core",),
+    ("nn",),
+    ("tasks",),
+    ("engine", "worker"),
+    ("server",),
+    ("benchmarking",),
+    ("cli",),
+    ("__main__",),
+)
 """Lowest first; a module imports from its own layer and from lower ones."""
 TORCH = {"torch", "monai", "safetensors"}
 VIEWER_IMPORTS = {"core", "worker"}
@@ -74,6 +83,13 @@ def test_no_import_runs_upwards(layer: int) -> None:
 def test_core_loads_no_torch_anywhere() -> None:
     loading = {str(path.relative_to(ENGINE)) for path in files(0) if _roots(path) & TORCH}
     assert not loading
+
+
+def test_the_server_reaches_networks_through_engine_processes_alone() -> None:
+    server = [path for number, layer in enumerate(LAYERS) if layer == ("server",) for path in files(number)]
+    parts = {part for path in server for part in engine_parts(imports(path))}
+    assert parts <= {*VIEWER_IMPORTS, "server"}
+    assert not {str(path) for path in server if _roots(path) & TORCH}
 
 
 def test_the_plugin_imports_core_alone() -> None:

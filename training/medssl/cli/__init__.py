@@ -15,12 +15,14 @@ from medssl import __version__
 from medssl.cli import (
     classes,
     demo,
+    dicomweb,
     export,
     inference,
     methods,
     review,
     runs,
     scans,
+    serve,
     setup,
     suggest,
     training,
@@ -49,6 +51,7 @@ def _add(command: Callable[..., None], panel: str, **options: Any) -> None:
 _add(view.view, START)
 _add(demo.demo, START)
 _add(setup.init, START)
+_add(dicomweb.fetch, START)
 _add(scans.scans, START)
 _add(classes.classes, START)
 _add(training.pretrain, TRAIN, cls=methods.WithRecipes)
@@ -58,10 +61,12 @@ _add(methods.methods, TRAIN)
 _add(inference.predict, USE)
 _add(review.review, USE)
 _add(export.export, USE)
+_add(dicomweb.send, USE)
 _add(inference.features, USE)
 _add(inference.similarity, USE)
 _add(inference.evaluate, USE)
 _add(suggest.suggest, USE)
+_add(serve.serve, USE)
 _add(setup.run, PROGRAMS)
 _add(setup.doctor, PROGRAMS)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,11 +27,11 @@ from medssl.core.jobs import Job, PredictJob
 from medssl.core.project.adding import add_scan_file
 from medssl.core.project.modality import usual_modality
 from medssl.core.project.project import Project, Run, Scan
+from medssl.core.project.runs import copy_run
 
 if TYPE_CHECKING:
     from medssl.cli.refusals import Refusals
 
-RUN_FILES = ("job.json", "card.json", "checkpoint.safetensors")
 WEIGHTS_ERRORS = (
     "no-checkpoint",
     "foreign-checkpoint",
@@ -134,11 +133,7 @@ def _temporary_project(
         trained_on = run.card.get("training_data", {}).get("modalities", [])
         usual = trained_on[0] if len(trained_on) == 1 else usual_modality(project.scans.values())
         scan = add_scan_file(temporary, replace(scan_file, name=""), _fail, modality=modality, usual=usual)
-        folder = temporary.root / "runs" / run.id
-        folder.mkdir(parents=True)
-        for name in RUN_FILES:
-            if (run.folder / name).exists():
-                shutil.copyfile(run.folder / name, folder / name)
+        copy_run(run, temporary.root)
         yield temporary, scan
 
 

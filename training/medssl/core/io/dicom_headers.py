@@ -164,7 +164,7 @@ def _check_kind(path: Path, header: pydicom.FileDataset) -> None:
             f"{path} is DICOM without the image of a scan; choose a CT or MR series.",
             "unsupported",
         )
-    if not has_image and (sop_class or _has_magic_number(path)):
+    if not has_image and (sop_class or has_magic_number(path)):
         raise _damaged(path, "its header is incomplete")
     if not has_image:
         raise NoSlices(
@@ -182,7 +182,8 @@ def _check_kind(path: Path, header: pydicom.FileDataset) -> None:
         )
 
 
-def _has_magic_number(path: Path) -> bool:
+def has_magic_number(path: Path) -> bool:
+    """Whether a file begins as DICOM files do. Raises OSError."""
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"
 

@@ -144,29 +144,32 @@ def _floats(texts: Sequence[str]) -> list[float]:
     return numbers
 
 
-def nrrd_bytes(array: np.ndarray, geometry: Geometry) -> bytes:
-    """Encode labels as an NRRD file (format: teem.sourceforge.net/nrrd/format.html).
+def nrrd_bytes(array: np.ndarray, geometry: Geometry, compress: bool = True) -> bytes:
+    """Encode a volume as an NRRD file (format: teem.sourceforge.net/nrrd/format.html).
 
     Args:
-        array: Labels in file order, uint8 or uint16 (I, J, K).
+        array: Voxels in file order, uint8, uint16 or float32 (I, J, K).
+        geometry: Their grid.
+        compress: Compress the voxels with gzip.
 
     Returns:
-        Content of the file, gzip-compressed.
+        Content of the file.
     """
     affine = RAS_TO_LPS @ geometry.matrix
     lines = [
         "NRRD0004",
-        f"type: {array.dtype.name}",
+        f"type: {'float' if array.dtype == np.float32 else array.dtype.name}",
         "dimension: 3",
         "space: left-posterior-superior",
         f"sizes: {_numbers(array.shape)}",
         f"space directions: {' '.join(_vector(affine[:3, axis]) for axis in range(3))}",
         "kinds: domain domain domain",
         "endian: little",
-        "encoding: gzip",
+        f"encoding: {'gzip' if compress else 'raw'}",
         f"space origin: {_vector(affine[:3, 3])}",
     ]
-    data = gzip.compress(_little_endian(array), compresslevel=4, mtime=0)
+    data = _little_endian(array)
+    data = gzip.compress(data, compresslevel=4, mtime=0) if compress else data
     return ("\n".join(lines) + "\n\n").encode("ascii") + data
 
 

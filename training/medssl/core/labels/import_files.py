@@ -6,22 +6,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from medssl.core.errors import UserError
-from medssl.core.io.geometry import Geometry
 from medssl.core.io.label_names import LabelTable
 from medssl.core.io.labels import read_labels
 from medssl.core.labels.class_ids import assign_ids, map_values
 from medssl.core.labels.classes import used_ids
-from medssl.core.labels.import_mask import Completeness, complete_slices
+from medssl.core.labels.import_mask import Completeness, complete_slices, slice_axis
 from medssl.core.project.annotation import Annotation
 from medssl.core.project.project import LabelClass, Project
 
 Described = tuple[list[int], LabelTable]
 """The values of a label file, and what it says of them."""
-ANISOTROPIC = 1.3
-"""Ratio of spacings from which slices are taken to lie across the axis with the largest one."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,7 @@ def import_files(
             refuse(path, error)
         else:
             described[scan_id] = (labels.values(), labels.table)
-    ids = _assign(project, files, described)
+    ids = assign_classes(project, files, described)
     imported = []
     for scan_id in track(described):
         labels = read_labels(files[scan_id], project.scans[scan_id].geometry)
@@ -89,16 +84,29 @@ def import_files(
             project.set_reference(scan_id, files[scan_id])
             imported.append(ImportedFile(scan_id, files[scan_id], True, 0, labels.notes))
             continue
-        slices = _complete_slices(labels.array, project.scans[scan_id].geometry, complete)
+        axis = slice_axis(project.scans[scan_id].geometry)
+        slices = tuple(sorted(complete_slices(labels.array, axis, complete)))
         project.save_annotation(scan_id, Annotation(map_values(labels.array, ids[scan_id]), slices))
         imported.append(ImportedFile(scan_id, files[scan_id], False, len(slices), labels.notes))
     return imported
 
 
-def _assign(
+def assign_classes(
     project: Project, files: Mapping[str, Path], described: Mapping[str, Described]
 ) -> dict[str, dict[int, int]]:
-    """{scan id: {value: class id}}; adds the new classes to the project."""
+    """The classes of the values in label files; adds those that the project lacks.
+
+    Args:
+        project: The project.
+        files: {scan id: label file}, for messages.
+        described: {scan id: what the file holds}.
+
+    Returns:
+        {scan id: {value: class id}}.
+
+    Raises:
+        UserError: "read-only", "too-many", "disk-full", "not-writable".
+    """
     reserved = {value for values, table in described.values() for value in values if value not in table.names}
     ids: dict[str, dict[int, int]] = {}
     used = used_ids(project)  # before the lock is taken: it reads annotations
@@ -114,12 +122,3 @@ def _assign(
 
     project.change_classes(add)
     return ids
-
-
-def _complete_slices(
-    labels: np.ndarray, geometry: Geometry, complete: Completeness
-) -> tuple[tuple[int, int], ...]:
-    """Slices that become complete: across the axis with the largest spacing, or axial ones."""
-    spacing = np.array(geometry.spacing_mm)
-    axis = int(np.argmax(spacing)) if spacing.max() > ANISOTROPIC * spacing.min() else 0
-    return tuple(sorted(complete_slices(labels, axis, complete)))

@@ -9,11 +9,14 @@ from typing import Literal
 import numpy as np
 
 from medssl.core.errors import UserError
+from medssl.core.io.geometry import Geometry
 from medssl.core.io.labels import label_values
 from medssl.core.labels.class_ids import ClassIds, map_values
 from medssl.core.project.annotation import Annotation
 from medssl.core.project.contents import LabelClass
 
+ANISOTROPIC = 1.3
+"""Ratio of spacings from which slices are taken to lie across the axis with the largest one."""
 Completeness = Literal["labelled", "ends", "all", "none"]
 """Which slices of an imported mask become complete: those with labels, also the empty ones beyond both ends
 of the labels, all, or none."""
@@ -86,3 +89,9 @@ def complete_slices(labels: np.ndarray, axis: int, complete: Completeness) -> se
     elif complete == "ends" and labelled.size:
         indices = [*range(labelled[0]), *indices, *range(labelled[-1] + 1, count)]
     return {(axis, int(index)) for index in indices}
+
+
+def slice_axis(geometry: Geometry) -> int:
+    """Canonical axis across the slices of a scan: that with the largest spacing, or else axial slices."""
+    spacing = np.array(geometry.spacing_mm)
+    return int(np.argmax(spacing)) if spacing.max() > ANISOTROPIC * spacing.min() else 0

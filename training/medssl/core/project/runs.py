@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from medssl.core import shipped
 from medssl.core.errors import UserError
-from medssl.core.files import cached_sha256, cannot_write, exists, read_json, sync_folder, write_json
+from medssl.core.files import (
+    cached_sha256,
+    cannot_write,
+    exists,
+    make_folder,
+    read_json,
+    sync_folder,
+    write_json,
+    write_whole,
+)
 from medssl.core.project.cards import check_card, check_job
 
+COPIED = ("job.json", "card.json", "checkpoint.safetensors")
+"""Files of a run that a prediction with its weights needs."""
 _NAME = re.compile(r"(\d{4,})-([A-Za-z0-9_]+)(-.*)?")
 
 
@@ -88,6 +101,19 @@ def make_run(folder: Path, kind: str, job: dict[str, Any], name: str) -> Run:
         raise cannot_write(folder / run_id, error) from error
     write_json(folder / run_id / "job.json", job)
     return Run(run_id, kind, folder / run_id, job)
+
+
+def copy_run(run: Run, project_root: Path) -> None:
+    """Copy a run's weights into another project, so that scans can be predicted there.
+
+    Raises:
+        UserError: "disk-full", "no-folder", "not-writable".
+    """
+    folder = make_folder(project_root / "runs" / run.id, below=project_root)
+    for name in COPIED:
+        if (run.folder / name).exists():
+            with (run.folder / name).open("rb") as source:
+                write_whole(folder / name, partial(shutil.copyfileobj, source))
 
 
 def list_runs(folder: Path) -> list[Run]:
