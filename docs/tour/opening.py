@@ -238,7 +238,6 @@ def sequences(stage: Stage, files: Files) -> None:
     stage.check("0000" in text and "0001" in text, f"It has two channels: {text}")
     guide("For a 4D file you are asked which volumes.")
     before = len(stage.scans())
-    user.choose_file(scans.files, files.volumes)
-    with user.answering(type_text("0,1")):
-        pass
+    with user.answering(type_path(files.volumes), type_text("0,1")):
+        user.click(scans.files)
     stage.wait(lambda: len(stage.scans()) == before + 1 and not scans.adder.busy, "the volumes")
