@@ -80,7 +80,7 @@ def test_labels_are_those_of_the_whole_scan_at_once(sigma_mm: float, spacing: tu
         network.network, network.plan, [image], spacing, CPU, location_prior=network.location_prior
     )
     whole = full_size.whole_at_once(network, image, spacing)
-    assert len(np.unique(whole)) == (4 if sigma_mm < 10 else 2)
+    assert len(np.unique(whole)) > 2
     assert np.array_equal(found, whole)
 
 

@@ -225,7 +225,9 @@ def _best_shift(maps: Tensor, predicted: Tensor) -> tuple[int, int, int]:
 
     totals = maps.sum((1, 2, 3), keepdim=True)
     kernel = torch.where(totals > 0, maps / totals.clamp(min=1e-6), 0)
-    blurred = F.avg_pool3d(F.avg_pool3d(predicted, 3, 1, 1), 3, 1, 1)
+    blurred = predicted
+    for _ in range(2):  # padded before, because pooling refuses fewer than three cells, as of a few slices
+        blurred = F.avg_pool3d(F.pad(blurred, (1,) * 6), 3, 1)
     # By FFT, because the maps are about as large as the scan; sizes with small prime factors are fast.
     size = [
         next_fast_len(length + other - 1, real=True)
