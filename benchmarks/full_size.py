@@ -249,7 +249,8 @@ def in_a_process(folder: Path, *command: str) -> dict[str, float]:
 
 def report(folder: Path, slices: int, names: Sequence[str]) -> str:
     """Run everything; the page as Markdown."""
-    in_a_process(folder, "--make")
+    if not (folder / "network.safetensors").exists():
+        in_a_process(folder, "--make")
     rows = {name: in_a_process(folder, "--one", name, "--slices", str(slices)) for name in names}
     same = in_a_process(folder, "--compare", "--slices", str(SMALL if slices >= SMALL else slices))
     first = rows[names[0]]["seconds"]
@@ -290,7 +291,9 @@ def main() -> None:
     parser.add_argument("--slices", type=int, default=FULL)
     parser.add_argument("--only", nargs="*", default=list(CONTENDERS), choices=list(CONTENDERS))
     parser.add_argument("--out", type=Path, help="also write the tables to this file")
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--folder", type=Path, help="keep scan and network here, and use those of an earlier run"
+    )
     for name in ("--make", "--compare"):
         parser.add_argument(name, action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--one", help=argparse.SUPPRESS)
