@@ -157,46 +157,50 @@ def measure(folder: Path, name: str, slices: int) -> dict[str, float]:
     return {"seconds": seconds, "cpu": cpu, "gib": environment.peak_memory() / 2**30, "foreground": found}
 
 
-@torch.inference_mode()
-def whole_at_once(
-    trained: Trained, scan: np.ndarray, spacing: Sequence[float], exact: bool = False
-) -> np.ndarray:
+def whole_at_once(trained: Trained, scan: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
     """Labels by the plainest program: everything is an array of the whole scan.
 
     Args:
         trained: A 2.5D network of one channel.
         scan: The scan in work order, (slices, rows, columns) float, on the grid of the plan.
         spacing: Voxel spacing in mm in work order.
-        exact: Do not round scores to 16 bits.
 
     Returns:
         Class numbers, uint8 (slices, rows, columns).
     """
-    plan, image = trained.plan, torch.from_numpy(np.asarray(scan, np.float32))
-    orders = axis_orders(plan, spacing)
-    total = torch.zeros(())
-    for order in orders:
+    return _decided(trained, _scores_of_whole(trained, scan, spacing), spacing, rounded=True)
+
+
+@torch.inference_mode()
+def _scores_of_whole(trained: Trained, scan: np.ndarray, spacing: Sequence[float]) -> list[Tensor]:
+    """Scores (slices, 1 + K, rows, columns) of each orientation, smoothed across its slices."""
+    image = torch.from_numpy(np.asarray(scan, np.float32))
+    context, found = trained.plan.patch_vox[0], []
+    for order in axis_orders(trained.plan, spacing):
         turned = image.permute(order)
-        context = plan.patch_vox[0]
         repeated = [*turned[:1]] * (context // 2) + [*turned] + [*turned[-1:]] * (context // 2)
-        scores = torch.cat(
-            [
-                trained.network(
-                    F.pad(torch.stack(repeated[n : n + context])[None], (MARGIN,) * 4, "replicate")
-                ).softmax(1)[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
-                for n in range(len(turned))
-            ]
-        )
-        steps = [spacing[axis] for axis in order]
+        slices = []
+        for number in range(len(turned)):
+            padded = F.pad(torch.stack(repeated[number : number + context])[None], (MARGIN,) * 4, "replicate")
+            slices.append(trained.network(padded).softmax(1)[..., MARGIN:-MARGIN, MARGIN:-MARGIN])
+        scores, steps = torch.cat(slices), [spacing[axis] for axis in order]
         weight = math.exp(-0.5 / (0.7 * min(steps[1:]) / steps[0]) ** 2)
         around = torch.cat([scores[:1], scores[:-1]]) + torch.cat([scores[1:], scores[-1:]])
         scores = (scores + weight * around) / (1 + 2 * weight)
-        back = scores.movedim(1, -1).permute(*np.argsort(order).tolist(), 3)
-        each = score_volume.ONE // len(orders)
-        total = total + (back * each if exact else (back * each).round())
-    raw = (total / score_volume.ONE).movedim(-1, 1)
+        found.append(scores.movedim(1, -1).permute(*np.argsort(order).tolist(), 3).movedim(-1, 1))
+    return found
+
+
+@torch.inference_mode()
+def _decided(
+    trained: Trained, scores: Sequence[Tensor], spacing: Sequence[float], rounded: bool
+) -> np.ndarray:
+    """Labels of the mean of scores, each (slices, 1 + K, rows, columns), rounded to 16 bits or not."""
+    each = score_volume.ONE // len(scores)
+    total = torch.stack([(one * each).round() if rounded else one * each for one in scores]).sum(0)
     decision = DiceOptimalLabels()
-    decision.add(_smoothed_in_mm(raw, plan.smoothing_sigma_mm, spacing))
+    smoothed = _smoothed_in_mm(total / score_volume.ONE, trained.plan.smoothing_sigma_mm, spacing)
+    decision.add(smoothed)
     if trained.location_prior is not None:
         decision.apply_prior(trained.location_prior, spacing)
     return decision.labels().numpy()
@@ -223,7 +227,8 @@ def compare(folder: Path, slices: int) -> dict[str, float]:
     in_memory = ours(trained, scan)
     score_volume.MEMORY_BYTES = 0
     in_file = ours(trained, scan)
-    whole, unrounded = (whole_at_once(trained, scan, SPACING, exact) for exact in (False, True))
+    scores = _scores_of_whole(trained, scan, SPACING)
+    whole, unrounded = (_decided(trained, scores, SPACING, rounded) for rounded in (True, False))
     return {
         "voxels": scan.size,
         "foreground": float((whole > 0).mean()),
