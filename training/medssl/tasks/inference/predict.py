@@ -190,7 +190,7 @@ def segment(
     keep: Callable[[np.ndarray], None] | None = None,
     location_prior: LocationPrior | None = None,
 ) -> tuple[np.ndarray, list[float]]:
-    """Segment a scan slab by slab; only the scores of one slab are in memory.
+    """Segment a scan in parts, with the labels of the whole scan at once (see `scores`).
 
     Args:
         network: A network with a segmentation head.

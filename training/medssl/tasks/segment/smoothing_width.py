@@ -81,7 +81,7 @@ class SmoothingWidth:
         changed = [0] * len(self.allowed)
         network.eval()
         for number, (spacing, (first, last)) in enumerate(zip(scans.spacing_mm, self.slabs, strict=True)):
-            # A slab is too thin for the other orientations.
+            # A slab is too thin for the other orientations, and is smoothed as if it were a scan.
             is_whole = last - first == len(scans.images[number])
             slab_plan = plan if is_whole else replace(plan, multiplanar=False)
             slab = scans.slices(number, first, last)
