@@ -14,10 +14,10 @@ import torch
 from medssl.core.allocator import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
-for turn in range(6):
-    if turn == 3:
+for turn in range(14):  # the allocator needs some turns until it has enough
+    if turn == 10:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for megabytes in (64, 16, 32):
+    for megabytes in (40, 16, 8):
         torch.ones(megabytes << 18)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import platform
 
-_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 """Numbers of the parameters in glibc's malloc.h."""
+_KEPT_BYTES = (64 << 20, 32 << 20)
+"""Largest array that is kept when it is freed; glibc before 2.35 refuses the first."""
 
 
 def keep_freed_memory() -> None:
@@ -14,11 +16,11 @@ def keep_freed_memory() -> None:
 
     glibc gives large arrays back to the system as soon as they are freed. Each layer of a network then gets
     new pages, which the system has to fill with zeros: a third of the time of a slice of 512 x 512 pixels
-    (docs/benchmarks/full_size.md). The process holds the most that it needed until it ends.
+    (docs/benchmarks/full_size.md). Arrays of whole scans are still given back.
     """
     if platform.libc_ver()[0] != "glibc":
         return
     library = ctypes.CDLL(None)
-    library.mallopt(_MMAP_MAX, 0)
+    any(library.mallopt(_MMAP_THRESHOLD, size) for size in _KEPT_BYTES)
     library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     library.mallopt(_ARENA_MAX, 1)
