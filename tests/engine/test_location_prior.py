@@ -87,6 +87,11 @@ def test_a_scan_of_other_size_and_spacing_is_measured_in_mm() -> None:
     assert (apply[32:36, 80:90, 2:12].float() < 0.5 * 200).all()
 
 
+def test_a_scan_of_few_slices_is_compared_too() -> None:
+    best, level = predicted(boxes(PLACES))
+    assert layout_of(*TWO).apply(best[20:21], level[20:21], (1.0, 1.0, 1.0)).shape == best[20:21].shape
+
+
 def test_factors_lie_between_far_off_and_one() -> None:
     factors = layout_of(*TWO).aligned_factors(*predicted(boxes(PLACES)), (1.0, 1.0, 1.0))
     assert factors.shape[0] == 3

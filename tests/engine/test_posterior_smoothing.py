@@ -15,6 +15,7 @@ from medssl.core.project.project import IGNORE, LabelClass, Project
 from medssl.nn.data.device_dataset import load_device_dataset
 from medssl.nn.models.unet import build
 from medssl.tasks.inference import predict
+from medssl.tasks.inference import scores as posteriors
 from medssl.tasks.inference.posterior_smoothing import Width, allowed_widths, best, smooth_posteriors
 from medssl.tasks.segment import finetune, smoothing_width
 from medssl.tasks.segment.smoothing_width import SmoothingWidth
@@ -198,11 +199,11 @@ def test_a_fine_tuning_keeps_the_width_with_the_weights_and_predictions_ask_for_
 ) -> None:
     asked: list[float] = []
 
-    def smoothed(scores: Tensor, sigma_mm: float, spacing_mm: object) -> Tensor:
-        asked.append(sigma_mm)
+    def smoothed(scores: Tensor, *given: Any) -> Tensor:
+        asked.extend(filter(None, given[-2:-1]))
         return scores
 
-    monkeypatch.setattr(predict, "smooth_posteriors", smoothed)
+    monkeypatch.setattr(posteriors, "smooth_slab", smoothed)
     made = project.run(run(job_of(kind, project))["run"])
     assert bool(asked) == (kind == "finetune"), "pseudo-labels ask for it, too"
     width = made.card["plan"]["smoothing_sigma_mm"]
@@ -215,7 +216,7 @@ def test_a_fine_tuning_keeps_the_width_with_the_weights_and_predictions_ask_for_
 def test_guesses_are_what_both_the_voxel_and_its_neighbours_say(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = halves()
     own = scores_of(labels, 2, wrong=0.2)
-    monkeypatch.setattr(predict, "scores_of_slabs", lambda *asked: iter([own[:5], own[5:]]))
+    monkeypatch.setattr(posteriors, "_one_orientation", lambda *asked: iter([own[:5], own[5:]]))
     looked_with = replace(plan(), smoothing_sigma_mm=2.0)
     smoothed = predict.top1_posterior(build(looked_with, 3, 0), looked_with, [labels.float()], SPACING, CPU)
     confidence_threshold = smoothed.probability > 0.6 * 255

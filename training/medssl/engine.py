@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medssl.core import jobs, settings
+from medssl.core.allocator import keep_freed_memory
 from medssl.core.errors import UserError
 from medssl.core.events import Done, Emit, Event, Notice, SliceInView, SlicePreview, Started, to_line
 from medssl.core.jobs import (
@@ -79,6 +80,7 @@ def run(
         >>> result["run"]
         '0001-pretrain-mae'
     """
+    keep_freed_memory()
     project = Project.open(Path(job.project))
     project.remove_unfinished()
     notices: list[str] = []

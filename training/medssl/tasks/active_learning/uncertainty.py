@@ -28,7 +28,7 @@ from medssl.core.jobs import Plan
 from medssl.nn.models.unet import Network
 from medssl.tasks.inference.feature_grid import encoded
 from medssl.tasks.inference.scores import scores_of
-from medssl.tasks.inference.slabs import Work, neighbouring_slices, slab_of
+from medssl.tasks.inference.slabs import Work, halo, neighbouring_slices, slab_of
 
 ANGLES = (0.0, 0.2, -0.2)
 """Rotations of the committee in radians, within the range of the augmentation in fine-tuning."""
@@ -71,7 +71,8 @@ def uncertainty(
     """
     result = []
     for group in adjacent_groups(indices):
-        low, high = _margin(plan, spacing, group[0], group[-1], len(work[0]))
+        margin = halo(plan, spacing)
+        low, high = max(0, group[0] - margin), min(len(work[0]), group[-1] + margin + 1)
         scores = _committee(network, plan, slab_of(work, low, high, device), spacing, device)
         result += [_slice_uncertainty(scores[index - low], spacing[1] * spacing[2]) for index in group]
     return result
@@ -87,14 +88,6 @@ def adjacent_groups(indices: Sequence[int]) -> Iterator[list[int]]:
         group.append(int(index))
     if group:
         yield group
-
-
-def _margin(plan: Plan, spacing: Sequence[float], first: int, last: int, length: int) -> tuple[int, int]:
-    """First slice, and last slice + 1, that the network needs to predict slices first..last."""
-    margin = plan.patch_vox[0] // 2
-    if plan.dims == 3:
-        margin = max(1, round(margin * plan.spacing_mm[0] / spacing[0]))
-    return max(0, first - margin), min(length, last + margin + 1)
 
 
 def _committee(
@@ -158,7 +151,8 @@ def vector(
     if plan.dims == 2:
         image = neighbouring_slices(work, index, index + 1, plan.patch_vox[0], device)
     else:
-        low, high = _margin(plan, spacing, index, index, len(work[0]))
+        margin = max(1, round(plan.patch_vox[0] // 2 * plan.spacing_mm[0] / spacing[0]))
+        low, high = max(0, index - margin), min(len(work[0]), index + margin + 1)
         image = slab_of(work, low, high, device)[None]
     levels, _, _ = encoded(network, plan, image, spacing[3 - plan.dims :])
     means = [F.normalize(level.float(), dim=1, eps=1e-6).flatten(2).mean(2)[0] for level in levels]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -20,6 +18,7 @@ from medssl.nn import devices
 from medssl.nn.models.anatomical_embedding import FINE, AnatomicalEmbedding, on_grid, side_by_side
 from medssl.nn.models.unet import Network
 from medssl.tasks.inference.slabs import neighbouring_slices, slab_of, work_of, working_size
+from medssl.tasks.inference.threads import in_order
 from medssl.tasks.loop import autocast
 
 CELLS = 2_000_000
@@ -98,36 +97,8 @@ def feature_slabs(
 
     chosen = range(count) if most is None else np.unique(np.linspace(0, count - 1, most).round().astype(int))
     # Slabs of 3D networks are large: one at a time.
-    return _in_order(slab, chosen, device, threads=MAX_THREADS if plan.dims == 2 else 1)
-
-
-def _in_order(
-    work: Callable[[int], T], numbers: Iterable[int], device: torch.device, threads: int
-) -> Iterator[T]:
-    """`work` of each number in order; on a CPU several at once, each with one thread.
-
-    This is faster than several threads per slice: those wait for each other after each layer, which costs a
-    multiple whenever another program, such as the viewer, needs a core.
-    """
-    threads = min(threads, devices.THREADS) if device.type == "cpu" else 1
-    if threads == 1:
-        yield from map(work, numbers)
-        return
-    with (
-        one_thread(),
-        ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as executor,
-    ):
-        yield from executor.map(work, numbers)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    several = plan.dims == 2 and device.type == "cpu"
+    return in_order(slab, chosen, min(MAX_THREADS, devices.THREADS) if several else 1)
 
 
 @torch.inference_mode()

@@ -80,7 +80,7 @@ class LocationPrior:
         """
         cell = float(self.cell_mm)
         labels = range(1, len(self.maps) + 1)
-        predicted = [_coarse(torch.where(best == label, level, 0), spacing_mm, cell) for label in labels]
+        predicted = [_coarse(best, spacing_mm, cell, label, level) for label in labels]
         shift = _best_shift(self.maps, torch.stack(predicted))
         return _shifted(self.factors, [step - MARGIN for step in shift], predicted[0].shape, extend=(0, 1, 2))
 
@@ -177,7 +177,7 @@ def _coarse_maps(dataset: DeviceDataset, scan: int, classes: int, cell: float) -
     labels = interpolate(coarse, slices, list(range(1, classes + 1)), spacing[1:])
     scan_maps, regions = [], []
     for label in range(1, classes + 1):
-        scan_maps.append(_coarse(torch.from_numpy(labels == label), spacing, cell))
+        scan_maps.append(_coarse(torch.from_numpy(labels), spacing, cell, label))
         annotated = coarse == label
         region = np.zeros_like(annotated)
         for low, high in pairwise([0, *slices, len(coarse) - 1]):
@@ -187,12 +187,23 @@ def _coarse_maps(dataset: DeviceDataset, scan: int, classes: int, cell: float) -
     return torch.stack(scan_maps), torch.stack(regions)
 
 
-def _coarse(volume: Tensor, spacing_mm: Sequence[float], cell: float) -> Tensor:
-    """Means of a volume (Z, Y, X) over cells of about `cell` mm."""
+def _coarse(
+    labels: Tensor, spacing_mm: Sequence[float], cell: float, label: int = 1, level: Tensor | None = None
+) -> Tensor:
+    """Fractions of a label in cells of about `cell` mm, or means of `level` where the label is.
+
+    labels: (Z, Y, X); level: (Z, Y, X), 1 by default. Layer after layer of cells, to limit the memory.
+    """
     depth, height, width = (
-        max(1, round(length * step / cell)) for length, step in zip(volume.shape, spacing_mm, strict=True)
+        max(1, round(length * step / cell)) for length, step in zip(labels.shape, spacing_mm, strict=True)
     )
-    return F.adaptive_avg_pool3d(volume.float()[None], (depth, height, width))[0]
+    slices, layers = len(labels), []
+    for number in range(depth):  # the slices that adaptive pooling takes for a layer
+        inside = slice(number * slices // depth, -(-(number + 1) * slices // depth))
+        there = labels[inside] == label
+        values = there if level is None else torch.where(there, level[inside], 0)
+        layers.append(F.adaptive_avg_pool3d(values.float()[None], (1, height, width))[0])
+    return torch.cat(layers)
 
 
 def _radius(maps: Tensor) -> Tensor:
@@ -214,7 +225,9 @@ def _best_shift(maps: Tensor, predicted: Tensor) -> tuple[int, int, int]:
 
     totals = maps.sum((1, 2, 3), keepdim=True)
     kernel = torch.where(totals > 0, maps / totals.clamp(min=1e-6), 0)
-    blurred = F.avg_pool3d(F.avg_pool3d(predicted, 3, 1, 1), 3, 1, 1)
+    blurred = predicted
+    for _ in range(2):  # padded before, because pooling refuses fewer than three cells, as of a few slices
+        blurred = F.avg_pool3d(F.pad(blurred, (1,) * 6), 3, 1)
     # By FFT, because the maps are about as large as the scan; sizes with small prime factors are fast.
     size = [
         next_fast_len(length + other - 1, real=True)

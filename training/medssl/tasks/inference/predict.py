@@ -25,8 +25,7 @@ from medssl.nn import devices
 from medssl.nn.models.unet import Network, load_network
 from medssl.tasks.channels import channels_of, reasons, with_channels
 from medssl.tasks.inference.location_prior import LocationPrior, read_location_prior
-from medssl.tasks.inference.posterior_smoothing import smooth_posteriors
-from medssl.tasks.inference.scores import scores_of_slabs
+from medssl.tasks.inference.scores import posterior_slabs
 from medssl.tasks.inference.slabs import Work
 from medssl.tasks.inference.threshold import LEVELS, DiceOptimalLabels
 
@@ -177,7 +176,9 @@ class Trained:
         labels, expected_dice = segment(
             self.network, self.plan, images, spacing, self.device, keep, self.location_prior
         )
-        return self.ids[labels], dict(zip(self.ids[1:].tolist(), expected_dice, strict=True))
+        for plane in labels:  # in place, because labels of a large scan take 200 MB
+            plane[:] = self.ids[plane]
+        return labels, dict(zip(self.ids[1:].tolist(), expected_dice, strict=True))
 
 
 def segment(
@@ -189,7 +190,7 @@ def segment(
     keep: Callable[[np.ndarray], None] | None = None,
     location_prior: LocationPrior | None = None,
 ) -> tuple[np.ndarray, list[float]]:
-    """Segment a scan slab by slab; only the scores of one slab are in memory.
+    """Segment a scan in parts, with the labels of the whole scan at once (see `scores`).
 
     Args:
         network: A network with a segmentation head.
@@ -241,8 +242,7 @@ def _decide(
 ) -> DiceOptimalLabels:
     """Collect the scores of a scan in work order, see `segment`."""
     decision = DiceOptimalLabels()
-    for raw in scores_of_slabs(network, plan, work, spacing, device):
-        scores = smooth_posteriors(raw, plan.smoothing_sigma_mm, spacing)
+    for _, scores in posterior_slabs(network, plan, work, spacing, device):
         decision.add(scores)
         if keep is not None:
             keep(scores.cpu().numpy())
@@ -281,8 +281,8 @@ def top1_posterior(
         device: Where the network is.
     """
     slabs = []
-    for raw in scores_of_slabs(network, plan, work, spacing, device):
-        scores = torch.minimum(raw, smooth_posteriors(raw, plan.smoothing_sigma_mm, spacing))
+    for raw, smoothed in posterior_slabs(network, plan, work, spacing, device):
+        scores = torch.minimum(raw, smoothed)
         probability, best = scores[:, 1:].max(1)
         levels = ((values * (LEVELS - 1)).round() for values in (probability, scores[:, 0]))
         slabs.append([values.to(torch.uint8) for values in (best + 1, *levels)])

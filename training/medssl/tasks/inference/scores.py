@@ -1,41 +1,84 @@
-"""Class posteriors of a network on whole scans, slab by slab: single slices in 2.5D, thick slabs in 3D."""
+"""Class posteriors of a network on whole scans, in slabs that fit into memory.
+
+What is computed together follows from the scan alone: batches of slices, layers of windows, blocks of
+smoothing. Memory decides only where scores are kept (score_volume.py). So scores, and labels made of them,
+are those of the whole scan at once:
+
+- 2.5D networks see whole slices of the whole scan along each axis, because instance norm takes its statistics
+  from a slice. Each slice is computed once.
+- Smoothing across slices holds one batch back until the next slice is known.
+- 3D networks slide over the whole scan, layer after layer (windows_3d.py).
+- Posterior smoothing in mm reads the collected scores of its neighbourhood, as far as its Gaussian reaches.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
-from monai.inferers import sliding_window_inference
 from torch import Tensor
 from torch.nn import functional as F
 
 from medssl.core.jobs import Plan
 from medssl.nn.data.multiplanar import axis_orders
 from medssl.nn.models.unet import Network
-from medssl.tasks.inference.posterior_smoothing import smooth_posteriors
-from medssl.tasks.inference.slabs import Work, neighbouring_slices, slab_of, working_size
+from medssl.tasks.inference.posterior_smoothing import smooth_posteriors, smooth_slab
+from medssl.tasks.inference.score_volume import ScoreVolume
+from medssl.tasks.inference.slabs import Work, neighbouring_slices, on_device, reoriented, working_size
+from medssl.tasks.inference.threads import in_order
+from medssl.tasks.inference.windows_3d import scores_of_windows
 from medssl.tasks.loop import autocast
 
 MARGIN = 8
 """Border voxels replicated around a slice, so that tissue keeps away from the convolutions' zero padding."""
-PIXELS_AT_ONCE = 1 << 19
-"""Pixels per batch of slices in 2.5D."""
-VOXELS_AT_ONCE = 1 << 21
-"""Voxels per slab of a scan that is predicted in several orientations."""
-HALO = 16
-"""Additional slices on both sides of such a slab, whose cut is a border in the other orientations."""
+PIXELS_AT_ONCE, MAX_THREADS = 1 << 18, 8
+"""Pixels per batch of slices in 2.5D, and batches at a time on a CPU; each takes about 200 MB."""
+TIMES_ON_A_GPU = 8
+"""Times as many pixels per batch on a GPU."""
+BLOCK_VOXELS = 1 << 21
+"""Voxels of collected scores that are read, and smoothed in mm, at a time."""
+
+
+def posterior_slabs(
+    network: Network, plan: Plan, work: Work, spacing: Sequence[float], device: torch.device
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Predict a scan, averaged over the orientations of the plan, and smooth its posteriors.
+
+    Args:
+        network: A network with a segmentation head.
+        plan: Its plan.
+        work: Channels of the normalized scan in work order, each (slices, rows, columns) float.
+        spacing: Voxel spacing in mm in work order.
+        device: Where the network is.
+
+    Yields:
+        Softmax scores of consecutive slabs before and after the smoothing in mm, each float32
+        (n, 1 + K, rows, columns).
+
+    Raises:
+        UserError: "disk-full" or "not-writable" if scores do not fit into memory and there is no other room.
+    """
+    orders = axis_orders(plan, spacing)
+    if len(orders) == 1 and not plan.smoothing_sigma_mm:
+        for raw in _one_orientation(network, plan, work, spacing, device):
+            yield raw, raw
+        return
+    with _collected(network, plan, work, spacing, device) as volume:
+        slices, scores, rows, columns = volume.shape
+        readers = [partial(volume.read_class, label) for label in range(1, scores)]
+        thickness = max(1, BLOCK_VOXELS // (rows * columns))
+        for first in range(0, slices, thickness):
+            raw = volume.read(first, min(first + thickness, slices))
+            yield raw, smooth_slab(raw, first, slices, readers, plan.smoothing_sigma_mm, spacing)
 
 
 def scores_of_slabs(
-    network: Network,
-    plan: Plan,
-    work: Work,
-    spacing: Sequence[float],
-    device: torch.device,
+    network: Network, plan: Plan, work: Work, spacing: Sequence[float], device: torch.device
 ) -> Iterator[Tensor]:
-    """Predict a scan slab by slab, averaged over the orientations of the plan.
+    """Predict a scan, averaged over the orientations of the plan, without smoothing in mm.
 
     Args:
         network: A network with a segmentation head.
@@ -47,26 +90,8 @@ def scores_of_slabs(
     Yields:
         Softmax scores of consecutive slabs, float32 (n, 1 + K, rows, columns).
     """
-    predict_slabs = _slices_2d if plan.dims == 2 else _slabs_3d
-    orders = axis_orders(plan, spacing)
-    if len(orders) == 1:
-        yield from predict_slabs(network, plan, work, spacing, device)
-        return
-    slices, rows, columns = work[0].shape
-    thickness = max(MARGIN, VOXELS_AT_ONCE // (rows * columns))
-    for first in range(0, slices, thickness):
-        last = min(first + thickness, slices)
-        low, high = max(0, first - HALO), min(slices, last + HALO)
-        slab = slab_of(work, low, high, device)
-        total: Tensor | None = None
-        for order in orders:
-            reoriented = [channel.permute(order) for channel in slab]
-            slabs = predict_slabs(network, plan, reoriented, [spacing[axis] for axis in order], device)
-            scores = torch.cat(list(slabs)).movedim(1, -1)
-            back = scores.permute(*(order.index(axis) for axis in range(3)), 3)[first - low : last - low]
-            total = back.clone() if total is None else total.add_(back)
-        assert total is not None
-        yield (total / len(orders)).movedim(-1, 1)
+    for raw, _ in posterior_slabs(network, replace(plan, smoothing_sigma_mm=0.0), work, spacing, device):
+        yield raw
 
 
 @torch.inference_mode()
@@ -85,8 +110,44 @@ def scores_of(
     Returns:
         Softmax scores, float32 (n, 1 + K, rows, columns).
     """
-    slabs = scores_of_slabs(network, replace(plan, multiplanar=False), work, spacing, device)
+    slabs = _one_orientation(network, plan, work, spacing, device)
     return smooth_posteriors(torch.cat(list(slabs)), plan.smoothing_sigma_mm, spacing)
+
+
+def _collected(
+    network: Network, plan: Plan, work: Work, spacing: Sequence[float], device: torch.device
+) -> ScoreVolume:
+    """Scores of all orientations; a 2.5D network sees whole slices of the scan along each axis."""
+    volume: ScoreVolume | None = None
+    slices, rows, columns = work[0].shape
+    orders = axis_orders(plan, spacing)
+    work = on_device(work, device)
+    for order in orders:
+        first = 0
+        turned, steps = reoriented(work, order), [spacing[axis] for axis in order]
+        for scores in _one_orientation(network, plan, turned, steps, device):
+            if volume is None:
+                volume = ScoreVolume((slices, scores.shape[1], rows, columns), len(orders), device)
+            volume.add(order, first, scores)
+            first += len(scores)
+    assert volume is not None
+    return volume
+
+
+def _one_orientation(
+    network: Network, plan: Plan, work: Work, spacing: Sequence[float], device: torch.device
+) -> Iterator[Tensor]:
+    """Softmax scores of consecutive slabs in the order of `work`."""
+    predict = partial(_scores, network, plan)
+    if plan.dims == 3:
+        yield from scores_of_windows(predict, plan, work, spacing, device)
+        return
+    rows, columns = work[0].shape[1:]
+    size = working_size((rows, columns), spacing[1:], plan.spacing_mm[1:])
+    for scores in _smoothed(_slices_2d(network, plan, work, size, device), spacing):
+        if size != (rows, columns):
+            scores = F.interpolate(scores, (rows, columns), mode="bilinear", align_corners=False)
+        yield scores
 
 
 def _scores(network: Network, plan: Plan, image: Tensor) -> Tensor:
@@ -96,70 +157,43 @@ def _scores(network: Network, plan: Plan, image: Tensor) -> Tensor:
     return scores.float().softmax(1)
 
 
-def _smoothed(scores: Tensor, spacing: Sequence[float]) -> Tensor:
-    """Scores (n, K, rows, columns) smoothed across slices.
+def _slices_2d(
+    network: Network, plan: Plan, work: Work, size: tuple[int, ...], device: torch.device
+) -> Iterator[Tensor]:
+    """Softmax scores (n, 1 + K, *size) of a few slices at a time, resampled to `size`."""
+    pixels = PIXELS_AT_ONCE * (TIMES_ON_A_GPU if device.type == "cuda" else 1)
+    at_once = max(1, pixels // (size[0] * size[1]))
+
+    @torch.inference_mode()
+    def batch(first: int) -> Tensor:
+        last = min(first + at_once, len(work[0]))
+        image = neighbouring_slices(work, first, last, plan.patch_vox[0], device)
+        if size != tuple(image.shape[2:]):
+            image = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
+        scores = _scores(network, plan, F.pad(image, (MARGIN,) * 4, mode="replicate"))
+        return scores[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
+
+    batches = range(0, len(work[0]), at_once)
+    threads = min(MAX_THREADS, torch.get_num_threads(), len(batches)) if device.type == "cpu" else 1
+    return in_order(batch, batches, threads)
+
+
+def _smoothed(batches: Iterator[Tensor], spacing: Sequence[float]) -> Iterator[Tensor]:
+    """Consecutive scores (n, 1 + K, rows, columns) smoothed across slices, in the same batches.
 
     A 2.5D network decides each slice separately; adjacent slices add information where tissue hardly changes
     between them. Sigma is 0.7 pixels of the plane, so thick slices remain unchanged.
     """
     sigma = 0.7 * min(spacing[1:]) / spacing[0]
     weight = math.exp(-0.5 / sigma**2)
-    before = torch.cat([scores[:1], scores[:-1]])
-    after = torch.cat([scores[1:], scores[-1:]])
-    return (scores + weight * (before + after)) / (1 + 2 * weight)
 
+    def mixed(before: Tensor, scores: Tensor, after: Tensor) -> Tensor:
+        padded = torch.cat([before, scores, after])
+        return (scores + weight * (padded[:-2] + padded[2:])) / (1 + 2 * weight)
 
-def _slices_2d(
-    network: Network,
-    plan: Plan,
-    work: Work,
-    spacing: Sequence[float],
-    device: torch.device,
-) -> Iterator[Tensor]:
-    """Softmax scores (n, K, rows, columns) of a few slices at a time."""
-    rows, columns = work[0].shape[1:]
-    size = working_size((rows, columns), spacing[1:], plan.spacing_mm[1:])
-    at_once = max(4, PIXELS_AT_ONCE // (size[0] * size[1]))
-    for first in range(0, len(work[0]), at_once):
-        last = min(first + at_once, len(work[0]))
-        low, high = max(0, first - 1), min(len(work[0]), last + 1)  # one more on each side for smoothing
-        image = neighbouring_slices(work, low, high, plan.patch_vox[0], device)
-        if size != (rows, columns):
-            image = F.interpolate(image, size, mode="bilinear", align_corners=False, antialias=True)
-        scores = _scores(network, plan, F.pad(image, (MARGIN,) * 4, mode="replicate"))
-        scores = _smoothed(scores[..., MARGIN:-MARGIN, MARGIN:-MARGIN], spacing)[first - low : last - low]
-        if size != (rows, columns):
-            scores = F.interpolate(scores, (rows, columns), mode="bilinear", align_corners=False)
-        yield scores
-
-
-def _slabs_3d(
-    network: Network,
-    plan: Plan,
-    work: Work,
-    spacing: Sequence[float],
-    device: torch.device,
-) -> Iterator[Tensor]:
-    """Softmax scores (n, K, rows, columns) of slabs, predicted with half a patch more on both sides."""
-    ratio = spacing[0] / plan.spacing_mm[0]
-    thickness = max(1, round(plan.patch_vox[0] / ratio))
-    halo = max(1, thickness // 2)
-    for first in range(0, len(work[0]), thickness):
-        last = min(first + thickness, len(work[0]))
-        low, high = max(0, first - halo), min(len(work[0]), last + halo)
-        slab = slab_of(work, low, high, device)[None]
-        size = working_size(slab.shape[2:], spacing, plan.spacing_mm)
-        resampled = slab if size == slab.shape[2:] else F.interpolate(slab, size, mode="trilinear")
-        scores = sliding_window_inference(
-            resampled,
-            plan.patch_vox,
-            plan.batch,
-            lambda window: _scores(network, plan, window),
-            overlap=0.25,
-            mode="gaussian",
-            padding_mode="replicate",
-        )
-        assert isinstance(scores, Tensor)
-        if size != slab.shape[2:]:
-            scores = F.interpolate(scores, slab.shape[2:], mode="trilinear")
-        yield scores[0, :, first - low : last - low].movedim(1, 0)
+    scores = next(batches)
+    before = scores[:1]
+    for following in batches:
+        yield mixed(before, scores, following[:1])
+        before, scores = scores[-1:], following
+    yield mixed(before, scores, scores[-1:])

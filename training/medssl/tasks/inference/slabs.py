@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from medssl.core.jobs import Plan
 from medssl.core.project.project import Project
+from medssl.nn.data.multiplanar import Order
 
 Work = Sequence[np.ndarray | Tensor] | Tensor
 """The channels of a scan in work order, each (slices, rows, columns)."""
@@ -22,6 +24,52 @@ def work_of(project: Project, scan: str, plan: Plan) -> tuple[np.ndarray, ...]:
         UserError: "no-channel" if the scan lacks one.
     """
     return tuple(np.transpose(image, plan.work_axes) for image in project.images(scan, plan.channel_names))
+
+
+def reoriented(work: Work, order: Order) -> list[np.ndarray | Tensor]:
+    """The channels of a scan seen along another axis, without a copy.
+
+    Args:
+        work: Channels of a scan in work order, each (slices, rows, columns).
+        order: The orientation.
+    """
+    return [
+        channel.permute(order) if isinstance(channel, Tensor) else np.transpose(channel, order)
+        for channel in work
+    ]
+
+
+def on_device(work: Work, device: torch.device) -> Work:
+    """Load the channels of a scan onto a GPU, for several passes, where they take a quarter of what is free.
+
+    Args:
+        work: Channels of a scan in work order, each (slices, rows, columns), possibly memory-mapped.
+        device: Where they are needed; on a CPU they stay what they are.
+
+    Returns:
+        Channels of the same values, each (slices, rows, columns).
+    """
+    if device.type != "cuda":
+        return work
+    arrays = [channel for channel in work if not isinstance(channel, Tensor)]
+    if not arrays or sum(array.nbytes for array in arrays) > torch.cuda.mem_get_info(device)[0] // 4:
+        return work
+    return [torch.from_numpy(np.array(channel, order="C")).to(device) for channel in arrays]
+
+
+def halo(plan: Plan, spacing_mm: Sequence[float]) -> int:
+    """Number of adjacent slices on each side that the scores of a slice in its own orientation depend on.
+
+    In 2.5D that is exact, for scores before the smoothing in mm: the slices that are input channels, and one
+    more because scores are smoothed across slices. Windows of a 3D network are as deep as a patch.
+
+    Args:
+        plan: Plan of the network.
+        spacing_mm: Spacing of the scan in work order.
+    """
+    if plan.dims == 3:
+        return math.ceil(plan.patch_vox[0] * plan.spacing_mm[0] / spacing_mm[0])
+    return plan.patch_vox[0] // 2 + 1
 
 
 def slab_of(work: Work, low: int, high: int, device: torch.device) -> Tensor:

@@ -46,7 +46,9 @@ class DiceOptimalLabels:
         level = (probability * (LEVELS - 1)).round()
         classes = scores.shape[1] - 1
         counts = _histogram(best, level, classes)
-        expected_size = scores[:, 1:].sum((0, 2, 3)).cpu().double()  # not every accelerator has float64
+        # Sums of slices, so that it makes no difference how many are added at a time; on the CPU, because not
+        # every accelerator has float64.
+        expected_size = scores[:, 1:].sum((2, 3)).cpu().double().sum(0)
         self._counts = counts if self._counts is None else self._counts + counts
         self._expected_size = (
             expected_size if self._expected_size is None else self._expected_size + expected_size
@@ -61,15 +63,18 @@ class DiceOptimalLabels:
             location_prior: Prior of the network's classes.
             spacing_mm: Voxel spacing in work order.
         """
-        best, level = torch.cat(self._best), torch.cat(self._level)
+        best, level = _joined(self._best), _joined(self._level)
         weighted = location_prior.apply(best, level, spacing_mm)
-        counts = _histogram(best - 1, weighted, len(location_prior.maps))
         assert self._counts is not None
         assert self._expected_size is not None
+        counts = torch.zeros_like(self._counts)
+        for label, probability in zip(best, weighted, strict=True):  # by slice, to limit the memory
+            counts += _histogram(label - 1, probability, len(counts))
         lost = ((self._counts - counts) * torch.arange(LEVELS)).sum(1)
         self._counts, self._expected_size = counts, self._expected_size - lost / (LEVELS - 1)
         self._best, self._level = [best], [weighted]
 
+    @torch.inference_mode()
     def labels(self) -> Tensor:
         """Decide the labels; can be called once.
 
@@ -78,11 +83,10 @@ class DiceOptimalLabels:
         """
         found = self._levels()
         thresholds = torch.cat([torch.zeros_like(found[:1]), found]).to(self._best[0].device, torch.uint8)
-        slabs = []
-        while self._best:  # Emptied on the way, to limit the peak memory.
-            best, level = self._best.pop(0), self._level.pop(0)
-            slabs.append(torch.where(level >= thresholds[best.long()], best, 0))
-        return torch.cat(slabs)
+        best, level = _joined(self._best), _joined(self._level)
+        for label, probability in zip(best, level, strict=True):  # by slice and in place, to limit the memory
+            label[probability < thresholds[label.long()]] = 0
+        return best
 
     def expected_dice(self) -> list[float]:
         """Expected Dice of the labels of each class 1..K by the probabilities; 0 without a voxel."""
@@ -98,6 +102,13 @@ class DiceOptimalLabels:
         if self._counts is None or self._expected_size is None:
             raise ValueError("No scores were added.")
         return self._counts, self._expected_size
+
+
+def _joined(slabs: list[Tensor]) -> Tensor:
+    """Consecutive slabs as one volume; the list is emptied."""
+    volume = slabs[0] if len(slabs) == 1 else torch.cat(slabs)
+    slabs.clear()
+    return volume
 
 
 def _histogram(label: Tensor, level: Tensor, classes: int) -> Tensor:

@@ -26,8 +26,8 @@ from medssl.core.project.project import Project
 from medssl.nn import devices
 from medssl.nn.models.unet import Network
 from medssl.tasks.inference.predict import segment_work
-from medssl.tasks.inference.slabs import slab_of, work_of
-from medssl.tasks.segment.validation_slice import TIME_FRACTION, radius
+from medssl.tasks.inference.slabs import halo, slab_of, work_of
+from medssl.tasks.segment.validation_slice import TIME_FRACTION
 
 EVERY_S = 2.0
 """Minimum interval in seconds between previews of the same slice."""
@@ -107,7 +107,7 @@ class LivePreview:
         work_spacing = [spacing[axis] for axis in plan.work_axes]
         if self._slab is None or self._slab[0] != view:
             work = work_of(self._project, view.scan, plan)
-            margin = radius(plan, work_spacing)
+            margin = halo(plan, work_spacing)
             first, last = max(0, view.index - margin), min(len(work[0]), view.index + margin + 1)
             self._slab = view, slab_of(work, first, last, self._device), view.index - first
         _, slab, offset = self._slab

@@ -81,16 +81,16 @@ class SmoothingWidth:
         changed = [0] * len(self.allowed)
         network.eval()
         for number, (spacing, (first, last)) in enumerate(zip(scans.spacing_mm, self.slabs, strict=True)):
-            # A slab is too thin for the other orientations.
+            # A slab is too thin for the other orientations, and is smoothed as if it were a scan.
             is_whole = last - first == len(scans.images[number])
             slab_plan = plan if is_whole else replace(plan, multiplanar=False)
             slab = scans.slices(number, first, last)
-            for scores in scores_of_slabs(network, slab_plan, slab, spacing, scans.device):
-                foreground, label = scores[:, 0] < 0.5, scores[:, 1:].argmax(1)
-                n_foreground += int(foreground.sum())
-                for index, width in enumerate(self.allowed):
-                    smoothed = smooth_posteriors(scores, width.sigma_mm, spacing)[:, 1:].argmax(1)
-                    changed[index] += int(((smoothed != label) & foreground).sum())
+            scores = torch.cat(list(scores_of_slabs(network, slab_plan, slab, spacing, scans.device)))
+            foreground, label = scores[:, 0] < 0.5, scores[:, 1:].argmax(1)
+            n_foreground += int(foreground.sum())
+            for index, width in enumerate(self.allowed):
+                smoothed = smooth_posteriors(scores, width.sigma_mm, spacing)[:, 1:].argmax(1)
+                changed[index] += int(((smoothed != label) & foreground).sum())
         if not n_foreground:
             return self.widest_mm
         return best(self.allowed, [count / n_foreground for count in changed])

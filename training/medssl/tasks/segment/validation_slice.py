@@ -7,7 +7,6 @@ slice (pseudo_labels.py) are used like those on any other slice.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -27,7 +26,7 @@ from medssl.nn.data.device_dataset import DeviceDataset, complete_slices
 from medssl.nn.devices import full_precision
 from medssl.nn.models.unet import Network
 from medssl.tasks.inference.predict import segment_work
-from medssl.tasks.inference.slabs import slab_of
+from medssl.tasks.inference.slabs import halo, slab_of
 
 MIN_SLICES = 4
 """Minimum number of complete slices with a structure; with fewer, all are needed for training."""
@@ -99,7 +98,7 @@ def take_validation_slice(
         emit(Notice(f"No validation slice: {why}."))
         return dataset, None
     scan, index = position
-    margin = radius(plan, dataset.spacing_mm[scan])
+    margin = halo(plan, dataset.spacing_mm[scan])
     first, last = max(0, index - margin), min(len(dataset.images[scan]), index + margin + 1)
     targets = list(dataset.targets)
     held_out = ValidationSlice(
@@ -116,18 +115,6 @@ def take_validation_slice(
     name = _name(held_out, plan)
     emit(Notice(f"Validation slice: {name}. It is excluded from training, and its Dice is shown."))
     return replace(dataset, targets=tuple(targets)), held_out
-
-
-def radius(plan: Plan, spacing_mm: Sequence[float]) -> int:
-    """Number of adjacent slices on each side that segmenting one slice needs.
-
-    Args:
-        plan: Plan of the network.
-        spacing_mm: Spacing of the scan in work order.
-    """
-    if plan.dims == 3:
-        return math.ceil(plan.patch_vox[0] * plan.spacing_mm[0] / spacing_mm[0])
-    return plan.patch_vox[0] // 2 + 1  # one more than the network takes, because scores are smoothed
 
 
 def foreground_slices(dataset: DeviceDataset) -> list[tuple[int, int, frozenset[int]]]:
