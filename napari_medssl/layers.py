@@ -192,12 +192,18 @@ def above_scan(viewer: ViewerModel, scan: str) -> int:
         viewer: The viewer.
         scan: Id of the scan.
     """
-    of_scan = (
-        number
-        for number, layer in enumerate(viewer.layers)
-        if entry_of(layer).get("role") in (SCAN, CHANNEL) and entry_of(layer)["scan"] == scan
-    )
-    return max(of_scan, default=-1) + 1
+    return max((viewer.layers.index(layer) for layer in of_scan(viewer, scan)), default=-1) + 1
+
+
+def of_scan(viewer: ViewerModel, scan: str) -> list[Layer]:
+    """The layers of a scan and its channels, from the bottom.
+
+    Args:
+        viewer: The viewer.
+        scan: Id of the scan.
+    """
+    images = [layer for layer in viewer.layers if entry_of(layer).get("role") in (SCAN, CHANNEL)]
+    return [layer for layer in images if entry_of(layer)["scan"] == scan]
 
 
 def remove(viewer: ViewerModel, layer: Layer | None) -> None:

@@ -53,6 +53,14 @@ def current_slice(dims: Dims, layer: Layer) -> tuple[int, int]:
     return int(axis), int(index)
 
 
+def slice_on_screen(dims: Dims, layer: Layer | None) -> tuple[int, int] | None:
+    """The same as `current_slice`; None without a layer, in 3D, or outside of the layer."""
+    try:
+        return current_slice(dims, layer) if layer is not None else None
+    except UserError:
+        return None
+
+
 def show_slice(dims: Dims, layer: Layer, axis: int, index: int) -> None:
     """Show a slice (canonical axis, voxel index) of a layer."""
     extra = dims.ndim - layer.ndim

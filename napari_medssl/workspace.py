@@ -192,11 +192,7 @@ class Workspace:
 
     def slice_on_screen(self) -> tuple[int, int] | None:
         """(canonical axis, voxel index) of the slice on the screen; None in 3D or outside of the scan."""
-        layer = self.annotation_layer or self.scan_layer
-        try:
-            return navigation.current_slice(self.viewer.dims, layer) if layer is not None else None
-        except UserError:
-            return None
+        return navigation.slice_on_screen(self.viewer.dims, self.annotation_layer or self.scan_layer)
 
     def _on_view(self, event: object = None) -> None:
         if self.slice_on_screen() is not None:

@@ -242,12 +242,10 @@ class Autosave:
     def region(self) -> Region:
         """Where strokes change labels: on the slice on the screen, or anywhere by a brush through slices."""
         layer = self._layer
-        if layer is None or layer.n_edit_dimensions > 2:
+        position = navigation.slice_on_screen(self.viewer.dims, layer)
+        if layer is None or layer.n_edit_dimensions > 2 or position is None:
             return EVERYTHING
-        try:
-            axis, index = navigation.current_slice(self.viewer.dims, layer)
-        except UserError:  # in 3D
-            return EVERYTHING
+        axis, index = position
         return (*EVERYTHING[:axis], slice(index, index + 1), *EVERYTHING[axis + 1 :])
 
     def _view(self, layer: Labels | None) -> tuple[object, ...]:

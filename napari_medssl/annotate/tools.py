@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from medssl.core.errors import UserError
 from medssl.core.project.project import SURE_BACKGROUND
 from napari.components import ViewerModel
 from napari.layers import Labels
@@ -40,7 +39,8 @@ class Tools:
         no slice of the scan is on the screen.
         """
         in_hand = self._in_hand
-        return in_hand if in_hand is not None and self._is_on_slice else None
+        on_slice = in_hand is not None and navigation.slice_on_screen(self.viewer.dims, self._layer)
+        return in_hand if on_slice else None
 
     @property
     def _in_hand(self) -> int | None:
@@ -49,13 +49,6 @@ class Tools:
         if layer is None or self.viewer.layers.selection.active != layer:  # a plugin's viewer has proxies
             return None
         return {"paint": int(layer.selected_label), "erase": 0}.get(self._put_down or layer.mode)
-
-    @property
-    def _is_on_slice(self) -> bool:
-        try:
-            return self._layer is not None and bool(navigation.current_slice(self.viewer.dims, self._layer))
-        except UserError:
-            return False
 
     def watch(self, layer: Labels) -> None:
         """Follow this layer from now on, with the tool and the class of the layer before.

@@ -15,7 +15,7 @@ class FileNotices:
     attempted = Signal()
     """A file is about to be read or written: what was told about the ones before is over."""
     told = Signal(str, str)
-    """("info" | "warning" | "error", one sentence)."""
+    """("warning" | "error", one sentence)."""
 
     def tell(self, severity: str, text: str) -> None:
         """Show a sentence.

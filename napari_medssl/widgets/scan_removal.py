@@ -62,9 +62,8 @@ class ScanRemoval:
             UserError: Those of `Project.rename_scan`.
         """
         self.session.need_project().rename_scan(scan.id, name)
-        for layer in self.workspace.viewer.layers:
-            of_scan = layers.entry_of(layer).get("role") in (layers.SCAN, layers.CHANNEL)
-            if of_scan and layers.entry_of(layer)["scan"] == scan.id and layer.name.startswith(scan.title):
+        for layer in layers.of_scan(self.workspace.viewer, scan.id):
+            if layer.name.startswith(scan.title):
                 layer.name = name + layer.name.removeprefix(scan.title)
         self.session.scans_changed.emit()
 

@@ -26,6 +26,8 @@ from medssl.server.state import Server
 from small import write_nifti
 
 KEY = "a-key-that-nobody-guesses"
+ANSWER_S = 240
+"""Longest time for an answer: an engine that has to load torch on a busy machine takes most of a minute."""
 BOUNDARY = "----------lImIt_of_THE_fIle_eW_$"
 """As 3D Slicer's client writes it."""
 THRESHOLD_ENGINE = """
@@ -119,7 +121,7 @@ class Client:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         if isinstance(body, dict):
             body, named = json.dumps(body).encode(), {"content-type": "application/json", **named}
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=ANSWER_S)
         try:
             connection.request(method, self.prefix + path, body, {**self.headers, **named})
             reply = connection.getresponse()

@@ -21,7 +21,7 @@ def test_painted_voxels_are_those_of_the_target() -> None:
     assert np.array_equal(sampled(annotation), where * 256 + target[where])
 
 
-def test_only_so_many_voxels_a_class_are_looked_at_and_the_same_ones_again(monkeypatch) -> None:
+def test_the_sample_of_a_class_is_limited_and_stable(monkeypatch) -> None:
     monkeypatch.setattr(voxel_sampler, "MAX_VOXELS", 100)
     labels = np.zeros((20, 30, 40), np.uint8)
     labels[:, :15] = 1
@@ -49,7 +49,7 @@ def test_slices_with_much_and_little_paint_count_alike(monkeypatch) -> None:
     assert np.array_equal(sampled(Annotation(labels)), chosen * 256 + 1)
 
 
-def test_an_update_gives_what_a_first_look_gives() -> None:
+def test_an_incremental_update_equals_a_new_sample() -> None:
     random = np.random.default_rng(0)
     labels = np.zeros((6, 20, 20), np.uint8)
     sampler = VoxelSampler(labels.shape)

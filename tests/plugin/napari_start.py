@@ -28,7 +28,7 @@ def open_as_napari_does(viewer, path: Path, answer: Callable[[QDialog], object])
     """Open a path as `napari PATH` does; the number of questions for a reader, which `answer` answers."""
     asked: list[QDialog] = []
 
-    def look() -> None:
+    def answer_question() -> None:
         question = QApplication.activeModalWidget()
         if isinstance(question, QDialog) and not asked:
             asked.append(question)
@@ -37,7 +37,7 @@ def open_as_napari_does(viewer, path: Path, answer: Callable[[QDialog], object])
             answer(question)
 
     timer = QTimer(interval=200)
-    timer.timeout.connect(look)
+    timer.timeout.connect(answer_question)
     timer.start()
     viewer.window._qt_viewer._qt_open([str(path)], stack=False)
     timer.stop()

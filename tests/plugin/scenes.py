@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -115,3 +116,12 @@ def small_phantom(folder: Path) -> Scene:
     """The same of fewer and larger voxels, which is quick to paint and to train on."""
     path, labels = _coarse_phantom(folder, 0)
     return Scene(path, np.where(labels == 1, 1, 0).astype(np.uint8), ("Liver",))
+
+
+def add_scans(project: Project, folder: Path, names: Iterable[str]) -> None:
+    """Add small scans of noise, a file for each name."""
+    for number, name in enumerate(names):
+        values = np.random.default_rng(number).normal(size=(12, 10, 8)).astype(np.float32)
+        path = folder / f"{name}.nii.gz"
+        nibabel.save(nibabel.Nifti1Image(values, np.diag([-1.5, -1.5, 4, 1])), path)
+        project.add_scan(path)

@@ -115,7 +115,7 @@ def test_the_annotation_stays_on_top_of_every_view(window):
     assert layer.data[10, 5, 5:10].all(), "strokes go on while the second channel is shown"
 
 
-def test_the_window_is_that_of_the_channel_that_is_seen(window):
+def test_window_and_level_apply_to_the_first_visible_channel(window):
     user = WindowUser(*window)
     first, second = (layer for _, layer in user.dock.workspace.channels.parts)
     bar = user.dock.view_bar
@@ -176,7 +176,7 @@ def test_the_button_tells_what_the_eyes_of_the_layer_list_show(window):
     assert text(user) == "Channel: CT"
 
 
-def test_the_user_s_colours_stay_and_are_seen_through_where_all_are_shown(window):
+def test_a_chosen_colormap_is_kept_and_transparent_in_the_overlay(window):
     user = WindowUser(*window)
     second = user.dock.workspace.channels.parts[1][1]
     second.colormap = "green"

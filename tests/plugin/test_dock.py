@@ -414,7 +414,7 @@ def test_a_job_that_fails_is_seen_from_every_step_and_says_why_in_its_own(make, 
     assert feedback.job_line.text() == RESEARCH_USE, "it has been seen"
 
 
-def test_a_job_that_finished_is_seen_from_every_step_until_its_own_is_opened(make, qtbot):
+def test_a_finished_job_is_shown_in_every_step_until_its_own_is_opened(make, qtbot):
     made = make()
     made.pretrain.start.click()
     wait_for_end(qtbot, made)

@@ -12,6 +12,7 @@ import pytest
 from medssl.core.project.project import LabelClass, Project
 from napari.components import ViewerModel
 from qtpy.QtWidgets import QFileDialog
+from scenes import add_scans
 from user_simulation import open_and_wait
 
 from napari_medssl.widgets import Dock
@@ -23,11 +24,7 @@ PATIENCE = 120_000
 def made(qtbot, said, tmp_path) -> Dock:
     """A dock on two scans that a run has predicted."""
     project = Project.create(tmp_path / "project", [LabelClass(1, "Liver", "#ff9e64")])
-    for number, name in enumerate("ab"):
-        values = np.random.default_rng(number).normal(size=(12, 10, 8)).astype(np.float32)
-        path = tmp_path / f"{name}.nii.gz"
-        nibabel.save(nibabel.Nifti1Image(values, np.diag([-1.5, -1.5, 4, 1])), path)
-        project.add_scan(path)
+    add_scans(project, tmp_path, "ab")
     run = project.new_run("finetune", {"job": "finetune"}, "from-random")
     run.checkpoint.write_bytes(b"weights")
     for scan in project.scans.values():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 
-import nibabel
 import numpy as np
 import pytest
 from control_places import jumped, places
@@ -16,6 +15,7 @@ from medssl.core.project.project import LabelClass, Project
 from napari.components import ViewerModel
 from napari.qt import get_stylesheet
 from qtpy.QtWidgets import QVBoxLayout, QWidget
+from scenes import add_scans
 from user_simulation import open_and_wait, wait_until
 
 from napari_medssl.widgets import Dock
@@ -29,11 +29,7 @@ STEPS = {"pretrain": 3, "finetune": 4, "predict": 5, "export": 5, "features": 6,
 def project(tmp_path) -> Project:
     """Four scans, of which the newest fine-tuning has segmented two, and one before it the first."""
     made = Project.create(tmp_path / "project", [LabelClass(1, "Liver", "#ff9e64")])
-    for number, name in enumerate("abcd"):
-        values = np.random.default_rng(number).normal(size=(12, 10, 8)).astype(np.float32)
-        path = tmp_path / f"{name}.nii.gz"
-        nibabel.save(nibabel.Nifti1Image(values, np.diag([-1.5, -1.5, 4, 1])), path)
-        made.add_scan(path)
+    add_scans(made, tmp_path, "abcd")
     for scans in ("a", "ab"):
         run = made.new_run("finetune", {"job": "finetune"}, "finetune")
         run.checkpoint.write_bytes(b"weights")

@@ -28,7 +28,7 @@ from user_simulation import LEFT, UserSimulation, wait_until
 CONTROL = Qt.KeyboardModifier.ControlModifier
 PAUSE = 10
 """Looks at a dialog before it is answered."""
-PLAIN = Qt.KeyboardModifier.NoModifier
+PLAIN, NO_BUTTON = Qt.KeyboardModifier.NoModifier, Qt.MouseButton.NoButton
 
 
 class WindowUser(UserSimulation):
@@ -179,7 +179,7 @@ class WindowUser(UserSimulation):
         places, was_hand = [], False
         for y in range(4, label.height(), 8):
             for x in range(0, label.width(), 3):
-                QTest.mouseMove(label, QPoint(x, y))
+                self._move_to(label, QPoint(x, y))
                 is_hand = label.cursor().shape() == Qt.CursorShape.PointingHandCursor
                 if is_hand and not was_hand:
                     places.append(QPoint(x + 1, y))
@@ -194,10 +194,16 @@ class WindowUser(UserSimulation):
         """Press any button, move, let go."""
         QTest.mousePress(widget, button, keys, start)
         QTest.qWait(15)
-        place = QPointF(end), QPointF(widget.mapToGlobal(end))
-        QApplication.sendEvent(widget, QMouseEvent(QEvent.Type.MouseMove, *place, button, button, keys))
+        self._move_to(widget, end, button, keys)
         QTest.mouseRelease(widget, button, keys, end)
         QTest.qWait(15)
+
+    def _move_to(
+        self, widget: QWidget, place: QPoint, button: Qt.MouseButton = NO_BUTTON, keys: object = PLAIN
+    ) -> None:
+        """Move over a widget; QTest.mouseMove forgets which button is down, and the event comes later."""
+        there = QPointF(place), QPointF(widget.mapToGlobal(place))
+        QApplication.sendEvent(widget, QMouseEvent(QEvent.Type.MouseMove, *there, button, button, keys))
 
     def key_with(self, key: Qt.Key, keys: object) -> None:
         """Press a key with modifiers while the canvas has the focus."""

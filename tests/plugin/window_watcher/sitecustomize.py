@@ -19,12 +19,12 @@ def watch() -> None:
 
     application = QApplication([])
     timer = QTimer(application)
-    timer.timeout.connect(look)
+    timer.timeout.connect(close_when_shown)
     timer.start(INTERVAL_MS)
     QTimer.singleShot(1000 * LIMIT_S, lambda: application.exit(3))
 
 
-def look() -> None:
+def close_when_shown() -> None:
     """Close the window if it shows a scan."""
     from qtpy.QtWidgets import QApplication, QMainWindow
 

@@ -16,7 +16,8 @@ def keep_freed_memory() -> None:
 
     glibc gives large arrays back to the system as soon as they are freed. Each layer of a network then gets
     new pages, which the system has to fill with zeros: a third of the time of a slice of 512 x 512 pixels
-    (docs/benchmarks/full_size.md). Arrays of whole scans are still given back.
+    (docs/benchmarks/full_size.md). Arrays of whole scans are still given back. All threads share what is
+    kept: by default each would keep its own.
     """
     if platform.libc_ver()[0] != "glibc":
         return

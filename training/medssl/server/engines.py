@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Lock, Thread, Timer
+from threading import BoundedSemaphore, Lock, Thread, Timer
 from typing import Any
 
 from medssl.core.errors import UserError
@@ -30,7 +30,9 @@ EXIT_S = 8.0
 JOB_S = 3600.0
 """A prediction or suggestion that takes longer is ended."""
 WAIT_S = 600.0
-"""How long a job waits for those before it."""
+"""How long a request waits for the jobs of others."""
+MAX_WAITING = 8
+"""Requests that have a job or wait for their turn; more are refused, so that other requests get through."""
 
 
 class EngineProcess:
@@ -124,6 +126,7 @@ class Engines:
     def __init__(self, log: Path, scratch: Path, command: Sequence[str] = COMMAND) -> None:
         self._log, self._scratch, self._command = log, scratch, command
         self._threads, self._turn = Lock(), Lock()
+        self._places = BoundedSemaphore(MAX_WAITING)
         self._waiting: EngineProcess | None = None
         self._running: EngineProcess | None = None
         self._ending: list[Thread] = []
@@ -153,17 +156,22 @@ class Engines:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """While jobs that do not train may be run; one request at a time may.
+        """While jobs that do not train may be run; one request at a time may, and others wait.
 
         Raises:
-            UserError: BUSY after ten minutes of waiting for others.
+            UserError: BUSY if as many wait already as may, or after ten minutes.
         """
-        if not self._turn.acquire(timeout=WAIT_S):
-            raise UserError("Other jobs keep the engine busy; try again in some minutes.", code=BUSY)
+        if not self._places.acquire(blocking=False):
+            raise UserError("Too many predictions are waiting; try again in a minute.", code=BUSY)
         try:
-            yield
+            if not self._turn.acquire(timeout=WAIT_S):
+                raise UserError("Other jobs keep the engine busy; try again in some minutes.", code=BUSY)
+            try:
+                yield
+            finally:
+                self._turn.release()
         finally:
-            self._turn.release()
+            self._places.release()
 
     def run(self, job: Job) -> dict[str, Any]:
         """Run a job that does not train, in a `turn`, and wait for its result.

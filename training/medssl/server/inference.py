@@ -124,7 +124,7 @@ def predict(server: Server, project: Project, scan: Scan, run: Run) -> None:
     if project.has_prediction(run.id, scan.id):
         return
     job = PredictJob(project=str(project.root), device=server.device, weights=run.id, scans=(scan.id,))
-    with server.engine_turn():
+    with server.engines.turn():
         if project.has_prediction(run.id, scan.id):
             return  # another request has had the same wish
         left_out = server.engines.run(job).get("left_out", {})

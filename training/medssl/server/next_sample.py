@@ -7,6 +7,7 @@ from typing import Any
 
 from medssl.core.errors import UserError
 from medssl.core.files import cached_sha256
+from medssl.core.io.volume import suffix_of
 from medssl.core.jobs import SuggestJob
 from medssl.core.project.contents import Scan
 from medssl.core.project.damage import survey
@@ -67,7 +68,7 @@ class NextSample:
     def _next_suggestion(self) -> dict[str, Any] | None:
         """The next suggested slice, each of another scan; None if there is nothing left to annotate."""
         run = usable_runs(self._server)[NEWEST]
-        with self._server.engine_turn():
+        with self._server.engines.turn():
             if self._weights != run.weights_sha256 or not self._suggested:
                 self._suggested, self._weights = self._suggestions(run), run.weights_sha256
             while self._suggested:
@@ -93,10 +94,9 @@ class NextSample:
     def _document(self, scan: Scan) -> dict[str, Any]:
         """What a client needs to get a scan; of a DICOM header, only what OHIF finds it by."""
         path = image_file(self._server, scan)
-        ending = "".join(path.suffixes[-2:]) if path.name.endswith(".gz") else path.suffix
         return {
             "id": scan.id,
-            "name": f"{scan.title}{ending}",
+            "name": f"{scan.title}{suffix_of(path)}",
             "checksum": f"SHA256:{cached_sha256(path)}",
             **dicom_uids(scan),
         }

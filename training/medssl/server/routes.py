@@ -19,6 +19,7 @@ from starlette.background import BackgroundTask
 
 from medssl.core.errors import UserError
 from medssl.core.files import make_folder
+from medssl.core.io.volume import suffix_of
 from medssl.core.project.contents import Scan
 from medssl.server import documents
 from medssl.server.image_uploads import add_image
@@ -73,7 +74,7 @@ def _datastore(router: APIRouter, server: Server) -> None:
     def get_image(image: str) -> FileResponse:
         scan = scan_of(server, image)
         path = image_file(server, scan)
-        return FileResponse(path, filename=f"{scan.title}{_ending(path)}")
+        return FileResponse(path, filename=f"{scan.title}{suffix_of(path)}")
 
     @router.get("/datastore/label")
     def get_label(label: str, tag: str = "") -> FileResponse:
@@ -212,7 +213,3 @@ def _sent(made: Answer) -> FileResponse:
     """A response that deletes its file once it is sent."""
     cleanup = BackgroundTask(made.path.unlink, missing_ok=True)
     return FileResponse(made.path, media_type=made.media_type, filename=made.name or None, background=cleanup)
-
-
-def _ending(path: Path) -> str:
-    return ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
-from threading import BoundedSemaphore
 from typing import TypeVar
 
 from medssl.core.errors import UserError
@@ -21,8 +19,6 @@ from medssl.server.training import Training
 Result = TypeVar("Result")
 WAIT_S = 120.0
 """How long a request waits for others that need volumes in memory."""
-MAX_WAITING = 8
-"""Requests that wait for a prediction or suggestion; more are refused, so that other requests get through."""
 
 
 class Server:
@@ -48,7 +44,6 @@ class Server:
         self.uploaded: dict[str, str] = {}
         """{name that a client gave to a scan it has sent: id of the scan}."""
         self._volumes = ThreadPoolExecutor(1, "volumes")
-        self._waiting = BoundedSemaphore(MAX_WAITING)
         try:
             self.engines.warm_up()
         except UserError:
@@ -83,18 +78,3 @@ class Server:
                     "The server is busy with other requests; try again in a minute.", code=BUSY
                 ) from None
             return waiting.result()  # it has begun
-
-    @contextmanager
-    def engine_turn(self) -> Iterator[None]:
-        """While a request may run jobs that do not train; it waits for others, and only some may wait.
-
-        Raises:
-            UserError: BUSY if as many wait already, or after ten minutes.
-        """
-        if not self._waiting.acquire(blocking=False):
-            raise UserError("Too many predictions are waiting; try again in a minute.", code=BUSY)
-        try:
-            with self.engines.turn():
-                yield
-        finally:
-            self._waiting.release()
