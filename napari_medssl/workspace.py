@@ -75,6 +75,12 @@ class Workspace:
         return self.scan_layers.shown
 
     @property
+    def front_layer(self) -> Image | None:
+        """The channel whose grey values tools take: the first that is visible, or the first of all."""
+        front = self.channels.front
+        return front[1] if front is not None else None
+
+    @property
     def annotation_layer(self) -> Labels | None:
         """The layer that is painted on."""
         return layers.find(self.viewer.layers, layers.ANNOTATION)

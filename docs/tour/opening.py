@@ -204,11 +204,12 @@ def channels_by_key(stage: Stage) -> None:
     stage.check(shown[1] == f"{first} + {second}" and second == "t2", f"The button says {shown}.")
     user.click(button)
     stage.check(button.text() == "Channel: t2", "The button does what the key does.")
-    guide("window and level are those of the first that is visible.")
+    guide("Window, fills, limited brush and proposals take the grey values of the first that is visible.")
     limits = [list(layer.contrast_limits) for _, layer in work.channels.parts]
     user.drag_with(user.canvas, Qt.MouseButton.MiddleButton, QPoint(200, 200), QPoint(260, 160))
     changed = [list(layer.contrast_limits) for _, layer in work.channels.parts]
     stage.check(changed[0] == limits[0] and changed[1] != limits[1], "The window is that of T2.")
+    stage.check(work.front_layer is work.channels.parts[1][1], "Tools take T2's grey values.")
     user.key(Qt.Key.Key_G)
     user.key(Qt.Key.Key_G)
 

@@ -69,7 +69,7 @@ class Interpolation:
         """Interpolate between the complete slices around the one on the screen; in a thread.
 
         Args:
-            guided: Let the grey values of the scan guide the outlines.
+            guided: Let the grey values of the channel on the screen guide the outlines.
 
         Raises:
             UserError: "no-gap", "no-annotation", "not-2d", "read-only".
@@ -86,7 +86,7 @@ class Interpolation:
         now = self.annotation.current()
         copy = replace(now, labels=now.labels.copy())
         self._painted = []
-        spacing, shown = scan.geometry.spacing_mm, self.workspace.scan_layer
+        spacing, shown = scan.geometry.spacing_mm, self.workspace.front_layer
         grey = shown.data if guided and shown is not None else None
         if grey is not None and grey.shape != copy.labels.shape:
             grey = None

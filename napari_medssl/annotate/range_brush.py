@@ -36,7 +36,11 @@ class RangeBrush:
         self.follows_click = True
         """Whether each stroke sets the range from the values around its first click."""
         self.range = (0.0, 0.0)
-        """Lowest and highest grey value that is painted, in the units of the scan."""
+        """Lowest and highest grey value that is painted, in the units of the channel on the screen."""
+        self._channel = ""
+        """Name of the channel whose grey values count."""
+        self._ranges: dict[str, tuple[float, float]] = {}
+        """Ranges of other channels, by their names."""
         self._layer: Labels | None = None
         self._before: tuple[Region, np.ndarray] | None = None
         """Labels of a region when the stroke began; None between strokes."""
@@ -46,14 +50,30 @@ class RangeBrush:
         """Whether the button is down, and whether the open step of undo has painted anything."""
         self.session.annotation.stroke.connect(self._on_stroke)
         self.session.view_changed.connect(self._on_view)
+        self.workspace.channels.changed.connect(self._on_channels)
 
     def set_on(self, on: bool) -> None:
         """Limit the strokes from now on, or no longer."""
         self.on = on
         self._end()
-        scan = self.workspace.scan_layer
-        if on and scan is not None and self.range[0] == self.range[1]:
+        self._start_range()
+        self.changed.emit()
+
+    def _start_range(self) -> None:
+        """Take the window of a channel that has no range yet."""
+        scan = self.workspace.front_layer
+        if self.on and scan is not None and self.range[0] == self.range[1]:
             self.range = tuple(scan.contrast_limits)
+
+    def _on_channels(self) -> None:
+        """Each channel has a range of its own, because its grey values mean something else."""
+        front = self.workspace.channels.front
+        if front is None or front[0].channel == self._channel:
+            return
+        self._ranges[self._channel] = self.range
+        self._channel = front[0].channel
+        self.range = self._ranges.get(self._channel, (0.0, 0.0))
+        self._start_range()
         self.changed.emit()
 
     def set_follows_click(self, on: bool) -> None:
@@ -130,7 +150,7 @@ class RangeBrush:
 
     def _restore(self) -> None:
         """Give back their labels to the voxels out of range that have been painted."""
-        layer, scan = self._layer, self.workspace.scan_layer
+        layer, scan = self._layer, self.workspace.front_layer
         if layer is None or scan is None or self._before is None:
             return
         region, before = self._before
@@ -152,7 +172,7 @@ class RangeBrush:
 
     def may_paint(self, voxels: np.ndarray) -> np.ndarray:
         """Which voxels of the scan on the screen, flat indices (N,), a brush may paint: bool (N,)."""
-        scan = self.workspace.scan_layer
+        scan = self.workspace.front_layer
         if not self.on or scan is None:
             return np.ones(len(voxels), bool)
         return self._is_in_range(np.asarray(scan.data[np.unravel_index(voxels, scan.data.shape)]))
@@ -170,7 +190,7 @@ class RangeBrush:
             position: Where it begins, in mm along the axes of the viewer.
             axis: Canonical axis across the slice that is painted on.
         """
-        scan, voxel = self.workspace.scan_layer, navigation.voxel_at(layer, position)
+        scan, voxel = self.workspace.front_layer, navigation.voxel_at(layer, position)
         follows = self.on and self.follows_click and layer.mode == "paint"
         if not follows or scan is None or voxel is None:
             return

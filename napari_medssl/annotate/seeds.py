@@ -26,7 +26,7 @@ def grow_from_seeds(workspace: Workspace, edits: Edits) -> None:
     Raises:
         UserError: "few-seeds", "no-scan", "no-annotation", "not-2d", "outside", "read-only".
     """
-    layer, scan = workspace.need_annotation(), workspace.scan_layer
+    layer, scan = workspace.need_annotation(), workspace.front_layer
     if scan is None:
         raise UserError("The layer of the scan is closed; open the scan in step 1 again.", code="no-scan")
     axis, index = navigation.current_slice(workspace.viewer.dims, layer)

@@ -65,7 +65,9 @@ class Proposals:
         """Prompts of this proposal that wait. Another proposal has another queue: the thread may still be
         asking for an earlier one, whose answers are dropped."""
         self._scan, self._prompted = "", self._queue
-        """Fingerprint of the scan that the server has, and the queue whose prompts it got."""
+        """Fingerprint of the image that the server has, and the queue whose prompts it got."""
+        self._image = ("", np.zeros((0, 0, 0)))
+        """Fingerprint and grey values of the image that is prompted on."""
         self._worker = LatestOnlyWorker(self.session)
         self.session.scan_leaving.connect(self.discard)
         self.session.project_changed.connect(self.discard)
@@ -184,21 +186,24 @@ class Proposals:
             self._start()
 
     def _start(self) -> None:
-        scan, layer = self.session.need_scan(), self.workspace.scan_layer
-        if layer is None:
+        scan, front, queue = self.session.need_scan(), self.workspace.channels.front, self._queue
+        if front is None:
             return
-        image, spacing, queue = np.asarray(layer.data), scan.geometry.spacing_mm, self._queue
+        if self._prompted is not queue:  # later prompts of a proposal are about the channel of its first
+            part, layer = front
+            self._image = f"{scan.sha256} {part.channel}", np.asarray(layer.data)
+        (fingerprint, image), spacing = self._image, scan.geometry.spacing_mm
 
         def answers() -> Iterator[np.ndarray]:
             try:
                 server = self._connected()
                 if queue is not self._queue:  # taken back, or meant for another server
                     return
-                if self._scan != scan.sha256:
+                if self._scan != fingerprint:
                     server.set_image(image, spacing)
                 elif self._prompted is not queue:
                     server.reset()
-                self._scan, self._prompted = scan.sha256, queue
+                self._scan, self._prompted = fingerprint, queue
                 while queue and queue is self._queue:
                     queue.popleft()(server)
                     yield server.mask.copy()

@@ -123,8 +123,7 @@ class WindowLevel:
 
     @property
     def _layer(self) -> Image | None:
-        front = self.workspace.channels.front
-        return front[1] if front is not None else None
+        return self.workspace.front_layer
 
     def _hounsfield(self) -> HounsfieldScale:
         layer = self._layer

@@ -15,7 +15,7 @@ PERCENTILES = (0.1, 99.9)
 """The ends of the slider."""
 NO_LIMIT = 1e9
 CLICK_TIP = "Each stroke takes the range from the grey values around its first click"
-RANGE_TIP = "Lowest and highest grey value that is painted; of several channels, in the first"
+RANGE_TIP = "Lowest and highest grey value that is painted, in the channel on the screen"
 
 
 class RangeRow(QWidget):
@@ -24,6 +24,8 @@ class RangeRow(QWidget):
     def __init__(self, brush: RangeBrush) -> None:
         super().__init__()
         self.brush = brush
+        self._fitted: object = None
+        """The channel and the layer whose grey values the slider spans."""
         self.slider = QDoubleRangeSlider(Qt.Orientation.Horizontal)
         self.slider.setToolTip(RANGE_TIP)
         self.slider.valueChanged.connect(lambda values: brush.set_range(*values))
@@ -38,6 +40,7 @@ class RangeRow(QWidget):
         layout.addWidget(self.slider)
         brush.changed.connect(self._refresh)
         brush.session.scan_changed.connect(self._fit)
+        brush.workspace.channels.changed.connect(self._fit)
         self._refresh()
 
     def _number(self) -> QDoubleSpinBox:
@@ -50,11 +53,13 @@ class RangeRow(QWidget):
         return box
 
     def _fit(self) -> None:
-        """Let the slider span the grey values of the scan."""
-        scan = self.brush.workspace.scan_layer
-        if scan is None:
+        """Let the slider span the grey values of the channel on the screen."""
+        front = self.brush.workspace.channels.front
+        if front is None or (front[0], front[1].unique_id) == self._fitted:
             return
-        low, high = percentiles(scan.data, *PERCENTILES)
+        part, layer = front
+        self._fitted = part, layer.unique_id
+        low, high = percentiles(layer.data, *PERCENTILES)
         decimals = int(np.clip(2 - np.floor(np.log10(high - low)), 0, 6))  # three digits
         for end in self.ends:
             end.setDecimals(decimals)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import nibabel
 import numpy as np
 import pytest
+from medssl.core.project.annotation import SURE_BACKGROUND
 from medssl.core.project.project import Annotation, LabelClass, Project
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
@@ -12,6 +13,7 @@ from user_simulation import open_and_wait, wait_until
 from user_window import WindowUser
 
 from napari_medssl import layers
+from napari_medssl.annotate.seeds import grow_from_seeds
 
 pytestmark = pytest.mark.viewer
 SHAPE = (20, 40, 40)
@@ -210,3 +212,37 @@ def test_a_project_without_channels_has_no_button(make_napari_viewer, tmp_path):
     project.add_scan(write(tmp_path / "one.nii", ct()))
     open_and_wait(dock, project.root)
     assert not dock.view_bar.channels_button.isVisible()
+
+
+def test_the_brush_is_limited_to_the_channel_on_the_screen_and_each_has_a_range_of_its_own(window):
+    user = WindowUser(*window)
+    brush, labels = user.dock.annotate.fill.range_brush, user.dock.workspace.annotation_layer
+    brush.set_follows_click(False)
+    brush.set_on(True)
+    brush.set_range(0, 100)
+    user.key(Qt.Key.Key_G)
+    assert brush.range != (0, 100), "50 HU say nothing about uptake"
+    brush.set_range(5, 20)
+    flat = np.ravel_multi_index(np.transpose([TUMOUR, PAINTED]), labels.data.shape)
+    assert brush.may_paint(flat).tolist() == [True, False]
+    user.key(Qt.Key.Key_G)
+    assert brush.range == (0, 100), "together, the first is in front"
+    assert brush.may_paint(flat).tolist() == [True, True]
+    user.key(Qt.Key.Key_G)
+    user.key(Qt.Key.Key_G)
+    assert brush.range == (5, 20)
+
+
+def test_seeds_grow_in_the_channel_on_the_screen(window):
+    user, dock = WindowUser(*window), window[1]
+    labels = dock.workspace.annotation_layer
+    uptake, around = np.zeros((2, *SHAPE[1:]), bool)
+    uptake[9:15, 9:15] = around[5:19, 5:19] = True
+    around[6:18, 6:18] = False
+    labels.data[10] = 0
+    labels.data[10, 12, 12] = 1
+    labels.data[10, around] = SURE_BACKGROUND
+    user.key(Qt.Key.Key_G)
+    grow_from_seeds(dock.workspace, dock.annotate.edits)
+    grown = labels.data[10] == 1
+    assert (grown & uptake).sum() > 0.9 * (grown | uptake).sum()

@@ -261,6 +261,26 @@ def test_a_scan_opened_during_a_request_gets_its_own_prompts(qtbot, workspace, r
     assert remote.image.max() == 10
 
 
+def test_prompts_are_about_the_channel_on_the_screen_when_the_proposal_began(
+    qtbot, workspace, remote, tmp_path
+) -> None:
+    path = tmp_path / "second.nii"
+    nibabel.save(nibabel.Nifti1Image(blocks()[:, ::-1].transpose(2, 1, 0) * 7, np.diag([1.0, 1, 3, 1])), path)
+    session, channels = workspace.session, workspace.channels
+    session.project.add_channel(session.scan, path, "second", "mr")
+    session.scans_changed.emit()
+    qtbot.waitUntil(lambda: len(channels.parts) == 2)
+    channels.step()
+    drag(workspace, [(2, 7, 3)])
+    assert np.array_equal(answered(qtbot, workspace), blocks()[:, ::-1] == 1) and remote.image.max() == 14
+    channels.step()  # both: the first is in front
+    drag(workspace, [(2, 3, 8)])
+    assert np.array_equal(answered(qtbot, workspace), blocks()[:, ::-1] > 0) and remote.image.max() == 14
+    workspace.proposals.discard()
+    drag(workspace, [(2, 7, 8)])
+    assert np.array_equal(answered(qtbot, workspace), blocks() == 2) and remote.image.max() == 2
+
+
 def test_another_address_during_a_request_gets_the_next_prompt(qtbot, workspace, remote) -> None:
     remote.answers.clear()
     drag(workspace, [(2, 3, 3)])
