@@ -121,6 +121,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--each", type=int, default=5, help="mutants of each module")
+    parser.add_argument("--modules", default="", help="only these, separated by commas")
     parser.add_argument("--report", action="store_true", help="print the results so far and run nothing")
     options = parser.parse_args()
     folder: Path = options.folder
@@ -131,7 +132,9 @@ def main() -> None:
     if not (folder / "mutants" / "mutmut-stats.json").exists():
         mutmut(folder, "run", "--max-children", "1", FIRST)
     states = results(folder)
-    names = draw(folder, list(states), options.each, options.seed)
+    only = [name for name in options.modules.split(",") if name]
+    chosen = [name for name in states if not only or module_of(name) in only]
+    names = draw(folder, chosen, options.each, options.seed)
     remaining = [name for name in names if states[name] not in CAUGHT]
     if remaining and not options.report:
         mutmut(folder, "run", "--max-children", "1", *remaining)
