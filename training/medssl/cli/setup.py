@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -14,7 +15,7 @@ from medssl.cli.options import ModalityOption, names_in
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from medssl.core.io.scan_file import ScanFile
+    from medssl.core.io.scan_file import ScanFile, SearchResult
     from medssl.core.project.project import Project, Scan
 
 
@@ -104,70 +105,41 @@ def init(
     --modality also corrects scans that the project has already: name their files again.
     """
     from medssl.cli.labels import import_labels
-    from medssl.cli.modality import check_requested, modality_lines, settle
-    from medssl.cli.terminal import console, scans_among, warn
+    from medssl.cli.modality import check_requested, settle
+    from medssl.cli.terminal import console, warn
     from medssl.core.errors import UserError
-    from medssl.core.io.channel_files import choose_volumes, volume_numbers
-    from medssl.core.io.scan_file import SearchResult
     from medssl.core.labels.classes import add_classes
-    from medssl.core.labels.pairing import label_files
-    from medssl.core.project.channels import channel_names, left_out
     from medssl.core.project.names import check_class_name
     from medssl.core.project.project import Project, is_project
     from medssl.core.project.removal import remove_empty
-    from medssl.tasks.channels import in_words
 
     if folder.is_file():
         raise UserError(
             f"{folder} is a file; give the folder of the project first, then the scans.", code="not-a-project"
         )
-    names, chosen_channels = names_in(classes), names_in(channels)
+    names = names_in(classes)
     for name in names:
         check_class_name(name)
     screen = console()
-    if labels:
-        label_files(labels)
-    chosen_volumes = volume_numbers(volumes) if volumes else []
-    by_name = () if chosen_volumes else chosen_channels
-    found = scans_among(scans, screen, by_name) if scans else SearchResult((), ())
-    scan_files = found.scans
-    if chosen_volumes:
-        scan_files = tuple(choose_volumes(scan, chosen_volumes, chosen_channels) for scan in scan_files)
-    if labels and labels not in (scans or []):
-        folder_of_labels = labels.resolve()
-        scan_files = tuple(scan for scan in scan_files if folder_of_labels not in scan.path.resolve().parents)
-        if found.scans and not scan_files:
-            raise UserError(
-                f"All of these scans lie in {labels}, the folder of labels; give scans in another folder.",
-                code="no-scans",
-            )
-    check_requested(modality, scan_files)
+    found = _find(scans or [], names_in(channels), volumes, labels, screen)
+    check_requested(modality, found.scans)
     known = Project.open(folder).scans.values() if is_project(folder) else ()
-    names_of_scans = [name for scan in scan_files for name in (scan.path.name, scan.name)]
+    names_of_scans = [name for scan in found.scans for name in (scan.path.name, scan.name)]
     names_of_scans += [name for scan in known for name in _names(scan)]
     _check_patterns([*(hold_out or []), *(no_hold_out or [])], names_of_scans)
     is_new, existed = not is_project(folder), folder.exists()
     project = Project.create(folder, or_open=True)
     project.on_notice = lambda text: warn(screen, text)
     former = dict(project.scans)
-    refused = found.missing + _add(project, scan_files, hold_out or [], modality, screen)
-    if is_new and scan_files and not project.scans:
+    refused = found.missing + _add(project, found.scans, hold_out or [], modality, screen)
+    if is_new and found.scans and not project.scans:
         remove_empty(project, with_folder=not existed)
         raise UserError(f"No scan could be used, so {folder} was not made a project.", code="no-scans")
     add_classes(project, names)
     settle(project, former, screen)
     _hold_out(project, hold_out or [], True)
     _hold_out(project, no_hold_out or [], False)
-    for line in modality_lines(project.scans.values()):
-        typer.echo(line)
-    channels_of_all = channel_names(project.scans.values())
-    if channels_of_all:
-        typer.echo(f"Channels: {in_words(channels_of_all)}.")
-    if lacking := left_out(project.scans.values(), channels_of_all):
-        warn(screen, lacking)
-    held_out = sum(scan.held_out for scan in project.scans.values())
-    count = len(project.scans)
-    typer.echo(f"{folder}: {count} scan{'s' if count != 1 else ''}, {held_out} held out.")
+    _describe(project, folder, screen)
     refused_labels = import_labels(project, labels, complete, screen) if labels else 0
     if refused:
         screen.print(f"Skipped {refused} of the scans; see the messages above.", style="red")
@@ -175,6 +147,57 @@ def init(
         screen.print(f"Left out the labels of {refused_labels} scans; see the messages above.", style="red")
     if refused or refused_labels:
         raise typer.Exit(1)
+
+
+def _find(
+    paths: Sequence[Path],
+    channels: Sequence[str],
+    volumes: str | None,
+    labels: Path | None,
+    screen: Console,
+) -> SearchResult:
+    """The scans at these paths, without those in the folder of labels, and how many paths have none."""
+    from medssl.cli.terminal import scans_among
+    from medssl.core.errors import UserError
+    from medssl.core.io.channel_files import choose_volumes, volume_numbers
+    from medssl.core.io.scan_file import SearchResult
+    from medssl.core.labels.pairing import label_files
+
+    if labels:
+        label_files(labels)  # says what is wrong with them before any work is done
+    numbers = volume_numbers(volumes) if volumes else []
+    found = scans_among(paths, screen, () if numbers else channels) if paths else SearchResult((), ())
+    scans = found.scans
+    if numbers:
+        scans = tuple(choose_volumes(scan, numbers, channels) for scan in scans)
+    if labels and labels not in paths:
+        folder = labels.resolve()
+        scans = tuple(scan for scan in scans if folder not in scan.path.resolve().parents)
+        if found.scans and not scans:
+            raise UserError(
+                f"All of these scans lie in {labels}, the folder of labels; give scans in another folder.",
+                code="no-scans",
+            )
+    return replace(found, scans=scans)
+
+
+def _describe(project: Project, folder: Path, screen: Console) -> None:
+    """Print modalities, channels, what is left out, and the number of scans of the project in a folder."""
+    from medssl.cli.modality import modality_lines
+    from medssl.cli.terminal import warn
+    from medssl.core.project.channels import channel_names, left_out
+    from medssl.tasks.channels import in_words
+
+    scans = project.scans.values()
+    for line in modality_lines(scans):
+        typer.echo(line)
+    channels = channel_names(scans)
+    if channels:
+        typer.echo(f"Channels: {in_words(channels)}.")
+    if lacking := left_out(scans, channels):
+        warn(screen, lacking)
+    held_out = sum(scan.held_out for scan in scans)
+    typer.echo(f"{folder}: {len(scans)} scan{'s' if len(scans) != 1 else ''}, {held_out} held out.")
 
 
 def _names(scan: Scan) -> tuple[str, ...]:
