@@ -21,6 +21,7 @@ from medssl.core.jobs import Plan
 from medssl.core.project.cards import need
 from medssl.nn.methods import method_of
 from medssl.nn.models import checkpoint
+from medssl.nn.models.instance_norm import replace_instance_norms
 
 ENCODER_WEIGHT = 0.6
 """Weight of encoder levels relative to decoder maps in `Network.describe`."""
@@ -52,6 +53,7 @@ class Network(nn.Module):
             filters=list(plan.channels),
             res_block=True,
         )
+        replace_instance_norms(blocks)
         self.encoder = nn.ModuleList([blocks.input_block, *blocks.downsamples, blocks.bottleneck])
         self.decoder = nn.ModuleList(blocks.upsamples)
         self.head = blocks.output_block
@@ -71,6 +73,8 @@ class Network(nn.Module):
         """
         levels = []
         features = image
+        if image.device.type == "cpu" and image.ndim == 4:
+            features = image.contiguous(memory_format=torch.channels_last)  # see instance_norm.py
         for block in self.encoder:
             features = block(features)
             levels.append(features)
