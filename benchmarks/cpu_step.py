@@ -35,8 +35,8 @@ PAGE_TEXT = """# A training step on a CPU
 `python benchmarks/cpu_step.py --page`, {day}; {machine}; commit {commit}.
 
 Network that ships (16 to 128 channels): forward pass, backward pass and AdamW, medians in milliseconds.
-*Before*: torch's instance norm on images that are stored channel by channel, and AdamW parameter by parameter.
-Both run in turn.
+*Before*: torch's instance norm on images that are stored channel by channel, and AdamW parameter by
+parameter. Both run in turn.
 
 {table}
 """
