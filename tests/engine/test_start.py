@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from medssl.core import recipes, shipped
+from medssl.core import recipes, shipped, weights_file
 from medssl.core.errors import UserError
 from medssl.core.events import Notice
 from medssl.core.features.similarity import open_features
@@ -197,7 +197,7 @@ def test_damaged_weights_are_recognised_by_their_hash(
 def test_weights_of_a_newer_version_are_refused(project: Project, own_resources: Path) -> None:
     path = own_resources / "shapes.safetensors"
     tensors, card = checkpoint.load(path)
-    path.write_bytes(checkpoint.as_bytes(tensors, {**card, "format": checkpoint.FORMAT + 1}))
+    path.write_bytes(checkpoint.as_bytes(tensors, {**card, "format": weights_file.FORMAT + 1}))
     about = path.with_suffix(".json")
     about.write_text(json.dumps({**json.loads(about.read_text("utf-8")), "sha256": sha256_of(path)}), "utf-8")
     with pytest.raises(UserError) as caught:

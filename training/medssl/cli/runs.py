@@ -1,7 +1,8 @@
-"""The command medssl runs: list and delete the trainings of a project."""
+"""The command medssl runs: list, delete and add trainings of a project."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,10 +24,26 @@ def runs(
             "features; may be repeated.",
         ),
     ] = None,
+    add: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="WEIGHTS",
+            show_default=False,
+            help="Add weights of another project as a run of this one: the folder of that run, or its "
+            "checkpoint.safetensors; may be repeated.",
+        ),
+    ] = None,
 ) -> None:
-    """List the trainings of a project, how far they came and what they weigh on the disk; delete some."""
+    """List the trainings of a project, how far they came and what they weigh on the disk.
+
+    --delete removes some, --add brings weights of other projects. Classes of added networks are those of the
+    project with the same names; those that it lacks are added to it.
+    """
+    from rich.markup import escape
+
     from medssl.cli.selection import run_in
     from medssl.cli.terminal import console
+    from medssl.core.project.imported_weights import add_weights
     from medssl.core.project.project import Project
     from medssl.core.project.removal import delete_run
     from medssl.core.project.runs import number_of
@@ -36,6 +53,10 @@ def runs(
     for run in sorted(chosen.values(), key=number_of, reverse=True):  # one may have begun from another
         delete_run(opened, run.id)
         screen.print(f"Deleted {run.id} with its weights, predictions and features.", soft_wrap=True)
+    for path in add or []:
+        run = add_weights(opened, path)
+        names = ", ".join(item["name"] for item in run.card.get("classes", []))
+        screen.print(f"Added {run.id}{f' ({escape(names)})' if names else ''}.", soft_wrap=True)
     _print_table(opened)
 
 

@@ -24,7 +24,9 @@ from medssl.core.files import (
 )
 from medssl.core.project.cards import check_card, check_job
 
-COPIED = ("job.json", "card.json", "checkpoint.safetensors")
+CHECKPOINT = "checkpoint.safetensors"
+"""Name of the file with a run's weights."""
+COPIED = ("job.json", "card.json", CHECKPOINT)
 """Files of a run that a prediction with its weights needs."""
 _NAME = re.compile(r"(\d{4,})-([A-Za-z0-9_]+)(-.*)?")
 
@@ -47,7 +49,7 @@ class Run:
         Raises:
             UserError: "shipped-weights" if the shipped weights are missing or damaged.
         """
-        return shipped.weights_file() if self.shipped else self.folder / "checkpoint.safetensors"
+        return shipped.weights_file() if self.shipped else self.folder / CHECKPOINT
 
     @property
     def weights_sha256(self) -> str:
