@@ -95,6 +95,7 @@ def project(stage: Stage, files: Files) -> None:
     opening.rows(stage, files)
     filling.masks(stage, files)
     opening.sequences(stage, files)
+    training.weights_of_another_project(stage)
     stage.close()
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from qtpy.QtWidgets import QLineEdit
-from user_window import press, type_into
+from user_window import press, type_into, type_path
 
 from docs.tour.stage import Stage
+from napari_medssl.io.samples import sample_project_place
 from napari_medssl.widgets.finetune import SHAPES_NAME
 
 
@@ -111,3 +112,17 @@ def second_round(stage: Stage) -> None:
         user.choose_in(lambda: user.right_click(step.weights, step.weights.rect().center()), "Delete")
     stage.wait_for_message("Deleted")
     stage.check(not any("pre-training" in text for text in stage.entries(step.weights)), "The run is gone.")
+
+
+def weights_of_another_project(stage: Stage) -> None:
+    """The network of the sample project comes to the open one."""
+    stage.guide(
+        "*Project… > Add weights of another project…* in step 1 brings a network here: choose the file"
+    )
+    user, dock = stage.user, stage.dock
+    weights = max(sample_project_place().glob("runs/*-finetune-*/checkpoint.safetensors"))
+    user.open_step(1)
+    with user.answering(type_path(weights)):
+        user.press_menu(dock.scans.choose, "Add weights")
+    stage.wait_for_message("Added")
+    stage.check("imported" in dock.session.runs("finetune")[0].id, "The run is there.")

@@ -28,6 +28,7 @@ from napari_medssl.widgets.project_size import ProjectSize
 from napari_medssl.widgets.recent_projects import add_to_menu
 from napari_medssl.widgets.scan_table import ScanTable
 from napari_medssl.widgets.volume_choice import VolumeChoice
+from napari_medssl.widgets.weights_import import WeightsImport
 from napari_medssl.widgets.welcome import MAKING_SAMPLE, SAMPLE_STEPS, Welcome
 from napari_medssl.workspace import Workspace
 
@@ -46,6 +47,7 @@ class Scans(StepContent):
         self.session, self.workspace = session, workspace
         self.adder = ScanAdder(session, workspace)
         self.recent, self.project_size = RecentProjects(session), ProjectSize(session)
+        self.weights_import = WeightsImport(session, self)
         self._sample_worker = LatestOnlyWorker(session)
         self.folder = QElidingLabel()
         self.folder.setElideMode(Qt.TextElideMode.ElideMiddle)
@@ -228,6 +230,7 @@ class Scans(StepContent):
         menu.addSeparator()
         add_to_menu(menu, self.recent, self.open_recent)
         menu.addSeparator()
+        self.weights_import.add_to(menu)
         self.project_size.add_to(menu)
 
     def _start_folder(self) -> str:
