@@ -73,7 +73,9 @@ class ScanStore(Manifest):
         modality = modality or modality_of_name(channel, read)
         chosen, source = choose_modality(read, modality, usual or usual_modality(self.scans.values()))
         is_back = False
-        if self._known(digest) is None:
+        if (present := self._known(digest)) is not None:
+            self._say_copy(path, present, digest)
+        else:
             scan = Scan(
                 "", str(path), digest, read.geometry, chosen, held_out, "", source, read.notes,
                 volume=volume, channel=channel,
@@ -97,6 +99,20 @@ class ScanStore(Manifest):
             self.hold_out(known.id)
         self._check_image(known.id, "", lambda: read)
         return self.scans[known.id]
+
+    def _say_copy(self, path: Path, known: Scan, digest: str) -> None:
+        """Say which file a scan came from that has the same voxels as this file, if it is another one."""
+        source = next(Path(part.source) for part in known.parts if part.sha256 == digest)
+        of_one_series = source.parent == path or source == path.parent
+        try:
+            is_copy = not of_one_series and source.exists() and not source.samefile(path)
+        except OSError:
+            is_copy = False  # it was there when the scan was added, but cannot be looked at now
+        if is_copy:
+            self.on_notice(
+                f"{path} has the same voxels as {known.title} ({source}), which is in the project already; "
+                "it was not added again."
+            )
 
     def change_modality(
         self, scan_id: str, modality: str, source: str, volume: Volume | None = None, channel: str = ""
