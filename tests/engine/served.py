@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote_plus
 
+import anyio
 import numpy as np
 import uvicorn
 from medssl.core.files import write_json
@@ -24,6 +25,10 @@ from medssl.server.app import build_app
 from medssl.server.gate import Limits
 from medssl.server.state import Server
 from small import write_nifti
+
+# Its modules are loaded when they are first used. Here that is in the main thread: pytest rewrites what is
+# imported, which CPython 3.11 at times cannot do in a thread beside others.
+anyio.open_file  # noqa: B018
 
 KEY = "a-key-that-nobody-guesses"
 ANSWER_S = 240
