@@ -12,7 +12,7 @@ class InstanceNorm(nn.Module):
 
     On a CPU, convolutions of channels-last images take half the time, but `torch.nn.functional.instance_norm`
     copies its input to the other format and its output stays there. The batch norm of a single image is its
-    instance norm, and keeps the format; a step is 1.2 to 1.7 times as fast (docs/benchmarks/cpu_step.md).
+    instance norm, and keeps the format; a step is 1.1 to 1.5 times as fast (docs/benchmarks/cpu_step.md).
 
     Args:
         channels: Number of channels C.
