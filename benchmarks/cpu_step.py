@@ -17,8 +17,7 @@ from pathlib import Path
 import torch
 from medssl.benchmarking.report import markdown_table
 from medssl.benchmarking.surroundings import machine_text, surroundings
-from medssl.core.recipes import resources
-from medssl.core.shipped import SHAPES
+from medssl.core.shipped import weights_file
 from medssl.nn.models.instance_norm import InstanceNorm
 from medssl.nn.models.unet import Network, load_network
 from medssl.tasks.loop import autocast
@@ -64,7 +63,7 @@ class NetworkBefore(Network):
 
 def way(before: bool, precision: str) -> Callable[[Tensor], None]:
     """A training step of the network that ships: a function of images (B, 3, H, W)."""
-    network = load_network(resources() / "weights" / f"{SHAPES}.safetensors")[0].train().requires_grad_(True)
+    network = load_network(weights_file())[0].train().requires_grad_(True)
     optimizer = make_optimizer(network, [{"params": list(network.parameters())}], 1e-4, 1e-2)
     if before:
         network.__class__ = NetworkBefore

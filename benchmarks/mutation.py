@@ -26,6 +26,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from medssl.benchmarking.report import markdown_table
+from medssl.cli.options import names_in
 
 ROOT = Path(__file__).resolve().parents[1]
 LINKS = {
@@ -132,7 +133,7 @@ def main() -> None:
     if not (folder / "mutants" / "mutmut-stats.json").exists():
         mutmut(folder, "run", "--max-children", "1", FIRST)
     states = results(folder)
-    only = [name for name in options.modules.split(",") if name]
+    only = names_in(options.modules)
     chosen = [name for name in states if not only or module_of(name) in only]
     names = draw(folder, chosen, options.each, options.seed)
     remaining = [name for name in names if states[name] not in CAUGHT]
