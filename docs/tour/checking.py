@@ -100,7 +100,15 @@ def another_scan(stage: Stage) -> None:
     stage.job_ends()
     stage.wait(lambda: dock.workspace.prediction_layer is not None, "the prediction")
     guide("Right-click a row and choose *Compare with reference labels…* to see the Dice")
-    stage.wait(lambda: dock.scans.table.item(1, DICE).text() not in ("", "?"), "the Dice in the table")
+    table = dock.scans.table
+    stage.wait(lambda: table.item(1, DICE).text() not in ("", "?"), "the Dice in the table")
+    labels = next(scan.reference for scan in dock.session.project.scans.values() if scan.reference)
+    user.open_step(1)
+    user.right_click_row(table, 1, "Stop comparing")
+    stage.wait(lambda: table.isColumnHidden(DICE), "the table without Dice")
+    with user.answering(type_path(labels)):
+        user.right_click_row(table, 1, "Compare with")
+    stage.wait(lambda: table.item(1, DICE).text() not in ("", "?"), "the Dice in the table again")
     stage.open_scan(first)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import scenes
+import SimpleITK as sitk
 from dicom_files import write_series
 from medssl.core.io.geometry import Geometry
 from medssl.core.phantom import make_phantom
@@ -31,6 +32,7 @@ class Files:
         labels: A file with the structures of the first of `ct`.
         odd: A CT with NaN outside of the body.
         bare: A file without a voxel size.
+        formats: A CT each as NRRD, MetaImage and MGZ, and a file of a DICOM series.
         dicom: A folder with a DICOM series.
         patient: Two sequences, p1_t1.nii.gz and p1_t2.nii.gz.
         images: A folder of nnU-Net, with two cases of two sequences.
@@ -43,6 +45,7 @@ class Files:
     labels: Path
     odd: Path
     bare: Path
+    formats: tuple[Path, ...]
     dicom: Path
     patient: tuple[Path, Path]
     images: Path
@@ -53,6 +56,7 @@ def write_files(folder: Path) -> Files:
     """Write all of them."""
     files = Files(
         *(folder / name for name in ("first", "ct", "masks", "labels.nii.gz", "odd.nii.gz", "bare.nii")),
+        tuple(folder / "formats" / name for name in ("a.nrrd", "b.mha", "c.mgz", "d/000.dcm")),
         folder / "series",
         (folder / "patient" / "p1_t1.nii.gz", folder / "patient" / "p1_t2.nii.gz"),
         folder / "imagesTr",
@@ -68,8 +72,25 @@ def write_files(folder: Path) -> Files:
                 write_nifti(files.masks / f"{name}.nii.gz", (labels == number).astype(np.uint8), geometry)
             _write_odd_ones(files, scan, geometry)
             write_series(files.dicom, scan.astype(np.int16) + 1024, pixel_spacing=SHAPE_AND_SPACING_MM[1][1:])
+    _write_formats(files.formats)
     _write_sequences(files)
     return files
+
+
+def _write_formats(paths: tuple[Path, ...]) -> None:
+    """Each file has a CT of its own: the same voxels would be a copy of a scan of the project."""
+    for seed, path in enumerate(paths, start=6):
+        scan, _, geometry = make_phantom(seed, *SHAPE_AND_SPACING_MM)
+        scan = scan.astype(np.int16)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".dcm":
+            write_series(path.parent, scan + 1024, pixel_spacing=SHAPE_AND_SPACING_MM[1][1:])
+        elif path.suffix == ".mgz":
+            nibabel.save(nibabel.MGHImage(geometry.to_source(scan), geometry.matrix), path)
+        else:
+            image = sitk.GetImageFromArray(scan)
+            image.SetSpacing(SHAPE_AND_SPACING_MM[1][::-1])
+            sitk.WriteImage(image, str(path))
 
 
 def _write_odd_ones(files: Files, scan: np.ndarray, geometry: Geometry) -> None:

@@ -74,7 +74,7 @@ def sample(stage: Stage, folder: Path) -> None:
     filling.fills(stage, EMPTY)
     filling.proposals(stage, EMPTY)
     painting.instant_preview(stage, EMPTY)
-    training.pretraining(stage, 2 * SHORT)
+    training.pretraining(stage, 4 * SHORT)
     training.finetuning(stage, SHORT)
     checking.another_scan(stage)
     training.second_round(stage)
@@ -85,6 +85,7 @@ def sample(stage: Stage, folder: Path) -> None:
     checking.exports(stage, folder / "exports")
     exploring.colors(stage)
     painting.next_slice(stage)
+    training.deleted_runs(stage)
     stage.close()
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from napari import Viewer
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QComboBox
+from qtpy.QtWidgets import QComboBox, QPushButton
 from user_simulation import wait_until
 from user_window import WindowUser
 
@@ -72,6 +72,11 @@ class Stage:
             return session.job.fraction > fraction or not session.job.running
 
         self.wait(has_come, session.job.title, JOB_TIMEOUT_S)
+
+    @property
+    def cross(self) -> QPushButton:
+        """The button that closes the dock."""
+        return self.dock.parentWidget().titleBarWidget().findChild(QPushButton, "QTitleBarCloseButton")
 
     # --- short words for what is looked at often ------------------------------------------------------
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from qtpy.QtWidgets import QLineEdit
+from qtpy.QtWidgets import QComboBox, QLineEdit
 from user_window import press, type_into, type_path
 
-from docs.tour.stage import Stage
+from docs.tour.stage import JOB_TIMEOUT_S, Stage
 from napari_medssl.io.samples import sample_project_place
 from napari_medssl.widgets.finetune import SHAPES_NAME
 
@@ -40,7 +40,7 @@ def pretraining(stage: Stage, minutes: float) -> None:
     user.set_minutes(step.minutes, minutes)
     stage.wait(lambda: "steps" in step.estimate.text(), "the estimate", 240)
     user.click(step.start)
-    stage.job_comes_to(0.2)
+    stage.wait(lambda: dock.session.job.step > 1, "the first steps", JOB_TIMEOUT_S)
     guide("A job that runs, finished or failed is named there in every step; *Show* goes to it.")
     user.open_step(2)
     line = dock.feedback.job_line
@@ -51,6 +51,9 @@ def pretraining(stage: Stage, minutes: float) -> None:
     with user.answering(press("Go on", "Pre-training")):
         user.window.windowHandle().close()
     stage.check(user.window.isVisible() and dock.session.job.running, "The window stays, the job goes on.")
+    with user.answering(press("Go on", "Pre-training")):
+        user.click(stage.cross)
+    stage.check(dock.isVisible() and dock.session.job.running, "The dock stays, the job goes on.")
     guide("*Stop* ends after the current step and keeps the weights so far;")
     user.click(step.panel.stop_button)
     stage.job_ends()
@@ -89,7 +92,7 @@ def finetuning(stage: Stage, minutes: float) -> None:
 
 
 def second_round(stage: Stage) -> None:
-    """From the weights of the last round; a second press of Stop; a run is deleted."""
+    """From the weights of the last round; a second press of Stop."""
     guide, user, dock = stage.guide, stage.user, stage.dock
     step = dock.finetune
     user.open_step(4)
@@ -105,13 +108,36 @@ def second_round(stage: Stage) -> None:
     for _ in range(2):
         user.click(step.panel.stop_button)
     stage.wait(lambda: not dock.session.job.running, "the end at once", 60)
+
+
+def deleted_runs(stage: Stage) -> None:
+    """The lists of steps 4, 5 and 6; the run of the last one is kept, for another project."""
+    guide, user, dock = stage.guide, stage.user, stage.dock
     guide("Right-click the list of runs in steps 4 to 6 to delete the one that it shows.")
-    runs = stage.entries(step.weights)
-    user.choose(step.weights, next(text for text in runs if "pre-training" in text))
-    with user.answering(press("Yes", "Delete")):
-        user.choose_in(lambda: user.right_click(step.weights, step.weights.rect().center()), "Delete")
+    weights = dock.finetune.weights
+    user.open_step(4)
+    user.choose(weights, next(text for text in stage.entries(weights) if "pre-training" in text))
+    _delete_shown(stage, weights)
+    stage.check(not any("pre-training" in text for text in stage.entries(weights)), "The run is gone.")
+    user.open_step(5)
+    box = dock.prediction.prediction_box
+    user.choose(box, box.itemText(box.count() - 1))
+    _delete_shown(stage, box)
+    user.open_step(6)
+    weights = dock.features.weights
+    user.choose(weights, weights.itemText(1))
+    texts = user.menu_texts(lambda: user.right_click(weights, weights.rect().center()), until="Delete")
+    stage.check(weights.currentData() in texts[0], f"The menu offers {texts}.")
+
+
+def _delete_shown(stage: Stage, box: QComboBox) -> None:
+    """Delete the run that a list shows."""
+    before = {run.id for run in stage.dock.session.all_runs}
+    with stage.user.answering(press("Yes", "Delete")):
+        stage.user.choose_in(lambda: stage.user.right_click(box, box.rect().center()), "Delete")
     stage.wait_for_message("Deleted")
-    stage.check(not any("pre-training" in text for text in stage.entries(step.weights)), "The run is gone.")
+    left = {run.id for run in stage.dock.session.all_runs}
+    stage.check(len(before - left) == 1 and not left - before, f"One of {before} is gone.")
 
 
 def weights_of_another_project(stage: Stage) -> None:

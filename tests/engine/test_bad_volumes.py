@@ -49,6 +49,21 @@ def test_a_header_that_promises_far_too_much_is_refused(tmp_path: Path, ending: 
     assert refusal(path) == "unreadable"
 
 
+@pytest.mark.parametrize("compressed", [False, True], ids=["raw", "gzip"])
+@pytest.mark.parametrize("name", ["scan.nrrd", "scan.nhdr", "scan.mha", "scan.mhd"])
+def test_a_damaged_size_is_refused_before_itk_takes_the_memory_for_it(
+    tmp_path: Path, name: str, compressed: bool
+) -> None:
+    path = tmp_path / name
+    sitk.WriteImage(sitk.GetImageFromArray(numbered(np.int16)), str(path), compressed)
+    assert read_scan(path).array.shape == (5, 6, 7)
+    whole = path.read_bytes()
+    for size in (b"7 6 6", b"30000 20000 4"):
+        path.write_bytes(whole.replace(b"sizes: 7 6 5", b"sizes: " + size).replace(b"7 6 5\n", size + b"\n"))
+        with pytest.raises(UserError, match=f"{name} cannot be read.*header declares .* and it has 420"):
+            read_scan(path)
+
+
 @pytest.mark.parametrize("name", ["whole.nii.gz", "whole.nii", "whole.nrrd", "whole.mha", "whole.mgz"])
 def test_bytes_damaged_anywhere_give_a_sentence_or_a_scan(tmp_path: Path, name: str) -> None:
     generator = np.random.default_rng(0)

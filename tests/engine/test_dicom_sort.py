@@ -236,6 +236,21 @@ def test_enhanced_files_at_the_same_positions_are_scans_of_their_own(tmp_path: P
     assert np.array_equal(read_scan(tmp_path / "b.dcm").array, EXPECTED + 500)
 
 
+@pytest.mark.parametrize("enhanced", [False, True])
+def test_a_damaged_size_is_refused_before_gdcm_takes_the_memory_for_it(
+    tmp_path: Path, enhanced: bool
+) -> None:
+    if enhanced:
+        write_enhanced(tmp_path / "a.dcm", [100.0, 103.0], numbered()[:2], generate_uid())
+    else:
+        write_series(tmp_path)
+    for path in tmp_path.iterdir():
+        rewrite(path, Rows=20_000, Columns=15_000)
+    declared = "1,200,000,000" if enhanced else "600,000,000"
+    with pytest.raises(UserError, match=f"header declares {declared} bytes of pixels, and the file has"):
+        read_scan(tmp_path)
+
+
 # --- files and pixels of older programs
 
 

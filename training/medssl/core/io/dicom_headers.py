@@ -13,13 +13,16 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medssl.core.errors import UserError
 from medssl.core.files import check_readable
+from medssl.core.io.compressed import MAX_COMPRESSION
 
 DICOMDIR = "1.2.840.10008.1.3.10"
 """SOP class of the index of a medium."""
+UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
+"""Transfer syntaxes with pixels as they are."""
 SEGMENTATION = "1.2.840.10008.5.1.4.1.1.66.4"
 """SOP class of DICOM-SEG."""
 NO_SCANS = ("RTDOSE", "RTIMAGE", "RTSTRUCT", "RTPLAN", "RTRECORD", "REG", "PR", "KO", "SR", "DOC")
@@ -38,8 +41,8 @@ VALUES = (
 )  # fmt: skip
 """Elements that tell images apart."""
 TAGS = (
-    *VALUES, "SOPClassUID", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "ImagePositionPatient",
-    "ImageOrientationPatient", "PixelSpacing", "SharedFunctionalGroupsSequence",
+    *VALUES, "SOPClassUID", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated",
+    "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence",
 )  # fmt: skip
 
@@ -114,6 +117,7 @@ def read_image(path: Path) -> DicomImage:
         _check_kind(path, header)
         planes, enhanced = _planes(path, header)
         slices = tuple(_slice(path, plane) for plane in planes)
+        _check_size(path, header, len(slices))
         values = _values(header) | _values(planes[0])
         return DicomImage(path, slices, (int(header.Rows), int(header.Columns)), values, enhanced)
     except UserError:
@@ -180,6 +184,16 @@ def _check_kind(path: Path, header: pydicom.FileDataset) -> None:
             f"{path} holds colours, not one grey value per voxel; choose the original series.",
             "not-scalar",
         )
+
+
+def _check_size(path: Path, header: pydicom.FileDataset, frames: int) -> None:
+    """Refuse a header that declares more pixels than the file can hold: GDCM would take memory for them."""
+    syntax = header.file_meta.get("TransferSyntaxUID", "")
+    compressed = syntax not in UNCOMPRESSED
+    values = int(header.Rows) * int(header.Columns) * frames
+    declared, size = values * int(header.get("BitsAllocated") or 8) // 8, path.stat().st_size
+    if declared > size * (MAX_COMPRESSION if compressed else 1):
+        raise _damaged(path, f"its header declares {declared:,} bytes of pixels, and the file has {size:,}")
 
 
 def has_magic_number(path: Path) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from medssl.core.errors import UserError
-from medssl.core.io.compressed import check_compressed
+from medssl.core.io.compressed import check_data
 from medssl.core.io.geometry import RAS_TO_LPS, Geometry, three_axes
 from medssl.core.io.reading import Reading
 from medssl.core.io.units import mm_per_axis
@@ -40,7 +40,6 @@ def read_itk(path: Path, labels: bool = False) -> Reading:
         UserError: "not-scalar", "not-3d", "bad-geometry".
         RuntimeError, ValueError: The file is damaged.
     """
-    check_compressed(path)
     notes: list[str] = []
     header = _header(path)
     units: list[str] = []
@@ -48,6 +47,7 @@ def read_itk(path: Path, labels: bool = False) -> Reading:
         units = _check_nrrd(header, notes)
     elif "ndims" in header:
         units = _check_meta_image(header, notes)
+    check_data(path, _declared_bytes(path))
     image = sitk.ReadImage(str(path))
     components = image.GetNumberOfComponentsPerPixel()
     if (components != 1 and not labels) or "complex" in image.GetPixelIDTypeAsString():
@@ -67,6 +67,16 @@ def read_itk(path: Path, labels: bool = False) -> Reading:
     affine[:3] *= np.array([*mm_per_axis(units, notes), 1.0, 1.0, 1.0])[:3, None]
     modality = META_MODALITIES.get(header.get("modality", ""), "")
     return Reading(array, Geometry.of(RAS_TO_LPS @ affine, array.shape), modality, tuple(notes))
+
+
+def _declared_bytes(path: Path) -> int:
+    """Bytes of voxels that a file has by its header (of complex ones, half)."""
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    reader.ReadImageInformation()
+    bits = re.search(r"\d+", sitk.GetPixelIDValueAsString(reader.GetPixelID()))
+    values = math.prod(reader.GetSize()) * reader.GetNumberOfComponents()
+    return values * int(bits[0]) // 8 if bits else 0
 
 
 def _header(path: Path) -> dict[str, str]:

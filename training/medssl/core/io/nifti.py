@@ -14,7 +14,7 @@ import numpy as np
 from nibabel.fileholders import FileHolder
 
 from medssl.core.errors import UserError
-from medssl.core.io.compressed import read_to_end
+from medssl.core.io.compressed import MAX_COMPRESSION, read_to_end
 from medssl.core.io.geometry import Geometry, spans_volume, three_axes
 from medssl.core.io.reading import Reading
 
@@ -31,8 +31,6 @@ SPACING_TOLERANCE = 0.01
 MAX_QUATERNION = 1.05
 """Largest accepted square sum of the three stored parts of a quaternion; above one they were rounded."""
 GZIP_MAGIC = b"\x1f\x8b"
-MAX_COMPRESSION = 1100
-"""Upper bound of the compression ratio of a gzipped file: deflate reaches at most 1032."""
 MAX_LENGTH = 32767
 """Largest number of voxels along an axis in NIfTI-1."""
 MAX_QFORM_ERROR_MM = 0.05
