@@ -13,10 +13,10 @@ import numpy as np
 from medssl.core.features.similarity import any_features
 from medssl.core.io.geometry import Geometry
 from medssl.core.project.project import LabelClass
-from napari.layers import Labels, Vectors
+from napari.layers import Vectors
 from napari.utils.colormaps.standardize_color import transform_color
 from psygnal import Signal
-from superqt.utils import FunctionWorker, create_worker, qdebounced
+from superqt.utils import FunctionWorker, create_worker
 
 from napari_medssl import layers, navigation
 from napari_medssl.class_colors import PREVIEWED, shade
@@ -24,10 +24,9 @@ from napari_medssl.error_handling import catch_errors
 from napari_medssl.explore.preview_worker import PreviewRequest, PreviewResult, PreviewWorker
 from napari_medssl.explore.similarity import SimilaritySearch
 from napari_medssl.model.session import Session
+from napari_medssl.qt import timer
 from napari_medssl.workspace import Workspace
 
-PAUSE_MS = 30
-"""Undo and sliders do not say when they have finished: this pause ends a series of their events."""
 LINE_PIXELS = 2.2
 FEATURES_PENDING = "The features of this scan are being computed; outlines follow in a few seconds."
 NO_FEATURES = "This scan has no features yet; compute them in step 6."
@@ -53,16 +52,19 @@ class InstantPreview:
         self._computation = PreviewWorker()
         self._worker: FunctionWorker[PreviewResult | None] | None = None
         self._repeat = False
-        self._watched: Labels | None = None
+        self._touched: set[int] | None = None
+        """Axial slices that strokes have changed since the last request; None for unknown."""
         self._result: PreviewResult | None = None
         self._drawn: PreviewResult | None = None
-        self._soon = qdebounced(self.ask, timeout=PAUSE_MS)
+        self._soon = timer(0, self.ask)
         session: Session = self.session
         for signal in (session.view_changed, session.scan_changed, session.classes_changed,
                        session.annotation.changed, session.runs_changed):  # fmt: skip
             signal.connect(self.ask)
         for signal in (session.scan_leaving, session.project_changed):
             signal.connect(self._clear)
+        session.annotation.stroke.connect(self._on_stroke)
+        session.annotation.redrawn.connect(self._on_redrawn)
 
     @property
     def layer(self) -> Vectors | None:
@@ -73,11 +75,10 @@ class InstantPreview:
         """Turn the preview on or off; off removes its layer."""
         self.on = on
         if on:
-            self._computation, self._result = PreviewWorker(), None
+            self._computation, self._result, self._touched = PreviewWorker(), None, None
             self.ask()
         else:
-            self._watch(None)
-            self._soon.cancel()
+            self._soon.stop()
             self._clear()
             self._set_missing("")
         self.changed.emit()
@@ -94,7 +95,6 @@ class InstantPreview:
         """Request the outlines of the slice on the screen."""
         if not self.on or self.session.closed:
             return
-        self._watch(self.workspace.annotation_layer)
         position, missing = self.workspace.slice_on_screen(), self._missing_requirement()
         if self._drawn is not None and position and position[0] != self._drawn.request.axis:
             self._clear()  # across the slice its outlines are lines
@@ -106,21 +106,16 @@ class InstantPreview:
         else:
             self._start(*position)
 
-    def _watch(self, layer: Labels | None) -> None:
-        if layer is self._watched:
-            return
-        for watched, action in ((self._watched, "disconnect"), (layer, "connect")):
-            if watched is not None:
-                getattr(watched.events.paint, action)(self.ask)
-                for emitter in (
-                    watched.events.data,
-                    watched.events.set_data,
-                ):  # undo only redraws
-                    getattr(emitter, action)(self._schedule)
-        self._watched = layer
+    def _on_stroke(self, voxels: np.ndarray, before: np.ndarray, after: np.ndarray) -> None:
+        """Ask as soon as the labels have changed, too: some strokes are announced first."""
+        if self.on and self._touched is not None:
+            _, height, width = self.session.need_scan().geometry.shape_zyx
+            self._touched.update(np.unique(voxels // (height * width)).tolist())
+        self._soon.start()
 
-    def _schedule(self, event: object = None) -> None:
-        self._soon()
+    def _on_redrawn(self) -> None:
+        self._touched = None
+        self._soon.start()
 
     def _missing_requirement(self) -> str:
         run, project, scan = self._similarity.run, self.session.project, self.session.scan
@@ -135,7 +130,11 @@ class InstantPreview:
     def _start(self, axis: int, index: int) -> None:
         project, scan = self.session.need_project(), self.session.need_scan()
         annotation = self.session.annotation.current()
-        request = PreviewRequest(project, scan.id, self._similarity.run or "", annotation, axis, index)
+        touched = None if self._touched is None else frozenset(self._touched)
+        request = PreviewRequest(
+            project, scan.id, self._similarity.run or "", annotation, axis, index, touched
+        )
+        self._touched = set()
         self._worker = create_worker(
             self._computation.compute,
             request,

@@ -34,6 +34,8 @@ class PreviewRequest:
     annotation: Annotation
     axis: int
     index: int
+    touched: frozenset[int] | None = None
+    """Axial slices outside of which no label has changed since the last request; None for unknown."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,8 @@ class PreviewWorker:
     def __init__(self) -> None:
         self._source: object = None
         self._learner: Learner | None = None
+        self._updated: tuple[Learner, np.ndarray] | None = None
+        """Learner and labels of the last request."""
         self._others: dict[str, Moments] = {}
         self._unread: list[str] = []
         self._classifier: LinearClassifier | None = None
@@ -70,12 +74,15 @@ class PreviewWorker:
         try:
             return self._compute(request)
         except UserError as error:
-            self._painted = np.empty(0)  # so that the next request is computed
+            self._painted, self._updated = np.empty(0), None  # so that the next request is computed
             return PreviewResult(request, missing=str(error), more=bool(self._unread))
 
     def _compute(self, request: PreviewRequest) -> PreviewResult | None:
         learner = self._learner_of(request)
-        changed = learner.update(request.annotation)
+        labels, last = request.annotation.labels, self._updated
+        goes_on = last is not None and last[0] is learner and last[1] is labels
+        changed = learner.update(request.annotation, request.touched if goes_on else None)
+        self._updated = learner, labels
         if self._unread and self._classifier is not None:  # the scan's own strokes come first
             self._read_another(request)
             changed = True

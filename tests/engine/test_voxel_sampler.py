@@ -68,3 +68,11 @@ def test_painting_goes_on_meanwhile() -> None:
     sampler.update(Annotation(labels))
     labels[1] = 2
     assert np.unique(sampler.annotation.labels).tolist() == [0, 1]
+
+
+def test_only_the_slices_that_may_have_changed_are_looked_at() -> None:
+    labels = np.zeros((3, 4, 5), np.uint8)
+    sampler = VoxelSampler(labels.shape)
+    labels[0, 0, 0] = labels[2, 3, 4] = 1
+    assert sampler.update(Annotation(labels), slices=[2]).tolist() == [59 * 256 + 1]
+    assert sampler.update(Annotation(labels)).tolist() == [1, 59 * 256 + 1]

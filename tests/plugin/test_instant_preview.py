@@ -8,11 +8,13 @@ import nibabel
 import numpy as np
 import pytest
 from medssl.core.features.similarity import write_features
+from medssl.core.project.annotation import Annotation
 from medssl.core.project.project import LabelClass, Project
 from napari.components import ViewerModel
 from napari.utils.shortcuts import default_shortcuts
 
 from napari_medssl import layers
+from napari_medssl.explore import preview_worker
 from napari_medssl.explore.instant_preview import InstantPreview
 from napari_medssl.explore.similarity import SimilaritySearch
 from napari_medssl.model.session import Session
@@ -77,7 +79,7 @@ def workspace(qtbot, project):
 
 def rest(qtbot, workspace: Workspace) -> None:
     """Wait until nothing is being computed or waited for."""
-    quiet = lambda: workspace.preview._worker is None and not workspace.preview._soon._timer.isActive()  # noqa: E731
+    quiet = lambda: workspace.preview._worker is None and not workspace.preview._soon.isActive()  # noqa: E731
     qtbot.wait(60)
     qtbot.waitUntil(quiet, timeout=PATIENCE)
 
@@ -268,10 +270,6 @@ def test_outlines_of_a_scan_go_with_it(qtbot, workspace):
 
 def test_strokes_while_it_computes_do_no_harm(qtbot, workspace, monkeypatch):
     """numpy refuses arrays that change under its hands, so the thread works on a copy."""
-    from medssl.core.project.annotation import Annotation
-
-    from napari_medssl.explore import preview_worker
-
     qtbot.waitUntil(lambda: workspace.preview._worker is None, timeout=PATIENCE)  # its thread calls fit, too
     labels = np.zeros(SHAPE, np.uint8)
     labels[5, 10, 5:11], labels[5, 2] = 1, 255
@@ -286,3 +284,28 @@ def test_strokes_while_it_computes_do_no_harm(qtbot, workspace, monkeypatch):
     request = preview_worker.PreviewRequest(workspace.session.project, "a", run, Annotation(labels), 0, 5)
     found = preview_worker.PreviewWorker().compute(request).outlines[1]
     assert found[..., 0].max() < 16, "the slice as it was when the thread began"
+
+
+def test_after_strokes_and_undo_of_any_slice_the_preview_knows_all_labels(qtbot, workspace):
+    """It looks again only where labels are said to have changed."""
+    strokes(qtbot, workspace)
+    layer = workspace.annotation_layer
+    paint(workspace, (np.array([5]), np.array([11]), np.array([6])), 1)
+    for edit in (lambda: None, layer.undo, lambda: workspace.go_to(0, 8), layer.redo, layer.undo):
+        edit()
+        rest(qtbot, workspace)
+        known = workspace.preview._computation._learner.annotation.labels
+        assert np.array_equal(known, layer.data)
+
+
+def test_labels_that_are_replaced_are_looked_at_as_a_whole(workspace):
+    labels = np.zeros(SHAPE, np.uint8)
+    labels[5, 10, 5:11], labels[5, 2] = 1, 255
+    run, project = workspace.session.runs("pretrain")[0].id, workspace.session.project
+    worker = preview_worker.PreviewWorker()
+    for number in (1, 3):
+        labels = labels.copy()
+        labels[7, 10, :number] = 1
+        request = preview_worker.PreviewRequest(project, "a", run, Annotation(labels), 0, 5, frozenset())
+        worker.compute(request)
+        assert np.array_equal(worker._learner.annotation.labels, labels)

@@ -12,7 +12,7 @@ The result is a preview and never saved: a trained network predicts differently.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,9 +63,14 @@ class Learner:
         """The annotation as it was at the last update, which painting does not change."""
         return self._sampler.annotation
 
-    def update(self, annotation: Annotation) -> bool:
-        """Update the moments to an annotation; returns whether anything changed."""
-        current = self._sampler.update(annotation)
+    def update(self, annotation: Annotation, slices: Collection[int] | None = None) -> bool:
+        """Update the moments to an annotation; returns whether anything changed.
+
+        Args:
+            annotation: The annotation, labels uint8 (Z, Y, X).
+            slices: Axial slices outside of which no label has changed since the last call; None for unknown.
+        """
+        current = self._sampler.update(annotation, slices)
         added = np.setdiff1d(current, self._voxels, assume_unique=True)
         removed = np.setdiff1d(self._voxels, current, assume_unique=True)
         for voxels, sign in ((added, 1), (removed, -1)):

@@ -1,12 +1,13 @@
 """Annotated voxels to learn from, sampled again with every stroke.
 
 Looking for the annotated voxels of a CT of 512 x 512 x 300 takes longer than a user should wait for an answer
-to a stroke, so only axial slices that have changed are looked at again.
+to a stroke, and comparing them with those of before takes much of it. So only axial slices that have changed
+are looked at again, and whoever knows which these can be says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -37,18 +38,20 @@ class VoxelSampler:
         self._slices: dict[int, dict[int, Sample]] = {}
         """By axial slice: samples of what is painted there, by label."""
 
-    def update(self, annotation: Annotation) -> np.ndarray:
+    def update(self, annotation: Annotation, slices: Collection[int] | None = None) -> np.ndarray:
         """Sample an annotation, which may be edited meanwhile: it is copied first.
 
         Args:
             annotation: The annotation, labels uint8 (Z, Y, X).
+            slices: Axial slices outside of which no label has changed since the last call; None for unknown.
 
         Returns:
             flat voxel index * 256 + class id (0 background), int64 (N,), sorted.
         """
         labels = self.annotation.labels
         self.annotation = Annotation(labels, annotation.complete)
-        for z, (now, before) in enumerate(zip(annotation.labels, labels, strict=True)):
+        for z in range(len(labels)) if slices is None else slices:
+            now, before = annotation.labels[z], labels[z]
             if not np.array_equal(now, before):
                 before[...] = now
                 self._slices[z] = _samples(before, z * before.size)
