@@ -35,12 +35,12 @@ from medssl.nn.data.multiplanar import axis_orders
 from medssl.nn.models import checkpoint
 from medssl.nn.models.unet import build, load_matching, load_network
 from medssl.tasks.inference import score_volume
-from medssl.tasks.inference.location_prior import fit_location_prior
 from medssl.tasks.inference.posterior_smoothing import TRUNCATE
 from medssl.tasks.inference.predict import Trained, segment
 from medssl.tasks.inference.scores import MARGIN
 from medssl.tasks.inference.threshold import DiceOptimalLabels
 from medssl.tasks.segment.first_head import fit_head
+from medssl.tasks.segment.fit_location_prior import fit_location_prior
 from monai.inferers import SliceInferer
 from torch import Tensor
 from torch.nn import functional as F

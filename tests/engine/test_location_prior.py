@@ -12,15 +12,12 @@ from medssl.benchmarking.simulated_annotator import annotate
 from medssl.core.project.project import IGNORE, LabelClass, Project
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.models import checkpoint
-from medssl.tasks.inference import location_prior
-from medssl.tasks.inference.location_prior import (
-    FAR_FACTOR,
-    LocationPrior,
-    fit_location_prior,
-    read_location_prior,
-)
+from medssl.tasks.inference.location_prior import FAR_FACTOR, LocationPrior
 from medssl.tasks.inference.predict import predict_scans
+from medssl.tasks.inference.stored_location_prior import read_location_prior, tensors_of
 from medssl.tasks.inference.threshold import DiceOptimalLabels
+from medssl.tasks.segment import fit_location_prior as fitting
+from medssl.tasks.segment.fit_location_prior import fit_location_prior
 from small import CPU, Events, dataset, job_of, never, run, write_nifti
 from torch import Tensor
 
@@ -168,11 +165,11 @@ def test_a_decision_leaves_out_what_does_not_belong() -> None:
 
 def test_a_checkpoint_keeps_it(tmp_path: Path) -> None:
     location_prior = layout_of(*TWO)
-    checkpoint.save(tmp_path / "checkpoint.safetensors", location_prior.tensors(), {"kind": "finetune"})
+    checkpoint.save(tmp_path / "checkpoint.safetensors", tensors_of(location_prior), {"kind": "finetune"})
     again = read_location_prior(tmp_path / "checkpoint.safetensors", CPU)
     assert again is not None
-    for name, tensor in location_prior.tensors().items():
-        assert torch.equal(tensor, again.tensors()[name])
+    for name, tensor in tensors_of(location_prior).items():
+        assert torch.equal(tensor, tensors_of(again)[name])
     checkpoint.save(tmp_path / "none.safetensors", {"one": torch.ones(1)}, {"kind": "finetune"})
     assert read_location_prior(tmp_path / "none.safetensors", CPU) is None
 
@@ -229,7 +226,7 @@ def test_factors_fall_off_within_a_quarter_of_the_reach() -> None:
     """Measured along a line from one voxel: 1 up to the reach of 8 mm, then less by e every 2 mm."""
     there = torch.zeros(1, 1, 40, dtype=torch.bool)
     there[..., 0] = True
-    factors = location_prior._factors(there, reach=8.0, cell=0.5)[0, 0]
+    factors = fitting._factors(there, reach=8.0, cell=0.5)[0, 0]
     assert (factors[:17] == 1).all()
     away = torch.arange(40)[17:] * 0.5 - 8
     assert torch.allclose(factors[17:], FAR_FACTOR + (1 - FAR_FACTOR) * torch.exp(-away / 2))

@@ -14,7 +14,7 @@ from medssl.core.features.landmarks import read_landmarks
 from medssl.core.jobs import ExportJob, FinetuneJob, Plan, PredictJob, PretrainJob, from_json, job_of, to_json
 from medssl.core.project.project import Project, ViewState
 from medssl.nn.models import checkpoint
-from medssl.tasks.inference.location_prior import read_location_prior
+from medssl.tasks.inference.stored_location_prior import read_location_prior
 from small import CPU, Events, run
 
 FORMER = Path(__file__).parent / "data" / "project-of-version-0.1.zip"

@@ -16,8 +16,9 @@ from medssl.nn.data.device_dataset import load_device_dataset
 from medssl.nn.models.unet import build
 from medssl.tasks.inference import predict
 from medssl.tasks.inference import scores as posteriors
-from medssl.tasks.inference.posterior_smoothing import Width, allowed_widths, best, smooth_posteriors
+from medssl.tasks.inference.posterior_smoothing import smooth_posteriors
 from medssl.tasks.segment import finetune, smoothing_width
+from medssl.tasks.segment.allowed_widths import Width, allowed_widths, best
 from medssl.tasks.segment.smoothing_width import SmoothingWidth
 from small import CPU, FINETUNE, Events, dataset, job_of, never, noise, plan, run, seeded, write_nifti
 from torch import Tensor

@@ -212,7 +212,7 @@ def test_the_uncertainty_of_a_slice_does_not_depend_on_the_slices_asked_for_with
 def test_coarse_maps_are_those_of_one_pooling() -> None:
     labels = torch.randint(0, 3, (23, 17, 9), generator=torch.Generator().manual_seed(0))
     level = torch.rand(23, 17, 9, generator=torch.Generator().manual_seed(1))
-    found = location_prior._coarse(labels, MM, 3.0, 2, level)
+    found = location_prior.coarse(labels, MM, 3.0, 2, level)
     pooled = F.adaptive_avg_pool3d(torch.where(labels == 2, level, 0)[None], (8, 6, 3))[0]
     assert torch.equal(found, pooled)
 

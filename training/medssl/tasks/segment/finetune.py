@@ -24,11 +24,11 @@ from medssl.nn.data.device_dataset import load_device_dataset
 from medssl.nn.models.unet import build
 from medssl.tasks import planner
 from medssl.tasks.channels import with_channels
-from medssl.tasks.inference.location_prior import fit_location_prior
 from medssl.tasks.loop import Budget, LoopSettings, settings_for, train
 from medssl.tasks.segment import semi_supervised
 from medssl.tasks.segment.annotated_crops import orientations
 from medssl.tasks.segment.finetune_step import Finetuning
+from medssl.tasks.segment.fit_location_prior import fit_location_prior
 from medssl.tasks.segment.interpolated_labels import InterpolatedLabels
 from medssl.tasks.segment.live_preview import LivePreview
 from medssl.tasks.segment.pseudo_labels import MAX_NAMES

@@ -23,6 +23,7 @@ from medssl.nn.methods.common import update_ema
 from medssl.nn.models.unet import Network
 from medssl.tasks import planner
 from medssl.tasks.inference.location_prior import LocationPrior
+from medssl.tasks.inference.stored_location_prior import tensors_of
 from medssl.tasks.segment.annotated_crops import (
     AnnotatedVoxels,
     Settings,
@@ -78,7 +79,7 @@ class Finetuning:
         smoothing_width: SmoothingWidth | None = None,
     ) -> None:
         self.validation, self.interpolated, self.smoothing_width = validation, interpolated, smoothing_width
-        self.extra_state = location_prior.tensors() if location_prior else {}
+        self.extra_state = tensors_of(location_prior) if location_prior else {}
         self.copy_paste_prob = settings.copy_paste_prob if isinstance(settings, SelfTraining) else 0.0
         self.network, self.plan, self.settings, self.pretrained = network, plan, settings, pretrained
         self.orientations = orientations

@@ -18,8 +18,9 @@ from medssl.core.project.channels import having
 from medssl.core.project.project import Project
 from medssl.nn.data.device_dataset import DeviceDataset, load_device_dataset
 from medssl.nn.models.unet import Network
-from medssl.tasks.inference.posterior_smoothing import Width, allowed_widths, best, smooth_posteriors
+from medssl.tasks.inference.posterior_smoothing import smooth_posteriors
 from medssl.tasks.inference.scores import scores_of_slabs
+from medssl.tasks.segment.allowed_widths import Width, allowed_widths, best
 
 SCANS, SLICES, VOXELS = 4, 16, 100_000
 """Number of scans, minimum number of adjacent slices in each, and number of voxels in each."""
