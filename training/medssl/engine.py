@@ -16,6 +16,7 @@ from medssl.core.events import Done, Emit, Event, Notice, SliceInView, SlicePrev
 from medssl.core.jobs import (
     EstimateJob,
     ExportJob,
+    ExportWeightsJob,
     FeaturesJob,
     FinetuneJob,
     Job,
@@ -108,7 +109,7 @@ def run(
 def _run_task(
     project: Project, job: Job, emit: Emit, should_stop: Callable[[], bool], left_out: dict[str, str]
 ) -> dict[str, Any]:
-    """Run a job that does not train: predict, features, export, suggest or estimate."""
+    """Run a job that does not train: predict, features, export, export-weights, suggest or estimate."""
     if isinstance(job, PredictJob):
         from medssl.tasks.inference.predict import predict
 
@@ -121,6 +122,10 @@ def _run_task(
         from medssl.tasks.export import export_scans
 
         result = export_scans(project, job, emit, should_stop)
+    elif isinstance(job, ExportWeightsJob):
+        from medssl.tasks.weights_out.export_weights import export_weights
+
+        result = export_weights(project, project.run(job.weights), job, emit, should_stop)
     elif isinstance(job, SuggestJob):
         from medssl.tasks.active_learning.suggest import suggest
 
@@ -149,8 +154,8 @@ def _without_damaged(project: Project, job: Job) -> tuple[Job, dict[str, str]]:
     """
     named = _scans_of(job)
     _check_scans(project, named)
-    if isinstance(job, ExportJob | EstimateJob):
-        return job, {}  # exports say themselves which scans they cannot write; estimates read only a few
+    if isinstance(job, ExportJob | ExportWeightsJob | EstimateJob):
+        return job, {}  # exports say themselves which scans they cannot write; the others read only a few
     errors = damaged_images(project, () if isinstance(job, FinetuneJob) else named)
     project.scans = {scan: fields for scan, fields in project.scans.items() if scan not in errors}
     if isinstance(job, SuggestJob | TrainingJob):

@@ -17,6 +17,7 @@ from medssl.cli import (
     demo,
     dicomweb,
     export,
+    export_weights,
     inference,
     methods,
     review,
@@ -61,6 +62,7 @@ _add(methods.methods, TRAIN)
 _add(inference.predict, USE)
 _add(review.review, USE)
 _add(export.export, USE)
+_add(export_weights.export_weights, USE)
 _add(dicomweb.send, USE)
 _add(inference.features, USE)
 _add(inference.similarity, USE)

@@ -163,6 +163,15 @@ class ExportJob(Job):
 
 
 @dataclass(frozen=True)
+class ExportWeightsJob(Job):
+    """Export of a fine-tuned network for other programs, see export/portable.py; it runs on the CPU."""
+
+    weights: str = ""
+    path: str = ""
+    """File that ends with .onnx, or else the folder of a MONAI bundle; it does not exist yet."""
+
+
+@dataclass(frozen=True)
 class SuggestJob(Job):
     """Suggestion of slices to annotate next, in all scans that are not held out."""
 
@@ -187,6 +196,7 @@ JOBS: dict[str, type[Job]] = {
     "features": FeaturesJob,
     "suggest": SuggestJob,
     "export": ExportJob,
+    "export-weights": ExportWeightsJob,
     "estimate": EstimateJob,
 }
 

@@ -27,6 +27,26 @@ ENCODER_WEIGHT = 0.6
 """Weight of encoder levels relative to decoder maps in `Network.describe`."""
 
 
+def dynunet_arguments(plan: Plan, out_channels: int) -> dict[str, Any]:
+    """Arguments of MONAI's DynUNet for the network of a plan, JSON-able.
+
+    Args:
+        plan: Architecture.
+        out_channels: Number of output channels.
+    """
+    strides = [list(stride) for stride in plan.strides]
+    return {
+        "spatial_dims": plan.dims,
+        "in_channels": plan.in_channels,
+        "out_channels": out_channels,
+        "kernel_size": [[3] * plan.dims] * len(strides),
+        "strides": strides,
+        "upsample_kernel_size": strides[1:],
+        "filters": list(plan.channels),
+        "res_block": True,
+    }
+
+
 class Network(nn.Module):
     """Encoder, decoder and head of one plan.
 
@@ -41,25 +61,14 @@ class Network(nn.Module):
 
     def __init__(self, plan: Plan, out_channels: int) -> None:
         super().__init__()
-        kernels = [(3,) * plan.dims] * len(plan.channels)
-        strides = [tuple(stride) for stride in plan.strides]
-        blocks = DynUNet(
-            spatial_dims=plan.dims,
-            in_channels=plan.in_channels,
-            out_channels=out_channels,
-            kernel_size=kernels,
-            strides=strides,
-            upsample_kernel_size=strides[1:],
-            filters=list(plan.channels),
-            res_block=True,
-        )
+        blocks = DynUNet(**dynunet_arguments(plan, out_channels))
         replace_instance_norms(blocks)
         self.encoder = nn.ModuleList([blocks.input_block, *blocks.downsamples, blocks.bottleneck])
         self.decoder = nn.ModuleList(blocks.upsamples)
         self.head = blocks.output_block
         self.decoder_describes = False
         self.in_channels = plan.in_channels
-        total = torch.tensor(strides).prod(0)
+        total = torch.tensor(plan.strides).prod(0)
         self.total_stride: tuple[int, ...] = tuple(int(stride) for stride in total)
 
     def encode(self, image: Tensor) -> list[Tensor]:
