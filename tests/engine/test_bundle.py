@@ -135,8 +135,8 @@ def test_monai_finds_what_it_asks_of_a_bundle(
 def test_the_metadata_have_what_the_specification_asks(case: tuple[Project, str, Path]) -> None:
     project, _, bundle = case
     fields = json.loads((bundle / "configs/metadata.json").read_text())
-    needed = {"version", "changelog", "monai_version", "pytorch_version", "numpy_version", "task", "description",
-              "required_packages_version", "authors", "copyright", "network_data_format"}  # fmt: skip
+    needed = {"version", "changelog", "monai_version", "pytorch_version", "numpy_version", "task", "authors",
+              "description", "required_packages_version", "copyright", "network_data_format"}  # fmt: skip
     assert needed <= set(fields)
     (image,), (pred,) = (fields["network_data_format"][side].values() for side in ("inputs", "outputs"))
     for tensor in (image, pred):

@@ -205,6 +205,7 @@ def _train(
     from medssl.tasks.inference.predict import predict_scans
     from medssl.tasks.pretrain.pretrain import pretrain
     from medssl.tasks.segment.finetune import check_annotations, finetune
+    from medssl.tasks.tensorboard import curves
 
     if isinstance(job, FinetuneJob):
         check_annotations(project)
@@ -224,9 +225,13 @@ def _train(
     else:
         name = job.method if isinstance(job, PretrainJob) else "from-" + _origin_name(project, job)
         training_run = project.new_run(jobs.kind_of(job), jobs.to_json(job), name)
-    with refused_leaves_nothing(training_run, not job.resume), training_lock(training_run.folder):
+    with (
+        refused_leaves_nothing(training_run, not job.resume),
+        training_lock(training_run.folder),
+        curves(_logged(emit, training_run.folder / "events.jsonl"), project, training_run) as emit_everywhere,
+    ):
         stored = _stored(training_run) if job.resume else None
-        emit_logged = _announcing(_logged(emit, training_run.folder / "events.jsonl"), notices)
+        emit_logged = _announcing(emit_everywhere, notices)
         if isinstance(job, PretrainJob):
             result = pretrain(project, training_run, job, emit_logged, should_stop, stored)
         else:
