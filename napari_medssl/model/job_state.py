@@ -9,6 +9,7 @@ TITLES = {
     "finetune": "Fine-tuning",
     "predict": "Segmentation",
     "export": "Export",
+    "export-weights": "Export of the network",
     "features": "Computation of features",
     "suggest": "Search for the next slice",
 }

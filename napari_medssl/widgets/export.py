@@ -21,6 +21,7 @@ from napari_medssl.model.reasons import job_blocked, no_scan
 from napari_medssl.model.session import Session
 from napari_medssl.qt import not_none
 from napari_medssl.widgets.components import allow, button, column, row
+from napari_medssl.widgets.weights_export import WeightsExport
 from napari_medssl.workspace import Workspace
 
 EXPORTING = "This scan is being exported."
@@ -75,6 +76,9 @@ class Export(QWidget):
         self.surfaces = not_none(self.menu.addAction("With surfaces (.stl)"))
         self.surfaces.setCheckable(True)
         self.surfaces.setToolTip("Also write the surface of each class, in mm, in LPS coordinates")
+        self.menu.addSeparator()
+        self.network = WeightsExport(session, jobs, self._run, self)
+        self.network.add_to(self.menu)
         self.menu.setToolTipsVisible(True)
         self.every.setMenu(self.menu)
         self.annotations_only = QCheckBox("Annotations only")
@@ -137,16 +141,19 @@ class Export(QWidget):
             catch_errors(self.session, lambda: self._save_all(Path(folder), ending))
 
     def _save_all(self, folder: Path, ending: str) -> None:
-        predictions = self.workspace.predictions
         self.workspace.autosave.flush()
-        newest = next((run.id for run in self.session.runs("finetune")), None)
-        run = None if self.annotations_only.isChecked() else predictions.shown_run or newest
-        project, how = self.session.need_project(), asdict(predictions.postprocessing)
+        run = None if self.annotations_only.isChecked() else self._run()
+        project, how = self.session.need_project(), asdict(self.workspace.predictions.postprocessing)
         job = ExportJob(
             str(project.root), folder=str(folder), ending=ending, weights=run,
             stl=self.surfaces.isChecked(), **how,
         )  # fmt: skip
         self.jobs.start(replace(job, device=self._settings().get("device", job.device)))
+
+    def _run(self) -> str | None:
+        """The fine-tuning of the prediction on the screen, else the newest."""
+        newest = next((run.id for run in self.session.runs("finetune")), None)
+        return self.workspace.predictions.shown_run or newest
 
     def refresh(self) -> None:
         """Disable the buttons while they cannot be used."""

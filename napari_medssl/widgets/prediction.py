@@ -35,6 +35,7 @@ from napari_medssl.widgets.finetune import describe
 from napari_medssl.widgets.review import Review
 from napari_medssl.widgets.run_menu import RIGHT_CLICK, RunMenu
 from napari_medssl.widgets.status_slot import StatusSlot
+from napari_medssl.widgets.weights_export import WeightsExport
 from napari_medssl.workspace import Workspace
 
 NO_PREDICTION = "There is no prediction of this scan yet; fine-tune first (step 4)."
@@ -49,7 +50,7 @@ class Prediction(StepContent):
     """Choice of the prediction and of what is shown, accepting slices, post-processing, export."""
 
     title = "Prediction"
-    kinds = ("predict", Export.kind)
+    kinds = ("predict", Export.kind, WeightsExport.kind)
 
     def __init__(self, session: Session, workspace: Workspace, jobs: JobRunner, edits: Edits) -> None:
         super().__init__()

@@ -25,12 +25,14 @@ from medssl.core.events import Notice
 from medssl.core.jobs import ExportWeightsJob
 from medssl.core.project.locks import training_lock
 from medssl.core.project.project import Project, Run
+from medssl.nn.models import checkpoint
 from medssl.nn.models.dynunet import dynunet_state, to_dynunet
 from medssl.nn.models.unet import Network, build
 from medssl.tasks.inference.predict import Trained
 from medssl.tasks.weights_out import bundle
 from medssl.tasks.weights_out.bundle import bundle_files
 from medssl.tasks.weights_out.description import description
+from monai.bundle import ConfigParser
 from small import Events, job_of, make_project, plan, run, seeded
 from test_migrations import FINETUNED, FORMER
 from torch import Tensor
@@ -215,6 +217,31 @@ def test_what_computes_something_else_is_not_written(
 
     monkeypatch.setattr(bundle, "dynunet_state", shifted)
     refused(made, tmp_path / "bundle", "disagree")
+
+
+def test_one_normalisation_for_ct_and_other_scans_is_said(made: Made, tmp_path: Path) -> None:
+    project, source = made
+    tensors, card = checkpoint.load(source.checkpoint)
+    mixed = project.new_run("finetune", source.job, "mixed")
+    card["training_data"]["modalities"] = ["ct", "mr"]
+    checkpoint.save(mixed.checkpoint, tensors, {**card, "run": mixed.id})
+    events = Events()
+    exported((project, mixed), tmp_path / "bundle", events)
+    assert any("normalises all scans as CT" in event.text for event in events.of(Notice))
+    exported(made, tmp_path / "other", events := Events())
+    assert not any("normalises" in event.text for event in events.of(Notice))
+
+
+def test_a_name_that_monai_would_execute_is_a_text(made: Made) -> None:
+    trained = Trained.of(made[1].checkpoint, made[1].id, "cpu")
+    trained.card["classes"][0]["name"] = "$1 / 0"
+    files = bundle_files(trained, description(trained, made[0]))
+    parser = ConfigParser()
+    parser.read_meta(json.loads(files["configs/metadata.json"]))
+    meta = parser.get_parsed_content("_meta_")
+    assert meta["network_data_format"]["outputs"]["pred"]["channel_def"]["1"] == " $1 / 0"
+    with pytest.raises(RuntimeError):
+        ConfigParser({"name": "$1 / 0"}).get_parsed_content("name")
 
 
 def test_the_command_writes_and_says_the_difference(made: Made, tmp_path: Path) -> None:

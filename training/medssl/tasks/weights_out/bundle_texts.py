@@ -13,6 +13,8 @@ SCHEMA = (
 )
 """MONAI's schema of metadata.json, as its model zoo names it."""
 VERSION = "0.1.0"
+MARKS = ("$", "@", "%")
+"""What an expression, a reference and a macro begin with in a configuration of MONAI."""
 PACKAGES = ("nibabel", "safetensors", "scipy")
 """What a bundle needs besides MONAI, and this package needs, too."""
 RUNNERS = {"fire": "0.7.1", "pytorch-ignite": "0.5.5"}
@@ -36,7 +38,7 @@ def metadata(plan: Plan, facts: dict[str, Any]) -> dict[str, Any]:
         "is_patch_data": True,
     }
     modality = "/".join(dict.fromkeys(_modality(image) for image in facts["images"]))
-    return {
+    fields = {
         "schema": SCHEMA,
         "version": VERSION,
         "changelog": {VERSION: f"written by {facts['written_by']}"},
@@ -74,6 +76,16 @@ def metadata(plan: Plan, facts: dict[str, Any]) -> dict[str, Any]:
         },
         "medssl": facts,
     }
+    return {name: _literal(value) for name, value in fields.items()}
+
+
+def _literal(value: Any) -> Any:
+    """JSON values whose texts MONAI takes as they are: one that begins with $ would be executed."""
+    if isinstance(value, dict):
+        return {name: _literal(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_literal(item) for item in value]
+    return f" {value}" if isinstance(value, str) and value[:1] in MARKS else value
 
 
 def _modality(image: dict[str, Any]) -> str:
@@ -87,7 +99,10 @@ def readme(facts: dict[str, Any]) -> str:
         facts: Description of the network.
     """
     images = facts["images"]
-    classes = "\n".join(f"| {item['id']} | {item['name']} |" for item in facts["classes"])
+    names = (item["name"].replace("|", r"\|") for item in facts["classes"])
+    classes = "\n".join(
+        f"| {item['id']} | {name} |" for item, name in zip(facts["classes"], names, strict=True)
+    )
     if len(images) > 1:
         listed = ", ".join(f"`_{number:04d}` {image['name']}" for number, image in enumerate(images))
         files = f"Each scan is {len(images)} files on one grid, `NAME_0000.nii.gz` and so on: {listed}."

@@ -44,6 +44,11 @@ def export_weights(
     trained = Trained.of(run.checkpoint, run.id, "cpu")
     emit(Progress("export", 0.2))
     facts, inputs = description(trained, project), sample_inputs(trained, project)
+    modalities = facts["trained_on"].get("modalities", [])
+    if "ct" in modalities[:-1]:
+        emit(
+            Notice(f"{run.id} was trained on CT and other scans; what is written normalises all scans as CT.")
+        )
     if should_stop():
         return {"run": run.id, "stopped": True}
     write = write_onnx if target == "onnx" else write_bundle
