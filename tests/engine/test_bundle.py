@@ -18,7 +18,7 @@ from medssl.core.jobs import ExportWeightsJob, PredictJob
 from medssl.core.project.project import LabelClass, Project
 from medssl.tasks.weights_out.bundle import PRIOR, WEIGHTS
 from monai.bundle import ConfigWorkflow, verify_net_in_out
-from small import job_of, make_project, run
+from small import block_phantom, job_of, make_project, run, write_nifti
 from test_location_prior import PLACES, SHAPE, SIZES, boxes
 
 WITHOUT_MEDSSL = """
@@ -33,17 +33,22 @@ DESCRIBED = {"type", "format", "modality", "num_channels", "spatial_shape", "dty
 
 
 def two_boxes_upside_down(folder: Path) -> Project:
-    """Scans whose axes run to the left, inferior and posterior, coronal slices, and a location prior."""
+    """Scans whose axes run to the left, inferior and posterior, coronal slices, and a location prior.
+
+    The last one has finer voxels.
+    """
     classes = tuple(LabelClass(2 * label, f"box {label}", "#ff0000") for label in SIZES)
     project = Project.create(folder / "project", classes)
     # Its columns are steps to the left, inferior, and 1.2 mm to posterior.
     affine = np.array([[-1.0, 0, 0, 9], [0, 0, -1.2, 4], [0, -1.0, 0, 2], [0, 0, 0, 1]])
+    finer = affine @ np.diag([0.8, 0.7, 0.8, 1])
     for number, move in enumerate([(0, 0, 0), (3, 2, -4), (2, -3, 1)]):
         labels = boxes(PLACES, move=move).numpy()
         image = (labels + np.random.default_rng(number).normal(0, 0.1, SHAPE)).astype(np.float32)
         path = folder / f"scan{number}.nii.gz"
         # Canonical (Z, Y, X) to (left, inferior, posterior).
-        nib.save(nib.Nifti1Image(image[::-1, ::-1, ::-1].transpose(2, 0, 1), affine), path)
+        there = image[::-1, ::-1, ::-1].transpose(2, 0, 1)
+        nib.save(nib.Nifti1Image(there, affine if number < 2 else finer), path)
         scan = project.add_scan(path)
         if number < 2:
             project.save_annotation(scan.id, annotate(2 * labels, list(range(2, 46, 4)), 1))
@@ -51,7 +56,11 @@ def two_boxes_upside_down(folder: Path) -> Project:
 
 
 def three_dimensional(folder: Path) -> Project:
-    return make_project(folder, shape=(12, 24, 26), spacing_zyx=(1.0, 1.0, 1.5), slices=6)
+    """Scans of one spacing, and one that is resampled along two axes and smaller than a window along one."""
+    project = make_project(folder, shape=(12, 24, 26), spacing_zyx=(1.0, 1.0, 1.5), slices=6)
+    image, _ = block_phantom(5, (9, 28, 24))
+    project.add_scan(write_nifti(folder / "other.nii", image, (0.7, 0.8, 1.5)))
+    return project
 
 
 def two_channels(folder: Path) -> Project:

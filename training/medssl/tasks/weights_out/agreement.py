@@ -11,7 +11,7 @@ from medssl.core.errors import UserError
 from medssl.core.project.project import Project
 from medssl.tasks.inference.predict import Trained
 from medssl.tasks.inference.slabs import neighbouring_slices, slab_of, work_of
-from medssl.tasks.weights_out.description import sides
+from medssl.tasks.weights_out.description import total_strides
 
 TOLERANCE = 1e-3
 """Largest difference of a probability; what differs more is not written."""
@@ -28,7 +28,7 @@ def sample_inputs(trained: Trained, project: Project) -> list[Tensor]:
     Returns:
         Batches of images (B, C S, H, W) or (B, C, D, H, W), whose sides the strides divide.
     """
-    plan, steps = trained.plan, sides(trained.plan)
+    plan, steps = trained.plan, [2 * stride for stride in total_strides(trained.plan)]
     generator = Generator().manual_seed(0)
     shapes = ((1, *steps), (2, *(2 * step for step in steps)))
     inputs = [torch.randn(batch, plan.in_channels, *size, generator=generator) for batch, *size in shapes]

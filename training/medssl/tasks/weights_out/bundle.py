@@ -142,7 +142,7 @@ def inference(plan: Plan, facts: dict[str, Any], has_prior: bool) -> dict[str, A
             "work_axes": work_axes,
             "spacing_mm": facts["spacing_mm"],
             "patch_vox": facts["patch_vox"],
-            "sides": facts["sides_are_multiples_of"],
+            "strides": facts["strides"],
             "margin_vox": facts["margin_vox"],
             "overlap": facts["window_overlap"],
             "orders": facts["orders"],

@@ -28,7 +28,7 @@ def metadata(plan: Plan, facts: dict[str, Any]) -> dict[str, Any]:
         plan: Plan of the network.
         facts: Its description.
     """
-    shape = [f"{side}*n" for side in facts["sides_are_multiples_of"]]
+    shape = [f"{2 * stride}*n" for stride in facts["strides"]]
     names = [item["name"] for item in facts["classes"]]
     tensor = {
         "type": "image",

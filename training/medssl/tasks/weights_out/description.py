@@ -59,7 +59,7 @@ def description(trained: Trained, project: Project) -> dict[str, Any]:
         "axes_grow_towards": [DIRECTIONS[axis] for axis in plan.work_axes],
         "spacing_mm": list(plan.spacing_mm),
         "patch_vox": list(plan.patch_vox),
-        "sides_are_multiples_of": sides(plan),
+        "strides": total_strides(plan),
         "margin_vox": MARGIN if plan.dims == 2 else 0,
         "window_overlap": OVERLAP if plan.dims == 3 else 0.0,
         "orders": [list(order) for order in axis_orders(plan, (1.0, 1.0, 1.0))],
@@ -70,9 +70,9 @@ def description(trained: Trained, project: Project) -> dict[str, Any]:
     }
 
 
-def sides(plan: Plan) -> list[int]:
-    """What the sides of an input have to be multiples of: two cells at the deepest level."""
-    return [2 * math.prod(strides) for strides in zip(*plan.strides, strict=True)]
+def total_strides(plan: Plan) -> list[int]:
+    """Pixels that a cell of the deepest level is wide; a side has at least two of these cells."""
+    return [math.prod(strides) for strides in zip(*plan.strides, strict=True)]
 
 
 def _input_channels(plan: Plan) -> list[str]:

@@ -75,7 +75,7 @@ class ScanInferer(Inferer):
         work_axes: Axes of (Z, Y, X) in work order.
         spacing_mm: Spacing of the network's grid in work order; 0 for an axis that is not resampled.
         patch_vox: Size of a window in work order; with 2 dimensions the first is the number of slices.
-        sides: Sides of the input are padded to multiples of these.
+        strides: Sides of the input are padded to multiples of these, to two of them at least.
         margin_vox: Border voxels that are replicated around a slice.
         overlap: Fraction of a window that the next one covers again.
         orders: Permutations of the work order in which the network sees the scan.
@@ -89,7 +89,7 @@ class ScanInferer(Inferer):
         work_axes: Sequence[int],
         spacing_mm: Sequence[float],
         patch_vox: Sequence[int],
-        sides: Sequence[int],
+        strides: Sequence[int],
         margin_vox: int,
         overlap: float,
         orders: Sequence[Sequence[int]],
@@ -97,7 +97,7 @@ class ScanInferer(Inferer):
         sigma_mm: float,
     ) -> None:
         self.dimensions, self.work_axes, self.spacing_mm = dimensions, tuple(work_axes), tuple(spacing_mm)
-        self.patch_vox, self.sides, self.margin, self.overlap = patch_vox, sides, margin_vox, overlap
+        self.patch_vox, self.strides, self.margin, self.overlap = patch_vox, strides, margin_vox, overlap
         self.orders, self.max_anisotropy, self.sigma_mm = orders, max_anisotropy, sigma_mm
 
     @torch.inference_mode()
@@ -168,8 +168,8 @@ class ScanInferer(Inferer):
         """Probabilities of images (B, C, ...) of any size."""
         size = tuple(image.shape[2:])
         padding: list[int] = []
-        for length, side in zip(reversed(size), reversed(self.sides), strict=True):
-            padding += [0, max(-(-length // (side // 2)) * (side // 2), side) - length]
+        for length, stride in zip(reversed(size), reversed(self.strides), strict=True):
+            padding += [0, max(-(-length // stride), 2) * stride - length]
         inside: Any = (..., *(slice(0, length) for length in size))
         probabilities: Tensor = network(F.pad(image, padding, mode="replicate"))[inside].float().softmax(1)
         return probabilities
@@ -228,7 +228,7 @@ def work_spacing(image: Any, work_axes: Sequence[int]) -> list[float]:
         image: MetaTensor (C, X, Y, Z), or a batch of one.
         work_axes: Axes of (Z, Y, X) in work order.
     """
-    affine = torch.as_tensor(image.affine).as_subclass(Tensor).reshape(-1, 4, 4)[0].double().cpu()
+    affine = torch.as_tensor(image.affine).as_subclass(Tensor).reshape(-1, 4, 4)[0].cpu().double()
     xyz = affine[:3, :3].norm(dim=0).tolist()
     return [xyz[2 - axis] for axis in work_axes]
 
