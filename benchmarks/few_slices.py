@@ -92,7 +92,7 @@ def run(grid: Grid) -> None:
         work = worker(screen, should_stop)
         for name, source in grid.sources.items():
             missing = [each for each in grid.cells(name) if not _finished(grid, name, *each)]
-            screen.print(f"[bold]{name}: {len(missing)} cells to run")
+            screen.print(f"{name}: {len(missing)} cells to run", style="bold")
             if not missing:
                 continue
             with Drawing(screen) as drawing:
@@ -101,7 +101,7 @@ def run(grid: Grid) -> None:
                 if _finished(grid, name, method, seed, settings):  # by another runner in the meantime
                     continue
                 count = "all" if settings.slices == ALL else settings.slices
-                screen.print(f"\n[bold]{name}, {method}, {count} slices, seed {seed}")
+                screen.print(f"\n{name}, {method}, {count} slices, seed {seed}", style="bold")
                 try:
                     folder = grid.peers_folder(name, method, seed, settings.slices)
                     bench = Bench(folder, grid.nnunet_env, should_stop, grid.mirroring)

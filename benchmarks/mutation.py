@@ -47,6 +47,8 @@ def mutmut(folder: Path, *arguments: str) -> str:
     """Run mutmut in the folder with one thread and a fixed order of tests; returns its output."""
     variables = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
     command = [str(Path(sys.executable).parent / "mutmut"), *arguments]
+    if not Path(command[0]).exists():
+        sys.exit("mutmut is not installed in this environment: pip install mutmut")
     child = subprocess.run(
         command, cwd=folder, env=os.environ | variables, stdout=subprocess.PIPE, text=True, check=True
     )

@@ -181,7 +181,7 @@ def run(options: argparse.Namespace) -> None:
         for arm, seed in cells:
             if _finished(options, arm, seed, protocol) is not None:
                 continue
-            screen.print(f"\n[bold]{options.dataset}, {ARMS[arm]}, seed {seed}")
+            screen.print(f"\n{options.dataset}, {ARMS[arm]}, seed {seed}", style="bold")
             try:
                 line = attempt(material, arm, seed, protocol, options, work)
             except Stopped:

@@ -21,6 +21,7 @@ from monai.bundle import ConfigWorkflow, verify_net_in_out
 from small import block_phantom, job_of, make_project, run, write_nifti
 from test_location_prior import PLACES, SHAPE, SIZES, boxes
 
+pytestmark = pytest.mark.slow
 WITHOUT_MEDSSL = """
 import runpy, sys
 sys.modules["medssl"] = None

@@ -38,6 +38,7 @@ from test_migrations import FINETUNED, FORMER
 from torch import Tensor
 from typer.testing import CliRunner
 
+pytestmark = pytest.mark.slow
 TOLERANCE = 1e-4
 """Largest difference of a probability between onnxruntime and torch."""
 Made = tuple[Project, Run]

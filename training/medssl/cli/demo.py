@@ -58,7 +58,8 @@ MethodsOption = Annotated[
         metavar="NAMES",
         show_default=False,
         help="Methods to compare, separated by commas: random (random weights), shapes (shipped weights), "
-        "pgl (pre-training on the scans from random weights), shapes+pgl (the same from shipped weights). "
+        "pgl (pre-training on the scans from random weights), shapes+pgl (the same from shipped weights; "
+        "default: random,shapes,shapes+supervoxels). "
         "A suffix sets --semi-supervised of the fine-tuning, e.g. shapes:none.",
     ),
 ]
@@ -80,8 +81,8 @@ def demo(
     A simulated annotator labels ten slices. The network is fine-tuned on them from random
     weights, from the shipped weights (shapes), and from these after a pre-training on all
     scans but the test scans. The predictions of the test scans are compared with the
-    reference labels. Takes three minutes on two idle CPU cores. Ctrl-C stops;
-    the same command resumes with what is not finished.
+    reference labels. Takes three minutes on two idle CPU cores (--minutes
+    0.1 one, to see that it works). Ctrl-C stops; the same command resumes with what is not finished.
     """
     from medssl.benchmarking.demo import COMPARED, Demo, check_methods
     from medssl.benchmarking.protocol import Early

@@ -64,7 +64,7 @@ def study_table(cells: Sequence[Cell]) -> Table:
     """Table with a row for each method: Dice per class, mean and standard deviation over seeds, times."""
     heading, *rows = study_lines(cells)
     table = Table(title="Dice on the test scans", title_justify="left")
-    table.add_column(heading[0])
+    table.add_column(heading[0], overflow="fold")
     for name in heading[1:]:
         table.add_column(name, justify="right", style="bold" if name == "mean" else None)
     for row in rows:

@@ -57,8 +57,12 @@ def open_viewer(paths: Sequence[Path]) -> None:
             code="several-projects",
         )
     check_window()
-    done = subprocess.run([sys.executable, "-m", "napari_medssl", *map(str, paths)], check=False)
-    if done.returncode:
+    window = subprocess.Popen([sys.executable, "-m", "napari_medssl", *map(str, paths)])
+    try:
+        window.wait()
+    except KeyboardInterrupt:  # the window has got Ctrl-C, too, and closes
+        window.wait()
+    if window.returncode:
         raise typer.Exit(1)
     refusals.end()
 

@@ -5,8 +5,8 @@ Another package registers a method by an entry point and puts its recipes beside
     [project.entry-points."medssl.methods"]
     yours = "yours:Yours"            # a subclass of medssl.nn.methods.Method
 
-    yours.py
-    recipes/yours-quick.toml
+    yours/__init__.py
+    yours/recipes/yours-quick.toml   # in the wheel, too
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ _WITH_SCANS = {
 
 _WITHOUT_SCANS = {"shapes": "medssl.nn.methods.shapes:Shapes"}
 """Methods whose class has NEEDS_SCANS = False; named here too, for code that does not import torch."""
+BUILT_IN = {**_WITH_SCANS, **_WITHOUT_SCANS}
+"""All methods of this package."""
 
 
 def _registered() -> dict[str, str]:
     """Methods of other packages; they cannot replace a built-in method."""
-    built_in = {**_WITH_SCANS, **_WITHOUT_SCANS}
-    return {point.name: point.value for point in entry_points(group=GROUP) if point.name not in built_in}
+    return {point.name: point.value for point in entry_points(group=GROUP) if point.name not in BUILT_IN}
 
 
 _FROM_OTHER_PACKAGES = _registered()

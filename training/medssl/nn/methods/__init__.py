@@ -41,6 +41,11 @@ class Method:
     """Fractions of the training at which its stages begin; each has its own learning rate schedule."""
 
     def __init__(self, network: Network, plan: Plan, settings: Any) -> None:
+        """Args:
+        network: From images (B, C, ...) to as many channels (B, C, ...), and the maps of its levels.
+        plan: Patch size, batch size, spacing, dimensions.
+        settings: An instance of `Settings`.
+        """
         raise NotImplementedError
 
     def prepare(self, dataset: DeviceDataset, emit: Emit) -> None:
