@@ -45,6 +45,12 @@ class CropBatch:
     def __len__(self) -> int:
         return len(self.scan)
 
+    def __getitem__(self, rows: Tensor) -> CropBatch:
+        """Some of the crops, by their indices (n,) int64."""
+        image = None if self.image is None else self.image[rows]
+        parts = (self.scan, self.centre, self.step, self.flip, self.angle)
+        return CropBatch(self.size, *(part[rows] for part in parts), image)
+
     @full_precision
     def to_scan(self) -> Tensor:
         """Affines (B, 3, 4) from crop voxel indices to scan voxel indices."""

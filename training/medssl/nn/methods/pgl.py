@@ -34,6 +34,7 @@ from medssl.core.settings import Count, Share
 from medssl.nn.data.correspondence import align
 from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
+from medssl.nn.distributed import ratio
 from medssl.nn.methods import Method
 from medssl.nn.methods.common import (
     Head,
@@ -173,4 +174,4 @@ def local_consistency(
     one, two, valid = align(predicted, views, target, target_views, cells)
     one, two = F.normalize(one, dim=1, eps=1e-6), F.normalize(two, dim=1, eps=1e-6)
     distance = (one - two).square().sum(1).flatten(1).mean(1)
-    return torch.where(valid, distance, 0.0).sum() / valid.sum().clamp(min=1)
+    return ratio(torch.where(valid, distance, 0.0).sum(), valid.sum())

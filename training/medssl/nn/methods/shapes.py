@@ -27,6 +27,7 @@ from medssl.core.jobs import Plan
 from medssl.core.settings import Count, NotNegative, Positive, Share
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
+from medssl.nn.distributed import for_all, shard
 from medssl.nn.methods import Method
 from medssl.nn.methods.common import network_of, update_ema
 from medssl.nn.methods.prototypes import pair_losses, prototype_head
@@ -92,6 +93,8 @@ class Shapes(Method):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a new batch of pairs, and "right": the accuracy over pixels of the finest map."""
         images, labels = self.pairs(generator, dataset.device)
+        own = shard(len(images) // 2).pairs()  # volumes are cheap: each process makes all of them
+        images, labels = own.of(images), own.of(labels)
         settings = self.settings
         (fine, right), (coarse, right_coarse) = pair_losses(
             self.modules,
@@ -116,7 +119,7 @@ class Shapes(Method):
         """
         settings = self.settings
         side = settings.sizes[int(torch.randint(len(settings.sizes), (), generator=generator))]
-        count = max(2, round(self.plan.batch * (self.plan.patch_vox[1] / side) ** 2 / 2))
+        count = max(for_all(2), round(self.plan.batch * (self.plan.patch_vox[1] / side) ** 2 / 2))
         slices = self.plan.patch_vox[0]
         volumes = draw(count, side, generator, device)
         varied = other_person(volumes, generator, settings.person)
