@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from medssl.core import jobs, settings
+from medssl.core import jobs, ranks, settings
 from medssl.core.allocator import keep_freed_memory
 from medssl.core.errors import UserError
 from medssl.core.events import Done, Emit, Event, Notice, SliceInView, SlicePreview, Started, to_line
@@ -35,6 +35,7 @@ from medssl.core.shipped import RANDOM
 if TYPE_CHECKING:
     from torch import Tensor
 
+T = TypeVar("T")
 InView = Callable[[], SliceInView | None]
 """Returns the slice that the viewer shows, None while it is unknown."""
 
@@ -81,11 +82,24 @@ def run(
         '0001-pretrain-mae'
     """
     keep_freed_memory()
+    if ranks.world() == 1:
+        return _run(job, emit, should_stop, in_view)
+    if not isinstance(job, TrainingJob):  # rank 0 alone runs it
+        return {} if ranks.rank() else _run(job, emit, should_stop, in_view)
+    from medssl.nn.distributed import together
+
+    with together():  # nobody looks on
+        return _run(job, emit if ranks.rank() == 0 else _unheard, should_stop, None)
+
+
+def _run(job: Job, emit: Emit, should_stop: Callable[[], bool], in_view: InView | None) -> dict[str, Any]:
+    """`run`, in a process that may train together with others."""
     project = Project.open(Path(job.project))
-    project.remove_unfinished()
+    if ranks.rank() == 0:
+        project.remove_unfinished()
     notices: list[str] = []
     project.on_notice = notices.append  # Started is the first event
-    job, left_out = _without_damaged(project, job)
+    job, left_out = _in_order(job, lambda: _without_damaged(project, job))
     notices += left_out.values()
     project.on_notice = lambda text: emit(Notice(text))
     # Imported here and below, once the project has been opened without an error: torch takes seconds.
@@ -103,6 +117,19 @@ def run(
             "--device cpu.",
             code="memory",
         ) from error
+
+
+def _unheard(event: Event) -> None:
+    """An Emit of a process that is not to speak."""
+
+
+def _in_order(job: Job, function: Callable[[], T]) -> T:
+    """Call a function; of processes that train together, in rank 0 first."""
+    if ranks.world() == 1 or not isinstance(job, TrainingJob):
+        return function()
+    from medssl.nn.distributed import in_order
+
+    return in_order(function)
 
 
 def _run_task(
@@ -196,11 +223,13 @@ def _train(
     notices: Sequence[str],
 ) -> dict[str, Any]:
     """Pre-train or fine-tune in a new run folder, or resume the run that `job.resume` names."""
-    from medssl.nn import devices
+    from medssl.nn import devices, distributed
     from medssl.tasks.inference.predict import predict_scans
     from medssl.tasks.pretrain.pretrain import pretrain
     from medssl.tasks.segment.finetune import check_annotations, finetune
 
+    remaining_scans = distributed.decided(lambda: [*project.scans])  # one may have been added meanwhile
+    project.scans = {scan: project.scan(scan) for scan in remaining_scans}
     if isinstance(job, FinetuneJob):
         check_annotations(project)
         if job.weights not in (None, RANDOM):
@@ -218,18 +247,22 @@ def _train(
             job = replace(job, predict_scans=remaining)
     else:
         name = job.method if isinstance(job, PretrainJob) else "from-" + _origin_name(project, job)
-        training_run = project.new_run(jobs.kind_of(job), jobs.to_json(job), name)
-    with refused_leaves_nothing(training_run, not job.resume), training_lock(training_run.folder):
+        kind, fields = jobs.kind_of(job), jobs.to_json(job)
+        training_run = project.run(distributed.decided(lambda: project.new_run(kind, fields, name).id))
+    with ExitStack() as held:
+        if distributed.leads():
+            held.enter_context(refused_leaves_nothing(training_run, not job.resume))
+            held.enter_context(training_lock(training_run.folder))
+            emit = _announcing(_logged(emit, training_run.folder / "events.jsonl"), notices)
         stored = _stored(training_run) if job.resume else None
-        emit_logged = _announcing(_logged(emit, training_run.folder / "events.jsonl"), notices)
         if isinstance(job, PretrainJob):
-            result = pretrain(project, training_run, job, emit_logged, should_stop, stored)
+            result = pretrain(project, training_run, job, emit, should_stop, stored)
         else:
             assert isinstance(job, FinetuneJob)
-            result = finetune(project, training_run, job, emit_logged, should_stop, stored, in_view)
-            # A stopped training predicts too, so that its result can be inspected.
-            predict_scans(project, training_run, job.predict_scans, job.device, emit_logged, lambda: False)
-        emit_logged(Done(bool(result["stopped"]), result))
+            result = finetune(project, training_run, job, emit, should_stop, stored, in_view)
+            if distributed.leads():  # a stopped training predicts too, so that its result can be inspected
+                predict_scans(project, training_run, job.predict_scans, job.device, emit, lambda: False)
+        emit(Done(bool(result["stopped"]), result))
     return result
 
 

@@ -1,4 +1,4 @@
-"""The processes of a training that torchrun started: who this one is, read from the environment, without torch."""
+"""The processes that torchrun starts for one training, as the environment describes them; without torch."""
 
 from __future__ import annotations
 

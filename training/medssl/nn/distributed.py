@@ -19,7 +19,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch import distributed as dist
 
 from medssl.core import ranks
@@ -51,6 +51,8 @@ class _Processes:
 
     tensors: Any = None
     """Group for tensors, on the device of the training; None for a process on its own."""
+    alone: bool = False
+    """Whether this process computes something that the others do not."""
 
 
 _together = _Processes()
@@ -58,7 +60,7 @@ _together = _Processes()
 
 def world() -> int:
     """Number of processes that train together."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return dist.get_world_size() if dist.is_initialized() and not _together.alone else 1
 
 
 def rank() -> int:
@@ -72,9 +74,19 @@ def leads() -> bool:
 
 
 @contextmanager
+def alone() -> Iterator[None]:
+    """Compute what the other processes do not, so that nothing waits for them."""
+    before, _together.alone = _together.alone, True
+    try:
+        yield
+    finally:
+        _together.alone = before
+
+
+@contextmanager
 def together() -> Iterator[None]:
     """Train with the processes that torchrun started beside this one; nothing for a single process."""
-    if ranks.world() == 1:
+    if ranks.world() == 1 or dist.is_initialized():
         yield
         return
     if torch.cuda.is_available():
@@ -109,7 +121,7 @@ def _add(tensor: Tensor) -> None:
 
 
 class _Total(torch.autograd.Function):
-    """Sum over the processes. All have a loss of their own that depends on it, so gradients are added, too."""
+    """Sum over the processes, each of which has a loss that depends on it, so that gradients are added, too."""
 
     @staticmethod
     def forward(context: Any, own: Tensor) -> Tensor:
@@ -311,7 +323,9 @@ def start_alike(tensors: Iterable[Tensor]) -> None:
     """Give all processes the tensors (any shape) of rank 0, in place."""
     if world() > 1:
         for tensor in tensors:
-            dist.broadcast(tensor.data, 0, group=_together.tensors)
+            same = tensor.detach().contiguous()
+            dist.broadcast(same, 0, group=_together.tensors)
+            tensor.detach().copy_(same)
 
 
 def _largest(*values: float) -> list[float]:
@@ -328,12 +342,12 @@ def _largest(*values: float) -> list[float]:
     return agreed.tolist()
 
 
-def go_on(fraction: float, stop: bool) -> tuple[float, bool]:
+def go_on(fraction: float, should_stop: Callable[[], bool]) -> tuple[float, bool]:
     """Agree on the next step.
 
     Args:
         fraction: Completed fraction of the training; that of rank 0 counts.
-        stop: Whether this process was asked to stop; one is enough.
+        should_stop: Whether this process was asked to stop; one is enough.
 
     Returns:
         Fraction, and whether to stop.
@@ -341,15 +355,19 @@ def go_on(fraction: float, stop: bool) -> tuple[float, bool]:
     Raises:
         Lost: A process has ended.
     """
+    stop = fraction < 1 and should_stop()
     if world() == 1:
         return fraction, stop
     fraction, asked = _largest(fraction if leads() else 0.0, float(stop))
-    return fraction, bool(asked)
+    return fraction, fraction < 1 and bool(asked)
 
 
 @contextmanager
-def all_or_none() -> Iterator[None]:
+def all_or_none(generator: Generator) -> Iterator[None]:
     """A part of a step that all processes complete, or none.
+
+    Args:
+        generator: Source of the draws; it is set back where the part was not completed.
 
     Raises:
         RuntimeError: That of short memory, in all processes, if it was short in one of them.
@@ -359,6 +377,7 @@ def all_or_none() -> Iterator[None]:
         yield
         return
     short = interrupted = False
+    state = generator.get_state()
     try:
         yield
     except _Interrupted:
@@ -368,11 +387,14 @@ def all_or_none() -> Iterator[None]:
             raise
         short = True
     # Outside of the except clauses the tensors of the failed step are no longer referenced.
-    if short or interrupted:  # the others may be waiting for this process
-        dist.destroy_process_group(_together.tensors)
+    failed = short or interrupted
+    if failed:
+        generator.set_state(state)
+        dist.destroy_process_group(_together.tensors)  # the others may be waiting for this process
     some_short, some_interrupted = _largest(short, interrupted)
     if some_short or some_interrupted:
-        if not (short or interrupted):
+        if not failed:
+            generator.set_state(state)
             dist.destroy_process_group(_together.tensors)
         _connect()
         raise RuntimeError("out of memory in one of the processes") if some_short else Lost
@@ -393,11 +415,7 @@ def decided(decide: Callable[[], T]) -> T:
     try:
         size = torch.tensor(len(text))
         dist.broadcast(size, 0)
-        body = (
-            torch.tensor(list(text), dtype=torch.uint8)
-            if leads()
-            else torch.zeros(int(size), dtype=torch.uint8)
-        )
+        body = torch.tensor([*text] or [0] * int(size), dtype=torch.uint8)
         dist.broadcast(body, 0)
     except RuntimeError as error:
         raise Lost from error
@@ -407,6 +425,9 @@ def decided(decide: Callable[[], T]) -> T:
 
 def in_order(function: Callable[[], T]) -> T:
     """Call a function in rank 0, and then in the others, which find what it has written."""
-    result = function() if leads() else None
+    if not leads():
+        decided(lambda: None)
+        return function()
+    result = function()
     decided(lambda: None)
-    return result if result is not None and leads() else function()
+    return result

@@ -27,8 +27,8 @@ def region_contrast(
             from a small region is no positive of itself.
 
     Returns:
-        Mean over the views of all processes with negatives (two regions) and positives (a region with two pixels), a scalar, 0
-        if there are none; and which views these are (B,) bool.
+        Mean over the views of all processes with negatives (two regions) and positives (a region with two
+        pixels), a scalar, 0 if there are none; and which views these are (B,) bool.
     """
     unit = F.normalize(vectors.float(), dim=-1, eps=1e-6)
     regions, samples = unit.shape[1:3]
