@@ -1,7 +1,7 @@
 """Trainings whose every step is noted, in one process or, under torchrun, in several.
 
-`torchrun --nproc-per-node 2 tests/engine/ranked.py PROJECT RESULT KIND ...` trains one kind after the other, so
-that torch is loaded once, and writes {kind: steps and weights} of rank 0.
+`torchrun --nproc-per-node 2 tests/engine/ranked.py PROJECT RESULT KIND ...` trains one kind after another, so
+that torch is loaded once, and writes the scalars of each step of rank 0.
 """
 
 from __future__ import annotations

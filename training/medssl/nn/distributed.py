@@ -112,16 +112,48 @@ def _connect() -> None:
     _together.tensors = dist.new_group(backend="cpu:gloo,cuda:nccl" if own_gpu else "gloo", timeout=WAIT)
 
 
-def _add(tensor: Tensor) -> None:
-    """Add a tensor over the processes, in place."""
+def _disconnect() -> None:
+    """Close the group for tensors; whoever waits in it is told so."""
+    group, _together.tensors = _together.tensors, None
+    dist.destroy_process_group(group)
+    del group  # gloo closes its connections with the last reference
+
+
+def _exchange(exchange: Callable[..., Any], tensor: Tensor, *given: Any) -> None:
+    """An exchange of a tensor, in place, which ends with `_Interrupted` where another process gives up."""
     try:
-        dist.all_reduce(tensor, group=_together.tensors)
+        exchange(tensor, *given, group=_together.tensors)
     except RuntimeError as error:
         raise _Interrupted(str(error)) from error
 
 
+def _add(tensor: Tensor) -> None:
+    """Add a tensor over the processes, in place."""
+    _exchange(dist.all_reduce, tensor)
+
+
+def dealt_out(
+    number: int, compute: Callable[[int], Tensor], empty: Callable[[int], Tensor]
+) -> Iterator[Tensor]:
+    """Results that the processes compute in turn and all get.
+
+    Args:
+        number: Number of results.
+        compute: Computes the result of a number from 0.
+        empty: A tensor of the same shape and type, for processes that do not compute it.
+    """
+    mine = {n: compute(n) for n in range(number) if world() > 1 and n % world() == rank()}
+    for n in range(number):
+        if world() == 1:
+            yield compute(n)
+        else:
+            result = mine.pop(n).contiguous() if n in mine else empty(n)
+            _exchange(dist.broadcast, result, n % world())
+            yield result
+
+
 class _Total(torch.autograd.Function):
-    """Sum over the processes, each of which has a loss that depends on it, so that gradients are added, too."""
+    """Sum over the processes; gradients are added, too, as the loss of each of them depends on it."""
 
     @staticmethod
     def forward(context: Any, own: Tensor) -> Tensor:
@@ -387,15 +419,18 @@ def all_or_none(generator: Generator) -> Iterator[None]:
             raise
         short = True
     # Outside of the except clauses the tensors of the failed step are no longer referenced.
-    failed = short or interrupted
-    if failed:
-        generator.set_state(state)
-        dist.destroy_process_group(_together.tensors)  # the others may be waiting for this process
-    some_short, some_interrupted = _largest(short, interrupted)
-    if some_short or some_interrupted:
-        if not failed:
+    if short or interrupted:
+        _disconnect()  # the others may be waiting for this process
+    complete = False
+    try:
+        some_short, some_interrupted = _largest(short, interrupted)
+        complete = not (some_short or some_interrupted)
+    finally:
+        if not complete:
             generator.set_state(state)
-            dist.destroy_process_group(_together.tensors)
+    if not complete:
+        if _together.tensors is not None:
+            _disconnect()
         _connect()
         raise RuntimeError("out of memory in one of the processes") if some_short else Lost
 

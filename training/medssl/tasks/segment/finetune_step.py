@@ -19,7 +19,7 @@ from medssl.core.jobs import Plan
 from medssl.nn.data.augment import STRONG, change_intensity, draw_displacement
 from medssl.nn.data.crops import cut, cut_targets, shown
 from medssl.nn.data.device_dataset import DeviceDataset
-from medssl.nn.distributed import Shard, for_all, shard
+from medssl.nn.distributed import Shard, for_all, shard, world
 from medssl.nn.methods.common import update_ema
 from medssl.nn.models.unet import Network
 from medssl.tasks import planner
@@ -257,4 +257,6 @@ class Finetuning:
         if plan is None:
             return None
         self.plan = plan
+        if self.rounds is not None and world() > 1:  # one process may have finished a round, another one not
+            self.rounds.current_round = None
         return planner.in_words(plan)
