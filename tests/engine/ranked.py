@@ -1,7 +1,8 @@
 """Trainings whose every step is noted, in one process or, under torchrun, in several.
 
-`torchrun --nproc-per-node 2 tests/engine/ranked.py PROJECT RESULT KIND ...` trains one kind after another, so
-that torch is loaded once, and writes the scalars of each step of rank 0.
+`torchrun --nproc-per-node 2 tests/engine/ranked.py PROJECT FOLDER TRAININGS` runs one after another, so that
+torch is loaded once. TRAININGS is a JSON list of the arguments of `train`; rank 0 writes what they return to
+FOLDER, a file for each.
 """
 
 from __future__ import annotations
@@ -11,50 +12,82 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from medssl.core.events import Metric
-from medssl.core.jobs import PretrainJob
+from medssl.core.events import Metric, Notice
+from medssl.core.jobs import PretrainJob, TrainingJob
 from medssl.core.project.project import Project
 from medssl.nn import distributed
 from medssl.nn.models import checkpoint
 from medssl.tasks import loop
-from small import SETTINGS, Events, job_of, run
+from medssl.tasks.pretrain.pretrain import Pretraining
+from small import Events, job_of, never, run, stop_after
 from torch import Tensor
 
 BATCH = 5
-"""Rows of all processes together: of two, one has three and the other two."""
-SHAPES = {"precision": "fp32", "threads": 1, "sizes": [16, 32]}
+"""Rows of all processes together: of two processes, one has three and the other two."""
+SHAPES: dict[str, Any] = {"precision": "fp32", "threads": 1, "sizes": [16, 32]}
+STEPS = 6
+SHORT_AT = 3
+"""Step in which memory is short."""
 
 
-def job(kind: str, project: Project, **changes: Any) -> Any:
-    """A training of ten small steps; see `small.job_of`."""
+def job(kind: str, project: Project, **changes: Any) -> TrainingJob:
+    """A training of small steps; see `small.job_of`."""
     if kind == "shapes":
-        fields = {"method": kind, "steps": 10, "device": "cpu", "settings": {**SHAPES, "batch": BATCH}}
+        fields = {"method": kind, "steps": STEPS, "device": "cpu", "settings": {**SHAPES, "batch": BATCH}}
         return PretrainJob(project=str(project.root), **{**fields, **changes})
-    small = job_of(kind, project)
-    assert SETTINGS["batch"] == 2
-    return job_of(kind, project, settings={**small.settings, "batch": BATCH}, **changes)
+    settings = {**job_of(kind, project).settings, "batch": BATCH}
+    return job_of(kind, project, **{"steps": STEPS, "settings": settings, **changes})
 
 
-def train(kind: str, project: Project) -> tuple[list[dict[str, float]], dict[str, Tensor]]:
-    """The scalars of each step, and the tensors of the checkpoint."""
-    events = Events()
-    result = run(job(kind, project), events)
-    steps = [event.values for event in events.of(Metric) if "loss" in event.values]
-    return steps, checkpoint.load(project.run(result["run"]).checkpoint)[0]
+def train(
+    kind: str, project: Project, stop: int | None = None, resume: str | None = None
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Train, and note every step.
 
+    Args:
+        kind: As in `small.job_of`, or "shapes".
+        project: The project.
+        stop: Stop after so many steps; of two processes only the second is asked to.
+        resume: Run to resume.
 
-def main(root: Path, result: Path, kinds: list[str]) -> None:
+    Returns:
+        {"run", "steps": scalars of each, "notices"}, and the tensors of the checkpoint.
+    """
+    asked = stop is not None and distributed.rank() == distributed.world() - 1
+    events, every_s = Events(), loop.REPORT_EVERY_S
     loop.REPORT_EVERY_S = -1.0
-    found: dict[str, Any] = {}
+    try:
+        result = run(job(kind, project, resume=resume), events, stop_after(stop or 0) if asked else never)
+    finally:
+        loop.REPORT_EVERY_S = every_s
+    steps = [event.values for event in events.of(Metric) if "loss" in event.values]
+    notices = [event.text for event in events.of(Notice)]
+    noted = {"run": result["run"], "steps": steps, "notices": notices}
+    return noted, checkpoint.load(project.run(result["run"]).checkpoint)[0]
+
+
+def be_short_of_memory() -> None:
+    """Let a step of rank 1 fail for want of memory, while rank 0 already waits for it."""
+    plain, calls = Pretraining.loss, [0]
+
+    def loss(*given: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == SHORT_AT and distributed.rank() == 1:
+            raise RuntimeError("CUDA error: out of memory")
+        return plain(*given)
+
+    Pretraining.loss = loss  # type: ignore[method-assign]
+
+
+def main(root: Path, folder: Path, trainings: list[dict[str, Any]]) -> None:
     with distributed.together():
-        for kind in kinds:
-            steps, tensors = train(kind, Project.open(root))
-            found[kind] = steps
+        for number, given in enumerate(trainings):
+            if given.pop("short", False):
+                be_short_of_memory()
+            noted, tensors = train(project=Project.open(root), **given)
             if distributed.leads():
-                checkpoint.save(result.with_name(f"{kind}.safetensors"), tensors, {})
-        if distributed.leads():
-            result.write_text(json.dumps(found))
+                checkpoint.save(folder / f"{number}.safetensors", tensors, {"noted": noted})
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])
+    main(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))
