@@ -1,4 +1,4 @@
-"""Shards of a batch: what is drawn for all of it, and computed on rows of it, is what the whole batch gets."""
+"""Shards of a batch: their rows are drawn, cut and changed as those of the whole batch are."""
 
 from __future__ import annotations
 

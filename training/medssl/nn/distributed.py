@@ -162,7 +162,7 @@ class _Total(torch.autograd.Function):
         return whole
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(context: Any, gradient: Tensor) -> Tensor:
         whole = gradient.clone(memory_format=torch.contiguous_format)
         _add(whole)
         return whole

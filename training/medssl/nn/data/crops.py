@@ -47,9 +47,8 @@ class CropBatch:
 
     def __getitem__(self, rows: Tensor) -> CropBatch:
         """Some of the crops, by their indices (n,) int64."""
-        image = None if self.image is None else self.image[rows]
-        parts = (self.scan, self.centre, self.step, self.flip, self.angle)
-        return CropBatch(self.size, *(part[rows] for part in parts), image)
+        parts = ("scan", "centre", "step", "flip", "angle") + (() if self.image is None else ("image",))
+        return replace(self, **{part: getattr(self, part)[rows] for part in parts})
 
     @full_precision
     def to_scan(self) -> Tensor:
