@@ -1,9 +1,9 @@
 """Two processes against one, and what more would cost: python benchmarks/ranks.py
 
 Every method and fine-tuning trains on small scans for ten steps in one process, and in two that share each
-batch of five. Printed are the largest differences of what is logged, and beside them those of one process whose
-gradients are rounded differently; how often and how much the processes exchange; what happens when one of them
-is killed; and, calculated, what the exchanges would take on 8 GPUs and on 4 x 8.
+batch of five. Printed are the largest differences of what is logged, beside those of one process whose
+gradients are rounded differently; how often and how much the processes exchange; what happens when one of
+them is killed; and, calculated, what the exchanges would take on 8 GPUs and on 4 x 8.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from torch import Tensor
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "engine"))
-import ranked
-from small import SHAPE, job_of, make_project
+import ranked  # noqa: E402
+from small import SHAPE, job_of, make_project  # noqa: E402
 
 PAGE = ROOT / "docs" / "benchmarks" / "ranks.md"
 KINDS = [*sorted(METHODS), "shapes", "finetune", "finetune-3d", "finetune-both"]
@@ -45,23 +45,25 @@ STEPS = 10
 ROUNDING = 2.0**-24
 """Relative error of a rounded float32."""
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node")
-EXCHANGES, STEP_MS = 10, 28.0
-"""Exchanges of a step at most, as counted below, without the two of the control; a step of fine-tuning on an
+EXCHANGES, STEP_MS = 22, 28.0
+"""Exchanges of a step at most, as counted below, besides gradients and control; a step of fine-tuning on an
 H100 (LOG.md), which waits for launches whatever the batch."""
 PAGE_TEXT = """# Several processes
 
 `python benchmarks/ranks.py --page`, {day}; {machine}; commit {commit}.
 
 ## Losses
-Ten steps in one process and in two (gloo, CPU), which share each batch of five rows: three and two. *First* and *later* are the largest
-relative differences of everything that is logged, in the first step and in the nine later ones; *rounding* is what the later ones are between
-two trainings in one process of which one has its gradients changed by the last bit. *Weights* is the distance of the networks after ten steps,
-relative to their length. Exchanges are those of a step, besides two small ones by which the processes agree.
+Ten steps in one process and in two (gloo, CPU), which share each batch of five rows: three and two. *First*
+and *later* are the largest relative differences of all that is logged, in the first step and in the nine
+later ones. *Rounding* is the latter between two trainings in one process, of which one has its gradients
+changed by the last bit. *Weights* is the distance of the networks after ten steps, relative to their
+length. Exchanges are those of a step, besides two small ones by which the processes agree.
 
 {losses}
 
-The first step differs in the order of its sums. From then on every difference is one of rounding, which AdamW amplifies: it divides a gradient by
-its size, and where the exact gradient is 0 (a bias in front of a batch norm: pgl, byol, mae+pgl) that makes a step of what was rounded.
+The first step differs in the order of its sums. From then on every difference is one of rounding, which
+AdamW amplifies: it divides a gradient by its size, and where the exact gradient is 0 (a bias in front of a
+batch norm: pgl, byol, mae+pgl) that makes a whole step of what was rounded.
 
 ## A process is killed
 The job file is that of the viewer; standard input is at its end.
@@ -69,15 +71,23 @@ The job file is that of the viewer; standard input is at its end.
 {kill}
 
 ## On paper: 8 GPUs, and 4 machines of 8
-Not measured: no machine with two GPUs was at hand. A ring all-reduce of n processes sends 2 (n - 1) / n times the bytes through every link. Assumed are
-{local_gb:.0f} GB/s between the GPUs of a machine and {local_us:.0f} us for each exchange, {remote_gb:.0f} GB/s between machines and {remote_us:.0f} us, {exchanges} exchanges a step, and for
-the two of the control {control_local:.1f} and {control_remote:.1f} ms (measured here, two processes on one machine: {control_here:.2f} ms). The step is the {step:.0f} ms of a fine-tuning on an H100
-([LOG](LOG.md)): each process computes as many patches as one on its own would, so it stays as long. *Patches* are those per second, relative to one GPU.
+Not measured: no machine with two GPUs was at hand. A ring all-reduce of n processes sends 2 (n - 1) / n
+times the bytes through every link. Assumed are
+
+- {links.local_gb:.0f} GB/s between the GPUs of a machine, and {links.local_us:.0f} us for each exchange,
+- {links.remote_gb:.0f} GB/s between machines, and {links.remote_us:.0f} us more,
+- {exchanges} small exchanges, the most of a method above, besides the gradients,
+- {control[0]:.1f} ms for each of the two in which processes agree, and {control[1]:.1f} ms between machines
+  (measured above, two processes on one machine: {control_ms:.2f} ms),
+- a step of {step:.0f} ms, that of a fine-tuning on an H100 ([LOG](LOG.md)). Each process computes as many
+  patches as one on its own would, so the step stays as long.
+
+*Patches* are those per second, relative to one GPU.
 
 {paper}
 
-Gradients are one message. Kernel launches are what a step waits for, so exchanges cost little beside it; with CUDA graphs a step of a few
-milliseconds would make the {exchanges} small exchanges the larger part.
+A step of these networks waits for kernel launches, so exchanges cost little beside it. With CUDA graphs,
+and a step of a few milliseconds, the small exchanges of a method with batch norms would be the larger part.
 """
 
 
@@ -179,15 +189,17 @@ def losses(project: Project, folder: Path) -> tuple[str, float]:
         off = differences(one["steps"], two["steps"])
         rounding = differences(one["steps"], rounded_differently(kind, project))
         values = [steps[-1]["loss"] for steps in (one["steps"], two["steps"])]
-        rest = two["bytes"] - two["largest"]
+        numbers = [off[0], max(off[1:]), max(rounding[1:]), distance(tensors, other)]
+        sizes = [two["largest"] / 1e6, max(two["bytes"] - two["largest"], 0) / 1e3]
         rows.append(
             [
                 kind,
                 *(f"{value:.6f}" for value in values),
-                *(f"{value:.0e}" for value in (off[0], max(off[1:]))),
+                *(f"{number:.0e}" for number in numbers),
+                f"{two['exchanges']:.0f}",
+                f"{sizes[0]:.1f}",
+                f"{sizes[1]:.0f}",
             ]
-            + [f"{max(rounding[1:]):.0e}", f"{distance(tensors, other):.0e}", f"{two['exchanges']:.0f}"]
-            + [f"{two['largest'] / 1e6:.1f}", f"{max(rest, 0) / 1e3:.0f}"]
         )
     heading = ["training", "one: loss of step 10", "two", "first", "later", "rounding", "weights"]
     return markdown_table([*heading, "exchanges", "MB of gradients", "kB besides"], rows), control_ms
@@ -298,15 +310,11 @@ def main() -> None:
             losses=table,
             kill=kill(project),
             paper=paper(),
+            links=links,
             exchanges=EXCHANGES,
+            control=links.control_ms,
+            control_ms=control_ms,
             step=STEP_MS,
-            control_here=control_ms,
-            local_gb=links.local_gb,
-            local_us=links.local_us,
-            remote_gb=links.remote_gb,
-            remote_us=links.remote_us,
-            control_local=2 * links.control_ms[0],
-            control_remote=2 * links.control_ms[1],
         )
     print(text)
     if options.page:
