@@ -26,7 +26,7 @@ import torch
 from medssl.benchmarking.report import markdown_table
 from medssl.benchmarking.surroundings import machine_text, surroundings
 from medssl.core.events import Event, Failed, Progress, Started, from_line
-from medssl.core.jobs import Plan, TrainingJob, write_job
+from medssl.core.jobs import Plan, PretrainJob, TrainingJob, write_job
 from medssl.core.methods import METHODS
 from medssl.core.project.project import Project
 from medssl.nn import distributed
@@ -37,7 +37,7 @@ from torch import Tensor
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "engine"))
 import ranked  # noqa: E402
-from small import SHAPE, job_of, make_project  # noqa: E402
+from small import SHAPE, make_project  # noqa: E402
 
 PAGE = ROOT / "docs" / "benchmarks" / "ranks.md"
 KINDS = [*sorted(METHODS), "shapes", "finetune", "finetune-3d", "finetune-both"]
@@ -230,7 +230,7 @@ def ended(job: TrainingJob, processes: int) -> list[Event]:
 
 def kill(project: Project) -> str:
     """Kill one of two processes, resume with one and with three; a table."""
-    job = job_of("mae", project, steps=1_000_000, settings={"precision": "fp32"})
+    job = PretrainJob(project=str(project.root), method="mae", minutes=30.0)
     child = started(job, 2)
     assert child.stdout is not None
     rows, run, seen = [], "", 0

@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import torch
 from medssl.core.events import Failed, Progress, Started, from_line
-from medssl.core.jobs import write_job
+from medssl.core.jobs import PretrainJob, write_job
 from medssl.core.methods import METHODS
 from medssl.core.project.project import Project
 from medssl.nn.models import checkpoint
 from ranked import STEPS, train
-from small import SHAPE, job_of, make_project
+from small import SHAPE, make_project
 from torch import Tensor
 
 KINDS = [*sorted(METHODS), "shapes", "finetune", "finetune-3d", "finetune-both"]
@@ -123,8 +123,7 @@ def test_short_memory_in_one_makes_the_batch_of_all_smaller(in_two: dict[str, Fo
 @pytest.fixture
 def running(project: Project) -> Iterator[subprocess.Popen[str]]:
     """The viewer's job of that project in two processes, with nobody at standard input."""
-    job = job_of("mae", project, steps=1_000_000, settings={"precision": "fp32"})
-    write_job(project.root / "job.json", job)
+    write_job(project.root / "job.json", PretrainJob(project=str(project.root), method="mae", minutes=30.0))
     command = [*TORCHRUN, "-m", "medssl", "run", str(project.root / "job.json")]
     child = subprocess.Popen(
         command, env=ONE_THREAD, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE

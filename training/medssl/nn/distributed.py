@@ -198,7 +198,7 @@ def mean(values: Tensor) -> Tensor:
     """Mean of all values (any shape) of the whole batch, a scalar."""
     if world() == 1:
         return values.mean()
-    return ratio(values.sum(), torch.tensor(float(values.numel()), device=values.device))
+    return ratio(values.sum(), values.new_full((), values.numel()))
 
 
 def mean_row(rows: Tensor) -> Tensor:
@@ -212,7 +212,7 @@ def mean_row(rows: Tensor) -> Tensor:
     """
     if world() == 1:
         return rows.mean(0)
-    sums = total(torch.cat([rows.sum(0), rows.new_tensor([len(rows)])]))
+    sums = total(torch.cat([rows.sum(0), rows.new_full((1,), len(rows))]))
     return sums[:-1] / sums[-1]
 
 
@@ -220,7 +220,7 @@ def std_row(rows: Tensor) -> Tensor:
     """Standard deviation (C,) of each column over the rows (n, C) of the whole batch."""
     if world() == 1:
         return rows.std(0)
-    count = total(rows.new_tensor(float(len(rows))))
+    count = total(rows.new_full((), len(rows)))
     return (total((rows - mean_row(rows)).square().sum(0)) / (count - 1)).sqrt()
 
 
@@ -244,7 +244,9 @@ class Shard:
         Args:
             whole: The whole batch: a tensor (B, ...), or another object that rows can be taken from.
         """
-        return whole if len(self.rows) == self.count else whole[self.rows]
+        if len(self.rows) == self.count:
+            return whole
+        return whole[devices.send(self.rows, whole.device) if isinstance(whole, Tensor) else self.rows]
 
     def gathered(self, own: Tensor) -> Tensor:
         """The rows of all processes, with gradients; for vectors, as every process then has all of them.
@@ -257,8 +259,9 @@ class Shard:
         """
         if len(self.rows) == self.count:
             return own
-        whole = own.new_zeros(self.count, *own.shape[1:])
-        return total(whole.index_copy(0, devices.send(self.rows, own.device), own))
+        whole = own.new_zeros(self.count, *own.shape[1:], dtype=torch.float32)
+        rows = devices.send(self.rows, own.device)
+        return total(whole.index_copy(0, rows, own.float())).to(own.dtype)
 
     def and_then(self, other: Shard) -> Shard:
         """The shard of a batch that consists of two batches, one after the other."""
@@ -315,7 +318,7 @@ class BatchNorm(nn.modules.batchnorm._BatchNorm):
         with torch.autocast(input.device.type, enabled=False):
             values = input.float().movedim(1, -1)
             rows = values.flatten(0, -2)
-            count = total(rows.new_tensor(float(len(rows))))
+            count = total(rows.new_full((), len(rows)))
             average = total(rows.sum(0)) / count
             variance = total((rows - average).square().sum(0)) / count
             self._remember(average.detach(), (variance * count / (count - 1)).detach())
