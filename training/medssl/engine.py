@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from medssl.core import jobs, ranks, settings
 from medssl.core.allocator import keep_freed_memory
 from medssl.core.errors import UserError
-from medssl.core.events import Done, Emit, Event, Notice, SliceInView, SlicePreview, Started, to_line
+from medssl.core.events import Done, Emit, Event, Notice, SliceInView, announcing, logged
 from medssl.core.jobs import (
     EstimateJob,
     ExportJob,
@@ -108,7 +108,7 @@ def _run(job: Job, emit: Emit, should_stop: Callable[[], bool], in_view: InView 
     try:
         if isinstance(job, TrainingJob):
             return _train(project, job, emit, should_stop, in_view, notices)
-        return _run_task(project, job, _announcing(emit, notices), should_stop, left_out)
+        return _run_task(project, job, announcing(emit, notices), should_stop, left_out)
     except (RuntimeError, MemoryError) as error:
         if not devices.out_of_memory(error):
             raise
@@ -202,18 +202,6 @@ def _scans_of(job: Job) -> tuple[str, ...]:
     return job.scans if isinstance(job, PredictJob | FeaturesJob | ExportJob) else ()
 
 
-def _announcing(emit: Emit, texts: Sequence[str]) -> Emit:
-    """An Emit that sends each text as a Notice right after Started."""
-
-    def emit_announcing(event: Event) -> None:
-        emit(event)
-        if isinstance(event, Started):
-            for text in texts:
-                emit(Notice(text))
-
-    return emit_announcing
-
-
 def _train(
     project: Project,
     job: TrainingJob,
@@ -228,8 +216,8 @@ def _train(
     from medssl.tasks.pretrain.pretrain import pretrain
     from medssl.tasks.segment.finetune import check_annotations, finetune
 
-    remaining_scans = distributed.decided(lambda: [*project.scans])  # one may have been added meanwhile
-    project.scans = {scan: project.scan(scan) for scan in remaining_scans}
+    scans = distributed.decided(lambda: [*project.scans])  # one may have been added meanwhile
+    project.scans = {scan: project.scan(scan) for scan in scans}
     if isinstance(job, FinetuneJob):
         check_annotations(project)
         if job.weights not in (None, RANDOM):
@@ -253,7 +241,7 @@ def _train(
         if distributed.leads():
             held.enter_context(refused_leaves_nothing(training_run, not job.resume))
             held.enter_context(training_lock(training_run.folder))
-            emit = _announcing(_logged(emit, training_run.folder / "events.jsonl"), notices)
+            emit = announcing(logged(emit, training_run.folder / "events.jsonl"), notices)
         stored = _stored(training_run) if job.resume else None
         if isinstance(job, PretrainJob):
             result = pretrain(project, training_run, job, emit, should_stop, stored)
@@ -276,19 +264,6 @@ def _stored(training_run: Run) -> tuple[dict[str, Tensor], dict[str, Any]] | Non
     by_kind = "classes" if training_run.kind == "finetune" else "method"
     need(stored[1], "plan", "job", "step", "elapsed_s", by_kind, where=str(training_run.checkpoint))
     return stored
-
-
-def _logged(emit: Emit, path: Path) -> Emit:
-    """An Emit that also appends each event to the log at `path`, except for slice previews."""
-
-    def emit_logged(event: Event) -> None:
-        if not isinstance(event, SlicePreview):
-            # A log cut short by a full disk must not end the training; saving a checkpoint raises the error.
-            with suppress(OSError), path.open("a", encoding="utf-8") as log:
-                log.write(to_line(event) + "\n")
-        emit(event)
-
-    return emit_logged
 
 
 def _origin_name(project: Project, job: TrainingJob) -> str:

@@ -275,7 +275,9 @@ def step_or_shrink(
     try:
         return step(task, optimizer, settings, generator, fraction)
     except (RuntimeError, MemoryError) as error:
-        if not devices.out_of_memory(error):
+        # A process that fails on its own after the others have taken the step cannot go back.
+        alone = distributed.world() > 1 and not isinstance(error, distributed.ShortMemory)
+        if alone or not devices.out_of_memory(error):
             raise
     # Outside of the except clause the tensors of the failed step are no longer referenced.
     optimizer.zero_grad(set_to_none=True)

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from medssl.nn.devices import full_precision, normal, send
-from medssl.nn.distributed import Shard
+from medssl.nn.shards import Shard
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from skimage.transform import resize
 from torch import Generator, Tensor
 
 from medssl.nn.data.device_dataset import DeviceDataset, in_one_storage
-from medssl.nn.distributed import Shard
+from medssl.nn.shards import Shard
 
 IGNORE = -1
 """Label of pixels without a region: air, table, regions below the minimum size."""

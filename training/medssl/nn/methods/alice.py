@@ -47,7 +47,6 @@ from medssl.core.jobs import Plan
 from medssl.nn.data.crops import CropBatch, cut, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.data.matched_views import matched_views
-from medssl.nn.distributed import mean_row, shard
 from medssl.nn.methods import Method
 from medssl.nn.methods.alice_parts import (
     CASA,
@@ -80,6 +79,7 @@ from medssl.nn.models.anatomical_embedding import (
 )
 from medssl.nn.models.embedding_bank import EmbeddingBank
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import mean_row, shard
 
 
 class Alice(Method):

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from medssl.core.settings import Count, NotNegative, Positive, Share
 from medssl.nn.devices import full_precision
-from medssl.nn.distributed import BatchNorm, mean, mean_row
 from medssl.nn.methods.common import Prototypes
 from medssl.nn.methods.mae import masked_error
 from medssl.nn.models.anatomical_embedding import EmbeddingSettings
+from medssl.nn.shards import BatchNorm, mean, mean_row
 
 WARM = 0.03
 """Fraction of the training over which the teacher's temperature rises: 30 of 1000 epochs."""

@@ -28,7 +28,7 @@ from medssl.core.settings import Count, Share
 from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
-from medssl.nn.distributed import mean, world
+from medssl.nn.distributed import world
 from medssl.nn.methods import Method
 from medssl.nn.methods.common import (
     check_batch,
@@ -45,6 +45,7 @@ from medssl.nn.methods.common import (
     update_teacher,
 )
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import mean
 
 
 @dataclass(frozen=True)

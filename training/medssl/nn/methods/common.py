@@ -18,8 +18,8 @@ from medssl.nn.data.augment import PUBLISHED, change_intensity
 from medssl.nn.data.crop_sampling import sample_pairs
 from medssl.nn.data.crops import CropBatch, crop_step, cut, scan_shapes, shown
 from medssl.nn.data.device_dataset import DeviceDataset
-from medssl.nn.distributed import BatchNorm, shard, std_row
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import BatchNorm, shard, std_row
 
 
 def view_size(dataset: DeviceDataset, plan: Plan, zoom: float) -> tuple[int, int, int]:

@@ -46,11 +46,11 @@ from medssl.nn.data.crop_sampling import sample_anywhere
 from medssl.nn.data.crops import cut, cut_targets, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.data.superpixels import IGNORE, SuperpixelParams, SuperPixels, draw_pixels, segment_dataset
-from medssl.nn.distributed import mean, shard
 from medssl.nn.methods import Method, find
 from medssl.nn.methods.common import check_positive, network_of, view_size
 from medssl.nn.methods.region_contrast import region_contrast
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import mean, shard
 
 TRIAL_SLICES = 8
 """Slices that a trial segments into superpixels."""

@@ -26,9 +26,9 @@ from medssl.nn.data.augment import PUBLISHED, change_intensity
 from medssl.nn.data.crop_sampling import sample_anywhere
 from medssl.nn.data.crops import cut, shown
 from medssl.nn.data.device_dataset import DeviceDataset
-from medssl.nn.distributed import ratio, shard
 from medssl.nn.methods import Method
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import ratio, shard
 
 
 @dataclass(frozen=True)

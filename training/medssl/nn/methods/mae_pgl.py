@@ -33,11 +33,11 @@ from medssl.core.jobs import Plan
 from medssl.core.settings import Count, NotNegative, Share
 from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
-from medssl.nn.distributed import ratio, shard
 from medssl.nn.methods import Method, pgl
 from medssl.nn.methods.common import network_of
 from medssl.nn.methods.mae import draw_mask, masked
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import ratio, shard
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,6 @@ from medssl.core.settings import Count, Positive, Share
 from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
-from medssl.nn.distributed import mean_row, shard
 from medssl.nn.methods import Method
 from medssl.nn.methods.common import (
     check_positions,
@@ -57,6 +56,7 @@ from medssl.nn.methods.common import (
     update_teacher,
 )
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import mean_row, shard
 
 
 @dataclass(frozen=True)

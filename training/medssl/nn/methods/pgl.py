@@ -34,7 +34,6 @@ from medssl.core.settings import Count, Share
 from medssl.nn.data.correspondence import align
 from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
-from medssl.nn.distributed import ratio
 from medssl.nn.methods import Method
 from medssl.nn.methods.common import (
     Head,
@@ -49,6 +48,7 @@ from medssl.nn.methods.common import (
     update_teacher,
 )
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import ratio
 
 
 @dataclass(frozen=True)

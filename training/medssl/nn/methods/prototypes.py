@@ -11,8 +11,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from medssl.nn.distributed import ratio
 from medssl.nn.methods.common import network_of
+from medssl.nn.shards import ratio
 
 IGNORE = 255
 MIN_PIXELS = 8

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medssl.nn.devices import full_precision
-from medssl.nn.distributed import ratio
+from medssl.nn.shards import ratio
 
 NOTHING = -1e30
 """Similarity of pixels that are left out; unlike minus infinity it has a gradient, 0."""

@@ -44,7 +44,6 @@ from medssl.nn.data.augment import PUBLISHED, change_intensity
 from medssl.nn.data.crop_sampling import sample_anywhere
 from medssl.nn.data.crops import CropBatch, cut, scan_shapes, shown
 from medssl.nn.data.device_dataset import DeviceDataset
-from medssl.nn.distributed import mean, shard
 from medssl.nn.methods import Method
 from medssl.nn.methods.common import check_batch, feature_std, mlp, network_of, pooled
 from medssl.nn.methods.sal_losses import (
@@ -55,6 +54,7 @@ from medssl.nn.methods.sal_losses import (
     within_slice_std,
 )
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import mean, shard
 
 GREY_VALUES = replace(PUBLISHED, blur=(0.0, 0.5, 1.0), shift=(0.5, -0.2, 0.2))
 """Noise, contrast, gamma and brightness, drawn for each slice."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medssl.nn.devices import full_precision
-from medssl.nn.distributed import ratio
+from medssl.nn.shards import ratio
 
 
 def windows(maps: Tensor, side: int) -> Tensor:

@@ -30,7 +30,7 @@ from medssl.core.settings import Count, Positive, Share
 from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
-from medssl.nn.distributed import shard, world
+from medssl.nn.distributed import world
 from medssl.nn.methods import Method
 from medssl.nn.methods.common import (
     check_batch,
@@ -44,6 +44,7 @@ from medssl.nn.methods.common import (
     sample_view_pairs,
 )
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import shard
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,8 @@ from medssl.core.settings import NotNegative, Share
 from medssl.nn.data.crops import CropBatch, crop_step, scan_shapes
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.data.multiplanar import ORDERS, axis_orders, reoriented
-from medssl.nn.distributed import Shard, ratio, total
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import Shard, ratio, total
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from medssl.nn.distributed import Shard
+from medssl.nn.shards import Shard
 
 BOX_SIZE = (0.3, 0.8)
 """Smallest and largest side of a box as a fraction of the crop's side."""

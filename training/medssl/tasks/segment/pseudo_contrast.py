@@ -51,7 +51,7 @@ from medssl.core.errors import UserError
 from medssl.core.jobs import Plan
 from medssl.core.settings import Count, NotNegative, Positive
 from medssl.nn.devices import full_precision
-from medssl.nn.distributed import BatchNorm, Shard
+from medssl.nn.shards import BatchNorm, Shard
 from medssl.tasks.segment import pseudo_labels
 from medssl.tasks.segment.annotated_crops import StepBatch
 

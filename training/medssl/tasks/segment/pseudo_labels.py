@@ -25,6 +25,7 @@ from medssl.core.settings import NotNegative, Share
 from medssl.nn import distributed
 from medssl.nn.data.device_dataset import DeviceDataset, in_one_storage
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import total
 from medssl.tasks.inference.location_prior import LocationPrior
 from medssl.tasks.inference.predict import Top1Posterior, top1_posterior
 from medssl.tasks.inference.threshold import LEVELS
@@ -313,7 +314,7 @@ class PseudoLabelSchedule(nn.Module):
     def _fits(self) -> bool:
         """Whether the network fits the annotated voxels, in the eyes of all processes."""
         low = (self.recent_loss < self.settings.start_below_loss).float()
-        return float(distributed.total(low)) == distributed.world()
+        return float(total(low)) == distributed.world()
 
     def _label_scans(self, plan: Plan, generator: Generator) -> None:
         """Make the pseudo-labels of the current round; draws depend only on seed and round."""

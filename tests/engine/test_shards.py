@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from medssl.nn import distributed
+from medssl.nn import distributed, shards
 from medssl.nn.data.augment import STRONG, change_intensity
 from medssl.nn.data.superpixels import draw_pixels
-from medssl.nn.distributed import BatchNorm, Shard
 from medssl.nn.methods.supervoxels import map_random_curves
+from medssl.nn.shards import BatchNorm, Shard
 from medssl.tasks.segment.copy_paste import paste
 from medssl.tasks.segment.pseudo_contrast import draw
 from small import box, seeded, stacked
@@ -89,13 +89,13 @@ def test_rows_of_pairs_and_of_channels() -> None:
 
 
 def test_one_process_computes_as_if_there_were_no_others() -> None:
-    values, shard = IMAGES[:, 0, 0], distributed.shard(BATCH)
+    values, shard = IMAGES[:, 0, 0], shards.shard(BATCH)
     assert shard.of(values) is values
     assert shard.gathered(values) is values
-    assert distributed.total(values) is values
-    assert torch.equal(distributed.mean(values), values.mean())
-    assert torch.equal(distributed.mean_row(values), values.mean(0))
-    assert torch.equal(distributed.std_row(values), values.std(0))
+    assert shards.total(values) is values
+    assert torch.equal(shards.mean(values), values.mean())
+    assert torch.equal(shards.mean_row(values), values.mean(0))
+    assert torch.equal(shards.std_row(values), values.std(0))
     assert distributed.go_on(0.5, lambda: True) == (0.5, True)
     assert distributed.go_on(1.0, lambda: True) == (1.0, False)
     assert distributed.decided(lambda: "yes") == distributed.in_order(lambda: "yes") == "yes"
