@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from medssl.core import jobs, ranks, settings
 from medssl.core.allocator import keep_freed_memory
@@ -35,7 +35,6 @@ from medssl.core.shipped import RANDOM
 if TYPE_CHECKING:
     from torch import Tensor
 
-T = TypeVar("T")
 InView = Callable[[], SliceInView | None]
 """Returns the slice that the viewer shows, None while it is unknown."""
 
@@ -86,20 +85,26 @@ def run(
         return _run(job, emit, should_stop, in_view)
     if not isinstance(job, TrainingJob):  # rank 0 alone runs it
         return {} if ranks.rank() else _run(job, emit, should_stop, in_view)
-    from medssl.nn.distributed import together
+    from medssl.nn.distributed import in_order, together
 
     with together():  # nobody looks on
-        return _run(job, emit if ranks.rank() == 0 else _unheard, should_stop, None)
+        return _run(job, _unheard if ranks.rank() else emit, should_stop, None, in_order)
 
 
-def _run(job: Job, emit: Emit, should_stop: Callable[[], bool], in_view: InView | None) -> dict[str, Any]:
-    """`run`, in a process that may train together with others."""
+def _run(
+    job: Job,
+    emit: Emit,
+    should_stop: Callable[[], bool],
+    in_view: InView | None,
+    in_order: Callable[[Callable[[], Any]], Any] = lambda function: function(),
+) -> dict[str, Any]:
+    """`run`, in a process that may train together with others, which repair a project in order."""
     project = Project.open(Path(job.project))
     if ranks.rank() == 0:
         project.remove_unfinished()
     notices: list[str] = []
     project.on_notice = notices.append  # Started is the first event
-    job, left_out = _in_order(job, lambda: _without_damaged(project, job))
+    job, left_out = in_order(lambda: _without_damaged(project, job))
     notices += left_out.values()
     project.on_notice = lambda text: emit(Notice(text))
     # Imported here and below, once the project has been opened without an error: torch takes seconds.
@@ -121,15 +126,6 @@ def _run(job: Job, emit: Emit, should_stop: Callable[[], bool], in_view: InView 
 
 def _unheard(event: Event) -> None:
     """An Emit of a process that is not to speak."""
-
-
-def _in_order(job: Job, function: Callable[[], T]) -> T:
-    """Call a function; of processes that train together, in rank 0 first."""
-    if ranks.world() == 1 or not isinstance(job, TrainingJob):
-        return function()
-    from medssl.nn.distributed import in_order
-
-    return in_order(function)
 
 
 def _run_task(

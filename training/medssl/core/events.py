@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -200,7 +200,12 @@ def ran_to_completion(path: Path) -> bool:
 
 
 def announcing(emit: Emit, texts: Sequence[str]) -> Emit:
-    """An Emit that sends each text as a Notice right after Started."""
+    """An Emit that sends further notices.
+
+    Args:
+        emit: Receives all events.
+        texts: Sent as notices right after Started.
+    """
 
     def emit_announcing(event: Event) -> None:
         emit(event)
@@ -212,7 +217,12 @@ def announcing(emit: Emit, texts: Sequence[str]) -> Emit:
 
 
 def logged(emit: Emit, path: Path) -> Emit:
-    """An Emit that also appends each event to the log at `path`, except for slice previews."""
+    """An Emit that also keeps events.
+
+    Args:
+        emit: Receives all events.
+        path: Log to which they are appended, except for slice previews.
+    """
 
     def emit_logged(event: Event) -> None:
         if not isinstance(event, SlicePreview):

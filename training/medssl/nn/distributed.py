@@ -1,9 +1,9 @@
 """Several processes that train together: how they exchange tensors, agree, and notice that one has ended.
 
-All processes draw the same random numbers, for the whole batch. Each cuts and computes its `Shard` of it,
-and what combines rows passes through `total` (shards.py). So each process has the loss of the whole batch, and
-the mean of their gradients is its gradient. Whatever is computed by all of them alike, such as a loss that nobody
-has divided, is right as well, and only not faster.
+All processes draw the same random numbers, for the whole batch. Each cuts and computes its `Shard` of it, and
+what combines rows passes through `total` (shards.py). So each has the loss of the whole batch, and the mean
+of their gradients is its gradient. Whatever is computed by all of them alike, such as a loss that nobody has
+divided, is right as well, and only not faster.
 
 With one process all of this returns its input: nothing is copied, rounded or waited for.
 """
@@ -258,18 +258,16 @@ def all_or_none(generator: Generator) -> Iterator[None]:
     # Outside of the except clauses the tensors of the failed step are no longer referenced.
     if short or interrupted:
         _disconnect()  # the others may be waiting for this process
-    complete = False
     try:
         some_short, some_interrupted = _largest(short, interrupted)
-        complete = not (some_short or some_interrupted)
-    finally:
-        if not complete:
-            generator.set_state(state)
-    if not complete:
-        if _together.tensors is not None:
-            _disconnect()
-        _connect()
-        raise ShortMemory if some_short else Lost
+        if some_short or some_interrupted:
+            if _together.tensors is not None:
+                _disconnect()
+            _connect()
+            raise ShortMemory if some_short else Lost
+    except (ShortMemory, Lost):
+        generator.set_state(state)
+        raise
 
 
 def decided(decide: Callable[[], T]) -> T:

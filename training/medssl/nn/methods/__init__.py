@@ -76,8 +76,8 @@ class Method:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a new batch, and scalars to log.
 
-        Of several processes each may compute the whole batch, or draw for all of it and compute a shard, whose
-        sums then pass through nn/shards.py; views of `common.cut_pair` are such a shard.
+        Of several processes each may compute the whole batch, or draw for all of it and compute a shard, the
+        sums over which then pass through nn/shards.py; views of `common.cut_pair` are such a shard.
 
         Args:
             dataset: Scans.
