@@ -159,11 +159,6 @@ def dealt_out(
             yield result
 
 
-def for_all(count: int) -> int:
-    """A number of rows that leaves at least one for each process."""
-    return max(count, world())
-
-
 def average_gradients(parameters: Sequence[Tensor]) -> None:
     """Replace the gradients by their means over the processes, in one exchange.
 

@@ -162,6 +162,11 @@ def shard(count: int) -> Shard:
     return Shard(count, torch.arange(count).tensor_split(world())[rank()])
 
 
+def for_all(count: int) -> int:
+    """A number of rows that leaves at least one for each process."""
+    return max(count, world())
+
+
 class BatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch norm of inputs (B, C) or (B, C, ...) whose statistics are those of the whole batch."""
 

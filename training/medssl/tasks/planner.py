@@ -21,6 +21,7 @@ from medssl.core.io.geometry import AXIS_NAMES
 from medssl.core.jobs import Plan
 from medssl.core.project.project import Project
 from medssl.nn import devices, distributed
+from medssl.nn.shards import for_all
 from medssl.tasks import step_times
 from medssl.tasks.channels import choose_channels
 
@@ -136,7 +137,7 @@ def agreed(choose: Callable[[], tuple[Plan, list[str]]]) -> tuple[Plan, list[str
 
     fields, reasons = distributed.decided(as_json)
     plan = jobs.from_json(Plan, fields, "the plan")
-    return replace(plan, batch=distributed.for_all(plan.batch)), reasons
+    return replace(plan, batch=for_all(plan.batch)), reasons
 
 
 def adapt(plan: Plan, device: torch.device, settings: dict[str, Any]) -> Plan:
@@ -162,7 +163,7 @@ def smaller(plan: Plan, least_batch: int = 1) -> Plan | None:
     Returns:
         The smaller plan; None if the patch cannot shrink further.
     """
-    if plan.batch // 2 >= distributed.for_all(least_batch):
+    if plan.batch // 2 >= for_all(least_batch):
         return replace(plan, batch=plan.batch // 2)
     first = 3 - plan.dims
     total = [int(step) for step in np.prod(plan.strides, axis=0)]

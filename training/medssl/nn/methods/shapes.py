@@ -27,7 +27,6 @@ from medssl.core.jobs import Plan
 from medssl.core.settings import Count, NotNegative, Positive, Share
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
-from medssl.nn.distributed import for_all
 from medssl.nn.methods import Method
 from medssl.nn.methods.common import network_of, update_ema
 from medssl.nn.methods.prototypes import pair_losses, prototype_head
@@ -35,7 +34,7 @@ from medssl.nn.models.unet import Network
 from medssl.nn.shapes.rendering import draw_appearance, mixed, render, same_scanner
 from medssl.nn.shapes.views import draw_views
 from medssl.nn.shapes.volumes import LABELS, draw, other_person, sample
-from medssl.nn.shards import shard
+from medssl.nn.shards import for_all, shard
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,10 @@ from medssl.nn.data.crops import CropBatch, cut, cut_targets, scan_shapes, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.data.supervoxels import cut_volumes
 from medssl.nn.devices import full_precision, send
-from medssl.nn.distributed import for_all
 from medssl.nn.methods import Method
 from medssl.nn.methods.prototypes import pair_losses, prototype_head
 from medssl.nn.models.unet import Network
-from medssl.nn.shards import Shard, shard
+from medssl.nn.shards import Shard, for_all, shard
 
 KNOTS = 6
 """Control points of the random intensity curve."""

@@ -19,10 +19,10 @@ from medssl.core.jobs import Plan
 from medssl.nn.data.augment import STRONG, change_intensity, draw_displacement
 from medssl.nn.data.crops import cut, cut_targets, shown
 from medssl.nn.data.device_dataset import DeviceDataset
-from medssl.nn.distributed import for_all, world
+from medssl.nn.distributed import world
 from medssl.nn.methods.common import update_ema
 from medssl.nn.models.unet import Network
-from medssl.nn.shards import Shard, shard
+from medssl.nn.shards import Shard, for_all, shard
 from medssl.tasks import planner
 from medssl.tasks.inference.location_prior import LocationPrior
 from medssl.tasks.segment.annotated_crops import (
