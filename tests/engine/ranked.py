@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from medssl.core.events import Metric, Notice
 from medssl.core.jobs import PretrainJob, TrainingJob
 from medssl.core.project.project import Project
@@ -26,6 +28,7 @@ BATCH = 5
 """Rows of all processes together: of two processes, one has three and the other two."""
 SHAPES: dict[str, Any] = {"precision": "fp32", "threads": 1, "sizes": [16, 32]}
 STEPS = 6
+GRADIENT = "the first gradient"
 SHORT_AT = 3
 """Step in which memory is short."""
 
@@ -51,19 +54,27 @@ def train(
         resume: Run to resume.
 
     Returns:
-        {"run", "steps": scalars of each, "notices"}, and the tensors of the checkpoint.
+        {"run", "steps": scalars of each, "notices"}, and the tensors of the checkpoint with GRADIENT.
     """
     asked = stop is not None and distributed.rank() == distributed.world() - 1
-    events, every_s = Events(), loop.REPORT_EVERY_S
-    loop.REPORT_EVERY_S = -1.0
+    events, every_s, average = Events(), loop.REPORT_EVERY_S, distributed.average_gradients
+    gradients: list[Tensor] = []
+
+    def average_and_note(parameters: Sequence[Tensor]) -> None:
+        average(parameters)
+        if not any(each.any() for each in gradients):  # that of MoCo is 0 at first
+            gradients[:] = [each.grad.flatten().clone() for each in parameters if each.grad is not None]
+
+    loop.REPORT_EVERY_S, distributed.average_gradients = -1.0, average_and_note
     try:
         result = run(job(kind, project, resume=resume), events, stop_after(stop or 0) if asked else never)
     finally:
-        loop.REPORT_EVERY_S = every_s
+        loop.REPORT_EVERY_S, distributed.average_gradients = every_s, average
     steps = [event.values for event in events.of(Metric) if "loss" in event.values]
     notices = [event.text for event in events.of(Notice)]
     noted = {"run": result["run"], "steps": steps, "notices": notices}
-    return noted, checkpoint.load(project.run(result["run"]).checkpoint)[0]
+    tensors, _ = checkpoint.load(project.run(result["run"]).checkpoint)
+    return noted, {**tensors, GRADIENT: torch.cat(gradients)}
 
 
 def be_short_of_memory() -> None:
