@@ -12,6 +12,7 @@ import pytest
 from medssl import engine
 from medssl.core.events import Done, Event, Failed, Progress, SliceInView, Started, from_line
 from medssl.core.jobs import PretrainJob, write_job
+from medssl.core.ranks import SCHEDULED
 
 HARNESS = """
 import os, sys, time, types
@@ -275,3 +276,47 @@ def test_a_job_file_that_is_missing_fails_though_the_child_waited_for_it(tmp_pat
     assert isinstance(events[-1], Failed)
     assert "none.json does not exist" in events[-1].text
     assert code == 1
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM there")
+def test_under_a_scheduler_the_end_of_input_means_nothing_and_a_signal_stops(
+    name: str, job_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, "7")
+    child = start(WAITING, job_file)
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.close()
+    assert "started" in child.stdout.readline()
+    with pytest.raises(subprocess.TimeoutExpired):
+        child.wait(timeout=0.5)
+    child.terminate()
+    last = from_line(child.stdout.read().splitlines()[-1])
+    assert isinstance(last, Done)
+    assert last.stopped
+    assert child.wait(timeout=60) == 0
+    child.stdout.close()
+    assert child.stderr is not None
+    child.stderr.close()
+
+
+def test_what_waits_for_its_job_has_somebody_at_the_other_end_under_a_scheduler_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    child = start(WAITING, "-")
+    events, _, code = finish(child)
+    assert (events, code) == ([], 0)
+
+
+def test_of_several_processes_the_first_alone_speaks(job_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    body = """
+    def run(job, emit, should_stop):
+        emit(Started(run="0001-pretrain-pgl"))
+        raise UserError("Nobody can read this disk.", code="x")
+    """
+    events, log, code = finish(start(body, job_file))
+    assert (events, code) == ([], 1)
+    assert "Rank 1: Nobody can read this disk." in log

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from medssl.core import ranks
 from medssl.core.errors import UserError
 from medssl.core.library_output import silence_libraries
 
@@ -20,6 +21,10 @@ def main() -> None:
     from medssl.cli import app
 
     try:
+        if ranks.world() > 1 and sys.argv[1:2] != ["run"]:
+            raise UserError(
+                "torchrun can only start `medssl run JOB`; write the training as a job file.", code="bad-job"
+            )
         app()
     except UserError as error:
         print(error, file=sys.stderr)

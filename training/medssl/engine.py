@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medssl.core import jobs, settings
+from medssl.core import jobs, ranks, settings
 from medssl.core.allocator import keep_freed_memory
 from medssl.core.errors import UserError
-from medssl.core.events import Done, Emit, Event, Notice, SliceInView, SlicePreview, Started, to_line
+from medssl.core.events import Done, Emit, Event, Notice, SliceInView, announcing, logged
 from medssl.core.jobs import (
     EstimateJob,
     ExportJob,
@@ -82,11 +82,30 @@ def run(
         '0001-pretrain-mae'
     """
     keep_freed_memory()
+    if ranks.world() == 1:
+        return _run(job, emit, should_stop, in_view)
+    if not isinstance(job, TrainingJob):  # rank 0 alone runs it
+        return {} if ranks.rank() else _run(job, emit, should_stop, in_view)
+    from medssl.nn.distributed import in_order, together
+
+    with together():  # nobody looks on
+        return _run(job, _unheard if ranks.rank() else emit, should_stop, None, in_order)
+
+
+def _run(
+    job: Job,
+    emit: Emit,
+    should_stop: Callable[[], bool],
+    in_view: InView | None,
+    in_order: Callable[[Callable[[], Any]], Any] = lambda function: function(),
+) -> dict[str, Any]:
+    """`run`, in a process that may train together with others, which repair a project in order."""
     project = Project.open(Path(job.project))
-    project.remove_unfinished()
+    if ranks.rank() == 0:
+        project.remove_unfinished()
     notices: list[str] = []
     project.on_notice = notices.append  # Started is the first event
-    job, left_out = _without_damaged(project, job)
+    job, left_out = in_order(lambda: _without_damaged(project, job))
     notices += left_out.values()
     project.on_notice = lambda text: emit(Notice(text))
     # Imported here and below, once the project has been opened without an error: torch takes seconds.
@@ -95,7 +114,7 @@ def run(
     try:
         if isinstance(job, TrainingJob):
             return _train(project, job, emit, should_stop, in_view, notices)
-        return _run_task(project, job, _announcing(emit, notices), should_stop, left_out)
+        return _run_task(project, job, announcing(emit, notices), should_stop, left_out)
     except (RuntimeError, MemoryError) as error:
         if not devices.out_of_memory(error):
             raise
@@ -104,6 +123,10 @@ def run(
             "--device cpu.",
             code="memory",
         ) from error
+
+
+def _unheard(event: Event) -> None:
+    """An Emit of a process that is not to speak."""
 
 
 def _run_task(
@@ -180,18 +203,6 @@ def _scans_of(job: Job) -> tuple[str, ...]:
     return job.scans if isinstance(job, PredictJob | FeaturesJob | ExportJob) else ()
 
 
-def _announcing(emit: Emit, texts: Sequence[str]) -> Emit:
-    """An Emit that sends each text as a Notice right after Started."""
-
-    def emit_announcing(event: Event) -> None:
-        emit(event)
-        if isinstance(event, Started):
-            for text in texts:
-                emit(Notice(text))
-
-    return emit_announcing
-
-
 def _train(
     project: Project,
     job: TrainingJob,
@@ -201,12 +212,14 @@ def _train(
     notices: Sequence[str],
 ) -> dict[str, Any]:
     """Pre-train or fine-tune in a new run folder, or resume the run that `job.resume` names."""
-    from medssl.nn import devices
+    from medssl.nn import devices, distributed
     from medssl.tasks.inference.predict import predict_scans
     from medssl.tasks.pretrain.pretrain import pretrain
     from medssl.tasks.segment.finetune import check_annotations, finetune
     from medssl.tasks.tensorboard import curves
 
+    scans = distributed.decided(lambda: [*project.scans])  # one may have been added meanwhile
+    project.scans = {scan: project.scan(scan) for scan in scans}
     if isinstance(job, FinetuneJob):
         check_annotations(project)
         if job.weights not in (None, RANDOM):
@@ -224,22 +237,23 @@ def _train(
             job = replace(job, predict_scans=remaining)
     else:
         name = job.method if isinstance(job, PretrainJob) else "from-" + _origin_name(project, job)
-        training_run = project.new_run(jobs.kind_of(job), jobs.to_json(job), name)
-    with (
-        refused_leaves_nothing(training_run, not job.resume),
-        training_lock(training_run.folder),
-        curves(_logged(emit, training_run.folder / "events.jsonl"), project, training_run) as emit_everywhere,
-    ):
+        kind, fields = jobs.kind_of(job), jobs.to_json(job)
+        training_run = project.run(distributed.decided(lambda: project.new_run(kind, fields, name).id))
+    with ExitStack() as held:
+        if distributed.leads():
+            held.enter_context(refused_leaves_nothing(training_run, not job.resume))
+            held.enter_context(training_lock(training_run.folder))
+            emit = logged(emit, training_run.folder / "events.jsonl")
+            emit = announcing(held.enter_context(curves(emit, project, training_run)), notices)
         stored = _stored(training_run) if job.resume else None
-        emit_logged = _announcing(emit_everywhere, notices)
         if isinstance(job, PretrainJob):
-            result = pretrain(project, training_run, job, emit_logged, should_stop, stored)
+            result = pretrain(project, training_run, job, emit, should_stop, stored)
         else:
             assert isinstance(job, FinetuneJob)
-            result = finetune(project, training_run, job, emit_logged, should_stop, stored, in_view)
-            # A stopped training predicts too, so that its result can be inspected.
-            predict_scans(project, training_run, job.predict_scans, job.device, emit_logged, lambda: False)
-        emit_logged(Done(bool(result["stopped"]), result))
+            result = finetune(project, training_run, job, emit, should_stop, stored, in_view)
+            if distributed.leads():  # a stopped training predicts too, so that its result can be inspected
+                predict_scans(project, training_run, job.predict_scans, job.device, emit, lambda: False)
+        emit(Done(bool(result["stopped"]), result))
     return result
 
 
@@ -253,19 +267,6 @@ def _stored(training_run: Run) -> tuple[dict[str, Tensor], dict[str, Any]] | Non
     by_kind = "classes" if training_run.kind == "finetune" else "method"
     need(stored[1], "plan", "job", "step", "elapsed_s", by_kind, where=str(training_run.checkpoint))
     return stored
-
-
-def _logged(emit: Emit, path: Path) -> Emit:
-    """An Emit that also appends each event to the log at `path`, except for slice previews."""
-
-    def emit_logged(event: Event) -> None:
-        if not isinstance(event, SlicePreview):
-            # A log cut short by a full disk must not end the training; saving a checkpoint raises the error.
-            with suppress(OSError), path.open("a", encoding="utf-8") as log:
-                log.write(to_line(event) + "\n")
-        emit(event)
-
-    return emit_logged
 
 
 def _origin_name(project: Project, job: TrainingJob) -> str:

@@ -6,6 +6,9 @@ current step, so that no orphan keeps the GPU; "show {...}" names the slice on t
 (events.SliceInView); other lines are ignored. Standard error is a log for people. The exit code is 0 after
 `done` and 1 after `failed`.
 
+Under torchrun or SLURM nobody holds the other end of standard input, so its end means nothing there; SIGTERM
+stops the job. Of the processes of torchrun rank 0 speaks; the others write to standard error alone.
+
 With "-" in place of a job file the process imports what a training needs and then waits for a line
 "job PATH". The viewer starts such a process ahead, so that the first job does not wait for torch. If
 standard input ends before a job arrives, the process exits silently with code 0.
@@ -23,7 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
-from medssl.core import events
+from medssl.core import events, ranks
 from medssl.core.errors import UserError
 
 NICENESS = 10
@@ -46,10 +49,14 @@ def run(job_path: Path) -> int:
     channel = take_standard_output()
     if hasattr(os, "nice"):  # Windows has none
         os.nice(NICENESS)
-    commands = CommandReader()
+    attended = job_path == LATER or not ranks.scheduled()
+    commands = CommandReader(stop_at_end=attended)
     signal.signal(signal.SIGINT, lambda *_: commands.end())
-    threading.Thread(target=commands.listen, daemon=True).start()
-    reporter = Reporter(channel, commands.stop)
+    if not attended:
+        signal.signal(signal.SIGTERM, lambda *_: commands.end())
+    if ranks.rank() == 0:
+        threading.Thread(target=commands.listen, daemon=True).start()
+    reporter = Reporter(channel if ranks.rank() == 0 else None, commands.stop)
     try:
         from medssl import engine
         from medssl.core import jobs
@@ -67,6 +74,8 @@ def run(job_path: Path) -> int:
         return 0
     except UserError as error:
         reporter.finish(events.Failed(code=error.code, text=str(error)))
+        if ranks.rank():
+            print(f"Rank {ranks.rank()}: {error}", file=sys.stderr)
     except BaseException as error:
         reporter.finish(events.Failed(code="defect", text=reporter.describe(error)))
     return 1
@@ -91,8 +100,8 @@ def take_standard_output() -> TextIO:
 class Reporter:
     """Writes events to the channel and describes unexpected errors."""
 
-    def __init__(self, channel: TextIO, stop: threading.Event) -> None:
-        self._channel = channel
+    def __init__(self, channel: TextIO | None, stop: threading.Event) -> None:
+        self._channel = channel  # None for a process that is not to speak
         self._stop = stop
         self._ended = False
         self.project: Path | None = None
@@ -103,6 +112,8 @@ class Reporter:
         if isinstance(event, events.Started):
             self.run_id = event.run
         self._ended = self._ended or isinstance(event, events.Done | events.Failed)
+        if self._channel is None:
+            return
         try:
             self._channel.write(events.to_line(event) + "\n")
             self._channel.flush()
@@ -129,8 +140,9 @@ class Reporter:
 class CommandReader:
     """Commands received on standard input: a thread reads them, the job polls their state."""
 
-    def __init__(self) -> None:
+    def __init__(self, stop_at_end: bool = True) -> None:
         self.stop = threading.Event()
+        self._stop_at_end = stop_at_end
         self._in_view: events.SliceInView | None = None
         self._jobs: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
 
@@ -167,7 +179,9 @@ class CommandReader:
             for line in lines:
                 self._handle(line.decode("utf-8", "surrogateescape").strip())
             if not received:
-                self.end()
+                if self._stop_at_end:
+                    self.end()
+                return
 
     def _handle(self, line: str) -> None:
         word, _, argument = line.partition(" ")

@@ -277,7 +277,8 @@ def run(
 
     For programs: the viewer runs the engine this way. A line "stop" on
     standard input, or its end, stops the job after the current step and
-    writes a checkpoint. A line `show {"scan": ..., "axis": ..., "index": ...}`
+    writes a checkpoint (under torchrun or SLURM its end means nothing, and
+    SIGTERM stops). A line `show {"scan": ..., "axis": ..., "index": ...}`
     requests previews of that slice.
     """
     from medssl import worker

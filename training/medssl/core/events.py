@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -197,3 +197,38 @@ def ran_to_completion(path: Path) -> bool:
     """Whether the run of an events.jsonl ended by itself, not by a stop or a crash, when it last ran."""
     newest = read_log(path, "started", "done")[-1:]
     return any(isinstance(event, Done) and not event.stopped for event in newest)
+
+
+def announcing(emit: Emit, texts: Sequence[str]) -> Emit:
+    """An Emit that sends further notices.
+
+    Args:
+        emit: Receives all events.
+        texts: Sent as notices right after Started.
+    """
+
+    def emit_announcing(event: Event) -> None:
+        emit(event)
+        if isinstance(event, Started):
+            for text in texts:
+                emit(Notice(text))
+
+    return emit_announcing
+
+
+def logged(emit: Emit, path: Path) -> Emit:
+    """An Emit that also keeps events.
+
+    Args:
+        emit: Receives all events.
+        path: Log to which they are appended, except for slice previews.
+    """
+
+    def emit_logged(event: Event) -> None:
+        if not isinstance(event, SlicePreview):
+            # A log cut short by a full disk must not end the training; saving a checkpoint raises the error.
+            with suppress(OSError), path.open("a", encoding="utf-8") as log:
+                log.write(to_line(event) + "\n")
+        emit(event)
+
+    return emit_logged

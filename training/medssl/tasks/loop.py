@@ -21,7 +21,7 @@ from medssl.core.errors import UserError
 from medssl.core.events import Checkpoint, Emit, Metric, Notice, Progress
 from medssl.core.jobs import Plan
 from medssl.core.settings import PLAN_NAMES, NotNegative, Positive, Share
-from medssl.nn import devices
+from medssl.nn import devices, distributed
 from medssl.nn.methods.common import stage_fraction
 from medssl.nn.models import checkpoint
 from medssl.tasks.optimizer import make_optimizer, optimizer_tensors, restore_optimizer, schedule
@@ -179,7 +179,8 @@ def train(
         The position of the training, and whether it was stopped.
 
     Raises:
-        UserError: "diverged", "memory", "disk-full", "not-writable", "no-folder" or "project-gone".
+        UserError: "diverged", "memory", "disk-full", "not-writable", "no-folder", "project-gone" or
+            "process-lost".
     """
     groups = task.parameter_groups()
     optimizer = make_optimizer(task.modules, groups, settings.learning_rate, settings.weight_decay)
@@ -191,6 +192,7 @@ def train(
         restore_optimizer(optimizer, trained, checkpoint.unpack("optimizer", resume))
         generator.set_state(resume["generator"])
         emit(Notice(f"Resuming at step {position.step}, after {position.elapsed_s:.0f} s of training."))
+    distributed.start_alike(task.modules.state_dict().values())
 
     def weights() -> dict[str, Tensor]:
         return {**checkpoint.pack("modules", task.modules.state_dict()), **task.extra_state}
@@ -199,6 +201,8 @@ def train(
         return {**card, "step": position.step, "elapsed_s": position.elapsed_s, "run": path.parent.name}
 
     def save() -> None:
+        if not distributed.leads():
+            return
         tensors = {
             **weights(),
             **checkpoint.pack("optimizer", optimizer_tensors(optimizer, trained)),
@@ -215,22 +219,29 @@ def train(
         snapshots.save(position.elapsed_s, weights(), {**current_card(), **final})
 
     saver.save()
-    snapshots = Snapshots(settings.snapshots_s, path, position.elapsed_s if resume else None)
+    times_s = settings.snapshots_s if distributed.leads() else ()
+    snapshots = Snapshots(times_s, path, position.elapsed_s if resume else None)
     if snapshots.due(position.elapsed_s):
         save_snapshots()
     begin = time.monotonic() - position.elapsed_s
     report = _Report(emit, phase, budget, position)
     saved_at = time.monotonic()
-    stopped = False
-    while (fraction := budget.fraction(position.step, position.elapsed_s)) < 1:
-        if stopped := should_stop():
-            break
-        done = step_or_shrink(task, optimizer, settings, generator, fraction, emit)
+    while True:
+        try:
+            fraction = budget.fraction(position.step, position.elapsed_s)
+            fraction, stopped = distributed.go_on(fraction, should_stop)
+            if stopped or fraction >= 1:
+                break
+            done = step_or_shrink(task, optimizer, settings, generator, fraction, emit)
+        except distributed.Lost:
+            saver.save(wait=False)  # that of the last step that all have completed
+            raise
         if done is None:
             continue
         position.step += 1
         position.elapsed_s = time.monotonic() - begin
-        report.add(*done)
+        if distributed.leads():
+            report.add(*done)
         if snapshots.due(position.elapsed_s):
             save_snapshots()
             begin = time.monotonic() - position.elapsed_s
@@ -239,7 +250,7 @@ def train(
             saver.save(wait=False)
             saved_at = time.monotonic()
     report.flush()
-    if on_end is not None:
+    if on_end is not None and distributed.leads():
         card = {**card, **on_end(position.step)}
     saver.save()
     return position, stopped
@@ -264,12 +275,15 @@ def step_or_shrink(
     try:
         return step(task, optimizer, settings, generator, fraction)
     except (RuntimeError, MemoryError) as error:
-        if not devices.out_of_memory(error):
+        # A process that fails on its own after the others have taken the step cannot go back.
+        alone = distributed.world() > 1 and not isinstance(error, distributed.ShortMemory)
+        if alone or not devices.out_of_memory(error):
             raise
     # Outside of the except clause the tensors of the failed step are no longer referenced.
     optimizer.zero_grad(set_to_none=True)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+    distributed.start_alike(task.modules.state_dict().values())  # they gave up at different places
     message = task.shrink()
     if message is None:
         raise UserError(
@@ -292,11 +306,13 @@ def step(
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("rate", 1.0)
     device = next(task.modules.parameters()).device
-    with autocast(device, settings.precision):
-        loss, numbers = task.loss(generator, fraction)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    with distributed.all_or_none(generator):
+        with autocast(device, settings.precision):
+            loss, numbers = task.loss(generator, fraction)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        distributed.average_gradients(parameters)
     norm = nn.utils.clip_grad_norm_(parameters, settings.clip)
     optimizer.step()
     task.after_step(fraction)

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from medssl.core import jobs
 from medssl.core.errors import UserError
 from medssl.core.io.geometry import AXIS_NAMES
 from medssl.core.jobs import Plan
 from medssl.core.project.project import Project
-from medssl.nn import devices
+from medssl.nn import devices, distributed
+from medssl.nn.shards import for_all
 from medssl.tasks import step_times
 from medssl.tasks.channels import choose_channels
 
@@ -86,7 +88,8 @@ def choose(
     plan = Plan(dims, slice_axis, grid, patch, batch, channels, strides, threads=devices.THREADS)  # type: ignore[arg-type]
     plan = replace(plan, channel_names=choose_channels(project, scans, settings, reasons))
     reasons.append(f"patches of {_shape_text(patch)}; median scan size {_shape_text(shape.tolist())}")
-    return measured(project, adapt(plan, device, settings), device, settings, reasons), reasons
+    plan = measured(project, adapt(plan, device, settings), device, settings, reasons)
+    return for_processes(plan, settings, reasons), reasons
 
 
 def choose_without_scans(
@@ -107,7 +110,34 @@ def choose_without_scans(
     plan = Plan(2, 0, (0.0, 1.0, 1.0), patch, batch, CHANNELS, strides, threads=devices.THREADS)  # type: ignore[arg-type]
     plan = adapt(plan, device, settings)
     reasons = [f"synthetic volumes, batches of {_batch_text(plan)}"]
-    return measured(project, plan, device, settings, reasons), reasons
+    plan = measured(project, plan, device, settings, reasons)
+    return for_processes(plan, settings, reasons), reasons
+
+
+def for_processes(plan: Plan, settings: dict[str, Any], reasons: list[str]) -> Plan:
+    """A plan whose batch gives each of the processes as much as one on its own would have.
+
+    A `batch` in `settings` is that of all processes together.
+    """
+    number = distributed.world()
+    if number == 1 or "batch" in settings:
+        return plan
+    reasons.append(f"{number} processes, each with {_batch_text(plan)} of a batch of {number * plan.batch}")
+    return replace(plan, batch=number * plan.batch)
+
+
+def agreed(choose: Callable[[], tuple[Plan, list[str]]]) -> tuple[Plan, list[str]]:
+    """The plan of all processes: that which rank 0 chooses, with at least one patch for each process."""
+    if distributed.world() == 1:
+        return choose()
+
+    def as_json() -> list[Any]:
+        plan, reasons = choose()
+        return [jobs.to_json(plan), reasons]
+
+    fields, reasons = distributed.decided(as_json)
+    plan = jobs.from_json(Plan, fields, "the plan")
+    return replace(plan, batch=for_all(plan.batch)), reasons
 
 
 def adapt(plan: Plan, device: torch.device, settings: dict[str, Any]) -> Plan:
@@ -133,7 +163,7 @@ def smaller(plan: Plan, least_batch: int = 1) -> Plan | None:
     Returns:
         The smaller plan; None if the patch cannot shrink further.
     """
-    if plan.batch // 2 >= least_batch:
+    if plan.batch // 2 >= for_all(least_batch):
         return replace(plan, batch=plan.batch // 2)
     first = 3 - plan.dims
     total = [int(step) for step in np.prod(plan.strides, axis=0)]

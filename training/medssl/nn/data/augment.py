@@ -14,6 +14,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from medssl.nn.devices import full_precision, normal, send
+from medssl.nn.shards import Shard
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,13 @@ KNOT_VOX = 16
 
 
 @full_precision
-def change_intensity(image: Tensor, strength: Intensity, generator: Generator, channels: int = 1) -> Tensor:
+def change_intensity(
+    image: Tensor,
+    strength: Intensity,
+    generator: Generator,
+    channels: int = 1,
+    shard: Shard | None = None,
+) -> Tensor:
     """Apply noise, blur, contrast, gamma and shift in this order, to each crop independently.
 
     Args:
@@ -54,12 +61,15 @@ def change_intensity(image: Tensor, strength: Intensity, generator: Generator, c
         strength: Probabilities and ranges.
         generator: CPU generator of all draws.
         channels: Number C of images of a scan along axis 1, which are changed independently.
+        shard: Which rows of a whole batch these crops are, as draws are made for all of it; None for all.
 
     Returns:
         The augmented batch, same shape.
     """
+    shard = shard or Shard.whole(len(image))
     if channels > 1:
-        return join_channels(change_intensity(split_channels(image, channels), strength, generator), channels)
+        split, parts = split_channels(image, channels), shard.times(channels)
+        return join_channels(change_intensity(split, strength, generator, shard=parts), channels)
     for augmentation, (probability, low, high) in (
         (_noise, strength.noise),
         (_blur, strength.blur),
@@ -67,11 +77,12 @@ def change_intensity(image: Tensor, strength: Intensity, generator: Generator, c
         (_gamma, strength.gamma),
         (_shift, strength.shift),
     ):
-        chosen = torch.rand(len(image), generator=generator) < probability
-        amount = torch.empty(len(image)).uniform_(low, high, generator=generator)
+        chosen = torch.rand(shard.count, generator=generator) < probability
+        amount = torch.empty(shard.count).uniform_(low, high, generator=generator)
         if chosen.any():
-            rows = send(chosen.nonzero()[:, 0], image.device)
-            image = image.index_copy(0, rows, augmentation(image[rows], amount[chosen], generator))
+            rows = send(shard.of(chosen).nonzero()[:, 0], image.device)
+            changed = augmentation(image[rows], amount[chosen], generator, shard.among(chosen))
+            image = image.index_copy(0, rows, changed)
     return image
 
 
@@ -90,15 +101,21 @@ def _per_crop(amount: Tensor, image: Tensor) -> Tensor:
     return send(amount, image.device).view(-1, *[1] * (image.ndim - 1))
 
 
-def _noise(image: Tensor, variance: Tensor, generator: Generator) -> Tensor:
-    return image + normal(image.shape, generator, image.device) * _per_crop(variance, image).sqrt()
+# Each of these gets the crops of the shard alone, but the amounts of the whole batch.
 
 
-def _blur(image: Tensor, sigma: Tensor, generator: Generator) -> Tensor:
-    """Gaussian blur along rows and columns, as two grouped convolutions for the whole batch."""
+def _noise(image: Tensor, variance: Tensor, generator: Generator, shard: Shard) -> Tensor:
+    noise = shard.of(normal((shard.count, *image.shape[1:]), generator, image.device))
+    return image + noise * _per_crop(shard.of(variance), image).sqrt()
+
+
+def _blur(image: Tensor, sigma: Tensor, generator: Generator, shard: Shard) -> Tensor:
+    """Gaussian blur along rows and columns, as two grouped convolutions for all crops."""
+    if not len(image):
+        return image
     radius = max(1, int(torch.ceil(3 * sigma.max())))
     offsets = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
-    kernel = torch.exp(-0.5 * (offsets / send(sigma, image.device)[:, None]) ** 2)
+    kernel = torch.exp(-0.5 * (offsets / send(shard.of(sigma), image.device)[:, None]) ** 2)
     kernel = kernel / kernel.sum(1, keepdim=True)
     height, width = image.shape[-2:]
     planes = image.reshape(1, -1, height, width)
@@ -113,19 +130,19 @@ def _range(image: Tensor) -> tuple[Tensor, Tensor]:
     return _per_crop(flat.amin(1), image), _per_crop(flat.amax(1), image)
 
 
-def _contrast(image: Tensor, factor: Tensor, generator: Generator) -> Tensor:
+def _contrast(image: Tensor, factor: Tensor, generator: Generator, shard: Shard) -> Tensor:
     low, high = _range(image)
-    return (image * _per_crop(factor, image)).clamp(low, high)
+    return (image * _per_crop(shard.of(factor), image)).clamp(low, high)
 
 
-def _gamma(image: Tensor, exponent: Tensor, generator: Generator) -> Tensor:
+def _gamma(image: Tensor, exponent: Tensor, generator: Generator, shard: Shard) -> Tensor:
     low, high = _range(image)
     width = (high - low).clamp(min=1e-6)  # a constant crop stays unchanged
-    return ((image - low) / width).clamp(0, 1) ** _per_crop(exponent, image) * width + low
+    return ((image - low) / width).clamp(0, 1) ** _per_crop(shard.of(exponent), image) * width + low
 
 
-def _shift(image: Tensor, offset: Tensor, generator: Generator) -> Tensor:
-    return image + _per_crop(offset, image)
+def _shift(image: Tensor, offset: Tensor, generator: Generator, shard: Shard) -> Tensor:
+    return image + _per_crop(shard.of(offset), image)
 
 
 @full_precision

@@ -45,6 +45,11 @@ class CropBatch:
     def __len__(self) -> int:
         return len(self.scan)
 
+    def __getitem__(self, rows: Tensor) -> CropBatch:
+        """Some of the crops, by their indices (n,) int64."""
+        parts = ("scan", "centre", "step", "flip", "angle") + (() if self.image is None else ("image",))
+        return replace(self, **{part: getattr(self, part)[rows] for part in parts})
+
     @full_precision
     def to_scan(self) -> Tensor:
         """Affines (B, 3, 4) from crop voxel indices to scan voxel indices."""

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medssl.core import environment
+from medssl.core import environment, ranks
 from medssl.core.errors import UserError
 from medssl.core.jobs import Plan
 from medssl.core.project.project import IGNORE, Project
@@ -168,7 +168,7 @@ def in_one_storage(tensors: Iterable[Tensor], buffer: Tensor) -> tuple[Tensor, .
 def image_bytes(project: Project, scans: Sequence[str], device: torch.device, channels: int = 1) -> int:
     """Bytes of device memory that the images of a dataset take; 0 if they stay memory-mapped."""
     size = (4 if device.type == "cpu" else 2) * channels * _voxels(project, scans)
-    memory = environment.memory()
+    memory = environment.memory() // ranks.local_world()  # each process has a copy
     if device.type == "cuda":
         memory = torch.cuda.mem_get_info(device)[1]
     return size if not memory or size <= MAX_MEMORY_FRACTION * memory else 0

@@ -22,6 +22,7 @@ from skimage.transform import resize
 from torch import Generator, Tensor
 
 from medssl.nn.data.device_dataset import DeviceDataset, in_one_storage
+from medssl.nn.shards import Shard
 
 IGNORE = -1
 """Label of pixels without a region: air, table, regions below the minimum size."""
@@ -249,7 +250,12 @@ def rescale(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def draw_pixels(
-    labels: Tensor, n_labels: int, regions: int, samples: int, generator: Generator
+    labels: Tensor,
+    n_labels: int,
+    regions: int,
+    samples: int,
+    generator: Generator,
+    shard: Shard | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Draw regions of label maps, each with the same probability whatever its size, and pixels of each.
 
@@ -259,20 +265,23 @@ def draw_pixels(
         regions: Number of regions to draw; N = min(regions, n_labels).
         samples: Number K of pixels per region; pixels repeat only in regions with fewer.
         generator: CPU generator of all draws.
+        shard: Which rows of a whole batch the maps are, as draws are made for all of it; None for all.
 
     Returns:
         Indices of the pixels in the flattened label maps (B, N, K), and which of the N regions exist (B, N)
         bool, as some maps have fewer.
     """
     flat = labels.flatten(1).long()
-    keys = torch.randint(2**24, flat.shape, generator=generator).to(flat.device)
+    shard = shard or Shard.whole(len(labels))
+    keys = torch.randint(2**24, (shard.count, flat.shape[1]), generator=generator)
+    keys = shard.of(keys).to(flat.device)
     # Sorted by region, in random order within each; ignored pixels come first.
     order = (((flat + 1) << 24) + keys).argsort(1)
     counts = torch.zeros(len(flat), n_labels + 1, dtype=torch.long, device=flat.device)
     counts = counts.scatter_add(1, flat + 1, torch.ones_like(flat))
     starts = counts.cumsum(1) - counts
     counts, starts = counts[:, 1:], starts[:, 1:]
-    keys = torch.rand(counts.shape, generator=generator).to(flat.device)
+    keys = shard.of(torch.rand(shard.count, n_labels, generator=generator)).to(flat.device)
     keys, chosen = torch.where(counts > 0, keys, -1.0).topk(min(regions, n_labels), dim=1)
     sizes = counts.gather(1, chosen).clamp(min=1)[..., None]
     nth = starts.gather(1, chosen)[..., None] + torch.arange(samples, device=flat.device) % sizes

@@ -81,9 +81,12 @@ class Method:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a new batch, and scalars to log.
 
+        Of several processes each may compute the whole batch, or draw for all of it and compute a shard, the
+        sums over which then pass through nn/shards.py; views of `common.cut_pair` are such a shard.
+
         Args:
             dataset: Scans.
-            generator: CPU generator of all draws.
+            generator: CPU generator of all draws, the same in all processes.
             fraction: Completed fraction of the training.
 
         Returns:

@@ -79,6 +79,7 @@ from medssl.nn.models.anatomical_embedding import (
 )
 from medssl.nn.models.embedding_bank import EmbeddingBank
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import mean_row, shard
 
 
 class Alice(Method):
@@ -157,8 +158,10 @@ class Alice(Method):
             return matching, {"matching": matching.detach()}
         student_fraction = stage_fraction(self.stages, fraction)
         first, second, accepted = self.pairs(self.plan, generator, student_fraction)
-        images = torch.cat([shown(cut(dataset, views, self.plan)) for views in (first, second)])
-        visible = draw_visible(len(images), tuple(images.shape[2:]), self.settings, generator)
+        own = shard(self.plan.batch)
+        images = torch.cat([shown(cut(dataset, own.of(views), self.plan)) for views in (first, second)])
+        own = own.pairs()
+        visible = own.of(draw_visible(own.count, tuple(images.shape[2:]), self.settings, generator))
         loss, numbers = self.compare(images, visible.to(dataset.device), student_fraction)
         return loss, {**numbers, "accepted": accepted.float().mean()}
 
@@ -256,9 +259,10 @@ class Alice(Method):
         settings = self.settings
         temperature = teacher_temperature(settings.teacher_temperature, fraction)
         if settings.assignment == "sinkhorn":
-            return sinkhorn(scores, temperature)
+            own = shard(self.plan.batch).pairs()
+            return cast(Tensor, own.of(sinkhorn(own.gathered(scores), temperature)))
         assignment = centering(scores, centre, temperature)
-        centre.lerp_(scores.flatten(0, -2).mean(0), 1 - settings.centering_momentum)
+        centre.lerp_(mean_row(scores.flatten(0, -2)), 1 - settings.centering_momentum)
         return assignment
 
     @torch.no_grad()

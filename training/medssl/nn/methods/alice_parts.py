@@ -14,6 +14,7 @@ from medssl.nn.devices import full_precision
 from medssl.nn.methods.common import Prototypes
 from medssl.nn.methods.mae import masked_error
 from medssl.nn.models.anatomical_embedding import EmbeddingSettings
+from medssl.nn.shards import BatchNorm, mean, mean_row
 
 WARM = 0.03
 """Fraction of the training over which the teacher's temperature rises: 30 of 1000 epochs."""
@@ -86,7 +87,7 @@ class Head(nn.Module):
             nn.GELU(),
             nn.Linear(hidden, inner),
         )
-        self.standard = nn.BatchNorm1d(encoder, affine=False)
+        self.standard = BatchNorm(encoder, affine=False)
         self.whole = Prototypes(inner, prototypes)
         self.cell = Prototypes(inner, prototypes)
 
@@ -186,7 +187,7 @@ def cross_entropy(target: Tensor, student: Tensor, temperature: float) -> Tensor
     Returns:
         Scalar.
     """
-    return -(target * torch.log_softmax(student / temperature, -1)).sum(-1).mean()
+    return -mean((target * torch.log_softmax(student / temperature, -1)).sum(-1))
 
 
 def across(target: Tensor, student: Tensor, temperature: float) -> Tensor:
@@ -213,7 +214,7 @@ def perplexity(target: Tensor) -> Tensor:
     Returns:
         Scalar in 1..K; 1 after a collapse.
     """
-    return torch.special.entr(target.flatten(0, -2).mean(0)).sum().exp()
+    return torch.special.entr(mean_row(target.flatten(0, -2))).sum().exp()
 
 
 def teacher_temperature(ends: tuple[float, float], fraction: float) -> float:

@@ -28,6 +28,7 @@ from medssl.core.settings import Count, Share
 from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
+from medssl.nn.distributed import world
 from medssl.nn.methods import Method
 from medssl.nn.methods.common import (
     check_batch,
@@ -44,6 +45,7 @@ from medssl.nn.methods.common import (
     update_teacher,
 )
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import mean
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ class BYOL(Method):
         Raises:
             UserError: "small-batch" if short memory has reduced the batch to one pair.
         """
-        self._check_batch(len(first))
+        self._check_batch(len(first) * world())
         images = torch.cat([shown(first), shown(second)])
         network, teacher = network_of(self.modules), teacher_in(self.modules)
         predicted = self.modules["predictor"](self.modules["projector"](pooled(network.encode(images)[-1])))
@@ -142,4 +144,4 @@ def disagreement(predicted: Tensor, target: Tensor) -> Tensor:
         Scalar in 0..4.
     """
     one, two = (F.normalize(vectors.float(), dim=1, eps=1e-6) for vectors in (predicted, target))
-    return (one - two).square().sum(1).mean()
+    return mean((one - two).square().sum(1))

@@ -19,6 +19,7 @@ from medssl.nn.data.crop_sampling import sample_pairs
 from medssl.nn.data.crops import CropBatch, crop_step, cut, scan_shapes, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import BatchNorm, shard, std_row
 
 
 def view_size(dataset: DeviceDataset, plan: Plan, zoom: float) -> tuple[int, int, int]:
@@ -90,17 +91,18 @@ def cell(plan: Plan, level: int) -> tuple[float, ...]:
 def cut_pair(
     dataset: DeviceDataset, plan: Plan, pair: tuple[CropBatch, CropBatch], generator: Generator
 ) -> tuple[CropBatch, CropBatch]:
-    """Cut both views, with the published intensity augmentation drawn for each.
+    """Cut both views of this process's shard, with the published intensity augmentation drawn for each.
 
     Args:
         dataset: Scans.
         plan: Says whether views are 2.5D or 3D.
-        pair: First and second views.
+        pair: First and second views of the whole batch.
         generator: CPU generator of all draws.
     """
-    first, second = (cut(dataset, views, plan) for views in pair)
+    own = shard(len(pair[0]))
+    first, second = (cut(dataset, own.of(views), plan) for views in pair)
     both = torch.cat([shown(first), shown(second)])
-    images = change_intensity(both, PUBLISHED, generator, plan.n_channels)
+    images = change_intensity(both, PUBLISHED, generator, plan.n_channels, own.pairs())
     return replace(first, image=images[: len(first)]), replace(second, image=images[len(first) :])
 
 
@@ -160,7 +162,7 @@ def pooled(features: Tensor) -> Tensor:
 
 def mlp(in_features: int, hidden: int, out_features: int, *, norm: bool) -> nn.Sequential:
     """Projector or predictor of pooled features: linear, batch norm if `norm`, ReLU, linear."""
-    batch_norm = [nn.BatchNorm1d(hidden)] if norm else []
+    batch_norm = [BatchNorm(hidden)] if norm else []
     return nn.Sequential(
         nn.Linear(in_features, hidden, bias=not norm),
         *batch_norm,
@@ -188,10 +190,9 @@ class Head(nn.Sequential):
 
     def __init__(self, dims: int, in_channels: int, hidden: int, out_channels: int) -> None:
         convolution = nn.Conv2d if dims == 2 else nn.Conv3d
-        norm = nn.BatchNorm2d if dims == 2 else nn.BatchNorm3d
         super().__init__(
             convolution(in_channels, hidden, 1, bias=False),
-            norm(hidden),
+            BatchNorm(hidden),
             nn.ReLU(inplace=True),
             convolution(hidden, out_channels, 1),
         )
@@ -287,10 +288,10 @@ def feature_std(features: Tensor) -> Tensor:
     """Standard deviation of the normalised features' channels, times sqrt(C): a measure of collapse.
 
     Args:
-        features: Features (N, C) or feature maps (B, C, ...); normalised here.
+        features: Features (N, C) or feature maps (B, C, ...) of this process's shard; normalised here.
 
     Returns:
         Scalar: near 1 if the vectors are spread over the sphere, near 0 after a collapse.
     """
     unit = F.normalize(features.detach().float(), dim=1).movedim(1, -1).flatten(0, -2)
-    return unit.std(0).mean() * math.sqrt(unit.shape[1])
+    return std_row(unit).mean() * math.sqrt(unit.shape[1])

@@ -50,6 +50,7 @@ from medssl.nn.methods import Method, find
 from medssl.nn.methods.common import check_positive, network_of, view_size
 from medssl.nn.methods.region_contrast import region_contrast
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import mean, shard
 
 TRIAL_SLICES = 8
 """Slices that a trial segments into superpixels."""
@@ -176,7 +177,7 @@ class LRC(Method):
         return loss, {**numbers, "global": global_loss.detach(), "local": local.detach(), "skipped": skipped}
 
     def views(self, generator: Generator) -> tuple[Tensor, Tensor]:
-        """Draw a batch of views of slices that have superpixels.
+        """Draw a batch of views of slices that have superpixels, and cut this process's shard of it.
 
         Returns:
             Images (B, S, H, W) float32 and the middle slices' labels (B, H, W) int64.
@@ -192,21 +193,23 @@ class LRC(Method):
         rows, columns = views.centre[:, 1], views.centre[:, 2]
         in_scan = replace(views, centre=torch.stack([chosen.float(), rows, columns], 1))
         in_labels = replace(views, centre=torch.stack([row.float(), rows, columns], 1))
-        labels = cut_targets(dataset, in_labels, self.plan, fill_value=IGNORE)
-        images = shown(cut(dataset, in_scan, self.plan))
-        return change_intensity(images, PUBLISHED, generator, self.plan.n_channels), labels
+        own = shard(len(views))
+        labels = cut_targets(dataset, own.of(in_labels), self.plan, fill_value=IGNORE)
+        images = shown(cut(dataset, own.of(in_scan), self.plan))
+        return change_intensity(images, PUBLISHED, generator, self.plan.n_channels, own), labels
 
     def local(self, generator: Generator) -> tuple[Tensor, Tensor]:
         """The local loss of a new batch of views, and the fraction of them that was left out, scalars."""
         network, settings = network_of(self.modules), self.settings
         images, labels = self.views(generator)
         n_labels = self._prepared().regions
-        at, valid = draw_pixels(labels, n_labels, settings.regions, settings.samples, generator)
+        own = shard(self.plan.batch)
+        at, valid = draw_pixels(labels, n_labels, settings.regions, settings.samples, generator, own)
         decoded = network.decode(network.encode(images)).flatten(2)
         drawn = decoded.gather(2, at.flatten(1)[:, None].expand(-1, decoded.shape[1], -1))
         vectors = self.modules["local"](drawn.transpose(1, 2)).reshape(*at.shape, -1)
         loss, used = region_contrast(vectors, valid, settings.temperature, at)
-        return loss, 1 - used.float().mean()
+        return loss, 1 - mean(used.float())
 
     def after_step(self, fraction: float) -> None:
         """Update the global method."""

@@ -28,6 +28,7 @@ from medssl.nn.data.crops import cut, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.methods import Method
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import ratio, shard
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,12 @@ class MAE(Method):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The reconstruction error on the masked blocks of a new batch of crops."""
         views = sample_anywhere(dataset, self.plan, self.plan.patch_vox, generator)
-        original = shown(cut(dataset, views, self.plan))
-        image = change_intensity(original, PUBLISHED, generator, self.plan.n_channels)
+        own = shard(len(views))
+        original = shown(cut(dataset, own.of(views), self.plan))
+        image = change_intensity(original, PUBLISHED, generator, self.plan.n_channels, own)
         size = tuple(image.shape[2:])
-        visible = draw_mask(len(image), size, self.settings.block, self.settings.ratio, generator)
-        visible = visible.to(image.device)[:, None]
+        visible = draw_mask(len(views), size, self.settings.block, self.settings.ratio, generator)
+        visible = own.of(visible).to(image.device)[:, None]
         predicted = self.modules["network"](masked(image, visible))
         return masked_error(predicted.float(), image, visible), {}
 
@@ -118,4 +120,4 @@ def masked_error(predicted: Tensor, image: Tensor, visible: Tensor) -> Tensor:
         Scalar; 0 if nothing is masked.
     """
     hidden = (1 - visible).expand_as(image)
-    return (hidden * (predicted - image).square()).sum() / hidden.sum().clamp(min=1)
+    return ratio((hidden * (predicted - image).square()).sum(), hidden.sum())

@@ -37,6 +37,7 @@ from medssl.nn.methods import Method, pgl
 from medssl.nn.methods.common import network_of
 from medssl.nn.methods.mae import draw_mask, masked
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import ratio, shard
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,8 @@ class MAEPGL(Method):
         """The loss of a new batch of pairs; both terms are logged too."""
         first, second = self.pgl.views(dataset, generator)
         size = tuple(shown(first).shape[2:])
-        visible = draw_mask(2 * len(first), size, self.settings.block, self.settings.ratio, generator)
+        own = shard(self.plan.batch).pairs()
+        visible = own.of(draw_mask(own.count, size, self.settings.block, self.settings.ratio, generator))
         return self.compare(first, second, visible.to(dataset.device)[:, None])
 
     def compare(
@@ -148,4 +150,4 @@ def masked_huber(predicted: Tensor, image: Tensor, visible: Tensor) -> Tensor:
     """
     hidden = (1 - visible).expand_as(image)
     distance = F.huber_loss(predicted, image, reduction="none")
-    return (hidden * distance).sum() / hidden.sum().clamp(min=1)
+    return ratio((hidden * distance).sum(), hidden.sum())

@@ -56,6 +56,7 @@ from medssl.nn.methods.common import (
     update_teacher,
 )
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import mean_row, shard
 
 
 @dataclass(frozen=True)
@@ -134,13 +135,16 @@ class MoCo(Method):
         """
         network, teacher = network_of(self.modules), teacher_in(self.modules)
         queue = cast(Queue, self.modules["queue"])
+        own = shard(self.plan.batch)
         queries = self.modules["projector"](pooled(network.encode(shown(first))[-1]))
         with torch.no_grad():
             keys = teacher["projector"](pooled(teacher_forward(teacher, shown(second))[-1]))
+        std = feature_std(torch.cat([queries, keys]))
+        queries, keys = own.gathered(queries), own.gathered(keys)
         self.keys = F.normalize(keys.float(), dim=1, eps=1e-6)
         loss = info_nce(queries, self.keys, queue.keys, queue.waiting(), self.settings.temperature)
         return loss, {
-            "feature_std": feature_std(torch.cat([queries, keys])),
+            "feature_std": std,
             "top1_accuracy": top1_accuracy(queries, self.keys),
         }
 
@@ -181,7 +185,7 @@ class Centre(nn.Module):
         with torch.no_grad():
             self.batches += 1
             weight = (1 / self.batches).clamp(min=1 - self.KEEP)
-            self.mean.lerp_(projected.mean(0), weight)
+            self.mean.lerp_(mean_row(projected), weight)
         return projected - self.mean
 
 

@@ -48,6 +48,7 @@ from medssl.nn.methods.common import (
     update_teacher,
 )
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import ratio
 
 
 @dataclass(frozen=True)
@@ -173,4 +174,4 @@ def local_consistency(
     one, two, valid = align(predicted, views, target, target_views, cells)
     one, two = F.normalize(one, dim=1, eps=1e-6), F.normalize(two, dim=1, eps=1e-6)
     distance = (one - two).square().sum(1).flatten(1).mean(1)
-    return torch.where(valid, distance, 0.0).sum() / valid.sum().clamp(min=1)
+    return ratio(torch.where(valid, distance, 0.0).sum(), valid.sum())

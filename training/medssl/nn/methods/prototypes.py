@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from medssl.nn.methods.common import network_of
+from medssl.nn.shards import ratio
 
 IGNORE = 255
 MIN_PIXELS = 8
@@ -66,10 +67,9 @@ def prototype_loss(
     in_range = (target >= 0) & (target < count)
     valid = in_range & exists.gather(1, target.clamp(0, count - 1))
     target = torch.where(valid, target, IGNORE)
-    total = valid.sum().clamp(min=1)
-    loss = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum") / total
-    accuracy = ((logits.detach().argmax(1) == target) & valid).sum() / total
-    return loss, accuracy
+    loss = F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="sum")
+    right = ((logits.detach().argmax(1) == target) & valid).sum()
+    return ratio(loss, valid.sum()), ratio(right, valid.sum())
 
 
 def symmetric_prototype_loss(

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medssl.nn.devices import full_precision
+from medssl.nn.shards import ratio
 
 NOTHING = -1e30
 """Similarity of pixels that are left out; unlike minus infinity it has a gradient, 0."""
@@ -26,8 +27,8 @@ def region_contrast(
             from a small region is no positive of itself.
 
     Returns:
-        Mean over the views with negatives (two regions) and positives (a region with two pixels), a scalar, 0
-        if there are none; and which views these are (B,) bool.
+        Mean over the views of all processes with negatives (two regions) and positives (a region with two
+        pixels), a scalar, 0 if there are none; and which views these are (B,) bool.
     """
     unit = F.normalize(vectors.float(), dim=-1, eps=1e-6)
     regions, samples = unit.shape[1:3]
@@ -63,4 +64,4 @@ def contrast(similarity: Tensor, valid: Tensor, positive: Tensor) -> tuple[Tenso
     each = surprise.sum((2, 3)) / pairs.clamp(min=1)  # (B, n)
     loss = (each * counted).sum(1) / counted.sum(1).clamp(min=1)
     used = (valid.sum(1) >= 2) & counted.any(1)
-    return torch.where(used, loss, 0.0).sum() / used.sum().clamp(min=1), used
+    return ratio(torch.where(used, loss, 0.0).sum(), used.sum()), used

@@ -54,6 +54,7 @@ from medssl.nn.methods.sal_losses import (
     within_slice_std,
 )
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import mean, shard
 
 GREY_VALUES = replace(PUBLISHED, blur=(0.0, 0.5, 1.0), shift=(0.5, -0.2, 0.2))
 """Noise, contrast, gamma and brightness, drawn for each slice."""
@@ -153,16 +154,18 @@ class SAL(Method):
         """
         self._check_batch(self.plan.batch)
         pair = sample_slice_pairs(dataset, self.plan, self.settings, generator)
-        images = torch.cat([shown(cut(dataset, views, self.plan)) for views in pair])
+        own = shard(self.plan.batch)
+        images = torch.cat([shown(cut(dataset, own.of(views), self.plan)) for views in pair])
         position = torch.cat([positions(dataset, views) for views in pair]).to(images.device)
-        changed = change_intensity(images, GREY_VALUES, generator, self.plan.n_channels)
+        changed = change_intensity(images, GREY_VALUES, generator, self.plan.n_channels, own.pairs())
         levels = network_of(self.modules).encode(changed)
         cells = self.modules["local"](levels[self.settings.level])
         weights = None
         if self.settings.foreground:
-            level = self.background[torch.cat([views.scan for views in pair]).to(images.device)]
+            level = self.background[torch.cat([own.of(views.scan) for views in pair]).to(images.device)]
             weights = fraction_above(images[:, : self.plan.patch_vox[0]], level, cells.shape[2:])
-        return self.combine(cells, self.modules["global"](pooled(levels[-1])), position, weights)
+        slices = own.pairs().gathered(self.modules["global"](pooled(levels[-1])))
+        return self.combine(cells, slices, position, weights)
 
     def combine(
         self, cells: Tensor, slices: Tensor, position: Tensor, weights: Tensor | None = None
@@ -170,9 +173,9 @@ class SAL(Method):
         """Combine the losses; pairs of slices are (i, B + i).
 
         Args:
-            cells: Embedded cells (2B, C, h, w).
-            slices: Embedded slices (2B, D).
-            position: Positions of the slices in their scans (2B,), 0..1.
+            cells: Embedded cells of this process's shard (2B, C, h, w).
+            slices: Embedded slices of the whole batch (2B, D).
+            position: Positions of these slices in their scans (2B,), 0..1.
             weights: Weights of the cells (2B, h, w); None for 1.
 
         Returns:
@@ -198,9 +201,9 @@ class SAL(Method):
         loss = settings.local_weight * local + settings.global_weight * order
         within_std = within_slice_std(cells)
         if settings.uniformity_weight:
-            loss = loss + settings.uniformity_weight * (1 - within_std).clamp(min=0).square().mean()
+            loss = loss + settings.uniformity_weight * mean((1 - within_std).clamp(min=0).square())
         numbers = {"local": local, "global": order, "feature_std": feature_std(cells)}
-        return loss, {**numbers, "within_slice_std": within_std.mean()}
+        return loss, {**numbers, "within_slice_std": mean(within_std)}
 
     def _check_batch(self, batch: int) -> None:
         if self.settings.positional == "contrast":

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from medssl.nn.devices import full_precision
+from medssl.nn.shards import ratio
 
 
 def windows(maps: Tensor, side: int) -> Tensor:
@@ -63,7 +64,7 @@ def local_alignment(
         best, used = best_match(queries, keys.detach() if detach else keys, inside > 0, mutual)
         weight = inside if weights is None else windows(weights[number].float()[:, None], window)[..., 0]
         weight = weight * used * (best >= least_match - 1e-6)
-        total = total + ((1 - best).abs() * weight).sum() / weight.sum().clamp(min=1e-6)
+        total = total + ratio(((1 - best).abs() * weight).sum(), weight.sum(), least=1e-6)
     return total / 2
 
 

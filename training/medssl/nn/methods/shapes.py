@@ -34,6 +34,7 @@ from medssl.nn.models.unet import Network
 from medssl.nn.shapes.rendering import draw_appearance, mixed, render, same_scanner
 from medssl.nn.shapes.views import draw_views
 from medssl.nn.shapes.volumes import LABELS, draw, other_person, sample
+from medssl.nn.shards import for_all, shard
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,8 @@ class Shapes(Method):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a new batch of pairs, and "right": the accuracy over pixels of the finest map."""
         images, labels = self.pairs(generator, dataset.device)
+        own = shard(len(images) // 2).pairs()  # volumes are cheap: each process makes all of them
+        images, labels = own.of(images), own.of(labels)
         settings = self.settings
         (fine, right), (coarse, right_coarse) = pair_losses(
             self.modules,
@@ -116,7 +119,7 @@ class Shapes(Method):
         """
         settings = self.settings
         side = settings.sizes[int(torch.randint(len(settings.sizes), (), generator=generator))]
-        count = max(2, round(self.plan.batch * (self.plan.patch_vox[1] / side) ** 2 / 2))
+        count = max(for_all(2), round(self.plan.batch * (self.plan.patch_vox[1] / side) ** 2 / 2))
         slices = self.plan.patch_vox[0]
         volumes = draw(count, side, generator, device)
         varied = other_person(volumes, generator, settings.person)

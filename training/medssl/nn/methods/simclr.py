@@ -30,6 +30,7 @@ from medssl.core.settings import Count, Positive, Share
 from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
+from medssl.nn.distributed import world
 from medssl.nn.methods import Method
 from medssl.nn.methods.common import (
     check_batch,
@@ -43,6 +44,7 @@ from medssl.nn.methods.common import (
     sample_view_pairs,
 )
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import shard
 
 
 @dataclass(frozen=True)
@@ -105,10 +107,11 @@ class SimCLR(Method):
         Raises:
             UserError: "small-batch" if short memory has reduced the batch to one pair.
         """
-        self._check_batch(len(first))
+        self._check_batch(len(first) * world())
         images = torch.cat([shown(first), shown(second)])
         projected = self.modules["projector"](pooled(network_of(self.modules).encode(images)[-1]))
-        loss, accuracy = nt_xent(projected, self.settings.temperature)
+        every = shard(self.plan.batch).pairs().gathered(projected)
+        loss, accuracy = nt_xent(every, self.settings.temperature)
         return loss, {"feature_std": feature_std(projected), "top1_accuracy": accuracy}
 
     @staticmethod

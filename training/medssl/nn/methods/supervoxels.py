@@ -28,6 +28,7 @@ from medssl.nn.devices import full_precision, send
 from medssl.nn.methods import Method
 from medssl.nn.methods.prototypes import pair_losses, prototype_head
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import Shard, for_all, shard
 
 KNOTS = 6
 """Control points of the random intensity curve."""
@@ -115,7 +116,7 @@ class SuperVoxels(Method):
 
     @full_precision
     def pairs(self, generator: Generator) -> tuple[Tensor, Tensor, int]:
-        """Draw a batch of pairs (i, B + i).
+        """Draw a batch of pairs (i, B + i), and cut this process's shard of it.
 
         Returns:
             Images (2B, S, H, W) float32, labels (2B, H, W) int64 of the middle slices, and the number of
@@ -123,7 +124,7 @@ class SuperVoxels(Method):
         """
         assert self.cut is not None, "call prepare before the first step"
         dataset, plan, settings = self.cut, self.plan, self.settings
-        half = replace(plan, batch=max(1, plan.batch // 2))
+        half = replace(plan, batch=for_all(plan.batch // 2))
         first = sample_anywhere(dataset, half, plan.patch_vox, generator)
         batch = len(first)
         last = scan_shapes(dataset, first.scan)[:, 0] - 1
@@ -134,13 +135,16 @@ class SuperVoxels(Method):
         shift = (torch.rand(batch, 3, generator=generator) - 0.5) * first.step * size / 4
         centre[:, 1:] += shift[:, 1:]
         views = [self._augmented(first, generator), self._augmented(replace(first, centre=centre), generator)]
+        own = shard(batch)
+        views = [own.of(crops) for crops in views]
         images = [shown(cut(dataset, crops, plan)) for crops in views]
-        curved = torch.rand(batch, 1, 1, 1, generator=generator) < settings.curved
+        curved = own.of(torch.rand(batch, 1, 1, 1, generator=generator) < settings.curved)
         count = plan.n_channels
-        mapped = join_channels(map_random_curves(split_channels(images[1], count), generator), count)
+        split = split_channels(images[1], count)
+        mapped = join_channels(map_random_curves(split, generator, own.times(count)), count)
         images[1] = torch.where(send(curved, mapped.device), mapped, images[1])
         labels = torch.cat([cut_targets(dataset, crops, plan, fill_value=-1) for crops in views])
-        changed = change_intensity(torch.cat(images), STRONG, generator, count)
+        changed = change_intensity(torch.cat(images), STRONG, generator, count, own.pairs())
         return changed, *renumber_pairs(labels)
 
     def _augmented(self, views: CropBatch, generator: Generator) -> CropBatch:
@@ -172,12 +176,13 @@ def renumber_pairs(labels: Tensor) -> tuple[Tensor, int]:
     return torch.where(result < 0, most, result), most
 
 
-def map_random_curves(images: Tensor, generator: Generator) -> Tensor:
+def map_random_curves(images: Tensor, generator: Generator, shard: Shard | None = None) -> Tensor:
     """Map the intensities of each image by a random curve, linear between KNOTS control points.
 
     Args:
         images: Images (B, ...) float.
         generator: CPU generator of the curves.
+        shard: Which rows of a whole batch these images are, as curves are drawn for all of it; None for all.
 
     Returns:
         Images of the same shape and ranges.
@@ -185,7 +190,8 @@ def map_random_curves(images: Tensor, generator: Generator) -> Tensor:
     low, high = images.flatten(1).amin(1), images.flatten(1).amax(1)
     shape = (-1, *[1] * (images.ndim - 1))
     unit = (images - low.view(shape)) / (high - low).clamp(min=1e-6).view(shape)
-    knots = send(torch.rand(len(images), KNOTS, generator=generator), images.device)
+    shard = shard or Shard.whole(len(images))
+    knots = send(shard.of(torch.rand(shard.count, KNOTS, generator=generator)), images.device)
     position = unit * (KNOTS - 1)
     below = position.floor().clamp(0, KNOTS - 2)
     weight = position - below

@@ -30,6 +30,7 @@ from torch.nn import functional as F
 
 from medssl.core.events import Emit, Event, Metric, Notice
 from medssl.core.project.project import Project
+from medssl.nn import distributed
 from medssl.nn.data.crop_sampling import sample_anywhere
 from medssl.nn.data.crops import cut, shown
 from medssl.nn.data.device_dataset import DeviceDataset
@@ -129,7 +130,8 @@ class CollapseMonitor:
         if self.annotated is not None:
             vectors = voxel_features(network, self.annotated, batch)
             slices = probe(vectors, self.annotated.label, self.annotated.slice_id)
-        sample = Sample(float(feature_std(deepest)), effective_rank(deepest), slices)
+        with distributed.alone():  # only rank 0 is here
+            sample = Sample(float(feature_std(deepest)), effective_rank(deepest), slices)
         elapsed_s = time.monotonic() - begin
         self.spent_s, self.longest_s = self.spent_s + elapsed_s, max(self.longest_s, elapsed_s)
         return sample

@@ -19,7 +19,7 @@ from medssl.core.project.contents import fingerprints
 from medssl.core.project.project import Project, Run
 from medssl.core.recipes import default_weights
 from medssl.core.shipped import RANDOM
-from medssl.nn import devices
+from medssl.nn import devices, distributed
 from medssl.nn.data.device_dataset import DeviceDataset, load_device_dataset
 from medssl.nn.methods import Method, find
 from medssl.nn.models import checkpoint
@@ -108,20 +108,22 @@ def pretrain(
     start = load_start(project, job.weights)
     device = devices.choose(job.device)
     scans = [scan.id for scan in project.scans.values() if not scan.held_out] if kind.NEEDS_SCANS else []
-    if resume:
-        plan = jobs.from_json(Plan, resume[1]["plan"], str(run.checkpoint))
-        reasons = ["as in the resumed run"]
-    elif not kind.NEEDS_SCANS:
-        plan, reasons = planner.choose_without_scans(project, device, job.settings)
-    else:
-        plan, reasons = plan_from(project, scans, device, job.settings, start)
+
+    def choose() -> tuple[Plan, list[str]]:
+        if resume:
+            return jobs.from_json(Plan, resume[1]["plan"], str(run.checkpoint)), ["as in the resumed run"]
+        if not kind.NEEDS_SCANS:
+            return planner.choose_without_scans(project, device, job.settings)
+        return plan_from(project, scans, device, job.settings, start)
+
+    plan, reasons = planner.agreed(choose)
     torch.set_num_threads(plan.threads)
     emit(Started(run.id, jobs.to_json(plan), reasons))
     scans = with_channels(project, scans, plan.channel_names, emit)
     loop_settings, task = make_task(project, scans, job, plan, device, start, emit)
     method, dataset = task.method, task.dataset
     monitor = None
-    if kind.NEEDS_SCANS:  # a classification of labels that are known cannot collapse unseen
+    if kind.NEEDS_SCANS and distributed.leads():  # labels that are known cannot collapse unseen
         log = run.folder / "events.jsonl"
         task.monitor = monitor = CollapseMonitor(
             project, method, dataset, job.seed, emit, lambda: read_log(log)

@@ -18,6 +18,7 @@ from medssl.nn.data.crops import CropBatch, crop_step, scan_shapes
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.data.multiplanar import ORDERS, axis_orders, reoriented
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import Shard, ratio, total
 
 
 @dataclass(frozen=True)
@@ -67,10 +68,12 @@ class StepBatch:
     """(N, ...) long: 0 background, 1..K classes, 255 unlabelled."""
     n_labelled: int
     """Number of leading items from annotated crops; the others are pseudo-labelled."""
+    shard: Shard | None = None
+    """Which rows of the whole step these items are; None for all."""
 
 
 def partial_loss(scores: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy plus soft Dice over the annotated voxels of a batch (Dice over the whole batch).
+    """Cross-entropy plus soft Dice over the annotated voxels of a batch, that of all processes.
 
     Unannotated voxels contribute neither value nor gradient. The Dice term averages over the classes present
     in the annotated voxels of the batch; background has the cross-entropy only.
@@ -85,14 +88,13 @@ def partial_loss(scores: Tensor, target: Tensor) -> Tensor:
     # No boolean indexing and no reading of values: both would synchronize with an accelerator.
     labelled = target != IGNORE
     entropy = F.cross_entropy(scores.float(), target, ignore_index=IGNORE, reduction="sum")
-    entropy = entropy / labelled.sum().clamp(min=1)
     classes = torch.arange(scores.shape[1], device=target.device).view(-1, *[1] * (target.ndim - 1))
     truth = target[:, None] == classes  # (B, K+1, ...)
     probability = scores.float().softmax(1) * labelled[:, None]
     axes = (0, *range(2, scores.ndim))
-    overlap, predicted, actual = (
-        volume.sum(axes)[1:] for volume in (probability * truth, probability, truth)
-    )
+    volumes = torch.stack([volume.sum(axes)[1:] for volume in (probability * truth, probability, truth)])
+    overlap, predicted, actual = total(volumes)
+    entropy = ratio(entropy, labelled.sum())
     dice = (2 * overlap + 1) / (predicted + actual + 1)
     present = actual > 0
     return entropy + ((1 - dice) * present).sum() / present.sum().clamp(min=1)

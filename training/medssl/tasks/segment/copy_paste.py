@@ -10,6 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
+from medssl.nn.shards import Shard
+
 BOX_SIZE = (0.3, 0.8)
 """Smallest and largest side of a box as a fraction of the crop's side."""
 
@@ -21,6 +23,7 @@ def paste(
     into_targets: Tensor,
     prob: float,
     generator: Generator,
+    shard: Shard | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Paste a random box of each crop into the crop with the same index.
 
@@ -31,12 +34,14 @@ def paste(
         into_targets: Their targets, (B, ...) long.
         prob: Probability that a crop receives a box.
         generator: Source of all random draws.
+        shard: Which rows of a whole batch these crops are, as draws are made for all of it; None for all.
 
     Returns:
         The changed images (B, C, ...) and targets (B, ...).
     """
     size = into_targets.shape[1:]
-    count, axes = len(into_targets), len(size)
+    shard = shard or Shard.whole(len(into_targets))
+    count, axes = shard.count, len(size)
     lengths = torch.tensor(size)
     box_size = torch.empty(count, axes).uniform_(*BOX_SIZE, generator=generator) * lengths
     low = torch.rand(count, axes, generator=generator) * (lengths - box_size)
@@ -47,5 +52,5 @@ def paste(
         centres = torch.arange(length)[None] + 0.5
         inside = (centres > low[:, axis, None]) & (centres < (low + box_size)[:, axis, None])
         box = box & inside.view(shape)
-    box = box.to(into_images.device)
+    box = shard.of(box).to(into_images.device)
     return torch.where(box[:, None], images, into_images), torch.where(box, targets, into_targets)

@@ -19,7 +19,7 @@ from medssl.core.project.contents import fingerprints
 from medssl.core.project.damage import damaged_annotations
 from medssl.core.project.project import Project, Run
 from medssl.core.project.training_data import training_data
-from medssl.nn import devices
+from medssl.nn import devices, distributed
 from medssl.nn.data.device_dataset import load_device_dataset
 from medssl.nn.models.unet import build
 from medssl.tasks import planner
@@ -68,7 +68,7 @@ def finetune(
     classes = [label.id for label in project.classes]
     device = devices.choose(job.device)
     start = load_start(project, job.weights)
-    plan, reasons = make_plan(project, scans, device, job, start, resume)
+    plan, reasons = planner.agreed(lambda: make_plan(project, scans, device, job, start, resume))
     torch.set_num_threads(plan.threads)
     emit(Started(run.id, jobs.to_json(plan), reasons))
     others = [scan.id for scan in project.scans.values() if not scan.held_out]
@@ -157,7 +157,7 @@ def make_task(
         SmoothingWidth.of(project, dataset, plan, job.seed) if settings.posterior_smoothing else None
     )
     plan = replace(plan, smoothing_sigma_mm=smoothing_width.widest_mm if smoothing_width else 0.0)
-    if held_out:
+    if held_out and distributed.leads():
         names = [label.name for label in project.classes]
         validation = ValidationMonitor(held_out, plan, names, emit)
     annotated = list(orientations(dataset, replace(plan, multiplanar=settings.multiplanar)))

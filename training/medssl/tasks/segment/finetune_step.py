@@ -19,8 +19,10 @@ from medssl.core.jobs import Plan
 from medssl.nn.data.augment import STRONG, change_intensity, draw_displacement
 from medssl.nn.data.crops import cut, cut_targets, shown
 from medssl.nn.data.device_dataset import DeviceDataset
+from medssl.nn.distributed import world
 from medssl.nn.methods.common import update_ema
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import Shard, for_all, shard
 from medssl.tasks import planner
 from medssl.tasks.inference.location_prior import LocationPrior
 from medssl.tasks.inference.stored_location_prior import tensors_of
@@ -96,7 +98,8 @@ class Finetuning:
         """Fit the head of the network and of the average to the annotated voxels (first_head.py)."""
 
         def draw(source: Generator) -> tuple[Tensor, Tensor]:
-            return self.patches(*self._draw_orientation(source), source)
+            whole = Shard.whole(self.plan.batch)  # all processes fit the same head
+            return self.patches(*self._draw_orientation(source), source, own=whole)
 
         fit_head(self.network, self.plan, draw, generator)
         self.average.load_state_dict(self.network.state_dict())
@@ -147,16 +150,18 @@ class Finetuning:
             self._remember(loss)
             return loss, {}
         pseudo_image, pseudo_target = self.patches(*pseudo_labels.draw_orientation(generator), generator)
+        own = shard(self.plan.batch)
         if self.copy_paste_prob:
             pseudo_image, pseudo_target = paste(
-                image, target, pseudo_image, pseudo_target, self.copy_paste_prob, generator
+                image, target, pseudo_image, pseudo_target, self.copy_paste_prob, generator, own
             )
         features = self.network.finest(torch.cat([image, pseudo_image]))
         loss = partial_loss(self.network.head(features[: len(image)]), target)
         self._remember(loss)
         # The logged loss stays the one on annotated voxels: with the terms added its curve would jump.
         numbers = {"loss": loss.detach()}
-        batch = StepBatch(self.network, features, torch.cat([target, pseudo_target]), len(image))
+        targets = torch.cat([target, pseudo_target])
+        batch = StepBatch(self.network, features, targets, len(image), own.pairs())
         for name, term in self.terms.items():
             value = term(batch, generator)
             numbers[name] = value.detach()
@@ -172,7 +177,7 @@ class Finetuning:
 
     def _interpolated_loss(self, interpolated: InterpolatedLabels, generator: Generator) -> Tensor:
         """Cross-entropy and Dice on crops around interpolated labels, in a smaller batch."""
-        plan = replace(self.plan, batch=max(1, self.plan.batch // CROPS_PER_INTERPOLATED))
+        plan = replace(self.plan, batch=for_all(self.plan.batch // CROPS_PER_INTERPOLATED))
         image, target = self.patches(interpolated.dataset, interpolated.voxels, generator, plan)
         return partial_loss(self.network(image), target)
 
@@ -181,20 +186,27 @@ class Finetuning:
             self.rounds.remember(loss)
 
     def patches(
-        self, dataset: DeviceDataset, voxels: AnnotatedVoxels, generator: Generator, plan: Plan | None = None
+        self,
+        dataset: DeviceDataset,
+        voxels: AnnotatedVoxels,
+        generator: Generator,
+        plan: Plan | None = None,
+        own: Shard | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Draw a batch of augmented crops around annotated voxels.
+        """Draw a batch of augmented crops around annotated voxels, and cut a shard of it.
 
         Args:
             dataset: Scans with targets.
             voxels: Their annotated voxels.
             generator: Source of all random draws.
             plan: Gives the batch and patch size; None for the plan of the network.
+            own: The shard; None for that of this process.
 
         Returns:
             Images (B, C, ...) float, and targets (B, ...) long on the same grid.
         """
         settings, plan = self.settings, plan or self.plan
+        own = own or shard(plan.batch)
         crops = sample_annotated(
             dataset,
             plan,
@@ -208,11 +220,12 @@ class Finetuning:
         displacement = None
         if settings.displacement:
             size = plan.patch_vox[3 - plan.dims :]
-            displacement = draw_displacement(
-                plan.batch, size, generator, strength_vox=settings.displacement
+            displacement = own.of(
+                draw_displacement(plan.batch, size, generator, strength_vox=settings.displacement)
             ).to(dataset.device)
+        crops = own.of(crops)
         image = shown(cut(dataset, crops, plan, displacement))
-        image = change_intensity(image, STRONG, generator, plan.n_channels)
+        image = change_intensity(image, STRONG, generator, plan.n_channels, own)
         return image, cut_targets(dataset, crops, plan, displacement)
 
     def after_step(self, fraction: float) -> None:
@@ -246,4 +259,6 @@ class Finetuning:
         if plan is None:
             return None
         self.plan = plan
+        if self.rounds is not None and world() > 1:  # one process may have finished a round, another one not
+            self.rounds.current_round = None
         return planner.in_words(plan)

@@ -51,6 +51,7 @@ from medssl.core.errors import UserError
 from medssl.core.jobs import Plan
 from medssl.core.settings import Count, NotNegative, Positive
 from medssl.nn.devices import full_precision
+from medssl.nn.shards import BatchNorm, Shard
 from medssl.tasks.segment import pseudo_labels
 from medssl.tasks.segment.annotated_crops import StepBatch
 
@@ -100,10 +101,10 @@ class PseudoContrast(nn.Module):
             )
         self.settings, self.weight, self.classes = settings, settings.contrast_weight, classes
         self.background = painted < 2 if settings.background is None else settings.background
-        convolution, norm = (nn.Conv2d, nn.BatchNorm2d) if plan.dims == 2 else (nn.Conv3d, nn.BatchNorm3d)
+        convolution = nn.Conv2d if plan.dims == 2 else nn.Conv3d
         self.head = nn.Sequential(
             convolution(plan.channels[0], settings.hidden, 1, bias=False),
-            norm(settings.hidden),
+            BatchNorm(settings.hidden),
             nn.ReLU(inplace=True),
             convolution(settings.hidden, settings.dimension, 1, bias=False),
         )
@@ -112,12 +113,15 @@ class PseudoContrast(nn.Module):
         """The loss over all crops of a step, annotated and pseudo-labelled; a scalar."""
         settings = self.settings
         vectors = self.head(batch.features)
-        pixels = draw(vectors, batch.target, self.classes, settings.anchors, generator, self.background)
+        shard = batch.shard or Shard.whole(len(batch.target))
+        pixels = draw(
+            vectors, batch.target, self.classes, settings.anchors, generator, self.background, shard
+        ).gathered(shard)  # those of all processes, as pairs combine any crops
         if settings.detach:
             pixels = Pixels(pixels.anchors, pixels.means.detach(), pixels.present)
         if settings.mode == "intra":
             return intra(pixels, settings.temperature)
-        order = torch.randperm(len(batch.target), generator=generator).to(batch.target.device)
+        order = torch.randperm(shard.count, generator=generator).to(batch.target.device)
         first, second = order.chunk(2)
         return inter(pixels.select(first[: len(second)]), pixels.select(second), settings.temperature)
 
@@ -141,10 +145,21 @@ class Pixels:
         """
         return Pixels(self.anchors[rows], self.means[rows], self.present[rows])
 
+    def gathered(self, shard: Shard) -> Pixels:
+        """Pixels and means of the crops of all processes, of which `shard` are these."""
+        present = shard.gathered(self.present.float()) > 0
+        return Pixels(shard.gathered(self.anchors), shard.gathered(self.means), present)
+
 
 @full_precision
 def draw(
-    vectors: Tensor, target: Tensor, classes: int, anchors: int, generator: Generator, background: bool
+    vectors: Tensor,
+    target: Tensor,
+    classes: int,
+    anchors: int,
+    generator: Generator,
+    background: bool,
+    shard: Shard | None = None,
 ) -> Pixels:
     """Compute class means, and draw pixels of each class uniformly with replacement.
 
@@ -155,6 +170,7 @@ def draw(
         anchors: Pixels to draw per class and crop.
         generator: Source of the random draws.
         background: Whether to include the background.
+        shard: Which rows of a whole batch these crops are, as draws are made for all of it; None for all.
 
     Returns:
         Drawn pixels and class means of N crops.
@@ -169,7 +185,8 @@ def draw(
     # Sorted by class, the pixels of a class are contiguous: a fraction of that range is a pixel.
     order = label.argsort(dim=1, stable=True)
     length, begin = counts[..., None], (counts.cumsum(1) - counts)[..., None]
-    fraction = torch.rand(len(flat), classes + 1, anchors, generator=generator).to(flat.device)
+    shard = shard or Shard.whole(len(flat))
+    fraction = shard.of(torch.rand(shard.count, classes + 1, anchors, generator=generator)).to(flat.device)
     # A fraction close to 1 may round up into the next class; an absent class gets an arbitrary pixel.
     rank = begin + (fraction * length).long().minimum(length - 1).clamp(min=0)
     pixel = order.gather(1, rank.clamp(max=label.shape[1] - 1).flatten(1))

@@ -22,8 +22,10 @@ from medssl.core.jobs import Plan
 from medssl.core.labels.postprocess import drop_components
 from medssl.core.project.project import IGNORE
 from medssl.core.settings import NotNegative, Share
+from medssl.nn import distributed
 from medssl.nn.data.device_dataset import DeviceDataset, in_one_storage
 from medssl.nn.models.unet import Network
+from medssl.nn.shards import total
 from medssl.tasks.inference.location_prior import LocationPrior
 from medssl.tasks.inference.predict import Top1Posterior, top1_posterior
 from medssl.tasks.inference.threshold import LEVELS
@@ -107,8 +109,13 @@ class PseudoLabels:
         counts = torch.zeros(256, dtype=torch.long)
         dataset = self.scans.part([index for index, _, _ in chosen])
         voxels = sum(target.numel() for target in dataset.targets)
+        labels = distributed.dealt_out(
+            len(chosen),
+            lambda number: self._labels(network, plan, *chosen[number]),
+            lambda number: torch.empty_like(self._unlabelled(*chosen[number]), dtype=torch.uint8),
+        )
         targets = in_one_storage(
-            (self._labelled(counts, network, plan, *slab) for slab in chosen),
+            (self._labelled(counts, slab, found) for slab, found in zip(chosen, labels, strict=True)),
             torch.empty(voxels, dtype=torch.uint8, device=dataset.device),
         )
         self.dataset = replace(dataset, targets=targets)
@@ -168,20 +175,24 @@ class PseudoLabels:
             background=posterior.background + (posterior.probability - probability),
         )
 
-    def _labelled(
-        self, counts: Tensor, network: Network, plan: Plan, index: int, first: int, last: int
-    ) -> Tensor:
-        """Targets of a scan with pseudo-labels in the unannotated voxels of slices first..last - 1.
+    def _labels(self, network: Network, plan: Plan, index: int, first: int, last: int) -> Tensor:
+        """Confident labels of slices first..last - 1 of a scan, uint8."""
+        posterior = self._posterior(network, plan, index, first, last)
+        labels = confident_labels(posterior, self.settings.confidence_threshold)
+        return largest_components(labels) if self.settings.clean_up == "largest" else labels
+
+    def _unlabelled(self, index: int, first: int, last: int) -> Tensor:
+        """Which voxels of slices first..last - 1 of a scan nobody has annotated, bool."""
+        return self.scans.targets[index][first:last] == IGNORE
+
+    def _labelled(self, counts: Tensor, slab: tuple[int, int, int], labels: Tensor) -> Tensor:
+        """Targets of a scan with pseudo-labels in the unannotated voxels of a slab.
 
         The pseudo-labelled voxels of each class are added to `counts` (256,).
         """
+        index, first, last = slab
         targets = self.scans.targets[index].clone()
-        labels = confident_labels(
-            self._posterior(network, plan, index, first, last), self.settings.confidence_threshold
-        )
-        if self.settings.clean_up == "largest":
-            labels = largest_components(labels)
-        unlabelled = targets[first:last] == IGNORE
+        unlabelled = self._unlabelled(*slab)
         counts += torch.bincount(labels[unlabelled].long(), minlength=256).cpu()
         targets[first:last] = torch.where(unlabelled, labels, targets[first:last])
         return targets
@@ -292,17 +303,18 @@ class PseudoLabelSchedule(nn.Module):
                 self._label_scans(plan, generator)
         due_round = sum(fraction >= start for start in self.settings.rounds)
         enough_steps = int(self.steps) >= self.settings.min_steps_between
-        if (
-            due_round > self.current_round
-            and enough_steps
-            and float(self.recent_loss) < self.settings.start_below_loss
-        ):
+        if due_round > self.current_round and enough_steps and self._fits():
             self.current_round = due_round
             self.steps.fill_(0)
             self.round.fill_(due_round)
             self.pseudo_labeller.load_state_dict(average.state_dict())
             self._label_scans(plan, generator)
         return self.pseudo_labels if self.current_round else None
+
+    def _fits(self) -> bool:
+        """Whether the network fits the annotated voxels, in the eyes of all processes."""
+        low = (self.recent_loss < self.settings.start_below_loss).float()
+        return float(total(low)) == distributed.world()
 
     def _label_scans(self, plan: Plan, generator: Generator) -> None:
         """Make the pseudo-labels of the current round; draws depend only on seed and round."""
