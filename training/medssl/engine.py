@@ -23,6 +23,7 @@ from medssl.core.jobs import (
     TrainingJob,
 )
 from medssl.core.project.cards import need
+from medssl.core.project.elsewhere import need_here
 from medssl.core.project.locks import training_lock
 from medssl.core.project.project import Project, Run
 from medssl.core.project.removal import refused_leaves_nothing
@@ -163,6 +164,8 @@ def _train(
     check_training(project, job)
     if job.resume is None:  # before there is a run
         devices.choose(job.device)
+    else:
+        need_here(project.run(job.resume))
     training_run, job = begin_training(project, job)
     with refused_leaves_nothing(training_run, not job.resume), training_lock(training_run.folder):
         stored = _stored(training_run) if job.resume else None

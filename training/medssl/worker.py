@@ -19,6 +19,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
@@ -34,11 +35,13 @@ LATER = Path("-")
 """Stands for a job file whose path follows on standard input."""
 
 
-def run(job_path: Path) -> int:
+def run(job_path: Path, host: str = "") -> int:
     """Run a job file under the protocol above.
 
     Args:
         job_path: The job file, or `LATER` to wait for its path on standard input.
+        host: A host of the ssh configuration to run it on (medssl.remote); empty for this computer. There the
+            end of standard input ends this process alone, and the job goes on.
 
     Returns:
         The exit code.
@@ -49,8 +52,10 @@ def run(job_path: Path) -> int:
     commands = CommandReader()
     signal.signal(signal.SIGINT, lambda *_: commands.end())
     threading.Thread(target=commands.listen, daemon=True).start()
-    reporter = Reporter(channel, commands.stop)
+    reporter = Reporter(channel, commands.leave)
     try:
+        if host:
+            return _run_on(host, job_path, commands, reporter)
         from medssl import engine
         from medssl.core import jobs
 
@@ -72,6 +77,17 @@ def run(job_path: Path) -> int:
     return 1
 
 
+def _run_on(host: str, job_path: Path, commands: CommandReader, reporter: Reporter) -> int:
+    """Run a job file on another computer; returns the exit code."""
+    from medssl.core import jobs
+    from medssl.remote import relay
+
+    watch = relay.Watch(commands.wants_stop, commands.left.is_set, commands.in_view)
+    with suppress(relay.Left):
+        relay.run(jobs.read_job(job_path), host, reporter.emit, watch)
+    return 0
+
+
 def take_standard_output() -> TextIO:
     """Reserve file descriptor 1 for events and redirect all other output to standard error.
 
@@ -91,9 +107,13 @@ def take_standard_output() -> TextIO:
 class Reporter:
     """Writes events to the channel and describes unexpected errors."""
 
-    def __init__(self, channel: TextIO, stop: threading.Event) -> None:
+    def __init__(self, channel: TextIO, on_gone: Callable[[], object]) -> None:
+        """Args:
+        channel: Where events go.
+        on_gone: Called when nobody reads them any more.
+        """
         self._channel = channel
-        self._stop = stop
+        self._on_gone = on_gone
         self._ended = False
         self.project: Path | None = None
         self.run_id: str | None = None
@@ -107,7 +127,7 @@ class Reporter:
             self._channel.write(events.to_line(event) + "\n")
             self._channel.flush()
         except OSError:
-            self._stop.set()
+            self._on_gone()
 
     def finish(self, event: events.Done | events.Failed) -> None:
         """Send the final event, unless the job has already sent one."""
@@ -131,6 +151,8 @@ class CommandReader:
 
     def __init__(self) -> None:
         self.stop = threading.Event()
+        self.left = threading.Event()
+        """Set when nobody can write commands, or read events, any more; `stop` follows."""
         self._in_view: events.SliceInView | None = None
         self._jobs: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
 
@@ -145,6 +167,15 @@ class CommandReader:
     def job(self) -> Path | None:
         """Wait for the path of the job file; None if standard input has ended."""
         return self._jobs.get()
+
+    def wants_stop(self) -> bool:
+        """Whether somebody has asked to stop, and not merely gone."""
+        return self.stop.is_set() and not self.left.is_set()
+
+    def leave(self) -> None:
+        """Stop the job, because whoever has started it has gone."""
+        self.left.set()
+        self.end()
 
     def end(self) -> None:
         """Stop the job after the current step, and stop pending for one."""
@@ -167,7 +198,7 @@ class CommandReader:
             for line in lines:
                 self._handle(line.decode("utf-8", "surrogateescape").strip())
             if not received:
-                self.end()
+                self.leave()
 
     def _handle(self, line: str) -> None:
         word, _, argument = line.partition(" ")

@@ -17,6 +17,7 @@ from medssl.cli import (
     demo,
     dicomweb,
     export,
+    hosts,
     inference,
     methods,
     review,
@@ -67,7 +68,9 @@ _add(inference.similarity, USE)
 _add(inference.evaluate, USE)
 _add(suggest.suggest, USE)
 _add(serve.serve, USE)
+_add(hosts.hosts, PROGRAMS)
 _add(setup.run, PROGRAMS)
+_add(hosts.agent, PROGRAMS, hidden=True)
 _add(setup.doctor, PROGRAMS)
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from medssl.core.errors import UserError
 from medssl.core.events import ran_to_completion
+from medssl.core.project.elsewhere import elsewhere
 from medssl.core.project.locks import TRAINING_FILE, training_lock
 from medssl.core.project.project import Project, Run
 
@@ -15,7 +16,7 @@ class RunState:
     """What is to be said of a run.
 
     Attributes:
-        text: "finished", "stopped", "being trained", "collapsed", "no weights" or "damaged".
+        text: "finished", "stopped", "being trained", "on HOST", "collapsed", "no weights" or "damaged".
         steps: Steps of its checkpoint.
         seconds: Training time of its checkpoint.
         predictions: Number of scans of the project that it has segmented.
@@ -40,6 +41,8 @@ def run_state(project: Project, run: Run) -> RunState:
 def _text(run: Run) -> str:
     if is_being_trained(run):
         return "being trained"
+    if (place := elsewhere(run)) is not None:
+        return f"on {place.host}"
     if not run.checkpoint.exists():
         return "no weights"
     if run.collapsed:
