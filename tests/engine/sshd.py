@@ -87,7 +87,8 @@ class Server:
     def stop(self) -> None:
         """Stop sshd and cut its connections; jobs go on."""
         if self.process is not None:
-            self.cut()
+            if self.connections():
+                self.cut()
             self.process.terminate()
             self.process.wait(10)
             self.process = None

@@ -75,9 +75,9 @@ class Connection:
             target=self._listen_to_errors, args=(self._process.stderr,), daemon=True
         )
         self._listener.start()
-        threading.Thread(
-            target=self._listen, args=(cast(BinaryIO, self._process.stdout),), daemon=True
-        ).start()
+        frames_in = cast(BinaryIO, self._process.stdout)
+        self._reader = threading.Thread(target=self._listen, args=(frames_in,), daemon=True)
+        self._reader.start()
         self._pinged = time.monotonic()
         try:
             self.hello = self._handshake()
@@ -141,9 +141,14 @@ class Connection:
         """End the connection; what runs there goes on."""
         self._process.kill()
         self._process.wait()
+        for thread in (self._reader, self._listener):
+            while thread.is_alive():
+                with suppress(queue.Empty):  # it may wait for room in the queue
+                    self._received.get_nowait()
+                thread.join(WAIT_S)
         for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
             with suppress(OSError):
-                if stream is not None and stream is not self._process.stdout:
+                if stream is not None:
                     stream.close()
 
     def _checked(self, frame: tuple[Message, bytes]) -> tuple[Message, bytes]:

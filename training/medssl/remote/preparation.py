@@ -31,6 +31,7 @@ class Prepared:
         outgoing: Makes what it needs there.
         left_out: {scan id: why it is left out}.
         is_new: Whether the run was made for it, just now.
+        is_there: Whether it was sent there before.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Prepared:
     outgoing: Callable[[], Outgoing]
     left_out: dict[str, str]
     is_new: bool = False
+    is_there: bool = False
 
 
 def check(job: Job, host: str) -> None:
@@ -89,7 +91,7 @@ def _prepare_training(project: Project, job: TrainingJob, host: str) -> Prepared
                 code="elsewhere",
             )
         again = type(job)(project=job.project, resume=run.id)
-        return Prepared(place.job, run, lambda: _begun(project, again)[1], {})
+        return Prepared(place.job, run, lambda: _begun(project, again)[1], {}, is_there=True)
     check_training(project, job)
     run, out, left_out = _begun(project, job)
     return Prepared(secrets.token_hex(16), run, lambda: out, left_out, is_new=not job.resume)

@@ -88,11 +88,11 @@ def run(job: Job, host: str, emit: Emit, watch: Watch) -> dict[str, Any]:
         stack.callback(relay.close)
         try:
             relay.connect()
-            relay.prepared = prepare(project, job, host)
+            relay.take(prepare(project, job, host))
             stack.callback(relay.take_back)
             if isinstance(job, TrainingJob):
-                stack.enter_context(training_lock(relay.prepared.run.folder))
-            return relay.run()
+                stack.enter_context(training_lock(relay.run.folder))
+            return relay.finish()
         except Stopped:
             result = {"stopped": True}
             emit(events.Done(stopped=True, result=result))
@@ -102,8 +102,6 @@ def run(job: Job, host: str, emit: Emit, watch: Watch) -> dict[str, Any]:
 class _Relay:
     """One job from its beginning to its end, over as many connections as it takes."""
 
-    prepared: Prepared
-
     def __init__(self, project: Project, host: str, emit: Emit, watch: Watch) -> None:
         self._project, self._host, self._emit, self._watch = project, host, emit, watch
         self._connection: Connection | None = None
@@ -112,8 +110,8 @@ class _Relay:
         """Bytes of the job's events that have been passed on."""
         self._is_there = False
         """Whether the job is known to have begun there."""
-        self._may_be_there = False
-        """Whether it was asked to begin: the answer may have been lost."""
+        self._may_be_there = True
+        """Whether it may have been asked to begin."""
         self._told: list[str] = []
         """Lines that this connection has passed on to the engine."""
         self._fetched_at, self._fetching_s = 0.0, 0.0
@@ -122,6 +120,11 @@ class _Relay:
         """Connect; raises the errors of `Connection`."""
         self._connection = Connection(self._host, idle=self._check)
         self._told = []
+
+    def take(self, prepared: Prepared) -> None:
+        """Take a job."""
+        self._job, self.run, self._may_be_there = prepared, prepared.run, prepared.is_there
+        self._incoming = Incoming(self._project, prepared.run.id)
 
     def close(self) -> None:
         """End the connection, and delete what is incomplete."""
@@ -132,14 +135,13 @@ class _Relay:
 
     def take_back(self) -> None:
         """Delete a run that was made for nothing: the job never began there, or ended without weights."""
-        run = self.prepared.run
+        run = self.run
         over = not self._may_be_there or elsewhere(run) is None
-        if self.prepared.is_new and over and not run.checkpoint.exists():
+        if self._job.is_new and over and not run.checkpoint.exists():
             shutil.rmtree(run.folder, ignore_errors=True)
 
-    def run(self) -> dict[str, Any]:
-        """Run or take up the job."""
-        self._incoming = Incoming(self._project, self.prepared.run.id)
+    def finish(self) -> dict[str, Any]:
+        """Run or take up the job, and return its result."""
         while True:
             try:
                 self._begin()
@@ -182,7 +184,7 @@ class _Relay:
             return
 
     def _way_back(self) -> str:
-        run = self.prepared.run
+        run = self.run
         if not self._is_there:
             return "The job had not begun there; start it again."
         if elsewhere(run) is None:
@@ -194,7 +196,7 @@ class _Relay:
 
     def _begin(self) -> None:
         """Send and start the job, unless it is there."""
-        prepared, host = self.prepared, self._there
+        prepared, host = self._job, self._there
         state = host.ask("state", id=prepared.id)[0]["state"]
         if state == "none" and self._is_there:
             raise UserError(
@@ -215,7 +217,7 @@ class _Relay:
 
     def _follow(self) -> dict[str, Any]:
         """Pass events on until the last one."""
-        there = self._there.ask("follow", id=self.prepared.id, offset=self._offset)[0]["project"]
+        there = self._there.ask("follow", id=self._job.id, offset=self._offset)[0]["project"]
         while True:
             self._check()
             self._tell()
@@ -241,7 +243,7 @@ class _Relay:
         lines = ["stop"] if self._watch.should_stop() else [view.to_line()] if view is not None else []
         for line in lines:
             if self._told[-1:] != [line]:
-                self._there.say("tell", id=self.prepared.id, line=line)
+                self._there.say("tell", id=self._job.id, line=line)
                 self._told = [line]
 
     def _take(self, line: bytes, there: str) -> dict[str, Any] | None:
@@ -250,7 +252,7 @@ class _Relay:
         match event:
             case events.Started():
                 self._emit(event)
-                for text in self.prepared.left_out.values():
+                for text in self._job.left_out.values():
                     self._notice(text)
                 return None
             case events.Checkpoint() if self._is_time_to_fetch():
@@ -262,7 +264,7 @@ class _Relay:
                 self._fetch([self._name(name) for name in names])
             case events.Done():
                 self._end()
-                left_out = {**event.result.get("left_out", {}), **self.prepared.left_out}
+                left_out = {**event.result.get("left_out", {}), **self._job.left_out}
                 result = {**event.result, **({"left_out": left_out} if left_out else {})}
                 self._emit(events.Done(event.stopped, result))
                 return result
@@ -285,7 +287,7 @@ class _Relay:
         return event
 
     def _name(self, name: str) -> str:
-        return f"runs/{self.prepared.run.id}/{name}"
+        return f"runs/{self.run.id}/{name}"
 
     def _is_time_to_fetch(self) -> bool:
         return time.monotonic() - self._fetched_at >= self._fetching_s * (1 / FETCHING_SHARE - 1)
@@ -300,19 +302,19 @@ class _Relay:
                 said = time.monotonic()
                 self._emit(events.Progress(RECEIVING, min(1.0, fraction)))
 
-        self._incoming.fetch(self._there, self.prepared.id, names, tell)
+        self._incoming.fetch(self._there, self._job.id, names, tell)
         self._fetched_at = time.monotonic()
         self._fetching_s = self._fetched_at - begin
 
     def _end(self) -> None:
         """Fetch all results and the log; the job is then forgotten there, and its run is one of here."""
         self._fetch()
-        _, log = self._there.ask("log", id=self.prepared.id)
+        _, log = self._there.ask("log", id=self._job.id)
         sys.stderr.write(log.decode("utf-8", "replace"))
         with suppress(FileNotFoundError):
-            set_elsewhere(self.prepared.run, None)
+            set_elsewhere(self.run, None)
         with suppress(Broken, UserError):
-            self._there.ask("forget", id=self.prepared.id)
+            self._there.ask("forget", id=self._job.id)
 
     def _notice(self, text: str) -> None:
         self._emit(events.Notice(text))
