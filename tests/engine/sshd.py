@@ -100,6 +100,14 @@ class Server:
             psutil.Process(process).kill()
         return process
 
+    def jobs(self) -> list[psutil.Process]:
+        """Engines and supervisors."""
+        mine, found = str(self.agents / "jobs"), []
+        for process in psutil.process_iter(["cmdline"]):
+            if any(mine in word for word in process.info["cmdline"] or ()):
+                found.append(process)
+        return found
+
     def connections(self) -> list[int]:
         """Process ids of all connections that were ever made, oldest first."""
         path = self.folder / "connections"

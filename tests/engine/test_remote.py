@@ -11,11 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import sshd
 import torch
-from medssl.core import events, remote_hosts
+from medssl.core import events
 from medssl.core.errors import UserError
 from medssl.core.events import Event, from_line, to_line
 from medssl.core.jobs import Job, PredictJob, write_job
@@ -38,34 +37,8 @@ END_S = 240
 
 
 @pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    folder = tmp_path / "server"
-    folder.mkdir()
-    made = sshd.make_server(folder)
-    for name, value in sshd.environment(made).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr(remote_hosts, "FILE", made.home / "config" / "medssl" / "hosts.json")
-    monkeypatch.setattr(relay, "WAITS_S", (0.05,))
-    made.start()
-    yield made
-    made.stop()
-    for process in jobs_there(made):
-        process.kill()
-
-
-@pytest.fixture
 def project(tmp_path: Path) -> Project:
     return make_project(tmp_path / "here", shape=SHAPE)
-
-
-def jobs_there(server: Server) -> list[psutil.Process]:
-    """Engines and supervisors of this server."""
-    mine = str(server.agents / "jobs")
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if any(mine in word for word in process.info["cmdline"] or ()):
-            found.append(process)
-    return found
 
 
 def run_there(
@@ -334,7 +307,7 @@ def test_a_stop_line_stops_the_training_there(server: Server, project: Project) 
     run = project.run(done.result["run"])
     assert run.card["step"] == done.result["step"] < 100_000
     assert all(project.has_prediction(run.id, scan) for scan in project.scans)
-    wait_for(lambda: not jobs_there(server))
+    wait_for(lambda: not server.jobs())
 
 
 @pytest.mark.parametrize("way", ["killed", "input ends"])
@@ -349,7 +322,7 @@ def test_a_relay_that_goes_leaves_the_training_going(server: Server, project: Pr
             assert child.stdin is not None
             child.stdin.close()
             assert child.wait(END_S) == 0
-    assert len(jobs_there(server)) == 2  # supervisor and engine
+    assert len(server.jobs()) == 2  # supervisor and engine
     run = project.runs("finetune")[-1]
     stopped = iter(range(1000))
     result = run_there(type(job)(project=job.project, resume=run.id), None, lambda: next(stopped) > 5)
@@ -418,7 +391,7 @@ def test_a_job_that_is_killed_there_ends_in_a_sentence_and_its_weights_are_here(
         said(event)
         if isinstance(event, events.Metric) and len(said.of(events.Metric)) == 1:
             # The supervisor first: it would report the end of the engine.
-            there = sorted(jobs_there(server), key=lambda process: "agent" not in process.cmdline())
+            there = sorted(server.jobs(), key=lambda process: "agent" not in process.cmdline())
             for process in there if who == "both" else there[1:]:
                 process.kill()
 

@@ -79,10 +79,12 @@ def read(stream: BinaryIO) -> tuple[Message, bytes]:
     header, content = _exactly(stream, header_size), _exactly(stream, size)
     try:
         message = json.loads(header)
+        if not isinstance(message, dict):
+            raise ValueError("no message")
         if message.pop(_PACKED, False):
             unpacker = zlib.decompressobj()
             content = unpacker.decompress(content, MAX_BYTES)
-    except (ValueError, AttributeError, zlib.error) as error:
+    except (ValueError, zlib.error) as error:
         raise Closed(f"what came is damaged ({error})") from error
     return message, content
 
