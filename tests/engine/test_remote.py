@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sshd
 import torch
+from loopback_sshd import HOST, Server
 from medssl.core import events
 from medssl.core.errors import UserError
 from medssl.core.events import Event, from_line, to_line
@@ -26,12 +26,8 @@ from medssl.remote import relay
 from medssl.remote.connection import Connection
 from small import SHAPE, Events, job_of, make_project, never, noise, write_nifti
 from small import run as run_here
-from sshd import HOST, Server
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(bool(sshd.available()), reason=sshd.available() or "there is an sshd"),
-]
+pytestmark = pytest.mark.slow
 
 END_S = 240
 

@@ -114,11 +114,13 @@ class Server:
         return [int(line) for line in path.read_text().split()] if path.exists() else []
 
 
-def available() -> str:
+def missing() -> str:
     """Why there can be no sshd here; empty if there can."""
+    if sys.platform != "linux":
+        return "sshd is started on Linux alone"
     path = os.environ["PATH"] + ":/usr/sbin:/usr/local/sbin"
-    missing = [name for name in ("ssh", "ssh-keygen", "sshd") if shutil.which(name, path=path) is None]
-    return f"there is no {' and no '.join(missing)} here" if missing else ""
+    absent = [name for name in ("ssh", "ssh-keygen", "sshd") if shutil.which(name, path=path) is None]
+    return f"there is no {' and no '.join(absent)} here" if absent else ""
 
 
 def make_server(folder: Path, data: Path | None = None) -> Server:
