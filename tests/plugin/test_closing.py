@@ -140,12 +140,6 @@ def test_a_window_whose_dock_is_gone_closes_as_napari_does(opened):
 def test_who_closes_the_window_while_a_job_runs_on_another_computer_is_told_that_it_goes_on(opened):
     _, dock = opened
     window, answers = dock.window(), Answers("Close")
-    told: list[str] = []
-    timer = QTimer()
-    timer.timeout.connect(
-        lambda: told.append(getattr(QApplication.activeModalWidget(), "informativeText", str)())
-    )
-    timer.start(5)
     dock.session.begin("pretrain", "gpu1")
     window.close(confirm_need=True)
     assert answers.asked == [OURS] and is_gone(window)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 from medssl.core.errors import UserError
-from medssl.core.events import Emit, Progress
+from medssl.core.events import Emit, Notice, Progress
 from medssl.remote.connection import Connection
 from medssl.remote.frames import CHUNK
 from medssl.remote.incoming import ATTEMPTS
@@ -17,17 +17,14 @@ PHASE = "sending"
 REPORT_S = 0.5
 
 
-def send(connection: Connection, out: Outgoing, emit: Emit, check: Callable[[], object]) -> int:
+def send(connection: Connection, out: Outgoing, emit: Emit, check: Callable[[], object]) -> None:
     """Send the files that the agent lacks, the rest of those that it has in part.
 
     Args:
         connection: To the agent.
         out: What the job needs.
-        emit: Receives the progress.
+        emit: Receives the progress, and how much was sent.
         check: Called between the pieces; may raise an exception to give up.
-
-    Returns:
-        Number of bytes that were sent, before compression.
 
     Raises:
         Broken: The connection has ended.
@@ -48,7 +45,8 @@ def send(connection: Connection, out: Outgoing, emit: Emit, check: Callable[[], 
     progress = _Progress(emit, missing)
     for sha256, offset in received.items():
         _send_file(connection, by_hash[sha256], offset, progress, check)
-    return progress.done
+    there = sum(sizes.values()) - missing
+    emit(Notice(f"{_size(progress.done)} were sent to {connection.host}; {_size(there)} were there already."))
 
 
 def _send_file(
