@@ -196,16 +196,15 @@ def test_a_cut_connection_is_taken_up_without_losing_or_doubling_an_event(
 
     def emit(event: Event) -> None:
         said(event)
-        if isinstance(event, events.Metric) and len(cut) < 2:
-            cut.append(server.cut())
-        if isinstance(event, events.Preview) and len(cut) < 4:
+        while_training = isinstance(event, events.Metric) and len(cut) < 2
+        if (while_training or isinstance(event, events.Preview)) and server.connections()[-1] not in cut:
             cut.append(server.cut())
 
     result = run_there(job_of("finetune", project, **changes), emit)
-    assert len(set(cut)) == 4
-    assert len(server.connections()) == 5
+    assert len(cut) >= 2
+    assert server.connections()[:-1] == cut
     assert from_engine(said) == logged(project, result["run"])
-    assert sum("broke" in notice.text for notice in said.of(events.Notice)) == 4
+    assert sum("broke" in notice.text for notice in said.of(events.Notice)) == len(cut)
     assert_same_weights(project, result["run"], here, same)
     assert_same_predictions(project, here, same)
 
@@ -458,6 +457,7 @@ def test_no_name_and_no_path_of_here_goes_there(server: Server, project: Project
         run_there(job_of("finetune", project, **LONG), stay)
     found = [path for path in server.agents.rglob("*") if path.is_file() and path.suffix != ".safetensors"]
     assert len(found) > 5
+    assert server.agents.stat().st_mode & 0o077 == 0
     for secret in (b"Secret", b"secret", str(project.root.parent).encode()):
         assert [path for path in found if secret in path.read_bytes()] == []
     sent = json.loads(next(server.agents.glob("jobs/*/sent.json")).read_text())

@@ -43,6 +43,7 @@ def folder() -> Path:
 
 def serve() -> int:
     """Answer on standard input and output until the connection ends; returns the exit code."""
+    os.umask(0o077)  # scans are nobody else's
     channel = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not come between the frames
     channel.write(GREETING)
