@@ -24,7 +24,8 @@ from medssl.core.project.run_state import run_state
 from medssl.nn.models import checkpoint
 from medssl.remote import relay
 from medssl.remote.connection import Connection
-from small import SHAPE, Events, job_of, make_project, never, noise, write_nifti
+from medssl.remote.watch import Watch
+from small import FINETUNE, SHAPE, Events, job_of, make_project, never, noise, write_nifti
 from small import run as run_here
 
 pytestmark = pytest.mark.slow
@@ -44,7 +45,7 @@ def run_there(
     **watch: Any,
 ) -> dict[str, Any]:
     said: Any = emit if emit is not None else Events()
-    return relay.run(job, HOST, said, relay.Watch(should_stop, **watch))
+    return relay.run(job, HOST, said, Watch(should_stop, **watch))
 
 
 def copy_of(project: Project, name: str) -> Project:
@@ -163,7 +164,7 @@ def test_a_run_goes_on_there_and_here_by_turns(server: Server, project: Project)
 
 def from_engine(said: list[Event]) -> list[str]:
     """Lines of what the engine has said: what the relay adds names the host, or is about files."""
-    own = ("sending", "receiving")
+    own = ("comparing", "sending", "receiving")
     return [
         to_line(event)
         for event in said
@@ -262,6 +263,23 @@ def test_a_host_that_stays_away_is_given_up_and_the_same_job_takes_the_training_
     assert elsewhere(run) is None
 
 
+def test_a_file_that_somebody_else_sends_at_the_same_time_arrives_all_the_same(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = make_project(tmp_path / "large", shape=SHAPE)
+    large = project.add_scan(write_nifti(tmp_path / "noise.nii", noise((48, 256, 256)).numpy()))
+    part = server.agents / "store" / f"{large.image_sha256}.part"
+
+    def interfere(number: int) -> None:
+        if sent.pieces.count((large.image_sha256, 2 << 20)) == 1 and part.exists():
+            with part.open("ab") as file:
+                file.write(b"other bytes")
+
+    sent = Puts(monkeypatch, interfere)
+    assert run_there(job_of("finetune", project, steps=1))["step"] == 1
+    assert sent.pieces.count((large.image_sha256, 0)) == 2
+
+
 # --- whoever has started it stops it, or goes ---------------------------------------------------------
 
 
@@ -286,7 +304,8 @@ def read_to(child: subprocess.Popen[str], kind: type[Event]) -> Event:
     raise AssertionError("the relay has ended")
 
 
-LONG = {"steps": 100_000}
+LONG: dict[str, Any] = {"steps": 100_000}
+OFTEN = {**FINETUNE, "checkpoint_every_s": 0.5}
 
 
 def test_a_stop_line_stops_the_training_there(server: Server, project: Project) -> None:
@@ -421,11 +440,39 @@ def test_a_project_that_vanishes_meanwhile_gets_its_results_when_it_is_back(
     with pytest.raises(UserError) as error:
         run_there(job, move)
     assert error.value.code == "project-gone"
+    assert "The job goes on there" in str(error.value)
     assert not project.root.exists()
     away.rename(project.root)
     run = project.runs("finetune")[-1]
     assert run_there(job)["run"] == run.id
     assert run.card["step"] == 10
+
+
+def test_a_run_that_is_deleted_here_is_stopped_there(server: Server, project: Project) -> None:
+    def delete(event: Event) -> None:
+        if isinstance(event, events.Metric):
+            for run in project.runs("finetune"):
+                shutil.rmtree(run.folder)
+
+    with pytest.raises(UserError) as error:
+        run_there(job_of("finetune", project, **LONG, settings=OFTEN), delete)
+    assert error.value.code == "no-run"
+    assert project.runs() == []
+    wait_for(lambda: not server.jobs())
+
+
+def test_a_prediction_with_weights_that_are_still_trained_there_leaves_the_training_there(
+    server: Server, project: Project
+) -> None:
+    job = job_of("finetune", project, **LONG)
+    with start_relay(job) as child:
+        read_to(child, events.Metric)
+        child.kill()
+    run = project.runs("finetune")[-1]
+    assert run.checkpoint.exists()
+    run_there(PredictJob(str(project.root), device="cpu", weights=run.id))
+    assert elsewhere(run) is not None
+    wait_for(lambda: len(server.jobs()) == 2)  # those of the prediction end, those of the training do not
 
 
 def test_a_scan_that_was_removed_meanwhile_gets_no_prediction(server: Server, project: Project) -> None:

@@ -153,7 +153,7 @@ def test_other_bytes_and_another_offset_are_refused_and_deleted(tmp_path: Path) 
 def test_a_job_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
     store, jobs = Store(tmp_path / "store"), tmp_path / "jobs"
     scan, label = sha256_of_bytes(b"scan"), sha256_of_bytes(b"label")
-    files = {"scans/a.npy": scan, "annotations/a.npz": label}
+    files = {"scans/a.npy": scan, "annotations/a.npz": label, "annotations/b.npz": label}
     store.add(scan, 0, 4, b"scan")
     folder = JobFolder(jobs, "0" * 16)
     with pytest.raises(UserError) as error:
@@ -167,6 +167,7 @@ def test_a_job_is_made_whole_or_not_at_all(tmp_path: Path) -> None:
         "job": "predict",
         "project": str(folder.project),
     }
+    assert (folder.project / "annotations" / "b.npz").read_bytes() == b"label"
     assert (store.has(scan), store.has(label)) == (True, False)
     assert not folder.running
 

@@ -81,9 +81,10 @@ def _run_on(host: str, job_path: Path, commands: CommandReader, reporter: Report
     """Run a job file on another computer; returns the exit code."""
     from medssl.core import jobs
     from medssl.remote import relay
+    from medssl.remote.watch import Left, Watch
 
-    watch = relay.Watch(commands.wants_stop, commands.left.is_set, commands.in_view)
-    with suppress(relay.Left):
+    watch = Watch(commands.wants_stop, commands.left.is_set, commands.in_view, sys.stderr.write)
+    with suppress(Left):
         relay.run(jobs.read_job(job_path), host, reporter.emit, watch)
     return 0
 

@@ -129,11 +129,18 @@ def run_job(job: jobs.Job, screen: Console, should_stop: Callable[[], bool], on:
 
 
 def _run_on(host: str, job: jobs.Job, screen: Console, should_stop: Callable[[], bool]) -> dict[str, Any]:
+    from medssl.core.errors import UserError
     from medssl.remote import relay
+    from medssl.remote.watch import Watch
 
+    log: list[str] = []
     try:
         with Drawing(screen) as drawing:
-            return relay.run(job, host, drawing.emit, relay.Watch(should_stop))
+            return relay.run(job, host, drawing.emit, Watch(should_stop, on_log=log.append))
+    except UserError as error:
+        if error.code == "defect":
+            screen.print("".join(log), soft_wrap=True)
+        raise
     except KeyboardInterrupt:
         screen.print(f"Left. What has begun on {host} goes on there; the same command takes it up.")
         raise typer.Exit(INTERRUPTED) from None

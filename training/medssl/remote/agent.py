@@ -24,6 +24,7 @@ from platformdirs import user_data_path
 from medssl import __version__
 from medssl.core.errors import UserError
 from medssl.core.files import make_folder
+from medssl.core.temporary_files import remove_unfinished
 from medssl.remote import frames
 from medssl.remote.frames import CHUNK, GREETING, PROTOCOL, Closed, Message, Writer
 from medssl.remote.job_folders import JobFolder, all_jobs
@@ -74,6 +75,7 @@ class Agent:
 
     def greet(self) -> None:
         """Say who answers."""
+        remove_unfinished(make_folder(self._root / "jobs"))
         jobs = all_jobs(self._root / "jobs")
         for job in jobs:
             job.delete_forgotten()
@@ -150,6 +152,8 @@ class Agent:
                 self._say("forgotten")
             case "clear":
                 self._say("cleared", size=self._store.clear())
+            case "sync":
+                self._say("synced")
             case "ping":
                 pass
             case other:

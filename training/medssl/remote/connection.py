@@ -131,11 +131,16 @@ class Connection:
             raise Broken(self._reason() or frame)
         return frame
 
-    def check(self) -> None:
-        """Raise the error that the agent has sent while something was sent to it."""
+    def has_answer(self) -> bool:
+        """Whether an answer has come, which is dropped; raises what `ask` raises."""
         frame = self.receive(0.0)
-        if frame is not None:
-            self._checked(frame)
+        return frame is not None and bool(self._checked(frame))
+
+    def skip_answers(self) -> None:
+        """Drop the answers to all that was sent; raises what `ask` raises."""
+        self.say("sync")
+        while self.answer()[0]["is"] != "synced":
+            pass
 
     def close(self) -> None:
         """End the connection; what runs there goes on."""

@@ -58,7 +58,7 @@ class Incoming:
         files: list[dict[str, Any]] = connection.ask("results", id=job, names=names)[0]["files"]
         files.sort(key=lambda file: not str(file["name"]).endswith(CHECKPOINT))
         wanted = [file for file in files if self._is_wanted(str(file["name"]), str(file["sha256"]))]
-        total, done = sum(int(file["size"]) for file in wanted), 0
+        total, done = max(1, sum(int(file["size"]) for file in wanted)), 0
         for file in wanted:
             before = done
             self._fetch_file(connection, job, str(file["name"]), lambda size: told((before + size) / total))  # noqa: B023
@@ -90,7 +90,7 @@ class Incoming:
         self._project.need_here()
         if not (self._project.root / RESULTS / self._run_id).is_dir():
             raise UserError(
-                f"{self._run_id} was deleted here, so its results on {connection.host} do not come back.",
+                f"{self._run_id} was deleted here, so its training on {connection.host} is stopped.",
                 code="no-run",
             )
         self._project.make_folder(*Path(name).parent.parts)

@@ -26,6 +26,7 @@ from typing import Any
 from medssl.core.errors import UserError
 from medssl.core.files import cannot_write, make_folder, read_json, sha256_of, write_json
 from medssl.core.project.runs import CHECKPOINT
+from medssl.core.temporary_files import temporary_file
 from medssl.remote.store import Store
 
 _NAME = re.compile(r"[0-9a-f]{16,64}")
@@ -79,11 +80,10 @@ class JobFolder:
         if self.path.exists():
             return
         made = JobFolder(self.path.parent, self.path.name)
-        made.path = self.path.with_name(f"{self.path.name}.{os.getpid()}.tmp")
+        made.path = temporary_file(self.path)
         try:
             for name, sha256 in files.items():
-                kept = name.startswith("scans/") or name.endswith(".safetensors")
-                store.link(sha256, made.path / "project" / checked(name), keep=kept)
+                store.link(sha256, made.path / "project" / checked(name))
             write_json(made.path / "sent.json", files)
             write_json(made.path / "job.json", {**job, "project": str(self.project)})
             try:
@@ -93,6 +93,7 @@ class JobFolder:
                 raise cannot_write(self.path, error) from error
         finally:
             shutil.rmtree(made.path, ignore_errors=True)
+        store.discard(sha256 for name, sha256 in files.items() if not _is_shared(name))
 
     def start(self) -> None:
         """Start the supervisor, unless it was started; returns when it holds the lock.
@@ -182,6 +183,11 @@ def checked(name: str) -> str:
             f"{name[:200]!r} is no name of a file in a project; update medssl.", code="bad-request"
         )
     return name
+
+
+def _is_shared(name: str) -> bool:
+    """Whether other jobs may need a file, too."""
+    return name.startswith("scans/") or name.endswith(CHECKPOINT)
 
 
 def _is_result(path: Path) -> bool:

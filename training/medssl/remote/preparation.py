@@ -30,6 +30,7 @@ class Prepared:
         run: The run that its results belong to.
         outgoing: Makes what it needs there.
         left_out: {scan id: why it is left out}.
+        trains: Whether it is a training of the run.
         is_new: Whether the run was made for it, just now.
         is_there: Whether it was sent there before.
     """
@@ -38,6 +39,7 @@ class Prepared:
     run: Run
     outgoing: Callable[[], Outgoing]
     left_out: dict[str, str]
+    trains: bool = False
     is_new: bool = False
     is_there: bool = False
 
@@ -91,10 +93,10 @@ def _prepare_training(project: Project, job: TrainingJob, host: str) -> Prepared
                 code="elsewhere",
             )
         again = type(job)(project=job.project, resume=run.id)
-        return Prepared(place.job, run, lambda: _begun(project, again)[1], {}, is_there=True)
+        return Prepared(place.job, run, lambda: _begun(project, again)[1], {}, trains=True, is_there=True)
     check_training(project, job)
     run, out, left_out = _begun(project, job)
-    return Prepared(secrets.token_hex(16), run, lambda: out, left_out, is_new=not job.resume)
+    return Prepared(secrets.token_hex(16), run, lambda: out, left_out, trains=True, is_new=not job.resume)
 
 
 def _begun(project: Project, job: TrainingJob) -> tuple[Run, Outgoing, dict[str, str]]:

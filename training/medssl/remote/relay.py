@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from medssl.core import events
 from medssl.core.errors import UserError
-from medssl.core.events import Emit, Event, SliceInView
+from medssl.core.events import Emit
 from medssl.core.jobs import Job, TrainingJob
 from medssl.core.project.elsewhere import Elsewhere, elsewhere, set_elsewhere
 from medssl.core.project.locks import training_lock
@@ -25,8 +20,10 @@ from medssl.core.project.runs import CHECKPOINT
 from medssl.core.shell import command
 from medssl.remote.connection import Broken, Connection
 from medssl.remote.incoming import Incoming
+from medssl.remote.places import as_here
 from medssl.remote.preparation import Prepared, check, prepare
 from medssl.remote.sending import send
+from medssl.remote.watch import Left, Stopped, Watch
 
 RETRY_S = 600.0
 """How long a connection that has broken is tried to be made anew."""
@@ -35,29 +32,6 @@ WAITS_S = (1.0, 2.0, 5.0, 10.0, 20.0)
 FETCHING_SHARE = 0.1
 """Weights come at checkpoints for at most this share of the time."""
 RECEIVING = "receiving"
-
-
-class Left(Exception):
-    """Whoever has started the relay has gone; the job goes on."""
-
-
-class Stopped(Exception):
-    """The job was stopped before it began."""
-
-
-@dataclass(frozen=True)
-class Watch:
-    """What whoever has started the job wants.
-
-    Attributes:
-        should_stop: Returns True to stop the job.
-        has_left: Returns True when nobody listens any more: the relay ends, and the job goes on.
-        in_view: Returns the slice on the screen, None while it is unknown.
-    """
-
-    should_stop: Callable[[], bool]
-    has_left: Callable[[], bool] = lambda: False
-    in_view: Callable[[], SliceInView | None] = lambda: None
 
 
 def run(job: Job, host: str, emit: Emit, watch: Watch) -> dict[str, Any]:
@@ -136,7 +110,7 @@ class _Relay:
     def take_back(self) -> None:
         """Delete a run that was made for nothing: the job never began there, or ended without weights."""
         run = self.run
-        over = not self._may_be_there or elsewhere(run) is None
+        over = not self._may_be_there or not self._is_elsewhere
         if self._job.is_new and over and not run.checkpoint.exists():
             shutil.rmtree(run.folder, ignore_errors=True)
 
@@ -183,12 +157,17 @@ class _Relay:
             self._notice(f"{self._host} is connected again.")
             return
 
+    @property
+    def _is_elsewhere(self) -> bool:
+        """Whether this is a training whose run is still one of the other computer."""
+        return self._job.trains and elsewhere(self.run) is not None
+
     def _way_back(self) -> str:
-        run = self.run
         if not self._is_there:
             return "The job had not begun there; start it again."
-        if elsewhere(run) is None:
+        if not self._is_elsewhere:
             return "The job goes on there; start it again to take it up."
+        run = self.run
         again = command(run.kind, self._project.root, "--resume", run.id, "--on", self._host)
         return f"The training goes on there; Continue takes it up, or {again}."
 
@@ -206,7 +185,7 @@ class _Relay:
         if state == "none":
             out = prepared.outgoing()
             send(host, out, self._emit, self._check)
-            if "resume" in out.job:
+            if prepared.trains:
                 set_elsewhere(prepared.run, Elsewhere(self._host, prepared.id))
             files = {file.name: file.sha256 for file in out.files}
             self._may_be_there = True
@@ -248,7 +227,10 @@ class _Relay:
 
     def _take(self, line: bytes, there: str) -> dict[str, Any] | None:
         """Pass an event on, after what it is about is here; returns the result with the last one."""
-        event = self._as_here(events.from_line(line), there)
+        try:
+            event = as_here(events.from_line(line), there, str(self._project.root), self._host)
+        except UserError:  # the engine was killed while it wrote
+            return None
         match event:
             case events.Started():
                 self._emit(event)
@@ -274,18 +256,6 @@ class _Relay:
         self._emit(event)
         return None
 
-    def _as_here(self, event: Event, there: str) -> Event:
-        """An event whose paths are those of this computer, and whose sentences say where others are."""
-        here = str(self._project.root)
-        if isinstance(event, events.Checkpoint | events.Preview):
-            return msgspec.structs.replace(event, path=event.path.replace(there, here, 1))
-        if isinstance(event, events.Notice | events.Failed):
-            defect = isinstance(event, events.Failed) and event.code == "defect"  # whose log is here
-            return msgspec.structs.replace(
-                event, text=event.text.replace(there, here if defect else f"{self._host}:{there}")
-            )
-        return event
-
     def _name(self, name: str) -> str:
         return f"runs/{self.run.id}/{name}"
 
@@ -302,7 +272,13 @@ class _Relay:
                 said = time.monotonic()
                 self._emit(events.Progress(RECEIVING, min(1.0, fraction)))
 
-        self._incoming.fetch(self._there, self._job.id, names, tell)
+        try:
+            self._incoming.fetch(self._there, self._job.id, names, tell)
+        except UserError as error:
+            if error.code == "no-run":
+                self._there.say("tell", id=self._job.id, line="stop")
+                raise
+            raise UserError(f"{error} {self._way_back()}", code=error.code) from error
         self._fetched_at = time.monotonic()
         self._fetching_s = self._fetched_at - begin
 
@@ -310,8 +286,8 @@ class _Relay:
         """Fetch all results and the log; the job is then forgotten there, and its run is one of here."""
         self._fetch()
         _, log = self._there.ask("log", id=self._job.id)
-        sys.stderr.write(log.decode("utf-8", "replace"))
-        with suppress(FileNotFoundError):
+        self._watch.on_log(log.decode("utf-8", "replace"))
+        if self._job.trains:
             set_elsewhere(self.run, None)
         with suppress(Broken, UserError):
             self._there.ask("forget", id=self._job.id)

@@ -13,7 +13,7 @@ from medssl.remote.incoming import ATTEMPTS
 from medssl.remote.outgoing import Outgoing, OutgoingFile
 from medssl.remote.store import MARGIN_BYTES
 
-PHASE = "sending"
+COMPARING, SENDING = "comparing", "sending"
 REPORT_S = 0.5
 
 
@@ -31,6 +31,7 @@ def send(connection: Connection, out: Outgoing, emit: Emit, check: Callable[[], 
         UserError: "disk-full" there; "damaged" if a file changes while it is sent, or does not arrive as it
             was sent.
     """
+    emit(Progress(COMPARING, 0.0))
     by_hash = {file.sha256: file for file in out.files}
     sizes = {sha256: file.size for sha256, file in by_hash.items()}
     answer = connection.ask("need", files=sizes)[0]
@@ -57,16 +58,17 @@ def _send_file(
     check: Callable[[], object],
 ) -> None:
     for _ in range(ATTEMPTS):
+        refused = False
         for piece in file.read(offset, CHUNK):
             check()
-            connection.check()
+            if refused := connection.has_answer():  # before the end: somebody else has sent the same file
+                break
             connection.say("put", piece, sha256=file.sha256, offset=offset, size=file.size)
             offset += len(piece)
             progress.add(len(piece))
-        if offset != file.size:
-            break
-        if connection.answer()[0]["whole"]:
+        if not refused and offset == file.size and connection.answer()[0]["whole"]:
             return
+        connection.skip_answers()
         offset = 0
     raise UserError(
         f"{file.name} did not arrive on {connection.host} as it is here; start the job again.", code="damaged"
@@ -87,7 +89,7 @@ class _Progress:
         if now - self._said > REPORT_S or self.done == self._total:
             self._said = now
             fraction = min(1.0, self.done / max(1, self._total))
-            self._emit(Progress(PHASE, fraction, eta_s=(now - self._begin) * (1 - fraction) / fraction))
+            self._emit(Progress(SENDING, fraction, eta_s=(now - self._begin) * (1 - fraction) / fraction))
 
 
 def _size(size: int) -> str:

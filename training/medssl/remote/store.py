@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -83,13 +83,12 @@ class Store:
             raise cannot_write(self.path(sha256), error) from error
         return True
 
-    def link(self, sha256: str, target: Path, keep: bool) -> None:
-        """Give a file another name.
+    def link(self, sha256: str, target: Path) -> None:
+        """Give a file a second name.
 
         Args:
             sha256: Its hash.
             target: The name; its folder is created.
-            keep: Whether it also stays in the store.
 
         Raises:
             UserError: "missing" if it is no longer here; "disk-full", "not-writable".
@@ -97,9 +96,6 @@ class Store:
         path = self.path(sha256)
         make_folder(target.parent)
         try:
-            if not keep:
-                path.replace(target)
-                return
             os.utime(path)  # it is needed: others give way before it
             try:
                 os.link(path, target)
@@ -109,6 +105,11 @@ class Store:
             raise UserError(f"{path} is no longer there; start the job again.", code="missing") from None
         except OSError as error:
             raise cannot_write(target, error) from error
+
+    def discard(self, hashes: Iterable[str]) -> None:
+        """Delete files, but not under their other names."""
+        for sha256 in hashes:
+            self.path(sha256).unlink(missing_ok=True)
 
     def keep(self, path: Path) -> None:
         """Keep a file under its hash, too, where drives know links."""

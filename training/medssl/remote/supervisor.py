@@ -6,11 +6,16 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+from medssl.core.errors import UserError
 from medssl.core.events import Failed, to_line
+from medssl.core.files import write_whole
 from medssl.remote.job_folders import JobFolder
 
+MEASURED = "step-times.json"
+"""What a project remembers of the speed of its machine (tasks/step_times.py): here the next job has it, too."""
 KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
 _LAST = (b'{"event":"done"', b'{"event":"failed"')
 _TAIL_BYTES = 1 << 16
@@ -26,7 +31,9 @@ def supervise(folder: Path) -> int:
         The exit code of the engine.
     """
     job = JobFolder(folder.parent, folder.name)
+    measured = folder.parents[1] / MEASURED
     with job.held():
+        _copy(measured, job.project / MEASURED)
         # Opened for both, so that neither end waits for the other, and no end of a writer ends the input.
         control = os.open(job.control, os.O_RDWR)
         with (folder / "log").open("ab") as log, job.events.open("ab") as events:
@@ -39,8 +46,16 @@ def supervise(folder: Path) -> int:
         if not _has_ended(job.events):
             with job.events.open("ab") as events:
                 events.write(b"\n" + to_line(Failed("ended", _sentence(code))).encode() + b"\n")
+        _copy(job.project / MEASURED, measured)
     job.delete_forgotten()
     return code
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a small file, if there is one and it can be copied."""
+    with suppress(OSError, UserError):
+        content = source.read_bytes()
+        write_whole(target, lambda file: file.write(content))
 
 
 def _has_ended(path: Path) -> bool:
