@@ -360,7 +360,7 @@ def test_one_relay_at_a_time_is_at_a_run(server: Server, project: Project) -> No
 def test_a_stop_before_the_job_begins_leaves_nothing(server: Server, project: Project) -> None:
     said = Events()
     assert run_there(job_of("finetune", project), said, lambda: True) == {"stopped": True}
-    assert said == [events.Done(stopped=True, result={"stopped": True})]
+    assert said[-1] == events.Done(stopped=True, result={"stopped": True})
     assert project.runs() == []
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -15,8 +14,9 @@ from medssl.core.files import write_whole
 from medssl.remote.job_folders import JobFolder
 
 MEASURED = "step-times.json"
-"""What a project remembers of the speed of its machine (tasks/step_times.py): here the next job has it, too."""
-KILLED = (-signal.SIGKILL, 128 + signal.SIGKILL)
+"""What a project remembers of the speed of its machine (tasks/step_times.py): the next job has it, too."""
+KILLED = (-9, 137)
+"""Exit codes of a killed process: the signal itself, and as a shell reports it."""
 _LAST = (b'{"event":"done"', b'{"event":"failed"')
 _TAIL_BYTES = 1 << 16
 
