@@ -52,6 +52,11 @@ class JobRunner:
         child.run(project.root, path, (*self._command, "--on", host) if host else self._command)
         self.started.emit()
 
+    def warm_up(self) -> None:
+        """Start an engine ahead of the next job, unless that runs on another computer."""
+        if not self.host.chosen:
+            self.standby.warm_up()
+
     def show(self, view: events.SliceInView) -> None:
         """Tell the running job which slice is on the screen."""
         if self._child is not None:

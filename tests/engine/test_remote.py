@@ -159,6 +159,28 @@ def test_a_run_goes_on_there_and_here_by_turns(server: Server, project: Project)
     assert sum('"event":"started"' in line for line in log) == 2
 
 
+def test_the_command_line_trains_there_and_segments_files_outside_of_the_project(
+    server: Server, project: Project, tmp_path: Path
+) -> None:
+    def medssl(*arguments: object) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "medssl", *map(str, arguments), "--device", "cpu", "--on", HOST],
+            capture_output=True,
+            text=True,
+            timeout=END_S,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    run = medssl("finetune", project.root, "--steps", 2, "--set", "threads=1", "--predict", "all").strip()
+    assert project.run(run).card["step"] == 2
+    assert all(project.has_prediction(run, scan) for scan in project.scans)
+    outside = write_nifti(tmp_path / "outside.nii", noise(SHAPE, seed=9).numpy())
+    written = medssl("predict", project.root, outside, "--out", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert Path(written.splitlines()[0]).exists()
+
+
 # --- the connection breaks ----------------------------------------------------------------------------
 
 

@@ -6,12 +6,16 @@ import io
 import json
 import os
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from medssl.core import remote_hosts
 from medssl.core.errors import UserError
+from medssl.core.jobs import to_json
+from medssl.core.project.elsewhere import Elsewhere, set_elsewhere
 from medssl.core.project.project import LabelClass, Project
+from medssl.core.project.run_state import run_state
 from medssl.core.project.runs import Run
 from medssl.remote import frames
 from medssl.remote.incoming import Incoming
@@ -190,6 +194,35 @@ def test_a_result_of_another_run_is_refused(tmp_path: Path) -> None:
 
 
 # --- what a relay has to do with ----------------------------------------------------------------------
+
+
+def test_a_damaged_record_of_a_run_blocks_that_run_alone(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "here", shape=SHAPE)
+    job = job_of("finetune", project)
+    run = project.new_run("finetune", to_json(job), "from-shapes")
+    for damaged in ("{", '{"host": 3}', "[]", "\x00"):
+        (run.folder / "remote.json").write_text(damaged)
+        assert run_state(project, run).text == "damaged"
+        assert prepare(project, job, "gpu1").run.id != run.id
+        with pytest.raises(UserError) as error:
+            prepare(project, replace(job, resume=run.id), "gpu1")
+        assert error.value.code == "unreadable"
+
+
+def test_the_same_job_takes_up_a_run_of_that_host_and_resuming_one_of_another_host_is_refused(
+    tmp_path: Path,
+) -> None:
+    project = make_project(tmp_path / "here", shape=SHAPE)
+    job = job_of("finetune", project)
+    run = prepare(project, job, "gpu1").run
+    set_elsewhere(run, Elsewhere("gpu1", "0" * 32))
+    again = prepare(project, job, "gpu1")
+    assert (again.run.id, again.id, again.is_there, again.is_new) == (run.id, "0" * 32, True, False)
+    assert prepare(project, replace(job, seed=1), "gpu1").run.id != run.id
+    assert prepare(project, job, "gpu2").run.id != run.id
+    with pytest.raises(UserError) as error:
+        prepare(project, replace(job, resume=run.id), "gpu2")
+    assert error.value.code == "elsewhere"
 
 
 def test_a_damaged_scan_is_left_out_and_named(tmp_path: Path) -> None:

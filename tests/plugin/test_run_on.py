@@ -128,6 +128,18 @@ def test_estimates_are_of_this_computer(hosts, open_dock):
     assert dock.estimates.measuring
 
 
+def test_no_engine_is_started_ahead_of_a_job_of_another_computer(hosts, open_dock, monkeypatch):
+    monkeypatch.setattr(child_process.StandbyEngine, "on", True)
+    dock = open_dock()
+    dock.pretrain.run_on.setCurrentText("gpu1")
+    dock.workspace.new_annotation()
+    dock.workspace.annotation_layer.paint((3, 4, 5), 1)
+    assert dock.jobs.standby.take() is None
+    dock.pretrain.run_on.setCurrentText(HERE)
+    dock.workspace.annotation_layer.paint((3, 5, 6), 1)
+    wait_until(lambda: dock.jobs.standby._child is not None, 20, "an engine")
+
+
 def test_a_closed_window_leaves_the_job_going(hosts, open_dock, project):
     dock = open_dock()
     dock.pretrain.run_on.setCurrentText("gpu1")

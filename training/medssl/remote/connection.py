@@ -66,6 +66,7 @@ class Connection:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C in a terminal stops the job, and not ssh
         )
         assert self._process.stdin and self._process.stdout and self._process.stderr
         self._writer = Writer(cast(BinaryIO, self._process.stdin))

@@ -7,6 +7,7 @@ import json
 import platform
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,9 +116,10 @@ def _there(project: Project, job: TrainingJob, host: str) -> Run | None:
         return run if elsewhere(run) is not None else None
     wanted = _as_stored(jobs.to_json(with_budget(job)))
     for run in reversed(project.runs(jobs.kind_of(job))):
-        place = elsewhere(run)
-        if place is not None and place.host == host and _as_stored(run.job) == wanted:
-            return run
+        with suppress(UserError):  # which whoever resumes that run is told
+            place = elsewhere(run)
+            if place is not None and place.host == host and _as_stored(run.job) == wanted:
+                return run
     return None
 
 

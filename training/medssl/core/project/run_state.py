@@ -32,17 +32,16 @@ def run_state(project: Project, run: Run) -> RunState:
     """The state of a run, from its files and its lock."""
     predictions = sum(project.prediction_file(run.id, scan).exists() for scan in project.scans)
     try:
-        card = run.card
+        card, place = run.card, elsewhere(run)
     except UserError:
         return RunState("damaged", 0, 0.0, predictions)
-    return RunState(_text(run), int(card.get("step", 0)), float(card.get("elapsed_s", 0.0)), predictions)
+    text = f"on {place.host}" if place is not None else _text(run)
+    return RunState(text, int(card.get("step", 0)), float(card.get("elapsed_s", 0.0)), predictions)
 
 
 def _text(run: Run) -> str:
     if is_being_trained(run):
         return "being trained"
-    if (place := elsewhere(run)) is not None:
-        return f"on {place.host}"
     if not run.checkpoint.exists():
         return "no weights"
     if run.collapsed:
