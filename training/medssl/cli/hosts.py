@@ -55,7 +55,7 @@ def hosts(
         screen.print(f"{host}: medssl {hello['version']}, {hello['python']}", soft_wrap=True)
         screen.print(f"GPU: {hello['gpu'] or 'none'}", soft_wrap=True)
         free, jobs = hello["free"] / 1e9, hello["jobs"]
-        screen.print(f"{hello['folder']}: {free:.1f} GB free, {jobs} jobs to take up", soft_wrap=True)
+        screen.print(f"{hello['folder']}: {free:.1f} GB free, {jobs} jobs", soft_wrap=True)
         if clear:
             screen.print(f"Deleted {connection.ask('clear')[0]['size'] / 1e9:.1f} GB.")
     finally:
