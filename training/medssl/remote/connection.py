@@ -29,6 +29,8 @@ OPTIONS = (
 GREETING_S = 90.0
 """A Python that is loaded from a slow network drive takes that long."""
 WAIT_S = 0.1
+CLOSE_S = 3.0
+"""Another process may keep ssh's error output open: that of a connection which others share."""
 PING_S = 20.0
 SSH_FAILED = 255
 """Exit code of ssh for failures of its own."""
@@ -145,16 +147,19 @@ class Connection:
 
     def close(self) -> None:
         """End the connection; what runs there goes on."""
-        self._process.kill()
-        self._process.wait()
-        for thread in (self._reader, self._listener):
-            while thread.is_alive():
-                with suppress(queue.Empty):  # it may wait for room in the queue
-                    self._received.get_nowait()
-                thread.join(WAIT_S)
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            with suppress(OSError):
-                if stream is not None:
+        process = self._process
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + CLOSE_S
+        while self._reader.is_alive() and time.monotonic() < deadline:
+            with suppress(queue.Empty):  # it may wait for room in the queue
+                self._received.get_nowait()
+            self._reader.join(WAIT_S)
+        self._listener.join(CLOSE_S)
+        ended = (None, self._reader, self._listener)
+        for stream, thread in zip((process.stdin, process.stdout, process.stderr), ended, strict=True):
+            if stream is not None and not (thread and thread.is_alive()):
+                with suppress(OSError):
                     stream.close()
 
     def _checked(self, frame: tuple[Message, bytes]) -> tuple[Message, bytes]:
