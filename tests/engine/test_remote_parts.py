@@ -15,6 +15,7 @@ from medssl.core.errors import UserError
 from medssl.core.jobs import to_json
 from medssl.core.project.elsewhere import Elsewhere, set_elsewhere
 from medssl.core.project.project import LabelClass, Project
+from medssl.core.project.removal import delete_run
 from medssl.core.project.run_state import run_state
 from medssl.core.project.runs import Run
 from medssl.remote import frames
@@ -218,6 +219,9 @@ def test_the_same_job_takes_up_a_run_of_that_host_and_resuming_one_of_another_ho
     set_elsewhere(run, Elsewhere("gpu1", "0" * 32))
     again = prepare(project, job, "gpu1")
     assert (again.run.id, again.id, again.is_there, again.is_new) == (run.id, "0" * 32, True, False)
+    with pytest.raises(UserError) as kept:
+        delete_run(project, run.id)
+    assert kept.value.code == "elsewhere"
     assert prepare(project, replace(job, seed=1), "gpu1").run.id != run.id
     assert prepare(project, job, "gpu2").run.id != run.id
     with pytest.raises(UserError) as error:

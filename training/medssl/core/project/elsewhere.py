@@ -44,7 +44,7 @@ def set_elsewhere(run: Run, place: Elsewhere | None) -> None:
 
 
 def need_here(run: Run) -> None:
-    """Check that a run may be trained on this computer.
+    """Check that a run is not trained on another computer: nothing else may train or delete it.
 
     Raises:
         UserError: "elsewhere".
@@ -52,7 +52,7 @@ def need_here(run: Run) -> None:
     place = elsewhere(run)
     if place is not None:
         raise UserError(
-            f"{run.id} is trained on {place.host}; resume it with --on {place.host}, or delete "
-            f"{run.folder / FILE} to go on here from what has come back.",
+            f"{run.id} is trained on {place.host}; take it up there (--on {place.host}), or delete "
+            f"{run.folder / FILE} to give up what has not come back.",
             code="elsewhere",
         )
