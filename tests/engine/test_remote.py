@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -115,8 +116,6 @@ def test_a_training_there_gives_the_weights_of_here(server: Server, project: Pro
 
 
 def wait_for(true: Callable[[], bool]) -> None:
-    import time
-
     deadline = time.monotonic() + 60
     while not true():
         assert time.monotonic() < deadline
