@@ -23,7 +23,7 @@ from medssl.remote.incoming import Incoming
 from medssl.remote.job_folders import JobFolder, checked
 from medssl.remote.preparation import prepare
 from medssl.remote.store import Store, sha256_of_bytes
-from small import SHAPE, job_of, make_project
+from small import SHAPE, job_of, make_project, noise, write_nifti
 
 # --- hosts ---------------------------------------------------------------------------------------------
 
@@ -242,3 +242,24 @@ def test_a_damaged_scan_is_left_out_and_named(tmp_path: Path) -> None:
     ]
     assert damaged not in str(out.job)
     assert isinstance(prepared.run, Run)
+
+
+def test_the_reduced_project_opens_with_all_channels_and_without_hashes_of_former_versions(
+    tmp_path: Path,
+) -> None:
+    project = make_project(tmp_path / "here", seeds=(0, 1), shape=SHAPE)
+    first, second = project.scans
+    project.add_channel(first, write_nifti(tmp_path / "secret-t2.nii", noise(SHAPE).numpy()), "t2")
+    project._change_scan(second, lambda scan: replace(scan, image_sha256=""))
+    prepared = prepare(project, job_of("finetune", project), "gpu1")
+    root = tmp_path / "there"
+    for file in prepared.outgoing().files:
+        (root / file.name).parent.mkdir(parents=True, exist_ok=True)
+        (root / file.name).write_bytes(b"".join(file.read(0, 1000)))
+        assert b"secret" not in (root / file.name).read_bytes()
+    there = Project.open(root)
+    assert list(there.scans) == [first, second]
+    for scan, channel in ((first, ""), (first, "t2"), (second, "")):
+        assert (there.image(scan, channel) == project.image(scan, channel)).all()
+    assert there.annotated() == project.annotated()
+    assert there.run(prepared.run.id).job["project"] == "."
