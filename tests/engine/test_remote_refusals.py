@@ -105,6 +105,23 @@ def test_a_host_that_knows_no_key_of_ours(server: Server, project: Project) -> N
     assert "Permission denied" in str(error.value)
 
 
+def test_a_connection_that_breaks_while_it_is_made(server: Server) -> None:
+    asleep = python_of(server, "#!/bin/sh\nexec sleep 60\n")
+    with pytest.raises(UserError) as error:
+        Connection(HOST, asleep, idle=lambda: server.connections() and server.cut())
+    assert code_of(error) == "no-host"
+
+
+def test_who_gives_up_while_a_connection_is_made_need_not_wait(server: Server) -> None:
+    asleep = python_of(server, "#!/bin/sh\nexec sleep 60\n")
+
+    def give_up() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Connection(HOST, asleep, idle=give_up)
+
+
 @pytest.mark.parametrize("host", ["-oProxyCommand=touch /tmp/x", "a b", "", "a;b", "$(x)"])
 def test_what_is_no_name_of_a_host_never_reaches_ssh(server: Server, project: Project, host: str) -> None:
     assert code_of(refused(job_of("finetune", project), host)) == "bad-host"

@@ -32,8 +32,8 @@ WAIT_S = 0.1
 CLOSE_S = 3.0
 """Another process may keep ssh's error output open: that of a connection which others share."""
 PING_S = 20.0
-SSH_FAILED = 255
-"""Exit code of ssh for failures of its own."""
+NOT_FOUND = (126, 127)
+"""Exit codes of shells for a program that is not there, or cannot be run."""
 
 
 class Broken(Exception):
@@ -193,20 +193,20 @@ class Connection:
 
     def _refusal(self, reason: str) -> UserError:
         """Why there was no greeting, from what ssh and the other shell have said."""
-        said = "\n".join(self._errors)
-        if self._process.wait() == SSH_FAILED:
-            return UserError(
-                f"{self.host} cannot be reached ({reason}); connect once with `ssh {self.host}` in a "
-                "terminal, until it asks for nothing, and try again.",
-                code="no-host",
-            )
+        code, said = self._process.wait(), "\n".join(self._errors)
         if "No such command" in said:
             return self._other_version("an older version")
-        other = command("hosts", self.host, "--python", "PATH")
+        if code in NOT_FOUND or "No module named" in said:
+            other = command("hosts", self.host, "--python", "PATH")
+            return UserError(
+                f"{self.python} on {self.host} has no medssl ({reason}); install napari-medssl "
+                f"{__version__} there, or say which Python has it: {other}.",
+                code="no-agent",
+            )
         return UserError(
-            f"{self.python} on {self.host} has no medssl ({reason}); install napari-medssl {__version__} "
-            f"there, or say which Python has it: {other}.",
-            code="no-agent",
+            f"{self.host} cannot be reached ({reason}); connect once with `ssh {self.host}` in a "
+            "terminal, until it asks for nothing, and try again.",
+            code="no-host",
         )
 
     def _other_version(self, version: str) -> UserError:
