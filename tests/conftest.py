@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import loopback_sshd
 import nibabel
 import numpy as np
 import pytest
+from medssl.core import remote_hosts
 from medssl.core.project.project import LabelClass, Project
 
 
@@ -31,6 +34,27 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real scans are not at {folder} (set MEDSSL_DATA)")
     return folder
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[loopback_sshd.Server]:
+    """A real sshd on loopback, known to ssh as loopback_sshd.HOST."""
+    from medssl.remote import relay
+
+    if reason := loopback_sshd.missing():
+        pytest.skip(reason)
+    folder = tmp_path / "server"
+    folder.mkdir()
+    made = loopback_sshd.make_server(folder)
+    for name, value in loopback_sshd.environment(made).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(remote_hosts, "FILE", made.home / "config" / "medssl" / "hosts.json")
+    monkeypatch.setattr(relay, "WAITS_S", (0.05,))
+    made.start()
+    yield made
+    made.stop()
+    for process in made.jobs():
+        process.kill()
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Which part of the engine may import which: core < nn < tasks < engine < server < benchmarking < cli."""
+"""Which part of the engine may import which, from core at the bottom to the command line (LAYERS)."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ LAYERS = (
     ("core",),
     ("nn",),
     ("tasks",),
+    ("remote",),
     ("engine", "worker"),
     ("server",),
     ("benchmarking",),
@@ -90,6 +91,13 @@ def test_the_server_reaches_networks_through_engine_processes_alone() -> None:
     parts = {part for path in server for part in engine_parts(imports(path))}
     assert parts <= {*VIEWER_IMPORTS, "server"}
     assert not {str(path) for path in server if _roots(path) & TORCH}
+
+
+def test_jobs_on_another_computer_load_no_torch_here() -> None:
+    remote = [path for number, layer in enumerate(LAYERS) if layer == ("remote",) for path in files(number)]
+    parts = {part for path in remote for part in engine_parts(imports(path))}
+    assert parts <= {"core", "remote"}
+    assert not {str(path) for path in remote if _roots(path) & TORCH}
 
 
 def test_the_plugin_imports_core_alone() -> None:

@@ -23,6 +23,8 @@ from napari_medssl.qt import not_none, timer
 COMMAND = (sys.executable, "-u", "-m", "medssl", "run")
 TERMINATE_MS = 5_000
 KILL_MS = 8_000
+FAR_PATIENCE = 6
+"""How many times as long the answer of another computer may take."""
 EXIT_MS = 5_000
 """An engine that has reported its end and still runs after this time is killed: its results are saved."""
 MAX_LINE_BYTES = 1 << 20
@@ -45,9 +47,14 @@ class EngineProcess(QObject):
     ended = Signal(str, str)
     """("done" | "stopped" | "failed", message): the process has ended; always the last signal."""
 
-    def __init__(self, project: Path) -> None:
+    def __init__(self, project: Path, goes_on: bool = False) -> None:
+        """Args:
+        project: Root of the project.
+        goes_on: Whether the job runs on another computer, and goes on there when this process is told
+            nothing any more; it may then be silent for longer.
+        """
         super().__init__()
-        self._project = project
+        self._project, self._goes_on = project, goes_on
         self._log: Path | None = None
         self._line, self._line_too_long = b"", False
         self._errors = b""
@@ -59,8 +66,9 @@ class EngineProcess(QObject):
         self._process.readyReadStandardError.connect(self._read_errors)
         self._process.finished.connect(self._finished)
         self._process.errorOccurred.connect(self._error)
-        self._terminate = timer(TERMINATE_MS, self._process.terminate, parent=self)
-        self._kill = timer(KILL_MS, self._process.kill, parent=self)
+        patience = FAR_PATIENCE if goes_on else 1
+        self._terminate = timer(patience * TERMINATE_MS, self._process.terminate, parent=self)
+        self._kill = timer(patience * KILL_MS, self._process.kill, parent=self)
         self._exit = timer(EXIT_MS, self._process.kill, parent=self)
 
     def start(self, job: Path, command: Sequence[str] = COMMAND) -> None:
@@ -93,7 +101,7 @@ class EngineProcess(QObject):
         self._process.write(line.encode("utf-8", "surrogateescape") + b"\n")
 
     def stop(self, patient: bool = True) -> None:
-        """Ask the engine to end after the current step.
+        """Ask the engine to end after the current step; a job that goes on elsewhere is left, if not patient.
 
         It is terminated after 5 s without an event and killed after 8 s. A second request kills it at once.
 
@@ -105,7 +113,10 @@ class EngineProcess(QObject):
             self._process.kill()
             return
         self._stop_requested, self._patient = True, patient
-        self.send("stop")
+        if self._goes_on and not patient:
+            self._process.closeWriteChannel()
+        else:
+            self.send("stop")
         self._terminate.start()
         self._kill.start()
 

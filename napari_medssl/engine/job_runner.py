@@ -9,6 +9,7 @@ from medssl.core import events, jobs
 from medssl.core.errors import UserError
 
 from napari_medssl.engine.child_process import COMMAND, EngineProcess, StandbyEngine
+from napari_medssl.model.run_host import RunHost
 from napari_medssl.model.session import Session
 
 
@@ -24,28 +25,37 @@ class JobRunner:
         self._session = session
         self._command = command
         self._child: EngineProcess | None = None
+        self.host = RunHost()
+        """Where trainings and predictions run."""
         self.standby = StandbyEngine(session, command)
 
     def start(self, job: jobs.Job) -> None:
         """Start a job.
 
         Raises:
-            UserError: Another job is running ("busy"), the project is read-only, or the disk refuses the job
-                file.
+            UserError: Another job is running ("busy"), the project is read-only, the disk refuses the job
+                file, or the run to resume cannot be read.
         """
         if self._session.job.running:
             raise UserError("A job is still running; stop it first.", code="busy")
         project = self._session.need_project()
         project.need_writable()
+        host = self.host.host_of(job, project)
         path = project.root / "job.json"
         jobs.write_job(path, job)
-        self._child = child = self.standby.take() or EngineProcess(project.root)
+        ready = None if host else self.standby.take()
+        self._child = child = ready or EngineProcess(project.root, goes_on=bool(host))
         child.event_received.connect(self._session.handle_event)
         child.event_received.connect(self.event_received.emit)
         child.ended.connect(self._end)
-        self._session.begin(jobs.kind_of(job))
-        child.run(project.root, path, self._command)
+        self._session.begin(jobs.kind_of(job), host)
+        child.run(project.root, path, (*self._command, "--on", host) if host else self._command)
         self.started.emit()
+
+    def warm_up(self) -> None:
+        """Start an engine ahead of the next job, unless that runs on another computer."""
+        if not self.host.chosen:
+            self.standby.warm_up()
 
     def show(self, view: events.SliceInView) -> None:
         """Tell the running job which slice is on the screen."""
@@ -59,7 +69,7 @@ class JobRunner:
             self._child.stop()
 
     def leave(self) -> None:
-        """End the job within 8 s: the window is closed."""
+        """End the job within 8 s, unless it runs on another computer: the window is closed."""
         self.standby.cancel()
         if self._child is not None:
             self._child.stop(patient=False)

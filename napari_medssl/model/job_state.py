@@ -21,6 +21,8 @@ class JobState:
     """The running job, or the last one. `notices` are messages for the user, the newest last."""
 
     kind: str = ""
+    host: str = ""
+    """The other computer that it runs on; empty for this one."""
     running: bool = False
     stopping: bool = False
     run: str | None = None

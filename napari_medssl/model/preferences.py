@@ -15,12 +15,27 @@ FILE = user_config_path("medssl", appauthor=False) / "preferences.json"
 
 def number(key: str) -> float:
     """A positive number; 0 where none was chosen, or the file is damaged."""
-    value = _read().get(key, 0.0)
-    return value if 0 < value < math.inf else 0.0
+    value = _read().get(key)
+    return value if isinstance(value, float) and 0 < value < math.inf else 0.0
 
 
 def set_number(key: str, value: float) -> None:
     """Keep a number, unless it cannot be saved: no work is worth less for that."""
+    _keep(key, value)
+
+
+def text(key: str) -> str:
+    """A text; empty where none was chosen, or the file is damaged."""
+    value = _read().get(key)
+    return value if isinstance(value, str) else ""
+
+
+def set_text(key: str, value: str) -> None:
+    """Keep a text, unless it cannot be saved."""
+    _keep(key, value)
+
+
+def _keep(key: str, value: float | str) -> None:
     kept = _read()
     if kept.get(key) != value:
         with suppress(UserError):
@@ -28,8 +43,8 @@ def set_number(key: str, value: float) -> None:
             write_json(FILE, {**kept, key: value})
 
 
-def _read() -> dict[str, float]:
+def _read() -> dict[str, float | str]:
     try:
-        return convert(dict[str, float], read_json(FILE), FILE.name)
+        return convert(dict[str, float | str], read_json(FILE), FILE.name)
     except UserError:
         return {}

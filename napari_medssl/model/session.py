@@ -297,10 +297,11 @@ class Session:
 
     # --- the job -------------------------------------------------------------------------------------
 
-    def begin(self, kind: str) -> None:
-        """A job was started; the engine has not confirmed it yet."""
+    def begin(self, kind: str, host: str = "") -> None:
+        """A job was started, on a host or here; the engine has not confirmed it yet."""
         self.messages.end(kind)
-        self._job(kind=kind, running=True, phase="Starting the engine", fresh=True)
+        phase = f"Connecting to {host}" if host else "Starting the engine"
+        self._job(kind=kind, host=host, running=True, phase=phase, fresh=True)
         self.runs_changed.emit()
 
     def handle_event(self, event: events.Event) -> None:

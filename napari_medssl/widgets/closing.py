@@ -18,8 +18,9 @@ from napari_medssl.widgets.messages import describe
 WINDOW, DOCK = "window", "dock"
 KEEPS = "Closing the {what} stops it after its current step. Its weights are kept, and Continue resumes it."
 ENDS = "Closing the {what} stops it; start it again later."
+LEAVES = "It goes on on {host} when the {what} closes; Continue, or the same job again, takes it up."
 UNSAVED = "The last strokes are NOT SAVED: closing the {what} loses them."
-STOP, LOSE, GO_ON = "Stop and close", "Lose them and close", "Go on"
+STOP, LOSE, LEAVE, GO_ON = "Stop and close", "Lose them and close", "Close", "Go on"
 CLOSE, CLOSE_DOCK = "close", "destroyOnClose"
 """napari's methods behind Ctrl+Q, Ctrl+W and its menu, and behind the cross of a dock."""
 
@@ -101,13 +102,15 @@ class ClosingQuestion(QObject):
         job, unsaved = self._session.job, self._session.annotation.unsaved
         lines = [UNSAVED] if unsaved else []
         if job.running:
-            lines.append(KEEPS if job.is_training else ENDS)
+            lines.append(LEAVES if job.host else KEEPS if job.is_training else ENDS)
         title = describe(job) if job.running else "Strokes are not saved"
         box = QMessageBox(
             QMessageBox.Icon.Question, f"Close the {what}", f"{title}.", parent=self._get_window()
         )
-        box.setInformativeText(" ".join(lines).format(what=what))
-        close = box.addButton(STOP if job.running else LOSE, QMessageBox.ButtonRole.AcceptRole)
+        box.setInformativeText(" ".join(lines).format(what=what, host=job.host))
+        stops = job.running and not job.host
+        text = STOP if stops else LOSE if unsaved else LEAVE
+        close = box.addButton(text, QMessageBox.ButtonRole.AcceptRole)
         go_on = box.addButton(GO_ON, QMessageBox.ButtonRole.RejectRole)
         box.setDefaultButton(go_on)
         box.setEscapeButton(go_on)

@@ -148,7 +148,7 @@ class Dock(QWidget):
         session = self.session
         session.project_changed.connect(self._on_project)
         session.message.connect(lambda severity, text: NOTIFICATIONS[severity](text))
-        self.session.annotation.stroke.connect(lambda *of: self.jobs.standby.warm_up())
+        self.session.annotation.stroke.connect(lambda *of: self.jobs.warm_up())
         for step in self.steps:
             step.toggled.connect(lambda opened, step=step: self._on_toggled(step, opened))
             if isinstance(step.body, Pretrain | Finetune):

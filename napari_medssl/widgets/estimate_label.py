@@ -10,23 +10,28 @@ from medssl.core.jobs import TrainingJob
 from qtpy.QtWidgets import QLabel
 
 from napari_medssl.engine.estimates import Estimates
+from napari_medssl.model.run_host import RunHost
 from napari_medssl.model.session import Session
 
 LINES = 3
 """Lines of most estimates."""
+ELSEWHERE = "Runs on {}; time and memory are estimated for this computer alone."
 
 
 class EstimateLabel(QLabel):
     """Estimate of the job that `job` creates; measured while its step is open."""
 
-    def __init__(self, session: Session, estimates: Estimates, job: Callable[[], TrainingJob]) -> None:
+    def __init__(
+        self, session: Session, estimates: Estimates, job: Callable[[], TrainingJob], host: RunHost
+    ) -> None:
         super().__init__()
-        self._session, self._estimates, self._job = session, estimates, job
+        self._session, self._estimates, self._job, self._host = session, estimates, job, host
         self._open = False
         self.setWordWrap(True)
         self.setProperty("hint", True)
         self.setMinimumHeight(LINES * self.fontMetrics().lineSpacing())  # what is below it stays where it is
         estimates.changed.connect(self.refresh)
+        host.changed.connect(self.refresh)
         self.refresh()
 
     def set_open(self, is_open: bool) -> None:
@@ -45,6 +50,9 @@ class EstimateLabel(QLabel):
         self.setVisible(self._session.idle)
 
     def _text(self) -> str:
+        if self._host.chosen:
+            self._estimates.cancel()
+            return ELSEWHERE.format(self._host.chosen)
         try:
             job = self._job()
             known = self._estimates.ask(job)

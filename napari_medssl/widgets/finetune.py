@@ -32,6 +32,7 @@ from napari_medssl.widgets.components import (
 )
 from napari_medssl.widgets.estimate_label import EstimateLabel
 from napari_medssl.widgets.run_menu import RIGHT_CLICK, RunMenu
+from napari_medssl.widgets.run_on import add_run_on
 from napari_medssl.workspace import Workspace
 
 SHAPES_NAME, RANDOM_NAME, CONTINUE = "Shapes (ready to use)", "Random weights", "Last fine-tuning"
@@ -69,8 +70,9 @@ class Finetune(StepContent):
         form = QFormLayout()
         form.addRow(row(self.purpose, self.minutes, stretch=0))
         form.addRow("Start from", self.weights)
+        self.run_on = add_run_on(form, jobs.host)
         self.advanced = Advanced()
-        self.estimate = EstimateLabel(session, estimates, self._new_job)
+        self.estimate = EstimateLabel(session, estimates, self._new_job, jobs.host)
         self.start = button(
             "Fine-tune and predict",
             self.fine_tune,
@@ -137,7 +139,7 @@ class Finetune(StepContent):
         allow(self.start, no_job(self.session))
         resumable = self.session.resumable(self.kind) is not None
         allow(self.resume, job_blocked(self.session) or ("" if resumable else NOTHING_TO_CONTINUE))
-        for widget in (self.purpose, self.weights, self.minutes):
+        for widget in (self.purpose, self.weights, self.minutes, self.run_on):
             allow(widget, job_blocked(self.session))
         for part in (self.about, self.hold, self.advanced):
             part.setVisible(idle)

@@ -30,6 +30,7 @@ from napari_medssl.widgets.components import (
 )
 from napari_medssl.widgets.estimate_label import EstimateLabel
 from napari_medssl.widgets.finetune import NOTHING_TO_CONTINUE, STARTS
+from napari_medssl.widgets.run_on import add_run_on
 from napari_medssl.workspace import Workspace
 
 NOT_PUBLISHED = "This method has no published configuration; choose another purpose."
@@ -54,8 +55,9 @@ class Pretrain(StepContent):
         form = QFormLayout()
         form.addRow(row(self.purpose, self.minutes, stretch=0))
         form.addRow("Method", self.method)
+        self.run_on = add_run_on(form, jobs.host)
         self.advanced = Advanced()
-        self.estimate = EstimateLabel(session, estimates, self._new_job)
+        self.estimate = EstimateLabel(session, estimates, self._new_job, jobs.host)
         self.start = button(
             "Pre-train", self.start_anew, "Train on all scans of the project; no annotation is needed", True
         )
@@ -113,7 +115,7 @@ class Pretrain(StepContent):
         allow(self.start, no_job(self.session))
         resumable = self.session.resumable(self.kind) is not None
         allow(self.resume, job_blocked(self.session) or ("" if resumable else NOTHING_TO_CONTINUE))
-        for widget in (self.purpose, self.method, self.minutes):
+        for widget in (self.purpose, self.method, self.minutes, self.run_on):
             allow(widget, job_blocked(self.session))
         for part in (self.about, self.advanced):
             part.setVisible(idle)

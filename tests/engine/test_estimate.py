@@ -137,7 +137,7 @@ def test_the_command_line_says_it_before_the_run_begins(
 ) -> None:
     jobs = []
 
-    def work(job, screen, should_stop):  # type: ignore[no-untyped-def]
+    def work(job, screen, should_stop, on=""):  # type: ignore[no-untyped-def]
         jobs.append(job)
         return {"run": "0001", "stopped": False, "estimate": to_json(MADE)}
 

@@ -68,11 +68,12 @@ def no_precompute(monkeypatch) -> None:
 
 @pytest.fixture(autouse=True)
 def own_settings(monkeypatch, tmp_path) -> None:
-    """Recent projects and preferences are not those of the person who runs the tests."""
-    from napari_medssl.model import preferences, recent_projects
+    """Recent projects, preferences and hosts are not those of the person who runs the tests."""
+    from napari_medssl.model import preferences, recent_projects, run_host
 
     monkeypatch.setattr(recent_projects, "FILE", tmp_path / "config" / "recent-projects.json")
     monkeypatch.setattr(preferences, "FILE", tmp_path / "config" / "preferences.json")
+    monkeypatch.setattr(run_host, "ssh_hosts", lambda: ())
 
 
 @pytest.fixture

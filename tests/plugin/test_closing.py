@@ -9,7 +9,7 @@ import pytest
 import scenes
 from qtpy.QtCore import QTimer
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QAbstractButton, QApplication, QPushButton
+from qtpy.QtWidgets import QAbstractButton, QApplication, QMessageBox, QPushButton
 from user_simulation import wait_until
 
 pytestmark = pytest.mark.viewer
@@ -21,6 +21,7 @@ class Answers:
 
     def __init__(self, button: str) -> None:
         self.asked: list[str] = []
+        self.told = ""
         self._button = button
         self._timer = QTimer()
         self._timer.timeout.connect(self._press)
@@ -31,6 +32,8 @@ class Answers:
         if box is None:
             return
         self.asked.append(box.windowTitle())
+        if isinstance(box, QMessageBox):
+            self.told = box.informativeText()
         buttons = {each.text(): each for each in box.findChildren(QAbstractButton)}
         buttons.get(self._button, buttons.get("Close") or buttons.get("Go on")).click()
 
@@ -132,3 +135,12 @@ def test_a_window_whose_dock_is_gone_closes_as_napari_does(opened):
     viewer.window.remove_dock_widget(dock)
     window.close(confirm_need=True)
     assert answers.asked == [NAPARIS] and is_gone(window)
+
+
+def test_who_closes_the_window_while_a_job_runs_on_another_computer_is_told_that_it_goes_on(opened):
+    _, dock = opened
+    window, answers = dock.window(), Answers("Close")
+    dock.session.begin("pretrain", "gpu1")
+    window.close(confirm_need=True)
+    assert answers.asked == [OURS] and is_gone(window)
+    assert "It goes on on gpu1 when the window closes" in answers.told

@@ -18,7 +18,9 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 from scenes import add_scans
 from user_simulation import open_and_wait, wait_until
 
+from napari_medssl.model import run_host
 from napari_medssl.widgets import Dock
+from napari_medssl.widgets.run_on import HERE
 
 LONG = "A scan was left out, because it has no channel of this name; " * 6
 EXPECTED = {"a": 0.9, "b": 0.3, "c": 0.6}
@@ -48,8 +50,9 @@ def predict(project: Project, scan: str) -> str:
 
 
 @pytest.fixture
-def made(qtbot, said, project) -> Dock:
+def made(qtbot, said, project, monkeypatch) -> Dock:
     """A dock in a small window of napari's style, with the first scan on the screen and a slice painted."""
+    monkeypatch.setattr(run_host, "ssh_hosts", lambda: ("gpu1",))
     window, opened = QWidget(), Dock(ViewerModel())
     window.setStyleSheet(get_stylesheet("dark"))
     qtbot.addWidget(window)
@@ -182,6 +185,14 @@ def test_nothing_jumps_when_matches_come_in(made):
 
     match("a")
     stays(made, lambda: match("b"), lambda: match("c"), lambda: match("d"))
+
+
+@pytest.mark.parametrize("step", ["pretrain", "finetune"])
+def test_nothing_jumps_when_another_computer_is_chosen(made, step):
+    made.steps[STEPS[step] - 1].expand()
+    box = getattr(made, step).run_on
+    assert box.isVisible()
+    stays(made, lambda: box.setCurrentText("gpu1"), lambda: box.setCurrentText(HERE))
 
 
 def test_nothing_jumps_when_another_window_takes_the_project(made):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medssl.core import jobs, ranks, settings
+from medssl.core import ranks
 from medssl.core.allocator import keep_freed_memory
 from medssl.core.errors import UserError
 from medssl.core.events import Done, Emit, Event, Notice, SliceInView, announcing, logged
@@ -26,12 +26,12 @@ from medssl.core.jobs import (
     TrainingJob,
 )
 from medssl.core.project.cards import need
-from medssl.core.project.damage import damaged_annotations, damaged_images
+from medssl.core.project.elsewhere import need_here
 from medssl.core.project.locks import training_lock
 from medssl.core.project.project import Project, Run
 from medssl.core.project.removal import refused_leaves_nothing
-from medssl.core.project.runs import refuse_collapsed
-from medssl.core.shipped import RANDOM
+from medssl.core.project.training_start import begin_training, check_training
+from medssl.core.project.usable_scans import without_damaged
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -105,7 +105,7 @@ def _run(
         project.remove_unfinished()
     notices: list[str] = []
     project.on_notice = notices.append  # Started is the first event
-    job, left_out = in_order(lambda: _without_damaged(project, job))
+    job, left_out = in_order(lambda: without_damaged(project, job))
     notices += left_out.values()
     project.on_notice = lambda text: emit(Notice(text))
     # Imported here and below, once the project has been opened without an error: torch takes seconds.
@@ -165,44 +165,6 @@ def _run_task(
     return result
 
 
-def _without_damaged(project: Project, job: Job) -> tuple[Job, dict[str, str]]:
-    """Leave the scans out whose files are damaged, so that the job goes on with the others.
-
-    Returns:
-        The job, and {scan id: why it is left out}. The project object no longer has these scans, except those
-        of a fine-tuning whose annotation alone is damaged: they can be predicted.
-
-    Raises:
-        UserError: "no-scan" for a scan that the project does not have; if nothing is left, the first damage.
-    """
-    named = _scans_of(job)
-    _check_scans(project, named)
-    if isinstance(job, ExportJob | ExportWeightsJob | EstimateJob):
-        return job, {}  # exports say themselves which scans they cannot write; the others read only a few
-    errors = damaged_images(project, () if isinstance(job, FinetuneJob) else named)
-    project.scans = {scan: fields for scan, fields in project.scans.items() if scan not in errors}
-    if isinstance(job, SuggestJob | TrainingJob):
-        errors |= damaged_annotations(project)
-    if isinstance(job, SuggestJob):
-        project.scans = {scan: fields for scan, fields in project.scans.items() if scan not in errors}
-    remaining = tuple(scan for scan in named if scan in project.scans)
-    if isinstance(job, FinetuneJob):
-        job = replace(job, predict_scans=remaining)
-    elif named:
-        errors = {scan: error for scan, error in errors.items() if scan in named}
-        job = replace(job, scans=remaining)  # type: ignore[call-arg]  # of the jobs that name scans
-    if errors and not (remaining if named and not isinstance(job, FinetuneJob) else project.scans):
-        raise next(iter(errors.values()))
-    return job, {scan: str(error) for scan, error in errors.items()}
-
-
-def _scans_of(job: Job) -> tuple[str, ...]:
-    """Ids of the scans that a job names."""
-    if isinstance(job, FinetuneJob):
-        return job.predict_scans
-    return job.scans if isinstance(job, PredictJob | FeaturesJob | ExportJob) else ()
-
-
 def _train(
     project: Project,
     job: TrainingJob,
@@ -215,30 +177,17 @@ def _train(
     from medssl.nn import devices, distributed
     from medssl.tasks.inference.predict import predict_scans
     from medssl.tasks.pretrain.pretrain import pretrain
-    from medssl.tasks.segment.finetune import check_annotations, finetune
+    from medssl.tasks.segment.finetune import finetune
     from medssl.tasks.tensorboard import curves
 
     scans = distributed.decided(lambda: [*project.scans])  # one may have been added meanwhile
     project.scans = {scan: project.scan(scan) for scan in scans}
-    if isinstance(job, FinetuneJob):
-        check_annotations(project)
-        if job.weights not in (None, RANDOM):
-            refuse_collapsed(project.run(job.weights))
+    check_training(project, job)
     if job.resume is None:  # before there is a run
-        settings.check_job(job)
         devices.choose(job.device)
-        if job.steps is None and job.minutes is None:
-            job = replace(job, minutes=jobs.MINUTES)
-    if job.resume:
-        training_run = project.run(job.resume)
-        job = _resumed_job(training_run, job)
-        if isinstance(job, FinetuneJob):  # scans may have been removed since
-            remaining = tuple(scan for scan in job.predict_scans if scan in project.scans)
-            job = replace(job, predict_scans=remaining)
     else:
-        name = job.method if isinstance(job, PretrainJob) else "from-" + _origin_name(project, job)
-        kind, fields = jobs.kind_of(job), jobs.to_json(job)
-        training_run = project.run(distributed.decided(lambda: project.new_run(kind, fields, name).id))
+        need_here(project.run(job.resume))
+    training_run, job = begin_training(project, job, partial(_new_run, project))
     with ExitStack() as held:
         if distributed.leads():
             held.enter_context(refused_leaves_nothing(training_run, not job.resume))
@@ -269,35 +218,8 @@ def _stored(training_run: Run) -> tuple[dict[str, Tensor], dict[str, Any]] | Non
     return stored
 
 
-def _origin_name(project: Project, job: TrainingJob) -> str:
-    """What the weights of a fine-tuning come from: a method's name, "finetuned" or "random"."""
-    weights = getattr(job, "weights", None)
-    if weights in (None, RANDOM):
-        return RANDOM
-    return str(project.run(weights).job.get("method", "finetuned"))
+def _new_run(project: Project, kind: str, job: dict[str, Any], name: str) -> Run:
+    """A new run, of all processes that train together."""
+    from medssl.nn import distributed
 
-
-def _resumed_job(training_run: Run, job: TrainingJob) -> TrainingJob:
-    """The job of the run to resume, with the new budget and device where they are given."""
-    if training_run.kind != jobs.kind_of(job):
-        kind = jobs.TRAININGS.get(training_run.kind, training_run.kind)
-        raise UserError(
-            f"{training_run.id} is a {kind} run and cannot be resumed with medssl {jobs.kind_of(job)}; "
-            f"choose another run or use medssl {training_run.kind}.",
-            code="wrong-run",
-        )
-    fields = {name: value for name, value in training_run.job.items() if name != "job"}
-    job_of_run = jobs.from_json(type(job), fields, str(training_run.folder / "job.json"))
-    return replace(
-        job_of_run,
-        project=job.project,
-        resume=job.resume,
-        device=job.device,
-        minutes=job_of_run.minutes if job.minutes is None else job.minutes,
-        steps=job_of_run.steps if job.steps is None else job.steps,
-    )
-
-
-def _check_scans(project: Project, scans: tuple[str, ...]) -> None:
-    for scan in scans:
-        project.scan(scan)  # or "no-scan"
+    return project.run(distributed.decided(lambda: project.new_run(kind, job, name).id))

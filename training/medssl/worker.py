@@ -22,6 +22,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
@@ -37,11 +38,13 @@ LATER = Path("-")
 """Stands for a job file whose path follows on standard input."""
 
 
-def run(job_path: Path) -> int:
+def run(job_path: Path, host: str = "") -> int:
     """Run a job file under the protocol above.
 
     Args:
         job_path: The job file, or `LATER` to wait for its path on standard input.
+        host: A host of the ssh configuration to run it on (medssl.remote); empty for this computer. There the
+            end of standard input ends this process alone, and the job goes on.
 
     Returns:
         The exit code.
@@ -56,8 +59,10 @@ def run(job_path: Path) -> int:
         signal.signal(signal.SIGTERM, lambda *_: commands.end())
     if ranks.rank() == 0:
         threading.Thread(target=commands.listen, daemon=True).start()
-    reporter = Reporter(channel if ranks.rank() == 0 else None, commands.stop)
+    reporter = Reporter(channel if ranks.rank() == 0 else None, commands.leave)
     try:
+        if host:
+            return _run_on(host, job_path, commands, reporter)
         from medssl import engine
         from medssl.core import jobs
 
@@ -81,6 +86,18 @@ def run(job_path: Path) -> int:
     return 1
 
 
+def _run_on(host: str, job_path: Path, commands: CommandReader, reporter: Reporter) -> int:
+    """Run a job file on another computer; returns the exit code."""
+    from medssl.core import jobs
+    from medssl.remote import relay
+    from medssl.remote.watch import Left, Watch
+
+    watch = Watch(commands.wants_stop, commands.left.is_set, commands.in_view, sys.stderr.write)
+    with suppress(Left):
+        relay.run(jobs.read_job(job_path), host, reporter.emit, watch)
+    return 0
+
+
 def take_standard_output() -> TextIO:
     """Reserve file descriptor 1 for events and redirect all other output to standard error.
 
@@ -100,9 +117,13 @@ def take_standard_output() -> TextIO:
 class Reporter:
     """Writes events to the channel and describes unexpected errors."""
 
-    def __init__(self, channel: TextIO | None, stop: threading.Event) -> None:
-        self._channel = channel  # None for a process that is not to speak
-        self._stop = stop
+    def __init__(self, channel: TextIO | None, on_gone: Callable[[], object]) -> None:
+        """Args:
+        channel: Where events go; None for a process that is not to speak.
+        on_gone: Called when nobody reads them any more.
+        """
+        self._channel = channel
+        self._on_gone = on_gone
         self._ended = False
         self.project: Path | None = None
         self.run_id: str | None = None
@@ -118,7 +139,7 @@ class Reporter:
             self._channel.write(events.to_line(event) + "\n")
             self._channel.flush()
         except OSError:
-            self._stop.set()
+            self._on_gone()
 
     def finish(self, event: events.Done | events.Failed) -> None:
         """Send the final event, unless the job has already sent one."""
@@ -142,6 +163,8 @@ class CommandReader:
 
     def __init__(self, stop_at_end: bool = True) -> None:
         self.stop = threading.Event()
+        self.left = threading.Event()
+        """Set when nobody can write commands, or read events, any more; `stop` follows."""
         self._stop_at_end = stop_at_end
         self._in_view: events.SliceInView | None = None
         self._jobs: queue.SimpleQueue[Path | None] = queue.SimpleQueue()
@@ -157,6 +180,15 @@ class CommandReader:
     def job(self) -> Path | None:
         """Wait for the path of the job file; None if standard input has ended."""
         return self._jobs.get()
+
+    def wants_stop(self) -> bool:
+        """Whether somebody has asked to stop, and not merely gone."""
+        return self.stop.is_set() and not self.left.is_set()
+
+    def leave(self) -> None:
+        """Stop the job, because whoever has started it has gone."""
+        self.left.set()
+        self.end()
 
     def end(self) -> None:
         """Stop the job after the current step, and stop pending for one."""
@@ -180,7 +212,7 @@ class CommandReader:
                 self._handle(line.decode("utf-8", "surrogateescape").strip())
             if not received:
                 if self._stop_at_end:
-                    self.end()
+                    self.leave()
                 return
 
     def _handle(self, line: str) -> None:

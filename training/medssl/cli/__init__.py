@@ -18,6 +18,7 @@ from medssl.cli import (
     dicomweb,
     export,
     export_weights,
+    hosts,
     inference,
     methods,
     review,
@@ -69,7 +70,9 @@ _add(inference.similarity, USE)
 _add(inference.evaluate, USE)
 _add(suggest.suggest, USE)
 _add(serve.serve, USE)
+_add(hosts.hosts, PROGRAMS)
 _add(setup.run, PROGRAMS)
+_add(hosts.agent, PROGRAMS, hidden=True)
 _add(setup.doctor, PROGRAMS)
 
 

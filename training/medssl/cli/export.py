@@ -156,8 +156,8 @@ def write_scans(job: ExportJob) -> int:
     return len(result["refused"])
 
 
-def work(job: Job) -> dict[str, Any]:
-    """Run a job with progress in the terminal and return its result.
+def work(job: Job, on: str = "") -> dict[str, Any]:
+    """Run a job, here or on a host, with progress in the terminal and return its result.
 
     Raises:
         typer.Exit: after Ctrl-C; finished scans are kept.
@@ -166,7 +166,7 @@ def work(job: Job) -> dict[str, Any]:
 
     screen = console()
     with stop_on_interrupt(screen) as should_stop:
-        result = run_job(job, screen, should_stop)
+        result = run_job(job, screen, should_stop, on)
         if result["stopped"]:
             screen.print("Stopped. Finished scans are kept.")
             raise typer.Exit(INTERRUPTED)

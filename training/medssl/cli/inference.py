@@ -15,6 +15,7 @@ from medssl.cli.options import (
     DeviceOption,
     FormatOption,
     ModalityOption,
+    OnOption,
     OverwriteOption,
     ProjectArgument,
     SeedOption,
@@ -56,6 +57,7 @@ def predict(
     with_names: WithNamesOption = False,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
+    on: OnOption = "",
 ) -> None:
     """Segment scans with a fine-tuned network.
 
@@ -91,7 +93,7 @@ def predict(
             inside = targets_in(opened, inside, out, ending, overwrite, refusals)
             job = replace(job, scans=inside)
         if inside or out is None:
-            refusals.count += len(work(job).get("left_out", ()))
+            refusals.count += len(work(job, on).get("left_out", ()))
         if out is None:
             write = command("export", project, "--out", "DIR")
             typer.echo(f"The segmentations are in the project; {write} writes files.")
@@ -115,7 +117,7 @@ def predict(
         out,
         ending,
         job,
-        work,
+        partial(work, on=on),
         refusals,
         modality,
         overwrite=overwrite,

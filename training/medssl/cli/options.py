@@ -47,6 +47,16 @@ SeedOption = Annotated[
 DeviceOption = Annotated[
     str, typer.Option(help="auto (a GPU if available), cpu, cuda, cuda:1 or mps.", metavar="DEVICE")
 ]
+OnOption = Annotated[
+    str,
+    typer.Option(
+        "--on",
+        metavar="HOST",
+        show_default=False,
+        help="Run on another computer: a host of your ssh configuration that has the same version of medssl "
+        "(medssl hosts). If it is running or done there already, it is taken up.",
+    ),
+]
 MinutesOption = Annotated[
     float | None,
     typer.Option(

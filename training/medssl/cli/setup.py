@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from medssl.cli.options import ModalityOption, names_in
+from medssl.cli.options import ModalityOption, OnOption, names_in
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -272,6 +272,7 @@ def run(
             help='Job file (JSON); "-" reads its path from standard input.',
         ),
     ],
+    on: OnOption = "",
 ) -> None:
     """Run a job file, with events as JSON lines on standard output.
 
@@ -279,11 +280,12 @@ def run(
     standard input, or its end, stops the job after the current step and
     writes a checkpoint (under torchrun or SLURM its end means nothing, and
     SIGTERM stops). A line `show {"scan": ..., "axis": ..., "index": ...}`
-    requests previews of that slice.
+    requests previews of that slice. With --on, the end of standard input
+    leaves a job that has begun on the other computer going.
     """
     from medssl import worker
 
-    raise typer.Exit(worker.run(job))
+    raise typer.Exit(worker.run(job, on))
 
 
 def doctor(

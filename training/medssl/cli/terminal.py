@@ -101,13 +101,14 @@ def stop_on_interrupt(screen: Console) -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, previous)
 
 
-def run_job(job: jobs.Job, screen: Console, should_stop: Callable[[], bool]) -> dict[str, Any]:
-    """Run a job in this process with progress on the screen.
+def run_job(job: jobs.Job, screen: Console, should_stop: Callable[[], bool], on: str = "") -> dict[str, Any]:
+    """Run a job in this process, or on another computer, with progress on the screen.
 
     Args:
         job: job to run.
         screen: where to show progress.
         should_stop: returns True to stop after the current step.
+        on: a host of the ssh configuration; empty for this process.
 
     Returns:
         The job's result.
@@ -115,6 +116,8 @@ def run_job(job: jobs.Job, screen: Console, should_stop: Callable[[], bool]) -> 
     Raises:
         typer.Exit: after a second Ctrl-C; the last checkpoint is kept.
     """
+    if on:
+        return _run_on(on, job, screen, should_stop)
     with screen.status("Loading the engine ..."):
         from medssl import engine  # imports torch: seconds
     try:
@@ -122,6 +125,24 @@ def run_job(job: jobs.Job, screen: Console, should_stop: Callable[[], bool]) -> 
             return engine.run(job, drawing.emit, should_stop)
     except KeyboardInterrupt:
         screen.print("Stopped. The last checkpoint is kept.")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _run_on(host: str, job: jobs.Job, screen: Console, should_stop: Callable[[], bool]) -> dict[str, Any]:
+    from medssl.core.errors import UserError
+    from medssl.remote import relay
+    from medssl.remote.watch import Watch
+
+    log: list[str] = []
+    try:
+        with Drawing(screen) as drawing:
+            return relay.run(job, host, drawing.emit, Watch(should_stop, on_log=log.append))
+    except UserError as error:
+        if error.code == "defect":
+            screen.print("".join(log), soft_wrap=True)
+        raise
+    except KeyboardInterrupt:
+        screen.print(f"Left. What has begun on {host} goes on there; the same command takes it up.")
         raise typer.Exit(INTERRUPTED) from None
 
 

@@ -11,6 +11,7 @@ import typer
 from medssl.cli.options import (
     DeviceOption,
     MinutesOption,
+    OnOption,
     OptionalProjectArgument,
     ProjectArgument,
     RecipeOption,
@@ -70,7 +71,7 @@ SemiSupervisedOption = Annotated[
 ]
 
 
-KEPT_WITH_RESUME = ("project", "resume", "minutes", "steps", "device")
+KEPT_WITH_RESUME = ("project", "resume", "minutes", "steps", "device", "on")
 """Arguments and options that have an effect on a resumed run."""
 MethodOption = Annotated[
     str,
@@ -91,6 +92,7 @@ def pretrain(
     with_names: WithNamesOption = False,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
+    on: OnOption = "",
 ) -> None:
     """Pre-train a network on the project's scans without labels; held-out scans are not used.
 
@@ -128,7 +130,7 @@ def pretrain(
     if not needs_scans(method) and resume is None:
         check_job(job)
         Project.create(project, or_open=True)
-    _train(job)
+    _train(job, on)
 
 
 def finetune(
@@ -145,6 +147,7 @@ def finetune(
     with_names: WithNamesOption = False,
     seed: SeedOption = 0,
     device: DeviceOption = "auto",
+    on: OnOption = "",
 ) -> None:
     """Train a segmentation on the annotated slices, starting from pre-trained weights.
 
@@ -173,7 +176,8 @@ def finetune(
             recipe=recipe,
             semi_supervised=semi_supervised,
             predict_scans=tuple(scans),
-        )
+        ),
+        on,
     )
     refusals.end()
 
@@ -212,8 +216,8 @@ def _is_given(context: typer.Context, name: str | None) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
-def _train(job: TrainingJob) -> None:
-    """Run a training job and print its run id, or how to resume it."""
+def _train(job: TrainingJob, on: str) -> None:
+    """Run a training job, here or on a host, and print its run id, or how to resume it."""
     from medssl.cli.terminal import INTERRUPTED, console, run_job, stop_on_interrupt
     from medssl.core.jobs import kind_of
     from medssl.core.settings import check_job
@@ -222,10 +226,15 @@ def _train(job: TrainingJob) -> None:
         check_job(job)
     screen = console()
     with stop_on_interrupt(screen) as should_stop:
-        _print_estimate(job, screen, should_stop)
-        result = run_job(job, screen, should_stop)
+        if not on:
+            _print_estimate(job, screen, should_stop)
+        result = run_job(job, screen, should_stop, on)
+    if result["stopped"] and "run" not in result:
+        screen.print("Stopped before the training began.")
+        raise typer.Exit(INTERRUPTED)
     if result["stopped"]:
-        resume = command(kind_of(job), job.project, "--resume", result["run"])
+        where = ("--on", on) if on else ()
+        resume = command(kind_of(job), job.project, "--resume", result["run"], *where)
         screen.print(f"Stopped. Resume with: {resume}", soft_wrap=True)
         raise typer.Exit(INTERRUPTED)
     typer.echo(result["run"])

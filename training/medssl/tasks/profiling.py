@@ -23,6 +23,7 @@ from medssl.core.events import Emit, Event
 from medssl.core.jobs import EstimateJob, FinetuneJob, Plan, PretrainJob, TrainingJob
 from medssl.core.project.channels import having
 from medssl.core.project.project import Project
+from medssl.core.project.training_start import check_annotations
 from medssl.nn import devices
 from medssl.nn.data.device_dataset import DeviceDataset, image_bytes
 from medssl.nn.data.multiplanar import axis_orders
@@ -142,7 +143,7 @@ def _pretraining(project: Project, training: PretrainJob, device: torch.device) 
 
 
 def _finetuning(project: Project, training: FinetuneJob, device: torch.device) -> Made:
-    scans = finetune.check_annotations(project)
+    scans = check_annotations(project)
     start = load_start(project, training.weights)
     plan, _ = finetune.make_plan(project, scans, device, training, start, None)
     torch.set_num_threads(plan.threads)

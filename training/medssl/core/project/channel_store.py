@@ -72,7 +72,7 @@ class ChannelStore(ScanStore):
 
             def insert(scan: Scan) -> Scan:
                 number = _place_of(scan, made)
-                image.replace(self._image_file(scan_id, channel))
+                image.replace(self.image_file(scan_id, channel))
                 return scan.with_part(number, made)
 
             self._change_scan(scan_id, insert)
@@ -96,7 +96,7 @@ class ChannelStore(ScanStore):
 
         self._change_scan(scan_id, without)
         with suppress(OSError):
-            self._image_file(scan_id, channel).unlink(missing_ok=True)
+            self.image_file(scan_id, channel).unlink(missing_ok=True)
 
     def images(self, scan_id: str, channels: Sequence[str]) -> tuple[np.ndarray, ...]:
         """The images that a network of these channels takes (`Plan.channel_names`), as `image` gives them.

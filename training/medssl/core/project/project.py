@@ -4,7 +4,8 @@ project.json          version, classes, scans
 view-state.json       where the viewer was left
 scans/<id>.npy        normalised image, float16 (Z, Y, X), read as a memory map; others: <id>.<channel>.npy
 annotations/<id>.npz  labels and complete slices in one file
-runs/0001-.../        job.json, events.jsonl, run.log, checkpoint.safetensors, card.json, predictions/
+runs/0001-.../        job.json, events.jsonl, run.log, checkpoint.safetensors, card.json, predictions/;
+                      remote.json while another computer trains it
 features/             cached dense features
 removed/              annotations of scans that were removed, see kept.py
 *.lock                see locks.py

@@ -19,6 +19,7 @@ from medssl.core.features.landmarks import FILE as LANDMARKS
 from medssl.core.features.landmarks import read_landmarks, write_landmarks
 from medssl.core.files import exists
 from medssl.core.project.disk_usage import files_of
+from medssl.core.project.elsewhere import need_here
 from medssl.core.project.kept import keep
 from medssl.core.project.locks import CHANGE_FILE, change_lock
 from medssl.core.project.manifest import FILE as MANIFEST
@@ -59,7 +60,7 @@ def delete_run(project: Project, run_id: str) -> None:
 
     Raises:
         UserError: "no-run", "needed" if a run that is not finished began from it, "locked" while it is being
-            trained, "read-only", "not-writable".
+            trained, "elsewhere" while another computer trains it, "read-only", "not-writable".
     """
     project.need_writable()
     run = project.run(run_id)
@@ -117,13 +118,14 @@ def check_deletable(project: Project, run: Run) -> None:
     """Check that nothing needs a run any more.
 
     Raises:
-        UserError: "needed", "locked", or "no-run" for the shipped weights.
+        UserError: "needed", "locked", "elsewhere", or "no-run" for the shipped weights.
     """
     if run.shipped:
         raise UserError(
             f"{run.id} are the weights that ship, not a run of the project; name a run to delete.",
             code="no-run",
         )
+    need_here(run)
     for other in project.runs():
         unfinished = not ran_to_completion(other.folder / "events.jsonl")
         if other.job.get("weights") == run.id and other.checkpoint.exists() and unfinished:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from medssl.core.errors import UserError
 from medssl.core.events import ran_to_completion
+from medssl.core.project.elsewhere import elsewhere
 from medssl.core.project.locks import TRAINING_FILE, training_lock
 from medssl.core.project.project import Project, Run
 
@@ -15,7 +16,7 @@ class RunState:
     """What is to be said of a run.
 
     Attributes:
-        text: "finished", "stopped", "being trained", "collapsed", "no weights" or "damaged".
+        text: "finished", "stopped", "being trained", "on HOST", "collapsed", "no weights" or "damaged".
         steps: Steps of its checkpoint.
         seconds: Training time of its checkpoint.
         predictions: Number of scans of the project that it has segmented.
@@ -31,10 +32,11 @@ def run_state(project: Project, run: Run) -> RunState:
     """The state of a run, from its files and its lock."""
     predictions = sum(project.prediction_file(run.id, scan).exists() for scan in project.scans)
     try:
-        card = run.card
+        card, place = run.card, elsewhere(run)
     except UserError:
         return RunState("damaged", 0, 0.0, predictions)
-    return RunState(_text(run), int(card.get("step", 0)), float(card.get("elapsed_s", 0.0)), predictions)
+    text = f"on {place.host}" if place is not None else _text(run)
+    return RunState(text, int(card.get("step", 0)), float(card.get("elapsed_s", 0.0)), predictions)
 
 
 def _text(run: Run) -> str:

@@ -147,7 +147,7 @@ class ScanStore(Manifest):
 
             def normalise(scan: Scan) -> Scan:
                 renewed = changed(scan, sha256)
-                image.replace(self._image_file(scan.id, channel))
+                image.replace(self.image_file(scan.id, channel))
                 return renewed
 
             self._change_scan(scan_id, normalise)
@@ -184,7 +184,7 @@ class ScanStore(Manifest):
 
     def _check_image(self, scan_id: str, channel: str, source: Callable[[], Volume]) -> np.ndarray:
         """The image of a channel of a scan, written again from `source` if it is damaged."""
-        path = self._image_file(scan_id, channel)
+        path = self.image_file(scan_id, channel)
         try:
             return read_image(path, self._part(scan_id, channel))
         except UserError as damage:
@@ -208,7 +208,7 @@ class ScanStore(Manifest):
 
     def _renew_image(self, scan_id: str, channel: str, volume: Volume) -> None:
         """Write the damaged image of a channel again, unless another process has changed it since."""
-        known, path = self._part(scan_id, channel), self._image_file(scan_id, channel)
+        known, path = self._part(scan_id, channel), self.image_file(scan_id, channel)
         with new_image(self.make_folder("scans"), self._has) as image:
             sha256 = write_image(image.path, volume, known.modality)
 
@@ -223,8 +223,8 @@ class ScanStore(Manifest):
             self._change_scan(scan_id, renew)
         self.on_notice(f"{path} was missing or damaged; it was made again from {volume.path}.")
 
-    def _image_file(self, scan_id: str, channel: str) -> Path:
-        """File of a channel after the first, or of the first, ""; ids contain no dots."""
+    def image_file(self, scan_id: str, channel: str) -> Path:
+        """Path of the image of a channel after the first, or of the first, ""; ids contain no dots."""
         return self.root / "scans" / f"{scan_id}{'.' * bool(channel)}{channel}.npy"
 
 

@@ -16,9 +16,9 @@ from medssl.core.jobs import FinetuneJob, Plan
 from medssl.core.project.cards import card_with_ids, card_without_names
 from medssl.core.project.channels import having
 from medssl.core.project.contents import fingerprints
-from medssl.core.project.damage import damaged_annotations
 from medssl.core.project.project import Project, Run
 from medssl.core.project.training_data import training_data
+from medssl.core.project.training_start import check_annotations
 from medssl.nn import devices, distributed
 from medssl.nn.data.device_dataset import load_device_dataset
 from medssl.nn.models.unet import build
@@ -201,27 +201,6 @@ def make_task(
     if settings.first_head and resume is None and not any(name.startswith("head.") for name in pretrained):
         task.fit_head(Generator().manual_seed(job.seed))
     return loop_settings, task
-
-
-def check_annotations(project: Project) -> list[str]:
-    """Ids of the annotated scans that are not held out.
-
-    Raises:
-        UserError: "no-classes" or "no-annotation" if there is nothing to learn from.
-    """
-    if not project.classes:
-        raise UserError(
-            f"{project.root} has no class; add a class for the structure to segment.", code="no-classes"
-        )
-    scans = list(project.annotated())
-    for error in damaged_annotations(project).values() if not scans else ():
-        raise error
-    if not scans:
-        raise UserError(
-            f"{project.root} has no annotation; annotate some slices of a scan and mark them complete.",
-            code="no-annotation",
-        )
-    return scans
 
 
 def _check_classes(run: Run, card: dict[str, Any], classes: list[int]) -> None:

@@ -1,0 +1,58 @@
+"""Runs that are trained on another computer: remote.json in their folder says where, until all is back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from medssl.core.errors import UserError
+from medssl.core.files import exists, read_json, write_json
+from medssl.core.project.runs import Run
+from medssl.core.typed import convert
+
+FILE = "remote.json"
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """Where a run is trained."""
+
+    host: str
+    job: str
+    """Id of its job there."""
+
+
+def elsewhere(run: Run) -> Elsewhere | None:
+    """Where a run is trained; None for here, or nowhere any more.
+
+    Raises:
+        UserError: "unreadable", "not-readable".
+    """
+    path = run.folder / FILE
+    return convert(Elsewhere, read_json(path), str(path), "unreadable") if exists(path) else None
+
+
+def set_elsewhere(run: Run, place: Elsewhere | None) -> None:
+    """Write where a run is trained, or that it is back.
+
+    Raises:
+        UserError: "disk-full", "not-writable", "no-folder".
+    """
+    if place is None:
+        (run.folder / FILE).unlink(missing_ok=True)
+    else:
+        write_json(run.folder / FILE, asdict(place))
+
+
+def need_here(run: Run) -> None:
+    """Check that a run is not trained on another computer: nothing else may train or delete it.
+
+    Raises:
+        UserError: "elsewhere".
+    """
+    place = elsewhere(run)
+    if place is not None:
+        raise UserError(
+            f"{run.id} is trained on {place.host}; take it up there (--on {place.host}), or delete "
+            f"{run.folder / FILE} to give up what has not come back.",
+            code="elsewhere",
+        )

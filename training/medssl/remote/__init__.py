@@ -1,0 +1,1 @@
+"""Jobs on another computer by ssh: `relay` here, `agent` there. Neither loads torch."""
