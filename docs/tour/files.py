@@ -56,7 +56,7 @@ def write_files(folder: Path) -> Files:
     """Write all of them."""
     files = Files(
         *(folder / name for name in ("first", "ct", "masks", "labels.nii.gz", "odd.nii.gz", "bare.nii")),
-        tuple(folder / "formats" / name for name in ("a.nrrd", "b.mha", "c.mgz", "d/000.dcm")),
+        tuple(folder / "formats" / name for name in ("ann.nrrd", "ben.mha", "eve.mgz", "kim/000.dcm")),
         folder / "series",
         (folder / "patient" / "p1_t1.nii.gz", folder / "patient" / "p1_t2.nii.gz"),
         folder / "imagesTr",

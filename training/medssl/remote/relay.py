@@ -277,6 +277,8 @@ class _Relay:
         except UserError as error:
             if error.code == "no-run":
                 self._there.say("tell", id=self._job.id, line="stop")
+                with suppress(Broken, UserError):  # an answer: the line has come before the connection ends
+                    self._there.ask("state", id=self._job.id)
                 raise
             raise UserError(f"{error} {self._way_back()}", code=error.code) from error
         self._fetched_at = time.monotonic()
