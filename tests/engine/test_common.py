@@ -17,6 +17,7 @@ from medssl.nn.methods.common import (
     sample_view_pairs,
     stage_fraction,
 )
+from medssl.nn.shards import BatchNorm
 from project_parts import code_of
 from small import dataset, noise, plan, seeded
 from torch import nn
@@ -90,7 +91,7 @@ def test_only_the_head_that_asks_for_it_mixes_the_views_of_a_batch() -> None:
         head = mlp(4, 8, 3, norm=norm)
         alone = head(vectors[:3])
         assert torch.allclose(alone, head(vectors)[:3], atol=1e-6) != norm
-        assert any(isinstance(layer, nn.BatchNorm1d) for layer in head) == norm
+        assert any(isinstance(layer, BatchNorm) for layer in head) == norm
 
 
 def test_one_slice_is_one_place_and_two_are_two() -> None:
