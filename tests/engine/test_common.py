@@ -20,7 +20,6 @@ from medssl.nn.methods.common import (
 from medssl.nn.shards import BatchNorm
 from project_parts import code_of
 from small import dataset, noise, plan, seeded
-from torch import nn
 
 ZOOM = (1.1, 1.4)
 
