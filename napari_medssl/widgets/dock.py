@@ -139,6 +139,9 @@ class Dock(QWidget):
         outside.setContentsMargins(0, 0, 0, 4)
         self.feedback = feedback = Feedback(self.session, self.steps)
         feedback.messages.watch(self.view_bar)
+        host = self.jobs.host
+        host.changed.connect(lambda: feedback.job_line.set_host(host.chosen))
+        feedback.job_line.set_host(host.chosen)
         # What comes and goes stands below what is clicked.
         for widget in (self.view_bar, scroll, feedback.read_only_line, feedback.messages, feedback.job_line):
             outside.addWidget(widget)

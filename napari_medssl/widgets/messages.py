@@ -18,6 +18,7 @@ MOST = 3
 ATTEMPTS = (QEvent.Type.MouseButtonPress, QEvent.Type.KeyPress)
 """Events of a table or a list by which something is attempted."""
 RESEARCH_USE = "Not a medical device. Data stay on this machine."
+RUNS_THERE = "Not a medical device. Trainings and predictions run on {host}."
 ZERO_WIDTH_SPACE = "\u200b"
 
 
@@ -97,11 +98,18 @@ class JobLine(QLabel):
     def __init__(self) -> None:
         super().__init__()
         self._read_job: JobState | None = None
+        self._rest = RESEARCH_USE
         self.setProperty("hint", True)
         self.setAlignment(Qt.AlignmentFlag.AlignCenter)
         self.setTextFormat(Qt.TextFormat.RichText)
         self.linkActivated.connect(lambda link: self.asked.emit())
-        self.setText(RESEARCH_USE)
+        self.setText(self._rest)
+
+    def set_host(self, host: str) -> None:
+        """Say where jobs run while there is none; empty for this computer."""
+        before, self._rest = self._rest, RUNS_THERE.format(host=escape(host)) if host else RESEARCH_USE
+        if self.text() == before:
+            self.setText(self._rest)
 
     def show_job(self, job: JobState, is_open: bool) -> None:
         """Show the state of a job.
@@ -114,7 +122,7 @@ class JobLine(QLabel):
             self._read_job = job
         text = "" if is_open or job is self._read_job else describe(job)
         link = f'&nbsp; <a href="step" style="color:{LINK}">Show</a>'
-        self.setText(f"{escape(text)}{link}" if text else RESEARCH_USE)
+        self.setText(f"{escape(text)}{link}" if text else self._rest)
         self.setToolTip(job.error if text else "")
 
 

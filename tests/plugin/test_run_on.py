@@ -18,6 +18,7 @@ from user_simulation import open_and_wait, wait_until
 from napari_medssl.engine import child_process
 from napari_medssl.model import preferences, run_host
 from napari_medssl.widgets import Dock
+from napari_medssl.widgets.messages import RESEARCH_USE
 from napari_medssl.widgets.run_on import HERE
 
 ENGINE = """
@@ -76,7 +77,12 @@ def test_the_choice_is_the_same_in_both_steps_and_is_kept(hosts, open_dock):
     assert box.parent() is dock.pretrain
     box.setCurrentText("gpu2")
     assert dock.finetune.run_on.currentText() == "gpu2"
-    assert open_dock().pretrain.run_on.currentText() == "gpu2"
+    again = open_dock()
+    assert again.pretrain.run_on.currentText() == "gpu2"
+    for line in (dock.feedback.job_line, again.feedback.job_line):
+        assert "run on gpu2" in line.text()
+    box.setCurrentText(HERE)
+    assert dock.feedback.job_line.text() == RESEARCH_USE
 
 
 def test_a_host_that_is_no_longer_configured_is_not_chosen(hosts, open_dock, monkeypatch):
