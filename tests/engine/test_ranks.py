@@ -43,17 +43,17 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     return make_project(folder, seeds=(0, 1, 2), shape=SHAPE, annotated=2)
 
 
-Found = tuple[dict[str, Any], dict[str, Tensor]]
+Trained = tuple[dict[str, Any], dict[str, Tensor]]
 
 
 @pytest.fixture(scope="module")
-def in_one(project: Project) -> Callable[[str], Found]:
+def one_process(project: Project) -> Callable[[str], Trained]:
     """What one process notes of a training."""
     return cache(lambda kind: train(kind, project))
 
 
 @pytest.fixture(scope="module")
-def in_two(project: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Found]:
+def two_processes(project: Project, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trained]:
     """What two processes note of all trainings."""
     half, _ = train("mae", project, stop=HALF)
     trainings: dict[str, dict[str, Any]] = {kind: {"kind": kind} for kind in KINDS}
@@ -90,10 +90,10 @@ def distance(one: dict[str, Tensor], two: dict[str, Tensor], part: str) -> float
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_losses_are_those_of_one_process_with_the_whole_batch(
-    kind: str, in_two: dict[str, Found], in_one: Callable[[str], Found]
+    kind: str, two_processes: dict[str, Trained], one_process: Callable[[str], Trained]
 ) -> None:
-    one, tensors = in_one(kind)
-    two, other = in_two[kind]
+    one, tensors = one_process(kind)
+    two, other = two_processes[kind]
     differences = worst(one["steps"], two["steps"])
     assert differences[0] < FIRST
     assert max(differences) < LATER
@@ -104,26 +104,28 @@ def test_the_losses_are_those_of_one_process_with_the_whole_batch(
 
 
 def test_one_process_takes_up_what_two_have_begun(
-    in_two: dict[str, Found], in_one: Callable[[str], Found], project: Project
+    two_processes: dict[str, Trained], one_process: Callable[[str], Trained], project: Project
 ) -> None:
-    begun, whole = in_two["stopped"][0], in_one("mae")[0]
+    begun, whole = two_processes["stopped"][0], one_process("mae")[0]
     rest, _ = train("mae", project, resume=begun["run"])
     assert len(begun["steps"]) == HALF
     assert max(worst(whole["steps"], begun["steps"] + rest["steps"])) < LATER
 
 
 def test_two_processes_take_up_what_one_has_begun(
-    in_two: dict[str, Found], in_one: Callable[[str], Found]
+    two_processes: dict[str, Trained], one_process: Callable[[str], Trained]
 ) -> None:
-    whole = in_one("mae")[0]
-    assert max(worst(whole["steps"][HALF:], in_two["resumed"][0]["steps"])) < LATER
+    whole = one_process("mae")[0]
+    assert max(worst(whole["steps"][HALF:], two_processes["resumed"][0]["steps"])) < LATER
 
 
-def test_short_memory_in_one_makes_the_batch_of_all_smaller(in_two: dict[str, Found]) -> None:
-    noted, _ = in_two["short"]
+def test_short_memory_in_one_process_makes_the_batch_of_all_smaller(
+    two_processes: dict[str, Trained],
+) -> None:
+    noted, _ = two_processes["short"]
     assert "Out of memory: training continues with a batch of 2 patches of 3 x 24 x 24." in noted["notices"]
     assert len(noted["steps"]) == STEPS
-    assert worst(in_two["pgl"][0]["steps"][:2], noted["steps"][:2]) == [0.0, 0.0]
+    assert worst(two_processes["pgl"][0]["steps"][:2], noted["steps"][:2]) == [0.0, 0.0]
 
 
 @pytest.fixture

@@ -206,7 +206,7 @@ def large_project(tmp_path: Path) -> Project:
 def test_a_full_disk_there_is_said_before_anything_is_sent(small_disk: Path, large_project: Project) -> None:
     error = refused(job_of("finetune", large_project))
     assert code_of(error) == "disk-full"
-    assert "The disk of server is full: 25.2 MB have to go there" in str(error.value)
+    assert "The disk of server is full: 25 MB have to go there" in str(error.value)
     assert [path for path in small_disk.rglob("*") if path.is_file()] == []
     assert large_project.runs() == []
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Notice, Progress
+from medssl.core.project.disk_usage import size_text
 from medssl.remote.connection import Connection
 from medssl.remote.frames import CHUNK
 from medssl.remote.incoming import ATTEMPTS
@@ -39,15 +40,15 @@ def send(connection: Connection, out: Outgoing, emit: Emit, check: Callable[[], 
     missing = sum(sizes[sha256] - offset for sha256, offset in received.items())
     if missing + MARGIN_BYTES > answer["free"]:
         raise UserError(
-            f"The disk of {connection.host} is full: {_size(missing)} have to go there, and "
-            f"{_size(answer['free'])} are free in {connection.hello['folder']}; free some space there.",
+            f"The disk of {connection.host} is full: {size_text(missing)} have to go there, and "
+            f"{size_text(answer['free'])} are free in {connection.hello['folder']}; free some space there.",
             code="disk-full",
         )
     progress = _Progress(emit, missing)
     for sha256, offset in received.items():
         _send_file(connection, by_hash[sha256], offset, progress, check)
-    there = sum(sizes.values()) - missing
-    emit(Notice(f"{_size(progress.done)} were sent to {connection.host}; {_size(there)} were there already."))
+    sent, there = size_text(progress.done), size_text(sum(sizes.values()) - missing)
+    emit(Notice(f"{sent} were sent to {connection.host}; {there} were there already."))
 
 
 def _send_file(
@@ -90,7 +91,3 @@ class _Progress:
             self._said = now
             fraction = min(1.0, self.done / max(1, self._total))
             self._emit(Progress(SENDING, fraction, eta_s=(now - self._begin) * (1 - fraction) / fraction))
-
-
-def _size(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
