@@ -18,10 +18,10 @@ import torch
 from medssl.benchmarking.report import markdown_table
 from medssl.benchmarking.surroundings import machine_text, surroundings
 from medssl.core.shipped import weights_file
+from medssl.nn.devices import autocast
 from medssl.nn.models.instance_norm import InstanceNorm
 from medssl.nn.models.unet import Network, load_network
-from medssl.tasks.loop import autocast
-from medssl.tasks.optimizer import make_optimizer
+from medssl.tasks.training.optimizer import make_optimizer
 from torch import Tensor, nn
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "cpu_step.md"

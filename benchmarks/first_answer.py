@@ -20,7 +20,7 @@ from medssl.benchmarking.protocol import Material, annotate_for
 from medssl.benchmarking.surroundings import surroundings
 from medssl.core import events, jobs
 from medssl.core.jobs import FinetuneJob
-from medssl.tasks.step_times import file_of
+from medssl.tasks.plan.step_times import file_of
 
 GOAL_S, SLICES = 3, 3
 

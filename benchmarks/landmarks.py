@@ -32,7 +32,7 @@ from medssl.core.labels.evaluate import reference_labels
 from medssl.core.project.project import Project
 from medssl.nn.models import checkpoint
 from medssl.nn.models.unet import build
-from medssl.tasks import planner
+from medssl.tasks.plan import planner
 
 LINES = Path(__file__).parents[1] / "docs" / "benchmarks" / "landmarks.jsonl"
 PAGE = LINES.with_suffix(".md")

@@ -33,10 +33,11 @@ from medssl.nn.data.device_dataset import DeviceDataset, load_device_dataset
 from medssl.nn.methods.common import view_size
 from medssl.nn.methods.pgl import PGL
 from medssl.nn.models.unet import build
-from medssl.tasks import planner
-from medssl.tasks.loop import LoopSettings, step
-from medssl.tasks.optimizer import make_optimizer
+from medssl.tasks.plan import planner
 from medssl.tasks.pretrain.pretrain import Pretraining
+from medssl.tasks.training.loop import step
+from medssl.tasks.training.loop_settings import LoopSettings
+from medssl.tasks.training.optimizer import make_optimizer
 from monai import transforms
 from monai.data import CacheDataset, DataLoader, set_track_meta
 from rich.console import Console

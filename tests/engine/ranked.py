@@ -19,8 +19,8 @@ from medssl.core.jobs import PretrainJob, TrainingJob
 from medssl.core.project.project import Project
 from medssl.nn import distributed
 from medssl.nn.models import checkpoint
-from medssl.tasks import loop
 from medssl.tasks.pretrain.pretrain import Pretraining
+from medssl.tasks.training import report
 from small import Events, job_of, never, run, stop_after
 from torch import Tensor
 
@@ -57,7 +57,7 @@ def train(
         {"run", "steps": scalars of each, "notices"}, and the tensors of the checkpoint with GRADIENT.
     """
     asked = stop is not None and distributed.rank() == distributed.world() - 1
-    events, every_s, average = Events(), loop.REPORT_EVERY_S, distributed.average_gradients
+    events, every_s, average = Events(), report.REPORT_EVERY_S, distributed.average_gradients
     gradients: list[Tensor] = []
 
     def average_and_note(parameters: Sequence[Tensor]) -> None:
@@ -65,11 +65,11 @@ def train(
         if not any(each.any() for each in gradients):  # that of MoCo is 0 at first
             gradients[:] = [each.grad.flatten().clone() for each in parameters if each.grad is not None]
 
-    loop.REPORT_EVERY_S, distributed.average_gradients = -1.0, average_and_note
+    report.REPORT_EVERY_S, distributed.average_gradients = -1.0, average_and_note
     try:
         result = run(job(kind, project, resume=resume), events, stop_after(stop or 0) if asked else never)
     finally:
-        loop.REPORT_EVERY_S, distributed.average_gradients = every_s, average
+        report.REPORT_EVERY_S, distributed.average_gradients = every_s, average
     steps = [event.values for event in events.of(Metric) if "loss" in event.values]
     notices = [event.text for event in events.of(Notice)]
     noted = {"run": result["run"], "steps": steps, "notices": notices}

@@ -17,11 +17,11 @@ from medssl.core.project.project import Project
 from medssl.nn.data import augment
 from medssl.nn.methods.shapes import Shapes, ShapesSettings
 from medssl.nn.models.unet import build
-from medssl.tasks import planner
 from medssl.tasks.inference.predict import segment
-from medssl.tasks.loop import step
+from medssl.tasks.plan import planner
 from medssl.tasks.pretrain import pretrain
 from medssl.tasks.segment import finetune
+from medssl.tasks.training.loop import step
 from small import CPU, SHAPE, Events, dice, job_of, make_project, run, seeded
 from torch import Tensor
 

@@ -21,10 +21,10 @@ from medssl.nn.methods.alice import (
 )
 from medssl.nn.methods.alice_parts import CASA, Head, across, centering, cross_entropy, perplexity, sinkhorn
 from medssl.nn.models.unet import build
-from medssl.tasks import loop
-from medssl.tasks.loop import LoopSettings
-from medssl.tasks.optimizer import make_optimizer
 from medssl.tasks.pretrain.pretrain import Pretraining
+from medssl.tasks.training import loop
+from medssl.tasks.training.loop_settings import LoopSettings
+from medssl.tasks.training.optimizer import make_optimizer
 from project_parts import code_of
 from small import Events, dataset, noise, plan, seeded
 from torch import Tensor

@@ -17,7 +17,6 @@ from medssl.core.jobs import PretrainJob
 from medssl.core.project.project import Annotation, Project
 from medssl.nn.methods.pgl import PGL
 from medssl.nn.models import checkpoint
-from medssl.tasks import loop
 from medssl.tasks.pretrain import collapse_monitor
 from medssl.tasks.pretrain.collapse_monitor import (
     Sample,
@@ -28,6 +27,7 @@ from medssl.tasks.pretrain.collapse_monitor import (
     outlook,
     settled,
 )
+from medssl.tasks.training import report
 from small import SHAPE, Events, job_of, make_project, run, seeded, stop_after
 from torch import nn
 
@@ -43,7 +43,7 @@ def project(tmp_path: Path) -> Project:
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every look is taken, whatever it costs, and every step's numbers are heard, however fast they come."""
     monkeypatch.setattr(collapse_monitor, "TIME_FRACTION", math.inf)
-    monkeypatch.setattr(loop, "REPORT_EVERY_S", -1.0)
+    monkeypatch.setattr(report, "REPORT_EVERY_S", -1.0)
 
 
 def looks(events: Events) -> list[tuple[int, dict[str, float]]]:
@@ -100,7 +100,7 @@ def test_the_card_and_the_last_notice_say_how_it_went(project: Project) -> None:
 
 
 def test_numbers_are_said_at_the_quarters(project: Project, often: None, monkeypatch: Any) -> None:
-    monkeypatch.setattr("medssl.tasks.loop.REPORT_EVERY_S", 0)
+    monkeypatch.setattr("medssl.tasks.training.report.REPORT_EVERY_S", 0)
     events = Events()
     run(job_of("pgl", project, steps=8), events)
     assert [step for step, _ in looks(events)] == [0, 3, 5, 7, 8]

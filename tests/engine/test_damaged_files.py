@@ -20,9 +20,9 @@ from medssl.core.jobs import FeaturesJob, Plan, from_json, read_job, to_json
 from medssl.core.labels.postprocess import Postprocessing, postprocessing_of, save_cleaned
 from medssl.core.project.project import Project, ViewState
 from medssl.nn.models import checkpoint
-from medssl.tasks import step_times
 from medssl.tasks.active_learning.suggest import newest_weights
 from medssl.tasks.inference.predict import Trained
+from medssl.tasks.plan import step_times
 from medssl.tasks.start import load_for, load_weights
 from small import CPU, Events, job_of, make_project, never, plan, run
 

@@ -24,7 +24,7 @@ from medssl.core.errors import UserError
 from medssl.core.jobs import FinetuneJob, Job, PretrainJob
 from medssl.core.project.project import Project
 from medssl.tasks.inference.predict import Trained
-from medssl.tasks.snapshots import snapshot_file
+from medssl.tasks.training.snapshots import snapshot_file
 from stand_in import Engine
 
 PART = {0.0: 7, 20.0: 9, 60.0: 10, 240.0: 14}

@@ -13,7 +13,8 @@ from medssl.core.estimate import Estimate, describe
 from medssl.core.events import Done
 from medssl.core.jobs import EstimateJob, FinetuneJob, PretrainJob, SuggestJob, TrainingJob, to_json
 from medssl.core.project.project import Project
-from medssl.tasks import loop, profiling
+from medssl.tasks import profiling
+from medssl.tasks.training import loop
 from small import SHAPE, Events, job_of, make_project, never, run
 from typer.testing import CliRunner
 

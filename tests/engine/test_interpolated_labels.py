@@ -12,7 +12,7 @@ from medssl.core.jobs import FinetuneJob
 from medssl.core.labels.shape_interpolation import fill
 from medssl.core.project.project import IGNORE, Annotation, Project
 from medssl.nn.data.device_dataset import DeviceDataset, load_device_dataset
-from medssl.tasks.planner import choose
+from medssl.tasks.plan.planner import choose
 from medssl.tasks.segment.finetune import make_task
 from medssl.tasks.segment.interpolated_labels import InterpolatedLabels
 from small import CPU, FINETUNE, Events, Shape, make_project, plan

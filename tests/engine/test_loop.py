@@ -15,9 +15,11 @@ from medssl.core.errors import UserError
 from medssl.core.events import Checkpoint, Metric, Notice, Progress
 from medssl.nn import devices
 from medssl.nn.models import checkpoint
-from medssl.tasks import loop
-from medssl.tasks.loop import Budget, LoopSettings, train
-from medssl.tasks.optimizer import make_optimizer, schedule
+from medssl.tasks.training import loop, report
+from medssl.tasks.training.loop import train
+from medssl.tasks.training.loop_settings import Budget, LoopSettings
+from medssl.tasks.training.optimizer import make_optimizer, schedule
+from medssl.tasks.training.state import Position
 from small import Events, never, seeded
 from torch import Generator, Tensor, nn
 
@@ -82,7 +84,7 @@ def fit(
     settings: LoopSettings | None = None,
     resume: tuple[dict[str, Tensor], dict[str, Any]] | None = None,
     on_end: Callable[[int], dict[str, Any]] | None = None,
-) -> tuple[loop.Position, bool]:
+) -> tuple[Position, bool]:
     tensors, card = resume or (None, {"kind": "pretrain"})
     return train(
         task,
@@ -124,7 +126,7 @@ def test_what_is_kept_besides_the_weights_is_in_the_checkpoint(tmp_path: Path) -
 
 
 def test_training_brings_the_loss_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "REPORT_EVERY_S", 0)
+    monkeypatch.setattr(report, "REPORT_EVERY_S", 0)
     events = Events()
     fit(tmp_path, Fitting(), Budget(steps=60), events)
     losses = [metric.values["loss"] for metric in events.of(Metric)]
@@ -302,7 +304,7 @@ def test_other_errors_of_torch_are_not_taken_for_short_memory(tmp_path: Path) ->
 def test_a_loss_that_is_no_number_is_one_sentence_and_leaves_the_last_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "REPORT_EVERY_S", 1e9)
+    monkeypatch.setattr(report, "REPORT_EVERY_S", 1e9)
     first = Fitting()
     fit(tmp_path, first, Budget(steps=3))
     stored, before = (checkpoint.load(tmp_path / "checkpoint.safetensors") for _ in range(2))
@@ -318,7 +320,7 @@ def test_a_loss_that_is_no_number_is_one_sentence_and_leaves_the_last_checkpoint
 def test_a_gradient_that_is_no_number_is_noticed_before_the_weights_are_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "REPORT_EVERY_S", 1e9)
+    monkeypatch.setattr(report, "REPORT_EVERY_S", 1e9)
     task = Fitting()
     task.modules["network"].weight.register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(UserError, match="diverged"):
@@ -366,7 +368,7 @@ def test_weights_that_no_gradient_holds_decay() -> None:
     weight = task.modules["network"].weight
     before = weight.detach().clone()
     settings = LoopSettings(learning_rate=0.5)
-    optimizer = loop.make_optimizer(
+    optimizer = make_optimizer(
         task.modules, task.parameter_groups(), settings.learning_rate, settings.weight_decay
     )
     (0 * weight.sum()).backward()

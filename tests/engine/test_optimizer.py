@@ -12,9 +12,9 @@ from medssl.nn.methods import find
 from medssl.nn.methods.common import Prototypes
 from medssl.nn.models import checkpoint
 from medssl.nn.models.unet import build
-from medssl.tasks.loop import settings_for
-from medssl.tasks.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 from medssl.tasks.pretrain.pretrain import Pretraining
+from medssl.tasks.training.loop_settings import settings_for
+from medssl.tasks.training.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 from small import dataset, plan, seeded
 from torch import nn
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 from medssl import engine
 from medssl.core.errors import UserError
+from medssl.core.io.geometry import AXIS_NAMES
 from medssl.core.jobs import Plan
 from medssl.core.project.project import LabelClass, Project
 from medssl.nn import devices
 from medssl.nn.models import checkpoint
-from medssl.tasks import planner, step_times
+from medssl.tasks.plan import overrides, planner, step_times
 from small import CPU, Events, Shape, Spacing, job_of, make_project, never, plan, write_nifti
 
 FP32 = {"precision": "fp32"}
@@ -51,7 +52,7 @@ def test_the_choice_is_2_5d_on_isolated_slices_and_says_why(tmp_path: Path) -> N
 def test_slices_lie_as_they_were_painted(tmp_path: Path, axis: int) -> None:
     plan, reasons = chosen(make_project(tmp_path, axis=axis, shape=(24, 28, 32)))
     assert plan.slice_axis == axis
-    assert planner.AXIS_NAMES[axis] in reasons
+    assert AXIS_NAMES[axis] in reasons
     rows, columns = (length for other, length in enumerate((24, 28, 32)) if other != axis)
     assert plan.patch_vox == (3, -(-rows // 8) * 8, -(-columns // 8) * 8)
 
@@ -153,9 +154,9 @@ def test_an_override_that_makes_no_sense_is_one_sentence(tmp_path: Path, setting
 
 def test_bf16_is_not_taken_where_it_would_be_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "fast_bf16", lambda device: False)
-    assert planner.adapt(plan(), CPU, {"precision": "bf16"}).precision == "fp32"
+    assert overrides.adapt(plan(), CPU, {"precision": "bf16"}).precision == "fp32"
     monkeypatch.setattr(devices, "fast_bf16", lambda device: True)
-    assert planner.adapt(plan(), CPU, {"precision": "bf16"}).precision == "bf16"
+    assert overrides.adapt(plan(), CPU, {"precision": "bf16"}).precision == "bf16"
 
 
 @pytest.mark.parametrize(("fast", "taken"), [(True, "bf16"), (False, "fp32")])

@@ -9,7 +9,7 @@ from medssl.core import recipes
 from medssl.core.errors import UserError
 from medssl.core.methods import METHODS
 from medssl.nn.methods import find
-from medssl.tasks.loop import settings_for
+from medssl.tasks.training.loop_settings import settings_for
 from small import plan
 
 PRETRAININGS = [(method, which) for method, which, _ in recipes.pretrainings()]

@@ -17,10 +17,10 @@ from medssl.core.jobs import FinetuneJob, read_job, to_json, write_job
 from medssl.core.project.project import Annotation, Project
 from medssl.core.settings import FINETUNING
 from medssl.nn.models import checkpoint
-from medssl.tasks.loop import settings_for
 from medssl.tasks.segment import pseudo_contrast, semi_supervised
 from medssl.tasks.segment.annotated_crops import AnnotatedVoxels, StepBatch
 from medssl.tasks.segment.pseudo_labels import largest_components
+from medssl.tasks.training.loop_settings import settings_for
 from small import SHAPE, Events, job_of, make_project, plan, run, seeded
 from torch import Generator, Tensor, nn
 from tuning import IGNORE, half_painted, tuning

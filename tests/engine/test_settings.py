@@ -16,8 +16,8 @@ from medssl.core.methods import ALL
 from medssl.core.settings import FINETUNING, LOOP, PlanSettings
 from medssl.core.settings_source import Setting, of_class, settings_class
 from medssl.nn.methods import find
-from medssl.tasks.loop import settings_for
 from medssl.tasks.segment import semi_supervised
+from medssl.tasks.training.loop_settings import settings_for
 from small import plan
 
 PRETRAININGS = [(method, which) for method, which, _ in recipes.pretrainings()]

@@ -21,8 +21,8 @@ from medssl.nn.methods.shapes import Shapes, ShapesSettings
 from medssl.nn.models import checkpoint
 from medssl.nn.models.unet import build, load_network
 from medssl.nn.shapes.volumes import LABELS
-from medssl.tasks import planner
-from medssl.tasks.loop import settings_for
+from medssl.tasks.plan import patch_size, planner
+from medssl.tasks.training.loop_settings import settings_for
 from small import CPU, Events, plan, run, seeded, stop_after
 from torch import Tensor
 
@@ -287,7 +287,7 @@ def test_what_others_start_from_is_all_of_the_network_but_its_head() -> None:
 def test_short_memory_halves_what_a_step_sees() -> None:
     shapes = method(small=plan(patch_vox=(3, 32, 32), batch=16))
     whole = len(shapes.pairs(seeded())[0])
-    less = planner.smaller(shapes.plan, least_batch=2)
+    less = patch_size.smaller(shapes.plan, least_batch=2)
     assert less is not None
     shapes.plan = less
     assert len(shapes.pairs(seeded())[0]) == whole // 2

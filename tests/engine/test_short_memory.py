@@ -12,8 +12,9 @@ from medssl.core.errors import UserError
 from medssl.core.events import Notice
 from medssl.core.jobs import Plan
 from medssl.nn import devices
-from medssl.tasks import loop, planner, step_times
-from medssl.tasks.planner import smaller
+from medssl.tasks.plan import planner, step_times
+from medssl.tasks.plan.patch_size import smaller
+from medssl.tasks.training import loop
 from small import CPU, SHAPE, Events, job_of, make_project, plan, run
 
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from medssl.core.errors import UserError
 from medssl.nn.models import checkpoint
-from medssl.tasks import loop
-from medssl.tasks.loop import Budget, LoopSettings, train
 from medssl.tasks.segment.pseudo_labels import Settings as SelfTraining
-from medssl.tasks.snapshots import snapshot_file
+from medssl.tasks.training import loop
+from medssl.tasks.training.loop import train
+from medssl.tasks.training.loop_settings import Budget, LoopSettings, settings_for
+from medssl.tasks.training.snapshots import snapshot_file
 from small import Events, never, plan, seeded
 from test_loop import Fitting, fit, stop_after, weights
 
@@ -98,7 +99,7 @@ def test_a_resumed_training_keeps_no_snapshot_twice_and_makes_up_for_none(
 
 
 def test_a_jobs_settings_say_when_snapshots_are_kept() -> None:
-    settings, _ = loop.settings_for("finetune-quick", {"snapshots_s": [0, 20, 60]}, SelfTraining, plan())
+    settings, _ = settings_for("finetune-quick", {"snapshots_s": [0, 20, 60]}, SelfTraining, plan())
     assert settings.snapshots_s == (0, 20, 60)
     with pytest.raises(UserError, match="snapshots_s"):
-        loop.settings_for("finetune-quick", {"snapshots_s": 20}, SelfTraining, plan())
+        settings_for("finetune-quick", {"snapshots_s": 20}, SelfTraining, plan())

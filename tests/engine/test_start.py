@@ -20,7 +20,7 @@ from medssl.core.shipped import RANDOM, SHAPES
 from medssl.nn import devices
 from medssl.nn.models import checkpoint
 from medssl.nn.models.unet import build
-from medssl.tasks import planner
+from medssl.tasks.plan import planner
 from medssl.tasks.pretrain import pretrain
 from medssl.tasks.start import load_start, load_weights, plan_from
 from small import CPU, FINETUNE, SHAPE, Events, job_of, make_project, run

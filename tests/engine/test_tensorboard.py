@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from medssl.core.events import Done, Metric, Notice
 from medssl.core.project.project import Project
-from medssl.tasks import loop, tensorboard
+from medssl.tasks.training import report, tensorboard
 from small import SHAPE, Events, job_of, make_project, run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
@@ -22,7 +22,7 @@ from torch.utils.tensorboard import SummaryWriter
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A small project; trainings report each step, for TensorBoard in the folder "curves"."""
     monkeypatch.setenv(tensorboard.FOLDER, str(tmp_path / "curves"))
-    monkeypatch.setattr(loop, "REPORT_EVERY_S", -1.0)
+    monkeypatch.setattr(report, "REPORT_EVERY_S", -1.0)
     return make_project(tmp_path, shape=SHAPE)
 
 

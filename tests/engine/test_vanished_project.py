@@ -19,7 +19,7 @@ from medssl.core.jobs import PretrainJob
 from medssl.core.labels.postprocess import Postprocessing, save_cleaned
 from medssl.core.project.project import Annotation, LabelClass, Project
 from medssl.nn.models import checkpoint
-from medssl.tasks import patient_saver
+from medssl.tasks.training import patient_saver
 from project_parts import SHAPE, code_of, painted
 from small import job_of, make_project
 

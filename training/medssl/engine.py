@@ -178,7 +178,7 @@ def _train(
     from medssl.tasks.inference.predict import predict_scans
     from medssl.tasks.pretrain.pretrain import pretrain
     from medssl.tasks.segment.finetune import finetune
-    from medssl.tasks.tensorboard import curves
+    from medssl.tasks.training.tensorboard import curves
 
     scans = distributed.decided(lambda: [*project.scans])  # one may have been added meanwhile
     project.scans = {scan: project.scan(scan) for scan in scans}

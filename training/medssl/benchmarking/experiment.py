@@ -136,7 +136,7 @@ def _after(assignment: Assignment, run: Run, seconds: float) -> Moment:
         UserError: "no-checkpoint" if the run ended before.
     """
     from medssl.tasks.inference.predict import Trained  # torch
-    from medssl.tasks.snapshots import snapshot_file
+    from medssl.tasks.training.snapshots import snapshot_file
 
     project = assignment.material.project
     scans = assignment.scans if seconds == assignment.marks_s[-1] else assignment.judged

@@ -45,7 +45,7 @@ def _plan(project: Path | None) -> Table:
     """The planner's choice for the scans of a project or for a phantom."""
     from medssl.core.project.project import Project
     from medssl.nn import devices
-    from medssl.tasks import planner
+    from medssl.tasks.plan import planner
 
     with tempfile.TemporaryDirectory(prefix="medssl-") as scratch:
         if project is None:

@@ -75,7 +75,7 @@ def predict(
     from medssl.core.export.files import check_ending
     from medssl.core.jobs import ExportJob, PredictJob
     from medssl.core.project.project import Project
-    from medssl.tasks.channels import channels_of
+    from medssl.tasks.plan.channels import channels_of
 
     opened, ending = Project.open(project), check_ending(ending)
     run = choose_run(opened, weights, ("finetune",))

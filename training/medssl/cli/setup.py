@@ -186,7 +186,7 @@ def _describe(project: Project, folder: Path, screen: Console) -> None:
     from medssl.cli.modality import modality_lines
     from medssl.cli.terminal import warn
     from medssl.core.project.channels import channel_names, left_out
-    from medssl.tasks.channels import in_words
+    from medssl.tasks.plan.channels import in_words
 
     scans = project.scans.values()
     for line in modality_lines(scans):

@@ -25,7 +25,7 @@ MINUTES = 5.0
 
 @dataclass(frozen=True)
 class Plan:
-    """Network and sampling configuration, chosen by planner.py and stored with the weights.
+    """Network and sampling configuration, chosen by tasks/plan and stored with the weights.
 
     "Work order" is the canonical (z, y, x) with `slice_axis` moved to the front, so that slices always lie
     along the first axis: (slice, row, column).

@@ -34,7 +34,7 @@ FINETUNING = {
 """{choice of `FinetuneJob.semi_supervised`: (name of its recipes before "-quick" or "-paper", settings)}."""
 COMPUTER = "Computer"
 """Group of the job's own fields."""
-LOOP = "medssl.tasks.loop:LoopSettings"
+LOOP = "medssl.tasks.training.loop_settings:LoopSettings"
 NOT_OFFERED = {"precision", "checkpoint_every_s", "snapshots_s", "validation_slice"}
 """Left out of forms: set by the plan, for benchmarks, or a box of its own in the viewer."""
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Generator, Tensor
@@ -60,6 +61,11 @@ def fast_bf16(device: torch.device) -> bool:
     # Torch has no public query for this; a version without the private ones counts as unsupported.
     queries = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in ("amx_tile", "avx512_bf16"))
     return any(query() for query in queries if query)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
+    """Autocast to bf16 for the precision "bf16", else nothing; never fp16, which would need loss scaling."""
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:

@@ -24,8 +24,8 @@ from medssl.core.jobs import ExportJob
 from medssl.core.labels.postprocess import Postprocessing
 from medssl.core.project.damage import survey
 from medssl.core.project.project import Project, Run
-from medssl.tasks.channels import channels_of
 from medssl.tasks.inference.predict import predict_scans
+from medssl.tasks.plan.channels import channels_of
 
 
 def export_scans(

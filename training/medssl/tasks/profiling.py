@@ -28,16 +28,17 @@ from medssl.nn import devices
 from medssl.nn.data.device_dataset import DeviceDataset, image_bytes
 from medssl.nn.data.multiplanar import axis_orders
 from medssl.nn.methods import find
-from medssl.tasks import loop
 from medssl.tasks.inference.predict import top1_posterior
-from medssl.tasks.loop import LoopSettings, Task
-from medssl.tasks.optimizer import make_optimizer
 from medssl.tasks.pretrain import pretrain
 from medssl.tasks.segment import finetune
 from medssl.tasks.segment.annotated_crops import AnnotatedVoxels
 from medssl.tasks.segment.finetune_step import Finetuning
 from medssl.tasks.segment.pseudo_labels import Settings
 from medssl.tasks.start import load_start, plan_from
+from medssl.tasks.training import loop
+from medssl.tasks.training.loop_settings import LoopSettings, settings_for
+from medssl.tasks.training.optimizer import make_optimizer
+from medssl.tasks.training.task import Task
 
 WARM_UP, STEPS, LONGEST_S = 2, 6, 4.0
 """Number of warm-up steps, number of timed steps, and maximum seconds of them."""
@@ -130,7 +131,7 @@ def _pretraining(project: Project, training: PretrainJob, device: torch.device) 
     plan, _ = plan_from(project, scans, device, training.settings, start)
     torch.set_num_threads(plan.threads)
     method, recipe = find(training.method), f"{training.method}-{training.recipe}"
-    asked = loop.settings_for(recipe, training.settings, method.Settings, plan)[1]
+    asked = settings_for(recipe, training.settings, method.Settings, plan)[1]
     slices = sum(project.scans[scan].geometry.shape_zyx[plan.slice_axis] for scan in scans)
     short, times = method.trial(asked, slices)
     training = replace(training, settings={**training.settings, **short})

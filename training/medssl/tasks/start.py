@@ -26,8 +26,8 @@ from medssl.nn.models.unet import (
     load_network,
     of_channels,
 )
-from medssl.tasks import planner
-from medssl.tasks.channels import choose_channels
+from medssl.tasks.plan import overrides, planner, threads
+from medssl.tasks.plan.channels import choose_channels
 
 Stored = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors and card of a checkpoint."""
@@ -86,8 +86,8 @@ def plan_from(
     reasons = ["slice orientation and patch size are those of the initial weights"]
     if not own.channel_names or "channel_names" in settings:
         own = replace(own, channel_names=choose_channels(project, scans, settings, reasons))
-    plan = planner.adapt(replace(own, threads=devices.THREADS), device, settings)
-    return planner.measured(project, plan, device, settings, reasons), reasons
+    plan = overrides.adapt(replace(own, threads=devices.THREADS), device, settings)
+    return threads.measured(project, plan, device, settings, reasons), reasons
 
 
 def load_weights(

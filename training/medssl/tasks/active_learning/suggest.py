@@ -25,7 +25,7 @@ from medssl.core.jobs import SuggestJob
 from medssl.core.project.channels import channel_names, having
 from medssl.core.project.project import Project, Run
 from medssl.core.project.runs import refuse_collapsed
-from medssl.tasks.channels import channels_of, with_channels
+from medssl.tasks.plan.channels import channels_of, with_channels
 
 PIXELS_CPU, PIXELS_GPU = 1_000_000, 200_000_000
 """Number of pixels to score: half a minute on one core, seconds on a GPU."""
@@ -198,7 +198,7 @@ class SliceScorer:
 def _slice_scorer(project: Project, run: Run | None, scans: Sequence[str], device_name: str) -> SliceScorer:
     """A scorer by uncertainty and features (fine-tuned), features (pre-trained) or intensities (no run)."""
     from medssl.nn import devices
-    from medssl.tasks import planner
+    from medssl.tasks.plan import planner
 
     device = devices.choose(device_name)
     pixels = PIXELS_CPU if device.type == "cpu" else PIXELS_GPU

@@ -15,11 +15,11 @@ from medssl.core.io.geometry import size_text
 from medssl.core.jobs import Plan
 from medssl.core.project.project import Project
 from medssl.nn import devices
+from medssl.nn.devices import autocast
 from medssl.nn.models.anatomical_embedding import FINE, AnatomicalEmbedding, on_grid, side_by_side
 from medssl.nn.models.unet import Network
 from medssl.tasks.inference.slabs import neighbouring_slices, slab_of, work_of, working_size
 from medssl.tasks.inference.threads import in_order
-from medssl.tasks.loop import autocast
 
 CELLS = 2_000_000
 """Maximum number of cells per scan, for similarity maps of whole scans in less than a second."""

@@ -22,10 +22,10 @@ from medssl.nn.methods import method_of
 from medssl.nn.models import checkpoint
 from medssl.nn.models.anatomical_embedding import AnatomicalEmbedding
 from medssl.nn.models.unet import Network
-from medssl.tasks.channels import channels_of, reasons, with_channels
 from medssl.tasks.inference.feature_grid import feature_slabs, grid_step, matched_features
 from medssl.tasks.inference.feature_smoothing import smoothed
 from medssl.tasks.inference.threads import one_thread
+from medssl.tasks.plan.channels import channels_of, reasons, with_channels
 from medssl.tasks.start import for_scan, load_for
 
 WIDTH = 32

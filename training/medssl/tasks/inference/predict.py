@@ -23,12 +23,12 @@ from medssl.core.project.project import Project, Run
 from medssl.core.project.training_data import unlike_training
 from medssl.nn import devices
 from medssl.nn.models.unet import Network, load_network
-from medssl.tasks.channels import channels_of, reasons, with_channels
 from medssl.tasks.inference.location_prior import LocationPrior
 from medssl.tasks.inference.scores import posterior_slabs
 from medssl.tasks.inference.slabs import Work
 from medssl.tasks.inference.stored_location_prior import read_location_prior
 from medssl.tasks.inference.threshold import LEVELS, DiceOptimalLabels
+from medssl.tasks.plan.channels import channels_of, reasons, with_channels
 
 
 def predict(

@@ -24,13 +24,13 @@ from torch.nn import functional as F
 
 from medssl.core.jobs import Plan
 from medssl.nn.data.multiplanar import axis_orders
+from medssl.nn.devices import autocast
 from medssl.nn.models.unet import Network
 from medssl.tasks.inference.posterior_smoothing import smooth_posteriors, smooth_slab
 from medssl.tasks.inference.score_volume import ScoreVolume
 from medssl.tasks.inference.slabs import Work, neighbouring_slices, on_device, reoriented, working_size
 from medssl.tasks.inference.threads import in_order
 from medssl.tasks.inference.windows_3d import scores_of_windows
-from medssl.tasks.loop import autocast
 
 MARGIN = 8
 """Border voxels replicated around a slice, so that tissue keeps away from the convolutions' zero padding."""

@@ -24,11 +24,12 @@ from medssl.nn.data.device_dataset import DeviceDataset, load_device_dataset
 from medssl.nn.methods import Method, find
 from medssl.nn.models import checkpoint
 from medssl.nn.models.unet import Network, build, load_matching
-from medssl.tasks import planner
-from medssl.tasks.channels import with_channels
-from medssl.tasks.loop import Budget, LoopSettings, settings_for, train
+from medssl.tasks.plan import patch_size, planner
+from medssl.tasks.plan.channels import with_channels
 from medssl.tasks.pretrain.collapse_monitor import CollapseMonitor
 from medssl.tasks.start import Stored, load_start, load_weights, note_of_start, plan_from
+from medssl.tasks.training.loop import train
+from medssl.tasks.training.loop_settings import Budget, LoopSettings, settings_for
 
 
 class Pretraining:
@@ -69,11 +70,11 @@ class Pretraining:
     def shrink(self) -> str | None:
         """Halve the batch or the patch; returns the notice, None if they are minimal."""
         # Most methods compare the views of a batch with each other, so a batch needs at least two.
-        plan = planner.smaller(self.method.plan, least_batch=2)
+        plan = patch_size.smaller(self.method.plan, least_batch=2)
         if plan is None:
             return None
         self.method.plan = plan
-        return planner.in_words(plan)
+        return patch_size.in_words(plan)
 
 
 def pretrain(

@@ -22,9 +22,8 @@ from medssl.core.project.training_start import check_annotations
 from medssl.nn import devices, distributed
 from medssl.nn.data.device_dataset import load_device_dataset
 from medssl.nn.models.unet import build
-from medssl.tasks import planner
-from medssl.tasks.channels import with_channels
-from medssl.tasks.loop import Budget, LoopSettings, settings_for, train
+from medssl.tasks.plan import overrides, planner
+from medssl.tasks.plan.channels import with_channels
 from medssl.tasks.segment import semi_supervised
 from medssl.tasks.segment.annotated_crops import orientations
 from medssl.tasks.segment.finetune_step import Finetuning
@@ -35,6 +34,8 @@ from medssl.tasks.segment.pseudo_labels import MAX_NAMES
 from medssl.tasks.segment.smoothing_width import SmoothingWidth
 from medssl.tasks.segment.validation_slice import ValidationMonitor, take_validation_slice
 from medssl.tasks.start import Stored, load_start, load_weights, note_of_start, plan_from
+from medssl.tasks.training.loop import train
+from medssl.tasks.training.loop_settings import Budget, LoopSettings, settings_for
 
 
 def finetune(
@@ -236,4 +237,4 @@ def make_plan(
     if resume is None:
         return plan_from(project, scans, device, job.settings, start)
     plan = jobs.from_json(Plan, resume[1]["plan"], "the checkpoint's card")
-    return planner.adapt(plan, device, job.settings), ["as in the resumed run"]
+    return overrides.adapt(plan, device, job.settings), ["as in the resumed run"]

@@ -23,9 +23,9 @@ from medssl.nn.distributed import world
 from medssl.nn.methods.common import update_ema
 from medssl.nn.models.unet import Network
 from medssl.nn.shards import Shard, for_all, shard
-from medssl.tasks import planner
 from medssl.tasks.inference.location_prior import LocationPrior
 from medssl.tasks.inference.stored_location_prior import tensors_of
+from medssl.tasks.plan import patch_size
 from medssl.tasks.segment.annotated_crops import (
     AnnotatedVoxels,
     Settings,
@@ -255,10 +255,10 @@ class Finetuning:
 
     def shrink(self) -> str | None:
         """Halve the batch or the patch; returns the notice, None if the patch is minimal."""
-        plan = planner.smaller(self.plan)
+        plan = patch_size.smaller(self.plan)
         if plan is None:
             return None
         self.plan = plan
         if self.rounds is not None and world() > 1:  # one process may have finished a round, another one not
             self.rounds.current_round = None
-        return planner.in_words(plan)
+        return patch_size.in_words(plan)

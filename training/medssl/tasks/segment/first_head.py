@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from medssl.core.jobs import Plan
 from medssl.core.project.project import IGNORE
+from medssl.nn.devices import autocast
 from medssl.nn.models.unet import Network
-from medssl.tasks.loop import autocast
 
 PATCHES, VOXELS = 32, 20_000
 """Number of crops, and maximum number of their annotated voxels, that the head is fitted to."""

@@ -1,0 +1,1 @@
+"""How a training sees the scans: dimensions, patches, channels, precision and threads."""
