@@ -14,7 +14,7 @@ from medssl.core.files import write_whole
 from medssl.remote.job_folders import JobFolder
 
 MEASURED = "step-times.json"
-"""What a project remembers of the speed of its machine (tasks/plan/step_times.py): the next job has it, too."""
+"""What a project remembers of its machine's speed (tasks/plan/step_times.py): the next job has it, too."""
 KILLED = (-9, 137)
 """Exit codes of a killed process: the signal itself, and as a shell reports it."""
 _LAST = (b'{"event":"done"', b'{"event":"failed"')

@@ -26,8 +26,9 @@ from medssl.nn.models.unet import (
     load_network,
     of_channels,
 )
-from medssl.tasks.plan import overrides, planner, threads
+from medssl.tasks.plan import overrides, planner
 from medssl.tasks.plan.channels import choose_channels
+from medssl.tasks.plan.precision_and_threads import measured
 
 Stored = tuple[dict[str, Tensor], dict[str, Any]]
 """Tensors and card of a checkpoint."""
@@ -87,7 +88,7 @@ def plan_from(
     if not own.channel_names or "channel_names" in settings:
         own = replace(own, channel_names=choose_channels(project, scans, settings, reasons))
     plan = overrides.adapt(replace(own, threads=devices.THREADS), device, settings)
-    return threads.measured(project, plan, device, settings, reasons), reasons
+    return measured(project, plan, device, settings, reasons), reasons
 
 
 def load_weights(

@@ -25,7 +25,7 @@ from medssl.nn.shards import for_all
 from medssl.tasks.plan.channels import choose_channels
 from medssl.tasks.plan.overrides import adapt, whole
 from medssl.tasks.plan.patch_size import batch_text, patch_of, shape_text, side_of, strides_3d
-from medssl.tasks.plan.threads import measured
+from medssl.tasks.plan.precision_and_threads import measured
 
 CHANNELS, CONTEXT = (16, 32, 64, 128), 3
 """Channels per level, and input slices, of the network that every device can train."""
