@@ -31,7 +31,12 @@ class Report:
         self.resumed_fraction = budget.fraction(position.step, position.elapsed_s)
 
     def add(self, loss: Tensor, numbers: dict[str, Tensor]) -> None:
-        """Add a step's loss and further scalars; emits the averages when they are due."""
+        """Add a step, and emit the averages when they are due.
+
+        Args:
+            loss: Loss of the step (a scalar).
+            numbers: Further scalars by name.
+        """
         for name, value in {"loss": loss, **numbers}.items():
             total, count = self.sums.get(name, (0, 0))
             self.sums[name] = total + value.detach(), count + 1
