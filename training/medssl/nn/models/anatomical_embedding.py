@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from medssl.core.settings import Count, Positive
 from medssl.nn.devices import full_precision
 from medssl.nn.models import checkpoint
+from medssl.nn.models.convolution_3d import Convolution3d
 
 FINE, COARSE = 2, 8
 """Strides of the fine and the coarse level, in cells of the common grid."""
@@ -67,7 +68,7 @@ class _Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = _ChannelNorm(width)
-        self.convolution = nn.Conv3d(width, width, 3, padding=1)
+        self.convolution = Convolution3d(width, width, 3, padding=1)
 
     def forward(self, features: Tensor) -> Tensor:
         return features + self.convolution(F.relu(self.norm(features)))

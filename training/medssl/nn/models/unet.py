@@ -21,6 +21,7 @@ from medssl.core.jobs import Plan
 from medssl.core.project.cards import need
 from medssl.nn.methods import method_of
 from medssl.nn.models import checkpoint
+from medssl.nn.models.convolution_3d import replace_convolutions
 from medssl.nn.models.instance_norm import replace_instance_norms
 
 ENCODER_WEIGHT = 0.6
@@ -63,6 +64,7 @@ class Network(nn.Module):
         super().__init__()
         blocks = DynUNet(**dynunet_arguments(plan, out_channels))
         replace_instance_norms(blocks)
+        replace_convolutions(blocks)
         self.encoder = nn.ModuleList([blocks.input_block, *blocks.downsamples, blocks.bottleneck])
         self.decoder = nn.ModuleList(blocks.upsamples)
         self.head = blocks.output_block
