@@ -199,3 +199,20 @@ def test_2_5d_patches_hardly_leave_the_scan(shape: tuple[int, int, int]) -> None
     over = torch.maximum(-0.5 - low, high - (torch.tensor(shape) - 0.5)) / width
     room = (width - torch.tensor(shape)).clamp(min=0) / width
     assert (over[:, 1:] <= room[:, 1:] + 0.1 + 1e-4).all()
+
+
+def test_2_5d_patches_leave_the_scan_by_a_tenth_on_either_side() -> None:
+    scans = dataset(noise(SCAN), targets=[torch.arange(2).repeat(SCAN[0], SCAN[1], SCAN[2] // 2).byte()])
+    views = sample_annotated(scans, plan(2, batch=500), AnnotatedVoxels.of(scans), seeded(), overshoot=0.1)
+    low, high = views.extent()
+    over = torch.stack([-0.5 - low, high - (torch.tensor(SCAN) - 0.5)]) / (high - low)
+    assert (over[:, :, 1:].amax(1) > 0.09).all()
+
+
+def test_by_default_two_thirds_of_the_patches_lie_around_a_structure_turned_by_up_to_20_degrees() -> None:
+    scans = planes(3, 11)
+    views = sample_annotated(scans, plan(2, batch=2000), AnnotatedVoxels.of(scans), seeded(), reach=0.0)
+    middle = views.centre.long()  # with no reach, the annotated voxel
+    labels = scans.targets[0][tuple(middle.T)]
+    assert (labels == 1).float().mean().item() == pytest.approx(0.67, abs=0.03)
+    assert math.radians(19) < views.angle.abs().max() < math.radians(20.1)

@@ -23,12 +23,14 @@ from medssl.core.shipped import SHAPES
 from medssl.core.temporary_files import temporary_file
 from medssl.nn import devices
 from medssl.nn.models import checkpoint
+from medssl.nn.models.anatomical_embedding import AnatomicalEmbedding
 from medssl.nn.models.unet import build
 from medssl.tasks.inference.feature_grid import feature_slabs, grid_step
 from medssl.tasks.inference.feature_smoothing import SMOOTHING, smoothed
-from medssl.tasks.inference.features import WIDTH
+from medssl.tasks.inference.features import WIDTH, embedding_of
 from small import (
     CPU,
+    SHAPE,
     Events,
     Shape,
     Spacing,
@@ -281,3 +283,10 @@ def test_features_lie_on_the_scans_own_axes(tmp_path: Path, dims: int, slice_axi
     run = engine.run(job, Events(), never)["run"]
     compute(project, run)
     assert open_features(project, next(iter(project.scans)), run).array.shape == (9, 16, 20, WIDTH)
+
+
+def test_only_the_network_that_a_method_trained_to_compare_places_is_used_for_it(tmp_path: Path) -> None:
+    project = make_project(tmp_path, shape=SHAPE)
+    for method, network in (("alice", AnatomicalEmbedding), ("pgl", type(None))):
+        run = project.run(engine.run(job_of(method, project, steps=1), Events(), never)["run"])
+        assert type(embedding_of(run, checkpoint.load(run.checkpoint)[1])) is network

@@ -86,3 +86,10 @@ def test_without_annotated_voxels_the_head_stays(unknown: int) -> None:
 
     fit_head(task.network, task.plan, draw, seeded())
     assert torch.equal(head, task.network.head.conv.conv.weight)
+
+
+def test_without_any_telling_feature_classes_are_as_probable_as_they_are_frequent() -> None:
+    labels = torch.arange(100) // 90
+    weight, bias = logistic(torch.zeros(100, 2), labels, 2)
+    assert bias.softmax(0).tolist() == pytest.approx([0.9, 0.1], abs=1e-3)
+    assert weight.abs().max() < 1e-6

@@ -12,7 +12,7 @@ import torch
 from medssl import engine
 from medssl.core import jobs
 from medssl.core.errors import UserError
-from medssl.core.events import Notice, Preview
+from medssl.core.events import Notice, Preview, Progress
 from medssl.core.jobs import FinetuneJob, Plan, PredictJob
 from medssl.core.project.project import LabelClass, Project
 from medssl.core.project.training_data import training_data
@@ -159,6 +159,8 @@ def test_predictions_are_kept_under_the_ids_of_the_classes(tmp_path: Path) -> No
     result = engine.run(PredictJob(project=str(project.root), weights=run), events, never)
     assert result["scans"] == list(project.scans)
     assert [event.scan for event in events.of(Preview)] == list(project.scans)
+    progress = [(event.fraction, event.step) for event in events.of(Progress)]
+    assert progress == [(0.0, 0), (0.5, 1), (1.0, 2)]
     for scan in project.scans:
         labels = project.prediction(run, scan)
         assert labels is not None

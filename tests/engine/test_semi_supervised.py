@@ -14,7 +14,7 @@ from medssl.core.errors import UserError
 from medssl.core.events import Metric, Notice
 from medssl.core.files import write_json
 from medssl.core.jobs import FinetuneJob, read_job, to_json, write_job
-from medssl.core.project.project import Annotation, Project
+from medssl.core.project.project import Annotation, LabelClass, Project
 from medssl.core.settings import FINETUNING
 from medssl.nn.models import checkpoint
 from medssl.tasks.segment import pseudo_contrast, semi_supervised
@@ -331,3 +331,46 @@ def test_at_the_start_the_average_follows_closely_and_later_slowly() -> None:
     task.steps = 100_000
     task.after_step(0.5)
     assert left.max() == pytest.approx(task.settings.ema_decay)
+
+
+# --- a step ----------------------------------------------------------------------------------------------
+
+
+def test_the_moving_average_follows_fast_at_first() -> None:
+    task = tuning("none")
+    for average, weight in zip(task.average.parameters(), task.network.parameters(), strict=True):
+        average.data.zero_()
+        weight.data.fill_(1.0)
+    task.after_step(0.0)
+    assert all(torch.allclose(each, torch.tensor(9 / 11)) for each in task.average.parameters())
+
+
+def test_patches_reach_as_far_from_an_annotated_voxel_as_the_setting_says() -> None:
+    shares = []
+    for reach in (0.0, 1.0):
+        settings = {"reach": reach, "foreground": 1.0, "zoom": (1.0, 1.0), "rotation": 0.0}
+        task = tuning("none", small=plan(patch_vox=(3, 8, 8), batch=200), displacement=0.0, **settings)
+        _, target = task.patches(task.dataset, task.voxels, seeded())
+        shares.append(((target[:, 3:5, 3:5] > 0) & (target[:, 3:5, 3:5] != IGNORE)).float().mean().item())
+    assert shares[0] > 0.9 > 0.8 > shares[1]
+
+
+def test_a_smaller_patch_keeps_the_round_of_pseudo_labels() -> None:
+    task = tuning("self_training")
+    task.loss(seeded(), 0.5)
+    assert task.rounds is not None
+    current_round = task.rounds.current_round
+    assert current_round is not None and task.shrink() is not None
+    assert task.rounds.current_round == current_round
+
+
+def test_the_head_is_kept_for_the_same_classes_only(project: Project) -> None:
+    first = run(job_of("finetune-none", project, steps=2))["run"]
+    trained, _ = checkpoint.load(project.run(first).checkpoint, "modules.average.head.")
+    kept = run(job_of("finetune-none", project, steps=0, weights=first))["run"]
+    head, _ = checkpoint.load(project.run(kept).checkpoint, "modules.average.head.")
+    assert head and all(torch.equal(head[name], trained[name]) for name in head)
+    project.change_classes(lambda known: [*known, LabelClass(9, "another", "#00ff00")])
+    new = run(job_of("finetune-none", project, steps=0, weights=first))["run"]
+    other, _ = checkpoint.load(project.run(new).checkpoint, "modules.average.head.")
+    assert [len(tensor) for tensor in other.values()] != [len(tensor) for tensor in head.values()]

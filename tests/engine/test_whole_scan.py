@@ -31,6 +31,7 @@ from medssl.tasks.inference.location_prior import FAR_FACTOR, MARGIN, LocationPr
 from medssl.tasks.inference.posterior_smoothing import smooth_posteriors, smooth_slab
 from medssl.tasks.inference.predict import Trained, segment, top1_posterior
 from medssl.tasks.inference.score_volume import ONE, ScoreVolume
+from medssl.tasks.inference.slabs import neighbouring_slices, working_size
 from monai.inferers import sliding_window_inference
 from small import CPU, noise, plan
 from torch import Tensor
@@ -302,3 +303,18 @@ def test_one_orientation_without_smoothing_keeps_no_scores(monkeypatch: pytest.M
     alone = replace(network.plan, multiplanar=False, smoothing_sigma_mm=0.0)
     labels, _ = segment(network.network, alone, [noise(SHAPE).numpy()], MM, CPU)
     assert labels.any()
+
+
+def test_neighbouring_slices_lie_evenly_around_each_slice() -> None:
+    volume = np.arange(9, dtype=np.float32).repeat(4).reshape(9, 2, 2)
+    stacked = neighbouring_slices([volume], 0, 9, 5, CPU)[:, :, 0, 0].tolist()
+    assert stacked[4] == [2, 3, 4, 5, 6]
+    assert stacked[0] == [0, 0, 0, 1, 2]
+    assert stacked[8] == [6, 7, 8, 8, 8]
+
+
+def test_spacings_that_differ_by_less_than_5_percent_are_not_resampled() -> None:
+    shape, wanted = (40, 40, 40), (2.0, 2.0, 0.0)
+    assert working_size(shape, (2.05, 1.95, 7.0), wanted) == shape
+    assert working_size(shape, (2.2, 1.0, 7.0), wanted) == (44, 20, 40)
+    assert working_size(shape, (0.5, 0.5, 0.5), (2.0, 2.0, 2.0)) == (10, 10, 10)
