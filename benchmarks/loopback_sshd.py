@@ -93,6 +93,12 @@ class Server:
             self.process.wait(10)
             self.process = None
 
+    def end(self) -> None:
+        """Stop sshd, cut its connections and kill its jobs."""
+        self.stop()
+        for process in self.jobs():
+            process.kill()
+
     def cut(self) -> int:
         """Kill the newest connection; returns its process id."""
         process = self.connections()[-1]

@@ -51,9 +51,7 @@ def main() -> None:
         try:
             run = report(project, server, options.steps)
         finally:
-            server.stop()
-            for process in server.jobs():
-                process.kill()
+            server.end()
         compare(project, here, run, options.steps)
 
 

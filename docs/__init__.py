@@ -1,7 +1,7 @@
-"""The pictures of the documentation are made with the hand and the scans of the tests."""
+"""Pictures and films of the documentation are made with the hand, the scans and the sshd of the tests."""
 
 import sys
 from pathlib import Path
 
-for tests in ("plugin", "engine"):
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / tests))
+for folder in ("tests/plugin", "tests/engine", "benchmarks"):
+    sys.path.insert(0, str(Path(__file__).parents[1] / folder))

@@ -9,17 +9,12 @@ display it runs itself under xvfb-run.
 from __future__ import annotations
 
 import argparse
-import os
-import shutil
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from docs.tour.parts import PARTS, with_needed
-
-ROOT = Path(__file__).parents[1]
-SCREEN = "1400x1000"
+from docs.tour.screen import ROOT, live_in, need_screen
 
 
 def main() -> None:
@@ -38,19 +33,12 @@ def main() -> None:
         parts = with_needed(given.parts.split(","))
     except ValueError as error:
         parser.error(str(error))
-    if not os.environ.get("DISPLAY") and sys.platform == "linux":
-        if not shutil.which("xvfb-run"):
-            sys.exit("There is no display; install Debian's xvfb, or run this on a desktop.")
-        screen = ["xvfb-run", "-a", "-s", f"-screen 0 {SCREEN}x24"]
-        sys.exit(subprocess.call([*screen, sys.executable, "-m", "docs.shots", *sys.argv[1:]], cwd=ROOT))
+    need_screen("docs.shots")
     given.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch) / "home"
         home.mkdir()
-        os.environ.update({"HOME": str(home), "USERPROFILE": str(home)})
-        os.environ.update(
-            {f"XDG_{kind}_HOME": str(home / kind.lower()) for kind in ("CONFIG", "CACHE", "DATA")}
-        )
+        live_in(home)
         from docs.tour.itinerary import go  # napari and the dock look for the home folder when imported
 
         width, height = (int(length) for length in given.size.split("x"))

@@ -52,9 +52,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[loopback
     monkeypatch.setattr(relay, "WAITS_S", (0.05,))
     made.start()
     yield made
-    made.stop()
-    for process in made.jobs():
-        process.kill()
+    made.end()
 
 
 @pytest.fixture

@@ -17,12 +17,12 @@ from docs.tour.parts import PARTS, with_needed
 DOCS = Path(__file__).parents[1] / "docs"
 
 
-def quotes() -> Iterator[str]:
-    """What the modules of the tour say that they do next."""
+def quotes(page: str = "guide") -> Iterator[str]:
+    """What the modules of the tour say that they do next, of the guide or of another page."""
     for path in sorted((DOCS / "tour").glob("*.py")):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             called = node.func if isinstance(node, ast.Call) else None
-            if getattr(called, "id", getattr(called, "attr", "")) == "guide":
+            if getattr(called, "id", getattr(called, "attr", "")) == page:
                 yield from (each.value for each in node.args if isinstance(each, ast.Constant))
 
 
@@ -38,6 +38,12 @@ def test_what_nobody_does_is_missing(tmp_path):
     guide = Guide.read(tmp_path / "guide.md")
     guide(*quotes())
     assert [text.split("'")[1] for text in guide.missing()] == ["*Dissolve*", "Press"]
+
+
+def test_the_film_of_another_computer_quotes_its_page():
+    page = Guide.read(DOCS / "remote.md", left_out=())
+    page(*quotes("page"))
+    assert len(page.done) > 5
 
 
 def test_a_part_of_the_tour_brings_those_that_it_needs():

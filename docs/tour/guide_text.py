@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,11 +34,16 @@ class Guide:
     """What was quoted last."""
 
     @classmethod
-    def read(cls, path: Path) -> Guide:
-        """Read the guide, without its pictures, lines joined."""
+    def read(cls, path: Path, left_out: Iterable[str] = LEFT_OUT) -> Guide:
+        """Read the guide, or another page, without its pictures, lines joined.
+
+        Args:
+            path: The page.
+            left_out: What it tells and nobody does.
+        """
         text = CODE.sub(lambda code: code.group().replace("*", ""), PICTURE.sub("", path.read_text("utf-8")))
         guide = cls(" ".join(text.split()))
-        guide(*LEFT_OUT)
+        guide(*left_out)
         return guide
 
     def __call__(self, *phrases: str) -> None:

@@ -15,7 +15,7 @@ from docs.tour.files import Files, write_files
 from docs.tour.guide_text import Guide
 from docs.tour.parts import PARTS
 from docs.tour.pictures import Loop, scans_in
-from docs.tour.stage import Stage
+from docs.tour.stage import Stage, failures_shown
 
 GUIDE = Path(__file__).parents[1] / "guide.md"
 SHORT = 0.2
@@ -48,15 +48,11 @@ def go(
         lambda: project(Stage(napari_medssl.view(), guide, size), files),
         lambda: pictures(guide, folder, out, minutes, themes, size),
     )
-    try:
+    with failures_shown(guide, out):
         for name, act in zip(PARTS, actions, strict=True):
             if name in parts:
                 print(f"{name}:", flush=True)
                 act()
-    except Exception as error:
-        picture = out / "failed.png"
-        QApplication.primaryScreen().grabWindow(0).save(str(picture))
-        raise AssertionError(f"The guide says {guide.last!r}. {error} ({picture})") from error
     return guide.missing() if set(parts) == set(PARTS) else []
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 from napari import Viewer
 from qtpy.QtCore import Qt
 from qtpy.QtTest import QTest
-from qtpy.QtWidgets import QComboBox, QPushButton
+from qtpy.QtWidgets import QApplication, QComboBox, QPushButton
 from user_simulation import wait_until
 from user_window import WindowUser
 
@@ -17,6 +19,25 @@ from napari_medssl.widgets import Dock
 
 JOB_TIMEOUT_S = 900
 """Seconds that a job may take on a busy machine."""
+
+
+@contextmanager
+def failures_shown(guide: Guide, out: Path) -> Iterator[None]:
+    """Take a picture of the screen where something fails, and say what was quoted last.
+
+    Args:
+        guide: The guide, or another page.
+        out: Folder of the picture.
+
+    Raises:
+        AssertionError: Something has failed.
+    """
+    try:
+        yield
+    except Exception as error:
+        picture = out / "failed.png"
+        QApplication.primaryScreen().grabWindow(0).save(str(picture))
+        raise AssertionError(f"The guide says {guide.last!r}. {error} ({picture})") from error
 
 
 class Stage:

@@ -15,6 +15,9 @@ TITLES = {
 }
 """Kinds of jobs as the window calls them."""
 
+PARTS = ("comparing", "sending", "receiving", "prediction")
+"""Phases of a training whose share is not that of the training."""
+
 
 @dataclass(frozen=True)
 class JobState:
@@ -45,3 +48,9 @@ class JobState:
     def is_training(self) -> bool:
         """Whether it is a training, which keeps its weights when it is stopped."""
         return self.kind in ("pretrain", "finetune")
+
+    @property
+    def progress(self) -> str:
+        """The completed share: "42%"; that of a part of the job has its name: "receiving 42%"."""
+        part = self.phase in PARTS and not (self.kind == "predict" and self.phase == "prediction")
+        return f"{self.phase} {self.fraction:.0%}" if part else f"{self.fraction:.0%}"

@@ -109,7 +109,7 @@ class Finetune(StepContent):
     def summary(self) -> str:
         """Progress of a running fine-tuning in per cent."""
         job = self.session.job
-        return f"{job.fraction:.0%}" if job.running and job.kind == self.kind else ""
+        return job.progress if job.running and job.kind == self.kind else ""
 
     def fine_tune(self) -> None:
         """Fine-tune on all annotations and segment the scan on the screen."""

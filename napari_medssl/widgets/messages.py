@@ -133,7 +133,7 @@ def describe(job: JobState) -> str:
     if not job.running:
         return f"{job.title} {job.phase.lower()}."
     left = "" if job.stopping else time_left(job.eta_s)
-    return f"{job.title}: {job.fraction:.0%}{', ' * bool(left)}{left}"
+    return f"{job.title}: {job.progress}{', ' * bool(left)}{left}"
 
 
 def _breakable(text: str) -> str:

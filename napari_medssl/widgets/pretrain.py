@@ -84,7 +84,7 @@ class Pretrain(StepContent):
     def summary(self) -> str:
         """Progress of a running pre-training, or the outcome of the last one."""
         if self.session.job.running and self.session.job.kind == self.kind:
-            return f"{self.session.job.fraction:.0%}"
+            return self.session.job.progress
         done = self.session.runs(self.kind)
         if not done:
             return ""

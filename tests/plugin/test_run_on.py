@@ -146,6 +146,25 @@ def test_no_engine_is_started_ahead_of_a_job_of_another_computer(hosts, open_doc
     wait_until(lambda: dock.jobs.standby._child is not None, 20, "an engine")
 
 
+def test_what_is_sent_or_received_is_not_taken_for_the_share_of_the_training(hosts, open_dock):
+    dock = open_dock()
+    session, line = dock.session, dock.feedback.job_line
+    for kind, phase, shown in (
+        ("finetune", "sending", "sending 40%"),
+        ("finetune", "fine-tuning", "40%"),
+        ("finetune", "receiving", "receiving 40%"),
+        ("finetune", "prediction", "prediction 40%"),
+        ("pretrain", "comparing", "comparing 40%"),
+        ("predict", "sending", "sending 40%"),
+        ("predict", "prediction", "40%"),
+    ):
+        session.begin(kind, "gpu1")
+        session.handle_event(events.Progress(phase, 0.4))
+        assert line.text().startswith(f"{session.job.title}: {shown}&")
+        for step in (dock.pretrain, dock.finetune):
+            assert step.kind != kind or step.summary() == shown
+
+
 def test_a_closed_window_leaves_the_job_going(hosts, open_dock, project):
     dock = open_dock()
     dock.pretrain.run_on.setCurrentText("gpu1")
