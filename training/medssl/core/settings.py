@@ -23,7 +23,8 @@ Share = Annotated[float, Meta(ge=0, le=1)]
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
 Count = Annotated[int, Meta(ge=1)]
-"""Types of settings with the values that they may have."""
+Threads = Annotated[int, Meta(ge=1, le=1024)]
+"""Types of settings with the values that they may have. Ten thousands of threads end a process at once."""
 
 FINETUNING = {
     "self_training": ("finetune", "medssl.tasks.segment.pseudo_labels:Settings"),
@@ -57,7 +58,7 @@ class PlanSettings:
     """Patches in a training step."""
     precision: Precision | None = None
     """Precision of the computations."""
-    threads: Count | None = None
+    threads: Threads | None = None
     """Threads that a step takes on a CPU."""
 
 
