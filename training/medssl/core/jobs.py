@@ -22,6 +22,8 @@ T = TypeVar("T")
 MINUTES = 5.0
 """Duration of a training whose job gives neither minutes nor steps."""
 MAX_SEED = 2**32 - 1
+ORDERED = "ordered"
+"""Marks the type of a setting whose first number is not larger than its second one."""
 
 
 @dataclass(frozen=True)
@@ -258,11 +260,21 @@ def settings_of(kind: type[T], values: dict[str, Any]) -> T:
     Raises:
         UserError: "bad-job": a name is unknown or a value does not fit.
     """
-    names = typing.get_type_hints(kind)
+    names = typing.get_type_hints(kind, include_extras=True)
     for name in values:
         if name not in names:
             raise UserError(f"There is no setting {name!r} here; {_instead(name, names)}.", code="bad-job")
-    return typed.convert(kind, values, "A setting", advice="write another value")
+    made = typed.convert(kind, values, "A setting", advice="write another value")
+    for name in values:
+        given = getattr(made, name)
+        metas = getattr(names[name], "__metadata__", ())
+        if any((meta.extra or {}).get(ORDERED) for meta in metas) and given[0] > given[1]:
+            raise UserError(
+                f"A setting does not fit at {name!r}: {given[0]:g} is larger than {given[1]:g}; write the "
+                "smaller number first.",
+                code="bad-job",
+            )
+    return made
 
 
 def _instead(name: str, known: Iterable[str]) -> str:
