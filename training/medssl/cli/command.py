@@ -24,7 +24,8 @@ class Command(TyperCommand):
         rest: list[str] = super().parse_args(ctx, args)
         if "." in given or not any(not word or word.endswith("=") for word in given):
             return rest
-        for parameter in self.params:
+        parameters: list[Any] = [*self.params]
+        for parameter in parameters:
             value = ctx.params.get(parameter.name)
             values = value if isinstance(value, list | tuple) else [value]
             own_type = getattr(getattr(parameter, "type", None), "name", "")
