@@ -237,7 +237,7 @@ def _widget(**options: Any) -> ValueWidget:
 def _number(setting: Setting, kind: type, metas: list[Any]) -> tuple[ValueWidget, Shown, Shown]:
     least = next((meta.ge for meta in metas if meta.ge is not None), None)
     above = next((meta.gt for meta in metas if meta.gt is not None), None)
-    most = next((meta.le for meta in metas if meta.le is not None), MOST)
+    most = min([MOST, *(meta.le for meta in metas if meta.le is not None)])  # a box counts no further
     low = least if least is not None else above if above is not None else -MOST
     widget = _widget(annotation=kind, options={"min": low, "max": most})
     native = widget.native

@@ -67,6 +67,41 @@ def test_nnunet_s_channels_can_be_named_and_chosen(tmp_path: Path) -> None:
         grouped(tmp_path, "a", "b", "c")
 
 
+def nnunet(folder: Path, names: str) -> None:
+    """Two scans of two channels, which have these names in dataset.json."""
+    touch(folder, *(f"imagesTr/case_{case}_000{channel}.nii.gz" for case in (1, 2) for channel in (0, 1)))
+    (folder / "dataset.json").write_text(f'{{"channel_names": {names}}}', encoding="utf-8")
+
+
+def test_channels_of_another_name_are_not_those_of_a_network(tmp_path: Path) -> None:
+    """A network of T1 and T2 would take FLAIR for T1 without a word."""
+    nnunet(tmp_path, '{"0": "FLAIR", "1": "T1"}')
+    found = find_scans([tmp_path])
+    for names in (("t1", "t2"), ("flair", "t1", "t2")):
+        with pytest.raises(UserError, match="has the channels FLAIR, T1, and the network takes"):
+            group_channels(found, names, of_network=True)
+    assert [scan.channel for scan in group_channels(found, ("t1",), of_network=True).scans] == ["t1", "t1"]
+    assert [scan.channel for scan in group_channels(found, ("t1", "t2")).scans] == ["t1", "t1"]
+    (tmp_path / "dataset.json").unlink()  # numbers are no names
+    found = group_channels(find_scans([tmp_path]), ("t1", "t2"), of_network=True)
+    assert [scan.channel for scan in found.scans] == ["t1", "t1"]
+
+
+def test_what_a_network_lacks_among_files_is_about_their_names(tmp_path: Path) -> None:
+    touch(tmp_path, "p_t1.nii")
+    with pytest.raises(UserError, match=r"takes t1, t2, and no name .* has t2 .*; name the files after"):
+        group_channels(find_scans([tmp_path]), ("t1", "t2"), of_network=True)
+
+
+@pytest.mark.parametrize(
+    "names", ['{"0": "T1", "1": "造影"}', '{"0": "CON", "1": "T1"}', '{"0": "t 1", "1": "T-1"}']
+)
+def test_names_that_channels_cannot_have_are_numbers(tmp_path: Path, names: str) -> None:
+    nnunet(tmp_path, names)
+    (scan, _) = find_scans([tmp_path]).scans
+    assert (scan.channel, scan.further[0].channel) == ("0000", "0001")
+
+
 def test_volumes_take_the_names_of_dataset_json(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text('{"modality": {"0": "T2", "1": "ADC"}}')
     scan = ScanFile(tmp_path / "imagesTr" / "p.nii.gz", "p", "p", False)
@@ -110,6 +145,8 @@ def test_init_takes_volumes_of_a_4d_file(tmp_path: Path) -> None:
     assert scan.channel_names == ("flair", "adc") and (scan.volume, scan.channels[0].volume) == (0, 2)
     with pytest.raises(UserError, match="as in 0,2"):
         init(tmp_path / "other", path, "--volumes", "0,x")
+    with pytest.raises(UserError, match="as in 0,2"):  # whose names would fill the memory
+        init(tmp_path / "other", path, "--volumes", "0,5000000000")
 
 
 def test_a_channel_that_cannot_be_used_leaves_its_scan(tmp_path: Path) -> None:

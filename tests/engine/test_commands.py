@@ -31,7 +31,7 @@ from medssl.core.io.scan_file import ScanFile
 from medssl.core.jobs import FinetuneJob, Job, PretrainJob
 from medssl.core.methods import ALL
 from medssl.core.project.locks import training_lock
-from medssl.core.project.project import Project, Run
+from medssl.core.project.project import LabelClass, Project, Run
 from medssl.core.scalars import MEANINGS
 from rich.console import Console
 from typer.testing import CliRunner, Result
@@ -138,6 +138,65 @@ def test_an_error_is_one_sentence_that_names_the_place(
     assert end.value.code == 1
     assert "nowhere" in said
     assert len(said.splitlines()) == 1
+
+
+@pytest.mark.parametrize("arguments", [("init", "LONG", "x.nii"), ("predict", "project", "LONG")])
+def test_a_name_that_no_file_can_have_is_one_sentence(
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    arguments: tuple[str, ...],
+) -> None:
+    monkeypatch.chdir(project.root.parent)
+    project.runs("finetune")[0].checkpoint.touch()
+    given = [each.replace("LONG", "a" * 300) for each in arguments]
+    monkeypatch.setattr(sys, "argv", ["medssl", *given])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr().err.strip().splitlines()
+    assert end.value.code == 1 and "a" * 300 in said[-1] and "Traceback" not in said[0]
+
+
+def test_ctrl_c_before_a_command_has_begun_is_no_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("medssl.cli.app", interrupted)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 130 and capsys.readouterr().err == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full device")
+@pytest.mark.parametrize("arguments", [["--version"], ["methods"]])
+def test_an_output_that_is_full_is_one_sentence(arguments: list[str]) -> None:
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - it is no file
+        command = [sys.executable, "-m", "medssl", *arguments]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith("The output could not be written") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+def test_names_that_the_output_has_no_letters_for_are_printed(tmp_path: Path, encoding: str) -> None:
+    project = Project.create(tmp_path / os.fsdecode(b"caf\xe9"), [LabelClass(1, "Leber ü 肝", "#ff0000")])
+    command = [sys.executable, "-m", "medssl", "classes", str(project.root), "--rename", "1", "Milz ö 脾"]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run(command, env=environment, capture_output=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert b"Milz" in done.stdout and b"Traceback" not in done.stderr
+    listed = subprocess.run([*command[:3], "runs", str(project.root)], env=environment, capture_output=True)
+    assert listed.returncode == 0 and b"caf\xe9: " in listed.stdout  # the name itself, for the next program
+
+
+def test_a_scan_is_not_both_held_out_and_used(tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "a.nii.gz")
+    options = ["--hold-out", "*", "--no-hold-out", "*"]
+    result = CliRunner().invoke(app, ["init", str(tmp_path / "new"), str(scan), *options])
+    assert isinstance(result.exception, UserError) and "give it once" in str(result.exception)
+    assert not (tmp_path / "new").exists()
 
 
 def test_init_adds_scans_holds_some_out_and_names_classes(tmp_path: Path) -> None:
@@ -435,6 +494,13 @@ def test_a_run_is_found_by_its_number(project: Project) -> None:
     assert choose_run(project, "1", ("pretrain",)).id == project.runs("pretrain")[0].id
 
 
+def test_a_number_of_no_run_is_refused_however_long_it_is(project: Project) -> None:
+    assert choose_run(project, "0001", ("pretrain",)).id == project.runs("pretrain")[0].id
+    for number in ("99", "9" * 5000):
+        with pytest.raises(UserError, match="has no run"):
+            choose_run(project, number, ("pretrain",))
+
+
 def test_a_run_of_the_wrong_kind_is_refused(project: Project) -> None:
     with pytest.raises(UserError, match="is a pre-training run; give a fine-tuning run"):
         choose_run(project, project.runs("pretrain")[0].id, ("finetune",))
@@ -595,3 +661,28 @@ def test_interrupts_are_as_before_afterwards() -> None:
     with stop_on_interrupt(Console(file=io.StringIO())):
         pass
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("predict", "PROJECT", ""),
+        ("init", ""),
+        ("init", "PROJECT", ""),
+        ("export", "PROJECT", "--out", ""),
+        ("export-weights", "PROJECT", "--out="),
+        ("pretrain", ""),
+        ("runs", "PROJECT", "--add", ""),
+        ("run", ""),
+    ],
+)
+def test_an_empty_path_is_not_the_current_folder(project: Project, arguments: tuple[str, ...]) -> None:
+    """Of a shell's variable that is not set: all scans below the current folder would be segmented."""
+    result = CliRunner().invoke(app, [each.replace("PROJECT", str(project.root)) for each in arguments])
+    assert result.exit_code == 2 and "it is empty" in result.output
+
+
+def test_a_modality_is_for_files_outside_the_project(project: Project) -> None:
+    for modality, words in (("mr", "is for files outside the project"), ("xray", "is not a modality")):
+        result = CliRunner().invoke(app, ["predict", str(project.root), "--modality", modality])
+        assert isinstance(result.exception, UserError) and words in str(result.exception)

@@ -106,11 +106,12 @@ def test_a_second_time_the_segmentations_beside_the_scans_are_no_scans(
     assert again == first
 
 
-def test_weights_that_cannot_be_used_end_it_at_the_first_scan(
-    small_project: Project, run: Run, folder: Path, tmp_path: Path
+@pytest.mark.parametrize("code", ["foreign-checkpoint", "no-device", "no-host", "connection"])
+def test_what_no_scan_can_do_without_ends_it_at_the_first(
+    small_project: Project, run: Run, folder: Path, tmp_path: Path, code: str
 ) -> None:
     def refuse(job: Job) -> dict[str, Any]:
-        raise UserError("The checkpoint is damaged.", code="foreign-checkpoint")
+        raise UserError("The checkpoint is damaged.", code=code)
 
     with pytest.raises(UserError, match="checkpoint"):
         predict_outside(

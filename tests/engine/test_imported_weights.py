@@ -9,7 +9,7 @@ import pytest
 from medssl.cli import app
 from medssl.core.errors import UserError
 from medssl.core.jobs import PredictJob
-from medssl.core.labels.classes import add_classes
+from medssl.core.labels.classes import add_classes, rename_class
 from medssl.core.project.imported_weights import add_weights
 from medssl.core.project.project import Project, Run
 from medssl.core.project.run_state import run_state
@@ -137,6 +137,38 @@ def test_the_command_adds_and_lists_them(trained: tuple[Project, Run], here: Pro
     result = medssl("runs", here.root, "--add", here.root)
     assert result.exit_code == 1
     assert isinstance(result.exception, UserError) and result.exception.code == "missing"
+
+
+def test_a_class_has_the_name_that_its_project_gives_it_now(
+    trained: tuple[Project, Run], here: Project
+) -> None:
+    there, source = trained
+    rename_class(there, 1, "spine")
+    try:
+        imported = add_weights(here, source.folder)
+    finally:
+        rename_class(there, 1, "block")
+    assert imported.card["classes"] == [{"id": 1, "name": "spine"}]
+    assert [item.name for item in here.classes] == ["spine", "block"]
+
+
+def test_what_cannot_be_added_does_not_keep_the_command_from_the_others(
+    trained: tuple[Project, Run], here: Project
+) -> None:
+    result = medssl("runs", here.root, "--add", here.root, "--add", trained[1].folder)
+    assert result.exit_code == 1 and not isinstance(result.exception, UserError)
+    assert "does not exist" in result.stderr and "Skipped 1;" in result.stderr
+    assert [each.id for each in here.runs()] == ["0001-finetune-imported"]
+
+
+def test_brackets_in_the_name_of_a_class_are_printed_as_they_are(
+    trained: tuple[Project, Run], here: Project, tmp_path: Path
+) -> None:
+    tensors, card = checkpoint.load(trained[1].checkpoint)
+    card["classes"][0]["name"] = "liver[left]"
+    checkpoint.save(tmp_path / "weights.safetensors", tensors, card)
+    result = medssl("runs", here.root, "--add", tmp_path / "weights.safetensors")
+    assert "Added 0001-finetune-imported (liver[left])." in result.output
 
 
 def medssl(*arguments: object):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,10 @@ def test_what_is_no_job_is_refused(tmp_path: Path, value: Any) -> None:
         ("steps", 1.5),
         ("seed", None),
         ("seed", True),
+        ("seed", -1),
+        ("seed", 10**30),
+        ("minutes", 0),
+        ("steps", 0),
         ("project", 3),
         ("settings", []),
         ("resume", ["0001"]),
@@ -104,6 +109,36 @@ def test_what_is_no_job_is_refused(tmp_path: Path, value: Any) -> None:
 def test_a_field_that_does_not_fit_is_named(tmp_path: Path, field: str, value: Any) -> None:
     job = {"job": "pretrain", "project": "p", field: value}
     assert repr(field) in refusal(tmp_path / "job.json", job)
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1e999", "NaN", "9" * 5000])
+def test_a_number_that_is_not_finite_is_refused(tmp_path: Path, number: str) -> None:
+    (tmp_path / "job.json").write_text(f'{{"job": "pretrain", "project": "p", "minutes": {number}}}')
+    with pytest.raises(UserError) as error:
+        read_job(tmp_path / "job.json")
+    assert error.value.code == "unreadable"
+
+
+@pytest.mark.parametrize("text", ["\0", "a/\0b", "\ud800"])
+def test_what_no_path_can_have_is_refused(tmp_path: Path, text: str) -> None:
+    assert "'project'" in refusal(tmp_path / "job.json", {"job": "pretrain", "project": text})
+
+
+def test_a_path_that_is_no_text_of_this_system_is_taken(tmp_path: Path) -> None:
+    folder = os.fsdecode(b"caf\xe9")  # as the command line gives it
+    write_job(tmp_path / "job.json", PretrainJob(folder))
+    assert read_job(tmp_path / "job.json").project == folder
+
+
+def test_an_editor_may_have_marked_the_beginning(tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text('{"job": "pretrain", "project": "p"}', encoding="utf-8-sig")
+    assert read_job(tmp_path / "job.json") == PretrainJob("p")
+
+
+def test_a_folder_is_no_job_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"is a folder|could not be read") as error:
+        read_job(tmp_path)
+    assert error.value.code == "not-readable"
 
 
 def test_a_missing_field_is_named_in_plain_words(tmp_path: Path) -> None:

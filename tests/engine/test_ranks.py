@@ -174,6 +174,38 @@ def test_where_one_process_is_killed_all_end_with_a_checkpoint(
     assert "2 processes, each with 32 patches of 3 x 24 x 24 of a batch of 64" in started.reasons
 
 
+@pytest.mark.parametrize("arguments", [("-",), ("--on", "gpu1", "job.json")])
+def test_torchrun_starts_job_files_on_this_computer_alone(arguments: tuple[str, ...]) -> None:
+    """All but rank 0 would wait for ever for a line, and each of them would send the job."""
+    for rank in ("0", "1"):
+        environment = {**ONE_THREAD, "WORLD_SIZE": "2", "RANK": rank}
+        command = [sys.executable, "-m", "medssl", "run", *arguments]
+        done = subprocess.run(
+            command, env=environment, stdin=subprocess.DEVNULL, text=True, capture_output=True, timeout=60
+        )
+        assert done.returncode == 1
+        assert "give the job file, without --on" in (done.stderr if rank == "1" else done.stdout)
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"WORLD_SIZE": "two"}, ("WORLD_SIZE is 'two'", "unset it")),
+        ({"WORLD_SIZE": "2"}, ("do not find each other", "start all of them by torchrun")),
+    ],
+)
+def test_variables_that_torchrun_did_not_set_are_one_sentence(
+    project: Project, tmp_path: Path, variables: dict[str, str], words: tuple[str, ...]
+) -> None:
+    write_job(tmp_path / "job.json", PretrainJob(project=str(project.root), method="mae", steps=1))
+    command = [sys.executable, "-m", "medssl", "run", str(tmp_path / "job.json")]
+    done = subprocess.run(command, env={**ONE_THREAD, **variables}, text=True, capture_output=True)
+    assert done.returncode == 1
+    said = done.stdout + done.stderr.partition("Traceback")[0]
+    assert all(word in said for word in words), said
+    assert "Traceback" not in done.stderr
+
+
 def test_torchrun_starts_nothing_but_jobs(project: Project) -> None:
     environment = {**ONE_THREAD, "WORLD_SIZE": "2", "RANK": "0"}
     command = [sys.executable, "-m", "medssl", "scans", str(project.root)]

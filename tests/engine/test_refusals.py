@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from medssl.core.errors import UserError
-from medssl.core.jobs import FeaturesJob, FinetuneJob, PredictJob, PretrainJob
+from medssl.core.jobs import ExportJob, FeaturesJob, FinetuneJob, PredictJob, PretrainJob
 from medssl.core.project.project import Annotation, LabelClass, Project
 from medssl.core.project.removal import remove_scan
 from medssl.tasks.inference import predict
@@ -37,6 +37,7 @@ def test_what_is_missing_is_one_sentence(tmp_path: Path, project: Project) -> No
     assert_refused(PretrainJob(project=empty, steps=1), "no-scans", "empty")
     assert_refused(FinetuneJob(project=empty, steps=1), "no-classes", "empty")
     assert_refused(PretrainJob(project=root, resume="0009-pretrain-pgl"), "no-run", "0009")
+    assert_refused(PretrainJob(project=root, resume="shapes"), "no-run", "weights that ship")
     assert_refused(PretrainJob(project=root, method="dino", steps=1), "no-method", "dino", "pgl")
     assert_refused(PretrainJob(project=root, recipe="slow", steps=1), "no-recipe", "pgl", "slow", "quick")
     assert_refused(FinetuneJob(project=root, weights="0009-x", steps=1), "no-run", "0009-x")
@@ -44,6 +45,10 @@ def test_what_is_missing_is_one_sentence(tmp_path: Path, project: Project) -> No
     assert_refused(PredictJob(project=root, weights="0009-x"), "no-run", "0009-x")
     assert_refused(FeaturesJob(project=root, weights=""), "no-run")
     assert_refused(PretrainJob(project=root, steps=1, device="tpu7"), "no-device", "tpu7")
+    assert_refused(PretrainJob(project=root, steps=1, device="meta"), "no-device", "meta")
+    assert_refused(ExportJob(project=root), "bad-job", "folder")
+    long = str(tmp_path / ("a" * 300))
+    assert_refused(ExportJob(project=root, folder=long), "not-writable", "a shorter name")
 
 
 def test_what_cannot_start_leaves_no_run(project: Project) -> None:
@@ -54,6 +59,14 @@ def test_what_cannot_start_leaves_no_run(project: Project) -> None:
     assert_refused(PretrainJob(project=root, steps=1, device="tpu7"), "no-device")
     assert_refused(job_of("pgl", project, settings={"colour": 1}), "bad-job", "colour")
     assert_refused(job_of("finetune", project, settings={"confidence_threshold": 1.5}), "bad-job")
+    for zoom in ([1.25, 0.8], [1, 0]):
+        assert_refused(
+            job_of("finetune", project, settings={"zoom": zoom}), "bad-job", "smaller number first"
+        )
+    for name, huge in (("rotation", 1e308), ("displacement", 1e308), ("batch", 10**20)):
+        assert_refused(job_of("finetune", project, settings={name: huge}), "bad-job", name)
+    for number in (100_000, 10**12):
+        assert_refused(job_of("finetune", project, settings={"threads": number}), "bad-job", "threads")
     assert [run.id for run in project.runs()] == before
 
 

@@ -37,6 +37,8 @@ Host gpu1 user@gpu4
 Match host other
 Include more/*.conf
 Include ~/.ssh/none
+Include ~nobody-of-that-name/config
+Include /
 Host "unclosed
 Host -oProxyCommand=x
 """

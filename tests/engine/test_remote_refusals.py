@@ -317,6 +317,15 @@ def test_hosts_are_listed_and_their_python_is_kept(server: Server) -> None:
     assert json.loads((server.home / "config" / "medssl" / "hosts.json").read_text()) == kept
 
 
+@pytest.mark.parametrize("options", [("--clear",), ("--python", "/opt/python")])
+def test_an_option_for_one_host_needs_its_name(server: Server, options: tuple[str, ...]) -> None:
+    from medssl.cli import app
+
+    refused = CliRunner().invoke(app, ["hosts", *options])
+    assert isinstance(refused.exception, UserError)
+    assert f"medssl hosts gpu1 {options[0]}" in str(refused.exception)
+
+
 def test_clearing_deletes_what_was_sent(server: Server) -> None:
     from medssl.cli import app
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from medssl.core.events import Done, Metric, Notice
+from medssl.core.events import Done, Metric, Notice, Started
 from medssl.core.project.project import Project
 from medssl.tasks.training import report, tensorboard
 from small import SHAPE, Events, job_of, make_project, run
@@ -88,6 +88,27 @@ def test_a_folder_that_cannot_be_is_told_once(project: Project) -> None:
     (project.root.parent / "curves").touch()
     _, (text,) = refuse(project)
     assert str(project.root.parent / "curves") in text
+
+
+def test_what_has_failed_at_once_is_told_after_the_start(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project.root.parent / "curves").touch()
+    plain = tensorboard._Writer.start
+
+    def start_and_end(writer: threading.Thread) -> None:
+        plain(writer)  # type: ignore[arg-type]
+        writer.join(60)
+
+    monkeypatch.setattr(tensorboard._Writer, "start", start_and_end)
+    events, (text,) = refuse(project)
+    assert isinstance(events[0], Started) and text
+
+
+def test_the_home_of_nobody_is_told_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(tensorboard.FOLDER, "~nobody-of-that-name/curves")
+    _, (text,) = refuse(project)
+    assert "~nobody-of-that-name/curves" in text
 
 
 def test_a_disk_that_fails_on_the_way_is_told_once(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

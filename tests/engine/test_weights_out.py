@@ -19,12 +19,15 @@ import pytest
 import torch
 from channels import CHANNELS
 from channels import make_project as make_channels
+from filelock import FileLock
 from medssl.cli import app
 from medssl.core.errors import UserError
 from medssl.core.events import Notice
 from medssl.core.jobs import ExportWeightsJob
+from medssl.core.labels.classes import rename_class
+from medssl.core.project.elsewhere import Elsewhere, set_elsewhere
 from medssl.core.project.locks import training_lock
-from medssl.core.project.project import Project, Run
+from medssl.core.project.project import LabelClass, Project, Run
 from medssl.nn.models import checkpoint
 from medssl.nn.models.dynunet import dynunet_state, to_dynunet
 from medssl.nn.models.unet import Network, build
@@ -184,6 +187,45 @@ def test_runs_that_cannot_leave_are_refused(made: Made, tmp_path: Path) -> None:
     refused((project, missing), tmp_path / "a.onnx", "no-run", "0099-finetune-x")
 
 
+def test_a_run_that_another_computer_trains_does_not_leave(made: Made, tmp_path: Path) -> None:
+    set_elsewhere(made[1], Elsewhere("gpu1", "0" * 32))
+    try:
+        refused(made, tmp_path / "bundle", "elsewhere", "gpu1")
+    finally:
+        set_elsewhere(made[1], None)
+
+
+def test_weights_leave_a_project_that_may_only_be_read(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(FileLock, "acquire", fail)
+    exported(made, tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "models").is_dir()
+
+
+def test_a_name_that_is_too_long_is_refused(made: Made, tmp_path: Path) -> None:
+    refused(made, tmp_path / ("a" * 300), "not-writable", "a shorter name")
+
+
+def test_a_class_leaves_under_the_name_that_it_has_now(made: Made) -> None:
+    project, source = made
+    trained = Trained.of(source.checkpoint, source.id, "cpu")
+    rename_class(project, 1, "liver")
+    try:
+        facts = description(trained, project)
+    finally:
+        rename_class(project, 1, "block")
+    assert facts["classes"][1] == {"channel": 1, "id": 1, "name": "liver"}
+    project.set_classes([LabelClass(2, "other", "#00ff00")])
+    try:
+        assert description(trained, project)["classes"][1]["name"] == "block"
+    finally:
+        project.set_classes([LabelClass(1, "block", "#ff0000")])
+
+
 @pytest.mark.parametrize("name", ["onnx", "onnxscript", "onnxruntime"])
 def test_a_package_that_is_not_installed_is_named_with_the_command(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -235,8 +277,9 @@ def test_one_normalisation_for_ct_and_other_scans_is_said(made: Made, tmp_path: 
 
 def test_a_name_that_monai_would_execute_is_a_text(made: Made) -> None:
     trained = Trained.of(made[1].checkpoint, made[1].id, "cpu")
-    trained.card["classes"][0]["name"] = "$1 / 0"
-    files = bundle_files(trained, description(trained, made[0]))
+    facts = description(trained, made[0])
+    facts["classes"][1]["name"] = "$1 / 0"
+    files = bundle_files(trained, facts)
     parser = ConfigParser()
     parser.read_meta(json.loads(files["configs/metadata.json"]))
     meta = parser.get_parsed_content("_meta_")

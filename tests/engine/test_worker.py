@@ -278,6 +278,28 @@ def test_a_job_file_that_is_missing_fails_though_the_child_waited_for_it(tmp_pat
     assert code == 1
 
 
+def test_a_job_for_another_computer_comes_on_standard_input_too(job_file: Path) -> None:
+    program = """
+    import sys
+    from pathlib import Path
+    from medssl import worker
+    from medssl.core.events import Done
+    from medssl.remote import relay
+
+    relay.run = lambda job, host, emit, watch: emit(Done(result={"project": job.project, "host": host}))
+    sys.exit(worker.run(Path("-"), "gpu1"))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    for said, result in (
+        (f"job {job_file}\n", {"project": str(job_file.parent), "host": "gpu1"}),
+        ("", None),
+    ):
+        done = subprocess.run(command, input=said, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        events = [from_line(line) for line in done.stdout.splitlines()]
+        assert events == ([Done(result=result)] if result else [])
+
+
 @pytest.mark.parametrize("name", SCHEDULED)
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGTERM there")
 def test_under_a_scheduler_the_end_of_input_means_nothing_and_a_signal_stops(

@@ -61,6 +61,12 @@ def run(job_path: Path, host: str = "") -> int:
         threading.Thread(target=commands.listen, daemon=True).start()
     reporter = Reporter(channel if ranks.rank() == 0 else None, commands.leave)
     try:
+        if ranks.world() > 1 and (host or job_path == LATER):  # each of the processes would do it
+            raise UserError(
+                "torchrun starts trainings of job files, and on this computer; give the job file, without "
+                "--on.",
+                code="bad-job",
+            )
         if host:
             return _run_on(host, job_path, commands, reporter)
         from medssl import engine
@@ -68,11 +74,10 @@ def run(job_path: Path, host: str = "") -> int:
 
         if job_path == LATER:
             engine.load(commands.has_job)
-            received = commands.job()
-            if received is None:
-                return 0
-            job_path = received
-        job = jobs.read_job(job_path)
+        received = _received(job_path, commands)
+        if received is None:
+            return 0
+        job = jobs.read_job(received)
         reporter.project = Path(job.project)
         result = engine.run(job, reporter.emit, commands.stop.is_set, commands.in_view)
         reporter.finish(events.Done(stopped=commands.stop.is_set(), result=result))
@@ -86,6 +91,11 @@ def run(job_path: Path, host: str = "") -> int:
     return 1
 
 
+def _received(job_path: Path, commands: CommandReader) -> Path | None:
+    """The job file, or the one that standard input names; None if that has ended before."""
+    return commands.job() if job_path == LATER else job_path
+
+
 def _run_on(host: str, job_path: Path, commands: CommandReader, reporter: Reporter) -> int:
     """Run a job file on another computer; returns the exit code."""
     from medssl.core import jobs
@@ -93,8 +103,10 @@ def _run_on(host: str, job_path: Path, commands: CommandReader, reporter: Report
     from medssl.remote.watch import Left, Watch
 
     watch = Watch(commands.wants_stop, commands.left.is_set, commands.in_view, sys.stderr.write)
+    received = _received(job_path, commands)
     with suppress(Left):
-        relay.run(jobs.read_job(job_path), host, reporter.emit, watch)
+        if received is not None:
+            relay.run(jobs.read_job(received), host, reporter.emit, watch)
     return 0
 
 

@@ -30,6 +30,7 @@ from medssl.cli import (
     training,
     view,
 )
+from medssl.cli.command import Command
 
 app = typer.Typer(
     name="medssl",
@@ -47,7 +48,7 @@ def _add(command: Callable[..., None], panel: str, **options: Any) -> None:
     """Register a command; its docstring is wrapped where the terminal ends, not where its source does."""
     paragraphs = inspect.cleandoc(command.__doc__ or "").split("\n\n")
     text = "\n\n".join(" ".join(paragraph.splitlines()) for paragraph in paragraphs)
-    app.command(help=text, rich_help_panel=panel, **options)(command)
+    app.command(help=text, rich_help_panel=panel, **{"cls": Command, **options})(command)
 
 
 _add(view.view, START)

@@ -32,12 +32,10 @@ from medssl.core.project.runs import copy_run
 if TYPE_CHECKING:
     from medssl.cli.refusals import Refusals
 
-WEIGHTS_ERRORS = (
-    "no-checkpoint",
-    "foreign-checkpoint",
-    "damaged-checkpoint",
-    "newer-version",
-    "not-finetuned",
+FOR_ALL = (
+    *("no-checkpoint", "foreign-checkpoint", "damaged-checkpoint", "newer-version", "not-finetuned"),
+    *("no-device", "bad-modality"),
+    *("no-ssh", "bad-host", "no-host", "no-agent", "other-version", "connection"),
 )
 """Codes of errors that would occur for every scan."""
 Work = Callable[[Job], dict[str, Any]]
@@ -80,7 +78,7 @@ def predict_outside(
         Paths of the segmentations.
 
     Raises:
-        UserError: for errors that would occur for every scan: unusable weights, a full disk.
+        UserError: for errors that would occur for every scan: unusable weights, a full disk, no connection.
     """
     run.card  # noqa: B018 - a damaged card is reported once, before anything is computed
     written: list[Path] = []
@@ -107,7 +105,7 @@ def predict_outside(
                         notify=notify,
                     )
             except UserError as error:
-                if error.code in (*FATAL, *WEIGHTS_ERRORS):
+                if error.code in (*FATAL, *FOR_ALL):
                     raise
                 refuse(scan_file.path, error)
                 continue

@@ -37,10 +37,16 @@ def hosts(
     Training and prediction run there with --on HOST, and from the viewer.
     """
     from medssl.cli.terminal import console, plain_table
+    from medssl.core.errors import UserError
     from medssl.core.remote_hosts import python_of, set_python, ssh_hosts
     from medssl.remote.connection import Connection
 
     screen = console(stderr=False)
+    if host is None and (python or clear):
+        option = "--python" if python else "--clear"
+        raise UserError(
+            f"{option} is for one host; name it, as in medssl hosts gpu1 {option}.", code="bad-option"
+        )
     if host is None:
         table = plain_table("Host", "Python")
         for name in ssh_hosts():

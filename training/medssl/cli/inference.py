@@ -72,8 +72,10 @@ def predict(
     from medssl.cli.refusals import Refusals
     from medssl.cli.selection import choose_run, split_scans
     from medssl.cli.terminal import console, scans_among, warn
+    from medssl.core.errors import UserError
     from medssl.core.export.files import check_ending
     from medssl.core.jobs import ExportJob, PredictJob
+    from medssl.core.project.modality import check_modality
     from medssl.core.project.project import Project
     from medssl.tasks.plan.channels import channels_of
 
@@ -84,9 +86,17 @@ def predict(
         warn(console(), sentence)
     refusals.count += len(named.missing)
     inside, outside = named.inside, named.outside
+    if modality:
+        check_modality(modality)
+        if not outside:
+            raise UserError(
+                f"--modality {modality} is for files outside the project; leave it out (medssl init corrects "
+                "the project's own scans).",
+                code="bad-option",
+            )
     channels = tuple(filter(None, channels_of(run)))
     by_name = channels if len(channels) > 1 else ()
-    files = scans_among(outside, console(), by_name).scans if outside else ()
+    files = scans_among(outside, console(), by_name, of_network=True).scans if outside else ()
     job = PredictJob(project=str(project), seed=seed, device=device, weights=run.id, scans=inside)
     if inside or not outside:
         if out is not None:

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 from rich.table import Table
-from typer.core import TyperCommand
 
+from medssl.cli.command import Command
 from medssl.cli.options import AUTO, RecipeOption
 from medssl.core import recipes, settings
 from medssl.core.methods import ALL
@@ -98,7 +98,7 @@ def assignment(name: str, value: Any) -> str:
     return shlex.quote(f"{name}={text}")
 
 
-class WithRecipes(TyperCommand):
+class WithRecipes(Command):
     """A command whose help ends with the list of recipes, which is read only when help is shown."""
 
     # Newer versions of typer bundle click, so its types have no name that works with all versions.

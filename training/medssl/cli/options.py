@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from medssl.core.errors import UserError
+from medssl.core.jobs import MAX_SEED
 
 LAST = "last"
 """Selects the newest run that the command can use."""
@@ -39,7 +40,7 @@ SeedOption = Annotated[
     int,
     typer.Option(
         min=0,
-        max=2**32 - 1,
+        max=MAX_SEED,
         metavar="SEED",
         help="Random seed. With --steps on a CPU, the same seed gives the same weights.",
     ),

@@ -39,8 +39,7 @@ def runs(
     --delete removes some, --add brings weights of other projects. Classes of added networks are those of the
     project with the same names; those that it lacks are added to it.
     """
-    from rich.markup import escape
-
+    from medssl.cli.refusals import Refusals
     from medssl.cli.selection import run_in
     from medssl.cli.terminal import console
     from medssl.core.project.imported_weights import add_weights
@@ -53,11 +52,17 @@ def runs(
     for run in sorted(chosen.values(), key=number_of, reverse=True):  # one may have begun from another
         delete_run(opened, run.id)
         screen.print(f"Deleted {run.id} with its weights, predictions and features.", soft_wrap=True)
-    for path in add or []:
+    refusals = Refusals()
+
+    def add_named(path: Path) -> str:
         run = add_weights(opened, path)
         names = ", ".join(item["name"] for item in run.card.get("classes", []))
-        screen.print(f"Added {run.id}{f' ({escape(names)})' if names else ''}.", soft_wrap=True)
+        screen.print(f"Added {run.id}{f' ({names})' if names else ''}.", soft_wrap=True)
+        return run.id
+
+    refusals.resolve(add or [], add_named)
     _print_table(opened)
+    refusals.end()
 
 
 def _print_table(project: Project) -> None:

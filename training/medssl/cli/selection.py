@@ -12,6 +12,7 @@ from medssl.cli.options import LAST
 from medssl.cli.terminal import console, warn
 from medssl.core.errors import UserError
 from medssl.core.events import ran_to_completion
+from medssl.core.files import exists
 from medssl.core.jobs import TRAININGS
 from medssl.core.project.damage import damaged_runs
 from medssl.core.project.project import Project, Run, Scan
@@ -111,7 +112,7 @@ def run_in(project: Project, name: str) -> Run:
     Raises:
         UserError: Those of `Project.run`.
     """
-    folders = (project.root / "runs").glob(f"{int(name):04d}-*") if name.isdecimal() else ()
+    folders = (project.root / "runs").glob(f"{name.lstrip('0'):0>4}-*") if name.isdecimal() else ()
     return project.run(next((folder.name for folder in sorted(folders)), name))
 
 
@@ -142,11 +143,11 @@ def split_scans(project: Project, arguments: Sequence[str]) -> SplitScans:
         f"{argument} is neither a scan of {project.root} nor a file or folder; check the name "
         f"(scans of the project: {_scans_of(project)})."
         for argument in others
-        if not Path(argument).exists()
+        if not exists(Path(argument))
     )
     if missing and len(missing) == len(scans):
         raise UserError(missing[0], code="missing")
-    outside = tuple(Path(argument) for argument in others if Path(argument).exists())
+    outside = tuple(Path(argument) for argument in others if exists(Path(argument)))
     return SplitScans(tuple(scan.id for scan in scans.values() if scan), outside, missing)
 
 

@@ -117,6 +117,10 @@ def init(
         raise UserError(
             f"{folder} is a file; give the folder of the project first, then the scans.", code="not-a-project"
         )
+    if both := sorted({*(hold_out or [])} & {*(no_hold_out or [])}):
+        raise UserError(
+            f"{both[0]!r} cannot be held out and used for training; give it once.", code="bad-option"
+        )
     names = names_in(classes)
     for name in names:
         check_class_name(name)

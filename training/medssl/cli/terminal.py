@@ -58,20 +58,23 @@ def warn(screen: Console, text: str) -> None:
     screen.print(text, style="yellow", soft_wrap=True)
 
 
-def scans_among(paths: Sequence[Path], screen: Console, channels: Sequence[str] = ()) -> SearchResult:
+def scans_among(
+    paths: Sequence[Path], screen: Console, channels: Sequence[str] = (), of_network: bool = False
+) -> SearchResult:
     """Find the scans among files and folders, and print what is left out.
 
     Args:
         paths: Files and folders.
         screen: Where to print.
         channels: Names of the channels of each scan, see `group_channels`.
+        of_network: They are those of a network.
 
     Raises:
         UserError: "missing", "no-scans", "no-match".
     """
     result = find_scans(paths)
     if channels:
-        result = group_channels(result, channels)
+        result = group_channels(result, channels, of_network)
     for line in result.left_out:
         warn(screen, f"Left out: {line}.")
     return result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Callable
@@ -43,6 +44,14 @@ def portable_name(name: str) -> bool:
     return (
         stem not in _DEVICES and name == name.rstrip(". ") and not re.search(r'[<>:"/\\|?*\x00-\x1f]', name)
     )
+
+
+def usable_in_paths(text: str) -> bool:
+    """Whether the system takes a text for a path, which need not exist; none has a zero in it."""
+    try:
+        return b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
 
 
 def sha256_of(path: Path) -> str:
@@ -181,8 +190,9 @@ def cannot_write(path: Path, error: OSError) -> UserError:
             "choose another one.",
             code="no-folder",
         )
+    what = "a shorter name" if error.errno == errno.ENAMETOOLONG else "a folder that you may write to"
     return UserError(
-        f"{path} could not be written ({error.strerror or error}); choose a folder that you may write to.",
+        f"{path} could not be written ({error.strerror or error}); choose {what}.",
         code="not-writable",
     )
 
@@ -225,6 +235,8 @@ def cannot_read(path: Path, error: OSError) -> UserError:
     """UserError ("missing", "not-readable") for an error of the system while a file was read."""
     if isinstance(error, FileNotFoundError):
         return UserError(f"{path} does not exist; check the path.", code="missing")
+    if isinstance(error, IsADirectoryError):
+        return UserError(f"{path} is a folder; give a file.", code="not-readable")
     return UserError(
         f"{path} could not be read ({error.strerror or error}); check the drive and your permissions, the "
         "file itself may be intact.",
@@ -239,6 +251,8 @@ def exists(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
         raise cannot_read(path, error) from error
     return True
 
@@ -280,7 +294,8 @@ def read_json(path: Path) -> Any:
 def parse_json(content: bytes, path: Path) -> Any:
     """The value that the content of a JSON file stands for. Raises UserError ("unreadable")."""
     try:
-        return json.loads(content.decode("utf-8"), parse_constant=_refuse_constant)
+        text = content.decode("utf-8-sig")  # editors on Windows put a mark at the beginning
+        return json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{path} cannot be read as JSON ({error}); restore it from a backup or make it anew.",
@@ -290,6 +305,14 @@ def parse_json(content: bytes, path: Path) -> Any:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no number")
+
+
+def _finite(text: str) -> float:
+    """A number of JSON; one such as 1e999, which Python takes for infinity, is refused."""
+    value = float(text)
+    if not math.isfinite(value):
+        _refuse_constant(text)
+    return value
 
 
 def read_array(path: Path, memory_map: bool = False) -> np.ndarray:

@@ -14,13 +14,16 @@ from msgspec import Meta
 
 from medssl.core import migrations, typed
 from medssl.core.errors import UserError
-from medssl.core.files import read_json, write_json
+from medssl.core.files import read_json, usable_in_paths, write_json
 
 Precision = Literal["fp32", "bf16"]
 SemiSupervised = Literal["self_training", "pseudo_contrast", "both", "none"]
 T = TypeVar("T")
 MINUTES = 5.0
 """Duration of a training whose job gives neither minutes nor steps."""
+MAX_SEED = 2**32 - 1
+ORDERED = "ordered"
+"""Marks the type of a setting whose first number is not larger than its second one."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Job:
 
     project: str
     """Path of the project folder."""
-    seed: int = 0
+    seed: Annotated[int, Meta(ge=0, le=MAX_SEED)] = 0
     """Random numbers follow from it: the same seed repeats a run."""
     device: str = "auto"
     """auto (the GPU where there is one), cpu, cuda, cuda:1 or mps."""
@@ -87,8 +90,8 @@ class Job:
 class TrainingJob(Job):
     """A training: it ends after `steps`, after `minutes`, or on request."""
 
-    minutes: float | None = None
-    steps: int | None = None
+    minutes: Annotated[float, Meta(gt=0)] | None = None
+    steps: Annotated[int, Meta(ge=1)] | None = None
     resume: str | None = None
     """Run to resume from its last checkpoint; all other fields are then taken from that run."""
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -150,7 +153,7 @@ class ExportJob(Job):
     """Fine-tuning run whose prediction fills voxels without annotation; None exports annotations alone."""
     scans: tuple[str, ...] = ()
     largest: bool = False
-    drop_ml: float = 0.0
+    drop_ml: Annotated[float, Meta(ge=0)] = 0.0
     fill_holes: bool = False
     """`largest`, `drop_ml` and `fill_holes`: postprocessing of predictions, see
     postprocess.Postprocessing."""
@@ -175,7 +178,7 @@ class ExportWeightsJob(Job):
 class SuggestJob(Job):
     """Suggestion of slices to annotate next, in all scans that are not held out."""
 
-    count: int = 10
+    count: Annotated[int, Meta(ge=1)] = 10
     weights: str | None = None
     """Run whose network scores the slices; None for the newest fine-tuning, else pre-training, else no
     network."""
@@ -239,6 +242,11 @@ def job_of(value: Any, where: str) -> Job:
             code="bad-job",
         )
     fields = {name: item for name, item in migrations.job(value).items() if name != "job"}
+    for name, item in fields.items():
+        if isinstance(item, str) and not usable_in_paths(item):
+            raise UserError(
+                f"{where} has a character at {name!r} that no file name can have; correct it.", code="bad-job"
+            )
     return from_json(JOBS[value["job"]], fields, where)
 
 
@@ -252,11 +260,21 @@ def settings_of(kind: type[T], values: dict[str, Any]) -> T:
     Raises:
         UserError: "bad-job": a name is unknown or a value does not fit.
     """
-    names = typing.get_type_hints(kind)
+    names = typing.get_type_hints(kind, include_extras=True)
     for name in values:
         if name not in names:
             raise UserError(f"There is no setting {name!r} here; {_instead(name, names)}.", code="bad-job")
-    return typed.convert(kind, values, "A setting", advice="write another value")
+    made = typed.convert(kind, values, "A setting", advice="write another value")
+    for name in values:
+        given = getattr(made, name)
+        metas = getattr(names[name], "__metadata__", ())
+        if any((meta.extra or {}).get(ORDERED) for meta in metas) and given[0] > given[1]:
+            raise UserError(
+                f"A setting does not fit at {name!r}: {given[0]:g} is larger than {given[1]:g}; write the "
+                "smaller number first.",
+                code="bad-job",
+            )
+    return made
 
 
 def _instead(name: str, known: Iterable[str]) -> str:

@@ -42,7 +42,8 @@ def _hosts_in(path: Path, depth: int) -> Iterator[str]:
         return
     for line in lines:
         keyword, _, value = re.sub(r"^\s*(\w+)(\s*=\s*|\s+)", r"\1 ", line).partition(" ")
-        with suppress(ValueError):  # a quote that nobody closes
+        # A quote that nobody closes, the home of an unknown user, a pattern of no file.
+        with suppress(ValueError, RuntimeError, IndexError):
             words = shlex.split(value, comments=True)
             if keyword.lower() == "host":
                 yield from words

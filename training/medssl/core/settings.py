@@ -15,15 +15,18 @@ from msgspec import Meta
 
 from medssl.core import recipes, typed
 from medssl.core.errors import UserError
-from medssl.core.jobs import FinetuneJob, Precision, PretrainJob, TrainingJob, settings_of
+from medssl.core.jobs import ORDERED, FinetuneJob, Precision, PretrainJob, TrainingJob, settings_of
 from medssl.core.methods import ALL
 from medssl.core.settings_source import Setting, of_class, settings_class
 
 Share = Annotated[float, Meta(ge=0, le=1)]
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
-Count = Annotated[int, Meta(ge=1)]
-"""Types of settings with the values that they may have."""
+Positive = Annotated[float, Meta(gt=0, le=1e30)]
+NotNegative = Annotated[float, Meta(ge=0, le=1e30)]
+Count = Annotated[int, Meta(ge=1, le=10**9)]
+Threads = Annotated[int, Meta(ge=1, le=1024)]
+Range = Annotated[tuple[float, float], Meta(extra={ORDERED: True})]
+"""Types of settings with the values that they may have. Tensors hold no larger numbers, and ten thousands of
+threads end a process at once."""
 
 FINETUNING = {
     "self_training": ("finetune", "medssl.tasks.segment.pseudo_labels:Settings"),
@@ -57,7 +60,7 @@ class PlanSettings:
     """Patches in a training step."""
     precision: Precision | None = None
     """Precision of the computations."""
-    threads: Count | None = None
+    threads: Threads | None = None
     """Threads that a step takes on a CPU."""
 
 

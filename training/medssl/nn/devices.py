@@ -41,8 +41,8 @@ def choose(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()  # "meta" has shapes and no values
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise UserError(
             f"This machine has no device {name!r}; `medssl doctor` lists its devices.", code="no-device"
         ) from error

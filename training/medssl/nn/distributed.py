@@ -96,13 +96,24 @@ def together() -> Iterator[None]:
     """Train with the processes that torchrun started beside this one; nothing for a single process.
 
     At the end they wait for each other: torchrun calls it a failure if its machines end minutes apart.
+
+    Raises:
+        UserError: "bad-ranks" if they do not find each other.
     """
     if ranks.world() == 1 or _together.world > 1:
         yield
         return
     if torch.cuda.is_available():
         torch.cuda.set_device(ranks.local_rank() % torch.cuda.device_count())
-    dist.init_process_group("gloo", timeout=WAIT)
+    try:
+        dist.init_process_group("gloo", timeout=WAIT)
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise UserError(
+            f"The processes of this training do not find each other ({reason}); start all of them by "
+            "torchrun, with the same --rdzv-endpoint.",
+            code="bad-ranks",
+        ) from error
     _together.world, _together.rank = dist.get_world_size(), dist.get_rank()
     _connect()
     try:

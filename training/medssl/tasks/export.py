@@ -46,9 +46,11 @@ def export_scans(
         {"run", "written": file names, "refused": messages by scan, "stopped"}.
 
     Raises:
-        UserError: "unsupported", "no-run", "disk-full", "not-writable", or "nothing-yet" if no scan could be
-            written.
+        UserError: "bad-job", "unsupported", "no-run", "disk-full", "not-writable", or "nothing-yet" if no
+            scan could be written.
     """
+    if not job.folder:
+        raise UserError('The export has no "folder"; say into which one to write.', code="bad-job")
     ending, folder = check_ending(job.ending), Path(job.folder)
     run = project.run(job.weights) if job.weights else None
     if run is not None:

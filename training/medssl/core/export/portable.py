@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -41,7 +42,7 @@ def check_portable(path: Path) -> Format:
             "not-writable".
     """
     target = format_of(path)
-    if path.exists() or path.is_symlink():
+    if os.path.lexists(path):
         raise UserError(f"{path} exists; choose another name, or delete it first.", code="exists")
     if target == "onnx":
         need_onnx()

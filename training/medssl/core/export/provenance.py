@@ -23,7 +23,7 @@ from msgspec import Meta
 from medssl import __version__
 from medssl.core.environment import commit
 from medssl.core.errors import UserError
-from medssl.core.files import read_json, sha256_of, write_json, write_whole
+from medssl.core.files import exists, read_json, sha256_of, write_json, write_whole
 from medssl.core.io.geometry import AXIS_NAMES
 from medssl.core.labels.postprocess import Postprocessing
 from medssl.core.project.annotation import Annotation
@@ -82,7 +82,7 @@ def check_target(path: Path, overwrite: bool = False, scan_sha256: str = "") -> 
     if overwrite:
         return
     check_record(path)
-    if not path.exists():
+    if not exists(path):
         return
     record = read_record(path)
     if record is None:
@@ -101,7 +101,7 @@ def check_record(path: Path) -> None:
     Raises:
         UserError: "exists".
     """
-    if record_path(path).exists() and read_record(path) is None:
+    if exists(record_path(path)) and read_record(path) is None:
         raise _exists(record_path(path), "is not a record of this program")
 
 

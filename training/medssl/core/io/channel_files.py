@@ -15,7 +15,7 @@ Case = tuple[str, ...]
 """Folders and name of a scan, without what names its channel."""
 
 
-def group_channels(found: SearchResult, names: Sequence[str]) -> SearchResult:
+def group_channels(found: SearchResult, names: Sequence[str], of_network: bool = False) -> SearchResult:
     """Put files together that are channels of one scan.
 
     A file belongs to a channel if its name ends or begins with that of the channel, as in p1_t1.nii.gz,
@@ -25,6 +25,8 @@ def group_channels(found: SearchResult, names: Sequence[str]) -> SearchResult:
     Args:
         found: Result of `find_scans`.
         names: Names of the channels, the first one defines the grid.
+        of_network: The names are those of a network, and not what somebody calls these channels: one that
+            has another name is not taken for one of them.
 
     Raises:
         UserError: "no-match" if no file belongs to one of the channels.
@@ -34,7 +36,7 @@ def group_channels(found: SearchResult, names: Sequence[str]) -> SearchResult:
     for scan in found.scans:
         match = _case_and_channel(scan, names)
         if scan.further:
-            scans.append(_renamed(scan, names))
+            scans.append(_renamed(scan, names, of_network))
         elif match is None:
             left_out.add("file of none of these channels", scan.path)
         elif match[1] in cases.setdefault(match[0], {}):
@@ -42,7 +44,14 @@ def group_channels(found: SearchResult, names: Sequence[str]) -> SearchResult:
         else:
             cases[match[0]][match[1]] = scan
     has = {name for channels in cases.values() for name in channels}
-    if missing := [name for name in names if name not in has and not scans]:
+    missing = [name for name in names if name not in has and not scans]
+    if missing and of_network:
+        raise UserError(
+            f"The network takes {', '.join(names)}, and no name of a file or folder has {missing[0]} at its "
+            f"end, as in patient1_{missing[0]}.nii.gz; name the files after their channels.",
+            code="no-match",
+        )
+    if missing:
         raise UserError(
             f"No name of a file or folder has the channel {missing[0]} at its end, as in "
             f"patient1_{missing[0]}.nii.gz; write the channels as the files are called.",
@@ -85,19 +94,26 @@ def volume_numbers(text: str) -> list[int]:
         UserError: "bad-volumes".
     """
     words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() for word in words) or len(set(map(int, words))) < len(words):
+    if not all(re.fullmatch("[0-9]{1,6}", word) for word in words) or len(set(map(int, words))) < len(words):
         raise UserError(
             f"{text!r} are no numbers of volumes; write them from 0 on, as in 0,2.", code="bad-volumes"
         )
     return [int(word) for word in words]
 
 
-def _renamed(scan: ScanFile, names: Sequence[str]) -> ScanFile:
+def _renamed(scan: ScanFile, names: Sequence[str], of_network: bool) -> ScanFile:
     """A scan of several channels with those of these names, or with these names for its channels."""
     own = [ChannelFile(scan.channel, scan.path, scan.volume), *scan.further]
     by_name = {each.channel.lower(): each for each in own}
     if all(name.lower() in by_name for name in names):
         own = [by_name[name.lower()] for name in names]
+    elif of_network and (len(names) != len(own) or not all(name.isdecimal() for name in by_name)):
+        raise UserError(
+            f"{scan.name} has the channels {', '.join(each.channel for each in own)}, and the network takes "
+            f"{', '.join(names)}; call them so in dataset.json (channel_names), or in the names of the "
+            f"files, as in patient1_{names[0]}.nii.gz.",
+            code="no-match",
+        )
     elif len(names) != len(own):
         raise UserError(
             f"{scan.name} has the channels {', '.join(each.channel for each in own)}; give some of these "

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from medssl.core.errors import UserError
 from medssl.core.files import read_json
+from medssl.core.project.names import as_channel_name
 
 CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 """End of file names in nnU-Net's image folders: case_0000 is the first channel of the scan "case"."""
@@ -46,16 +47,18 @@ def names_of_channels(folder: Path, count: int) -> list[str]:
         count: Number of channels.
 
     Returns:
-        The names in dataset.json ("channel_names", formerly "modality"), else "0000", "0001", ...
+        The names in dataset.json ("channel_names", formerly "modality"); "0000", "0001", ... without it, and
+        where channels cannot have these names (`as_channel_name`).
     """
     numbers = [f"{number:04d}" for number in range(count)]
     try:
         described = read_json(folder.absolute().parent / "dataset.json")
         names = described.get("channel_names") or described["modality"]
         result = [str(names[str(number)]) for number in range(count)]
+        distinct = {as_channel_name(name) for name in result}
     except (UserError, KeyError, TypeError, AttributeError):
         return numbers
-    return result if all(result) and len(set(map(str.lower, result))) == count else numbers
+    return result if len(distinct) == count else numbers
 
 
 def tell_apart(paths: Sequence[Sequence[str]]) -> list[str]:

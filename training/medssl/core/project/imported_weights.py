@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from medssl.core.events import Done, Started, to_line
 from medssl.core.files import write_json, write_whole
 from medssl.core.labels.classes import add_classes
 from medssl.core.project.cards import need
-from medssl.core.project.project import Project, Run
+from medssl.core.project.project import Project, Run, is_project
 from medssl.core.project.removal import refused_leaves_nothing
 from medssl.core.project.runs import CHECKPOINT
 from medssl.core.weights_file import copy_with_card, read_card
@@ -23,8 +24,9 @@ NAME = "imported"
 def add_weights(project: Project, path: Path) -> Run:
     """Copy weights of another project into a new run.
 
-    Classes of a network are those of the project with the same names; those that the project lacks are
-    added. The run cannot be resumed, because the scans that it was trained on are not here.
+    Classes of a network are those of the project with the names that they have in the other project now;
+    those that the project lacks are added. The run cannot be resumed, because the scans that it was trained
+    on are not here.
 
     Args:
         project: The project that gets the run.
@@ -67,6 +69,17 @@ def add_weights(project: Project, path: Path) -> Run:
 def _classes_here(project: Project, card: dict[str, Any], path: Path) -> list[dict[str, Any]]:
     """The classes of a network with their ids in this project."""
     need(card, "classes", where=str(path))
-    add_classes(project, [item["name"] for item in card["classes"]])
+    there = _names_there(path)
+    classes = [{**item, "name": there.get(item["id"], item["name"])} for item in card["classes"]]
+    add_classes(project, [item["name"] for item in classes])
     ids = {item.name: item.id for item in project.classes}
-    return [{**item, "id": ids[item["name"]]} for item in card["classes"]]
+    return [{**item, "id": ids[item["name"]]} for item in classes]
+
+
+def _names_there(path: Path) -> dict[int, str]:
+    """{class id: name} in the project that a run lies in, where a class may have got another name since."""
+    runs = path.absolute().parent.parent
+    if runs.name == "runs" and is_project(runs.parent):
+        with suppress(UserError):  # a damaged one
+            return {item.id: item.name for item in Project.open(runs.parent).classes}
+    return {}

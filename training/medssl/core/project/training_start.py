@@ -76,6 +76,12 @@ def begin_training(
         name = job.method if isinstance(job, PretrainJob) else "from-" + _origin_name(project, job)
         return (new_run or project.new_run)(jobs.kind_of(job), jobs.to_json(job), name), job
     run = project.run(job.resume)
+    if run.shipped:
+        raise UserError(
+            f"{run.id} are the weights that ship, not a training; start a new one from them "
+            f"(--weights {run.id}), or name a run to resume.",
+            code="no-run",
+        )
     job = _resumed_job(run, job)
     if isinstance(job, FinetuneJob):  # scans may have been removed since
         remaining = tuple(scan for scan in job.predict_scans if scan in project.scans)

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from medssl.core.events import Emit
 from medssl.core.jobs import Plan
-from medssl.core.settings import Count, Share
+from medssl.core.settings import Count, Range, Share
 from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
@@ -52,7 +52,7 @@ from medssl.nn.shards import mean
 class BYOLSettings:
     """The paper's heads, PGL's views."""
 
-    zoom: tuple[float, float] = (1.1, 1.4)
+    zoom: Range = (1.1, 1.4)
     """Side of a view in patches, drawn for each view."""
     min_overlap: Share = 0.1
     """Least intersection over union of a pair."""

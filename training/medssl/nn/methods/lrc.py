@@ -40,7 +40,7 @@ from medssl.core import recipes
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Notice, Progress
 from medssl.core.jobs import Plan, from_json
-from medssl.core.settings import Count, NotNegative, Positive
+from medssl.core.settings import Count, NotNegative, Positive, Range
 from medssl.nn.data.augment import PUBLISHED, change_intensity
 from medssl.nn.data.crop_sampling import sample_anywhere
 from medssl.nn.data.crops import cut, cut_targets, shown
@@ -76,7 +76,7 @@ class LRCSettings:
     """Temperature of the contrastive loss: smaller is stricter."""
     dimension: Count = 64
     """Length of the vectors that the loss compares."""
-    zoom: tuple[float, float] = (0.8, 1.2)
+    zoom: Range = (0.8, 1.2)
     """Side of a view in patches, drawn for each view."""
     slices: Count = 5000
     """Slices of all scans together that are segmented into superpixels before the training."""

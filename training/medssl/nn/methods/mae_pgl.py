@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from medssl.core.events import Emit
 from medssl.core.jobs import Plan
-from medssl.core.settings import Count, NotNegative, Share
+from medssl.core.settings import Count, NotNegative, Range, Share
 from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.methods import Method, pgl
@@ -52,7 +52,7 @@ class MAEPGLSettings:
     """Fraction of the blocks that is masked."""
     block: Count = 16
     """Side of a block in working voxels."""
-    zoom: tuple[float, float] = (1.1, 1.4)
+    zoom: Range = (1.1, 1.4)
     """Side of a box in patches, drawn for each box."""
     min_overlap: Share = 0.1
     """Least intersection over union of a pair."""

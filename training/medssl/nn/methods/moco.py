@@ -36,7 +36,7 @@ from torch.nn import functional as F
 
 from medssl.core.events import Emit, Notice
 from medssl.core.jobs import Plan
-from medssl.core.settings import Count, Positive, Share
+from medssl.core.settings import Count, Positive, Range, Share
 from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
@@ -63,7 +63,7 @@ from medssl.nn.shards import mean_row, shard
 class MoCoSettings:
     """MoCo v2's values, with a queue for hundreds of scans instead of a million photographs."""
 
-    zoom: tuple[float, float] = (1.1, 1.4)
+    zoom: Range = (1.1, 1.4)
     """Side of a view in patches, drawn for each view."""
     shared: Share = 0.5
     """Least fraction of a view's side that a pair shares along every axis."""

@@ -30,7 +30,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from medssl.core.jobs import Plan
-from medssl.core.settings import Count, Share
+from medssl.core.settings import Count, Range, Share
 from medssl.nn.data.correspondence import align
 from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
@@ -55,7 +55,7 @@ from medssl.nn.shards import ratio
 class PGLSettings:
     """The paper's values, as far as they are known."""
 
-    zoom: tuple[float, float] = (1.1, 1.4)
+    zoom: Range = (1.1, 1.4)
     """Side of a view in patches, drawn for each view."""
     min_overlap: Share = 0.1
     """Least intersection over union of a pair."""

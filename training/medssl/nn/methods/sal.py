@@ -39,7 +39,7 @@ from torch.nn import functional as F
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Notice
 from medssl.core.jobs import Plan
-from medssl.core.settings import Count, NotNegative, Positive
+from medssl.core.settings import Count, NotNegative, Positive, Range
 from medssl.nn.data.augment import PUBLISHED, change_intensity
 from medssl.nn.data.crop_sampling import sample_anywhere
 from medssl.nn.data.crops import CropBatch, cut, scan_shapes, shown
@@ -99,7 +99,7 @@ class SALSettings:
     """Length of the vectors that the positional term compares."""
     rotation_degrees: NotNegative = 15.0
     """Largest angle of a view."""
-    zoom: tuple[float, float] = (0.8, 1.2)
+    zoom: Range = (0.8, 1.2)
     """Side of a view in patches, drawn for each view."""
 
 

@@ -24,7 +24,7 @@ from torch import Generator, Tensor, nn
 
 from medssl.core.errors import UserError
 from medssl.core.jobs import Plan
-from medssl.core.settings import Count, NotNegative, Positive, Share
+from medssl.core.settings import Count, NotNegative, Positive, Range, Share
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
 from medssl.nn.methods import Method
@@ -45,7 +45,7 @@ class ShapesSettings:
     """Fraction of the pairs whose second slice has intensities of its own."""
     person: Share = 0.5
     """Strength of the variation between the two volumes, 0..1 (`other_person`)."""
-    thickness_px: tuple[float, float] = (0.5, 5.0)
+    thickness_px: Range = (0.5, 5.0)
     """Range of the slice distance in pixels."""
     apart: float = 6.0
     """Largest distance between the two slices, in slices."""

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from medssl.core.events import Emit
 from medssl.core.jobs import Plan
-from medssl.core.settings import Count, Positive, Share
+from medssl.core.settings import Count, Positive, Range, Share
 from medssl.nn.data.crops import CropBatch, shown
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.devices import full_precision
@@ -51,7 +51,7 @@ from medssl.nn.shards import shard
 class SimCLRSettings:
     """nnssl's values and the paper's projector."""
 
-    zoom: tuple[float, float] = (1.1, 1.4)
+    zoom: Range = (1.1, 1.4)
     """Side of a view in patches, drawn for each view."""
     shared: Share = 0.5
     """Least fraction of a view's side that a pair shares along every axis."""

@@ -18,7 +18,7 @@ from torch import Generator, Tensor, nn
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Progress
 from medssl.core.jobs import Plan
-from medssl.core.settings import Count, NotNegative, Positive, Share
+from medssl.core.settings import Count, NotNegative, Positive, Range, Share
 from medssl.nn.data.augment import STRONG, change_intensity, join_channels, split_channels
 from medssl.nn.data.crop_sampling import sample_anywhere
 from medssl.nn.data.crops import CropBatch, cut, cut_targets, scan_shapes, shown
@@ -50,7 +50,7 @@ class SuperVoxelsSettings:
     """Fraction of the pairs whose second view's intensities are mapped by a random curve."""
     rotation: NotNegative = 0.35
     """Largest rotation in radians."""
-    zoom: tuple[float, float] = (0.8, 1.25)
+    zoom: Range = (0.8, 1.25)
     """Side of a view in patches, drawn for each view."""
     temperature: Positive = 0.1
     """Temperature of the contrastive loss: smaller is stricter."""

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from medssl.core.errors import UserError
 from medssl.core.jobs import Plan
 from medssl.core.project.project import IGNORE
-from medssl.core.settings import NotNegative, Share
+from medssl.core.settings import NotNegative, Range, Share
 from medssl.nn.data.crops import CropBatch, crop_step, scan_shapes
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.data.multiplanar import ORDERS, axis_orders, reoriented
@@ -27,7 +27,7 @@ class Settings:
 
     foreground: Share = 0.67
     """Fraction of crops around a foreground voxel (classes with equal probability)."""
-    zoom: tuple[float, float] = (0.8, 1.25)
+    zoom: Range = (0.8, 1.25)
     """Range of zoom factors."""
     rotation: NotNegative = 0.35
     """Maximum rotation angle in radians."""
@@ -193,7 +193,7 @@ def sample_annotated(
     generator: Generator,
     *,
     foreground: Share = 0.67,
-    zoom: tuple[float, float] = (0.8, 1.25),
+    zoom: Range = (0.8, 1.25),
     rotation: NotNegative = 0.35,
     reach: Share = 0.8,
     overshoot: float = 0.1,

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from medssl.core.events import Done, Emit, Event, Metric, Notice
+from medssl.core.events import Done, Emit, Event, Metric, Notice, Started
 from medssl.core.project.project import Project, Run
 
 FOLDER = "MEDSSL_TENSORBOARD"
@@ -37,7 +37,7 @@ def curves(emit: Emit, project: Project, run: Run) -> Iterator[Emit]:
     if not folder:
         yield emit
         return
-    writer = _Writer(Path(folder).expanduser() / project.root.resolve().name / run.id)
+    writer = _Writer(Path(folder) / project.root.resolve().name / run.id)
     writer.start()
 
     def emit_and_write(event: Event) -> None:
@@ -45,7 +45,7 @@ def curves(emit: Emit, project: Project, run: Run) -> Iterator[Emit]:
             writer.add(event)
         elif isinstance(event, Done):
             writer.close()
-        if failure := writer.new_failure():
+        if not isinstance(event, Started) and (failure := writer.new_failure()):  # Started is the first
             emit(Notice(failure))
         emit(event)
 
@@ -84,7 +84,7 @@ class _Writer(threading.Thread):
         try:
             from torch.utils.tensorboard import SummaryWriter
 
-            with SummaryWriter(str(self.folder), flush_secs=FLUSH_S) as writer:
+            with SummaryWriter(str(self.folder.expanduser()), flush_secs=FLUSH_S) as writer:
                 while (event := self._events.get()) is not None:
                     for name, value in event.values.items():
                         writer.add_scalar(name, value, event.step)

@@ -37,7 +37,7 @@ def description(trained: Trained, project: Project) -> dict[str, Any]:
         trained: The network.
         project: Its project, whose scans say which modality each channel has.
     """
-    plan = trained.plan
+    plan, names = trained.plan, {item.id: item.name for item in project.classes}
     images = [
         {
             "name": name,
@@ -50,7 +50,11 @@ def description(trained: Trained, project: Project) -> dict[str, Any]:
         "written_by": f"medssl {__version__}",
         "classes": [
             {"channel": 0, "id": 0, "name": "background"},
-            *({"channel": number, **item} for number, item in enumerate(trained.card["classes"], 1)),
+            # A class may have got another name since; one that was removed has that of its training.
+            *(
+                {"channel": number, **item, "name": names.get(item["id"], item["name"])}
+                for number, item in enumerate(trained.card["classes"], 1)
+            ),
         ],
         "dimensions": plan.dims,
         "images": images,

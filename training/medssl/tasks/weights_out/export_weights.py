@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from medssl.core.errors import UserError
 from medssl.core.events import Emit, Notice, Progress, Started
 from medssl.core.export.portable import check_portable
 from medssl.core.jobs import ExportWeightsJob
+from medssl.core.project.elsewhere import need_here
 from medssl.core.project.project import Project, Run
 from medssl.core.project.run_state import need_not_trained
 from medssl.tasks.inference.predict import Trained
@@ -34,12 +36,17 @@ def export_weights(
         {"run", "path", "difference", "stopped"}.
 
     Raises:
-        UserError: "not-finetuned" for a pre-training, "no-checkpoint", "locked" while it is being trained,
-            "disagree", and those of `check_portable`.
+        UserError: "not-finetuned" for a pre-training, "no-checkpoint", "locked" or "elsewhere" while it is
+            being trained, "disagree", and those of `check_portable`.
     """
     path = Path(job.path)
     emit(Started(run.id))
-    need_not_trained(run)
+    need_here(run)
+    try:
+        need_not_trained(run)
+    except UserError as error:
+        if error.code != "not-writable":  # as in a project that may only be read
+            raise
     target = check_portable(path)
     trained = Trained.of(run.checkpoint, run.id, "cpu")
     emit(Progress("export", 0.2))
