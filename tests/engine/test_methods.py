@@ -55,7 +55,7 @@ def test_what_preparing_costs_is_tried_on_a_few_slices_where_it_grows_with_them(
 def test_a_published_method_lists_where_it_departs(name: str) -> None:
     """The two that are our own have nothing to depart from."""
     said = importlib.import_module(find(name).__module__).__doc__ or ""
-    assert any(source in said for source in ("arXiv", "doi.org", "He et al.", "LatentCampus"))
+    assert any(source in said for source in ("arXiv", "doi.org", "doi:", "He et al.", "LatentCampus"))
     assert "\n- " in said.partition("Where we depart")[2]
 
 
