@@ -38,9 +38,9 @@ def main() -> None:
     if parser.parse_args().once:
         print(open_once())
         return
-    seconds = []
+    seconds, command = [], [sys.executable, __file__, "--once"]
     for _ in range(REPEATS):
-        child = subprocess.run([sys.executable, __file__, "--once"], check=True, capture_output=True, text=True)
+        child = subprocess.run(command, check=True, capture_output=True, text=True)
         seconds.append(float(child.stdout.split()[-1]))
     median, slowest = statistics.median(seconds), max(seconds)
     print(f"The dock opens in {median:.2f} s (median of {REPEATS}, slowest {slowest:.2f} s); goal 1 s.")
