@@ -61,7 +61,7 @@ class OnServer:
         self.cut()
         self.finish()
         self.predict()
-        self.look()
+        self.show_prediction()
 
     def open(self) -> None:
         """The sample project, at a slice that is not painted."""
@@ -146,7 +146,7 @@ class OnServer:
         self.stage.check(len(self.server.connections()) == before + 1, "It was segmented there.")
         self.user.dismiss_notifications()
 
-    def look(self) -> None:
+    def show_prediction(self) -> None:
         """The prediction on the second scan, which nobody has painted."""
         stage, user, work = self.stage, self.user, self.dock.workspace
         table, first = self.dock.prediction.review.table, stage.scan

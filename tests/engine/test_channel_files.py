@@ -79,18 +79,18 @@ def test_channels_of_another_name_are_not_those_of_a_network(tmp_path: Path) -> 
     found = find_scans([tmp_path])
     for names in (("t1", "t2"), ("flair", "t1", "t2")):
         with pytest.raises(UserError, match="has the channels FLAIR, T1, and the network takes"):
-            group_channels(found, names, of_network=True)
-    assert [scan.channel for scan in group_channels(found, ("t1",), of_network=True).scans] == ["t1", "t1"]
+            group_channels(found, names, for_network=True)
+    assert [scan.channel for scan in group_channels(found, ("t1",), for_network=True).scans] == ["t1", "t1"]
     assert [scan.channel for scan in group_channels(found, ("t1", "t2")).scans] == ["t1", "t1"]
     (tmp_path / "dataset.json").unlink()  # numbers are no names
-    found = group_channels(find_scans([tmp_path]), ("t1", "t2"), of_network=True)
+    found = group_channels(find_scans([tmp_path]), ("t1", "t2"), for_network=True)
     assert [scan.channel for scan in found.scans] == ["t1", "t1"]
 
 
 def test_what_a_network_lacks_among_files_is_about_their_names(tmp_path: Path) -> None:
     touch(tmp_path, "p_t1.nii")
     with pytest.raises(UserError, match=r"takes t1, t2, and no name .* has t2 .*; name the files after"):
-        group_channels(find_scans([tmp_path]), ("t1", "t2"), of_network=True)
+        group_channels(find_scans([tmp_path]), ("t1", "t2"), for_network=True)
 
 
 @pytest.mark.parametrize(

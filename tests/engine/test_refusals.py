@@ -59,10 +59,12 @@ def test_what_cannot_start_leaves_no_run(project: Project) -> None:
     assert_refused(PretrainJob(project=root, steps=1, device="tpu7"), "no-device")
     assert_refused(job_of("pgl", project, settings={"colour": 1}), "bad-job", "colour")
     assert_refused(job_of("finetune", project, settings={"confidence_threshold": 1.5}), "bad-job")
-    for zoom in ([1.25, 0.8], [1, 0]):
+    for zoom in ([1.25, 0.8], [2, 1]):
         assert_refused(
             job_of("finetune", project, settings={"zoom": zoom}), "bad-job", "smaller number first"
         )
+    for zoom in ([1, 0], [0, 0], [-1, -1]):
+        assert_refused(job_of("finetune", project, settings={"zoom": zoom}), "bad-job", "> 0.0")
     for name, huge in (("rotation", 1e308), ("displacement", 1e308), ("batch", 10**20)):
         assert_refused(job_of("finetune", project, settings={name: huge}), "bad-job", name)
     for number in (100_000, 10**12):

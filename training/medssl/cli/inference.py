@@ -96,7 +96,7 @@ def predict(
             )
     channels = tuple(filter(None, channels_of(run)))
     by_name = channels if len(channels) > 1 else ()
-    files = scans_among(outside, console(), by_name, of_network=True).scans if outside else ()
+    files = scans_among(outside, console(), by_name, for_network=True).scans if outside else ()
     job = PredictJob(project=str(project), seed=seed, device=device, weights=run.id, scans=inside)
     if inside or not outside:
         if out is not None:

@@ -59,7 +59,7 @@ def warn(screen: Console, text: str) -> None:
 
 
 def scans_among(
-    paths: Sequence[Path], screen: Console, channels: Sequence[str] = (), of_network: bool = False
+    paths: Sequence[Path], screen: Console, channels: Sequence[str] = (), for_network: bool = False
 ) -> SearchResult:
     """Find the scans among files and folders, and print what is left out.
 
@@ -67,14 +67,14 @@ def scans_among(
         paths: Files and folders.
         screen: Where to print.
         channels: Names of the channels of each scan, see `group_channels`.
-        of_network: They are those of a network.
+        for_network: They are those that a network takes.
 
     Raises:
         UserError: "missing", "no-scans", "no-match".
     """
     result = find_scans(paths)
     if channels:
-        result = group_channels(result, channels, of_network)
+        result = group_channels(result, channels, for_network)
     for line in result.left_out:
         warn(screen, f"Left out: {line}.")
     return result

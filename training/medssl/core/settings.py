@@ -24,7 +24,7 @@ Positive = Annotated[float, Meta(gt=0, le=1e30)]
 NotNegative = Annotated[float, Meta(ge=0, le=1e30)]
 Count = Annotated[int, Meta(ge=1, le=10**9)]
 Threads = Annotated[int, Meta(ge=1, le=1024)]
-Range = Annotated[tuple[float, float], Meta(extra={ORDERED: True})]
+Range = Annotated[tuple[Positive, Positive], Meta(extra={ORDERED: True})]
 """Types of settings with the values that they may have. Tensors hold no larger numbers, and ten thousands of
 threads end a process at once."""
 

@@ -15,7 +15,7 @@ Case = tuple[str, ...]
 """Folders and name of a scan, without what names its channel."""
 
 
-def group_channels(found: SearchResult, names: Sequence[str], of_network: bool = False) -> SearchResult:
+def group_channels(found: SearchResult, names: Sequence[str], for_network: bool = False) -> SearchResult:
     """Put files together that are channels of one scan.
 
     A file belongs to a channel if its name ends or begins with that of the channel, as in p1_t1.nii.gz,
@@ -25,8 +25,8 @@ def group_channels(found: SearchResult, names: Sequence[str], of_network: bool =
     Args:
         found: Result of `find_scans`.
         names: Names of the channels, the first one defines the grid.
-        of_network: The names are those of a network, and not what somebody calls these channels: one that
-            has another name is not taken for one of them.
+        for_network: The names are those that a network takes, and not what somebody calls these channels: one
+            that has another name is not taken for one of them.
 
     Raises:
         UserError: "no-match" if no file belongs to one of the channels.
@@ -36,7 +36,7 @@ def group_channels(found: SearchResult, names: Sequence[str], of_network: bool =
     for scan in found.scans:
         match = _case_and_channel(scan, names)
         if scan.further:
-            scans.append(_renamed(scan, names, of_network))
+            scans.append(_renamed(scan, names, for_network))
         elif match is None:
             left_out.add("file of none of these channels", scan.path)
         elif match[1] in cases.setdefault(match[0], {}):
@@ -45,7 +45,7 @@ def group_channels(found: SearchResult, names: Sequence[str], of_network: bool =
             cases[match[0]][match[1]] = scan
     has = {name for channels in cases.values() for name in channels}
     missing = [name for name in names if name not in has and not scans]
-    if missing and of_network:
+    if missing and for_network:
         raise UserError(
             f"The network takes {', '.join(names)}, and no name of a file or folder has {missing[0]} at its "
             f"end, as in patient1_{missing[0]}.nii.gz; name the files after their channels.",
@@ -101,13 +101,13 @@ def volume_numbers(text: str) -> list[int]:
     return [int(word) for word in words]
 
 
-def _renamed(scan: ScanFile, names: Sequence[str], of_network: bool) -> ScanFile:
+def _renamed(scan: ScanFile, names: Sequence[str], for_network: bool) -> ScanFile:
     """A scan of several channels with those of these names, or with these names for its channels."""
     own = [ChannelFile(scan.channel, scan.path, scan.volume), *scan.further]
     by_name = {each.channel.lower(): each for each in own}
     if all(name.lower() in by_name for name in names):
         own = [by_name[name.lower()] for name in names]
-    elif of_network and (len(names) != len(own) or not all(name.isdecimal() for name in by_name)):
+    elif for_network and (len(names) != len(own) or not all(name.isdecimal() for name in by_name)):
         raise UserError(
             f"{scan.name} has the channels {', '.join(each.channel for each in own)}, and the network takes "
             f"{', '.join(names)}; call them so in dataset.json (channel_names), or in the names of the "
