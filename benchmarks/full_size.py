@@ -38,6 +38,7 @@ from medssl.tasks.inference import score_volume
 from medssl.tasks.inference.posterior_smoothing import TRUNCATE
 from medssl.tasks.inference.predict import Trained, segment
 from medssl.tasks.inference.scores import MARGIN
+from medssl.tasks.inference.stored_location_prior import tensors_of
 from medssl.tasks.inference.threshold import DiceOptimalLabels
 from medssl.tasks.segment.first_head import fit_head
 from medssl.tasks.segment.fit_location_prior import fit_location_prior
@@ -92,7 +93,7 @@ def make(folder: Path) -> None:
     tensors = checkpoint.pack("modules.network", network.state_dict())
     classes = [{"id": each.id, "name": each.name} for each in CLASSES]
     card = {"kind": "finetune", "plan": asdict(PLAN), "classes": classes}
-    checkpoint.save(folder / "network.safetensors", {**tensors, **(prior.tensors() if prior else {})}, card)
+    checkpoint.save(folder / "network.safetensors", {**tensors, **(tensors_of(prior) if prior else {})}, card)
 
 
 def trained_on(folder: Path) -> Trained:
@@ -198,7 +199,7 @@ def _decided(
     """Labels of the mean of scores, each (slices, 1 + K, rows, columns), rounded to 16 bits or not."""
     each = score_volume.ONE // len(scores)
     total = torch.stack([(one * each).round() if rounded else one * each for one in scores]).sum(0)
-    decision = DiceOptimalLabels()
+    decision = DiceOptimalLabels(len(total))
     smoothed = _smoothed_in_mm(total / score_volume.ONE, trained.plan.smoothing_sigma_mm, spacing)
     decision.add(smoothed)
     if trained.location_prior is not None:

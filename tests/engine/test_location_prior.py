@@ -152,7 +152,7 @@ def test_a_decision_leaves_out_what_does_not_belong() -> None:
     confidence_threshold = torch.nn.functional.one_hot(labels.long(), 4).movedim(-1, 1).float()
     scores = torch.where(confidence_threshold > 0, 0.6, 0.01)
     scores[:, 0] = 1 - scores[:, 1:].sum(1)
-    plain, apply = DiceOptimalLabels(), DiceOptimalLabels()
+    plain, apply = DiceOptimalLabels(len(scores)), DiceOptimalLabels(len(scores))
     for part in scores.split(7):
         plain.add(part)
         apply.add(part)
@@ -202,7 +202,9 @@ def test_a_fine_tuning_says_learns_and_keeps_it_and_a_prediction_asks_it(
     assert location_prior.reach_mm.isfinite().all()
     asked: list[tuple[int, ...]] = []
 
-    def apply(self: LocationPrior, best: Tensor, level: Tensor, spacing_mm: object) -> Tensor:
+    def apply(
+        self: LocationPrior, best: Tensor, level: Tensor, spacing_mm: object, out: Tensor | None = None
+    ) -> Tensor:
         asked.append(tuple(best.shape))
         return torch.zeros_like(level)
 

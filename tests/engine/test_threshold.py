@@ -23,7 +23,7 @@ def blob(sharp: float, height: float = 1.0, shape: tuple[int, int, int] = (10, 2
 
 
 def decided(scores: Tensor, slab: int = 4) -> Tensor:
-    decision = DiceOptimalLabels()
+    decision = DiceOptimalLabels(len(scores))
     for part in scores.split(slab):
         decision.add(part)
     return decision.labels()
@@ -54,7 +54,7 @@ def test_the_expected_dice_is_that_of_structures_drawn_as_the_probabilities_say(
     sharp: float, height: float
 ) -> None:
     probability = blob(sharp, height)
-    decision = DiceOptimalLabels()
+    decision = DiceOptimalLabels(len(probability))
     decision.add(scores_of(probability, torch.zeros_like(probability)))
     found, missing = decision.expected_dice()
     assert missing == 0
@@ -119,7 +119,7 @@ def test_much_that_is_faint_and_out_of_place_does_not_raise_the_threshold() -> N
     place = (slice(10, 14), slice(10, 14), slice(10, 14))
     probability[place] = 0.6
     probability[10:14, 10:14, 10:12] = 0.95
-    decision = DiceOptimalLabels()
+    decision = DiceOptimalLabels(len(probability))
     decision.add(scores_of(probability, torch.zeros_like(probability)))
     cells = torch.zeros(2, 10, 12, 11)
     cells[0, 2:4, 2:4, 2:4] = 1

@@ -65,13 +65,16 @@ class LocationPrior:
         shift = best_shift(self.maps, torch.stack(predicted))
         return shifted(self.factors, [step - MARGIN for step in shift], predicted[0].shape, extend=(0, 1, 2))
 
-    def apply(self, best: Tensor, level: Tensor, spacing_mm: Sequence[float]) -> Tensor:
+    def apply(
+        self, best: Tensor, level: Tensor, spacing_mm: Sequence[float], out: Tensor | None = None
+    ) -> Tensor:
         """Lower the probabilities of classes far from their positions.
 
         Args:
             best: Most probable foreground class, 1..K, uint8 (slices, rows, columns) in work order.
             level: Its probability on the scale 0 .. 255, uint8 (slices, rows, columns).
             spacing_mm: Voxel spacing in work order.
+            out: Receives the new probabilities, uint8 (slices, rows, columns); may be `level` itself.
 
         Returns:
             The new probabilities, uint8 (slices, rows, columns).
@@ -81,7 +84,7 @@ class LocationPrior:
             (torch.arange(length, device=best.device) * cells) // length
             for length, cells in zip(best.shape, factors.shape[1:], strict=True)
         ]
-        weighted = torch.empty_like(level)
+        weighted = torch.empty_like(level) if out is None else out
         thickness = max(1, CHUNK_VOXELS // best[0].numel())
         for first in range(0, len(best), thickness):
             slab = slice(first, first + thickness)

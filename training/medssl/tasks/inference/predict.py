@@ -242,7 +242,7 @@ def _decide(
     location_prior: LocationPrior | None = None,
 ) -> DiceOptimalLabels:
     """Collect the scores of a scan in work order, see `segment`."""
-    decision = DiceOptimalLabels()
+    decision = DiceOptimalLabels(len(work[0]))
     for _, scores in posterior_slabs(network, plan, work, spacing, device):
         decision.add(scores)
         if keep is not None:

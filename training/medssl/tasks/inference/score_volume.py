@@ -24,6 +24,9 @@ ONE = 32_760
 """Stored value of a score of 1; one, two and three orientations divide it."""
 MEMORY_BYTES = 1 << 30
 """Scores up to this size stay in memory (on a GPU up to half of its free memory), larger ones in a file."""
+MAPPED_BYTES = 1 << 26
+"""Bytes of the file that are mapped at a time: whole pages around what is touched count as memory of
+the process."""
 _AT_ONCE = 1 << 24
 """Bytes of zeros that are written at a time."""
 
@@ -59,15 +62,22 @@ class ScoreVolume:
         if self._file is not None:
             self._file.close()
 
-    def _stored(self) -> Tensor:
-        """All scores, int16 (slices, 1 + K, rows, columns).
+    def _stored(self, first: int, last: int) -> Tensor:
+        """Scores of slices first..last - 1, int16 (last - first, 1 + K, rows, columns); writing changes them.
 
-        The file is mapped anew each time: pages that were touched count as memory of the process until then.
+        The file is mapped anew each time, so that no more than these slices count as memory of the process.
         """
         if self._in_memory is not None:
-            return self._in_memory
+            return self._in_memory[first:last]
         assert self._file is not None
-        return torch.from_numpy(np.memmap(self._file, np.int16, "r+", shape=self.shape))
+        shape = (last - first, *self.shape[1:])
+        return torch.from_numpy(
+            np.memmap(self._file, np.int16, "r+", offset=first * self._slice_bytes, shape=shape)
+        )
+
+    @property
+    def _slice_bytes(self) -> int:
+        return 2 * int(np.prod(self.shape[1:]))
 
     def add(self, order: Order, first: int, scores: Tensor) -> None:
         """Add the scores of adjacent slices of one orientation.
@@ -78,18 +88,24 @@ class ScoreVolume:
             scores: Softmax scores, (n, 1 + K, rows, columns) float in that orientation.
         """
         levels = (scores * self._each).round().to(torch.int16)
-        stored = self._stored()
-        axes = [(0, 2, 3)[axis] for axis in order]
-        turned = stored.permute(axes[0], 1, axes[1], axes[2])
-        turned[first : first + len(levels)] += levels.to(stored.device)
+        # In work order: a box of the volume, of which `place` says where it begins.
+        axes = [0 if axis == order[0] else 2 + order[1:].index(axis) for axis in (0, 1, 2)]
+        box = levels.permute(axes[0], 1, axes[1], axes[2])
+        place = [first if axis == order[0] else 0 for axis in (0, 1, 2)]
+        rows, columns = (slice(place[axis], place[axis] + box.shape[1 + axis]) for axis in (1, 2))
+        thickness = max(1, MAPPED_BYTES // self._slice_bytes) if self._file else len(box)
+        for start in range(0, len(box), thickness):
+            part = box[start : start + thickness]
+            stored = self._stored(place[0] + start, place[0] + start + len(part))
+            stored[:, :, rows, columns] += part.to(stored.device)
 
     def read(self, first: int, last: int) -> Tensor:
         """Mean scores of slices first..last - 1, float32 (last - first, 1 + K, rows, columns)."""
-        return self._stored()[first:last].to(self._device).float().div_(ONE)
+        return self._stored(first, last).to(self._device).float().div_(ONE)
 
     def read_class(self, label: int, first: int, last: int) -> Tensor:
         """Mean scores of one class, 0 .. K, as `read`; float32 (last - first, rows, columns)."""
-        return self._stored()[first:last, label].to(self._device).float().div_(ONE)
+        return self._stored(first, last)[:, label].to(self._device).float().div_(ONE)
 
 
 def _memory(device: torch.device) -> int:

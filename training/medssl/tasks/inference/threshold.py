@@ -28,11 +28,15 @@ class DiceOptimalLabels:
 
     Each class has its own threshold in each scan. A voxel gets its most probable foreground class if its
     probability reaches the threshold.
+
+    Args:
+        slices: Number of slices of the scan. Its volumes are allocated at once: joined later, small slabs
+            would stay in the process as freed memory (core/allocator.py).
     """
 
-    def __init__(self) -> None:
-        self._best: list[Tensor] = []
-        self._level: list[Tensor] = []
+    def __init__(self, slices: int) -> None:
+        self._slices, self._added = slices, 0
+        self._best = self._level = torch.empty(0, dtype=torch.uint8)
         self._counts: Tensor | None = None
         self._expected_size: Tensor | None = None
 
@@ -53,8 +57,14 @@ class DiceOptimalLabels:
         self._expected_size = (
             expected_size if self._expected_size is None else self._expected_size + expected_size
         )
-        self._best.append((best + 1).to(torch.uint8))
-        self._level.append(level.to(torch.uint8))
+        if not self._added:
+            self._best, self._level = (
+                torch.empty((self._slices, *best.shape[1:]), dtype=torch.uint8, device=best.device)
+                for _ in range(2)
+            )
+        inside = slice(self._added, self._added + len(best))
+        self._best[inside], self._level[inside] = best + 1, level
+        self._added = inside.stop
 
     def apply_prior(self, location_prior: LocationPrior, spacing_mm: Sequence[float]) -> None:
         """Apply the location prior to all slices, after the last one was added.
@@ -63,16 +73,14 @@ class DiceOptimalLabels:
             location_prior: Prior of the network's classes.
             spacing_mm: Voxel spacing in work order.
         """
-        best, level = _joined(self._best), _joined(self._level)
-        weighted = location_prior.apply(best, level, spacing_mm)
+        self._level = location_prior.apply(self._best, self._level, spacing_mm, out=self._level)
         assert self._counts is not None
         assert self._expected_size is not None
         counts = torch.zeros_like(self._counts)
-        for label, probability in zip(best, weighted, strict=True):  # by slice, to limit the memory
+        for label, probability in zip(self._best, self._level, strict=True):  # by slice, to limit the memory
             counts += _histogram(label - 1, probability, len(counts))
         lost = ((self._counts - counts) * torch.arange(LEVELS)).sum(1)
         self._counts, self._expected_size = counts, self._expected_size - lost / (LEVELS - 1)
-        self._best, self._level = [best], [weighted]
 
     @torch.inference_mode()
     def labels(self) -> Tensor:
@@ -82,11 +90,10 @@ class DiceOptimalLabels:
             Class numbers 0..K, uint8 (slices, rows, columns), on the device of the scores.
         """
         found = self._levels()
-        thresholds = torch.cat([torch.zeros_like(found[:1]), found]).to(self._best[0].device, torch.uint8)
-        best, level = _joined(self._best), _joined(self._level)
-        for label, probability in zip(best, level, strict=True):  # by slice and in place, to limit the memory
+        thresholds = torch.cat([torch.zeros_like(found[:1]), found]).to(self._best.device, torch.uint8)
+        for label, probability in zip(self._best, self._level, strict=True):  # by slice, in place
             label[probability < thresholds[label.long()]] = 0
-        return best
+        return self._best
 
     def expected_dice(self) -> list[float]:
         """Expected Dice of the labels of each class 1..K by the probabilities; 0 without a voxel."""
@@ -102,13 +109,6 @@ class DiceOptimalLabels:
         if self._counts is None or self._expected_size is None:
             raise ValueError("No scores were added.")
         return self._counts, self._expected_size
-
-
-def _joined(slabs: list[Tensor]) -> Tensor:
-    """Consecutive slabs as one volume; the list is emptied."""
-    volume = slabs[0] if len(slabs) == 1 else torch.cat(slabs)
-    slabs.clear()
-    return volume
 
 
 def _histogram(label: Tensor, level: Tensor, classes: int) -> Tensor:

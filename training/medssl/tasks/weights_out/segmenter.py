@@ -212,7 +212,7 @@ class Decided(MapTransform):
         image = new[self.image_key]
         for key in self.key_iterator(new):
             scores = to_work_order(torch.as_tensor(new[key]).as_subclass(Tensor).cpu(), self.work_axes)
-            decision = DiceOptimalLabels()
+            decision = DiceOptimalLabels(scores.shape[1])
             decision.add(scores.movedim(1, 0))
             if self.prior is not None:
                 decision.apply_prior(self.prior, work_spacing(image, self.work_axes))
