@@ -131,9 +131,12 @@ def test_every_slice_is_computed_once_along_each_axis(monkeypatch: pytest.Monkey
 # --- where scores are kept ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("room", [1 << 30, 0])
-def test_scores_of_all_sides_are_added_up(room: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("room", "mapped"), [(1 << 30, 1 << 26), (0, 1 << 26), (0, 2 * 2 * 3 * 6 * 7), (0, 1)]
+)
+def test_scores_of_all_sides_are_added_up(room: int, mapped: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score_volume, "MEMORY_BYTES", room)
+    monkeypatch.setattr(score_volume, "MAPPED_BYTES", mapped)
     own = torch.rand((5, 3, 6, 7), generator=torch.Generator().manual_seed(0))
     with ScoreVolume((5, 3, 6, 7), 3, CPU) as volume:
         for order in ORDERS:
@@ -142,6 +145,28 @@ def test_scores_of_all_sides_are_added_up(room: int, monkeypatch: pytest.MonkeyP
             volume.add(order, 2, turned[2:])
         assert (volume.read(0, 5) - own).abs().max() < 2 / ONE
         assert torch.equal(volume.read_class(2, 1, 4), volume.read(1, 4)[:, 2])
+
+
+def test_no_more_than_a_part_of_the_file_is_mapped_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All pages that are mapped count as memory of the process, also across the slices."""
+    monkeypatch.setattr(score_volume, "MEMORY_BYTES", 0)
+    monkeypatch.setattr(score_volume, "MAPPED_BYTES", 3 * 2 * 3 * 6 * 7)
+    sizes: list[int] = []
+
+    def memmap(*given: object, **named: object) -> np.ndarray:
+        mapped = real(*given, **named)  # type: ignore[call-overload]
+        sizes.append(len(mapped))
+        return mapped
+
+    real = np.memmap
+    monkeypatch.setattr(np, "memmap", memmap)
+    with ScoreVolume((8, 3, 6, 7), 2, CPU) as volume:
+        for order in ORDERS[:2]:
+            volume.add(order, 1, torch.ones(*((2, 3, 6, 7) if order[0] == 0 else (2, 3, 8, 7))))
+        assert max(sizes) == 3
+        assert torch.equal(
+            volume.read_class(1, 0, 8).mean((1, 2)) > 0.4, torch.tensor([False] + [True] * 2 + [False] * 5)
+        )
 
 
 def test_nothing_is_left_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
