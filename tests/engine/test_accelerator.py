@@ -16,6 +16,7 @@ from medssl.core.methods import METHODS
 from medssl.core.project.project import Project
 from medssl.nn.data import augment
 from medssl.nn.methods.shapes import Shapes, ShapesSettings
+from medssl.nn.models.cuda_graphs import record_passes
 from medssl.nn.models.unet import build
 from medssl.tasks.inference.predict import segment
 from medssl.tasks.plan import planner
@@ -69,6 +70,19 @@ def test_the_first_steps_lose_the_same(project: Project, kind: str) -> None:
         optimizer = torch.optim.AdamW(task.parameter_groups(), lr=1e-4)
         generator = seeded(1)
         losses.append([step(task, optimizer, loop, generator, 0.1)[0].item() for _ in range(2)])
+    assert losses[1] == pytest.approx(losses[0], rel=ROUNDING)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "alice"])
+def test_recorded_passes_lose_the_same(project: Project, kind: str) -> None:
+    losses = []
+    for graphs in (False, True):
+        loop, task = task_on(CUDA, project, kind, learning_rate=1e-4)
+        optimizer = torch.optim.AdamW(task.parameter_groups(), lr=1e-4)
+        if graphs:
+            record_passes(task.modules, optimizer)
+        generator = seeded(1)
+        losses.append([step(task, optimizer, loop, generator, 0.1)[0].item() for _ in range(4)])
     assert losses[1] == pytest.approx(losses[0], rel=ROUNDING)
 
 

@@ -28,6 +28,7 @@ from medssl.nn import devices
 from medssl.nn.data.device_dataset import DeviceDataset, image_bytes
 from medssl.nn.data.multiplanar import axis_orders
 from medssl.nn.methods import find
+from medssl.nn.models.cuda_graphs import record_passes
 from medssl.tasks.inference.predict import top1_posterior
 from medssl.tasks.pretrain import pretrain
 from medssl.tasks.segment import finetune
@@ -102,6 +103,8 @@ def measure(project: Project, training: TrainingJob, should_stop: Callable[[], b
     optimizer = make_optimizer(
         task.modules, task.parameter_groups(), settings.learning_rate, settings.weight_decay
     )
+    if settings.cuda_graphs:
+        record_passes(task.modules, optimizer)
     first_s = later_s = _seconds(task, optimizer, settings, 0.0, should_stop)
     if share < 1:
         if isinstance(task, Finetuning):

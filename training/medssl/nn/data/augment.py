@@ -153,6 +153,7 @@ def draw_displacement(
     *,
     probability: float = 0.5,
     strength_vox: float = 3.0,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """Draw smooth random displacement fields: control points KNOT_VOX voxels apart, linearly interpolated.
 
@@ -162,9 +163,10 @@ def draw_displacement(
         generator: CPU generator of all draws.
         probability: Fraction of the crops that are deformed; the others get a field of zeros.
         strength_vox: Twice the standard deviation of a control point's displacement.
+        device: Where the few control points are interpolated.
 
     Returns:
-        Displacements in crop voxels, float32 (B, n, *size), on the CPU.
+        Displacements in crop voxels, float32 (B, n, *size), on the device.
     """
     # The same spacing along a thin crop: closer control points would fold the tissue over.
     intervals = [max(1, -(-(length - 1) // KNOT_VOX)) for length in size]
@@ -173,7 +175,7 @@ def draw_displacement(
     coarse = coarse * _per_crop(deformed.float(), coarse) * (strength_vox / 2)
     mode = "bilinear" if len(size) == 2 else "trilinear"
     whole = F.interpolate(
-        coarse, [count * KNOT_VOX + 1 for count in intervals], mode=mode, align_corners=True
+        send(coarse, device), [count * KNOT_VOX + 1 for count in intervals], mode=mode, align_corners=True
     )
     inside: Any = (..., *(slice(0, length) for length in size))
     cropped: Tensor = whole[inside]

@@ -233,11 +233,7 @@ def teacher_forward(teacher: nn.ModuleDict, images: Tensor) -> list[Tensor]:
     Returns:
         Feature maps of all levels, finest first (B, C, ...).
     """
-    features, levels = images, []
-    for block in cast(nn.ModuleList, teacher["encoder"]):
-        features = block(features)
-        levels.append(features)
-    return levels
+    return [*teacher["encoder"](images)]
 
 
 def update_teacher(modules: nn.ModuleDict, keep: float) -> None:

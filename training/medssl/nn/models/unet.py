@@ -7,6 +7,7 @@ finest decoder map, `head` turns that into logits.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from medssl.core.project.cards import need
 from medssl.nn.methods import method_of
 from medssl.nn.models import checkpoint
 from medssl.nn.models.convolution_3d import replace_convolutions
+from medssl.nn.models.cuda_graphs import Recordable
 from medssl.nn.models.instance_norm import replace_instance_norms
 
 ENCODER_WEIGHT = 0.6
@@ -48,7 +50,50 @@ def dynunet_arguments(plan: Plan, out_channels: int) -> dict[str, Any]:
     }
 
 
-class Network(nn.Module):
+class Encoder(nn.ModuleList):
+    """The encoder's blocks, finest first."""
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Compute the feature maps of all levels.
+
+        Args:
+            image: Images (B, C S, H, W) or (B, C, D, H, W), sides divisible by the strides.
+
+        Returns:
+            Feature maps, finest first (B, channels of the level, ...).
+        """
+        levels = []
+        features = image
+        for block in self:
+            features = block(features)
+            levels.append(features)
+        return tuple(levels)
+
+
+class Decoder(nn.ModuleList):
+    """The decoder's blocks, coarsest first."""
+
+    def maps(self, levels: Sequence[Tensor], blocks: int) -> list[Tensor]:
+        """Compute the maps of the first blocks.
+
+        Args:
+            levels: Feature maps of all encoder levels, finest first (B, C, ...).
+            blocks: Number of blocks.
+
+        Returns:
+            The deepest encoder level and the maps of the blocks, coarsest first (B, C, ...).
+        """
+        maps = [levels[-1]]
+        for block, skip in zip(self[:blocks], reversed(levels[:-1]), strict=False):
+            maps.append(block(maps[-1], skip))
+        return maps
+
+    def forward(self, *levels: Tensor) -> tuple[Tensor]:
+        """The finest map alone, (B, C, ...), of the feature maps of all encoder levels, finest first."""
+        return (self.maps(levels, len(self))[-1],)
+
+
+class Network(Recordable):
     """Encoder, decoder and head of one plan.
 
     The input is (B, C S, H, W) in 2.5D, with S neighbouring slices of each of the C images of a scan as
@@ -65,8 +110,8 @@ class Network(nn.Module):
         blocks = DynUNet(**dynunet_arguments(plan, out_channels))
         replace_instance_norms(blocks)
         replace_convolutions(blocks)
-        self.encoder = nn.ModuleList([blocks.input_block, *blocks.downsamples, blocks.bottleneck])
-        self.decoder = nn.ModuleList(blocks.upsamples)
+        self.encoder = Encoder([blocks.input_block, *blocks.downsamples, blocks.bottleneck])
+        self.decoder = Decoder(blocks.upsamples)
         self.head = blocks.output_block
         self.decoder_describes = False
         self.in_channels = plan.in_channels
@@ -82,14 +127,9 @@ class Network(nn.Module):
         Returns:
             Feature maps of all levels, finest first: (B, plan.channels[level], ...).
         """
-        levels = []
-        features = image
         if image.device.type == "cpu" and image.ndim == 4:
-            features = image.contiguous(memory_format=torch.channels_last)  # see instance_norm.py
-        for block in self.encoder:
-            features = block(features)
-            levels.append(features)
-        return levels
+            image = image.contiguous(memory_format=torch.channels_last)  # see instance_norm.py
+        return list(self.run(self.encoder, image))
 
     def decode(self, levels: list[Tensor]) -> Tensor:
         """Compute the finest decoder map.
@@ -100,7 +140,7 @@ class Network(nn.Module):
         Returns:
             Feature map (B, plan.channels[0], ...).
         """
-        return self.decoder_maps(levels, len(self.decoder))[-1]
+        return self.run(self.decoder, *levels)[0]
 
     def decoder_maps(self, levels: list[Tensor], blocks: int) -> list[Tensor]:
         """Compute the maps of the first decoder blocks.
@@ -112,10 +152,7 @@ class Network(nn.Module):
         Returns:
             The deepest encoder level and the maps of the decoder blocks, coarsest first.
         """
-        maps = [levels[-1]]
-        for block, skip in zip(self.decoder[:blocks], reversed(levels[:-1]), strict=False):
-            maps.append(block(maps[-1], skip))
-        return maps
+        return self.decoder.maps(levels, blocks)
 
     def describe(self, image: Tensor) -> list[Tensor]:
         """Compute the feature maps that describe a position (similarity, landmarks, colours).

@@ -221,8 +221,10 @@ class Finetuning:
         if settings.displacement:
             size = plan.patch_vox[3 - plan.dims :]
             displacement = own.of(
-                draw_displacement(plan.batch, size, generator, strength_vox=settings.displacement)
-            ).to(dataset.device)
+                draw_displacement(
+                    plan.batch, size, generator, strength_vox=settings.displacement, device=dataset.device
+                )
+            )
         crops = own.of(crops)
         image = shown(cut(dataset, crops, plan, displacement))
         image = change_intensity(image, STRONG, generator, plan.n_channels, own)

@@ -17,6 +17,7 @@ from medssl.core.errors import UserError
 from medssl.core.events import Checkpoint, Emit, Notice
 from medssl.nn import devices, distributed
 from medssl.nn.methods.common import stage_fraction
+from medssl.nn.models.cuda_graphs import forget_passes
 from medssl.tasks.training.loop_settings import Budget, LoopSettings
 from medssl.tasks.training.optimizer import schedule
 from medssl.tasks.training.patient_saver import PatientSaver
@@ -149,6 +150,7 @@ def step_or_shrink(
             raise
     # Outside of the except clause the tensors of the failed step are no longer referenced.
     optimizer.zero_grad(set_to_none=True)
+    forget_passes(task.modules)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     distributed.start_alike(task.modules.state_dict().values())  # they gave up at different places

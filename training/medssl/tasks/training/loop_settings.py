@@ -25,6 +25,8 @@ class LoopSettings:
     clip: Positive = 12.0
     """Maximum norm of the gradient."""
     precision: str = "fp32"
+    cuda_graphs: bool = False
+    """Whether a network on CUDA replays recorded passes instead of launching each kernel (cuda_graphs.py)."""
     checkpoint_every_s: float = 20.0
     """Checkpoint interval in seconds."""
     snapshots_s: tuple[float, ...] = ()
