@@ -155,6 +155,13 @@ def test_no_id_left_is_said(project: Project) -> None:
     assert code_of(error) == "too-many"
 
 
+def test_more_classes_than_ids_leave_no_project_behind(tmp_path: Path) -> None:
+    result = medssl("init", tmp_path / "new", "--classes", ",".join(f"c{number}" for number in range(255)))
+    assert result.exit_code == 1
+    assert "254" in result.output
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_name_goes_before_an_id(project: Project) -> None:
     rename_class(project, 1, "2")
     assert class_named(project, "2").id == 1 and class_named(project, "3").id == 3

@@ -108,7 +108,7 @@ def init(
     from medssl.cli.modality import check_requested, settle
     from medssl.cli.terminal import console, warn
     from medssl.core.errors import UserError
-    from medssl.core.labels.classes import add_classes
+    from medssl.core.labels.classes import MAX_CLASSES, add_classes
     from medssl.core.project.names import check_class_name
     from medssl.core.project.project import Project, is_project
     from medssl.core.project.removal import remove_empty
@@ -124,6 +124,11 @@ def init(
     names = names_in(classes)
     for name in names:
         check_class_name(name)
+    if len(names) > MAX_CLASSES:  # before anything is written
+        raise UserError(
+            f"A project has at most {MAX_CLASSES} classes, and --classes names {len(names)}; name fewer.",
+            code="too-many",
+        )
     screen = console()
     found = _find(scans or [], names_in(channels), volumes, labels, screen)
     check_requested(modality, found.scans)

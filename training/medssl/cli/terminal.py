@@ -145,7 +145,7 @@ def _run_on(host: str, job: jobs.Job, screen: Console, should_stop: Callable[[],
             screen.print("".join(log), soft_wrap=True)
         raise
     except KeyboardInterrupt:
-        screen.print(f"Left. What has begun on {host} goes on there; the same command takes it up.")
+        screen.print(f"Left. What {host} does for this project goes on there; the same command takes it up.")
         raise typer.Exit(INTERRUPTED) from None
 
 

@@ -140,7 +140,7 @@ class _Relay:
     def _reconnect(self, reason: str) -> None:
         """Make a broken connection anew; raises UserError ("connection") when that takes too long."""
         goes_on = "the job goes on there" if self._is_there else "what has been sent is kept there"
-        self._notice(f"The connection to {self._host} broke ({reason}); {goes_on}, and it is made anew.")
+        self._notice(f"The connection to {self._host} broke ({reason}) and is made anew; {goes_on}.")
         self._there.close()
         deadline = time.monotonic() + RETRY_S
         for wait_s in chain(WAITS_S, repeat(WAITS_S[-1])):
