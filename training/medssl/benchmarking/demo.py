@@ -13,6 +13,7 @@ test scans are compared with the reference labels. All results are written to on
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,9 @@ COMPARED = "random,shapes,shapes+supervoxels"
 PHANTOMS = 8
 """Number of synthetic scans: two for testing, two to annotate, four only for pre-training."""
 
+MOST_TIMES, MEASURED_S = 1.5, 1.0
+"""How much longer a row may take on a busy machine, and for how many seconds its load is measured."""
+
 Say = Callable[[str], None]
 """Prints one line of text."""
 
@@ -58,6 +62,32 @@ class Demo:
     def cells(self) -> list[tuple[str, int]]:
         """(method, seed) of all cells, ordered by seed, so that a stopped demo still compares methods."""
         return [(method, seed) for seed in self.seeds for method in self.methods]
+
+
+def minutes_of_a_row(out: Path, idle: float) -> float:
+    """Fine-tuning time of a row on synthetic scans: that of the demo in the folder, else for this machine.
+
+    A row is meant for so much time of a core, and other programs may leave less of one. Then it takes longer,
+    up to MOST_TIMES, so that the demo still ends within five minutes.
+
+    Args:
+        out: Output folder.
+        idle: Minutes of a row on an idle machine.
+    """
+    for cell in results_log.read_cells(out / "cells.jsonl"):
+        minutes = cell.settings["minutes"]
+        if idle <= minutes <= MOST_TIMES * idle:  # not those of --minutes
+            return float(minutes)
+    # In steps of a twentieth of a minute: an idle machine gives 0.99 of a core, too.
+    return round(20 * idle * min(MOST_TIMES, 1 / _share_of_a_core())) / 20
+
+
+def _share_of_a_core() -> float:
+    """Fraction of a core that this thread gets now, measured by computing for a second."""
+    begin, used = time.perf_counter(), time.thread_time()
+    while (passed := time.perf_counter() - begin) < MEASURED_S:
+        pass
+    return max(0.01, (time.thread_time() - used) / passed)
 
 
 def check_methods(names: Sequence[str]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from medssl.benchmarking.demo import Demo
 
 DEMO_MINUTES, DATA_MINUTES = 0.5, 4.0
-"""Default fine-tuning time per initialisation and seed: on phantoms, on a data set."""
+"""Default fine-tuning time per initialisation and seed: on phantoms (of an idle machine), on a data set."""
 PRETRAIN_FRACTION = 0.5
 """Pre-training time on the scans as a fraction of the fine-tuning time; it is added to that time."""
 SNAPSHOT_FRACTIONS = (0.0, 0.25)
@@ -36,7 +36,8 @@ MinutesOption = Annotated[
         metavar="MINUTES",
         show_default=False,
         help="Fine-tuning time in minutes for each method and seed; a pre-training on the scans takes half "
-        f"as long in addition (default: {DEMO_MINUTES:g}, with --data {DATA_MINUTES:g}).",
+        f"as long in addition (default: {DEMO_MINUTES:g}, up to half as much again where other programs are "
+        f"running; with --data {DATA_MINUTES:g}).",
     ),
 ]
 DataOption = Annotated[
@@ -84,11 +85,12 @@ def demo(
     reference labels. Takes three minutes on two idle CPU cores (--minutes
     0.1 one, to see that it works). Ctrl-C stops; the same command resumes with what is not finished.
     """
-    from medssl.benchmarking.demo import COMPARED, Demo, check_methods
+    from medssl.benchmarking.demo import COMPARED, Demo, check_methods, minutes_of_a_row
     from medssl.benchmarking.protocol import Early
     from medssl.nn import devices
 
-    minutes = minutes or (DEMO_MINUTES if data is None else DATA_MINUTES)
+    if minutes is None:
+        minutes = DATA_MINUTES if data else minutes_of_a_row(out, DEMO_MINUTES)
     names = [name.strip() for name in (methods or COMPARED).split(",") if name.strip()]
     compared = check_methods(names)
     devices.choose(device)
