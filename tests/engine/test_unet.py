@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from medssl.core import jobs
+from medssl.core.shipped import weights_file
 from medssl.nn.models import checkpoint
 from medssl.nn.models.unet import build, load_matching, load_network
 from small import noise, plan, seeded
@@ -85,6 +86,12 @@ def test_every_parameter_of_the_network_takes_part() -> None:
         network = build(plan(dims), 2, 0)
         network(image(dims, *((16, 16) if dims == 2 else (8, 16, 16)))).square().mean().backward()
         assert all(each.grad is not None for each in network.parameters())
+
+
+def test_images_are_channels_last_only_where_torch_survives_it() -> None:
+    """With four channels, as in `plan`, the test above ended with an abort on CPUs without AVX-512."""
+    assert not build(plan(2), 2, 0).channels_last
+    assert load_network(weights_file())[0].channels_last
 
 
 def test_only_what_fits_is_loaded_and_said() -> None:

@@ -29,6 +29,10 @@ from medssl.nn.models.instance_norm import replace_instance_norms
 ENCODER_WEIGHT = 0.6
 """Weight of encoder levels relative to decoder maps in `Network.describe`."""
 
+CHANNELS_LAST_FROM = 16
+"""Channels from which images are convolved channels-last on a CPU: with fewer, the backward pass of a strided
+1x1 convolution overwrites memory of others (torch 2.13, github.com/uxlfoundation/oneDNN/issues/6035)."""
+
 
 def dynunet_arguments(plan: Plan, out_channels: int) -> dict[str, Any]:
     """Arguments of MONAI's DynUNet for the network of a plan, JSON-able.
@@ -115,6 +119,7 @@ class Network(Recordable):
         self.head = blocks.output_block
         self.decoder_describes = False
         self.in_channels = plan.in_channels
+        self.channels_last = plan.dims == 2 and min(plan.channels[:-1]) >= CHANNELS_LAST_FROM
         total = torch.tensor(plan.strides).prod(0)
         self.total_stride: tuple[int, ...] = tuple(int(stride) for stride in total)
 
@@ -127,7 +132,7 @@ class Network(Recordable):
         Returns:
             Feature maps of all levels, finest first: (B, plan.channels[level], ...).
         """
-        if image.device.type == "cpu" and image.ndim == 4:
+        if image.device.type == "cpu" and self.channels_last:
             image = image.contiguous(memory_format=torch.channels_last)  # see instance_norm.py
         return list(self.run(self.encoder, image))
 
