@@ -38,8 +38,12 @@ PIXELS_AT_ONCE, MAX_THREADS = 1 << 18, 8
 """Pixels per batch of slices in 2.5D, and batches at a time on a CPU; each takes about 200 MB."""
 TIMES_ON_A_GPU = 8
 """Times as many pixels per batch on a GPU."""
-BLOCK_VOXELS = 1 << 21
-"""Voxels of collected scores that are read, and smoothed in mm, at a time."""
+BLOCK_VOXELS, BLOCK_THREADS = 1 << 21, 4
+"""Voxels of collected scores that are read, and smoothed in mm, together, and how many such blocks at a time
+on a CPU; each takes about 200 MB."""
+ACROSS = 8
+"""Slices of an orientation across the annotated slices that are added to the collected scores together: each
+touches a few bytes of every page."""
 
 
 def posterior_slabs(
@@ -70,9 +74,14 @@ def posterior_slabs(
         slices, scores, rows, columns = volume.shape
         readers = [partial(volume.read_class, label) for label in range(1, scores)]
         thickness = max(1, BLOCK_VOXELS // (rows * columns))
-        for first in range(0, slices, thickness):
+
+        @torch.inference_mode()
+        def block(first: int) -> tuple[Tensor, Tensor]:
             raw = volume.read(first, min(first + thickness, slices))
-            yield raw, smooth_slab(raw, first, slices, readers, plan.smoothing_sigma_mm, spacing)
+            return raw, smooth_slab(raw, first, slices, readers, plan.smoothing_sigma_mm, spacing)
+
+        blocks = range(0, slices, thickness)
+        yield from in_order(block, blocks, _threads(device, BLOCK_THREADS, len(blocks)))
 
 
 def scores_of_slabs(
@@ -125,13 +134,26 @@ def _collected(
     for order in orders:
         first = 0
         turned, steps = reoriented(work, order), [spacing[axis] for axis in order]
-        for scores in _one_orientation(network, plan, turned, steps, device):
+        slabs = _one_orientation(network, plan, turned, steps, device)
+        for scores in slabs if order[0] == 0 else _in_blocks(slabs, ACROSS):
             if volume is None:
                 volume = ScoreVolume((slices, scores.shape[1], rows, columns), len(orders), device)
             volume.add(order, first, scores)
             first += len(scores)
     assert volume is not None
     return volume
+
+
+def _in_blocks(slabs: Iterator[Tensor], least: int) -> Iterator[Tensor]:
+    """Consecutive scores (n, 1 + K, rows, columns) in slabs of at least some slices, the last one aside."""
+    waiting: list[Tensor] = []
+    for slab in slabs:
+        waiting.append(slab)
+        if sum(map(len, waiting)) >= least:
+            yield torch.cat(waiting)
+            waiting = []
+    if waiting:
+        yield torch.cat(waiting)
 
 
 def _one_orientation(
@@ -174,8 +196,12 @@ def _slices_2d(
         return scores[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
 
     batches = range(0, len(work[0]), at_once)
-    threads = min(MAX_THREADS, torch.get_num_threads(), len(batches)) if device.type == "cpu" else 1
-    return in_order(batch, batches, threads)
+    return in_order(batch, batches, _threads(device, MAX_THREADS, len(batches)))
+
+
+def _threads(device: torch.device, most: int, items: int) -> int:
+    """Number of items to compute at a time; an accelerator gets one after the other."""
+    return min(most, torch.get_num_threads(), items) if device.type == "cpu" else 1
 
 
 def _smoothed(batches: Iterator[Tensor], spacing: Sequence[float]) -> Iterator[Tensor]:
