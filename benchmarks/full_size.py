@@ -39,6 +39,7 @@ from medssl.tasks.inference.posterior_smoothing import TRUNCATE
 from medssl.tasks.inference.predict import Trained, segment
 from medssl.tasks.inference.scores import MARGIN
 from medssl.tasks.inference.stored_location_prior import tensors_of
+from medssl.tasks.inference.threads import one_thread
 from medssl.tasks.inference.threshold import DiceOptimalLabels
 from medssl.tasks.segment.first_head import fit_head
 from medssl.tasks.segment.fit_location_prior import fit_location_prior
@@ -228,7 +229,10 @@ def compare(folder: Path, slices: int) -> dict[str, float]:
     in_memory = ours(trained, scan)
     score_volume.MEMORY_BYTES = 0
     in_file = ours(trained, scan)
-    scores = _scores_of_whole(trained, scan, SPACING)
+    # On one thread, as the program computes a slice: with two, torch's channels-last batch norm adds up its
+    # pixels in another order, and a score may differ by 0.001.
+    with one_thread():
+        scores = _scores_of_whole(trained, scan, SPACING)
     whole, unrounded = (_decided(trained, scores, SPACING, rounded) for rounded in (True, False))
     return {
         "voxels": scan.size,
