@@ -22,7 +22,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-import torch
 from medssl.benchmarking.report import markdown_table
 from medssl.benchmarking.surroundings import machine_text, surroundings
 from medssl.core.events import Event, Failed, Progress, Started, from_line
@@ -43,8 +42,6 @@ from small import SHAPE, make_project  # noqa: E402
 PAGE = ROOT / "docs" / "benchmarks" / "ranks.md"
 KINDS = [*sorted(METHODS), "shapes", "finetune", "finetune-3d", "finetune-both"]
 STEPS = 10
-ROUNDING = 2.0**-24
-"""Relative error of a rounded float32."""
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node")
 EXCHANGES, STEP_MS = 22, 28.0
 """Exchanges of a step at most, as counted below, besides gradients and control; a step of fine-tuning on an
@@ -159,23 +156,6 @@ def distance(one: dict[str, Tensor], two: dict[str, Tensor]) -> float:
     return (off / sum(float(one[name].double().square().sum()) for name in names)) ** 0.5
 
 
-def rounded_differently(kind: str, project: Project) -> list[dict[str, float]]:
-    """The steps of one process whose gradients are changed by the last bit."""
-    generator, plain = torch.Generator().manual_seed(1), distributed.average_gradients
-
-    def changed(parameters: list[Tensor]) -> None:
-        for parameter in parameters:
-            if parameter.grad is not None:
-                parameter.grad *= 1 + ROUNDING * torch.randn(parameter.shape, generator=generator)
-
-    distributed.average_gradients = changed
-    try:
-        steps: list[dict[str, float]] = ranked.train(kind, project)[0]["steps"]
-        return steps
-    finally:
-        distributed.average_gradients = plain
-
-
 def losses(project: Project, folder: Path) -> tuple[str, float]:
     """Table of the differences, and milliseconds of an exchange of the control."""
     subprocess.run(
@@ -189,7 +169,7 @@ def losses(project: Project, folder: Path) -> tuple[str, float]:
         two = card["noted"]
         control_ms = two["control_ms"]
         off = differences(one["steps"], two["steps"])
-        rounding = differences(one["steps"], rounded_differently(kind, project))
+        rounding = differences(one["steps"], ranked.train(kind, project, error=ranked.ROUNDING)[0]["steps"])
         values = [steps[-1]["loss"] for steps in (one["steps"], two["steps"])]
         numbers = [off[0], max(off[1:]), max(rounding[1:]), distance(tensors, other)]
         sizes = [two["largest"] / 1e6, max(two["bytes"] - two["largest"], 0) / 1e3]

@@ -29,6 +29,8 @@ BATCH = 5
 SHAPES: dict[str, Any] = {"precision": "fp32", "threads": 1, "sizes": [16, 32]}
 STEPS = 6
 GRADIENT = "the first gradient"
+ROUNDING = 2.0**-24
+"""Relative error of a rounded float32."""
 SHORT_AT = 3
 """Step in which memory is short."""
 
@@ -43,7 +45,11 @@ def job(kind: str, project: Project, **changes: Any) -> TrainingJob:
 
 
 def train(
-    kind: str, project: Project, stop: int | None = None, resume: str | None = None
+    kind: str,
+    project: Project,
+    stop: int | None = None,
+    resume: str | None = None,
+    error: float = 0.0,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Train, and note every step.
 
@@ -52,6 +58,7 @@ def train(
         project: The project.
         stop: Stop after so many steps; of two processes only the second is asked to.
         resume: Run to resume.
+        error: Relative error that each gradient gets, such as ROUNDING.
 
     Returns:
         {"run", "steps": scalars of each, "notices"}, and the tensors of the checkpoint with GRADIENT.
@@ -59,9 +66,13 @@ def train(
     asked = stop is not None and distributed.rank() == distributed.world() - 1
     events, every_s, average = Events(), report.REPORT_EVERY_S, distributed.average_gradients
     gradients: list[Tensor] = []
+    noise = torch.Generator().manual_seed(0)
 
     def average_and_note(parameters: Sequence[Tensor]) -> None:
         average(parameters)
+        for each in parameters if error else ():
+            if each.grad is not None:
+                each.grad *= 1 + error * torch.randn(each.shape, generator=noise)
         if not any(each.any() for each in gradients):  # that of MoCo is 0 at first
             gradients[:] = [each.grad.flatten().clone() for each in parameters if each.grad is not None]
 

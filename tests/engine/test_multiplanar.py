@@ -101,6 +101,7 @@ def test_scores_of_the_whole_scan_are_never_in_memory_from_several_sides(
     """Those of another side are of whole slices, so that twice as long ones come half as many at a time."""
     monkeypatch.setattr(score_volume, "MEMORY_BYTES", 0)
     monkeypatch.setattr(posteriors, "PIXELS_AT_ONCE", 8 * 128 * 64)
+    monkeypatch.setattr(posteriors, "PIXELS_ACROSS", 8 * 128 * 64)
     monkeypatch.setattr(posteriors, "BLOCK_VOXELS", 8 * 64 * 64)
     wide, needed = plan(2, patch_vox=(3, 64, 64), multiplanar=True, smoothing_sigma_mm=2.0), []
     for slices in (128, 256):

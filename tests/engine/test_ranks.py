@@ -29,6 +29,11 @@ FIRST, LATER = 1e-5, 1e-3
 """Largest relative difference of the scalars of the first step, which differs in the order of its sums alone,
 and of the later ones: rounding grows from step to step, tenfold in each where a batch norm makes gradients
 nearly 0, as Adam divides by their size. Means of means of three and of two rows would be off by a tenth."""
+SUMS, TIMES = 1e-6, 4
+"""Relative error of a gradient whose sums have another order; and how much farther than one process with such
+errors two may come from one: where Adam divides by nearly 0, a step has another sign or none."""
+SHARES, TURNED_OVER = ("right", "right_coarse"), 0.005
+"""Scalars that are shares of some 500 pixels, and how much of it rounding may turn over: two pixels."""
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -78,7 +83,13 @@ def worst(one: Sequence[dict[str, float]], two: Sequence[dict[str, float]]) -> l
     steps = list(zip(one, two, strict=True))
     # What rank 0 evaluates now and then depends on the time that it has.
     shared = [(first.keys() & second.keys(), first, second) for first, second in steps]
-    return [max(abs(a[name] - b[name]) / max(abs(a[name]), 1e-2) for name in names) for names, a, b in shared]
+    return [max(difference(name, a[name], b[name]) for name in names) for names, a, b in shared]
+
+
+def difference(name: str, one: float, two: float) -> float:
+    """Relative difference of a scalar; of a share of pixels, beyond a few that are turned over."""
+    apart = max(0.0, abs(one - two) - TURNED_OVER) if name in SHARES else abs(one - two)
+    return apart / max(abs(one), 1e-2)
 
 
 def distance(one: dict[str, Tensor], two: dict[str, Tensor], part: str) -> float:
@@ -90,16 +101,19 @@ def distance(one: dict[str, Tensor], two: dict[str, Tensor], part: str) -> float
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_losses_are_those_of_one_process_with_the_whole_batch(
-    kind: str, two_processes: dict[str, Trained], one_process: Callable[[str], Trained]
+    kind: str, two_processes: dict[str, Trained], one_process: Callable[[str], Trained], project: Project
 ) -> None:
     one, tensors = one_process(kind)
     two, other = two_processes[kind]
     differences = worst(one["steps"], two["steps"])
+    apart = distance(tensors, other, "modules.network.")
     assert differences[0] < FIRST
-    assert max(differences) < LATER
+    if max(*differences, apart) >= LATER:  # not farther than such an error drives one process from itself
+        rounded, changed = train(kind, project, error=SUMS)
+        assert max(differences) < max(LATER, TIMES * max(worst(one["steps"], rounded["steps"])))
+        assert apart < max(LATER, TIMES * distance(tensors, changed, "modules.network."))
     assert tensors.keys() == other.keys()
     assert torch.equal(tensors["generator"], other["generator"])
-    assert distance(tensors, other, "modules.network.") < LATER
     assert distance(tensors, other, GRADIENT) < FIRST  # Adam's steps would not show its length
 
 

@@ -41,9 +41,9 @@ TIMES_ON_A_GPU = 8
 BLOCK_VOXELS, BLOCK_THREADS = 1 << 21, 4
 """Voxels of collected scores that are read, and smoothed in mm, together, and how many such blocks at a time
 on a CPU; each takes about 200 MB."""
-ACROSS = 8
-"""Slices of an orientation across the annotated slices that are added to the collected scores together: each
-touches a few bytes of every page."""
+PIXELS_ACROSS = 1 << 22
+"""Pixels of an orientation across the annotated slices whose scores are added to the collected ones together:
+each slice touches a few bytes of every page."""
 
 
 def posterior_slabs(
@@ -135,7 +135,9 @@ def _collected(
         first = 0
         turned, steps = reoriented(work, order), [spacing[axis] for axis in order]
         slabs = _one_orientation(network, plan, turned, steps, device)
-        for scores in slabs if order[0] == 0 else _in_blocks(slabs, ACROSS):
+        if order[0] != 0:
+            slabs = _in_blocks(slabs, PIXELS_ACROSS // (turned[0].shape[1] * turned[0].shape[2]))
+        for scores in slabs:
             if volume is None:
                 volume = ScoreVolume((slices, scores.shape[1], rows, columns), len(orders), device)
             volume.add(order, first, scores)
