@@ -5,7 +5,6 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import nibabel
@@ -228,20 +227,16 @@ def test_a_demo_that_was_stopped_goes_on_with_what_is_missing(dataset_folder: Pa
     assert len(second.jobs) == 3  # random and PGL of seed 1
 
 
-@pytest.mark.parametrize(("share", "minutes"), [(1.0, 0.5), (0.97, 0.5), (0.7, 0.7), (0.3, 0.75)])
-def test_a_row_takes_longer_where_other_programs_run(
-    share: float, minutes: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("seconds", "minutes"), [(0.05, 0.5), (0.102, 0.5), (0.12, 0.6), (0.5, 0.7)])
+def test_a_row_takes_longer_where_a_step_does(
+    seconds: float, minutes: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter(range(100))
-    ticks = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(demo, "_seconds_of_a_step", lambda device: seconds)
+    assert demo.minutes_of_a_row(tmp_path, 0.5, "cpu") == pytest.approx(minutes)
 
-    def perf_counter() -> float:
-        ticks.now = float(next(clock))
-        return ticks.now
 
-    times = SimpleNamespace(perf_counter=perf_counter, thread_time=lambda: share * ticks.now)
-    monkeypatch.setattr(demo, "time", times)
-    assert demo.minutes_of_a_row(tmp_path, 0.5) == pytest.approx(minutes, abs=0.011)
+def test_a_step_is_measured_on_the_device() -> None:
+    assert 0.001 < demo._seconds_of_a_step("cpu") < 60
 
 
 def test_a_demo_that_goes_on_keeps_the_minutes_of_its_rows(tmp_path: Path) -> None:
@@ -249,7 +244,7 @@ def test_a_demo_that_goes_on_keeps_the_minutes_of_its_rows(tmp_path: Path) -> No
         results_log.append(
             tmp_path / "cells.jsonl", cell("random", 0, 0.5, replace(SETTINGS, minutes=minutes))
         )
-    assert demo.minutes_of_a_row(tmp_path, 0.5) == 0.65
+    assert demo.minutes_of_a_row(tmp_path, 0.5, "cpu") == 0.65
 
 
 def test_predictions_are_exported_for_the_test_scans(dataset_folder: Path, tmp_path: Path) -> None:

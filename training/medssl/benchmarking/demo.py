@@ -13,9 +13,8 @@ test scans are compared with the reference labels. All results are written to on
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +37,8 @@ COMPARED = "random,shapes,shapes+supervoxels"
 PHANTOMS = 8
 """Number of synthetic scans: two for testing, two to annotate, four only for pre-training."""
 
-MOST_TIMES, MEASURED_S = 1.5, 1.0
-"""How much longer a row may take on a busy machine, and for how many seconds its load is measured."""
+PATCH, BATCH, STEP_S, MOST_TIMES = (3, 96, 96), 4, 0.1, 1.4
+"""A step of these patches takes STEP_S on a fast processor; how much longer a row may take on a slow one."""
 
 Say = Callable[[str], None]
 """Prints one line of text."""
@@ -64,30 +63,43 @@ class Demo:
         return [(method, seed) for seed in self.seeds for method in self.methods]
 
 
-def minutes_of_a_row(out: Path, idle: float) -> float:
+def minutes_of_a_row(out: Path, fast: float, device: str) -> float:
     """Fine-tuning time of a row on synthetic scans: that of the demo in the folder, else for this machine.
 
-    A row is meant for so much time of a core, and other programs may leave less of one. Then it takes longer,
-    up to MOST_TIMES, so that the demo still ends within five minutes.
+    A slow processor, or one that other programs use, gets more time, but at most MOST_TIMES as much, so that
+    the demo ends within five minutes.
 
     Args:
         out: Output folder.
-        idle: Minutes of a row on an idle machine.
+        fast: Minutes of a row where a step takes at most STEP_S.
+        device: Where to train.
     """
     for cell in results_log.read_cells(out / "cells.jsonl"):
         minutes = cell.settings["minutes"]
-        if idle <= minutes <= MOST_TIMES * idle:  # not those of --minutes
+        if fast <= minutes <= MOST_TIMES * fast:  # not those of --minutes
             return float(minutes)
-    # In steps of a twentieth of a minute: an idle machine gives 0.99 of a core, too.
-    return round(20 * idle * min(MOST_TIMES, 1 / _share_of_a_core())) / 20
+    times = min(MOST_TIMES, max(1.0, _seconds_of_a_step(device) / STEP_S))
+    return round(20 * fast * times) / 20
 
 
-def _share_of_a_core() -> float:
-    """Fraction of a core that this thread gets now, measured by computing for a second."""
-    begin, used = time.perf_counter(), time.thread_time()
-    while (passed := time.perf_counter() - begin) < MEASURED_S:
-        pass
-    return max(0.01, (time.thread_time() - used) / passed)
+def _seconds_of_a_step(device: str) -> float:
+    """Seconds of a training step of the network that ships, as it would be planned now."""
+    from medssl.core.shipped import weights_file
+    from medssl.nn import devices
+    from medssl.nn.models.unet import load_network
+    from medssl.tasks.plan import step_times
+
+    chosen = devices.choose(device)
+    precision = "bf16" if devices.fast_bf16(chosen) else "fp32"
+    plan = replace(
+        load_network(weights_file())[1],
+        patch_vox=PATCH,
+        batch=BATCH,
+        precision=precision,
+        threads=devices.THREADS,
+    )
+    measured = step_times.measure([plan, replace(plan, threads=1)], chosen)
+    return min(measured.values()) if measured else STEP_S
 
 
 def check_methods(names: Sequence[str]) -> tuple[str, ...]:

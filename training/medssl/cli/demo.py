@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from medssl.benchmarking.demo import Demo
 
 DEMO_MINUTES, DATA_MINUTES = 0.5, 4.0
-"""Default fine-tuning time per initialisation and seed: on phantoms (of an idle machine), on a data set."""
+"""Default fine-tuning time per initialisation and seed: on phantoms with a fast processor, on a data set."""
 PRETRAIN_FRACTION = 0.5
 """Pre-training time on the scans as a fraction of the fine-tuning time; it is added to that time."""
 SNAPSHOT_FRACTIONS = (0.0, 0.25)
@@ -36,8 +36,8 @@ MinutesOption = Annotated[
         metavar="MINUTES",
         show_default=False,
         help="Fine-tuning time in minutes for each method and seed; a pre-training on the scans takes half "
-        f"as long in addition (default: {DEMO_MINUTES:g}, up to half as much again where other programs are "
-        f"running; with --data {DATA_MINUTES:g}).",
+        f"as long in addition (default: {DEMO_MINUTES:g}, up to {DEMO_MINUTES * 1.4:g} on a slow or "
+        f"busy processor; with --data {DATA_MINUTES:g}).",
     ),
 ]
 DataOption = Annotated[
@@ -89,11 +89,11 @@ def demo(
     from medssl.benchmarking.protocol import Early
     from medssl.nn import devices
 
-    if minutes is None:
-        minutes = DATA_MINUTES if data else minutes_of_a_row(out, DEMO_MINUTES)
     names = [name.strip() for name in (methods or COMPARED).split(",") if name.strip()]
     compared = check_methods(names)
     devices.choose(device)
+    if minutes is None:
+        minutes = DATA_MINUTES if data else minutes_of_a_row(out, DEMO_MINUTES, device)
     settings = Early(
         slices=slices,
         minutes=minutes,
