@@ -82,7 +82,7 @@ def demo(
     A simulated annotator labels ten slices. The network is fine-tuned on them from random
     weights, from the shipped weights (shapes), and from these after a pre-training on all
     scans but the test scans. The predictions of the test scans are compared with the
-    reference labels. Takes three minutes on two idle CPU cores (--minutes
+    reference labels. Takes three to five minutes on two CPU cores (--minutes
     0.1 one, to see that it works). Ctrl-C stops; the same command resumes with what is not finished.
     """
     from medssl.benchmarking.demo import COMPARED, Demo, check_methods, minutes_of_a_row
