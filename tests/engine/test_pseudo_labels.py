@@ -10,7 +10,7 @@ from medssl.tasks.inference.location_prior import MARGIN, LocationPrior
 from medssl.tasks.segment import pseudo_labels
 from medssl.tasks.segment.pseudo_labels import PseudoLabels, Settings
 from small import Events, dataset, noise, plan, seeded
-from tuning import CLASSES, IGNORE, SCAN
+from tuning import CLASSES, IGNORE, SCAN, tuning
 
 SURE = Settings(confidence_threshold=0.0)
 
@@ -55,3 +55,28 @@ def test_what_lies_far_from_its_class_s_place_is_not_guessed() -> None:
         labels = PseudoLabels(unpainted(1), SURE, CLASSES, Events(), location_prior)
         labels.refresh(sees_the_second_class(), plan(), seeded())
         assert (labels.dataset.targets[0] == pseudo_labelled).all()
+
+
+@pytest.mark.parametrize(("steps", "fraction", "due"), [(8, 0.5, True), (8, 0.85, False), (7, 0.5, False)])
+def test_a_round_needs_steps_before_it_and_half_as_many_after_it(
+    steps: int, fraction: float, due: bool
+) -> None:
+    """Eight steps in 85 % of the training leave about one: a round would be made for nothing."""
+    task = tuning("self_training", rounds=(0.35,), min_steps_between=8)
+    assert task.rounds is not None
+    for _ in range(steps - 1):  # `tuning` remembers the first
+        task.rounds.remember(torch.tensor(0.0))
+    made = task.rounds.pseudo_labels_at(fraction, task.average, task.plan, seeded())
+    assert (made is not None) == due
+
+
+def test_the_steps_that_are_left_are_counted_from_the_last_round() -> None:
+    task = tuning("self_training", rounds=(0.1, 0.5), min_steps_between=8)
+    assert task.rounds is not None
+    made = []
+    for fraction in (0.2, 0.6):
+        for _ in range(8):
+            task.rounds.remember(torch.tensor(0.0))
+        task.rounds.pseudo_labels_at(fraction, task.average, task.plan, seeded())
+        made.append(int(task.rounds.round))
+    assert made == [1, 2], "eight steps in 40 % leave eight in the last 40 %"

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from medssl.benchmarking import experiment, protocol, results_log
 from medssl.benchmarking.dataset import read_dataset
@@ -90,7 +90,7 @@ def _seconds_of_a_step(device: str) -> float:
     from medssl.tasks.plan import step_times
 
     chosen = devices.choose(device)
-    precision = "bf16" if devices.fast_bf16(chosen) else "fp32"
+    precision: Literal["bf16", "fp32"] = "bf16" if devices.fast_bf16(chosen) else "fp32"
     plan = replace(
         load_network(weights_file())[1],
         patch_vox=PATCH,

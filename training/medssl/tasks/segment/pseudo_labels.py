@@ -8,6 +8,7 @@ which is what makes them useful. Annotated voxels always keep their labels.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -51,8 +52,8 @@ class Settings(annotated_crops.Settings):
     rounds: tuple[float, ...] = (0.35, 0.5, 0.65, 0.8)
     """Fractions of the training at which new pseudo-labels are made; empty for none."""
     min_steps_between: int = 150
-    """Minimum steps before the first round and between rounds: a round costs as much as dozens of steps, and
-    four of them would take most of a training of one minute."""
+    """Minimum steps before the first round and between rounds; half as many must be left after one. A round
+    costs as much as dozens of steps, and four of them would take most of a training of one minute."""
     start_below_loss: NotNegative = 0.35
     """Loss on the annotated voxels below which pseudo-labels are used."""
     confidence_threshold: Share = 0.7
@@ -262,9 +263,11 @@ class PseudoLabelSchedule(nn.Module):
         self.recent_loss: Tensor
         self.round: Tensor
         self.steps: Tensor
+        self.since: Tensor
         self.register_buffer("recent_loss", torch.tensor(torch.inf))
         self.register_buffer("round", torch.tensor(0))
         self.register_buffer("steps", torch.tensor(0))
+        self.register_buffer("since", torch.tensor(0.0, dtype=torch.float64))
         self.register_load_state_dict_pre_hook(_default_steps)
         self.current_round: int | None = None
         """Round of the current pseudo-labels; None until the first call, for a training may be resumed."""
@@ -286,7 +289,7 @@ class PseudoLabelSchedule(nn.Module):
 
         A round waits until the network fits the annotated voxels, because it would otherwise learn its own
         errors. It also waits for `min_steps_between` steps instead of seconds, so that the same job with a
-        budget in steps has the same rounds.
+        budget in steps has the same rounds, and is left out where too few steps would follow.
 
         Args:
             fraction: Completed fraction of the training, 0 .. 1.
@@ -303,13 +306,20 @@ class PseudoLabelSchedule(nn.Module):
                 self._label_scans(plan, generator)
         due_round = sum(fraction >= start for start in self.settings.rounds)
         enough_steps = int(self.steps) >= self.settings.min_steps_between
-        if due_round > self.current_round and enough_steps and self._fits():
+        enough_left = self._steps_left(fraction) >= self.settings.min_steps_between / 2
+        if due_round > self.current_round and enough_steps and enough_left and self._fits():
             self.current_round = due_round
             self.steps.fill_(0)
+            self.since.fill_(fraction)
             self.round.fill_(due_round)
             self.pseudo_labeller.load_state_dict(average.state_dict())
             self._label_scans(plan, generator)
         return self.pseudo_labels if self.current_round else None
+
+    def _steps_left(self, fraction: float) -> float:
+        """Steps that follow if they take as long as those since the last round."""
+        passed = fraction - float(self.since)
+        return int(self.steps) * (1 - fraction) / passed if passed > 0 else math.inf
 
     def _fits(self) -> bool:
         """Whether the network fits the annotated voxels, in the eyes of all processes."""
@@ -323,8 +333,9 @@ class PseudoLabelSchedule(nn.Module):
 
 
 def _default_steps(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Checkpoints of version 0.1 lack the number of steps since the last round."""
+    """Former checkpoints lack the number of steps since the last round, or when that was."""
     state.setdefault(f"{prefix}steps", torch.tensor(0))
+    state.setdefault(f"{prefix}since", torch.tensor(0.0, dtype=torch.float64))
 
 
 class PseudoLabelLoss(nn.Module):
