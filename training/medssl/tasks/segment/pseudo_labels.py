@@ -8,7 +8,6 @@ which is what makes them useful. Annotated voxels always keep their labels.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -267,7 +266,7 @@ class PseudoLabelSchedule(nn.Module):
         self.register_buffer("recent_loss", torch.tensor(torch.inf))
         self.register_buffer("round", torch.tensor(0))
         self.register_buffer("steps", torch.tensor(0))
-        self.register_buffer("since", torch.tensor(0.0, dtype=torch.float64))
+        self.register_buffer("since", torch.tensor(0.0))
         self.register_load_state_dict_pre_hook(_default_steps)
         self.current_round: int | None = None
         """Round of the current pseudo-labels; None until the first call, for a training may be resumed."""
@@ -305,9 +304,7 @@ class PseudoLabelSchedule(nn.Module):
             if self.current_round:
                 self._label_scans(plan, generator)
         due_round = sum(fraction >= start for start in self.settings.rounds)
-        enough_steps = int(self.steps) >= self.settings.min_steps_between
-        enough_left = self._steps_left(fraction) >= self.settings.min_steps_between / 2
-        if due_round > self.current_round and enough_steps and enough_left and self._fits():
+        if due_round > self.current_round and self._pays(fraction) and self._fits():
             self.current_round = due_round
             self.steps.fill_(0)
             self.since.fill_(fraction)
@@ -316,10 +313,11 @@ class PseudoLabelSchedule(nn.Module):
             self._label_scans(plan, generator)
         return self.pseudo_labels if self.current_round else None
 
-    def _steps_left(self, fraction: float) -> float:
-        """Steps that follow if they take as long as those since the last round."""
+    def _pays(self, fraction: float) -> bool:
+        """Whether enough steps lie before a round, and are left if they take as long as these."""
+        steps, least = int(self.steps), self.settings.min_steps_between
         passed = fraction - float(self.since)
-        return int(self.steps) * (1 - fraction) / passed if passed > 0 else math.inf
+        return steps >= least and steps * (1 - fraction) >= passed * least / 2
 
     def _fits(self) -> bool:
         """Whether the network fits the annotated voxels, in the eyes of all processes."""
@@ -335,7 +333,7 @@ class PseudoLabelSchedule(nn.Module):
 def _default_steps(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
     """Former checkpoints lack the number of steps since the last round, or when that was."""
     state.setdefault(f"{prefix}steps", torch.tensor(0))
-    state.setdefault(f"{prefix}since", torch.tensor(0.0, dtype=torch.float64))
+    state.setdefault(f"{prefix}since", torch.tensor(0.0))
 
 
 class PseudoLabelLoss(nn.Module):
