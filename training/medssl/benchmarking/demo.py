@@ -66,8 +66,8 @@ class Demo:
 def minutes_of_a_row(out: Path, fast: float, device: str) -> float:
     """Fine-tuning time of a row on synthetic scans: that of the demo in the folder, else for this machine.
 
-    A slow processor, or one that other programs use, gets more time, but at most MOST_TIMES as much, so that
-    the demo ends within five minutes.
+    A slow processor, or one that other programs use, gets more time, but at most MOST_TIMES as much: the demo
+    is meant to end within five minutes.
 
     Args:
         out: Output folder.
