@@ -20,7 +20,8 @@ from medssl.benchmarking.surroundings import machine_text, surroundings
 from medssl.core.shipped import weights_file
 from medssl.nn.devices import autocast
 from medssl.nn.models.instance_norm import InstanceNorm
-from medssl.nn.models.unet import Network, load_network
+from medssl.nn.models.network_weights import load_network
+from medssl.nn.models.unet import Network
 from medssl.tasks.training.optimizer import make_optimizer
 from torch import Tensor, nn
 

@@ -33,7 +33,8 @@ from medssl.core.phantom import CLASSES, make_phantom
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.data.multiplanar import axis_orders
 from medssl.nn.models import checkpoint
-from medssl.nn.models.unet import build, load_matching, load_network
+from medssl.nn.models.network_weights import load_matching, load_network
+from medssl.nn.models.unet import build
 from medssl.tasks.inference import score_volume
 from medssl.tasks.inference.posterior_smoothing import TRUNCATE
 from medssl.tasks.inference.predict import Trained, segment

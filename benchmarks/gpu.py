@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,20 +29,15 @@ from medssl.benchmarking.report import markdown_table
 from medssl.benchmarking.surroundings import machine_text, surroundings
 from medssl.core import shipped
 from medssl.core.events import Event
-from medssl.core.jobs import FinetuneJob, PretrainJob
+from medssl.core.jobs import FinetuneJob, PretrainJob, TrainingJob
 from medssl.core.methods import METHODS
 from medssl.core.phantom import write_dataset
 from medssl.core.project.project import Project
 from medssl.nn import devices
-from medssl.nn.methods import find
-from medssl.nn.models.unet import load_network
-from medssl.tasks.pretrain import pretrain
-from medssl.tasks.segment import finetune
-from medssl.tasks.start import load_start, plan_from
+from medssl.nn.models.network_weights import load_network
+from medssl.tasks import profiling
 from medssl.tasks.training import loop
-from medssl.tasks.training.loop_settings import LoopSettings, settings_for
-from medssl.tasks.training.state import TrainingState
-from medssl.tasks.training.task import Task
+from medssl.tasks.training.optimizer import optimizer_for
 from torch import Generator
 from torch.profiler import ProfilerActivity, profile
 
@@ -95,26 +90,11 @@ def agreement(device: torch.device) -> str:
     )
 
 
-def training(kind: str, project: Project, device: torch.device, graphs: bool) -> tuple[LoopSettings, Task]:
-    """Settings and task of a fine-tuning ("finetune") or of a method, as a job would make them."""
-    settings: dict[str, Any] = {"cuda_graphs": graphs, "learning_rate": RATE}
+def job_of(kind: str, project: Project, device: torch.device, graphs: bool) -> TrainingJob:
+    """A fine-tuning ("finetune") or a pre-training by a method."""
+    settings = {"cuda_graphs": graphs, "learning_rate": RATE}
     common: dict[str, Any] = {"project": str(project.root), "device": str(device), "settings": settings}
-    if kind == "finetune":
-        job = FinetuneJob(**common)
-        start = load_start(project, job.weights)
-        plan, _ = finetune.make_plan(project, list(project.annotated()), device, job, start, None)
-        return finetune.make_task(project, job, plan, device, unheard, start)
-    method = find(kind)
-    pretraining = pretrain.with_weights(PretrainJob(**common, method=kind))
-    every = [scan.id for scan in project.scans.values() if not scan.held_out]
-    start = load_start(project, pretraining.weights)
-    plan, _ = plan_from(project, every, device, settings, start)
-    asked = settings_for(f"{kind}-{pretraining.recipe}", settings, method.Settings, plan)[1]
-    short, _ = method.trial(asked, len(every))  # its preparation may take minutes
-    pretraining = replace(pretraining, settings={**settings, **short})
-    loop_settings, task = pretrain.make_task(project, every, pretraining, plan, device, start, unheard)
-    task.method.prepare(task.dataset, unheard)
-    return loop_settings, task
+    return FinetuneJob(**common) if kind == "finetune" else PretrainJob(**common, method=kind)
 
 
 def steps(kind: str, project: Project, device: torch.device, graphs: bool, count: int) -> Steps:
@@ -127,13 +107,11 @@ def steps(kind: str, project: Project, device: torch.device, graphs: bool, count
         graphs: Whether passes are recorded.
         count: Number of timed steps.
     """
-    settings, task = training(kind, project, device, graphs)
-    generator = Generator().manual_seed(0)
-    with tempfile.TemporaryDirectory() as folder:
-        state = TrainingState(task, settings, generator, Path(folder) / "unused", {})
+    _, settings, task, _, _ = profiling.make(project, job_of(kind, project, device, graphs), device)
+    optimizer, generator = optimizer_for(task, settings), Generator().manual_seed(0)
 
     def one() -> torch.Tensor:
-        return loop.step(task, state.optimizer, settings, generator, 0.3)[0]
+        return loop.step(task, optimizer, settings, generator, 0.3)[0]
 
     losses = [one() for _ in range(WARM_UP)]
     devices.wait(device)

@@ -20,7 +20,8 @@ from medssl.core.project.project import LabelClass, Project
 from medssl.nn.data.augment import Intensity, change_intensity
 from medssl.nn.data.crops import cut, shown
 from medssl.nn.data.device_dataset import load_device_dataset
-from medssl.nn.models.unet import build, copied_over_channels, of_channels
+from medssl.nn.models.network_weights import copied_over_channels, of_channels
+from medssl.nn.models.unet import build
 from medssl.tasks.inference.slabs import neighbouring_slices
 from project_parts import code_of
 from small import CPU, SHAPE, Events, box, dataset, job_of, noise, plan, run, seeded, write_nifti

@@ -98,7 +98,7 @@ def test_only_networks_that_are_trained_record_and_a_step_of_the_optimizer_ends_
     assert module.times == 0
 
 
-def test_the_network_never_looks_at_a_value() -> None:
+def test_the_network_has_no_data_dependent_operations() -> None:
     """A pass that does would wait for the device, and cannot be recorded: without values it raises."""
     network, mode = build(plan(), 2, seed=0), FakeTensorMode()
     state = {name: mode.from_tensor(tensor.detach()) for name, tensor in network.state_dict().items()}

@@ -14,7 +14,8 @@ from medssl.core.events import Metric, Progress, SliceInView, SlicePreview, read
 from medssl.core.jobs import FinetuneJob, Plan
 from medssl.core.project.project import LabelClass, Project
 from medssl.nn.models.checkpoint import load
-from medssl.nn.models.unet import build, load_network
+from medssl.nn.models.network_weights import load_network
+from medssl.nn.models.unet import build
 from medssl.tasks.inference.predict import segment
 from medssl.tasks.segment import live_preview
 from medssl.tasks.segment.live_preview import LivePreview

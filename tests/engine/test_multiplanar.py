@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 from medssl.nn.data.multiplanar import ORDERS, OWN, axis_orders, reoriented
-from medssl.nn.models.unet import build, load_network
+from medssl.nn.models.network_weights import load_network
+from medssl.nn.models.unet import build
 from medssl.tasks.inference import score_volume
 from medssl.tasks.inference import scores as posteriors
 from medssl.tasks.inference.predict import segment_work, top1_posterior

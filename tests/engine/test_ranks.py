@@ -32,8 +32,6 @@ nearly 0, as Adam divides by their size. Means of means of three and of two rows
 SUMS, TIMES = 1e-6, 4
 """Relative error of a gradient whose sums have another order; and how much farther than one process with such
 errors two may come from one: where Adam divides by nearly 0, a step has another sign or none."""
-SHARES, TURNED_OVER = ("right", "right_coarse"), 0.005
-"""Scalars that are shares of some 500 pixels, and how much of it rounding may turn over: two pixels."""
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -83,13 +81,7 @@ def worst(one: Sequence[dict[str, float]], two: Sequence[dict[str, float]]) -> l
     steps = list(zip(one, two, strict=True))
     # What rank 0 evaluates now and then depends on the time that it has.
     shared = [(first.keys() & second.keys(), first, second) for first, second in steps]
-    return [max(difference(name, a[name], b[name]) for name in names) for names, a, b in shared]
-
-
-def difference(name: str, one: float, two: float) -> float:
-    """Relative difference of a scalar; of a share of pixels, beyond a few that are turned over."""
-    apart = max(0.0, abs(one - two) - TURNED_OVER) if name in SHARES else abs(one - two)
-    return apart / max(abs(one), 1e-2)
+    return [max(abs(a[name] - b[name]) / max(abs(a[name]), 1e-2) for name in names) for names, a, b in shared]
 
 
 def distance(one: dict[str, Tensor], two: dict[str, Tensor], part: str) -> float:

@@ -19,7 +19,8 @@ from medssl.nn.methods import find
 from medssl.nn.methods.prototypes import symmetric_prototype_loss
 from medssl.nn.methods.shapes import Shapes, ShapesSettings
 from medssl.nn.models import checkpoint
-from medssl.nn.models.unet import build, load_network
+from medssl.nn.models.network_weights import load_network
+from medssl.nn.models.unet import build
 from medssl.nn.shapes.volumes import LABELS
 from medssl.tasks.plan import patch_size, planner
 from medssl.tasks.training.loop_settings import settings_for

@@ -9,7 +9,8 @@ import torch
 from medssl.core import jobs
 from medssl.core.shipped import weights_file
 from medssl.nn.models import checkpoint
-from medssl.nn.models.unet import build, load_matching, load_network
+from medssl.nn.models.network_weights import load_matching, load_network
+from medssl.nn.models.unet import build
 from small import noise, plan, seeded
 
 

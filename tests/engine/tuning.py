@@ -12,7 +12,8 @@ from medssl.nn.models.unet import build
 from medssl.tasks.segment import semi_supervised
 from medssl.tasks.segment.annotated_crops import orientations
 from medssl.tasks.segment.finetune_step import Finetuning
-from medssl.tasks.segment.pseudo_labels import PseudoLabels, PseudoLabelSchedule
+from medssl.tasks.segment.pseudo_label_schedule import PseudoLabelSchedule
+from medssl.tasks.segment.pseudo_labels import PseudoLabels
 from small import Events, dataset, noise, plan
 
 IGNORE = 255

@@ -86,7 +86,7 @@ def _seconds_of_a_step(device: str) -> float:
     """Seconds of a training step of the network that ships, as it would be planned now."""
     from medssl.core.shipped import weights_file
     from medssl.nn import devices
-    from medssl.nn.models.unet import load_network
+    from medssl.nn.models.network_weights import load_network
     from medssl.tasks.plan import step_times
 
     chosen = devices.choose(device)

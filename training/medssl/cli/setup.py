@@ -108,7 +108,7 @@ def init(
     from medssl.cli.modality import check_requested, settle
     from medssl.cli.terminal import console, warn
     from medssl.core.errors import UserError
-    from medssl.core.labels.classes import MAX_CLASSES, add_classes
+    from medssl.core.labels.classes import add_classes
     from medssl.core.project.names import check_class_name
     from medssl.core.project.project import Project, is_project
     from medssl.core.project.removal import remove_empty
@@ -124,11 +124,6 @@ def init(
     names = names_in(classes)
     for name in names:
         check_class_name(name)
-    if len(names) > MAX_CLASSES:  # before anything is written
-        raise UserError(
-            f"A project has at most {MAX_CLASSES} classes, and --classes names {len(names)}; name fewer.",
-            code="too-many",
-        )
     screen = console()
     found = _find(scans or [], names_in(channels), volumes, labels, screen)
     check_requested(modality, found.scans)
@@ -139,12 +134,17 @@ def init(
     is_new, existed = not is_project(folder), folder.exists()
     project = Project.create(folder, or_open=True)
     project.on_notice = lambda text: warn(screen, text)
+    try:
+        add_classes(project, names)  # before scans are read: there may be no ids left
+    except UserError:
+        if is_new:
+            remove_empty(project, with_folder=not existed)
+        raise
     former = dict(project.scans)
     refused = found.missing + _add(project, found.scans, hold_out or [], modality, screen)
     if is_new and found.scans and not project.scans:
         remove_empty(project, with_folder=not existed)
         raise UserError(f"No scan could be used, so {folder} was not made a project.", code="no-scans")
-    add_classes(project, names)
     settle(project, former, screen)
     _hold_out(project, hold_out or [], True)
     _hold_out(project, no_hold_out or [], False)

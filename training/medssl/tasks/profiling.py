@@ -28,7 +28,6 @@ from medssl.nn import devices
 from medssl.nn.data.device_dataset import DeviceDataset, image_bytes
 from medssl.nn.data.multiplanar import axis_orders
 from medssl.nn.methods import find
-from medssl.nn.models.cuda_graphs import record_passes
 from medssl.tasks.inference.predict import top1_posterior
 from medssl.tasks.pretrain import pretrain
 from medssl.tasks.segment import finetune
@@ -38,7 +37,7 @@ from medssl.tasks.segment.pseudo_labels import Settings
 from medssl.tasks.start import load_start, plan_from
 from medssl.tasks.training import loop
 from medssl.tasks.training.loop_settings import LoopSettings, settings_for
-from medssl.tasks.training.optimizer import make_optimizer
+from medssl.tasks.training.optimizer import optimizer_for
 from medssl.tasks.training.task import Task
 
 WARM_UP, STEPS, LONGEST_S = 2, 6, 4.0
@@ -95,16 +94,8 @@ def measure(project: Project, training: TrainingJob, should_stop: Callable[[], b
     device = devices.choose(training.device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    if isinstance(training, PretrainJob):
-        plan, settings, task, aside_s, share = _pretraining(project, training, device)
-    else:
-        assert isinstance(training, FinetuneJob)
-        plan, settings, task, aside_s, share = _finetuning(project, training, device)
-    optimizer = make_optimizer(
-        task.modules, task.parameter_groups(), settings.learning_rate, settings.weight_decay
-    )
-    if settings.cuda_graphs:
-        record_passes(task.modules, optimizer)
+    plan, settings, task, aside_s, share = make(project, training, device)
+    optimizer = optimizer_for(task, settings)
     first_s = later_s = _seconds(task, optimizer, settings, 0.0, should_stop)
     if share < 1:
         if isinstance(task, Finetuning):
@@ -125,6 +116,23 @@ def measure(project: Project, training: TrainingJob, should_stop: Callable[[], b
 
 Made = tuple[Plan, LoopSettings, Task, float, float]
 """Plan, settings, task, seconds besides the steps, fraction of the training with the first type of step."""
+
+
+def make(project: Project, training: TrainingJob, device: torch.device) -> Made:
+    """Build a training on a few of the scans, with a short preparation, as its job would on all of them.
+
+    Args:
+        project: The project.
+        training: The training.
+        device: Where to train.
+
+    Raises:
+        UserError: The errors of the training itself.
+    """
+    if isinstance(training, PretrainJob):
+        return _pretraining(project, training, device)
+    assert isinstance(training, FinetuneJob)
+    return _finetuning(project, training, device)
 
 
 def _pretraining(project: Project, training: PretrainJob, device: torch.device) -> Made:

@@ -19,13 +19,8 @@ from medssl.core.shipped import RANDOM
 from medssl.nn import devices
 from medssl.nn.methods import find, method_of
 from medssl.nn.models import checkpoint
-from medssl.nn.models.unet import (
-    Network,
-    copied_over_channels,
-    load_matching,
-    load_network,
-    of_channels,
-)
+from medssl.nn.models.network_weights import copied_over_channels, load_matching, load_network, of_channels
+from medssl.nn.models.unet import Network
 from medssl.tasks.plan import overrides, planner
 from medssl.tasks.plan.channels import choose_channels
 from medssl.tasks.plan.precision_and_threads import measured

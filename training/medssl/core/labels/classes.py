@@ -86,8 +86,8 @@ def add_classes(project: Project, names: Sequence[str]) -> tuple[LabelClass, ...
         free = [class_id for class_id in range(1, MAX_CLASSES + 1) if class_id not in taken]
         if len(new) > len(free):
             raise UserError(
-                f"{project.root} has {len(free)} of {MAX_CLASSES} class ids left; remove classes, or start a "
-                "new project.",
+                f"{project.root} has {len(free)} of {MAX_CLASSES} class ids left, and {len(new)} are needed; "
+                "name fewer classes, remove some, or start a new project.",
                 code="too-many",
             )
         added = tuple(

@@ -11,7 +11,7 @@ then trainings use graphs only where the setting `cuda_graphs` asks for them.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -84,8 +84,7 @@ def _record(module: nn.Module, inputs: tuple[Tensor, ...]) -> Pass:
     samples = tuple(each.detach().clone().requires_grad_(each.requires_grad) for each in inputs)
     # A cache of weights in bf16 would be filled while the graph is recorded, and never again.
     with torch.autocast("cuda", dtype or torch.bfloat16, enabled=dtype is not None, cache_enabled=False):
-        recorded: Any = torch.cuda.make_graphed_callables(_Alone(module), samples)
-    return lambda *given: recorded(*given)
+        return cast(Pass, torch.cuda.make_graphed_callables(_Alone(module), samples))
 
 
 class Recordable(nn.Module):

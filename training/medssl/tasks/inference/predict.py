@@ -22,7 +22,8 @@ from medssl.core.project.probabilities import write_probabilities
 from medssl.core.project.project import Project, Run
 from medssl.core.project.training_data import unlike_training
 from medssl.nn import devices
-from medssl.nn.models.unet import Network, load_network
+from medssl.nn.models.network_weights import load_network
+from medssl.nn.models.unet import Network
 from medssl.tasks.inference.location_prior import LocationPrior
 from medssl.tasks.inference.scores import posterior_slabs
 from medssl.tasks.inference.slabs import Work

@@ -23,7 +23,8 @@ from medssl.nn import devices, distributed
 from medssl.nn.data.device_dataset import DeviceDataset, load_device_dataset
 from medssl.nn.methods import Method, find
 from medssl.nn.models import checkpoint
-from medssl.nn.models.unet import Network, build, load_matching
+from medssl.nn.models.network_weights import load_matching
+from medssl.nn.models.unet import Network, build
 from medssl.tasks.plan import patch_size, planner
 from medssl.tasks.plan.channels import with_channels
 from medssl.tasks.pretrain.collapse_monitor import CollapseMonitor

@@ -37,7 +37,7 @@ from medssl.tasks.segment.copy_paste import paste
 from medssl.tasks.segment.first_head import fit_head
 from medssl.tasks.segment.interpolated_labels import InterpolatedLabels
 from medssl.tasks.segment.live_preview import LivePreview
-from medssl.tasks.segment.pseudo_labels import PseudoLabelSchedule
+from medssl.tasks.segment.pseudo_label_schedule import PseudoLabelSchedule
 from medssl.tasks.segment.pseudo_labels import Settings as SelfTraining
 from medssl.tasks.segment.smoothing_width import SmoothingWidth
 from medssl.tasks.segment.validation_slice import ValidationMonitor

@@ -1,4 +1,5 @@
-"""Pseudo-labels: the network labels unannotated voxels in rounds, and self-training learns from them.
+"""Pseudo-labels: the network labels unannotated voxels in rounds
+(pseudo_label_schedule.py), and self-training learns from them.
 
 Pseudo-labels as in Lee (ICML workshop 2013), predicted by the moving average of the weights on images without
 augmentation and learned under strong augmentation of shape and intensity (Xie et al., arXiv 1911.04252),
@@ -7,7 +8,6 @@ which is what makes them useful. Annotated voxels always keep their labels.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -25,7 +25,6 @@ from medssl.core.settings import NotNegative, Share
 from medssl.nn import distributed
 from medssl.nn.data.device_dataset import DeviceDataset, in_one_storage
 from medssl.nn.models.unet import Network
-from medssl.nn.shards import total
 from medssl.tasks.inference.location_prior import LocationPrior
 from medssl.tasks.inference.predict import Top1Posterior, top1_posterior
 from medssl.tasks.inference.threshold import LEVELS
@@ -247,93 +246,6 @@ def _listed(prefix: str, names: Sequence[str]) -> str:
     """Up to MAX_NAMES names; nothing where there are none."""
     ellipsis = ", ..." if len(names) > MAX_NAMES else ""
     return f"{prefix}{', '.join(names[:MAX_NAMES])}{ellipsis}" if names else ""
-
-
-class PseudoLabelSchedule(nn.Module):
-    """Decides when new pseudo-labels are made, and keeps the weights that make them.
-
-    Its state is part of the checkpoint, so that a resumed training makes the same pseudo-labels.
-    """
-
-    def __init__(self, network: Network, pseudo_labels: PseudoLabels, settings: Settings) -> None:
-        super().__init__()
-        self.pseudo_labels, self.settings = pseudo_labels, settings
-        self.pseudo_labeller = copy.deepcopy(network).requires_grad_(False)
-        self.recent_loss: Tensor
-        self.round: Tensor
-        self.steps: Tensor
-        self.since: Tensor
-        self.register_buffer("recent_loss", torch.tensor(torch.inf))
-        self.register_buffer("round", torch.tensor(0))
-        self.register_buffer("steps", torch.tensor(0))
-        self.register_buffer("since", torch.tensor(0.0))
-        self.register_load_state_dict_pre_hook(_default_steps)
-        self.current_round: int | None = None
-        """Round of the current pseudo-labels; None until the first call, for a training may be resumed."""
-
-    def remember(self, loss: Tensor) -> None:
-        """Update the moving average (about twenty steps) of the loss on annotated voxels, on its device.
-
-        Args:
-            loss: The loss of a step (scalar).
-        """
-        self.steps += 1
-        recent, new = self.recent_loss, loss.detach().float()
-        recent.copy_(torch.where(recent.isinf(), new, recent.lerp(new, 0.05)))
-
-    def pseudo_labels_at(
-        self, fraction: float, average: nn.Module, plan: Plan, generator: Generator
-    ) -> PseudoLabels | None:
-        """The current pseudo-labels, made anew where a round is due.
-
-        A round waits until the network fits the annotated voxels, because it would otherwise learn its own
-        errors. It also waits for `min_steps_between` steps instead of seconds, so that the same job with a
-        budget in steps has the same rounds, and is left out where too few steps would follow.
-
-        Args:
-            fraction: Completed fraction of the training, 0 .. 1.
-            average: The moving average of the weights, which makes them.
-            plan: Plan of the network.
-            generator: The training's generator; only its seed is used.
-
-        Returns:
-            The pseudo-labels; None before the first round.
-        """
-        if self.current_round is None:
-            self.current_round = int(self.round)
-            if self.current_round:
-                self._label_scans(plan, generator)
-        due_round = sum(fraction >= start for start in self.settings.rounds)
-        if due_round > self.current_round and self._pays(fraction) and self._fits():
-            self.current_round = due_round
-            self.steps.fill_(0)
-            self.since.fill_(fraction)
-            self.round.fill_(due_round)
-            self.pseudo_labeller.load_state_dict(average.state_dict())
-            self._label_scans(plan, generator)
-        return self.pseudo_labels if self.current_round else None
-
-    def _pays(self, fraction: float) -> bool:
-        """Whether enough steps lie before a round, and are left if they take as long as these."""
-        steps, least = int(self.steps), self.settings.min_steps_between
-        passed = fraction - float(self.since)
-        return steps >= least and steps * (1 - fraction) >= passed * least / 2
-
-    def _fits(self) -> bool:
-        """Whether the network fits the annotated voxels, in the eyes of all processes."""
-        low = (self.recent_loss < self.settings.start_below_loss).float()
-        return float(total(low)) == distributed.world()
-
-    def _label_scans(self, plan: Plan, generator: Generator) -> None:
-        """Make the pseudo-labels of the current round; draws depend only on seed and round."""
-        round_generator = Generator().manual_seed(generator.initial_seed() + (self.current_round or 0))
-        self.pseudo_labels.refresh(self.pseudo_labeller, plan, round_generator)
-
-
-def _default_steps(module: nn.Module, state: dict[str, Tensor], prefix: str, *_: object) -> None:
-    """Former checkpoints lack the number of steps since the last round, or when that was."""
-    state.setdefault(f"{prefix}steps", torch.tensor(0))
-    state.setdefault(f"{prefix}since", torch.tensor(0.0))
 
 
 class PseudoLabelLoss(nn.Module):

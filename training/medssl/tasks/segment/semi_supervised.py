@@ -18,7 +18,8 @@ from medssl.nn.models.unet import Network
 from medssl.tasks.inference.location_prior import LocationPrior
 from medssl.tasks.segment import annotated_crops, pseudo_contrast, pseudo_labels
 from medssl.tasks.segment.annotated_crops import AnnotatedVoxels
-from medssl.tasks.segment.pseudo_labels import PseudoLabelLoss, PseudoLabels, PseudoLabelSchedule
+from medssl.tasks.segment.pseudo_label_schedule import PseudoLabelSchedule
+from medssl.tasks.segment.pseudo_labels import PseudoLabelLoss, PseudoLabels
 from medssl.tasks.segment.smoothing_width import SmoothingWidth
 
 

@@ -8,7 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from medssl.nn import distributed
 from medssl.nn.methods.common import Prototypes
+from medssl.nn.models.cuda_graphs import record_passes
+from medssl.tasks.training.loop_settings import LoopSettings
+from medssl.tasks.training.task import Task
 
 
 def make_optimizer(
@@ -35,6 +39,20 @@ def make_optimizer(
     devices = {tensor.device.type for group in split for tensor in group["params"]}
     fused = devices <= {"cpu", "cuda"}  # one pass over each tensor instead of ten
     return torch.optim.AdamW(split, lr=rate, fused=fused)
+
+
+def optimizer_for(task: Task, settings: LoopSettings) -> torch.optim.AdamW:
+    """The optimizer of a training, which also ends the steps of recorded passes (cuda_graphs.py).
+
+    Args:
+        task: What is trained, on its device.
+        settings: Settings of the loop.
+    """
+    groups = task.parameter_groups()
+    optimizer = make_optimizer(task.modules, groups, settings.learning_rate, settings.weight_decay)
+    if settings.cuda_graphs and distributed.world() == 1:
+        record_passes(task.modules, optimizer)
+    return optimizer
 
 
 def _without_decay(modules: nn.Module) -> set[Tensor]:

@@ -8,11 +8,9 @@ from typing import Any
 
 from torch import Generator, Tensor
 
-from medssl.nn import distributed
 from medssl.nn.models import checkpoint
-from medssl.nn.models.cuda_graphs import record_passes
 from medssl.tasks.training.loop_settings import LoopSettings
-from medssl.tasks.training.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
+from medssl.tasks.training.optimizer import optimizer_for, optimizer_tensors, restore_optimizer
 from medssl.tasks.training.task import Task
 
 
@@ -45,12 +43,9 @@ class TrainingState:
         card: dict[str, Any],
         spent_s: float = 0.0,
     ) -> None:
-        groups = task.parameter_groups()
-        self.optimizer = make_optimizer(task.modules, groups, settings.learning_rate, settings.weight_decay)
-        if settings.cuda_graphs and distributed.world() == 1:
-            record_passes(task.modules, self.optimizer)
+        self.optimizer = optimizer_for(task, settings)
         self.position = Position(elapsed_s=spent_s)
-        self._trained = [parameter for group in groups for parameter in group["params"]]
+        self._trained = [parameter for group in task.parameter_groups() for parameter in group["params"]]
         self._task, self._generator, self._path, self.card = task, generator, path, card
 
     def resume(self, tensors: dict[str, Tensor]) -> None:
