@@ -11,6 +11,8 @@ from medssl.core.errors import UserError
 from medssl.core.events import Done, Started, to_line
 from medssl.core.files import write_json
 from medssl.core.labels.classes import painted as painted_classes
+from medssl.core.project.elsewhere import Elsewhere, elsewhere, set_elsewhere
+from medssl.core.project.locks import training_lock
 from medssl.core.project.project import Annotation, Project
 from medssl.core.project.window_lock import window_lease
 from project_parts import SHAPE, painted
@@ -96,3 +98,23 @@ def test_runs_are_deleted_by_number_or_id_the_later_ones_first(project: Project)
 def test_what_is_no_run_of_the_project_cannot_be_deleted(project: Project, run: str) -> None:
     result = medssl("runs", project.root, "--delete", run)
     assert isinstance(result.exception, UserError) and len(project.runs()) == 1
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_run_of_a_host_that_stays_away_is_taken_back(project: Project, damaged: bool) -> None:
+    run = project.run("0001-finetune-x")
+    refused = medssl("runs", project.root, "--release", 1)
+    assert isinstance(refused.exception, UserError) and refused.exception.code == "not-elsewhere"
+    set_elsewhere(run, Elsewhere("gpu1", "0" * 32))
+    if damaged:
+        (run.folder / "remote.json").write_text("{")
+    else:
+        refused = medssl("runs", project.root, "--delete", 1)
+        assert f"medssl runs {project.root} --release {run.id}" in str(refused.exception)
+    with training_lock(run.folder):  # a relay holds it as long as it is connected
+        refused = medssl("runs", project.root, "--release", 1)
+    assert isinstance(refused.exception, UserError) and refused.exception.code == "locked"
+    result = medssl("runs", project.root, "--release", 1)
+    assert "Released 0001-finetune-x." in result.output
+    assert row(result, "0001").startswith("0001-finetune-x 40 1:15 finished 1 ") and elsewhere(run) is None
+    assert medssl("runs", project.root, "--delete", 1).exit_code == 0

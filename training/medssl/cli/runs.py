@@ -1,4 +1,4 @@
-"""The command medssl runs: list, delete and add trainings of a project."""
+"""The command medssl runs: list, delete, take back and add trainings of a project."""
 
 from __future__ import annotations
 
@@ -24,6 +24,15 @@ def runs(
             "features; may be repeated.",
         ),
     ] = None,
+    release: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="RUN",
+            show_default=False,
+            help="No longer wait for the computer that a run was sent to with --on, because it stays away: "
+            "the run can be resumed here from the weights that have come back, or deleted; may be repeated.",
+        ),
+    ] = None,
     add: Annotated[
         list[Path] | None,
         typer.Option(
@@ -36,18 +45,22 @@ def runs(
 ) -> None:
     """List the trainings of a project, how far they came and what they weigh on the disk.
 
-    --delete removes some, --add brings weights of other projects. Classes of added networks are those of the
-    project with the same names; those that it lacks are added to it.
+    --delete removes some, --release takes back those of a host that stays away, --add brings weights of
+    other projects. Classes of added networks are those of the project with the same names; those that it
+    lacks are added to it.
     """
     from medssl.cli.refusals import Refusals
     from medssl.cli.selection import run_in
     from medssl.cli.terminal import console
     from medssl.core.project.imported_weights import add_weights
     from medssl.core.project.project import Project
-    from medssl.core.project.removal import delete_run
+    from medssl.core.project.removal import delete_run, release_run
     from medssl.core.project.runs import number_of
 
     opened, screen = Project.open(project), console()
+    for run in [run_in(opened, name) for name in release or []]:
+        release_run(opened, run.id)
+        screen.print(f"Released {run.id}.", soft_wrap=True)
     chosen = {run.id: run for run in (run_in(opened, name) for name in delete or [])}
     for run in sorted(chosen.values(), key=number_of, reverse=True):  # one may have begun from another
         delete_run(opened, run.id)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from medssl.core.errors import UserError
 from medssl.core.files import exists, read_json, write_json
 from medssl.core.project.runs import Run
+from medssl.core.shell import command
 from medssl.core.typed import convert
 
 FILE = "remote.json"
@@ -28,7 +29,12 @@ def elsewhere(run: Run) -> Elsewhere | None:
         UserError: "unreadable", "not-readable".
     """
     path = run.folder / FILE
-    return convert(Elsewhere, read_json(path), str(path), "unreadable") if exists(path) else None
+    return convert(Elsewhere, read_json(path), str(path), "unreadable") if is_elsewhere(run) else None
+
+
+def is_elsewhere(run: Run) -> bool:
+    """Whether a run is trained on another computer, even if what says where is damaged."""
+    return exists(run.folder / FILE)
 
 
 def set_elsewhere(run: Run, place: Elsewhere | None) -> None:
@@ -52,7 +58,7 @@ def need_here(run: Run) -> None:
     place = elsewhere(run)
     if place is not None:
         raise UserError(
-            f"{run.id} is trained on {place.host}; take it up there (--on {place.host}), or delete "
-            f"{run.folder / FILE} to give up what has not come back.",
+            f"{run.id} is trained on {place.host}; take it up there (--on {place.host}), or give up what has "
+            f"not come back with {command('runs', run.folder.parent.parent, '--release', run.id)}.",
             code="elsewhere",
         )

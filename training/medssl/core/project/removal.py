@@ -19,7 +19,7 @@ from medssl.core.features.landmarks import FILE as LANDMARKS
 from medssl.core.features.landmarks import read_landmarks, write_landmarks
 from medssl.core.files import exists
 from medssl.core.project.disk_usage import files_of
-from medssl.core.project.elsewhere import need_here
+from medssl.core.project.elsewhere import is_elsewhere, need_here, set_elsewhere
 from medssl.core.project.kept import keep
 from medssl.core.project.locks import CHANGE_FILE, change_lock
 from medssl.core.project.manifest import FILE as MANIFEST
@@ -79,6 +79,27 @@ def delete_run(project: Project, run_id: str) -> None:
             ) from error
     shutil.rmtree(gone, ignore_errors=True)
     _delete(outside)
+
+
+def release_run(project: Project, run_id: str) -> None:
+    """Give up what has not come back of a run that another computer trains: it is one of this computer again.
+
+    For a host that stays away. What came back, such as the weights of the last checkpoint, is kept; a job
+    that still runs over there is not stopped.
+
+    Raises:
+        UserError: "no-run", "not-elsewhere", "locked" while a process here is connected to that job,
+            "read-only", "not-writable".
+    """
+    project.need_writable()
+    run = project.run(run_id)
+    if not is_elsewhere(run):
+        raise UserError(
+            f"{run.id} is not trained on another computer; it can be resumed and deleted as it is.",
+            code="not-elsewhere",
+        )
+    need_not_trained(run)
+    set_elsewhere(run, None)
 
 
 @contextmanager
