@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from medssl.benchmarking.surroundings import surroundings
-from medssl.core.files import sha256_of, write_json, write_whole
+from medssl.core.files import sha256_of, write_whole
+from medssl.core.json_files import write_json
 from medssl.core.project.project import Project
 from medssl.core.recipes import resources
 from medssl.core.shipped import SHAPES, card

@@ -23,8 +23,9 @@ import numpy as np
 from medssl.benchmarking.experiment import Moment, Outcome, Stopped
 from medssl.benchmarking.protocol import Assignment
 from medssl.core.errors import UserError
-from medssl.core.files import make_folder, write_json
+from medssl.core.files import make_folder
 from medssl.core.io.volume import suffix_of, write_labels
+from medssl.core.json_files import write_json
 from medssl.core.labels.evaluate import reference_labels
 from medssl.core.project.project import IGNORE
 from medssl.nn import devices

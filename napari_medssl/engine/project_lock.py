@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import LeaseSettingsMismatch, SoftFileLease, Timeout
 from medssl.core.errors import UserError
-from medssl.core.files import write_json
+from medssl.core.json_files import write_json
 from medssl.core.project.project import Project
 from medssl.core.project.window_lock import OWNER_FILE, LockOwner, owner_text, window_lease
 

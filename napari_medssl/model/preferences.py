@@ -6,7 +6,8 @@ import math
 from contextlib import suppress
 
 from medssl.core.errors import UserError
-from medssl.core.files import make_folder, read_json, write_json
+from medssl.core.files import make_folder
+from medssl.core.json_files import read_json, write_json
 from medssl.core.typed import convert
 from platformdirs import user_config_path
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medssl.core.errors import UserError
-from medssl.core.files import make_folder, read_json, write_json
+from medssl.core.files import make_folder
+from medssl.core.json_files import read_json, write_json
 from medssl.core.project.project import is_project
 from medssl.core.typed import convert
 from platformdirs import user_config_path

@@ -19,7 +19,7 @@ from urllib.parse import quote_plus
 import anyio
 import numpy as np
 import uvicorn
-from medssl.core.files import write_json
+from medssl.core.json_files import write_json
 from medssl.core.project.project import LabelClass, Project
 from medssl.server.app import build_app
 from medssl.server.gate import Limits
@@ -41,7 +41,7 @@ from pathlib import Path
 import numpy as np
 from medssl import worker
 from medssl.core.events import Metric, Progress, Started
-from medssl.core.files import write_json
+from medssl.core.json_files import write_json
 from medssl.core.jobs import FinetuneJob, PredictJob, to_json
 from medssl.core.project.project import Project
 

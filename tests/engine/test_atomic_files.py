@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 from faulty_disk import FaultyDisk
 from medssl.core.errors import UserError
-from medssl.core.files import make_folder, read_array, read_json, write_array, write_json, write_whole
+from medssl.core.files import make_folder, read_array, write_array, write_whole
+from medssl.core.json_files import read_json, write_json
 from medssl.core.project.project import Project
 from medssl.core.temporary_files import remove_unfinished
 

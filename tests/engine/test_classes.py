@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from medssl.cli import app
 from medssl.core.errors import UserError
-from medssl.core.files import write_json
+from medssl.core.json_files import write_json
 from medssl.core.labels.classes import add_classes, class_named, painted, rename_class, used_ids
 from medssl.core.project.project import Annotation, LabelClass, Project
 from project_parts import code_of

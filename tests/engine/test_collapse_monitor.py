@@ -12,8 +12,8 @@ import torch
 from medssl.cli.selection import choose_run
 from medssl.core.errors import UserError
 from medssl.core.events import Event, Metric, Notice, Progress
-from medssl.core.files import write_json
 from medssl.core.jobs import PretrainJob
+from medssl.core.json_files import write_json
 from medssl.core.project.project import Annotation, Project
 from medssl.nn.methods.pgl import PGL
 from medssl.nn.models import checkpoint

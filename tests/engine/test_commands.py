@@ -26,9 +26,9 @@ from medssl.cli.selection import choose_resumable, choose_run, split_scans
 from medssl.cli.terminal import Drawing, duration, stop_on_interrupt
 from medssl.core import events, recipes, settings
 from medssl.core.errors import UserError
-from medssl.core.files import write_json
 from medssl.core.io.scan_file import ScanFile
 from medssl.core.jobs import FinetuneJob, Job, PretrainJob
+from medssl.core.json_files import write_json
 from medssl.core.methods import ALL
 from medssl.core.project.locks import training_lock
 from medssl.core.project.project import LabelClass, Project, Run

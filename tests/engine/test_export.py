@@ -11,13 +11,14 @@ import nibabel
 import numpy as np
 import pytest
 from dicom_files import SHAPE, write_series
-from medssl.core import files
+from medssl.core import json_files
 from medssl.core.errors import UserError
 from medssl.core.events import Notice, Progress
 from medssl.core.export import provenance
 from medssl.core.export.files import export_scan, may_write
-from medssl.core.files import sha256_of, write_json
+from medssl.core.files import sha256_of
 from medssl.core.jobs import ExportJob
+from medssl.core.json_files import write_json
 from medssl.core.project.project import Annotation, LabelClass, Project
 from medssl.core.tables import csv_bytes, safe_cell
 from medssl.tasks.export import export_scans
@@ -300,7 +301,7 @@ def test_an_export_that_was_killed_goes_on(
 
     with monkeypatch.context() as patched:
         patched.setattr(provenance, "write_whole", write_or_die)
-        patched.setattr(files, "write_whole", write_or_die)  # that of write_json
+        patched.setattr(json_files, "write_whole", write_or_die)
         with pytest.raises(Killed):
             export_again(dicom_project, tmp_path / "out")
     result, _ = export_again(dicom_project, tmp_path / "out")

@@ -9,7 +9,7 @@ import pytest
 from medssl.cli import app
 from medssl.core.errors import UserError
 from medssl.core.events import Done, Started, to_line
-from medssl.core.files import write_json
+from medssl.core.json_files import write_json
 from medssl.core.labels.classes import painted as painted_classes
 from medssl.core.project.elsewhere import Elsewhere, elsewhere, set_elsewhere
 from medssl.core.project.locks import training_lock

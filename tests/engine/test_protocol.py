@@ -15,8 +15,8 @@ from medssl.benchmarking.dataset import read_dataset
 from medssl.benchmarking.protocol import Material, Settings
 from medssl.benchmarking.results_log import Cell
 from medssl.core.errors import UserError
-from medssl.core.files import write_json
 from medssl.core.jobs import FinetuneJob, Job, PretrainJob
+from medssl.core.json_files import write_json
 from medssl.core.project.project import Project
 from stand_in import Engine
 

@@ -15,9 +15,10 @@ import pytest
 from medssl.core.errors import UserError
 from medssl.core.features.landmarks import read_landmarks
 from medssl.core.features.similarity import open_features, write_features
-from medssl.core.files import read_array, read_json, sha256_of, write_array, write_json
+from medssl.core.files import read_array, sha256_of, write_array
 from medssl.core.io.labels import read_labels
 from medssl.core.io.volume import read_scan
+from medssl.core.json_files import read_json, write_json
 from medssl.core.project.annotation_file import is_annotated, read_annotation, write_annotation
 from medssl.core.project.project import Annotation, Project
 from medssl.nn.models import checkpoint

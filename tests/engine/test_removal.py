@@ -14,7 +14,7 @@ from medssl.core.errors import UserError
 from medssl.core.events import Done, Started, to_line
 from medssl.core.features.landmarks import Landmark, Landmarks, read_landmarks, write_landmarks
 from medssl.core.features.similarity import has_features, write_features
-from medssl.core.files import write_json
+from medssl.core.json_files import write_json
 from medssl.core.labels.classes import used_ids
 from medssl.core.project.disk_usage import disk_usage, size_text
 from medssl.core.project.kept import FOLDER

@@ -12,8 +12,8 @@ import torch
 from medssl.core import recipes
 from medssl.core.errors import UserError
 from medssl.core.events import Metric, Notice
-from medssl.core.files import write_json
 from medssl.core.jobs import FinetuneJob, read_job, to_json, write_job
+from medssl.core.json_files import write_json
 from medssl.core.project.project import Annotation, LabelClass, Project
 from medssl.core.settings import FINETUNING
 from medssl.nn.models import checkpoint

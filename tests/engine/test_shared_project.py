@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from medssl.cli.setup import init
 from medssl.core.errors import UserError
-from medssl.core.files import write_json
 from medssl.core.io.volume import fingerprint, read_scan
+from medssl.core.json_files import write_json
 from medssl.core.project import locks
 from medssl.core.project.locks import CHANGE_FILE, change_lock
 from medssl.core.project.modality import normalised

@@ -18,7 +18,8 @@ from medssl.core.features.similarity import (
     similarity_slice,
     write_features,
 )
-from medssl.core.files import write_array, write_json
+from medssl.core.files import write_array
+from medssl.core.json_files import write_json
 from medssl.core.project.project import Project
 
 STEP = (1, 2, 2)

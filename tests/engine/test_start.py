@@ -13,8 +13,9 @@ from medssl.core import recipes, shipped, weights_file
 from medssl.core.errors import UserError
 from medssl.core.events import Notice
 from medssl.core.features.similarity import open_features
-from medssl.core.files import sha256_of, write_json
+from medssl.core.files import sha256_of
 from medssl.core.jobs import FeaturesJob, FinetuneJob, PredictJob, PretrainJob
+from medssl.core.json_files import write_json
 from medssl.core.project.project import Project
 from medssl.core.shipped import RANDOM, SHAPES
 from medssl.nn import devices

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from medssl.core.files import write_json
+from medssl.core.json_files import write_json
 from medssl.core.labels.classes import add_structure
 from medssl.core.project.project import Annotation
 from napari.components import ViewerModel

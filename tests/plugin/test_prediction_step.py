@@ -6,8 +6,8 @@ import nibabel
 import numpy as np
 import pytest
 from medssl.core import jobs
-from medssl.core.files import read_json, write_json
 from medssl.core.jobs import Plan
+from medssl.core.json_files import read_json, write_json
 from medssl.core.labels.postprocess import Postprocessing
 from medssl.core.project.project import LabelClass, Project
 from medssl.core.project.training_data import training_data

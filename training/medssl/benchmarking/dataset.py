@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from medssl.core.errors import UserError
-from medssl.core.files import read_json
 from medssl.core.io.label_names import label_names
+from medssl.core.json_files import read_json
 from medssl.core.labels.pairing import pair_labels
 from medssl.core.palette import class_color
 from medssl.core.project.project import LabelClass

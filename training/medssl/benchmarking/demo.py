@@ -27,7 +27,8 @@ from medssl.benchmarking.results_log import Cell
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Progress
 from medssl.core.export.files import export_scan
-from medssl.core.files import make_folder, read_json, write_json
+from medssl.core.files import make_folder
+from medssl.core.json_files import read_json, write_json
 from medssl.core.methods import METHODS
 from medssl.core.project.project import Project
 from medssl.core.shipped import RANDOM, SHAPES

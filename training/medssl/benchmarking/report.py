@@ -17,8 +17,9 @@ from medssl.benchmarking.results_log import Cell, rows
 from medssl.core import methods
 from medssl.core.features.retrieval import Query, best_match, neighbourhood_descriptor
 from medssl.core.features.similarity import open_features, similarity
-from medssl.core.files import make_folder, write_json, write_whole
+from medssl.core.files import make_folder, write_whole
 from medssl.core.jobs import FeaturesJob
+from medssl.core.json_files import write_json
 from medssl.core.labels.evaluate import Scores, reference_labels
 from medssl.core.labels.metrics import dice
 from medssl.core.project.project import Project

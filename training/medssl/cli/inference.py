@@ -229,7 +229,8 @@ def evaluate(
     from medssl.cli.selection import choose_run
     from medssl.cli.tables import scores_json, scores_table
     from medssl.cli.terminal import console, warn
-    from medssl.core.files import check_writable, write_json
+    from medssl.core.files import check_writable
+    from medssl.core.json_files import write_json
     from medssl.core.labels.evaluate import evaluate_usable
     from medssl.core.project.project import Project
 

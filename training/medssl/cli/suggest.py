@@ -39,9 +39,10 @@ def suggest(
 
     from medssl.cli.selection import choose_run
     from medssl.cli.terminal import console, run_job, stop_on_interrupt
-    from medssl.core.files import check_writable, write_json
+    from medssl.core.files import check_writable
     from medssl.core.io.geometry import AXIS_NAMES
     from medssl.core.jobs import SuggestJob
+    from medssl.core.json_files import write_json
     from medssl.core.project.project import Project
 
     opened = Project.open(project)

@@ -16,8 +16,8 @@ from msgspec import Meta
 
 from medssl.core import environment, jobs
 from medssl.core.errors import UserError
-from medssl.core.files import read_json, write_json
 from medssl.core.jobs import TrainingJob
+from medssl.core.json_files import read_json, write_json
 from medssl.core.project.locks import change_lock
 from medssl.core.project.project import Project
 

@@ -14,7 +14,8 @@ from msgspec import Meta
 
 from medssl.core import migrations, typed
 from medssl.core.errors import UserError
-from medssl.core.files import read_json, usable_in_paths, write_json
+from medssl.core.files import usable_in_paths
+from medssl.core.json_files import read_json, write_json
 
 Precision = Literal["fp32", "bf16"]
 SemiSupervised = Literal["self_training", "pseudo_contrast", "both", "none"]

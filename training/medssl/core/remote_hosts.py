@@ -12,7 +12,8 @@ from pathlib import Path
 from platformdirs import user_config_path
 
 from medssl.core.errors import UserError
-from medssl.core.files import make_folder, read_json, write_json
+from medssl.core.files import make_folder
+from medssl.core.json_files import read_json, write_json
 from medssl.core.typed import convert
 
 FILE = user_config_path("medssl", appauthor=False) / "hosts.json"

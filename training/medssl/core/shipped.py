@@ -11,7 +11,8 @@ from typing import Any
 
 from medssl.core import migrations
 from medssl.core.errors import UserError
-from medssl.core.files import cached_sha256, read_json
+from medssl.core.files import cached_sha256
+from medssl.core.json_files import read_json
 from medssl.core.recipes import resources
 
 SHAPES, RANDOM = "shapes", "random"

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from medssl.core.errors import UserError
-from medssl.core.files import cannot_write, make_folder, read_json, sha256_of, write_json
+from medssl.core.files import cannot_write, make_folder, sha256_of
+from medssl.core.json_files import read_json, write_json
 from medssl.core.project.runs import CHECKPOINT
 from medssl.core.temporary_files import temporary_file
 from medssl.remote.store import Store

@@ -23,8 +23,9 @@ from msgspec import Meta
 from medssl import __version__
 from medssl.core.environment import commit
 from medssl.core.errors import UserError
-from medssl.core.files import exists, read_json, sha256_of, write_json, write_whole
+from medssl.core.files import exists, sha256_of, write_whole
 from medssl.core.io.geometry import AXIS_NAMES
+from medssl.core.json_files import read_json, write_json
 from medssl.core.labels.postprocess import Postprocessing
 from medssl.core.project.annotation import Annotation
 from medssl.core.project.cards import job_without_names

@@ -18,8 +18,9 @@ import numpy as np
 from medssl.core.errors import UserError
 from medssl.core.features.retrieval import Point, Query, best_match, neighbourhood_descriptor, query_of
 from medssl.core.features.similarity import FeatureCache, has_features, open_features
-from medssl.core.files import read_json, write_json, write_whole
+from medssl.core.files import write_whole
 from medssl.core.jobs import from_json
+from medssl.core.json_files import read_json, write_json
 from medssl.core.project.project import Project
 from medssl.core.tables import csv_bytes
 

@@ -17,7 +17,8 @@ import numpy as np
 
 from medssl.core.errors import UserError
 from medssl.core.features.similarity import CELLS_AT_ONCE, FeatureCache, has_features, open_features
-from medssl.core.files import read_array, read_json, write_array, write_json
+from medssl.core.files import read_array, write_array
+from medssl.core.json_files import read_json, write_json
 from medssl.core.project.project import Project
 
 MAX_SCANS, CELLS_PER_SCAN = 8, 4000

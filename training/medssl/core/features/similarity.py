@@ -15,8 +15,9 @@ import numpy as np
 
 from medssl.core import shipped
 from medssl.core.errors import UserError
-from medssl.core.files import cached_sha256, read_array, read_json, sha256_of, write_array, write_json
+from medssl.core.files import cached_sha256, read_array, sha256_of, write_array
 from medssl.core.io.geometry import size_text
+from medssl.core.json_files import read_json, write_json
 from medssl.core.project.origin import is_current, origin_of
 from medssl.core.project.project import Project
 

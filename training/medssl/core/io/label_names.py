@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from medssl.core.errors import UserError
-from medssl.core.files import read_json
+from medssl.core.json_files import read_json
 
 MAX_HEADER = 1 << 20
 """Longest NRRD header that is searched for segments, in bytes."""

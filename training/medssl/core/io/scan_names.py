@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medssl.core.errors import UserError
-from medssl.core.files import read_json
+from medssl.core.json_files import read_json
 from medssl.core.project.names import as_channel_name
 
 CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")

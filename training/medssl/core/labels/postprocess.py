@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from medssl.core.errors import UserError
-from medssl.core.files import read_json, sha256_of, write_json
+from medssl.core.files import sha256_of
 from medssl.core.jobs import from_json
+from medssl.core.json_files import read_json, write_json
 from medssl.core.project.annotation import Annotation
 from medssl.core.project.annotation_file import read_annotation, write_annotation
 from medssl.core.project.project import Project

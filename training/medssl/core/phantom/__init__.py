@@ -16,8 +16,9 @@ import nibabel as nib
 import numpy as np
 
 from medssl.core.errors import UserError
-from medssl.core.files import make_folder, write_json, write_whole
+from medssl.core.files import make_folder, write_whole
 from medssl.core.io.geometry import Geometry
+from medssl.core.json_files import write_json
 from medssl.core.palette import class_color
 from medssl.core.phantom import abdomen, bowel, chest, trunk
 from medssl.core.phantom.canvas import Canvas, smooth_field

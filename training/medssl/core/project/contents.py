@@ -10,9 +10,9 @@ from typing import Any
 
 from medssl.core import migrations
 from medssl.core.errors import UserError
-from medssl.core.files import parse_json
 from medssl.core.io.geometry import Geometry
 from medssl.core.jobs import from_json
+from medssl.core.json_files import parse_json
 from medssl.core.project.names import as_channel_name, check_class_name, valid_class_name
 
 FORMAT_VERSION = 2

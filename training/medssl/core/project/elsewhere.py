@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from medssl.core.errors import UserError
-from medssl.core.files import exists, read_json, write_json
+from medssl.core.files import exists
+from medssl.core.json_files import read_json, write_json
 from medssl.core.project.runs import Run
 from medssl.core.shell import command
 from medssl.core.typed import convert

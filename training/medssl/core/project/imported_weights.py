@@ -8,7 +8,8 @@ from typing import Any
 
 from medssl.core.errors import UserError
 from medssl.core.events import Done, Started, to_line
-from medssl.core.files import write_json, write_whole
+from medssl.core.files import write_whole
+from medssl.core.json_files import write_json
 from medssl.core.labels.classes import add_classes
 from medssl.core.project.cards import need
 from medssl.core.project.project import Project, Run, is_project

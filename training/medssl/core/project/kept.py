@@ -11,7 +11,8 @@ from itertools import chain, count
 from pathlib import Path
 
 from medssl.core.errors import UserError
-from medssl.core.files import exists, make_folder, read_bytes, read_json, write_json, write_whole
+from medssl.core.files import exists, make_folder, read_bytes, write_whole
+from medssl.core.json_files import read_json, write_json
 from medssl.core.project.contents import Scan
 
 FOLDER, RECORD = "removed", "scan.json"

@@ -9,7 +9,8 @@ from threading import Lock
 from typing import Any, TypeVar
 
 from medssl.core.errors import UserError
-from medssl.core.files import exists, read_bytes, write_json
+from medssl.core.files import exists, read_bytes
+from medssl.core.json_files import write_json
 from medssl.core.project.contents import (
     Contents,
     LabelClass,

@@ -20,7 +20,8 @@ import numpy as np
 
 from medssl.core.errors import UserError
 from medssl.core.events import Emit, Progress
-from medssl.core.files import read_array, read_json, write_json, write_whole
+from medssl.core.files import read_array, write_whole
+from medssl.core.json_files import read_json, write_json
 from medssl.core.project.origin import is_current, origin_of
 from medssl.core.project.project import Project, Run
 

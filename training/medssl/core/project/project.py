@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 
 from medssl.core.errors import UserError
-from medssl.core.files import exists, make_folder, write_json
+from medssl.core.files import exists, make_folder
+from medssl.core.json_files import write_json
 from medssl.core.project.annotation import IGNORE, SURE_BACKGROUND, Annotation
 from medssl.core.project.annotation_file import (
     DAMAGED,

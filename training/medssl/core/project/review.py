@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medssl.core.errors import UserError
-from medssl.core.files import read_json, write_json
+from medssl.core.json_files import read_json, write_json
 from medssl.core.project.project import Project
 
 

@@ -12,16 +12,8 @@ from typing import Any
 
 from medssl.core import shipped
 from medssl.core.errors import UserError
-from medssl.core.files import (
-    cached_sha256,
-    cannot_write,
-    exists,
-    make_folder,
-    read_json,
-    sync_folder,
-    write_json,
-    write_whole,
-)
+from medssl.core.files import cached_sha256, cannot_write, exists, make_folder, sync_folder, write_whole
+from medssl.core.json_files import read_json, write_json
 from medssl.core.project.cards import check_card, check_job
 
 CHECKPOINT = "checkpoint.safetensors"

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from medssl.core.errors import UserError
-from medssl.core.files import read_json, write_json
+from medssl.core.json_files import read_json, write_json
 from medssl.core.typed import convert
 
 FILE = "view-state.json"

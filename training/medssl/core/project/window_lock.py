@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medssl.core.errors import UserError
-from medssl.core.files import cannot_write, read_json
+from medssl.core.files import cannot_write
+from medssl.core.json_files import read_json
 
 if TYPE_CHECKING:
     from filelock import SoftFileLease

@@ -13,7 +13,8 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from medssl.core import migrations, weights_file
-from medssl.core.files import write_json, write_whole
+from medssl.core.files import write_whole
+from medssl.core.json_files import write_json
 
 
 def save(path: Path, tensors: dict[str, Tensor], card: dict[str, Any]) -> None:

@@ -14,8 +14,8 @@ import torch
 
 from medssl.core.environment import processor
 from medssl.core.errors import UserError
-from medssl.core.files import read_json, write_json
 from medssl.core.jobs import Plan
+from medssl.core.json_files import read_json, write_json
 from medssl.core.project.locks import change_lock
 from medssl.nn import devices
 from medssl.nn.models.unet import build
