@@ -18,7 +18,7 @@ import torch
 from medssl.benchmarking.report import markdown_table
 from medssl.benchmarking.surroundings import machine_text, surroundings
 from medssl.core.shipped import weights_file
-from medssl.nn.devices import autocast
+from medssl.nn.devices import autocast, fast_bf16
 from medssl.nn.models.instance_norm import InstanceNorm
 from medssl.nn.models.network_weights import load_network
 from medssl.nn.models.unet import Network
@@ -112,7 +112,8 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help=f"write {PAGE.name}")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows = [row(batch, precision, options.repeats) for precision in ("bf16", "fp32") for batch in BATCHES]
+    precisions = ("bf16", "fp32") if fast_bf16(CPU) else ("fp32",)  # as the program chooses
+    rows = [row(batch, precision, options.repeats) for precision in precisions for batch in BATCHES]
     machine = surroundings("cpu")
     text = PAGE_TEXT.format(
         day=f"{date.today():%d %B %Y}",
