@@ -35,11 +35,13 @@ class InstanceNorm(nn.Module):
         """
         if image.device.type != "cpu" or not image.is_contiguous(memory_format=torch.channels_last):
             return F.instance_norm(image, weight=self.weight, bias=self.bias, eps=self.eps)
-        images = image.split(1)
-        return torch.cat([
-            F.batch_norm(each, None, None, self.weight, self.bias, training=True, eps=self.eps)
-            for each in images
-        ])  # fmt: skip
+        if len(image) == 1:
+            return self._of_one(image)
+        return torch.cat([self._of_one(each) for each in image.split(1)])
+
+    def _of_one(self, image: Tensor) -> Tensor:
+        """Normalize the feature maps (1, C, H, W) of one image."""
+        return F.batch_norm(image, None, None, self.weight, self.bias, training=True, eps=self.eps)
 
 
 def replace_instance_norms(module: nn.Module) -> None:
