@@ -118,3 +118,22 @@ def test_a_run_of_a_host_that_stays_away_is_taken_back(project: Project, damaged
     assert "Released 0001-finetune-x." in result.output
     assert row(result, "0001").startswith("0001-finetune-x 40 1:15 finished 1 ") and elsewhere(run) is None
     assert medssl("runs", project.root, "--delete", 1).exit_code == 0
+
+
+def test_a_record_that_cannot_be_deleted_is_one_sentence(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    set_elsewhere(project.run("0001-finetune-x"), Elsewhere("gpu1", "0" * 32))
+    monkeypatch.setattr(Path, "unlink", refuse)
+    refused = medssl("runs", project.root, "--release", 1)
+    assert isinstance(refused.exception, UserError) and refused.exception.code == "not-writable"
+
+
+def test_weights_stay_that_a_run_elsewhere_began_from(project: Project) -> None:
+    other = project.new_run("finetune", {"job": "finetune", "weights": "0001-finetune-x"}, "x")
+    set_elsewhere(other, Elsewhere("gpu1", "0" * 32))  # its first checkpoint has not come back
+    refused = medssl("runs", project.root, "--delete", 1)
+    assert isinstance(refused.exception, UserError) and refused.exception.code == "needed"

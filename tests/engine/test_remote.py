@@ -284,6 +284,36 @@ def test_a_host_that_stays_away_is_given_up_and_the_same_job_takes_the_training_
     assert elsewhere(run) is None
 
 
+class Starts:
+    """Answers of the other computer to the first attempts to start a job there."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *codes: str) -> None:
+        codes_left, ask = list(codes), Connection.ask
+
+        def answering(connection: Connection, do: str, content: bytes = b"", **fields: Any) -> Any:
+            if do == "start" and codes_left:
+                raise UserError("On server: no.", code=codes_left.pop(0))
+            return ask(connection, do, content, **fields)
+
+        monkeypatch.setattr(Connection, "ask", answering)
+
+
+def test_a_job_that_is_refused_there_leaves_no_run(
+    server: Server, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Starts(monkeypatch, "disk-full")
+    with pytest.raises(UserError) as error:
+        run_there(job_of("finetune", project, steps=1))
+    assert error.value.code == "disk-full" and project.runs() == []
+
+
+def test_what_another_job_has_used_up_meanwhile_is_sent_again(
+    server: Server, project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Starts(monkeypatch, "missing", "missing")
+    assert run_there(job_of("finetune", project, steps=1))["step"] == 1
+
+
 def test_a_file_that_somebody_else_sends_at_the_same_time_arrives_all_the_same(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

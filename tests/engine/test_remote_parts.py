@@ -19,8 +19,10 @@ from medssl.core.project.removal import delete_run
 from medssl.core.project.run_state import run_state
 from medssl.core.project.runs import Run
 from medssl.remote import frames
+from medssl.remote.agent import Agent
 from medssl.remote.incoming import Incoming
 from medssl.remote.job_folders import JobFolder, checked
+from medssl.remote.outgoing import OutgoingFile
 from medssl.remote.preparation import prepare
 from medssl.remote.store import Store, sha256_of_bytes
 from small import SHAPE, job_of, make_project, noise, write_nifti
@@ -141,11 +143,69 @@ def test_a_file_comes_in_pieces_and_is_there_when_it_has_its_hash(tmp_path: Path
     store, content = Store(tmp_path / "store"), os.urandom(1000)
     sha256 = sha256_of_bytes(content)
     assert store.add(sha256, 0, 1000, content[:600]) is None
-    assert not store.has(sha256)
-    assert Store(tmp_path / "store").received(sha256) == 600
+    assert not store.has(sha256) and store.received(sha256) == 600
+    del store  # its process ends
+    store = Store(tmp_path / "store")
+    assert store.received(sha256) == 600
     assert store.add(sha256, 600, 1000, content[600:]) is True
     assert store.has(sha256)
     assert [path.name for path in store.folder.iterdir()] == [sha256]
+
+
+def test_a_file_that_was_complete_when_its_agent_was_killed_is_finished_by_the_next(tmp_path: Path) -> None:
+    content, source = os.urandom(100), tmp_path / "file"
+    source.write_bytes(content)
+    sha256 = sha256_of_bytes(content)
+    Store(tmp_path / "store")
+    (tmp_path / "store" / f"{sha256}.part").write_bytes(content)
+    store = Store(tmp_path / "store")
+    for kept in (source, content):
+        pieces = list(OutgoingFile("scans/a.npy", sha256, 100, kept).read(store.received(sha256), 40))
+        assert pieces == [b""]
+    assert store.add(sha256, 100, 100, pieces[0]) is True and store.has(sha256)
+
+
+def test_two_agents_receive_the_same_file_at_once_and_neither_disturbs_the_other(tmp_path: Path) -> None:
+    content = os.urandom(300)
+    sha256, stores = sha256_of_bytes(content), [Store(tmp_path), Store(tmp_path)]
+    stores[0].add(sha256, 0, 300, content[:100])
+    assert [store.received(sha256) for store in stores] == [100, 0]
+    for offset in (0, 100):
+        assert stores[1].add(sha256, offset, 300, content[offset : offset + 100]) is None
+    for store in stores:
+        offset = store.received(sha256)
+        assert store.add(sha256, offset, 300, content[offset:]) is True
+    assert [path.name for path in tmp_path.iterdir()] == [sha256] and stores[0].has(sha256)
+
+
+def test_a_file_that_was_deleted_while_it_came_is_asked_for_again(tmp_path: Path) -> None:
+    store, sha256 = Store(tmp_path), sha256_of_bytes(b"right")
+    store.add(sha256, 0, 5, b"ri")
+    assert Store(tmp_path).clear() == 2
+    assert store.add(sha256, 2, 5, b"ght") is False
+    assert store.add(sha256, 0, 5, b"right") is True
+
+
+def test_an_event_of_any_length_is_passed_on(tmp_path: Path) -> None:
+    written = io.BytesIO()
+    agent = Agent(tmp_path, frames.Writer(written))
+    folder = JobFolder(tmp_path / "jobs", "0" * 16)
+    folder.path.mkdir(parents=True)
+    lines = [b'{"event": "notice"}\n', b"x" * (2 * frames.CHUNK) + b"\n"]
+    folder.events.write_bytes(b"".join(lines))
+    agent.attempt(lambda: agent._answer({"do": "follow", "id": "0" * 16, "offset": 0}, b""))
+    for _ in range(3):
+        agent._pass_events_on()
+    written.seek(0)
+    said = [frames.read(written) for _ in range(4)]
+    assert [message["is"] for message, _ in said] == ["following", "events", "events", "end"]
+    assert [content for _, content in said[1:3]] == lines
+
+
+def test_a_header_that_is_nested_too_deeply_is_no_frame() -> None:
+    header = b"[" * 1_000_000
+    with pytest.raises(frames.Closed):
+        frames.read(io.BytesIO(struct.pack(">II", len(header), 0) + header))
 
 
 def test_other_bytes_and_another_offset_are_refused_and_deleted(tmp_path: Path) -> None:
@@ -219,6 +279,9 @@ def test_the_same_job_takes_up_a_run_of_that_host_and_resuming_one_of_another_ho
     job = job_of("finetune", project)
     run = prepare(project, job, "gpu1").run
     set_elsewhere(run, Elsewhere("gpu1", "0" * 32))
+    resumed = prepare(project, replace(job, resume=run.id, steps=500, device="cuda:1"), "gpu1")
+    sent = resumed.outgoing().job  # where the job is no longer there
+    assert (sent["steps"], sent["device"], sent["resume"]) == (500, "cuda:1", run.id)
     again = prepare(project, job, "gpu1")
     assert (again.run.id, again.id, again.is_there, again.is_new) == (run.id, "0" * 32, True, False)
     with pytest.raises(UserError) as kept:

@@ -26,7 +26,7 @@ from medssl.core.errors import UserError
 from medssl.core.files import make_folder
 from medssl.core.temporary_files import remove_unfinished
 from medssl.remote import frames
-from medssl.remote.frames import CHUNK, GREETING, PROTOCOL, Closed, Message, Writer
+from medssl.remote.frames import CHUNK, GREETING, MAX_BYTES, PROTOCOL, Closed, Message, Writer
 from medssl.remote.job_folders import JobFolder, all_jobs
 from medssl.remote.store import Store
 
@@ -70,6 +70,7 @@ class Agent:
 
     def __init__(self, root: Path, writer: Writer) -> None:
         self._root, self._writer = root, writer
+        self._store = Store(root / "store")
         self._followed: JobFolder | None = None
         self._offset = 0
 
@@ -165,10 +166,6 @@ class Agent:
     def _job(self, message: Message) -> JobFolder:
         return JobFolder(make_folder(self._root / "jobs"), str(message["id"]))
 
-    @property
-    def _store(self) -> Store:
-        return Store(self._root / "store")
-
     def _need(self, files: dict[str, int]) -> None:
         """Say which of the files {SHA-256: size} are missing, how much of each is here, and what is free."""
         store = self._store
@@ -202,6 +199,8 @@ class Agent:
             with job.events.open("rb") as file:
                 file.seek(self._offset)
                 content = file.read(CHUNK)
+                if b"\n" not in content:  # a result names all scans
+                    content += file.readline(MAX_BYTES - CHUNK)
         except OSError:
             content = b""
         lines = content[: content.rfind(b"\n") + 1]

@@ -84,7 +84,7 @@ def read(stream: BinaryIO) -> tuple[Message, bytes]:
         if message.pop(_PACKED, False):
             unpacker = zlib.decompressobj()
             content = unpacker.decompress(content, MAX_BYTES)
-    except (ValueError, zlib.error) as error:
+    except (ValueError, RecursionError, zlib.error) as error:
         raise Closed(f"what came is damaged ({error})") from error
     return message, content
 

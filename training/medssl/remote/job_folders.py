@@ -54,9 +54,13 @@ class JobFolder:
         """Whether a supervisor holds the lock of the job."""
         if not self.events.exists():
             return False
-        with suppress(BlockingIOError), self.held():
+        try:
+            with self.held():
+                return False
+        except BlockingIOError:
+            return True
+        except FileNotFoundError:  # deleted meanwhile
             return False
-        return True
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -43,13 +43,14 @@ class OutgoingFile:
     content: bytes | Path
 
     def read(self, offset: int, size: int) -> Iterator[bytes]:
-        """Its bytes from an offset on, in pieces of a size."""
+        """Its bytes from an offset on, in pieces of a size: at least one, which is empty at the end."""
         if isinstance(self.content, bytes):
             for start in range(offset, len(self.content), size) or (offset,):
                 yield self.content[start : start + size]
             return
         with self.content.open("rb") as file:
             file.seek(offset)
+            yield file.read(size)
             while piece := file.read(size):
                 yield piece
 

@@ -8,7 +8,7 @@ import platform
 import secrets
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from medssl.core import jobs
@@ -93,7 +93,8 @@ def _prepare_training(project: Project, job: TrainingJob, host: str) -> Prepared
                 f"{run.id} is trained on {place.host}; take it up there (--on {place.host}).",
                 code="elsewhere",
             )
-        again = type(job)(project=job.project, resume=run.id)
+        again = job if job.resume else type(job)(project=job.project)
+        again = replace(again, resume=run.id)
         return Prepared(place.job, run, lambda: _begun(project, again)[1], {}, trains=True, is_there=True)
     check_training(project, job)
     run, out, left_out = _begun(project, job)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
 from itertools import chain, repeat
 from pathlib import Path
@@ -20,6 +21,7 @@ from medssl.core.project.runs import CHECKPOINT
 from medssl.core.shell import command
 from medssl.remote.connection import Broken, Connection
 from medssl.remote.incoming import Incoming
+from medssl.remote.outgoing import Outgoing
 from medssl.remote.places import as_here
 from medssl.remote.preparation import Prepared, check, prepare
 from medssl.remote.sending import send
@@ -183,16 +185,29 @@ class _Relay:
                 code="gone",
             )
         if state == "none":
-            out = prepared.outgoing()
-            send(host, out, self._emit, self._check)
-            if prepared.trains:
-                set_elsewhere(prepared.run, Elsewhere(self._host, prepared.id))
-            files = {file.name: file.sha256 for file in out.files}
-            self._may_be_there = True
-            host.ask("start", id=prepared.id, job=out.job, files=files)
+            self._send_and_start(prepared.outgoing())
         elif not self._is_there:
             self._notice(f"Taking up what {self._host} has done of {prepared.run.id}.")
         self._is_there = self._may_be_there = True
+
+    def _send_and_start(self, out: Outgoing) -> None:
+        prepared, host = self._job, self._there
+        files = {file.name: file.sha256 for file in out.files}
+        for last in (False, False, True):
+            send(host, out, self._emit, self._check)
+            if prepared.trains:
+                set_elsewhere(prepared.run, Elsewhere(self._host, prepared.id))
+            self._may_be_there = True
+            try:
+                host.ask("start", id=prepared.id, job=out.job, files=files)
+                return
+            except UserError as error:
+                if host.ask("state", id=prepared.id)[0]["state"] == "none":
+                    self._may_be_there = False
+                    if prepared.trains:
+                        set_elsewhere(prepared.run, None)
+                if error.code != "missing" or last:  # a file that another job has used up meanwhile
+                    raise
 
     def _follow(self) -> dict[str, Any]:
         """Pass events on until the last one."""
@@ -246,6 +261,7 @@ class _Relay:
                 self._fetch([self._name(name) for name in names])
             case events.Done():
                 self._end()
+                self._need_predictions(event.result.get("scans", ()))
                 left_out = {**event.result.get("left_out", {}), **self._job.left_out}
                 result = {**event.result, **({"left_out": left_out} if left_out else {})}
                 self._emit(events.Done(event.stopped, result))
@@ -275,6 +291,8 @@ class _Relay:
         try:
             self._incoming.fetch(self._there, self._job.id, names, tell)
         except UserError as error:
+            if not self._job.trains and self._is_gone():
+                return  # fetched by another process, which has followed the same prediction
             if error.code == "no-run":
                 self._there.say("tell", id=self._job.id, line="stop")
                 with suppress(Broken, UserError):  # an answer: the line has come before the connection ends
@@ -293,6 +311,20 @@ class _Relay:
             set_elsewhere(self.run, None)
         with suppress(Broken, UserError):
             self._there.ask("forget", id=self._job.id)
+
+    def _is_gone(self) -> bool:
+        """Whether the job has been deleted there."""
+        return bool(self._there.ask("state", id=self._job.id)[0]["state"] == "none")
+
+    def _need_predictions(self, scans: Iterable[str]) -> None:
+        """Require the results of a prediction."""
+        if not self._job.trains and not all(
+            self._project.has_prediction(self.run.id, scan) for scan in scans
+        ):
+            raise UserError(
+                f"The job was deleted on {self._host} before its predictions were here; start it again.",
+                code="gone",
+            )
 
     def _notice(self, text: str) -> None:
         self._emit(events.Notice(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -9,6 +10,7 @@ import shutil
 from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from medssl.core.errors import UserError
 from medssl.core.files import cannot_write, make_folder, sha256_of, sync_folder
@@ -24,6 +26,8 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = make_folder(folder)
+        self._parts: dict[str, BinaryIO] = {}
+        """Incomplete files of this process, which holds their locks, by hash."""
 
     def path(self, sha256: str) -> Path:
         """Where the file with a hash is, or would be."""
@@ -42,9 +46,10 @@ class Store:
         return False
 
     def received(self, sha256: str) -> int:
-        """Number of bytes of an incomplete file that have come."""
-        path = self._part(sha256)
-        return path.stat().st_size if path.exists() else 0
+        """Number of bytes of an incomplete file that have come, and that nobody else goes on with."""
+        if sha256 not in self._parts and not self._part(sha256).exists():
+            return 0
+        return self._open(sha256).seek(0, os.SEEK_END)
 
     def add(self, sha256: str, offset: int, size: int, content: bytes) -> bool | None:
         """Write bytes of a file.
@@ -61,26 +66,34 @@ class Store:
         Raises:
             UserError: "disk-full", "not-writable"; then what has come is deleted, which frees the disk.
         """
-        part = self._part(sha256)
         try:
-            with part.open("ab" if offset else "wb") as file:
-                if file.tell() != offset:
-                    part.unlink()
-                    return False
+            file = self._open(sha256)
+            if not offset:
+                file.truncate(0)
+            is_next = file.seek(0, os.SEEK_END) == offset
+            if is_next:
                 file.write(content)
+                file.flush()
                 if offset + len(content) < size:
                     return None
-                file.flush()
-                os.fsync(file.fileno())
-            if sha256_of(part) != sha256:
-                part.unlink()
-                return False
-            part.replace(self.path(sha256))
-            sync_folder(self.folder)
+            whole = is_next and self._finish(sha256, file)
         except OSError as error:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
+            self._drop(sha256, delete=True)
             raise cannot_write(self.path(sha256), error) from error
+        self._drop(sha256, delete=not whole)
+        return whole
+
+    def _finish(self, sha256: str, file: BinaryIO) -> bool:
+        """Give a file its name if it has its hash; returns whether it has."""
+        os.fsync(file.fileno())
+        file.seek(0)
+        if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
+            return False
+        try:
+            Path(file.name).replace(self.path(sha256))
+        except FileNotFoundError:  # another agent has deleted it to make room
+            return False
+        sync_folder(self.folder)
         return True
 
     def link(self, sha256: str, target: Path) -> None:
@@ -129,7 +142,7 @@ class Store:
         free = shutil.disk_usage(self.folder).free
         if free < size + MARGIN_BYTES:
             for path in sorted(self.folder.iterdir(), key=lambda path: path.stat().st_mtime):
-                if path.stem not in needed and path.stat().st_nlink == 1:
+                if path.name.partition(".")[0] not in needed and path.stat().st_nlink == 1:
                     path.unlink()
                     free = shutil.disk_usage(self.folder).free
                     if free >= size + MARGIN_BYTES:
@@ -147,6 +160,30 @@ class Store:
     def _part(self, sha256: str) -> Path:
         path = self.path(sha256)
         return path.with_name(path.name + PART)
+
+    def _open(self, sha256: str) -> BinaryIO:
+        """The incomplete file, locked: that of an earlier agent, or its own while another agent has that."""
+        import fcntl
+
+        if sha256 in self._parts:
+            return self._parts[sha256]
+        first = self._part(sha256)
+        own = first.with_name(f"{sha256}.{os.getpid()}{PART}")
+        for path in (first, own, own):
+            file = path.open("a+b")
+            with suppress(BlockingIOError, FileNotFoundError):
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # else it has just become whole
+                    return self._parts.setdefault(sha256, file)
+            file.close()
+        raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    def _drop(self, sha256: str, delete: bool) -> None:
+        """Go on with an incomplete file no longer."""
+        if sha256 in self._parts:
+            with self._parts.pop(sha256) as file, suppress(OSError):
+                if delete:
+                    Path(file.name).unlink(missing_ok=True)
 
 
 def sha256_of_bytes(content: bytes) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from medssl.core.errors import UserError
-from medssl.core.files import exists
+from medssl.core.files import cannot_write, exists, sync_folder
 from medssl.core.json_files import read_json, write_json
 from medssl.core.project.runs import Run
 from medssl.core.shell import command
@@ -44,10 +44,15 @@ def set_elsewhere(run: Run, place: Elsewhere | None) -> None:
     Raises:
         UserError: "disk-full", "not-writable", "no-folder".
     """
-    if place is None:
-        (run.folder / FILE).unlink(missing_ok=True)
-    else:
-        write_json(run.folder / FILE, asdict(place))
+    path = run.folder / FILE
+    if place is not None:
+        write_json(path, asdict(place))
+        return
+    try:
+        path.unlink(missing_ok=True)
+        sync_folder(run.folder)  # the job over there is deleted next
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def need_here(run: Run) -> None:

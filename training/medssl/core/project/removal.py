@@ -149,7 +149,8 @@ def check_deletable(project: Project, run: Run) -> None:
     need_here(run)
     for other in project.runs():
         unfinished = not ran_to_completion(other.folder / "events.jsonl")
-        if other.job.get("weights") == run.id and other.checkpoint.exists() and unfinished:
+        begun = other.checkpoint.exists() or is_elsewhere(other)
+        if other.job.get("weights") == run.id and begun and unfinished:
             raise UserError(
                 f"{other.id} began from {run.id} and needs its weights to be resumed; resume it to its end, "
                 f"or delete {other.id} first.",
