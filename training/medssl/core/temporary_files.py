@@ -54,3 +54,9 @@ def _abandoned(path: Path, machine: str, process: int) -> bool:
 
 def _machine() -> str:
     return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def private_folder(path: Path) -> Path:
+    """Create a folder that only this account may read, unless it exists; returns it."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    return path

@@ -9,8 +9,8 @@ import re
 import shutil
 from collections.abc import Collection, Iterable
 from contextlib import suppress
+from io import BufferedRandom
 from pathlib import Path
-from typing import BinaryIO
 
 from medssl.core.errors import UserError
 from medssl.core.files import cannot_write, make_folder, sha256_of, sync_folder
@@ -26,7 +26,7 @@ class Store:
 
     def __init__(self, folder: Path) -> None:
         self.folder = make_folder(folder)
-        self._parts: dict[str, BinaryIO] = {}
+        self._parts: dict[str, BufferedRandom] = {}
         """Incomplete files of this process, which holds their locks, by hash."""
 
     def path(self, sha256: str) -> Path:
@@ -83,7 +83,7 @@ class Store:
         self._drop(sha256, delete=not whole)
         return whole
 
-    def _finish(self, sha256: str, file: BinaryIO) -> bool:
+    def _finish(self, sha256: str, file: BufferedRandom) -> bool:
         """Give a file its name if it has its hash; returns whether it has."""
         os.fsync(file.fileno())
         file.seek(0)
@@ -161,7 +161,7 @@ class Store:
         path = self.path(sha256)
         return path.with_name(path.name + PART)
 
-    def _open(self, sha256: str) -> BinaryIO:
+    def _open(self, sha256: str) -> BufferedRandom:
         """The incomplete file, locked: that of an earlier agent, or its own while another agent has that."""
         import fcntl
 

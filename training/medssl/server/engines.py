@@ -18,7 +18,7 @@ from medssl.core.errors import UserError
 from medssl.core.events import Done, Event, Failed, from_line
 from medssl.core.files import cannot_write
 from medssl.core.jobs import Job, write_job
-from medssl.core.temporary_files import temporary_file
+from medssl.core.temporary_files import private_folder, temporary_file
 from medssl.server.errors import BUSY, ENGINE
 from medssl.worker import LATER
 
@@ -147,7 +147,7 @@ class Engines:
     @contextmanager
     def job_file(self, job: Job) -> Iterator[Path]:
         """A job as a file, for as long as it runs."""
-        path = temporary_file(self._scratch / "job.json")
+        path = temporary_file(private_folder(self._scratch) / "job.json")
         write_job(path, job)
         try:
             yield path

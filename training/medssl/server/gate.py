@@ -21,6 +21,8 @@ KEY = re.compile(r"[A-Za-z0-9_-]{16,128}")
 """What a key may be."""
 JSON_BYTES = 1 << 20
 """Largest body that is no file."""
+UPLOADS = (("PUT", "datastore"), ("PUT", "session"), ("POST", "infer"))
+"""Methods and first folders of the calls that receive files; the others would read any body into memory."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,8 @@ class Gate:
             await self._app(scope, receive, send)
             return
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
-        refusal = self._refusal(scope["path"], headers)
+        most = self._most(scope, headers)
+        refusal = self._refusal(scope["path"], headers, most)
         if refusal is not None:
             status, text = refusal
             await JSONResponse({"detail": text}, status)(scope, receive, send)
@@ -70,14 +73,14 @@ class Gate:
         self._waiting += 1
         try:
             async with self._slots:
-                await self._app(scope, self._limited(receive, self._most(headers)), send)
+                await self._app(scope, self._limited(receive, most), send)
         finally:
             self._waiting -= 1
 
-    def _refusal(self, path: str, headers: dict[bytes, str]) -> tuple[int, str] | None:
+    def _refusal(self, path: str, headers: dict[bytes, str], most: int) -> tuple[int, str] | None:
         """Status and sentence for a request that is not let through."""
         if self._key:
-            given = path.lstrip("/").partition("/")[0]
+            given = path.removeprefix("/").partition("/")[0]
             if not secrets.compare_digest(given.encode(), self._key.encode()):
                 return (
                     401,
@@ -92,12 +95,13 @@ class Gate:
         length = headers.get(b"content-length", "0")
         if not length.isdecimal():
             return 400, "The length of the body is no number."
-        return _too_large(self._most(headers)) if int(length) > self._most(headers) else None
+        return _too_large(most) if int(length) > most else None
 
-    def _most(self, headers: dict[bytes, str]) -> int:
+    def _most(self, scope: Scope, headers: dict[bytes, str]) -> int:
         """Largest body of a request, in bytes."""
         has_files = headers.get(b"content-type", "").lower().startswith("multipart/")
-        return self._limits.upload_bytes if has_files else JSON_BYTES
+        folder = scope["path"].removeprefix(f"/{self._key}" if self._key else "").strip("/").partition("/")[0]
+        return self._limits.upload_bytes if has_files and (scope["method"], folder) in UPLOADS else JSON_BYTES
 
     def _limited(self, receive: Receive, most: int) -> Receive:
         """`receive` for a body that may not be longer than `most`, nor stop coming."""

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 from medssl.core.errors import UserError
-from medssl.core.io.volume import stem_of
+from medssl.core.io.volume import fingerprint, stem_of
 from medssl.core.project.contents import Scan
+from medssl.core.project.scans import read_checked
+from medssl.server.scans import scan_of
 from medssl.server.state import Server
 from medssl.server.uploads import check_voxels, save_upload
 
@@ -26,13 +28,15 @@ def add_image(server: Server, name: str, file_name: str, content: BinaryIO) -> S
         content: Content of the file.
 
     Raises:
-        UserError: Those of `save_upload`, `check_voxels` and `Project.add_scan`.
+        UserError: "same-name" if another scan is called so, and those of `save_upload`, `check_voxels` and
+            `Project.add_scan`.
     """
     project = server.project
     path = save_upload(content, file_name, project.make_folder(FOLDER), secrets.token_hex(8))
     kept = False
     try:
         check_voxels(path)
+        server.with_volumes(lambda: _check_name(server, name, path))
         scan = server.with_volumes(lambda: project.add_scan(path, name=stem_of(Path(name))))
         kept = Path(scan.source) == path
     finally:
@@ -41,5 +45,18 @@ def add_image(server: Server, name: str, file_name: str, content: BinaryIO) -> S
     if kept and scan.id != name:
         with suppress(UserError):  # a name that no scan may have, or that another one has
             project.rename_scan(scan.id, name)
-    server.uploaded[name] = scan.id
+    server.uploaded.setdefault(name, scan.id)
     return project.scan(scan.id)
+
+
+def _check_name(server: Server, name: str, path: Path) -> None:
+    """Refuse an image under the name of another one, whose labels it would get."""
+    try:
+        known = scan_of(server, name)
+    except UserError:
+        return
+    if fingerprint(read_checked(path, None, False)) != known.sha256:
+        raise UserError(
+            f"The project has another scan that is called {name[:80]!r}; send the image under another name.",
+            code="same-name",
+        )

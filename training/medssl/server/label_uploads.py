@@ -72,7 +72,7 @@ def _submit(project: Project, scan: Scan, path: Path, label_info: Any) -> tuple[
     with no_window(project.root):
         project.refresh()
         _check_journal(project, project.scan(scan.id))
-        names = labels.names or names_by_value(label_info, values, project.classes)
+        names = _named(labels.names, values) or names_by_value(label_info, values, project.classes)
         ids = _class_ids(project, scan, values, LabelTable(names, labels.colors))
         uploaded = map_values(labels.array, ids)
         merged = merge(project.annotation(scan.id), uploaded, slice_axis(scan.geometry))
@@ -107,6 +107,17 @@ def merge(annotation: Annotation | None, uploaded: np.ndarray, axis: int) -> Mer
         changed.append(index)
     complete = {*before.complete, *((axis, index) for index in changed)}
     return Merged(Annotation(labels, tuple(sorted(complete)), interpolated), tuple(changed))
+
+
+def _named(names: dict[int, str], values: list[int]) -> dict[int, str]:
+    """The names that a file gives to its values: to all of them, or to none."""
+    if names and (unnamed := [value for value in values if value not in names]):
+        raise UserError(
+            f"The label file has the value {unnamed[0]}, which it does not name as it does others; name that "
+            "segment, and submit again.",
+            code="bad-label-info",
+        )
+    return names
 
 
 def _class_ids(project: Project, scan: Scan, values: list[int], table: LabelTable) -> dict[int, int]:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, File, Form, Request, UploadFile
 from fastapi.responses import FileResponse
-from starlette.background import BackgroundTask
+from starlette.types import Receive, Scope, Send
 
 from medssl.core.errors import UserError
 from medssl.core.files import make_folder
@@ -209,7 +209,15 @@ def _received(server: Server, upload: UploadFile) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class _SentOnce(FileResponse):
+    """A response that deletes its file when it has been sent, or refused as by a range that there is not."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            Path(self.path).unlink(missing_ok=True)
+
+
 def _sent(made: Answer) -> FileResponse:
-    """A response that deletes its file once it is sent."""
-    cleanup = BackgroundTask(made.path.unlink, missing_ok=True)
-    return FileResponse(made.path, media_type=made.media_type, filename=made.name or None, background=cleanup)
+    return _SentOnce(made.path, media_type=made.media_type, filename=made.name or None)

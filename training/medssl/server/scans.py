@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -34,12 +35,13 @@ def scan_of(server: Server, name: str) -> Scan:
         UserError: "no-scan".
     """
     server.project.refresh()
-    try:
-        return server.project.scan_named(server.uploaded.get(name, name))
-    except UserError:
-        for scan in server.project.scans.values():
-            if name and dicom_uids(scan).get("SeriesInstanceUID") == name:
-                return scan
+    for known in (name, server.uploaded.get(name)):
+        with suppress(UserError):
+            if known:
+                return server.project.scan_named(known)
+    for scan in server.project.scans.values():
+        if name and dicom_uids(scan).get("SeriesInstanceUID") == name:
+            return scan
     raise UserError(f"The project has no scan {name[:80]!r}.", code="no-scan")
 
 

@@ -18,13 +18,11 @@ from medssl.core.project.modality import usual_modality
 from medssl.core.project.project import Project, Run, Scan
 from medssl.core.project.runs import copy_run
 from medssl.server.errors import BUSY
-from medssl.server.uploads import check_voxels, save_upload
+from medssl.server.uploads import check_count, check_voxels, save_upload
 
 EXPIRY_S, MAX_EXPIRY_S = 3600, 24 * 3600
 """Seconds after the last use in which a session ends, where a client does not say, and at most."""
 MAX_SESSIONS = 16
-MAX_FILES = 5000
-"""Files of a DICOM series."""
 
 
 @dataclass
@@ -152,8 +150,6 @@ def _received(files: Sequence[tuple[str, BinaryIO]], folder: Path) -> Path:
     """Write the files of an image; returns the file, or the folder of a DICOM series."""
     if not files:
         raise UserError("No image was sent; send one as files.", code="bad-request")
-    if len(files) > MAX_FILES:
-        raise UserError(f"{len(files)} files are too many; send at most {MAX_FILES}.", code="too-large")
     if len(files) == 1 and not files[0][0].lower().endswith(".dcm"):
         name, content = files[0]
         path = save_upload(content, name, folder, "image")
@@ -162,4 +158,18 @@ def _received(files: Sequence[tuple[str, BinaryIO]], folder: Path) -> Path:
     series = make_folder(folder / "series")
     for number, (_, content) in enumerate(files):
         write_whole(series / f"{number:05d}.dcm", partial(shutil.copyfileobj, content))
+    check_count("The series", sum(map(_pixels, series.iterdir())))
     return series
+
+
+def _pixels(path: Path) -> int:
+    """Pixels that a DICOM file has by its header; 0 for what the reader will refuse."""
+    import pydicom
+
+    try:
+        header = pydicom.dcmread(
+            path, stop_before_pixels=True, specific_tags=["Rows", "Columns", "NumberOfFrames"]
+        )
+        return int(header.Rows) * int(header.Columns) * int(header.get("NumberOfFrames") or 1)
+    except Exception:  # no DICOM file, or a damaged one
+        return 0

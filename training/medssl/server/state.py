@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from medssl.core.errors import UserError
 from medssl.core.project.project import Project
+from medssl.core.temporary_files import private_folder
 from medssl.server.engines import COMMAND, LOG, Engines
 from medssl.server.errors import BUSY
 from medssl.server.sessions import Sessions
@@ -36,9 +37,8 @@ class Server:
     def __init__(self, root: Path, device: str = "auto", command: Sequence[str] = COMMAND) -> None:
         self.project = Project.open(root.resolve())
         self.device = device
-        self.scratch = Path(tempfile.mkdtemp(prefix="medssl-serve-"))
-        """Folder of temporary files, which goes with the server."""
-        self.engines = Engines(self.project.root / LOG, self.scratch, command)
+        self._scratch = Path(tempfile.mkdtemp(prefix="medssl-serve-"))
+        self.engines = Engines(self.project.root / LOG, self._scratch, command)
         self.training = Training(self.project.root, self.engines, device)
         self.sessions = Sessions(self.scratch / "sessions")
         self.uploaded: dict[str, str] = {}
@@ -50,12 +50,17 @@ class Server:
             self.close()
             raise
 
+    @property
+    def scratch(self) -> Path:
+        """Folder of temporary files, which goes with the server; made anew if something has deleted it."""
+        return private_folder(self._scratch)
+
     def close(self) -> None:
         """End what runs, and delete what was temporary."""
         self.engines.close()
         self.training.close()
         self._volumes.shutdown(cancel_futures=True)
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def with_volumes(self, work: Callable[[], Result]) -> Result:
         """Do what needs volumes in memory, in the one thread that may.

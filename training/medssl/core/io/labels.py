@@ -227,9 +227,9 @@ def segments_of(path: Path) -> tuple[Segment, ...]:
     if suffix_of(path) in (".nrrd", ".nhdr"):
         segments = nrrd_segments(path)
     elif suffix_of(path) in NIFTI and suffix_of(path) not in (".mgz", ".mgh"):
-        import nibabel
+        from medssl.core.io.nifti import header_of
 
-        segments = nifti_segments(nibabel.load(path).header)
+        segments = nifti_segments(header_of(path))
     return segments or segments_beside(path)
 
 

@@ -111,6 +111,11 @@ def _load(path: Path, notes: list[str]) -> Any:
     return nib.load(path)
 
 
+def header_of(path: Path) -> Any:
+    """The header of a NIfTI file, opened as `read_nifti` opens it."""
+    return _load(path, []).header
+
+
 def _header_block(file_map: dict[str, FileHolder]) -> bytes:
     """The first bytes of a file, which contain the header of each kind."""
     with file_map.get("header", file_map["image"]).get_prepare_fileobj(mode="rb") as file:
