@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from dicom_files import write_slice
 from medssl.core.errors import UserError
 from medssl.core.io.geometry import Geometry
 from medssl.core.io.itk import mha_bytes, nrrd_bytes
@@ -130,3 +131,11 @@ def test_the_folder_of_temporary_files_comes_back(client: Client) -> None:
     shutil.rmtree(client.server.scratch)
     assert client.get("/datastore/label?label=scan-0").status == 200
     assert client.server.scratch.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_series_that_declares_too_many_pixels_is_not_read(client: Client, tmp_path: Path) -> None:
+    pixels = np.zeros((4, 4), np.int16)
+    for frames, status in ((1, 400), (1 << 16, 413)):  # one slice is no volume either
+        declared = {"Rows": 4096, "Columns": 4096, "NumberOfFrames": frames}
+        write_slice(tmp_path / "a.dcm", pixels, (0, 0, 0), "1.2.3", **declared)
+        assert client.multipart("PUT", "/session/", {}, {"files": tmp_path / "a.dcm"}).status == status
