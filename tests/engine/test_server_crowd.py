@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -47,3 +48,22 @@ def test_no_request_harms_another(tmp_path: Path) -> None:
         annotation = after.annotation(scan)
         assert annotation is not None and annotation.complete == tuple((0, index) for index in range(8))
         assert annotation.labels.any((1, 2)).all()
+
+
+def test_clients_that_do_not_read_their_answers_lose_their_places(tmp_path: Path) -> None:
+    project = served_project(tmp_path)
+    noise = np.random.default_rng(0).normal(size=(64, 400, 400)).astype(np.float32)
+    project.add_scan(write_nifti(tmp_path / "large.nii", noise))
+    with serving(project.root, limits=Limits(at_once=2, silence_s=1.0)) as client:
+        stalled = [socket.create_connection(("127.0.0.1", client.port)) for _ in range(2)]
+        try:
+            for connection in stalled:
+                request = (
+                    f"GET {client.prefix}/datastore/image?image=large HTTP/1.1\r\nHost: localhost\r\n\r\n"
+                )
+                connection.sendall(request.encode())
+                assert connection.recv(12) == b"HTTP/1.1 200"
+            assert client.get("/info/").status == 200
+        finally:
+            for connection in stalled:
+                connection.close()

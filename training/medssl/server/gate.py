@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from fastapi import HTTPException
 from fastapi.responses import JSONResponse
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -33,7 +34,8 @@ class Limits:
         upload_bytes: Largest body with files.
         at_once: Requests that are worked on.
         waiting: Requests that wait for these; further ones are refused.
-        silence_s: Seconds without a part of a body after which its request ends.
+        silence_s: Seconds without a part of a body after which its request ends, and in which a client has to
+            read a part of its answer.
     """
 
     upload_bytes: int = 2 << 30
@@ -73,7 +75,7 @@ class Gate:
         self._waiting += 1
         try:
             async with self._slots:
-                await self._app(scope, self._limited(receive, most), send)
+                await self._app(scope, self._limited(receive, most), self._patient(send))
         finally:
             self._waiting -= 1
 
@@ -102,6 +104,17 @@ class Gate:
         has_files = headers.get(b"content-type", "").lower().startswith("multipart/")
         folder = scope["path"].removeprefix(f"/{self._key}" if self._key else "").strip("/").partition("/")[0]
         return self._limits.upload_bytes if has_files and (scope["method"], folder) in UPLOADS else JSON_BYTES
+
+    def _patient(self, send: Send) -> Send:
+        """`send` that gives up a client which has stopped to read, so that others get its place."""
+
+        async def patient(message: Message) -> None:
+            try:
+                await asyncio.wait_for(send(message), self._limits.silence_s)
+            except TimeoutError:
+                raise ClientDisconnect from None
+
+        return patient
 
     def _limited(self, receive: Receive, most: int) -> Receive:
         """`receive` for a body that may not be longer than `most`, nor stop coming."""
