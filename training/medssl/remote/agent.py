@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -70,7 +70,6 @@ class Agent:
 
     def __init__(self, root: Path, writer: Writer) -> None:
         self._root, self._writer = root, writer
-        self._store = Store(root / "store")
         self._followed: JobFolder | None = None
         self._offset = 0
 
@@ -165,6 +164,10 @@ class Agent:
 
     def _job(self, message: Message) -> JobFolder:
         return JobFolder(make_folder(self._root / "jobs"), str(message["id"]))
+
+    @cached_property
+    def _store(self) -> Store:
+        return Store(self._root / "store")
 
     def _need(self, files: dict[str, int]) -> None:
         """Say which of the files {SHA-256: size} are missing, how much of each is here, and what is free."""
