@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import platform
 import sys
@@ -252,11 +253,12 @@ def test_a_disk_that_fails_leaves_nothing(
     refused(made, tmp_path / name, code, str(tmp_path / name))
 
 
+@pytest.mark.parametrize("error", [0.1, math.nan])
 def test_what_computes_something_else_is_not_written(
-    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: float
 ) -> None:
     def shifted(network: Network) -> dict[str, Tensor]:
-        return {name: weight + 0.1 for name, weight in dynunet_state(network).items()}
+        return {name: weight + error for name, weight in dynunet_state(network).items()}
 
     monkeypatch.setattr(bundle, "dynunet_state", shifted)
     refused(made, tmp_path / "bundle", "disagree")
