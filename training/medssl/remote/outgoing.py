@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,7 @@ class OutgoingFile:
 
     def read(self, offset: int, size: int) -> Iterator[bytes]:
         """Its bytes from an offset on, in pieces of a size: at least one, which is empty at the end."""
-        if isinstance(self.content, bytes):
-            for start in range(offset, len(self.content), size) or (offset,):
-                yield self.content[start : start + size]
-            return
-        with self.content.open("rb") as file:
+        with BytesIO(self.content) if isinstance(self.content, bytes) else self.content.open("rb") as file:
             file.seek(offset)
             yield file.read(size)
             while piece := file.read(size):

@@ -14,7 +14,7 @@ from medssl.core import events
 from medssl.core.errors import UserError
 from medssl.core.events import Emit
 from medssl.core.jobs import Job, TrainingJob
-from medssl.core.project.elsewhere import Elsewhere, elsewhere, set_elsewhere
+from medssl.core.project.elsewhere import Elsewhere, is_elsewhere, set_elsewhere
 from medssl.core.project.locks import training_lock
 from medssl.core.project.project import Project
 from medssl.core.project.runs import CHECKPOINT
@@ -162,7 +162,7 @@ class _Relay:
     @property
     def _is_elsewhere(self) -> bool:
         """Whether this is a training whose run is still one of the other computer."""
-        return self._job.trains and elsewhere(self.run) is not None
+        return self._job.trains and is_elsewhere(self.run)
 
     def _way_back(self) -> str:
         if not self._is_there:
@@ -177,17 +177,16 @@ class _Relay:
 
     def _begin(self) -> None:
         """Send and start the job, unless it is there."""
-        prepared, host = self._job, self._there
-        state = host.ask("state", id=prepared.id)[0]["state"]
-        if state == "none" and self._is_there:
+        is_missing = self._is_missing()
+        if is_missing and self._is_there:
             raise UserError(
                 f"The job is no longer on {self._host}; somebody has deleted it there. Start it again.",
                 code="gone",
             )
-        if state == "none":
-            self._send_and_start(prepared.outgoing())
+        if is_missing:
+            self._send_and_start(self._job.outgoing())
         elif not self._is_there:
-            self._notice(f"Taking up what {self._host} has done of {prepared.run.id}.")
+            self._notice(f"Taking up what {self._host} has done of {self.run.id}.")
         self._is_there = self._may_be_there = True
 
     def _send_and_start(self, out: Outgoing) -> None:
@@ -202,7 +201,7 @@ class _Relay:
                 host.ask("start", id=prepared.id, job=out.job, files=files)
                 return
             except UserError as error:
-                if host.ask("state", id=prepared.id)[0]["state"] == "none":
+                if self._is_missing():
                     self._may_be_there = False
                     if prepared.trains:
                         set_elsewhere(prepared.run, None)
@@ -291,12 +290,12 @@ class _Relay:
         try:
             self._incoming.fetch(self._there, self._job.id, names, tell)
         except UserError as error:
-            if not self._job.trains and self._is_gone():
+            if not self._job.trains and self._is_missing():
                 return  # fetched by another process, which has followed the same prediction
             if error.code == "no-run":
                 self._there.say("tell", id=self._job.id, line="stop")
                 with suppress(Broken, UserError):  # an answer: the line has come before the connection ends
-                    self._there.ask("state", id=self._job.id)
+                    self._is_missing()
                 raise
             raise UserError(f"{error} {self._way_back()}", code=error.code) from error
         self._fetched_at = time.monotonic()
@@ -312,8 +311,8 @@ class _Relay:
         with suppress(Broken, UserError):
             self._there.ask("forget", id=self._job.id)
 
-    def _is_gone(self) -> bool:
-        """Whether the job has been deleted there."""
+    def _is_missing(self) -> bool:
+        """Whether the other computer has no such job: not yet, or no longer."""
         return bool(self._there.ask("state", id=self._job.id)[0]["state"] == "none")
 
     def _need_predictions(self, scans: Iterable[str]) -> None:

@@ -169,7 +169,7 @@ class Store:
             return self._parts[sha256]
         first = self._part(sha256)
         own = first.with_name(f"{sha256}.{os.getpid()}{PART}")
-        for path in (first, own, own):
+        for path in (first, own, own):  # once more, should another agent delete it to make room
             file = path.open("a+b")
             with suppress(BlockingIOError, FileNotFoundError):
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,5 +1,4 @@
-"""Pseudo-labels: the network labels unannotated voxels in rounds
-(pseudo_label_schedule.py), and self-training learns from them.
+"""Pseudo-labels: the network labels unannotated voxels, and self-training learns from them.
 
 Pseudo-labels as in Lee (ICML workshop 2013), predicted by the moving average of the weights on images without
 augmentation and learned under strong augmentation of shape and intensity (Xie et al., arXiv 1911.04252),
