@@ -389,8 +389,10 @@ def test_a_relay_that_goes_leaves_the_training_going(server: Server, project: Pr
             assert child.wait(END_S) == 0
     assert len(server.jobs()) == 2  # supervisor and engine
     run = project.runs("finetune")[-1]
-    stopped = iter(range(1000))
-    result = run_there(type(job)(project=job.project, resume=run.id), None, lambda: next(stopped) > 5)
+    stopped, said = iter(range(1000)), Events()
+    longer = type(job)(project=job.project, resume=run.id, steps=10**6)
+    result = run_there(longer, said, lambda: next(stopped) > 5)
+    assert any("keeps the length and the device" in notice.text for notice in said.of(events.Notice))
     assert result["run"] == run.id
     assert result["stopped"]
     assert run.checkpoint.exists()

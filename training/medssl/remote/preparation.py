@@ -34,6 +34,7 @@ class Prepared:
         trains: Whether it is a training of the run.
         is_new: Whether the run was made for it, just now.
         is_there: Whether it was sent there before.
+        is_resumed: Whether it was sent there before by another job, which this one resumes.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Prepared:
     trains: bool = False
     is_new: bool = False
     is_there: bool = False
+    is_resumed: bool = False
 
 
 def check(job: Job, host: str) -> None:
@@ -95,7 +97,15 @@ def _prepare_training(project: Project, job: TrainingJob, host: str) -> Prepared
             )
         again = job if job.resume else type(job)(project=job.project)
         again = replace(again, resume=run.id)
-        return Prepared(place.job, run, lambda: _begun(project, again)[1], {}, trains=True, is_there=True)
+        return Prepared(
+            place.job,
+            run,
+            lambda: _begun(project, again)[1],
+            {},
+            trains=True,
+            is_there=True,
+            is_resumed=bool(job.resume),
+        )
     check_training(project, job)
     run, out, left_out = _begun(project, job)
     return Prepared(secrets.token_hex(16), run, lambda: out, left_out, trains=True, is_new=not job.resume)

@@ -186,7 +186,8 @@ class _Relay:
         if is_missing:
             self._send_and_start(self._job.outgoing())
         elif not self._is_there:
-            self._notice(f"Taking up what {self._host} has done of {self.run.id}.")
+            kept = " It keeps the length and the device that it began with." if self._job.is_resumed else ""
+            self._notice(f"Taking up what {self._host} has done of {self.run.id}.{kept}")
         self._is_there = self._may_be_there = True
 
     def _send_and_start(self, out: Outgoing) -> None:
