@@ -7,6 +7,7 @@ and because it must be possible to stop it at any time.
 from __future__ import annotations
 
 import sys
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -32,6 +33,8 @@ MAX_LINE_BYTES = 1 << 20
 SHUTDOWN_MS = (4_000, 2_000, 2_000)
 """Waiting times of a closing viewer after "stop", terminate and kill: 8 s in all."""
 LOG_TAIL_BYTES = 4_000
+NO_PROJECT = Path(tempfile.gettempdir())
+"""Where an engine would write its log that has no job, and so no project, yet."""
 KILLED_CODES = (9, 137)
 """Exit codes of a killed process: the signal itself, and as a shell reports it."""
 
@@ -90,10 +93,10 @@ class EngineProcess(QObject):
             job: The job file.
             command: Program and arguments that precede the job.
         """
+        self._project = project
         if self._process.state() == QProcess.ProcessState.NotRunning:
             self.start(job, command)
         else:
-            self._project = project
             self.send(f"job {job}")
 
     def send(self, line: str) -> None:
@@ -242,12 +245,11 @@ class StandbyEngine:
     def __init__(self, session: Session, command: Sequence[str]) -> None:
         self._session, self._command = session, command
         self._child: EngineProcess | None = None
-        session.project_changed.connect(self.cancel)
 
     def warm_up(self) -> None:
         """Start an engine unless there is one or a job is running."""
-        if self.on and self._child is None and self._session.idle and self._session.project is not None:
-            self._child = EngineProcess(self._session.project.root)
+        if self.on and self._child is None and self._session.idle:
+            self._child = EngineProcess(NO_PROJECT)
             self._child.ended.connect(self._forget)
             self._child.start(LATER, self._command)
 

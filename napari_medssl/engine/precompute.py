@@ -21,7 +21,7 @@ from napari_medssl.qt import timer
 DEBOUNCE_MS = 150
 """A scan that is left again within this time gets no features."""
 MAX_STANDBY_MS = 60_000
-"""How long an engine waits for the first scan of a project."""
+"""How long an engine waits for the first scan."""
 
 
 class Precompute:
@@ -46,7 +46,7 @@ class Precompute:
         """Args:
         session: The state of the viewer.
         background_jobs: Where the job runs.
-        standby: Started while the first scan of a project is read.
+        standby: Started when the dock or a project is opened, so that torch is loaded before the first scan.
         weights: Returns the run that is chosen in step 6.
         """
         self._session, self._background_jobs, self._standby, self._weights = (
@@ -64,6 +64,11 @@ class Precompute:
             signal.connect(self.update)
         self._standby_timer = timer(MAX_STANDBY_MS, self._give_up)
         session.project_changed.connect(self._prepare)
+        self._prepare_timer = timer(DEBOUNCE_MS, self._prepare)
+
+    def expect_scan(self) -> None:
+        """The dock is shown: soon an engine loads torch for the first scan."""
+        self._prepare_timer.start()
 
     def update(self) -> None:
         """Start if the features of the scan on the screen are missing; cancel what is no longer needed."""
@@ -79,15 +84,20 @@ class Precompute:
         self._timer.start()
 
     def _prepare(self) -> None:
-        """A project was opened: while its first scan is read, an engine loads torch."""
+        """The dock or a project was opened: while a first scan is chosen and read, an engine loads torch."""
+        if self._session.scan is not None:
+            return
         self.cancel()
-        project = self._session.need_project()
-        last = project.view_state.scan
-        scan = last if last in project.scans else next(iter(project.scans), None)
-        known = scan is not None and has_features(project, scan, SHAPES)
-        if self.on and not known and self._weights() == SHAPES:
+        project, known = self._session.project, False
+        if project is not None:
+            last = project.view_state.scan
+            scan = last if last in project.scans else next(iter(project.scans), None)
+            known = scan is not None and has_features(project, scan, SHAPES)
+        if self.on and not known and self._session.idle and self._weights() == SHAPES:
             self._standby.warm_up()
             self._standby_timer.start()
+        else:
+            self._standby.cancel()
 
     def _give_up(self) -> None:
         if self._session.scan is None:
@@ -104,6 +114,7 @@ class Precompute:
         """Cancel the computation and disconnect all listeners."""
         self.changed.disconnect()
         with suppress(RuntimeError):
+            self._prepare_timer.stop()
             self._standby_timer.stop()
         self.cancel()
 

@@ -233,6 +233,7 @@ class Dock(QWidget):
         self._closing.watch()
         self.legend.put_on(window_of(self))
         self.reading.attach(self)
+        self.features.precompute.expect_scan()
 
     def _save(self) -> None:
         catch_errors(self.session, self.workspace.leave)

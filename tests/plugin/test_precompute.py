@@ -388,6 +388,20 @@ def test_an_engine_starts_while_the_first_scan_is_being_read(make, qtbot, projec
     assert again.jobs.standby._child is None, "nothing is to be computed"
 
 
+def test_an_engine_starts_with_the_dock_and_waits_for_the_first_project(make, qtbot, project, ahead, said):
+    dock = make(show=False)
+    qtbot.waitUntil(lambda: dock.jobs.standby._child is not None, timeout=PATIENCE)
+    waiting = dock.jobs.standby._child
+    assert dock.session.project is None
+    qtbot.waitUntil(lambda: waiting.process_id() > 0, timeout=PATIENCE)
+    process = waiting.process_id()
+    dock.open(project.root)
+    assert dock.jobs.standby._child is waiting
+    qtbot.waitUntil(lambda: ready(dock), timeout=PATIENCE)
+    assert (project.root / "pid").read_text() == f"{process}\n" and dock.jobs.standby._child is None
+    assert not said
+
+
 def test_an_engine_that_is_started_ahead_takes_a_job_that_comes_before(make, qtbot, project, ahead, said):
     dock = make(show=False)
     dock.open(project.root)
