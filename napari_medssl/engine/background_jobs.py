@@ -81,7 +81,7 @@ class BackgroundJobs:
                 end("failed", str(error))
                 continue
             self._running = (kind, end)
-            self._child = self._standby.take() or EngineProcess(root)
+            self._child = self._standby.take() or EngineProcess()
             self._child.event_received.connect(self._on_event)
             self._child.ended.connect(self._on_end)
             self._child.run(root, path, self._command)

@@ -7,7 +7,6 @@ and because it must be possible to stop it at any time.
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -33,8 +32,6 @@ MAX_LINE_BYTES = 1 << 20
 SHUTDOWN_MS = (4_000, 2_000, 2_000)
 """Waiting times of a closing viewer after "stop", terminate and kill: 8 s in all."""
 LOG_TAIL_BYTES = 4_000
-NO_PROJECT = Path(tempfile.gettempdir())
-"""Where an engine would write its log that has no job, and so no project, yet."""
 KILLED_CODES = (9, 137)
 """Exit codes of a killed process: the signal itself, and as a shell reports it."""
 
@@ -50,14 +47,15 @@ class EngineProcess(QObject):
     ended = Signal(str, str)
     """("done" | "stopped" | "failed", message): the process has ended; always the last signal."""
 
-    def __init__(self, project: Path, goes_on: bool = False) -> None:
+    def __init__(self, goes_on: bool = False) -> None:
         """Args:
-        project: Root of the project.
         goes_on: Whether the job runs on another computer, and goes on there when this process is told
             nothing any more; it may then be silent for longer.
         """
         super().__init__()
-        self._project, self._goes_on = project, goes_on
+        self._project: Path | None = None
+        """None while it waits for a job; there is no log then."""
+        self._goes_on = goes_on
         self._log: Path | None = None
         self._line, self._line_too_long = b"", False
         self._errors = b""
@@ -74,18 +72,15 @@ class EngineProcess(QObject):
         self._kill = timer(patience * KILL_MS, self._process.kill, parent=self)
         self._exit = timer(EXIT_MS, self._process.kill, parent=self)
 
-    def start(self, job: Path, command: Sequence[str] = COMMAND) -> None:
-        """Start the engine.
+    def wait(self, command: Sequence[str] = COMMAND) -> None:
+        """Start the engine, which loads torch and waits for a job.
 
         Args:
-            job: The job file, or LATER to load torch and wait for a job.
             command: Program and arguments that precede the job.
         """
-        _running.add(self)
-        not_none(QApplication.instance()).aboutToQuit.connect(self.shutdown)
-        self._process.start(command[0], [*command[1:], str(job)])
+        self._start(LATER, command)
 
-    def run(self, project: Path, job: Path, command: Sequence[str]) -> None:
+    def run(self, project: Path, job: Path, command: Sequence[str] = COMMAND) -> None:
         """Run a job: start the engine, or send the job to one that is waiting for it.
 
         Args:
@@ -95,9 +90,14 @@ class EngineProcess(QObject):
         """
         self._project = project
         if self._process.state() == QProcess.ProcessState.NotRunning:
-            self.start(job, command)
+            self._start(job, command)
         else:
             self.send(f"job {job}")
+
+    def _start(self, job: Path, command: Sequence[str]) -> None:
+        _running.add(self)
+        not_none(QApplication.instance()).aboutToQuit.connect(self.shutdown)
+        self._process.start(command[0], [*command[1:], str(job)])
 
     def send(self, line: str) -> None:
         """Write a line to the engine's standard input."""
@@ -158,7 +158,7 @@ class EngineProcess(QObject):
         except UserError:
             self._write_log(line + b"\n")  # output of a library: it belongs into the log
             return
-        if isinstance(event, events.Started):
+        if isinstance(event, events.Started) and self._project is not None:
             # A job without weights, such as a suggestion before any training, has no run folder for its log.
             folder = self._project / "runs" / event.run if event.run else self._project
             self._log = folder / "run.log"
@@ -217,12 +217,13 @@ class EngineProcess(QObject):
                 "The system ended the engine, most likely because memory ran out; the annotation is saved. "
                 "Close other programs and press Continue to resume from the last checkpoint."
             )
-        log = self._log or self._project / "engine.log"
-        if self._log is None:
-            self._append(log, self._errors)
+        if self._log is None and self._project is not None:
+            self._log = self._project / "engine.log"
+            self._append(self._log, self._errors)
         crashed = status == QProcess.ExitStatus.CrashExit
         reason = f"signal {code}" if crashed else f"exit code {code}"
-        return f"The engine exited without reporting an error ({reason}); see the end of {log}."
+        where = f"; see the end of {self._log}" if self._log else ""
+        return f"The engine exited without reporting an error ({reason}){where}."
 
     def _end(self, outcome: str, text: str) -> None:
         if self._over:
@@ -249,9 +250,9 @@ class StandbyEngine:
     def warm_up(self) -> None:
         """Start an engine unless there is one or a job is running."""
         if self.on and self._child is None and self._session.idle:
-            self._child = EngineProcess(NO_PROJECT)
+            self._child = EngineProcess()
             self._child.ended.connect(self._forget)
-            self._child.start(LATER, self._command)
+            self._child.wait(self._command)
 
     def take(self) -> EngineProcess | None:
         """Hand the engine over to the caller; None if there is none."""

@@ -44,7 +44,7 @@ class JobRunner:
         path = project.root / "job.json"
         jobs.write_job(path, job)
         ready = None if host else self.standby.take()
-        self._child = child = ready or EngineProcess(project.root, goes_on=bool(host))
+        self._child = child = ready or EngineProcess(goes_on=bool(host))
         child.event_received.connect(self._session.handle_event)
         child.event_received.connect(self.event_received.emit)
         child.ended.connect(self._end)

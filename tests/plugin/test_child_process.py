@@ -28,10 +28,10 @@ def child(qtbot, tmp_path):
         script = tmp_path / "engine.py"
         script.write_text(HEAD + body)
         (tmp_path / "runs" / "0001").mkdir(parents=True)
-        process, event_received, ended = child_process.EngineProcess(tmp_path), [], []
+        process, event_received, ended = child_process.EngineProcess(), [], []
         process.event_received.connect(event_received.append)
         process.ended.connect(lambda outcome, text: ended.append((outcome, text)))
-        process.start(tmp_path / "job.json", (sys.executable, "-u", str(script)))
+        process.run(tmp_path, tmp_path / "job.json", (sys.executable, "-u", str(script)))
         made.append(process)
         return process, event_received, ended
 
@@ -148,10 +148,18 @@ def test_killed_by_the_system_reads_as_out_of_memory(qtbot, child):
     assert outcome == "failed" and "memory" in text
 
 
-def test_a_program_that_is_not_there(qtbot, tmp_path):
-    process, ended = child_process.EngineProcess(tmp_path), []
+def test_an_engine_that_dies_before_it_has_a_job_says_why_without_a_log(qtbot, tmp_path):
+    process, ended = child_process.EngineProcess(), []
     process.ended.connect(lambda outcome, text: ended.append((outcome, text)))
-    process.start(tmp_path / "job.json", (str(tmp_path / "nowhere"),))
+    process.wait((sys.executable, "-c", "import sys; sys.exit('no torch')"))
+    outcome, text = wait_for(qtbot, ended)
+    assert outcome == "failed" and "exit code 1" in text and "see the end" not in text
+
+
+def test_a_program_that_is_not_there(qtbot, tmp_path):
+    process, ended = child_process.EngineProcess(), []
+    process.ended.connect(lambda outcome, text: ended.append((outcome, text)))
+    process.run(tmp_path, tmp_path / "job.json", (str(tmp_path / "nowhere"),))
     outcome, text = wait_for(qtbot, ended)
     assert outcome == "failed" and "nowhere" in text
 
