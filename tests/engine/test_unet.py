@@ -1,7 +1,9 @@
-"""Shapes, sizes that strides do not divide, weights by seed, and weights that fit."""
+"""Shapes, sizes that strides do not divide, weights by seed, weights that fit, and MONAI's network."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from medssl.core import jobs
 from medssl.core.shipped import weights_file
 from medssl.nn.models import checkpoint
+from medssl.nn.models.dynunet import DynUNet, dynunet_arguments, dynunet_state, to_dynunet
 from medssl.nn.models.network_weights import load_matching, load_network
 from medssl.nn.models.unet import build
 from small import noise, plan, seeded
@@ -44,6 +47,41 @@ def test_encoder_levels_are_finest_first_with_the_plans_channels_and_strides(dim
     assert [level.shape[-1] for level in levels] == [16, 8, 4]
     if dims == 3:
         assert [level.shape[2] for level in levels] == [8, 8, 4]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_it_is_the_dynunet_of_monai_under_the_same_names(dims: int) -> None:
+    small = plan(dims)
+    network = build(small, 3, 0).eval()
+    with torch.no_grad():
+        for each in network.parameters():
+            each += 0.1 * torch.randn(each.shape, generator=seeded(each.numel()))
+    reference = to_dynunet(network, small)
+    names = [name for name in reference.state_dict() if not name.startswith("skip_layers.")]
+    assert list(dynunet_state(network)) == names, "also in this order, which is that of an optimizer's state"
+    seen = image(dims, *((16, 24) if dims == 2 else (8, 16, 24)))
+    assert torch.allclose(network(seen), reference(seen), atol=1e-4)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_random_weights_are_spread_as_those_of_monai(dims: int) -> None:
+    small = plan(dims)
+    ours, theirs = dynunet_state(build(small, 3, 0)), DynUNet(**dynunet_arguments(small, 3)).state_dict()
+    for name, weight in ours.items():
+        if weight.numel() > 500:
+            assert float(weight.std()) == pytest.approx(float(theirs[name].std()), rel=0.15), name
+            assert weight.mean().abs() < 0.15 * weight.std(), name
+        elif weight.ndim == 1:
+            assert torch.equal(weight, theirs[name]), name
+
+
+def test_who_computes_does_not_wait_for_the_import_of_monai() -> None:
+    """It takes four seconds, more than torch."""
+    modules = "inference.features, inference.predict, plan.planner, pretrain.pretrain, segment.finetune"
+    imports = ", ".join(f"medssl.tasks.{name}" for name in modules.split(", "))
+    program = f"import sys, medssl.engine, {imports}; print('monai' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
 
 
 def test_padding_repeats_the_border_and_is_cut_off_again() -> None:

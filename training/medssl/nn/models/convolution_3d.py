@@ -21,10 +21,3 @@ class Convolution3d(nn.Conv3d):
             return super().forward(features)
         with torch.autocast("cpu", enabled=False):
             return super().forward(features.float()).to(torch.get_autocast_dtype("cpu"))
-
-
-def replace_convolutions(module: nn.Module) -> None:
-    """Make each Conv3d of a module a `Convolution3d`, which differs in its forward pass alone."""
-    for each in module.modules():
-        if type(each) is nn.Conv3d:
-            each.__class__ = Convolution3d

@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from monai.networks.nets import DynUNet
 from torch import Tensor
 
 from medssl.core.jobs import Plan
-from medssl.nn.models.unet import Network, dynunet_arguments
+from medssl.nn.models.unet import Network
+
+
+def dynunet_arguments(plan: Plan, out_channels: int) -> dict[str, Any]:
+    """Arguments of MONAI's DynUNet for the network of a plan, JSON-able.
+
+    Args:
+        plan: Architecture.
+        out_channels: Number of output channels.
+    """
+    strides = [list(stride) for stride in plan.strides]
+    return {
+        "spatial_dims": plan.dims,
+        "in_channels": plan.in_channels,
+        "out_channels": out_channels,
+        "kernel_size": [[3] * plan.dims] * len(strides),
+        "strides": strides,
+        "upsample_kernel_size": strides[1:],
+        "filters": list(plan.channels),
+        "res_block": True,
+    }
 
 
 def dynunet_state(network: Network) -> dict[str, Tensor]:

@@ -42,12 +42,3 @@ class InstanceNorm(nn.Module):
     def _of_one(self, image: Tensor) -> Tensor:
         """Normalize the feature maps (1, C, H, W) of one image."""
         return F.batch_norm(image, None, None, self.weight, self.bias, training=True, eps=self.eps)
-
-
-def replace_instance_norms(module: nn.Module) -> None:
-    """Put an `InstanceNorm` in the place of each InstanceNorm2d of a module; names of parameters stay."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.InstanceNorm2d):
-            setattr(module, name, InstanceNorm(child.num_features, child.eps))
-        else:
-            replace_instance_norms(child)

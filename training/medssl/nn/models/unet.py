@@ -1,8 +1,7 @@
-"""U-Net for 2.5D and 3D, built from the blocks of MONAI's DynUNet with access to every level.
+"""U-Net for 2.5D and 3D: the residual network of nnU-Net (Isensee et al.) as MONAI's DynUNet has it.
 
-DynUNet (nnU-Net, Isensee et al., in MONAI's re-implementation) nests its levels in skip layers and registers
-its blocks twice. Here the blocks are lists: `encode` gives the feature maps of all levels, `decode` the
-finest decoder map, `head` turns that into logits.
+DynUNet nests its levels in skip layers. Here the blocks are lists: `encode` gives the feature maps of all
+levels, `decode` the finest decoder map, `head` turns that into logits.
 """
 
 from __future__ import annotations
@@ -11,14 +10,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from monai.networks.nets import DynUNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from medssl.core.jobs import Plan
-from medssl.nn.models.convolution_3d import replace_convolutions
+from medssl.nn.models.blocks import Head, ResidualBlock, UpsamplingBlock, initialise
 from medssl.nn.models.cuda_graphs import Recordable
-from medssl.nn.models.instance_norm import replace_instance_norms
 
 ENCODER_WEIGHT = 0.6
 """Weight of encoder levels relative to decoder maps in `Network.describe`."""
@@ -26,26 +23,6 @@ ENCODER_WEIGHT = 0.6
 CHANNELS_LAST_FROM = 16
 """Channels from which images are convolved channels-last on a CPU: with fewer, the backward pass of a strided
 1x1 convolution overwrites memory of others (torch 2.13, github.com/uxlfoundation/oneDNN/issues/6035)."""
-
-
-def dynunet_arguments(plan: Plan, out_channels: int) -> dict[str, Any]:
-    """Arguments of MONAI's DynUNet for the network of a plan, JSON-able.
-
-    Args:
-        plan: Architecture.
-        out_channels: Number of output channels.
-    """
-    strides = [list(stride) for stride in plan.strides]
-    return {
-        "spatial_dims": plan.dims,
-        "in_channels": plan.in_channels,
-        "out_channels": out_channels,
-        "kernel_size": [[3] * plan.dims] * len(strides),
-        "strides": strides,
-        "upsample_kernel_size": strides[1:],
-        "filters": list(plan.channels),
-        "res_block": True,
-    }
 
 
 class Encoder(nn.ModuleList):
@@ -105,12 +82,15 @@ class Network(Recordable):
 
     def __init__(self, plan: Plan, out_channels: int) -> None:
         super().__init__()
-        blocks = DynUNet(**dynunet_arguments(plan, out_channels))
-        replace_instance_norms(blocks)
-        replace_convolutions(blocks)
-        self.encoder = Encoder([blocks.input_block, *blocks.downsamples, blocks.bottleneck])
-        self.decoder = Decoder(blocks.upsamples)
-        self.head = blocks.output_block
+        dims, channels, strides = plan.dims, plan.channels, plan.strides
+        inputs = (plan.in_channels, *channels)
+        levels = range(len(channels))
+        self.encoder = Encoder(ResidualBlock(dims, inputs[n], channels[n], strides[n]) for n in levels)
+        self.decoder = Decoder(
+            UpsamplingBlock(dims, channels[n], channels[n - 1], strides[n]) for n in reversed(levels[1:])
+        )
+        self.head = Head(dims, channels[0], out_channels)
+        self.apply(initialise)
         self.decoder_describes = False
         self.in_channels = plan.in_channels
         self.channels_last = plan.dims == 2 and min(plan.channels[:-1]) >= CHANNELS_LAST_FROM

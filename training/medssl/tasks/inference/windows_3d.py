@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import product
 
 import torch
-from monai.data.utils import compute_importance_map, dense_patch_slices
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -96,12 +95,16 @@ def _layers(
 
 def _starts(length: int, window: int) -> list[int]:
     """First voxels of the windows along one axis."""
+    from monai.data.utils import dense_patch_slices  # four seconds that 2.5D networks need not wait
+
     interval = max(1, int(window * (1 - OVERLAP)))
     return [int(part[0].start) for part in dense_patch_slices((length,), (window,), (interval,))]
 
 
 def _importance(patch: Sequence[int], device: torch.device) -> Tensor:
     """Gaussian weights of the voxels of a window, as MONAI's inferer has them."""
+    from monai.data.utils import compute_importance_map
+
     weight = compute_importance_map(tuple(patch), mode="gaussian", sigma_scale=0.125, device=device).float()
     return weight.clamp(min=max(float(weight[weight != 0].min()), 1e-3))
 

@@ -92,5 +92,6 @@ def _classes(network: Network) -> int:
 
 def _set_head(network: Network, weight: Tensor, bias: Tensor) -> None:
     convolution = network.head.conv.conv
+    assert convolution.bias is not None
     convolution.weight.copy_(weight.to(convolution.weight).view(convolution.weight.shape))
     convolution.bias.copy_(bias.to(convolution.bias))

@@ -27,8 +27,7 @@ from medssl.core.files import cannot_write, sync_folder
 from medssl.core.io import intensity
 from medssl.core.jobs import Plan
 from medssl.core.temporary_files import remove_unfinished, temporary_file
-from medssl.nn.models.dynunet import dynunet_state
-from medssl.nn.models.unet import dynunet_arguments
+from medssl.nn.models.dynunet import dynunet_arguments, dynunet_state
 from medssl.tasks.inference import location_prior, posterior_smoothing, threshold
 from medssl.tasks.inference.predict import Trained
 from medssl.tasks.weights_out import segmenter
