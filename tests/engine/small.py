@@ -183,7 +183,7 @@ class Events(list[Event]):
 SHAPE: Shape = (12, 24, 24)
 ROUNDS = {
     "rounds": [0.3, 0.7],
-    "min_steps_between": 0,
+    "max_round_share": 1.0,
     "start_below_loss": 100.0,
     "confidence_threshold": 0.0,
 }

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from medssl.nn.data.device_dataset import DeviceDataset
 from medssl.nn.models.unet import Network, build
 from medssl.tasks.inference.location_prior import MARGIN, LocationPrior
 from medssl.tasks.segment import pseudo_labels
+from medssl.tasks.segment.finetune_step import Finetuning
 from medssl.tasks.segment.pseudo_labels import PseudoLabels, Settings
 from small import Events, dataset, noise, plan, seeded
 from tuning import CLASSES, IGNORE, SCAN, tuning
@@ -57,22 +61,50 @@ def test_what_lies_far_from_its_class_s_place_is_not_guessed() -> None:
         assert (labels.dataset.targets[0] == pseudo_labelled).all()
 
 
-@pytest.mark.parametrize(("steps", "fraction", "due"), [(8, 0.5, True), (8, 0.85, False), (7, 0.5, False)])
-def test_a_round_needs_steps_before_it_and_half_as_many_after_it(
-    steps: int, fraction: float, due: bool
-) -> None:
-    """Eight steps in 85 % of the training leave about one: a round would be made for nothing."""
-    task = tuning("self_training", rounds=(0.35,), min_steps_between=8)
+def cost_steps(task: Finetuning, steps: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounds that cost so many steps, and may be a third of the work."""
     assert task.rounds is not None
+    monkeypatch.setattr(task.rounds.pseudo_labels, "cost_in_steps", lambda plan: steps)
+    monkeypatch.setattr(task.rounds, "settings", replace(task.rounds.settings, max_round_share=1 / 3))
+
+
+def test_the_cost_of_a_round_is_that_of_its_voxels_in_all_orientations() -> None:
+    """Against three times the pixels of a batch."""
+    scans, small = unpainted(3), plan(2, multiplanar=True)
+    voxels, pixels = 3 * scans.images[0].numel(), small.batch * math.prod(small.patch_vox[1:])
+    labels = PseudoLabels(scans, SURE, CLASSES, Events())
+    assert labels.voxel_budget()[1] > scans.images[0].numel(), "whole scans"
+    assert labels.cost_in_steps(small) == pytest.approx(2 * voxels / (3 * pixels))
+    assert labels.cost_in_steps(replace(small, multiplanar=False)) == pytest.approx(voxels / (3 * pixels))
+
+
+def test_a_round_of_large_scans_costs_its_slabs_in_one_orientation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pseudo_labels.VOXELS_A_ROUND, "cpu", 160)
+    small = plan(2, multiplanar=True)
+    labels = PseudoLabels(unpainted(3), SURE, CLASSES, Events())
+    assert labels.cost_in_steps(small) == pytest.approx(
+        160 / (3 * small.batch * math.prod(small.patch_vox[1:]))
+    )
+
+
+@pytest.mark.parametrize(("steps", "fraction", "due"), [(8, 0.5, True), (8, 0.6, False), (7, 0.5, False)])
+def test_a_round_needs_steps_before_it_and_as_many_in_the_rest(
+    steps: int, fraction: float, due: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight steps in 60 % leave five, four of which the round costs: it would be made for nothing."""
+    task = tuning("self_training", rounds=(0.35,))
+    assert task.rounds is not None
+    cost_steps(task, 4, monkeypatch)
     for _ in range(steps - 1):  # `tuning` remembers the first
         task.rounds.remember(torch.tensor(0.0))
     made = task.rounds.pseudo_labels_at(fraction, task.average, task.plan, seeded())
     assert (made is not None) == due
 
 
-def test_the_steps_that_are_left_are_counted_from_the_last_round() -> None:
-    task = tuning("self_training", rounds=(0.1, 0.5), min_steps_between=8)
+def test_the_steps_that_are_left_are_counted_from_the_last_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = tuning("self_training", rounds=(0.1, 0.5))
     assert task.rounds is not None
+    cost_steps(task, 4, monkeypatch)
     made = []
     for fraction in (0.2, 0.6):
         for _ in range(8):

@@ -117,7 +117,7 @@ def test_the_published_recipe_leaves_out_what_is_ours() -> None:
     }
     published |= {"mode", "hidden", "dimension", "start_below_loss", "background", "detach"}
     sampling = {"foreground", "displacement", "reach", "multiplanar_prob", "ema_decay", "pretrained_rate"}
-    sampling |= {"min_steps_between", "pseudo_label_weight"}  # the latter of self-training alone
+    sampling |= {"max_round_share", "pseudo_label_weight"}  # the latter of self-training alone
     assert {*ours, *published, *sampling} == {each.name for each in fields(settings)}
 
 

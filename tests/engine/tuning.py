@@ -47,7 +47,7 @@ def tuning(
         if choice == "none"
         else {
             "rounds": (0.0,),
-            "min_steps_between": 0,
+            "max_round_share": 1.0,
             "start_below_loss": 100.0,
             "confidence_threshold": 0.0,
         }

@@ -38,7 +38,7 @@ COMPARED = "random,shapes,shapes+supervoxels"
 PHANTOMS = 8
 """Number of synthetic scans: two for testing, two to annotate, four only for pre-training."""
 
-PATCH, BATCH, STEP_S, MOST_TIMES = (3, 96, 96), 4, 0.1, 1.4
+PATCH, BATCH, STEP_S, MOST_TIMES = (3, 96, 96), 2, 0.05, 1.4
 """A step of these patches takes STEP_S on a fast processor; how much longer a row may take on a slow one."""
 
 Say = Callable[[str], None]

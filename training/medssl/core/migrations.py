@@ -23,7 +23,6 @@ _SETTINGS = {
     "neighbours": "posterior_smoothing",
     "fill_weight": "interpolated_weight",
     "hold_slice_back": "validation_slice",
-    "least_steps": "min_steps_between",
     "trusted_loss": "start_below_loss",
     "sure": "confidence_threshold",
     "pasted": "copy_paste_prob",

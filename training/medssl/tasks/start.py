@@ -53,6 +53,7 @@ def plan_from(
     device: torch.device,
     settings: dict[str, Any],
     start: Stored | None,
+    pixels_cpu: int = planner.PIXELS_A_STEP_CPU,
 ) -> tuple[Plan, list[str]]:
     """Choose the plan of a training that starts from a checkpoint.
 
@@ -65,6 +66,7 @@ def plan_from(
         device: Where to train.
         settings: A job's settings, which override the choices.
         start: The checkpoint to start from; None for random weights.
+        pixels_cpu: Pixels per batch on a CPU.
 
     Returns:
         The plan, and one sentence per decision.
@@ -73,16 +75,17 @@ def plan_from(
         UserError: "bad-job", "no-scans", or "foreign-checkpoint" for a card without a plan.
     """
     if start is None:
-        return planner.choose(project, scans, device, settings)
+        return planner.choose(project, scans, device, settings, pixels_cpu=pixels_cpu)
     own = _plan_of(start)
     method = method_of(start[1])
     if method is not None and not method.NEEDS_SCANS:
-        return planner.choose(project, scans, device, settings, network=own)
+        return planner.choose(project, scans, device, settings, own, pixels_cpu)
     # Precision and threads depend on the current machine, not on the weights.
     reasons = ["slice orientation and patch size are those of the initial weights"]
     if not own.channel_names or "channel_names" in settings:
         own = replace(own, channel_names=choose_channels(project, scans, settings, reasons))
-    plan = overrides.adapt(replace(own, threads=devices.THREADS), device, settings)
+    batch = planner.patches_a_step(own.patch_vox[3 - own.dims :], device, pixels_cpu)
+    plan = overrides.adapt(replace(own, batch=batch, threads=devices.THREADS), device, settings)
     return measured(project, plan, device, settings, reasons), reasons
 
 

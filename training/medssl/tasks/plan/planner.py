@@ -31,6 +31,8 @@ CHANNELS, CONTEXT = (16, 32, 64, 128), 3
 """Channels per level, and input slices, of the network that every device can train."""
 PIXELS_A_STEP_CPU, PIXELS_A_STEP_GPU = 40_000, 1_200_000
 """Pixels per batch: a step then takes about as long for small patches as for large ones."""
+PIXELS_A_STEP_FINETUNING_CPU = 20_000
+"""The same in fine-tuning on a CPU, where twice as many steps are worth more than twice as many patches."""
 
 
 def choose(
@@ -39,6 +41,7 @@ def choose(
     device: torch.device,
     settings: dict[str, Any],
     network: Plan | None = None,
+    pixels_cpu: int = PIXELS_A_STEP_CPU,
 ) -> tuple[Plan, list[str]]:
     """Choose the plan for a project's scans on a device.
 
@@ -48,6 +51,7 @@ def choose(
         device: Where to train.
         settings: A job's settings; those in `SETTINGS` override the choices.
         network: Plan of the weights to start from; in 2.5D its channels and input slices are adopted.
+        pixels_cpu: Pixels per batch on a CPU.
 
     Returns:
         The plan, and one sentence per decision.
@@ -83,15 +87,24 @@ def choose(
         patch = tuple(side_of(length, int(step), longest) for length, step in zip(shape, total, strict=True))
         grid = (float(spacing[0]), float(spacing[1]), float(spacing[2]))
     patch = patch_of(settings, patch, strides)
-    pixels = math.prod(patch[3 - dims :])
-    batch = min(
-        max(round((PIXELS_A_STEP_GPU if gpu else PIXELS_A_STEP_CPU) / pixels), 2 if dims == 3 else 4), 32
-    )
+    batch = patches_a_step(patch[3 - dims :], device, pixels_cpu)
     plan = Plan(dims, slice_axis, grid, patch, batch, channels, strides, threads=devices.THREADS)  # type: ignore[arg-type]
     plan = replace(plan, channel_names=choose_channels(project, scans, settings, reasons))
     reasons.append(f"patches of {shape_text(patch)}; median scan size {shape_text(shape.tolist())}")
     plan = measured(project, adapt(plan, device, settings), device, settings, reasons)
     return for_processes(plan, settings, reasons), reasons
+
+
+def patches_a_step(size: Sequence[int], device: torch.device, pixels_cpu: int = PIXELS_A_STEP_CPU) -> int:
+    """Patches per batch.
+
+    Args:
+        size: Size of a patch in voxels, in 2.5D without its neighbouring slices.
+        device: Where to train.
+        pixels_cpu: Pixels per batch on a CPU.
+    """
+    pixels = pixels_cpu if device.type == "cpu" else PIXELS_A_STEP_GPU
+    return min(max(round(pixels / math.prod(size)), 2), 32)
 
 
 def choose_without_scans(

@@ -235,6 +235,7 @@ def make_plan(
         The plan, and one sentence per decision.
     """
     if resume is None:
-        return plan_from(project, scans, device, job.settings, start)
+        pixels = planner.PIXELS_A_STEP_FINETUNING_CPU
+        return plan_from(project, scans, device, job.settings, start, pixels)
     plan = jobs.from_json(Plan, resume[1]["plan"], "the checkpoint's card")
     return overrides.adapt(plan, device, job.settings), ["as in the resumed run"]

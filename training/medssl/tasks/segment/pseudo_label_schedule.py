@@ -52,8 +52,8 @@ class PseudoLabelSchedule(nn.Module):
         """The current pseudo-labels, made anew where a round is due.
 
         A round waits until the network fits the annotated voxels, because it would otherwise learn its own
-        errors. It also waits for `min_steps_between` steps instead of seconds, so that the same job with a
-        budget in steps has the same rounds, and is left out where too few steps would follow.
+        errors. It also waits for as many steps as `max_round_share` asks for, instead of seconds, so that the
+        same job with a budget in steps has the same rounds, and is left out where too few would follow.
 
         Args:
             fraction: Completed fraction of the training, 0 .. 1.
@@ -69,7 +69,7 @@ class PseudoLabelSchedule(nn.Module):
             if self.current_round:
                 self._label_scans(plan, generator)
         due_round = sum(fraction >= start for start in self.settings.rounds)
-        if due_round > self.current_round and self._pays(fraction) and self._fits():
+        if due_round > self.current_round and self._pays(fraction, plan) and self._fits():
             self.current_round = due_round
             self.steps.fill_(0)
             self.since.fill_(fraction)
@@ -78,11 +78,12 @@ class PseudoLabelSchedule(nn.Module):
             self._label_scans(plan, generator)
         return self.pseudo_labels if self.current_round else None
 
-    def _pays(self, fraction: float) -> bool:
-        """Whether enough steps lie before a round, and are left if they take as long as these."""
-        steps, least = int(self.steps), self.settings.min_steps_between
+    def _pays(self, fraction: float, plan: Plan) -> bool:
+        """Whether enough steps lie before a round, and would fit into the rest, which includes the round."""
+        share = max(self.settings.max_round_share, 1e-6)
+        steps, least = int(self.steps), self.pseudo_labels.cost_in_steps(plan) * (1 / share - 1)
         passed = fraction - float(self.since)
-        return steps >= least and steps * (1 - fraction) >= passed * least / 2
+        return steps >= least and steps * (1 - fraction) >= passed * least
 
     def _fits(self) -> bool:
         """Whether the network fits the annotated voxels, in the eyes of all processes."""

@@ -7,6 +7,7 @@ which is what makes them useful. Annotated voxels always keep their labels.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -23,6 +24,7 @@ from medssl.core.project.project import IGNORE
 from medssl.core.settings import NotNegative, Share
 from medssl.nn import distributed
 from medssl.nn.data.device_dataset import DeviceDataset, in_one_storage
+from medssl.nn.data.multiplanar import axis_orders
 from medssl.nn.models.unet import Network
 from medssl.tasks.inference.location_prior import LocationPrior
 from medssl.tasks.inference.predict import Top1Posterior, top1_posterior
@@ -48,9 +50,9 @@ class Settings(annotated_crops.Settings):
 
     rounds: tuple[float, ...] = (0.35, 0.5, 0.65, 0.8)
     """Fractions of the training at which new pseudo-labels are made; empty for none."""
-    min_steps_between: int = 150
-    """Minimum steps before the first round and between rounds; half as many must be left after one. A round
-    costs as much as dozens of steps, and four of them would take most of a training of one minute."""
+    max_round_share: Share = 1 / 3
+    """Largest share of a round in the work since the last one: twice as many steps as it costs. As many must
+    be left. A round may cost hundreds of steps, and four would take most of a training of one minute."""
     start_below_loss: NotNegative = 0.35
     """Loss on the annotated voxels below which pseudo-labels are used."""
     confidence_threshold: Share = 0.7
@@ -138,6 +140,22 @@ class PseudoLabels:
         if self.location_prior is None or typical > LARGEST_WHOLE:
             return whole, per_scan
         return max(whole, WHOLE_A_ROUND * typical), max(per_scan, LARGEST_WHOLE)
+
+    def cost_in_steps(self, plan: Plan) -> float:
+        """Number of training steps that compute as much as a round.
+
+        It follows from voxels alone, so that rounds do not depend on the speed of a machine. A step computes
+        its patches three times as long as a prediction, because of the gradients.
+
+        Args:
+            plan: Plan of the network.
+        """
+        sizes = sorted(image.numel() for image in self.scans.images)
+        whole, per_scan = self.voxel_budget()
+        in_full = per_scan >= sizes[len(sizes) // 2]  # a slab is predicted in one orientation
+        orientations = len(axis_orders(plan, self.scans.spacing_mm[0])) if in_full else 1
+        patch = math.prod(plan.patch_vox[3 - plan.dims :])
+        return min(sum(sizes), whole) * orientations / (3 * plan.batch * patch)
 
     def _chosen(self, generator: Generator) -> list[tuple[int, int, int]]:
         """(scan, first slice, last slice + 1) of the slabs that a round labels."""
