@@ -139,10 +139,10 @@ def test_what_is_likely_is_what_is_predicted_before_anything_is_decided(dims: in
     assert (found.probability[~known].int() - found.background[~known].int()).abs().max() <= 1
 
 
-def predictor(project: Project, small: Plan, kind: str = "finetune", **fields: Any) -> str:
+def predictor(project: Project, small: Plan, kind: str = "finetune", seed: int = 0, **fields: Any) -> str:
     """A run with random weights for the project's classes."""
     run = project.new_run(kind, {"job": kind}, "from-random")
-    network = build(small, len(project.classes) + 1, 0)
+    network = build(small, len(project.classes) + 1, seed)
     classes = [{"id": each.id, "name": each.name} for each in project.classes]
     card = {"kind": kind, "plan": jobs.to_json(small), "classes": classes, "step": 0, **fields}
     checkpoint.save(run.checkpoint, checkpoint.pack("modules.network", network.state_dict()), card)

@@ -227,7 +227,7 @@ def test_a_demo_that_was_stopped_goes_on_with_what_is_missing(dataset_folder: Pa
     assert len(second.jobs) == 3  # random and PGL of seed 1
 
 
-@pytest.mark.parametrize(("seconds", "minutes"), [(0.05, 0.5), (0.102, 0.5), (0.12, 0.6), (0.5, 0.7)])
+@pytest.mark.parametrize(("seconds", "minutes"), [(0.025, 0.5), (0.051, 0.5), (0.06, 0.6), (0.25, 0.7)])
 def test_a_row_takes_longer_where_a_step_does(
     seconds: float, minutes: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
