@@ -265,6 +265,13 @@ def test_a_job_that_comes_early_does_not_wait_for_what_it_does_not_need(monkeypa
     assert imported == ["torch", "medssl.tasks.inference.predict"]
 
 
+def test_what_a_training_imports_late_is_there_ahead_of_it() -> None:
+    """MONAI no longer brings it along."""
+    program = "import sys, medssl.engine as e; e.load(); print({*e.IMPORTED_LATE} <= set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True"]
+
+
 @pytest.mark.parametrize("said", [None, "stop\n", "show {}\nstop\n"])
 def test_a_child_that_gets_no_job_ends_in_silence(said: str | None) -> None:
     events, log, code = finish(start(WAITING, "-"), said)

@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 InView = Callable[[], SliceInView | None]
 """Returns the slice that the viewer shows, None while it is unknown."""
 
+IMPORTED_LATE = ("nibabel", "scipy.fft")
+"""Libraries that a job imports where it needs them: the geometry of a scan, the alignment of priors."""
+
 
 def load(has_job: Callable[[], bool] = lambda: False) -> None:
     """Import the modules that jobs need ahead of the first job, which takes seconds.
@@ -47,7 +50,8 @@ def load(has_job: Callable[[], bool] = lambda: False) -> None:
         has_job: Returns True once a job has arrived; the import then ends, because the job imports the rest.
     """
     tasks = ("inference.predict", "inference.features", "segment.finetune", "pretrain.pretrain")
-    for name in ("torch", *(f"medssl.tasks.{task}" for task in tasks)):
+    modules = (*(f"medssl.tasks.{task}" for task in tasks), "medssl.nn.methods.shapes")
+    for name in ("torch", *modules, *IMPORTED_LATE):
         if has_job():
             return
         import_module(name)
