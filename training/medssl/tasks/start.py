@@ -86,7 +86,8 @@ def plan_from(
         own = replace(own, channel_names=choose_channels(project, scans, settings, reasons))
     batch = planner.patches_a_step(own.patch_vox[3 - own.dims :], device, pixels_cpu)
     plan = overrides.adapt(replace(own, batch=batch, threads=devices.THREADS), device, settings)
-    return measured(project, plan, device, settings, reasons), reasons
+    plan = measured(project, plan, device, settings, reasons)
+    return planner.for_processes(plan, settings, reasons), reasons
 
 
 def load_weights(
