@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from medssl.nn.models.instance_norm import InstanceNorm
-from small import seeded
+from medssl.nn.models.unet import build
+from small import plan, seeded
 from torch import Tensor, nn
 
 
@@ -56,3 +57,9 @@ def test_half_precision_is_normalized_with_scales_of_full_precision() -> None:
     given = image(2, 4, 16, 16).bfloat16()
     assert ours(given).dtype == torch.bfloat16
     assert torch.allclose(theirs(given.contiguous()).float(), ours(given).float(), atol=0.05)
+
+
+def test_networks_of_slices_have_no_other_norm() -> None:
+    modules = list(build(plan(2), 3, seed=0).modules())
+    assert not any(isinstance(module, nn.InstanceNorm2d) for module in modules)
+    assert any(isinstance(module, InstanceNorm) for module in modules)

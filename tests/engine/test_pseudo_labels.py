@@ -62,10 +62,10 @@ def test_what_lies_far_from_its_class_s_place_is_not_guessed() -> None:
 
 
 def cost_steps(task: Finetuning, steps: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rounds that cost so many steps, and may be a third of the work."""
+    """Rounds that cost so many steps, and may be half of the work."""
     assert task.rounds is not None
     monkeypatch.setattr(task.rounds.pseudo_labels, "cost_in_steps", lambda plan: steps)
-    monkeypatch.setattr(task.rounds, "settings", replace(task.rounds.settings, max_round_share=1 / 3))
+    monkeypatch.setattr(task.rounds, "settings", replace(task.rounds.settings, max_round_share=0.5))
 
 
 def test_the_cost_of_a_round_is_that_of_its_voxels_in_all_orientations() -> None:
@@ -91,20 +91,27 @@ def test_a_round_of_large_scans_costs_its_slabs_in_one_orientation(monkeypatch: 
 def test_a_round_needs_steps_before_it_and_as_many_in_the_rest(
     steps: int, fraction: float, due: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eight steps in 60 % leave five, four of which the round costs: it would be made for nothing."""
+    """Eight steps in 60 % leave five, and the round costs eight: it would be made for nothing."""
     task = tuning("self_training", rounds=(0.35,))
     assert task.rounds is not None
-    cost_steps(task, 4, monkeypatch)
+    cost_steps(task, 8, monkeypatch)
     for _ in range(steps - 1):  # `tuning` remembers the first
         task.rounds.remember(torch.tensor(0.0))
     made = task.rounds.pseudo_labels_at(fraction, task.average, task.plan, seeded())
     assert (made is not None) == due
 
 
+@pytest.mark.parametrize(("share", "due"), [(0.0, False), (1.0, True)])
+def test_rounds_may_be_no_part_of_the_work_or_all_of_it(share: float, due: bool) -> None:
+    task = tuning("self_training", rounds=(0.35,), max_round_share=share)
+    assert task.rounds is not None
+    assert (task.rounds.pseudo_labels_at(0.5, task.average, task.plan, seeded()) is not None) == due
+
+
 def test_the_steps_that_are_left_are_counted_from_the_last_round(monkeypatch: pytest.MonkeyPatch) -> None:
     task = tuning("self_training", rounds=(0.1, 0.5))
     assert task.rounds is not None
-    cost_steps(task, 4, monkeypatch)
+    cost_steps(task, 8, monkeypatch)
     made = []
     for fraction in (0.2, 0.6):
         for _ in range(8):

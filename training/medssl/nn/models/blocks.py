@@ -20,21 +20,40 @@ SLOPE = 0.01
 """Slope of the leaky ReLU below 0."""
 
 
-class ResidualBlock(nn.Module):
-    """Two convolutions with instance norm, and a shortcut, which is a convolution where shapes change.
+class _TwoConvolutions(nn.Module):
+    """Two convolutions, each with instance norm and leaky ReLU.
 
     Args:
         dims: 2 or 3 spatial dimensions.
         in_channels: Channels C of the input.
         channels: Channels C' of the output.
-        stride: Stride of the first convolution along each axis, 1 or 2.
+        stride: Stride of the first convolution along each axis, 1 or 2; None for 1.
     """
 
-    def __init__(self, dims: int, in_channels: int, channels: int, stride: Sequence[int]) -> None:
+    def __init__(
+        self, dims: int, in_channels: int, channels: int, stride: Sequence[int] | None = None
+    ) -> None:
         super().__init__()
         self.conv1 = _convolution(dims, in_channels, channels, 3, stride)
         self.conv2 = _convolution(dims, channels, channels, 3)
         self.norm1, self.norm2 = _norm(dims, channels), _norm(dims, channels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Compute feature maps (B, C', ...) of feature maps (B, C, ...)."""
+        return _leaky_relu(self._normalised(features))
+
+    def _normalised(self, features: Tensor) -> Tensor:
+        """The output before the last leaky ReLU."""
+        features = _leaky_relu(self.norm1(self.conv1(features)))
+        normalised: Tensor = self.norm2(self.conv2(features))
+        return normalised
+
+
+class ResidualBlock(_TwoConvolutions):
+    """The same with a shortcut, which is a convolution where shapes change."""
+
+    def __init__(self, dims: int, in_channels: int, channels: int, stride: Sequence[int]) -> None:
+        super().__init__(dims, in_channels, channels, stride)
         self.reshapes = in_channels != channels or max(stride) > 1
         if self.reshapes:
             self.conv3 = _convolution(dims, in_channels, channels, 1, stride)
@@ -43,8 +62,7 @@ class ResidualBlock(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Compute feature maps (B, C', ...) of feature maps (B, C, ...)."""
         shortcut = self.norm3(self.conv3(features)) if self.reshapes else features
-        features = _leaky_relu(self.norm1(self.conv1(features)))
-        features = self.norm2(self.conv2(features))
+        features = self._normalised(features)
         features += shortcut
         return _leaky_relu(features)
 
@@ -96,20 +114,6 @@ class Head(nn.Module):
         """Compute logits (B, K, ...) of feature maps (B, C, ...)."""
         logits: Tensor = self.conv(features)
         return logits
-
-
-class _TwoConvolutions(nn.Module):
-    """Two convolutions, each with instance norm and leaky ReLU."""
-
-    def __init__(self, dims: int, in_channels: int, channels: int) -> None:
-        super().__init__()
-        self.conv1 = _convolution(dims, in_channels, channels, 3)
-        self.conv2 = _convolution(dims, channels, channels, 3)
-        self.norm1, self.norm2 = _norm(dims, channels), _norm(dims, channels)
-
-    def forward(self, features: Tensor) -> Tensor:
-        features = _leaky_relu(self.norm1(self.conv1(features)))
-        return _leaky_relu(self.norm2(self.conv2(features)))
 
 
 def initialise(module: nn.Module) -> None:

@@ -80,10 +80,9 @@ class PseudoLabelSchedule(nn.Module):
 
     def _pays(self, fraction: float, plan: Plan) -> bool:
         """Whether enough steps lie before a round, and would fit into the rest, which includes the round."""
-        share = max(self.settings.max_round_share, 1e-6)
-        steps, least = int(self.steps), self.pseudo_labels.cost_in_steps(plan) * (1 / share - 1)
-        passed = fraction - float(self.since)
-        return steps >= least and steps * (1 - fraction) >= passed * least
+        share, passed = self.settings.max_round_share, fraction - float(self.since)
+        work, least = share * int(self.steps), (1 - share) * self.pseudo_labels.cost_in_steps(plan)
+        return work >= least and work * (1 - fraction) >= passed * least
 
     def _fits(self) -> bool:
         """Whether the network fits the annotated voxels, in the eyes of all processes."""

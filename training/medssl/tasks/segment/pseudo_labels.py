@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -131,10 +132,15 @@ class PseudoLabels:
             )
         )
 
+    @cached_property
+    def _typical_voxels(self) -> int:
+        """Voxels of the median scan."""
+        sizes = sorted(image.numel() for image in self.scans.images)
+        return sizes[len(sizes) // 2]
+
     def voxel_budget(self) -> tuple[int, int]:
         """Voxels labelled per round in all, and per scan."""
-        sizes = sorted(image.numel() for image in self.scans.images)
-        typical = sizes[len(sizes) // 2]
+        typical = self._typical_voxels
         whole = VOXELS_A_ROUND.get(self.scans.device.type, VOXELS_A_ROUND["cpu"])
         per_scan = whole // SCANS_A_ROUND
         if self.location_prior is None or typical > LARGEST_WHOLE:
@@ -150,12 +156,12 @@ class PseudoLabels:
         Args:
             plan: Plan of the network.
         """
-        sizes = sorted(image.numel() for image in self.scans.images)
         whole, per_scan = self.voxel_budget()
-        in_full = per_scan >= sizes[len(sizes) // 2]  # a slab is predicted in one orientation
+        in_full = per_scan >= self._typical_voxels  # a slab is predicted in one orientation
         orientations = len(axis_orders(plan, self.scans.spacing_mm[0])) if in_full else 1
         patch = math.prod(plan.patch_vox[3 - plan.dims :])
-        return min(sum(sizes), whole) * orientations / (3 * plan.batch * patch)
+        voxels = min(sum(image.numel() for image in self.scans.images), whole)
+        return voxels * orientations / (3 * plan.batch * patch)
 
     def _chosen(self, generator: Generator) -> list[tuple[int, int, int]]:
         """(scan, first slice, last slice + 1) of the slabs that a round labels."""
