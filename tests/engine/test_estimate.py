@@ -47,6 +47,14 @@ def test_time_beside_the_steps_is_taken_off() -> None:
     assert replace(MADE, aside_s=90.0).steps(60) == 0
 
 
+def test_time_beside_the_steps_is_a_limited_share_of_a_short_training() -> None:
+    limited = replace(MADE, later_s=0.1, aside_s=30.0, aside_share=1 / 3)
+    assert limited.steps(60) == 400
+    assert limited.steps(120) == 900
+    assert limited.seconds(400) == pytest.approx(60)
+    assert limited.seconds(900) == pytest.approx(120)
+
+
 def test_steps_that_were_asked_for_have_a_time_and_the_shorter_of_both_counts() -> None:
     assert describe(MADE, None, 1000).startswith("About 1,000 steps in 2.5 min")
     assert describe(MADE, 3, 1000).startswith("About 1,000 steps in 2.5 min")

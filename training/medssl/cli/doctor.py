@@ -62,7 +62,10 @@ def _plan(project: Path | None) -> Table:
         plan, reasons = planner.choose(opened, list(opened.scans), device, {})
     table = _grid()
     table.add_row("training", f"on {devices.describe(device)}, for {subject}")
-    table.add_row("plan", f"{'2.5D' if plan.dims == 2 else '3D'}, batch {plan.batch}, {plan.precision}")
+    size, pixels = plan.patch_vox[3 - plan.dims :], planner.PIXELS_A_STEP_FINETUNING_CPU
+    finetuning = planner.patches_a_step(size, device, pixels)
+    batch = f"batch {plan.batch} in pre-training, {finetuning} in fine-tuning"
+    table.add_row("plan", f"{'2.5D' if plan.dims == 2 else '3D'}, {batch}, {plan.precision}")
     for reason in reasons:
         table.add_row("", reason)
     return table

@@ -33,8 +33,9 @@ class Estimate:
     """Time per step and memory of a training.
 
     A step takes `first_s` seconds in the first `share` (0..1) of the steps and `later_s` seconds afterwards,
-    when fine-tuning learns from pseudo-labels or Alice's matcher is trained. `aside_s` seconds are spent
-    outside of the steps.
+    when fine-tuning learns from pseudo-labels or Alice's matcher is trained. At most `aside_s` seconds are
+    spent outside of the steps, and at most `aside_share` (0..1) of the time: a short fine-tuning has fewer
+    rounds of pseudo-labels.
     """
 
     first_s: Annotated[float, Meta(gt=0)]
@@ -48,15 +49,19 @@ class Estimate:
     device: str
     threads: int
     precision: str
+    aside_share: float = 1.0
 
     def steps(self, seconds: float) -> int:
         """Number of steps in a training of the given duration."""
-        step_seconds = max(0.0, seconds - self.aside_s)
+        step_seconds = seconds - min(self.aside_s, self.aside_share * seconds)
         return int(step_seconds * (self.share / self.first_s + (1 - self.share) / self.later_s))
 
     def seconds(self, steps: int) -> float:
         """Duration in seconds of a training of the given number of steps."""
-        return self.aside_s + steps * (self.share * self.first_s + (1 - self.share) * self.later_s)
+        step_seconds = steps * (self.share * self.first_s + (1 - self.share) * self.later_s)
+        if self.aside_share == 1:
+            return self.aside_s + step_seconds
+        return step_seconds + min(self.aside_s, step_seconds * self.aside_share / (1 - self.aside_share))
 
 
 def describe(estimate: Estimate, minutes: float | None, steps: int | None = None) -> str:

@@ -10,7 +10,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -94,7 +94,8 @@ def measure(project: Project, training: TrainingJob, should_stop: Callable[[], b
     device = devices.choose(training.device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    plan, settings, task, aside_s, share = make(project, training, device)
+    made = make(project, training, device)
+    plan, settings, task, share = made.plan, made.settings, made.task, made.share
     optimizer = optimizer_for(task, settings)
     first_s = later_s = _seconds(task, optimizer, settings, 0.0, should_stop)
     if share < 1:
@@ -110,12 +111,29 @@ def measure(project: Project, training: TrainingJob, should_stop: Callable[[], b
         if isinstance(task, pretrain.Pretraining):
             needed += task.method.kept_bytes(len(all_scans)) - task.method.kept_bytes(len(few))
     return Estimate(
-        first_s, later_s, share, aside_s, needed, there, device.type, plan.threads, plan.precision
+        first_s,
+        later_s,
+        share,
+        made.aside_s,
+        needed,
+        there,
+        device.type,
+        plan.threads,
+        plan.precision,
+        made.aside_share,
     )
 
 
-Made = tuple[Plan, LoopSettings, Task, float, float]
-"""Plan, settings, task, seconds besides the steps, fraction of the training with the first type of step."""
+@dataclass(frozen=True)
+class Made:
+    """A training on a few of the scans, and what `Estimate` says of all of them."""
+
+    plan: Plan
+    settings: LoopSettings
+    task: Task
+    share: float = 1.0
+    aside_s: float = 0.0
+    aside_share: float = 1.0
 
 
 def make(project: Project, training: TrainingJob, device: torch.device) -> Made:
@@ -151,7 +169,7 @@ def _pretraining(project: Project, training: PretrainJob, device: torch.device) 
     begin = time.monotonic()
     task.method.prepare(task.dataset, _unheard)
     aside_s = times * (time.monotonic() - begin)
-    return plan, settings, task, aside_s, (*task.stages, 1.0)[1]
+    return Made(plan, settings, task, (*task.stages, 1.0)[1], aside_s)
 
 
 def _finetuning(project: Project, training: FinetuneJob, device: torch.device) -> Made:
@@ -165,7 +183,7 @@ def _finetuning(project: Project, training: FinetuneJob, device: torch.device) -
     except UserError:  # a few scans may lack foreground or background
         settings, task = finetune.make_task(project, training, plan, device, _unheard, start)
     if task.rounds is None or not isinstance(task.settings, Settings):
-        return plan, settings, task, 0.0, 1.0
+        return Made(plan, settings, task)
     # Cost of the rounds of pseudo-labels: their voxels, each predicted in all orientations.
     images, spacing = task.dataset.slices(0, 0, SLICES), task.dataset.spacing_mm[0]
     begin = time.monotonic()
@@ -173,8 +191,8 @@ def _finetuning(project: Project, training: FinetuneJob, device: torch.device) -
     voxel_s = (time.monotonic() - begin) / images[0].numel()
     round_s = voxel_s * min(_voxels(project, plan.channel_names), task.rounds.pseudo_labels.voxel_budget()[0])
     orientations = len(axis_orders(task.plan, spacing))
-    rounds = task.settings.rounds
-    return plan, settings, task, round_s * orientations * len(rounds), rounds[0]
+    rounds, round_share = task.settings.rounds, task.settings.max_round_share
+    return Made(plan, settings, task, rounds[0], round_s * orientations * len(rounds), round_share)
 
 
 def _unheard(event: Event) -> None:
