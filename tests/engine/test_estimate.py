@@ -73,6 +73,7 @@ def test_a_rehearsal_takes_real_steps_and_leaves_no_run(project: Project, kind: 
     assert found.memory > 50 * 2**20
     assert (found.threads, found.precision, found.device) == (1, "fp32", "cpu")
     assert (found.share < 1) == (kind in ("alice", "finetune", "finetune-3d"))
+    assert (found.aside_share < 1) == (kind in ("finetune", "finetune-3d"))
     assert not list((project.root / "runs").glob("*"))
 
 
