@@ -73,8 +73,14 @@ def test_a_rehearsal_takes_real_steps_and_leaves_no_run(project: Project, kind: 
     assert found.memory > 50 * 2**20
     assert (found.threads, found.precision, found.device) == (1, "fp32", "cpu")
     assert (found.share < 1) == (kind in ("alice", "finetune", "finetune-3d"))
-    assert (found.aside_share < 1) == (kind in ("finetune", "finetune-3d"))
     assert not list((project.root / "runs").glob("*"))
+
+
+def test_rounds_of_pseudo_labels_take_at_most_the_share_of_the_settings(project: Project) -> None:
+    job = replace(job_of("finetune", project), minutes=5.0, steps=None)
+    assert (
+        estimated(project, replace(job, settings={**job.settings, "max_round_share": 0.5})).aside_share == 0.5
+    )
 
 
 def test_what_was_measured_is_not_measured_again(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
