@@ -59,9 +59,8 @@ class Estimate:
     def seconds(self, steps: int) -> float:
         """Duration in seconds of a training of the given number of steps."""
         step_seconds = steps * (self.share * self.first_s + (1 - self.share) * self.later_s)
-        if self.aside_share == 1:
-            return self.aside_s + step_seconds
-        return step_seconds + min(self.aside_s, step_seconds * self.aside_share / (1 - self.aside_share))
+        limit = step_seconds / (1 - self.aside_share) if self.aside_share < 1 else math.inf
+        return min(step_seconds + self.aside_s, limit)
 
 
 def describe(estimate: Estimate, minutes: float | None, steps: int | None = None) -> str:

@@ -26,7 +26,6 @@ from medssl.core.project.project import Project
 from medssl.core.project.training_start import check_annotations
 from medssl.nn import devices
 from medssl.nn.data.device_dataset import DeviceDataset, image_bytes
-from medssl.nn.data.multiplanar import axis_orders
 from medssl.nn.methods import find
 from medssl.tasks.inference.predict import top1_posterior
 from medssl.tasks.pretrain import pretrain
@@ -184,15 +183,15 @@ def _finetuning(project: Project, training: FinetuneJob, device: torch.device) -
         settings, task = finetune.make_task(project, training, plan, device, _unheard, start)
     if task.rounds is None or not isinstance(task.settings, Settings):
         return Made(plan, settings, task)
-    # Cost of the rounds of pseudo-labels: their voxels, each predicted in all orientations.
+    # Cost of the rounds of pseudo-labels.
     images, spacing = task.dataset.slices(0, 0, SLICES), task.dataset.spacing_mm[0]
     begin = time.monotonic()
     top1_posterior(task.average, replace(plan, multiplanar=False), images, spacing, device).best.cpu()
     voxel_s = (time.monotonic() - begin) / images[0].numel()
-    round_s = voxel_s * min(_voxels(project, plan.channel_names), task.rounds.pseudo_labels.voxel_budget()[0])
-    orientations = len(axis_orders(task.plan, spacing))
+    voxels = _voxels(project, plan.channel_names)
+    round_s = voxel_s * task.rounds.pseudo_labels.predictions_a_round(task.plan, voxels)
     rounds, round_share = task.settings.rounds, task.settings.max_round_share
-    return Made(plan, settings, task, rounds[0], round_s * orientations * len(rounds), round_share)
+    return Made(plan, settings, task, rounds[0], round_s * len(rounds), round_share)
 
 
 def _unheard(event: Event) -> None:

@@ -156,12 +156,21 @@ class PseudoLabels:
         Args:
             plan: Plan of the network.
         """
+        patch = math.prod(plan.patch_vox[3 - plan.dims :])
+        voxels = sum(image.numel() for image in self.scans.images)
+        return self.predictions_a_round(plan, voxels) / (3 * plan.batch * patch)
+
+    def predictions_a_round(self, plan: Plan, voxels: int) -> int:
+        """Number of voxels that a round predicts, each counted once per orientation.
+
+        Args:
+            plan: Plan of the network.
+            voxels: Number of voxels of all scans.
+        """
         whole, per_scan = self.voxel_budget()
         in_full = per_scan >= self._typical_voxels  # a slab is predicted in one orientation
         orientations = len(axis_orders(plan, self.scans.spacing_mm[0])) if in_full else 1
-        patch = math.prod(plan.patch_vox[3 - plan.dims :])
-        voxels = min(sum(image.numel() for image in self.scans.images), whole)
-        return voxels * orientations / (3 * plan.batch * patch)
+        return min(voxels, whole) * orientations
 
     def _chosen(self, generator: Generator) -> list[tuple[int, int, int]]:
         """(scan, first slice, last slice + 1) of the slabs that a round labels."""
